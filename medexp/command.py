@@ -1,0 +1,103 @@
+"""The frame of every door: compose the config, run, and end with one sentence and the right exit code when something is wrong.
+
+A traceback is only shown for a defect of medexp itself, or when HYDRA_FULL_ERROR=1 asks for it.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import hydra
+from dotenv import load_dotenv
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from medexp import machine
+from medexp.config import mistakes
+from medexp.config.rules import resolve
+from medexp.config.schema import RunConfig
+from medexp.errors import BadInput, MedexpError, RunInterrupted
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """How this run was asked for: the output folder Hydra made, the overrides as typed, and the composed YAML."""
+
+    output_dir: Path
+    overrides: tuple[str, ...]
+    composed_yaml: str
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped YAML: conf/ of a checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "train.yaml").is_file() else package / "conf"
+
+
+def register() -> None:
+    """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    shipped = Path(__file__).resolve().parent / "data"
+    OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
+    OmegaConf.register_new_resolver("medexp.nearest_preset", lambda: machine.nearest_preset(machine.read()), replace=True)
+
+
+def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str) -> NoReturn:
+    """Compose `config_name` from the command line, check it, hand it to `door`, and exit."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
+    load_dotenv(Path.cwd() / ".env")
+    register()
+    signal.signal(signal.SIGTERM, _terminated)
+
+    def task(cfg: DictConfig) -> float:
+        settings = HydraConfig.get()
+        invocation = Invocation(
+            Path(settings.runtime.output_dir), tuple(settings.overrides.task), OmegaConf.to_yaml(cfg, resolve=True)
+        )
+        try:
+            run = resolve(cfg, machine.read(), Path(settings.runtime.cwd), settings.runtime.choices)
+            return door(run, invocation)
+        except MedexpError as error:
+            if settings.mode is RunMode.MULTIRUN or wants_traceback:
+                raise  # the sweeper is told
+            _refuse(error)  # past Hydra, which would add a line of its own
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
+    except MedexpError as error:
+        if wants_traceback:
+            raise
+        _refuse(error)
+    except KeyboardInterrupt:
+        _refuse(RunInterrupted("stopped by Ctrl-C", signal.SIGINT))
+    except Exception as error:
+        sentence = None if wants_traceback else mistakes.explain(error, RunConfig)
+        if sentence is None and _is_unwritable(error):
+            sentence = f"the output folder cannot be written ({error}); set hydra.run.dir=FOLDER"
+        if sentence is None:
+            raise
+        _refuse(BadInput(sentence))
+    sys.exit(0)
+
+
+def _is_unwritable(error: Exception) -> bool:
+    return isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
+
+
+def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    raise RunInterrupted("stopped by SIGTERM", number)
+
+
+def _refuse(error: MedexpError) -> NoReturn:
+    for problem in error.problems if isinstance(error, BadInput) else (str(error),):
+        print(f"medexp: {problem}", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""The shape of a run: schemas, rules between groups, and how a command line becomes one."""

@@ -1,0 +1,76 @@
+"""What Hydra and OmegaConf say about a mistyped command line, as one sentence that names the nearest thing that exists."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, get_args, get_type_hints
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+from medexp.errors import listing, nearest
+
+
+def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a schema dataclass with its type, groups included."""
+    for name, kind in get_type_hints(schema).items():
+        if name in {each.name for each in fields(schema)}:
+            yield name, kind
+            if is_dataclass(kind) and isinstance(kind, type):
+                yield from ((f"{name}.{inner}", inner_kind) for inner, inner_kind in keys_of(kind))
+
+
+def explain(error: Exception, schema: type) -> str | None:
+    """`error` in one sentence, None if it is not about what the user wrote."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option} does not exist; there are {listing(error.options)}{nearest(option, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read: {_first_line(error)}. Write key=value, quoted where it has spaces or commas"
+    return _about_a_key(error, schema) if isinstance(error, HydraException | OmegaConfBaseException) else None
+
+
+def _about_a_key(error: Exception, schema: type) -> str:
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, ValidationError):
+        return _wrong_type(cause, schema)
+    if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
+        return _unknown(asked[1], schema)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _unknown(cause.full_key, schema)
+    return _first_line(error)
+
+
+def _unknown(key: str, schema: type) -> str:
+    known = dict(keys_of(schema))
+    if not (guess := nearest(key, known)):
+        inner = {name.rpartition(".")[2]: name for name in known}
+        guess = nearest(key.rpartition(".")[2], inner)
+        guess = re.sub(r"mean (\w+)\?", lambda match: f"mean {inner[match[1]]}?", guess)
+    parent = key.rpartition(".")[0]
+    inside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == (parent if parent in known else "")]
+    where = parent if parent in known else "the run"
+    return f"{key} does not exist; {where} has {listing(inside)}{guess}"
+
+
+def _wrong_type(cause: ValidationError, schema: type) -> str:
+    key = cause.full_key or "a value"
+    kinds = _kinds(dict(keys_of(schema)).get(key))
+    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
+    if enums:
+        allowed = [member.name for kind in enums for member in kind]
+        given = re.search(r"Invalid value '([^']*)'", str(cause))
+        return f"{key}={given[1] if given else '?'} is not allowed; allowed are {listing(allowed)}" + (
+            nearest(given[1], allowed) if given else ""
+        )
+    wanted = " or ".join("null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+    return f"{key}: {_first_line(cause)}; allowed is {wanted or 'another type'}"
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) or (() if kind is None else (kind,))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,211 @@
+"""From a composed config to a checked `RunConfig`: each group's own ranges, then the rules between groups.
+
+Collects every problem and raises once, so that a user mends a command line in one go. Arithmetic and text only: what the
+machine has is handed in.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from medexp.config.schema import Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
+from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
+from medexp.machine import Machine
+from medexp.units import bytes_of_gib, gib
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mapping[str, str]) -> RunConfig:
+    """The run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off `machine`.
+
+    `choices` (group -> chosen option) is only used to say where a value is set.
+    Raises: ConfigError or MachineError carrying every problem found.
+    """
+    run = _objects(cfg, choices)
+    _make_absolute(run, launch_dir)
+    _fill_from_machine(run, machine)
+    problems = [problem for rule in RULES for problem in rule(run)]
+    if problems:
+        raise ConfigError(problems)
+    machine_problems = list(_machine_holds(run, machine))
+    if machine_problems:
+        raise MachineError(machine_problems)
+    return run
+
+
+def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
+    groups: dict[str, Any] = {}
+    problems = list(_unknown_keys(cfg, RunConfig, ""))
+    for each in fields(RunConfig):
+        try:
+            groups[each.name] = OmegaConf.to_object(cfg[each.name])
+        except MissingMandatoryValue as error:
+            problems.append(f"{error.full_key or each.name} has no value: choose {each.name}=OPTION or set it")
+        except BadInput as error:
+            home = f"conf/{each.name}/{choices[each.name]}.yaml or " if choices.get(each.name) else ""
+            problems += [f"{each.name}.{problem} (set in {home}on the command line)" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return RunConfig(**groups)
+
+
+def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
+    """Keys that a "+" on the command line has forced in."""
+    known = {each.name: each.type for each in fields(schema)}
+    for name in map(str, cfg):
+        if name not in known:
+            yield f"{prefix}{name} does not exist; there are {listing(known)}{nearest(name, known)}"
+        elif is_dataclass(known[name]) and not OmegaConf.is_missing(cfg, name):
+            yield from _unknown_keys(cfg[name], known[name], f"{prefix}{name}.")
+
+
+def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str((launch_dir / Path(path).expanduser()).resolve())
+
+    run.model.path = absolute(run.model.path)
+    run.lora.start_from = absolute(run.lora.start_from)
+    run.dataset.path = absolute(run.dataset.path)
+    home = os.environ.get("MEDEXP_HOME", ".")
+    run.tracking.root = absolute(run.tracking.root or f"{home}/mlruns")
+
+
+def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
+    hardware = run.hardware
+    if hardware.engine is Engine.auto:
+        hardware.engine = Engine.unsloth if hardware.device is Device.cuda else Engine.transformers
+    if hardware.device is Device.cuda and machine.gpus:
+        card_gib = gib(machine.gpus[0].total_bytes)
+        hardware.card_vram_gib = hardware.card_vram_gib or round(card_gib, 2)
+        hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(card_gib - CONTEXT_AND_DESKTOP_GIB, 2)
+
+
+def _machine_holds(run: RunConfig, machine: Machine) -> Iterator[str]:
+    hardware = run.hardware
+    if hardware.device is Device.cpu:
+        return
+    if not machine.gpus:
+        yield (
+            f"hardware={hardware.name} needs a CUDA card and this machine has none that the driver shows; "
+            "use hardware=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
+        return
+    card = machine.gpus[0]
+    if hardware.vram_ceiling_gib and bytes_of_gib(hardware.vram_ceiling_gib) > card.total_bytes:
+        yield (
+            f"hardware.vram_ceiling_gib={hardware.vram_ceiling_gib:g} is more than {card.name} has "
+            f"({gib(card.total_bytes):.2f} GiB); lower it or use hardware=auto"
+        )
+    if hardware.dtype.value == "bfloat16" and not card.has_bfloat16:
+        yield f"hardware.dtype=bfloat16 is not supported by {card.name}; set hardware.dtype=float16"
+
+
+def _steps(run: RunConfig) -> Iterator[str]:
+    training = run.training
+    if (training.max_steps is None) == (training.epochs is None):
+        yield (
+            f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
+            "exactly one of them must be set and the other null"
+        )
+    if training.max_steps is not None and training.warmup_steps > training.max_steps:
+        yield (f"training.warmup_steps={training.warmup_steps} is more than training.max_steps={training.max_steps}; lower it")
+
+
+def _engine(run: RunConfig) -> Iterator[str]:
+    hardware = run.hardware
+    if hardware.engine is Engine.unsloth and hardware.device is Device.cpu:
+        yield "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
+    levers = {
+        "offload_layers": hardware.offload_layers,
+        "offload_embedding": hardware.offload_embedding,
+        "checkpoint_skip_layers": hardware.checkpoint_skip_layers,
+    }
+    for name, value in levers.items():
+        if hardware.engine is Engine.transformers and value not in (0, False):
+            yield f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with {hardware.engine.value} set it to 0"
+    if hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4 and run.lora.bias.value == "all":
+        yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"
+
+
+def _levers(run: RunConfig) -> Iterator[str]:
+    layers = run.model.shape.layers
+    words = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}
+    for name, allowed in words.items():
+        value = getattr(run.hardware, name)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= layers
+        if not is_count and value not in allowed:
+            yield (
+                f"hardware.{name}={value} is not allowed: {run.model.name} has {layers} layers, "
+                f"so a number from 0 to {layers}, or {listing(allowed)}"
+            )
+    if run.hardware.offload_embedding not in (True, False, "auto"):
+        yield f"hardware.offload_embedding={run.hardware.offload_embedding} is not allowed; allowed are true, false, auto"
+
+
+def _optimizer(run: RunConfig) -> Iterator[str]:
+    if run.hardware.device is Device.cpu and run.training.optimizer is not Optimizer.adamw_torch:
+        yield (
+            f"training.optimizer={run.training.optimizer.value} runs on CUDA only; "
+            "with hardware=cpu set training.optimizer=adamw_torch"
+        )
+
+
+def _target_modules(run: RunConfig) -> Iterator[str]:
+    if not run.lora.target_modules:
+        yield f"lora.target_modules is empty; allowed are {listing(PROJECTIONS)}"
+    for name in run.lora.target_modules:
+        if name not in PROJECTIONS:
+            yield f"lora.target_modules has {name}; allowed are {listing(PROJECTIONS)}{nearest(name, PROJECTIONS)}"
+
+
+def _prompt(run: RunConfig) -> Iterator[str]:
+    prompt, reasons = run.prompt, run.dataset.columns.reasoning is not None
+    found = {"question": PLACEHOLDER.findall(prompt.question), "completion": PLACEHOLDER.findall(prompt.completion)}
+    if found["question"] != ["question"]:
+        yield "prompt.question must hold {question} exactly once and no other placeholder"
+    if found["completion"] not in (["answer"], ["reasoning", "answer"]):
+        yield "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons, and no other placeholder"
+    elif "reasoning" in found["completion"] and not reasons:
+        yield f"prompt={prompt.name} needs a chain of thought and dataset.columns.reasoning is null; use prompt=direct"
+    if run.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in found["completion"]:
+        yield f"dataset.overlong=trim_reasoning needs a prompt with reasoning and prompt={prompt.name} has none; use drop or error"
+
+
+def _cases(run: RunConfig) -> Iterator[str]:
+    dataset = run.dataset
+    if dataset.path is None and dataset.hub_id is None:
+        yield f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV or Parquet) or dataset.hub_id"
+    if dataset.max_cases is not None and dataset.held_out >= dataset.max_cases:
+        yield f"dataset.held_out={dataset.held_out} leaves nothing to train on with dataset.max_cases={dataset.max_cases}"
+    if run.evaluation.answers > dataset.held_out:
+        yield (
+            f"evaluation.answers={run.evaluation.answers} is more than dataset.held_out={dataset.held_out}: "
+            "only held-out questions are answered; lower the first or raise the second"
+        )
+
+
+def _weights(run: RunConfig) -> Iterator[str]:
+    model = run.model
+    if model.path is None and model.package is None and model.hub_id is None:
+        yield f"model={model.name} has no weights: set model.path=FOLDER or model.hub_id=OWNER/NAME"
+    if model.shape.heads % model.shape.kv_heads:
+        yield f"model.shape.heads={model.shape.heads} is not a multiple of model.shape.kv_heads={model.shape.kv_heads}"
+
+
+def _rows(run: RunConfig) -> Iterator[str]:
+    if run.training.packing and run.training.group_by_length:
+        yield "training.packing=true fills every row: training.group_by_length has nothing left to group, set it to false"
+
+
+RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
+    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _weights, _rows,
+)  # fmt: skip

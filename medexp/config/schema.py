@@ -1,0 +1,276 @@
+"""The shape of every config group, and the ranges of its fields.
+
+One dataclass a group: `conf/lora/` <-> `Lora` <-> `run.lora`. Values live in YAML alone: no field has a default here, so a value
+has one home. Unknown keys and wrong types fail while Hydra composes; a field's own range is checked when `config.rules` turns
+the composed config into these objects. Refuses to know about other groups: rules between them are in `config.rules`.
+"""
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from medexp.errors import ConfigError
+
+
+class Family(Enum):
+    llama = "llama"
+    qwen2 = "qwen2"
+
+
+class Quantisation(Enum):
+    none = "none"
+    nf4 = "nf4"
+
+
+class Device(Enum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Engine(Enum):
+    auto = "auto"
+    unsloth = "unsloth"
+    transformers = "transformers"
+
+
+class Dtype(Enum):
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Bias(Enum):
+    none = "none"
+    all = "all"
+    lora_only = "lora_only"
+
+
+class Overlong(Enum):
+    drop = "drop"
+    trim_reasoning = "trim_reasoning"
+    error = "error"
+
+
+class LossOn(Enum):
+    completion = "completion"
+    all = "all"
+
+
+class Schedule(Enum):
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+
+
+class Optimizer(Enum):
+    adamw_torch = "adamw_torch"
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+
+
+class Resume(Enum):
+    auto = "auto"
+    never = "never"
+
+
+class Checkpointing(Enum):
+    """Gradient checkpointing: hidden states to the host (`unsloth`), kept on the device (`standard`), or none (`off`)."""
+
+    unsloth = "unsloth"
+    standard = "standard"
+    off = "off"
+
+
+def number(low: float | None = None, high: float | None = None, *, above: float | None = None) -> Any:
+    """A field that must lie in [low, high], or above `above`; None is allowed where the type is optional."""
+    return field(default=MISSING, metadata={"low": low, "high": high, "above": above})
+
+
+def _allowed(limits: dict[str, float | None]) -> str:
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    floor = f"above {above:g}" if above is not None else f"at least {low:g}" if low is not None else ""
+    ceiling = f"at most {high:g}" if high is not None else ""
+    return " and ".join(part for part in (floor, ceiling) if part)
+
+
+def _outside(value: float, limits: dict[str, float | None]) -> bool:
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    return not ((low is None or value >= low) and (high is None or value <= high) and (above is None or value > above))
+
+
+@dataclass
+class Group:
+    """A config group. Raises ConfigError from `__post_init__` with every field that is outside its range."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{each.name}={value} is out of range: allowed is {_allowed(dict(each.metadata))}"
+            for each in fields(self)
+            if "low" in each.metadata
+            and isinstance(value := getattr(self, each.name), int | float)
+            and _outside(value, dict(each.metadata))
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass
+class ModelShape(Group):
+    """The exact shape of a decoder; checked against the weights' own config before they load."""
+
+    family: Family = MISSING
+    layers: int = number(1)
+    hidden: int = number(1)
+    heads: int = number(1)
+    kv_heads: int = number(1)
+    head_dim: int = number(1)
+    ffn: int = number(1)
+    vocab: int = number(1)
+    tied_embeddings: bool = MISSING
+
+
+@dataclass
+class Model(Group):
+    """Which weights, from where (`path`, else the `package`, else the Hub), of what shape."""
+
+    name: str = MISSING
+    package: str | None = MISSING
+    hub_id: str | None = MISSING
+    revision: str | None = MISSING
+    path: str | None = MISSING
+    licence: str = MISSING
+    quantisation: Quantisation = MISSING
+    shape: ModelShape = MISSING
+
+
+@dataclass
+class Lora(Group):
+    """The adapter: W + scale * B A with A of `r` x in, B of out x `r` (Hu et al. 2021, arXiv:2106.09685)."""
+
+    r: int = number(1, 1024)
+    alpha: int = number(1)
+    dropout: float = number(0, 0.99)
+    bias: Bias = MISSING
+    target_modules: list[str] = MISSING
+    rank_stabilised: bool = MISSING
+    dora: bool = MISSING
+    start_from: str | None = MISSING
+
+
+@dataclass
+class Hardware(Group):
+    """The card, the one ceiling, and which parts of the model are kept off it.
+
+    The three levers are a number or a word each (`config.rules` checks which): OmegaConf cannot merge a union over a missing value.
+    """
+
+    name: str = MISSING
+    device: Device = MISSING
+    engine: Engine = MISSING
+    dtype: Dtype = MISSING
+    card_vram_gib: float | None = number(above=0)
+    vram_ceiling_gib: float | None = number(above=0)
+    offload_layers: Any = MISSING
+    offload_embedding: Any = MISSING
+    checkpoint_skip_layers: Any = MISSING
+    expandable_segments: bool = MISSING
+
+
+@dataclass
+class Columns(Group):
+    """Which column of a record is what; `reasoning: null` where the cases have none."""
+
+    question: str = MISSING
+    reasoning: str | None = MISSING
+    answer: str = MISSING
+
+
+@dataclass
+class Dataset(Group):
+    """Where the cases come from and how they are split."""
+
+    name: str = MISSING
+    hub_id: str | None = MISSING
+    config: str | None = MISSING
+    revision: str | None = MISSING
+    path: str | None = MISSING
+    columns: Columns = MISSING
+    group_by: str | None = MISSING
+    held_out: int = number(1)
+    max_cases: int | None = number(2)
+    split_seed: int = number(0)
+    overlong: Overlong = MISSING
+    licence: str = MISSING
+
+
+@dataclass
+class Prompt(Group):
+    """Text around a case: `question` holds {question}; `completion` holds {answer} and, where it reasons, {reasoning}."""
+
+    name: str = MISSING
+    question: str = MISSING
+    completion: str = MISSING
+
+
+@dataclass
+class Training(Group):
+    """One optimisation: batches, length, optimizer, seeds, checkpoints."""
+
+    micro_batch: int = number(1)
+    accumulation: int = number(1)
+    max_steps: int | None = number(1)
+    epochs: float | None = number(above=0)
+    max_seq_tokens: int = number(16)
+    learning_rate: float = number(above=0)
+    warmup_steps: int = number(0)
+    schedule: Schedule = MISSING
+    optimizer: Optimizer = MISSING
+    weight_decay: float = number(0)
+    max_grad_norm: float = number(above=0)
+    gradient_checkpointing: Checkpointing = MISSING
+    packing: bool = MISSING
+    group_by_length: bool = MISSING
+    loss_on: LossOn = MISSING
+    seed: int = number(0)
+    save_steps: int = number(1)
+    resume: Resume = MISSING
+
+
+@dataclass
+class Evaluation(Group):
+    """Held-out loss at one fixed length, and how many held-out questions are answered before and after."""
+
+    answers: int = number(0)
+    max_new_tokens: int = number(1)
+    batch_size: int = number(1)
+    max_seq_tokens: int = number(16)
+    every_steps: int = number(1)
+
+
+@dataclass
+class Tracking(Group):
+    """Where MLflow keeps the run."""
+
+    root: str | None = MISSING
+    experiment: str = MISSING
+    run_name: str | None = MISSING
+    system_metrics: bool = MISSING
+    log_adapter: bool = MISSING
+    tags: dict[str, str] = MISSING
+
+
+@dataclass
+class RunConfig:
+    """A whole run, as `python -m medexp.train` composes it."""
+
+    model: Model = MISSING
+    lora: Lora = MISSING
+    dataset: Dataset = MISSING
+    prompt: Prompt = MISSING
+    training: Training = MISSING
+    evaluation: Evaluation = MISSING
+    tracking: Tracking = MISSING
+    hardware: Hardware = MISSING

@@ -1,0 +1,98 @@
+"""A rendered case as tokens and labels, at most so many tokens long. Never cuts an answer: too long means dropped, or a shorter
+chain of thought, or an error, as `dataset.overlong` says."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from medexp.config.schema import LossOn, Overlong, Prompt
+from medexp.data.prompts import render
+from medexp.data.records import Case
+from medexp.errors import DataError
+
+IGNORED = -100  # the label that every Hugging Face loss skips
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The part of a tokenizer that is needed here: text to ids without special tokens, and the ids at both ends of a text."""
+
+    encode: Callable[[str], list[int]]
+    bos_id: int | None
+    eos_id: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`input_ids` = BOS, prompt, completion, EOS; `labels` of equal length with IGNORED where no loss is taken."""
+
+    input_ids: list[int]
+    labels: list[int]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The cases that fit, in order, and how many were dropped or had their reasoning trimmed to fit."""
+
+    cases: tuple[Case, ...]
+    encoded: tuple[Encoded, ...]
+    dropped: int
+    trimmed: int
+
+
+def encode(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> Encoded:
+    """The tokens of `case`. Prompt and completion are tokenised apart, so that the inference prompt is an exact prefix."""
+    text = render(prompt, case)
+    start = prompt_ids(text.prompt, vocabulary)
+    completion = [*vocabulary.encode(text.completion), vocabulary.eos_id]
+    masked = [IGNORED] * len(start) if loss_on is LossOn.completion else start
+    return Encoded(start + completion, masked + completion, prompt_tokens=len(start))
+
+
+def prompt_ids(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
+    """The tokens a model is asked with: one BOS (where the tokenizer has one) and `prompt_text`."""
+    bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
+    return bos + vocabulary.encode(prompt_text)
+
+
+def encode_all(
+    prompt: Prompt, cases: Iterable[Case], vocabulary: Vocabulary, max_tokens: int, overlong: Overlong, loss_on: LossOn
+) -> Encoding:
+    """Every case of at most `max_tokens` tokens, longer ones treated as `overlong` says.
+
+    Raises: DataError on the first over-long case with `overlong=error`.
+    """
+    kept: list[tuple[Case, Encoded]] = []
+    dropped = trimmed = 0
+    for number, case in enumerate(cases, 1):
+        encoded = encode(prompt, case, vocabulary, loss_on)
+        if len(encoded.input_ids) <= max_tokens:
+            kept.append((case, encoded))
+            continue
+        if overlong is Overlong.error:
+            raise DataError(
+                f"case {number} ({case.question[:50]!r}...) has {len(encoded.input_ids)} tokens and the limit is {max_tokens}; "
+                "raise the limit or set dataset.overlong=drop or trim_reasoning"
+            )
+        shorter = _with_less_reasoning(prompt, case, vocabulary, max_tokens) if overlong is Overlong.trim_reasoning else None
+        dropped += shorter is None
+        trimmed += shorter is not None
+        if shorter is not None:
+            kept.append((shorter, encode(prompt, shorter, vocabulary, loss_on)))
+    return Encoding(tuple(case for case, _ in kept), tuple(encoded for _, encoded in kept), dropped, trimmed)
+
+
+def _with_less_reasoning(prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int) -> Case | None:
+    """`case` with the longest run of opening sentences of its reasoning that fits, at least one; None if not even that fits."""
+    sentences = _SENTENCE_END.split(case.reasoning)
+    low, high = 0, len(sentences) - 1  # `low` sentences fit, more than `high` do not
+    while low < high:
+        middle = (low + high + 1) // 2
+        candidate = replace(case, reasoning=" ".join(sentences[:middle]))
+        if len(encode(prompt, candidate, vocabulary, LossOn.all).input_ids) <= max_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return replace(case, reasoning=" ".join(sentences[:low])) if low else None

@@ -1,0 +1,32 @@
+"""A case as text: what the model is shown, and what it must continue with. One function for training and for asking."""
+
+import re
+from dataclasses import dataclass
+
+from medexp.config.schema import Prompt
+from medexp.data.records import Case
+
+_PLACEHOLDER = re.compile(r"\{(question|reasoning|answer)\}")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """`prompt` + `completion` is the training text (BOS and EOS are added as tokens); `prompt` alone is what is asked."""
+
+    prompt: str
+    completion: str
+
+
+def ask(prompt: Prompt, question: str) -> str:
+    """The text that asks `question`: exactly how the training text of a case with this question begins."""
+    return _fill(prompt.question, {"question": question})
+
+
+def render(prompt: Prompt, case: Case) -> Rendered:
+    """`case` in the words of `prompt`. Placeholders are replaced in one pass, so braces inside a case stay as they are."""
+    completion = _fill(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
+    return Rendered(ask(prompt, case.question), completion)
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)

@@ -1,0 +1,114 @@
+"""Cases from a file (JSON array, JSONL, CSV, Parquet) or from the Hub. Refuses anything it cannot name the broken place of."""
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medexp import hub
+from medexp.config.schema import Dataset
+from medexp.data.records import Case, case_of, digest_of
+from medexp.errors import DataError, listing
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a digest of their texts."""
+
+    cases: tuple[Case, ...]
+    origin: str
+    commit: str | None
+    digest: str
+
+
+def load(dataset: Dataset) -> Cases:
+    """The cases `dataset` names: from `path` where it is set, else from the Hub.
+
+    Raises: DataError naming the file and, where one is broken, the row or line.
+    """
+    if dataset.path is not None:
+        origin, commit, records = dataset.path, None, read_file(Path(dataset.path))
+    else:
+        origin, commit, records = _from_hub(dataset)
+    if not records:
+        raise DataError(f"{origin} holds no records; dataset={dataset.name} needs at least {dataset.held_out + 1}")
+    name = Path(origin).name
+    cases = tuple(case_of(record, dataset.columns, f"row {row} of {name}") for row, record in enumerate(records, 1))
+    return Cases(cases, origin, commit, digest_of(cases))
+
+
+def read_file(path: Path) -> list[Record]:
+    """The records of `path`, by its ending.
+
+    Raises: DataError if it is missing, of an unknown kind, or broken (with the line, where the format has lines).
+    """
+    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    if not path.is_file():
+        raise DataError(f"dataset.path={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
+    if path.suffix.lower() not in readers:
+        raise DataError(f"dataset.path={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}")
+    try:
+        return readers[path.suffix.lower()](path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def _read_json(path: Path) -> list[Record]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}; mend it") from error
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise DataError(f"{path} is JSON but not a dataset: it must hold one array of objects")
+    return records
+
+
+def _read_jsonl(path: Path) -> list[Record]:
+    records: list[Record] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} line {number} is not valid JSON: {error.msg}; mend or remove the line") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path} line {number} is {type(record).__name__}, not an object; mend or remove the line")
+        records.append(record)
+    return records
+
+
+def _read_csv(path: Path) -> list[Record]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows: Iterable[Record] = csv.DictReader(file, strict=True)
+        try:
+            return [{name: value for name, value in row.items() if name is not None} for row in rows]
+        except csv.Error as error:
+            raise DataError(f"{path} is not valid CSV: {error}; mend it") from error
+
+
+def _read_parquet(path: Path) -> list[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _from_hub(dataset: Dataset) -> tuple[str, str | None, list[Record]]:
+    assert dataset.hub_id is not None
+    try:
+        commit = hub.commit_of("dataset", dataset.hub_id, dataset.revision)
+        table = hub.load_table(dataset.hub_id, dataset.config, commit)
+    except hub.HubError as error:
+        raise DataError(
+            f"dataset {dataset.hub_id} ({dataset.config}, revision {dataset.revision or 'main'}) could not be had from the Hub: "
+            f"{error}. Set dataset.path=FILE to a local copy, or HF_TOKEN in .env where it is gated"
+        ) from error
+    return f"hf://datasets/{dataset.hub_id}/{dataset.config}", commit, table

@@ -1,0 +1,85 @@
+"""Every error medexp raises on purpose.
+
+    MedexpError                 anything below; `exit_code` is what the command ends with
+    ├── BadInput                2   refused before anything heavy was loaded; one sentence a problem
+    │   ├── ConfigError             a key, value or combination of the composed config
+    │   ├── DataError               a file, a record, or too few cases
+    │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
+    │   ├── MachineError            the hardware preset asks for what this machine has not
+    │   └── OutputError             a folder that cannot be written
+    ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
+    ├── TrainingDiverged        4   the loss stopped being a number
+    └── RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
+
+A message says what was asked, what is allowed, where it is set and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class MedexpError(Exception):
+    """The root of the tree above."""
+
+    exit_code = 1
+
+
+class BadInput(MedexpError):
+    """Something the user can put right. Carries every problem found, one sentence each."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ConfigError(BadInput):
+    """A key, value or combination of the composed config."""
+
+
+class DataError(BadInput):
+    """A file, a record, or too few cases."""
+
+
+class ModelError(BadInput):
+    """Weights that are missing, unreachable, or not of the declared shape."""
+
+
+class MachineError(BadInput):
+    """The hardware preset asks for what this machine has not."""
+
+
+class OutputError(BadInput):
+    """A folder that cannot be written."""
+
+
+class VramCeilingError(MedexpError):
+    """The run needed more than `hardware.vram_ceiling_gib`."""
+
+    exit_code = 3
+
+
+class TrainingDiverged(MedexpError):
+    """The loss stopped being a number."""
+
+    exit_code = 4
+
+
+class RunInterrupted(MedexpError):
+    """Stopped from outside; `exit_code` follows the shell's 128 + signal."""
+
+    def __init__(self, message: str, signal_number: int):
+        self.exit_code = 128 + signal_number
+        super().__init__(message)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean X?" with the name of `known` nearest to `word`, or nothing when none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def listing(names: Iterable[str]) -> str:
+    """`names` in order, separated by commas, for the "allowed" part of a message."""
+    return ", ".join(names) or "none"

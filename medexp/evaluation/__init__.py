@@ -1,0 +1,1 @@
+"""Answers and losses on held-out cases."""

@@ -1,0 +1,80 @@
+"""What this computer has, read without torch: the CUDA driver is asked through ctypes, in milliseconds.
+
+Refuses to guess: where the driver does not answer there is no card.
+"""
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+from medexp.units import GIB
+
+PRESETS_BY_VRAM = (  # card memory in GiB that a preset needs, largest first
+    (135.0, "h200_141gb"),
+    (23.0, "rtx4090_24gb"),
+    (14.5, "t4_16gb"),
+    (11.5, "rtx3060_12gb"),
+    (5.5, "rtx4050_6gb"),
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A CUDA device: its name and its whole memory in bytes."""
+
+    name: str
+    total_bytes: int
+    has_bfloat16: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processor cores this process may use, the operating system, and the CUDA devices."""
+
+    cores: int
+    system: str
+    gpus: tuple[Gpu, ...]
+
+
+def _driver() -> ctypes.CDLL | None:
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return None
+    return driver if driver.cuInit(0) == 0 else None
+
+
+def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
+    device, total, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(128)
+    major = ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # 75: compute capability, major
+    return Gpu(name.value.decode(), total.value, has_bfloat16=major.value >= 8)
+
+
+@cache
+def read() -> Machine:
+    """This machine; a card hidden by CUDA_VISIBLE_DEVICES does not count, as for torch."""
+    driver, count = _driver(), ctypes.c_int()
+    if driver is not None:
+        driver.cuDeviceGetCount(ctypes.byref(count))
+    gpus = tuple(_gpu(driver, index) for index in range(count.value)) if driver else ()
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(cores=available, system=platform.platform(), gpus=gpus)
+
+
+def nearest_preset(machine: Machine) -> str:
+    """The largest hardware preset whose card is no larger than the first card here; `cpu` without one."""
+    if not machine.gpus:
+        return "cpu"
+    card = machine.gpus[0]
+    for needed_gib, name in PRESETS_BY_VRAM:
+        if card.total_bytes >= needed_gib * GIB and (name != "t4_16gb" or not card.has_bfloat16):
+            return name
+    return "rtx4050_6gb"

@@ -1,0 +1,160 @@
+"""A base model with a fresh adapter on it, loaded by Unsloth or by transformers + PEFT, on one device."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
+from medexp.config.shape import check_shape
+from medexp.errors import ModelError
+from medexp.stack import Stack, quietly
+from medexp.tuned import Tuned, Weights
+
+
+def load_tokenizer(weights: Weights, stack: Stack) -> Any:
+    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is masked by length).
+
+    Raises: ModelError if the tokenizer has no end of sequence.
+    """
+    tokenizer = stack.transformers.AutoTokenizer.from_pretrained(weights.location, revision=_revision(weights))
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {weights.location} has no EOS token; a model trained with it could not end an answer")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
+    """The model of `run` with its adapter, ready to train.
+
+    Raises: ModelError if the loaded weights are not of the declared shape, or `lora.start_from` belongs to another base.
+    """
+    if run.lora.start_from is not None:
+        check_adapter(Path(run.lora.start_from), run.lora, weights)
+    stack.transformers.set_seed(run.training.seed)
+    with quietly():
+        network = _with_unsloth(run, weights, stack) if stack.engine is Engine.unsloth else _with_peft(run, weights, stack)
+    check_shape(run.model, network.config.to_dict())
+    for config in network.peft_config.values():
+        config.base_model_name_or_path, config.revision = weights.location, _revision(weights)
+    if run.lora.start_from is not None:
+        _continue_from(Path(run.lora.start_from), network, stack)
+    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable)
+
+
+def check_adapter(folder: Path, lora: Lora, weights: Weights) -> None:
+    """Is the adapter in `folder` one of this base, rank and modules?
+
+    Raises: ModelError saying what it was trained on instead.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise ModelError(f"lora.start_from={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
+    config = json.loads(file.read_text())
+    if config.get("base_model_name_or_path") != weights.location:
+        raise ModelError(
+            f"the adapter in {folder} was trained on {config.get('base_model_name_or_path')} and this run's base is "
+            f"{weights.location}; choose that model, or another lora.start_from"
+        )
+    if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(lora.target_modules):
+        raise ModelError(
+            f"the adapter in {folder} has rank {config.get('r')} on {', '.join(sorted(config.get('target_modules') or ()))}; "
+            "set lora.r and lora.target_modules to the same"
+        )
+
+
+def _revision(weights: Weights) -> str | None:
+    return None if Path(weights.location).is_absolute() else weights.commit
+
+
+def _dtype(hardware: Hardware) -> Any:
+    import torch
+
+    return getattr(torch, hardware.dtype.value)
+
+
+def _quantisation(model: Model, hardware: Hardware, stack: Stack) -> dict[str, Any]:
+    if model.quantisation is Quantisation.none:
+        return {}
+    settings = stack.transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=_dtype(hardware),
+    )
+    return {"quantization_config": settings}
+
+
+def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> Any:
+    base = stack.transformers.AutoModelForCausalLM.from_pretrained(
+        weights.location,
+        revision=_revision(weights),
+        dtype=_dtype(run.hardware),
+        device_map={"": 0 if run.hardware.device is Device.cuda else "cpu"},
+        attn_implementation="sdpa",
+        **_quantisation(run.model, run.hardware, stack),
+    )
+    checkpointing = run.training.gradient_checkpointing is not Checkpointing.off
+    if run.model.quantisation is Quantisation.nf4:
+        base = stack.peft.prepare_model_for_kbit_training(
+            base, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+        _keep_cpu_weights_unpacked(base)
+    lora = run.lora
+    config = stack.peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        bias=lora.bias.value,
+        target_modules=list(lora.target_modules),
+        use_rslora=lora.rank_stabilised,
+        use_dora=lora.dora,
+        task_type="CAUSAL_LM",
+    )
+    return stack.peft.get_peft_model(base, config)
+
+
+def _keep_cpu_weights_unpacked(base: Any) -> None:
+    """On CPUs with avx512_bf16 bitsandbytes 0.50 repacks NF4 weights at the first forward without gradients, and every later
+    gradient is silently wrong."""
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
+    hardware, lora, training = run.hardware, run.lora, run.training
+    network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
+        model_name=weights.location,
+        revision=_revision(weights),
+        max_seq_length=max(training.max_seq_tokens, run.evaluation.max_seq_tokens),
+        dtype=_dtype(hardware),
+        load_in_4bit=run.model.quantisation is Quantisation.nf4,
+        offload_layers=hardware.offload_layers,
+        offload_embedding=hardware.offload_embedding,
+        use_exact_model_name=True,
+    )
+    checkpointing: dict[Checkpointing, str | bool] = {
+        Checkpointing.unsloth: "unsloth",
+        Checkpointing.standard: True,
+        Checkpointing.off: False,
+    }
+    return stack.unsloth.FastLanguageModel.get_peft_model(
+        network,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        bias=lora.bias.value,
+        target_modules=list(lora.target_modules),
+        use_rslora=lora.rank_stabilised,
+        use_dora=lora.dora,
+        use_gradient_checkpointing=checkpointing[training.gradient_checkpointing],
+        checkpoint_skip_layers=hardware.checkpoint_skip_layers,
+        random_state=training.seed,
+    )
+
+
+def _continue_from(folder: Path, network: Any, stack: Stack) -> None:
+    weights = stack.peft.load_peft_weights(str(folder))
+    stack.peft.set_peft_model_state_dict(network, weights)

@@ -1,0 +1,73 @@
+"""What a finished run says about itself: the summary, and every answered question before and after. Text only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medexp.data.records import Case
+from medexp.units import GIB, duration
+
+NOT_FOR_CLINICAL_USE = "Not for clinical use: these answers are a model's, written to study fine-tuning, and can be wrong."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The figures of a finished run. Losses in nats a token; `last_loss` is the training loss of the last step."""
+
+    loss_before: float
+    loss_after: float
+    last_loss: float
+    steps: int
+    tokens: int
+    steps_s: float
+    elapsed_s: float
+    trainable: int
+    peak_bytes: int
+    ceiling_bytes: int
+
+
+def metrics(outcome: Outcome) -> dict[str, float]:
+    """The figures that are kept with the run beside those of its steps."""
+    values = {
+        "eval/loss_before": outcome.loss_before,
+        "eval/loss_after": outcome.loss_after,
+        "eval/loss_change": outcome.loss_after - outcome.loss_before,
+        "time/elapsed_s": outcome.elapsed_s,
+    }
+    if outcome.steps_s:
+        values["speed/mean_tokens_per_s"] = outcome.tokens / outcome.steps_s
+    return values
+
+
+def summary(outcome: Outcome, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
+    """Rows of the summary table."""
+    rows = [
+        ("held-out loss, base", f"{outcome.loss_before:.4f}"),
+        (
+            "held-out loss, tuned",
+            f"{outcome.loss_after:.4f}  ({outcome.loss_after - outcome.loss_before:+.4f} nats a token)",
+        ),
+        ("training loss, last step", f"{outcome.last_loss:.4f}"),
+        ("steps", f"{outcome.steps}, {outcome.trainable:,} parameters trained"),
+    ]
+    if outcome.steps_s:
+        rows.append(("speed", f"{outcome.tokens / outcome.steps_s:,.0f} tokens/s over {outcome.tokens:,} tokens"))
+    if outcome.ceiling_bytes:
+        rows.append(("peak VRAM reserved", f"{outcome.peak_bytes / GIB:.2f} of {outcome.ceiling_bytes / GIB:.2f} GiB"))
+    return [*rows, ("whole run", duration(outcome.elapsed_s)), ("adapter", adapter), ("MLflow run", mlflow_run)]
+
+
+def before_after(cases: Sequence[Case], before: Sequence[str], after: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """The answered questions as columns: question, reference, base answer, tuned answer."""
+    return {
+        "question": [case.question for case in cases],
+        "reference": [case.answer for case in cases],
+        "base": list(before),
+        "tuned": list(after),
+    }
+
+
+def clipped(text: str, longest: int) -> str:
+    """`text` with at most `longest` characters, cut at a word."""
+    if len(text) <= longest:
+        return text
+    return text[:longest].rsplit(maxsplit=1)[0] + " …"

@@ -1,0 +1,110 @@
+"""What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is not a terminal.
+
+Progress goes to standard error, results to standard output, so that a pipe gets the results alone.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from medexp.units import GIB, duration
+
+
+class Screen:
+    """Both consoles of a command."""
+
+    def __init__(self) -> None:
+        self.results = Console(file=sys.stdout, highlight=False)
+        self.log = Console(file=sys.stderr, highlight=False)
+
+    def say(self, text: str) -> None:
+        """One line about what is going on."""
+        self.log.print(text)
+
+    @contextmanager
+    def stage(self, label: str) -> Iterator[None]:
+        """Shows that `label` is under way, and when it is done, how long it took."""
+        began = time.perf_counter()
+        if self.log.is_terminal:
+            with self.log.status(label):
+                yield
+        else:
+            yield
+        self.say(f"[green]✓[/green] {label} [dim]{duration(time.perf_counter() - began)}[/dim]")
+
+    @contextmanager
+    def counting(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over `total` things; call what it yields with how many more are done."""
+        began = time.perf_counter()
+        with _progress(self.log, MofNCompleteColumn()) as progress:
+            task = progress.add_task(label, total=total)
+            yield lambda done: progress.update(task, advance=done)
+        self.say(f"[green]✓[/green] {label} [dim]{duration(time.perf_counter() - began)}[/dim]")
+
+    def result(self, text: str) -> None:
+        """One line of the outcome, on standard output."""
+        self.results.print(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False) -> None:
+        """A table on standard output; `prose` gives every column the same width."""
+        table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=any(columns))
+        table.expand = prose
+        for column in columns:
+            table.add_column(column, overflow="fold", ratio=1 if prose else None)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.results.print(table)
+        self.results.print()
+
+
+def _progress(console: Console, *columns: MofNCompleteColumn | TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), *columns, TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+class TrainingProgress:
+    """A watcher: a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every tenth of the way."""
+
+    def __init__(self, screen: Screen, last_step: int, reserved_bytes: Callable[[], int], ceiling_bytes: int):
+        self._screen, self._last_step = screen, last_step
+        self._reserved_bytes, self._ceiling_bytes = reserved_bytes, ceiling_bytes
+        self._every = max(1, last_step // 10)
+        self._began = time.perf_counter()
+        self._first_step: int | None = None
+        self._progress = _progress(screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+        self._task = self._progress.add_task("training", total=last_step, now="")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the step."""
+        now = f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f} tokens/s{self._vram()}"
+        if self._first_step is None:
+            self._first_step = step
+        self._progress.update(self._task, completed=step, now=now)
+        if not self._screen.log.is_terminal and (step % self._every == 0 or step in (1, self._last_step)):
+            self._screen.say(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
+
+    def _vram(self) -> str:
+        if not self._ceiling_bytes:
+            return ""
+        return f"  VRAM {self._reserved_bytes() / GIB:.2f}/{self._ceiling_bytes / GIB:.2f} GiB"
+
+    def _eta(self, step: int) -> str:
+        done = step - (self._first_step or step)
+        if done == 0 or step == self._last_step:
+            return ""
+        return f"  {duration((time.perf_counter() - self._began) / done * (self._last_step - step))} to go"

@@ -1,0 +1,83 @@
+"""The training stack: the only file that imports unsloth, transformers, trl, peft and bitsandbytes, in the order they need.
+
+Unsloth patches the others for the whole process and must come first; a process therefore has one engine. Importing takes
+10-35 s, so it is done once, by a door, when everything that can be refused without it has been refused.
+"""
+
+import importlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medexp.config.schema import Engine, Hardware
+from medexp.errors import MachineError
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The imported modules; `unsloth` is None with the transformers engine."""
+
+    engine: Engine
+    transformers: Any
+    trl: Any
+    peft: Any
+    datasets: Any
+    unsloth: Any
+
+
+def load(hardware: Hardware, cache_dir: Path) -> Stack:
+    """Import the stack for `hardware.engine`; `cache_dir` is where Unsloth may write the trainers it generates.
+
+    Raises: MachineError if Unsloth is asked for and not installed.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    unsloth = _unsloth(cache_dir) if hardware.engine is Engine.unsloth else None
+    with quietly():
+        stack = Stack(
+            engine=hardware.engine,
+            transformers=importlib.import_module("transformers"),
+            trl=importlib.import_module("trl"),
+            peft=importlib.import_module("peft"),
+            datasets=importlib.import_module("datasets"),
+            unsloth=unsloth,
+        )
+    _silence(stack)
+    return stack
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Banners that the stack prints go to the log file instead of the screen."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        for line in filter(None, printed.getvalue().splitlines()):
+            logging.getLogger("medexp.stack").info(line)
+
+
+def _unsloth(cache_dir: Path) -> Any:
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache_dir / "unsloth_compiled"))
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would report the machine to its makers at every load
+    try:
+        with quietly():
+            return importlib.import_module("unsloth")
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"hardware.engine=unsloth needs the gpu extra ({error.name} is missing): "
+            "pip install 'medexp[gpu]', or set hardware.engine=transformers"
+        ) from error
+
+
+def _silence(stack: Stack) -> None:
+    stack.transformers.logging.set_verbosity_error()
+    stack.transformers.logging.disable_progress_bar()
+    stack.datasets.disable_progress_bars()
+    for name in ("bitsandbytes", "transformers", "accelerate", "peft", "trl", "unsloth"):
+        logging.getLogger(name).setLevel(logging.ERROR)

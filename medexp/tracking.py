@@ -1,0 +1,201 @@
+"""MLflow keeps the run: parameters, step metrics, data, artifacts, and a status that is right whatever the ending.
+
+Everything goes through `MlflowClient` with an explicit store, so nothing depends on the working directory or on MLflow's global
+state. A process that is killed outright cannot say so: the next command that opens the store does (`bury`).
+"""
+
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medexp.config.flat import Value
+from medexp.config.schema import Tracking
+from medexp.errors import RunInterrupted
+
+
+@dataclass(frozen=True)
+class DataInput:
+    """A data set a run has seen: `context` is "training" or "held-out"."""
+
+    name: str
+    context: str
+    digest: str
+    source: str
+    rows: int
+
+
+class Tracker:
+    """One MLflow run."""
+
+    def __init__(self, client: Any, run_id: str, experiment_id: str):
+        self._client = client
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log `values` at `step`."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def params(self, values: Mapping[str, Value]) -> None:
+        """Log parameters; logging the same ones again is allowed, as a continued run does."""
+        from mlflow.entities import Param
+
+        entries = [Param(name, str(value)) for name, value in values.items()]
+        for start in range(0, len(entries), 100):  # the server's limit for one batch
+            self._client.log_batch(self.run_id, params=entries[start : start + 100])
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Set tags, leaving out what is None."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items() if value is not None])
+
+    def text(self, text: str, file: str) -> None:
+        """Keep `text` as artifact `file`."""
+        self._client.log_text(self.run_id, text, file)
+
+    def json(self, value: object, file: str) -> None:
+        """Keep `value` as artifact `file`."""
+        self._client.log_dict(self.run_id, value, file)
+
+    def folder(self, folder: Path, name: str) -> None:
+        """Keep a copy of `folder` as artifact `name`."""
+        self._client.log_artifacts(self.run_id, str(folder), name)
+
+    def table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
+        """Keep a table that the MLflow page shows beside other runs' tables of the same name; a table there is replaced."""
+        self._client.log_table(self.run_id, {name: list(values) for name, values in columns.items()}, file)
+
+    def data(self, inputs: Sequence[DataInput]) -> None:
+        """Say which data the run has seen."""
+        import json
+
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            [
+                DatasetInput(
+                    Dataset(
+                        each.name,
+                        each.digest,
+                        "local",
+                        json.dumps({"uri": each.source}),
+                        None,
+                        json.dumps({"num_rows": each.rows}),
+                    ),
+                    [InputTag("mlflow.data.context", each.context)],
+                )
+                for each in inputs
+            ],
+        )
+
+
+def store_uri(root: Path) -> str:
+    """The tracking URI of the store under `root`."""
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+@contextmanager
+def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Tracker]:
+    """A run in MLflow: run `run_id` opened again, or a new one called `name`. It ends FINISHED, KILLED when it was stopped from
+    outside, FAILED with the error's text on anything else."""
+    client = _client(tracking)
+    tracker = _reopened(client, run_id) if run_id else _created(client, tracking, name)
+    monitor = _system_metrics(client, tracker.run_id, resume=run_id is not None) if tracking.system_metrics else None
+    try:
+        yield tracker
+    except (RunInterrupted, KeyboardInterrupt, SystemExit) as error:
+        _end(client, tracker, "KILLED", str(error) or type(error).__name__)
+        raise
+    except BaseException as error:
+        _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    else:
+        _end(client, tracker, "FINISHED", None)
+    finally:
+        if monitor is not None:
+            monitor.finish()
+
+
+def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
+    """Set runs whose process is gone from RUNNING to KILLED."""
+    if not run_ids:
+        return
+    client = _client(tracking)
+    for run_id in run_ids:
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, "medexp.ended_by", "the process died without a word (killed, or the machine stopped)")
+            client.set_terminated(run_id, "KILLED")
+
+
+def environment() -> dict[str, str]:
+    """The version of every installed package, and the commit of the code where it is a checkout."""
+    packages = {each.metadata["Name"]: each.version for each in metadata.distributions() if each.metadata["Name"]}
+    return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out around `folder`, with "+" when files differ from it; None outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _client(tracking: Tracking) -> Any:
+    import logging
+
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets its own
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    assert tracking.root is not None
+    root = Path(tracking.root)
+    root.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(store_uri(root))
+
+
+def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is None:
+        location = (Path(tracking.root or ".") / "artifacts").as_uri()
+        experiment_id = client.create_experiment(tracking.experiment, artifact_location=location)
+    else:
+        experiment_id = experiment.experiment_id
+    run = client.create_run(experiment_id, run_name=name, tags=dict(tracking.tags))
+    return Tracker(client, run.info.run_id, experiment_id)
+
+
+def _reopened(client: Any, run_id: str) -> Tracker:
+    run = client.get_run(run_id)
+    client.update_run(run_id, status="RUNNING")
+    return Tracker(client, run_id, run.info.experiment_id)
+
+
+def _system_metrics(client: Any, run_id: str, resume: bool) -> Any:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, resume_logging=resume, tracking_uri=client.tracking_uri)
+    monitor.start()
+    return monitor
+
+
+def _end(client: Any, tracker: Tracker, status: str, why: str | None) -> None:
+    tracker.tags({"medexp.ended_by": why and why[:4000]})
+    client.set_terminated(tracker.run_id, status)

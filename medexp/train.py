@@ -1,0 +1,269 @@
+"""python -m medexp.train: from a composed config to an adapter, and the answers before and after.
+
+python -m medexp.train                                   # the embedded model on the shipped cases, on a CPU
+python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on a 6 GB card
+python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
+"""
+
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medexp import machine, report, weights
+from medexp.command import Invocation, run_door
+from medexp.config.flat import fingerprint, flatten
+from medexp.config.schema import RunConfig
+from medexp.data import source
+from medexp.data.preparation import Prepared, prepare
+from medexp.data.records import digest_of
+from medexp.data.split import Split, split
+from medexp.screen import Screen, TrainingProgress
+from medexp.units import gib
+from medexp.workspace import Workspace, abandoned, claimed
+
+if TYPE_CHECKING:
+    from medexp.evaluation.generation import Answer
+    from medexp.tracking import Tracker
+    from medexp.trainer import Fitted
+    from medexp.tuned import Tuned, Weights
+    from medexp.vram.guard import Meter
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to: its figures, where the adapter lies, and its MLflow run."""
+
+    outcome: report.Outcome
+    adapter: Path
+    run_id: str
+
+
+@dataclass
+class Job:
+    """A run under way: what was asked, and what the hands have made of it."""
+
+    run: RunConfig
+    invocation: Invocation
+    show: Screen
+    work: Workspace
+    ready: Prepared
+    tuned: "Tuned"
+    tracker: "Tracker"
+    meter: "Meter"
+    began: float
+
+
+def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
+    """Train the adapter that `run` describes, and answer the held-out questions before and after.
+
+    Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
+    """
+    began = time.perf_counter()
+    found = weights.find(run.model)
+    cases = source.load(run.dataset)
+    sides = split(cases.cases, run.dataset)
+    with claimed(_unfinished(run), fingerprint(run, cases.digest), run.training.resume) as work:
+        show.say(_headline(run, work))
+        with show.stage("loading the training stack"):
+            from medexp import model, stack, tracking
+            from medexp.tuned import vocabulary
+            from medexp.vram import guard
+
+            meter = guard.cap(run.hardware)
+            modules = stack.load(run.hardware, weights.cache_dir())
+        if found.gguf is not None:
+            with show.stage("converting the embedded model, once"):
+                found = weights.convert(found, run.model, modules)
+        tokenizer = model.load_tokenizer(found, modules)
+        ready = prepare(run, sides, vocabulary(tokenizer))
+        show.say(f"[green]✓[/green] cases: {ready.audit.sentence()}")
+        tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(_unfinished(run)) if each.mlflow_run_id])
+        with tracking.open_run(run.tracking, work.mlflow_run_id, run.tracking.run_name or _name(run)) as tracker:
+            work.belongs_to(tracker.run_id)
+            _log_start(tracker, run, invocation, cases, sides, ready, found)
+            with show.stage(f"loading {run.model.name}"), guard.ceiling(meter, "loading the model"):
+                tuned = model.load(run, found, tokenizer, modules)
+            result = _compare(Job(run, invocation, show, work, ready, tuned, tracker, meter, began))
+        work.finish()
+    return result
+
+
+def _compare(job: Job) -> TrainResult:
+    """Answer, train, answer again; keep the adapter and what it changed."""
+    from medexp import artifact
+
+    resume_from = job.work.last_checkpoint()
+    before = _answers(job, base=True)
+    with job.show.stage("measuring the base's held-out loss"):
+        loss_before = _held_out_loss(job, base=True)
+    job.tracker.metrics(0, {"eval/loss": loss_before})
+    fitted = _fit(job, resume_from)
+    with job.show.stage("measuring the tuned model's held-out loss"):
+        loss_after = _held_out_loss(job)
+    job.tracker.metrics(fitted.last_step, {"eval/loss": loss_after})
+    after = _answers(job, base=False)
+    with job.show.stage("saving the adapter"):
+        adapter = artifact.save_adapter(job.tuned, job.invocation.output_dir / "adapter", job.invocation.composed_yaml)
+    outcome = _outcome(job, fitted, loss_before, loss_after)
+    result = TrainResult(outcome, adapter, job.tracker.run_id)
+    _log_end(job, result, before, after)
+    _print(job, result, before, after)
+    return result
+
+
+def _answers(job: Job, base: bool) -> list["Answer"]:
+    from medexp.evaluation import generation
+    from medexp.vram import guard
+
+    whose, evaluation = "base" if base else "tuned", job.run.evaluation
+    label = f"answering {len(job.ready.prompts)} held-out questions with the {whose} model"
+    with guard.ceiling(job.meter, label), job.show.counting(label, len(job.ready.prompts)) as advance:
+        return generation.answers(
+            job.tuned,
+            job.ready.prompts,
+            evaluation.max_new_tokens,
+            evaluation.batch_size,
+            kept_in=job.work.answers(whose),
+            base=base,
+            advance=advance,
+        )
+
+
+def _held_out_loss(job: Job, base: bool = False) -> float:
+    from medexp.evaluation.losses import held_out_loss
+    from medexp.vram import guard
+
+    with guard.ceiling(job.meter, "measuring the held-out loss"), job.tuned.as_base() if base else nullcontext():
+        return held_out_loss(job.tuned, job.ready.held_out.encoded, job.run.evaluation.batch_size)
+
+
+def _fit(job: Job, resume_from: Path | None) -> "Fitted":
+    from medexp import trainer
+    from medexp.vram import guard
+
+    meter = job.meter
+    with (
+        TrainingProgress(job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes) as progress,
+        guard.ceiling(meter, "training"),
+    ):
+        return trainer.fit(job.tuned, job.ready.rows, job.run, job.work.checkpoints, resume_from, [progress, Recorder(job)])
+
+
+class Recorder:
+    """A watcher: every step to MLflow, and the held-out loss every so many steps (the last one is measured afterwards)."""
+
+    def __init__(self, job: Job):
+        self._job = job
+
+    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the step."""
+        job, memory = self._job, {}
+        if job.meter.on_card:
+            memory = {
+                "vram/reserved_gib": gib(job.meter.reserved_bytes()),
+                "vram/peak_gib": gib(job.meter.peak_bytes()),
+                "vram/peak_allocated_gib": gib(job.meter.peak_allocated_bytes()),
+            }
+        job.tracker.metrics(step, metrics | memory)
+        if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
+            loss = _held_out_loss(job)
+            job.tracker.metrics(step, {"eval/loss": loss})
+            job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
+
+
+def _unfinished(run: RunConfig) -> Path:
+    return Path(run.tracking.root or ".") / "unfinished"
+
+
+def _name(run: RunConfig) -> str:
+    """What tells this run from its neighbours in a list."""
+    training = run.training
+    return f"{run.model.name} r{run.lora.r} lr{training.learning_rate:g} seq{training.max_seq_tokens}"
+
+
+def _headline(run: RunConfig, work: Workspace) -> str:
+    checkpoint = work.last_checkpoint()
+    news = "" if work.is_new else f", continued from {checkpoint.name if checkpoint else 'the start'}"
+    return (
+        f"[bold]{_name(run)}[/bold] on {run.dataset.name}, hardware={run.hardware.name}, engine {run.hardware.engine.value}{news}"
+    )
+
+
+def _log_start(
+    tracker: "Tracker",
+    run: RunConfig,
+    invocation: Invocation,
+    cases: source.Cases,
+    sides: Split,
+    ready: Prepared,
+    found: "Weights",
+) -> None:
+    from medexp.tracking import DataInput, environment, git_commit
+
+    tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
+    tracker.tags(
+        {
+            "medexp.model": run.model.name,
+            "medexp.model_revision": found.commit,
+            "medexp.hardware": run.hardware.name,
+            "medexp.vram_ceiling_gib": run.hardware.vram_ceiling_gib,
+            "medexp.engine": run.hardware.engine.value,
+            "medexp.dataset": run.dataset.name,
+            "medexp.dataset_revision": cases.commit,
+            "medexp.git_commit": git_commit(Path(__file__).parent),
+            "mlflow.source.name": "medexp.train",
+        }
+    )
+    tracker.data(
+        [
+            DataInput(run.dataset.name, "training", digest_of(sides.train), cases.origin, ready.audit.train.kept),
+            DataInput(run.dataset.name, "held-out", digest_of(sides.held_out), cases.origin, ready.audit.held_out.kept),
+        ]
+    )
+    tracker.text(invocation.composed_yaml, "config/composed.yaml")
+    tracker.text("\n".join(invocation.overrides) + "\n", "config/overrides.txt")
+    tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
+    tracker.json(ready.audit.as_dict(), "data/audit.json")
+
+
+def _outcome(job: Job, fitted: "Fitted", loss_before: float, loss_after: float) -> report.Outcome:
+    return report.Outcome(
+        loss_before=loss_before,
+        loss_after=loss_after,
+        last_loss=fitted.last_loss,
+        steps=fitted.last_step,
+        tokens=fitted.tokens,
+        steps_s=fitted.steps_s,
+        elapsed_s=time.perf_counter() - job.began,
+        trainable=job.tuned.trainable,
+        peak_bytes=job.meter.peak_bytes(),
+        ceiling_bytes=job.meter.ceiling_bytes,
+    )
+
+
+def _log_end(job: Job, result: TrainResult, before: list["Answer"], after: list["Answer"]) -> None:
+    texts = [each.text for each in before], [each.text for each in after]
+    job.tracker.table(report.before_after(job.ready.asked, *texts), "answers/before_after.json")
+    job.tracker.metrics(result.outcome.steps, report.metrics(result.outcome))
+    if job.run.tracking.log_adapter:
+        job.tracker.folder(result.adapter, "adapter")
+
+
+def _print(job: Job, result: TrainResult, before: list["Answer"], after: list["Answer"]) -> None:
+    for case, base, tuned in zip(job.ready.asked, before, after, strict=True):
+        pair = [report.clipped(base.text, 900), report.clipped(tuned.text, 900)]
+        job.show.table(f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True)
+    if before:
+        job.show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
+    job.show.table("This run", ("", ""), report.summary(result.outcome, str(result.adapter), result.run_id))
+    job.show.result("Every answer, with its reference, is in MLflow: make ui")
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    return train(run, invocation, Screen()).outcome.loss_after
+
+
+if __name__ == "__main__":
+    run_door(_door, "train")

@@ -1,0 +1,208 @@
+"""One optimisation with TRL's SFT trainer, on rows that are already tokens, in an order that is already decided.
+
+Adds to it: checkpoints that continue with the very next case, a stop that finishes the step and keeps it, and an end when the
+loss is no longer a number. Refuses to know what its watchers do with what it tells them.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from medexp.config.schema import Checkpointing, Device, Engine, RunConfig
+from medexp.data.encoding import IGNORED, Encoded
+from medexp.errors import RunInterrupted, TrainingDiverged
+from medexp.stack import quietly
+from medexp.tuned import Tuned
+
+
+class Watcher(Protocol):
+    """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm, train/learning_rate, speed/tokens_per_s."""
+
+    def stepped(self, step: int, metrics: dict[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training came to: the last step, its loss; tokens without padding and seconds in steps of this process."""
+
+    last_step: int
+    last_loss: float
+    tokens: int
+    steps_s: float
+
+
+def fit(
+    tuned: Tuned,
+    rows: Sequence[Encoded],
+    run: RunConfig,
+    checkpoints: Path,
+    resume_from: Path | None,
+    watchers: Sequence[Watcher],
+) -> Fitted:
+    """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a checkpoint) where there is one.
+
+    Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step; TrainingDiverged when the loss
+    is not finite.
+    """
+    bridge = _bridge(tuned, watchers)
+    steps = len(rows) // (run.training.micro_batch * run.training.accumulation)
+    with quietly():
+        trainer = tuned.stack.trl.SFTTrainer(
+            model=tuned.network,
+            args=_arguments(run, tuned, steps, checkpoints),
+            train_dataset=_dataset(tuned, rows),
+            data_collator=_padded_batch(tuned.tokenizer.pad_token_id),
+            processing_class=tuned.tokenizer,
+            callbacks=[bridge],
+        )
+    for printer in (tuned.stack.transformers.PrinterCallback, tuned.stack.transformers.ProgressCallback):
+        trainer.remove_callback(printer)
+    tuned.stack.transformers.set_seed(run.training.seed)
+    with quietly(), _stopping(bridge):
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    if bridge.stopped_by is not None and trainer.state.global_step < steps:
+        raise RunInterrupted(
+            f"stopped by {signal.Signals(bridge.stopped_by).name} after step {trainer.state.global_step} of {steps}; "
+            "the checkpoint is kept, the same command continues it",
+            bridge.stopped_by,
+        )
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Fitted(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
+
+
+def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path) -> Any:
+    training, on_cpu = run.training, run.hardware.device is Device.cpu
+    options: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "per_device_train_batch_size": training.micro_batch,
+        "gradient_accumulation_steps": training.accumulation,
+        "max_steps": steps,
+        "learning_rate": training.learning_rate,
+        "warmup_steps": training.warmup_steps,
+        "lr_scheduler_type": training.schedule.value,
+        "optim": training.optimizer.value,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": training.seed,
+        "use_cpu": on_cpu,
+        "bf16": run.hardware.dtype.value == "bfloat16",
+        "fp16": run.hardware.dtype.value == "float16",
+        "max_length": training.max_seq_tokens,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "train_sampling_strategy": "sequential",
+        "include_num_input_tokens_seen": "non_padding",
+        "save_strategy": "steps",
+        "save_steps": training.save_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": not on_cpu,
+    }
+    if tuned.stack.engine is Engine.transformers:  # Unsloth has set up its own
+        options["gradient_checkpointing"] = training.gradient_checkpointing is not Checkpointing.off
+        options["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    else:
+        options["loss_type"] = "nll"  # its own fused loss; TRL's chunked one would take its place
+    return tuned.stack.trl.SFTConfig(**options)
+
+
+def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
+    return tuned.stack.datasets.Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    )
+
+
+def _padded_batch(pad_id: int) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
+    """A collator: rows padded on the right to the longest, masked by their length (the padding token may be EOS)."""
+    import torch
+
+    def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        longest = max(len(row["input_ids"]) for row in rows)
+
+        def padded(lists: list[list[int]], value: int) -> Any:
+            return torch.tensor([each + [value] * (longest - len(each)) for each in lists])
+
+        return {
+            "input_ids": padded([row["input_ids"] for row in rows], pad_id),
+            "labels": padded([row["labels"] for row in rows], IGNORED),
+            "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        }
+
+    return collate
+
+
+def _bridge(tuned: Tuned, watchers: Sequence[Watcher]) -> Any:
+    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was asked to."""
+    synchronize = _synchronizer(tuned)
+
+    class Bridge(tuned.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.stopped_by: int | None = None
+            self.tokens = self.tokens_before = 0
+            self.steps_s = self.step_s = self.began = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.tokens_before = int(state.num_input_tokens_seen)
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            synchronize()
+            self.began = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            synchronize()
+            self.step_s = time.perf_counter() - self.began
+            self.steps_s += self.step_s
+            if self.stopped_by is not None:
+                control.should_save = control.should_training_stop = True
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            if "loss" not in logs:  # the summary at the end of training
+                return
+            if not math.isfinite(logs["loss"]):
+                raise TrainingDiverged(
+                    f"the training loss is {logs['loss']} at step {state.global_step}; lower training.learning_rate, "
+                    "lengthen training.warmup_steps, or look at the cases of this step"
+                )
+            step_tokens = int(state.num_input_tokens_seen) - self.tokens_before - self.tokens
+            self.tokens += step_tokens
+            metrics = {
+                "train/loss": logs["loss"],
+                "train/grad_norm": float(logs.get("grad_norm", math.nan)),
+                "train/learning_rate": logs["learning_rate"],
+                "speed/tokens_per_s": step_tokens / self.step_s,
+            }
+            for watcher in watchers:
+                watcher.stepped(state.global_step, metrics)
+
+    return Bridge()
+
+
+def _synchronizer(tuned: Tuned) -> Callable[[], None]:
+    import torch
+
+    return torch.cuda.synchronize if tuned.device.type == "cuda" else lambda: None
+
+
+@contextmanager
+def _stopping(bridge: Any) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends training after the step under way; the second ends it at once."""
+
+    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
+        if bridge.stopped_by is not None:
+            raise KeyboardInterrupt
+        bridge.stopped_by = number
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

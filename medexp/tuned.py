@@ -1,0 +1,65 @@
+"""What one hand makes and another takes: weights that were found, and a model with its adapter."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medexp.config.schema import Dtype
+from medexp.data.encoding import Vocabulary
+from medexp.stack import Stack
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`location` is an absolute folder or a Hub id; `commit` the Hub's; `gguf` the file still to be converted into `location`."""
+
+    location: str
+    commit: str | None
+    gguf: Path | None = None
+
+
+@dataclass
+class Tuned:
+    """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters."""
+
+    network: Any
+    tokenizer: Any
+    stack: Stack
+    dtype: Dtype
+    trainable: int
+
+    @property
+    def device(self) -> Any:
+        """Where inputs go. The embedding may be held on the host, so the head is asked."""
+        return self.network.get_base_model().lm_head.weight.device
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradients, no dropout, mixed precision as in training; training mode is put back."""
+        import torch
+
+        was_training, precision = self.network.training, getattr(torch, self.dtype.value)
+        self.network.eval()
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, precision, enabled=self.dtype is not Dtype.float32):
+                yield
+        finally:
+            self.network.train(was_training)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """The adapter takes no part."""
+        with self.network.disable_adapter():
+            yield
+
+
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    """The part of `tokenizer` that encoding needs; text is taken as it is, no special tokens are added."""
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    return Vocabulary(encode, tokenizer.bos_token_id, tokenizer.eos_token_id)

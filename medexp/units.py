@@ -1,0 +1,26 @@
+"""Bytes, GiB and durations: conversions at the edge, for people. Inside, memory is an int in bytes and time a float in seconds."""
+
+GIB = 2**30
+MIB = 2**20
+
+
+def gib(num_bytes: int) -> float:
+    """`num_bytes` in GiB."""
+    return num_bytes / GIB
+
+
+def bytes_of_gib(value: float) -> int:
+    """`value` GiB in whole bytes, rounded down."""
+    return int(value * GIB)
+
+
+def duration(elapsed_s: float) -> str:
+    """`elapsed_s` seconds as people say it: 0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
+    if elapsed_s < 9.95:
+        return f"{elapsed_s:.1f} s"
+    seconds = round(elapsed_s)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

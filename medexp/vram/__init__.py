@@ -1,0 +1,1 @@
+"""GPU memory: keeping a process under its ceiling."""
