@@ -1,11 +1,14 @@
 """The adapter as a folder: safetensors, adapter_config.json with the absolute base, the tokenizer, and the run that made it."""
 
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from medexp.tuned import Tuned
+from medexp.config.schema import Lora
+from medexp.errors import ModelError, listing
+from medexp.tuned import Tuned, Weights
 
 
 def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
@@ -22,6 +25,27 @@ def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
     return folder
+
+
+def check_adapter(folder: Path, lora: Lora, weights: Weights) -> None:
+    """Is the adapter in `folder` one of this base, rank and modules?
+
+    Raises: ModelError saying what it was trained on instead.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise ModelError(f"lora.start_from={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
+    config = json.loads(file.read_text())
+    if config.get("base_model_name_or_path") != weights.location:
+        raise ModelError(
+            f"the adapter in {folder} was trained on {config.get('base_model_name_or_path')} and this run's base is "
+            f"{weights.location}; choose that model, or another lora.start_from"
+        )
+    if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(lora.target_modules):
+        raise ModelError(
+            f"the adapter in {folder} has rank {config.get('r')} on {listing(sorted(config.get('target_modules') or ()))}; "
+            "set lora.r and lora.target_modules to the same"
+        )
 
 
 def _umask() -> int:

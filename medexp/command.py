@@ -47,7 +47,8 @@ def register() -> None:
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     shipped = Path(__file__).resolve().parent / "data"
     OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
-    OmegaConf.register_new_resolver("medexp.nearest_preset", lambda: machine.nearest_preset(machine.read()), replace=True)
+    nearest = {"defaults": [machine.nearest_preset(machine.read())]}
+    ConfigStore.instance().store(group="hardware", name="nearest", node=nearest, package="_global_")
 
 
 def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str) -> NoReturn:

@@ -70,11 +70,12 @@ def read() -> Machine:
 
 
 def nearest_preset(machine: Machine) -> str:
-    """The largest hardware preset whose card is no larger than the first card here; `cpu` without one."""
+    """The largest hardware preset whose card is no larger than the first card here, and computes in a format that it has
+    (t4_16gb is the one in float16); `cpu` without a card."""
     if not machine.gpus:
         return "cpu"
     card = machine.gpus[0]
     for needed_gib, name in PRESETS_BY_VRAM:
-        if card.total_bytes >= needed_gib * GIB and (name != "t4_16gb" or not card.has_bfloat16):
+        if card.total_bytes >= needed_gib * GIB and card.has_bfloat16 == (name != "t4_16gb"):
             return name
     return "rtx4050_6gb"

@@ -1,10 +1,9 @@
 """A base model with a fresh adapter on it, loaded by Unsloth or by transformers + PEFT, on one device."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
+from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Model, Quantisation, RunConfig
 from medexp.config.shape import check_shape
 from medexp.errors import ModelError
 from medexp.stack import Stack, quietly
@@ -27,10 +26,8 @@ def load_tokenizer(weights: Weights, stack: Stack) -> Any:
 def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
     """The model of `run` with its adapter, ready to train.
 
-    Raises: ModelError if the loaded weights are not of the declared shape, or `lora.start_from` belongs to another base.
+    Raises: ModelError if the loaded weights are not of the declared shape.
     """
-    if run.lora.start_from is not None:
-        check_adapter(Path(run.lora.start_from), run.lora, weights)
     stack.transformers.set_seed(run.training.seed)
     with quietly():
         network = _with_unsloth(run, weights, stack) if stack.engine is Engine.unsloth else _with_peft(run, weights, stack)
@@ -41,27 +38,6 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
         _continue_from(Path(run.lora.start_from), network, stack)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable)
-
-
-def check_adapter(folder: Path, lora: Lora, weights: Weights) -> None:
-    """Is the adapter in `folder` one of this base, rank and modules?
-
-    Raises: ModelError saying what it was trained on instead.
-    """
-    file = folder / "adapter_config.json"
-    if not file.is_file():
-        raise ModelError(f"lora.start_from={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
-    config = json.loads(file.read_text())
-    if config.get("base_model_name_or_path") != weights.location:
-        raise ModelError(
-            f"the adapter in {folder} was trained on {config.get('base_model_name_or_path')} and this run's base is "
-            f"{weights.location}; choose that model, or another lora.start_from"
-        )
-    if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(lora.target_modules):
-        raise ModelError(
-            f"the adapter in {folder} has rank {config.get('r')} on {', '.join(sorted(config.get('target_modules') or ()))}; "
-            "set lora.r and lora.target_modules to the same"
-        )
 
 
 def _revision(weights: Weights) -> str | None:

@@ -28,13 +28,13 @@ class Outcome:
 def metrics(outcome: Outcome) -> dict[str, float]:
     """The figures that are kept with the run beside those of its steps."""
     values = {
-        "eval/loss_before": outcome.loss_before,
-        "eval/loss_after": outcome.loss_after,
-        "eval/loss_change": outcome.loss_after - outcome.loss_before,
-        "time/elapsed_s": outcome.elapsed_s,
+        "result/loss_before": outcome.loss_before,
+        "result/loss_after": outcome.loss_after,
+        "result/loss_change": outcome.loss_after - outcome.loss_before,
+        "result/elapsed_s": outcome.elapsed_s,
     }
     if outcome.steps_s:
-        values["speed/mean_tokens_per_s"] = outcome.tokens / outcome.steps_s
+        values["result/tokens_per_s"] = outcome.tokens / outcome.steps_s
     return values
 
 
@@ -67,7 +67,8 @@ def before_after(cases: Sequence[Case], before: Sequence[str], after: Sequence[s
 
 
 def clipped(text: str, longest: int) -> str:
-    """`text` with at most `longest` characters, cut at a word."""
+    """`text` with at most `longest` characters, cut at a word (in it, if it is longer than that)."""
     if len(text) <= longest:
         return text
-    return text[:longest].rsplit(maxsplit=1)[0] + " …"
+    words = text[: longest - 1].rsplit(maxsplit=1)
+    return (words[0] if len(words) == 2 else text[: longest - 2]) + " …"

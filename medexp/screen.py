@@ -92,8 +92,8 @@ class TrainingProgress:
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         """Show the step."""
         now = f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f} tokens/s{self._vram()}"
-        if self._first_step is None:
-            self._first_step = step
+        if self._first_step is None:  # its time is compilation and warming up: the rest is estimated without it
+            self._first_step, self._began = step, time.perf_counter()
         self._progress.update(self._task, completed=step, now=now)
         if not self._screen.log.is_terminal and (step % self._every == 0 or step in (1, self._last_step)):
             self._screen.say(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")

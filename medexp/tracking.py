@@ -175,7 +175,8 @@ def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None:
         location = (Path(tracking.root or ".") / "artifacts").as_uri()
-        experiment_id = client.create_experiment(tracking.experiment, artifact_location=location)
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's pages for training, not for agents
+        experiment_id = client.create_experiment(tracking.experiment, artifact_location=location, tags=kind)
     else:
         experiment_id = experiment.experiment_id
     run = client.create_run(experiment_id, run_name=name, tags=dict(tracking.tags))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medexp import machine, report, weights
+from medexp import artifact, machine, report, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
@@ -62,6 +62,8 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
     """
     began = time.perf_counter()
     found = weights.find(run.model)
+    if run.lora.start_from is not None:
+        artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
     cases = source.load(run.dataset)
     sides = split(cases.cases, run.dataset)
     with claimed(_unfinished(run), fingerprint(run, cases.digest), run.training.resume) as work:
@@ -92,8 +94,6 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
 
 def _compare(job: Job) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
-    from medexp import artifact
-
     resume_from = job.work.last_checkpoint()
     before = _answers(job, base=True)
     with job.show.stage("measuring the base's held-out loss"):
@@ -117,6 +117,8 @@ def _answers(job: Job, base: bool) -> list["Answer"]:
     from medexp.evaluation import generation
     from medexp.vram import guard
 
+    if not job.ready.prompts:
+        return []
     whose, evaluation = "base" if base else "tuned", job.run.evaluation
     label = f"answering {len(job.ready.prompts)} held-out questions with the {whose} model"
     with guard.ceiling(job.meter, label), job.show.counting(label, len(job.ready.prompts)) as advance:

@@ -7,7 +7,7 @@ lets go when the process dies, whatever it died of; gone once the run has finish
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Workspace:
         """Remember the MLflow run, written whole or not at all."""
         half_done = self.folder / "run.json.part"
         half_done.write_text(json.dumps({"mlflow_run_id": mlflow_run_id}))
-        half_done.rename(self.folder / "run.json")
+        half_done.replace(self.folder / "run.json")
 
     @property
     def checkpoints(self) -> Path:
@@ -59,8 +59,9 @@ class Workspace:
     def finish(self) -> None:
         """The run is complete: nothing here is needed any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(PermissionError):  # Windows keeps an open file; elsewhere it goes before another process can hold it
+            Path(self._lock.lock_file).unlink(missing_ok=True)
         self.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -95,8 +96,10 @@ def abandoned(root: Path) -> Iterator[Workspace]:
         lock = _try_lock(folder)
         if lock is not None:
             workspace = Workspace(folder, lock)
-            yield workspace
-            workspace.release()
+            try:
+                yield workspace
+            finally:
+                workspace.release()
 
 
 def _try_lock(folder: Path) -> FileLock | None:

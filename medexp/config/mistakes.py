@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from medexp.errors import listing, nearest
 
@@ -26,6 +27,8 @@ def explain(error: Exception, schema: type) -> str | None:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} does not exist; there are {listing(error.options)}{nearest(option, error.options)}"
+    if str(error).startswith("Config group override must be"):  # Hydra's own, a bare ValueError
+        return f"{_first_line(error)}: a group is set to the name of one of its options, as in hardware=cpu"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read: {_first_line(error)}. Write key=value, quoted where it has spaces or commas"
     return _about_a_key(error, schema) if isinstance(error, HydraException | OmegaConfBaseException) else None
@@ -37,8 +40,10 @@ def _about_a_key(error: Exception, schema: type) -> str:
         return _wrong_type(cause, schema)
     if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
         return _unknown(asked[1], schema)
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return _unknown(cause.full_key, schema)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {_first_line(cause)}"
     return _first_line(error)
 
 
@@ -64,12 +69,16 @@ def _wrong_type(cause: ValidationError, schema: type) -> str:
         return f"{key}={given[1] if given else '?'} is not allowed; allowed are {listing(allowed)}" + (
             nearest(given[1], allowed) if given else ""
         )
-    wanted = " or ".join("null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+    wanted = " or ".join("null" if kind is type(None) else _name(kind) for kind in kinds)
     return f"{key}: {_first_line(cause)}; allowed is {wanted or 'another type'}"
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) or (() if kind is None else (kind,))
+    return get_args(kind) if isinstance(kind, UnionType) else (() if kind is None else (kind,))
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def _first_line(error: Exception) -> str:

@@ -51,8 +51,8 @@ def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
         except MissingMandatoryValue as error:
             problems.append(f"{error.full_key or each.name} has no value: choose {each.name}=OPTION or set it")
         except BadInput as error:
-            home = f"conf/{each.name}/{choices[each.name]}.yaml or " if choices.get(each.name) else ""
-            problems += [f"{each.name}.{problem} (set in {home}on the command line)" for problem in error.problems]
+            home = f"in conf/{each.name}/{choices[each.name]}.yaml or " if choices.get(each.name) else ""
+            problems += [f"{each.name}.{problem} (set {home}on the command line)" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
     return RunConfig(**groups)
@@ -201,11 +201,6 @@ def _weights(run: RunConfig) -> Iterator[str]:
         yield f"model.shape.heads={model.shape.heads} is not a multiple of model.shape.kv_heads={model.shape.kv_heads}"
 
 
-def _rows(run: RunConfig) -> Iterator[str]:
-    if run.training.packing and run.training.group_by_length:
-        yield "training.packing=true fills every row: training.group_by_length has nothing left to group, set it to false"
-
-
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
-    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _weights, _rows,
+    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _weights,
 )  # fmt: skip

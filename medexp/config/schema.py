@@ -7,7 +7,7 @@ the composed config into these objects. Refuses to know about other groups: rule
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -105,9 +105,11 @@ def _outside(value: float, limits: dict[str, float | None]) -> bool:
 class Group:
     """A config group. Raises ConfigError from `__post_init__` with every field that is outside its range."""
 
+    inside: ClassVar[str] = ""  # where this is part of a group: its name there, and a dot
+
     def __post_init__(self) -> None:
         problems = [
-            f"{each.name}={value} is out of range: allowed is {_allowed(dict(each.metadata))}"
+            f"{self.inside}{each.name}={value} is out of range: allowed is {_allowed(dict(each.metadata))}"
             for each in fields(self)
             if "low" in each.metadata
             and isinstance(value := getattr(self, each.name), int | float)
@@ -121,6 +123,7 @@ class Group:
 class ModelShape(Group):
     """The exact shape of a decoder; checked against the weights' own config before they load."""
 
+    inside: ClassVar[str] = "shape."
     family: Family = MISSING
     layers: int = number(1)
     hidden: int = number(1)
@@ -231,7 +234,6 @@ class Training(Group):
     weight_decay: float = number(0)
     max_grad_norm: float = number(above=0)
     gradient_checkpointing: Checkpointing = MISSING
-    packing: bool = MISSING
     group_by_length: bool = MISSING
     loss_on: LossOn = MISSING
     seed: int = number(0)

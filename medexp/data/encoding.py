@@ -86,13 +86,12 @@ def encode_all(
 
 def _with_less_reasoning(prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int) -> Case | None:
     """`case` with the longest run of opening sentences of its reasoning that fits, at least one; None if not even that fits."""
-    sentences = _SENTENCE_END.split(case.reasoning)
-    low, high = 0, len(sentences) - 1  # `low` sentences fit, more than `high` do not
+    shorter = [replace(case, reasoning=case.reasoning[: end.start()]) for end in _SENTENCE_END.finditer(case.reasoning)]
+    low, high = 0, len(shorter)  # `low` sentences fit, more than `high` do not
     while low < high:
         middle = (low + high + 1) // 2
-        candidate = replace(case, reasoning=" ".join(sentences[:middle]))
-        if len(encode(prompt, candidate, vocabulary, LossOn.all).input_ids) <= max_tokens:
+        if len(encode(prompt, shorter[middle - 1], vocabulary, LossOn.all).input_ids) <= max_tokens:
             low = middle
         else:
             high = middle - 1
-    return replace(case, reasoning=" ".join(sentences[:low])) if low else None
+    return shorter[low - 1] if low else None

@@ -1,6 +1,7 @@
 """A clinical case, and how a raw record becomes one. Refuses records with a missing, empty or non-text field, by their place."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,7 @@ def case_of(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
 def _text(record: Mapping[str, Any], name: str, place: str) -> str:
     if name not in record:
         raise DataError(
-            f"{place} has no column {name!r}; it has {listing(record)}{nearest(name, record)} "
+            f"{place} has no column {name!r}; it has {listing(record)}{nearest(name, record) or '.'} "
             "Name your columns with dataset.columns.question, .reasoning and .answer"
         )
     value = record[name]
@@ -47,13 +48,15 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
         raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text; mend or remove the record")
     if not value.strip():
         raise DataError(f"{place}: {name!r} is empty; mend or remove the record")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{place}: {name!r} holds half a character (a lone UTF-16 surrogate); mend or remove the record")
     return value.strip()
 
 
 def digest_of(cases: Iterable[Case]) -> str:
-    """A short SHA-256 over the texts of `cases` in order: equal exactly when the cases are."""
+    """A short SHA-256 over `cases` in order, other columns included: equal exactly when the cases are."""
     sha = hashlib.sha256()
     for case in cases:
-        for text in (case.question, case.reasoning, case.answer):
-            sha.update(text.encode() + b"\0")
+        whole = [case.question, case.reasoning, case.answer, dict(case.extra)]
+        sha.update(json.dumps(whole, sort_keys=True).encode())
     return sha.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Cases from a file (JSON array, JSONL, CSV, Parquet) or from the Hub. Refuses anything it cannot name the broken place of."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from medexp.data.records import Case, case_of, digest_of
 from medexp.errors import DataError, listing
 
 Record = dict[str, Any]
+_BEYOND_THE_HEADER = "\0"  # where csv puts the cells that have no column
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,18 @@ def _read_jsonl(path: Path) -> list[Record]:
 
 
 def _read_csv(path: Path) -> list[Record]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows: Iterable[Record] = csv.DictReader(file, strict=True)
-        try:
-            return [{name: value for name, value in row.items() if name is not None} for row in rows]
-        except csv.Error as error:
-            raise DataError(f"{path} is not valid CSV: {error}; mend it") from error
+    text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
+    rows: Iterable[Record] = csv.DictReader(text, restkey=_BEYOND_THE_HEADER, strict=True)
+    try:
+        return [_as_wide_as_the_header(row, f"row {number} of {path}") for number, row in enumerate(rows, 1)]
+    except csv.Error as error:
+        raise DataError(f"{path} is not valid CSV: {error}; mend it") from error
+
+
+def _as_wide_as_the_header(row: Record, place: str) -> Record:
+    if any(row.pop(_BEYOND_THE_HEADER, ())):
+        raise DataError(f"{place} has more cells than the header has columns; quote a cell that holds a comma")
+    return row
 
 
 def _read_parquet(path: Path) -> list[Record]:

@@ -1,0 +1,50 @@
+"""Write cases that fill every sequence: rendered with prompt=clinical and a byte-level tokenizer, each is exactly --tokens long.
+
+python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl
+"""
+
+import argparse
+import json
+import random
+import string
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from medexp.command import conf_dir, register
+from medexp.config.schema import Prompt
+from medexp.data.prompts import render
+from medexp.data.records import Case
+
+ENDS = 2  # BOS and EOS
+
+
+def main() -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--cases", type=int, default=50)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        prompt = Prompt(**compose("train", ["prompt=clinical"]).prompt)
+    chance = random.Random(0)
+    rows = [full_case(prompt, number, args.tokens, chance) for number in range(args.cases)]
+    args.out.write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+def full_case(prompt: Prompt, number: int, tokens: int, chance: random.Random) -> dict[str, str]:
+    """A record of random letters whose rendered text has `tokens` - 2 bytes."""
+
+    def letters(count: int) -> str:
+        return "".join(chance.choices(string.ascii_letters, k=count))
+
+    question, answer = f"{number:05d}" + letters(200), letters(400)
+    text = render(prompt, Case(question, "", answer))
+    missing = tokens - ENDS - len(text.prompt.encode()) - len(text.completion.encode())
+    return {"Question": question, "Complex_CoT": letters(missing), "Response": answer}
+
+
+if __name__ == "__main__":
+    main()

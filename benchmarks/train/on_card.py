@@ -1,0 +1,149 @@
+"""The seed's recipe on a CUDA card, medexp beside raw Unsloth on the same tokens under the same cap, all in one call.
+
+python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 6
+
+Writes results.json and results.md (ratios are what counts: machines differ) and a log a run. `--only NAME...` runs some.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CAP_GIB = 5.25
+PEERS = {
+    "raw Unsloth, no cap": [],
+    "raw Unsloth, offload_layers=auto": ["--cap", str(CAP_GIB), "--layers", "auto"],
+}
+MEDEXP = {
+    "medexp hardware=rtx4050_6gb": [],
+    "medexp, micro-batch 4, 28 layers": ["training.micro_batch=4", "training.accumulation=2", "hardware.offload_layers=28"],
+}
+
+
+def overrides(args: argparse.Namespace, work: Path) -> list[str]:
+    """The seed's recipe on the full-length cases; loss on every token, as the peer has it."""
+    where = [f"model.path={args.model}", "dataset=local", f"dataset.path={work / 'cases.jsonl'}", "dataset.held_out=2"]
+    what = ["prompt=clinical", "training.loss_on=all", f"training.max_steps={args.steps}", "training.resume=never"]
+    only_training = [
+        "evaluation.answers=0",
+        "evaluation.max_seq_tokens=2048",
+        "evaluation.every_steps=1000",
+        "training.save_steps=1000",
+    ]
+    quiet = ["tracking.system_metrics=false", "tracking.log_adapter=false"]
+    return ["hardware=rtx4050_6gb", f"hardware.vram_ceiling_gib={CAP_GIB}", *where, *what, *only_training, *quiet]
+
+
+def run(command: list[str], log: Path) -> tuple[int, str]:
+    """Run `command`, keep what it prints in `log`; its exit status and output."""
+    began = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    log.write_text(done.stdout)
+    print(f"{log.stem}: exit {done.returncode} after {time.perf_counter() - began:.0f} s", flush=True)
+    return done.returncode, done.stdout
+
+
+def peer(args: argparse.Namespace, work: Path, name: str) -> dict:
+    """One run of the peer."""
+    command = [sys.executable, str(HERE / "peer.py"), "--model", args.model, "--rows", str(work / "rows.json")]
+    _, output = run([*command, "--steps", str(args.steps), *PEERS[name]], log_file(args, name))
+    lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
+    return json.loads(lines[-1].removeprefix("RESULT ")) if lines else {"ok": False, "error": output[-300:]}
+
+
+def medexp(args: argparse.Namespace, work: Path, name: str) -> dict:
+    """One run of medexp, its figures read back from MLflow."""
+    from mlflow import MlflowClient
+
+    root = work / log_file(args, name).stem
+    command = [sys.executable, "-m", "medexp.train", *overrides(args, work), *MEDEXP[name], f"tracking.root={root}"]
+    status, output = run(command, log_file(args, name))
+    if status:
+        return {"ok": False, "error": output[-300:]}
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    kept = client.search_runs([client.get_experiment_by_name("medexp").experiment_id])[0]
+    history = {key: [entry.value for entry in client.get_metric_history(kept.info.run_id, key)] for key in kept.data.metrics}
+    return {
+        "ok": True,
+        "loss": history["train/loss"],
+        "tokens_per_s": statistics.median(history["speed/tokens_per_s"][1:]),
+        "peak_reserved_gib": history["vram/peak_gib"][-1],
+        "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
+    }
+
+
+def log_file(args: argparse.Namespace, name: str) -> Path:
+    """Where the output of run `name` goes."""
+    return args.out / ("".join(letter if letter.isalnum() else "_" for letter in name) + ".log")
+
+
+def table(results: dict[str, dict]) -> str:
+    """The results in Markdown, each against the first that ran under the cap."""
+    base = results.get("raw Unsloth, offload_layers=auto", {}).get("tokens_per_s")
+    raw = results.get("raw Unsloth, no cap", {})
+    lines = [
+        "| run | tokens/s | against offload_layers=auto | peak reserved GiB | largest loss difference to raw Unsloth |",
+        "|---|---|---|---|---|",
+    ]
+    for name, each in results.items():
+        if not each["ok"]:
+            lines.append(f"| {name} | failed: {each['error'][-120:]!r} | | | |")
+            continue
+        ratio = f"{each['tokens_per_s'] / base:.3f}" if base else ""
+        difference = max(abs(a - b) for a, b in zip(each["loss"], raw["loss"], strict=False)) if raw.get("loss") else float("nan")
+        lines.append(f"| {name} | {each['tokens_per_s']:,.0f} | {ratio} | {each['peak_reserved_gib']:.2f} | {difference:.4f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run all and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--only", nargs="*", default=None)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    work = Path("/tmp/medexp-benchmark")
+    work.mkdir(exist_ok=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]))
+    run(
+        [sys.executable, str(HERE / "cases.py"), "--cases", str(8 * args.steps + 2), "--out", str(work / "cases.jsonl")],
+        args.out / "cases.log",
+    )
+    run(
+        [
+            sys.executable,
+            str(HERE / "rows.py"),
+            "--tokenizer",
+            args.model,
+            "--out",
+            str(work / "rows.json"),
+            *overrides(args, work),
+        ],
+        args.out / "rows.log",
+    )
+    wanted = [name for name in [*PEERS, *MEDEXP] if args.only is None or name in args.only]
+    results = {name: (peer if name in PEERS else medexp)(args, work, name) for name in wanted}
+    (args.out / "results.json").write_text(json.dumps(results, indent=1))
+    report = f"{datetime.date.today()}, {gpu_name()}, {args.steps} steps\n\n{table(results)}\n"
+    (args.out / "results.md").write_text(report)
+    print(report)
+
+
+def gpu_name() -> str:
+    """The card, as the driver calls it."""
+    from medexp.machine import read
+
+    return read().gpus[0].name if read().gpus else "no card"
+
+
+if __name__ == "__main__":
+    main()

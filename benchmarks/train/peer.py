@@ -1,0 +1,95 @@
+"""The peer: the seed project's notebook as a script, raw Unsloth, on the rows of a file. Prints one RESULT line of JSON.
+
+python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --steps 6             # as the seed has it
+python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --cap 5.25 --layers auto  # Unsloth's own plan
+"""
+
+import argparse
+import json
+import time
+import traceback
+from pathlib import Path
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--seq", type=int, default=2048)
+    parser.add_argument("--cap", type=float, default=0.0, help="allocator cap in GiB; 0: none")
+    parser.add_argument("--layers", default=None, help="offload_layers: a number or auto")
+    parser.add_argument("--embedding", action="store_true", help="offload_embedding=True")
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace, result: dict) -> None:
+    """Load, train, and put losses, seconds a step and tokens/s into `result`."""
+    import torch
+    from unsloth import FastLanguageModel  # before trl and transformers
+
+    from datasets import Dataset  # isort: skip
+    from transformers import TrainerCallback, default_data_collator  # isort: skip
+    from trl import SFTConfig, SFTTrainer  # isort: skip
+
+    levers = {} if args.layers is None else {"offload_layers": args.layers if args.layers == "auto" else int(args.layers)}
+    levers |= {"offload_embedding": True} if args.embedding else {}
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=args.model, max_seq_length=args.seq, dtype=None, load_in_4bit=True, **levers
+    )
+    model = FastLanguageModel.get_peft_model(
+        model, r=16, target_modules=TARGETS, lora_alpha=16, lora_dropout=0, bias="none",
+        use_gradient_checkpointing="unsloth", random_state=3407,
+    )  # fmt: skip
+    rows = json.loads(args.rows.read_text())
+    data = Dataset.from_list([row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows])
+
+    class StepClock(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            torch.cuda.synchronize()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            torch.cuda.synchronize()
+            result.setdefault("step_s", []).append(time.perf_counter() - self.started)
+
+    config = SFTConfig(
+        per_device_train_batch_size=2, gradient_accumulation_steps=4, warmup_steps=5, max_steps=args.steps, learning_rate=2e-4,
+        bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear", seed=3407,
+        output_dir="/tmp/peer", report_to="none", save_strategy="no", packing=False, max_length=args.seq,
+        dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="sequential", remove_unused_columns=False,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=model, processing_class=tokenizer, train_dataset=data, args=config,
+        data_collator=default_data_collator, callbacks=[StepClock()],
+    )  # fmt: skip
+    trainer.train()
+    result["loss"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tokens = sum(len(row["input_ids"]) for row in rows[: 8 * args.steps]) / args.steps
+    later = sorted(result["step_s"][1:])
+    result["tokens_per_s"] = tokens / later[len(later) // 2]
+
+
+def main() -> None:
+    """Run and print the result, or the error, which then is the result."""
+    import torch
+
+    args = arguments()
+    if args.cap:
+        torch.cuda.set_per_process_memory_fraction(args.cap * 2**30 / torch.cuda.mem_get_info()[1])
+    result: dict = {"ok": True}
+    try:
+        train(args, result)
+    except Exception as error:
+        traceback.print_exc()
+        result |= {"ok": False, "error": f"{type(error).__name__}: {error}"[:300]}
+    result["peak_allocated_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    result["peak_reserved_gib"] = torch.cuda.max_memory_reserved() / 2**30
+    print("RESULT", json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

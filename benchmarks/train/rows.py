@@ -1,0 +1,38 @@
+"""Write the token rows that `medexp.train` would train on, in its order, for a peer to train on the same.
+
+python benchmarks/train/rows.py --tokenizer /tmp/llama8b --out /tmp/rows.json OVERRIDES...
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from transformers import AutoTokenizer
+
+from medexp.command import conf_dir, register
+from medexp.config.rules import resolve
+from medexp.data import source
+from medexp.data.preparation import prepare
+from medexp.data.split import split
+from medexp.machine import read
+from medexp.tuned import vocabulary
+
+
+def main() -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    ready = prepare(run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer))
+    args.out.write_text(json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows]))
+
+
+if __name__ == "__main__":
+    main()

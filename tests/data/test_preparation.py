@@ -1,0 +1,133 @@
+import copy
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.config.schema import LossOn, Overlong
+from medexp.data.encoding import IGNORED
+from medexp.data.preparation import prepare, spread
+from medexp.data.records import Case
+from medexp.data.split import Split
+from medexp.errors import DataError
+
+TRAIN = tuple(Case(f"train {number}", "Think. " * (number + 1), "a") for number in range(10))
+HELD_OUT = tuple(Case(f"held out {number}", "Think. Twice.", "a") for number in range(6))
+SIDES = Split(TRAIN, HELD_OUT, records=18, duplicates=2)
+
+
+@pytest.fixture(scope="module")
+def base(resolved):
+    return resolved("training.max_seq_tokens=500", "evaluation.max_seq_tokens=500", "training.group_by_length=false")
+
+
+@pytest.fixture
+def run(base):
+    return copy.deepcopy(base)
+
+
+def test_a_row_for_every_case_of_every_step(run, characters):
+    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 7, 2, 3
+    ready = prepare(run, SIDES, characters)
+    assert (ready.steps, len(ready.rows)) == (7, 42)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 5), (0.1, 1)])
+def test_epochs_count_the_cases_that_fit(run, characters, epochs, steps):
+    run.training.max_steps, run.training.epochs = None, epochs
+    run.training.micro_batch, run.training.accumulation = 2, 2
+    assert prepare(run, SIDES, characters).steps == steps
+
+
+def test_an_epoch_of_fewer_cases_has_fewer_steps(run, characters):
+    run.training.max_steps, run.training.epochs = None, 1
+    run.training.micro_batch, run.training.accumulation, run.dataset.overlong = 1, 1, Overlong.drop
+    run.training.max_seq_tokens = 240
+    ready = prepare(run, SIDES, characters)
+    assert 0 < ready.audit.train.dropped_overlong < len(TRAIN)
+    assert ready.steps == ready.audit.train.kept == len(TRAIN) - ready.audit.train.dropped_overlong
+
+
+def test_one_pass_trains_on_every_case_once(run, characters, decoded):
+    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 5, 2, 1
+    rows = [decoded(row.input_ids) for row in prepare(run, SIDES, characters).rows]
+    assert all(sum(f"\ntrain {number}\n" in row for row in rows) == 1 for number in range(10))
+
+
+def test_grouping_puts_like_lengths_into_a_batch(run, characters):
+    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 5, 2, 1
+    run.training.group_by_length = True
+    lengths = [len(row.input_ids) for row in prepare(run, SIDES, characters).rows]
+    assert {abs(first - second) for first, second in zip(lengths[::2], lengths[1::2], strict=True)} == {len("Think. ")}
+
+
+def test_the_same_run_has_the_same_rows_and_another_seed_others(run, characters):
+    assert prepare(run, SIDES, characters) == prepare(copy.deepcopy(run), SIDES, characters)
+    other = copy.deepcopy(run)
+    other.training.seed += 1
+    assert prepare(other, SIDES, characters).rows != prepare(run, SIDES, characters).rows
+
+
+def test_what_is_held_out_does_not_depend_on_the_training_length_or_loss(run, characters):
+    other = copy.deepcopy(run)
+    other.training.max_seq_tokens, other.training.loss_on = 240, LossOn.all
+    assert prepare(other, SIDES, characters).held_out == prepare(run, SIDES, characters).held_out
+
+
+@pytest.mark.parametrize("loss_on", LossOn)
+def test_training_learns_what_loss_on_says_and_held_out_loss_is_on_completions(run, characters, loss_on):
+    run.training.loss_on = loss_on
+    ready = prepare(run, SIDES, characters)
+    assert all((IGNORED in row.labels) == (loss_on is LossOn.completion) for row in ready.rows)
+    assert all(row.labels[: row.prompt_tokens] == [IGNORED] * row.prompt_tokens for row in ready.held_out.encoded)
+
+
+def test_every_question_is_asked_as_it_is_trained(run, characters):
+    run.evaluation.answers = 6
+    ready = prepare(run, SIDES, characters)
+    assert [case.question for case in ready.asked] == [case.question for case in HELD_OUT]
+    for asked, encoded in zip(ready.prompts, ready.held_out.encoded, strict=True):
+        assert asked == encoded.input_ids[: encoded.prompt_tokens]
+
+
+@pytest.mark.parametrize("answers", [0, 1, 4, 6])
+def test_as_many_questions_are_asked_as_configured(run, characters, answers):
+    run.evaluation.answers = answers
+    ready = prepare(run, SIDES, characters)
+    assert len(ready.asked) == len(ready.prompts) == answers
+
+
+def test_only_held_out_cases_that_fit_are_asked(run, characters):
+    too_long = Case("held out", "Think.", "a" * 500)
+    run.evaluation.answers = 4
+    ready = prepare(run, Split(TRAIN, (too_long, *HELD_OUT), 17, 0), characters)
+    assert too_long not in ready.asked
+    assert ready.audit.held_out.dropped_overlong == 1
+
+
+@pytest.mark.parametrize(("group", "which", "count"), [("training", "training", 10), ("evaluation", "held-out", 6)])
+def test_a_side_where_nothing_fits_names_the_key_to_raise(run, characters, group, which, count):
+    getattr(run, group).max_seq_tokens = 16
+    with pytest.raises(DataError) as refused:
+        prepare(run, SIDES, characters)
+    assert str(refused.value) == (
+        f"every one of the {count} {which} cases is longer than {group}.max_seq_tokens=16 tokens; "
+        "raise it, or set dataset.overlong=trim_reasoning"
+    )
+
+
+def test_the_audit_is_of_both_sides(run, characters):
+    done = prepare(run, SIDES, characters).audit
+    assert (done.records, done.duplicate_questions, done.train.kept, done.held_out.kept) == (18, 2, 10, 6)
+
+
+@given(st.integers(0, 40), st.integers(0, 50))
+def test_spread_takes_different_cases_in_order_at_even_distances(num_cases, count):
+    cases = [Case(str(number), "", "") for number in range(num_cases)]
+    taken = [int(case.question) for case in spread(cases, count)]
+    assert len(taken) == min(count, num_cases)
+    steps = [after - before for before, after in pairwise(taken)]
+    assert all(step >= 1 for step in steps)
+    assert max(steps, default=0) - min(steps, default=0) <= 1
+    assert taken[:1] == [0][: len(taken)]

@@ -1,0 +1,127 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.data.records import Case
+from medexp.data.split import Split, split
+from medexp.errors import DataError
+
+QUESTIONS = st.sampled_from(["a", "A", " a ", "b", "B b", "b  B", "c", "d", "e", "f", "g", "h"])
+CONDITIONS = st.sampled_from(["flu", "cold", "gout", "acne"])
+DRAWN = st.builds(lambda question, condition: Case(question, "r", "a", {"condition": condition}), QUESTIONS, CONDITIONS)
+TWO_OF_EACH = [
+    Case(f"{condition} {number}", "r", "a", {"condition": condition})
+    for condition in ("flu", "cold", "gout", "acne")
+    for number in "12"
+]
+CASES = st.lists(DRAWN, max_size=20).flatmap(lambda drawn: st.permutations(drawn + TWO_OF_EACH))
+# At most 16 questions, of which at most two groups (8 + 2 x 2 questions) are held out: something is always left to train on.
+SETTINGS = {"held_out": st.integers(1, 4), "max_cases": st.none() | st.integers(13, 17), "split_seed": st.integers(0, 5)}
+
+
+def some_cases(count: int, conditions: int = 1) -> list[Case]:
+    return [Case(f"question {number}", "r", "a", {"condition": f"c{number % conditions}"}) for number in range(count)]
+
+
+BY_CONDITION_OR_NOT = st.sampled_from([None, "condition"])
+
+
+@st.composite
+def made_splits(draw, group_by=BY_CONDITION_OR_NOT):
+    """(cases, settings) of a split that can be made."""
+    return draw(CASES), {name: draw(values) for name, values in SETTINGS.items()} | {"group_by": draw(group_by)}
+
+
+def of(dataset, cases, settings) -> Split:
+    return split(cases, dataset(**settings))
+
+
+@given(made_splits())
+def test_no_question_is_on_both_sides_or_twice_on_one(dataset, made):
+    sides = of(dataset, *made)
+    keys = Counter(case.key for case in sides.train + sides.held_out)
+    assert max(keys.values()) == 1
+
+
+@given(made_splits(group_by=st.just("condition")))
+def test_no_group_is_on_both_sides(dataset, made):
+    sides = of(dataset, *made)
+    assert not {case.extra["condition"] for case in sides.train} & {case.extra["condition"] for case in sides.held_out}
+
+
+@given(made_splits(group_by=st.just("condition")))
+def test_held_out_groups_are_whole(dataset, made):
+    cases, settings = made
+    sides = of(dataset, cases, settings)
+    whole = of(dataset, cases, settings | {"max_cases": None})
+    for condition in {case.extra["condition"] for case in sides.held_out}:
+        everywhere = [case for case in whole.train + whole.held_out if case.extra["condition"] == condition]
+        assert [case for case in sides.held_out if case.extra["condition"] == condition] == everywhere
+
+
+@given(made_splits())
+def test_nothing_is_lost(dataset, made):
+    cases, settings = made
+    sides = of(dataset, cases, settings | {"max_cases": None})
+    assert {case.key for case in sides.train + sides.held_out} == {case.key for case in cases}
+    assert sides.records == len(cases)
+    assert len(sides.train) + len(sides.held_out) + sides.duplicates == len(cases)
+
+
+@given(made_splits())
+def test_the_first_of_equal_questions_is_kept(dataset, made):
+    cases, settings = made
+    sides = of(dataset, cases, settings)
+    firsts = {case.key: case for case in reversed(cases)}
+    assert all(case is firsts[case.key] for case in sides.train + sides.held_out)
+
+
+@given(made_splits())
+def test_the_same_seed_makes_the_same_split(dataset, made):
+    assert of(dataset, *made) == of(dataset, *made)
+
+
+@given(made_splits())
+def test_sizes_are_what_was_asked(dataset, made):
+    _, settings = made
+    sides = of(dataset, *made)
+    assert len(sides.held_out) >= settings["held_out"]
+    if settings["group_by"] is None:
+        assert len(sides.held_out) == settings["held_out"]
+    if settings["max_cases"] is not None:
+        assert len(sides.train) + len(sides.held_out) <= settings["max_cases"]
+    assert sides.train
+
+
+def test_another_seed_makes_another_split(dataset):
+    cases = some_cases(40)
+    splits = {tuple(case.key for case in split(cases, dataset(held_out=10, split_seed=seed)).held_out) for seed in range(10)}
+    assert len(splits) == 10
+
+
+def test_more_training_cases_do_not_change_what_is_held_out(dataset):
+    cases = some_cases(40, conditions=9)
+    small = split(cases, dataset(held_out=6, max_cases=12, group_by="condition"))
+    large = split(cases, dataset(held_out=6, group_by="condition"))
+    assert small.held_out == large.held_out
+    assert small.train == large.train[: len(small.train)]
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(5, 5), (5, 6), (0, 1), (1, 1)])
+def test_too_few_cases_say_how_many_there_are(dataset, count, held_out):
+    with pytest.raises(DataError, match=f"has {count} different questions and dataset.held_out={held_out} leaves none"):
+        split(some_cases(count), dataset(held_out=held_out))
+
+
+def test_one_group_cannot_be_split(dataset):
+    with pytest.raises(DataError, match=r"lower dataset.held_out or add cases"):
+        split(some_cases(20, conditions=1), dataset(held_out=1, group_by="condition"))
+
+
+def test_an_unknown_group_column_lists_the_columns(dataset):
+    with pytest.raises(
+        DataError, match=r"dataset.group_by=ward is no column of every record; there are condition. Set dataset.group_by=null"
+    ):
+        split(some_cases(5), dataset(group_by="ward"))

@@ -1,0 +1,61 @@
+"""Answers come in order, are kept as they come, and the base answers as if there were no adapter."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from doors import Doors
+
+from medexp import model, stack, weights
+from medexp.evaluation.generation import Answer, answers
+from medexp.tuned import Tuned
+
+PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
+
+
+@pytest.fixture
+def tuned(doors: Doors) -> Tuned:
+    run = doors.run("hardware.dtype=float32")
+    modules = stack.load(run.hardware, weights.cache_dir())
+    found = weights.find(run.model)
+    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+
+
+def made(tuned: Tuned, kept_in: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
+    return answers(tuned, PROMPTS, 8, batch_size, kept_in=kept_in, base=base, advance=lambda _: None)
+
+
+def test_a_batch_answers_as_one_by_one(tuned: Tuned, tmp_path: Path) -> None:
+    together, alone = made(tuned, tmp_path / "3", 3), made(tuned, tmp_path / "1", 1)
+    assert together == alone
+    assert [each.case for each in together] == [0, 1, 2]
+
+
+def test_an_answer_is_greedy(tuned: Tuned, tmp_path: Path) -> None:
+    ids = list(PROMPTS[0])
+    for _ in range(8):
+        with torch.no_grad():
+            ids.append(int(tuned.network(torch.tensor([ids])).logits[0, -1].argmax()))
+    expected = tuned.tokenizer.decode(ids[len(PROMPTS[0]) :], skip_special_tokens=True).strip()
+    assert made(tuned, tmp_path / "kept")[0].text == expected
+
+
+def test_the_base_does_not_see_the_adapter(tuned: Tuned, tmp_path: Path) -> None:
+    before = made(tuned, tmp_path / "before", base=True)
+    for name, parameter in tuned.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    assert made(tuned, tmp_path / "base", base=True) == before
+    assert made(tuned, tmp_path / "tuned") != before
+
+
+def test_kept_answers_are_not_made_again_and_a_torn_line_is(tuned: Tuned, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    whole = made(tuned, kept)
+    first = kept.read_text().splitlines()[0]
+    known = json.loads(first) | {"text": "from the file"}
+    kept.write_text(json.dumps(known) + "\n" + first[:20])
+    again = made(tuned, kept)
+    assert again[known["case"]].text == "from the file"
+    assert [each for each in again if each.case != known["case"]] == [each for each in whole if each.case != known["case"]]

@@ -1,0 +1,69 @@
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from medexp import machine
+from medexp.machine import PRESETS_BY_VRAM, Gpu, Machine, nearest_preset
+from medexp.units import GIB
+
+
+def with_cards(*gib_and_bfloat16: tuple[float, bool]) -> Machine:
+    gpus = tuple(Gpu(f"card {number}", int(size * GIB), bf16) for number, (size, bf16) in enumerate(gib_and_bfloat16))
+    return Machine(cores=8, system="by hand", gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("cards", "preset"),
+    [
+        ([], "cpu"),
+        ([(4.0, True)], "rtx4050_6gb"),  # smaller than every preset: the smallest
+        ([(6141 / 1024, True)], "rtx4050_6gb"),  # what an RTX 4050 reports
+        ([(8.0, True)], "rtx4050_6gb"),
+        ([(11.49, True)], "rtx4050_6gb"),
+        ([(11.5, True)], "rtx3060_12gb"),
+        ([(15.0, False)], "t4_16gb"),  # what a T4 reports
+        ([(15.99, True)], "rtx3060_12gb"),  # an RTX 4080 has bfloat16, which the T4's preset would waste
+        ([(23.6, True)], "rtx4090_24gb"),
+        ([(79.2, True)], "rtx4090_24gb"),
+        ([(31.7, False)], "t4_16gb"),  # a V100: every larger preset is in bfloat16
+        ([(139.8, True)], "h200_141gb"),
+        ([(6.0, True), (139.8, True)], "rtx4050_6gb"),  # the first card counts
+    ],
+)
+def test_the_nearest_preset(cards, preset):
+    assert nearest_preset(with_cards(*cards)) == preset
+
+
+def test_presets_are_ordered_largest_first():
+    needed = [gib for gib, _ in PRESETS_BY_VRAM]
+    assert needed == sorted(needed, reverse=True)
+
+
+def test_this_machine_has_the_cores_this_process_may_use():
+    here = machine.read()
+    assert here.cores == len(os.sched_getaffinity(0))
+    assert sys.platform in here.system.lower()
+
+
+def test_this_machine_has_the_cards_its_driver_lists():
+    listed = []
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        pytest.skip("the driver hides cards and nvidia-smi does not")
+    assert {card.name for card in machine.read().gpus} == set(filter(None, listed))
+
+
+def test_a_hidden_card_does_not_count():
+    ask = "from medexp import machine; print(len(machine.read().gpus))"
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    assert subprocess.run([sys.executable, "-c", ask], env=hidden, capture_output=True, text=True, check=True).stdout == "0\n"
+
+
+def test_reading_the_machine_needs_no_torch():
+    ask = "import sys; from medexp import machine; machine.read(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "False\n"

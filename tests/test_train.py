@@ -1,0 +1,140 @@
+"""Whole runs of a tiny model: what they leave behind, how they end, and that they continue as if nothing had happened."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from doors import Doors, command, killed_at
+
+from medexp import trainer
+from medexp.errors import RunInterrupted, TrainingDiverged
+
+LONGER = ["training.max_steps=6", "training.save_steps=2", "evaluation.every_steps=3", "training.micro_batch=2"]
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch):
+    """signalled(number, step): the next training in this process gets the signal while that step is logged."""
+
+    def arrange(number: int, at_step: int) -> None:
+        real = trainer._bridge
+
+        class Sender:
+            def stepped(self, step, _metrics):
+                if step == at_step:
+                    os.kill(os.getpid(), number)
+
+        def bridge(tuned, watchers):
+            monkeypatch.setattr(trainer, "_bridge", real)
+            return real(tuned, [*watchers, Sender()])
+
+        monkeypatch.setattr(trainer, "_bridge", bridge)
+
+    return arrange
+
+
+def test_a_run_leaves_an_adapter_that_names_its_base_absolutely(doors: Doors) -> None:
+    result = doors.train()
+    config = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(doors.model)
+    assert Path(config["base_model_name_or_path"]).is_absolute()
+    assert {"adapter_model.safetensors", "tokenizer.json", "run.yaml"} <= {each.name for each in result.adapter.iterdir()}
+
+
+def test_a_run_is_kept_in_mlflow(doors: Doors) -> None:
+    result = doors.train("lora.r=4")
+    run = doors.client().get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lora.r"] == "4"
+    assert run.data.params["training.max_steps"] == "2"
+    assert not any(name.startswith("tracking.") for name in run.data.params)
+    steps = {"train/loss", "train/grad_norm", "train/learning_rate", "speed/tokens_per_s"}
+    assert all(set(doors.history(result.run_id, name)) == {1, 2} for name in steps)
+    assert set(doors.history(result.run_id, "eval/loss")) == {0, 2}
+    assert run.data.metrics["result/loss_after"] == result.outcome.loss_after
+    assert {run.data.tags[f"medexp.{name}"] for name in ("model", "hardware", "dataset")} == {
+        "smollm2_135m",
+        "cpu",
+        "clinical_cases",
+    }
+    inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert set(inputs) == {"training", "held-out"}
+    assert inputs["training"].digest != inputs["held-out"].digest
+
+
+def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
+    result = doors.train()
+    kept = Path(doors.client().download_artifacts(result.run_id, "", str(tmp_path)))
+    assert (kept / "config/composed.yaml").read_text() == "composed: yaml\n"
+    assert json.loads((kept / "data/audit.json").read_text())["train"]["kept"] == 6
+    assert "torch" in json.loads((kept / "environment.json").read_text())["packages"]
+    assert (kept / "adapter/adapter_model.safetensors").is_file()
+    table = json.loads((kept / "answers/before_after.json").read_text())
+    assert table["columns"] == ["question", "reference", "base", "tuned"]
+    assert len(table["data"]) == 2
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(doors: Doors, signalled, number: int, exit_code: int) -> None:
+    unbroken = doors.train(*LONGER, "training.resume=never")
+    signalled(number, at_step=3)
+    with pytest.raises(RunInterrupted, match="the same command continues it") as stopped:
+        doors.train(*LONGER)
+    assert stopped.value.exit_code == exit_code
+    broken = doors.runs()[0]
+    assert broken.info.status == "KILLED"
+    continued = doors.train(*LONGER)
+    assert continued.run_id == broken.info.run_id
+    assert doors.client().get_run(continued.run_id).info.status == "FINISHED"
+    assert doors.history(continued.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
+    assert doors.history(continued.run_id, "eval/loss") == doors.history(unbroken.run_id, "eval/loss")
+    assert not list((doors.root / "mlruns/unfinished").glob("*/checkpoints"))
+
+
+def test_a_run_killed_outright_continues_too(doors: Doors) -> None:
+    unbroken = doors.train(*LONGER, "training.resume=never")
+    words = ["-m", "medexp.train", *doors.overrides(*LONGER)]
+    assert killed_at("step 5/6", words, doors.root) == -signal.SIGKILL
+    assert doors.runs()[0].info.status == "RUNNING"
+    status, output = command(*words, cwd=doors.root)
+    assert status == 0, output
+    assert "continued from checkpoint-4" in output
+    newest = doors.runs()[0]
+    assert (len(doors.runs()), newest.info.status) == (2, "FINISHED")
+    assert doors.history(newest.info.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
+    assert newest.data.metrics["result/loss_after"] == unbroken.outcome.loss_after
+
+
+def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
+    killed_at("step 1/6", ["-m", "medexp.train", *doors.overrides(*LONGER)], doors.root)
+    assert doors.runs()[0].info.status == "RUNNING"
+    doors.train("lora.r=2")
+    assert {run.info.status for run in doors.runs()} == {"FINISHED", "KILLED"}
+
+
+def test_a_loss_that_is_no_number_fails_the_run_and_says_so(doors: Doors) -> None:
+    with pytest.raises(TrainingDiverged, match=r"lower training\.learning_rate"):
+        doors.train("training.learning_rate=1e30", "training.max_steps=4", "training.max_grad_norm=1e30")
+    assert doors.runs()[0].info.status == "FAILED"
+    assert "TrainingDiverged" in doors.runs()[0].data.tags["medexp.ended_by"]
+
+
+def test_the_held_out_loss_does_not_depend_on_the_training_length(doors: Doors) -> None:
+    short, long = doors.train("training.max_seq_tokens=480"), doors.train("training.max_seq_tokens=640")
+    assert short.outcome.loss_before == long.outcome.loss_before
+
+
+def test_an_adapter_can_be_trained_further(doors: Doors) -> None:
+    first = doors.train("training.learning_rate=1e-2", name="first")
+    assert first.outcome.loss_after < first.outcome.loss_before
+    further = doors.train(f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", name="further")
+    assert further.outcome.loss_after == pytest.approx(first.outcome.loss_after, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not(doors: Doors) -> None:
+    losses = [
+        doors.history(doors.train(seed).run_id, "train/loss") for seed in ["training.seed=1", "training.seed=1", "training.seed=2"]
+    ]
+    assert losses[0] == losses[1] != losses[2]
