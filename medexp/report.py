@@ -70,5 +70,5 @@ def clipped(text: str, longest: int) -> str:
     """`text` with at most `longest` characters, cut at a word (in it, if it is longer than that)."""
     if len(text) <= longest:
         return text
-    words = text[: longest - 1].rsplit(maxsplit=1)
+    words = text[:longest].rsplit(maxsplit=1)
     return (words[0] if len(words) == 2 else text[: longest - 2]) + " …"

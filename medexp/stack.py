@@ -62,9 +62,18 @@ def quietly() -> Iterator[None]:
             logging.getLogger("medexp.stack").info(line)
 
 
+_UNSLOTH_SETTINGS = {
+    "UNSLOTH_DISABLE_STATISTICS": "1",  # it would report the machine to its makers at every load
+    # Left alone, Unsloth sizes these by the card's whole memory, not by the ceiling: a plan would take other memory elsewhere.
+    "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
+    "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",
+    "UNSLOTH_DISABLE_DOUBLE_BUFFER": "1",
+}
+
+
 def _unsloth(cache_dir: Path) -> Any:
-    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache_dir / "unsloth_compiled"))
-    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would report the machine to its makers at every load
+    for name, value in (_UNSLOTH_SETTINGS | {"UNSLOTH_COMPILE_LOCATION": str(cache_dir / "unsloth_compiled")}).items():
+        os.environ.setdefault(name, value)
     try:
         with quietly():
             return importlib.import_module("unsloth")

@@ -72,6 +72,7 @@ def test_before_and_after_are_columns_of_equal_length():
     [
         ("fever and cough", 15, "fever and cough"),
         ("fever and cough", 14, "fever and …"),
+        ("fever and cough", 11, "fever and …"),
         ("fever and cough", 10, "fever …"),
         ("fever", 4, "fe …"),
         ("\n" * 20, 6, "\n\n\n\n …"),

@@ -113,8 +113,9 @@ def test_a_killed_process_lets_its_workspace_go(tmp_path):
 
 
 def test_an_error_lets_the_workspace_go(tmp_path):
-    with pytest.raises(ZeroDivisionError), claimed(tmp_path, "abc", Resume.auto):
+    with pytest.raises(ZeroDivisionError), claimed(tmp_path, "abc", Resume.auto) as held:
         raise ZeroDivisionError
+    assert held.folder.exists()
     with claimed(tmp_path, "abc", Resume.auto) as workspace:
         assert workspace.folder.name == "abc"
 

@@ -18,9 +18,9 @@ def flatten(run: RunConfig) -> dict[str, Value]:
 
 
 def fingerprint(run: RunConfig, data_digest: str) -> str:
-    """Twelve hex digits that two runs share exactly when they would train the same adapter on the same cases.
+    """Twelve hex digits that two runs share when they are the same command on the same cases.
 
-    Where results are kept and how often checkpoints are written does not count.
+    Where results are kept and how often checkpoints are written does not count; everything else does.
     """
     leaves = {name: value for name, value in flatten(run).items() if not name.startswith(_NOT_THE_EXPERIMENT)}
     text = json.dumps([leaves, data_digest], sort_keys=True)

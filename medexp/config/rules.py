@@ -116,8 +116,6 @@ def _steps(run: RunConfig) -> Iterator[str]:
             f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
             "exactly one of them must be set and the other null"
         )
-    if training.max_steps is not None and training.warmup_steps > training.max_steps:
-        yield (f"training.warmup_steps={training.warmup_steps} is more than training.max_steps={training.max_steps}; lower it")
 
 
 def _engine(run: RunConfig) -> Iterator[str]:

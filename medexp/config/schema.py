@@ -7,6 +7,7 @@ the composed config into these objects. Refuses to know about other groups: rule
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from math import isfinite
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -98,7 +99,8 @@ def _allowed(limits: dict[str, float | None]) -> str:
 
 def _outside(value: float, limits: dict[str, float | None]) -> bool:
     low, high, above = limits["low"], limits["high"], limits["above"]
-    return not ((low is None or value >= low) and (high is None or value <= high) and (above is None or value > above))
+    inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+    return not (inside and isfinite(value))
 
 
 @dataclass

@@ -106,6 +106,7 @@ def test_more_training_cases_do_not_change_what_is_held_out(dataset):
     small = split(cases, dataset(held_out=6, max_cases=12, group_by="condition"))
     large = split(cases, dataset(held_out=6, group_by="condition"))
     assert small.held_out == large.held_out
+    assert len(small.train) + len(small.held_out) == 12
     assert small.train == large.train[: len(small.train)]
 
 

@@ -1,0 +1,146 @@
+"""Measure what training really takes on a CUDA card: one process a model, rank and set of levers, several batch shapes in each.
+
+python benchmarks/vram/measure.py --checkpoints /tmp --out results/ --grid benchmarks/vram/grid.json --parallel 12
+
+The grid is a list of {"shape", "overrides", "points": [[micro_batch, max_seq_tokens], ...]}. Points go from few tokens to many:
+some buffers of the stack only ever grow. Every sequence is full. Processes share the card: memory is what is measured, not speed.
+With --worker N it is one of those processes.
+"""
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+STEPS = 3
+
+
+def measure(entry: dict, checkpoints: Path) -> list[dict]:
+    """The figures of every point of `entry`: bytes after loading, peaks of training and of the held-out loss."""
+    import torch
+    from hydra import compose, initialize_config_dir
+
+    from medexp import machine, model, stack, tracking, trainer, weights  # noqa: F401
+    from medexp.command import conf_dir, register
+    from medexp.config.rules import resolve
+    from medexp.data.encoding import Encoded
+    from medexp.evaluation.losses import held_out_loss
+    from medexp.tuned import Weights
+    from medexp.vram import guard
+
+    register()
+    longest = max(seq for _, seq in entry["points"])
+    overrides = [
+        "hardware=h200_141gb", "hardware.checkpoint_skip_layers=0", "hardware.vram_ceiling_gib=130", "training.accumulation=2",
+        "training.warmup_steps=0", f"training.max_seq_tokens={longest}", *entry["overrides"],
+    ]  # fmt: skip
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
+    guard.cap(run.hardware)
+    modules = stack.load(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
+    found = Weights(str(checkpoints / entry["shape"]), None)
+    tuned = model.load(run, found, model.load_tokenizer(found, modules), modules)
+    torch.cuda.synchronize()
+    results = []
+    for micro_batch, seq in entry["points"]:
+        run.training.micro_batch, run.training.max_seq_tokens = micro_batch, seq
+        figures = {"name": entry["name"], "shape": entry["shape"], "micro_batch": micro_batch, "seq": seq}
+        figures |= {"r": run.lora.r, "overrides": entry["overrides"], "after_load_bytes": torch.cuda.memory_allocated()}
+        gc.collect()  # the last point's optimizer hangs in a cycle
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        rows = [Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (micro_batch * 2 * STEPS, seq)).tolist()]
+        began = time.perf_counter()
+        try:
+            fitted = trainer.fit(tuned, rows, run, Path(f"/tmp/measure-{entry['name']}"), None, [])
+            figures |= {
+                "train_allocated_bytes": torch.cuda.max_memory_allocated(),
+                "train_reserved_bytes": torch.cuda.max_memory_reserved(),
+            }
+            figures |= {"loss": fitted.last_loss, "elapsed_s": time.perf_counter() - began}
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            figures["before_evaluation_bytes"] = torch.cuda.memory_allocated()
+            held_out_loss(tuned, rows[:micro_batch], micro_batch)
+            figures["evaluation_allocated_bytes"] = torch.cuda.max_memory_allocated()
+            figures["evaluation_reserved_bytes"] = torch.cuda.max_memory_reserved()
+        except Exception as error:
+            traceback.print_exc()
+            figures["error"] = f"{type(error).__name__}: {error}"[:300]
+        results.append(figures)
+        print("RESULT", json.dumps(figures), flush=True)
+    return results
+
+
+def main() -> None:
+    """Start a process an entry, a few at a time, and gather their results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", type=Path, default=Path("/tmp"))
+    parser.add_argument("--grid", type=Path, default=HERE / "grid.json")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--parallel", type=int, default=12)
+    parser.add_argument("--worker", type=int, default=None)
+    parser.add_argument("--timeout", type=float, default=420)
+    args = parser.parse_args()
+    grid = json.loads(args.grid.read_text())
+    if args.worker is not None:
+        measure(grid[args.worker], args.checkpoints)
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    results, log = gather(args, len(grid))
+    (args.out / "measured.json").write_text("[\n" + ",\n".join(json.dumps(each) for each in results) + "\n]\n")
+    (args.out / "measure.log").write_text(log)
+    print(f"{sum('error' not in each for each in results)} of {len(results)} points measured")
+
+
+def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], str]:
+    """Results of all workers, and what the failed ones printed."""
+    began, waiting, running, results, log = time.perf_counter(), list(range(count)), {}, [], ""
+    while waiting or running:
+        while waiting and len(running) < args.parallel:
+            index = waiting.pop(0)
+            output = (args.out / f"worker{index}.log").open("w+")
+            command = [
+                sys.executable,
+                __file__,
+                "--worker",
+                str(index),
+                "--grid",
+                str(args.grid),
+                "--checkpoints",
+                str(args.checkpoints),
+            ]
+            running[index] = (subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True), output)
+        time.sleep(0.5)
+        late = time.perf_counter() - began > args.timeout
+        for index, (process, output) in list(running.items()):
+            if late:
+                process.kill()
+            if process.poll() is None:
+                continue
+            output.seek(0)
+            text = output.read()
+            output.close()
+            (args.out / f"worker{index}.log").unlink()
+            found = [json.loads(line.removeprefix("RESULT ")) for line in text.splitlines() if line.startswith("RESULT ")]
+            results += found
+            bad = process.returncode or any("error" in each for each in found)
+            log += f"== worker {index}: exit {process.returncode}, {len(found)} points, at {time.perf_counter() - began:.0f} s\n"
+            log += text[-6000:] if bad else ""
+            print(
+                f"worker {index}: exit {process.returncode}, {len(found)} points, at {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+            del running[index]
+        if late:
+            waiting.clear()
+    return results, log
+
+
+if __name__ == "__main__":
+    main()
