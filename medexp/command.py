@@ -22,17 +22,21 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import RunConfig
+from medexp.config.schema import PlanConfig, RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
+
+SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "plan": PlanConfig}  # a root's first default is one of these
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """How this run was asked for: the output folder Hydra made, the overrides as typed, and the composed YAML."""
+    """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML, and the door's own
+    options (the config group of its name, where it has one)."""
 
     output_dir: Path
     overrides: tuple[str, ...]
     composed_yaml: str
+    options: object = None
 
 
 def conf_dir() -> Path:
@@ -44,15 +48,17 @@ def conf_dir() -> Path:
 
 def register() -> None:
     """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     shipped = Path(__file__).resolve().parent / "data"
     OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
     nearest = {"defaults": [machine.nearest_preset(machine.read())]}
     ConfigStore.instance().store(group="hardware", name="nearest", node=nearest, package="_global_")
 
 
-def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str) -> NoReturn:
+def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True) -> NoReturn:
     """Compose `config_name` from the command line, check it, hand it to `door`, and exit."""
+    schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
     load_dotenv(Path.cwd() / ".env")
@@ -61,12 +67,12 @@ def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str) -
 
     def task(cfg: DictConfig) -> float:
         settings = HydraConfig.get()
-        invocation = Invocation(
-            Path(settings.runtime.output_dir), tuple(settings.overrides.task), OmegaConf.to_yaml(cfg, resolve=True)
-        )
+        composed = OmegaConf.to_yaml(cfg, resolve=True)
         try:
-            run = resolve(cfg, machine.read(), Path(settings.runtime.cwd), settings.runtime.choices)
-            return door(run, invocation)
+            options = _own_options(cfg, config_name)
+            run = resolve(cfg, machine.read(), Path(settings.runtime.cwd), settings.runtime.choices, needs_card)
+            overrides = tuple(settings.overrides.task)
+            return door(run, Invocation(Path(settings.runtime.output_dir), overrides, composed, options))
         except MedexpError as error:
             if settings.mode is RunMode.MULTIRUN or wants_traceback:
                 raise  # the sweeper is told
@@ -81,13 +87,23 @@ def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str) -
     except KeyboardInterrupt:
         _refuse(RunInterrupted("stopped by Ctrl-C", signal.SIGINT))
     except Exception as error:
-        sentence = None if wants_traceback else mistakes.explain(error, RunConfig)
+        sentence = None if wants_traceback else mistakes.explain(error, schema)
         if sentence is None and _is_unwritable(error):
             sentence = f"the output folder cannot be written ({error}); set hydra.run.dir=FOLDER"
         if sentence is None:
             raise
         _refuse(BadInput(sentence))
     sys.exit(0)
+
+
+def _own_options(cfg: DictConfig, config_name: str) -> object:
+    """The door's own config group as an object, taken out of `cfg`; None where it has none."""
+    if config_name not in cfg or config_name not in SCHEMAS:
+        return None
+    options = OmegaConf.to_object(cfg[config_name])
+    OmegaConf.set_struct(cfg, False)
+    del cfg[config_name]
+    return options
 
 
 def _is_unwritable(error: Exception) -> bool:

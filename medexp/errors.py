@@ -6,7 +6,8 @@
     │   ├── DataError               a file, a record, or too few cases
     │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
     │   ├── MachineError            the hardware preset asks for what this machine has not
-    │   └── OutputError             a folder that cannot be written
+    │   ├── OutputError             a folder that cannot be written
+    │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
     ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
     ├── TrainingDiverged        4   the loss stopped being a number
     └── RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
@@ -52,6 +53,10 @@ class MachineError(BadInput):
 
 class OutputError(BadInput):
     """A folder that cannot be written."""
+
+
+class VramPlanError(BadInput):
+    """No plan fits under `hardware.vram_ceiling_gib`."""
 
 
 class VramCeilingError(MedexpError):

@@ -23,6 +23,7 @@ class Outcome:
     trainable: int
     peak_bytes: int
     ceiling_bytes: int
+    planned_bytes: int = 0
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
@@ -33,6 +34,10 @@ def metrics(outcome: Outcome) -> dict[str, float]:
         "result/loss_change": outcome.loss_after - outcome.loss_before,
         "result/elapsed_s": outcome.elapsed_s,
     }
+    if outcome.planned_bytes and outcome.peak_bytes:
+        values["vram/planned_bytes"] = outcome.planned_bytes
+        values["vram/measured_bytes"] = outcome.peak_bytes
+        values["vram/planned_error_percent"] = 100 * (outcome.planned_bytes / outcome.peak_bytes - 1)
     if outcome.steps_s:
         values["result/tokens_per_s"] = outcome.tokens / outcome.steps_s
     return values
@@ -52,7 +57,8 @@ def summary(outcome: Outcome, adapter: str, mlflow_run: str) -> list[tuple[str, 
     if outcome.steps_s:
         rows.append(("speed", f"{outcome.tokens / outcome.steps_s:,.0f} tokens/s over {outcome.tokens:,} tokens"))
     if outcome.ceiling_bytes:
-        rows.append(("peak VRAM reserved", f"{outcome.peak_bytes / GIB:.2f} of {outcome.ceiling_bytes / GIB:.2f} GiB"))
+        planned = f", {outcome.planned_bytes / GIB:.2f} planned" if outcome.planned_bytes else ""
+        rows.append(("peak VRAM reserved", f"{outcome.peak_bytes / GIB:.2f} of {outcome.ceiling_bytes / GIB:.2f} GiB{planned}"))
     return [*rows, ("whole run", duration(outcome.elapsed_s)), ("adapter", adapter), ("MLflow run", mlflow_run)]
 
 

@@ -51,6 +51,10 @@ class Screen:
         """One line of the outcome, on standard output."""
         self.results.print(text)
 
+    def raw(self, text: str) -> None:
+        """`text` as it is on standard output, for programs."""
+        self.results.file.write(text + "\n")
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False) -> None:
         """A table on standard output; `prose` gives every column the same width."""
         table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=any(columns))

@@ -21,6 +21,7 @@ from medexp.data.records import digest_of
 from medexp.data.split import Split, split
 from medexp.screen import Screen, TrainingProgress
 from medexp.units import gib
+from medexp.vram import planner
 from medexp.workspace import Workspace, abandoned, claimed
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Job:
     tuned: "Tuned"
     tracker: "Tracker"
     meter: "Meter"
+    plan: planner.Plan | None
     began: float
 
 
@@ -61,6 +63,9 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
     """
     began = time.perf_counter()
+    plan, runners_up = planner.choose(run) if planner.is_planned(run) else (None, ())
+    if plan is not None:
+        planner.apply(run, plan)
     found = weights.find(run.model)
     if run.lora.start_from is not None:
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
@@ -68,6 +73,8 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
     sides = split(cases.cases, run.dataset)
     with claimed(_unfinished(run), fingerprint(run, cases.digest), run.training.resume) as work:
         show.say(_headline(run, work))
+        if plan is not None:
+            show.say(f"[green]✓[/green] plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}")
         with show.stage("loading the training stack"):
             from medexp import model, stack, tracking
             from medexp.tuned import vocabulary
@@ -87,7 +94,9 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
             _log_start(tracker, run, invocation, cases, sides, ready, found)
             with show.stage(f"loading {run.model.name}"), guard.ceiling(meter, "loading the model"):
                 tuned = model.load(run, found, tokenizer, modules)
-            result = _compare(Job(run, invocation, show, work, ready, tuned, tracker, meter, began))
+            if plan is not None:
+                tracker.json({"chosen": planner.as_dict(plan), "runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json")
+            result = _compare(Job(run, invocation, show, work, ready, tuned, tracker, meter, plan, began))
         work.finish()
     return result
 
@@ -242,6 +251,7 @@ def _outcome(job: Job, fitted: "Fitted", loss_before: float, loss_after: float) 
         trainable=job.tuned.trainable,
         peak_bytes=job.meter.peak_bytes(),
         ceiling_bytes=job.meter.ceiling_bytes,
+        planned_bytes=job.plan.budget.peak_bytes if job.plan is not None else 0,
     )
 
 

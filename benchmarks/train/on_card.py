@@ -21,10 +21,27 @@ PEERS = {
     "raw Unsloth, no cap": [],
     "raw Unsloth, offload_layers=auto": ["--cap", str(CAP_GIB), "--layers", "auto"],
 }
+CARD = ["hardware.matmul_tflops=788", "hardware.memory_gb_per_s=4300", "hardware.host_link_gb_per_s=50"]  # the H200 that runs it
+BY_HAND = ["training.plan=manual", "hardware.offload_embedding=true", "hardware.checkpoint_skip_layers=0"]
 MEDEXP = {
-    "medexp hardware=rtx4050_6gb": [],
-    "medexp, micro-batch 4, 28 layers": ["training.micro_batch=4", "training.accumulation=2", "hardware.offload_layers=28"],
+    "medexp, its own plan": CARD,
+    "medexp, by hand: 4 x 2, 28 layers": [
+        *BY_HAND,
+        "training.micro_batch=4",
+        "training.accumulation=2",
+        "hardware.offload_layers=28",
+    ],
+    "medexp, by hand: 2 x 4, 14 layers": [*BY_HAND, "hardware.offload_layers=14"],
 }
+
+
+LEVERS = (
+    "training.micro_batch",
+    "training.accumulation",
+    "hardware.offload_layers",
+    "hardware.offload_embedding",
+    "hardware.checkpoint_skip_layers",
+)
 
 
 def overrides(args: argparse.Namespace, work: Path) -> list[str]:
@@ -76,6 +93,8 @@ def medexp(args: argparse.Namespace, work: Path, name: str) -> dict:
         "tokens_per_s": statistics.median(history["speed/tokens_per_s"][1:]),
         "peak_reserved_gib": history["vram/peak_gib"][-1],
         "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
+        "planned_gib": history["vram/planned_bytes"][-1] / 2**30,
+        "params": {name: kept.data.params[name] for name in LEVERS},
     }
 
 
@@ -89,16 +108,17 @@ def table(results: dict[str, dict]) -> str:
     base = results.get("raw Unsloth, offload_layers=auto", {}).get("tokens_per_s")
     raw = results.get("raw Unsloth, no cap", {})
     lines = [
-        "| run | tokens/s | against offload_layers=auto | peak reserved GiB | largest loss difference to raw Unsloth |",
-        "|---|---|---|---|---|",
+        "| run | tokens/s | against offload_layers=auto | peak reserved GiB | planned GiB | largest loss difference |",
+        "|---|---|---|---|---|---|",
     ]
     for name, each in results.items():
         if not each["ok"]:
-            lines.append(f"| {name} | failed: {each['error'][-120:]!r} | | | |")
+            lines.append(f"| {name} | failed: {each['error'][-120:]!r} | | | | |")
             continue
         ratio = f"{each['tokens_per_s'] / base:.3f}" if base else ""
         difference = max(abs(a - b) for a, b in zip(each["loss"], raw["loss"], strict=False)) if raw.get("loss") else float("nan")
-        lines.append(f"| {name} | {each['tokens_per_s']:,.0f} | {ratio} | {each['peak_reserved_gib']:.2f} | {difference:.4f} |")
+        memory = f"{each['peak_reserved_gib']:.2f} | {each.get('planned_gib', 0):.2f}"
+        lines.append(f"| {name} | {each['tokens_per_s']:,.0f} | {ratio} | {memory} | {difference:.4f} |")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --cap
 
 import argparse
 import json
+import statistics
 import time
 import traceback
 from pathlib import Path
@@ -69,8 +70,7 @@ def train(args: argparse.Namespace, result: dict) -> None:
     trainer.train()
     result["loss"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tokens = sum(len(row["input_ids"]) for row in rows[: 8 * args.steps]) / args.steps
-    later = sorted(result["step_s"][1:])
-    result["tokens_per_s"] = tokens / later[len(later) // 2]
+    result["tokens_per_s"] = tokens / statistics.median(result["step_s"][1:])
 
 
 def main() -> None:

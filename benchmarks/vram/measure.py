@@ -35,10 +35,9 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:
 
     register()
     longest = max(seq for _, seq in entry["points"])
-    overrides = [
-        "hardware=h200_141gb", "hardware.checkpoint_skip_layers=0", "hardware.vram_ceiling_gib=130", "training.accumulation=2",
-        "training.warmup_steps=0", f"training.max_seq_tokens={longest}", *entry["overrides"],
-    ]  # fmt: skip
+    nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false", "vram_ceiling_gib=130"]
+    recipe = ["training.accumulation=2", "training.warmup_steps=0", f"training.max_seq_tokens={longest}"]
+    overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in nothing_saved), *recipe, *entry["overrides"]]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
     guard.cap(run.hardware)
@@ -57,6 +56,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:
         rows = [Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (micro_batch * 2 * STEPS, seq)).tolist()]
         began = time.perf_counter()
         try:
+            held_out_loss(tuned, rows[:1], 1)  # as every run does first: it leaves a dequantised weight behind
             fitted = trainer.fit(tuned, rows, run, Path(f"/tmp/measure-{entry['name']}"), None, [])
             figures |= {
                 "train_allocated_bytes": torch.cuda.max_memory_allocated(),

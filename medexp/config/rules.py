@@ -24,10 +24,11 @@ CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mapping[str, str]) -> RunConfig:
+def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mapping[str, str], needs_card: bool = True) -> RunConfig:
     """The run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off `machine`.
 
-    `choices` (group -> chosen option) is only used to say where a value is set.
+    `choices` (group -> chosen option) is only used to say where a value is set. Without `needs_card` a run for a card that this
+    machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
     run = _objects(cfg, choices)
@@ -36,7 +37,7 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     problems = [problem for rule in RULES for problem in rule(run)]
     if problems:
         raise ConfigError(problems)
-    machine_problems = list(_machine_holds(run, machine))
+    machine_problems = list(_machine_holds(run, machine)) if needs_card else []
     if machine_problems:
         raise MachineError(machine_problems)
     return run
@@ -128,7 +129,7 @@ def _engine(run: RunConfig) -> Iterator[str]:
         "checkpoint_skip_layers": hardware.checkpoint_skip_layers,
     }
     for name, value in levers.items():
-        if hardware.engine is Engine.transformers and value not in (0, False):
+        if hardware.engine is Engine.transformers and value not in (0, False, "auto"):
             yield f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with {hardware.engine.value} set it to 0"
     if hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4 and run.lora.bias.value == "all":
         yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"

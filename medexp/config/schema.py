@@ -72,6 +72,14 @@ class Optimizer(Enum):
     paged_adamw_8bit = "paged_adamw_8bit"
 
 
+class Planning(Enum):
+    """Which plan that fits is taken; `manual` keeps micro-batch and accumulation as given. Levers given as a number always stay."""
+
+    fastest = "fastest"
+    frugal = "frugal"
+    manual = "manual"
+
+
 class Resume(Enum):
     auto = "auto"
     never = "never"
@@ -178,6 +186,9 @@ class Hardware(Group):
     dtype: Dtype = MISSING
     card_vram_gib: float | None = number(above=0)
     vram_ceiling_gib: float | None = number(above=0)
+    matmul_tflops: float | None = number(above=0)
+    memory_gb_per_s: float | None = number(above=0)
+    host_link_gb_per_s: float | None = number(above=0)
     offload_layers: Any = MISSING
     offload_embedding: Any = MISSING
     checkpoint_skip_layers: Any = MISSING
@@ -224,6 +235,7 @@ class Prompt(Group):
 class Training(Group):
     """One optimisation: batches, length, optimizer, seeds, checkpoints."""
 
+    plan: Planning = MISSING
     micro_batch: int = number(1)
     accumulation: int = number(1)
     max_steps: int | None = number(1)
@@ -278,3 +290,23 @@ class RunConfig:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     hardware: Hardware = MISSING
+
+
+class PlanFormat(Enum):
+    table = "table"
+    json = "json"
+
+
+@dataclass
+class PlanOptions(Group):
+    """How `python -m medexp.plan` shows a plan."""
+
+    format: PlanFormat = MISSING
+    frontier: bool = MISSING
+
+
+@dataclass
+class PlanConfig(RunConfig):
+    """A run, and how its plan is shown."""
+
+    plan: PlanOptions = MISSING

@@ -1,0 +1,57 @@
+"""Predicted against measured reserved peak, for every measured point; needs no card.
+
+python benchmarks/vram/accuracy.py benchmarks/vram/results/*.json
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from medexp.command import conf_dir, register
+from medexp.config.rules import resolve
+from medexp.machine import Gpu, Machine
+from medexp.units import GIB
+from medexp.vram.budget import Levers, Phase, budget
+
+A_LARGE_CARD = Machine(1, "any", (Gpu("any", 200 * GIB, has_bfloat16=True),))
+NOTHING_SAVED = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false", "vram_ceiling_gib=130"]
+
+
+def predicted_bytes(point: dict) -> int:
+    """The planned reserved peak of a training step of `point`."""
+    shape = [f"training.max_seq_tokens={point['seq']}", f"training.micro_batch={point['micro_batch']}"]
+    overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in NOTHING_SAVED), *shape, *point["overrides"]]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = resolve(compose("train", overrides), A_LARGE_CARD, Path.cwd(), {})
+    hardware = run.hardware
+    levers = Levers(point["micro_batch"], 2, hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers)
+    needed = budget(run, levers)
+    return needed.gpu_bytes(Phase.always) + needed.gpu_bytes(Phase.training)
+
+
+def main() -> None:
+    """Print a table a file, and its median, worst and lowest error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    args = parser.parse_args()
+    register()
+    for file in args.files:
+        points = json.loads(file.read_text())
+        errors = []
+        print(f"\n{file.name}\n\n| run | micro-batch | tokens | rank | measured GiB | predicted GiB | error % |")
+        print("|---|---|---|---|---|---|---|")
+        for point in sorted(points, key=lambda each: (each["name"], each["micro_batch"] * each["seq"])):
+            measured, predicted = point["train_reserved_bytes"], predicted_bytes(point)
+            errors.append(100 * (predicted / measured - 1))
+            what = f"| {point['name']} | {point['micro_batch']} | {point['seq']} | {point['r']} "
+            print(f"{what}| {measured / GIB:.3f} | {predicted / GIB:.3f} | {errors[-1]:+.2f} |")
+        sizes = [abs(error) for error in errors]
+        worst = f"worst {max(sizes):.2f} %, lowest {min(errors):+.2f} %"
+        print(f"\n{len(errors)} points: median error {statistics.median(sizes):.2f} %, {worst}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""python -m medexp.plan: what a training run would take, term by term, and whether it fits; nothing is loaded.
+
+    python -m medexp.plan hardware=rtx4050_6gb
+    python -m medexp.plan hardware=rtx4050_6gb training.max_seq_tokens=4096 lora.r=64 plan.format=json
+    python -m medexp.plan hardware=rtx4050_6gb plan.frontier=true
+
+Takes the overrides of medexp.train. Ends with 0 if a plan fits, with 2 and the nearest things that would fit if none does.
+"""
+
+import json
+from dataclasses import replace
+
+from rich.progress import track
+
+from medexp.command import Invocation, run_door
+from medexp.config.schema import PlanFormat, PlanOptions, RunConfig
+from medexp.errors import VramPlanError
+from medexp.screen import Screen
+from medexp.units import GIB, duration
+from medexp.vram import planner
+from medexp.vram.planner import Plan
+
+FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
+
+
+def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
+    """Show the plan of `run`.
+
+    Raises: VramPlanError if nothing fits, naming the largest term and what would fit.
+    """
+    chosen, runners_up = planner.choose(run)
+    if options.format is PlanFormat.json:
+        whole = {"fits": True, "chosen": planner.as_dict(chosen), "runners_up": [planner.as_dict(each) for each in runners_up]}
+        show.raw(json.dumps(whole | {"ceiling_gib": run.hardware.vram_ceiling_gib}, indent=2))
+        return chosen
+    _show_terms(run, chosen, show)
+    _show_runners_up(runners_up, show)
+    if options.frontier:
+        _show_frontier(run, show)
+    return chosen
+
+
+def _show_terms(run: RunConfig, chosen: Plan, show: Screen) -> None:
+    rows = [
+        (term.name, f"{term.num_bytes / GIB:.3f}", term.place.value, term.phase.value, term.source)
+        for term in planner.terms(chosen)
+    ]
+    title = f"{run.model.name}, r={run.lora.r}, {run.training.max_seq_tokens} tokens, hardware={run.hardware.name}"
+    show.table(title, ("what", "GiB", "where", "when", "known from"), rows)
+    show.table("", ("", ""), _summary(run, chosen))
+
+
+def _summary(run: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
+    levers, budget, ceiling = chosen.levers, chosen.budget, run.hardware.vram_ceiling_gib
+    rows = [("plan", planner.sentence(chosen, ceiling))]
+    if ceiling:
+        rows.append(("ceiling", f"{ceiling:g} GiB, {ceiling - budget.peak_bytes / GIB:.2f} left"))
+    if budget.peak_bytes:
+        rows.append(("peak on the card", f"{budget.peak_bytes / GIB:.2f} GiB, {budget.peak_bytes:,} bytes"))
+        rows.append(("over the host link", f"{budget.link_bytes / GIB:.1f} GiB a step"))
+    rows.append(("host memory", f"{budget.host_bytes / GIB:.2f} GiB"))
+    if chosen.is_timed:
+        cases = levers.micro_batch * levers.accumulation
+        rows.append(("predicted", f"{chosen.step_s:.1f} s a step of {cases} cases, {_whole_run(run, chosen)}"))
+    return rows
+
+
+def _whole_run(run: RunConfig, chosen: Plan) -> str:
+    steps = run.training.max_steps
+    return f"{duration(steps * chosen.step_s)} for {steps} steps" if steps else "the run as long as its cases make it"
+
+
+def _show_runners_up(runners_up: tuple[Plan, ...], show: Screen) -> None:
+    if runners_up:
+        rows = [(planner.sentence(each, None),) for each in runners_up]
+        show.table("Runners-up", ("",), rows)
+
+
+def _show_frontier(run: RunConfig, show: Screen) -> None:
+    """The longest sequence that fits at each rank, with the speed of its plan."""
+    rows = []
+    for rank in track(FRONTIER_RANKS, "frontier", console=show.log, transient=True, disable=not show.log.is_terminal):
+        ranked = replace(run, lora=replace(run.lora, r=rank))
+        longest = planner.longest_that_fits(ranked)
+        if longest is None:
+            rows.append((str(rank), "nothing fits", ""))
+            continue
+        best, _ = planner.choose(replace(ranked, training=replace(run.training, max_seq_tokens=longest)))
+        rows.append((str(rank), f"{longest:,} tokens", planner.sentence(best, run.hardware.vram_ceiling_gib)))
+    show.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, PlanOptions)
+    show = Screen()
+    try:
+        return float(plan(run, options, show).budget.peak_bytes)
+    except VramPlanError as error:
+        if options.format is PlanFormat.json:
+            show.raw(json.dumps({"fits": False, "why": str(error), "would_fit": planner.would_fit(run)}, indent=2))
+        raise
+
+
+if __name__ == "__main__":
+    run_door(_door, "plan", needs_card=False)
