@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from medexp.config.schema import Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
+from medexp.config.schema import Checkpointing, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.machine import Machine
 from medexp.units import bytes_of_gib, gib
@@ -146,6 +146,17 @@ def _levers(run: RunConfig) -> Iterator[str]:
                 f"hardware.{name}={value} is not allowed: {run.model.name} has {layers} layers, "
                 f"so a number from 0 to {layers}, or {listing(allowed)}"
             )
+    streamed, kept = run.hardware.offload_layers, run.hardware.checkpoint_skip_layers
+    if isinstance(streamed, int) and isinstance(kept, int) and streamed + kept > layers >= max(streamed, kept):
+        yield (
+            f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are more than the {layers} layers of "
+            f"{run.model.name}: a streamed layer cannot be kept; lower one of them"
+        )
+    if isinstance(streamed, int) and streamed and run.training.gradient_checkpointing is Checkpointing.off:
+        yield (
+            f"hardware.offload_layers={streamed} needs gradient checkpointing; set training.gradient_checkpointing=unsloth "
+            "or hardware.offload_layers=0"
+        )
     if run.hardware.offload_embedding not in (True, False, "auto"):
         yield f"hardware.offload_embedding={run.hardware.offload_embedding} is not allowed; allowed are true, false, auto"
 

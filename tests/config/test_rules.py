@@ -47,6 +47,14 @@ BROKEN = {
         ([CARD, "hardware.offload_layers=1.5"], ["hardware.offload_layers=1.5", "a number from 0 to 48"]),
         ([CARD, "hardware.checkpoint_skip_layers=all"], ["hardware.checkpoint_skip_layers=all", "or auto, max"]),
         ([CARD, "hardware.offload_embedding=maybe"], ["hardware.offload_embedding=maybe", "allowed are true, false, auto"]),
+        (
+            [CARD, "hardware.offload_layers=40", "hardware.checkpoint_skip_layers=9"],
+            ["hardware.offload_layers=40 and hardware.checkpoint_skip_layers=9 are more than the 48 layers", "cannot be kept"],
+        ),
+        (
+            [CARD, "hardware.offload_layers=3", "training.gradient_checkpointing=off"],
+            ["hardware.offload_layers=3 needs gradient checkpointing", "training.gradient_checkpointing=unsloth"],
+        ),
     ],
     "_optimizer": [
         (

@@ -1,0 +1,57 @@
+"""python -m medexp.plan: a table for people, JSON for programs, exit code 2 when nothing fits; no torch, and quick."""
+
+import json
+import resource
+from pathlib import Path
+
+from doors import command
+
+PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
+
+
+def test_the_plan_is_shown_term_by_term(tmp_path: Path) -> None:
+    status, output = command(*PLAN, cwd=tmp_path)
+    assert status == 0, output
+    for part in ("streamed-layer slots", "recompute peak", "5.12 of 5.25 GiB", "Runners-up", "s a step of 8 cases"):
+        assert part in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_is_for_programs(tmp_path: Path) -> None:
+    status, output = command(*PLAN, "plan.format=json", cwd=tmp_path)
+    assert status == 0
+    values = json.loads(output)
+    assert values["fits"] is True
+    assert set(values) == {"fits", "chosen", "runners_up", "ceiling_gib"}
+    assert values["chosen"]["levers"]["streamed_layers"] == 24
+
+
+def test_what_cannot_fit_ends_with_2_and_what_would(tmp_path: Path) -> None:
+    status, output = command(*PLAN, "training.max_seq_tokens=65536", cwd=tmp_path)
+    assert status == 2
+    assert "Would fit: training.max_seq_tokens=11200" in output
+    status, output = command(*PLAN, "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path)
+    assert status == 2
+    assert json.loads(output[: output.index("medexp:")])["would_fit"] == {"training.max_seq_tokens": 11200}
+
+
+def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
+    status, output = command(*PLAN, "plan.frontier=true", cwd=tmp_path)
+    assert status == 0, output
+    assert "11,200 tokens" in output
+
+
+def test_the_embedded_model_has_a_plan_too(tmp_path: Path) -> None:
+    status, output = command("-m", "medexp.plan", cwd=tmp_path)
+    assert status == 0, output
+    assert "host memory" in output
+
+
+def test_a_plan_loads_nothing_heavy_and_is_quick(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    status, output = command("-X", "importtime", *PLAN, cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert status == 0
+    imported = {line.rpartition("|")[2].strip() for line in output.splitlines() if line.startswith("import time:")}
+    assert not imported & {"torch", "transformers", "mlflow", "huggingface_hub"}
+    assert after.ru_utime - before.ru_utime < 1

@@ -1,0 +1,113 @@
+"""The budget against what cards were measured to take (benchmarks/vram/results), and the arithmetic behind it."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from medexp.units import MIB
+from medexp.vram.budget import Levers, Phase, Place, budget, layer_bytes, layer_parameters, lora_parameters
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "vram" / "results"
+NOTHING_SAVED = ["hardware.checkpoint_skip_layers=0", "hardware.offload_layers=0", "hardware.offload_embedding=false"]
+EIGHT_B = ["hardware=rtx4050_6gb", *NOTHING_SAVED]
+
+
+def points(name: str) -> list[dict]:
+    return json.loads((RESULTS / f"2026-11-22_h200{name}.json").read_text())
+
+
+@pytest.fixture
+def budgeted(resolved):
+    """budgeted(point): the budget of a measured point."""
+
+    def made(point: dict):
+        shape = [f"training.max_seq_tokens={point['seq']}", f"training.micro_batch={point['micro_batch']}"]
+        run = resolved("hardware=h200_141gb", *NOTHING_SAVED, *shape, *point["overrides"])
+        hardware = run.hardware
+        saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
+        return run, budget(run, Levers(point["micro_batch"], 2, *saved))
+
+    return made
+
+
+def training_peak(needed) -> int:
+    return needed.gpu_bytes(Phase.always) + needed.gpu_bytes(Phase.training)
+
+
+def is_plain(point: dict) -> bool:
+    return "hardware.engine=transformers" in point["overrides"]
+
+
+def test_what_lies_there_after_loading_is_exact(budgeted):
+    fresh = {point["name"]: point for point in reversed(points("") + points("_validation")) if not is_plain(point)}
+    assert len(fresh) == 29
+    later = {"optimizer state", "dequantised weight"}
+    for point in fresh.values():
+        _, needed = budgeted(point)
+        held = [term for term in needed.terms if term.place is Place.gpu and term.phase is Phase.always]
+        held_bytes = sum(term.num_bytes for term in held if term.name not in later)
+        assert held_bytes == pytest.approx(point["after_load_bytes"], abs=0.5 * MIB), point["name"]
+
+
+def test_unsloth_on_points_that_nothing_was_fitted_on(budgeted):
+    fitted_on = ("hf", "keep", "attention")
+    unseen = [each for each in points("_validation") if not any(word in each["name"] for word in fitted_on)]
+    errors = [100 * (training_peak(budgeted(point)[1]) / point["train_reserved_bytes"] - 1) for point in unseen]
+    assert len(errors) == 13
+    assert median(map(abs, errors)) <= 2
+    assert max(errors) <= 5
+    assert min(errors) >= -1
+
+
+def test_every_training_peak_measured_as_a_run_has_it(budgeted):
+    errors = [100 * (training_peak(budgeted(point)[1]) / point["train_reserved_bytes"] - 1) for point in points("_validation")]
+    assert max(errors) <= 6.5
+    assert min(errors) >= -1.3
+
+
+def test_the_golden_bytes_of_the_seed_s_recipe(resolved):
+    needed = budget(resolved(*EIGHT_B), Levers(2, 4))
+    terms = {term.name: term.num_bytes for term in needed.terms}
+    assert terms["layer weights"] == 32 * (218_103_808 // 2 + 2 * 8192)
+    assert terms["embedding"] == terms["lm_head"] == 2 * 128_256 * 4096
+    assert terms["LoRA parameters"] == 4 * 41_943_040
+    assert needed.peak_bytes == 7_689_370_337
+
+
+def test_a_decoder_layer_of_the_8b(resolved):
+    run = resolved(*EIGHT_B)
+    assert layer_parameters(run.model.shape) == 218_103_808
+    assert lora_parameters(run) == 41_943_040
+    streamed, scales = layer_bytes(run)
+    assert streamed == 109_068_288
+    assert scales == pytest.approx(218_103_808 / 64 + 218_103_808 / 4096, rel=0.01)
+
+
+def test_streaming_frees_all_but_three_slots(resolved):
+    run = resolved(*EIGHT_B)
+    layer, _ = layer_bytes(run)
+    none, some = (budget(run, Levers(2, 4, streamed)).peak_bytes for streamed in (0, 14))
+    assert none - some == (14 - 3) * layer
+
+
+def test_the_embedding_moves_to_the_host_whole(resolved):
+    run = resolved(*EIGHT_B)
+    here, there = (budget(run, Levers(2, 4, 0, on_host)) for on_host in (False, True))
+    assert here.peak_bytes - there.peak_bytes == there.host_bytes - here.host_bytes == 2 * 128_256 * 4096
+
+
+def test_more_of_anything_takes_more(resolved):
+    base = budget(resolved(*EIGHT_B), Levers(2, 4)).peak_bytes
+    assert budget(resolved(*EIGHT_B), Levers(4, 2)).peak_bytes > base
+    assert budget(resolved(*EIGHT_B), Levers(2, 4, 0, False, 1)).peak_bytes > base
+    for more in ("lora.r=32", "training.max_seq_tokens=2112", "training.optimizer=adamw_torch"):
+        assert budget(resolved(*EIGHT_B, more), Levers(2, 4)).peak_bytes > base
+    assert budget(resolved(*EIGHT_B, "lora=attention_only"), Levers(2, 4)).peak_bytes < base
+
+
+def test_without_a_card_everything_is_host_memory(resolved, no_card):
+    needed = budget(resolved(on=no_card), Levers(2, 2))
+    assert needed.peak_bytes == 0
+    assert needed.host_bytes > 2 * 134_515_008
