@@ -85,7 +85,7 @@ def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str, n
             raise
         _refuse(error)
     except KeyboardInterrupt:
-        _refuse(RunInterrupted("stopped by Ctrl-C", signal.SIGINT))
+        _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
     except Exception as error:
         sentence = None if wants_traceback else mistakes.explain(error, schema)
         if sentence is None and _is_unwritable(error):
@@ -111,7 +111,7 @@ def _is_unwritable(error: Exception) -> bool:
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
-    raise RunInterrupted("stopped by SIGTERM", number)
+    raise RunInterrupted("stopped by SIGTERM; the same command continues", number)
 
 
 def _refuse(error: MedexpError) -> NoReturn:

@@ -20,15 +20,17 @@ from collections.abc import Iterable, Sequence
 
 
 class MedexpError(Exception):
-    """The root of the tree above."""
+    """The root of the tree above. `reason` is the word a failed run is filed under."""
 
     exit_code = 1
+    reason = "error"
 
 
 class BadInput(MedexpError):
     """Something the user can put right. Carries every problem found, one sentence each."""
 
     exit_code = 2
+    reason = "input"
 
     def __init__(self, problems: str | Sequence[str]):
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -63,16 +65,20 @@ class VramCeilingError(MedexpError):
     """The run needed more than `hardware.vram_ceiling_gib`."""
 
     exit_code = 3
+    reason = "vram"
 
 
 class TrainingDiverged(MedexpError):
     """The loss stopped being a number."""
 
     exit_code = 4
+    reason = "diverged"
 
 
 class RunInterrupted(MedexpError):
     """Stopped from outside; `exit_code` follows the shell's 128 + signal."""
+
+    reason = "stopped"
 
     def __init__(self, message: str, signal_number: int):
         self.exit_code = 128 + signal_number

@@ -107,20 +107,20 @@ def store_uri(root: Path) -> str:
 @contextmanager
 def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Tracker]:
     """A run in MLflow: run `run_id` opened again, or a new one called `name`. It ends FINISHED, KILLED when it was stopped from
-    outside, FAILED with the error's text on anything else."""
+    outside, FAILED on anything else; tags hold the error's text and its reason (vram, diverged, input, stopped, defect)."""
     client = _client(tracking)
     tracker = _reopened(client, run_id) if run_id else _created(client, tracking, name)
     monitor = _system_metrics(client, tracker.run_id, resume=run_id is not None) if tracking.system_metrics else None
     try:
         yield tracker
     except (RunInterrupted, KeyboardInterrupt, SystemExit) as error:
-        _end(client, tracker, "KILLED", str(error) or type(error).__name__)
+        _end(client, tracker, "KILLED", str(error) or type(error).__name__, RunInterrupted.reason)
         raise
     except BaseException as error:
-        _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}")
+        _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}", getattr(error, "reason", "defect"))
         raise
     else:
-        _end(client, tracker, "FINISHED", None)
+        _end(client, tracker, "FINISHED", None, None)
     finally:
         if monitor is not None:
             monitor.finish()
@@ -134,6 +134,7 @@ def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
     for run_id in run_ids:
         if client.get_run(run_id).info.status == "RUNNING":
             client.set_tag(run_id, "medexp.ended_by", "the process died without a word (killed, or the machine stopped)")
+            client.set_tag(run_id, "medexp.reason", "died")
             client.set_terminated(run_id, "KILLED")
 
 
@@ -197,6 +198,6 @@ def _system_metrics(client: Any, run_id: str, resume: bool) -> Any:
     return monitor
 
 
-def _end(client: Any, tracker: Tracker, status: str, why: str | None) -> None:
-    tracker.tags({"medexp.ended_by": why and why[:4000]})
+def _end(client: Any, tracker: Tracker, status: str, why: str | None, reason: str | None) -> None:
+    tracker.tags({"medexp.ended_by": why and why[:4000], "medexp.reason": reason})
     client.set_terminated(tracker.run_id, status)

@@ -3,32 +3,34 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from doors import Doors, command, killed_at
 
 from medexp import trainer
-from medexp.errors import RunInterrupted, TrainingDiverged
+from medexp.errors import RunInterrupted, TrainingDiverged, VramCeilingError
 
 LONGER = ["training.max_steps=6", "training.save_steps=2", "evaluation.every_steps=3", "training.micro_batch=2"]
 
 
 @pytest.fixture
-def signalled(monkeypatch: pytest.MonkeyPatch):
-    """signalled(number, step): the next training in this process gets the signal while that step is logged."""
+def interrupted(monkeypatch: pytest.MonkeyPatch):
+    """interrupted(step, do): the next training in this process does that while the step is logged."""
 
-    def arrange(number: int, at_step: int) -> None:
+    def arrange(at_step: int, do: Callable[[], None]) -> None:
         real = trainer._bridge
 
-        class Sender:
+        class Interrupter:
             def stepped(self, step, _metrics):
                 if step == at_step:
-                    os.kill(os.getpid(), number)
+                    do()
 
         def bridge(tuned, watchers):
             monkeypatch.setattr(trainer, "_bridge", real)
-            return real(tuned, [*watchers, Sender()])
+            return real(tuned, [*watchers, Interrupter()])
 
         monkeypatch.setattr(trainer, "_bridge", bridge)
 
@@ -77,9 +79,9 @@ def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(doors: Doors, signalled, number: int, exit_code: int) -> None:
+def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(doors: Doors, interrupted, number: int, exit_code: int) -> None:
     unbroken = doors.train(*LONGER, "training.resume=never")
-    signalled(number, at_step=3)
+    interrupted(3, lambda: os.kill(os.getpid(), number))
     with pytest.raises(RunInterrupted, match="the same command continues it") as stopped:
         doors.train(*LONGER)
     assert stopped.value.exit_code == exit_code
@@ -119,6 +121,20 @@ def test_a_loss_that_is_no_number_fails_the_run_and_says_so(doors: Doors) -> Non
         doors.train("training.learning_rate=1e30", "training.max_steps=4", "training.max_grad_norm=1e30")
     assert doors.runs()[0].info.status == "FAILED"
     assert "TrainingDiverged" in doors.runs()[0].data.tags["medexp.ended_by"]
+    assert doors.runs()[0].data.tags["medexp.reason"] == "diverged"
+
+
+def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(doors: Doors, interrupted) -> None:
+    def run_out() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    interrupted(5, run_out)
+    with pytest.raises(VramCeilingError, match="out of GPU memory while training") as failed:
+        doors.train(*LONGER)
+    assert failed.value.exit_code == 3
+    assert (doors.runs()[0].info.status, doors.runs()[0].data.tags["medexp.reason"]) == ("FAILED", "vram")
+    assert list((doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
+    assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
 
 
 def test_the_held_out_loss_does_not_depend_on_the_training_length(doors: Doors) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from medexp.config.schema import Device, Hardware
-from medexp.errors import VramCeilingError
+from medexp.errors import MachineError, VramCeilingError
 from medexp.units import bytes_of_gib, gib
 
 
@@ -43,14 +43,29 @@ def cap(hardware: Hardware) -> Meter:
     """Cap the allocator of the first card at `hardware.vram_ceiling_gib` for the rest of the process; must come before any tensor.
 
     With `hardware.expandable_segments` freed memory is handed back in pages instead of being lost in fragments.
+
+    Raises: MachineError if less is free on the card than the ceiling promises.
     """
     meter = Meter(hardware)
     if meter.on_card and hardware.expandable_segments:  # read by torch when it first touches the card
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if meter.on_card and meter.ceiling_bytes:
-        total = _cuda().get_device_properties(0).total_memory
+        free, total = _cuda().mem_get_info()
+        refuse_if_busy(free, meter.ceiling_bytes)
         _cuda().set_per_process_memory_fraction(min(1.0, meter.ceiling_bytes / total))
     return meter
+
+
+def refuse_if_busy(free_bytes: int, ceiling_bytes: int) -> None:
+    """Is `ceiling_bytes` free on the card, now that CUDA's own context is there?
+
+    Raises: MachineError saying by how much it is not.
+    """
+    if free_bytes < ceiling_bytes:
+        raise MachineError(
+            f"hardware.vram_ceiling_gib is {gib(ceiling_bytes):.2f} and only {gib(free_bytes):.2f} GiB are free on the card, "
+            f"{gib(ceiling_bytes - free_bytes):.2f} too few; close what else uses it, or lower hardware.vram_ceiling_gib"
+        )
 
 
 @contextmanager
