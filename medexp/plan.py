@@ -9,25 +9,32 @@ Takes the overrides of medexp.train. Ends with 0 if a plan fits, with 2 and the 
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from rich.progress import track
 
+from medexp import charts
 from medexp.command import Invocation, run_door
 from medexp.config.schema import PlanFormat, PlanOptions, RunConfig
-from medexp.errors import VramPlanError
+from medexp.errors import ConfigError, VramPlanError
 from medexp.screen import Screen
 from medexp.units import GIB, duration
 from medexp.vram import planner
 from medexp.vram.planner import Plan
 
 FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
+FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 
 
 def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
     """Show the plan of `run`.
 
-    Raises: VramPlanError if nothing fits, naming the largest term and what would fit.
+    Raises: VramPlanError if nothing fits, naming the largest term and what would fit; ConfigError for a frontier without a ceiling.
     """
+    if options.frontier and run.hardware.vram_ceiling_gib is None:
+        raise ConfigError(
+            f"plan.frontier=true needs a ceiling and hardware={run.hardware.name} has none; set hardware.vram_ceiling_gib"
+        )
     chosen, runners_up = planner.choose(run)
     if options.format is PlanFormat.json:
         whole = {"fits": True, "chosen": planner.as_dict(chosen), "runners_up": [planner.as_dict(each) for each in runners_up]}
@@ -77,17 +84,24 @@ def _show_runners_up(runners_up: tuple[Plan, ...], show: Screen) -> None:
 
 
 def _show_frontier(run: RunConfig, show: Screen) -> None:
-    """The longest sequence that fits at each rank, with the speed of its plan."""
-    rows = []
-    for rank in track(FRONTIER_RANKS, "frontier", console=show.log, transient=True, disable=not show.log.is_terminal):
-        ranked = replace(run, lora=replace(run.lora, r=rank))
-        longest = planner.longest_that_fits(ranked)
-        if longest is None:
-            rows.append((str(rank), "nothing fits", ""))
-            continue
-        best, _ = planner.choose(replace(ranked, training=replace(run.training, max_seq_tokens=longest)))
-        rows.append((str(rank), f"{longest:,} tokens", planner.sentence(best, run.hardware.vram_ceiling_gib)))
+    """What fits over rank x sequence length, drawn, and in words the longest sequence at each rank."""
+    places = [(rank, seq) for rank in FRONTIER_RANKS for seq in FRONTIER_LENGTHS]
+    bar = track(places, "frontier", console=show.log, transient=True, disable=not show.log.is_terminal)
+    cells = [planner.cell(run, rank, seq) for rank, seq in bar]
+    rows = [(str(rank), *_longest(run, rank)) for rank in FRONTIER_RANKS]
     show.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
+    title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib or 'no'} GiB"
+    files = charts.draw_frontier(cells, title, Path("outputs") / f"frontier-{run.model.name}-{run.hardware.name}")
+    show.result(f"Drawn: {files[0]} and {files[1]}")
+
+
+def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
+    ranked = replace(run, lora=replace(run.lora, r=rank))
+    longest = planner.longest_that_fits(ranked)
+    if longest is None:
+        return "nothing fits", ""
+    best, _ = planner.choose(replace(ranked, training=replace(run.training, max_seq_tokens=longest)))
+    return f"{longest:,} tokens", planner.sentence(best, run.hardware.vram_ceiling_gib)
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:

@@ -39,6 +39,11 @@ def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
     status, output = command(*PLAN, "plan.frontier=true", cwd=tmp_path)
     assert status == 0, output
     assert "11,200 tokens" in output
+    (folder,) = tmp_path.glob("outputs/frontier-*")
+    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "frontier.html").read_text()
+    assert page.count("<td") == 6 * 9
+    assert page.count("nothing fits") == page.count("<td class='not'") > 0
 
 
 def test_the_embedded_model_has_a_plan_too(tmp_path: Path) -> None:
@@ -55,3 +60,9 @@ def test_a_plan_loads_nothing_heavy_and_is_quick(tmp_path: Path) -> None:
     imported = {line.rpartition("|")[2].strip() for line in output.splitlines() if line.startswith("import time:")}
     assert not imported & {"torch", "transformers", "mlflow", "huggingface_hub"}
     assert after.ru_utime - before.ru_utime < 1
+
+
+def test_a_frontier_needs_a_ceiling(tmp_path: Path) -> None:
+    status, output = command("-m", "medexp.plan", "plan.frontier=true", cwd=tmp_path)
+    assert (status, output.count("\n")) == (2, 1)
+    assert "needs a ceiling and hardware=cpu has none" in output

@@ -41,6 +41,15 @@ class Plan:
         return self.budget.levers
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One place of the frontier: the plan of this rank and length, or None where nothing fits."""
+
+    rank: int
+    seq: int
+    plan: Plan | None
+
+
 def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
     """The plan that `training.plan` asks for, and up to four runners-up.
 
@@ -107,6 +116,15 @@ def predicted(run: RunConfig, levers: Levers) -> Plan:
     looked_up_s = levers.accumulation * tokens * 2 * shape.hidden / (link * 1e9) if levers.embedding_on_host else 0.0
     step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
     return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=hardware.matmul_tflops is not None)
+
+
+def cell(run: RunConfig, rank: int, seq: int) -> Cell:
+    """The best plan of `run` at another rank and length."""
+    try:
+        plan, _ = choose(_with(_with(run, "r", rank), "max_seq_tokens", seq))
+    except VramPlanError:
+        return Cell(rank, seq, None)
+    return Cell(rank, seq, plan)
 
 
 def longest_that_fits(run: RunConfig) -> int | None:
