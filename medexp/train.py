@@ -7,7 +7,7 @@ python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_step
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from medexp.data import source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.records import digest_of
 from medexp.data.split import Split, split
+from medexp.evaluation.answers import structure
+from medexp.evaluation.metrics import Comparison, compare
 from medexp.screen import Screen, TrainingProgress
 from medexp.units import gib
 from medexp.vram import planner
@@ -26,6 +28,7 @@ from medexp.workspace import Workspace, abandoned, claimed
 
 if TYPE_CHECKING:
     from medexp.evaluation.generation import Answer
+    from medexp.evaluation.losses import CaseLoss
     from medexp.tracking import Tracker
     from medexp.trainer import Fitted
     from medexp.tuned import Tuned, Weights
@@ -103,19 +106,21 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
 
 def _compare(job: Job) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
+    from medexp.evaluation.losses import mean_loss
+
     resume_from = job.work.last_checkpoint()
     before = _answers(job, base=True)
     with job.show.stage("measuring the base's held-out loss"):
-        loss_before = _held_out_loss(job, base=True)
-    job.tracker.metrics(0, {"eval/loss": loss_before})
+        losses_before = _held_out_losses(job, base=True)
+    job.tracker.metrics(0, {"eval/loss": mean_loss(losses_before)})
     fitted = _fit(job, resume_from)
     with job.show.stage("measuring the tuned model's held-out loss"):
-        loss_after = _held_out_loss(job)
-    job.tracker.metrics(fitted.last_step, {"eval/loss": loss_after})
+        losses_after = _held_out_losses(job)
+    job.tracker.metrics(fitted.last_step, {"eval/loss": mean_loss(losses_after)})
     after = _answers(job, base=False)
     with job.show.stage("saving the adapter"):
         adapter = artifact.save_adapter(job.tuned, job.invocation.output_dir / "adapter", job.invocation.composed_yaml)
-    outcome = _outcome(job, fitted, loss_before, loss_after)
+    outcome = replace(_outcome(job, fitted, losses_before, losses_after), structure=_structure(before, after))
     result = TrainResult(outcome, adapter, job.tracker.run_id)
     _log_end(job, result, before, after)
     _print(job, result, before, after)
@@ -142,12 +147,19 @@ def _answers(job: Job, base: bool) -> list["Answer"]:
         )
 
 
-def _held_out_loss(job: Job, base: bool = False) -> float:
-    from medexp.evaluation.losses import held_out_loss
+def _held_out_losses(job: Job, base: bool = False) -> list["CaseLoss"]:
+    from medexp.evaluation.losses import case_losses
     from medexp.vram import guard
 
     with guard.ceiling(job.meter, "measuring the held-out loss"), job.tuned.as_base() if base else nullcontext():
-        return held_out_loss(job.tuned, job.ready.held_out.encoded, job.run.evaluation.batch_size)
+        return case_losses(job.tuned, job.ready.held_out.encoded, job.run.evaluation.batch_size)
+
+
+def _structure(before: list["Answer"], after: list["Answer"]) -> Comparison | None:
+    """Do the answers keep to the four sections more than before? None where none were asked for."""
+    if not before:
+        return None
+    return compare([structure(each.text).score for each in before], [structure(each.text).score for each in after])
 
 
 def _fit(job: Job, resume_from: Path | None) -> "Fitted":
@@ -170,6 +182,8 @@ class Recorder:
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         """Log the step."""
+        from medexp.evaluation.losses import mean_loss
+
         job, memory = self._job, {}
         if job.meter.on_card:
             memory = {
@@ -179,7 +193,7 @@ class Recorder:
             }
         job.tracker.metrics(step, metrics | memory)
         if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
-            loss = _held_out_loss(job)
+            loss = mean_loss(_held_out_losses(job))
             job.tracker.metrics(step, {"eval/loss": loss})
             job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
 
@@ -239,10 +253,13 @@ def _log_start(
     tracker.json(ready.audit.as_dict(), "data/audit.json")
 
 
-def _outcome(job: Job, fitted: "Fitted", loss_before: float, loss_after: float) -> report.Outcome:
+def _outcome(job: Job, fitted: "Fitted", before: list["CaseLoss"], after: list["CaseLoss"]) -> report.Outcome:
+    from medexp.evaluation.losses import mean_loss
+
     return report.Outcome(
-        loss_before=loss_before,
-        loss_after=loss_after,
+        loss_before=mean_loss(before),
+        loss_after=mean_loss(after),
+        loss=compare([each.per_token for each in before], [each.per_token for each in after]),
         last_loss=fitted.last_loss,
         steps=fitted.last_step,
         tokens=fitted.tokens,

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.data.records import Case
+from medexp.evaluation.metrics import compare
 from medexp.report import NOT_FOR_CLINICAL_USE, Outcome, before_after, clipped, metrics, summary
 from medexp.units import GIB
 
@@ -41,8 +42,7 @@ def test_without_a_step_there_is_no_speed():
 
 def test_the_summary_has_every_figure_with_its_unit():
     assert dict(summary(ON_CARD, "/out/adapter", "abc123")) == {
-        "held-out loss, base": "2.5000",
-        "held-out loss, tuned": "2.2500  (-0.2500 nats a token)",
+        "held-out loss": "2.5000 -> 2.2500",
         "training loss, last step": "2.0000",
         "steps": "60, 4,884,480 parameters trained",
         "speed": "2,000 tokens/s over 120,000 tokens",
@@ -54,7 +54,9 @@ def test_the_summary_has_every_figure_with_its_unit():
 
 
 def test_a_rising_loss_is_shown_with_its_sign():
-    assert "(+0.5000 nats a token)" in dict(summary(replace(ON_CARD, loss_after=3.0), "", ""))["held-out loss, tuned"]
+    worse = replace(ON_CARD, loss_after=3.0, loss=compare([2.5] * 8, [3.0] * 8))
+    row = dict(summary(worse, "", ""))["held-out loss"]
+    assert row.startswith("2.5000 -> 3.0000: worse (+0.500 [+0.500, +0.500] a case, 8 cases")
 
 
 def test_a_cpu_has_no_peak_vram():
@@ -92,3 +94,10 @@ def test_clipped_text_is_short_and_begins_as_the_text_does(text, longest):
 
 def test_the_warning_says_that_it_is_not_for_clinical_use():
     assert NOT_FOR_CLINICAL_USE.startswith("Not for clinical use")
+
+
+def test_answers_are_compared_where_there_are_some():
+    built = replace(ON_CARD, structure=compare([0.0] * 6, [0.75, 1.0, 0.5, 1.0, 0.25, 0.5]))
+    assert dict(summary(built, "", ""))["four sections"].startswith("0.0000 -> 0.6667: improved (+0.667 [")
+    assert metrics(built)["result/structure_paired_change"] == pytest.approx(2 / 3)
+    assert not any("structure" in name for name in metrics(ON_CARD))

@@ -1,0 +1,66 @@
+"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test, effect size."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+RESAMPLES, LEVEL = 4000, 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p, Cohen's d of the differences."""
+
+    pairs: int
+    before: float
+    after: float
+    change: float
+    low: float
+    high: float
+    p_value: float
+    effect: float
+
+    @property
+    def is_detected(self) -> bool:
+        """Is the change beyond chance: interval without zero, and p below 0.05?"""
+        return (self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL
+
+    def verdict(self, more_is_better: bool) -> str:
+        """improved, worse or no detectable change."""
+        if not self.is_detected:
+            return "no detectable change"
+        return "improved" if (self.change > 0) == more_is_better else "worse"
+
+
+def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Comparison:
+    """The paired comparison of two measurements of the same cases.
+
+    Raises: ValueError if they are not equally many, or none.
+    Source: percentile bootstrap of the mean over cases (Efron & Tibshirani 1993), exact two-sided sign test without ties.
+    """
+    if len(before) != len(after) or not before:
+        raise ValueError(
+            f"{len(before)} values before and {len(after)} after; a paired comparison needs equally many, at least one"
+        )
+    differences = [late - early for early, late in zip(before, after, strict=True)]
+    low, high = _interval(differences, random.Random(seed))
+    spread = stdev(differences) if len(differences) > 1 else 0.0
+    change = fmean(differences)
+    effect = change / spread if spread else math.copysign(math.inf, change) if change else 0.0
+    return Comparison(len(before), fmean(before), fmean(after), change, low, high, sign_test(differences), effect)
+
+
+def sign_test(differences: Sequence[float]) -> float:
+    """The exact two-sided p of as many or more differences with one sign, if both signs were equally likely; 1 without any."""
+    ups, downs = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+    total, fewer = ups + downs, min(ups, downs)
+    tail = sum(math.comb(total, count) for count in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**total) if total else 1.0
+
+
+def _interval(differences: Sequence[float], chance: random.Random) -> tuple[float, float]:
+    means = sorted(fmean(chance.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
+    cut = int(RESAMPLES * (1 - LEVEL) / 2)
+    return means[cut], means[-cut - 1]

@@ -1,0 +1,61 @@
+"""Paired comparisons: known values, and no change found where there is none."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.evaluation.metrics import compare, sign_test
+
+numbers = st.floats(-1e6, 1e6)
+
+
+@pytest.mark.parametrize(
+    ("ups", "downs", "p"), [(6, 0, 0.03125), (0, 6, 0.03125), (5, 1, 0.21875), (3, 3, 1.0), (0, 0, 1.0), (8, 2, 0.109375)]
+)
+def test_the_sign_test_is_exact(ups, downs, p):
+    assert sign_test([1.0] * ups + [-1.0] * downs + [0.0]) == p
+
+
+def test_a_clear_fall_of_a_loss_is_an_improvement():
+    chance = random.Random(1)
+    before = [chance.gauss(4, 0.3) for _ in range(16)]
+    after = [value - chance.gauss(0.5, 0.1) for value in before]
+    found = compare(before, after)
+    assert found.verdict(more_is_better=False) == "improved"
+    assert found.verdict(more_is_better=True) == "worse"
+    assert found.low < found.change < found.high < 0
+    assert found.effect < -2
+
+
+def test_chance_alone_is_rarely_called_a_change():
+    detected = 0
+    for seed in range(200):
+        chance = random.Random(seed)
+        values = [chance.gauss(0, 1) for _ in range(12)]
+        detected += compare(values, [value + chance.gauss(0, 1) for value in values], seed).is_detected
+    assert detected <= 10  # 5 % of 200; interval and sign test must agree, so it is fewer
+
+
+def test_few_pairs_are_never_enough():
+    assert compare([0.0] * 4, [1.0] * 4).verdict(more_is_better=True) == "no detectable change"
+
+
+def test_no_change_is_none():
+    found = compare([1.0, 2.0], [1.0, 2.0])
+    assert (found.change, found.low, found.high, found.effect, found.p_value) == (0, 0, 0, 0, 1)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12))
+def test_swapping_sides_swaps_the_sign(pairs):
+    before, after = zip(*pairs, strict=True)
+    there, back = compare(before, after), compare(after, before)
+    assert there.change == pytest.approx(-back.change)
+    assert there.p_value == back.p_value
+
+
+@pytest.mark.parametrize(("before", "after"), [([], []), ([1.0], []), ([1.0], [1.0, 2.0])])
+def test_unpaired_values_are_refused(before, after):
+    with pytest.raises(ValueError, match="needs equally many"):
+        compare(before, after)
