@@ -62,4 +62,5 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    return Vocabulary(encode, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    control = frozenset(tokenizer.all_special_tokens)
+    return Vocabulary(encode, tokenizer.bos_token_id, tokenizer.eos_token_id, control)

@@ -16,11 +16,13 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The part of a tokenizer that is needed here: text to ids without special tokens, and the ids at both ends of a text."""
+    """The part of a tokenizer that is needed here: text to ids without adding any, the ids at both ends of a text, and the texts
+    it reads as control tokens."""
 
     encode: Callable[[str], list[int]]
     bos_id: int | None
     eos_id: int
+    control: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ def encode_all(
 ) -> Encoding:
     """Every case of at most `max_tokens` tokens, longer ones treated as `overlong` says.
 
-    Raises: DataError on the first over-long case with `overlong=error`.
+    Raises: DataError on the first over-long case with `overlong=error`, and on a case that holds a control token as text.
     """
+    marks = vocabulary.control | {mark for mark in ("<think>", "</think>") if mark in prompt.question + prompt.completion}
     kept: list[tuple[Case, Encoded]] = []
     dropped = trimmed = 0
     for number, case in enumerate(cases, 1):
+        _refuse_control(case, marks)
         encoded = encode(prompt, case, vocabulary, loss_on)
         if len(encoded.input_ids) <= max_tokens:
             kept.append((case, encoded))
@@ -82,6 +86,15 @@ def encode_all(
         if shorter is not None:
             kept.append((shorter, encode(prompt, shorter, vocabulary, loss_on)))
     return Encoding(tuple(case for case, _ in kept), tuple(encoded for _, encoded in kept), dropped, trimmed)
+
+
+def _refuse_control(case: Case, marks: Iterable[str]) -> None:
+    """A control token written in a case would end the answer, or begin another text, in the middle of it."""
+    for mark in marks:
+        if mark in case.question or mark in case.reasoning or mark in case.answer:
+            raise DataError(
+                f"the case {case.question[:50]!r}... holds {mark!r}, which the model reads as a control token; take it out of the record"
+            )
 
 
 def _with_less_reasoning(prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int) -> Case | None:

@@ -130,3 +130,12 @@ def test_an_answer_that_is_too_long_alone_is_dropped_even_when_trimming(prompt, 
 def test_one_long_sentence_cannot_be_trimmed(prompt, characters):
     case = Case("q", "no end in sight " * 10, "a")
     assert encode_all(prompt, [case], characters, 60, Overlong.trim_reasoning, LossOn.completion).dropped == 1
+
+
+@pytest.mark.parametrize("mark", ["<|im_end|>", "</think>"])
+@pytest.mark.parametrize("field", ["question", "reasoning", "answer"])
+def test_a_control_token_written_in_a_case_is_refused(prompt, characters, field, mark):
+    vocabulary = replace(characters, control=frozenset({"<|im_end|>"}))
+    case = replace(Case("What is it?", "Think.", "This."), **{field: f"a {mark} b"})
+    with pytest.raises(DataError, match=re.escape(f"holds {mark!r}, which the model reads as a control token")):
+        encode_all(prompt, [case], vocabulary, 1000, Overlong.drop, LossOn.completion)
