@@ -134,8 +134,9 @@ def _answers(job: Job, base: bool) -> list["Answer"]:
     if not job.ready.prompts:
         return []
     whose, evaluation = "base" if base else "tuned", job.run.evaluation
-    label = f"answering {len(job.ready.prompts)} held-out questions with the {whose} model"
-    with guard.ceiling(job.meter, label), job.show.counting(label, len(job.ready.prompts)) as advance:
+    count = len(job.ready.prompts)
+    label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
+    with guard.ceiling(job.meter, label), job.show.counting(label, count) as advance:
         return generation.answers(
             job.tuned,
             job.ready.prompts,
