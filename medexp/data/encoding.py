@@ -93,7 +93,8 @@ def _refuse_control(case: Case, marks: Iterable[str]) -> None:
     for mark in marks:
         if mark in case.question or mark in case.reasoning or mark in case.answer:
             raise DataError(
-                f"the case {case.question[:50]!r}... holds {mark!r}, which the model reads as a control token; take it out of the record"
+                f"the case {case.question[:50]!r}... holds {mark!r}, which the model reads as a control token; "
+                "take it out of the record"
             )
 
 
