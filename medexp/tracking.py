@@ -106,11 +106,15 @@ def store_uri(root: Path) -> str:
 
 @contextmanager
 def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Tracker]:
-    """A run in MLflow: run `run_id` opened again, or a new one called `name`. It ends FINISHED, KILLED when it was stopped from
-    outside, FAILED on anything else; tags hold the error's text and its reason (vram, diverged, input, stopped, defect)."""
+    """A run in MLflow: run `run_id` opened again where it is still there, else a new one called `name`.
+
+    It ends FINISHED, KILLED when it was stopped from outside, FAILED on anything else; tags hold the error's text and its reason
+    (vram, diverged, input, stopped, defect).
+    """
     client = _client(tracking)
-    tracker = _reopened(client, run_id) if run_id else _created(client, tracking, name)
-    monitor = _system_metrics(client, tracker.run_id, resume=run_id is not None) if tracking.system_metrics else None
+    tracker = _reopened(client, run_id) or _created(client, tracking, name)
+    continued = tracker.run_id == run_id
+    monitor = _system_metrics(client, tracker.run_id, resume=continued) if tracking.system_metrics else None
     try:
         yield tracker
     except (RunInterrupted, KeyboardInterrupt, SystemExit) as error:
@@ -132,7 +136,8 @@ def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
         return
     client = _client(tracking)
     for run_id in run_ids:
-        if client.get_run(run_id).info.status == "RUNNING":
+        run = _existing(client, run_id)
+        if run is not None and run.info.status == "RUNNING":
             client.set_tag(run_id, "medexp.ended_by", "the process died without a word (killed, or the machine stopped)")
             client.set_tag(run_id, "medexp.reason", "died")
             client.set_terminated(run_id, "KILLED")
@@ -184,10 +189,26 @@ def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
     return Tracker(client, run.info.run_id, experiment_id)
 
 
-def _reopened(client: Any, run_id: str) -> Tracker:
-    run = client.get_run(run_id)
+def _reopened(client: Any, run_id: str | None) -> Tracker | None:
+    """Run `run_id` as if it had never ended; None where there is none, or a user has deleted it."""
+    run = _existing(client, run_id)
+    if run is None:
+        return None
+    for tag in ("medexp.ended_by", "medexp.reason"):
+        if tag in run.data.tags:
+            client.delete_tag(run_id, tag)
     client.update_run(run_id, status="RUNNING")
-    return Tracker(client, run_id, run.info.experiment_id)
+    return Tracker(client, run.info.run_id, run.info.experiment_id)
+
+
+def _existing(client: Any, run_id: str | None) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id) if run_id else None
+    except MlflowException:
+        return None
+    return run if run is not None and run.info.lifecycle_stage == "active" else None
 
 
 def _system_metrics(client: Any, run_id: str, resume: bool) -> Any:

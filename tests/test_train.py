@@ -89,7 +89,9 @@ def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(doors: Doors, 
     assert broken.info.status == "KILLED"
     continued = doors.train(*LONGER)
     assert continued.run_id == broken.info.run_id
-    assert doors.client().get_run(continued.run_id).info.status == "FINISHED"
+    ended = doors.client().get_run(continued.run_id)
+    assert ended.info.status == "FINISHED"
+    assert not {"medexp.reason", "medexp.ended_by"} & set(ended.data.tags)
     assert doors.history(continued.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
     assert doors.history(continued.run_id, "eval/loss") == doors.history(unbroken.run_id, "eval/loss")
     assert not list((doors.root / "mlruns/unfinished").glob("*/checkpoints"))
@@ -107,6 +109,17 @@ def test_a_run_killed_outright_continues_too(doors: Doors) -> None:
     assert (len(doors.runs()), newest.info.status) == (2, "FINISHED")
     assert doors.history(newest.info.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
     assert newest.data.metrics["result/loss_after"] == unbroken.outcome.loss_after
+
+
+def test_work_whose_mlflow_run_was_deleted_goes_on_in_a_new_one(doors: Doors, interrupted) -> None:
+    interrupted(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(RunInterrupted):
+        doors.train(*LONGER)
+    (deleted,) = doors.runs()
+    doors.client().delete_run(deleted.info.run_id)
+    continued = doors.train(*LONGER)
+    assert continued.run_id != deleted.info.run_id
+    assert set(doors.history(continued.run_id, "train/loss")) == {5, 6}  # the step under way was finished and kept
 
 
 def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
