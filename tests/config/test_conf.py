@@ -24,7 +24,7 @@ NEEDS = {
     ("training", "seed"): ["hardware=rtx4090_24gb"],
 }
 WORKLOADS = {  # preset: model, dataset, prompt, training's optimizer, answers
-    "cpu": ("smollm2_135m", "clinical_cases", "clinical_sections", "adamw_torch", 4),
+    "cpu": ("smollm2_135m", "clinical_cases", "clinical_sections", "adamw_torch", 8),
     "rtx4050_6gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 8),
     "rtx3060_12gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 8),
     "t4_16gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 8),
@@ -100,7 +100,7 @@ def test_the_command_line_wins_over_a_preset(resolved, before):
     wanted = ["model=llama_3_2_3b", "dataset=clinical_cases", "prompt=r1_reasoning", "training=cpu", "evaluation=quick"]
     chosen = [*wanted, "hardware=rtx4050_6gb"] if before else ["hardware=rtx4050_6gb", *wanted]
     run = resolved(*chosen, "lora.r=8", "hardware.vram_ceiling_gib=4", "training.max_steps=7")
-    assert workload(run) == ("llama_3_2_3b", "clinical_cases", "r1_reasoning", "adamw_torch", 4)
+    assert workload(run) == ("llama_3_2_3b", "clinical_cases", "r1_reasoning", "adamw_torch", 8)
     assert (run.hardware.vram_ceiling_gib, run.training.max_steps, run.lora.r) == (4, 7, 8)
     assert run.hardware.offload_layers == "auto"
 
