@@ -58,7 +58,11 @@ class OutputError(BadInput):
 
 
 class VramPlanError(BadInput):
-    """No plan fits under `hardware.vram_ceiling_gib`."""
+    """No plan fits under `hardware.vram_ceiling_gib`; `would_fit` holds the nearest values that do, by key."""
+
+    def __init__(self, problem: str, would_fit: dict[str, int]):
+        self.would_fit = would_fit
+        super().__init__(problem)
 
 
 class VramCeilingError(MedexpError):

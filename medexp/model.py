@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Model, Quantisation, RunConfig
+from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
 from medexp.config.shape import check_shape
 from medexp.errors import ModelError
 from medexp.stack import Stack, quietly
@@ -62,6 +62,19 @@ def _quantisation(model: Model, hardware: Hardware, stack: Stack) -> dict[str, A
     return {"quantization_config": settings}
 
 
+def _lora_options(lora: Lora) -> dict[str, Any]:
+    """The adapter in PEFT's words, which Unsloth's are too."""
+    return {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "bias": lora.bias.value,
+        "target_modules": list(lora.target_modules),
+        "use_rslora": lora.rank_stabilised,
+        "use_dora": lora.dora,
+    }
+
+
 def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> Any:
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
@@ -77,15 +90,8 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> Any:
             base, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
         )
         _keep_cpu_weights_unpacked(base)
-    lora = run.lora
     config = stack.peft.LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        bias=lora.bias.value,
-        target_modules=list(lora.target_modules),
-        use_rslora=lora.rank_stabilised,
-        use_dora=lora.dora,
+        **_lora_options(run.lora),
         task_type="CAUSAL_LM",
     )
     return stack.peft.get_peft_model(base, config)
@@ -100,7 +106,7 @@ def _keep_cpu_weights_unpacked(base: Any) -> None:
 
 
 def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
-    hardware, lora, training = run.hardware, run.lora, run.training
+    hardware, training = run.hardware, run.training
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
         revision=_revision(weights),
@@ -118,13 +124,7 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
     }
     return stack.unsloth.FastLanguageModel.get_peft_model(
         network,
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        bias=lora.bias.value,
-        target_modules=list(lora.target_modules),
-        use_rslora=lora.rank_stabilised,
-        use_dora=lora.dora,
+        **_lora_options(run.lora),
         use_gradient_checkpointing=checkpointing[training.gradient_checkpointing],
         checkpoint_skip_layers=hardware.checkpoint_skip_layers,
         random_state=training.seed,

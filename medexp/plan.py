@@ -8,7 +8,6 @@ Takes the overrides of medexp.train. Ends with 0 if a plan fits, with 2 and the 
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import track
@@ -90,17 +89,16 @@ def _show_frontier(run: RunConfig, show: Screen) -> None:
     cells = [planner.cell(run, rank, seq) for rank, seq in bar]
     rows = [(str(rank), *_longest(run, rank)) for rank in FRONTIER_RANKS]
     show.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
-    title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib or 'no'} GiB"
+    title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib:g} GiB"
     files = charts.draw_frontier(cells, title, Path("outputs") / f"frontier-{run.model.name}-{run.hardware.name}")
     show.result(f"Drawn: {files[0]} and {files[1]}")
 
 
 def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
-    ranked = replace(run, lora=replace(run.lora, r=rank))
-    longest = planner.longest_that_fits(ranked)
-    if longest is None:
+    longest = planner.longest_that_fits(planner.resized(run, rank=rank))
+    best = planner.cell(run, rank, longest).plan if longest is not None else None
+    if best is None:
         return "nothing fits", ""
-    best, _ = planner.choose(replace(ranked, training=replace(run.training, max_seq_tokens=longest)))
     return f"{longest:,} tokens", planner.sentence(best, run.hardware.vram_ceiling_gib)
 
 
@@ -112,7 +110,7 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
         return float(plan(run, options, show).budget.peak_bytes)
     except VramPlanError as error:
         if options.format is PlanFormat.json:
-            show.raw(json.dumps({"fits": False, "why": str(error), "would_fit": planner.would_fit(run)}, indent=2))
+            show.raw(json.dumps({"fits": False, "why": str(error), "would_fit": error.would_fit}, indent=2))
         raise
 
 

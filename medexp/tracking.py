@@ -144,7 +144,7 @@ def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The version of every installed package, and the commit of the code where it is a checkout."""
+    """The version of every installed package, by name."""
     packages = {each.metadata["Name"]: each.version for each in metadata.distributions() if each.metadata["Name"]}
     return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 

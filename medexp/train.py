@@ -7,11 +7,10 @@ python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_step
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from medexp import artifact, machine, report, weights
+from medexp import artifact, machine, model, report, stack, tracking, trainer, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
@@ -19,20 +18,18 @@ from medexp.data import source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.records import digest_of
 from medexp.data.split import Split, split
-from medexp.evaluation.answers import structure
+from medexp.evaluation import answers, generation
+from medexp.evaluation.generation import Answer
+from medexp.evaluation.losses import CaseLoss, case_losses, mean_loss
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.screen import Screen, TrainingProgress
+from medexp.tracking import DataInput, Tracker, environment, git_commit
+from medexp.trainer import Fitted
+from medexp.tuned import Tuned, Weights, vocabulary
 from medexp.units import gib
-from medexp.vram import planner
+from medexp.vram import guard, planner
+from medexp.vram.guard import Meter
 from medexp.workspace import Workspace, abandoned, claimed
-
-if TYPE_CHECKING:
-    from medexp.evaluation.generation import Answer
-    from medexp.evaluation.losses import CaseLoss
-    from medexp.tracking import Tracker
-    from medexp.trainer import Fitted
-    from medexp.tuned import Tuned, Weights
-    from medexp.vram.guard import Meter
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class Job:
     show: Screen
     work: Workspace
     ready: Prepared
-    tuned: "Tuned"
-    tracker: "Tracker"
-    meter: "Meter"
+    tuned: Tuned
+    tracker: Tracker
+    meter: Meter
     plan: planner.Plan | None
     began: float
 
@@ -79,10 +76,6 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
         if plan is not None:
             show.say(f"[green]✓[/green] plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}")
         with show.stage("loading the training stack"):
-            from medexp import model, stack, tracking
-            from medexp.tuned import vocabulary
-            from medexp.vram import guard
-
             meter = guard.cap(run.hardware)
             modules = stack.load(run.hardware, weights.cache_dir())
         if found.gguf is not None:
@@ -106,8 +99,6 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
 
 def _compare(job: Job) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
-    from medexp.evaluation.losses import mean_loss
-
     resume_from = job.work.last_checkpoint()
     before = _answers(job, base=True)
     with job.show.stage("measuring the base's held-out loss"):
@@ -120,17 +111,14 @@ def _compare(job: Job) -> TrainResult:
     after = _answers(job, base=False)
     with job.show.stage("saving the adapter"):
         adapter = artifact.save_adapter(job.tuned, job.invocation.output_dir / "adapter", job.invocation.composed_yaml)
-    outcome = replace(_outcome(job, fitted, losses_before, losses_after), structure=_structure(before, after))
+    outcome = _outcome(job, fitted, (losses_before, losses_after), _structure(before, after))
     result = TrainResult(outcome, adapter, job.tracker.run_id)
     _log_end(job, result, before, after)
     _print(job, result, before, after)
     return result
 
 
-def _answers(job: Job, base: bool) -> list["Answer"]:
-    from medexp.evaluation import generation
-    from medexp.vram import guard
-
+def _answers(job: Job, base: bool) -> list[Answer]:
     if not job.ready.prompts:
         return []
     whose, evaluation = "base" if base else "tuned", job.run.evaluation
@@ -148,25 +136,19 @@ def _answers(job: Job, base: bool) -> list["Answer"]:
         )
 
 
-def _held_out_losses(job: Job, base: bool = False) -> list["CaseLoss"]:
-    from medexp.evaluation.losses import case_losses
-    from medexp.vram import guard
-
+def _held_out_losses(job: Job, base: bool = False) -> list[CaseLoss]:
     with guard.ceiling(job.meter, "measuring the held-out loss"), job.tuned.as_base() if base else nullcontext():
         return case_losses(job.tuned, job.ready.held_out.encoded, job.run.evaluation.batch_size)
 
 
-def _structure(before: list["Answer"], after: list["Answer"]) -> Comparison | None:
+def _structure(before: list[Answer], after: list[Answer]) -> Comparison | None:
     """Do the answers keep to the four sections more than before? None where none were asked for."""
     if not before:
         return None
-    return compare([structure(each.text).score for each in before], [structure(each.text).score for each in after])
+    return compare([answers.structure(each.text).score for each in before], [answers.structure(each.text).score for each in after])
 
 
-def _fit(job: Job, resume_from: Path | None) -> "Fitted":
-    from medexp import trainer
-    from medexp.vram import guard
-
+def _fit(job: Job, resume_from: Path | None) -> Fitted:
     meter = job.meter
     with (
         TrainingProgress(job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes) as progress,
@@ -183,8 +165,6 @@ class Recorder:
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         """Log the step."""
-        from medexp.evaluation.losses import mean_loss
-
         job, memory = self._job, {}
         if job.meter.on_card:
             memory = {
@@ -218,16 +198,14 @@ def _headline(run: RunConfig, work: Workspace) -> str:
 
 
 def _log_start(
-    tracker: "Tracker",
+    tracker: Tracker,
     run: RunConfig,
     invocation: Invocation,
     cases: source.Cases,
     sides: Split,
     ready: Prepared,
-    found: "Weights",
+    found: Weights,
 ) -> None:
-    from medexp.tracking import DataInput, environment, git_commit
-
     tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
     tracker.tags(
         {
@@ -254,13 +232,15 @@ def _log_start(
     tracker.json(ready.audit.as_dict(), "data/audit.json")
 
 
-def _outcome(job: Job, fitted: "Fitted", before: list["CaseLoss"], after: list["CaseLoss"]) -> report.Outcome:
-    from medexp.evaluation.losses import mean_loss
-
+def _outcome(
+    job: Job, fitted: Fitted, losses: tuple[list[CaseLoss], list[CaseLoss]], structure: Comparison | None
+) -> report.Outcome:
+    before, after = losses
     return report.Outcome(
         loss_before=mean_loss(before),
         loss_after=mean_loss(after),
         loss=compare([each.per_token for each in before], [each.per_token for each in after]),
+        structure=structure,
         last_loss=fitted.last_loss,
         steps=fitted.last_step,
         tokens=fitted.tokens,
@@ -273,7 +253,7 @@ def _outcome(job: Job, fitted: "Fitted", before: list["CaseLoss"], after: list["
     )
 
 
-def _log_end(job: Job, result: TrainResult, before: list["Answer"], after: list["Answer"]) -> None:
+def _log_end(job: Job, result: TrainResult, before: list[Answer], after: list[Answer]) -> None:
     texts = [each.text for each in before], [each.text for each in after]
     job.tracker.table(report.before_after(job.ready.asked, *texts), "answers/before_after.json")
     job.tracker.metrics(result.outcome.steps, report.metrics(result.outcome))
@@ -281,7 +261,7 @@ def _log_end(job: Job, result: TrainResult, before: list["Answer"], after: list[
         job.tracker.folder(result.adapter, "adapter")
 
 
-def _print(job: Job, result: TrainResult, before: list["Answer"], after: list["Answer"]) -> None:
+def _print(job: Job, result: TrainResult, before: list[Answer], after: list[Answer]) -> None:
     for case, base, tuned in zip(job.ready.asked, before, after, strict=True):
         pair = [report.clipped(base.text, 900), report.clipped(tuned.text, 900)]
         job.show.table(f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True)

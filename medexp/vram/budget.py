@@ -153,12 +153,20 @@ def _rounded(num_bytes: int) -> int:
     return -(-num_bytes // ALLOCATION_UNIT) * ALLOCATION_UNIT
 
 
+def _casts_to_float32(run: RunConfig) -> bool:
+    """Preparing NF4 weights for training, PEFT casts embedding, head and norms to float32; Unsloth leaves them in 16 bits."""
+    return run.hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4
+
+
+def _hidden_state_bytes(shape: ModelShape, tokens: int) -> int:
+    """The input of every decoder layer for `tokens`, in 16 bits: what checkpointing keeps for the backward pass."""
+    return shape.layers * 2 * tokens * shape.hidden
+
+
 def _weights(run: RunConfig, levers: Levers) -> list[Term]:
     shape, streamed = run.model.shape, levers.streamed_layers
     layer, scales = layer_bytes(run)
-    # Preparing NF4 weights for training, PEFT casts embedding, head and norms to float32; Unsloth leaves them in 16 bits.
-    plain_nf4 = run.hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4
-    width = 4 if plain_nf4 else 2
+    width = 4 if _casts_to_float32(run) else 2
     table = width * shape.vocab * shape.hidden
     norms = (width - 2) * 2 * shape.layers * shape.hidden + width * shape.hidden
     exact = "declared shape, exact"
@@ -176,16 +184,13 @@ def _weights(run: RunConfig, levers: Levers) -> list[Term]:
 
 
 def _adapter(run: RunConfig) -> list[Term]:
-    parameters = lora_parameters(run)
-    state = {
-        Optimizer.adamw_torch: (8 * parameters, Place.gpu),
-        Optimizer.adamw_8bit: (2 * parameters + 8 * parameters // 256, Place.gpu),
-        Optimizer.paged_adamw_8bit: (2 * parameters + 8 * parameters // 256, Place.host),
-    }[run.training.optimizer]
+    parameters, optimizer = lora_parameters(run), run.training.optimizer
+    state = 8 * parameters if optimizer is Optimizer.adamw_torch else 2 * parameters + 8 * parameters // 256
+    state_place = Place.host if optimizer is Optimizer.paged_adamw_8bit else Place.gpu
     return [
         Term("LoRA parameters", 4 * parameters, Place.gpu, Phase.always, "float32, exact"),
         Term("LoRA gradients", 4 * parameters, Place.gpu, Phase.training, "float32, exact"),
-        Term("optimizer state", state[0], state[1], Phase.always, "two moments, exact"),
+        Term("optimizer state", state, state_place, Phase.always, "two moments, exact"),
     ]
 
 
@@ -193,7 +198,7 @@ def _unsloth_step(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     shape = run.model.shape
     kv = shape.kv_heads * shape.head_dim
     standard = run.training.gradient_checkpointing is not Checkpointing.unsloth
-    hidden_states = shape.layers * 2 * tokens * shape.hidden
+    hidden_states = _hidden_state_bytes(shape, tokens)
     recompute = int(2 * tokens * (LAYER_PER_HIDDEN * shape.hidden + LAYER_PER_KV * kv + LAYER_PER_FFN * shape.ffn))
     loss = 72 * MIB + 4096 * shape.hidden
     in_mlp = {"gate_proj", "up_proj", "down_proj"} & set(run.lora.target_modules)
@@ -215,7 +220,7 @@ def _unsloth_step(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
 
 def _plain_step(run: RunConfig, tokens: int) -> list[Term]:
     shape, training = run.model.shape, Phase.training
-    hidden_states = shape.layers * 2 * tokens * shape.hidden
+    hidden_states = _hidden_state_bytes(shape, tokens)
     if run.training.gradient_checkpointing is Checkpointing.off:
         activations = int(2 * tokens * LAYER_PER_FFN * (shape.hidden + shape.ffn)) * shape.layers
         return [Term("activations of all layers", activations, Place.gpu, training, "estimate, not measured")]
@@ -231,8 +236,7 @@ def _plain_step(run: RunConfig, tokens: int) -> list[Term]:
 def _evaluation(run: RunConfig) -> list[Term]:
     shape, evaluation = run.model.shape, run.evaluation
     tokens = evaluation.batch_size * evaluation.max_seq_tokens
-    plain = run.hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4
-    head = 2 * shape.vocab * shape.hidden if plain else 0  # cast from float32 for every forward pass
+    head = 2 * shape.vocab * shape.hidden if _casts_to_float32(run) else 0  # back in 16 bits for every forward pass
     logits = 10 * EVALUATION_CHUNK_TOKENS * shape.vocab
     forward = int(2 * tokens * EVALUATION_PER_WIDTH * (shape.hidden + shape.ffn))
     answered = evaluation.batch_size * (evaluation.max_seq_tokens + evaluation.max_new_tokens) if evaluation.answers else 0
@@ -254,5 +258,5 @@ def _link_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
     layer, _ = layer_bytes(run)
     streamed = max(0, 2 * levers.streamed_layers - 2) * layer
     offloaded = run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.unsloth
-    hidden = 2 * run.model.shape.layers * 2 * tokens * run.model.shape.hidden if offloaded else 0
+    hidden = 2 * _hidden_state_bytes(run.model.shape, tokens) if offloaded else 0
     return levers.accumulation * (streamed + hidden)

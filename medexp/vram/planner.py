@@ -4,7 +4,7 @@ Exact search over micro-batch, streamed layers, embedding and kept layers; a few
 number stay as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from medexp.config.schema import Device, Engine, ModelShape, Planning, RunConfig
@@ -58,7 +58,8 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
     plans = ranked(run)
     fitting = [plan for plan in plans if fits(run, plan)]
     if not fitting:
-        raise VramPlanError(_nothing_fits(run, plans))
+        nearest = would_fit(run)
+        raise VramPlanError(_nothing_fits(run, plans, nearest), nearest)
     chosen = fitting[0] if run.training.plan is Planning.frugal else _surest(fitting)
     return chosen, tuple(_distinct([chosen, *fitting]))[1:5]
 
@@ -118,10 +119,17 @@ def predicted(run: RunConfig, levers: Levers) -> Plan:
     return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=hardware.matmul_tflops is not None)
 
 
+def resized(run: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
+    """`run` at another LoRA rank or sequence length; None leaves it."""
+    lora = run.lora if rank is None else replace(run.lora, r=rank)
+    training = run.training if seq is None else replace(run.training, max_seq_tokens=seq)
+    return replace(run, lora=lora, training=training)
+
+
 def cell(run: RunConfig, rank: int, seq: int) -> Cell:
     """The best plan of `run` at another rank and length."""
     try:
-        plan, _ = choose(_with(_with(run, "r", rank), "max_seq_tokens", seq))
+        plan, _ = choose(resized(run, rank, seq))
     except VramPlanError:
         return Cell(rank, seq, None)
     return Cell(rank, seq, plan)
@@ -129,37 +137,36 @@ def cell(run: RunConfig, rank: int, seq: int) -> Cell:
 
 def longest_that_fits(run: RunConfig) -> int | None:
     """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not even 64 does."""
-    return _largest(run, "max_seq_tokens", 64, 131_072 // 64)
+    most = _largest(lambda count: resized(run, seq=64 * count), 131_072 // 64)
+    return 64 * most if most else None
 
 
 def largest_rank_that_fits(run: RunConfig) -> int | None:
     """The largest `lora.r` for which some plan fits; None if not even 1 does."""
-    return _largest(run, "r", 1, 1024)
+    return _largest(lambda rank: resized(run, rank=rank), 1024) or None
 
 
-def _largest(run: RunConfig, what: str, unit: int, most: int) -> int | None:
+def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
+    """The largest number up to `most` whose trial fits, 0 if none does; what fits at a number fits at every smaller one."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        trial = _with(run, what, middle * unit)
-        if any(fits(trial, predicted(trial, levers)) for levers in _thriftiest(trial)):
+        run = trial(middle)
+        if fits(run, predicted(run, _thriftiest(run))):
             low = middle
         else:
             high = middle - 1
-    return low * unit or None
+    return low
 
 
-def _with(run: RunConfig, what: str, value: int) -> RunConfig:
-    if what == "r":
-        return replace(run, lora=replace(run.lora, r=value))
-    return replace(run, training=replace(run.training, max_seq_tokens=value))
-
-
-def _thriftiest(run: RunConfig) -> list[Levers]:
-    """The levers that take least memory: one case at a time, all that can be streamed streamed, nothing kept."""
-    return [min(_candidates(run), key=lambda levers: budget(run, levers).peak_bytes)] if _pinned(run) else [
-        Levers(1, _effective_batch(run), max(_streamable(run)), max(_embeddings(run)), 0)
-    ]  # fmt: skip
+def _thriftiest(run: RunConfig) -> Levers:
+    """The levers that take least memory of those the config leaves open: as few cases at a time as may be, all that can be
+    streamed streamed, nothing kept that was not asked for."""
+    size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
+    must_keep = asked if isinstance(asked, int) else 0
+    streamed = min(max(_streamable(run)), run.model.shape.layers - must_keep)
+    plain = Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)))
+    return replace(plain, kept_layers=_kept(run, plain)[0])
 
 
 def _pinned(run: RunConfig) -> bool:
@@ -170,10 +177,15 @@ def _effective_batch(run: RunConfig) -> int:
     return run.training.micro_batch * run.training.accumulation
 
 
+def _sizes(run: RunConfig) -> list[int]:
+    """Micro-batches that divide the effective batch, the smallest first."""
+    effective = _effective_batch(run)
+    return [run.training.micro_batch] if _pinned(run) else [size for size in range(1, effective + 1) if effective % size == 0]
+
+
 def _candidates(run: RunConfig) -> Iterator[Levers]:
     effective = _effective_batch(run)
-    sizes = [run.training.micro_batch] if _pinned(run) else [size for size in range(1, effective + 1) if effective % size == 0]
-    for size in sizes:
+    for size in _sizes(run):
         for on_host in _embeddings(run):
             for streamed in _streamable(run):
                 plain = Levers(size, effective // size, streamed, on_host, 0)
@@ -236,10 +248,10 @@ def would_fit(run: RunConfig) -> dict[str, int]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _nothing_fits(run: RunConfig, plans: list[Plan]) -> str:
+def _nothing_fits(run: RunConfig, plans: list[Plan], nearest: dict[str, int]) -> str:
     least = min(plans, key=lambda plan: plan.budget.peak_bytes)
     largest, ceiling = least.budget.largest(), run.hardware.vram_ceiling_gib
-    ways = [f"{key}={value}" for key, value in would_fit(run).items()]
+    ways = [f"{key}={value}" for key, value in nearest.items()]
     ways += ["training.plan=fastest with the levers on auto"] if _pinned(run) else []
     return (
         f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and hardware.vram_ceiling_gib is {ceiling:g} "

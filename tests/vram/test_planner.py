@@ -103,3 +103,12 @@ def test_a_plan_in_words_and_as_values(resolved):
     values = planner.as_dict(chosen)
     assert values["peak_bytes"] == chosen.budget.peak_bytes
     assert {type(term["bytes"]) for term in values["terms"]} == {int}
+
+
+def test_what_would_fit_honours_a_lever_that_is_a_number(resolved):
+    run = resolved(CARD, "hardware.checkpoint_skip_layers=8", "training.max_seq_tokens=65536")
+    longest = planner.would_fit(run)["training.max_seq_tokens"]
+    assert longest < 11200
+    assert planner.choose(planner.resized(run, seq=longest))[0].levers.kept_layers == 8
+    with pytest.raises(VramPlanError):
+        planner.choose(planner.resized(run, seq=longest + 64))
