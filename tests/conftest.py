@@ -11,7 +11,7 @@ from doors import Doors, write_tiny_model
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
-from medexp import command, stack, weights
+from medexp import command, machine, stack, weights
 from medexp.config.rules import resolve
 from medexp.config.schema import Columns, Dataset, Overlong, Prompt, RunConfig
 from medexp.data.encoding import Vocabulary
@@ -119,7 +119,7 @@ def embedded_tokenizer(resolved: Callable[..., RunConfig], no_card: Machine) -> 
     run = resolved("hardware=cpu", on=no_card)
     found = weights.find(run.model)
     if found.gguf is not None:
-        found = weights.convert(found, run.model, stack.load(run.hardware, weights.cache_dir()))
+        found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(found.location)
