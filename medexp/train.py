@@ -14,10 +14,10 @@ from medexp import artifact, machine, model, report, stack, tracking, trainer, w
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
-from medexp.data import source
+from medexp.data import mixture, source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.records import digest_of
-from medexp.data.split import Split, split
+from medexp.data.split import Split
 from medexp.evaluation import answers, generation
 from medexp.evaluation.generation import Answer
 from medexp.evaluation.losses import CaseLoss, case_losses, mean_loss
@@ -70,7 +70,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
     if run.lora.start_from is not None:
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
     cases = source.load(run.dataset)
-    sides = split(cases.cases, run.dataset)
+    sides = mixture.sides(cases.by_source, run.dataset)
     with claimed(_unfinished(run), fingerprint(run, cases.digest), run.training.resume) as work:
         show.say(_headline(run, work))
         if plan is not None:
