@@ -10,13 +10,14 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medexp import artifact, machine, model, report, stack, tracking, trainer, weights
+from medexp import artifact, audit_page, machine, model, report, stack, tracking, trainer, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
 from medexp.data import mixture, source
-from medexp.data.preparation import Prepared, prepare
+from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
+from medexp.data.spelling import Speller
 from medexp.data.split import Split
 from medexp.evaluation import answers, generation
 from medexp.evaluation.generation import Answer
@@ -25,7 +26,7 @@ from medexp.evaluation.metrics import Comparison, compare
 from medexp.screen import Screen, TrainingProgress
 from medexp.tracking import DataInput, Tracker, environment, git_commit
 from medexp.trainer import Fitted
-from medexp.tuned import Tuned, Weights, vocabulary
+from medexp.tuned import Tuned, Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.guard import Meter
@@ -82,12 +83,19 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
             with show.stage("converting the embedded model, once"):
                 found = weights.convert(found, run.model, modules)
         tokenizer = model.load_tokenizer(found, modules)
-        ready = prepare(run, sides, vocabulary(tokenizer))
+        speller = Speller(tokenizer)
+        ready = speller.prepared(run, sides)
         show.say(f"[green]✓[/green] cases: {ready.audit.sentence()}")
+        with show.stage("auditing the cases"):
+            seen = speller.inspected(run, ready, {})
+        for rule in seen.broken:
+            show.say(f"[yellow]![/yellow] {rule}")
         tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(_unfinished(run)) if each.mlflow_run_id])
         with tracking.open_run(run.tracking, work.mlflow_run_id, run.tracking.run_name or _name(run)) as tracker:
             work.belongs_to(tracker.run_id)
             _log_start(tracker, run, invocation, cases, sides, ready, found)
+            tracker.json(seen.as_dict(), "data/audit.json")
+            tracker.text(audit_page.page(run, seen), "data/audit.html")
             with show.stage(f"loading {run.model.name}"), guard.ceiling(meter, "loading the model"):
                 tuned = model.load(run, found, tokenizer, modules)
             if plan is not None:
@@ -229,7 +237,6 @@ def _log_start(
     tracker.text(invocation.composed_yaml, "config/composed.yaml")
     tracker.text("\n".join(invocation.overrides) + "\n", "config/overrides.txt")
     tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
-    tracker.json(ready.audit.as_dict(), "data/audit.json")
 
 
 def _outcome(

@@ -329,3 +329,18 @@ class PlanConfig(RunConfig):
     """A run, and how its plan is shown."""
 
     plan: PlanOptions = MISSING
+
+
+@dataclass
+class AuditOptions(Group):
+    """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
+
+    strict: bool = MISSING
+    benchmark_files: list[str] = MISSING
+
+
+@dataclass
+class AuditConfig(RunConfig):
+    """A run, and how its cases are audited."""
+
+    audit: AuditOptions = MISSING

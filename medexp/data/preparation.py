@@ -15,10 +15,11 @@ from medexp.errors import DataError
 
 @dataclass(frozen=True)
 class Prepared:
-    """`rows` in the order they are trained on, `steps` optimizer steps long; `prompts` ask the questions of `asked`."""
+    """`rows` of `train` in the order they are trained on, `steps` optimizer steps long; `prompts` ask the questions of `asked`."""
 
     rows: Sequence[Encoded]
     steps: int
+    train: Encoding
     held_out: Encoding
     asked: Sequence[Case]
     prompts: Sequence[list[int]]
@@ -29,7 +30,7 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     """Encode both sides: training cases at `training.max_seq_tokens`, held-out ones at `evaluation.max_seq_tokens`, so that
     held-out loss does not depend on the training length.
 
-    Raises: DataError if nothing fits, if a part of a mixture gives nothing to the run, or on the first over-long case with `dataset.overlong=error`.
+    Raises: DataError if nothing fits, if a part of a mixture gives nothing, or on the first over-long case with `overlong=error`.
     """
     dataset, training, evaluation = run.dataset, run.training, run.evaluation
     shares = sides.shares or (Share(dataset.name, 1.0, len(sides.train)),)
@@ -46,7 +47,7 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     asked = spread(held_out.cases, evaluation.answers)
     prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary) for case in asked]
     rows = [train.encoded[index] for index in order]
-    return Prepared(rows, steps, held_out, asked, prompts, audit(sides, train, held_out, drawn))
+    return Prepared(rows, steps, train, held_out, asked, prompts, audit(sides, train, held_out, drawn))
 
 
 def _encode_shares(run: RunConfig, sides: Split, shares: Sequence[Share], vocabulary: Vocabulary) -> list[Encoding]:

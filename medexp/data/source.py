@@ -61,16 +61,16 @@ def _load(source: Source, needed: int) -> Cases:
     return Cases(cases, origin, commit, digest_of(cases), (cases,))
 
 
-def read_file(path: Path) -> list[Record]:
-    """The records of `path`, by its ending.
+def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
+    """The records of `path`, by its ending; `key` is where it was set, for errors.
 
     Raises: DataError if it is missing, of an unknown kind, or broken (with the line, where the format has lines).
     """
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
     if not path.is_file():
-        raise DataError(f"dataset.path={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
+        raise DataError(f"{key}={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
     if path.suffix.lower() not in readers:
-        raise DataError(f"dataset.path={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}")
+        raise DataError(f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}")
     try:
         return readers[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
