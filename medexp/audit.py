@@ -102,7 +102,7 @@ def _summary(seen: Inspection) -> list[tuple[str, str]]:
     faults = seen.reasoning
     return [
         ("cases", seen.audit.sentence()),
-        ("learnt", f"{total:,} tokens: {shares}"),
+        ("learnt", f"{total:,} tokens, each case once: {shares}"),
         ("near duplicates", f"{len(seen.repeats)} in training, {len(seen.near_held_out)} of a held-out question"),
         ("overlap", f"{len(seen.leaks)} training cases share a question or 13 words with: {', '.join(seen.measured)}"),
         (

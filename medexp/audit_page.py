@@ -30,6 +30,7 @@ def page(run: RunConfig, seen: Inspection) -> str:
     body = [
         f"<h1>{escape(title)}</h1><p>{escape(seen.audit.sentence())}</p>",
         _rules(seen),
+        "<h2>What became of the records</h2>" + _table(("records", "training", "held out", "why"), list(_funnel(seen))),
         "<h2>Tokens a case (training)</h2>",
         f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
         "<div class='charts'>" + "".join(_histogram(name, each) for name, each in seen.lengths.items()) + "</div>",
@@ -49,6 +50,36 @@ def _rules(seen: Inspection) -> str:
     if not seen.broken:
         return f"<p class='ok'>Every rule holds. Looked for overlap with: {escape(', '.join(seen.measured))}.</p>"
     return "<ul>" + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in seen.broken) + "</ul>"
+
+
+def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
+    whole, train, held_out = seen.audit, seen.audit.train, seen.audit.held_out
+    yield f"{whole.records:,} read", "", "", ""
+    if whole.duplicate_questions:
+        yield (
+            f"{whole.duplicate_questions:,} removed",
+            "",
+            "",
+            "the same question, whatever its case and spaces, stands there before",
+        )
+    if whole.withheld:
+        yield f"{whole.withheld:,} withheld", f"{whole.withheld:,}", "", "the question or its group is held out from another part"
+    limit = f"longer than the limit ({seen.max_tokens:,} tokens in training), "
+    dropped, trimmed = train.dropped_overlong + held_out.dropped_overlong, train.trimmed_reasoning + held_out.trimmed_reasoning
+    if dropped:
+        yield (
+            f"{dropped:,} dropped",
+            f"{train.dropped_overlong:,}",
+            f"{held_out.dropped_overlong:,}",
+            limit + "whole or even trimmed",
+        )
+    yield f"{train.kept + held_out.kept:,} kept", f"{train.kept:,}", f"{held_out.kept:,}", ""
+    if trimmed:
+        what = limit + "so the reasoning ends at an earlier sentence; answer and EOS are whole"
+        yield f"{trimmed:,} of them trimmed", f"{train.trimmed_reasoning:,}", f"{held_out.trimmed_reasoning:,}", what
+    for part in whole.parts if len(whole.parts) > 1 else ():
+        draws = f"{part.drawn:,} draws, each case {part.drawn / part.kept:.1f} times"
+        yield f"part {part.name}", f"{part.kept:,}", "", f"weight {part.weight:g}: {draws}"
 
 
 def _histogram(name: str, lengths: Lengths) -> str:

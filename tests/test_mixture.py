@@ -17,7 +17,9 @@ LONGER = ["training.max_steps=5", "training.micro_batch=2", "training.save_steps
 @pytest.fixture
 def mixture(tmp_path: Path) -> list[str]:
     """Overrides of a mixture, four to one, of a file and the shipped cases, measured on the shipped ones."""
-    records = [{"Question": f"What of case {number}?", "Complex_CoT": "Hm. Well.", "Response": f"{number}."} for number in range(12)]
+    records = [
+        {"Question": f"What of case {number}?", "Complex_CoT": "Hm. Well.", "Response": f"{number}."} for number in range(12)
+    ]
     (tmp_path / "plain.json").write_text(json.dumps(records))
     parts = f"{{use: local, weight: 4, path: {tmp_path / 'plain.json'}}}, {{use: clinical_cases, weight: 1}}"
     return ["dataset=mixture", f"dataset.mixture=[{parts}]", "dataset.held_out_from=clinical_cases", "dataset.max_cases=null"]

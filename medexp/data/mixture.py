@@ -24,32 +24,31 @@ def sides(read: Sequence[Sequence[Case]], dataset: Dataset) -> Split:
     """
     if not dataset.mixture and dataset.held_out_from is None:
         return split(read[0], dataset)
-    sources = parts.sources(dataset)
+    sources, trained = parts.sources(dataset), parts.trained(dataset)
     wanted = _held_out_counts(dataset, len(sources))
     both = [
         divided(cases, source.group_by, count, dataset.split_seed)
         for cases, source, count in zip(read, sources, wanted, strict=True)
     ]
     _refuse_small(both, sources, wanted)
-    held_out = [case for _, held in both for case in held]
-    barred = _Barred.by([(held, source.group_by) for (_, held), source in zip(both, sources, strict=True)])
-    trained = parts.trained(dataset)
-    pools, twice = _without_repeats([pool for pool, _ in both[: len(trained)]])
-    kept = [[case for case in pool if not barred.holds(case)] for pool in pools]
-    withheld = sum(map(len, pools)) - sum(map(len, kept))
-    limits = _limits(dataset, len(held_out), [part.weight for part in trained])
-    shares, train = [], []
-    for part, pool, limit in zip(trained, kept, limits, strict=True):
-        if not pool:
-            raise DataError(
-                f"nothing of {part.name} is left to train on: all its questions stand in an earlier part, or they or their "
-                "groups are held out; give it other cases or take it out of dataset.mixture"
-            )
-        shares.append(Share(part.name, part.weight, len(pool[:limit])))
-        train += pool[:limit]
-    records = sum(map(len, read))
-    duplicates = records - sum(len(pool) + len(held) for pool, held in both) + twice
-    return Split(tuple(train), _different(held_out), records, duplicates, tuple(shares), withheld)
+    pools, held = [pool for pool, _ in both[: len(trained)]], [cases for _, cases in both]
+    different = _without_repeats(pools)
+    barred = _Barred.by(list(zip(held, [source.group_by for source in sources], strict=True)))
+    kept = [[case for case in pool if not barred.holds(case)] for pool in different]
+    chosen = _limited(kept, trained, dataset, _count(held))
+    unread = _count(read[len(trained) :]) - _count(held[len(trained) :])  # of a source that is only measured on
+    return Split(
+        train=tuple(case for pool in chosen for case in pool),
+        held_out=tuple({case.key: case for cases in held for case in cases}.values()),
+        records=_count(read) - unread,
+        duplicates=_count(read) - unread - _count(different) - _count(held),
+        shares=tuple(Share(part.name, part.weight, len(pool)) for part, pool in zip(trained, chosen, strict=True)),
+        withheld=_count(different) - _count(kept),
+    )
+
+
+def _count(cases: Sequence[Sequence[Case]]) -> int:
+    return sum(map(len, cases))
 
 
 def _held_out_counts(dataset: Dataset, num_sources: int) -> list[int]:
@@ -69,24 +68,31 @@ def _refuse_small(both: Sequence[tuple[list[Case], list[Case]]], sources: Sequen
             raise DataError(f"dataset={source.name} has {len(held)} different questions and dataset.held_out={count}; lower it")
 
 
-def _limits(dataset: Dataset, num_held_out: int, weights: Sequence[float]) -> list[int | None]:
-    if dataset.max_cases is None:
-        return [None] * len(weights)
-    return [max(1, count) for count in quotas(max(0, dataset.max_cases - num_held_out), weights)]
-
-
-def _without_repeats(pools: Sequence[Sequence[Case]]) -> tuple[list[list[Case]], int]:
-    """The pools without questions of an earlier pool, and how many those were."""
+def _without_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
+    """The pools without questions of an earlier pool."""
     seen: set[str] = set()
     unique: list[list[Case]] = []
     for pool in pools:
         unique.append([case for case in pool if case.key not in seen])
         seen |= {case.key for case in pool}
-    return unique, sum(map(len, pools)) - sum(map(len, unique))
+    return unique
 
 
-def _different(cases: Sequence[Case]) -> tuple[Case, ...]:
-    return tuple({case.key: case for case in reversed(cases)}.values())[::-1]
+def _limited(pools: Sequence[list[Case]], trained: Sequence[Part], dataset: Dataset, num_held_out: int) -> list[list[Case]]:
+    """What `max_cases` leaves of each pool: its quota, at least one case.
+
+    Raises: DataError if a pool is empty.
+    """
+    for part, pool in zip(trained, pools, strict=True):
+        if not pool:
+            raise DataError(
+                f"nothing of {part.name} is left to train on: all its questions stand in an earlier part, or they or their "
+                "groups are held out; give it other cases or take it out of dataset.mixture"
+            )
+    if dataset.max_cases is None:
+        return list(pools)
+    limits = quotas(max(0, dataset.max_cases - num_held_out), [part.weight for part in trained])
+    return [pool[: max(1, limit)] for pool, limit in zip(pools, limits, strict=True)]
 
 
 @dataclass(frozen=True)

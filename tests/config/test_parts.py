@@ -59,7 +59,10 @@ def test_parts_are_parameters_and_tell_two_runs_apart(resolved):
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        (["{use: medical, weight: 1}"], "dataset.mixture[0].use=medical does not exist; there are clinical_cases, local, medical_o1"),
+        (
+            ["{use: medical, weight: 1}"],
+            "dataset.mixture[0].use=medical does not exist; there are clinical_cases, local, medical_o1",
+        ),
         (["{use: medical, weight: 1}"], "did you mean medical_o1?"),
         ([REASONING, "{use: clinical_cases, weight: 0}"], "dataset.mixture[1].weight=0 is out of range: allowed is above 0"),
         (["{use: clinical_cases, weight: -1}"], "dataset.mixture[0].weight=-1 is out of range"),

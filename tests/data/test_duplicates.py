@@ -9,7 +9,7 @@ VIGNETTE = (
     "pressure spreading to his jaw. He smokes twenty cigarettes daily. Pulse 52, BP 104/66. What should the team do next?"
 )
 ANOTHER_PATIENT = (
-    "A 71-year-old retired joiner comes to the surgery pale and breathless after two hours of dull chest tightness radiating to his "
+    "A 71-year-old retired joiner comes to the surgery pale and breathless after two hours of dull chest tightness in his "
     "left arm. He has never smoked. Pulse 96, BP 150/88. What should the doctor do next?"
 )
 

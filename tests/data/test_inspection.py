@@ -93,7 +93,10 @@ BROKEN = {
         "12 of 144 training cases whose reasoning is repeated or goes in circles: 8.3 %, allowed is 1 %",
     ),
     "another language": (
-        [Case(f"一名{year}岁男性患者因胸痛就诊, 最可能的诊断是什么?", f"心电图{year}.", "心肌梗死。立即治疗。") for year in range(30, 36)],
+        [
+            Case(f"一名{year}岁男性患者因胸痛就诊, 最可能的诊断是什么?", f"心电图{year}.", "心肌梗死。立即治疗。")
+            for year in range(30, 36)
+        ],
         "6 of 138 training cases in another language than en: 4.3 %, allowed is 2 %",
     ),
 }

@@ -151,7 +151,7 @@ def test_every_part_has_at_least_one_case_with_max_cases(mixed):
 
 
 def test_a_part_that_is_too_small_is_named(mixed):
-    with pytest.raises(DataError, match="dataset=small has 2 different questions and dataset.held_out=4 leaves none to train on"):
+    with pytest.raises(DataError, match=r"dataset=small has 2 different questions and dataset.held_out=4 leaves none to train on"):
         sides([cases("big", 60), cases("small", 2)], mixed([part("big", 0.5), part("small", 0.5)], held_out=8))
 
 
@@ -161,5 +161,5 @@ def test_a_part_of_which_nothing_is_new_is_named(mixed):
 
 
 def test_too_few_to_measure_on_is_said(dataset):
-    with pytest.raises(DataError, match="dataset=other has 2 different questions and dataset.held_out=3; lower it"):
+    with pytest.raises(DataError, match=r"dataset=other has 2 different questions and dataset.held_out=3; lower it"):
         sides([cases("own", 10), cases("other", 2)], dataset(held_out=3, held_out_from=part("other", 0.0)))

@@ -155,5 +155,5 @@ def test_a_weight_that_draws_nothing_is_refused(run, characters):
 def test_a_part_where_nothing_fits_is_named(run, characters):
     run.training.max_seq_tokens, run.dataset.overlong = 280, Overlong.drop
     long = tuple(Case(f"long {number}", "Think. " * 60, "a") for number in range(2))
-    with pytest.raises(DataError, match="every one of the 2 second training cases is longer than training.max_seq_tokens=280"):
+    with pytest.raises(DataError, match=r"every one of the 2 second training cases is longer than training.max_seq_tokens=280"):
         prepare(run, Split((*TRAIN[:8], *long), HELD_OUT, 16, 0, SHARED.shares), characters)
