@@ -52,16 +52,15 @@ class Page(HTMLParser):
         self.fetched += [value for name, value in attrs if name in ("src", "href")] + [tag] * (tag == "script")
 
 
-def test_the_shipped_cases_break_no_rule(tmp_path: Path) -> None:
-    status, output = command(*AUDIT, "audit.strict=true", "hydra.run.dir=out", cwd=tmp_path)
-    assert status == 0, output
+def test_the_shipped_cases_break_no_rule(doors: Doors, capsys) -> None:
+    audited(doors, "dataset.max_cases=null", "dataset.held_out=16", strict=True)
+    output = capsys.readouterr().out
     for part in ("138 to train on, 16 held out", "Tokens a training case", "every rule holds", "reasoning 29.1 %", "language"):
-        assert part in output
+        assert part in " ".join(output.replace("│", " ").split())
     assert "⟨EOS⟩" in output  # the preview
-    values = json.loads((tmp_path / "out" / "audit.json").read_text())
+    values = json.loads((doors.root / "audited" / "audit.json").read_text())
     assert (values["train"]["kept"], values["broken_rules"], values["languages"]) == (138, [], {"en": 138})
     assert values["label_tokens"]["EOS"] == 138
-    assert not list(tmp_path.glob("mlruns"))
 
 
 def test_strict_ends_with_2_and_every_broken_rule(tmp_path: Path) -> None:
@@ -71,6 +70,7 @@ def test_strict_ends_with_2_and_every_broken_rule(tmp_path: Path) -> None:
     assert status == 2, output
     assert re.search(r"medexp: \d+ of 24 training cases whose reasoning is repeated.* \(audit.strict=true\)", output)
     assert (tmp_path / "out" / "audit.html").is_file()
+    assert not list(tmp_path.glob("mlruns"))
 
 
 def test_without_strict_a_broken_rule_is_shown(doors: Doors, tmp_path: Path, capsys) -> None:
