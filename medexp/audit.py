@@ -25,13 +25,13 @@ from medexp.errors import DataError
 from medexp.model import load_tokenizer
 from medexp.screen import Screen
 
-_LOOK = {
-    Role.instructions: "black on #f3c6d3",
-    Role.question: "black on #e9d8f4",
-    Role.reasoning: "black on #cfe5f7",
-    Role.answer: "black on #cdeccf",
-    Role.marks: "black on #fbe8a6",
-    Role.eos: "bold black on #f7b267",
+_LOOK = {  # the sixteen colours that every terminal has
+    Role.instructions: "black on magenta",
+    Role.question: "white on blue",
+    Role.reasoning: "black on cyan",
+    Role.answer: "black on green",
+    Role.marks: "black on yellow",
+    Role.eos: "bold white on red",
 }
 PREVIEW_CHARACTERS = 130  # of a piece, on the screen
 
@@ -80,6 +80,7 @@ def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
 
 
 def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
+    show.results.print(_key())
     for pieces in seen.previews:
         show.results.print(_preview(pieces))
     rows = [
@@ -120,8 +121,16 @@ def _bars(bins: tuple[int, ...]) -> str:
     return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * cases // tallest)] for cases in bins)
 
 
+def _key() -> Text:
+    """What the colours mean."""
+    text = Text("Learnt: ")
+    for role, look in _LOOK.items():
+        text.append(f" {role.value} ", look).append(" ")
+    return text.append("grey: read, not learnt", "bright_black").append("\n")
+
+
 def _preview(pieces: Sequence[Piece]) -> Text:
-    """A case in the colours of the page, on few lines; long pieces are cut in their middle, what is not learnt is grey."""
+    """A case in the colours of `_LOOK`, on few lines; long pieces are cut in their middle, what is not learnt is grey."""
     text = Text()
     for piece in pieces:
         words = "⟨EOS⟩" if piece.role is Role.eos else _middle_cut(piece.text)
