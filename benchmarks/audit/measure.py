@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -47,11 +48,13 @@ def main() -> None:
         load, began = os.getloadavg()[0], time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "medexp.audit", *words], capture_output=True, text=True, check=True)
         whole_s = time.perf_counter() - began
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         stages = dict(re.findall(r"✓ (.+?) ([\d.]+) s", done.stderr))
         found = json.loads((Path(folder) / "out" / "audit.json").read_text())
     figures = {
         "records": args.count,
         "whole_s": round(whole_s, 1),
+        "processor_s": round(used.ru_utime + used.ru_stime, 1),
         "stages_s": {name: float(seconds) for name, seconds in stages.items()},
         "near_duplicates": found["near_duplicates"]["count"],
         "overlap": found["overlap"]["count"],
