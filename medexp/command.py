@@ -22,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import PlanConfig, RunConfig
+from medexp.config.schema import PlanConfig, RunConfig, TrainConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
+from medexp.sweep.space import lengths
 
-SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "plan": PlanConfig}  # a root's first default is one of these
+SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "train": TrainConfig, "plan": PlanConfig}  # a root's first default is one of these
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     shipped = Path(__file__).resolve().parent / "data"
     OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
+    OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
     nearest = {"defaults": [machine.nearest_preset(machine.read())]}
     ConfigStore.instance().store(group="hardware", name="nearest", node=nearest, package="_global_")
 

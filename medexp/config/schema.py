@@ -310,3 +310,18 @@ class PlanConfig(RunConfig):
     """A run, and how its plan is shown."""
 
     plan: PlanOptions = MISSING
+
+
+@dataclass
+class SweepOptions(Group):
+    """How many trials a sweep has in all (`python -m medexp.train -m`)."""
+
+    inside: ClassVar[str] = "sweep."
+    n_trials: int = number(1)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """A run, and the size of a sweep over it."""
+
+    sweep: SweepOptions = MISSING
