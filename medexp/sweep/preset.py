@@ -16,11 +16,9 @@ def preset(cfg: DictConfig, plain: Callable[[str], DictConfig], head: str) -> st
     """
     hardware = cfg.hydra.runtime.choices["hardware"]
     wanted, given = _plain(cfg), _plain(plain(hardware))
-    defaults = {"defaults": [f"override /hardware: {hardware}"]}
     comment = "".join(f"# {line}\n" for line in head.splitlines())
     text = OmegaConf.to_yaml(OmegaConf.create(_difference(wanted, given)))
     first = OmegaConf.to_yaml(OmegaConf.create({"defaults": [{"override /hardware": hardware}]}))
-    del defaults
     return f"# @package _global_\n{comment}{first}\n{text if text.strip() != '{}' else ''}"
 
 

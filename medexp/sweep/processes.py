@@ -5,6 +5,7 @@ Each gets a slot: a card (CUDA_VISIBLE_DEVICES) or its share of the processor co
 
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,9 +74,11 @@ class Processes:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "outcome.json").unlink(missing_ok=True)
         with (folder / "trial.log").open("ab") as log:
+            log.write(f"$ {shlex.join(['python', *command[1:]])}\n".encode())
+            log.flush()
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, **environment},
+                env={**_plain_environment(), **environment},
             )  # fmt: skip
         with self._lock:
             self._running.add(process)
@@ -114,6 +117,11 @@ class Processes:
         with self._lock:
             for process in self._running:
                 _signal(process, number)
+
+
+def _plain_environment() -> dict[str, str]:
+    """This process's, without what medexp.command sets for itself: a trial's error is one sentence, too."""
+    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from medexp import tracking
-from medexp.config.schema import RunConfig, Tracking
+from medexp.config.schema import Tracking
 from medexp.errors import OutputError
 from medexp.screen import Screen
 from medexp.sweep import storage
@@ -46,7 +46,7 @@ def counts(study: Study) -> dict[str, int]:
     return {each.value: endings.count(each) for each in Ending if each in endings}
 
 
-def keep(parent: Tracker, study: Study, folder: Path, best_file: Path | None, run: RunConfig) -> None:
+def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
     """Log the best trial, the counts and the proposals that never started with the parent run."""
     trials = study.trials()
     step = study.done()
@@ -67,6 +67,8 @@ def keep(parent: Tracker, study: Study, folder: Path, best_file: Path | None, ru
         columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
         parent.json(columns, "infeasible_proposals.json")
     parent.json([plain(each) for each in trials], "trials.json")
+    if best_file is not None:
+        parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
 
 
 def plain(trial: Any) -> dict[str, object]:
@@ -86,8 +88,9 @@ def plain(trial: Any) -> dict[str, object]:
     }
 
 
-def show_all(show: Screen, study: Study, best: Sequence[Any], best_file: Path | None) -> None:
+def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
+    best = study.best()
     started = [each for each in study.trials() if ending_of(each) not in (None, Ending.infeasible, Ending.surplus, Ending.copied)]
     show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each, study) for each in started])
     rows = [("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]

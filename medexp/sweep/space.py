@@ -7,12 +7,13 @@
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 
 from medexp.errors import ConfigError
 
@@ -119,7 +120,7 @@ def space(params: Mapping[str, Any], arguments: Sequence[str], config_loader: An
 
 def quoted(text: str) -> str:
     """`text` as a value that Hydra reads back whole."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def lengths(device: object, seq: int) -> str:
@@ -142,17 +143,17 @@ def _dimension(override: Override) -> Dimension:
         return _interval(sweep)
     if isinstance(sweep, RangeSweep):
         return _range(sweep)
-    values = tuple(_value(each) for each in override.sweep_iterator())
     if isinstance(sweep, ChoiceSweep) and "log" in sweep.tags:
         raise ValueError("a choice has no scale; give interval(low,high) to draw on a log scale")
+    values = tuple(map(_value, sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator()))
     if not values:
         raise ValueError("nothing to choose from")
     return Choice(tuple(dict.fromkeys(values)))
 
 
 def _value(given: Any) -> Value:
-    if isinstance(given, QuotedString):
-        return given.with_quotes()
+    if isinstance(given, str) and not re.fullmatch(r"[\w./:+-]+", given):  # Hydra has taken its quotes off
+        return quoted(given)
     return given if given is None or isinstance(given, str | int | float | bool) else str(Override._get_value_element_as_str(given))
 
 

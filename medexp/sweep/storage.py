@@ -27,7 +27,7 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
     if url.endswith((".log", ".journal")) and "://" not in url.replace("journal://", ""):
         return _journal(url.removeprefix("journal://"))
     from optuna.storages import RDBStorage, get_storage
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import ArgumentError, OperationalError
 
     deadline = time.monotonic() + WAITS_S
     while True:
@@ -40,7 +40,7 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
             if time.monotonic() > deadline:
                 raise unreachable(url, error) from error
             time.sleep(1)
-        except (ValueError, ImportError, OSError) as error:
+        except (ArgumentError, ValueError, ImportError, OSError) as error:
             raise unreachable(url, error) from error
 
 

@@ -178,6 +178,13 @@ class Study:
 
         return optuna.trial.Trial(self.optuna, frozen._trial_id)
 
+    def close(self) -> None:
+        """Let go of the connections to the storage."""
+        kept_in = getattr(self.optuna._storage, "_backend", self.optuna._storage)
+        if hasattr(kept_in, "engine"):
+            kept_in.remove_session()
+            kept_in.engine.dispose()
+
     def _stop(self) -> None:
         self.exhausted = True
 

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from medexp.config import flat
 from medexp.config.schema import Resume, RunConfig
 from medexp.errors import BadInput, ConfigError, OutputError, RunInterrupted
 from medexp.screen import Screen
-from medexp.sweep import names, preset, results, storage
+from medexp.sweep import charts, names, preset, results, storage
 from medexp.sweep.board import Board
 from medexp.sweep.proposal import run_of
 from medexp.sweep.settings import Settings, settings
@@ -50,12 +51,17 @@ def sweep(
             if not study.trials():
                 _begin_with_defaults(study, base)
             _work(trials, Board(show, study), asked)
-        finally:
-            best = study.best()
-            file = _best_preset(question, study, best, base)
-            results.keep(parent, study, question.folder, file, base)
-    results.show_all(show, study, best, file)
-    return best
+        except BaseException:
+            with suppress(Exception):  # what ended the sweep may keep this from being written too; it is the one to be told of
+                results.keep(parent, study, _best_preset(question, study))
+            raise
+        best_file = _best_preset(question, study)
+        results.keep(parent, study, best_file)
+        with show.stage("drawing the charts"):
+            charts.draw(study, base, question.folder / "charts")
+            parent.folder(question.folder / "charts", "charts")
+    results.show_all(show, study, best_file)
+    return study.best()
 
 
 class Question:
@@ -191,11 +197,13 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
         raise trials.error
 
 
-def _best_preset(question: Question, study: Study, best: Sequence[Any], base: RunConfig) -> Path | None:
-    """best.yaml of the best trial; of a Pareto front, of its lowest first objective."""
+def _best_preset(question: Question, study: Study) -> Path | None:
+    """best.yaml of the best trial, None before there is one; of a Pareto front, of the one that is best in its first objective."""
+    best = study.best()
     if not best:
         return None
-    trial = min(best, key=lambda each: each.values[0]) if study.settings.directions[0] == "minimize" else best[0]
+    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    trial = min(best, key=lambda each: sign * each.values[0])
     took = sum(each.user_attrs.get("elapsed_s", 0.0) for each in study.trials())
     said = ", ".join(f"{name} {value:.6g}" for name, value in zip(study.settings.objectives, trial.values, strict=True))
     head = (
