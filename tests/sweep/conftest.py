@@ -77,6 +77,11 @@ class Sweeps:
             [sys.executable, *self.words(*more)], cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
+    def kill(self, process: "subprocess.Popen[str]") -> None:
+        """kill -9."""
+        process.kill()
+        process.communicate()
+
     @property
     def folder(self) -> Path:
         """Where the sweep keeps everything."""
