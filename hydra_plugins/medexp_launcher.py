@@ -1,4 +1,4 @@
-"""Hydra's door to trials in processes of their own; what it does is in medexp.sweep.launch. Imports nothing of medexp at the top."""
+"""Hydra's door to trials in processes of their own; what it does is in medexp.sweep.launch. Imports nothing of medexp."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ class MedexpLauncher(Launcher):
         self.n_jobs, self.timeout_s = n_jobs, timeout_s
         self.jobs: Any = None
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:  # noqa: ARG002
         """Called by Hydra before `launch`; the task itself is not needed: a job is a command."""
         from medexp.sweep.launch import Jobs
 

@@ -1,4 +1,4 @@
-"""Hydra's door to a sweep; what it does is in medexp.sweep. Imported by every Hydra application, so it imports nothing of medexp."""
+"""Hydra's door to a sweep; what it does is in medexp.sweep. Every Hydra application imports it: it imports nothing of medexp."""
 
 from typing import Any
 

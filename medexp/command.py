@@ -26,7 +26,11 @@ from medexp.config.schema import PlanConfig, RunConfig, TrainConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.space import lengths
 
-SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "train": TrainConfig, "plan": PlanConfig}  # a root's first default is one of these
+SCHEMAS: dict[str, type[RunConfig]] = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "plan": PlanConfig,
+}  # a root's first default is one of these
 
 
 @dataclass(frozen=True)

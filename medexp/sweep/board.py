@@ -64,18 +64,20 @@ class Board:
             if each.state.is_finished() and each.number not in self._told:
                 self._told.add(each.number)
                 if ending_of(each) not in _UNSTARTED:
-                    trial, what, planned, measured, value, state, took = row(each, self._study)
+                    trial, what, planned, measured, value, state, took = row(each)
                     memory = f"  {measured or planned} GiB" if measured or planned else ""
                     self._show.say(escape(f"  trial {trial}  {what}  {value or '-'}{memory}  {state}  {took}{self._left(trials)}"))
 
     def _table(self, trials: list[Any]) -> Table:
         done = self._study.done()
-        table = Table(title=f"{self._study.name}: {done} of {self._study.settings.n_trials} trials{self._left(trials)}", title_justify="left")
+        table = Table(
+            title=f"{self._study.name}: {done} of {self._study.settings.n_trials} trials{self._left(trials)}", title_justify="left"
+        )
         for column in COLUMNS:
             table.add_column(column, overflow="fold")
         started = [each for each in trials if ending_of(each) not in _UNSTARTED]
         for each in started[-SHOWN:]:
-            cells = row(each, self._study)
+            cells = row(each)
             if not each.state.is_finished() and each.number in self._began:
                 cells = (*cells[:-2], self._progress(each), duration(time.monotonic() - self._began[each.number]))
             table.add_row(*map(escape, cells))
@@ -96,7 +98,7 @@ class Board:
         return f", {duration(sum(took) / len(took) * left / self._study.settings.n_jobs)} to go"
 
 
-def row(trial: Any, study: Study) -> tuple[str, ...]:
+def row(trial: Any) -> tuple[str, ...]:
     """The cells of a trial under COLUMNS."""
     ending, attrs = ending_of(trial), trial.user_attrs
     values = trial.values if ending in (Ending.done, Ending.copied) else None
@@ -106,7 +108,9 @@ def row(trial: Any, study: Study) -> tuple[str, ...]:
         point(trial.params),
         _gib(attrs.get(PLANNED)),
         _gib(attrs.get(MEASURED)),
-        " ".join(f"{value:.4f}" if abs(value) < 1e4 else short(float(value)) for value in values) if values else _last_report(trial),
+        " ".join(f"{value:.4f}" if abs(value) < 1e4 else short(float(value)) for value in values)
+        if values
+        else _last_report(trial),
         said or (ending.value if ending else trial.state.name.lower()),
         duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
     )

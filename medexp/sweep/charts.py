@@ -23,42 +23,30 @@ def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
     done = [each for each in study.trials() if ending_of(each) in (Ending.done, Ending.copied)]
     if not done:
         return []
-    figures = [figure for name, make in _pages(study, run).items() if (figure := _tried(name, make)) is not None]
-    pages = [figure.to_html(full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)]
+    from optuna import visualization
+    from optuna.visualization import matplotlib as in_matplotlib
+
+    pages = _charts(study, visualization, lambda: _rank_by_length_page(study, run))
+    pictures = _charts(study, in_matplotlib, lambda: _rank_by_length_picture(study, run))
+    figures = [figure for name, make in pages.items() if (figure := _tried(name, make)) is not None]
+    parts = [figure.to_html(full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)]
     page = folder / "sweep.html"
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{study.name}</title>"
-    page.write_text(f"{head}<body style='font:15px system-ui'>{''.join(pages)}</body></html>", encoding="utf-8")
-    return [page, *(file for name, make in _pictures(study, run).items() if (file := _saved(name, make, folder)) is not None)]
+    page.write_text(f"{head}<body style='font:15px system-ui'>{''.join(parts)}</body></html>", encoding="utf-8")
+    return [page, *(file for name, make in pictures.items() if (file := _saved(name, make, folder)) is not None)]
 
 
-def _pages(study: Study, run: RunConfig) -> dict[str, Callable[[], Any]]:
-    """plotly figures by name."""
-    from optuna import visualization as shown
-
+def _charts(study: Study, shown: Any, rank_by_length: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+    """Charts by name, made by `shown`: Optuna's module for plotly or for matplotlib."""
     if len(study.settings.objectives) > 1:
         return {"pareto_front": lambda: shown.plot_pareto_front(study.optuna, target_names=list(study.settings.objectives))}
-    named = {"target_name": study.settings.objectives[0]}
-    charts = {
-        "history": lambda: shown.plot_optimization_history(study.optuna, **named),
-        "importance": lambda: shown.plot_param_importances(study.optuna, **named),
-        "parallel_coordinates": lambda: shown.plot_parallel_coordinate(study.optuna, **named),
+    name = study.settings.objectives[0]
+    charts: dict[str, Callable[[], Any]] = {
+        "history": lambda: shown.plot_optimization_history(study.optuna, target_name=name),
+        "importance": lambda: shown.plot_param_importances(study.optuna, target_name=name),
+        "parallel_coordinates": lambda: shown.plot_parallel_coordinate(study.optuna, target_name=name),
     }
-    return charts | ({"rank_x_length": lambda: _rank_by_length_page(study, run)} if _has_both(study) else {})
-
-
-def _pictures(study: Study, run: RunConfig) -> dict[str, Callable[[], Any]]:
-    """matplotlib axes by name."""
-    from optuna.visualization import matplotlib as shown
-
-    if len(study.settings.objectives) > 1:
-        return {"pareto_front": lambda: shown.plot_pareto_front(study.optuna, target_names=list(study.settings.objectives))}
-    named = {"target_name": study.settings.objectives[0]}
-    charts = {
-        "history": lambda: shown.plot_optimization_history(study.optuna, **named),
-        "importance": lambda: shown.plot_param_importances(study.optuna, **named),
-        "parallel_coordinates": lambda: shown.plot_parallel_coordinate(study.optuna, **named),
-    }
-    return charts | ({"rank_x_length": lambda: _rank_by_length_picture(study, run)} if _has_both(study) else {})
+    return charts | ({"rank_x_length": rank_by_length} if _has_both(study) else {})
 
 
 def _tried(name: str, make: Callable[[], Any]) -> Any:
@@ -129,7 +117,10 @@ def _rank_by_length_page(study: Study, run: RunConfig) -> Any:
     edge = frontier(study, run)
     if edge:
         figure.add_scatter(
-            x=[seq for _, seq in edge], y=[rank for rank, _ in edge], mode="lines", name=f"ceiling, {run.hardware.vram_ceiling_gib:g} GiB"
+            x=[seq for _, seq in edge],
+            y=[rank for rank, _ in edge],
+            mode="lines",
+            name=f"ceiling, {run.hardware.vram_ceiling_gib:g} GiB",
         )
     figure.update_xaxes(title="sequence length, tokens")
     figure.update_yaxes(title="LoRA rank", type="log")
@@ -142,7 +133,11 @@ def _rank_by_length_picture(study: Study, run: RunConfig) -> Any:
     done, refused = _points(study)
     figure, axes = pyplot.subplots()
     dots = axes.scatter(
-        [each.params[LENGTH] for each in done], [each.params[RANK] for each in done], c=[each.value for each in done], s=90, label="trained"
+        [each.params[LENGTH] for each in done],
+        [each.params[RANK] for each in done],
+        c=[each.value for each in done],
+        s=90,
+        label="trained",
     )
     if refused:
         axes.scatter(
@@ -151,7 +146,12 @@ def _rank_by_length_picture(study: Study, run: RunConfig) -> Any:
         )  # fmt: skip
     edge = frontier(study, run)
     if edge:
-        axes.plot([seq for _, seq in edge], [rank for rank, _ in edge], color="#c0392b", label=f"ceiling, {run.hardware.vram_ceiling_gib:g} GiB")
+        axes.plot(
+            [seq for _, seq in edge],
+            [rank for rank, _ in edge],
+            color="#c0392b",
+            label=f"ceiling, {run.hardware.vram_ceiling_gib:g} GiB",
+        )
     figure.colorbar(dots, label=study.settings.objectives[0])
     axes.set(xlabel="sequence length, tokens", ylabel="LoRA rank", yscale="log")
     axes.legend(loc="best", fontsize=8)

@@ -15,7 +15,16 @@ from medexp.sweep.processes import Processes, python_module, slots
 from medexp.sweep.space import quoted
 
 # Hydra's own settings that make a command a sweep: a job is a plain run.
-_OF_THE_SWEEP = ("hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher", "hydra.mode", "hydra.run", "hydra.job.num", "hydra.job.id")
+_OF_THE_SWEEP = (
+    "hydra.sweep",
+    "hydra/sweeper",
+    "hydra/launcher",
+    "hydra.launcher",
+    "hydra.mode",
+    "hydra.run",
+    "hydra.job.num",
+    "hydra.job.id",
+)
 
 
 class JobFailed(MedexpError):

@@ -13,7 +13,11 @@ from medexp.sweep.space import Choice, Dimension, Space, Value, Whole
 def study_name(space: Space, choices: Mapping[str, Any], run: RunConfig) -> str:
     """What a study is called that has been given no name: its preset, or what varies; then the hardware it is sized for."""
     preset = choices.get("sweep")
-    what = preset if preset not in (None, "null") else "-".join(key.replace(".", "_").replace("/", "_") for key in space.dimensions) or "custom"
+    what = (
+        preset
+        if preset not in (None, "null")
+        else "-".join(key.replace(".", "_").replace("/", "_") for key in space.dimensions) or "custom"
+    )
     return f"{what}-{run.hardware.name}"
 
 
@@ -23,8 +27,9 @@ def headline(study: Any, run: RunConfig, folder: Path) -> str:
     news = f", {done} done already" if done else ""
     ceiling = f" under {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
     what = ", ".join(study.space.dimensions) or "a space of its own"
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"[bold]{study.name}[/bold]: {what}, {wanted} trials{news}; {run.model.name}, hardware={run.hardware.name}{ceiling}; {shown}"
+    where = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    on = f"{run.model.name}, hardware={run.hardware.name}{ceiling}"
+    return f"[bold]{study.name}[/bold]: {what}, {wanted} trials{news}; {on}; {where}"
 
 
 def unused(name: str, root: Path) -> str:
@@ -37,7 +42,9 @@ def values_of(run: RunConfig, space: Space) -> dict[str, Value] | None:
     """The point of `space` that `run` as configured stands at; None where it lies outside."""
     now = flatten(run)
     values = {key: now.get(key) for key in space.dimensions}
-    if all(isinstance(values[key], str | int | float | bool) and _holds(each, values[key]) for key, each in space.dimensions.items()):
+    if all(
+        isinstance(values[key], str | int | float | bool) and _holds(each, values[key]) for key, each in space.dimensions.items()
+    ):
         return {key: _as_in(space.dimensions[key], value) for key, value in values.items()}
     return None
 

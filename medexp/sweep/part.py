@@ -71,7 +71,7 @@ class Part:
             import optuna
 
             from medexp.sweep import storage
-            from medexp.sweep.study import pruner
+            from medexp.sweep.optuna_parts import pruner
 
             ticket = self.ticket
             study = optuna.load_study(

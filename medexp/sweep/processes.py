@@ -16,8 +16,8 @@ from pathlib import Path
 
 from medexp.errors import MachineError
 from medexp.machine import Machine
+from medexp.sweep.alive import owner_of
 from medexp.sweep.outcome import Ending, Outcome, read_outcome, write_whole
-from medexp.sweep.study import owner_of
 
 GRACE_S = 30.0  # between asking a trial to stop and stopping it
 _ENDINGS_BY_EXIT = {2: Ending.input, 3: Ending.vram, 4: Ending.diverged, 5: Ending.pruned, 130: Ending.stopped, 143: Ending.stopped}

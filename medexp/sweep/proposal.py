@@ -34,7 +34,9 @@ class Proposal:
         return all(value <= 0 for value in self.violations.values())
 
 
-def judged(overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig], machine: Machine, launch_dir: Path) -> Proposal:
+def judged(
+    overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig], machine: Machine, launch_dir: Path
+) -> Proposal:
     """The proposal with these overrides: what it takes, and whether it can run at all.
 
     Raises: what Hydra raises where they cannot be composed.
@@ -71,7 +73,9 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
         return Proposal(tuple(overrides), run, _needs(chosen), ceiling, limit)
     least = min(plans, key=_needs)
     over = int(_needs(least) * planner.SAFETY) + 1 - ceiling
-    largest = max(least.budget.terms, key=lambda term: term.num_bytes if not planner.is_planned(run) or term.place.value == "GPU" else 0)
+    largest = max(
+        least.budget.terms, key=lambda term: term.num_bytes if not planner.is_planned(run) or term.place.value == "GPU" else 0
+    )
     why = (
         f"needs {_needs(least) / GIB:.2f} GiB, hardware.vram_ceiling_gib is {run.hardware.vram_ceiling_gib:g}; "
         f"largest term: {largest.name}, {largest.num_bytes / GIB:.2f} GiB"

@@ -55,7 +55,9 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
     if len(best) == 1 and best[0].values:
         values = dict(zip(study.settings.objectives, best[0].values, strict=True))
         parent.metrics(step, {f"best/{name}": value for name, value in values.items()})
-        parent.metrics(step, {f"best/{key}": float(value) for key, value in best[0].params.items() if isinstance(value, int | float)})
+        parent.metrics(
+            step, {f"best/{key}": float(value) for key, value in best[0].params.items() if isinstance(value, int | float)}
+        )
         parent.tags({"best.trial": best[0].number, "best.run_id": best[0].user_attrs.get(RUN), "best.point": point(best[0].params)})
     refused = [each for each in trials if ending_of(each) is Ending.infeasible]
     if refused:
@@ -92,11 +94,16 @@ def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
     best = study.best()
     started = [each for each in study.trials() if ending_of(each) not in (None, Ending.infeasible, Ending.surplus, Ending.copied)]
-    show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each, study) for each in started])
-    rows = [("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
+    show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
+    rows = [
+        ("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}")
+        for each in best
+    ]
     rows += _beaten(study, best)
     tally = counts(study)
-    rows.append(("never started", f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)} repeated a finished one"))
+    rows.append(
+        ("never started", f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)} repeated a finished one")
+    )
     if best_file is not None:
         rows.append(("best.yaml", str(best_file)))
         rows.append(("again", f"python -m medexp.train --config-dir {_short(best_file.parent)} experiment=best"))
@@ -119,7 +126,9 @@ def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
     first = min(others, key=lambda each: each.number)
     sign = 1 if study.settings.directions[0] == "minimize" else -1
     second = min(others, key=lambda each: sign * each.value)
-    said = [("it beat", f"{len(others)} others; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")]
+    said = [
+        ("it beat", f"{len(others)} others; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")
+    ]
     if first is not second:
         said.append(("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}"))
     return said
@@ -140,12 +149,14 @@ def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
     """
     for folder in folders:
         if folder.exists() and (free := shutil.disk_usage(folder).free) < enough_bytes:
-            raise OutputError(f"the disk of {folder} is full ({free / 2**20:.0f} MiB are left); free some space, the same command continues")
+            raise OutputError(
+                f"the disk of {folder} is full ({free / 2**20:.0f} MiB are left); free some space, the same command continues"
+            )
 
 
 def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
     """`error` of a sweep as one sentence, where it is the disk's or the storage's."""
-    if isinstance(error, OSError) and error.errno == 28 or "disk is full" in str(error):
+    if (isinstance(error, OSError) and error.errno == 28) or "disk is full" in str(error):
         return OutputError(f"the disk of {folder} is full; free some space, the same command continues")
     if type(error).__module__.startswith("sqlalchemy") or type(error).__name__ == "StorageInternalError":
         return storage.unreachable(study.url, error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)))

@@ -53,15 +53,25 @@ def settings(options: Mapping[str, Any]) -> Settings:
 
     Raises: ConfigError with every problem.
     """
-    plain = {name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value for name, value in options.items()}
+    plain = {
+        name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for name, value in options.items()
+    }
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), {k: v for k, v in plain.items()}))
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
     except OmegaConfBaseException as error:
         raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {str(error).splitlines()[0]}") from error
     assert isinstance(made, Settings)
-    problems = [f"hydra.sweeper.direction={each} is not allowed; allowed are {listing(DIRECTIONS)}" for each in made.directions if each not in DIRECTIONS]
+    problems = [
+        f"hydra.sweeper.direction={each} is not allowed; allowed are {listing(DIRECTIONS)}"
+        for each in made.directions
+        if each not in DIRECTIONS
+    ]
     if len(made.directions) != len(made.objectives):
-        problems.append(f"hydra.sweeper.direction has {len(made.directions)} entries and hydra.sweeper.objective {len(made.objectives)}; give one an objective")
+        problems.append(
+            f"hydra.sweeper.direction has {len(made.directions)} entries and hydra.sweeper.objective has "
+            f"{len(made.objectives)}; give one an objective"
+        )
     if problems:
         raise ConfigError(problems)
     return made

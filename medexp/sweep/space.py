@@ -1,9 +1,9 @@
 """From Hydra's sweep syntax to a table of dimensions. Text and arithmetic only: knows no sampler.
 
-    lora.r=choice(8,16,32) or lora.r=8,16,32          one of these
-    lora.r=range(8,65,8)                              whole numbers in steps, the end excluded as in Hydra
-    lora.r=int(interval(4,64))                        whole numbers, both ends included
-    'training.learning_rate=tag(log,interval(1e-5,1e-3))'   real numbers, drawn on a log scale
+lora.r=choice(8,16,32) or lora.r=8,16,32          one of these
+lora.r=range(8,65,8)                              whole numbers in steps, the end excluded as in Hydra
+lora.r=int(interval(4,64))                        whole numbers, both ends included
+'training.learning_rate=tag(log,interval(1e-5,1e-3))'   real numbers, drawn on a log scale
 """
 
 import math
@@ -124,8 +124,8 @@ def quoted(text: str) -> str:
 
 
 def lengths(device: object, seq: int) -> str:
-    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to four times it on a card, where the
-    ceiling decides."""
+    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to four times it on a card, where
+    the ceiling decides."""
     on_card = getattr(device, "name", str(device)) != "cpu"
     low, high = (seq // 2, 4 * seq) if on_card else (6 * seq // 10, seq)
     step = max(1, seq // 2 if on_card else seq // 5)

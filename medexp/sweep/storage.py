@@ -35,7 +35,9 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
             if not url.startswith(("sqlite", "postgresql", "mysql", "mariadb")):
                 return get_storage(url)
             options = {"connect_args": {"timeout": WAITS_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-            return RDBStorage(url, options, heartbeat_interval=heartbeat_s, grace_period=heartbeat_s and STALE_AFTER_BEATS * heartbeat_s)
+            return RDBStorage(
+                url, options, heartbeat_interval=heartbeat_s, grace_period=heartbeat_s and STALE_AFTER_BEATS * heartbeat_s
+            )
         except OperationalError as error:
             if time.monotonic() > deadline:
                 raise unreachable(url, error) from error

@@ -1,22 +1,23 @@
 """An Optuna study that is shared, continued and counted: what was asked, what is told, and what still has to be done.
 
-Every trial ends in one of `outcome.Ending`. Optuna is told COMPLETE for a value; PRUNED for what was pruned, and, with the violation as
-a constraint, for what cannot fit or ran out of memory (samplers learn from these and forget failed trials); FAIL for the rest.
+Every trial ends in one of `outcome.Ending`. Optuna is told COMPLETE for a value; PRUNED for what was pruned and, with its violation as
+a constraint, for what cannot fit or ran out of memory; FAIL for the rest. Samplers learn from pruned trials and forget failed ones.
 """
 
 import math
-import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medexp.errors import ConfigError, listing
 from medexp.sweep import storage
+from medexp.sweep.alive import is_alive, owner
+from medexp.sweep.optuna_parts import distribution, pruner, sampler
 from medexp.sweep.outcome import Ending, Outcome
 from medexp.sweep.settings import Settings
-from medexp.sweep.space import Choice, Dimension, Space, Value, Whole
+from medexp.sweep.space import Space, Value
 
 ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES = (
     "ending", "folder", "sweeper", "planned_bytes", "measured_bytes", "why", "elapsed_s", "mlflow_run_id", "continues",
@@ -94,10 +95,16 @@ class Study:
         """Has every point of a finite space been tried?"""
         if self.exhausted or not math.isfinite(self.space.size):
             return self.exhausted
-        tried = {tuple(sorted((key, str(value)) for key, value in each.params.items())) for each in self.trials() if ending_of(each) in _TRIED}
+        tried = {
+            tuple(sorted((key, str(value)) for key, value in each.params.items()))
+            for each in self.trials()
+            if ending_of(each) in _TRIED
+        }
         return len(tried) >= self.space.size
 
-    def tell(self, trial: Any, outcome: Outcome, violations: Mapping[str, float], notes: Mapping[str, object] | None = None) -> bool:
+    def tell(
+        self, trial: Any, outcome: Outcome, violations: Mapping[str, float], notes: Mapping[str, object] | None = None
+    ) -> bool:
         """Record how `trial` ended; False where somebody else had already done so, and it stays as it is."""
         import optuna
 
@@ -133,7 +140,9 @@ class Study:
 
     def best(self) -> list[Any]:
         """The best trial, or with several objectives the Pareto front; empty where none finished. Feasible ones only."""
-        finished = [each for each in self.trials() if ending_of(each) is Ending.done and all(v <= 0 for v in each.constraints.values())]
+        finished = [
+            each for each in self.trials() if ending_of(each) is Ending.done and all(v <= 0 for v in each.constraints.values())
+        ]
         if len(self.settings.objectives) > 1:
             return [each for each in finished if not any(self._beats(other, each) for other in finished)]
         sign = self._signs()[0]
@@ -206,7 +215,11 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
         if name in earlier:
             _same_directions(name, earlier[name], settings)
         study = optuna.create_study(
-            storage=kept_in, study_name=name, directions=list(settings.directions), load_if_exists=True, pruner=pruner(settings.pruner)
+            storage=kept_in,
+            study_name=name,
+            directions=list(settings.directions),  # type: ignore[arg-type]
+            load_if_exists=True,
+            pruner=pruner(settings.pruner),
         )
         made = Study(study, url, space, settings)
         _same_space(made)
@@ -214,56 +227,6 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
     except SQLAlchemyError as error:
         raise storage.unreachable(url, error) from error
     return made
-
-
-def distribution(dimension: Dimension) -> Any:
-    """Optuna's distribution of a dimension."""
-    from optuna import distributions as known
-
-    if isinstance(dimension, Choice):
-        return known.CategoricalDistribution(dimension.values)
-    if isinstance(dimension, Whole):
-        return known.IntDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
-    return known.FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
-
-
-def sampler(options: Mapping[str, Any], space: Space, trials: int) -> Any:
-    """The sampler that `options` names, its seed moved on by the trials there are, or its start would repeat itself.
-
-    Raises: ConfigError for a grid over a space that is not finite, or options that the sampler does not take.
-    """
-    chosen = dict(options)
-    if chosen.get("seed") is not None:
-        chosen["seed"] = int(chosen["seed"]) + trials
-    if str(chosen["_target_"]).endswith("GridSampler"):
-        chosen["search_space"] = {key: _grid_values(key, each) for key, each in space.dimensions.items()}
-    return _made(chosen, "sampler")
-
-
-def pruner(options: Mapping[str, Any] | None) -> Any:
-    """The pruner that `options` names."""
-    return _made(options or {"_target_": "optuna.pruners.NopPruner"}, "pruner")
-
-
-def _made(options: Mapping[str, Any], what: str) -> Any:
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(dict(options), _convert_="all")
-    except (HydraException, TypeError, ValueError, ImportError) as error:
-        first = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"hydra.sweeper.{what}={options.get('_target_')} cannot be made: {first}") from error
-
-
-def _grid_values(key: str, dimension: Dimension) -> list[Value]:
-    if isinstance(dimension, Choice):
-        return list(dimension.values)
-    if isinstance(dimension, Whole) and not dimension.log:
-        return list(range(dimension.low, dimension.high + 1, dimension.step))
-    if math.isfinite(dimension.size) and not isinstance(dimension, Whole):
-        return [dimension.low + step * (dimension.step or 0) for step in range(int(dimension.size))]
-    raise ConfigError(f"{key} has no grid: a grid needs choice(...) or range(...); or take another sampler, as in hydra/sweeper/sampler=tpe")
 
 
 def _same_directions(name: str, earlier: Any, settings: Settings) -> None:
@@ -302,42 +265,6 @@ def ending_of(trial: Any) -> Ending | None:
     word = trial.user_attrs.get(ENDING)
     plain = {"COMPLETE": Ending.done, "PRUNED": Ending.pruned}
     return Ending(word) if word else plain.get(trial.state.name, Ending.died)
-
-
-def owner() -> dict[str, object]:
-    """This process, as others can tell whether it still lives."""
-    return owner_of(os.getpid())
-
-
-def owner_of(pid: int) -> dict[str, object]:
-    """Process `pid`, so that it is not taken for a later one with its number."""
-    import psutil
-
-    return {"host": socket.gethostname(), "pid": pid, "began": psutil.Process(pid).create_time()}
-
-
-def is_alive(process: Mapping[str, Any]) -> bool:
-    """Is the process `owner()` described still there (on this machine)?"""
-    import psutil
-
-    try:
-        found = psutil.Process(process["pid"])
-        return abs(found.create_time() - process["began"]) < 1 and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def wait_for_end(process: Mapping[str, Any], seconds: float, say: Callable[[], None]) -> bool:
-    """Wait until `process` has ended; False if it has not after `seconds`."""
-    deadline, told = time.monotonic() + seconds, False
-    while is_alive(process):
-        if time.monotonic() > deadline:
-            return False
-        if not told:
-            say()
-            told = True
-        time.sleep(0.2)
-    return True
 
 
 def folder_of(trial: Any) -> Path | None:

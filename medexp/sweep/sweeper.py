@@ -10,18 +10,17 @@ from types import FrameType
 from typing import Any
 
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from medexp import machine
 from medexp.config import flat
-from medexp.config.schema import Resume, RunConfig
-from medexp.errors import BadInput, ConfigError, OutputError, RunInterrupted
+from medexp.config.schema import RunConfig
+from medexp.errors import ConfigError, OutputError, RunInterrupted
 from medexp.screen import Screen
 from medexp.sweep import charts, names, preset, results, storage
 from medexp.sweep.board import Board
-from medexp.sweep.proposal import run_of
+from medexp.sweep.question import Question
 from medexp.sweep.settings import Settings, settings
-from medexp.sweep.space import Space, space
+from medexp.sweep.space import space
 from medexp.sweep.study import Study, open_study
 from medexp.sweep.trials import Trials
 from medexp.units import duration
@@ -62,61 +61,6 @@ def sweep(
             parent.folder(question.folder / "charts", "charts")
     results.show_all(show, study, best_file)
     return study.best()
-
-
-class Question:
-    """What is asked: the settings, the space, and how a proposal is composed."""
-
-    def __init__(self, asked: Settings, over: Space, config: DictConfig, context: HydraContext):
-        self.settings, self.space, self.config, self._context = asked, over, config, context
-        self.launch_dir = Path(config.hydra.runtime.cwd)
-        self.folder = self.launch_dir
-
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """What Hydra composes of `overrides`, its own node included."""
-        return self._context.config_loader.load_sweep_config(self.config, list(overrides))
-
-    def plain(self, hardware: str) -> DictConfig:
-        """What a run on `hardware` is composed of when nothing else is said."""
-        from hydra.types import RunMode
-
-        door = str(self.config.hydra.job.config_name)
-        return self._context.config_loader.load_configuration(door, [f"hardware={hardware}"], run_mode=RunMode.RUN)
-
-    @property
-    def context(self) -> HydraContext:
-        """Hydra's own part."""
-        return self._context
-
-    def checked(self) -> RunConfig:
-        """The run that the fixed part describes, checked as a single run would be, and that every end of every range makes a run.
-
-        Raises: BadInput with every problem: unknown keys, values out of range, a card that is not there.
-        """
-        here = "medexp_launcher" in str(self.config.hydra.launcher["_target_"])
-        base = run_of(self.compose(self.space.fixed), machine.read(), self.launch_dir, needs_card=here)
-        first = {key: each.ends()[0] for key, each in self.space.dimensions.items()}
-        problems: dict[str, None] = {}
-        for key, each in self.space.dimensions.items():
-            for value in each.ends():
-                try:
-                    run_of(self.compose(self.space.overrides(first | {key: value})), machine.read(), self.launch_dir)
-                except BadInput as error:
-                    problems |= dict.fromkeys(error.problems)
-        if problems:
-            raise ConfigError([f"the sweep would try {each}" for each in problems])
-        return base
-
-    def named(self, base: RunConfig) -> str:
-        """The study's name; its folder is made known to Hydra."""
-        given = self.settings.study_name or names.study_name(self.space, dict(self.config.hydra.runtime.choices), base)
-        root = (self.launch_dir / str(self.config.hydra.sweep.dir)).absolute()
-        name = names.unused(given, root) if self.settings.resume is Resume.never else given
-        self.folder = root / name
-        with open_dict(self.config):
-            self.config.hydra.sweep.dir = str(self.folder)
-            self.config.hydra.sweeper.study_name = name
-        return name
 
 
 def _study(question: Question, base: RunConfig) -> Study:
@@ -198,7 +142,7 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
 
 
 def _best_preset(question: Question, study: Study) -> Path | None:
-    """best.yaml of the best trial, None before there is one; of a Pareto front, of the one that is best in its first objective."""
+    """best.yaml of the best trial, None before there is one; of a Pareto front, of the one with the best first objective."""
     best = study.best()
     if not best:
         return None
@@ -208,7 +152,8 @@ def _best_preset(question: Question, study: Study) -> Path | None:
     said = ", ".join(f"{name} {value:.6g}" for name, value in zip(study.settings.objectives, trial.values, strict=True))
     head = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
-        f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; {duration(took)} of training in all.\n"
+        f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; "
+        f"{duration(took)} of training in all.\n"
         f"  python -m medexp.train --config-dir {question.folder} experiment=best"
     )
     cfg = question.compose(study.space.overrides(trial.params))

@@ -1,7 +1,7 @@
 """Trial after trial: asked for, planned, started if it fits, told.
 
-What cannot fit costs no process and none of the trials asked for. Several threads work on one study, and several sweepers may: a trial's
-number says who was first.
+What cannot fit costs no process and none of the trials asked for. Several threads work on one study, and several sweepers may: the
+number of a trial says who was first.
 """
 
 import os
@@ -9,22 +9,21 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medexp import machine
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, SweepFailed
 from medexp.screen import Screen
 from medexp.sweep import results
+from medexp.sweep.alive import wait_for_end
 from medexp.sweep.names import point
-from medexp.sweep.space import quoted
 from medexp.sweep.outcome import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.sweep.proposal import VRAM, Proposal, judged
-from medexp.sweep.study import FOLDER, MEASURED, PLANNED, RETRIES, Study, folder_of, wait_for_end
+from medexp.sweep.question import Question
+from medexp.sweep.space import quoted
+from medexp.sweep.study import FOLDER, MEASURED, PLANNED, RETRIES, Study, folder_of
 from medexp.units import MIB, bytes_of_gib
-
-if TYPE_CHECKING:
-    from medexp.sweep.sweeper import Question
 
 INFEASIBLE_IN_A_ROW = 200
 ENOUGH_FREE_BYTES = 50 * MIB
@@ -34,7 +33,7 @@ STILL_ENDING_S = 120
 class Trials:
     """The trials of one study, as this process works on them."""
 
-    def __init__(self, study: Study, question: "Question", base: RunConfig, launcher: Any, show: Screen):
+    def __init__(self, study: Study, question: Question, base: RunConfig, launcher: Any, show: Screen):
         self.study, self._question, self._base, self._launcher, self._show = study, question, base, launcher, show
         self._settings = study.settings
         self._lock = threading.RLock()
@@ -62,7 +61,7 @@ class Trials:
             wait_for_end(process, STILL_ENDING_S, lambda: self._show.say(f"trial {number} of an earlier command is still ending"))
 
     def _again(self, trial: Any, ending: Ending, why: str) -> None:
-        """Give up a trial that was cut short and have its values tried next: its checkpoint and its MLflow run are found by them."""
+        """Give up a trial that was cut short and have its values tried next: checkpoint and MLflow run are found by them."""
         frozen = self.study.frozen(trial)
         attempt = frozen.user_attrs.get("attempt", 1)
         if ending is Ending.died and attempt >= RETRIES:
@@ -237,7 +236,8 @@ class Trials:
         failures, allowed = self.study.failures(), self._settings.max_failure_rate
         if failures > allowed * self._settings.n_trials:
             raise SweepFailed(
-                f"{failures} of {self.study.done()} trials failed, hydra.sweeper.max_failure_rate={allowed:g} of {self._settings.n_trials} "
-                f"allows {int(allowed * self._settings.n_trials)}. The last one, {outcome.ending.value}: {outcome.why}. "
+                f"{failures} of {self.study.done()} trials failed, hydra.sweeper.max_failure_rate={allowed:g} "
+                f"of {self._settings.n_trials} allows {int(allowed * self._settings.n_trials)}. "
+                f"The last one, {outcome.ending.value}: {outcome.why}. "
                 f"What they printed is in {self._question.folder}/*/trial.log"
             )

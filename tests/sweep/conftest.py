@@ -74,7 +74,12 @@ class Sweeps:
         """A sweep under way."""
         env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
         return subprocess.Popen(
-            [sys.executable, *self.words(*more)], cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, *self.words(*more)],
+            cwd=self.root,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def kill(self, process: "subprocess.Popen[str]") -> None:

@@ -67,8 +67,10 @@ def test_half_an_outcome_is_none(tmp_path):
 
 def test_a_late_process_is_asked_then_stopped_with_what_it_started(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "GRACE_S", 0.5)
-    stubborn = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + (
-        f"open({str(tmp_path / 'child')!r}, 'w').write(str(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)); time.sleep(60)"
+    stubborn = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid)); time.sleep(60)"
     )
     began = time.monotonic()
     outcome = run(stubborn, tmp_path, timeout_s=1.5)
@@ -81,12 +83,18 @@ def test_a_late_process_is_asked_then_stopped_with_what_it_started(tmp_path, mon
 
 def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_path):
     both = Processes([{}, {}])
-    heard = "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(130)); print('up', flush=True); time.sleep(60)"
+    heard = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(130)); print('up', flush=True); time.sleep(60)"
+    )
     outcomes: list[Outcome] = []
-    threads = [threading.Thread(target=lambda each=each: outcomes.append(both.run(python(heard), tmp_path / each, None))) for each in "ab"]
+    threads = [
+        threading.Thread(target=lambda each=each: outcomes.append(both.run(python(heard), tmp_path / each, None))) for each in "ab"
+    ]
     for each in threads:
         each.start()
-    while not all((tmp_path / each / "trial.log").exists() and "up\n" in (tmp_path / each / "trial.log").read_text() for each in "ab"):
+    while not all(
+        (tmp_path / each / "trial.log").exists() and "up\n" in (tmp_path / each / "trial.log").read_text() for each in "ab"
+    ):
         time.sleep(0.05)
     both.interrupt()
     for each in threads:
@@ -108,7 +116,8 @@ def test_each_process_has_a_card_of_its_own_and_no_two_the_same(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("visible", "n_jobs", "cards"), [(None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"]), ("3,5", 1, ["3"]), ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"])]
+    ("visible", "n_jobs", "cards"),
+    [(None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"]), ("3,5", 1, ["3"]), ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"])],
 )
 def test_cards_are_those_this_process_may_see(monkeypatch, visible, n_jobs, cards):
     if visible is None:
@@ -142,5 +151,3 @@ def test_a_trial_does_not_inherit_that_tracebacks_are_wanted(tmp_path, monkeypat
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     run("import os; print(os.environ.get('HYDRA_FULL_ERROR'))", tmp_path)
     assert (tmp_path / "trial.log").read_text().endswith("None\n")
-
-

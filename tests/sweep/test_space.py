@@ -64,7 +64,7 @@ def test_a_glob_over_a_group_is_a_choice_of_its_options(loader):
     ],
 )
 def test_a_range_without_sense_is_refused(loader, written, said):
-    with pytest.raises(ConfigError, match="lora.r=") as refused:
+    with pytest.raises(ConfigError, match=r"lora\.r=") as refused:
         space({}, [f"lora.r={written}"], loader)
     assert said in str(refused.value)
 

@@ -222,9 +222,15 @@ def _work(url: str, names: "multiprocessing.Queue[int]", folder: str) -> None:
 
     command.register()
     with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("train", ["sweep.n_trials=20", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=null"], return_hydra_config=True)
+        cfg = hydra.compose(
+            "train",
+            ["sweep.n_trials=20", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=null"],
+            return_hydra_config=True,
+        )
     options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
-    study = open_study("shared", url, Space({"lora.r": Whole(4, 64)}), settings({k: v for k, v in options.items() if not k.startswith("_")}))
+    study = open_study(
+        "shared", url, Space({"lora.r": Whole(4, 64)}), settings({k: v for k, v in options.items() if not k.startswith("_")})
+    )
     while study.done() < 20:
         if study.done() + study.pending() >= 20:
             time.sleep(0.02)

@@ -9,7 +9,6 @@ import pytest
 from doors import command
 
 
-
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
     # The plan of 40,000 tokens takes 0.56 GiB of host memory, that of 480 takes 0.38.
     words = ["training.max_seq_tokens=choice(480,40000,640)", "hardware.vram_ceiling_gib=0.5", "sweep.n_trials=3"]
@@ -46,7 +45,9 @@ def _in_mlflow(sweeps, done) -> None:
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.info.run_id for run in nested} == {each.user_attrs["mlflow_run_id"] for each in done}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.info.run_name for run in nested} == {f"{each.number}: max_seq_tokens={each.params['training.max_seq_tokens']}" for each in done}
+    assert {run.info.run_name for run in nested} == {
+        f"{each.number}: max_seq_tokens={each.params['training.max_seq_tokens']}" for each in done
+    }
     assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
     kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
     assert json.loads((kept / "infeasible_proposals.json").read_text())["over_by_gib"][0] > 0
@@ -56,7 +57,13 @@ def _in_mlflow(sweeps, done) -> None:
 
 
 def test_no_ending_loses_anything(sweeps):
-    words = ["lora.r=choice(4,8)", "sweep.n_trials=1", "training.max_steps=16", "training.save_steps=2", "evaluation.every_steps=50"]
+    words = [
+        "lora.r=choice(4,8)",
+        "sweep.n_trials=1",
+        "training.max_steps=16",
+        "training.save_steps=2",
+        "evaluation.every_steps=50",
+    ]
     process = sweeps.start(*words)
     sweeps.until("0/progress.json", '"step": 3')
     sweeps.kill(process)
@@ -104,7 +111,10 @@ def test_a_loss_that_is_no_number_is_a_failure_with_its_reason(sweeps):
     diverging = ["training.learning_rate=choice(1e30,2e30)", "training.max_grad_norm=1e30", "training.max_steps=4"]
     status, output = sweeps.run("sweep.n_trials=1", *diverging)
     assert status == 6, output
-    assert "1 of 1 trials failed, hydra.sweeper.max_failure_rate=0.5 of 1 allows 0. The last one, diverged: the training loss is" in output
+    assert (
+        "1 of 1 trials failed, hydra.sweeper.max_failure_rate=0.5 of 1 allows 0. The last one, diverged: the training loss is"
+        in output
+    )
     assert sweeps.endings() == ["diverged"]
 
 
