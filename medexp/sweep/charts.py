@@ -154,5 +154,8 @@ def _rank_by_length_picture(study: Study, run: RunConfig) -> Any:
         )
     figure.colorbar(dots, label=study.settings.objectives[0])
     axes.set(xlabel="sequence length, tokens", ylabel="LoRA rank", yscale="log")
+    ranks = sorted({int(each.params[RANK]) for each in (*done, *refused)})
+    axes.set_yticks(ranks, [str(rank) for rank in ranks])
+    axes.minorticks_off()
     axes.legend(loc="best", fontsize=8)
     return axes

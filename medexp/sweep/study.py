@@ -1,7 +1,8 @@
 """An Optuna study that is shared, continued and counted: what was asked, what is told, and what still has to be done.
 
 Every trial ends in one of `outcome.Ending`. Optuna is told COMPLETE for a value; PRUNED for what was pruned and, with its violation
-as a constraint, for what cannot fit or ran out of memory; FAIL for the rest. Samplers learn from pruned trials and forget failed ones.
+as a constraint, for what cannot fit or ran out of memory; FAIL for the rest. Samplers learn from pruned trials and forget
+failed ones.
 """
 
 import math

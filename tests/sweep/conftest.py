@@ -92,15 +92,19 @@ class Sweeps:
         """Where the sweep keeps everything."""
         return self.root / "multirun" / "s"
 
-    def trials(self) -> list[Any]:
+    def trials(self, url: str | None = None) -> list[Any]:
         """Optuna's trials of the study."""
         import optuna
 
-        return optuna.load_study(study_name="s", storage=storage.connect(storage.default_url(self.folder))).get_trials()
+        kept_in = storage.connect(url or storage.default_url(self.folder))
+        trials = optuna.load_study(study_name="s", storage=kept_in).get_trials()
+        kept_in.remove_session()
+        kept_in.engine.dispose()
+        return trials
 
-    def endings(self) -> list[str]:
+    def endings(self, url: str | None = None) -> list[str]:
         """How each trial ended, by number."""
-        return [each.user_attrs.get("ending", each.state.name) for each in self.trials()]
+        return [each.user_attrs.get("ending", each.state.name) for each in self.trials(url)]
 
     def pid(self, trial: int) -> int:
         """The process of a trial."""

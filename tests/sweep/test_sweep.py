@@ -118,6 +118,25 @@ def test_a_loss_that_is_no_number_is_a_failure_with_its_reason(sweeps):
     assert sweeps.endings() == ["diverged"]
 
 
+def test_two_sweepers_share_a_study_and_one_goes_on_when_the_other_is_killed(sweeps, postgresql):
+    words = ["lora.r=range(2,40)", "sweep.n_trials=3", f"hydra.sweeper.storage={postgresql}"]
+    first = sweeps.start(*words)
+    sweeps.until("0/process.json")
+    second = sweeps.start(*words)
+    sweeps.until("1/process.json")
+    sweeps.kill(first)
+    os.kill(sweeps.pid(0), signal.SIGKILL)
+    output, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, output
+    endings = sweeps.endings(postgresql)
+    assert endings.count("done") == 3
+    assert endings[0] == "died"
+    assert set(endings) <= {"done", "died", "surplus"}
+    trials = sweeps.trials(postgresql)
+    (again,) = [each for each in trials if each.user_attrs.get("continues") == 0]
+    assert (again.params, again.user_attrs["ending"]) == (trials[0].params, "done")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
