@@ -7,7 +7,7 @@ state. A process that is killed outright cannot say so: the next command that op
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -120,10 +120,12 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
     try:
         yield tracker
     except (RunInterrupted, TrialPruned, KeyboardInterrupt, SystemExit) as error:
-        _end(client, tracker, "KILLED", str(error) or type(error).__name__, getattr(error, "reason", RunInterrupted.reason))
+        with suppress(Exception):  # on a full disk: what ended the run is the news
+            _end(client, tracker, "KILLED", str(error) or type(error).__name__, getattr(error, "reason", RunInterrupted.reason))
         raise
     except BaseException as error:
-        _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}", getattr(error, "reason", "defect"))
+        with suppress(Exception):
+            _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}", getattr(error, "reason", "defect"))
         raise
     else:
         _end(client, tracker, "FINISHED", None, None)
@@ -171,7 +173,7 @@ def _client(tracking: Tracking) -> Any:
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # after the import, which sets its own
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
 
     assert tracking.root is not None
     root = Path(tracking.root)

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Part:
 
     def stepped(self, step: int, steps: int) -> None:
         """Say how far training is."""
-        write_whole(self._folder / "progress.json", {"step": step, "steps": steps})
+        with suppress(OSError):  # only the table would miss it
+            write_whole(self._folder / "progress.json", {"step": step, "steps": steps})
 
     def report(self, step: int, loss: float) -> None:
         """Hand the held-out loss after `step` to the study.
@@ -96,7 +97,8 @@ def taking_part(folder: Path) -> Iterator[Part | None]:
     try:
         yield part
     except BaseException as error:
-        part.failed(error)
+        with suppress(OSError):  # on a full disk the exit status has to do
+            part.failed(error)
         raise
 
 

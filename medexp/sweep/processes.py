@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from medexp.errors import MachineError
@@ -67,7 +68,8 @@ class Processes:
         found = read_outcome(folder)
         if found is None or is_late:
             found = _from_status(process.returncode, folder, time.perf_counter() - began, timeout_s if is_late else None)
-            found.write(folder)
+            with suppress(OSError):  # a full disk: whoever waits has it all the same
+                found.write(folder)
         return found
 
     def _started(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -1,5 +1,6 @@
 """What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
 
+import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ def plain(trial: Any) -> dict[str, object]:
 def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
     best = study.best()
-    started = [each for each in study.trials() if ending_of(each) not in (None, Ending.infeasible, Ending.surplus, Ending.copied)]
+    started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
     show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
     rows = [
         ("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}")
@@ -155,9 +156,10 @@ def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
 
 
 def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
-    """`error` of a sweep as one sentence, where it is the disk's or the storage's."""
-    if (isinstance(error, OSError) and error.errno == 28) or "disk is full" in str(error):
+    """`error` of a sweep as one sentence where it is the disk's or the storage's, else as it is."""
+    chain = [error, error.__cause__, error.__context__]
+    if any("disk is full" in str(each) or (isinstance(each, OSError) and each.errno == errno.ENOSPC) for each in chain):
         return OutputError(f"the disk of {folder} is full; free some space, the same command continues")
-    if type(error).__module__.startswith("sqlalchemy") or type(error).__name__ == "StorageInternalError":
+    if any(type(each).__module__.startswith("sqlalchemy") or type(each).__name__ == "StorageInternalError" for each in chain):
         return storage.unreachable(study.url, error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)))
     return error

@@ -50,10 +50,10 @@ def sweep(
             if not study.trials():
                 _begin_with_defaults(study, base)
             _work(trials, Board(show, study), asked)
-        except BaseException:
+        except BaseException as error:
             with suppress(Exception):  # what ended the sweep may keep this from being written too; it is the one to be told of
                 results.keep(parent, study, _best_preset(question, study))
-            raise
+            raise results.in_words(error, question.folder, study) from error
         best_file = _best_preset(question, study)
         results.keep(parent, study, best_file)
         with show.stage("drawing the charts"):

@@ -7,13 +7,14 @@ number of a trial says who was first.
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medexp import machine
 from medexp.config.schema import RunConfig
-from medexp.errors import ConfigError, SweepFailed
+from medexp.errors import ConfigError, OutputError, SweepFailed
 from medexp.screen import Screen
 from medexp.sweep import results
 from medexp.sweep.alive import wait_for_end
@@ -26,7 +27,7 @@ from medexp.sweep.study import FOLDER, MEASURED, PLANNED, RETRIES, Study, folder
 from medexp.units import MIB, bytes_of_gib
 
 INFEASIBLE_IN_A_ROW = 200
-ENOUGH_FREE_BYTES = 50 * MIB
+ENOUGH_FREE_BYTES = 20 * MIB
 STILL_ENDING_S = 120
 
 
@@ -70,8 +71,8 @@ class Trials:
             self.study.enqueue(frozen.params, continues=frozen)
 
     def beat(self) -> None:
-        """Tell other sweepers that the trials of this one are alive."""
-        with self._lock:
+        """Tell other sweepers that the trials of this one are alive; a storage that is away for a moment is tried again later."""
+        with self._lock, suppress(Exception):
             self.study.heartbeat([each._trial_id for each in self.in_flight.values()])
 
     def asked_to_stop(self) -> None:
@@ -89,7 +90,7 @@ class Trials:
             while (asked := self._next()) is not None:
                 self._try_out(*asked)
         except BaseException as error:
-            self.error = self.error or results.in_words(error, self._question.folder, self.study)
+            self.error = self.error or error
 
     def _is_over(self) -> bool:
         timeout = self._settings.timeout
@@ -168,11 +169,24 @@ class Trials:
         with self._lock:
             del self.in_flight[trial.number]
             outcome = results.mean(outcomes)
+            if outcome.ending.is_failure:
+                self._refuse_full_disk(trial)
             if outcome.ending is Ending.stopped:
                 self._again(trial, Ending.stopped, outcome.why)
             else:
                 self._tell(trial, outcome, proposal.planned_bytes)
                 self._check_failure(outcome)
+
+    def _refuse_full_disk(self, trial: Any) -> None:
+        """A full disk fails every trial: stop, and have this one tried again.
+
+        Raises: OutputError naming the folder.
+        """
+        try:
+            results.refuse_full_disk([self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES)
+        except OutputError as error:
+            self._again(trial, Ending.stopped, str(error))
+            raise
 
     def _is_pruned(self, trial: Any, outcomes: list[Outcome]) -> bool:
         """With repeats the pruner is asked after each of them, its value reported at its number."""
@@ -196,7 +210,7 @@ class Trials:
             failure = returned[0]._return_value if returned else None
         except Exception as error:  # a launcher that lost its worker says so in its own way
             failure = error
-        found = read_outcome(folder) or Outcome(Ending.crashed, f"no result came back ({failure})")
+        found = read_outcome(folder) or Outcome(Ending.crashed, str(failure or "no result came back"))
         (folder / "trial.json").unlink(missing_ok=True)
         return replace(found, elapsed_s=time.perf_counter() - began)
 
@@ -230,7 +244,6 @@ class Trials:
         """Stop where going on cannot help."""
         if not outcome.ending.is_failure:
             return
-        results.refuse_full_disk([self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES)
         if outcome.ending is Ending.input and not self.study.best():
             raise ConfigError(f"the first trials are refused: {outcome.why}")
         failures, allowed = self.study.failures(), self._settings.max_failure_rate

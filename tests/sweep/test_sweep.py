@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,41 @@ def test_two_sweepers_share_a_study_and_one_goes_on_when_the_other_is_killed(swe
     trials = sweeps.trials(postgresql)
     (again,) = [each for each in trials if each.user_attrs.get("continues") == 0]
     assert (again.params, again.user_attrs["ending"]) == (trials[0].params, "done")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 12 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_end_in_one_sentence_and_the_sweep_goes_on_when_there_is_room(sweeps, small_disk):
+    words = [
+        "lora.r=choice(4,8)",
+        "sweep.n_trials=1",
+        f"hydra.sweep.dir={small_disk}",
+        "training.max_steps=8",
+        "training.save_steps=2",
+    ]
+    process = sweeps.start(*words)
+    sweeps.until(f"{small_disk}/s/0/progress.json", '"step": 3')
+    with suppress(OSError), (small_disk / "filler").open("wb") as filler:
+        while True:
+            filler.write(b"0" * 4096)
+            filler.flush()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, output
+    assert f"the disk of {small_disk}/s is full" in output
+    assert "Traceback" not in output
+    (small_disk / "filler").unlink()
+    status, output = sweeps.run(*words)
+    assert status == 0, output
+    assert "continued from checkpoint-" in (small_disk / "s/1/trial.log").read_text()
 
 
 @pytest.mark.parametrize(
