@@ -1,6 +1,7 @@
 """A study in pictures: one self-contained HTML page (plotly) and a PNG of each chart (matplotlib, which needs no browser)."""
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def _tried(name: str, make: Callable[[], Any]) -> Any:
     shown_before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that few trials make poor charts is seen in the chart
+            return make()
     except (ValueError, RuntimeError, ZeroDivisionError, ImportError) as error:
         _log.info("no chart %s: %s", name, error)
         return None

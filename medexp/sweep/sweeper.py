@@ -125,7 +125,7 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
     with _Signals(trials.asked_to_stop), board:
         for each in workers:
             each.start()
-        while any(each.is_alive() for each in workers):
+        while any(each.is_alive() for each in workers) and not trials.leaves_now:
             if time.monotonic() >= beat_at:
                 trials.beat()
                 beat_at = time.monotonic() + asked.heartbeat_s / 2

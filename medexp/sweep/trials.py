@@ -43,6 +43,7 @@ class Trials:
         self.in_flight: dict[int, Any] = {}
         self.error: BaseException | None = None
         self.stops = 0
+        self.leaves_now = False
         self.parent_run_id = ""
 
     def take_up(self) -> None:
@@ -83,6 +84,8 @@ class Trials:
         stop = getattr(self._launcher, "interrupt" if self.stops == 1 else "kill", None)
         if stop is not None:
             stop()
+        elif self.stops > 1:
+            self.leaves_now = True  # a launcher that cannot be told: its jobs are taken up by the next command
 
     def work(self) -> None:
         """Trials until there are enough; what goes wrong with the sweep itself is kept in `error`."""
@@ -244,8 +247,9 @@ class Trials:
         """Stop where going on cannot help."""
         if not outcome.ending.is_failure:
             return
-        if outcome.ending is Ending.input and not self.study.best():
-            raise ConfigError(f"the first trials are refused: {outcome.why}")
+        refused = self.study.count(Ending.input)
+        if outcome.ending is Ending.input and refused == self.study.done() > 1:
+            raise ConfigError(f"the first {refused} trials were refused: {outcome.why}")
         failures, allowed = self.study.failures(), self._settings.max_failure_rate
         if failures > allowed * self._settings.n_trials:
             raise SweepFailed(
