@@ -1,8 +1,8 @@
 """Trials that cost something until the loss is within 1 % of the best feasible: medexp's sweep beside its peers on one surrogate.
 
-    python benchmarks/sweep/compare.py benchmarks/sweep/recordings/smollm2.json --peer /tmp/peer/bin/python --seeds 20 --out results.json
+    python benchmarks/sweep/compare.py RECORDING.json --peer /tmp/peer/bin/python --seeds 20 --out results.json
 
-Every contestant draws rank (log, 4-64), learning rate (log) and length, and gets `--trials` starts. medexp plans first: what does not fit
+Every contestant draws rank (log), learning rate (log) and length, and gets `--trials` starts. medexp plans first: what does not fit
 costs no start. For the others it costs one, as out of memory does.
 """
 
@@ -34,13 +34,8 @@ def space_of(surrogate: Surrogate) -> Space:
     """The search space over the recording."""
     (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
     low, high = surrogate.lengths
-    return Space(
-        {
-            "r": Whole(low_r, high_r, log=True),
-            "lr": Real(low_lr, high_lr, log=True),
-            "seq": Whole(low, low + (high - low) // 64 * 64, 64),
-        }
-    )
+    lengths = Whole(low, low + (high - low) // 64 * 64, 64)
+    return Space({"r": Whole(low_r, high_r, log=True), "lr": Real(low_lr, high_lr, log=True), "seq": lengths})
 
 
 def asked(sampler: str, seed: int, trials: int) -> object:
@@ -58,14 +53,14 @@ def paid(
 ) -> tuple[list[float], int]:
     """Losses of the trials that were started, in order (infinite where one ran out of memory), and proposals refused before.
 
-    `plans`: what does not fit is refused before it starts, and the run as configured comes first. `tells`: the sampler hears of violations.
+    `plans`: what does not fit is refused before it starts, and the run as configured comes first. `tells`: the sampler hears of
+    violations.
     """
     study = open_study("s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(surrogate), asked(sampler, seed, trials))
     losses: list[float] = []
     refused = 0
-    low, high = surrogate.lengths
     if plans:
-        study.enqueue(START | {"lr": min(max(START["lr"], surrogate.axes[1][0]), surrogate.axes[1][-1]), "seq": max(low, 2048)})
+        study.enqueue(START | {"lr": min(max(START["lr"], surrogate.axes[1][0]), surrogate.axes[1][-1])})
     while len(losses) < trials:
         trial = study.ask()
         point = trial.params
@@ -92,8 +87,8 @@ def of_the_peer(
     low, high = surrogate.lengths
     log = folder / f"peer-{seed}.txt"
     words = [
-        f"r=tag(log,int(interval({low_r},{high_r})))", f"lr=tag(log,interval({low_lr},{high_lr}))", f"seq=range({low},{high + 1},64)",
-        "hydra/sweeper=optuna", f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1.0",
+        f"r=tag(log,int(interval({low_r},{high_r})))", f"lr=tag(log,interval({low_lr},{high_lr}))",
+        f"seq=range({low},{high + 1},64)", "hydra/sweeper=optuna", f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1.0",
         "hydra.sweeper.direction=minimize", f"hydra.sweeper.sampler.seed={seed}", f"hydra.sweep.dir={folder}/peer-{seed}",
     ]  # fmt: skip
     env = os.environ | {"PEER_SURROGATE": str(recording), "PEER_LOG": str(log)}
@@ -146,9 +141,7 @@ def main() -> None:
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(
-        f"best feasible {surrogate.best():.4f}, target {target:.4f}, untuned {surrogate.untuned:.4f}; {args.seeds} seeds, at most {args.trials} trials"
-    )
+    print(f"best feasible {surrogate.best():.4f}, target {target:.4f}, untuned {surrogate.untuned:.4f}, {args.seeds} seeds")
     for name, row in rows.items():
         print(f"{name:42} median {row['median']:5.1f}  mean {row['mean']:5.1f}  worst {row['worst']:3}  missed {row['missed']:2}  "
               f"out of memory {row['out_of_memory']:.1f}  refused {row['refused']:.1f}")  # fmt: skip

@@ -1,9 +1,9 @@
-"""What a sweep adds to its trials, read from a finished one (n_jobs=1): before a trial's process begins, and after it has left its outcome.
+"""What a sweep adds to its trials, read from a finished one (n_jobs=1).
 
     python benchmarks/sweep/overhead.py multirun/rank_lr_seq-cpu
 
-Before: the last trial's end to this process's birth (drawing, composing, planning, telling of what cannot fit, starting). After: the outcome on
-disk to the study's record (the process ends, the study is told). What lies between is the trial itself with its imports.
+Before: the last trial's end to this process's birth (drawing, composing, planning, telling of what cannot fit, starting it).
+After: the outcome on disk to the study's record (the process ends, the study is told). Between lies the trial with its imports.
 """
 
 import argparse

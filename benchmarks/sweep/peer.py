@@ -1,12 +1,13 @@
 """The peer as its users run it: a Hydra app under hydra-optuna-sweeper 1.3.0 (optuna 2.10), in a virtual environment of its own.
 
     python -m venv /tmp/peer && /tmp/peer/bin/pip install hydra-core==1.3.8 hydra-optuna-sweeper==1.3.0
-    /tmp/peer/bin/python benchmarks/sweep/peer.py -m hydra/sweeper=optuna ... (compare.py --peer /tmp/peer/bin/python does it)
+    python benchmarks/sweep/compare.py RECORDING.json --peer /tmp/peer/bin/python    # starts it
 
-A point that does not fit fails, as out of memory does there; the sweeper goes on (max_failure_rate=1) and its sampler never hears of it.
+A point that does not fit fails, as out of memory does there; the sweeper goes on and its sampler never hears of it.
 """
 
 import os
+from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -21,7 +22,7 @@ def run(cfg):
     surrogate = Surrogate(os.environ["PEER_SURROGATE"])
     fits = surrogate.fits(cfg.r, cfg.seq)
     loss = surrogate.loss(cfg.r, cfg.lr, cfg.seq) if fits else float("inf")
-    with open(os.environ["PEER_LOG"], "a") as log:
+    with Path(os.environ["PEER_LOG"]).open("a") as log:
         log.write(f"{loss}\n")
     if not fits:
         raise RuntimeError("out of memory")

@@ -5,7 +5,7 @@
         training.micro_batch=2 training.accumulation=1 training.warmup_steps=1 training.save_steps=100 evaluation.answers=0 \
         evaluation.every_steps=100 dataset.held_out=8 dataset.overlong=trim_reasoning tracking.log_adapter=false \
         hydra.sweeper.study_name=surrogate
-    python benchmarks/sweep/record.py multirun/surrogate --out benchmarks/sweep/recordings/smollm2.json --stretch 25.6
+    python benchmarks/sweep/record.py multirun/surrogate --out benchmarks/sweep/recordings/smollm2.json
 """
 
 import argparse
@@ -39,28 +39,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the folder of the sweep")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--stretch", type=float, required=True, help="tokens of the card for one of the recording")
+    parser.add_argument(
+        "--card-lengths", type=int, nargs=2, default=[2048, 16384], help="tokens of the card that the ends stand for"
+    )
     args = parser.parse_args()
     study = optuna.load_study(study_name=args.study.name, storage=storage.connect(storage.default_url(args.study.absolute())))
     done = [each for each in study.get_trials() if ending_of(each) is Ending.done]
     outcomes = [read_outcome(folder) for each in done if (folder := folder_of(each))]
-    points = [
-        {
-            "r": each.params["lora.r"],
-            "lr": each.params["training.learning_rate"],
-            "seq": each.params["training.max_seq_tokens"],
-            "loss": each.value,
-        }
-        for each in done
-    ]
+    keys = {"r": "lora.r", "lr": "training.learning_rate", "seq": "training.max_seq_tokens"}
+    points = [{name: each.params[key] for name, key in keys.items()} | {"loss": each.value} for each in done]
+    told = ("model.name", "training.", "dataset.held")
     recording = {
-        "from": [
-            f"{name}={value}"
-            for name, value in sorted(study.user_attrs["base"].items())
-            if name.startswith(("model.name", "training.", "dataset.held"))
-        ],
+        "from": [f"{name}={value}" for name, value in sorted(study.user_attrs["base"].items()) if name.startswith(told)],
         "loss_before": outcomes[0].metrics["result/loss_before"] if outcomes and outcomes[0] else None,
-        "stretch": args.stretch,
+        "card_lengths": args.card_lengths,
         "ceiling": CARD[0],
         "longest": longest([1, 2, 4, 8, 16, 32, 64, 128]),
         "points": sorted(points, key=lambda point: (point["r"], point["lr"], point["seq"])),

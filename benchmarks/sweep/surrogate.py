@@ -1,8 +1,8 @@
-"""Loss and VRAM of a run without running it: what real runs and the planner said, interpolated. Plain Python: every contestant imports it.
+"""Loss and VRAM of a run without running it: what real runs and the planner said, interpolated. Plain Python: peers import it, too.
 
-A recording holds a full grid of held-out losses over rank x learning rate x training length (record.py says how), the untuned loss, and per
-rank the longest sequence that the planner lets under the ceiling. The card's lengths are the recorded ones stretched (`stretch`): the
-runs that fit on two CPU cores are shorter than those at which 6 GB end, and how loss depends on length is what is taken over.
+A recording holds a full grid of held-out losses over rank x learning rate x training length (record.py says how), the untuned loss,
+and per rank the longest sequence that the planner lets under the ceiling. Runs that two CPU cores can do are shorter than those at
+which 6 GB end: how loss depends on length is taken over from the recorded lengths to `card_lengths`, end to end.
 """
 
 import json
@@ -17,7 +17,7 @@ class Surrogate:
 
     def __init__(self, file):
         recorded = json.loads(Path(file).read_text())
-        self.stretch = recorded["stretch"]
+        self.lengths = tuple(recorded["card_lengths"])  # the shortest and the longest of the search, in tokens of the card
         self.untuned = recorded["loss_before"]
         self.axes = [sorted({point[name] for point in recorded["points"]}) for name in ("r", "lr", "seq")]
         self._logs = [[math.log(value) for value in axis] for axis in self.axes]
@@ -27,21 +27,20 @@ class Surrogate:
         if missing:
             raise ValueError(f"{file} lacks {len(missing)} points of its grid, the first r, lr, seq = {missing[0]}")
 
-    @property
-    def lengths(self):
-        """The shortest and the longest sequence of the search, in tokens of the card."""
-        return round(self.axes[2][0] * self.stretch), round(self.axes[2][-1] * self.stretch)
-
     def loss(self, r, lr, seq):
         """Held-out loss after training, multilinear in the logarithms."""
-        places = [self._place(axis, math.log(value)) for axis, value in enumerate((r, lr, seq / self.stretch))]
+        places = [self._place(axis, math.log(value)) for axis, value in enumerate((r, lr, self._recorded(seq)))]
         total = 0.0
         for corner in product((0, 1), repeat=3):
-            weight = math.prod(share if bit else 1 - share for bit, (_, share) in zip(corner, places))
+            weight = math.prod(share if bit else 1 - share for bit, (_, share) in zip(corner, places, strict=True))
             if weight:
-                key = tuple(self.axes[axis][index + bit] for axis, (bit, (index, _)) in enumerate(zip(corner, places)))
+                key = tuple(self.axes[axis][index + bit] for axis, (bit, (index, _)) in enumerate(zip(corner, places, strict=True)))
                 total += weight * self._loss[key]
         return total
+
+    def _recorded(self, seq):
+        low, high = self.lengths
+        return self.axes[2][0] + (seq - low) / (high - low) * (self.axes[2][-1] - self.axes[2][0])
 
     def _place(self, axis, value):
         logs = self._logs[axis]
