@@ -87,10 +87,17 @@ def of_the_peer(
     low, high = surrogate.lengths
     log = folder / f"peer-{seed}.txt"
     words = [
-        f"r=tag(log,int(interval({low_r},{high_r})))", f"lr=tag(log,interval({low_lr},{high_lr}))",
-        f"seq=range({low},{high + 1},64)", "hydra/sweeper=optuna", f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1.0",
-        "hydra.sweeper.direction=minimize", f"hydra.sweeper.sampler.seed={seed}", f"hydra.sweep.dir={folder}/peer-{seed}",
-    ]  # fmt: skip
+        f"r=tag(log,int(interval({low_r},{high_r})))",
+        f"lr=tag(log,interval({low_lr},{high_lr}))",
+        f"seq=range({low},{high + 1},64)",
+        "hydra/sweeper=optuna",
+        f"hydra.sweeper.n_trials={trials}",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.max_failure_rate=1.0",
+        "hydra.sweeper.direction=minimize",
+        f"hydra.sweeper.sampler.seed={seed}",
+        f"hydra.sweep.dir={folder}/peer-{seed}",
+    ]
     env = os.environ | {"PEER_SURROGATE": str(recording), "PEER_LOG": str(log)}
     done = subprocess.run([python, str(HERE / "peer.py"), "-m", *words], env=env, capture_output=True, text=True, check=False)
     losses = [float(line) for line in log.read_text().split()] if log.exists() else []
