@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,15 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import PlanConfig, RunConfig, TrainConfig
+from medexp.config.schema import AuditConfig, PlanConfig, RunConfig, TrainConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.space import lengths
 
-SCHEMAS: dict[str, type[RunConfig]] = {
-    "run": RunConfig,
-    "train": TrainConfig,
-    "plan": PlanConfig,
-}  # a root's first default is one of these
+# A root's first default is one of these.
+SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "train": TrainConfig, "plan": PlanConfig, "audit": AuditConfig}
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,15 @@ def register() -> None:
     shipped = Path(__file__).resolve().parent / "data"
     OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
     OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
-    nearest = {"defaults": [machine.nearest_preset(machine.read())]}
-    ConfigStore.instance().store(group="hardware", name="nearest", node=nearest, package="_global_")
+    ConfigStore.instance().store(group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_")
+
+
+def _nearest(here: machine.Machine) -> dict[str, object]:
+    """The preset nearest to this machine, with what was measured on its card in place of published figures."""
+    measured = here.gpus[0].calibration if here.gpus else None
+    figures = asdict(measured) if measured else {}
+    figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
+    return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
 
 
 def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True) -> NoReturn:

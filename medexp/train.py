@@ -5,32 +5,37 @@ python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on 
 python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """
 
+import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-from medexp import artifact, machine, model, report, stack, tracking, trainer, weights
+from medexp import artifact, audit_page, machine, model, report, stack, tracking, trainer, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
-from medexp.data import source
-from medexp.data.preparation import Prepared, prepare
+from medexp.data import mixture, source
+from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
-from medexp.data.split import Split, split
+from medexp.data.spelling import Speller
+from medexp.data.split import Split
 from medexp.evaluation import answers, generation
 from medexp.evaluation.generation import Answer
 from medexp.evaluation.losses import CaseLoss, case_losses, mean_loss
 from medexp.evaluation.metrics import Comparison, compare
+from medexp.probe import Settled, settle
 from medexp.screen import Screen, TrainingProgress
 from medexp.sweep.part import Part, taking_part
 from medexp.tracking import DataInput, Tracker, environment, git_commit
 from medexp.trainer import Fitted
-from medexp.tuned import Tuned, Weights, vocabulary
+from medexp.tuned import Tuned, Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.guard import Meter
+from medexp.vram.planner import Plan
 from medexp.workspace import Workspace, abandoned, claimed
 
 
@@ -56,7 +61,7 @@ class Job:
     tuned: Tuned
     tracker: Tracker
     meter: Meter
-    plan: planner.Plan | None
+    plan: Plan | None
     began: float
     part: Part | None = None  # of a sweep
 
@@ -67,6 +72,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
     """
     began = time.perf_counter()
+    asked = copy.deepcopy(run)
     plan, runners_up = planner.choose(run) if planner.is_planned(run) else (None, ())
     if plan is not None:
         planner.apply(run, plan)
@@ -74,32 +80,52 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
     if run.lora.start_from is not None:
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
     cases = source.load(run.dataset)
-    sides = split(cases.cases, run.dataset)
+    sides = mixture.sides(cases.by_source, run.dataset)
     with claimed(_unfinished(run), fingerprint(run, cases.digest), run.training.resume) as work:
         show.say(_headline(run, work))
         if plan is not None:
             show.say(f"[green]✓[/green] plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}")
         with show.stage("loading the training stack"):
             meter = guard.cap(run.hardware)
-            modules = stack.load(run.hardware, weights.cache_dir())
+            modules = stack.load(run.hardware, machine.cache_dir())
         if found.gguf is not None:
             with show.stage("converting the embedded model, once"):
                 found = weights.convert(found, run.model, modules)
         tokenizer = model.load_tokenizer(found, modules)
-        ready = prepare(run, sides, vocabulary(tokenizer))
+        speller = Speller(tokenizer)
+        ready = speller.prepared(run, sides)
         show.say(f"[green]✓[/green] cases: {ready.audit.sentence()}")
+        with show.stage("auditing the cases"):
+            seen = speller.inspected(run, ready, {})
+        for rule in seen.broken:
+            show.say(f"[yellow]![/yellow] {rule}")
         tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(_unfinished(run)) if each.mlflow_run_id])
         with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, part)) as tracker:
             work.belongs_to(tracker.run_id)
             tracker.tags(part.ticket.tags if part else {})
             _log_start(tracker, run, invocation, cases, sides, ready, found)
-            with show.stage(f"loading {run.model.name}"), guard.ceiling(meter, "loading the model"):
-                tuned = model.load(run, found, tokenizer, modules)
-            if plan is not None:
-                tracker.json({"chosen": planner.as_dict(plan), "runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json")
+            tracker.json(seen.as_dict(), "data/audit.json")
+            tracker.text(audit_page.page(run, seen), "data/audit.html")
+            with show.stage(f"loading {run.model.name}" + (", a step to see that it fits" if plan is not None else "")):
+                load = partial(model.load, run, found, tokenizer, modules)
+                settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, show.say)
+                tuned = load() if settled is None else settled.tuned
+            if settled is not None:
+                plan = settled.plan
+                _log_plan(tracker, run, settled, runners_up, show)
+                if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
+                    ready = speller.prepared(run, sides)
             result = _compare(Job(run, invocation, show, work, ready, tuned, tracker, meter, plan, began, part))
         work.finish()
     return result
+
+
+def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Sequence[Plan], show: Screen) -> None:
+    tracker.params({name: value for name, value in flatten(run).items() if name in planner.LEVER_KEYS})
+    if settled.phases:  # a continued run was seen to fit before
+        show.say(f"[green]✓[/green] measured: {'; '.join(each.sentence() for each in settled.phases)}")
+        tracker.metrics(0, settled.metrics())
+        tracker.json(settled.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json")
 
 
 def _compare(job: Job) -> TrainResult:
@@ -177,6 +203,9 @@ class Recorder:
                 "vram/peak_gib": gib(job.meter.peak_bytes()),
                 "vram/peak_allocated_gib": gib(job.meter.peak_allocated_bytes()),
             }
+            planned_s = job.plan.step_s if job.plan is not None and job.plan.is_timed else None
+            step_s = metrics["speed/step_s"]
+            guard.refuse_spill(job.meter, step_s, planned_s if step > 1 else None, machine.read().system)
         job.tracker.metrics(step, metrics | memory)
         if job.part:
             job.part.stepped(step, job.ready.steps)
@@ -219,7 +248,8 @@ def _log_start(
     ready: Prepared,
     found: Weights,
 ) -> None:
-    tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
+    later = planner.LEVER_KEYS if planner.is_planned(run) else ()  # a run may be planned anew until a step was seen to fit
+    tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.") and name not in later})
     tracker.tags(
         {
             "medexp.model": run.model.name,
@@ -242,7 +272,6 @@ def _log_start(
     tracker.text(invocation.composed_yaml, "config/composed.yaml")
     tracker.text("\n".join(invocation.overrides) + "\n", "config/overrides.txt")
     tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
-    tracker.json(ready.audit.as_dict(), "data/audit.json")
 
 
 def _outcome(

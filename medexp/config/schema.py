@@ -175,9 +175,10 @@ class Lora(Group):
 
 @dataclass
 class Hardware(Group):
-    """The card, the one ceiling, and which parts of the model are kept off it.
+    """The card, the one ceiling, and what is traded for memory under it.
 
-    The three levers are a number or a word each (`config.rules` checks which): OmegaConf cannot merge a union over a missing value.
+    The levers from `offload_layers` on are a number, true/false or a word (`config.rules` checks which): OmegaConf cannot merge a
+    union over a missing value.
     """
 
     name: str = MISSING
@@ -189,9 +190,14 @@ class Hardware(Group):
     matmul_tflops: float | None = number(above=0)
     memory_gb_per_s: float | None = number(above=0)
     host_link_gb_per_s: float | None = number(above=0)
+    host_ram_gib: float | None = number(above=0)
+    replan: int = number(0, 10)
     offload_layers: Any = MISSING
     offload_embedding: Any = MISSING
     checkpoint_skip_layers: Any = MISSING
+    compile_layers: Any = MISSING
+    tile_mlp: Any = MISSING
+    page_optimizer: Any = MISSING
     expandable_segments: bool = MISSING
 
 
@@ -205,8 +211,8 @@ class Columns(Group):
 
 
 @dataclass
-class Dataset(Group):
-    """Where the cases come from and how they are split."""
+class Source(Group):
+    """Where cases come from (`path`, else the Hub), which column is what, and which cases belong together."""
 
     name: str = MISSING
     hub_id: str | None = MISSING
@@ -215,11 +221,30 @@ class Dataset(Group):
     path: str | None = MISSING
     columns: Columns = MISSING
     group_by: str | None = MISSING
+    licence: str = MISSING
+
+
+@dataclass
+class Part(Source):
+    """One source of a mixture, and its share of the training cases; `config.parts` makes it from an entry of `dataset.mixture`."""
+
+    weight: float = number(0)
+
+
+@dataclass
+class Dataset(Source):
+    """A source or a mixture of them, how it is split, and whose held-out cases are measured.
+
+    As composed, an entry of `mixture` is {use: OPTION, weight: NUMBER} and `held_out_from` the name of an option; `config.parts`
+    puts a `Part` in the place of each.
+    """
+
+    mixture: list[Any] = MISSING
+    held_out_from: Any = MISSING
     held_out: int = number(1)
     max_cases: int | None = number(2)
     split_seed: int = number(0)
     overlong: Overlong = MISSING
-    licence: str = MISSING
 
 
 @dataclass
@@ -325,3 +350,18 @@ class TrainConfig(RunConfig):
     """A run, and the size of a sweep over it."""
 
     sweep: SweepOptions = MISSING
+
+
+@dataclass
+class AuditOptions(Group):
+    """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
+
+    strict: bool = MISSING
+    benchmark_files: list[str] = MISSING
+
+
+@dataclass
+class AuditConfig(RunConfig):
+    """A run, and how its cases are audited."""
+
+    audit: AuditOptions = MISSING

@@ -12,8 +12,10 @@ from medexp.errors import BadInput
 from medexp.machine import Machine
 from medexp.units import GIB, bytes_of_gib
 from medexp.vram import planner
+from medexp.vram.terms import Place
 
 VRAM = "vram_bytes"  # the constraint's name in the study
+HOST = "host_bytes"
 CONFIG = "config"
 
 
@@ -66,21 +68,38 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
     """
     plans = planner.ranked(run)
     ceiling = bytes_of_gib(run.hardware.vram_ceiling_gib or 0)
-    fitting = [plan for plan in plans if not ceiling or _needs(plan) * planner.SAFETY <= ceiling]
+    fitting = [plan for plan in plans if _fits(run, plan, ceiling)]
     if fitting:
-        chosen = fitting[0] if not planner.is_planned(run) else planner.choose(run)[0]
+        chosen = planner.choose(run)[0] if planner.is_planned(run) else fitting[0]
         limit = {VRAM: float(_needs(chosen) - ceiling)} if ceiling else {}
         return Proposal(tuple(overrides), run, _needs(chosen), ceiling, limit)
     least = min(plans, key=_needs)
     over = int(_needs(least) * planner.SAFETY) + 1 - ceiling
-    largest = max(
-        least.budget.terms, key=lambda term: term.num_bytes if not planner.is_planned(run) or term.place.value == "GPU" else 0
-    )
+    if over <= 0:  # the card could hold it; what is streamed is too much for the host
+        why = f"what is left off the card needs more than hardware.host_ram_gib={run.hardware.host_ram_gib:g}"
+        return Proposal(tuple(overrides), run, _needs(least), ceiling, {HOST: _host_over(run, plans, ceiling)}, why)
+    largest = max((term for term in least.budget.terms if term.place is _place(run)), key=lambda term: term.num_bytes)
     why = (
         f"needs {_needs(least) / GIB:.2f} GiB, hardware.vram_ceiling_gib is {run.hardware.vram_ceiling_gib:g}; "
         f"largest term: {largest.name}, {largest.num_bytes / GIB:.2f} GiB"
     )
     return Proposal(tuple(overrides), run, _needs(least), ceiling, {VRAM: float(over)}, why)
+
+
+def _fits(run: RunConfig, plan: planner.Plan, ceiling: int) -> bool:
+    if planner.is_planned(run):
+        return planner.fits(run, plan)
+    return not ceiling or _needs(plan) * planner.SAFETY <= ceiling
+
+
+def _host_over(run: RunConfig, plans: Sequence[planner.Plan], ceiling: int) -> float:
+    """By how many bytes the plan under the ceiling that needs least of the host is over hardware.host_ram_gib."""
+    under = [plan.budget.host_bytes for plan in plans if _needs(plan) * planner.SAFETY <= ceiling or not ceiling]
+    return float(max(1, min(under) + planner.HOST_BESIDE_BYTES - bytes_of_gib(run.hardware.host_ram_gib or 0)))
+
+
+def _place(run: RunConfig) -> Place:
+    return Place.gpu if planner.is_planned(run) else Place.host
 
 
 def _needs(plan: planner.Plan) -> int:

@@ -34,7 +34,7 @@ def another(value: object) -> object:
     if isinstance(value, int | float):
         return value + 1
     if isinstance(value, list):
-        return value[:-1]
+        return value[:-1] or ["another"]
     return {"study": "another"} if isinstance(value, dict) else f"{value}, changed"
 
 

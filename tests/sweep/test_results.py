@@ -91,7 +91,7 @@ def test_a_study_that_starts_afresh_gets_the_next_name(tmp_path):
     ],
 )
 def test_the_run_as_configured_comes_first_where_it_lies_in_the_space(resolved, no_card, space, values):
-    assert names.values_of(resolved(on=no_card), Space(space)) == values
+    assert names.values_of(resolved("training.learning_rate=5e-4", on=no_card), Space(space)) == values
 
 
 def test_the_mean_of_repeats():
