@@ -69,6 +69,9 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
     plans = planner.ranked(run)
     ceiling = bytes_of_gib(run.hardware.vram_ceiling_gib or 0)
     fitting = [plan for plan in plans if _fits(run, plan, ceiling)]
+    if not fitting:
+        plans = planner.ranked(run, last_resorts=True)
+        fitting = [plan for plan in plans if _fits(run, plan, ceiling)]
     if fitting:
         chosen = planner.choose(run)[0] if planner.is_planned(run) else fitting[0]
         limit = {VRAM: float(_needs(chosen) - ceiling)} if ceiling else {}
