@@ -22,11 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import AuditConfig, PlanConfig, RunConfig
+from medexp.config.schema import AuditConfig, PlanConfig, RunConfig, TrainConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
+from medexp.sweep.space import lengths
 
 # A root's first default is one of these.
-SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "plan": PlanConfig, "audit": AuditConfig}
+SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "train": TrainConfig, "plan": PlanConfig, "audit": AuditConfig}
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     shipped = Path(__file__).resolve().parent / "data"
     OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
+    OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
     ConfigStore.instance().store(group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_")
 
 

@@ -10,6 +10,8 @@
     │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
     ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
     ├── TrainingDiverged        4   the loss stopped being a number
+    ├── TrialPruned             5   a sweep's pruner saw no point in going on
+    ├── SweepFailed             6   more trials failed than hydra.sweeper.max_failure_rate allows, or nothing can fit
     └── RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
 
 A message says what was asked, what is allowed, where it is set and what to do.
@@ -81,6 +83,20 @@ class TrainingDiverged(MedexpError):
 
     exit_code = 4
     reason = "diverged"
+
+
+class TrialPruned(MedexpError):
+    """A sweep's pruner saw no point in going on."""
+
+    exit_code = 5
+    reason = "pruned"
+
+
+class SweepFailed(MedexpError):
+    """More trials failed than hydra.sweeper.max_failure_rate allows, or no point of the space can fit."""
+
+    exit_code = 6
+    reason = "sweep"
 
 
 class RunInterrupted(MedexpError):

@@ -7,7 +7,7 @@ state. A process that is killed outright cannot say so: the next command that op
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
-from medexp.errors import RunInterrupted
+from medexp.errors import RunInterrupted, TrialPruned
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Tracker:
         self._client = client
         self.run_id = run_id
         self.experiment_id = experiment_id
+        self.latest: dict[str, float] = {}  # the last value of every metric logged by this process
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` at `step`."""
         from mlflow.entities import Metric
 
+        self.latest |= values
         now = int(time.time() * 1000)
         self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
@@ -109,7 +111,7 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
     """A run in MLflow: run `run_id` opened again where it is still there, else a new one called `name`.
 
     It ends FINISHED, KILLED when it was stopped from outside, FAILED on anything else; tags hold the error's text and its reason
-    (vram, diverged, input, stopped, defect).
+    (vram, diverged, input, stopped, pruned, defect).
     """
     client = _client(tracking)
     tracker = _reopened(client, run_id) or _created(client, tracking, name)
@@ -117,11 +119,13 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
     monitor = _system_metrics(client, tracker.run_id, resume=continued) if tracking.system_metrics else None
     try:
         yield tracker
-    except (RunInterrupted, KeyboardInterrupt, SystemExit) as error:
-        _end(client, tracker, "KILLED", str(error) or type(error).__name__, RunInterrupted.reason)
+    except (RunInterrupted, TrialPruned, KeyboardInterrupt, SystemExit) as error:
+        with suppress(Exception):  # on a full disk: what ended the run is the news
+            _end(client, tracker, "KILLED", str(error) or type(error).__name__, getattr(error, "reason", RunInterrupted.reason))
         raise
     except BaseException as error:
-        _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}", getattr(error, "reason", "defect"))
+        with suppress(Exception):
+            _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}", getattr(error, "reason", "defect"))
         raise
     else:
         _end(client, tracker, "FINISHED", None, None)
@@ -169,7 +173,7 @@ def _client(tracking: Tracking) -> Any:
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # after the import, which sets its own
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
 
     assert tracking.root is not None
     root = Path(tracking.root)

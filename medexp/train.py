@@ -7,9 +7,9 @@ python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_step
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from medexp.evaluation.losses import CaseLoss, case_losses, mean_loss
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.probe import Settled, settle
 from medexp.screen import Screen, TrainingProgress
+from medexp.sweep.part import Part, taking_part
 from medexp.tracking import DataInput, Tracker, environment, git_commit
 from medexp.trainer import Fitted
 from medexp.tuned import Tuned, Weights
@@ -40,11 +41,12 @@ from medexp.workspace import Workspace, abandoned, claimed
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to: its figures, where the adapter lies, and its MLflow run."""
+    """What a run came to: its figures, where the adapter lies, its MLflow run, and the last value of every metric there."""
 
     outcome: report.Outcome
     adapter: Path
     run_id: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,10 +63,11 @@ class Job:
     meter: Meter
     plan: Plan | None
     began: float
+    part: Part | None = None  # of a sweep
 
 
-def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
-    """Train the adapter that `run` describes, and answer the held-out questions before and after.
+def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | None = None) -> TrainResult:
+    """Train the adapter that `run` describes, and answer the held-out questions before and after; `part` is its place in a sweep.
 
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
     """
@@ -97,8 +100,9 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
         for rule in seen.broken:
             show.say(f"[yellow]![/yellow] {rule}")
         tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(_unfinished(run)) if each.mlflow_run_id])
-        with tracking.open_run(run.tracking, work.mlflow_run_id, run.tracking.run_name or _name(run)) as tracker:
+        with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, part)) as tracker:
             work.belongs_to(tracker.run_id)
+            tracker.tags(part.ticket.tags if part else {})
             _log_start(tracker, run, invocation, cases, sides, ready, found)
             tracker.json(seen.as_dict(), "data/audit.json")
             tracker.text(audit_page.page(run, seen), "data/audit.html")
@@ -111,7 +115,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
                 _log_plan(tracker, run, settled, runners_up, show)
                 if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
                     ready = speller.prepared(run, sides)
-            result = _compare(Job(run, invocation, show, work, ready, tuned, tracker, meter, plan, began))
+            result = _compare(Job(run, invocation, show, work, ready, tuned, tracker, meter, plan, began, part))
         work.finish()
     return result
 
@@ -139,7 +143,7 @@ def _compare(job: Job) -> TrainResult:
     with job.show.stage("saving the adapter"):
         adapter = artifact.save_adapter(job.tuned, job.invocation.output_dir / "adapter", job.invocation.composed_yaml)
     outcome = _outcome(job, fitted, (losses_before, losses_after), _structure(before, after))
-    result = TrainResult(outcome, adapter, job.tracker.run_id)
+    result = TrainResult(outcome, adapter, job.tracker.run_id, job.tracker.latest)
     _log_end(job, result, before, after)
     _print(job, result, before, after)
     return result
@@ -203,10 +207,14 @@ class Recorder:
             step_s = metrics["speed/step_s"]
             guard.refuse_spill(job.meter, step_s, planned_s if step > 1 else None, machine.read().system)
         job.tracker.metrics(step, metrics | memory)
+        if job.part:
+            job.part.stepped(step, job.ready.steps)
         if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
             loss = mean_loss(_held_out_losses(job))
             job.tracker.metrics(step, {"eval/loss": loss})
             job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
+            if job.part:
+                job.part.report(step, loss)
 
 
 def _unfinished(run: RunConfig) -> Path:
@@ -217,6 +225,10 @@ def _name(run: RunConfig) -> str:
     """What tells this run from its neighbours in a list."""
     training = run.training
     return f"{run.model.name} r{run.lora.r} lr{training.learning_rate:g} seq{training.max_seq_tokens}"
+
+
+def _run_name(run: RunConfig, part: Part | None) -> str:
+    return run.tracking.run_name or (part.ticket.name if part else _name(run))
 
 
 def _headline(run: RunConfig, work: Workspace) -> str:
@@ -302,7 +314,11 @@ def _print(job: Job, result: TrainResult, before: list[Answer], after: list[Answ
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    return train(run, invocation, Screen()).outcome.loss_after
+    with taking_part(invocation.output_dir) as part:
+        result = train(run, invocation, Screen(), part)
+        if part:
+            part.finished(result.metrics, result.run_id)
+    return result.outcome.loss_after
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medexp.config.schema import Resume
-from medexp.errors import OutputError
+from medexp.errors import OutputError, TrialPruned
 from medexp.vram.terms import Levers
 
 
@@ -83,6 +83,9 @@ def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]
     workspace = _claim(root, fingerprint, resume)
     try:
         yield workspace
+    except TrialPruned:
+        workspace.finish()  # nobody will continue it
+        raise
     finally:
         workspace.release()
 

@@ -10,7 +10,7 @@ ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if each._
 
 
 def test_every_error_is_in_the_tree_at_the_top():
-    drawn = set(re.findall(r"[A-Z]\w+(?:Error|Input|Diverged|Interrupted)", errors.__doc__ or ""))
+    drawn = set(re.findall(r"[A-Z]\w+(?:Error|Input|Diverged|Interrupted|Pruned|Failed)", errors.__doc__ or ""))
     assert {each.__name__ for each in ALL} == drawn
 
 

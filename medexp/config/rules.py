@@ -23,6 +23,7 @@ from medexp.units import bytes_of_gib, gib
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
+_OF_DOORS = ("sweep",)  # a root's own options, which are no part of a run
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -67,6 +68,8 @@ def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
     """Keys that a "+" on the command line has forced in."""
     known = {each.name: each.type for each in fields(schema)}
     for name in map(str, cfg):
+        if not prefix and name in _OF_DOORS:
+            continue
         if name not in known:
             yield f"{prefix}{name} does not exist; there are {listing(known)}{nearest(name, known)}"
         elif is_dataclass(known[name]) and not OmegaConf.is_missing(cfg, name):

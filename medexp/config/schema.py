@@ -338,6 +338,21 @@ class PlanConfig(RunConfig):
 
 
 @dataclass
+class SweepOptions(Group):
+    """How many trials a sweep has in all (`python -m medexp.train -m`)."""
+
+    inside: ClassVar[str] = "sweep."
+    n_trials: int = number(1)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """A run, and the size of a sweep over it."""
+
+    sweep: SweepOptions = MISSING
+
+
+@dataclass
 class AuditOptions(Group):
     """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
 

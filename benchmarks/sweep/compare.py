@@ -1,0 +1,171 @@
+"""Trials that cost something until the loss is within 1 % of the best feasible: medexp's sweep beside its peers on one surrogate.
+
+    python benchmarks/sweep/compare.py RECORDING.json --peer /tmp/peer/bin/python --seeds 20 --out results.json
+
+Every contestant draws rank (log), learning rate (log) and length, and gets `--trials` starts. medexp plans first: what does not fit
+costs no start. For the others it costs one, as out of memory does.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from omegaconf import OmegaConf
+from surrogate import Surrogate
+
+from medexp import command
+from medexp.sweep.outcome import Ending, Outcome
+from medexp.sweep.proposal import VRAM
+from medexp.sweep.settings import settings
+from medexp.sweep.space import Real, Space, Whole
+from medexp.sweep.study import open_study
+
+HERE = Path(__file__).resolve().parent
+START = {"r": 16, "lr": 5e-4, "seq": 2048}  # the run as configured: hardware=rtx4050_6gb's rank and length
+
+
+def space_of(surrogate: Surrogate) -> Space:
+    """The search space over the recording."""
+    (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
+    low, high = surrogate.lengths
+    lengths = Whole(low, low + (high - low) // 64 * 64, 64)
+    return Space({"r": Whole(low_r, high_r, log=True), "lr": Real(low_lr, high_lr, log=True), "seq": lengths})
+
+
+def asked(sampler: str, seed: int, trials: int) -> object:
+    """medexp's settings with this sampler."""
+    words = [f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.sampler.seed={seed}", f"sweep.n_trials={trials}"]
+    command.register()
+    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("train", words, return_hydra_config=True)
+    options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
+    return settings({key: value for key, value in options.items() if not key.startswith("_")})
+
+
+def paid(
+    surrogate: Surrogate, sampler: str, seed: int, trials: int, plans: bool, tells: bool, folder: Path
+) -> tuple[list[float], int]:
+    """Losses of the trials that were started, in order (infinite where one ran out of memory), and proposals refused before.
+
+    `plans`: what does not fit is refused before it starts, and the run as configured comes first. `tells`: the sampler hears of
+    violations.
+    """
+    study = open_study("s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(surrogate), asked(sampler, seed, trials))
+    losses: list[float] = []
+    refused = 0
+    if plans:
+        study.enqueue(START | {"lr": min(max(START["lr"], surrogate.axes[1][0]), surrogate.axes[1][-1])})
+    while len(losses) < trials:
+        trial = study.ask()
+        point = trial.params
+        fits = surrogate.fits(point["r"], point["seq"])
+        limits = {VRAM: surrogate.over(point["r"], point["seq"])} if tells else {}
+        loss = surrogate.loss(**point)
+        if fits:
+            study.tell(trial, Outcome(Ending.done, "", {"result/loss_after": loss}), limits)
+            losses.append(loss)
+        elif plans:
+            study.tell(trial, Outcome(Ending.infeasible), limits)
+            refused += 1
+        else:
+            study.tell(trial, Outcome(Ending.vram if tells else Ending.crashed), limits)
+            losses.append(float("inf"))
+    return losses, refused
+
+
+def of_the_peer(
+    python: str, recording: Path, surrogate: Surrogate, seed: int, trials: int, folder: Path
+) -> tuple[list[float], int]:
+    """The same of hydra-optuna-sweeper."""
+    (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
+    low, high = surrogate.lengths
+    log = folder / f"peer-{seed}.txt"
+    words = [
+        f"r=tag(log,int(interval({low_r},{high_r})))",
+        f"lr=tag(log,interval({low_lr},{high_lr}))",
+        f"seq=range({low},{high + 1},64)",
+        "hydra/sweeper=optuna",
+        f"hydra.sweeper.n_trials={trials}",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.max_failure_rate=1.0",
+        "hydra.sweeper.direction=minimize",
+        f"hydra.sweeper.sampler.seed={seed}",
+        f"hydra.sweep.dir={folder}/peer-{seed}",
+    ]
+    env = os.environ | {"PEER_SURROGATE": str(recording), "PEER_LOG": str(log)}
+    done = subprocess.run([python, str(HERE / "peer.py"), "-m", *words], env=env, capture_output=True, text=True, check=False)
+    losses = [float(line) for line in log.read_text().split()] if log.exists() else []
+    if len(losses) != trials:
+        raise RuntimeError(f"the peer made {len(losses)} of {trials} trials:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return losses, 0
+
+
+def until(losses: list[float], target: float) -> int:
+    """How many trials it took to reach `target`; one more than there were if it never was."""
+    return next((count for count, loss in enumerate(losses, start=1) if loss <= target), len(losses) + 1)
+
+
+def main() -> None:
+    """Run every contestant over all seeds and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("--peer", help="python of the peer's environment")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--sampler", nargs="*", default=["tpe"], help="medexp's samplers to run")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    surrogate = Surrogate(args.recording)
+    target = surrogate.target()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def ours(sampler: str, plans: bool, tells: bool) -> Callable[[int], tuple[list[float], int]]:
+            return lambda seed: paid(surrogate, sampler, seed, args.trials, plans, tells, folder)
+
+        contestants = {f"medexp, {sampler}": ours(sampler, True, True) for sampler in args.sampler}
+        contestants["constrained TPE without the plan"] = ours("tpe", False, True)
+        contestants["random search"] = ours("random", False, False)
+        if args.peer:
+            contestants["hydra-optuna-sweeper 1.3.0, optuna 2.10"] = lambda seed: of_the_peer(
+                args.peer, args.recording.absolute(), surrogate, seed, args.trials, folder
+            )
+        rows = {name: _row([run(seed) for seed in range(args.seeds)], target) for name, run in contestants.items()}
+    result = {
+        "recording": args.recording.name,
+        "seeds": args.seeds,
+        "trials": args.trials,
+        "best": surrogate.best(),
+        "target": target,
+        "rows": rows,
+    }
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"best feasible {surrogate.best():.4f}, target {target:.4f}, untuned {surrogate.untuned:.4f}, {args.seeds} seeds")
+    for name, row in rows.items():
+        print(f"{name:42} median {row['median']:5.1f}  mean {row['mean']:5.1f}  worst {row['worst']:3}  missed {row['missed']:2}  "
+              f"out of memory {row['out_of_memory']:.1f}  refused {row['refused']:.1f}")  # fmt: skip
+
+
+def _row(runs: list[tuple[list[float], int]], target: float) -> dict[str, float]:
+    counts = [until(losses, target) for losses, _ in runs]
+    return {
+        "median": statistics.median(counts),
+        "mean": statistics.mean(counts),
+        "worst": max(counts),
+        "missed": sum(count > len(losses) for count, (losses, _) in zip(counts, runs, strict=True)),
+        "out_of_memory": statistics.mean(sum(loss == float("inf") for loss in losses) for losses, _ in runs),
+        "refused": statistics.mean(refused for _, refused in runs),
+        "counts": counts,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""From a finished grid sweep to a recording for surrogate.py. The sweep is an ordinary one, so it continues after any ending:
+
+    python -m medexp.train -m 'lora.r=choice(4,16,64)' 'training.learning_rate=choice(1e-4,3e-4,1e-3,3e-3,1e-2)' \
+        'training.max_seq_tokens=choice(384,640)' hydra/sweeper/sampler=grid sweep.n_trials=30 training.max_steps=10 \
+        training.micro_batch=2 training.accumulation=1 training.warmup_steps=1 training.save_steps=100 evaluation.answers=0 \
+        evaluation.every_steps=100 dataset.held_out=8 dataset.overlong=trim_reasoning tracking.log_adapter=false \
+        hydra.sweeper.study_name=surrogate
+    python benchmarks/sweep/record.py multirun/surrogate --out benchmarks/sweep/recordings/smollm2.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from medexp import command, machine
+from medexp.config.rules import resolve
+from medexp.sweep import storage
+from medexp.sweep.outcome import Ending, read_outcome
+from medexp.sweep.study import ending_of, folder_of
+from medexp.vram import planner
+
+CARD = ["hardware=rtx4050_6gb"]
+
+
+def longest(ranks: list[int]) -> dict[int, int | None]:
+    """By rank, the longest sequence that the planner lets under the ceiling of CARD."""
+    command.register()
+    with initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        run = resolve(compose("train", CARD), machine.read(), Path.cwd(), {}, needs_card=False)
+    return {rank: planner.longest_that_fits(planner.resized(run, rank=rank)) for rank in ranks}
+
+
+def main() -> None:
+    """Write the recording."""
+    import optuna
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="the folder of the sweep")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--card-lengths", type=int, nargs=2, default=[2048, 16384], help="tokens of the card that the ends stand for"
+    )
+    args = parser.parse_args()
+    study = optuna.load_study(study_name=args.study.name, storage=storage.connect(storage.default_url(args.study.absolute())))
+    done = [each for each in study.get_trials() if ending_of(each) is Ending.done]
+    outcomes = [read_outcome(folder) for each in done if (folder := folder_of(each))]
+    keys = {"r": "lora.r", "lr": "training.learning_rate", "seq": "training.max_seq_tokens"}
+    points = [{name: each.params[key] for name, key in keys.items()} | {"loss": each.value} for each in done]
+    told = ("model.name", "training.", "dataset.held")
+    recording = {
+        "from": [f"{name}={value}" for name, value in sorted(study.user_attrs["base"].items()) if name.startswith(told)],
+        "loss_before": outcomes[0].metrics["result/loss_before"] if outcomes and outcomes[0] else None,
+        "card_lengths": args.card_lengths,
+        "ceiling": CARD[0],
+        "longest": longest([1, 2, 4, 8, 16, 32, 64, 128]),
+        "points": sorted(points, key=lambda point: (point["r"], point["lr"], point["seq"])),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(recording, indent=1) + "\n")
+    print(
+        f"{len(points)} points, losses {min(p['loss'] for p in points):.4f} to {max(p['loss'] for p in points):.4f} -> {args.out}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from medexp import tracking
+from medexp.config.schema import Tracking
+from medexp.errors import OutputError
+from medexp.screen import Screen
+from medexp.sweep import storage
+from medexp.sweep.board import COLUMNS, row
+from medexp.sweep.names import point
+from medexp.sweep.outcome import Ending, Outcome
+from medexp.sweep.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
+from medexp.tracking import Tracker
+from medexp.units import GIB, gib
+
+PARENT = "mlflow_run_id"
+
+
+@contextmanager
+def parent_run(where: Tracking, study: Study) -> Iterator[Tracker]:
+    """The study's own MLflow run, opened again where it has one; the trials are nested under it."""
+    quiet = replace(where, system_metrics=False)
+    with tracking.open_run(quiet, study.optuna.user_attrs.get(PARENT), study.name) as tracker:
+        study.optuna.set_user_attr(PARENT, tracker.run_id)
+        tracker.tags(
+            {
+                "medexp.study": study.name,
+                "medexp.storage": storage.without_password(study.url),
+                "medexp.objective": ", ".join(study.settings.objectives),
+                "mlflow.source.name": "medexp.train",
+            }
+        )
+        yield tracker
+
+
+def counts(study: Study) -> dict[str, int]:
+    """How many trials ended in which way."""
+    endings = [ending for ending in map(ending_of, study.trials()) if ending]
+    return {each.value: endings.count(each) for each in Ending if each in endings}
+
+
+def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
+    """Log the best trial, the counts and the proposals that never started with the parent run."""
+    trials = study.trials()
+    step = study.done()
+    parent.metrics(step, {f"trials/{name}": float(number) for name, number in counts(study).items()})
+    best = study.best()
+    if len(best) == 1 and best[0].values:
+        values = dict(zip(study.settings.objectives, best[0].values, strict=True))
+        parent.metrics(step, {f"best/{name}": value for name, value in values.items()})
+        parent.metrics(
+            step, {f"best/{key}": float(value) for key, value in best[0].params.items() if isinstance(value, int | float)}
+        )
+        parent.tags({"best.trial": best[0].number, "best.run_id": best[0].user_attrs.get(RUN), "best.point": point(best[0].params)})
+    refused = [each for each in trials if ending_of(each) is Ending.infeasible]
+    if refused:
+        columns: dict[str, list[object]] = {"trial": [each.number for each in refused]}
+        for key in study.space.dimensions:
+            columns[key] = [each.params.get(key) for each in refused]
+        columns["planned_gib"] = [round(gib(each.user_attrs.get(PLANNED, 0)), 3) for each in refused]
+        columns["over_by_gib"] = [round(each.constraints.get("vram_bytes", 0.0) / GIB, 3) for each in refused]
+        columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
+        parent.json(columns, "infeasible_proposals.json")
+    parent.json([plain(each) for each in trials], "trials.json")
+    if best_file is not None:
+        parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
+
+
+def plain(trial: Any) -> dict[str, object]:
+    """A trial as plain values."""
+    ending = ending_of(trial)
+    return {
+        "number": trial.number,
+        "ending": ending.value if ending else trial.state.name.lower(),
+        "params": trial.params,
+        "values": trial.values,
+        "constraints": trial.constraints,
+        "planned_bytes": trial.user_attrs.get(PLANNED),
+        "measured_bytes": trial.user_attrs.get(MEASURED),
+        "elapsed_s": trial.user_attrs.get(ELAPSED),
+        "mlflow_run_id": trial.user_attrs.get(RUN),
+        "why": trial.user_attrs.get(WHY),
+    }
+
+
+def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
+    """The trials that were started, the best, what it beat, and what never cost a second."""
+    best = study.best()
+    started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
+    show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
+    rows = [
+        ("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}")
+        for each in best
+    ]
+    rows += _beaten(study, best)
+    tally = counts(study)
+    rows.append(
+        ("never started", f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)} repeated a finished one")
+    )
+    if best_file is not None:
+        rows.append(("best.yaml", str(best_file)))
+        rows.append(("again", f"python -m medexp.train --config-dir {_short(best_file.parent)} experiment=best"))
+    rows.append(("study", storage.without_password(study.url)))
+    show.table("This sweep", ("", ""), rows)
+
+
+def _short(folder: Path) -> str:
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def _values(trial: Any) -> str:
+    return ", ".join(f"{value:.4f}" if abs(value) < 1e4 else f"{value:,.0f}" for value in trial.values)
+
+
+def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
+    others = [each for each in study.trials() if ending_of(each) is Ending.done and each not in best]
+    if len(best) != 1 or not others:
+        return []
+    first = min(others, key=lambda each: each.number)
+    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    second = min(others, key=lambda each: sign * each.value)
+    said = [
+        ("it beat", f"{len(others)} others; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")
+    ]
+    if first is not second:
+        said.append(("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}"))
+    return said
+
+
+def mean(outcomes: Sequence[Outcome]) -> Outcome:
+    """One outcome of all repeats: the ending of the last, the mean of every metric."""
+    last = outcomes[-1]
+    shared = set.intersection(*(set(each.metrics) for each in outcomes))
+    metrics = {name: fmean(each.metrics[name] for each in outcomes) for name in sorted(shared)}
+    return replace(last, metrics=metrics, elapsed_s=sum(each.elapsed_s for each in outcomes))
+
+
+def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
+    """Is there room to go on?
+
+    Raises: OutputError naming the folder that is full.
+    """
+    for folder in folders:
+        if folder.exists() and (free := shutil.disk_usage(folder).free) < enough_bytes:
+            raise OutputError(
+                f"the disk of {folder} is full ({free / 2**20:.0f} MiB are left); free some space, the same command continues"
+            )
+
+
+def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
+    """`error` of a sweep as one sentence where it is the disk's or the storage's, else as it is."""
+    chain = [error, error.__cause__, error.__context__]
+    if any("disk is full" in str(each) or (isinstance(each, OSError) and each.errno == errno.ENOSPC) for each in chain):
+        return OutputError(f"the disk of {folder} is full; free some space, the same command continues")
+    if any(type(each).__module__.startswith("sqlalchemy") or type(each).__name__ == "StorageInternalError" for each in chain):
+        return storage.unreachable(study.url, error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)))
+    return error

@@ -1,0 +1,85 @@
+"""Where a study is kept: sqlite in its folder, a journal file, or any database that Optuna knows, as PostgreSQL."""
+
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from medexp.errors import OutputError
+
+WAITS_S = float(os.environ.get("MEDEXP_STORAGE_WAIT_S", "60"))
+STALE_AFTER_BEATS = 4
+
+
+def default_url(folder: Path) -> str:
+    """The storage of a study that names none."""
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+def connect(url: str, heartbeat_s: int | None = None) -> Any:
+    """Optuna's storage at `url`; `*.log` or `*.journal` is a journal file. Waits up to a minute for one that is locked or away.
+
+    Raises: OutputError if it does not answer until then.
+    """
+    _quiet()
+    if url.endswith((".log", ".journal")) and "://" not in url.replace("journal://", ""):
+        return _journal(url.removeprefix("journal://"))
+    from optuna.storages import RDBStorage, get_storage
+    from sqlalchemy.exc import ArgumentError, OperationalError
+
+    deadline = time.monotonic() + WAITS_S
+    while True:
+        try:
+            if not url.startswith(("sqlite", "postgresql", "mysql", "mariadb")):
+                return get_storage(url)
+            options = {"connect_args": {"timeout": WAITS_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+            return RDBStorage(
+                url, options, heartbeat_interval=heartbeat_s, grace_period=heartbeat_s and STALE_AFTER_BEATS * heartbeat_s
+            )
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise unreachable(url, error) from error
+            time.sleep(1)
+        except (ArgumentError, ValueError, ImportError, OSError) as error:
+            raise unreachable(url, error) from error
+
+
+def unreachable(url: str, error: Exception) -> OutputError:
+    """One sentence about a storage that does not answer, without a password it may hold."""
+    cause = getattr(error, "orig", None) or error
+    first = (str(cause).strip().splitlines() or [type(error).__name__])[0]
+    return OutputError(
+        f"the study's storage {without_password(url)} does not answer ({first}), tried for {WAITS_S:.0f} s; "
+        "set hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's folder"
+    )
+
+
+def without_password(url: str) -> str:
+    """`url` fit to be shown."""
+    scheme, found, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}:***@{host}" if found and at and ":" in user else url
+
+
+def _journal(path: str) -> Any:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(path))
+    except OSError as error:
+        raise unreachable(path, error) from error
+
+
+def _quiet() -> None:
+    """Optuna's own lines go to the file of the command; what it says of itself being new is no news to the user."""
+    import optuna
+
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used")

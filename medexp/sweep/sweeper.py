@@ -1,0 +1,179 @@
+"""A sweep as a story: the space, the study as it was left, then trial after trial until there are enough, and what came of it."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from medexp.config import flat
+from medexp.config.schema import RunConfig
+from medexp.errors import ConfigError, OutputError, RunInterrupted
+from medexp.screen import Screen
+from medexp.sweep import charts, names, preset, results, storage
+from medexp.sweep.board import Board
+from medexp.sweep.question import Question
+from medexp.sweep.settings import Settings, settings
+from medexp.sweep.space import space
+from medexp.sweep.study import Study, open_study
+from medexp.sweep.trials import Trials
+from medexp.units import duration
+
+_NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps")
+
+
+def sweep(
+    options: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, context: HydraContext, task: TaskFunction
+) -> list[Any]:
+    """Run the sweep; returns the best trials (one, or a Pareto front).
+
+    Raises: BadInput before anything starts; SweepFailed; RunInterrupted, with everything kept for the same command.
+    """
+    asked, show = settings(options), Screen()
+    over = space(asked.params, arguments, context.config_loader, asked.custom_search_space is not None)
+    question = Question(asked, over, config, context)
+    base = question.checked()
+    study = _study(question, base)
+    _enough_asked(study)
+    trials = Trials(study, question, base, _launcher(question, task), show)
+    show.say(names.headline(study, base, question.folder))
+    with results.parent_run(base.tracking, study) as parent:
+        trials.parent_run_id = parent.run_id
+        try:
+            trials.take_up()
+            if not study.trials():
+                _begin_with_defaults(study, base)
+            _work(trials, Board(show, study), asked)
+        except BaseException as error:
+            with suppress(Exception):  # what ended the sweep may keep this from being written too; it is the one to be told of
+                results.keep(parent, study, _best_preset(question, study))
+            raise results.in_words(error, question.folder, study) from error
+        best_file = _best_preset(question, study)
+        results.keep(parent, study, best_file)
+        with show.stage("drawing the charts"):
+            charts.draw(study, base, question.folder / "charts")
+            parent.folder(question.folder / "charts", "charts")
+    results.show_all(show, study, best_file)
+    return study.best()
+
+
+def _study(question: Question, base: RunConfig) -> Study:
+    """The study of `question`, new or as it was left."""
+    name = question.named(base)
+    try:
+        question.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{question.folder} cannot be written ({error.strerror}); set hydra.sweep.dir=FOLDER") from error
+    url = question.settings.storage or storage.default_url(question.folder)
+    study = open_study(name, url, question.space, question.settings)
+    _same_run(study, base)
+    OmegaConf.save(question.config, question.folder / "multirun.yaml")
+    return study
+
+
+def _same_run(study: Study, base: RunConfig) -> None:
+    """A study compares runs that differ in its dimensions only: refuse another base."""
+    varies = tuple(study.space.dimensions)
+    leaves = flat.flatten(base).items()
+    now = {name: value for name, value in leaves if name not in varies and not name.startswith(_NOT_THE_EXPERIMENT)}
+    now["hydra.sweeper.objective"] = list(study.settings.objectives)
+    kept = study.optuna.user_attrs.get("base")
+    if kept is None:
+        study.optuna.set_user_attr("base", now)
+        return
+    changed = [f"{key}={now.get(key)} (was {kept.get(key)})" for key in sorted({*now, *kept}) if now.get(key) != kept.get(key)]
+    if changed:
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise ConfigError(
+            f"study {study.name} was begun with other settings: {', '.join(changed[:4])}{more}; "
+            "set them back, or give the new study a name: hydra.sweeper.study_name=NAME"
+        )
+
+
+def _enough_asked(study: Study) -> None:
+    done, wanted = study.done(), study.settings.n_trials
+    if done > wanted:
+        raise ConfigError(
+            f"sweep.n_trials={wanted} is a total and study {study.name} has {done} finished trials already: nothing to do; "
+            f"set sweep.n_trials above {done} for more"
+        )
+
+
+def _launcher(question: Question, task: TaskFunction) -> Any:
+    from hydra.core.plugins import Plugins
+
+    return Plugins.instance().instantiate_launcher(hydra_context=question.context, task_function=task, config=question.config)
+
+
+def _begin_with_defaults(study: Study, base: RunConfig) -> None:
+    """Where a sampler is free to begin anywhere, the run as it is configured comes first: the one to beat."""
+    values = names.values_of(base, study.space)
+    if values is not None and not str(study.settings.sampler["_target_"]).endswith(("GridSampler", "BruteForceSampler")):
+        study.enqueue(values)
+
+
+def _work(trials: Trials, board: Board, asked: Settings) -> None:
+    """As many threads as trials at a time; this one shows the table and hears Ctrl-C."""
+    workers = [threading.Thread(target=trials.work, daemon=True) for _ in range(asked.n_jobs)]
+    beat_at = 0.0
+    with _Signals(trials.asked_to_stop), board:
+        for each in workers:
+            each.start()
+        while any(each.is_alive() for each in workers) and not trials.leaves_now:
+            if time.monotonic() >= beat_at:
+                trials.beat()
+                beat_at = time.monotonic() + asked.heartbeat_s / 2
+            board.refresh(trials.in_flight)
+            for each in workers:
+                each.join(0.1 / asked.n_jobs)
+    if trials.stops:
+        raise RunInterrupted(
+            f"stopped with {trials.study.done()} of {asked.n_trials} trials done; everything is kept, the same command continues",
+            signal.SIGINT,
+        )
+    if trials.error is not None:
+        raise trials.error
+
+
+def _best_preset(question: Question, study: Study) -> Path | None:
+    """best.yaml of the best trial, None before there is one; of a Pareto front, of the one with the best first objective."""
+    best = study.best()
+    if not best:
+        return None
+    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    trial = min(best, key=lambda each: sign * each.values[0])
+    took = sum(each.user_attrs.get("elapsed_s", 0.0) for each in study.trials())
+    said = ", ".join(f"{name} {value:.6g}" for name, value in zip(study.settings.objectives, trial.values, strict=True))
+    head = (
+        f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
+        f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; "
+        f"{duration(took)} of training in all.\n"
+        f"  python -m medexp.train --config-dir {question.folder} experiment=best"
+    )
+    cfg = question.compose(study.space.overrides(trial.params))
+    return preset.write(preset.preset(cfg, question.plain, head), question.folder)
+
+
+class _Signals:
+    """While open, Ctrl-C and SIGTERM call `heard` instead of ending the process."""
+
+    def __init__(self, heard: Callable[[], None]):
+        self._heard = heard
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        self._heard()

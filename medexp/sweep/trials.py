@@ -1,0 +1,260 @@
+"""Trial after trial: asked for, planned, started if it fits, told.
+
+What cannot fit costs no process and none of the trials asked for. Several threads work on one study, and several sweepers may: the
+number of a trial says who was first.
+"""
+
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medexp import machine
+from medexp.config.schema import RunConfig
+from medexp.errors import ConfigError, OutputError, SweepFailed
+from medexp.screen import Screen
+from medexp.sweep import results
+from medexp.sweep.alive import wait_for_end
+from medexp.sweep.names import point
+from medexp.sweep.outcome import Ending, Outcome, Ticket, read_outcome, read_whole
+from medexp.sweep.proposal import VRAM, Proposal, judged
+from medexp.sweep.question import Question
+from medexp.sweep.space import quoted
+from medexp.sweep.study import FOLDER, MEASURED, PLANNED, RETRIES, Study, folder_of
+from medexp.units import MIB, bytes_of_gib
+
+INFEASIBLE_IN_A_ROW = 200
+ENOUGH_FREE_BYTES = 20 * MIB
+STILL_ENDING_S = 120
+
+
+class Trials:
+    """The trials of one study, as this process works on them."""
+
+    def __init__(self, study: Study, question: Question, base: RunConfig, launcher: Any, show: Screen):
+        self.study, self._question, self._base, self._launcher, self._show = study, question, base, launcher, show
+        self._settings = study.settings
+        self._lock = threading.RLock()
+        self._began = time.monotonic()
+        self._refused = 0
+        self.in_flight: dict[int, Any] = {}
+        self.error: BaseException | None = None
+        self.stops = 0
+        self.leaves_now = False
+        self.parent_run_id = ""
+
+    def take_up(self) -> None:
+        """Trials that a dead sweeper left: told where they have come to an end, tried again where they have not."""
+        for frozen in self.study.leftovers():
+            folder, trial = folder_of(frozen), self.study.trial(frozen)
+            self._let_it_end(frozen.number, folder)
+            outcome = read_outcome(folder) if folder else None
+            if outcome is not None and outcome.ending is not Ending.stopped and self._settings.repeats == 1:
+                self._tell(trial, outcome, frozen.user_attrs.get(PLANNED, 0))
+            else:
+                self._again(trial, Ending.died, "its sweeper and it ended without a word")
+
+    def _let_it_end(self, number: int, folder: Path | None) -> None:
+        process = read_whole(folder / "process.json") if folder else None
+        if process:
+            wait_for_end(process, STILL_ENDING_S, lambda: self._show.say(f"trial {number} of an earlier command is still ending"))
+
+    def _again(self, trial: Any, ending: Ending, why: str) -> None:
+        """Give up a trial that was cut short and have its values tried next: checkpoint and MLflow run are found by them."""
+        frozen = self.study.frozen(trial)
+        attempt = frozen.user_attrs.get("attempt", 1)
+        if ending is Ending.died and attempt >= RETRIES:
+            self.study.tell(trial, Outcome(Ending.crashed, f"died {attempt} times without a word"), {})
+        elif self.study.tell(trial, Outcome(ending, why), {}) and set(frozen.params) >= set(self.study.space.dimensions):
+            self.study.enqueue(frozen.params, continues=frozen)
+
+    def beat(self) -> None:
+        """Tell other sweepers that the trials of this one are alive; a storage that is away for a moment is tried again later."""
+        with self._lock, suppress(Exception):
+            self.study.heartbeat([each._trial_id for each in self.in_flight.values()])
+
+    def asked_to_stop(self) -> None:
+        """Ctrl-C: the first lets running trials keep what they have, the second ends them."""
+        self.stops += 1
+        if self.stops == 1:
+            self._show.say("stopping: running trials finish their step and keep it (once more ends them now)")
+        stop = getattr(self._launcher, "interrupt" if self.stops == 1 else "kill", None)
+        if stop is not None:
+            stop()
+        elif self.stops > 1:
+            self.leaves_now = True  # a launcher that cannot be told: its jobs are taken up by the next command
+
+    def work(self) -> None:
+        """Trials until there are enough; what goes wrong with the sweep itself is kept in `error`."""
+        try:
+            while (asked := self._next()) is not None:
+                self._try_out(*asked)
+        except BaseException as error:
+            self.error = self.error or error
+
+    def _is_over(self) -> bool:
+        timeout = self._settings.timeout
+        return bool(self.stops or self.error or (timeout is not None and time.monotonic() - self._began > timeout))
+
+    def _next(self) -> tuple[Any, Proposal] | None:
+        """The next trial that may start; None when there are enough, or nothing is left to try."""
+        while not self._is_over():
+            with self._lock:
+                done, pending, waiting = self.study.done(), self.study.pending(), self.study.waiting()
+                if done >= self._settings.n_trials:
+                    return None
+                if waiting or (done + pending < self._settings.n_trials and not self.study.is_exhausted()):
+                    if (asked := self._asked()) is not None:
+                        return asked
+                    continue
+                if not pending:
+                    return None
+                if not self.in_flight:
+                    self.take_up()
+            time.sleep(0.3)
+        return None
+
+    def _asked(self) -> tuple[Any, Proposal] | None:
+        """One more trial, None if it is not to be started."""
+        trial = self.study.ask()
+        values = self._values(trial)
+        proposal = judged(self.study.space.overrides(values), self._question.compose, machine.read(), self._question.launch_dir)
+        trial.set_user_attr(PLANNED, proposal.planned_bytes)
+        if not self._is_startable(trial, proposal):
+            return None
+        self._refused = 0
+        self.in_flight[trial.number] = trial
+        return trial, proposal
+
+    def _values(self, trial: Any) -> dict[str, Any]:
+        """The values of `trial`, with what the user's own function suggests."""
+        if self._settings.custom_search_space is not None:
+            from hydra.utils import get_method
+
+            get_method(self._settings.custom_search_space)(self._question.config, trial)
+        return dict(trial.params)
+
+    def _is_startable(self, trial: Any, proposal: Proposal) -> bool:
+        """Is it worth a process? If not, the study is told why."""
+        if self.study.is_surplus(trial):
+            self.study.tell(trial, Outcome(Ending.surplus, "another sweeper had asked for the last one"), {})
+        elif not proposal.fits:
+            self.study.tell(trial, Outcome(Ending.infeasible, proposal.why), proposal.violations)
+            self._count_refused(proposal)
+        elif self._settings.repeats == 1 and (twin := self.study.same_point(trial)) is not None:
+            values = dict(zip(self._settings.objectives, twin.values, strict=True))
+            self.study.tell(trial, Outcome(Ending.copied, f"the same point as trial {twin.number}", values), twin.constraints)
+        else:
+            return True
+        return False
+
+    def _count_refused(self, proposal: Proposal) -> None:
+        self._refused += 1
+        nothing_left = self.study.is_exhausted() and not self.study.pending()
+        if (self._refused >= INFEASIBLE_IN_A_ROW or nothing_left) and not self.study.done():
+            raise SweepFailed(
+                f"nothing in this space fits: {self.study.count(Ending.infeasible)} proposals were planned, none was started. "
+                f"The last one ({' '.join(proposal.overrides[-len(self.study.space.dimensions) :])}) {proposal.why}"
+            )
+
+    def _try_out(self, trial: Any, proposal: Proposal) -> None:
+        outcomes: list[Outcome] = []
+        for repeat in range(self._settings.repeats):
+            outcomes.append(self._launched(trial, proposal, repeat))
+            if outcomes[-1].ending is not Ending.done:
+                break
+            if self._is_pruned(trial, outcomes):
+                outcomes.append(replace(outcomes[-1], ending=Ending.pruned, why=f"after {len(outcomes)} repeats", elapsed_s=0.0))
+                break
+        with self._lock:
+            del self.in_flight[trial.number]
+            outcome = results.mean(outcomes)
+            if outcome.ending.is_failure:
+                self._refuse_full_disk(trial)
+            if outcome.ending is Ending.stopped:
+                self._again(trial, Ending.stopped, outcome.why)
+            else:
+                self._tell(trial, outcome, proposal.planned_bytes)
+                self._check_failure(outcome)
+
+    def _refuse_full_disk(self, trial: Any) -> None:
+        """A full disk fails every trial: stop, and have this one tried again.
+
+        Raises: OutputError naming the folder.
+        """
+        try:
+            results.refuse_full_disk([self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES)
+        except OutputError as error:
+            self._again(trial, Ending.stopped, str(error))
+            raise
+
+    def _is_pruned(self, trial: Any, outcomes: list[Outcome]) -> bool:
+        """With repeats the pruner is asked after each of them, its value reported at its number."""
+        count = len(outcomes)
+        if self._settings.repeats == 1 or len(self._settings.objectives) > 1:
+            return False
+        trial.report(self.study.values(outcomes[-1].metrics)[0], count)
+        return count < self._settings.repeats and bool(trial.should_prune())
+
+    def _launched(self, trial: Any, proposal: Proposal, repeat: int) -> Outcome:
+        """Run it and wait; its outcome comes from its folder, whatever became of the launcher."""
+        subdir = str(trial.number) if self._settings.repeats == 1 else f"{trial.number}_{repeat + 1}"
+        folder = self._question.folder / subdir
+        trial.set_user_attr(FOLDER, str(folder))
+        self._ticket(trial, subdir).write(folder)
+        seeded = [f"training.seed={self._base.training.seed + repeat}"] if repeat else []
+        began, failure = time.perf_counter(), None
+        try:
+            where = [f"hydra.sweep.dir={quoted(str(self._question.folder))}", f"hydra.sweep.subdir={subdir}"]
+            returned = self._launcher.launch([[*proposal.overrides, *seeded, *where]], initial_job_idx=trial.number)
+            failure = returned[0]._return_value if returned else None
+        except Exception as error:  # a launcher that lost its worker says so in its own way
+            failure = error
+        found = read_outcome(folder) or Outcome(Ending.crashed, str(failure or "no result came back"))
+        (folder / "trial.json").unlink(missing_ok=True)
+        return replace(found, elapsed_s=time.perf_counter() - began)
+
+    def _ticket(self, trial: Any, name: str) -> Ticket:
+        is_child = hasattr(self._launcher, "interrupt")
+        tags = {"mlflow.parentRunId": self.parent_run_id, "medexp.study": self.study.name, "medexp.trial": str(trial.number)}
+        return Ticket(
+            study_name=self.study.name,
+            storage=self.study.url,
+            trial_id=trial._trial_id,
+            number=trial.number,
+            name=f"{name}: {point(trial.params)}",
+            pruner=self._settings.pruner,
+            reports=len(self._settings.objectives) == 1 and self._settings.repeats == 1,
+            tags=tags,
+            parent_pid=os.getpid() if is_child else None,
+        )
+
+    def _tell(self, trial: Any, outcome: Outcome, planned: int) -> None:
+        """Tell the study what a trial that was started came to, and by how much it kept its limits."""
+        measured = outcome.metrics.get("vram/measured_bytes")
+        metrics = outcome.metrics | {"sweep/planned_bytes": float(planned), "sweep/bytes": float(measured or planned)}
+        ceiling = bytes_of_gib(self._base.hardware.vram_ceiling_gib or 0)
+        limits = {VRAM: float((measured or planned) - ceiling)} if ceiling else {}
+        if outcome.ending is Ending.vram:  # by how much is not known: it was refused
+            limits[VRAM] = max(limits.get(VRAM, 0.0), ceiling / 100, 1.0)
+        limits |= {name: metrics[name] - most for name, most in self._settings.constraints.items() if name in metrics}
+        self.study.tell(trial, replace(outcome, metrics=metrics), limits, {MEASURED: measured})
+
+    def _check_failure(self, outcome: Outcome) -> None:
+        """Stop where going on cannot help."""
+        if not outcome.ending.is_failure:
+            return
+        refused = self.study.count(Ending.input)
+        if outcome.ending is Ending.input and refused == self.study.done() > 1:
+            raise ConfigError(f"the first {refused} trials were refused: {outcome.why}")
+        failures, allowed = self.study.failures(), self._settings.max_failure_rate
+        if failures > allowed * self._settings.n_trials:
+            raise SweepFailed(
+                f"{failures} of {self.study.done()} trials failed, hydra.sweeper.max_failure_rate={allowed:g} "
+                f"of {self._settings.n_trials} allows {int(allowed * self._settings.n_trials)}. "
+                f"The last one, {outcome.ending.value}: {outcome.why}. "
+                f"What they printed is in {self._question.folder}/*/trial.log"
+            )

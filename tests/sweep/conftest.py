@@ -1,0 +1,182 @@
+"""What tests of a sweep share: settings as they are shipped, a study in a folder, and sweeps of the tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from doors import Doors
+from omegaconf import OmegaConf
+
+from medexp import command
+from medexp.sweep import storage
+from medexp.sweep.settings import Settings, settings
+from medexp.sweep.space import Real, Space, Whole
+from medexp.sweep.study import Study, open_study
+
+SPACE = Space({"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-5, 1e-3, log=True)})
+
+
+@pytest.fixture(scope="session")
+def asked() -> Callable[..., Settings]:
+    """asked(*overrides): the options of a sweep, as conf/hydra/sweeper/medexp.yaml and the command line make them."""
+
+    def made(*overrides: str) -> Settings:
+        command.register()
+        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+            cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
+        options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
+        assert isinstance(options, dict)
+        return settings({str(key): value for key, value in options.items() if not str(key).startswith("_")})
+
+    return made
+
+
+@pytest.fixture
+def opened(tmp_path: Path, asked: Callable[..., Settings]) -> Iterator[Callable[..., Study]]:
+    """opened(*overrides, space=SPACE, name="s", url=...): a study on sqlite."""
+    studies = []
+
+    def made(*overrides: str, space: Space = SPACE, name: str = "s", url: str | None = None) -> Study:
+        studies.append(open_study(name, url or storage.default_url(tmp_path), space, asked(*overrides)))
+        return studies[-1]
+
+    yield made
+    for each in studies:
+        each.close()
+
+
+class Sweeps:
+    """Sweeps of the tiny model, each command in its own process."""
+
+    def __init__(self, doors: Doors):
+        self.doors, self.root = doors, doors.root
+
+    def words(self, *more: str) -> list[str]:
+        """The command line of a quick sweep called `s`."""
+        quick = [*self.doors.overrides(), "evaluation.answers=0", "hydra.sweeper.study_name=s", *more]
+        return ["-m", "medexp.train", "-m", *quick]
+
+    def run(self, *more: str) -> tuple[int, str]:
+        """Exit status and output of a sweep."""
+        process = self.start(*more)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    def start(self, *more: str, **environment: str) -> "subprocess.Popen[str]":
+        """A sweep under way."""
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
+        return subprocess.Popen(
+            [sys.executable, *self.words(*more)],
+            cwd=self.root,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def kill(self, process: "subprocess.Popen[str]") -> None:
+        """kill -9."""
+        process.kill()
+        process.communicate()
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep keeps everything."""
+        return self.root / "multirun" / "s"
+
+    def trials(self, url: str | None = None) -> list[Any]:
+        """Optuna's trials of the study."""
+        import optuna
+
+        kept_in = storage.connect(url or storage.default_url(self.folder))
+        trials = optuna.load_study(study_name="s", storage=kept_in).get_trials()
+        kept_in.remove_session()
+        kept_in.engine.dispose()
+        return trials
+
+    def endings(self, url: str | None = None) -> list[str]:
+        """How each trial ended, by number."""
+        return [each.user_attrs.get("ending", each.state.name) for each in self.trials(url)]
+
+    def pid(self, trial: int) -> int:
+        """The process of a trial."""
+        return int(json.loads((self.folder / str(trial) / "process.json").read_text())["pid"])
+
+    def until(self, file: str, holds: str = "", seconds: float = 120) -> None:
+        """Wait until `file` in the sweep's folder is there and holds this text."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            path = self.folder / file
+            if path.exists() and holds in path.read_text():
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"{file} never held {holds!r}")
+
+
+@pytest.fixture
+def sweeps(doors: Doors) -> Iterator[Sweeps]:
+    """Quick sweeps whose trials are ended with the test."""
+    made = Sweeps(doors)
+    yield made
+    for file in made.folder.glob("*/process.json"):
+        try:
+            os.killpg(json.loads(file.read_text())["pid"], signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _postgres_binaries() -> Path | None:
+    return next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL of its own, without a database's name; skips where the Debian package is not installed."""
+    import pwd
+    import shutil
+    import socket
+    import tempfile
+
+    initdb = _postgres_binaries()
+    if initdb is None:
+        pytest.skip("needs PostgreSQL (Debian package postgresql)")
+    pytest.importorskip("psycopg")
+    folder = Path(tempfile.mkdtemp(prefix="medexp-pg-"))
+    as_user: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        folder.chmod(0o700)
+        os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def pg(tool: str, *words: str) -> None:
+        subprocess.run([*as_user, str(initdb.parent / tool), *words], check=True, capture_output=True, cwd="/")
+
+    pg("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "medexp", "--no-sync")
+    pg("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", f"-p {port} -k {folder} -h 127.0.0.1 -F", "start")
+    yield f"postgresql+psycopg://medexp@127.0.0.1:{port}"
+    pg("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgresql(postgres_server: str) -> str:
+    """The URL of an empty database."""
+    import uuid
+
+    import psycopg
+
+    name = f"study_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(f"{postgres_server.replace('+psycopg', '')}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgres_server}/{name}"
