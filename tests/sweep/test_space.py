@@ -116,4 +116,4 @@ def test_a_quoted_path_survives_hydra(text):
 
 def test_lengths_end_where_the_cases_of_a_cpu_do_and_go_on_to_the_ceiling_of_a_card(loader):
     assert space({"x": lengths("cpu", 640)}, [], loader).dimensions == {"x": Whole(384, 640, 128)}
-    assert space({"x": lengths("cuda", 2048)}, [], loader).dimensions == {"x": Whole(1024, 8192, 1024)}
+    assert space({"x": lengths("cuda", 2048)}, [], loader).dimensions == {"x": Whole(1024, 16384, 1024)}
