@@ -6,8 +6,8 @@ A traceback is only shown for a defect of medexp itself, or when HYDRA_FULL_ERRO
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,10 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import PlanConfig, RunConfig
+from medexp.config.schema import EvaluateConfig, PlanConfig, RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 
-SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "plan": PlanConfig}  # a root's first default is one of these
+SCHEMAS: dict[str, type[RunConfig]] = {
+    "run": RunConfig,
+    "plan": PlanConfig,
+    "evaluate": EvaluateConfig,
+}  # a root's first default is one of these
+
+Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,14 @@ def register() -> None:
     ConfigStore.instance().store(group="hardware", name="nearest", node=nearest, package="_global_")
 
 
-def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True) -> NoReturn:
-    """Compose `config_name` from the command line, check it, hand it to `door`, and exit."""
+def run_door(
+    door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True, recompose: Recompose | None = None
+) -> NoReturn:
+    """Compose `config_name` from the command line, check it, hand it to `door`, and exit.
+
+    `recompose` may put another config in the place of the composed one before it is checked: it is given that one, the door's own
+    options and the overrides as typed.
+    """
     schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
@@ -70,6 +82,9 @@ def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str, n
         composed = OmegaConf.to_yaml(cfg, resolve=True)
         try:
             options = _own_options(cfg, config_name)
+            if recompose is not None:
+                cfg = recompose(cfg, options, settings.overrides.task)
+                composed = OmegaConf.to_yaml(cfg, resolve=True)
             run = resolve(cfg, machine.read(), Path(settings.runtime.cwd), settings.runtime.choices, needs_card)
             overrides = tuple(settings.overrides.task)
             return door(run, Invocation(Path(settings.runtime.output_dir), overrides, composed, options))
@@ -102,7 +117,8 @@ def _own_options(cfg: DictConfig, config_name: str) -> object:
         return None
     options = OmegaConf.to_object(cfg[config_name])
     OmegaConf.set_struct(cfg, False)
-    del cfg[config_name]
+    for name in {each.name for each in fields(SCHEMAS[config_name])} - {each.name for each in fields(RunConfig)}:
+        del cfg[name]
     return options
 
 

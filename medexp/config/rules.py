@@ -76,8 +76,15 @@ def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
     run.model.path = absolute(run.model.path)
     run.lora.start_from = absolute(run.lora.start_from)
     run.dataset.path = absolute(run.dataset.path)
-    home = os.environ.get("MEDEXP_HOME", ".")
-    run.tracking.root = absolute(run.tracking.root or f"{home}/mlruns")
+    files = run.evaluation.benchmark_files
+    run.evaluation.benchmark_files = {name: absolute(file) or file for name, file in files.items()}
+    run.tracking.root = tracking_root(run.tracking.root, launch_dir)
+
+
+def tracking_root(root: str | None, launch_dir: Path) -> str:
+    """Where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns under MEDEXP_HOME or `launch_dir`."""
+    given = Path(root or f"{os.environ.get('MEDEXP_HOME', '.')}/mlruns")
+    return str((launch_dir / given.expanduser()).resolve())
 
 
 def _fill_from_machine(run: RunConfig, machine: Machine) -> None:

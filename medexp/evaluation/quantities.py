@@ -1,9 +1,9 @@
 """Numbers in clinical text, with their units: what was given, how long, how high. Text only, English.
 
 The rules, in full:
-- A number is digits with an optional decimal part, thousands comma or range (both ends count); `120/80` is two numbers. A number word
-  (two, twenty-five) counts where a unit follows it. Digits that belong to a name (V4, B12, CHA2DS2, 12-lead, 5-HT) and the numbers
-  of a list are none.
+- A number is digits with an optional decimal part, thousands comma or range (both ends count); `120/80` is two numbers. A number
+  word (two, twenty-five) counts where a unit follows it. Digits that belong to a name (V4, B12, CHA2DS2, 12-lead, 5-HT) and the
+  numbers of a list are none.
 - Units of mass, volume and time are brought to one base (1 g is 1000 mg, 48 hours are two days, a month 30 days); other units are
   compared by name, rates (mg/kg) by their first unit.
 - Two quantities agree when value and unit do. Where one has no unit the bare numbers are compared, but a number word without a unit
@@ -38,7 +38,8 @@ _UNITS: dict[str, tuple[str, float]] = {
 _SCALES = {name.casefold(): scale for name, scale in _UNITS.items()}  # casefold brings both signs for micro together
 _DOSE_UNITS = frozenset(("mg", "ml", "unit", "iu", "dose"))
 _SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _WORD_VALUES = {word: value for value, word in enumerate(_SMALL)} | {word: 10 * tens for tens, word in enumerate(_TENS, 2)}

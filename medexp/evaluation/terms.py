@@ -20,8 +20,8 @@ from medexp.evaluation.words import fold, singular, spans
 REACH = 6
 BEFORE = re.compile(
     r"\b(?:no|not|never|without|denies|denied|avoid\w*|withhold\w*|stop|stopping|stopped|absent|absence of|free of|lack\w* of|"
-    r"rul\w+ out|exclud\w+|rather than|instead of|unlike|negative for|against|cannot|neither|nor|contraindicat\w+|don['’]t|does ?n['’]t)\b"
-    r"(?![ -]only\b)",
+    r"rul\w+ out|exclud\w+|rather than|instead of|unlike|negative for|against|cannot|neither|nor|contraindicat\w+|don['’]t|"
+    r"does ?n['’]t)\b(?![ -]only\b)",
     re.IGNORECASE,
 )
 AFTER = re.compile(

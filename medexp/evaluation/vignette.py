@@ -35,17 +35,25 @@ FAMILIES = {
 _FEMALE = frozenset("woman women female girl she her hers herself lady mother housewife waitress actress widow".split())
 _MALE = frozenset("man men male boy he his him himself gentleman father widower".split())
 _CHILD = re.compile(r"\b(?:this|the|a) (?:child|baby|infant|toddler|newborn|boy|girl)\b", re.IGNORECASE)
-_ADULT = re.compile(r"\b(?:this|the|an?) (?:(?:elderly|adult|old) (?:man|woman|patient|person)|man|woman|lady|gentleman)\b", re.IGNORECASE)
+_ADULT = re.compile(
+    r"\b(?:this|the|an?) (?:(?:elderly|adult|old) (?:man|woman|patient|person)|man|woman|lady|gentleman)\b", re.IGNORECASE
+)
 _AGE = re.compile(
-    r"(?<![\w.])(\d{1,3})[\s-](?:(year|month|week|day)s?[\s-]old)\b|\baged? (\d{1,3})\b(?!\s*(?:month|week|day|or|and|to))", re.IGNORECASE
+    r"(?<![\w.])(\d{1,3})[\s-](?:(year|month|week|day)s?[\s-]old)\b|\baged? (\d{1,3})\b(?!\s*(?:month|week|day|or|and|to))",
+    re.IGNORECASE,
 )
 _LIMIT = re.compile(r"\b(?:over|under|above|below|than|least|most|from|to|after|before|until|every|any)\s+$", re.IGNORECASE)
 _PREGNANT = re.compile(r"\b(?:pregnant|gestation|trimester|antenatal|gravid)\b", re.IGNORECASE)
-_OTHERS = re.compile(r"\b(?:pregnan\w*|birth|born|baby|deliver\w*|mother|father|son|daughter|children|breastfe\w+|nurser\w+)\b", re.IGNORECASE)
-_IS_PREGNANT = re.compile(
-    r"\b(?:(?:is|being|currently|patient['’]s|her|his|this|current) (?:\w+ )?pregnan(?:t|cy)|pregnant (?:woman|patient|lady))\b", re.IGNORECASE
+_OTHERS = re.compile(
+    r"\b(?:pregnan\w*|birth|born|baby|deliver\w*|mother|father|son|daughter|children|breastfe\w+|nurser\w+)\b", re.IGNORECASE
 )
-_NOT_PREGNANT = re.compile(r"\b(?:not pregnant|n['’]t pregnant|non-pregnant|pregnancy (?:test )?(?:is |was )?(?:negative|excluded))\b", re.IGNORECASE)
+_IS_PREGNANT = re.compile(
+    r"\b(?:(?:is|being|currently|patient['’]s|her|his|this|current) (?:\w+ )?pregnan(?:t|cy)|pregnant (?:woman|patient|lady))\b",
+    re.IGNORECASE,
+)
+_NOT_PREGNANT = re.compile(
+    r"\b(?:not pregnant|n['’]t pregnant|non-pregnant|pregnancy (?:test )?(?:is |was )?(?:negative|excluded))\b", re.IGNORECASE
+)
 _ALLERGIC = re.compile(r"\b(?:allerg(?:ic|y|ies)|anaphyla\w+|hypersensitiv\w+)\b", re.IGNORECASE)
 _NO_ALLERGY = re.compile(r"\b(?:no (?:known |drug |relevant )*allerg\w+|not allergic)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[^.;!?\n]+")
@@ -118,8 +126,14 @@ def _pregnancy(text: str, question: str) -> list[Place]:
     if _PREGNANT.search(question) and not denied:
         return [("pregnancy", *each.span()) for each in _NOT_PREGNANT.finditer(text)]
     if denied or sex(question) == "male":
-        found = (each for each in _IS_PREGNANT.finditer(text) if not _NOT_PREGNANT.search(text[max(0, each.start() - 8) : each.end()]))
-        return [("pregnancy", *each.span()) for each in found if not re.search(r"\bif\b", text[max(0, each.start() - 12) : each.start()])]
+        found = (
+            each for each in _IS_PREGNANT.finditer(text) if not _NOT_PREGNANT.search(text[max(0, each.start() - 8) : each.end()])
+        )
+        return [
+            ("pregnancy", *each.span())
+            for each in found
+            if not re.search(r"\bif\b", text[max(0, each.start() - 12) : each.start()])
+        ]
     return []
 
 
@@ -143,6 +157,11 @@ def _allergy(text: str, question: str, lexicon: Lexicon) -> list[Place]:
     found: list[Place] = [("allergy", *each.span()) for each in _NO_ALLERGY.finditer(text)]
     for each in mentions(text, lexicon):
         clause = next((one[0] for one in _CLAUSE.finditer(text) if one.start() <= each.start < one.end()), "")
-        if each.kind == "drug" and not each.negated and not _ALLERGIC.search(clause) and allergens & {c.name for c in each.concepts}:
+        if (
+            each.kind == "drug"
+            and not each.negated
+            and not _ALLERGIC.search(clause)
+            and allergens & {c.name for c in each.concepts}
+        ):
             found.append(("allergy", each.start, each.end))
     return found

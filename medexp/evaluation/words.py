@@ -14,8 +14,10 @@ _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
 _POSSESSIVE = re.compile(r"[’'`]s?\b")
 _STEM = stemmer("english")
 _ENGLISH = frozenset(
-    "a about after all also an and any are as at be been but by can do does for from had has have he her his how if in into is it its "
-    "may more no nor not of on only or other she should so some such than that the their them then there these they this to until up "
+    "a about after all also an and any are as at be been but by can do does for from had has have he her "
+    "his how if in into is it its "
+    "may more no nor not of on only or other she should so some such than that the their them then there "
+    "these they this to until up "
     "was were what when where which while who will with without you your".split()
 )
 STOP_WORDS = _ENGLISH | frozenset("because both each even like make most need own same still take too under very via yet".split())

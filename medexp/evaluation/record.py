@@ -1,0 +1,115 @@
+"""What an evaluation has seen, as it is kept with a run: questions, references, both answers, and the loss of every held-out case.
+
+Everything that is scored is scored from this alone, so that stored answers give the same figures again, to the digit.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medexp.data.records import Case
+from medexp.errors import DataError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to case number `case`; `ended` is False where it ran into the token limit."""
+
+    case: int
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class CaseLoss:
+    """The summed negative log-likelihood of a case's labelled tokens, in nats, and how many they are; of them those of the
+    answer."""
+
+    nats: float
+    tokens: int
+    answer_nats: float = 0.0
+    answer_tokens: int = 0
+
+    @property
+    def per_token(self) -> float:
+        """Nats a token of this case."""
+        return self.nats / self.tokens
+
+    @property
+    def answer(self) -> "CaseLoss":
+        """The answer alone."""
+        return CaseLoss(self.answer_nats, self.answer_tokens)
+
+    @property
+    def reasoning(self) -> "CaseLoss":
+        """What comes before the answer alone."""
+        return CaseLoss(self.nats - self.answer_nats, self.tokens - self.answer_tokens)
+
+
+def mean_loss(losses: Sequence[CaseLoss]) -> float:
+    """Nats a token over all cases, every token counting the same."""
+    return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A held-out case and what the base and the tuned model said to its question."""
+
+    question: str
+    reference: str
+    extra: Mapping[str, str]
+    base: Answer
+    tuned: Answer
+
+
+@dataclass(frozen=True)
+class Record:
+    """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases."""
+
+    reasons: bool
+    cases: tuple[Answered, ...]
+    base_losses: tuple[CaseLoss, ...]
+    tuned_losses: tuple[CaseLoss, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values; floats keep every digit."""
+        return {"version": VERSION, **asdict(self)}
+
+    @staticmethod
+    def of_json(text: str, place: str) -> "Record":
+        """The record in `text`, which lies at `place`.
+
+        Raises: DataError if it is none, or of another version.
+        """
+        try:
+            found = json.loads(text)
+            if found.pop("version") != VERSION:
+                raise DataError(
+                    f"{place} was written by another version of medexp; evaluate the run again without evaluate.rescore"
+                )
+            cases = tuple(
+                Answered(**each | {whose: Answer(**each[whose]) for whose in ("base", "tuned")}) for each in found["cases"]
+            )
+            losses = {name: tuple(CaseLoss(**each) for each in found[name]) for name in ("base_losses", "tuned_losses")}
+            return Record(found["reasons"], cases, **losses)
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{place} is no stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
+            ) from error
+
+
+def record_of(
+    reasons: bool,
+    cases: Sequence[Case],
+    answers: tuple[Sequence[Answer], Sequence[Answer]],
+    losses: tuple[Sequence[CaseLoss], Sequence[CaseLoss]],
+) -> Record:
+    """The record of `cases` with the answers and losses of the base and the tuned model."""
+    found = tuple(
+        Answered(case.question, case.answer, dict(case.extra), *pair) for case, *pair in zip(cases, *answers, strict=True)
+    )
+    return Record(reasons, found, tuple(losses[0]), tuple(losses[1]))
