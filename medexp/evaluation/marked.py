@@ -45,11 +45,11 @@ def blocks(text: str, scored: Scored | None = None) -> list[Block]:
 def _marks(scored: Scored) -> list[tuple[int, int, str]]:
     claims = [(each.start, each.end, f"unsupported {each.kind}") for each in scored.claims]
     against = [(each.start, each.end, f"contradicts the {each.about}") for each in scored.contradictions]
-    kept: list[tuple[int, int, str]] = []
-    for mark in sorted([*against, *claims]):
-        if not kept or mark[0] >= kept[-1][1]:
+    kept = list(against)  # a contradiction says more than that the same words are unsupported
+    for mark in claims:
+        if not any(mark[0] < end and start < mark[1] for start, end, _ in kept):
             kept.append(mark)
-    return kept
+    return sorted(kept)
 
 
 def _pieces(text: str, start: int, end: int, marks: Sequence[tuple[int, int, str]]) -> tuple[Piece, ...]:
