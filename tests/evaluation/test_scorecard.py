@@ -83,7 +83,11 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
 
 def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
     question = "患者，男，五十二岁，发热咳嗽三天，伴胸痛，应如何处理？"
-    answer = "思考。</think>## 症状\n- 发热咳嗽三天伴胸痛乏力\n## 病因\n- 可能为细菌性肺炎引起感染\n## 注意事项\n- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
+    answer = (
+        "思考。</think>## 症状\n- 发热咳嗽三天伴胸痛乏力\n## 病因\n"
+        "- 可能为细菌性肺炎引起感染\n## 注意事项\n"
+        "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
+    )
     found = card(recorded(after=answer, question=question), lexicon)
     assert found.line("structure").after == 1
     assert found.line("same_language").after == 1

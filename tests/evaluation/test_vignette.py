@@ -56,7 +56,16 @@ def test_what_fits_is_no_contradiction(question, answer, lexicon):
     assert contradictions(answer, question, lexicon) == []
 
 
-@pytest.mark.parametrize(("text", "age"), [("A 12-day-old boy", 12 / 365), ("A 6-month-old", 0.5), ("aged 71", 71), ("his 4-year-old, he is aged 40", None), ("over 65-year-old", None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [
+        ("A 12-day-old boy", 12 / 365),
+        ("A 6-month-old", 0.5),
+        ("aged 71", 71),
+        ("his 4-year-old, he is aged 40", None),
+        ("over 65-year-old", None),
+    ],
+)
 def test_an_age_is_read_where_there_is_one(text, age):
     assert age_years(text) == (None if age is None else pytest.approx(age))
 
