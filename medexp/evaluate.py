@@ -11,7 +11,7 @@ asked the same questions, greedily. The figures go to an MLflow run of their own
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,11 +20,13 @@ from medexp import artifact, measuring, model, report, stack, tracking, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.rules import tracking_root
-from medexp.config.schema import EvaluateOptions, RunConfig, Tracking
+from medexp.config.schema import Benchmark, EvaluateOptions, Evaluation, RunConfig, Tracking
 from medexp.data import source
 from medexp.data.preparation import prepare
 from medexp.data.split import split
-from medexp.errors import ConfigError, RunError
+from medexp.errors import ConfigError, DataError, RunError
+from medexp.evaluation import benchmarks
+from medexp.evaluation.questions import ChoiceQuestion, questions
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card
 from medexp.measuring import Measured
@@ -130,7 +132,7 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
         file = measuring.write_report(invocation.output_dir, record, found, about)
         run_id = tracker.run_id
     show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
-    measuring.show(show, f"What changed: {subject.name}", found)
+    measuring.show(show, f"What changed: {subject.name}", record, found)
     show.result(f"Before and after side by side: {file}\nMLflow run {run_id}, {duration(time.perf_counter() - began)}")
     return found
 
@@ -144,6 +146,7 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
         raise RunError(
             f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
         )
+    questions = _questions(run.evaluation)
     found = weights.find(run.model)
     artifact.check_adapter(subject.adapter, run.lora, found, "run")
     run.lora.start_from = str(subject.adapter)
@@ -167,9 +170,25 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
         with show.stage("measuring held-out losses"):
             losses = job.losses(base=True), job.losses()
         record = job.record((job.answers(base=True), job.answers(base=False)), losses)
+        if questions or run.evaluation.benchmarks:
+            with show.stage("asking the benchmarks, base and tuned"), guard.ceiling(meter, "asking the benchmarks"):
+                record = replace(record, benchmarks=benchmarks.graded(tuned, run.evaluation, questions))
         card = measuring.card(record, run.evaluation, modules)
         work.finish()
     return record, card
+
+
+def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
+    """The questions of the benchmarks that have a local file, read before anything heavy is loaded."""
+    files = {Benchmark(name): Path(file) for name, file in vars(evaluation.benchmark_files).items() if file is not None}
+    if evaluation.benchmarks or files:
+        benchmarks.check_installed()
+    for benchmark, file in files.items():
+        if not file.is_file():
+            raise DataError(
+                f"evaluation.benchmark_files.{benchmark.value}={file} does not exist; give a JSONL, JSON, CSV or Parquet file"
+            )
+    return {benchmark: questions(benchmark, source.read_file(file), file.name) for benchmark, file in files.items()}
 
 
 def _rescored(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, Card]:

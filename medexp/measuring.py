@@ -106,7 +106,21 @@ def per_case(record: Record, found: Card) -> Mapping[str, Sequence[object]]:
     return table
 
 
-def show(screen: Screen, title: str, found: Card) -> None:
+def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
+    """Rows for a table: benchmark, model, accuracy, and its two intervals."""
+    return [
+        (
+            name,
+            side,
+            f"{each.share:.3f} of {each.count}",
+            f"{each.normal[0]:.3f} to {each.normal[1]:.3f}",
+            f"{each.bootstrap[0]:.3f} to {each.bootstrap[1]:.3f}",
+        )
+        for name, side, each in scorecard.accuracies(record)
+    ]
+
+
+def show(screen: Screen, title: str, record: Record, found: Card) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
     measured = [line for line in found.lines if line.comparison is not None]
     rows = [
@@ -114,6 +128,8 @@ def show(screen: Screen, title: str, found: Card) -> None:
         for line in measured
     ]
     screen.table(title, ("measure", "before -> after", "verdict", "a case [95 %]"), rows)
+    if record.benchmarks:
+        screen.table("Benchmarks", ("", "", "accuracy", "95 %, normal", "95 %, bootstrap"), accuracy_rows(record))
     for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
         names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
         screen.result(f"[dim]not measured: {names}: {why}[/dim]")

@@ -8,7 +8,7 @@ from pathlib import Path
 from medexp import charts
 from medexp.evaluation.marked import Block, blocks
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Card, Line
+from medexp.evaluation.scorecard import Card, Line, accuracies
 from medexp.report import NOT_FOR_CLINICAL_USE
 from medexp.units import GIB
 
@@ -55,6 +55,7 @@ def render(record: Record, card: Card, about: About) -> str:
         cases=_shown(record, card),
         loss_curve=charts.loss_curve_svg(about.training_loss, about.held_out_loss) if about.training_loss else "",
         lengths=charts.length_histogram_svg(*lengths) if record.cases else "",
+        accuracies=accuracies(record),
         vram=[("planned", about.planned_bytes), ("measured", about.measured_bytes)] if about.ceiling_bytes else [],
         gib=GIB,
         warning=NOT_FOR_CLINICAL_USE,

@@ -109,7 +109,7 @@ def _compare(job: Job) -> TrainResult:
     outcome = _outcome(job, fitted, (losses_before, losses_after), card.line("structure").comparison)
     result = TrainResult(outcome, adapter, job.tracker.run_id)
     page = _log_end(job, result, record, card)
-    _print(job, result, card, before, after)
+    _print(job, result, record, card, before, after)
     job.show.result(f"Before and after side by side: {page}")
     return result
 
@@ -239,13 +239,13 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
     return measuring.write_report(job.invocation.output_dir, record, card, about)
 
 
-def _print(job: Job, result: TrainResult, card: Card, before: list[Answer], after: list[Answer]) -> None:
+def _print(job: Job, result: TrainResult, record: Record, card: Card, before: list[Answer], after: list[Answer]) -> None:
     for case, base, tuned in zip(job.ready.asked, before, after, strict=True):
         pair = [report.clipped(base.text, 900), report.clipped(tuned.text, 900)]
         job.show.table(f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True)
     if before:
         job.show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
-    measuring.show(job.show, "What changed", card)
+    measuring.show(job.show, "What changed", record, card)
     job.show.table("This run", ("", ""), report.summary(result.outcome, str(result.adapter), result.run_id))
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
 

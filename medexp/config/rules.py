@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from medexp.config.schema import Checkpointing, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
+from medexp.config.schema import Benchmark, Checkpointing, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.machine import Machine
 from medexp.units import bytes_of_gib, gib
@@ -76,8 +76,8 @@ def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
     run.model.path = absolute(run.model.path)
     run.lora.start_from = absolute(run.lora.start_from)
     run.dataset.path = absolute(run.dataset.path)
-    files = run.evaluation.benchmark_files
-    run.evaluation.benchmark_files = {name: absolute(file) or file for name, file in files.items()}
+    for name, file in vars(run.evaluation.benchmark_files).items():
+        setattr(run.evaluation.benchmark_files, name, absolute(file))
     run.tracking.root = tracking_root(run.tracking.root, launch_dir)
 
 
@@ -210,6 +210,13 @@ def _cases(run: RunConfig) -> Iterator[str]:
         )
 
 
+def _benchmarks(run: RunConfig) -> Iterator[str]:
+    known = [each.value for each in Benchmark]
+    for name in run.evaluation.benchmarks:
+        if name not in known:
+            yield f"evaluation.benchmarks has {name}; allowed are {listing(known)}{nearest(name, known)}"
+
+
 def _weights(run: RunConfig) -> Iterator[str]:
     model = run.model
     if model.path is None and model.package is None and model.hub_id is None:
@@ -219,5 +226,5 @@ def _weights(run: RunConfig) -> Iterator[str]:
 
 
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
-    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _weights,
+    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _benchmarks, _weights,
 )  # fmt: skip

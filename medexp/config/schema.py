@@ -265,6 +265,17 @@ class Training(Group):
 
 
 @dataclass
+class BenchmarkFiles(Group):
+    """Local files that take the place of the Hub's, one a benchmark."""
+
+    inside: ClassVar[str] = "benchmark_files."
+    medqa: str | None = MISSING
+    medmcqa: str | None = MISSING
+    pubmedqa: str | None = MISSING
+    mmlu_medical: str | None = MISSING
+
+
+@dataclass
 class Evaluation(Group):
     """Held-out loss at one fixed length, how many held-out questions are answered before and after, and what else is measured."""
 
@@ -274,8 +285,8 @@ class Evaluation(Group):
     max_seq_tokens: int = number(16)
     every_steps: int = number(1)
     embedding: bool = MISSING
-    benchmarks: list[Benchmark] = MISSING
-    benchmark_files: dict[str, str] = MISSING
+    benchmarks: list[str] = MISSING
+    benchmark_files: BenchmarkFiles = MISSING
     benchmark_limit: int | None = number(1)
 
 

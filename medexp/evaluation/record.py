@@ -5,7 +5,7 @@ Everything that is scored is scored from this alone, so that stored answers give
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medexp.data.records import Case
@@ -67,13 +67,23 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Graded:
+    """The questions of a benchmark, in order: was each answered right by the base, and by the tuned model?"""
+
+    base: tuple[bool, ...]
+    tuned: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Record:
-    """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases."""
+    """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases; benchmarks by
+    name, where any was run."""
 
     reasons: bool
     cases: tuple[Answered, ...]
     base_losses: tuple[CaseLoss, ...]
     tuned_losses: tuple[CaseLoss, ...]
+    benchmarks: Mapping[str, Graded] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values; floats keep every digit."""
@@ -95,7 +105,10 @@ class Record:
                 Answered(**each | {whose: Answer(**each[whose]) for whose in ("base", "tuned")}) for each in found["cases"]
             )
             losses = {name: tuple(CaseLoss(**each) for each in found[name]) for name in ("base_losses", "tuned_losses")}
-            return Record(found["reasons"], cases, **losses)
+            graded = {
+                name: Graded(*(tuple(each[side]) for side in ("base", "tuned"))) for name, each in found["benchmarks"].items()
+            }
+            return Record(found["reasons"], cases, **losses, benchmarks=graded)
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
                 f"{place} is no stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"

@@ -12,7 +12,7 @@ from math import exp
 from medexp.evaluation.answers import structure
 from medexp.evaluation.content import embedded_recall, items, lexical_recall, lines, names_condition
 from medexp.evaluation.form import is_closed, repetition, same_language
-from medexp.evaluation.metrics import Comparison, compare
+from medexp.evaluation.metrics import Comparison, Proportion, compare, proportion
 from medexp.evaluation.record import Answer, Answered, CaseLoss, Record, mean_loss
 from medexp.evaluation.support import Claim, evidence, unsupported
 from medexp.evaluation.terms import Lexicon
@@ -52,6 +52,7 @@ MEASURES = (
     Measure("same_language", "question's language", 1, "the texts are too short to tell"),
     Measure("words", "words in the answer", 0),
 )
+BENCHMARKS = {"medqa": "MedQA", "medmcqa": "MedMCQA", "pubmedqa": "PubMedQA", "mmlu_medical": "MMLU, medical"}
 BY_KEY = {measure.key: measure for measure in MEASURES}
 
 
@@ -110,7 +111,8 @@ def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Ca
     before = tuple(score(each, each.base, record.reasons, lexicon, cosines) for each in record.cases)
     after = tuple(score(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases)
     losses = {line.measure.key: line for line in _loss_lines(record)}
-    return Card(tuple(losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES), before, after)
+    lines = [losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES]
+    return Card((*lines, *_benchmark_lines(record)), before, after)
 
 
 def score(case: Answered, answer: Answer, reasons: bool, lexicon: Lexicon, cosines: Cosines | None = None) -> Scored:
@@ -174,6 +176,24 @@ def _loss_lines(record: Record) -> list[Line]:
     }
     return [_loss_line(BY_KEY[key], *([part(loss) for loss in side] for side in (record.base_losses, record.tuned_losses)))
             for key, part in parts.items()]  # fmt: skip
+
+
+def _benchmark_lines(record: Record) -> list[Line]:
+    found = []
+    for name, graded in record.benchmarks.items():
+        compared = compare([float(each) for each in graded.base], [float(each) for each in graded.tuned])
+        measure = Measure(f"benchmark_{name}", f"{BENCHMARKS.get(name, name)}, accuracy", 1)
+        found.append(Line(measure, compared.before, compared.after, compared))
+    return found
+
+
+def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
+    """Each benchmark's title, side (base, tuned) and accuracy with its two intervals."""
+    return [
+        (BENCHMARKS.get(name, name), side, proportion(right))
+        for name, graded in record.benchmarks.items()
+        for side, right in (("base", graded.base), ("tuned", graded.tuned))
+    ]
 
 
 def _loss_line(measure: Measure, before: Sequence[CaseLoss], after: Sequence[CaseLoss]) -> Line:

@@ -96,6 +96,12 @@ BROKEN = {
         (["dataset.max_cases=16"], ["dataset.held_out=16 leaves nothing to train on", "dataset.max_cases=16"]),
         (["evaluation.answers=17"], ["evaluation.answers=17 is more than dataset.held_out=16", "lower the first or raise the"]),
     ],
+    "_benchmarks": [
+        (
+            ["evaluation.benchmarks=[medqa,medmqa]"],
+            ["evaluation.benchmarks has medmqa", "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medqa?"],
+        ),
+    ],
     "_weights": [
         (
             ["model.package=null", "model.hub_id=null"],
