@@ -1,7 +1,7 @@
 """Text as words, for every measure of answers: lower case, accents and digits as they are, a Chinese character is a word.
 
 Also which part of an answer counts, and which language it is in. Tells English and Chinese from everything else and no more:
-by script, and for Latin script by the share of English function words.
+by script, and for Latin script by the share of English function words among its different words (few in a list of findings).
 """
 
 import re
@@ -21,7 +21,11 @@ _ENGLISH = frozenset(
     "was were what when where which while who will with without you your".split()
 )
 STOP_WORDS = _ENGLISH | frozenset("because both each even like make most need own same still take too under very via yet".split())
-MIN_HAN, MIN_ENGLISH, MIN_LATIN_WORDS = 0.3, 0.12, 8
+# English and hardly any other language's: a, no, of, in, is and the like are left out.
+_TELLING = frozenset(
+    "the and with for that this are should not from if which when may be by to or his her he she without while".split()
+)
+MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 
 
 def answer_part(text: str) -> str:
@@ -60,11 +64,12 @@ def term_key(name: str) -> tuple[str, ...]:
 
 
 def language(text: str) -> str | None:
-    """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS words, none of them Chinese)."""
+    """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS different words, none Chinese)."""
     found = words(text)
     han = sum(1 for word in found if re.match(f"[{_HAN}]", word))
     if han and han >= MIN_HAN * len(found):
         return "zh"
-    if len(found) < MIN_LATIN_WORDS:
+    different = {word for word in found if word.isalpha()}
+    if len(different) < MIN_LATIN_WORDS:
         return None
-    return "en" if sum(word in _ENGLISH for word in found) >= MIN_ENGLISH * len(found) else "other"
+    return "en" if len(different & _TELLING) >= MIN_TELLING * len(different) else "other"

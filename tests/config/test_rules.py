@@ -99,7 +99,7 @@ BROKEN = {
     "_benchmarks": [
         (
             ["evaluation.benchmarks=[medqa,medmqa]"],
-            ["evaluation.benchmarks has medmqa", "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medqa?"],
+            ["evaluation.benchmarks has medmqa", "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medmcqa?"],
         ),
     ],
     "_weights": [

@@ -1,9 +1,12 @@
 """Words, stems and looked-up terms; which language a text is in."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medexp.command import conf_dir
 from medexp.evaluation.words import answer_part, language, spans, stems, term_key, words
 
 
@@ -46,7 +49,11 @@ def test_a_term_has_one_key_in_every_spelling(name, key):
         ("The patient should rest and drink, and come back if the fever is not gone.", "en"),
         ("患者应休息并多喝水，如发热不退应复诊。", "zh"),
         ("Der Patient soll sich ausruhen und viel trinken, bei Fieber wiederkommen.", "other"),
+        ("El paciente debe descansar y beber mucha agua, y volver si la fiebre no cede en tres días.", "other"),
+        ("Le patient doit se reposer et boire beaucoup d'eau; revenir si la fièvre persiste plus de trois jours.", "other"),
+        ("- Breathlessness and sputum\n- No ankle swelling\n- Chronic bronchitis\n- Acute asthma", "en"),
         ("Too short to tell", None),
+        ("kg 15 " * 40, None),
         ("", None),
     ],
 )
@@ -58,3 +65,9 @@ def test_the_language_is_told(text, code):
 def test_any_text_has_words_and_a_language(text):
     assert all(words(text))
     assert language(text) in ("en", "zh", "other", None)
+
+
+def test_every_shipped_text_is_english():
+    file = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert {language(record[name]) for record in records for name in ("Question", "Complex_CoT", "Response")} == {"en"}
