@@ -5,14 +5,14 @@ One way from answers to figures: `keep` writes the record to MLflow, and everyth
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from medexp import page
 from medexp.config.schema import Evaluation, RunConfig
 from medexp.data.preparation import Prepared
-from medexp.evaluation import embedding, generation, lexicon, parts, scorecard
+from medexp.evaluation import embedding, generation, judging, lexicon, parts, scorecard
 from medexp.evaluation.losses import case_losses
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
 from medexp.evaluation.scorecard import Card
@@ -64,8 +64,8 @@ class Measured:
             return case_losses(self.tuned, self.ready.held_out.encoded, evaluation.batch_size, self._answer_starts)
 
     def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:
-        """All that was measured, before and after."""
-        return record_of(reasons(self.run), self.ready.asked, answers, losses)
+        """All that was measured, before and after, and judged where a judge is asked for."""
+        return judged(record_of(reasons(self.run), self.ready.asked, answers, losses), self.run.evaluation, self.show)
 
     @cached_property
     def _answer_starts(self) -> list[int]:
@@ -84,10 +84,25 @@ def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:
     return scorecard.card(record, lexicon.load(), cosines)
 
 
+def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
+    """`record` with the judgements of `evaluation.judge`, where one is asked for; what goes wrong with it is said, and no more."""
+    if evaluation.judge.model is None or not record.cases:
+        return record
+    with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
+        found = judging.judged(evaluation.judge, record.cases, advance)
+    if found.failure:
+        show.say(f"[yellow]![/yellow] {found.failure}; the run goes on without")
+    return replace(record, judged=found)
+
+
 def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step: int) -> None:
     """Write record, metrics, tables and report.html to the run in MLflow."""
     tracker.json(record.as_json(), RECORD)
     tracker.metrics(step, found.metrics())
+    if record.judged is not None:
+        asked = [*record.judged.base, *record.judged.tuned]
+        cost = {"tokens": sum(each.tokens for each in asked), "dollars": sum(each.dollars for each in asked)}
+        tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
     if record.cases:
         tracker.table(per_case(record, found), "evaluation/per_case.json")
     tracker.text(page.render(record, found, about), REPORT)

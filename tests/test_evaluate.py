@@ -267,6 +267,15 @@ def test_a_benchmark_without_lm_eval_is_one_sentence(finished: Finished, monkeyp
         finished.evaluate(finished.result.run_id, "evaluation.benchmarks=[medqa]")
 
 
+def test_a_run_goes_on_when_its_judge_is_down(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("evaluation/judge=endpoint", "evaluation.judge.model=m", "evaluation.judge.url=http://127.0.0.1:9/v1/chat/completions")
+    found = finished.evaluate(finished.result.adapter, "evaluation.max_new_tokens=2", *words)
+    assert found.line("judge").missing.startswith("the judge at http://127.0.0.1:9/v1/chat/completions does not answer")
+    assert "the run goes on without" in capsys.readouterr().err
+    assert "eval/judge/after" not in finished.newest().data.metrics
+    assert finished.newest().info.status == "FINISHED"
+
+
 def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
     status, output = command("-m", "medexp.evaluate", "run=no/such/folder", cwd=tmp_path)
     assert (status, output.count("\n")) == (2, 1)

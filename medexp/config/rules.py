@@ -217,6 +217,16 @@ def _benchmarks(run: RunConfig) -> Iterator[str]:
             yield f"evaluation.benchmarks has {name}; allowed are {listing(known)}{nearest(name, known)}"
 
 
+def _judge(run: RunConfig) -> Iterator[str]:
+    judge = run.evaluation.judge
+    if judge.model is None:
+        return
+    if judge.url is None or not judge.url.startswith(("http://", "https://")):
+        yield f"evaluation.judge.url={judge.url} is no endpoint; give the whole address, as in http://127.0.0.1:8000/v1/chat/completions"
+    if judge.instructions is None or "{{ outputs }}" not in judge.instructions:
+        yield "evaluation.judge.instructions must hold {{ outputs }}, and may hold {{ inputs }} and {{ expectations }}"
+
+
 def _weights(run: RunConfig) -> Iterator[str]:
     model = run.model
     if model.path is None and model.package is None and model.hub_id is None:
@@ -226,5 +236,5 @@ def _weights(run: RunConfig) -> Iterator[str]:
 
 
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
-    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _benchmarks, _weights,
+    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _benchmarks, _judge, _weights,
 )  # fmt: skip

@@ -276,6 +276,16 @@ class BenchmarkFiles(Group):
 
 
 @dataclass
+class Judge(Group):
+    """A language model that judges answers at an OpenAI-compatible endpoint; no `model`, no judge."""
+
+    inside: ClassVar[str] = "judge."
+    model: str | None = MISSING
+    url: str | None = MISSING
+    instructions: str | None = MISSING
+
+
+@dataclass
 class Evaluation(Group):
     """Held-out loss at one fixed length, how many held-out questions are answered before and after, and what else is measured."""
 
@@ -288,6 +298,7 @@ class Evaluation(Group):
     benchmarks: list[str] = MISSING
     benchmark_files: BenchmarkFiles = MISSING
     benchmark_limit: int | None = number(1)
+    judge: Judge = MISSING
 
 
 @dataclass

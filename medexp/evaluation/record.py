@@ -75,6 +75,25 @@ class Graded:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """A judge's mark (None where it gave none), its reason, and what the question cost in tokens and, where known, in dollars."""
+
+    mark: float | None
+    rationale: str
+    tokens: int
+    dollars: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Judgements of the first cases, in order, as many as were had; `failure` says why there are not more."""
+
+    base: tuple[Judgement, ...]
+    tuned: tuple[Judgement, ...]
+    failure: str = ""
+
+
+@dataclass(frozen=True)
 class Record:
     """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases; benchmarks by
     name, where any was run."""
@@ -84,6 +103,7 @@ class Record:
     base_losses: tuple[CaseLoss, ...]
     tuned_losses: tuple[CaseLoss, ...]
     benchmarks: Mapping[str, Graded] = field(default_factory=dict)
+    judged: Judged | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values; floats keep every digit."""
@@ -108,11 +128,18 @@ class Record:
             graded = {
                 name: Graded(*(tuple(each[side]) for side in ("base", "tuned"))) for name, each in found["benchmarks"].items()
             }
-            return Record(found["reasons"], cases, **losses, benchmarks=graded)
+            return Record(found["reasons"], cases, **losses, benchmarks=graded, judged=_judged(found["judged"]))
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
                 f"{place} is no stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
             ) from error
+
+
+def _judged(found: Any) -> Judged | None:
+    if found is None:
+        return None
+    base, tuned = (tuple(Judgement(**each) for each in found[side]) for side in ("base", "tuned"))
+    return Judged(base, tuned, found["failure"])
 
 
 def record_of(

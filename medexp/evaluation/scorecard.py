@@ -112,7 +112,7 @@ def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Ca
     after = tuple(score(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases)
     losses = {line.measure.key: line for line in _loss_lines(record)}
     lines = [losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES]
-    return Card((*lines, *_benchmark_lines(record)), before, after)
+    return Card((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
 
 
 def score(case: Answered, answer: Answer, reasons: bool, lexicon: Lexicon, cosines: Cosines | None = None) -> Scored:
@@ -176,6 +176,18 @@ def _loss_lines(record: Record) -> list[Line]:
     }
     return [_loss_line(BY_KEY[key], *([part(loss) for loss in side] for side in (record.base_losses, record.tuned_losses)))
             for key, part in parts.items()]  # fmt: skip
+
+
+def _judge_line(record: Record) -> list[Line]:
+    if record.judged is None:
+        return []
+    measure = Measure("judge", "judge (1 to 5)", 1)
+    pairs = [(base.mark, tuned.mark) for base, tuned in zip(record.judged.base, record.judged.tuned, strict=True)]
+    marked = [(base, tuned) for base, tuned in pairs if base is not None and tuned is not None]
+    if not marked:
+        return [Line(measure, missing=record.judged.failure or "the judge gave no mark")]
+    compared = compare([base for base, _ in marked], [tuned for _, tuned in marked])
+    return [Line(measure, compared.before, compared.after, compared)]
 
 
 def _benchmark_lines(record: Record) -> list[Line]:

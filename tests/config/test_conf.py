@@ -13,13 +13,15 @@ from medexp.units import GIB
 
 CONF = command.conf_dir()
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
-OPTIONS = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml"))
+GROUPS = [folder for folder in CONF.rglob("*") if folder.is_dir() and "hydra" not in folder.parts[len(CONF.parts) :]]
+OPTIONS = sorted((file.parent.relative_to(CONF).as_posix(), file.stem) for group in GROUPS for file in group.glob("*.yaml"))
 MODELS = [option for group, option in OPTIONS if group == "model"]
 PRESETS = [option for group, option in OPTIONS if group == "hardware" and option != "auto"]
 
 # What an option needs beside it, as its own comment or the message against it says.
 NEEDS = {
     ("dataset", "local"): ["dataset.path=cases.csv"],
+    ("evaluation/judge", "endpoint"): ["evaluation.judge.model=m"],
     ("prompt", "direct"): ["dataset.overlong=drop"],
     ("training", "seed"): ["hardware=rtx4090_24gb"],
 }
