@@ -1,9 +1,10 @@
 """Tokens a second of the answers that a run gives: one by one as `generate` does, and batched as medexp does.
 
-    python benchmarks/generation/measure.py [--answers 16] [--new-tokens 288] [--batches 1 8 16] [--out FILE.json] [hydra overrides]
+    python benchmarks/generation/measure.py [--answers 16] [--new-tokens 288] [--batches 1 8 16] [--out FILE] [hydra overrides]
 
 Asks the base model of the run (hardware=cpu unless overridden) its own held-out questions. Each batch size answers all of them,
-in turn, --rounds times; what is printed is the median. Batch size 1 is the peer: one `generate` call a question, nothing padded.
+in turn, --rounds times; what is printed is the median, in tokens a second and in tokens a second of CPU time (all threads together):
+on a machine that others use too only the second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded.
 """
 
 import argparse
@@ -41,14 +42,17 @@ def main() -> None:
     held_out = split(source.load(run.dataset).cases, run.dataset).held_out[: options.answers]
     prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out]
     _tokens_per_s(tuned, prompts[:1], 8, 1)  # the first call is slower
-    speeds: dict[int, list[float]] = {size: [] for size in options.batches}
+    speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
     for _ in range(options.rounds):
         for size in options.batches:
             speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, size))
-            print(f"batch {size:3}  {speeds[size][-1]:7.1f} tokens/s", flush=True)
-    medians = {size: statistics.median(found) for size, found in speeds.items()}
-    for size, speed in medians.items():
-        print(f"batch {size:3}  {speed:7.1f} tokens/s  {speed / medians[options.batches[0]]:.2f} x")
+            print("batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(size, *speeds[size][-1]), flush=True)
+    medians = {size: [statistics.median(each) for each in zip(*found, strict=True)] for size, found in speeds.items()}
+    for size, (speed, of_cpu) in medians.items():
+        first = medians[options.batches[0]]
+        print(
+            f"batch {size:3}  {speed:7.1f} tokens/s, {speed / first[0]:.2f} x  {of_cpu:7.1f} tokens/CPU s, {of_cpu / first[1]:.2f} x"
+        )
     if options.out:
         result = {
             "answers": len(prompts),
@@ -74,13 +78,15 @@ def _loaded(run: RunConfig) -> Tuned:
     return model.load(run, found, model.load_tokenizer(found, modules), modules)
 
 
-def _tokens_per_s(tuned: Tuned, prompts: list[list[int]], new_tokens: int, batch_size: int) -> float:
+def _tokens_per_s(tuned: Tuned, prompts: list[list[int]], new_tokens: int, batch_size: int) -> tuple[float, float]:
+    """Tokens a second, and a second of CPU time."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         found = generation.answers(
             tuned, prompts, new_tokens, batch_size, Path(folder) / "answers", base=True, advance=lambda _: None
         )
-    return sum(answer.tokens for answer in found) / (time.perf_counter() - began)
+        tokens = sum(answer.tokens for answer in found)
+        return tokens / (time.perf_counter() - began), tokens / (time.process_time() - began_cpu)
 
 
 if __name__ == "__main__":
