@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -58,8 +58,15 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     shipped = Path(__file__).resolve().parent / "data"
     OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
-    nearest = {"defaults": [machine.nearest_preset(machine.read())]}
-    ConfigStore.instance().store(group="hardware", name="nearest", node=nearest, package="_global_")
+    ConfigStore.instance().store(group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_")
+
+
+def _nearest(here: machine.Machine) -> dict[str, object]:
+    """The preset nearest to this machine, with what was measured on its card in place of published figures."""
+    measured = here.gpus[0].calibration if here.gpus else None
+    figures = asdict(measured) if measured else {}
+    figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
+    return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
 
 
 def run_door(

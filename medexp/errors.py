@@ -71,10 +71,14 @@ class VramPlanError(BadInput):
 
 
 class VramCeilingError(MedexpError):
-    """The run needed more than `hardware.vram_ceiling_gib`."""
+    """The run needed more than `hardware.vram_ceiling_gib`; `phase` is what it was doing."""
 
     exit_code = 3
     reason = "vram"
+
+    def __init__(self, message: str, phase: str = ""):
+        self.phase = phase
+        super().__init__(message)
 
 
 class TrainingDiverged(MedexpError):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp import artifact, measuring, model, report, stack, tracking, weights
+from medexp import artifact, machine, measuring, model, report, stack, tracking, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.rules import tracking_root
@@ -158,7 +158,7 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
         show.say(f"[bold]{subject.name}[/bold]: {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}")
         with show.stage("loading the training stack"):
             meter = guard.cap(run.hardware)
-            modules = stack.load(run.hardware, weights.cache_dir())
+            modules = stack.load(run.hardware, machine.cache_dir())
         if found.gguf is not None:
             with show.stage("converting the embedded model, once"):
                 found = weights.convert(found, run.model, modules)
@@ -198,7 +198,7 @@ def _rescored(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
             f"run={subject.asked} has no stored answers ({measuring.RECORD}); leave evaluate.rescore=true out to have them made"
         )
     record = Record.of_json(subject.record.read_text(encoding="utf-8"), f"{measuring.RECORD} of run {subject.asked}")
-    modules = stack.load(run.hardware, weights.cache_dir()) if run.evaluation.embedding else None
+    modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
     found = measuring.card(record, run.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}

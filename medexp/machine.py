@@ -1,14 +1,18 @@
-"""What this computer has, read without torch: the CUDA driver is asked through ctypes, in milliseconds.
+"""What this computer has, read without torch: the CUDA driver is asked through ctypes, in milliseconds, calibrations are read back.
 
 Refuses to guess: where the driver does not answer there is no card.
 """
 
 import ctypes
+import json
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
+
+import psutil
 
 from medexp.units import GIB
 
@@ -22,21 +26,59 @@ PRESETS_BY_VRAM = (  # card memory in GiB that a preset needs, largest first
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What `medexp.calibrate` measured on a card: TFLOP/s of a layer's matrix products, GB/s on the card and to it from pinned
+    memory, bytes that are free once CUDA's context and kernels are there."""
+
+    matmul_tflops: float
+    memory_gb_per_s: float
+    host_link_gb_per_s: float
+    free_bytes: int
+
+
+@dataclass(frozen=True)
 class Gpu:
-    """A CUDA device: its name and its whole memory in bytes."""
+    """A CUDA device: its name, its whole memory in bytes, and its calibration, if there was one."""
 
     name: str
     total_bytes: int
     has_bfloat16: bool
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor cores this process may use, the operating system, and the CUDA devices."""
+    """Processor cores this process may use, the operating system, the CUDA devices, and host memory in bytes (0: not known)."""
 
     cores: int
     system: str
     gpus: tuple[Gpu, ...]
+    ram_bytes: int = 0
+
+
+def cache_dir() -> Path:
+    """Where is kept what is costly to make again: MEDEXP_CACHE, else ~/.cache/medexp."""
+    return Path(os.environ.get("MEDEXP_CACHE") or Path.home() / ".cache" / "medexp").expanduser().resolve()
+
+
+def keep(gpu: Gpu, calibration: Calibration) -> Path:
+    """Write down the calibration of `gpu`, for every later run on cards of its name; the file."""
+    file = _calibration_file(gpu.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half_done = file.with_suffix(".part")
+    half_done.write_text(json.dumps(asdict(calibration), indent=2) + "\n")
+    return half_done.replace(file)
+
+
+def _calibration_file(name: str) -> Path:
+    return cache_dir() / "calibration" / f"{''.join(letter if letter.isalnum() else '_' for letter in name)}.json"
+
+
+def _calibration(name: str) -> Calibration | None:
+    try:
+        return Calibration(**json.loads(_calibration_file(name).read_text()))
+    except (OSError, ValueError, TypeError):  # none yet, or of another version
+        return None
 
 
 def _driver() -> ctypes.CDLL | None:
@@ -55,7 +97,8 @@ def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     driver.cuDeviceGetName(name, len(name), device)
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
     driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # 75: compute capability, major
-    return Gpu(name.value.decode(), total.value, has_bfloat16=major.value >= 8)
+    called = name.value.decode()
+    return Gpu(called, total.value, has_bfloat16=major.value >= 8, calibration=_calibration(called))
 
 
 @cache
@@ -66,7 +109,7 @@ def read() -> Machine:
         driver.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(driver, index) for index in range(count.value)) if driver else ()
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores=available, system=platform.platform(), gpus=gpus)
+    return Machine(cores=available, system=platform.platform(), gpus=gpus, ram_bytes=psutil.virtual_memory().total)
 
 
 def nearest_preset(machine: Machine) -> str:

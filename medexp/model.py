@@ -1,5 +1,7 @@
 """A base model with a fresh adapter on it, loaded by Unsloth or by transformers + PEFT, on one device."""
 
+import gc
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,7 @@ def _keep_cpu_weights_unpacked(base: Any) -> None:
 
 def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
     hardware, training = run.hardware, run.training
+    os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"  # read at every call of a layer
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
         revision=_revision(weights),
@@ -115,6 +118,7 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         load_in_4bit=run.model.quantisation is Quantisation.nf4,
         offload_layers=hardware.offload_layers,
         offload_embedding=hardware.offload_embedding,
+        unsloth_tiled_mlp=hardware.tile_mlp is True,
         use_exact_model_name=True,
     )
     checkpointing: dict[Checkpointing, str | bool] = {
@@ -129,6 +133,18 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         checkpoint_skip_layers=hardware.checkpoint_skip_layers,
         random_state=training.seed,
     )
+
+
+def recover(tuned: Tuned) -> None:
+    """After a step that ended in the middle: streamed layers are put back in order, and what the step held is handed back."""
+    import torch
+
+    swapper = getattr(tuned.network, "_unsloth_block_swap", None)
+    if swapper is not None:
+        swapper.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _continue_from(folder: Path, network: Any, stack: Stack) -> None:

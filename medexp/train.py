@@ -5,8 +5,11 @@ python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on 
 python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """
 
+import copy
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from medexp import artifact, machine, measuring, model, report, stack, tracking, trainer, weights
@@ -22,12 +25,14 @@ from medexp.evaluation.record import Answer, CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
 from medexp.measuring import Measured
 from medexp.page import About
+from medexp.probe import Settled, settle
 from medexp.screen import Screen, TrainingProgress
 from medexp.tracking import DataInput, Tracker, environment, git_commit
 from medexp.trainer import Fitted
 from medexp.tuned import Weights, vocabulary
 from medexp.units import gib
 from medexp.vram import guard, planner
+from medexp.vram.planner import Plan
 from medexp.workspace import Workspace, abandoned, claimed
 
 
@@ -46,7 +51,7 @@ class Job(Measured):
 
     invocation: Invocation
     tracker: Tracker
-    plan: planner.Plan | None
+    plan: Plan | None
     began: float
 
 
@@ -56,6 +61,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
     """
     began = time.perf_counter()
+    asked = copy.deepcopy(run)
     plan, runners_up = planner.choose(run) if planner.is_planned(run) else (None, ())
     if plan is not None:
         planner.apply(run, plan)
@@ -70,7 +76,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
             show.say(f"[green]✓[/green] plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}")
         with show.stage("loading the training stack"):
             meter = guard.cap(run.hardware)
-            modules = stack.load(run.hardware, weights.cache_dir())
+            modules = stack.load(run.hardware, machine.cache_dir())
         if found.gguf is not None:
             with show.stage("converting the embedded model, once"):
                 found = weights.convert(found, run.model, modules)
@@ -81,13 +87,26 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
         with tracking.open_run(run.tracking, work.mlflow_run_id, run.tracking.run_name or _name(run)) as tracker:
             work.belongs_to(tracker.run_id)
             _log_start(tracker, run, invocation, cases, sides, ready, found)
-            with show.stage(f"loading {run.model.name}"), guard.ceiling(meter, "loading the model"):
-                tuned = model.load(run, found, tokenizer, modules)
-            if plan is not None:
-                tracker.json({"chosen": planner.as_dict(plan), "runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json")
+            with show.stage(f"loading {run.model.name}" + (", a step to see that it fits" if plan is not None else "")):
+                load = partial(model.load, run, found, tokenizer, modules)
+                settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, show.say)
+                tuned = load() if settled is None else settled.tuned
+            if settled is not None:
+                plan = settled.plan
+                _log_plan(tracker, run, settled, runners_up, show)
+                if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
+                    ready = prepare(run, sides, vocabulary(tokenizer))
             result = _compare(Job(run, show, work, ready, tuned, meter, invocation, tracker, plan, began))
         work.finish()
     return result
+
+
+def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Sequence[Plan], show: Screen) -> None:
+    tracker.params({name: value for name, value in flatten(run).items() if name in planner.LEVER_KEYS})
+    if settled.phases:  # a continued run was seen to fit before
+        show.say(f"[green]✓[/green] measured: {'; '.join(each.sentence() for each in settled.phases)}")
+        tracker.metrics(0, settled.metrics())
+        tracker.json(settled.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json")
 
 
 def _compare(job: Job) -> TrainResult:
@@ -138,6 +157,9 @@ class Recorder:
                 "vram/peak_gib": gib(job.meter.peak_bytes()),
                 "vram/peak_allocated_gib": gib(job.meter.peak_allocated_bytes()),
             }
+            planned_s = job.plan.step_s if job.plan is not None and job.plan.is_timed else None
+            step_s = metrics["speed/step_s"]
+            guard.refuse_spill(job.meter, step_s, planned_s if step > 1 else None, machine.read().system)
         job.tracker.metrics(step, metrics | memory)
         if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
             loss = mean_loss(job.losses())
@@ -172,7 +194,8 @@ def _log_start(
     ready: Prepared,
     found: Weights,
 ) -> None:
-    tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
+    later = planner.LEVER_KEYS if planner.is_planned(run) else ()  # a run may be planned anew until a step was seen to fit
+    tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.") and name not in later})
     tracker.tags(
         {
             "medexp.model": run.model.name,

@@ -6,6 +6,7 @@ loss is no longer a number. Refuses to know what its watchers do with what it te
 
 import math
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from medexp.config.schema import Checkpointing, Device, Engine, RunConfig
+from medexp.config.schema import Checkpointing, Device, Engine, Optimizer, RunConfig
 from medexp.data.encoding import IGNORED, Encoded
 from medexp.errors import RunInterrupted, TrainingDiverged
 from medexp.stack import quietly
@@ -22,7 +23,8 @@ from medexp.tuned import Tuned
 
 
 class Watcher(Protocol):
-    """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm, train/learning_rate, speed/tokens_per_s."""
+    """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm, train/learning_rate, speed/tokens_per_s and
+    speed/step_s."""
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None: ...
 
@@ -41,11 +43,12 @@ def fit(
     tuned: Tuned,
     rows: Sequence[Encoded],
     run: RunConfig,
-    checkpoints: Path,
+    checkpoints: Path | None,
     resume_from: Path | None,
     watchers: Sequence[Watcher],
 ) -> Fitted:
-    """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a checkpoint) where there is one.
+    """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a checkpoint) where there is one;
+    nothing is written without `checkpoints`.
 
     Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step; TrainingDiverged when the loss
     is not finite.
@@ -76,17 +79,17 @@ def fit(
     return Fitted(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
-def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path) -> Any:
+def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | None) -> Any:
     training, on_cpu = run.training, run.hardware.device is Device.cpu
     options: dict[str, Any] = {
-        "output_dir": str(checkpoints),
+        "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
         "per_device_train_batch_size": training.micro_batch,
         "gradient_accumulation_steps": training.accumulation,
         "max_steps": steps,
         "learning_rate": training.learning_rate,
         "warmup_steps": training.warmup_steps,
         "lr_scheduler_type": training.schedule.value,
-        "optim": training.optimizer.value,
+        "optim": _optimizer(run),
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "seed": training.seed,
@@ -97,7 +100,7 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path) -> A
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "train_sampling_strategy": "sequential",
         "include_num_input_tokens_seen": "non_padding",
-        "save_strategy": "steps",
+        "save_strategy": "steps" if checkpoints else "no",
         "save_steps": training.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
@@ -112,6 +115,11 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path) -> A
     else:
         options["loss_type"] = "nll"  # its own fused loss; TRL's chunked one would take its place
     return tuned.stack.trl.SFTConfig(**options)
+
+
+def _optimizer(run: RunConfig) -> str:
+    paged = run.hardware.page_optimizer is True
+    return (Optimizer.paged_adamw_8bit if paged else run.training.optimizer).value
 
 
 def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
@@ -178,6 +186,7 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher]) -> Any:
                 "train/grad_norm": float(logs.get("grad_norm", math.nan)),
                 "train/learning_rate": logs["learning_rate"],
                 "speed/tokens_per_s": step_tokens / self.step_s,
+                "speed/step_s": self.step_s,
             }
             for watcher in watchers:
                 watcher.stepped(state.global_step, metrics)

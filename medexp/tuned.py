@@ -49,6 +49,21 @@ class Tuned:
             self.network.train(was_training)
 
     @contextmanager
+    def keeping_weights(self) -> Iterator[None]:
+        """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
+        import torch
+
+        trained = [each for each in self.network.parameters() if each.requires_grad]
+        kept = [each.detach().cpu().clone() for each in trained]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(trained, kept, strict=True):
+                    parameter.copy_(value)
+                    parameter.grad = None
+
+    @contextmanager
     def as_base(self) -> Iterator[None]:
         """The adapter takes no part."""
         with self.network.disable_adapter():

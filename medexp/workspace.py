@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from medexp.config.schema import Resume
 from medexp.errors import OutputError
+from medexp.vram.terms import Levers
 
 
 class Workspace:
@@ -34,9 +36,16 @@ class Workspace:
 
     def belongs_to(self, mlflow_run_id: str) -> None:
         """Remember the MLflow run, written whole or not at all."""
-        half_done = self.folder / "run.json.part"
-        half_done.write_text(json.dumps({"mlflow_run_id": mlflow_run_id}))
-        half_done.replace(self.folder / "run.json")
+        _write(self.folder / "run.json", {"mlflow_run_id": mlflow_run_id})
+
+    def settled(self) -> Levers | None:
+        """The levers that this run was seen to fit with, once it was."""
+        file = self.folder / "levers.json"
+        return Levers(**json.loads(file.read_text())) if file.exists() else None
+
+    def settle(self, levers: Levers) -> None:
+        """Remember the levers, written whole or not at all."""
+        _write(self.folder / "levers.json", asdict(levers))
 
     @property
     def checkpoints(self) -> Path:
@@ -114,6 +123,12 @@ def _try_lock(folder: Path) -> FileLock | None:
             f"{folder.parent} cannot be written ({error.strerror}); set tracking.root=FOLDER or MEDEXP_HOME"
         ) from error
     return lock
+
+
+def _write(file: Path, value: object) -> None:
+    half_done = file.with_name(file.name + ".part")
+    half_done.write_text(json.dumps(value))
+    half_done.replace(file)
 
 
 def _step_of(folder: Path) -> int:

@@ -229,7 +229,7 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(finished:
     found = finished.evaluate(finished.result.run_id, "evaluation.answers=0", f"evaluation.benchmark_files.medmcqa={file}")
     record = json.loads((finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text())
     run = finished.doors.run(f"lora.start_from={finished.result.adapter}")
-    modules = stack.load(run.hardware, weights.cache_dir())
+    modules = stack.load(run.hardware, machine.cache_dir())
     where = weights.find(run.model)
     tuned = model.load(run, where, model.load_tokenizer(where, modules), modules)
     asked = questions(Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file")

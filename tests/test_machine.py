@@ -2,11 +2,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from doors import command as run_command
 
-from medexp import machine
-from medexp.machine import PRESETS_BY_VRAM, Gpu, Machine, nearest_preset
+from medexp import command, machine
+from medexp.machine import PRESETS_BY_VRAM, Calibration, Gpu, Machine, nearest_preset
 from medexp.units import GIB
 
 
@@ -67,3 +69,37 @@ def test_a_hidden_card_does_not_count():
 def test_reading_the_machine_needs_no_torch():
     ask = "import sys; from medexp import machine; machine.read(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+FIGURES = Calibration(matmul_tflops=24.5, memory_gb_per_s=180, host_link_gb_per_s=11.2, free_bytes=int(5.1 * GIB))
+
+
+def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDEXP_CACHE", str(tmp_path))
+    card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, has_bfloat16=True)
+    file = machine.keep(card, FIGURES)
+    assert machine._calibration(card.name) == FIGURES
+    assert machine._calibration("another") is None
+    file.write_text('{"of": "another version"}')
+    assert machine._calibration(card.name) is None
+
+
+def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():
+    card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, True, FIGURES)
+    node = command._nearest(Machine(8, "by hand", (card,)))
+    assert node["defaults"] == ["rtx4050_6gb", "_self_"]
+    assert node["hardware"] == {"matmul_tflops": 24.5, "memory_gb_per_s": 180, "host_link_gb_per_s": 11.2}
+
+
+@pytest.mark.parametrize(("free_gib", "ceiling"), [(5.1, 5.1), (5.9, 5.25)])
+def test_the_ceiling_of_auto_is_what_was_seen_free(resolved, free_gib, ceiling):
+    card = Gpu("card", 6 * GIB, True, replace(FIGURES, free_bytes=int(free_gib * GIB)))
+    run = resolved("hardware=rtx4050_6gb", "hardware.vram_ceiling_gib=null", on=Machine(8, "by hand", (card,), 12 * GIB))
+    assert run.hardware.vram_ceiling_gib == pytest.approx(ceiling)
+    assert run.hardware.host_ram_gib == 12
+
+
+def test_calibrating_needs_a_card(tmp_path):
+    status, output = run_command("-m", "medexp.calibrate", "hardware=cpu", cwd=tmp_path)
+    assert status == 2
+    assert "measures a CUDA card and this machine has none" in output

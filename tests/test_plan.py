@@ -12,7 +12,7 @@ PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
 def test_the_plan_is_shown_term_by_term(tmp_path: Path) -> None:
     status, output = command(*PLAN, cwd=tmp_path)
     assert status == 0, output
-    for part in ("streamed-layer slots", "recompute peak", "5.12 of 5.25 GiB", "Runners-up", "s a step of 8 cases"):
+    for part in ("streamed-layer slots", "recompute peak", "5.13 of 5.25 GiB", "Runners-up", "s a step of 8 cases"):
         assert part in output
     assert not list(tmp_path.iterdir())
 
@@ -23,22 +23,22 @@ def test_json_is_for_programs(tmp_path: Path) -> None:
     values = json.loads(output)
     assert values["fits"] is True
     assert set(values) == {"fits", "chosen", "runners_up", "ceiling_gib"}
-    assert values["chosen"]["levers"]["streamed_layers"] == 24
+    assert values["chosen"]["levers"]["streamed_layers"] == 25
 
 
 def test_what_cannot_fit_ends_with_2_and_what_would(tmp_path: Path) -> None:
     status, output = command(*PLAN, "training.max_seq_tokens=65536", cwd=tmp_path)
     assert status == 2
-    assert "Would fit: training.max_seq_tokens=11200" in output
+    assert "Would fit: training.max_seq_tokens=21184" in output
     status, output = command(*PLAN, "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path)
     assert status == 2
-    assert json.loads(output[: output.index("medexp:")])["would_fit"] == {"training.max_seq_tokens": 11200}
+    assert json.loads(output[: output.index("medexp:")])["would_fit"] == {"training.max_seq_tokens": 21184}
 
 
 def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
     status, output = command(*PLAN, "plan.frontier=true", cwd=tmp_path)
     assert status == 0, output
-    assert "11,200 tokens" in output
+    assert "21,184 tokens" in output
     (folder,) = tmp_path.glob("outputs/frontier-*")
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "frontier.html").read_text()

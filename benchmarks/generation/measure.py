@@ -3,8 +3,8 @@
     python benchmarks/generation/measure.py [--answers 16] [--new-tokens 288] [--batches 1 8 16] [--out FILE] [hydra overrides]
 
 Asks the base model of the run (hardware=cpu unless overridden) its own held-out questions. Each batch size answers all of them,
-in turn, --rounds times; what is printed is the median, in tokens a second and in tokens a second of CPU time (all threads together):
-on a machine that others use too only the second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded.
+in turn, --rounds times; what is printed is the median, in tokens a second and in tokens a second of CPU time (all threads): on a
+machine that others use too only the second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _composed(overrides: list[str]) -> RunConfig:
 
 
 def _loaded(run: RunConfig) -> Tuned:
-    modules = stack.load(run.hardware, weights.cache_dir())
+    modules = stack.load(run.hardware, machine.cache_dir())
     found = weights.find(run.model)
     if found.gguf is not None:
         found = weights.convert(found, run.model, modules)

@@ -2,7 +2,8 @@
 
 python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 6
 
-Writes results.json and results.md (ratios are what counts: machines differ) and a log a run. `--only NAME...` runs some.
+Writes results.json and results.md (ratios are what counts: machines differ) and a log a run.
+The bare loop has the plan that medexp took.
 """
 
 import argparse
@@ -17,30 +18,22 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CAP_GIB = 5.25
-PEERS = {
-    "raw Unsloth, no cap": [],
-    "raw Unsloth, offload_layers=auto": ["--cap", str(CAP_GIB), "--layers", "auto"],
+AUTO, RAW = "raw Unsloth, offload_layers=auto", "raw Unsloth, no cap"
+OWN, BARE = "medexp, its own plan", "bare loop, medexp's plan"
+PEERS = {AUTO: ["--cap", str(CAP_GIB), "--layers", "auto"], RAW: []}
+ORDER = (AUTO, OWN, BARE, RAW)
+BARE_SETTINGS = {  # as medexp sets them
+    "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
+    "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
-CARD = ["hardware.matmul_tflops=788", "hardware.memory_gb_per_s=4300", "hardware.host_link_gb_per_s=50"]  # the H200 that runs it
-BY_HAND = ["training.plan=manual", "hardware.offload_embedding=true", "hardware.checkpoint_skip_layers=0"]
-MEDEXP = {
-    "medexp, its own plan": CARD,
-    "medexp, by hand: 4 x 2, 28 layers": [
-        *BY_HAND,
-        "training.micro_batch=4",
-        "training.accumulation=2",
-        "hardware.offload_layers=28",
-    ],
-    "medexp, by hand: 2 x 4, 14 layers": [*BY_HAND, "hardware.offload_layers=14"],
-}
-
-
 LEVERS = (
     "training.micro_batch",
     "training.accumulation",
     "hardware.offload_layers",
     "hardware.offload_embedding",
     "hardware.checkpoint_skip_layers",
+    "hardware.compile_layers",
 )
 
 
@@ -58,29 +51,44 @@ def overrides(args: argparse.Namespace, work: Path) -> list[str]:
     return ["hardware=rtx4050_6gb", f"hardware.vram_ceiling_gib={CAP_GIB}", *where, *what, *only_training, *quiet]
 
 
-def run(command: list[str], log: Path) -> tuple[int, str]:
-    """Run `command`, keep what it prints in `log`; its exit status and output."""
+def run(command: list[str], log: Path, **settings: str) -> tuple[int, str]:
+    """Run `command` with `settings` in its environment, keep what it prints in `log`; its exit status and output."""
     began = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    env = os.environ | settings
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env)
     log.write_text(done.stdout)
     print(f"{log.stem}: exit {done.returncode} after {time.perf_counter() - began:.0f} s", flush=True)
     return done.returncode, done.stdout
 
 
-def peer(args: argparse.Namespace, work: Path, name: str) -> dict:
+def peer(args: argparse.Namespace, work: Path, name: str, words: list[str], **settings: str) -> dict:
     """One run of the peer."""
     command = [sys.executable, str(HERE / "peer.py"), "--model", args.model, "--rows", str(work / "rows.json")]
-    _, output = run([*command, "--steps", str(args.steps), *PEERS[name]], log_file(args, name))
+    _, output = run([*command, "--steps", str(args.steps), *words], log_file(args, name), **settings)
     lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
     return json.loads(lines[-1].removeprefix("RESULT ")) if lines else {"ok": False, "error": output[-300:]}
 
 
-def medexp(args: argparse.Namespace, work: Path, name: str) -> dict:
+def bare_words(params: dict) -> list[str]:
+    """The peer's options for the plan that medexp took."""
+    words = ["--cap", str(CAP_GIB), "--layers", params["hardware.offload_layers"], "--batch", params["training.micro_batch"]]
+    words += ["--embedding"] if params["hardware.offload_embedding"] == "True" else []
+    return [*words, "--keep", params["hardware.checkpoint_skip_layers"]]
+
+
+def calibrated(args: argparse.Namespace) -> list[str]:
+    """This card's figures as overrides, measured now; a card that stands in for a smaller one is planned by its own speed."""
+    command = [sys.executable, "-m", "medexp.calibrate", "model=deepseek_r1_distill_llama_8b"]
+    _, output = run(command, args.out / "calibrate.log")
+    return [word for word in output.split() if word.startswith("hardware.") and "=" in word and not word.startswith("hardware=")]
+
+
+def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) -> dict:
     """One run of medexp, its figures read back from MLflow."""
     from mlflow import MlflowClient
 
     root = work / log_file(args, name).stem
-    command = [sys.executable, "-m", "medexp.train", *overrides(args, work), *MEDEXP[name], f"tracking.root={root}"]
+    command = [sys.executable, "-m", "medexp.train", *overrides(args, work), *words, f"tracking.root={root}"]
     status, output = run(command, log_file(args, name))
     if status:
         return {"ok": False, "error": output[-300:]}
@@ -105,8 +113,7 @@ def log_file(args: argparse.Namespace, name: str) -> Path:
 
 def table(results: dict[str, dict]) -> str:
     """The results in Markdown, each against the first that ran under the cap."""
-    base = results.get("raw Unsloth, offload_layers=auto", {}).get("tokens_per_s")
-    raw = results.get("raw Unsloth, no cap", {})
+    base, raw = results.get(AUTO, {}).get("tokens_per_s"), results.get(RAW, {})
     lines = [
         "| run | tokens/s | against offload_layers=auto | peak reserved GiB | planned GiB | largest loss difference |",
         "|---|---|---|---|---|---|",
@@ -128,7 +135,6 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--only", nargs="*", default=None)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     work = Path("/tmp/medexp-benchmark")
@@ -150,9 +156,15 @@ def main() -> None:
         ],
         args.out / "rows.log",
     )
-    wanted = [name for name in [*PEERS, *MEDEXP] if args.only is None or name in args.only]
-    results = {name: (peer if name in PEERS else medexp)(args, work, name) for name in wanted}
-    (args.out / "results.json").write_text(json.dumps(results, indent=1))
+    results: dict[str, dict] = {}
+    for name in ORDER:
+        if name == OWN:
+            results[name] = medexp(args, work, name, calibrated(args))
+        elif name == BARE:
+            results[name] = peer(args, work, name, bare_words(results[OWN]["params"]), **BARE_SETTINGS)
+        else:
+            results[name] = peer(args, work, name, PEERS[name])
+        (args.out / "results.json").write_text(json.dumps(results, indent=1))  # a call that ends early keeps what there is
     report = f"{datetime.date.today()}, {gpu_name()}, {args.steps} steps\n\n{table(results)}\n"
     (args.out / "results.md").write_text(report)
     print(report)

@@ -24,6 +24,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cap", type=float, default=0.0, help="allocator cap in GiB; 0: none")
     parser.add_argument("--layers", default=None, help="offload_layers: a number or auto")
     parser.add_argument("--embedding", action="store_true", help="offload_embedding=True")
+    parser.add_argument("--keep", type=int, default=0, help="checkpoint_skip_layers")
+    parser.add_argument("--batch", type=int, default=2, help="cases a micro-batch, of 8 a step")
     return parser.parse_args()
 
 
@@ -43,7 +45,7 @@ def train(args: argparse.Namespace, result: dict) -> None:
     )
     model = FastLanguageModel.get_peft_model(
         model, r=16, target_modules=TARGETS, lora_alpha=16, lora_dropout=0, bias="none",
-        use_gradient_checkpointing="unsloth", random_state=3407,
+        use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=args.keep,
     )  # fmt: skip
     rows = json.loads(args.rows.read_text())
     data = Dataset.from_list([row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows])
@@ -58,9 +60,9 @@ def train(args: argparse.Namespace, result: dict) -> None:
             result.setdefault("step_s", []).append(time.perf_counter() - self.started)
 
     config = SFTConfig(
-        per_device_train_batch_size=2, gradient_accumulation_steps=4, warmup_steps=5, max_steps=args.steps, learning_rate=2e-4,
-        bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear", seed=3407,
-        output_dir="/tmp/peer", report_to="none", save_strategy="no", packing=False, max_length=args.seq,
+        per_device_train_batch_size=args.batch, gradient_accumulation_steps=8 // args.batch, warmup_steps=5, max_steps=args.steps,
+        learning_rate=2e-4, bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear",
+        seed=3407, output_dir="/tmp/peer", report_to="none", save_strategy="no", packing=False, max_length=args.seq,
         dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="sequential", remove_unused_columns=False,
     )  # fmt: skip
     trainer = SFTTrainer(

@@ -12,23 +12,27 @@ from hydra import compose, initialize_config_dir
 
 from medexp.command import conf_dir, register
 from medexp.config.rules import resolve
+from medexp.config.schema import Engine
 from medexp.machine import Gpu, Machine
 from medexp.units import GIB
-from medexp.vram.budget import Levers, Phase, budget
+from medexp.vram.budget import budget
+from medexp.vram.terms import Levers, Phase
 
 A_LARGE_CARD = Machine(1, "any", (Gpu("any", 200 * GIB, has_bfloat16=True),))
-NOTHING_SAVED = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false", "vram_ceiling_gib=130"]
+NOTHING_SAVED = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false", "tile_mlp=false"]
+NO_ANSWERS = "evaluation.answers=0"  # none were asked for in front of a measured step
 
 
 def predicted_bytes(point: dict) -> int:
     """The planned reserved peak of a training step of `point`."""
     shape = [f"training.max_seq_tokens={point['seq']}", f"training.micro_batch={point['micro_batch']}"]
-    overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in NOTHING_SAVED), *shape, *point["overrides"]]
+    overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in NOTHING_SAVED), *shape, NO_ANSWERS, *point["overrides"]]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), A_LARGE_CARD, Path.cwd(), {})
     hardware = run.hardware
-    levers = Levers(point["micro_batch"], 2, hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers)
-    needed = budget(run, levers)
+    saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
+    compiled = hardware.compile_layers == "auto" and run.hardware.engine is Engine.unsloth
+    needed = budget(run, Levers(point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True))
     return needed.gpu_bytes(Phase.always) + needed.gpu_bytes(Phase.training)
 
 

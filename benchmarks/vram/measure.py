@@ -12,6 +12,7 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -21,7 +22,7 @@ STEPS = 3
 
 
 def measure(entry: dict, checkpoints: Path) -> list[dict]:
-    """The figures of every point of `entry`: bytes after loading, peaks of training and of the held-out loss."""
+    """The figures of every point of `entry`: bytes after loading, peaks of training and of the held-out loss; then of answers."""
     import torch
     from hydra import compose, initialize_config_dir
 
@@ -35,11 +36,13 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:
 
     register()
     longest = max(seq for _, seq in entry["points"])
-    nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false", "vram_ceiling_gib=130"]
+    nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
+    nothing_saved += ["compile_layers=auto", "tile_mlp=false", "page_optimizer=false"]
     recipe = ["training.accumulation=2", "training.warmup_steps=0", f"training.max_seq_tokens={longest}"]
     overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in nothing_saved), *recipe, *entry["overrides"]]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
+    run.hardware.vram_ceiling_gib = None  # processes share the card
     guard.cap(run.hardware)
     modules = stack.load(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
     found = Weights(str(checkpoints / entry["shape"]), None)
@@ -74,33 +77,57 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:
             figures["error"] = f"{type(error).__name__}: {error}"[:300]
         results.append(figures)
         print("RESULT", json.dumps(figures), flush=True)
+    print("ANSWERS", json.dumps({"name": entry["name"]} | _answers_peak(tuned)), flush=True)
     return results
+
+
+def _answers_peak(tuned: object) -> dict:
+    """The peak of answering four prompts of 512 tokens, and what it leaves behind."""
+    import torch
+
+    from medexp.evaluation import generation
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before, kept_in = torch.cuda.memory_allocated(), Path(tempfile.mkdtemp()) / "answers.jsonl"
+    prompts = torch.randint(10, 250, (4, 512)).tolist()
+    try:
+        generation.answers(tuned, prompts, 16, 4, kept_in=kept_in, base=False, advance=lambda _: None)
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    gc.collect()
+    torch.cuda.empty_cache()
+    left = {"before_answers_bytes": before, "after_answers_bytes": torch.cuda.memory_allocated()}
+    return left | {"answers_allocated_bytes": allocated, "answers_reserved_bytes": reserved}
 
 
 def main() -> None:
     """Start a process an entry, a few at a time, and gather their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=Path, default=Path("/tmp"))
-    parser.add_argument("--grid", type=Path, default=HERE / "grid.json")
+    parser.add_argument("--grid", type=Path, nargs="+", default=[HERE / "grid.json"])
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--parallel", type=int, default=12)
     parser.add_argument("--worker", type=int, default=None)
     parser.add_argument("--timeout", type=float, default=420)
     args = parser.parse_args()
-    grid = json.loads(args.grid.read_text())
+    grid = [entry for file in args.grid for entry in json.loads(file.read_text())]
     if args.worker is not None:
         measure(grid[args.worker], args.checkpoints)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    results, log = gather(args, len(grid))
-    (args.out / "measured.json").write_text("[\n" + ",\n".join(json.dumps(each) for each in results) + "\n]\n")
+    results, answered, log = gather(args, len(grid))
+    for name, found in (("measured", results), ("answers", answered)):
+        (args.out / f"{name}.json").write_text("[\n" + ",\n".join(json.dumps(each) for each in found) + "\n]\n")
     (args.out / "measure.log").write_text(log)
     print(f"{sum('error' not in each for each in results)} of {len(results)} points measured")
 
 
-def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], str]:
-    """Results of all workers, and what the failed ones printed."""
-    began, waiting, running, results, log = time.perf_counter(), list(range(count)), {}, [], ""
+def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict], str]:
+    """Points and answer peaks of all workers, and what the failed ones printed."""
+    began, waiting, running, results, answered, log = time.perf_counter(), list(range(count)), {}, [], [], ""
     while waiting or running:
         while waiting and len(running) < args.parallel:
             index = waiting.pop(0)
@@ -111,7 +138,7 @@ def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], str]:
                 "--worker",
                 str(index),
                 "--grid",
-                str(args.grid),
+                *map(str, args.grid),
                 "--checkpoints",
                 str(args.checkpoints),
             ]
@@ -127,8 +154,10 @@ def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], str]:
             text = output.read()
             output.close()
             (args.out / f"worker{index}.log").unlink()
-            found = [json.loads(line.removeprefix("RESULT ")) for line in text.splitlines() if line.startswith("RESULT ")]
+            lines = [line.split(" ", 1) for line in text.splitlines() if line.startswith(("RESULT ", "ANSWERS "))]
+            found = [json.loads(line) for kind, line in lines if kind == "RESULT"]
             results += found
+            answered += [json.loads(line) for kind, line in lines if kind == "ANSWERS"]
             bad = process.returncode or any("error" in each for each in found)
             log += f"== worker {index}: exit {process.returncode}, {len(found)} points, at {time.perf_counter() - began:.0f} s\n"
             log += text[-6000:] if bad else ""
@@ -139,7 +168,7 @@ def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], str]:
             del running[index]
         if late:
             waiting.clear()
-    return results, log
+    return results, answered, log
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Collects every problem and raises once, so that a user mends a command line in o
 machine has is handed in.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -89,12 +90,16 @@ def tracking_root(root: str | None, launch_dir: Path) -> str:
 
 def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
     hardware = run.hardware
+    if hardware.device is Device.cuda and machine.gpus and machine.ram_bytes:
+        hardware.host_ram_gib = min(hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
     if hardware.engine is Engine.auto:
         hardware.engine = Engine.unsloth if hardware.device is Device.cuda else Engine.transformers
     if hardware.device is Device.cuda and machine.gpus:
-        card_gib = gib(machine.gpus[0].total_bytes)
-        hardware.card_vram_gib = hardware.card_vram_gib or round(card_gib, 2)
-        hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(card_gib - CONTEXT_AND_DESKTOP_GIB, 2)
+        card = machine.gpus[0]
+        beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
+        hardware.card_vram_gib = hardware.card_vram_gib or round(gib(card.total_bytes), 2)
+        ceiling_gib = gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside)
+        hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(ceiling_gib, 2)
 
 
 def _machine_holds(run: RunConfig, machine: Machine) -> Iterator[str]:
@@ -134,6 +139,8 @@ def _engine(run: RunConfig) -> Iterator[str]:
         "offload_layers": hardware.offload_layers,
         "offload_embedding": hardware.offload_embedding,
         "checkpoint_skip_layers": hardware.checkpoint_skip_layers,
+        "compile_layers": hardware.compile_layers,
+        "tile_mlp": hardware.tile_mlp,
     }
     for name, value in levers.items():
         if hardware.engine is Engine.transformers and value not in (0, False, "auto"):
@@ -164,8 +171,13 @@ def _levers(run: RunConfig) -> Iterator[str]:
             f"hardware.offload_layers={streamed} needs gradient checkpointing; set training.gradient_checkpointing=unsloth "
             "or hardware.offload_layers=0"
         )
-    if run.hardware.offload_embedding not in (True, False, "auto"):
-        yield f"hardware.offload_embedding={run.hardware.offload_embedding} is not allowed; allowed are true, false, auto"
+    for name in ("offload_embedding", "compile_layers", "tile_mlp", "page_optimizer"):
+        if getattr(run.hardware, name) not in (True, False, "auto"):
+            yield f"hardware.{name}={getattr(run.hardware, name)} is not allowed; allowed are true, false, auto"
+    if run.hardware.tile_mlp is True and run.hardware.compile_layers is True:
+        yield "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set compile_layers to auto or false"
+    if run.hardware.page_optimizer is True and run.training.optimizer is Optimizer.adamw_torch:
+        yield "hardware.page_optimizer=true pages an 8-bit optimizer; set training.optimizer=adamw_8bit or page_optimizer=auto"
 
 
 def _optimizer(run: RunConfig) -> Iterator[str]:

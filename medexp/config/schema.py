@@ -184,9 +184,10 @@ class Lora(Group):
 
 @dataclass
 class Hardware(Group):
-    """The card, the one ceiling, and which parts of the model are kept off it.
+    """The card, the one ceiling, and what is traded for memory under it.
 
-    The three levers are a number or a word each (`config.rules` checks which): OmegaConf cannot merge a union over a missing value.
+    The levers from `offload_layers` on are a number, true/false or a word (`config.rules` checks which): OmegaConf cannot merge a
+    union over a missing value.
     """
 
     name: str = MISSING
@@ -198,9 +199,14 @@ class Hardware(Group):
     matmul_tflops: float | None = number(above=0)
     memory_gb_per_s: float | None = number(above=0)
     host_link_gb_per_s: float | None = number(above=0)
+    host_ram_gib: float | None = number(above=0)
+    replan: int = number(0, 10)
     offload_layers: Any = MISSING
     offload_embedding: Any = MISSING
     checkpoint_skip_layers: Any = MISSING
+    compile_layers: Any = MISSING
+    tile_mlp: Any = MISSING
+    page_optimizer: Any = MISSING
     expandable_segments: bool = MISSING
 
 

@@ -12,25 +12,49 @@ from medexp.config.schema import Device, Hardware
 from medexp.errors import MachineError, VramCeilingError
 from medexp.units import bytes_of_gib, gib
 
+CRAWLS = 4.0  # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
+
 
 class Meter:
     """Reads the allocator of the first card; everything is 0 bytes on a CPU."""
 
     def __init__(self, hardware: Hardware):
         self.on_card = hardware.device is Device.cuda
+        self._largest = 0
         self.ceiling_bytes = bytes_of_gib(hardware.vram_ceiling_gib or 0) if self.on_card else 0
 
     def reserved_bytes(self) -> int:
         """What the allocator holds now."""
-        return _cuda().memory_reserved() if self.on_card else 0
+        reserved: int = _cuda().memory_reserved() if self.on_card else 0
+        return reserved
 
     def peak_bytes(self) -> int:
         """The most the allocator has held since the process began."""
-        return _cuda().max_memory_reserved() if self.on_card else 0
+        return max(self._largest, self.phase_peak_bytes())
+
+    def restart(self) -> None:
+        """Hand back what is cached and begin a new peak; the largest of all peaks is kept."""
+        if self.on_card:
+            self._largest = max(self._largest, self.peak_bytes())
+            _cuda().empty_cache()
+            _cuda().reset_peak_memory_stats()
+
+    def phase_peak_bytes(self) -> int:
+        """The most the allocator has held since `restart`."""
+        peak: int = _cuda().max_memory_reserved() if self.on_card else 0
+        return peak
+
+    def spilled_bytes(self) -> int:
+        """What the allocator holds beyond everything in use on the card: it then lies in host memory, as Windows and WSL allow."""
+        if not self.on_card:
+            return 0
+        free, total = map(int, _cuda().mem_get_info())
+        return max(0, self.reserved_bytes() - (total - free))
 
     def peak_allocated_bytes(self) -> int:
         """The most that tensors have taken since the process began."""
-        return _cuda().max_memory_allocated() if self.on_card else 0
+        allocated: int = _cuda().max_memory_allocated() if self.on_card else 0
+        return allocated
 
 
 def _cuda() -> Any:
@@ -68,6 +92,23 @@ def refuse_if_busy(free_bytes: int, ceiling_bytes: int) -> None:
         )
 
 
+def refuse_spill(meter: Meter, step_s: float, planned_step_s: float | None, system: str) -> None:
+    """Is the card's memory really on the card? Seen by what is in use on it, and where drivers spill, by steps that crawl.
+
+    Raises: VramCeilingError if it is not: that is a failure to fit, not slowness.
+    """
+    spilled = meter.spilled_bytes()
+    may_spill = "windows" in system.lower() or "microsoft" in system.lower()  # WSL's kernel names its maker
+    crawls = planned_step_s is not None and step_s > CRAWLS * planned_step_s
+    if spilled or (meter.on_card and may_spill and crawls):
+        seen = f"{gib(spilled):.2f} GiB of it lie in host memory" if spilled else f"a step takes {step_s:.1f} s"
+        planned = f", {planned_step_s:.1f} s a step were planned" if planned_step_s else ""
+        raise VramCeilingError(
+            f"the driver has spilled to host memory ({seen}{planned}): the run does not fit in {gib(meter.ceiling_bytes):.2f} GiB "
+            "here; lower hardware.vram_ceiling_gib, or close what else uses the card"
+        )
+
+
 @contextmanager
 def ceiling(meter: Meter, phase: str) -> Iterator[None]:
     """Turn an out-of-memory error inside into one sentence.
@@ -82,5 +123,6 @@ def ceiling(meter: Meter, phase: str) -> Iterator[None]:
         raise VramCeilingError(
             f"out of GPU memory while {phase}: {gib(meter.peak_bytes()):.2f} GiB were reserved and "
             f"hardware.vram_ceiling_gib is {gib(meter.ceiling_bytes):.2f}. Offload more layers (hardware.offload_layers), "
-            "shorten training.max_seq_tokens, or lower training.micro_batch and raise training.accumulation"
+            "shorten training.max_seq_tokens, or lower training.micro_batch and raise training.accumulation",
+            phase,
         ) from error

@@ -1,28 +1,34 @@
 """The fastest way to run that fits under the ceiling: every combination of levers, its bytes (`budget`) and its predicted time.
 
-Exact search over micro-batch, streamed layers, embedding and kept layers; a few milliseconds. Levers that the config sets to a
-number stay as they are.
+Exact search over micro-batch, streamed layers, embedding, kept and compiled layers; a few milliseconds. What costs more than it can
+bring, a tiled MLP and a paged optimizer, is only looked at when nothing fits without. Levers that the config sets stay as they are.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 
-from medexp.config.schema import Device, Engine, ModelShape, Planning, RunConfig
+from medexp.config.schema import Device, Engine, ModelShape, Optimizer, Planning, RunConfig
 from medexp.errors import VramPlanError
 from medexp.units import GIB, bytes_of_gib
-from medexp.vram.budget import Budget, Levers, Phase, Place, Term, budget, layer_parameters
+from medexp.vram.budget import budget
+from medexp.vram.terms import Budget, Levers, Phase, Place, Term, layer_parameters
 
 # Bytes moved a token and layer beside the matrix products (norms, rotation, activations, adapters), in 16-bit passes over
-# hidden + ffn: what is left of a measured step on an H200 (benchmarks/train) after its products and dequantisation.
-PASSES_BESIDE_PRODUCTS = 99
+# hidden + ffn: what is left of a measured step on an H200 (benchmarks/train) after products, at the rate that medexp.calibrate
+# measures, and dequantisation.
+PASSES_BESIDE_PRODUCTS = 89
 DEQUANTISED_BYTES = 2.6  # a parameter and pass: half a byte read, two written, scales
 # Python and the driver need this long to launch a layer's kernels (forward, recompute, backward), whatever the card: on the H200
 # a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387 s for 32 layers).
 LAUNCH_S_A_LAYER = 0.012
 # Gaps between kernels that no product hides: two micro-batches of 4,096 tokens against one of 8,192 (benchmarks/train).
 GAPS_S_A_LAYER = 0.0007
+EAGER_COST = 1.016  # a step without compiled layers against one with them, 4 x 2 on the H200 (benchmarks/train)
 TOO_CLOSE_TO_TELL = 1.05  # what predicted times may be off against each other
+SAFER = 1.03  # a plan after one that did not fit must be smaller by this
 SAFETY = 1.01  # a budget may be under what is measured by 1 % (benchmarks/vram): a plan leaves that much room
+HOST_BESIDE_BYTES = 3 * GIB  # Python, torch and CUDA's own host memory, measured on a run that streams nothing
 DEFAULT_CARD = (100.0, 1000.0, 12.0)  # TFLOP/s, GB/s, GB/s where a preset is silent: only the order of plans is then meant
 
 
@@ -58,6 +64,9 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
     plans = ranked(run)
     fitting = [plan for plan in plans if fits(run, plan)]
     if not fitting:
+        plans = ranked(run, last_resorts=True)
+        fitting = [plan for plan in plans if fits(run, plan)]
+    if not fitting:
         nearest = would_fit(run)
         raise VramPlanError(_nothing_fits(run, plans, nearest), nearest)
     chosen = fitting[0] if run.training.plan is Planning.frugal else _surest(fitting)
@@ -66,23 +75,68 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
 
 def _surest(fitting: list[Plan]) -> Plan:
     """The largest micro-batch among plans whose predicted times are too close to tell apart: whatever the cost model leaves
-    out (launches, gaps, a slow host) is paid a micro-batch."""
+    out (launches, gaps, a slow host) is paid a micro-batch. An optimizer is paged only where it must be."""
     close = [plan for plan in fitting if plan.step_s <= fitting[0].step_s * TOO_CLOSE_TO_TELL]
-    return min(close, key=lambda plan: (-plan.levers.micro_batch, plan.step_s, plan.budget.peak_bytes))
+    return min(close, key=lambda plan: (plan.levers.paged, -plan.levers.micro_batch, plan.step_s, plan.budget.peak_bytes))
 
 
-def ranked(run: RunConfig) -> list[Plan]:
+def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
     """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
-    plans = [predicted(run, levers) for levers in _candidates(run)]
-    if run.training.plan is Planning.frugal:
+    is_frugal = run.training.plan is Planning.frugal
+    plans = [predicted(run, levers) for levers in _candidates(run, last_resorts or is_frugal)]
+    if is_frugal:
         return sorted(plans, key=lambda plan: (plan.budget.peak_bytes, plan.step_s))
     return sorted(plans, key=lambda plan: (plan.step_s, plan.budget.peak_bytes))
 
 
 def fits(run: RunConfig, plan: Plan) -> bool:
-    """Is the plan's peak within `hardware.vram_ceiling_gib` (always, where there is none)?"""
+    """Is the peak within `hardware.vram_ceiling_gib`, and what lies on the host within `hardware.host_ram_gib`, where set?"""
     ceiling = run.hardware.vram_ceiling_gib
-    return ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)
+    return (ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)) and _host_holds(run, plan)
+
+
+def _host_holds(run: RunConfig, plan: Plan) -> bool:
+    ram = run.hardware.host_ram_gib
+    return ram is None or plan.budget.host_bytes + HOST_BESIDE_BYTES <= bytes_of_gib(ram)
+
+
+def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
+    """The best plan of `asked` (its levers as the config has them) that takes clearly less in `phase` than `failed` did.
+
+    One that needs no other weights on the card comes first; None if nothing takes less. The prediction of `failed` was too low by
+    an unknown factor: what is `SAFER` times smaller is likely to fit under it.
+    """
+    takes_less = [
+        plan
+        for plan in ranked(asked, last_resorts=True)
+        if plan.budget.bytes_in(phase) * SAFER <= failed.budget.bytes_in(phase)
+        and plan.budget.peak_bytes <= failed.budget.peak_bytes
+        and _host_holds(asked, plan)
+        and plan.levers.tiled_mlp is failed.levers.tiled_mlp  # decided when Unsloth is imported
+    ]
+    loaded = [plan for plan in takes_less if not needs_reload(failed, plan)]
+    return next(iter(loaded or takes_less), None)
+
+
+def needs_reload(before: Plan, after: Plan) -> bool:
+    """Do the two differ in more than micro-batch, accumulation and paging?"""
+
+    def weights(plan: Plan) -> Levers:
+        return replace(plan.levers, micro_batch=1, accumulation=1, paged=False)
+
+    return weights(before) != weights(after)
+
+
+LEVER_KEYS = (
+    "training.micro_batch",
+    "training.accumulation",
+    "hardware.offload_layers",
+    "hardware.offload_embedding",
+    "hardware.checkpoint_skip_layers",
+    "hardware.compile_layers",
+    "hardware.tile_mlp",
+    "hardware.page_optimizer",
+)  # what `apply` sets
 
 
 def apply(run: RunConfig, plan: Plan) -> None:
@@ -93,6 +147,8 @@ def apply(run: RunConfig, plan: Plan) -> None:
         run.hardware.offload_layers = levers.streamed_layers
         run.hardware.offload_embedding = levers.embedding_on_host
         run.hardware.checkpoint_skip_layers = levers.kept_layers
+        run.hardware.compile_layers, run.hardware.tile_mlp = levers.compiled, levers.tiled_mlp
+    run.hardware.page_optimizer = levers.paged
 
 
 def predicted(run: RunConfig, levers: Levers) -> Plan:
@@ -106,13 +162,15 @@ def predicted(run: RunConfig, levers: Levers) -> Plan:
     needed = budget(run, levers)
     tokens = levers.micro_batch * run.training.max_seq_tokens
     recomputed = 1 - levers.kept_layers / shape.layers
-    products_s = tokens * _flops_a_token(shape, run.training.max_seq_tokens, recomputed) / (tflops * 1e12)
+    again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0  # the MLP once more, 2 FLOP a weight
+    products_s = tokens * (_flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again) / (tflops * 1e12)
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = tokens * shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
     dequantised_s = (2 + recomputed) * shape.layers * layer_parameters(shape) * DEQUANTISED_BYTES / (memory * 1e9)
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
     gaps_s = shape.layers * GAPS_S_A_LAYER
-    on_card_s = levers.accumulation * max(products_s + beside_s + dequantised_s + gaps_s, launched_s)
+    eager = 1.0 if levers.compiled else EAGER_COST
+    on_card_s = eager * levers.accumulation * max(products_s + beside_s + dequantised_s + gaps_s, launched_s)
     linked_s = needed.link_bytes / (link * 1e9)
     looked_up_s = levers.accumulation * tokens * 2 * shape.hidden / (link * 1e9) if levers.embedding_on_host else 0.0
     step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
@@ -165,7 +223,8 @@ def _thriftiest(run: RunConfig) -> Levers:
     size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
     must_keep = asked if isinstance(asked, int) else 0
     streamed = min(max(_streamable(run)), run.model.shape.layers - must_keep)
-    plain = Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)))
+    compiled, tiled, paged = _variants(run, last_resorts=True)[-1]
+    plain = Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
     return replace(plain, kept_layers=_kept(run, plain)[0])
 
 
@@ -183,13 +242,26 @@ def _sizes(run: RunConfig) -> list[int]:
     return [run.training.micro_batch] if _pinned(run) else [size for size in range(1, effective + 1) if effective % size == 0]
 
 
-def _candidates(run: RunConfig) -> Iterator[Levers]:
+def _candidates(run: RunConfig, last_resorts: bool) -> Iterator[Levers]:
     effective = _effective_batch(run)
-    for size in _sizes(run):
-        for on_host in _embeddings(run):
-            for streamed in _streamable(run):
-                plain = Levers(size, effective // size, streamed, on_host, 0)
-                yield from (replace(plain, kept_layers=kept) for kept in _kept(run, plain))
+    choices = product(_sizes(run), _embeddings(run), _variants(run, last_resorts), _streamable(run))
+    for size, on_host, (compiled, tiled, paged), streamed in choices:
+        plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
+        yield from (replace(plain, kept_layers=kept) for kept in _kept(run, plain))
+
+
+def _variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
+    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go with compiled layers."""
+    unsloth = run.hardware.engine is Engine.unsloth
+    compiled = _asked(run.hardware.compile_layers, [True, False] if unsloth else [False])
+    tiled = _asked(run.hardware.tile_mlp, [False, True] if unsloth and last_resorts else [False])
+    can_page = run.training.optimizer is Optimizer.adamw_8bit and last_resorts
+    paged = _asked(run.hardware.page_optimizer, [False, True] if can_page else [False])
+    return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
+
+
+def _asked(lever: object, choices: list[bool]) -> list[bool]:
+    return [lever] if isinstance(lever, bool) else choices
 
 
 def _streamable(run: RunConfig) -> range | list[int]:
@@ -202,11 +274,8 @@ def _streamable(run: RunConfig) -> range | list[int]:
 
 
 def _embeddings(run: RunConfig) -> list[bool]:
-    asked = run.hardware.offload_embedding
-    if isinstance(asked, bool):
-        return [asked]
     can = run.hardware.engine is Engine.unsloth and not run.model.shape.tied_embeddings
-    return [False, True] if can else [False]
+    return _asked(run.hardware.offload_embedding, [False, True] if can else [False])
 
 
 def _kept(run: RunConfig, plain: Levers) -> list[int]:
@@ -217,7 +286,7 @@ def _kept(run: RunConfig, plain: Levers) -> list[int]:
         return [asked] if asked <= most else []
     if asked == "max":
         return [most]
-    if run.hardware.engine is not Engine.unsloth or run.hardware.vram_ceiling_gib is None or _pinned(run):
+    if not plain.compiled or run.hardware.vram_ceiling_gib is None or _pinned(run):
         return [0]
     ceiling = int(bytes_of_gib(run.hardware.vram_ceiling_gib) / SAFETY)
     none, one, two = (budget(run, replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
@@ -249,14 +318,29 @@ def would_fit(run: RunConfig) -> dict[str, int]:
 
 
 def _nothing_fits(run: RunConfig, plans: list[Plan], nearest: dict[str, int]) -> str:
-    least = min(plans, key=lambda plan: plan.budget.peak_bytes)
-    largest, ceiling = least.budget.largest(), run.hardware.vram_ceiling_gib
     ways = [f"{key}={value}" for key, value in nearest.items()]
     ways += ["training.plan=fastest with the levers on auto"] if _pinned(run) else []
+    would_fit = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
+    least = min(plans, key=lambda plan: plan.budget.peak_bytes)
+    ceiling = run.hardware.vram_ceiling_gib
+    if ceiling is None or least.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling):
+        return f"{_host_is_short(run, plans)}. {would_fit}"
+    term = least.budget.largest()
     return (
         f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and hardware.vram_ceiling_gib is {ceiling:g} "
-        f"({(SAFETY - 1) * 100:.0f} % is left for error). Largest term: {largest.name}, {largest.num_bytes / GIB:.2f} GiB. "
-        f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
+        f"({(SAFETY - 1) * 100:.0f} % is left for error). Largest term: {term.name}, {term.num_bytes / GIB:.2f} GiB. {would_fit}"
+    )
+
+
+def _host_is_short(run: RunConfig, plans: list[Plan]) -> str:
+    """The card could, the host cannot: by how much, for the plan under the ceiling that needs least of it."""
+    ceiling = run.hardware.vram_ceiling_gib or float("inf")
+    under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
+    least = min(under, key=lambda plan: plan.budget.host_bytes)
+    return (
+        f"what is left off the card needs {(least.budget.host_bytes + HOST_BESIDE_BYTES) / GIB:.1f} GiB of host memory "
+        f"({least.levers.streamed_layers} streamed layers, {HOST_BESIDE_BYTES / GIB:.0f} GiB for the process itself) and "
+        f"hardware.host_ram_gib is {run.hardware.host_ram_gib:g}; a higher hardware.vram_ceiling_gib streams less"
     )
 
 
@@ -273,10 +357,14 @@ def terms(plan: Plan) -> list[Term]:
 def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     """The plan in one line: batch, levers, bytes against the ceiling, predicted speed."""
     levers = plan.levers
+    is_eager = not levers.compiled and levers.streamed_layers > 0
     parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
     parts += [f"{levers.streamed_layers} layers streamed from the host"] if levers.streamed_layers else []
     parts += ["embedding on the host"] if levers.embedding_on_host else []
     parts += [f"{levers.kept_layers} layers not recomputed"] if levers.kept_layers else []
+    parts += ["layers not compiled"] if is_eager else []
+    parts += ["MLP in tiles"] if levers.tiled_mlp else []
+    parts += ["optimizer state paged"] if levers.paged else []
     of = f" of {ceiling_gib:g}" if ceiling_gib else ""
     takes = plan.budget.peak_bytes or plan.budget.host_bytes
     speed = f", {plan.tokens_per_s:,.0f} tokens/s predicted" if plan.is_timed else ""

@@ -46,6 +46,15 @@ BROKEN = {
         ([CARD, "hardware.offload_layers=true"], ["hardware.offload_layers=True", "a number from 0 to 48"]),
         ([CARD, "hardware.offload_layers=1.5"], ["hardware.offload_layers=1.5", "a number from 0 to 48"]),
         ([CARD, "hardware.checkpoint_skip_layers=all"], ["hardware.checkpoint_skip_layers=all", "or auto, max"]),
+        ([CARD, "hardware.compile_layers=3"], ["hardware.compile_layers=3", "allowed are true, false, auto"]),
+        (
+            [CARD, "hardware.compile_layers=true", "hardware.tile_mlp=true"],
+            ["hardware.tile_mlp=true does not go with hardware.compile_layers=true", "auto or false"],
+        ),
+        (
+            [CARD, "hardware.page_optimizer=true", "training.optimizer=adamw_torch"],
+            ["hardware.page_optimizer=true pages an 8-bit optimizer", "training.optimizer=adamw_8bit"],
+        ),
         ([CARD, "hardware.offload_embedding=maybe"], ["hardware.offload_embedding=maybe", "allowed are true, false, auto"]),
         (
             [CARD, "hardware.offload_layers=40", "hardware.checkpoint_skip_layers=9"],

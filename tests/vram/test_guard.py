@@ -2,7 +2,7 @@
 
 import pytest
 
-from medexp.errors import MachineError
+from medexp.errors import MachineError, VramCeilingError
 from medexp.units import bytes_of_gib
 from medexp.vram import guard
 
@@ -14,6 +14,43 @@ def test_a_busy_card_is_refused_by_how_much():
 
 def test_a_free_card_is_not():
     guard.refuse_if_busy(bytes_of_gib(5.25), bytes_of_gib(5.25))
+
+
+class Driver:
+    """torch.cuda as far as a meter reads it."""
+
+    def __init__(self, reserved: int, free: int, total: int):
+        self.memory_reserved, self.mem_get_info = lambda: reserved, lambda: (free, total)
+
+
+@pytest.fixture
+def metered(resolved, monkeypatch):
+    """metered(reserved, free, total in GiB): a meter of a 6 GB card whose driver says so."""
+
+    def made(*gibs):
+        monkeypatch.setattr(guard, "_cuda", lambda: Driver(*map(bytes_of_gib, gibs)))
+        return guard.Meter(resolved("hardware=rtx4050_6gb").hardware)
+
+    return made
+
+
+LINUX, WSL = "Linux-6.8.0-x86_64", "Linux-5.15.167.4-microsoft-standard-WSL2-x86_64"
+
+
+def test_more_reserved_than_the_card_has_in_use_lies_elsewhere(metered):
+    meter = metered(5.2, 1.5, 6)
+    assert meter.spilled_bytes() == pytest.approx(bytes_of_gib(0.7), abs=4)
+    with pytest.raises(VramCeilingError, match=r"\(0\.70 GiB of it lie in host memory\).*does not fit in 5\.25 GiB"):
+        guard.refuse_spill(meter, 40.0, None, LINUX)
+
+
+def test_steps_that_crawl_are_a_spill_where_drivers_spill(metered):
+    meter = metered(5.2, 0.3, 6)
+    with pytest.raises(VramCeilingError, match=r"a step takes 200\.0 s, 40\.0 s a step were planned"):
+        guard.refuse_spill(meter, 200.0, 40.0, WSL)
+    guard.refuse_spill(meter, 200.0, 40.0, LINUX)
+    guard.refuse_spill(meter, 120.0, 40.0, WSL)
+    guard.refuse_spill(meter, 200.0, None, WSL)
 
 
 def test_a_cpu_has_no_meter(resolved, no_card):

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from medexp.config.schema import Planning
 from medexp.errors import VramPlanError
 from medexp.units import bytes_of_gib
 from medexp.vram import planner
-from medexp.vram.budget import Levers
+from medexp.vram.budget import budget
+from medexp.vram.terms import Levers, Phase
 
 CARD = "hardware=rtx4050_6gb"
 PRESETS = ["rtx4050_6gb", "rtx3060_12gb", "t4_16gb", "rtx4090_24gb", "h200_141gb"]
@@ -26,7 +30,7 @@ def test_every_model_has_a_plan_that_fits_every_card(resolved, preset, model):
 
 def test_the_8b_fits_6_gb_only_by_leaving_parts_on_the_host(resolved):
     chosen, _ = planner.choose(resolved(CARD))
-    assert chosen.levers == Levers(4, 2, 24, True, 0)
+    assert chosen.levers == Levers(4, 2, 25, True, 0)
     with pytest.raises(VramPlanError, match=r"hardware\.vram_ceiling_gib is 5\.25"):
         planner.choose(resolved(CARD, "hardware.offload_layers=0", "hardware.offload_embedding=false"))
 
@@ -61,17 +65,17 @@ def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
     chosen, _ = planner.choose(run)
     planner.apply(run, chosen)
     assert (run.training.micro_batch, run.training.accumulation) == (4, 2)
-    assert (run.hardware.offload_layers, run.hardware.offload_embedding, run.hardware.checkpoint_skip_layers) == (24, True, 0)
+    assert (run.hardware.offload_layers, run.hardware.offload_embedding, run.hardware.checkpoint_skip_layers) == (25, True, 0)
     assert planner.choose(run)[0].levers == chosen.levers
 
 
 def test_what_would_fit_does_and_one_more_does_not(resolved):
     run = resolved(CARD, "training.max_seq_tokens=65536")
-    with pytest.raises(VramPlanError, match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=11200"):
+    with pytest.raises(VramPlanError, match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21184"):
         planner.choose(run)
-    assert planner.choose(replace(run, training=replace(run.training, max_seq_tokens=11200)))
+    assert planner.choose(planner.resized(run, seq=21184))
     with pytest.raises(VramPlanError):
-        planner.choose(replace(run, training=replace(run.training, max_seq_tokens=11264)))
+        planner.choose(planner.resized(run, seq=21248))
     wide = resolved(CARD, "lora.r=1024")
     rank = planner.would_fit(wide)["lora.r"]
     assert planner.choose(replace(wide, lora=replace(wide.lora, r=rank)))
@@ -87,19 +91,19 @@ def test_a_tied_embedding_stays_and_plain_transformers_has_no_levers(resolved):
 
 
 def test_the_predicted_speed_on_the_card_that_was_measured(resolved):
-    h200 = ["hardware.matmul_tflops=788", "hardware.memory_gb_per_s=4300", "hardware.host_link_gb_per_s=50"]
+    h200 = ["hardware.matmul_tflops=720.6", "hardware.memory_gb_per_s=4136", "hardware.host_link_gb_per_s=53.9"]
     run = resolved(CARD, *h200)
-    by_hand = planner.predicted(run, Levers(4, 2, 28, True, 0)).tokens_per_s
+    planned = planner.predicted(run, Levers(4, 2, 24, True, 0)).tokens_per_s
     plain = planner.predicted(run, Levers(2, 4, 14, True, 0)).tokens_per_s
-    assert by_hand == pytest.approx(10_814, rel=0.05)  # benchmarks/train, first call
-    assert plain == pytest.approx(10_329, rel=0.05)
+    assert planned == pytest.approx(10_743, rel=0.03)  # benchmarks/train, third call
+    assert plain == pytest.approx(10_329, rel=0.05)  # the first call, another machine
 
 
 def test_a_plan_in_words_and_as_values(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose(run)
     words = planner.sentence(chosen, 5.25)
-    assert words.startswith("4 x 2 cases a step, 24 layers streamed from the host, embedding on the host: 5.12 of 5.25 GiB, ")
+    assert words.startswith("4 x 2 cases a step, 25 layers streamed from the host, embedding on the host: 5.13 of 5.25 GiB, ")
     values = planner.as_dict(chosen)
     assert values["peak_bytes"] == chosen.budget.peak_bytes
     assert {type(term["bytes"]) for term in values["terms"]} == {int}
@@ -108,7 +112,95 @@ def test_a_plan_in_words_and_as_values(resolved):
 def test_what_would_fit_honours_a_lever_that_is_a_number(resolved):
     run = resolved(CARD, "hardware.checkpoint_skip_layers=8", "training.max_seq_tokens=65536")
     longest = planner.would_fit(run)["training.max_seq_tokens"]
-    assert longest < 11200
+    assert longest < 21184
     assert planner.choose(planner.resized(run, seq=longest))[0].levers.kept_layers == 8
     with pytest.raises(VramPlanError):
         planner.choose(planner.resized(run, seq=longest + 64))
+
+
+def test_last_resorts_only_where_nothing_else_fits(resolved):
+    long, _ = planner.choose(resolved(CARD, "training.max_seq_tokens=16384"))
+    assert (long.levers.compiled, long.levers.tiled_mlp, long.levers.paged) == (False, True, False)
+    longer, _ = planner.choose(resolved(CARD, "training.max_seq_tokens=20992"))
+    assert longer.levers.paged
+    untiled = resolved(CARD, "training.max_seq_tokens=16384", "hardware.tile_mlp=false")
+    with pytest.raises(VramPlanError):
+        planner.choose(untiled)
+
+
+def test_layers_are_left_uncompiled_before_more_is_given_up(resolved):
+    chosen, _ = planner.choose(resolved(CARD, "training.max_seq_tokens=12288"))
+    assert (chosen.levers.compiled, chosen.levers.tiled_mlp) == (False, False)
+    pinned, _ = planner.choose(resolved(CARD, "hardware.compile_layers=false"))
+    assert not pinned.levers.compiled
+    assert pinned.levers.kept_layers == 0
+
+
+def test_host_memory_is_a_ceiling_too(resolved):
+    with pytest.raises(VramPlanError, match=r"needs 11\.1 GiB of host memory \(\d+ streamed layers.*hardware\.host_ram_gib is 8"):
+        planner.choose(resolved(CARD, "model=deepseek_r1_distill_qwen_14b", "hardware.host_ram_gib=8"))
+
+
+def test_a_safer_plan_takes_less_and_keeps_the_loaded_weights_if_it_can(resolved):
+    asked = resolved(CARD)
+    chosen, _ = planner.choose(asked)
+    safer = planner.safer(asked, chosen, Phase.training)
+    assert (safer.levers.micro_batch, safer.levers.accumulation) == (2, 4)
+    assert not planner.needs_reload(chosen, safer)
+    smallest = planner.predicted(asked, replace(chosen.levers, micro_batch=1, accumulation=8))
+    reloaded = planner.safer(asked, smallest, Phase.training)
+    assert planner.needs_reload(smallest, reloaded)
+    assert reloaded.budget.bytes_in(Phase.training) * planner.SAFER <= smallest.budget.bytes_in(Phase.training)
+
+
+def test_levers_set_by_hand_have_nothing_safer(resolved):
+    by_hand = resolved(
+        CARD,
+        "training.plan=manual",
+        "hardware.offload_layers=28",
+        "hardware.offload_embedding=true",
+        "hardware.checkpoint_skip_layers=0",
+        "hardware.compile_layers=true",
+        "hardware.page_optimizer=false",
+    )
+    chosen, _ = planner.choose(by_hand)
+    assert planner.safer(by_hand, chosen, Phase.training) is None
+
+
+@given(
+    rank=st.sampled_from([4, 8, 16, 64]),
+    seq=st.integers(4, 64).map(lambda count: 64 * count),
+    ceiling=st.floats(4.5, 24),
+    more=st.floats(0.1, 8),
+)
+@settings(max_examples=12, deadline=None)
+def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_frugal(resolved, rank, seq, ceiling, more):
+    run = resolved(CARD, f"lora.r={rank}", f"training.max_seq_tokens={seq}", f"hardware.vram_ceiling_gib={ceiling}")
+    chosen, _ = planner.choose(run)
+    higher = replace(run, hardware=replace(run.hardware, vram_ceiling_gib=ceiling + more))
+    assert planner.fits(higher, chosen)
+    frugal, _ = planner.choose(replace(run, training=replace(run.training, plan=Planning.frugal)))
+    assert chosen.step_s <= frugal.step_s * planner.TOO_CLOSE_TO_TELL
+    assert frugal.budget.peak_bytes <= chosen.budget.peak_bytes
+
+
+@given(
+    levers=st.builds(
+        Levers,
+        st.sampled_from([1, 2, 4]),
+        st.just(2),
+        st.integers(0, 31),
+        st.booleans(),
+        st.just(0),
+        st.booleans(),
+    ),
+    rank=st.integers(1, 128),
+    seq=st.integers(64, 8192),
+)
+@settings(max_examples=40, deadline=None)
+def test_more_rank_tokens_or_cases_never_take_less(resolved, levers, rank, seq):
+    run = planner.resized(resolved(CARD), rank, seq)
+    needed = budget(run, levers).peak_bytes
+    assert budget(planner.resized(run, rank=rank + 8), levers).peak_bytes >= needed
+    assert budget(planner.resized(run, seq=seq + 64), levers).peak_bytes >= needed
+    assert budget(run, replace(levers, micro_batch=levers.micro_batch + 1)).peak_bytes >= needed

@@ -1,0 +1,76 @@
+"""python -m medexp.calibrate: what this machine's card really does, for better predictions of speed and an honest ceiling.
+
+    python -m medexp.calibrate                                     # kept; hardware=auto uses it from then on
+    python -m medexp.calibrate model=deepseek_r1_distill_qwen_14b  # with the products of another model's layers
+
+Measures matrix products by shape, copies on the card and over its link, and what is free once CUDA's context is there. Seconds.
+"""
+
+from dataclasses import asdict
+
+from medexp import machine
+from medexp.command import Invocation, run_door
+from medexp.config.schema import Device, RunConfig
+from medexp.errors import MachineError
+from medexp.machine import Calibration
+from medexp.screen import Screen
+from medexp.units import gib
+from medexp.vram import rates
+from medexp.vram.rates import Product
+
+PLANNED_TOKENS = 4096  # the products of most plans are about this long
+
+
+def calibrate(run: RunConfig, show: Screen) -> Calibration:
+    """Measure the first card and keep the figures for every later run.
+
+    Raises: MachineError without a card.
+    """
+    if run.hardware.device is not Device.cuda:
+        raise MachineError("medexp.calibrate measures a CUDA card and this machine has none; hardware=cpu needs no calibration")
+    shape = run.model.shape
+    with show.stage("starting CUDA"):
+        free_bytes = rates.free_bytes()
+    with show.counting("matrix products", len(rates.TOKENS)) as advance:
+        measured: list[Product] = []
+        for each in rates.products(shape, run.hardware.dtype):
+            if measured and measured[-1].tokens != each.tokens:
+                advance(1)
+            measured.append(each)
+        advance(1)
+    with show.stage("copies"):
+        pinned, pageable = rates.link_gb_per_s(pinned=True), rates.link_gb_per_s(pinned=False)
+        on_card = rates.memory_gb_per_s()
+    free_bytes = min(free_bytes, rates.free_bytes())
+    found = Calibration(round(rates.layer_tflops(shape, measured, PLANNED_TOKENS), 1), round(on_card), round(pinned, 1), free_bytes)
+    card = machine.read().gpus[0]
+    rows = [(f"{each.tokens:,} x {each.inputs:,} by {each.outputs:,}", f"{each.tflops:.0f}") for each in measured]
+    show.table(f"{card.name}, {run.hardware.dtype.value}, layers of {run.model.name}", ("product", "TFLOP/s"), rows)
+    show.table("", ("", ""), _rows(found, pageable))
+    show.result(f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another preset:\n{overrides(found)}")
+    return found
+
+
+def overrides(found: Calibration) -> str:
+    """The figures as overrides of any command."""
+    figures = asdict(found)
+    del figures["free_bytes"]
+    return " ".join(f"hardware.{name}={value:g}" for name, value in figures.items())
+
+
+def _rows(found: Calibration, pageable: float) -> list[tuple[str, str]]:
+    return [
+        (f"a layer's products at {PLANNED_TOKENS:,} tokens", f"{found.matmul_tflops:.0f} TFLOP/s"),
+        ("memory of the card, read and written", f"{found.memory_gb_per_s:,.0f} GB/s"),
+        ("host to card, pinned memory", f"{found.host_link_gb_per_s:.1f} GB/s"),
+        ("host to card, pageable memory", f"{pageable:.1f} GB/s"),
+        ("free on the card, context and kernels loaded", f"{gib(found.free_bytes):.2f} GiB"),
+    ]
+
+
+def _door(run: RunConfig, _invocation: Invocation) -> float:
+    return calibrate(run, Screen()).matmul_tflops
+
+
+if __name__ == "__main__":
+    run_door(_door, "calibrate")

@@ -1,0 +1,162 @@
+"""A planned run is seen to fit before it is trained: the longest real batch goes through a step, for real, and is forgotten again.
+
+Where it does not fit, the next-safer plan is tried, with the weights that are loaded as long as micro-batches alone can help.
+Refuses to know what is kept of it: the door logs the phases.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from medexp import model, trainer
+from medexp.config.schema import RunConfig
+from medexp.data.encoding import Encoded
+from medexp.data.preparation import Prepared
+from medexp.errors import VramCeilingError
+from medexp.evaluation.losses import case_losses
+from medexp.tuned import Tuned
+from medexp.units import gib
+from medexp.vram import guard, planner
+from medexp.vram.guard import Meter
+from medexp.vram.planner import Plan
+from medexp.vram.terms import Phase
+from medexp.workspace import Workspace
+
+DOING = {
+    Phase.always: "loading the model",
+    Phase.evaluation: "measuring the held-out loss of the longest batch",
+    Phase.training: "taking a training step on the longest batch",
+}  # answers come in order of length, the longest last, and are kept as they come: they are not rehearsed
+
+
+@dataclass(frozen=True)
+class PhaseBytes:
+    """Planned and measured reserved bytes of one phase of a run."""
+
+    phase: Phase
+    planned: int
+    measured: int
+
+    def sentence(self) -> str:
+        """Both in GiB."""
+        return f"{self.phase.value} {gib(self.measured):.2f} GiB, {gib(self.planned):.2f} planned"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A loaded model, the plan that it was seen to fit with, and what each phase took; `tried` are the plans that did not fit."""
+
+    tuned: Tuned
+    plan: Plan
+    phases: tuple[PhaseBytes, ...] = ()
+    tried: tuple[Plan, ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """Planned and measured bytes of every phase."""
+        named = {each.phase.name: each for each in self.phases}
+        planned = {f"vram/probe/{name}/planned_bytes": float(each.planned) for name, each in named.items()}
+        return planned | {f"vram/probe/{name}/measured_bytes": float(each.measured) for name, each in named.items()}
+
+    def as_dict(self) -> dict[str, object]:
+        """The plans as plain values."""
+        return {"chosen": planner.as_dict(self.plan), "did_not_fit": [*map(planner.as_dict, self.tried)]}
+
+
+def settle(
+    asked: RunConfig,
+    run: RunConfig,
+    plan: Plan,
+    load: Callable[[], Tuned],
+    ready: Prepared,
+    meter: Meter,
+    work: Workspace,
+    say: Callable[[str], None],
+) -> Settled:
+    """The model of `run`, with the first plan that a real step fits: `plan`, else up to `hardware.replan` safer ones of `asked`
+    (`run` before a plan was applied). The levers of `run` are set to it. A run that was settled before only loads.
+
+    Raises: VramCeilingError with planned and measured bytes when none fits, or none is left.
+    """
+    levers = work.settled()
+    if levers is None:
+        settled = _tried_out(asked, run, plan, load, ready, meter, say)
+        work.settle(settled.plan.levers)
+        return settled
+    plan = planner.predicted(asked, levers)
+    planner.apply(run, plan)
+    with guard.ceiling(meter, DOING[Phase.always]):
+        return Settled(load(), plan)
+
+
+def _tried_out(
+    asked: RunConfig,
+    run: RunConfig,
+    plan: Plan,
+    load: Callable[[], Tuned],
+    ready: Prepared,
+    meter: Meter,
+    say: Callable[[str], None],
+) -> Settled:
+    tried: list[Plan] = []
+    tuned: Tuned | None = None
+    while True:
+        try:
+            with guard.ceiling(meter, DOING[Phase.always]):
+                tuned = tuned or load()
+            return Settled(tuned, plan, _rehearse(run, plan, tuned, ready, meter), tuple(tried))
+        except VramCeilingError as error:
+            tried.append(plan)
+            safer = planner.safer(asked, plan, _phase(error)) if len(tried) <= run.hardware.replan else None
+            if safer is None:
+                raise _nothing_left(error, tried, meter) from error
+            say(f"[yellow]![/yellow] {error.phase} did not fit; next: {planner.sentence(safer, None)}")
+        if tuned is not None:  # outside the handler, whose traceback holds what the step had allocated
+            model.recover(tuned)
+        tuned = None if planner.needs_reload(plan, safer) else tuned
+        plan = safer
+        planner.apply(run, plan)
+        meter.restart()
+
+
+def _phase(error: VramCeilingError) -> Phase:
+    return next(phase for phase, doing in DOING.items() if doing == error.phase)
+
+
+def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) -> VramCeilingError:
+    planned = ", then ".join(f"{gib(plan.budget.peak_bytes):.2f} GiB" for plan in tried)
+    return VramCeilingError(
+        f"{error}. Planned: {planned}; measured: {gib(meter.peak_bytes()):.2f} GiB and more was asked for. "
+        "Nothing safer is left to try: raise hardware.replan, set levers to auto, or lower training.max_seq_tokens",
+        error.phase,
+    )
+
+
+def _rehearse(run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: Meter) -> tuple[PhaseBytes, ...]:
+    """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the adapter is as it was."""
+    held_out = longest_batch(sorted(ready.held_out.encoded, key=_tokens), run.evaluation.batch_size)
+    rows = longest_batch(ready.rows, run.training.micro_batch)
+    once = copy.copy(run)
+    once.training = replace(run.training, accumulation=min(2, run.training.accumulation), warmup_steps=0)
+    work: dict[Phase, Callable[[], object]] = {
+        Phase.evaluation: lambda: case_losses(tuned, held_out, run.evaluation.batch_size),
+        Phase.training: lambda: trainer.fit(tuned, list(rows) * once.training.accumulation, once, None, None, []),
+    }
+    found = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
+    with tuned.keeping_weights():
+        for phase, do in work.items():
+            meter.restart()
+            with guard.ceiling(meter, DOING[phase]):
+                do()
+            found.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
+    meter.restart()
+    return tuple(found)
+
+
+def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
+    """Of `rows` taken `size` at a time, those that are longest when padded to each other."""
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return max(batches, key=lambda batch: len(batch) * max(map(_tokens, batch)))
+
+
+def _tokens(row: Encoded) -> int:
+    return len(row.input_ids)

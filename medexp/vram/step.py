@@ -1,0 +1,110 @@
+"""What a training step adds to what is always there: activations, recomputation, loss, and what the allocator cannot hand back.
+
+The linear formulas were fitted on measured reserved peaks as the smallest largest error that is nowhere below -0.6 %
+(benchmarks/vram says on which points, and the error on the others). N = micro-batch x sequence.
+"""
+
+from medexp.config.schema import Checkpointing, Engine, RunConfig
+from medexp.units import MIB
+from medexp.vram.terms import Levers, Phase, Place, Term, hidden_state_bytes
+
+# Compiled layers: the points without kept layers of 2026-11-22_h200_double_buffer.json, and the 1B and 3B ones of ..._unseen.json.
+COMPILED_PER_HIDDEN, COMPILED_PER_FFN, COMPILED_PER_WIDTH = 13.43, 6.1, 72_000
+# Layers that are not compiled: 21 points of the same file; a dequantised weight is made anew in the backward pass.
+EAGER_PER_HIDDEN, EAGER_PER_FFN, EAGER_PER_WEIGHT, EAGER_FIXED = 15.2, 2.58, 1.459, 122 * MIB
+# ... with a tiled MLP: six points of it, 2 x 2,048 to 16,384 tokens of the 8B shape.
+TILED_PER_HIDDEN, TILED_PER_FFN = 16.96, 1.423
+# A kept layer saves 5 hidden + 2 ffn a token by the source; nine points showed an eighth more, and a quarter of a layer once.
+KEPT_EACH, KEPT_ONCE = 1.12, 0.25
+# How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden states come on top.
+COMPILED_SLOPE_HIDDEN = 9.2
+EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
+# An adapter that leaves the MLP alone saves fewer of its activations when layers are compiled: three points of the 8B shape.
+FFN_WITHOUT_ADAPTER = 2.0
+# DoRA goes without Unsloth's fused kernels: one point of the 1B shape took 2.36 times as much. Not fitted; the probe has to tell.
+DORA_FACTOR = 2.5
+# transformers + PEFT + TRL: a cautious fit on eleven points, between -1.3 and +6.3 %, hidden states included.
+PLAIN_PER_HIDDEN, PLAIN_PER_WEIGHT, PLAIN_FIXED = 83.6, 13.25, 369 * MIB
+PLAIN_OFF_PER_FFN = 6.4
+
+
+def step_terms(run: RunConfig, levers: Levers) -> list[Term]:
+    """The terms of a training step of `run` with `levers`, gradients and optimizer left out."""
+    tokens = levers.micro_batch * run.training.max_seq_tokens
+    return _unsloth(run, levers, tokens) if run.hardware.engine is Engine.unsloth else _plain(run, tokens)
+
+
+def is_offloaded(run: RunConfig) -> bool:
+    """Do hidden states wait for the backward pass in host memory?"""
+    return run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.unsloth
+
+
+def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
+    shape, training = run.model.shape, Phase.training
+    recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
+    if run.lora.dora:
+        fitted = int(DORA_FACTOR * fitted)
+    staging = 4 * tokens * shape.hidden if is_offloaded(run) else 0
+    loss = 72 * MIB + 4096 * shape.hidden
+    slack = max(0, fitted - recompute - loss - staging)
+    return [
+        _hidden_states(run, tokens),
+        Term("staging of hidden states", staging, Place.gpu, training, "Unsloth's two buffers, exact"),
+        Term("recompute peak of a layer", recompute, Place.gpu, training, "fitted slope, benchmarks/vram"),
+        Term("layers kept un-recomputed", _kept_bytes(run, levers, tokens), Place.gpu, training, "fitted, benchmarks/vram"),
+        Term("loss chunk", loss, Place.gpu, training, "Unsloth's fused loss, 64 MiB tile"),
+        Term("allocator slack", slack, Place.gpu, training, "fitted, benchmarks/vram"),
+    ]
+
+
+def _hidden_states(run: RunConfig, tokens: int) -> Term:
+    """A layer's input each: exact on the card, in blocks of a power of two on the host."""
+    layers, whole = run.model.shape.layers, hidden_state_bytes(run.model.shape, tokens)
+    if not is_offloaded(run):
+        return Term("hidden states kept for backward", whole, Place.gpu, Phase.training, "exact, arXiv:1604.06174")
+    block = 1 << (whole // layers - 1).bit_length()
+    return Term(
+        "hidden states kept for backward", layers * block, Place.host, Phase.training, "a layer's input each, arXiv:1604.06174"
+    )
+
+
+def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
+    shape = run.model.shape
+    in_mlp = {"gate_proj", "up_proj", "down_proj"} & set(run.lora.target_modules)
+    per_ffn = COMPILED_PER_FFN - (0 if in_mlp else FFN_WITHOUT_ADAPTER)
+    slope = int(2 * tokens * (COMPILED_SLOPE_HIDDEN * shape.hidden + per_ffn * shape.ffn))
+    return slope, int(2 * tokens * (COMPILED_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn) + COMPILED_PER_WIDTH * shape.hidden)
+
+
+def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
+    shape = run.model.shape
+    per_hidden, per_ffn = (TILED_PER_HIDDEN, TILED_PER_FFN) if levers.tiled_mlp else (EAGER_PER_HIDDEN, EAGER_PER_FFN)
+    tile = largest_tile(shape.hidden, tokens) if levers.tiled_mlp else tokens
+    slope = int(2 * (EAGER_SLOPE_HIDDEN * tokens * shape.hidden + EAGER_SLOPE_FFN * tile * shape.ffn))
+    fixed = EAGER_PER_WEIGHT * 2 * shape.ffn * shape.hidden + EAGER_FIXED
+    return slope, int(2 * (per_hidden * tokens * shape.hidden + per_ffn * tile * shape.ffn) + fixed)
+
+
+def largest_tile(hidden: int, tokens: int) -> int:
+    """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time and adds the rest to the last."""
+    return tokens if tokens < hidden else hidden + tokens % hidden
+
+
+def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
+    a_layer = 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn)
+    return int((KEPT_EACH * levers.kept_layers + KEPT_ONCE) * a_layer) if levers.kept_layers else 0
+
+
+def _plain(run: RunConfig, tokens: int) -> list[Term]:
+    shape, training = run.model.shape, Phase.training
+    hidden_states = hidden_state_bytes(shape, tokens)
+    if run.training.gradient_checkpointing is Checkpointing.off:
+        activations = int(2 * tokens * PLAIN_OFF_PER_FFN * (shape.hidden + shape.ffn)) * shape.layers
+        return [Term("activations of all layers", activations, Place.gpu, training, "estimate, not measured")]
+    activations = max(0, int(2 * tokens * PLAIN_PER_HIDDEN * shape.hidden) - hidden_states)
+    fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED
+    return [
+        Term("hidden states kept for backward", hidden_states, Place.gpu, training, "exact, arXiv:1604.06174"),
+        Term("activations of a layer", activations, Place.gpu, training, "cautious fit, benchmarks/vram"),
+        Term("16-bit copies, loss chunk and slack", fixed, Place.gpu, training, "cautious fit, benchmarks/vram"),
+    ]

@@ -1,0 +1,121 @@
+"""The words of a memory budget: what takes bytes, where, when; the levers that trade them; shape arithmetic."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from medexp.config.schema import ModelShape, RunConfig
+
+ALLOCATION_UNIT = 512  # torch's caching allocator rounds every tensor up to this
+
+
+class Place(Enum):
+    """Where bytes lie."""
+
+    gpu = "GPU"
+    host = "host"
+
+
+class Phase(Enum):
+    """When bytes are held: for the whole run, only in training steps, while held-out cases are measured, or answered."""
+
+    always = "always"
+    training = "training step"
+    evaluation = "evaluation"
+    answering = "answering"
+
+
+@dataclass(frozen=True)
+class Levers:
+    """What can be traded for memory at the same result: micro-batch x accumulation stays the effective batch.
+
+    `compiled` decoder layers run faster and hold more; with `tiled_mlp` the MLP is computed a few thousand tokens at
+    a time, and once more in the backward pass; a `paged` optimizer keeps its state in host memory.
+    """
+
+    micro_batch: int
+    accumulation: int
+    streamed_layers: int = 0
+    embedding_on_host: bool = False
+    kept_layers: int = 0
+    compiled: bool = True
+    tiled_mlp: bool = False
+    paged: bool = False
+
+
+@dataclass(frozen=True)
+class Term:
+    """One thing that takes memory: how many bytes, where, when, and how that is known."""
+
+    name: str
+    num_bytes: int
+    place: Place
+    phase: Phase
+    source: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All terms of a run with given levers."""
+
+    levers: Levers
+    terms: tuple[Term, ...]
+    link_bytes: int
+
+    def gpu_bytes(self, phase: Phase) -> int:
+        """Bytes on the card that are held in `phase` only."""
+        return sum(term.num_bytes for term in self.terms if term.place is Place.gpu and term.phase is phase)
+
+    def bytes_in(self, phase: Phase) -> int:
+        """Everything on the card in `phase`: what is always there, and what comes on top."""
+        always = self.gpu_bytes(Phase.always)
+        return always if phase is Phase.always else always + self.gpu_bytes(phase)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most the allocator reserves: what is always there and the larger of a training step and an evaluation."""
+        return max(map(self.bytes_in, Phase))
+
+    @property
+    def host_bytes(self) -> int:
+        """Pinned and pageable host memory."""
+        return sum(term.num_bytes for term in self.terms if term.place is Place.host)
+
+    def largest(self) -> Term:
+        """The term that takes most of the card."""
+        return max((term for term in self.terms if term.place is Place.gpu), key=lambda term: term.num_bytes)
+
+
+def linear_sizes(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """(in, out) of every projection of a decoder layer."""
+    query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return {
+        "q_proj": (shape.hidden, query),
+        "k_proj": (shape.hidden, kv),
+        "v_proj": (shape.hidden, kv),
+        "o_proj": (query, shape.hidden),
+        "gate_proj": (shape.hidden, shape.ffn),
+        "up_proj": (shape.hidden, shape.ffn),
+        "down_proj": (shape.ffn, shape.hidden),
+    }
+
+
+def layer_parameters(shape: ModelShape) -> int:
+    """Weights of the projections of one decoder layer."""
+    return sum(inputs * outputs for inputs, outputs in linear_sizes(shape).values())
+
+
+def lora_parameters(run: RunConfig) -> int:
+    """Trained parameters: r x (in + out) a projection, and a magnitude an output with DoRA."""
+    sizes = [size for name, size in linear_sizes(run.model.shape).items() if name in run.lora.target_modules]
+    magnitudes = sum(outputs for _, outputs in sizes) if run.lora.dora else 0
+    return run.model.shape.layers * (run.lora.r * sum(map(sum, sizes)) + magnitudes)
+
+
+def rounded(num_bytes: int) -> int:
+    """What the allocator takes for a tensor of `num_bytes`."""
+    return -(-num_bytes // ALLOCATION_UNIT) * ALLOCATION_UNIT
+
+
+def hidden_state_bytes(shape: ModelShape, tokens: int) -> int:
+    """The input of every decoder layer for `tokens`, in 16 bits: what checkpointing keeps for the backward pass."""
+    return shape.layers * 2 * tokens * shape.hidden
