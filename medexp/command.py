@@ -22,15 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import EvaluateConfig, PlanConfig, RunConfig
+from medexp.config.schema import AuditConfig, EvaluateConfig, PlanConfig, RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 
-SCHEMAS: dict[str, type[RunConfig]] = {
-    "run": RunConfig,
-    "plan": PlanConfig,
-    "evaluate": EvaluateConfig,
-}  # a root's first default is one of these
-
+# A root's first default is one of these.
+SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "plan": PlanConfig, "audit": AuditConfig, "evaluate": EvaluateConfig}
 Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]
 
 

@@ -21,9 +21,8 @@ from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.rules import tracking_root
 from medexp.config.schema import Benchmark, EvaluateOptions, Evaluation, RunConfig, Tracking
-from medexp.data import source
-from medexp.data.preparation import prepare
-from medexp.data.split import split
+from medexp.data import mixture, source
+from medexp.data.spelling import Speller
 from medexp.errors import ConfigError, DataError, RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation.questions import ChoiceQuestion, questions
@@ -32,7 +31,6 @@ from medexp.evaluation.scorecard import Card
 from medexp.measuring import Measured
 from medexp.page import About
 from medexp.screen import Screen
-from medexp.tuned import vocabulary
 from medexp.units import duration
 from medexp.vram import guard, planner
 from medexp.workspace import claimed
@@ -151,7 +149,7 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
     artifact.check_adapter(subject.adapter, run.lora, found, "run")
     run.lora.start_from = str(subject.adapter)
     cases = source.load(run.dataset)
-    sides = split(cases.cases, run.dataset)
+    sides = mixture.sides(cases.by_source, run.dataset)
     with claimed(
         Path(run.tracking.root or ".") / "unfinished", f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume
     ) as work:
@@ -163,7 +161,7 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
             with show.stage("converting the embedded model, once"):
                 found = weights.convert(found, run.model, modules)
         tokenizer = model.load_tokenizer(found, modules)
-        ready = prepare(run, sides, vocabulary(tokenizer))
+        ready = Speller(tokenizer).prepared(run, sides)
         with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(meter, "loading the model"):
             tuned = model.load(run, found, tokenizer, modules)
         job = Measured(run, show, work, ready, tuned, meter)

@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from medexp import artifact, machine, measuring, model, report, stack, tracking, trainer, weights
+from medexp import artifact, audit_page, machine, measuring, model, report, stack, tracking, trainer, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
-from medexp.data import source
-from medexp.data.preparation import Prepared, prepare
+from medexp.data import mixture, source
+from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
-from medexp.data.split import Split, split
+from medexp.data.spelling import Speller
+from medexp.data.split import Split
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import Answer, CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
@@ -29,7 +30,7 @@ from medexp.probe import Settled, settle
 from medexp.screen import Screen, TrainingProgress
 from medexp.tracking import DataInput, Tracker, environment, git_commit
 from medexp.trainer import Fitted
-from medexp.tuned import Weights, vocabulary
+from medexp.tuned import Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.planner import Plan
@@ -69,7 +70,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
     if run.lora.start_from is not None:
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
     cases = source.load(run.dataset)
-    sides = split(cases.cases, run.dataset)
+    sides = mixture.sides(cases.by_source, run.dataset)
     with claimed(_unfinished(run), fingerprint(run, cases.digest), run.training.resume) as work:
         show.say(_headline(run, work))
         if plan is not None:
@@ -81,12 +82,19 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
             with show.stage("converting the embedded model, once"):
                 found = weights.convert(found, run.model, modules)
         tokenizer = model.load_tokenizer(found, modules)
-        ready = prepare(run, sides, vocabulary(tokenizer))
+        speller = Speller(tokenizer)
+        ready = speller.prepared(run, sides)
         show.say(f"[green]✓[/green] cases: {ready.audit.sentence()}")
+        with show.stage("auditing the cases"):
+            seen = speller.inspected(run, ready, {})
+        for rule in seen.broken:
+            show.say(f"[yellow]![/yellow] {rule}")
         tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(_unfinished(run)) if each.mlflow_run_id])
         with tracking.open_run(run.tracking, work.mlflow_run_id, run.tracking.run_name or _name(run)) as tracker:
             work.belongs_to(tracker.run_id)
             _log_start(tracker, run, invocation, cases, sides, ready, found)
+            tracker.json(seen.as_dict(), "data/audit.json")
+            tracker.text(audit_page.page(run, seen), "data/audit.html")
             with show.stage(f"loading {run.model.name}" + (", a step to see that it fits" if plan is not None else "")):
                 load = partial(model.load, run, found, tokenizer, modules)
                 settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, show.say)
@@ -95,7 +103,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen) -> TrainResult:
                 plan = settled.plan
                 _log_plan(tracker, run, settled, runners_up, show)
                 if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
-                    ready = prepare(run, sides, vocabulary(tokenizer))
+                    ready = speller.prepared(run, sides)
             result = _compare(Job(run, show, work, ready, tuned, meter, invocation, tracker, plan, began))
         work.finish()
     return result
@@ -218,7 +226,6 @@ def _log_start(
     tracker.text(invocation.composed_yaml, "config/composed.yaml")
     tracker.text("\n".join(invocation.overrides) + "\n", "config/overrides.txt")
     tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
-    tracker.json(ready.audit.as_dict(), "data/audit.json")
 
 
 def _outcome(

@@ -21,8 +21,9 @@ from medexp.stack import Stack
 from medexp.tuned import Weights
 
 
-def find(model: Model) -> Weights:
-    """The weights of `model`: its path, else its package, else the Hub; checked against the declared shape.
+def find(model: Model, tokenizer_only: bool = False) -> Weights:
+    """The weights of `model`: its path, else its package, else the Hub; checked against the declared shape. With `tokenizer_only`
+    nothing else is downloaded.
 
     Raises: ModelError if they are missing, unreachable, or of another shape.
     """
@@ -34,7 +35,7 @@ def find(model: Model) -> Weights:
         if weights.gguf is None:
             check_shape(model, _config_in(Path(weights.location)))
     else:
-        weights = _on_hub(model)
+        weights = _on_hub(model, tokenizer_only)
     return weights
 
 
@@ -85,13 +86,14 @@ def _embedded(model: Model) -> Weights:
     return Weights(str(folder), f"{model.package}=={version}", None if folder.is_dir() else gguf)
 
 
-def _on_hub(model: Model) -> Weights:
+def _on_hub(model: Model, tokenizer_only: bool) -> Weights:
     assert model.hub_id is not None
     try:
         commit = hub.commit_of("model", model.hub_id, model.revision)
         config = json.loads(hub.fetch(model.hub_id, "config.json", commit).read_text())
         check_shape(model, config)
-        hub.download(model.hub_id, commit)
+        if not tokenizer_only:
+            hub.download(model.hub_id, commit)
     except hub.HubError as error:
         raise ModelError(
             f"model {model.hub_id} (revision {model.revision or 'main'}) could not be had from the Hub: {error}. "

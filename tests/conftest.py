@@ -11,7 +11,7 @@ from doors import Doors, write_tiny_model
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
-from medexp import command, stack, weights
+from medexp import command, machine, stack, weights
 from medexp.config.rules import resolve
 from medexp.config.schema import Columns, Dataset, Overlong, Prompt, RunConfig
 from medexp.data.encoding import Vocabulary
@@ -59,11 +59,13 @@ def resolved(large_card: Machine) -> Callable[..., RunConfig]:
     """resolved(*overrides, on=large_card, launch_dir=...): the checked run."""
 
     def run(*overrides: str, on: Machine = large_card, launch_dir: Path = LAUNCH_DIR) -> RunConfig:
-        cfg = _composed(*overrides)
-        choices = dict(cfg.hydra.runtime.choices)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return resolve(cfg, on, launch_dir, choices)
+        command.register()
+        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):  # the parts of a mixture are composed too
+            cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
+            choices = dict(cfg.hydra.runtime.choices)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            return resolve(cfg, on, launch_dir, choices)
 
     return run
 
@@ -87,7 +89,7 @@ def dataset() -> Callable[..., Dataset]:
     def made(**changes: Any) -> Dataset:
         columns = Columns(question="Question", reasoning="Complex_CoT", answer="Response")
         plain = {"name": "local", "hub_id": None, "config": None, "revision": None, "path": None, "columns": columns}
-        split = {"group_by": None, "held_out": 1, "max_cases": None, "split_seed": 3407}
+        split = {"mixture": [], "held_out_from": None, "group_by": None, "held_out": 1, "max_cases": None, "split_seed": 3407}
         return Dataset(**(plain | split | {"overlong": Overlong.drop, "licence": "none"} | changes))
 
     return made
@@ -119,7 +121,7 @@ def embedded_tokenizer(resolved: Callable[..., RunConfig], no_card: Machine) -> 
     run = resolved("hardware=cpu", on=no_card)
     found = weights.find(run.model)
     if found.gguf is not None:
-        found = weights.convert(found, run.model, stack.load(run.hardware, weights.cache_dir()))
+        found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(found.location)

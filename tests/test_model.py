@@ -6,7 +6,7 @@ import pytest
 import torch
 from doors import Doors
 
-from medexp import model, stack, weights
+from medexp import machine, model, stack, weights
 from medexp.data.encoding import IGNORED, Encoded
 from medexp.errors import ModelError
 from medexp.evaluation.losses import held_out_loss
@@ -20,7 +20,7 @@ SIZES |= {"gate_proj": (64, 128), "up_proj": (64, 128), "down_proj": (128, 64)}
 
 def loaded(doors: Doors, *overrides: str) -> Tuned:
     run = doors.run(*overrides)
-    modules = stack.load(run.hardware, weights.cache_dir())
+    modules = stack.load(run.hardware, machine.cache_dir())
     found = weights.find(run.model)
     return model.load(run, found, model.load_tokenizer(found, modules), modules)
 
@@ -101,7 +101,7 @@ def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
 
 def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> None:
     run = doors.run()
-    modules = stack.load(run.hardware, weights.cache_dir())
+    modules = stack.load(run.hardware, machine.cache_dir())
     tokenizer = modules.transformers.AutoTokenizer.from_pretrained(doors.model)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")

@@ -50,9 +50,8 @@ def main() -> None:
     medians = {size: [statistics.median(each) for each in zip(*found, strict=True)] for size, found in speeds.items()}
     for size, (speed, of_cpu) in medians.items():
         first = medians[options.batches[0]]
-        print(
-            f"batch {size:3}  {speed:7.1f} tokens/s, {speed / first[0]:.2f} x  {of_cpu:7.1f} tokens/CPU s, {of_cpu / first[1]:.2f} x"
-        )
+        times = speed / first[0], of_cpu / first[1]
+        print(f"batch {size:3}  {speed:7.1f} tokens/s, {times[0]:.2f} x  {of_cpu:7.1f} tokens/CPU s, {times[1]:.2f} x")
     if options.out:
         result = {
             "answers": len(prompts),

@@ -31,6 +31,8 @@ def _leaves(prefix: str, value: object) -> Iterator[tuple[str, Value]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _leaves(f"{prefix}.{name}" if prefix else str(name), inner)
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        yield from _leaves(prefix, {str(place): inner for place, inner in enumerate(value)})
     elif isinstance(value, Enum):
         yield prefix, value.value
     elif value is None or isinstance(value, str | int | float | bool | list):

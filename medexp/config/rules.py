@@ -8,14 +8,15 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from medexp.config.schema import Benchmark, Checkpointing, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
+from medexp.config import parts
+from medexp.config.schema import Benchmark, Checkpointing, Dataset, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.machine import Machine
 from medexp.units import bytes_of_gib, gib
@@ -33,6 +34,8 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     Raises: ConfigError or MachineError carrying every problem found.
     """
     run = _objects(cfg, choices)
+    if part_problems := list(parts.expand(run.dataset)):
+        raise ConfigError(part_problems)
     _make_absolute(run, launch_dir)
     _fill_from_machine(run, machine)
     problems = [problem for rule in RULES for problem in rule(run)]
@@ -76,7 +79,8 @@ def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
 
     run.model.path = absolute(run.model.path)
     run.lora.start_from = absolute(run.lora.start_from)
-    run.dataset.path = absolute(run.dataset.path)
+    for source in (run.dataset, *run.dataset.mixture, *filter(None, [run.dataset.held_out_from])):
+        source.path = absolute(source.path)
     for name, file in vars(run.evaluation.benchmark_files).items():
         setattr(run.evaluation.benchmark_files, name, absolute(file))
     run.tracking.root = tracking_root(run.tracking.root, launch_dir)
@@ -197,21 +201,27 @@ def _target_modules(run: RunConfig) -> Iterator[str]:
 
 
 def _prompt(run: RunConfig) -> Iterator[str]:
-    prompt, reasons = run.prompt, run.dataset.columns.reasoning is not None
+    prompt = run.prompt
+    without = [each for each in parts.sources(run.dataset) if each.columns.reasoning is None]
     found = {"question": PLACEHOLDER.findall(prompt.question), "completion": PLACEHOLDER.findall(prompt.completion)}
     if found["question"] != ["question"]:
         yield "prompt.question must hold {question} exactly once and no other placeholder"
     if found["completion"] not in (["answer"], ["reasoning", "answer"]):
         yield "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons, and no other placeholder"
-    elif "reasoning" in found["completion"] and not reasons:
-        yield f"prompt={prompt.name} needs a chain of thought and dataset.columns.reasoning is null; use prompt=direct"
+    elif "reasoning" in found["completion"] and without:
+        where = "dataset.columns.reasoning" if without[0].name == run.dataset.name else f"columns.reasoning of {without[0].name}"
+        yield f"prompt={prompt.name} needs a chain of thought and {where} is null; use prompt=direct"
     if run.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in found["completion"]:
         yield f"dataset.overlong=trim_reasoning needs a prompt with reasoning and prompt={prompt.name} has none; use drop or error"
 
 
 def _cases(run: RunConfig) -> Iterator[str]:
     dataset = run.dataset
-    if dataset.path is None and dataset.hub_id is None:
+    if dataset.name == "mixture" and not dataset.mixture:
+        yield "dataset=mixture has no parts: set 'dataset.mixture=[{use: OPTION, weight: NUMBER}, ...]'"
+    elif dataset.mixture:
+        yield from _parts(dataset)
+    elif dataset.path is None and dataset.hub_id is None:
         yield f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV or Parquet) or dataset.hub_id"
     if dataset.max_cases is not None and dataset.held_out >= dataset.max_cases:
         yield f"dataset.held_out={dataset.held_out} leaves nothing to train on with dataset.max_cases={dataset.max_cases}"
@@ -220,6 +230,19 @@ def _cases(run: RunConfig) -> Iterator[str]:
             f"evaluation.answers={run.evaluation.answers} is more than dataset.held_out={dataset.held_out}: "
             "only held-out questions are answered; lower the first or raise the second"
         )
+
+
+def _parts(dataset: Dataset) -> Iterator[str]:
+    if dataset.path is not None or dataset.hub_id is not None:
+        yield (
+            f"dataset={dataset.name} has a file of its own ({dataset.path or dataset.hub_id}) and dataset.mixture too; "
+            "use dataset=mixture, and set the file of a part in its entry (dataset.mixture.0.path=FILE)"
+        )
+    for place, part in enumerate(dataset.mixture):
+        if part.path is None and part.hub_id is None:
+            yield f"dataset.mixture[{place}] ({part.name}) has no file: give its entry a path (JSON, JSONL, CSV or Parquet)"
+        if any(replace(part, weight=1.0) == replace(earlier, weight=1.0) for earlier in dataset.mixture[:place]):
+            yield f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with both weights added"
 
 
 def _benchmarks(run: RunConfig) -> Iterator[str]:

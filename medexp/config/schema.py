@@ -220,8 +220,8 @@ class Columns(Group):
 
 
 @dataclass
-class Dataset(Group):
-    """Where the cases come from and how they are split."""
+class Source(Group):
+    """Where cases come from (`path`, else the Hub), which column is what, and which cases belong together."""
 
     name: str = MISSING
     hub_id: str | None = MISSING
@@ -230,11 +230,30 @@ class Dataset(Group):
     path: str | None = MISSING
     columns: Columns = MISSING
     group_by: str | None = MISSING
+    licence: str = MISSING
+
+
+@dataclass
+class Part(Source):
+    """One source of a mixture, and its share of the training cases; `config.parts` makes it from an entry of `dataset.mixture`."""
+
+    weight: float = number(0)
+
+
+@dataclass
+class Dataset(Source):
+    """A source or a mixture of them, how it is split, and whose held-out cases are measured.
+
+    As composed, an entry of `mixture` is {use: OPTION, weight: NUMBER} and `held_out_from` the name of an option; `config.parts`
+    puts a `Part` in the place of each.
+    """
+
+    mixture: list[Any] = MISSING
+    held_out_from: Any = MISSING
     held_out: int = number(1)
     max_cases: int | None = number(2)
     split_seed: int = number(0)
     overlong: Overlong = MISSING
-    licence: str = MISSING
 
 
 @dataclass
@@ -351,6 +370,21 @@ class PlanConfig(RunConfig):
     """A run, and how its plan is shown."""
 
     plan: PlanOptions = MISSING
+
+
+@dataclass
+class AuditOptions(Group):
+    """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
+
+    strict: bool = MISSING
+    benchmark_files: list[str] = MISSING
+
+
+@dataclass
+class AuditConfig(RunConfig):
+    """A run, and how its cases are audited."""
+
+    audit: AuditOptions = MISSING
 
 
 @dataclass

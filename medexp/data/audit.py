@@ -20,13 +20,26 @@ class SideAudit:
 
 
 @dataclass(frozen=True)
+class PartAudit:
+    """A part of the training cases: how many it has, and how many draws of the whole run it gives."""
+
+    name: str
+    weight: float
+    kept: int
+    drawn: int
+
+
+@dataclass(frozen=True)
 class CaseAudit:
-    """The whole way: records read, duplicates removed, and both sides of the split."""
+    """The whole way: records read, duplicates removed, cases withheld because they or their group are held out from another part,
+    both sides of the split, and the parts of a mixture."""
 
     records: int
     duplicate_questions: int
     train: SideAudit
     held_out: SideAudit
+    withheld: int = 0
+    parts: tuple[PartAudit, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -37,15 +50,25 @@ class CaseAudit:
         parts = [f"{self.records} records", f"{self.train.kept} to train on", f"{self.held_out.kept} held out"]
         gone = {
             "duplicates removed": self.duplicate_questions,
+            "withheld (held out from another part)": self.withheld,
             "over-long dropped": self.train.dropped_overlong + self.held_out.dropped_overlong,
             "reasonings trimmed": self.train.trimmed_reasoning + self.held_out.trimmed_reasoning,
         }
-        return ", ".join(parts + [f"{count} {what}" for what, count in gone.items() if count])
+        return ", ".join(parts + [f"{count} {what}" for what, count in gone.items() if count]) + self._mixture()
+
+    def _mixture(self) -> str:
+        """Each part's draws and how often its cases come round, where there are several parts."""
+        if len(self.parts) < 2:
+            return ""
+        draws = sum(part.drawn for part in self.parts)
+        return "; " + ", ".join(
+            f"{part.name} {part.drawn}/{draws} draws of {part.kept} cases ({part.drawn / part.kept:.1f} x)" for part in self.parts
+        )
 
 
-def audit(split: Split, train: Encoding, held_out: Encoding) -> CaseAudit:
-    """The audit of a split and its two encoded sides (neither may be empty)."""
-    return CaseAudit(split.records, split.duplicates, _side(train), _side(held_out))
+def audit(split: Split, train: Encoding, held_out: Encoding, parts: Sequence[PartAudit] = ()) -> CaseAudit:
+    """The audit of a split and its two encoded sides (neither may be empty), drawn from in `parts`."""
+    return CaseAudit(split.records, split.duplicates, _side(train), _side(held_out), split.withheld, tuple(parts))
 
 
 def _side(side: Encoding) -> SideAudit:

@@ -1,8 +1,9 @@
 """In which order cases are trained on: a function of the seed alone, so that a resumed run goes on with the very next case."""
 
 import random
-from collections.abc import Sequence
-from math import ceil
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from math import ceil, floor
 
 GROUPED_BATCHES = 16  # how many batches are sorted by length together: long enough to save padding, short enough to stay random
 
@@ -25,6 +26,59 @@ def training_order(num_cases: int, num_drawn: int, seed: int, lengths: Sequence[
         indices += one_pass
     indices = indices[:num_drawn]
     return indices if lengths is None else _grouped(indices, lengths, batch, seed)
+
+
+def mixed_order(
+    sizes: Sequence[int], weights: Sequence[float], num_drawn: int, seed: int, lengths: Sequence[int] | None = None, batch: int = 1
+) -> list[int]:
+    """`num_drawn` indices into the cases of all parts, one part after another (`sizes` cases each).
+
+    Parts take turns so that after any number of draws none is a whole case ahead of or behind its share of `weights`; each part
+    is gone through in shuffled passes of its own, as in `training_order`, which also says what `lengths` and `batch` do.
+    """
+    turns = list(_turns(weights, num_drawn))
+    starts = [sum(sizes[:part]) for part in range(len(sizes))]
+    drawn = [iter(training_order(size, turns.count(part), seed)) for part, size in enumerate(sizes)]
+    indices = [starts[part] + next(drawn[part]) for part in turns]
+    return indices if lengths is None else _grouped(indices, lengths, batch, seed)
+
+
+def cases_an_epoch(sizes: Sequence[int], weights: Sequence[float]) -> int:
+    """Draws until every case of every part was seen: the other parts go round again meanwhile.
+
+    Source: "all_exhausted" of datasets.interleave_datasets.
+    """
+    return max(ceil(size / share) for size, share in zip(sizes, _shares(weights), strict=True))
+
+
+def quotas(total: int, weights: Sequence[float]) -> list[int]:
+    """`total` shared out by `weights` in whole numbers, largest remainders first."""
+    exact = [total * share for share in _shares(weights)]
+    whole = [floor(each) for each in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda part: whole[part] - exact[part])
+    for part in by_remainder[: total - sum(whole)]:
+        whole[part] += 1
+    return whole
+
+
+def _shares(weights: Sequence[float]) -> list[Fraction]:
+    """The weights as written (0.1 is a tenth), made to add up to 1."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    return [each / sum(exact) for each in exact]
+
+
+def _turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
+    """Whose turn it is: of the parts whose next turn may have come, the one that must have it soonest.
+
+    Source: the j-th turn of a part with share w lies between draws floor((j - 1) / w) and ceil(j / w); earliest deadline first
+    then keeps every part within one turn of its share (Baruah et al. 1996, proportionate progress).
+    """
+    shares, taken = _shares(weights), [0] * len(weights)
+    for draw in range(num_drawn):
+        waiting = [part for part, share in enumerate(shares) if floor(taken[part] / share) <= draw]
+        part = min(waiting, key=lambda each: (ceil((taken[each] + 1) / shares[each]), each))
+        taken[part] += 1
+        yield part
 
 
 def _grouped(indices: list[int], lengths: Sequence[int], batch: int, seed: int) -> list[int]:

@@ -4,21 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medexp.config.schema import LossOn, RunConfig
-from medexp.data.audit import CaseAudit, audit
+from medexp.data.audit import CaseAudit, PartAudit, audit
 from medexp.data.encoding import Encoded, Encoding, Vocabulary, encode_all, prompt_ids
-from medexp.data.order import steps_for, training_order
+from medexp.data.order import cases_an_epoch, mixed_order, steps_for
 from medexp.data.prompts import ask
 from medexp.data.records import Case
-from medexp.data.split import Split
+from medexp.data.split import Share, Split
 from medexp.errors import DataError
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """`rows` in the order they are trained on, `steps` optimizer steps long; `prompts` ask the questions of `asked`."""
+    """`rows` of `train` in the order they are trained on, `steps` optimizer steps long; `prompts` ask the questions of `asked`."""
 
     rows: Sequence[Encoded]
     steps: int
+    train: Encoding
     held_out: Encoding
     asked: Sequence[Case]
     prompts: Sequence[list[int]]
@@ -29,21 +30,62 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     """Encode both sides: training cases at `training.max_seq_tokens`, held-out ones at `evaluation.max_seq_tokens`, so that
     held-out loss does not depend on the training length.
 
-    Raises: DataError if nothing fits, or on the first over-long case with `dataset.overlong=error`.
+    Raises: DataError if nothing fits, if a part of a mixture gives nothing, or on the first over-long case with `overlong=error`.
     """
     dataset, training, evaluation = run.dataset, run.training, run.evaluation
-    train = encode_all(run.prompt, sides.train, vocabulary, training.max_seq_tokens, dataset.overlong, training.loss_on)
+    shares = sides.shares or (Share(dataset.name, 1.0, len(sides.train)),)
+    by_share = _encode_shares(run, sides, shares, vocabulary)
+    train = _joined(by_share)
     held_out = encode_all(run.prompt, sides.held_out, vocabulary, evaluation.max_seq_tokens, dataset.overlong, LossOn.completion)
-    _refuse_empty(train, "training", "training.max_seq_tokens", training.max_seq_tokens)
     _refuse_empty(held_out, "held-out", "evaluation.max_seq_tokens", evaluation.max_seq_tokens)
+    sizes, weights = [len(each.encoded) for each in by_share], [share.weight for share in shares]
     cases_a_step = training.micro_batch * training.accumulation
-    steps = training.max_steps or steps_for(training.epochs or 1, len(train.encoded), cases_a_step)
+    steps = training.max_steps or steps_for(training.epochs or 1, cases_an_epoch(sizes, weights), cases_a_step)
     lengths = [len(each.input_ids) for each in train.encoded] if training.group_by_length else None
-    order = training_order(len(train.encoded), steps * cases_a_step, training.seed, lengths, training.micro_batch)
+    order = mixed_order(sizes, weights, steps * cases_a_step, training.seed, lengths, training.micro_batch)
+    drawn = _drawn(shares, sizes, order, steps)
     asked = spread(held_out.cases, evaluation.answers)
     prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary) for case in asked]
     rows = [train.encoded[index] for index in order]
-    return Prepared(rows, steps, held_out, asked, prompts, audit(sides, train, held_out))
+    return Prepared(rows, steps, train, held_out, asked, prompts, audit(sides, train, held_out, drawn))
+
+
+def _encode_shares(run: RunConfig, sides: Split, shares: Sequence[Share], vocabulary: Vocabulary) -> list[Encoding]:
+    limit, start, encodings = run.training.max_seq_tokens, 0, []
+    for share in shares:
+        cases = sides.train[start : start + share.cases]
+        encoding = encode_all(run.prompt, cases, vocabulary, limit, run.dataset.overlong, run.training.loss_on)
+        _refuse_empty(encoding, f"{share.name} training" if len(shares) > 1 else "training", "training.max_seq_tokens", limit)
+        encodings.append(encoding)
+        start += share.cases
+    return encodings
+
+
+def _joined(encodings: Sequence[Encoding]) -> Encoding:
+    return Encoding(
+        cases=tuple(case for each in encodings for case in each.cases),
+        encoded=tuple(encoded for each in encodings for encoded in each.encoded),
+        dropped=sum(each.dropped for each in encodings),
+        trimmed=sum(each.trimmed for each in encodings),
+    )
+
+
+def _drawn(shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], steps: int) -> list[PartAudit]:
+    """What each part gives to the run.
+
+    Raises: DataError if a part gives nothing.
+    """
+    found, start = [], 0
+    for share, size in zip(shares, sizes, strict=True):
+        count = sum(start <= index < start + size for index in order)
+        if not count:
+            raise DataError(
+                f"{share.name} with weight {share.weight:g} gives none of the {len(order)} cases of {steps} steps; "
+                "raise its weight in dataset.mixture, or training.max_steps"
+            )
+        found.append(PartAudit(share.name, share.weight, size, count))
+        start += size
+    return found
 
 
 def spread(cases: Sequence[Case], count: int) -> Sequence[Case]:

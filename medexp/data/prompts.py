@@ -28,5 +28,15 @@ def render(prompt: Prompt, case: Case) -> Rendered:
     return Rendered(ask(prompt, case.question), completion)
 
 
+def places(template: str, values: dict[str, str]) -> dict[str, tuple[int, int]]:
+    """Where each value stands in the filled `template`: its first character and the one after its last."""
+    found, moved = {}, 0
+    for match in _PLACEHOLDER.finditer(template):
+        value = values.get(match[1], match[0])
+        found[match[1]] = (match.start() + moved, match.start() + moved + len(value))
+        moved += len(value) - len(match[0])
+    return found
+
+
 def _fill(template: str, values: dict[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medexp import hub
-from medexp.config.schema import Dataset
+from medexp.config import parts
+from medexp.config.schema import Dataset, Source
 from medexp.data.records import Case, case_of, digest_of
 from medexp.errors import DataError, listing
 
@@ -19,40 +20,57 @@ _BEYOND_THE_HEADER = "\0"  # where csv puts the cells that have no column
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a digest of their texts."""
+    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a digest of their texts.
+
+    `by_source` holds them source by source, as `config.parts.sources` lists them."""
 
     cases: tuple[Case, ...]
     origin: str
     commit: str | None
     digest: str
+    by_source: tuple[tuple[Case, ...], ...]
 
 
 def load(dataset: Dataset) -> Cases:
-    """The cases `dataset` names: from `path` where it is set, else from the Hub.
+    """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub.
 
     Raises: DataError naming the file and, where one is broken, the row or line.
     """
-    if dataset.path is not None:
-        origin, commit, records = dataset.path, None, read_file(Path(dataset.path))
+    loaded = [_load(source, dataset.held_out + 1) for source in parts.sources(dataset)]
+    if len(loaded) == 1:
+        return loaded[0]
+    commits = [each.commit for each in loaded if each.commit]
+    return Cases(
+        cases=tuple(case for each in loaded for case in each.cases),
+        origin=" + ".join(each.origin for each in loaded),
+        commit=" + ".join(commits) or None,
+        digest=digest_of(case for each in loaded for case in each.cases),
+        by_source=tuple(each.cases for each in loaded),
+    )
+
+
+def _load(source: Source, needed: int) -> Cases:
+    if source.path is not None:
+        origin, commit, records = source.path, None, read_file(Path(source.path))
     else:
-        origin, commit, records = _from_hub(dataset)
+        origin, commit, records = _from_hub(source)
     if not records:
-        raise DataError(f"{origin} holds no records; dataset={dataset.name} needs at least {dataset.held_out + 1}")
+        raise DataError(f"{origin} holds no records; dataset={source.name} needs at least {needed}")
     name = Path(origin).name
-    cases = tuple(case_of(record, dataset.columns, f"row {row} of {name}") for row, record in enumerate(records, 1))
-    return Cases(cases, origin, commit, digest_of(cases))
+    cases = tuple(case_of(record, source.columns, f"row {row} of {name}") for row, record in enumerate(records, 1))
+    return Cases(cases, origin, commit, digest_of(cases), (cases,))
 
 
-def read_file(path: Path) -> list[Record]:
-    """The records of `path`, by its ending.
+def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
+    """The records of `path`, by its ending; `key` is where it was set, for errors.
 
     Raises: DataError if it is missing, of an unknown kind, or broken (with the line, where the format has lines).
     """
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
     if not path.is_file():
-        raise DataError(f"dataset.path={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
+        raise DataError(f"{key}={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
     if path.suffix.lower() not in readers:
-        raise DataError(f"dataset.path={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}")
+        raise DataError(f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}")
     try:
         return readers[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
@@ -109,7 +127,7 @@ def _read_parquet(path: Path) -> list[Record]:
         raise DataError(f"{path} is not a Parquet file: {error}") from error
 
 
-def _from_hub(dataset: Dataset) -> tuple[str, str | None, list[Record]]:
+def _from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
     assert dataset.hub_id is not None
     try:
         commit = hub.commit_of("dataset", dataset.hub_id, dataset.revision)

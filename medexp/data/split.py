@@ -10,13 +10,28 @@ from medexp.errors import DataError, listing
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of the training cases: its source, its weight, how many cases it has."""
+
+    name: str
+    weight: float
+    cases: int
+
+
+@dataclass(frozen=True)
 class Split:
-    """Training and held-out cases, and how many records were read and removed as exact duplicates."""
+    """Training and held-out cases, and how many records were read and removed as exact duplicates.
+
+    `shares` says which training cases, in order, are of which part (none: all of one); `withheld` counts cases that are not
+    trained on because their question or group is held out from another part.
+    """
 
     train: tuple[Case, ...]
     held_out: tuple[Case, ...]
     records: int
     duplicates: int
+    shares: tuple[Share, ...] = ()
+    withheld: int = 0
 
 
 def split(cases: Sequence[Case], dataset: Dataset) -> Split:
@@ -25,20 +40,36 @@ def split(cases: Sequence[Case], dataset: Dataset) -> Split:
 
     Raises: DataError if fewer cases are there than the split needs, or the column to group by is missing.
     """
-    unique = list({case.key: case for case in reversed(cases)}.values())[::-1]
-    groups = _groups(unique, dataset.group_by)
-    random.Random(dataset.split_seed).shuffle(groups)
-    shuffled = [case for group in groups for case in group]
-    held_out: list[Case] = []
-    while len(held_out) < dataset.held_out and groups:
-        held_out += groups.pop(0)
-    train = shuffled[len(held_out) : dataset.max_cases]
+    train, held_out = divided(cases, dataset.group_by, dataset.held_out, dataset.split_seed)
+    unique = len(train) + len(held_out)
+    limit = None if dataset.max_cases is None else max(0, dataset.max_cases - len(held_out))
+    train = train[:limit]
     if not train:
-        raise DataError(
-            f"dataset={dataset.name} has {len(unique)} different questions and dataset.held_out={dataset.held_out} "
-            "leaves none to train on; lower dataset.held_out or add cases"
-        )
-    return Split(tuple(train), tuple(held_out), records=len(cases), duplicates=len(cases) - len(unique))
+        raise too_few(dataset.name, unique, dataset.held_out)
+    return Split(tuple(train), tuple(held_out), records=len(cases), duplicates=len(cases) - unique)
+
+
+def divided(cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int) -> tuple[list[Case], list[Case]]:
+    """(for training, held out): every different question of `cases` on one of two sides, shuffled, groups kept whole. With few
+    cases there may be none for training, or fewer held out than `num_held_out`.
+
+    Raises: DataError if the column to group by is missing.
+    """
+    unique = list({case.key: case for case in reversed(cases)}.values())[::-1]
+    groups = _groups(unique, group_by)
+    random.Random(seed).shuffle(groups)
+    held_out: list[Case] = []
+    while len(held_out) < num_held_out and groups:
+        held_out += groups.pop(0)
+    return [case for group in groups for case in group], held_out
+
+
+def too_few(name: str, unique: int, num_held_out: int) -> DataError:
+    """The error of a source whose `unique` questions leave none to train on."""
+    return DataError(
+        f"dataset={name} has {unique} different questions and dataset.held_out={num_held_out} "
+        "leaves none to train on; lower dataset.held_out or add cases"
+    )
 
 
 def _groups(cases: Sequence[Case], column: str | None) -> list[list[Case]]:

@@ -21,6 +21,7 @@ PRESETS = [option for group, option in OPTIONS if group == "hardware" and option
 # What an option needs beside it, as its own comment or the message against it says.
 NEEDS = {
     ("dataset", "local"): ["dataset.path=cases.csv"],
+    ("dataset", "mixture"): ["dataset.mixture=[{use: medical_o1, weight: 3}, {use: clinical_cases, weight: 1}]"],
     ("evaluation/judge", "endpoint"): ["evaluation.judge.model=m"],
     ("prompt", "direct"): ["dataset.overlong=drop"],
     ("training", "seed"): ["hardware=rtx4090_24gb"],

@@ -28,7 +28,8 @@ TYPED = [
     # a group option that does not exist
     (
         "dataset=clinical_case",
-        "dataset=clinical_case does not exist; there are clinical_cases, local, medical_o1; did you mean clinical_cases?",
+        "dataset=clinical_case does not exist; there are clinical_cases, local, medical_o1, medical_o1_structured, mixture; "
+        "did you mean clinical_cases?",
     ),
     ("debug=zzz", "debug=zzz does not exist; there are fast, overfit"),
     (

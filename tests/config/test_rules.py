@@ -16,7 +16,7 @@ BROKEN = {
     "_steps": [
         (
             ["training.epochs=1"],
-            ["training.max_steps=40", "training.epochs=1.0", "exactly one of them must be set and the other null"],
+            ["training.max_steps=60", "training.epochs=1.0", "exactly one of them must be set and the other null"],
         ),
         (["training.max_steps=null"], ["training.max_steps=None", "training.epochs=None", "exactly one"]),
     ],

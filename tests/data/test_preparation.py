@@ -10,7 +10,7 @@ from medexp.config.schema import LossOn, Overlong
 from medexp.data.encoding import IGNORED
 from medexp.data.preparation import prepare, spread
 from medexp.data.records import Case
-from medexp.data.split import Split
+from medexp.data.split import Share, Split
 from medexp.errors import DataError
 
 TRAIN = tuple(Case(f"train {number}", "Think. " * (number + 1), "a") for number in range(10))
@@ -132,3 +132,28 @@ def test_spread_takes_different_cases_in_order_at_even_distances(num_cases, coun
     assert all(step >= 1 for step in steps)
     assert max(steps, default=0) - min(steps, default=0) <= 1
     assert not taken or (taken[0] == 0 and taken[-1] >= num_cases - ceil(num_cases / len(taken)))
+
+
+SHARED = Split(TRAIN, HELD_OUT, 18, 2, shares=(Share("first", 0.9, 8), Share("second", 0.1, 2)))
+
+
+def test_a_mixture_draws_from_its_parts_by_weight(run, characters, decoded):
+    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 10, 2, 1
+    ready = prepare(run, SHARED, characters)
+    of_second = [row for row in ready.rows if "\ntrain 8\n" in decoded(row.input_ids) or "\ntrain 9\n" in decoded(row.input_ids)]
+    assert len(of_second) == 2
+    assert [(part.name, part.kept, part.drawn) for part in ready.audit.parts] == [("first", 8, 18), ("second", 2, 2)]
+    assert ready.audit.sentence().endswith("; first 18/20 draws of 8 cases (2.2 x), second 2/20 draws of 2 cases (1.0 x)")
+
+
+def test_a_weight_that_draws_nothing_is_refused(run, characters):
+    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 1, 2, 1
+    with pytest.raises(DataError, match=r"second with weight 0.1 gives none of the 2 cases of 1 steps; raise its weight"):
+        prepare(run, SHARED, characters)
+
+
+def test_a_part_where_nothing_fits_is_named(run, characters):
+    run.training.max_seq_tokens, run.dataset.overlong = 280, Overlong.drop
+    long = tuple(Case(f"long {number}", "Think. " * 60, "a") for number in range(2))
+    with pytest.raises(DataError, match=r"every one of the 2 second training cases is longer than training.max_seq_tokens=280"):
+        prepare(run, Split((*TRAIN[:8], *long), HELD_OUT, 16, 0, SHARED.shares), characters)

@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 
-from medexp import stack, weights
+from medexp import machine, stack
 from medexp.evaluation import embedding
 from medexp.evaluation.embedding import Embedder
 
@@ -16,7 +16,7 @@ def embedder(resolved) -> Embedder:
     except metadata.PackageNotFoundError:
         pytest.skip(f"{embedding.PACKAGE} is not installed")
     run = resolved("hardware=cpu")
-    return embedding.load(stack.load(run.hardware, weights.cache_dir()))
+    return embedding.load(stack.load(run.hardware, machine.cache_dir()))
 
 
 def test_a_paraphrase_is_near_and_another_topic_is_not(embedder: Embedder) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from doors import Doors
 
-from medexp import model, stack, weights
+from medexp import machine, model, stack, weights
 from medexp.evaluation.generation import Answer, answers
 from medexp.tuned import Tuned
 
@@ -17,7 +17,7 @@ PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
 @pytest.fixture
 def tuned(doors: Doors) -> Tuned:
     run = doors.run("hardware.dtype=float32")
-    modules = stack.load(run.hardware, weights.cache_dir())
+    modules = stack.load(run.hardware, machine.cache_dir())
     found = weights.find(run.model)
     return model.load(run, found, model.load_tokenizer(found, modules), modules)
 

@@ -1,0 +1,153 @@
+"""python -m medexp.audit: the cases of a training run before it is started; the model's tokenizer is loaded, the model is not.
+
+    python -m medexp.audit
+    python -m medexp.audit dataset=local dataset.path=my_cases.json audit.strict=true
+    python -m medexp.audit hardware=rtx4050_6gb 'audit.benchmark_files=[medqa_test.jsonl]'
+
+Takes the overrides of medexp.train. Writes audit.json and audit.html. With audit.strict=true it ends with 2 when a rule is broken.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from medexp import audit_page, machine, stack, weights
+from medexp.command import Invocation, run_door
+from medexp.config.schema import AuditOptions, RunConfig
+from medexp.data import mixture, source
+from medexp.data.anatomy import Piece, Role
+from medexp.data.inspection import Inspection
+from medexp.data.overlap import benchmark_texts
+from medexp.data.spelling import Speller
+from medexp.errors import DataError
+from medexp.model import load_tokenizer
+from medexp.screen import Screen
+
+_LOOK = {  # the sixteen colours that every terminal has
+    Role.instructions: "black on magenta",
+    Role.question: "white on blue",
+    Role.reasoning: "black on cyan",
+    Role.answer: "black on green",
+    Role.marks: "black on yellow",
+    Role.eos: "bold white on red",
+}
+PREVIEW_CHARACTERS = 130  # of a piece, on the screen
+
+
+def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> Inspection:
+    """Look at every case of `run`, show a summary, and write audit.json and audit.html into `folder`.
+
+    Raises: DataError with every broken rule if `options.strict`.
+    """
+    benchmarks = {Path(file).name: _benchmark(Path(file)) for file in options.benchmark_files}
+    cases = source.load(run.dataset)
+    sides = mixture.sides(cases.by_source, run.dataset)
+    speller = _speller(run, show)
+    with show.counting("tokenising", speller.count(run, sides)) as advance:
+        ready = speller.prepared(run, sides, advance)
+    with show.stage("looking at the cases"):
+        seen = speller.inspected(run, ready, benchmarks)
+    files = _write(seen, run, folder)
+    _show(seen, files, show)
+    if options.strict and seen.broken:
+        raise DataError([f"{rule} (audit.strict=true)" for rule in seen.broken])
+    return seen
+
+
+def _benchmark(file: Path) -> list[tuple[str, str]]:
+    texts = list(benchmark_texts(source.read_file(file, "audit.benchmark_files")))
+    if not texts:
+        raise DataError(f"audit.benchmark_files={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files")
+    return texts
+
+
+def _speller(run: RunConfig, show: Screen) -> Speller:
+    found = weights.find(run.model, tokenizer_only=True)
+    with show.stage("loading the tokenizer"):
+        if found.gguf is not None:
+            found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
+        return Speller(load_tokenizer(found, stack.load_transformers(run.hardware)))
+
+
+def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    values, html = folder / "audit.json", folder / "audit.html"
+    values.write_text(json.dumps(seen.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    html.write_text(audit_page.page(run, seen), encoding="utf-8")
+    return values, html
+
+
+def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
+    show.results.print(_key())
+    for pieces in seen.previews:
+        show.results.print(_preview(pieces))
+    rows = [
+        (name, f"{each.median:g}", f"{each.p95:,}", f"{each.longest:,}", _bars(each.bins)) for name, each in seen.lengths.items()
+    ]
+    show.table(
+        f"Tokens a training case, limit {seen.max_tokens:,}", ("part", "median", "p95", "longest", "from 0 to the longest"), rows
+    )
+    show.table("", ("", ""), _summary(seen))
+    for rule in seen.broken:
+        show.result(f"[red]✗[/red] {rule}")
+    if not seen.broken:
+        show.result("[green]✓[/green] every rule holds")
+    show.result(f"Written: {files[0]} and {files[1]}")
+
+
+def _summary(seen: Inspection) -> list[tuple[str, str]]:
+    total = sum(seen.label_tokens.values())
+    shares = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in seen.label_tokens.items())
+    faults = seen.reasoning
+    return [
+        ("cases", seen.audit.sentence()),
+        ("learnt", f"{total:,} tokens, each case once: {shares}"),
+        ("near duplicates", f"{len(seen.repeats)} in training, {len(seen.near_held_out)} of a held-out question"),
+        ("overlap", f"{len(seen.leaks)} training cases share a question or 13 words with: {', '.join(seen.measured)}"),
+        (
+            "reasoning",
+            f"{len(faults.empty)} empty, {len(faults.of_another_case)} of another case, "
+            f"{len(faults.same_as_answer)} the same as the answer, {len(faults.in_circles)} in circles",
+        ),
+        ("language", ", ".join(f"{name} {count}" for name, count in seen.languages[:6])),
+    ]
+
+
+def _bars(bins: tuple[int, ...]) -> str:
+    """A histogram in a line of text."""
+    tallest = max(bins)
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * cases // tallest)] for cases in bins)
+
+
+def _key() -> Text:
+    """What the colours mean."""
+    text = Text("Learnt: ")
+    for role, look in _LOOK.items():
+        text.append(f" {role.value} ", look).append(" ")
+    return text.append("grey: read, not learnt", "bright_black").append("\n")
+
+
+def _preview(pieces: Sequence[Piece]) -> Text:
+    """A case in the colours of `_LOOK`, on few lines; long pieces are cut in their middle, what is not learnt is grey."""
+    text = Text()
+    for piece in pieces:
+        words = "⟨EOS⟩" if piece.role is Role.eos else _middle_cut(piece.text)
+        text.append(words, _LOOK[piece.role] if piece.learnt else "bright_black")
+    return text.append("\n")
+
+
+def _middle_cut(text: str) -> str:
+    text, half = text.replace("\n", "⏎"), PREVIEW_CHARACTERS // 2
+    return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:half]} … {text[-half:]}"
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, AuditOptions)
+    return float(len(audit(run, options, invocation.output_dir, Screen()).broken))
+
+
+if __name__ == "__main__":
+    run_door(_door, "audit", needs_card=False)

@@ -1,0 +1,161 @@
+"""The audit as one self-contained HTML page: figures, histograms, findings, and three cases with what is learnt in colour."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from medexp.config.schema import RunConfig
+from medexp.data.anatomy import Piece, Role
+from medexp.data.inspection import Inspection, Leak, Lengths, Repeat
+
+COLOURS = {  # of a role where it is learnt; what is not learnt is grey
+    Role.instructions: "#f3c6d3",
+    Role.question: "#e9d8f4",
+    Role.reasoning: "#cfe5f7",
+    Role.answer: "#cdeccf",
+    Role.marks: "#fbe8a6",
+    Role.eos: "#f7b267",
+}
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
+td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}td.n{text-align:right}
+.ok{color:#1b7a2f}.bad{color:#a3231f;font-weight:600}.charts{display:flex;flex-wrap:wrap;gap:1.5em}
+.case{white-space:pre-wrap;border:1px solid #ccc;border-radius:6px;padding:1em;margin:1em 0;font:13px/1.55 ui-monospace,monospace}
+.case span{border-radius:3px}.off{color:#888}.key span{padding:.1em .5em;margin-right:.6em;border-radius:3px}
+svg{background:#fafafa}.small{color:#666;font-size:.9em}"""
+
+
+def page(run: RunConfig, seen: Inspection) -> str:
+    """The page about `seen`, the cases of `run`."""
+    title = f"Cases of {run.dataset.name} for {run.model.name}, prompt {run.prompt.name}"
+    body = [
+        f"<h1>{escape(title)}</h1><p>{escape(seen.audit.sentence())}</p>",
+        _rules(seen),
+        "<h2>What became of the records</h2>" + _table(("records", "training", "held out", "why"), list(_funnel(seen))),
+        "<h2>Tokens a case (training)</h2>",
+        f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
+        "<div class='charts'>" + "".join(_histogram(name, each) for name, each in seen.lengths.items()) + "</div>",
+        "<h2>What the loss is taken on</h2>" + _shares(seen),
+        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _key(),
+        *map(_case, seen.previews),
+        *_repeats("Training questions that nearly repeat another one", seen.repeats),
+        *_repeats("Training questions that nearly repeat a held-out one", seen.near_held_out),
+        *_leaks(seen.leaks),
+        "<h2>Reasoning and language</h2>" + _table(("finding", "training cases"), [*_reasoning(seen), *_languages(seen)]),
+    ]
+    head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>"
+
+
+def _rules(seen: Inspection) -> str:
+    if not seen.broken:
+        return f"<p class='ok'>Every rule holds. Looked for overlap with: {escape(', '.join(seen.measured))}.</p>"
+    return "<ul>" + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in seen.broken) + "</ul>"
+
+
+def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
+    whole, train, held_out = seen.audit, seen.audit.train, seen.audit.held_out
+    yield f"{whole.records:,} read", "", "", ""
+    if whole.duplicate_questions:
+        yield (
+            f"{whole.duplicate_questions:,} removed",
+            "",
+            "",
+            "the same question, whatever its case and spaces, stands there before",
+        )
+    if whole.withheld:
+        yield f"{whole.withheld:,} withheld", f"{whole.withheld:,}", "", "the question or its group is held out from another part"
+    limit = f"longer than the limit ({seen.max_tokens:,} tokens in training), "
+    dropped, trimmed = train.dropped_overlong + held_out.dropped_overlong, train.trimmed_reasoning + held_out.trimmed_reasoning
+    if dropped:
+        yield (
+            f"{dropped:,} dropped",
+            f"{train.dropped_overlong:,}",
+            f"{held_out.dropped_overlong:,}",
+            limit + "whole or even trimmed",
+        )
+    yield f"{train.kept + held_out.kept:,} kept", f"{train.kept:,}", f"{held_out.kept:,}", ""
+    if trimmed:
+        what = limit + "so the reasoning ends at an earlier sentence; answer and EOS are whole"
+        yield f"{trimmed:,} of them trimmed", f"{train.trimmed_reasoning:,}", f"{held_out.trimmed_reasoning:,}", what
+    for part in whole.parts if len(whole.parts) > 1 else ():
+        draws = f"{part.drawn:,} draws, each case {part.drawn / part.kept:.1f} times"
+        yield f"part {part.name}", f"{part.kept:,}", "", f"weight {part.weight:g}: {draws}"
+
+
+def _histogram(name: str, lengths: Lengths) -> str:
+    """Bars as SVG, each with its range and count as a tooltip."""
+    tallest, count, width, height = max(lengths.bins), len(lengths.bins), 320, 120
+    step = width / count
+    bars = "".join(
+        f"<rect x='{place * step:.1f}' y='{height - height * cases / tallest:.1f}' width='{step * 0.9:.1f}' "
+        f"height='{height * cases / tallest:.1f}' fill='#2a78b5'><title>{place * lengths.width} to "
+        f"{(place + 1) * lengths.width - 1} tokens: {cases} cases</title></rect>"
+        for place, cases in enumerate(lengths.bins)
+    )
+    ticks = f"<text x='0' y='{height + 15}' font-size='11'>0</text>" + (
+        f"<text x='{width}' y='{height + 15}' font-size='11' text-anchor='end'>{count * lengths.width:,}</text>"
+    )
+    figures = f"median {lengths.median:g}, p95 {lengths.p95:,}, longest {lengths.longest:,}"
+    label = f"{escape(name)}: {figures}"
+    return (
+        f"<figure style='margin:0'><figcaption><b>{escape(name)}</b> <span class='small'>{figures}</span></figcaption>"
+        f"<svg width='{width}' height='{height + 20}' role='img' aria-label='{label}'>{bars}{ticks}</svg></figure>"
+    )
+
+
+def _shares(seen: Inspection) -> str:
+    total = sum(seen.label_tokens.values())
+    bars = "".join(
+        f"<div title='{escape(name)}' style='width:{100 * count / total:.2f}%;background:{COLOURS[Role(name)]};height:1.6em'></div>"
+        for name, count in seen.label_tokens.items()
+    )
+    rows = [(name, f"{count:,}", f"{100 * count / total:.1f} %") for name, count in seen.label_tokens.items()]
+    return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _table(("labels that are", "tokens", "share"), rows)
+
+
+def _key() -> str:
+    names = "".join(f"<span style='background:{colour}'>{role.value}</span>" for role, colour in COLOURS.items())
+    return f"<p class='key'>Learnt: {names} <span class='off'>grey: read, not learnt</span></p>"
+
+
+def _case(pieces: Sequence[Piece]) -> str:
+    tokens = sum(piece.tokens for piece in pieces)
+    return f"<div class='case'><b>{tokens} tokens</b>\n{''.join(map(_piece, pieces))}</div>"
+
+
+def _piece(piece: Piece) -> str:
+    text = "⟨EOS⟩" if piece.role is Role.eos else piece.text
+    look = f" style='background:{COLOURS[piece.role]}'" if piece.learnt else " class='off'"
+    return f"<span{look} title='{piece.role.value}, {piece.tokens} tokens'>{escape(text)}</span>"
+
+
+def _repeats(title: str, found: Sequence[Repeat]) -> Iterator[str]:
+    if found:
+        rows = [(each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:20]]
+        yield f"<h2>{escape(title)}: {len(found)}</h2>" + _table(("question", "repeats", "similarity"), rows)
+
+
+def _leaks(found: Sequence[Leak]) -> Iterator[str]:
+    if found:
+        rows = [(each.question, each.measured, "whole question" if each.same_question else each.shared) for each in found[:20]]
+        yield f"<h2>Training cases that share text with what is measured on: {len(found)}</h2>"
+        yield _table(("question", "measured on", "shared"), rows)
+
+
+def _reasoning(seen: Inspection) -> Iterator[tuple[str, str]]:
+    faults = seen.reasoning
+    yield "no reasoning", str(len(faults.empty))
+    yield "another case's reasoning", str(len(faults.of_another_case))
+    yield "reasoning that is the answer", str(len(faults.same_as_answer))
+    yield "reasoning that goes in circles", str(len(faults.in_circles))
+
+
+def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:
+    for language, count in seen.languages[:6]:
+        yield f"language {language}", str(count)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"

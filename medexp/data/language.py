@@ -1,0 +1,22 @@
+"""Which language a text is in, by its letter sequences. For short notes full of numbers it is a guess: look at the counts."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+LETTERS = 600  # enough to be sure, and quick
+
+
+def language_of(text: str) -> str:
+    """The ISO 639-1 code of `text`'s language.
+
+    Source: py3langid, after Lui & Baldwin 2012.
+    """
+    import py3langid
+
+    code, _ = py3langid.classify(text[:LETTERS])
+    return str(code)
+
+
+def languages_of(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Every language with its number of texts, the most frequent first."""
+    return Counter(map(language_of, texts)).most_common()

@@ -1,0 +1,132 @@
+"""python -m medexp.audit: a summary, two files, exit code 2 where a rule is broken and that was asked for; and with every run."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from doors import Doors, command
+
+from medexp.audit import audit
+from medexp.config.schema import AuditOptions
+from medexp.errors import DataError
+from medexp.screen import Screen
+
+AUDIT = ["-m", "medexp.audit"]
+
+
+def written(file: Path, count: int, **changes: str) -> Path:
+    """`count` different cases as JSON."""
+    words = ["fever", "cough", "rash", "pallor", "vertigo", "nausea", "jaundice", "tremor"]
+    records = [
+        {
+            "Question": f"A patient of {20 + number} has had {words[number % 8]} since Monday; what now, doctor {number}?",
+            "Complex_CoT": f"At {20 + number}, {words[number % 8]} is likely harmless. It may still be {words[(number + 3) % 8]}.",
+            "Response": f"Rest for {number} days, and come back if the {words[number % 8]} <b>stays</b>.",
+        }
+        | changes
+        for number in range(count)
+    ]
+    file.write_text(json.dumps(records))
+    return file
+
+
+def audited(doors: Doors, *overrides: str, strict: bool = False, benchmarks: tuple[Path, ...] = ()):
+    options = AuditOptions(strict=strict, benchmark_files=list(map(str, benchmarks)))
+    return audit(doors.run(*overrides), options, doors.root / "audited", Screen())
+
+
+class Page(HTMLParser):
+    """The words of a page, and everything it would fetch."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.words, self.fetched = "", []
+        self.feed(text)
+
+    def handle_data(self, data):
+        self.words += data
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [value for name, value in attrs if name in ("src", "href")] + [tag] * (tag == "script")
+
+
+def test_the_shipped_cases_break_no_rule(doors: Doors, capsys) -> None:
+    audited(doors, "dataset.max_cases=null", "dataset.held_out=16", strict=True)
+    output = capsys.readouterr().out
+    for part in ("138 to train on, 16 held out", "Tokens a training case", "every rule holds", "reasoning 29.1 %", "language"):
+        assert part in " ".join(output.replace("│", " ").split())
+    assert "⟨EOS⟩" in output  # the preview
+    values = json.loads((doors.root / "audited" / "audit.json").read_text())
+    assert (values["train"]["kept"], values["broken_rules"], values["languages"]) == (138, [], {"en": 138})
+    assert values["label_tokens"]["EOS"] == 138
+
+
+def test_strict_ends_with_2_and_every_broken_rule(tmp_path: Path) -> None:
+    file = written(tmp_path / "cases.json", 40, Complex_CoT="It is what it is.")
+    words = ["dataset=local", f"dataset.path={file}", "hydra.run.dir=out"]
+    status, output = command(*AUDIT, *words, "audit.strict=true", cwd=tmp_path)
+    assert status == 2, output
+    assert re.search(r"medexp: \d+ of 24 training cases whose reasoning is repeated.* \(audit.strict=true\)", output)
+    assert (tmp_path / "out" / "audit.html").is_file()
+    assert not list(tmp_path.glob("mlruns"))
+
+
+def test_without_strict_a_broken_rule_is_shown(doors: Doors, tmp_path: Path, capsys) -> None:
+    file = written(tmp_path / "cases.json", 40, Complex_CoT="It is what it is.")
+    seen = audited(doors, "dataset=local", f"dataset.path={file}", "dataset.max_cases=40")
+    assert seen.broken
+    assert "✗" in capsys.readouterr().out
+
+
+def test_the_page_fetches_nothing_and_shows_cases_as_text(doors: Doors, tmp_path: Path) -> None:
+    file = written(tmp_path / "cases.json", 40)
+    audited(doors, "dataset=local", f"dataset.path={file}", "dataset.max_cases=40")
+    text = (doors.root / "audited" / "audit.html").read_text()
+    page = Page(text)
+    assert page.fetched == []
+    assert "<b>stays</b>" in page.words
+    assert page.words.count("⟨EOS⟩") == 3
+    assert text.count("<svg") == 4
+
+
+def test_a_benchmark_file_is_looked_for_in_the_training_cases(doors: Doors, tmp_path: Path) -> None:
+    file = written(tmp_path / "cases.json", 40)
+    question = json.loads(file.read_text())[17]["Question"]
+    benchmark = tmp_path / "medqa.jsonl"
+    benchmark.write_text("\n".join(json.dumps({"question": text}) for text in ("Something else?", question)))
+    overrides = ["dataset=local", f"dataset.path={file}", "dataset.max_cases=40"]
+    seen = audited(doors, *overrides, benchmarks=(benchmark,))
+    assert [leak.measured for leak in seen.leaks] == ["medqa.jsonl, number 2"]
+    with pytest.raises(DataError, match=r"1 training cases share a question or 13 words.*audit.strict=true"):
+        audited(doors, *overrides, strict=True, benchmarks=(benchmark,))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("none.jsonl", None, "audit.benchmark_files=.*none.jsonl does not exist"),
+        ("bench.jsonl", '{"prompt": "x"}', "bench.jsonl has no text in 'question'"),
+        ("bench.txt", "", "audit.benchmark_files=.*bench.txt ends in .txt; allowed are"),
+    ],
+)
+def test_a_wrong_benchmark_file_is_refused(doors: Doors, tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        audited(doors, benchmarks=(tmp_path / name,))
+
+
+def test_every_run_keeps_the_audit(doors: Doors, tmp_path: Path) -> None:
+    result = doors.train()
+    kept = Path(doors.client().download_artifacts(result.run_id, "data", str(tmp_path)))
+    values = json.loads((kept / "audit.json").read_text())
+    assert (values["train"]["kept"], values["overlap"]["count"]) == (6, 0)
+    assert Page((kept / "audit.html").read_text()).fetched == []
+
+
+def test_a_broken_mixture_costs_one_sentence(tmp_path: Path) -> None:
+    status, output = command(*AUDIT, "dataset=mixture", "dataset.mixture=[{use: medical, weight: 1}]", cwd=tmp_path)
+    assert (status, output.count("\n")) == (2, 1)
+    assert "dataset.mixture[0].use=medical does not exist" in output
