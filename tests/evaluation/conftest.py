@@ -1,25 +1,9 @@
-"""The shipped lexicon, and a vignette with its reference in the words of the shipped cases."""
+"""The shipped lexicon."""
 
 import pytest
 
 from medexp.evaluation import lexicon as shipped
 from medexp.evaluation.terms import Lexicon
-
-QUESTION = (
-    "A 29-year-old woman has had a sore throat and fever of 38.4 °C for three days, no cough. She takes ramipril 5 mg. "
-    "She is allergic to penicillin. What is it?"
-)
-REFERENCE = """## Symptoms
-- Sore throat and fever for three days without cough
-## Causes
-- Tonsillitis, most often viral; streptococci in some
-## Precautions
-- Paracetamol 1 g up to four times daily; clarithromycin 500 mg if bacterial
-- Never aspirin under 16
-## Red Flags
-- Drooling or stridor: airway obstruction
-- Rash with neck stiffness: meningitis
-"""
 
 
 @pytest.fixture(scope="session")

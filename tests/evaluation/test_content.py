@@ -1,7 +1,7 @@
 """The condition by name or synonym, items recalled by words and by meaning."""
 
 import pytest
-from conftest import REFERENCE
+from vignettes import REFERENCE
 
 from medexp.evaluation.content import embedded_recall, items, lexical_recall, lines, names_condition
 

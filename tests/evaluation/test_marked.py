@@ -1,8 +1,8 @@
 """Blocks keep every character of an answer, and mark what counts against it."""
 
-from conftest import QUESTION, REFERENCE
 from hypothesis import given
 from hypothesis import strategies as st
+from vignettes import QUESTION, REFERENCE
 
 from medexp.evaluation.marked import blocks
 from medexp.evaluation.record import Answer, Answered

@@ -4,7 +4,7 @@ import json
 from math import exp
 
 import pytest
-from conftest import QUESTION, REFERENCE
+from vignettes import QUESTION, REFERENCE
 
 from medexp.data.records import Case
 from medexp.errors import DataError

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import QUESTION, REFERENCE
+from vignettes import QUESTION, REFERENCE
 
 from medexp.evaluation.support import Claim, evidence, unsupported
 
