@@ -22,6 +22,7 @@ from medexp.config.flat import fingerprint, flatten
 from medexp.config.rules import tracking_root
 from medexp.config.schema import Benchmark, EvaluateOptions, Evaluation, RunConfig, Tracking
 from medexp.data import mixture, source
+from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.errors import ConfigError, DataError, RunError
 from medexp.evaluation import benchmarks
@@ -153,6 +154,8 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
     with claimed(
         Path(run.tracking.root or ".") / "unfinished", f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume
     ) as work:
+        if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
+            show.say("[yellow]![/yellow] these held-out cases are not those of the run: some of them may have been trained on")
         show.say(f"[bold]{subject.name}[/bold]: {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}")
         with show.stage("loading the training stack"):
             meter = guard.cap(run.hardware)

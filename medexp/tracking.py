@@ -138,12 +138,14 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), and its metrics."""
+    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, and the digest
+    of its held-out cases."""
 
     run_id: str
     name: str
     artifacts: Mapping[str, Path]
     metrics: Mapping[str, float]
+    held_out: str | None
     tracker: Tracker
 
 
@@ -166,7 +168,8 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
         if name in {each.path for each in client.list_artifacts(run_id, name.rpartition("/")[0] or None)}
     }
     tracker = Tracker(client, run_id, run.info.experiment_id)
-    return KeptRun(run_id, run.info.run_name or run_id, found, dict(run.data.metrics), tracker)
+    held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
+    return KeptRun(run_id, run.info.run_name or run_id, found, dict(run.data.metrics), next(held_out, None), tracker)
 
 
 def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:

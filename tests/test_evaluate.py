@@ -138,6 +138,13 @@ def test_an_adapter_folder_can_be_measured_and_the_command_line_wins(finished: F
     assert finished.newest().data.params["training.learning_rate"] == "0.01"
 
 
+def test_other_held_out_cases_than_the_run_s_are_pointed_out(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    finished.evaluate(finished.result.run_id, "evaluation.answers=0")
+    assert "not those of the run" not in capsys.readouterr().err
+    finished.evaluate(finished.result.run_id, "evaluation.answers=0", "dataset.split_seed=7")
+    assert "not those of the run" in " ".join(capsys.readouterr().err.split())
+
+
 def test_answers_made_before_a_stop_are_not_made_again(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[bool] = []
     real = generation._batch
