@@ -24,6 +24,7 @@ from medexp.config.schema import Benchmark, EvaluateOptions, Evaluation, RunConf
 from medexp.data import mixture, source
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
+from medexp.data.split import Split
 from medexp.errors import ConfigError, DataError, RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation.questions import ChoiceQuestion, questions
@@ -138,9 +139,8 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
 
 def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, Card]:
     """Load base and adapter, ask, and score."""
-    plan, _ = planner.choose(run) if planner.is_planned(run) else (None, ())
-    if plan is not None:
-        planner.apply(run, plan)
+    if planner.is_planned(run):
+        planner.apply(run, planner.choose(run)[0])
     if subject.adapter is None:
         raise RunError(
             f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
@@ -154,8 +154,7 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
     with claimed(
         Path(run.tracking.root or ".") / "unfinished", f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume
     ) as work:
-        if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
-            show.say("[yellow]![/yellow] these held-out cases are not those of the run: some of them may have been trained on")
+        _point_out_other_cases(subject, sides, show)
         show.say(f"[bold]{subject.name}[/bold]: {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}")
         with show.stage("loading the training stack"):
             meter = guard.cap(run.hardware)
@@ -177,6 +176,11 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
         card = measuring.card(record, run.evaluation, modules)
         work.finish()
     return record, card
+
+
+def _point_out_other_cases(subject: Subject, sides: Split, show: Screen) -> None:
+    if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
+        show.say("[yellow]![/yellow] these held-out cases are not those of the run: some of them may have been trained on")
 
 
 def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
