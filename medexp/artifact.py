@@ -27,19 +27,19 @@ def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
     return folder
 
 
-def check_adapter(folder: Path, lora: Lora, weights: Weights) -> None:
-    """Is the adapter in `folder` one of this base, rank and modules?
+def check_adapter(folder: Path, lora: Lora, weights: Weights, key: str = "lora.start_from") -> None:
+    """Is the adapter in `folder`, which `key` names, one of this base, rank and modules?
 
     Raises: ModelError saying what it was trained on instead.
     """
     file = folder / "adapter_config.json"
     if not file.is_file():
-        raise ModelError(f"lora.start_from={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
+        raise ModelError(f"{key}={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
     config = json.loads(file.read_text())
     if config.get("base_model_name_or_path") != weights.location:
         raise ModelError(
             f"the adapter in {folder} was trained on {config.get('base_model_name_or_path')} and this run's base is "
-            f"{weights.location}; choose that model, or another lora.start_from"
+            f"{weights.location}; choose that model, or another {key}"
         )
     if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(lora.target_modules):
         raise ModelError(

@@ -1,6 +1,7 @@
-"""Charts as files: what fits over rank x sequence length, as PNG and as a self-contained HTML table."""
+"""Charts: what fits over rank x sequence length as PNG and HTML table; a run's loss and the lengths of its answers as SVG text."""
 
 import html
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from medexp.vram.planner import Cell, sentence
 
 _FITS, _DOES_NOT = "#2a78b5", "#d9d9d9"
+_BEFORE, _AFTER = "#8f99a8", "#2a78b5"
 
 
 def draw_frontier(cells: Sequence[Cell], title: str, folder: Path) -> tuple[Path, Path]:
@@ -20,6 +22,46 @@ def draw_frontier(cells: Sequence[Cell], title: str, folder: Path) -> tuple[Path
     _draw_png(cells, title, png)
     page.write_text(_page(cells, title), encoding="utf-8")
     return png, page
+
+
+def loss_curve_svg(training: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]) -> str:
+    """Training and held-out loss over steps, as an SVG element."""
+    figure, axes = _small_figure()
+    axes.plot(*zip(*training, strict=True), color=_BEFORE, linewidth=1.2, label="training")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color=_AFTER, marker="o", markersize=4, label="held out")
+    axes.set(xlabel="step", ylabel="loss, nats a token")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def length_histogram_svg(before: Sequence[int], after: Sequence[int]) -> str:
+    """How long the answers are, before and after, as an SVG element."""
+    figure, axes = _small_figure()
+    bins = [edge * (max([*before, *after]) + 1) / 12 for edge in range(13)]
+    axes.hist([before, after], bins, color=[_BEFORE, _AFTER], label=["before", "after"])
+    axes.set(xlabel="tokens of the whole answer", ylabel="answers")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _small_figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 2.9), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medexp"}):  # text stays text; the same ids for the same chart
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _axes(cells: Sequence[Cell]) -> tuple[list[int], list[int]]:

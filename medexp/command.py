@@ -6,8 +6,8 @@ A traceback is only shown for a defect of medexp itself, or when HYDRA_FULL_ERRO
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,12 +22,19 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import AuditConfig, PlanConfig, RunConfig, TrainConfig
+from medexp.config.schema import AuditConfig, EvaluateConfig, PlanConfig, RunConfig, TrainConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.space import lengths
 
 # A root's first default is one of these.
-SCHEMAS: dict[str, type[RunConfig]] = {"run": RunConfig, "train": TrainConfig, "plan": PlanConfig, "audit": AuditConfig}
+SCHEMAS: dict[str, type[RunConfig]] = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "plan": PlanConfig,
+    "audit": AuditConfig,
+    "evaluate": EvaluateConfig,
+}
+Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,14 @@ def _nearest(here: machine.Machine) -> dict[str, object]:
     return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
 
 
-def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True) -> NoReturn:
-    """Compose `config_name` from the command line, check it, hand it to `door`, and exit."""
+def run_door(
+    door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True, recompose: Recompose | None = None
+) -> NoReturn:
+    """Compose `config_name` from the command line, check it, hand it to `door`, and exit.
+
+    `recompose` may put another config in the place of the composed one before it is checked: it is given that one, the door's own
+    options and the overrides as typed.
+    """
     schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
@@ -80,6 +93,9 @@ def run_door(door: Callable[[RunConfig, Invocation], float], config_name: str, n
         composed = OmegaConf.to_yaml(cfg, resolve=True)
         try:
             options = _own_options(cfg, config_name)
+            if recompose is not None:
+                cfg = recompose(cfg, options, settings.overrides.task)
+                composed = OmegaConf.to_yaml(cfg, resolve=True)
             run = resolve(cfg, machine.read(), Path(settings.runtime.cwd), settings.runtime.choices, needs_card)
             overrides = tuple(settings.overrides.task)
             return door(run, Invocation(Path(settings.runtime.output_dir), overrides, composed, options))
@@ -112,7 +128,8 @@ def _own_options(cfg: DictConfig, config_name: str) -> object:
         return None
     options = OmegaConf.to_object(cfg[config_name])
     OmegaConf.set_struct(cfg, False)
-    del cfg[config_name]
+    for name in {each.name for each in fields(SCHEMAS[config_name])} - {each.name for each in fields(RunConfig)}:
+        del cfg[name]
     return options
 
 

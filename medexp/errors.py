@@ -6,6 +6,7 @@
     │   ├── DataError               a file, a record, or too few cases
     │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
     │   ├── MachineError            the hardware preset asks for what this machine has not
+    │   ├── RunError                a run or adapter that is not there, or holds not what it should
     │   ├── OutputError             a folder that cannot be written
     │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
     ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
@@ -53,6 +54,10 @@ class ModelError(BadInput):
 
 class MachineError(BadInput):
     """The hardware preset asks for what this machine has not."""
+
+
+class RunError(BadInput):
+    """A run or adapter that is not there, or holds not what it should."""
 
 
 class OutputError(BadInput):

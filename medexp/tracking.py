@@ -4,6 +4,7 @@ Everything goes through `MlflowClient` with an explicit store, so nothing depend
 state. A process that is killed outright cannot say so: the next command that opens the store does (`bury`).
 """
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
-from medexp.errors import RunInterrupted, TrialPruned
+from medexp.errors import RunError, RunInterrupted, TrialPruned, listing
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Tracker:
         self.latest |= values
         now = int(time.time() * 1000)
         self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def history(self, name: str) -> list[tuple[int, float]]:
+        """The last value of metric `name` at every step, by step."""
+        values = {each.step: each.value for each in self._client.get_metric_history(self.run_id, name)}
+        return sorted(values.items())
 
     def params(self, values: Mapping[str, Value]) -> None:
         """Log parameters; logging the same ones again is allowed, as a continued run does."""
@@ -134,6 +140,42 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
             monitor.finish()
 
 
+@dataclass(frozen=True)
+class KeptRun:
+    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, and the digest
+    of its held-out cases."""
+
+    run_id: str
+    name: str
+    artifacts: Mapping[str, Path]
+    metrics: Mapping[str, float]
+    held_out: str | None
+    tracker: Tracker
+
+
+def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
+    """Run `run_id` with those of its `artifacts` (files or folders) that it has.
+
+    Raises: RunError if there is no such run.
+    """
+    client = _client(tracking)
+    run = _existing(client, run_id)
+    if run is None:
+        newest = client.search_runs([each.experiment_id for each in client.search_experiments()], max_results=3)
+        known = listing(f"{each.info.run_id} ({each.info.run_name})" for each in newest)
+        raise RunError(
+            f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are {known}. See them with make ui"
+        )
+    found = {
+        name: Path(client.download_artifacts(run_id, name))  # a store on this machine gives its own file
+        for name in artifacts
+        if name in {each.path for each in client.list_artifacts(run_id, name.rpartition("/")[0] or None)}
+    }
+    tracker = Tracker(client, run_id, run.info.experiment_id)
+    held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
+    return KeptRun(run_id, run.info.run_name or run_id, found, dict(run.data.metrics), next(held_out, None), tracker)
+
+
 def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     if not run_ids:
@@ -170,6 +212,7 @@ def git_commit(folder: Path) -> str | None:
 def _client(tracking: Tracking) -> Any:
     import logging
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # after the import, which sets its own

@@ -8,12 +8,11 @@ python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_step
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from medexp import artifact, audit_page, machine, model, report, stack, tracking, trainer, weights
+from medexp import artifact, audit_page, machine, measuring, model, report, stack, tracking, trainer, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
@@ -22,19 +21,19 @@ from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
-from medexp.evaluation import answers, generation
-from medexp.evaluation.generation import Answer
-from medexp.evaluation.losses import CaseLoss, case_losses, mean_loss
 from medexp.evaluation.metrics import Comparison, compare
+from medexp.evaluation.record import Answer, CaseLoss, Record, mean_loss
+from medexp.evaluation.scorecard import Card
+from medexp.measuring import Measured
+from medexp.page import About
 from medexp.probe import Settled, settle
 from medexp.screen import Screen, TrainingProgress
 from medexp.sweep.part import Part, taking_part
 from medexp.tracking import DataInput, Tracker, environment, git_commit
 from medexp.trainer import Fitted
-from medexp.tuned import Tuned, Weights
+from medexp.tuned import Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
-from medexp.vram.guard import Meter
 from medexp.vram.planner import Plan
 from medexp.workspace import Workspace, abandoned, claimed
 
@@ -50,17 +49,11 @@ class TrainResult:
 
 
 @dataclass
-class Job:
+class Job(Measured):
     """A run under way: what was asked, and what the hands have made of it."""
 
-    run: RunConfig
     invocation: Invocation
-    show: Screen
-    work: Workspace
-    ready: Prepared
-    tuned: Tuned
     tracker: Tracker
-    meter: Meter
     plan: Plan | None
     began: float
     part: Part | None = None  # of a sweep
@@ -115,7 +108,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
                 _log_plan(tracker, run, settled, runners_up, show)
                 if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
                     ready = speller.prepared(run, sides)
-            result = _compare(Job(run, invocation, show, work, ready, tuned, tracker, meter, plan, began, part))
+            result = _compare(Job(run, show, work, ready, tuned, meter, invocation, tracker, plan, began, part))
         work.finish()
     return result
 
@@ -131,52 +124,25 @@ def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Se
 def _compare(job: Job) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
     resume_from = job.work.last_checkpoint()
-    before = _answers(job, base=True)
+    before = job.answers(base=True)
     with job.show.stage("measuring the base's held-out loss"):
-        losses_before = _held_out_losses(job, base=True)
+        losses_before = job.losses(base=True)
     job.tracker.metrics(0, {"eval/loss": mean_loss(losses_before)})
     fitted = _fit(job, resume_from)
     with job.show.stage("measuring the tuned model's held-out loss"):
-        losses_after = _held_out_losses(job)
+        losses_after = job.losses()
     job.tracker.metrics(fitted.last_step, {"eval/loss": mean_loss(losses_after)})
-    after = _answers(job, base=False)
+    after = job.answers(base=False)
+    record = job.record((before, after), (losses_before, losses_after))
+    card = measuring.card(record, job.run.evaluation, job.tuned.stack)
     with job.show.stage("saving the adapter"):
         adapter = artifact.save_adapter(job.tuned, job.invocation.output_dir / "adapter", job.invocation.composed_yaml)
-    outcome = _outcome(job, fitted, (losses_before, losses_after), _structure(before, after))
+    outcome = _outcome(job, fitted, (losses_before, losses_after), card.line("structure").comparison)
     result = TrainResult(outcome, adapter, job.tracker.run_id, job.tracker.latest)
-    _log_end(job, result, before, after)
-    _print(job, result, before, after)
+    page = _log_end(job, result, record, card)
+    _print(job, result, record, card, before, after)
+    job.show.result(f"Before and after side by side: {page}")
     return result
-
-
-def _answers(job: Job, base: bool) -> list[Answer]:
-    if not job.ready.prompts:
-        return []
-    whose, evaluation = "base" if base else "tuned", job.run.evaluation
-    count = len(job.ready.prompts)
-    label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
-    with guard.ceiling(job.meter, label), job.show.counting(label, count) as advance:
-        return generation.answers(
-            job.tuned,
-            job.ready.prompts,
-            evaluation.max_new_tokens,
-            evaluation.batch_size,
-            kept_in=job.work.answers(whose),
-            base=base,
-            advance=advance,
-        )
-
-
-def _held_out_losses(job: Job, base: bool = False) -> list[CaseLoss]:
-    with guard.ceiling(job.meter, "measuring the held-out loss"), job.tuned.as_base() if base else nullcontext():
-        return case_losses(job.tuned, job.ready.held_out.encoded, job.run.evaluation.batch_size)
-
-
-def _structure(before: list[Answer], after: list[Answer]) -> Comparison | None:
-    """Do the answers keep to the four sections more than before? None where none were asked for."""
-    if not before:
-        return None
-    return compare([answers.structure(each.text).score for each in before], [answers.structure(each.text).score for each in after])
 
 
 def _fit(job: Job, resume_from: Path | None) -> Fitted:
@@ -210,7 +176,7 @@ class Recorder:
         if job.part:
             job.part.stepped(step, job.ready.steps)
         if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
-            loss = mean_loss(_held_out_losses(job))
+            loss = mean_loss(job.losses())
             job.tracker.metrics(step, {"eval/loss": loss})
             job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
             if job.part:
@@ -295,20 +261,33 @@ def _outcome(
     )
 
 
-def _log_end(job: Job, result: TrainResult, before: list[Answer], after: list[Answer]) -> None:
-    texts = [each.text for each in before], [each.text for each in after]
+def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
+    """Keep the figures and the answers; returns where report.html lies."""
+    texts = [each.base.text for each in record.cases], [each.tuned.text for each in record.cases]
     job.tracker.table(report.before_after(job.ready.asked, *texts), "answers/before_after.json")
     job.tracker.metrics(result.outcome.steps, report.metrics(result.outcome))
     if job.run.tracking.log_adapter:
         job.tracker.folder(result.adapter, "adapter")
+    outcome = result.outcome
+    about = About(
+        f"{_name(job.run)} on {job.run.dataset.name}",
+        report.summary(outcome, str(result.adapter), result.run_id),
+        planned_bytes=outcome.planned_bytes,
+        measured_bytes=outcome.peak_bytes,
+        ceiling_bytes=outcome.ceiling_bytes,
+        **measuring.curves(job.tracker),
+    )
+    measuring.keep(job.tracker, record, card, about, outcome.steps)
+    return measuring.write_report(job.invocation.output_dir, record, card, about)
 
 
-def _print(job: Job, result: TrainResult, before: list[Answer], after: list[Answer]) -> None:
+def _print(job: Job, result: TrainResult, record: Record, card: Card, before: list[Answer], after: list[Answer]) -> None:
     for case, base, tuned in zip(job.ready.asked, before, after, strict=True):
         pair = [report.clipped(base.text, 900), report.clipped(tuned.text, 900)]
         job.show.table(f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True)
     if before:
         job.show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
+    measuring.show(job.show, "What changed", record, card)
     job.show.table("This run", ("", ""), report.summary(result.outcome, str(result.adapter), result.run_id))
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from medexp.config import parts
-from medexp.config.schema import Checkpointing, Dataset, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
+from medexp.config.schema import Benchmark, Checkpointing, Dataset, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.machine import Machine
 from medexp.units import bytes_of_gib, gib
@@ -84,8 +84,15 @@ def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
     run.lora.start_from = absolute(run.lora.start_from)
     for source in (run.dataset, *run.dataset.mixture, *filter(None, [run.dataset.held_out_from])):
         source.path = absolute(source.path)
-    home = os.environ.get("MEDEXP_HOME", ".")
-    run.tracking.root = absolute(run.tracking.root or f"{home}/mlruns")
+    for name, file in vars(run.evaluation.benchmark_files).items():
+        setattr(run.evaluation.benchmark_files, name, absolute(file))
+    run.tracking.root = tracking_root(run.tracking.root, launch_dir)
+
+
+def tracking_root(root: str | None, launch_dir: Path) -> str:
+    """Where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns under MEDEXP_HOME or `launch_dir`."""
+    given = Path(root or f"{os.environ.get('MEDEXP_HOME', '.')}/mlruns")
+    return str((launch_dir / given.expanduser()).resolve())
 
 
 def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
@@ -241,6 +248,23 @@ def _parts(dataset: Dataset) -> Iterator[str]:
             yield f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with both weights added"
 
 
+def _benchmarks(run: RunConfig) -> Iterator[str]:
+    known = [each.value for each in Benchmark]
+    for name in run.evaluation.benchmarks:
+        if name not in known:
+            yield f"evaluation.benchmarks has {name}; allowed are {listing(known)}{nearest(name, known)}"
+
+
+def _judge(run: RunConfig) -> Iterator[str]:
+    judge = run.evaluation.judge
+    if judge.model is None:
+        return
+    if judge.url is None or not judge.url.startswith(("http://", "https://")):
+        yield f"evaluation.judge.url={judge.url} is no endpoint; give the whole address, as in http://127.0.0.1:8000/v1/chat/completions"
+    if judge.instructions is None or "{{ outputs }}" not in judge.instructions:
+        yield "evaluation.judge.instructions must hold {{ outputs }}, and may hold {{ inputs }} and {{ expectations }}"
+
+
 def _weights(run: RunConfig) -> Iterator[str]:
     model = run.model
     if model.path is None and model.package is None and model.hub_id is None:
@@ -250,5 +274,5 @@ def _weights(run: RunConfig) -> Iterator[str]:
 
 
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
-    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _weights,
+    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _benchmarks, _judge, _weights,
 )  # fmt: skip

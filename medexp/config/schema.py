@@ -85,6 +85,15 @@ class Resume(Enum):
     never = "never"
 
 
+class Benchmark(Enum):
+    """Multiple-choice questions with one right answer, run through lm-eval."""
+
+    medqa = "medqa"
+    medmcqa = "medmcqa"
+    pubmedqa = "pubmedqa"
+    mmlu_medical = "mmlu_medical"
+
+
 class Checkpointing(Enum):
     """Gradient checkpointing: hidden states to the host (`unsloth`), kept on the device (`standard`), or none (`off`)."""
 
@@ -281,14 +290,40 @@ class Training(Group):
 
 
 @dataclass
+class BenchmarkFiles(Group):
+    """Local files that take the place of the Hub's, one a benchmark."""
+
+    inside: ClassVar[str] = "benchmark_files."
+    medqa: str | None = MISSING
+    medmcqa: str | None = MISSING
+    pubmedqa: str | None = MISSING
+    mmlu_medical: str | None = MISSING
+
+
+@dataclass
+class Judge(Group):
+    """A language model that judges answers at an OpenAI-compatible endpoint; no `model`, no judge."""
+
+    inside: ClassVar[str] = "judge."
+    model: str | None = MISSING
+    url: str | None = MISSING
+    instructions: str | None = MISSING
+
+
+@dataclass
 class Evaluation(Group):
-    """Held-out loss at one fixed length, and how many held-out questions are answered before and after."""
+    """Held-out loss at one fixed length, how many held-out questions are answered before and after, and what else is measured."""
 
     answers: int = number(0)
     max_new_tokens: int = number(1)
     batch_size: int = number(1)
     max_seq_tokens: int = number(16)
     every_steps: int = number(1)
+    embedding: bool = MISSING
+    benchmarks: list[str] = MISSING
+    benchmark_files: BenchmarkFiles = MISSING
+    benchmark_limit: int | None = number(1)
+    judge: Judge = MISSING
 
 
 @dataclass
@@ -365,3 +400,19 @@ class AuditConfig(RunConfig):
     """A run, and how its cases are audited."""
 
     audit: AuditOptions = MISSING
+
+
+@dataclass
+class EvaluateOptions(Group):
+    """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the answers stored with it."""
+
+    run: str | None = MISSING
+    rescore: bool = MISSING
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """A run to measure. What it was made with is read from the run itself; what the command line names wins over that."""
+
+    run: str | None = MISSING
+    evaluate: EvaluateOptions = MISSING

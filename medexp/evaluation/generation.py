@@ -3,22 +3,13 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Engine
+from medexp.evaluation.record import Answer
 from medexp.tuned import Tuned
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said to case number `case`; `ended` is False where it ran into the token limit."""
-
-    case: int
-    text: str
-    tokens: int
-    ended: bool
 
 
 def answers(

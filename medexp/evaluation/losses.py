@@ -5,25 +5,12 @@ Logits are made for a few hundred labelled positions at a time: a vocabulary of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from medexp.data.encoding import IGNORED, Encoded
+from medexp.evaluation.record import CaseLoss, mean_loss
 from medexp.tuned import Tuned
 
 CHUNK_TOKENS = 256  # labelled positions whose logits exist at once: 125 MiB in float32 for the Llama-3 vocabulary
-
-
-@dataclass(frozen=True)
-class CaseLoss:
-    """The summed negative log-likelihood of a case's labelled tokens, in nats, and how many they are."""
-
-    nats: float
-    tokens: int
-
-    @property
-    def per_token(self) -> float:
-        """Nats a token of this case."""
-        return self.nats / self.tokens
 
 
 def held_out_loss(tuned: Tuned, cases: Sequence[Encoded], batch_size: int) -> float:
@@ -31,26 +18,26 @@ def held_out_loss(tuned: Tuned, cases: Sequence[Encoded], batch_size: int) -> fl
     return mean_loss(case_losses(tuned, cases, batch_size))
 
 
-def mean_loss(losses: Sequence[CaseLoss]) -> float:
-    """Nats a token over all cases, every token counting the same."""
-    return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
-
-
-def case_losses(tuned: Tuned, cases: Sequence[Encoded], batch_size: int) -> list[CaseLoss]:
+def case_losses(
+    tuned: Tuned, cases: Sequence[Encoded], batch_size: int, answer_starts: Sequence[int] | None = None
+) -> list[CaseLoss]:
     """The loss of every case, in their order; in evaluation mode and without gradients, the mode is put back.
 
+    `answer_starts` (positions in `input_ids`) tells the answer's share apart, in the same pass; without it the share is 0.
     Batches are sorted by length; the result does not depend on the batch.
     """
     order = sorted(range(len(cases)), key=lambda index: len(cases[index].input_ids))
+    starts = answer_starts if answer_starts is not None else [len(case.input_ids) for case in cases]
     found: dict[int, CaseLoss] = {}
     with tuned.evaluating():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            found |= zip(batch, _batch_losses(tuned, [cases[index] for index in batch]), strict=True)
+            losses = _batch_losses(tuned, [cases[index] for index in batch], [starts[index] for index in batch])
+            found |= zip(batch, losses, strict=True)
     return [found[index] for index in range(len(cases))]
 
 
-def _batch_losses(tuned: Tuned, batch: Sequence[Encoded]) -> list[CaseLoss]:
+def _batch_losses(tuned: Tuned, batch: Sequence[Encoded], answer_starts: Sequence[int]) -> list[CaseLoss]:
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -61,10 +48,19 @@ def _batch_losses(tuned: Tuned, batch: Sequence[Encoded]) -> list[CaseLoss]:
     hidden = causal.model(input_ids=ids, use_cache=False)[0][:, :-1]  # causal: padding on the right cannot be seen
     targets = labels[:, 1:]
     kept = targets != IGNORED
-    hidden, targets, rows = hidden[kept], targets[kept], kept.nonzero()[:, 0]
-    nats = torch.zeros(len(batch), dtype=torch.float64, device=device)
+    rows, columns = kept.nonzero(as_tuple=True)
+    in_answer = columns + 1 >= torch.tensor(answer_starts, device=device)[rows]
+    bins = 2 * rows + in_answer  # two a case: what comes before the answer, and the answer
+    hidden, targets = hidden[kept], targets[kept]
+    nats = torch.zeros(2 * len(batch), dtype=torch.float64, device=device)
     for start in range(0, len(targets), CHUNK_TOKENS):
         chunk = slice(start, start + CHUNK_TOKENS)
         losses = cross_entropy(causal.lm_head(hidden[chunk]).float(), targets[chunk], reduction="none")
-        nats.index_add_(0, rows[chunk], losses.double())
-    return [CaseLoss(total, tokens) for total, tokens in zip(nats.tolist(), kept.sum(dim=1).tolist(), strict=True)]
+        nats.index_add_(0, bins[chunk], losses.double())
+    tokens = torch.bincount(bins, minlength=2 * len(batch))
+    return [
+        CaseLoss(before + answer, count_before + count_answer, answer, count_answer)
+        for (before, answer), (count_before, count_answer) in zip(
+            nats.view(-1, 2).tolist(), tokens.view(-1, 2).tolist(), strict=True
+        )
+    ]

@@ -52,6 +52,30 @@ def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> C
     return Comparison(len(before), fmean(before), fmean(after), change, low, high, sign_test(differences), effect)
 
 
+@dataclass(frozen=True)
+class Proportion:
+    """A share of `count` and its 95 % intervals: by the normal approximation, and by the percentile bootstrap."""
+
+    count: int
+    share: float
+    normal: tuple[float, float]
+    bootstrap: tuple[float, float]
+
+
+def proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
+    """The share of True in `right`.
+
+    Raises: ValueError if there are none.
+    """
+    if not right:
+        raise ValueError("a share of nothing is none; give at least one value")
+    share = fmean(right)
+    margin = 1.96 * math.sqrt(share * (1 - share) / len(right))
+    return Proportion(
+        len(right), share, (share - margin, share + margin), _interval([float(each) for each in right], random.Random(seed))
+    )
+
+
 def sign_test(differences: Sequence[float]) -> float:
     """The exact two-sided p of as many or more differences with one sign, if both signs were equally likely; 1 without any."""
     ups, downs = sum(each > 0 for each in differences), sum(each < 0 for each in differences)

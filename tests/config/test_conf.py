@@ -13,7 +13,8 @@ from medexp.units import GIB
 
 CONF = command.conf_dir()
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
-OPTIONS = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml"))
+GROUPS = [folder for folder in CONF.rglob("*") if folder.is_dir() and "hydra" not in folder.parts[len(CONF.parts) :]]
+OPTIONS = sorted((file.parent.relative_to(CONF).as_posix(), file.stem) for group in GROUPS for file in group.glob("*.yaml"))
 MODELS = [option for group, option in OPTIONS if group == "model"]
 PRESETS = [option for group, option in OPTIONS if group == "hardware" and option != "auto"]
 
@@ -21,6 +22,7 @@ PRESETS = [option for group, option in OPTIONS if group == "hardware" and option
 NEEDS = {
     ("dataset", "local"): ["dataset.path=cases.csv"],
     ("dataset", "mixture"): ["dataset.mixture=[{use: medical_o1, weight: 3}, {use: clinical_cases, weight: 1}]"],
+    ("evaluation/judge", "endpoint"): ["evaluation.judge.model=m"],
     ("prompt", "direct"): ["dataset.overlong=drop"],
     ("training", "seed"): ["hardware=rtx4090_24gb"],
 }

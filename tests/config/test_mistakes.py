@@ -12,7 +12,8 @@ TYPED = [
     ("lora.rank=8", f"lora.rank does not exist; {LORA}; did you mean lora.r?"),
     (
         "evaluation.max_new_token=5",
-        "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps; "
+        "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps, "
+        "embedding, benchmarks, benchmark_files, benchmark_limit, judge; "
         "did you mean evaluation.max_new_tokens?",
     ),
     (

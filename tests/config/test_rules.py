@@ -105,6 +105,22 @@ BROKEN = {
         (["dataset.max_cases=16"], ["dataset.held_out=16 leaves nothing to train on", "dataset.max_cases=16"]),
         (["evaluation.answers=17"], ["evaluation.answers=17 is more than dataset.held_out=16", "lower the first or raise the"]),
     ],
+    "_benchmarks": [
+        (
+            ["evaluation.benchmarks=[medqa,medmqa]"],
+            ["evaluation.benchmarks has medmqa", "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medmcqa?"],
+        ),
+    ],
+    "_judge": [
+        (
+            ["evaluation/judge=endpoint", "evaluation.judge.model=m", "evaluation.judge.url=localhost"],
+            ["evaluation.judge.url=localhost is no endpoint", "http://127.0.0.1:8000/v1/chat/completions"],
+        ),
+        (
+            ["evaluation/judge=endpoint", "evaluation.judge.model=m", "evaluation.judge.instructions=good"],
+            ["evaluation.judge.instructions must hold {{ outputs }}"],
+        ),
+    ],
     "_weights": [
         (
             ["model.package=null", "model.hub_id=null"],

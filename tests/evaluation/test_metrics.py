@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.evaluation.metrics import compare, sign_test
+from medexp.evaluation.metrics import compare, proportion, sign_test
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -59,3 +59,15 @@ def test_swapping_sides_swaps_the_sign(pairs):
 def test_unpaired_values_are_refused(before, after):
     with pytest.raises(ValueError, match="needs equally many"):
         compare(before, after)
+
+
+def test_a_share_has_two_intervals_that_agree():
+    found = proportion([True] * 30 + [False] * 70)
+    assert (found.count, found.share) == (100, 0.3)
+    assert found.normal == pytest.approx((0.2102, 0.3898), abs=1e-4)
+    assert found.bootstrap == pytest.approx(found.normal, abs=0.02)
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one value"):
+        proportion([])

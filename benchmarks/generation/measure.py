@@ -1,0 +1,92 @@
+"""Tokens a second of the answers that a run gives: one by one as `generate` does, and batched as medexp does.
+
+    python benchmarks/generation/measure.py [--answers 16] [--new-tokens 288] [--batches 1 8 16] [--out FILE] [hydra overrides]
+
+Asks the base model of the run (hardware=cpu unless overridden) its own held-out questions. Each batch size answers all of them,
+in turn, --rounds times; what is printed is the median, in tokens a second and in tokens a second of CPU time (all threads): on a
+machine that others use too only the second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import hydra
+import torch
+
+from medexp import command, machine, model, stack, weights
+from medexp.config.rules import resolve
+from medexp.config.schema import RunConfig
+from medexp.data import source
+from medexp.data.encoding import prompt_ids
+from medexp.data.prompts import ask
+from medexp.data.split import split
+from medexp.evaluation import generation
+from medexp.tuned import Tuned, vocabulary
+
+
+def main() -> None:
+    """Measure and print, and write the figures where --out says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--answers", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, default=288)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options, overrides = parser.parse_known_args()
+    run = _composed(overrides)
+    tuned = _loaded(run)
+    held_out = split(source.load(run.dataset).cases, run.dataset).held_out[: options.answers]
+    prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out]
+    _tokens_per_s(tuned, prompts[:1], 8, 1)  # the first call is slower
+    speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
+    for _ in range(options.rounds):
+        for size in options.batches:
+            speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, size))
+            print("batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(size, *speeds[size][-1]), flush=True)
+    medians = {size: [statistics.median(each) for each in zip(*found, strict=True)] for size, found in speeds.items()}
+    for size, (speed, of_cpu) in medians.items():
+        first = medians[options.batches[0]]
+        times = speed / first[0], of_cpu / first[1]
+        print(f"batch {size:3}  {speed:7.1f} tokens/s, {times[0]:.2f} x  {of_cpu:7.1f} tokens/CPU s, {times[1]:.2f} x")
+    if options.out:
+        result = {
+            "answers": len(prompts),
+            "new_tokens": options.new_tokens,
+            "threads": torch.get_num_threads(),
+            "tokens_per_s": speeds,
+        }
+        options.out.write_text(json.dumps(result | {"torch": torch.__version__}, indent=1) + "\n")
+
+
+def _composed(overrides: list[str]) -> RunConfig:
+    command.register()
+    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("train", overrides)
+    return resolve(cfg, machine.read(), Path.cwd(), {})
+
+
+def _loaded(run: RunConfig) -> Tuned:
+    modules = stack.load(run.hardware, machine.cache_dir())
+    found = weights.find(run.model)
+    if found.gguf is not None:
+        found = weights.convert(found, run.model, modules)
+    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+
+
+def _tokens_per_s(tuned: Tuned, prompts: list[list[int]], new_tokens: int, batch_size: int) -> tuple[float, float]:
+    """Tokens a second, and a second of CPU time."""
+    with tempfile.TemporaryDirectory() as folder:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        found = generation.answers(
+            tuned, prompts, new_tokens, batch_size, Path(folder) / "answers", base=True, advance=lambda _: None
+        )
+        tokens = sum(answer.tokens for answer in found)
+        return tokens / (time.perf_counter() - began), tokens / (time.process_time() - began_cpu)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""python -m medexp.evaluate: what fine-tuning changed in the answers of a finished run, measured again or measured more.
+
+    python -m medexp.evaluate run=1dcdb30943f842af9120e49a56f8725b             # an MLflow run id
+    python -m medexp.evaluate run=outputs/2026-11-22/17-49-37/adapter          # or the folder of an adapter
+    python -m medexp.evaluate run=1dcdb309... evaluate.rescore=true            # the stored answers scored again: no model, seconds
+
+Model, data, prompt and held-out cases are those of the run; what the command line names wins over them. Base and tuned model are
+asked the same questions, greedily. The figures go to an MLflow run of their own, below the one that was measured.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from medexp import artifact, machine, measuring, model, report, stack, tracking, weights
+from medexp.command import Invocation, run_door
+from medexp.config.flat import fingerprint, flatten
+from medexp.config.rules import tracking_root
+from medexp.config.schema import Benchmark, EvaluateOptions, Evaluation, RunConfig, Tracking
+from medexp.data import mixture, source
+from medexp.data.records import digest_of
+from medexp.data.spelling import Speller
+from medexp.data.split import Split
+from medexp.errors import ConfigError, DataError, RunError
+from medexp.evaluation import benchmarks
+from medexp.evaluation.questions import ChoiceQuestion, questions
+from medexp.evaluation.record import Record
+from medexp.evaluation.scorecard import Card
+from medexp.measuring import Measured
+from medexp.page import About
+from medexp.screen import Screen
+from medexp.units import duration
+from medexp.vram import guard, planner
+from medexp.workspace import claimed
+
+ADAPTER, COMPOSED = "adapter", "config/composed.yaml"
+_OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The finished run: its adapter (None where it kept none), the config that made it, its stored record, and its MLflow id and
+    name."""
+
+    asked: str
+    adapter: Path | None
+    composed: Path | None
+    record: Path | None
+    kept: tracking.KeptRun | None
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.kept.name if self.kept is not None else self.asked
+
+
+def find(asked: str | None, root: str, launch_dir: Path) -> Subject:
+    """The run that `asked` names: a folder with an adapter, or an id in the MLflow store under `root`.
+
+    Raises: ConfigError if none is asked for; RunError if it is not there.
+    """
+    if not asked:
+        raise ConfigError("run has no value: give run=ID, an MLflow run id (make ui lists them), or run=FOLDER of an adapter")
+    folder = launch_dir / Path(asked).expanduser()
+    if folder.is_dir():
+        inside = folder if (folder / "adapter_config.json").is_file() else folder / ADAPTER
+        if not (inside / "adapter_config.json").is_file():
+            raise RunError(
+                f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
+            )
+        return Subject(asked, inside.resolve(), _existing(inside / "run.yaml"), None, None)
+    if not re.fullmatch(r"\w+", asked):
+        raise RunError(f"run={asked} does not exist; give the folder of an adapter, or an MLflow run id (make ui lists them)")
+    kept = tracking.find_run(_store(root), asked, (ADAPTER, COMPOSED, measuring.RECORD))
+    has = kept.artifacts.get
+    return Subject(asked, has(ADAPTER), has(COMPOSED), has(measuring.RECORD), kept)
+
+
+def _existing(file: Path) -> Path | None:
+    return file if file.is_file() else None
+
+
+def _store(root: str) -> Tracking:
+    return Tracking(root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={})
+
+
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the groups of the finished run in the place of its own, save `tracking` and what `overrides` name.
+
+    Raises: RunError if the run has not kept its config.
+    """
+    assert isinstance(options, EvaluateOptions)
+    subject = find(options.run, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+    if subject.composed is None:
+        raise RunError(
+            f"run={options.run} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); "
+            "it was not made by medexp"
+        )
+    stored = OmegaConf.load(subject.composed)
+    if not isinstance(stored, DictConfig) or "model" not in stored:
+        raise RunError(f"run={options.run}: {subject.composed} is no composed config of medexp")
+    made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
+    assert isinstance(made, DictConfig)
+    for key in filter(None, (match and match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides))):
+        value = OmegaConf.select(cfg, key)
+        if value is not None or key.rpartition(".")[0] in cfg:
+            OmegaConf.update(made, key, value, merge=False)
+    return made
+
+
+def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, show: Screen) -> Card:
+    """Measure the run that `options` names, print and keep what changed.
+
+    Raises: any error of `medexp.errors`; answers made until then are kept, and the same call continues it.
+    """
+    began = time.perf_counter()
+    subject = find(options.run, run.tracking.root or "", Path.cwd())
+    if options.rescore:
+        record, found = _rescored(run, subject, show)
+    else:
+        record, found = _measured(run, subject, show)
+    with tracking.open_run(run.tracking, None, f"evaluate {subject.name}") as tracker:
+        tracker.tags(_tags(subject))
+        tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
+        tracker.text(invocation.composed_yaml, COMPOSED)
+        about = _about(run, subject, record, tracker.run_id)
+        measuring.keep(tracker, record, found, about, 0)
+        file = measuring.write_report(invocation.output_dir, record, found, about)
+        run_id = tracker.run_id
+    show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
+    measuring.show(show, f"What changed: {subject.name}", record, found)
+    show.result(f"Before and after side by side: {file}\nMLflow run {run_id}, {duration(time.perf_counter() - began)}")
+    return found
+
+
+def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, Card]:
+    """Load base and adapter, ask, and score."""
+    if planner.is_planned(run):
+        planner.apply(run, planner.choose(run)[0])
+    if subject.adapter is None:
+        raise RunError(
+            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
+        )
+    questions = _questions(run.evaluation)
+    found = weights.find(run.model)
+    artifact.check_adapter(subject.adapter, run.lora, found, "run")
+    run.lora.start_from = str(subject.adapter)
+    cases = source.load(run.dataset)
+    sides = mixture.sides(cases.by_source, run.dataset)
+    with claimed(
+        Path(run.tracking.root or ".") / "unfinished", f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume
+    ) as work:
+        _point_out_other_cases(subject, sides, show)
+        show.say(f"[bold]{subject.name}[/bold]: {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}")
+        with show.stage("loading the training stack"):
+            meter = guard.cap(run.hardware)
+            modules = stack.load(run.hardware, machine.cache_dir())
+        if found.gguf is not None:
+            with show.stage("converting the embedded model, once"):
+                found = weights.convert(found, run.model, modules)
+        tokenizer = model.load_tokenizer(found, modules)
+        ready = Speller(tokenizer).prepared(run, sides)
+        with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(meter, "loading the model"):
+            tuned = model.load(run, found, tokenizer, modules)
+        job = Measured(run, show, work, ready, tuned, meter)
+        with show.stage("measuring held-out losses"):
+            losses = job.losses(base=True), job.losses()
+        record = job.record((job.answers(base=True), job.answers(base=False)), losses)
+        if questions or run.evaluation.benchmarks:
+            with show.stage("asking the benchmarks, base and tuned"), guard.ceiling(meter, "asking the benchmarks"):
+                record = replace(record, benchmarks=benchmarks.graded(tuned, run.evaluation, questions))
+        card = measuring.card(record, run.evaluation, modules)
+        work.finish()
+    return record, card
+
+
+def _point_out_other_cases(subject: Subject, sides: Split, show: Screen) -> None:
+    if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
+        show.say("[yellow]![/yellow] these held-out cases are not those of the run: some of them may have been trained on")
+
+
+def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
+    """The questions of the benchmarks that have a local file, read before anything heavy is loaded."""
+    files = {Benchmark(name): Path(file) for name, file in vars(evaluation.benchmark_files).items() if file is not None}
+    if evaluation.benchmarks or files:
+        benchmarks.check_installed()
+    for benchmark, file in files.items():
+        if not file.is_file():
+            raise DataError(
+                f"evaluation.benchmark_files.{benchmark.value}={file} does not exist; give a JSONL, JSON, CSV or Parquet file"
+            )
+    return {benchmark: questions(benchmark, source.read_file(file), file.name) for benchmark, file in files.items()}
+
+
+def _rescored(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, Card]:
+    """Score the stored answers, and say whether the figures are those stored with them."""
+    if subject.record is None:
+        raise RunError(
+            f"run={subject.asked} has no stored answers ({measuring.RECORD}); leave evaluate.rescore=true out to have them made"
+        )
+    record = Record.of_json(subject.record.read_text(encoding="utf-8"), f"{measuring.RECORD} of run {subject.asked}")
+    modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
+    found = measuring.card(record, run.evaluation, modules)
+    stored = subject.kept.metrics if subject.kept is not None else {}
+    known = {name: value for name, value in found.metrics().items() if name in stored}
+    other = [name for name, value in known.items() if stored[name] != value]
+    show.say(f"[green]✓[/green] {len(known) - len(other)} of {len(known)} stored figures are the same to the digit")
+    for name in other:
+        show.say(f"[yellow]![/yellow] {name}: {stored[name]!r} is stored, {known[name]!r} now")
+    return record, found
+
+
+def _tags(subject: Subject) -> dict[str, object]:
+    parent = subject.kept.run_id if subject.kept is not None else None
+    return {"medexp.evaluates": subject.asked, "mlflow.parentRunId": parent, "mlflow.source.name": "medexp.evaluate"}
+
+
+def _about(run: RunConfig, subject: Subject, record: Record, run_id: str) -> About:
+    """What report.html says beside the measures: of a run in MLflow also its curves and its VRAM."""
+    facts = [
+        ("evaluated", subject.asked),
+        ("model", run.model.name),
+        ("cases", f"{run.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)} answered"),
+        ("MLflow run", run_id),
+    ]
+    if subject.kept is None:
+        return About(subject.name, facts)
+    kept = subject.kept.metrics
+    planned, measured = int(kept.get("vram/planned_bytes", 0)), int(kept.get("vram/measured_bytes", 0))
+    return About(
+        subject.name,
+        facts,
+        planned_bytes=planned,
+        measured_bytes=measured,
+        ceiling_bytes=int((run.hardware.vram_ceiling_gib or 0) * 2**30) if measured else 0,
+        **measuring.curves(subject.kept.tracker),
+    )
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, EvaluateOptions)
+    line = evaluate(run, options, invocation, Screen()).line("loss_answer")
+    return line.after if line.after is not None else float("nan")
+
+
+if __name__ == "__main__":
+    run_door(_door, "evaluate", recompose=as_it_was_made)

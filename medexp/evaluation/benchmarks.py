@@ -1,0 +1,122 @@
+"""Medical multiple-choice benchmarks through lm-eval: the base and the tuned model on the same questions, in one process.
+
+By name from the Hub, or from local files of the same schemas. Each question is right or wrong; what that means over all is
+arithmetic for `scorecard`.
+"""
+
+import importlib
+import importlib.util
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from medexp.config.schema import Benchmark, Evaluation
+from medexp.errors import DataError, MachineError
+from medexp.evaluation.questions import ChoiceQuestion
+from medexp.evaluation.record import Graded
+from medexp.tuned import Tuned
+
+MMLU_SUBJECTS = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "medical_genetics",
+    "professional_medicine",
+)
+ON_HUB: Mapping[Benchmark, Sequence[str]] = {
+    Benchmark.medqa: ("medqa_4options",),
+    Benchmark.medmcqa: ("medmcqa",),
+    Benchmark.pubmedqa: ("pubmedqa",),
+    Benchmark.mmlu_medical: tuple(f"mmlu_{subject}" for subject in MMLU_SUBJECTS),
+}
+Local = Mapping[Benchmark, Sequence[ChoiceQuestion]]
+
+
+def check_installed() -> None:
+    """Is lm-eval here?
+
+    Raises: MachineError saying how to have it.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MachineError(
+            "evaluation.benchmarks needs the benchmarks extra (lm_eval is missing): "
+            "pip install 'medexp[benchmarks]', or leave benchmarks and benchmark_files out"
+        )
+
+
+def graded(tuned: Tuned, evaluation: Evaluation, local: Local) -> dict[str, Graded]:
+    """For each benchmark asked for, by name: was each question answered right by the base, and with the adapter?
+
+    Raises: DataError if a benchmark without a file cannot be had from the Hub.
+    """
+    names = [each for each in Benchmark if each.value in evaluation.benchmarks or each in local]
+    with TemporaryDirectory() as folder, _quietly():
+        tasks = {each: _local_task(each, local[each], Path(folder)) if each in local else ON_HUB[each] for each in names}
+        harness = importlib.import_module("lm_eval")
+        manager = importlib.import_module("lm_eval.tasks").TaskManager(include_path=folder)
+        sides = [_right(harness, manager, tuned, tasks, evaluation, as_base) for as_base in (True, False)]
+    return {each.value: Graded(sides[0][each], sides[1][each]) for each in names}
+
+
+def _local_task(benchmark: Benchmark, questions: Sequence[ChoiceQuestion], folder: Path) -> Sequence[str]:
+    """Write the questions and an lm-eval task over them; returns the task's name."""
+    name = f"medexp_{benchmark.value}"
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(asdict(each)) + "\n" for each in questions), encoding="utf-8")
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}, "cache_dir": str(folder / "cache")},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{right}}",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")  # JSON is YAML
+    return (name,)
+
+
+def _right(
+    harness: Any, manager: Any, tuned: Tuned, tasks: Mapping[Benchmark, Sequence[str]], evaluation: Evaluation, as_base: bool
+) -> dict[Benchmark, tuple[bool, ...]]:
+    wrapped = importlib.import_module("lm_eval.models.huggingface").HFLM(
+        pretrained=tuned.network.get_base_model(), tokenizer=tuned.tokenizer, batch_size=evaluation.batch_size
+    )
+    with tuned.evaluating(), tuned.as_base() if as_base else nullcontext():
+        try:
+            results = harness.simple_evaluate(
+                model=wrapped,
+                tasks=[name for names in tasks.values() for name in names],
+                task_manager=manager,
+                num_fewshot=0,
+                limit=evaluation.benchmark_limit,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+        except (ConnectionError, FileNotFoundError, OSError) as error:
+            raise DataError(
+                f"evaluation.benchmarks could not be had from the Hub: {str(error).splitlines()[0]}. "
+                "Set evaluation.benchmark_files to local files of the same schemas"
+            ) from error
+    samples: dict[str, list[dict[str, Any]]] = results["samples"]
+    return {
+        each: tuple(bool(one["acc"]) for name in names for one in sorted(samples[name], key=lambda sample: sample["doc_id"]))
+        for each, names in tasks.items()
+    }
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """What lm-eval prints goes nowhere; its warnings are about tasks that are not asked for."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield

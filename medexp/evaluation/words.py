@@ -1,0 +1,75 @@
+"""Text as words, for every measure of answers: lower case, accents and digits as they are, a Chinese character is a word.
+
+Also which part of an answer counts, and which language it is in. Tells English and Chinese from everything else and no more:
+by script, and for Latin script by the share of English function words among its different words (few in a list of findings).
+"""
+
+import re
+
+from snowballstemmer import stemmer
+
+_THINK_END = "</think>"
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
+_POSSESSIVE = re.compile(r"[’'`]s?\b")
+_STEM = stemmer("english")
+_ENGLISH = frozenset(
+    "a about after all also an and any are as at be been but by can do does for from had has have he her "
+    "his how if in into is it its "
+    "may more no nor not of on only or other she should so some such than that the their them then there "
+    "these they this to until up "
+    "was were what when where which while who will with without you your".split()
+)
+STOP_WORDS = _ENGLISH | frozenset("because both each even like make most need own same still take too under very via yet".split())
+# English and hardly any other language's: a, no, of, in, is and the like are left out.
+_TELLING = frozenset(
+    "the and with for that this are should not from if which when may be by to or his her he she without while".split()
+)
+MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
+
+
+def answer_part(text: str) -> str:
+    """What follows the last `</think>`; the whole text where there is none."""
+    return text.rpartition(_THINK_END)[2]
+
+
+def words(text: str) -> list[str]:
+    """The words of `text` in order and in lower case."""
+    return [word.casefold() for word in _WORD.findall(text)]
+
+
+def spans(text: str) -> list[tuple[str, int, int]]:
+    """The words of `text` with where each begins and ends in it."""
+    return [(match[0].casefold(), match.start(), match.end()) for match in _WORD.finditer(text)]
+
+
+def stems(text: str) -> frozenset[str]:
+    """The different content words of `text`, each cut to its stem (Porter's English stemmer), spelt one way."""
+    return frozenset(fold(_STEM.stemWord(word)) for word in words(text) if word not in STOP_WORDS)
+
+
+def fold(word: str) -> str:
+    """`word` in one spelling for British and American English: oedema, edema."""
+    return word.replace("ae", "e").replace("oe", "e").replace("our", "or").replace("sulph", "sulf")
+
+
+def singular(word: str) -> str:
+    """`word` without a plural s; a word that ends in ss, is or us keeps it."""
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "is", "us")) else word
+
+
+def term_key(name: str) -> tuple[str, ...]:
+    """The words that a clinical term is looked up by: folded, singular, without possessive endings."""
+    return tuple(singular(fold(word)) for word in words(_POSSESSIVE.sub("", name)))
+
+
+def language(text: str) -> str | None:
+    """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS different words, none Chinese)."""
+    found = words(text)
+    han = sum(1 for word in found if re.match(f"[{_HAN}]", word))
+    if han and han >= MIN_HAN * len(found):
+        return "zh"
+    different = {word for word in found if word.isalpha()}
+    if len(different) < MIN_LATIN_WORDS:
+        return None
+    return "en" if len(different & _TELLING) >= MIN_TELLING * len(different) else "other"

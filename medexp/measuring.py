@@ -1,0 +1,163 @@
+"""What train and evaluate do alike with a model that has an adapter: answer, measure losses, score, and keep what was found.
+
+One way from answers to figures: `keep` writes the record to MLflow, and everything else it writes is computed from that record.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from medexp import page
+from medexp.config.schema import Evaluation, RunConfig
+from medexp.data.preparation import Prepared
+from medexp.evaluation import embedding, generation, judging, lexicon, parts, scorecard
+from medexp.evaluation.losses import case_losses
+from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
+from medexp.evaluation.scorecard import Card
+from medexp.screen import Screen
+from medexp.stack import Stack
+from medexp.tracking import Tracker
+from medexp.tuned import Tuned, vocabulary
+from medexp.vram import guard
+from medexp.vram.guard import Meter
+from medexp.workspace import Workspace
+
+RECORD = "evaluation/record.json"
+REPORT = "report.html"
+
+
+@dataclass
+class Measured:
+    """A model under measurement: what is asked of it, and where its answers are kept until all have come."""
+
+    run: RunConfig
+    show: Screen
+    work: Workspace
+    ready: Prepared
+    tuned: Tuned
+    meter: Meter
+
+    def answers(self, base: bool) -> list[Answer]:
+        """The answers of the base, or with the adapter; those already kept are not made again."""
+        if not self.ready.prompts:
+            return []
+        whose, evaluation = "base" if base else "tuned", self.run.evaluation
+        count = len(self.ready.prompts)
+        label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
+        with guard.ceiling(self.meter, label), self.show.counting(label, count) as advance:
+            return generation.answers(
+                self.tuned,
+                self.ready.prompts,
+                evaluation.max_new_tokens,
+                evaluation.batch_size,
+                kept_in=self.work.answers(whose),
+                base=base,
+                advance=advance,
+            )
+
+    def losses(self, base: bool = False) -> list[CaseLoss]:
+        """The loss of every held-out case, its answer told apart."""
+        evaluation = self.run.evaluation
+        with guard.ceiling(self.meter, "measuring the held-out loss"), self.tuned.as_base() if base else nullcontext():
+            return case_losses(self.tuned, self.ready.held_out.encoded, evaluation.batch_size, self._answer_starts)
+
+    def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:
+        """All that was measured, before and after, and judged where a judge is asked for."""
+        return judged(record_of(reasons(self.run), self.ready.asked, answers, losses), self.run.evaluation, self.show)
+
+    @cached_property
+    def _answer_starts(self) -> list[int]:
+        held_out = self.ready.held_out
+        return parts.answer_starts(self.run.prompt, held_out.cases, held_out.encoded, vocabulary(self.tuned.tokenizer))
+
+
+def reasons(run: RunConfig) -> bool:
+    """Does the prompt of `run` ask for a chain of thought that ends with `</think>`?"""
+    return "</think>" in run.prompt.completion
+
+
+def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:
+    """The scorecard of `record`, with what is recalled by meaning where `evaluation.embedding` asks for it."""
+    cosines = embedding.load(stack) if stack is not None and evaluation.embedding and record.cases else None
+    return scorecard.card(record, lexicon.load(), cosines)
+
+
+def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
+    """`record` with the judgements of `evaluation.judge`, where one is asked for; what goes wrong with it is said, and no more."""
+    if evaluation.judge.model is None or not record.cases:
+        return record
+    with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
+        found = judging.judged(evaluation.judge, record.cases, advance)
+    if found.failure:
+        show.say(f"[yellow]![/yellow] {found.failure}; the run goes on without")
+    return replace(record, judged=found)
+
+
+def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step: int) -> None:
+    """Write record, metrics, tables and report.html to the run in MLflow."""
+    tracker.json(record.as_json(), RECORD)
+    tracker.metrics(step, found.metrics())
+    if record.judged is not None:
+        asked = [*record.judged.base, *record.judged.tuned]
+        cost = {"tokens": sum(each.tokens for each in asked), "dollars": sum(each.dollars for each in asked)}
+        tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
+    if record.cases:
+        tracker.table(per_case(record, found), "evaluation/per_case.json")
+    tracker.text(page.render(record, found, about), REPORT)
+
+
+def per_case(record: Record, found: Card) -> Mapping[str, Sequence[object]]:
+    """A row for every answered case: its question, and every measure before and after."""
+    table: dict[str, list[object]] = {"question": [case.question for case in record.cases]}
+    for line in found.lines:
+        if line.comparison is not None and not line.measure.key.startswith("loss_"):
+            table[f"{line.measure.key}_before"] = [each.values.get(line.measure.key) for each in found.before]
+            table[f"{line.measure.key}_after"] = [each.values.get(line.measure.key) for each in found.after]
+    for side, scored in (("before", found.before), ("after", found.after)):
+        table[f"unsupported_{side}"] = ["; ".join(f"{claim.kind}: {claim.text}" for claim in each.claims) for each in scored]
+        table[f"contradicting_{side}"] = ["; ".join(f"{one.about}: {one.text}" for one in each.contradictions) for each in scored]
+    return table
+
+
+def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
+    """Rows for a table: benchmark, model, accuracy, and its two intervals."""
+    return [
+        (
+            name,
+            side,
+            f"{each.share:.3f} of {each.count}",
+            f"{each.normal[0]:.3f} to {each.normal[1]:.3f}",
+            f"{each.bootstrap[0]:.3f} to {each.bootstrap[1]:.3f}",
+        )
+        for name, side, each in scorecard.accuracies(record)
+    ]
+
+
+def show(screen: Screen, title: str, record: Record, found: Card) -> None:
+    """Print what was measured, a row a measure, and below it what was not and why."""
+    measured = [line for line in found.lines if line.comparison is not None]
+    rows = [
+        (line.measure.title, f"{page.figure(line.before)} -> {page.figure(line.after)}", line.verdict, page.interval(line))
+        for line in measured
+    ]
+    screen.table(title, ("measure", "before -> after", "verdict", "a case [95 %]"), rows)
+    if record.benchmarks:
+        screen.table("Benchmarks", ("", "", "accuracy", "95 %, normal", "95 %, bootstrap"), accuracy_rows(record))
+    for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
+        names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
+        screen.result(f"[dim]not measured: {names}: {why}[/dim]")
+
+
+def curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
+    """The loss curves of a training run, for `page.About`."""
+    return {"training_loss": tracker.history("train/loss"), "held_out_loss": tracker.history("eval/loss")}
+
+
+def write_report(folder: Path, record: Record, found: Card, about: page.About) -> Path:
+    """report.html in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / REPORT
+    file.write_text(page.render(record, found, about), encoding="utf-8")
+    return file

@@ -1,0 +1,91 @@
+"""report.html of a run: one file that opens offline, in a browser or in MLflow's artifact view. Nothing in it is loaded from
+elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medexp import charts
+from medexp.evaluation.marked import Block, blocks
+from medexp.evaluation.record import Record
+from medexp.evaluation.scorecard import Card, Line, accuracies
+from medexp.report import NOT_FOR_CLINICAL_USE
+from medexp.units import GIB
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class About:
+    """What the page says of the run beside its measures: a title, rows of facts, curves of (step, loss), bytes of VRAM (0: no
+    card)."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    training_loss: Sequence[tuple[int, float]] = ()
+    held_out_loss: Sequence[tuple[int, float]] = ()
+    planned_bytes: int = 0
+    measured_bytes: int = 0
+    ceiling_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A case on the page: the question, the reference and both answers in blocks."""
+
+    question: str
+    reference: list[Block]
+    base: list[Block]
+    tuned: list[Block]
+    counts: tuple[str, str]
+
+
+def render(record: Record, card: Card, about: About) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"figure": figure, "interval": interval}
+    lengths = [[each.base.tokens for each in record.cases], [each.tuned.tokens for each in record.cases]]
+    return environment.get_template("report.html").render(
+        about=about,
+        card=card,
+        cases=_shown(record, card),
+        loss_curve=charts.loss_curve_svg(about.training_loss, about.held_out_loss) if about.training_loss else "",
+        lengths=charts.length_histogram_svg(*lengths) if record.cases else "",
+        accuracies=accuracies(record),
+        vram=[("planned", about.planned_bytes), ("measured", about.measured_bytes)] if about.ceiling_bytes else [],
+        gib=GIB,
+        warning=NOT_FOR_CLINICAL_USE,
+    )
+
+
+def figure(value: float | None) -> str:
+    """A value of a measure in a table: four significant digits, a dash where there is none."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def interval(line: Line) -> str:
+    """The paired change of a line with its 95 % interval and p."""
+    compared = line.comparison
+    if compared is None:
+        return line.missing
+    return f"{compared.change:+.3g} [{compared.low:+.3g}, {compared.high:+.3g}], p {compared.p_value:.2g}, n {compared.pairs}"
+
+
+def _shown(record: Record, card: Card) -> list[Shown]:
+    found = []
+    for case, before, after in zip(record.cases, card.before, card.after, strict=True):
+        counts = [f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported" for each in (before, after)]
+        found.append(
+            Shown(
+                case.question,
+                blocks(case.reference),
+                blocks(case.base.text, before),
+                blocks(case.tuned.text, after),
+                (counts[0], counts[1]),
+            )
+        )
+    return found

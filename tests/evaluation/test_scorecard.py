@@ -1,0 +1,126 @@
+"""A record survives storing; a card is the same again from what was stored; what cannot be measured is said."""
+
+import json
+from math import exp
+
+import pytest
+from vignettes import QUESTION, REFERENCE
+
+from medexp.data.records import Case
+from medexp.errors import DataError
+from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
+from medexp.evaluation.scorecard import MEASURES, card
+
+GENERIC = "You should rest, drink a lot of water, and see a doctor if it does not get better."
+
+
+def recorded(
+    before: str = GENERIC, after: str = f"So.</think>{REFERENCE}", question: str = QUESTION, reasons: bool = True
+) -> Record:
+    cases = [Case(f"{question} {number}", "", REFERENCE, {"condition": "tonsillitis"}) for number in ("a", "b", "c", "d", "e", "f")]
+    answers = [[Answer(at, text, 9, text is after) for at in range(len(cases))] for text in (before, after)]
+    losses = [[CaseLoss(nats + at / 7, 10, nats / 3, 4) for at in range(len(cases))] for nats in (30.0, 20.0)]
+    return record_of(reasons, cases, (answers[0], answers[1]), (losses[0], losses[1]))
+
+
+def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
+    record = recorded()
+    again = Record.of_json(json.dumps(record.as_json()), "here")
+    assert again == record
+    assert card(again, lexicon).metrics() == card(record, lexicon).metrics()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "reasons": true, "cases": [{}]}', "null"])
+def test_what_is_no_record_is_refused_by_its_place(text):
+    with pytest.raises(DataError, match="here is no stored evaluation"):
+        Record.of_json(text, "here")
+
+
+def test_another_version_is_refused():
+    with pytest.raises(DataError, match="another version"):
+        Record.of_json(json.dumps(recorded().as_json() | {"version": 0}), "here")
+
+
+def test_structured_answers_are_told_from_generic_ones(lexicon):
+    found = card(recorded(), lexicon)
+    improved = {line.measure.key for line in found.lines if line.verdict == "improved"}
+    assert improved >= {
+        "loss_completion",
+        "loss_reasoning",
+        "loss_answer",
+        "structure",
+        "condition_named",
+        "red_flag_recall",
+        "ended",
+    }
+    assert found.line("items_per_section").verdict == "changed"
+    assert found.line("contradictions").verdict == "no detectable change"
+    assert found.line("structure").after == 1
+
+
+def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
+    found, record = card(recorded(), lexicon), recorded()
+    first = record.base_losses[0]
+    assert (first.answer.tokens, first.reasoning.tokens) == (4, 6)
+    assert first.answer.nats + first.reasoning.nats == first.nats
+    assert found.line("loss_answer").before == pytest.approx(2.5)
+    assert found.metrics()["eval/perplexity_answer/before"] == exp(found.line("loss_answer").before)
+
+
+def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
+    values = card(recorded(), lexicon).metrics()
+    assert values["eval/structure/delta"] == values["eval/structure/after"] - values["eval/structure/before"]
+    assert not any("embedding" in name for name in values)
+
+
+def test_empty_answers_are_measured_for_what_they_are(lexicon):
+    found = card(recorded(before=""), lexicon)
+    assert found.before[0].values["structure"] == 0
+    assert found.before[0].values["unsupported_per_100_words"] is None  # nothing said is not the same as nothing false said
+    assert found.line("unsupported_per_100_words").verdict == "not measured"
+    assert "empty" in found.line("unsupported_per_100_words").missing
+
+
+def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
+    question = "患者，男，五十二岁，发热咳嗽三天，伴胸痛，应如何处理？"
+    answer = (
+        "思考。</think>## 症状\n- 发热咳嗽三天伴胸痛乏力\n## 病因\n"
+        "- 可能为细菌性肺炎引起感染\n## 注意事项\n"
+        "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
+    )
+    found = card(recorded(after=answer, question=question), lexicon)
+    assert found.line("structure").after == 1
+    assert found.line("same_language").after == 1
+    for key in ("unsupported_per_100_words", "contradictions", "condition_named", "red_flag_recall"):
+        assert found.line(key).verdict == "not measured"
+        assert "English" in found.line(key).missing
+
+
+def test_without_reasoning_its_measures_are_missing(lexicon):
+    record = recorded(reasons=False)
+    whole = [CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in record.base_losses]
+    found = card(Record(False, record.cases, tuple(whole), tuple(whole)), lexicon)
+    for key in ("loss_reasoning", "think_closed"):
+        assert found.line(key).missing == "the prompt asks for no reasoning"
+
+
+def test_cases_without_condition_or_sections_leave_content_out(lexicon):
+    case = Case(QUESTION, "", "Rest and drink; see a doctor if it is not better after some days.")
+    both = [Answer(0, GENERIC, 9, True)]
+    found = card(record_of(True, [case], (both, both), ([], [])), lexicon)
+    assert {found.line(key).verdict for key in ("condition_named", "red_flag_recall", "loss_answer")} == {"not measured"}
+
+
+def test_no_answers_at_all_is_said(lexicon):
+    found = card(record_of(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])), lexicon)
+    assert found.line("structure").missing == "no held-out question was answered"
+    assert found.line("loss_answer").verdict == "no detectable change"
+
+
+def test_recall_by_meaning_is_there_with_cosines(lexicon):
+    found = card(recorded(), lexicon, lambda items, lines: [[1.0 for _ in lines] for _ in items])
+    assert found.line("red_flag_recall_embedding").after == 1
+
+
+def test_every_measure_has_its_own_key():
+    assert len({measure.key for measure in MEASURES}) == len(MEASURES)

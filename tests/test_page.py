@@ -1,0 +1,65 @@
+"""The page of a run: complete, safe with whatever a model says, and honest about what was not measured."""
+
+import pytest
+from vignettes import QUESTION, REFERENCE
+
+from medexp.evaluation import lexicon
+from medexp.evaluation.record import Answer, Answered, CaseLoss, Graded, Record
+from medexp.evaluation.scorecard import card
+from medexp.page import About, figure, render
+from medexp.units import GIB
+
+LOSSES = tuple(CaseLoss(30.0 + number, 10, 9.0, 4) for number in range(6))
+LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))
+
+
+def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> str:
+    asked = tuple(
+        Answered(QUESTION, REFERENCE, {}, Answer(at, "", 0, False), Answer(at, f"So.</think>{said}", 5, True))
+        for at in range(cases)
+    )
+    record = Record(True, asked, LOSSES, LATER, benchmarks={"medqa": Graded((True, False), (True, True))})
+    return render(record, card(record, lexicon.load()), About("A run", [("model", "tiny")], **about))
+
+
+def test_what_a_model_says_is_shown_and_never_run() -> None:
+    page = rendered("<script>alert(1)</script> & Give warfarin.")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page
+    assert "<script" not in page
+
+
+def test_unsupported_terms_are_underlined_with_the_reason() -> None:
+    assert '<u title="unsupported drug">warfarin</u>' in rendered()
+
+
+def test_sections_have_their_colours_and_an_empty_answer_says_so() -> None:
+    page = rendered(REFERENCE)
+    assert all(f'<div class="block {name}">' in page for name in ("reasoning", "symptoms", "causes", "precautions", "red-flags"))
+    assert "(empty)" in page
+
+
+def test_verdicts_intervals_and_reasons_are_in_the_table() -> None:
+    page = rendered()
+    assert '<td class="improved">improved</td>' in page
+    assert "-1 [-1, -1], p 0.031, n 6" in page
+    assert "evaluation.embedding is off" in page
+    assert "<td>MedQA</td><td>tuned</td><td>2</td><td>1.000</td>" in page
+
+
+def test_planned_and_measured_vram_are_drawn_against_the_ceiling() -> None:
+    page = rendered(planned_bytes=5 * GIB, measured_bytes=4 * GIB, ceiling_bytes=8 * GIB)
+    assert "VRAM, of 8.00 GiB allowed" in page
+    assert "width: 62.5%" in page
+    assert "width: 50.0%" in page
+    assert "VRAM" not in rendered()
+
+
+def test_curves_are_drawn_where_there_are_any() -> None:
+    assert rendered(training_loss=[(1, 4.0), (2, 3.5)], held_out_loss=[(0, 4.1)]).count("<svg") == 2
+    assert rendered(cases=0).count("<svg") == 0
+    assert "No held-out question was answered" in rendered(cases=0)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.0, "0"), (3.14159, "3.142"), (120.34, "120.3")])
+def test_figures_have_four_digits(value: float | None, shown: str) -> None:
+    assert figure(value) == shown
