@@ -41,7 +41,8 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> 
 
     Raises: DataError with every broken rule if `options.strict`.
     """
-    benchmarks = {Path(file).name: _benchmark(Path(file)) for file in options.benchmark_files}
+    used = [each for each in vars(run.evaluation.benchmark_files).values() if each is not None]
+    benchmarks = {Path(file).name: _benchmark(Path(file)) for file in [*options.benchmark_files, *used]}
     cases = source.load(run.dataset)
     sides = mixture.sides(cases.by_source, run.dataset)
     speller = _speller(run, show)
@@ -59,7 +60,7 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> 
 def _benchmark(file: Path) -> list[tuple[str, str]]:
     texts = list(benchmark_texts(source.read_file(file, "audit.benchmark_files")))
     if not texts:
-        raise DataError(f"audit.benchmark_files={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files")
+        raise DataError(f"benchmark file {file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files")
     return texts
 
 

@@ -17,6 +17,7 @@ from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
 from medexp.data import mixture, source
+from medexp.data.inspection import Inspection
 from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
@@ -86,12 +87,7 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
                 found = weights.convert(found, run.model, modules)
         tokenizer = model.load_tokenizer(found, modules)
         speller = Speller(tokenizer)
-        ready = speller.prepared(run, sides)
-        show.say(f"[green]✓[/green] cases: {ready.audit.sentence()}")
-        with show.stage("auditing the cases"):
-            seen = speller.inspected(run, ready, {})
-        for rule in seen.broken:
-            show.say(f"[yellow]![/yellow] {rule}")
+        ready, seen = _prepared(speller, run, sides, show)
         tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(_unfinished(run)) if each.mlflow_run_id])
         with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, part)) as tracker:
             work.belongs_to(tracker.run_id)
@@ -111,6 +107,17 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
             result = _compare(Job(run, show, work, ready, tuned, meter, invocation, tracker, plan, began, part))
         work.finish()
     return result
+
+
+def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> tuple[Prepared, Inspection]:
+    """The cases as rows of tokens, and what the audit says about them."""
+    ready = speller.prepared(run, sides)
+    show.say(f"[green]✓[/green] cases: {ready.audit.sentence()}")
+    with show.stage("auditing the cases"):
+        seen = speller.inspected(run, ready, {})
+    for rule in seen.broken:
+        show.say(f"[yellow]![/yellow] {rule}")
+    return ready, seen
 
 
 def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Sequence[Plan], show: Screen) -> None:
