@@ -42,8 +42,8 @@ lint: $(VENV)/.installed-dev  ## ruff, mypy, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ui: $(VENV)/.installed  ## MLflow's pages over this project's runs, on 127.0.0.1:5000
-	$(BIN)/mlflow server --backend-store-uri "sqlite:///$(or $(MEDEXP_HOME),$(CURDIR))/mlruns/mlflow.db" --host 127.0.0.1 --port 5000 --workers 1
+ui: $(VENV)/.installed  ## MLflow's pages over this project's runs, on 127.0.0.1
+	$(BIN)/python -m medexp.ui $(ARGS)
 
 clean:  ## remove the environment (runs are kept)
 	rm -rf $(VENV)

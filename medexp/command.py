@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from medexp import machine
 from medexp.config import mistakes
 from medexp.config.rules import resolve
-from medexp.config.schema import AuditConfig, EvaluateConfig, PlanConfig, RunConfig, TrainConfig
+from medexp.config.schema import AuditConfig, EvaluateConfig, PlanConfig, RunConfig, TrainConfig, UiConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.space import lengths
 
@@ -33,6 +33,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "plan": PlanConfig,
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
+    "ui": UiConfig,
 }
 Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]
 

@@ -3,10 +3,12 @@
 Progress goes to standard error, results to standard output, so that a pipe gets the results alone.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,12 +22,11 @@ class Screen:
     """Both consoles of a command."""
 
     def __init__(self) -> None:
-        self.results = Console(file=sys.stdout, highlight=False)
-        self.log = Console(file=sys.stderr, highlight=False)
+        self.results, self.log = _console(sys.stdout), _console(sys.stderr)
 
     def say(self, text: str) -> None:
-        """One line about what is going on."""
-        self.log.print(text)
+        """One line about what is going on; it stays one in a log file."""
+        self.log.print(text, soft_wrap=not self.log.is_terminal)
 
     @contextmanager
     def stage(self, label: str) -> Iterator[None]:
@@ -48,8 +49,8 @@ class Screen:
         self.say(f"[green]✓[/green] {label} [dim]{duration(time.perf_counter() - began)}[/dim]")
 
     def result(self, text: str) -> None:
-        """One line of the outcome, on standard output."""
-        self.results.print(text)
+        """One line of the outcome, on standard output; it stays one in a pipe."""
+        self.results.print(text, soft_wrap=not self.results.is_terminal)
 
     def raw(self, text: str) -> None:
         """`text` as it is on standard output, for programs."""
@@ -65,6 +66,12 @@ class Screen:
             table.add_row(*map(escape, row))
         self.results.print(table)
         self.results.print()
+
+
+def _console(stream: TextIO) -> Console:
+    """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take 80."""
+    narrow = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream, highlight=False, width=None if narrow else 120)
 
 
 def _progress(console: Console, *columns: MofNCompleteColumn | TextColumn) -> Progress:

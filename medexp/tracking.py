@@ -119,7 +119,7 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
     It ends FINISHED, KILLED when it was stopped from outside, FAILED on anything else; tags hold the error's text and its reason
     (vram, diverged, input, stopped, pruned, defect).
     """
-    client = _client(tracking)
+    client = open_store(tracking)
     tracker = _reopened(client, run_id) or _created(client, tracking, name)
     continued = tracker.run_id == run_id
     monitor = _system_metrics(client, tracker.run_id, resume=continued) if tracking.system_metrics else None
@@ -158,7 +158,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
 
     Raises: RunError if there is no such run.
     """
-    client = _client(tracking)
+    client = open_store(tracking)
     run = _existing(client, run_id)
     if run is None:
         newest = client.search_runs([each.experiment_id for each in client.search_experiments()], max_results=3)
@@ -180,7 +180,7 @@ def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     if not run_ids:
         return
-    client = _client(tracking)
+    client = open_store(tracking)
     for run_id in run_ids:
         run = _existing(client, run_id)
         if run is not None and run.info.status == "RUNNING":
@@ -209,7 +209,8 @@ def git_commit(folder: Path) -> str | None:
     return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
-def _client(tracking: Tracking) -> Any:
+def open_store(tracking: Tracking) -> Any:
+    """MLflow's client over the store of `tracking`, made where there is none."""
     import logging
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -388,6 +388,23 @@ class TrainConfig(RunConfig):
 
 
 @dataclass
+class UiOptions(Group):
+    """Where `python -m medexp.ui` listens (null: a free port), and whether it opens a browser."""
+
+    inside: ClassVar[str] = "ui."
+
+    port: int | None = number(1, 65535)
+    open: bool = MISSING
+
+
+@dataclass
+class UiConfig(RunConfig):
+    """A run's tracking, and how its pages are served."""
+
+    ui: UiOptions = MISSING
+
+
+@dataclass
 class AuditOptions(Group):
     """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
 

@@ -1,0 +1,47 @@
+"""python -m medexp.ui: MLflow's pages over the runs that were made here, and the links worth following.
+
+python -m medexp.ui                  # a free port, the browser opened, Ctrl-C ends it
+python -m medexp.ui ui.port=5000 ui.open=false
+"""
+
+import tempfile
+import time
+import webbrowser
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from medexp import pages
+from medexp.command import Invocation, run_door
+from medexp.config.schema import RunConfig, UiOptions
+from medexp.screen import Screen
+
+
+def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
+    """Serve until Ctrl-C.
+
+    Raises: RunError without a store; MachineError if the server cannot be started.
+    """
+    port = options.port or pages.free_port()
+    log = Path(tempfile.mkdtemp(prefix="medexp-ui-")) / "server.log"
+    with suppress(KeyboardInterrupt), ExitStack() as serving:
+        with show.stage("starting MLflow's server (some 15 s)"):
+            address = serving.enter_context(pages.serving(run.tracking, port, log))
+        found = pages.links(run.tracking, address)
+        for each in found:
+            show.result(f"{each.title}\n  {each.url}")
+        show.say("Ctrl-C ends it")
+        if options.open:
+            webbrowser.open(found[0].url)
+        while True:
+            time.sleep(3600)
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, UiOptions)
+    ui(run, options, Screen())
+    return 0.0
+
+
+if __name__ == "__main__":
+    run_door(_door, "ui", needs_card=False)

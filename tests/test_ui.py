@@ -1,0 +1,84 @@
+"""MLflow's own server over a store, as a user starts it: the links lead somewhere, and nothing is left running."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from doors import Doors, command
+
+from medexp import pages
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def swept(doors: Doors) -> Doors:
+    """A store with a study of three trials, two of them finished, and a run of its own before it."""
+    client = doors.client()
+    experiment = client.create_experiment("medexp")
+    lone = client.create_run(experiment, run_name="lone")
+    client.set_terminated(lone.info.run_id)
+    study = client.create_run(experiment, run_name="rank-cpu", tags={"medexp.study": "rank-cpu"})
+    for number, status in enumerate(["FINISHED", "FINISHED", "KILLED"]):
+        tags = {"medexp.study": "rank-cpu", "mlflow.parentRunId": study.info.run_id}
+        trial = client.create_run(experiment, run_name=f"trial {number}", tags=tags)
+        client.set_terminated(trial.info.run_id, status)
+        time.sleep(0.01)  # runs are ordered by the millisecond that they began in
+    return doors
+
+
+def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -> None:
+    found = pages.links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
+    assert [each.title for each in found] == [
+        "experiment medexp", "sweep rank-cpu, 2 trials compared", "last run, trial 2", "its report",
+    ]  # fmt: skip
+    assert "/#/compare-runs?runs=%5B%22" in found[1].url
+
+
+def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -> None:
+    port = pages.free_port()
+    words = ["-m", "medexp.ui", f"tracking.root={swept.root / 'mlruns'}", f"ui.port={port}", "ui.open=false"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as door:
+        assert door.stdout is not None
+        lines = [door.stdout.readline() for _ in range(4)]
+        assert f"http://127.0.0.1:{port}/#/compare-runs" in lines[3]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            assert answer.status == 200
+        servers = psutil.Process(door.pid).children(recursive=True)
+        door.send_signal(signal.SIGINT)
+        assert door.wait(30) == 0
+    time.sleep(0.5)
+    assert not [each for each in servers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tracking.root=nowhere"], "nowhere holds no runs yet; run python -m medexp.train first"),
+        (["ui.port=70000"], "ui.port=70000 is out of range: allowed is at least 1 and at most 65535"),
+    ],
+)
+def test_bad_input_ends_with_2(tmp_path: Path, words: list[str], said: str) -> None:
+    status, output = command("-m", "medexp.ui", *words, cwd=tmp_path)
+    assert status == 2
+    assert said in output
+
+
+def test_a_port_that_is_taken_is_said(swept: Doors, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        words = ["-m", "medexp.ui", f"tracking.root={swept.root / 'mlruns'}", f"ui.port={port}", "ui.open=false"]
+        status, output = command(*words, cwd=tmp_path)
+    assert status == 2
+    assert f"ui.port={port} cannot be listened on" in output
