@@ -119,5 +119,5 @@ def test_a_row_says_what_a_trial_came_to(opened):
 def test_the_presets_of_a_sweep_fit_the_hardware(composed):
     cpu, card = composed("sweep=rank_lr_seq"), composed("sweep=rank_lr_seq", "hardware=rtx4050_6gb")
     assert OmegaConf.to_container(cpu.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(384, 641, 128)"
-    assert OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(1024, 8193, 1024)"
+    assert OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(1024, 16385, 1024)"
     assert (cpu.hydra.sweeper.n_trials, cpu.evaluation.answers) == (8, 0)
