@@ -359,9 +359,9 @@ def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     levers = plan.levers
     is_eager = not levers.compiled and levers.streamed_layers > 0
     parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
-    parts += [f"{levers.streamed_layers} layers streamed from the host"] if levers.streamed_layers else []
+    parts += [f"{_layers(levers.streamed_layers)} streamed from the host"] if levers.streamed_layers else []
     parts += ["embedding on the host"] if levers.embedding_on_host else []
-    parts += [f"{levers.kept_layers} layers not recomputed"] if levers.kept_layers else []
+    parts += [f"{_layers(levers.kept_layers)} not recomputed"] if levers.kept_layers else []
     parts += ["layers not compiled"] if is_eager else []
     parts += ["MLP in tiles"] if levers.tiled_mlp else []
     parts += ["optimizer state paged"] if levers.paged else []
@@ -369,6 +369,10 @@ def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     takes = plan.budget.peak_bytes or plan.budget.host_bytes
     speed = f", {plan.tokens_per_s:,.0f} tokens/s predicted" if plan.is_timed else ""
     return f"{', '.join(parts)}: {takes / GIB:.2f}{of} GiB{speed}"
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'s' if count > 1 else ''}"
 
 
 def as_dict(plan: Plan) -> dict[str, object]:
