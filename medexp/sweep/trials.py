@@ -153,11 +153,13 @@ class Trials:
 
     def _count_refused(self, proposal: Proposal) -> None:
         self._refused += 1
-        nothing_left = self.study.is_exhausted() and not self.study.pending()
-        if (self._refused >= INFEASIBLE_IN_A_ROW or nothing_left) and not self.study.done():
+        nothing_left = self.study.is_exhausted() and not self.study.pending() and not self.study.done()
+        if self._refused >= INFEASIBLE_IN_A_ROW or nothing_left:
+            done, tried = self.study.done(), self.study.count(Ending.infeasible)
+            nothing, started = ("nothing more", f"{done} trials are done") if done else ("nothing", "none was started")
+            last = " ".join(proposal.overrides[-len(self.study.space.dimensions) :])
             raise SweepFailed(
-                f"nothing in this space fits: {self.study.count(Ending.infeasible)} proposals were planned, none was started. "
-                f"The last one ({' '.join(proposal.overrides[-len(self.study.space.dimensions) :])}) {proposal.why}"
+                f"{nothing} in this space fits: {tried} proposals were planned, {started}. The last one ({last}) {proposal.why}"
             )
 
     def _try_out(self, trial: Any, proposal: Proposal) -> None:
