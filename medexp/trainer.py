@@ -202,16 +202,21 @@ def _synchronizer(tuned: Tuned) -> Callable[[], None]:
 
 @contextmanager
 def _stopping(bridge: Any) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends training after the step under way; the second ends it at once."""
+    """Ctrl-C or SIGTERM ends training after the step under way; a second Ctrl-C ends it at once.
+
+    A second SIGTERM is the first one again: Linux sends one for every thread of a parent that dies (PR_SET_PDEATHSIG).
+    """
 
     def ask_to_stop(number: int, _frame: FrameType | None) -> None:
-        if bridge.stopped_by is not None:
+        if number == signal.SIGINT and bridge.stopped_by is not None:
             raise KeyboardInterrupt
-        bridge.stopped_by = number
+        bridge.stopped_by = bridge.stopped_by or number
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        if bridge.stopped_by == signal.SIGTERM:
+            del before[signal.SIGTERM]  # what is kept from here on is not to be broken by the same again
         for number, handler in before.items():
             signal.signal(number, handler)
