@@ -8,14 +8,15 @@ Takes the overrides of medexp.train. Writes audit.json and audit.html. With audi
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.text import Text
 
 from medexp import audit_page, machine, stack, weights
 from medexp.command import Invocation, run_door
-from medexp.config.schema import AuditOptions, RunConfig
+from medexp.config.doors import AuditOptions
+from medexp.config.schema import RunConfig
 from medexp.data import mixture, source
 from medexp.data.anatomy import Piece, Role
 from medexp.data.inspection import Inspection
@@ -41,8 +42,7 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> 
 
     Raises: DataError with every broken rule if `options.strict`.
     """
-    used = [each for each in vars(run.evaluation.benchmark_files).values() if each is not None]
-    benchmarks = {Path(file).name: _benchmark(Path(file)) for file in [*options.benchmark_files, *used]}
+    benchmarks = {Path(file).name: _benchmark(Path(file), key) for key, file in _benchmark_files(run, options)}
     cases = source.load(run.dataset)
     sides = mixture.sides(cases.by_source, run.dataset)
     speller = _speller(run, show)
@@ -57,10 +57,17 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> 
     return seen
 
 
-def _benchmark(file: Path) -> list[tuple[str, str]]:
-    texts = list(benchmark_texts(source.read_file(file, "audit.benchmark_files")))
+def _benchmark_files(run: RunConfig, options: AuditOptions) -> Iterator[tuple[str, str]]:
+    """(key it is set by, file): the audit's own, and those that the run is evaluated with."""
+    yield from (("audit.benchmark_files", file) for file in options.benchmark_files)
+    used = vars(run.evaluation.benchmark_files).items()
+    yield from ((f"evaluation.benchmark_files.{name}", file) for name, file in used if file is not None)
+
+
+def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
+    texts = list(benchmark_texts(source.read_file(file, key)))
     if not texts:
-        raise DataError(f"benchmark file {file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files")
+        raise DataError(f"{key}={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files")
     return texts
 
 

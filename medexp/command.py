@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp import machine
 from medexp.config import mistakes
+from medexp.config.doors import AuditConfig, EvaluateConfig, PlanConfig, TrainConfig, UiConfig
 from medexp.config.rules import resolve
-from medexp.config.schema import AuditConfig, EvaluateConfig, PlanConfig, RunConfig, TrainConfig, UiConfig
+from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.space import lengths
 
@@ -139,6 +140,7 @@ def _is_unwritable(error: Exception) -> bool:
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, lambda *_: None)  # the same again must not break what this one makes us keep
     raise RunInterrupted("stopped by SIGTERM; the same command continues", number)
 
 

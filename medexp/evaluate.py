@@ -18,14 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp import artifact, machine, measuring, model, report, stack, tracking, weights
 from medexp.command import Invocation, run_door
+from medexp.config.doors import EvaluateOptions
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.rules import tracking_root
-from medexp.config.schema import Benchmark, EvaluateOptions, Evaluation, RunConfig, Tracking
+from medexp.config.schema import Benchmark, Evaluation, RunConfig, Tracking
 from medexp.data import mixture, source
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
-from medexp.errors import ConfigError, DataError, RunError
+from medexp.errors import ConfigError, RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation.questions import ChoiceQuestion, questions
 from medexp.evaluation.record import Record
@@ -33,9 +34,9 @@ from medexp.evaluation.scorecard import Card
 from medexp.measuring import Measured
 from medexp.page import About
 from medexp.screen import Screen
-from medexp.units import duration
+from medexp.units import bytes_of_gib, duration
 from medexp.vram import guard, planner
-from medexp.workspace import claimed
+from medexp.workspace import claimed, unfinished
 
 ADAPTER, COMPOSED = "adapter", "config/composed.yaml"
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
@@ -128,8 +129,7 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
         tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
         tracker.text(invocation.composed_yaml, COMPOSED)
         about = _about(run, subject, record, tracker.run_id)
-        measuring.keep(tracker, record, found, about, 0)
-        file = measuring.write_report(invocation.output_dir, record, found, about)
+        file = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
         run_id = tracker.run_id
     show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
     measuring.show(show, f"What changed: {subject.name}", record, found)
@@ -151,29 +151,21 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
     run.lora.start_from = str(subject.adapter)
     cases = source.load(run.dataset)
     sides = mixture.sides(cases.by_source, run.dataset)
-    with claimed(
-        Path(run.tracking.root or ".") / "unfinished", f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume
-    ) as work:
+    with claimed(unfinished(run.tracking), f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume) as work:
         _point_out_other_cases(subject, sides, show)
         show.say(f"[bold]{subject.name}[/bold]: {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}")
-        with show.stage("loading the training stack"):
-            meter = guard.cap(run.hardware)
-            modules = stack.load(run.hardware, machine.cache_dir())
-        if found.gguf is not None:
-            with show.stage("converting the embedded model, once"):
-                found = weights.convert(found, run.model, modules)
-        tokenizer = model.load_tokenizer(found, modules)
-        ready = Speller(tokenizer).prepared(run, sides)
-        with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(meter, "loading the model"):
-            tuned = model.load(run, found, tokenizer, modules)
-        job = Measured(run, show, work, ready, tuned, meter)
+        base = measuring.opened(run, found, show)
+        ready = Speller(base.tokenizer).prepared(run, sides)
+        with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(base.meter, "loading the model"):
+            tuned = model.load(run, base.weights, base.tokenizer, base.modules)
+        job = Measured(run, show, work, ready, tuned, base.meter)
         with show.stage("measuring held-out losses"):
             losses = job.losses(base=True), job.losses()
         record = job.record((job.answers(base=True), job.answers(base=False)), losses)
         if questions or run.evaluation.benchmarks:
-            with show.stage("asking the benchmarks, base and tuned"), guard.ceiling(meter, "asking the benchmarks"):
+            with show.stage("asking the benchmarks, base and tuned"), guard.ceiling(base.meter, "asking the benchmarks"):
                 record = replace(record, benchmarks=benchmarks.graded(tuned, run.evaluation, questions))
-        card = measuring.card(record, run.evaluation, modules)
+        card = measuring.card(record, run.evaluation, base.modules)
         work.finish()
     return record, card
 
@@ -188,12 +180,10 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     files = {Benchmark(name): Path(file) for name, file in vars(evaluation.benchmark_files).items() if file is not None}
     if evaluation.benchmarks or files:
         benchmarks.check_installed()
-    for benchmark, file in files.items():
-        if not file.is_file():
-            raise DataError(
-                f"evaluation.benchmark_files.{benchmark.value}={file} does not exist; give a JSONL, JSON, CSV or Parquet file"
-            )
-    return {benchmark: questions(benchmark, source.read_file(file), file.name) for benchmark, file in files.items()}
+    return {
+        benchmark: questions(benchmark, source.read_file(file, f"evaluation.benchmark_files.{benchmark.value}"), file.name)
+        for benchmark, file in files.items()
+    }
 
 
 def _rescored(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, Card]:
@@ -236,7 +226,7 @@ def _about(run: RunConfig, subject: Subject, record: Record, run_id: str) -> Abo
         facts,
         planned_bytes=planned,
         measured_bytes=measured,
-        ceiling_bytes=int((run.hardware.vram_ceiling_gib or 0) * 2**30) if measured else 0,
+        ceiling_bytes=bytes_of_gib(run.hardware.vram_ceiling_gib or 0) if measured else 0,
         **measuring.curves(subject.kept.tracker),
     )
 

@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from medexp import page
+from medexp import machine, model, page, stack, weights
 from medexp.config.schema import Evaluation, RunConfig
 from medexp.data.preparation import Prepared
 from medexp.evaluation import embedding, generation, judging, lexicon, parts, scorecard
@@ -19,13 +20,34 @@ from medexp.evaluation.scorecard import Card
 from medexp.screen import Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
-from medexp.tuned import Tuned, vocabulary
+from medexp.tuned import Tuned, Weights, vocabulary
 from medexp.vram import guard
 from medexp.vram.guard import Meter
 from medexp.workspace import Workspace
 
 RECORD = "evaluation/record.json"
 REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The training stack under its memory cap, and a run's weights and tokenizer, ready for the model to be loaded."""
+
+    meter: Meter
+    modules: Stack
+    weights: Weights
+    tokenizer: Any
+
+
+def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
+    """Import the stack, convert the embedded model where that was never done here, and load the tokenizer of `found`."""
+    with show.stage("loading the training stack"):
+        meter = guard.cap(run.hardware)
+        modules = stack.load(run.hardware, machine.cache_dir())
+    if found.gguf is not None:
+        with show.stage("converting the embedded model, once"):
+            found = weights.convert(found, run.model, modules)
+    return Opened(meter, modules, found, model.load_tokenizer(found, modules))
 
 
 @dataclass
@@ -95,8 +117,8 @@ def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
     return replace(record, judged=found)
 
 
-def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step: int) -> None:
-    """Write record, metrics, tables and report.html to the run in MLflow."""
+def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step: int, folder: Path) -> Path:
+    """Write record, metrics, tables and report.html to the run in MLflow; the page also into `folder`, where it then lies."""
     tracker.json(record.as_json(), RECORD)
     tracker.metrics(step, found.metrics())
     if record.judged is not None:
@@ -105,7 +127,12 @@ def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step:
         tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
     if record.cases:
         tracker.table(per_case(record, found), "evaluation/per_case.json")
-    tracker.text(page.render(record, found, about), REPORT)
+    rendered = page.render(record, found, about)
+    tracker.text(rendered, REPORT)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / REPORT
+    file.write_text(rendered, encoding="utf-8")
+    return file
 
 
 def per_case(record: Record, found: Card) -> Mapping[str, Sequence[object]]:
@@ -153,11 +180,3 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
 def curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
     """The loss curves of a training run, for `page.About`."""
     return {"training_loss": tracker.history("train/loss"), "held_out_loss": tracker.history("eval/loss")}
-
-
-def write_report(folder: Path, record: Record, found: Card, about: page.About) -> Path:
-    """report.html in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / REPORT
-    file.write_text(page.render(record, found, about), encoding="utf-8")
-    return file

@@ -14,7 +14,8 @@ from rich.progress import track
 
 from medexp import charts
 from medexp.command import Invocation, run_door
-from medexp.config.schema import PlanFormat, PlanOptions, RunConfig
+from medexp.config.doors import PlanFormat, PlanOptions
+from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, VramPlanError
 from medexp.screen import Screen
 from medexp.units import GIB, duration

@@ -77,33 +77,20 @@ def settle(
 
     Raises: VramCeilingError with planned and measured bytes when none fits, or none is left.
     """
-    levers = work.settled()
-    if levers is None:
-        settled = _tried_out(asked, run, plan, load, ready, meter, say)
-        work.settle(settled.plan.levers)
-        return settled
-    plan = planner.predicted(asked, levers)
-    planner.apply(run, plan)
-    with guard.ceiling(meter, DOING[Phase.always]):
-        return Settled(load(), plan)
-
-
-def _tried_out(
-    asked: RunConfig,
-    run: RunConfig,
-    plan: Plan,
-    load: Callable[[], Tuned],
-    ready: Prepared,
-    meter: Meter,
-    say: Callable[[str], None],
-) -> Settled:
+    if (levers := work.settled()) is not None:
+        plan = planner.predicted(asked, levers)
+        planner.apply(run, plan)
+        with guard.ceiling(meter, DOING[Phase.always]):
+            return Settled(load(), plan)
     tried: list[Plan] = []
     tuned: Tuned | None = None
     while True:
         try:
             with guard.ceiling(meter, DOING[Phase.always]):
                 tuned = tuned or load()
-            return Settled(tuned, plan, _rehearse(run, plan, tuned, ready, meter), tuple(tried))
+            phases = _rehearse(run, plan, tuned, ready, meter)
+            work.settle(plan.levers)
+            return Settled(tuned, plan, phases, tuple(tried))
         except VramCeilingError as error:
             tried.append(plan)
             safer = planner.safer(asked, plan, _phase(error)) if len(tried) <= run.hardware.replan else None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from medexp import artifact, audit_page, machine, measuring, model, report, stack, tracking, trainer, weights
+from medexp import artifact, audit_page, machine, measuring, model, report, tracking, trainer, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten
 from medexp.config.schema import RunConfig
@@ -23,7 +23,7 @@ from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
 from medexp.evaluation.metrics import Comparison, compare
-from medexp.evaluation.record import Answer, CaseLoss, Record, mean_loss
+from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
 from medexp.measuring import Measured
 from medexp.page import About
@@ -36,7 +36,7 @@ from medexp.tuned import Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.planner import Plan
-from medexp.workspace import Workspace, abandoned, claimed
+from medexp.workspace import Workspace, abandoned, claimed, unfinished
 
 
 @dataclass(frozen=True)
@@ -75,28 +75,22 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
     cases = source.load(run.dataset)
     sides = mixture.sides(cases.by_source, run.dataset)
-    with claimed(_unfinished(run), fingerprint(run, cases.digest), run.training.resume) as work:
+    with claimed(unfinished(run.tracking), fingerprint(run, cases.digest), run.training.resume) as work:
         show.say(_headline(run, work))
         if plan is not None:
             show.say(f"[green]✓[/green] plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}")
-        with show.stage("loading the training stack"):
-            meter = guard.cap(run.hardware)
-            modules = stack.load(run.hardware, machine.cache_dir())
-        if found.gguf is not None:
-            with show.stage("converting the embedded model, once"):
-                found = weights.convert(found, run.model, modules)
-        tokenizer = model.load_tokenizer(found, modules)
-        speller = Speller(tokenizer)
+        base = measuring.opened(run, found, show)
+        meter, speller = base.meter, Speller(base.tokenizer)
         ready, seen = _prepared(speller, run, sides, show)
-        tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(_unfinished(run)) if each.mlflow_run_id])
+        tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(unfinished(run.tracking)) if each.mlflow_run_id])
         with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, part)) as tracker:
             work.belongs_to(tracker.run_id)
             tracker.tags(part.ticket.tags if part else {})
-            _log_start(tracker, run, invocation, cases, sides, ready, found)
+            _log_start(tracker, run, invocation, cases, sides, ready, base.weights)
             tracker.json(seen.as_dict(), "data/audit.json")
             tracker.text(audit_page.page(run, seen), "data/audit.html")
             with show.stage(f"loading {run.model.name}" + (", a step to see that it fits" if plan is not None else "")):
-                load = partial(model.load, run, found, tokenizer, modules)
+                load = partial(model.load, run, base.weights, base.tokenizer, base.modules)
                 settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, show.say)
                 tuned = load() if settled is None else settled.tuned
             if settled is not None:
@@ -147,7 +141,7 @@ def _compare(job: Job) -> TrainResult:
     outcome = _outcome(job, fitted, (losses_before, losses_after), card.line("structure").comparison)
     result = TrainResult(outcome, adapter, job.tracker.run_id, job.tracker.latest)
     page = _log_end(job, result, record, card)
-    _print(job, result, record, card, before, after)
+    _print(job, result, record, card)
     job.show.result(f"Before and after side by side: {page}")
     return result
 
@@ -188,10 +182,6 @@ class Recorder:
             job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
             if job.part:
                 job.part.report(step, loss)
-
-
-def _unfinished(run: RunConfig) -> Path:
-    return Path(run.tracking.root or ".") / "unfinished"
 
 
 def _name(run: RunConfig) -> str:
@@ -284,15 +274,14 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
         ceiling_bytes=outcome.ceiling_bytes,
         **measuring.curves(job.tracker),
     )
-    measuring.keep(job.tracker, record, card, about, outcome.steps)
-    return measuring.write_report(job.invocation.output_dir, record, card, about)
+    return measuring.keep(job.tracker, record, card, about, outcome.steps, job.invocation.output_dir)
 
 
-def _print(job: Job, result: TrainResult, record: Record, card: Card, before: list[Answer], after: list[Answer]) -> None:
-    for case, base, tuned in zip(job.ready.asked, before, after, strict=True):
-        pair = [report.clipped(base.text, 900), report.clipped(tuned.text, 900)]
+def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
+    for case in record.cases:
+        pair = [report.clipped(case.base.text, 900), report.clipped(case.tuned.text, 900)]
         job.show.table(f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True)
-    if before:
+    if record.cases:
         job.show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
     measuring.show(job.show, "What changed", record, card)
     job.show.table("This run", ("", ""), report.summary(result.outcome, str(result.adapter), result.run_id))

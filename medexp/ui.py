@@ -12,7 +12,8 @@ from pathlib import Path
 
 from medexp import pages
 from medexp.command import Invocation, run_door
-from medexp.config.schema import RunConfig, UiOptions
+from medexp.config.doors import UiOptions
+from medexp.config.schema import RunConfig
 from medexp.screen import Screen
 
 

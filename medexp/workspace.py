@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from medexp.config.schema import Resume
+from medexp.config.schema import Resume, Tracking
 from medexp.errors import OutputError, TrialPruned
 from medexp.vram.terms import Levers
 
@@ -71,6 +71,11 @@ class Workspace:
         with suppress(PermissionError):  # Windows keeps an open file; elsewhere it goes before another process can hold it
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self.release()
+
+
+def unfinished(tracking: Tracking) -> Path:
+    """Where the workspaces of a store's runs lie."""
+    return Path(tracking.root or ".") / "unfinished"
 
 
 @contextmanager

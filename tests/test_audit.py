@@ -9,7 +9,7 @@ import pytest
 from doors import Doors, command
 
 from medexp.audit import audit
-from medexp.config.schema import AuditOptions
+from medexp.config.doors import AuditOptions
 from medexp.errors import DataError
 from medexp.screen import Screen
 

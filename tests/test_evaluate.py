@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 from medexp import command as frame
 from medexp import machine, model, stack, weights
 from medexp.command import Invocation
+from medexp.config.doors import EvaluateOptions
 from medexp.config.rules import resolve
-from medexp.config.schema import Benchmark, EvaluateOptions, RunConfig
+from medexp.config.schema import Benchmark, RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import as_it_was_made, evaluate
 from medexp.evaluation import generation

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from medexp.vram.planner import LEVER_KEYS
+
 HERE = Path(__file__).resolve().parent
 CAP_GIB = 5.25
 AUTO, RAW = "raw Unsloth, offload_layers=auto", "raw Unsloth, no cap"
@@ -27,14 +29,6 @@ BARE_SETTINGS = {  # as medexp sets them
     "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
-LEVERS = (
-    "training.micro_batch",
-    "training.accumulation",
-    "hardware.offload_layers",
-    "hardware.offload_embedding",
-    "hardware.checkpoint_skip_layers",
-    "hardware.compile_layers",
-)
 
 
 def overrides(args: argparse.Namespace, work: Path) -> list[str]:
@@ -102,7 +96,7 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
         "peak_reserved_gib": history["vram/peak_gib"][-1],
         "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
         "planned_gib": history["vram/planned_bytes"][-1] / 2**30,
-        "params": {name: kept.data.params[name] for name in LEVERS},
+        "params": {name: kept.data.params[name] for name in LEVER_KEYS},
     }
 
 

@@ -5,14 +5,13 @@ has one home. Unknown keys and wrong types fail while Hydra composes; a field's 
 the composed config into these objects. Refuses to know about other groups: rules between them are in `config.rules`.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from enum import Enum
-from math import isfinite
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from medexp.errors import ConfigError
+from medexp.config.group import Group, number
 
 
 class Family(Enum):
@@ -100,42 +99,6 @@ class Checkpointing(Enum):
     unsloth = "unsloth"
     standard = "standard"
     off = "off"
-
-
-def number(low: float | None = None, high: float | None = None, *, above: float | None = None) -> Any:
-    """A field that must lie in [low, high], or above `above`; None is allowed where the type is optional."""
-    return field(default=MISSING, metadata={"low": low, "high": high, "above": above})
-
-
-def _allowed(limits: dict[str, float | None]) -> str:
-    low, high, above = limits["low"], limits["high"], limits["above"]
-    floor = f"above {above:g}" if above is not None else f"at least {low:g}" if low is not None else ""
-    ceiling = f"at most {high:g}" if high is not None else ""
-    return " and ".join(part for part in (floor, ceiling) if part)
-
-
-def _outside(value: float, limits: dict[str, float | None]) -> bool:
-    low, high, above = limits["low"], limits["high"], limits["above"]
-    inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-    return not (inside and isfinite(value))
-
-
-@dataclass
-class Group:
-    """A config group. Raises ConfigError from `__post_init__` with every field that is outside its range."""
-
-    inside: ClassVar[str] = ""  # where this is part of a group: its name there, and a dot
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{self.inside}{each.name}={value} is out of range: allowed is {_allowed(dict(each.metadata))}"
-            for each in fields(self)
-            if "low" in each.metadata
-            and isinstance(value := getattr(self, each.name), int | float)
-            and _outside(value, dict(each.metadata))
-        ]
-        if problems:
-            raise ConfigError(problems)
 
 
 @dataclass
@@ -350,86 +313,3 @@ class RunConfig:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     hardware: Hardware = MISSING
-
-
-class PlanFormat(Enum):
-    table = "table"
-    json = "json"
-
-
-@dataclass
-class PlanOptions(Group):
-    """How `python -m medexp.plan` shows a plan."""
-
-    format: PlanFormat = MISSING
-    frontier: bool = MISSING
-
-
-@dataclass
-class PlanConfig(RunConfig):
-    """A run, and how its plan is shown."""
-
-    plan: PlanOptions = MISSING
-
-
-@dataclass
-class SweepOptions(Group):
-    """How many trials a sweep has in all (`python -m medexp.train -m`)."""
-
-    inside: ClassVar[str] = "sweep."
-    n_trials: int = number(1)
-
-
-@dataclass
-class TrainConfig(RunConfig):
-    """A run, and the size of a sweep over it."""
-
-    sweep: SweepOptions = MISSING
-
-
-@dataclass
-class UiOptions(Group):
-    """Where `python -m medexp.ui` listens (null: a free port), and whether it opens a browser."""
-
-    inside: ClassVar[str] = "ui."
-
-    port: int | None = number(1, 65535)
-    open: bool = MISSING
-
-
-@dataclass
-class UiConfig(RunConfig):
-    """A run's tracking, and how its pages are served."""
-
-    ui: UiOptions = MISSING
-
-
-@dataclass
-class AuditOptions(Group):
-    """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
-
-    strict: bool = MISSING
-    benchmark_files: list[str] = MISSING
-
-
-@dataclass
-class AuditConfig(RunConfig):
-    """A run, and how its cases are audited."""
-
-    audit: AuditOptions = MISSING
-
-
-@dataclass
-class EvaluateOptions(Group):
-    """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the answers stored with it."""
-
-    run: str | None = MISSING
-    rescore: bool = MISSING
-
-
-@dataclass
-class EvaluateConfig(RunConfig):
-    """A run to measure. What it was made with is read from the run itself; what the command line names wins over that."""
-
-    run: str | None = MISSING
-    evaluate: EvaluateOptions = MISSING

@@ -164,8 +164,12 @@ def _line(measure: Measure, before: Sequence[Scored], after: Sequence[Scored]) -
     pairs = [(early, late) for early, late in both if early is not None and late is not None]
     if not pairs:
         return Line(measure, missing=measure.missing or NO_CASES if both else NO_CASES)
-    compared = compare([early for early, _ in pairs], [late for _, late in pairs])
-    return Line(measure, compared.before, compared.after, compared)
+    return _compared(measure, [early for early, _ in pairs], [late for _, late in pairs])
+
+
+def _compared(measure: Measure, before: Sequence[float], after: Sequence[float]) -> Line:
+    comparison = compare(before, after)
+    return Line(measure, comparison.before, comparison.after, comparison)
 
 
 def _loss_lines(record: Record) -> list[Line]:
@@ -186,16 +190,14 @@ def _judge_line(record: Record) -> list[Line]:
     marked = [(base, tuned) for base, tuned in pairs if base is not None and tuned is not None]
     if not marked:
         return [Line(measure, missing=record.judged.failure or "the judge gave no mark")]
-    compared = compare([base for base, _ in marked], [tuned for _, tuned in marked])
-    return [Line(measure, compared.before, compared.after, compared)]
+    return [_compared(measure, [base for base, _ in marked], [tuned for _, tuned in marked])]
 
 
 def _benchmark_lines(record: Record) -> list[Line]:
     found = []
     for name, graded in record.benchmarks.items():
-        compared = compare([float(each) for each in graded.base], [float(each) for each in graded.tuned])
         measure = Measure(f"benchmark_{name}", f"{BENCHMARKS.get(name, name)}, accuracy", 1)
-        found.append(Line(measure, compared.before, compared.after, compared))
+        found.append(_compared(measure, [float(each) for each in graded.base], [float(each) for each in graded.tuned]))
     return found
 
 

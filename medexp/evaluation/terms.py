@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from medexp.evaluation.words import fold, singular, spans
+from medexp.evaluation.words import POSSESSIVE, fold, singular, spans
 
 REACH = 6
 BEFORE = re.compile(
@@ -30,7 +30,6 @@ AFTER = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[.;:!?](?=\s|$)|\n|\b(?:but|although|however|except|unless)\b", re.IGNORECASE)
-_POSSESSIVE = re.compile(r"[’'`]s?\b")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def lexicon_of(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
 
 def mentions(text: str, lexicon: Lexicon) -> list[Mention]:
     """Every term of `lexicon` in `text`, in order, none overlapping."""
-    plain = _POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
+    plain = POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
     found, words = [], [(singular(fold(word)), start, end) for word, start, end in spans(plain)]
     at = 0
     while at < len(words):

@@ -11,7 +11,7 @@ from snowballstemmer import stemmer
 _THINK_END = "</think>"
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
-_POSSESSIVE = re.compile(r"[’'`]s?\b")
+POSSESSIVE = re.compile(r"[’'`]s?\b")
 _STEM = stemmer("english")
 _ENGLISH = frozenset(
     "a about after all also an and any are as at be been but by can do does for from had has have he her "
@@ -60,7 +60,7 @@ def singular(word: str) -> str:
 
 def term_key(name: str) -> tuple[str, ...]:
     """The words that a clinical term is looked up by: folded, singular, without possessive endings."""
-    return tuple(singular(fold(word)) for word in words(_POSSESSIVE.sub("", name)))
+    return tuple(singular(fold(word)) for word in words(POSSESSIVE.sub("", name)))
 
 
 def language(text: str) -> str | None:

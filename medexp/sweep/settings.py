@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medexp.config.schema import Group, Resume, number
+from medexp.config.group import Group, number
+from medexp.config.schema import Resume
 from medexp.errors import ConfigError, listing
 
 DIRECTIONS = ("minimize", "maximize")

@@ -52,7 +52,7 @@ class Meter:
         return max(0, self.reserved_bytes() - (total - free))
 
     def peak_allocated_bytes(self) -> int:
-        """The most that tensors have taken since the process began."""
+        """The most that tensors have taken since `restart`."""
         allocated: int = _cuda().max_memory_allocated() if self.on_card else 0
         return allocated
 

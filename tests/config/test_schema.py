@@ -4,7 +4,8 @@ from dataclasses import fields, is_dataclass
 import omegaconf
 import pytest
 
-from medexp.config.schema import Dtype, Evaluation, Group, Hardware, ModelShape, RunConfig
+from medexp.config.group import Group
+from medexp.config.schema import Dtype, Evaluation, Hardware, ModelShape, RunConfig
 from medexp.errors import ConfigError
 
 

@@ -1,0 +1,95 @@
+"""What a door takes beside a run: its own options, and the root config that holds both. A run knows none of them."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from medexp.config.group import Group, number
+from medexp.config.schema import RunConfig
+
+
+class PlanFormat(Enum):
+    """For people or for programs."""
+
+    table = "table"
+    json = "json"
+
+
+@dataclass
+class PlanOptions(Group):
+    """How `python -m medexp.plan` shows a plan."""
+
+    format: PlanFormat = MISSING
+    frontier: bool = MISSING
+
+
+@dataclass
+class PlanConfig(RunConfig):
+    """A run, and how its plan is shown."""
+
+    plan: PlanOptions = MISSING
+
+
+@dataclass
+class SweepOptions(Group):
+    """How many trials a sweep has in all (`python -m medexp.train -m`)."""
+
+    inside: ClassVar[str] = "sweep."
+    n_trials: int = number(1)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """A run, and the size of a sweep over it."""
+
+    sweep: SweepOptions = MISSING
+
+
+@dataclass
+class UiOptions(Group):
+    """Where `python -m medexp.ui` listens (null: a free port), and whether it opens a browser."""
+
+    inside: ClassVar[str] = "ui."
+
+    port: int | None = number(1, 65535)
+    open: bool = MISSING
+
+
+@dataclass
+class UiConfig(RunConfig):
+    """A run's tracking, and how its pages are served."""
+
+    ui: UiOptions = MISSING
+
+
+@dataclass
+class AuditOptions(Group):
+    """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
+
+    strict: bool = MISSING
+    benchmark_files: list[str] = MISSING
+
+
+@dataclass
+class AuditConfig(RunConfig):
+    """A run, and how its cases are audited."""
+
+    audit: AuditOptions = MISSING
+
+
+@dataclass
+class EvaluateOptions(Group):
+    """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the answers stored with it."""
+
+    run: str | None = MISSING
+    rescore: bool = MISSING
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """A run to measure. What it was made with is read from the run itself; what the command line names wins over that."""
+
+    run: str | None = MISSING
+    evaluate: EvaluateOptions = MISSING

@@ -1,0 +1,45 @@
+"""What every config group is: a dataclass whose numbers have ranges, checked when a composed config becomes an object."""
+
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+from medexp.errors import ConfigError
+
+
+def number(low: float | None = None, high: float | None = None, *, above: float | None = None) -> Any:
+    """A field that must lie in [low, high], or above `above`; None is allowed where the type is optional."""
+    return field(default=MISSING, metadata={"low": low, "high": high, "above": above})
+
+
+def _allowed(limits: dict[str, float | None]) -> str:
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    floor = f"above {above:g}" if above is not None else f"at least {low:g}" if low is not None else ""
+    ceiling = f"at most {high:g}" if high is not None else ""
+    return " and ".join(part for part in (floor, ceiling) if part)
+
+
+def _outside(value: float, limits: dict[str, float | None]) -> bool:
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+    return not (inside and isfinite(value))
+
+
+@dataclass
+class Group:
+    """A config group. Raises ConfigError from `__post_init__` with every field that is outside its range."""
+
+    inside: ClassVar[str] = ""  # where this is part of a group: its name there, and a dot
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{self.inside}{each.name}={value} is out of range: allowed is {_allowed(dict(each.metadata))}"
+            for each in fields(self)
+            if "low" in each.metadata
+            and isinstance(value := getattr(self, each.name), int | float)
+            and _outside(value, dict(each.metadata))
+        ]
+        if problems:
+            raise ConfigError(problems)
