@@ -8,109 +8,40 @@ Model, data, prompt and held-out cases are those of the run; what the command li
 asked the same questions, greedily. The figures go to an MLflow run of their own, below the one that was measured.
 """
 
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from medexp import artifact, machine, measuring, model, report, stack, tracking, weights
+from medexp import finished, machine, measuring, report, stack, tracking
 from medexp.command import Invocation, run_door
 from medexp.config.doors import EvaluateOptions
 from medexp.config.flat import fingerprint, flatten
-from medexp.config.rules import tracking_root
-from medexp.config.schema import Benchmark, Evaluation, RunConfig, Tracking
+from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import mixture, source
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
-from medexp.errors import ConfigError, RunError
+from medexp.errors import RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation.questions import ChoiceQuestion, questions
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card
+from medexp.finished import COMPOSED, RECORD, FinishedRun
 from medexp.measuring import Measured
 from medexp.page import About
 from medexp.screen import Screen
 from medexp.units import bytes_of_gib, duration
-from medexp.vram import guard, planner
+from medexp.vram import guard
 from medexp.workspace import claimed, unfinished
-
-ADAPTER, COMPOSED = "adapter", "config/composed.yaml"
-_OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The finished run: its adapter (None where it kept none), the config that made it, its stored record, and its MLflow id and
-    name."""
-
-    asked: str
-    adapter: Path | None
-    composed: Path | None
-    record: Path | None
-    kept: tracking.KeptRun | None
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-        return self.kept.name if self.kept is not None else self.asked
-
-
-def find(asked: str | None, root: str, launch_dir: Path) -> Subject:
-    """The run that `asked` names: a folder with an adapter, or an id in the MLflow store under `root`.
-
-    Raises: ConfigError if none is asked for; RunError if it is not there.
-    """
-    if not asked:
-        raise ConfigError("run has no value: give run=ID, an MLflow run id (make ui lists them), or run=FOLDER of an adapter")
-    folder = launch_dir / Path(asked).expanduser()
-    if folder.is_dir():
-        inside = folder if (folder / "adapter_config.json").is_file() else folder / ADAPTER
-        if not (inside / "adapter_config.json").is_file():
-            raise RunError(
-                f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
-            )
-        return Subject(asked, inside.resolve(), _existing(inside / "run.yaml"), None, None)
-    if not re.fullmatch(r"\w+", asked):
-        raise RunError(f"run={asked} does not exist; give the folder of an adapter, or an MLflow run id (make ui lists them)")
-    kept = tracking.find_run(_store(root), asked, (ADAPTER, COMPOSED, measuring.RECORD))
-    has = kept.artifacts.get
-    return Subject(asked, has(ADAPTER), has(COMPOSED), has(measuring.RECORD), kept)
-
-
-def _existing(file: Path) -> Path | None:
-    return file if file.is_file() else None
-
-
-def _store(root: str) -> Tracking:
-    return Tracking(root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={})
 
 
 def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with the groups of the finished run in the place of its own, save `tracking` and what `overrides` name.
-
-    Raises: RunError if the run has not kept its config.
-    """
+    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
     assert isinstance(options, EvaluateOptions)
-    subject = find(options.run, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
-    if subject.composed is None:
-        raise RunError(
-            f"run={options.run} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); "
-            "it was not made by medexp"
-        )
-    stored = OmegaConf.load(subject.composed)
-    if not isinstance(stored, DictConfig) or "model" not in stored:
-        raise RunError(f"run={options.run}: {subject.composed} is no composed config of medexp")
-    made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
-    assert isinstance(made, DictConfig)
-    for key in filter(None, (match and match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides))):
-        value = OmegaConf.select(cfg, key)
-        if value is not None or key.rpartition(".")[0] in cfg:
-            OmegaConf.update(made, key, value, merge=False)
-    return made
+    return finished.recomposed(cfg, options.run, overrides)
 
 
 def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, show: Screen) -> Card:
@@ -119,7 +50,7 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call continues it.
     """
     began = time.perf_counter()
-    subject = find(options.run, run.tracking.root or "", Path.cwd())
+    subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
     if options.rescore:
         record, found = _rescored(run, subject, show)
     else:
@@ -137,18 +68,10 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
     return found
 
 
-def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, Card]:
+def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Card]:
     """Load base and adapter, ask, and score."""
-    if planner.is_planned(run):
-        planner.apply(run, planner.choose(run)[0])
-    if subject.adapter is None:
-        raise RunError(
-            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
-        )
+    found = finished.continued(run, subject)
     questions = _questions(run.evaluation)
-    found = weights.find(run.model)
-    artifact.check_adapter(subject.adapter, run.lora, found, "run")
-    run.lora.start_from = str(subject.adapter)
     cases = source.load(run.dataset)
     sides = mixture.sides(cases.by_source, run.dataset)
     with claimed(unfinished(run.tracking), f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume) as work:
@@ -156,8 +79,7 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
         show.say(f"[bold]{subject.name}[/bold]: {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}")
         base = measuring.opened(run, found, show)
         ready = Speller(base.tokenizer).prepared(run, sides)
-        with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(base.meter, "loading the model"):
-            tuned = model.load(run, base.weights, base.tokenizer, base.modules)
+        tuned = measuring.tuned(run, base, show)
         job = Measured(run, show, work, ready, tuned, base.meter)
         with show.stage("measuring held-out losses"):
             losses = job.losses(base=True), job.losses()
@@ -170,7 +92,7 @@ def _measured(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
     return record, card
 
 
-def _point_out_other_cases(subject: Subject, sides: Split, show: Screen) -> None:
+def _point_out_other_cases(subject: FinishedRun, sides: Split, show: Screen) -> None:
     if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
         show.say("[yellow]![/yellow] these held-out cases are not those of the run: some of them may have been trained on")
 
@@ -186,13 +108,11 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     }
 
 
-def _rescored(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, Card]:
+def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Card]:
     """Score the stored answers, and say whether the figures are those stored with them."""
     if subject.record is None:
-        raise RunError(
-            f"run={subject.asked} has no stored answers ({measuring.RECORD}); leave evaluate.rescore=true out to have them made"
-        )
-    record = Record.of_json(subject.record.read_text(encoding="utf-8"), f"{measuring.RECORD} of run {subject.asked}")
+        raise RunError(f"run={subject.asked} has no stored answers ({RECORD}); leave evaluate.rescore=true out to have them made")
+    record = Record.of_json(subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}")
     modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
     found = measuring.card(record, run.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
@@ -204,12 +124,12 @@ def _rescored(run: RunConfig, subject: Subject, show: Screen) -> tuple[Record, C
     return record, found
 
 
-def _tags(subject: Subject) -> dict[str, object]:
+def _tags(subject: FinishedRun) -> dict[str, object]:
     parent = subject.kept.run_id if subject.kept is not None else None
     return {"medexp.evaluates": subject.asked, "mlflow.parentRunId": parent, "mlflow.source.name": "medexp.evaluate"}
 
 
-def _about(run: RunConfig, subject: Subject, record: Record, run_id: str) -> About:
+def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> About:
     """What report.html says beside the measures: of a run in MLflow also its curves and its VRAM."""
     facts = [
         ("evaluated", subject.asked),

@@ -17,6 +17,7 @@ from medexp.evaluation import embedding, generation, judging, lexicon, parts, sc
 from medexp.evaluation.losses import case_losses
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
 from medexp.evaluation.scorecard import Card
+from medexp.finished import RECORD
 from medexp.screen import Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
@@ -25,7 +26,6 @@ from medexp.vram import guard
 from medexp.vram.guard import Meter
 from medexp.workspace import Workspace
 
-RECORD = "evaluation/record.json"
 REPORT = "report.html"
 
 
@@ -48,6 +48,12 @@ def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
         with show.stage("converting the embedded model, once"):
             found = weights.convert(found, run.model, modules)
     return Opened(meter, modules, found, model.load_tokenizer(found, modules))
+
+
+def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
+    """The model of `run` with the adapter it starts from, under the ceiling."""
+    with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(base.meter, "loading the model"):
+        return model.load(run, base.weights, base.tokenizer, base.modules)
 
 
 @dataclass

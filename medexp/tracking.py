@@ -18,6 +18,8 @@ from medexp.config.flat import Value
 from medexp.config.schema import Tracking
 from medexp.errors import RunError, RunInterrupted, TrialPruned, listing
 
+LAST = "last"  # in the place of a run's id
+
 
 @dataclass(frozen=True)
 class DataInput:
@@ -154,18 +156,20 @@ class KeptRun:
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
-    """Run `run_id` with those of its `artifacts` (files or folders) that it has.
+    """Run `run_id` ("last": the newest that training has finished) with those of its `artifacts` (files or folders) that it has.
 
     Raises: RunError if there is no such run.
     """
     client = open_store(tracking)
-    run = _existing(client, run_id)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    run = _last(client, experiments) if run_id == LAST else _existing(client, run_id)
     if run is None:
-        newest = client.search_runs([each.experiment_id for each in client.search_experiments()], max_results=3)
+        newest = client.search_runs(experiments, max_results=3)
         known = listing(f"{each.info.run_id} ({each.info.run_name})" for each in newest)
         raise RunError(
             f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are {known}. See them with make ui"
         )
+    run_id = run.info.run_id
     found = {
         name: Path(client.download_artifacts(run_id, name))  # a store on this machine gives its own file
         for name in artifacts
@@ -174,6 +178,12 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
     tracker = Tracker(client, run_id, run.info.experiment_id)
     held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
     return KeptRun(run_id, run.info.run_name or run_id, found, dict(run.data.metrics), next(held_out, None), tracker)
+
+
+def _last(client: Any, experiments: Sequence[str]) -> Any:
+    trained = "tags.mlflow.source.name = 'medexp.train' and attributes.status = 'FINISHED'"
+    runs = client.search_runs(experiments, trained, order_by=["attributes.end_time DESC"], max_results=20)
+    return next((run for run in runs if "medexp.model" in run.data.tags), None)  # a sweep has a run of its own
 
 
 def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:

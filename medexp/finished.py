@@ -1,0 +1,106 @@
+"""A finished run found again, by its MLflow id or by the folder of its adapter: what it kept, and the config that made it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from medexp import artifact, tracking, weights
+from medexp.config.rules import tracking_root
+from medexp.config.schema import RunConfig, Tracking
+from medexp.errors import ConfigError, RunError
+from medexp.tuned import Weights
+from medexp.vram import planner
+
+ADAPTER, COMPOSED, RECORD = "adapter", "config/composed.yaml", "evaluation/record.json"
+_OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """Its adapter (None where it kept none), the config that made it, its stored record, and what MLflow knows of it."""
+
+    asked: str
+    adapter: Path | None
+    composed: Path | None
+    record: Path | None
+    kept: tracking.KeptRun | None
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.kept.name if self.kept is not None else self.asked
+
+
+def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
+    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`, or "last" (the newest there).
+
+    Raises: ConfigError if none is asked for; RunError if it is not there.
+    """
+    if not asked:
+        raise ConfigError(
+            "run has no value: give run=ID, an MLflow run id (make ui lists them), run=last, or run=FOLDER of an adapter"
+        )
+    folder = launch_dir / Path(asked).expanduser()
+    if folder.is_dir():
+        inside = folder if (folder / "adapter_config.json").is_file() else folder / ADAPTER
+        if not (inside / "adapter_config.json").is_file():
+            raise RunError(
+                f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
+            )
+        return FinishedRun(asked, inside.resolve(), _existing(inside / "run.yaml"), None, None)
+    if not re.fullmatch(r"\w+", asked):
+        raise RunError(f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui lists them), or last")
+    kept = tracking.find_run(_store(root), asked, (ADAPTER, COMPOSED, RECORD))
+    has = kept.artifacts.get
+    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept)
+
+
+def _existing(file: Path) -> Path | None:
+    return file if file.is_file() else None
+
+
+def _store(root: str) -> Tracking:
+    return Tracking(root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={})
+
+
+def recomposed(cfg: DictConfig, asked: str | None, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the groups of the run that `asked` names in the place of its own, save `tracking` and what `overrides` name.
+
+    Raises: ConfigError or RunError as `find` does; RunError if the run has not kept its config.
+    """
+    subject = find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+    if subject.composed is None:
+        raise RunError(
+            f"run={asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); it was not made by medexp"
+        )
+    stored = OmegaConf.load(subject.composed)
+    if not isinstance(stored, DictConfig) or "model" not in stored:
+        raise RunError(f"run={asked}: {subject.composed} is no composed config of medexp")
+    made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
+    assert isinstance(made, DictConfig)
+    for key in filter(None, (match and match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides))):
+        value = OmegaConf.select(cfg, key)
+        if value is not None or key.rpartition(".")[0] in cfg:
+            OmegaConf.update(made, key, value, merge=False)
+    return made
+
+
+def continued(run: RunConfig, subject: FinishedRun) -> Weights:
+    """The base of `subject`, once it is seen to be the one its adapter was trained on; `run` is set to begin with that adapter,
+    and to the fastest plan that fits.
+
+    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong together; VramPlanError.
+    """
+    if planner.is_planned(run):
+        planner.apply(run, planner.choose(run)[0])
+    if subject.adapter is None:
+        raise RunError(
+            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
+        )
+    found = weights.find(run.model)
+    artifact.check_adapter(subject.adapter, run.lora, found, "run")
+    run.lora.start_from = str(subject.adapter)
+    return found

@@ -1,0 +1,22 @@
+"""A finished run found again."""
+
+import pytest
+from doors import Doors
+
+from medexp import finished
+from medexp.errors import RunError
+
+
+def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> None:
+    root = doors.root / "mlruns"
+    with pytest.raises(RunError, match="run=last is neither a folder nor a run in"):
+        finished.find("last", str(root), doors.root)
+    doors.train("lora.r=2")
+    newest = doors.train("lora.r=4")
+    client = doors.client()
+    unfinished = client.create_run(client.get_run(newest.run_id).info.experiment_id, tags={"mlflow.source.name": "medexp.train"})
+    found = finished.find("last", str(root), doors.root)
+    assert found.kept is not None
+    assert found.kept.run_id == newest.run_id != unfinished.info.run_id
+    assert found.adapter is not None
+    assert (found.adapter / "adapter_model.safetensors").is_file()
