@@ -3,11 +3,13 @@
 import errno
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from filelock import FileLock
 
 from medexp import tracking
 from medexp.config.schema import Tracking
@@ -25,11 +27,17 @@ PARENT = "mlflow_run_id"
 
 
 @contextmanager
-def parent_run(where: Tracking, study: Study) -> Iterator[Tracker]:
-    """The study's own MLflow run, opened again where it has one; the trials are nested under it."""
+def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]:
+    """The study's own MLflow run, opened again where it has one; the trials are nested under it.
+
+    Sweepers that share `folder` open it one after the other, or each would begin one of its own.
+    """
     quiet = replace(where, system_metrics=False)
-    with tracking.open_run(quiet, study.optuna.user_attrs.get(PARENT), study.name) as tracker:
-        study.optuna.set_user_attr(PARENT, tracker.run_id)
+    with ExitStack() as open_while_sweeping:
+        with FileLock(folder / ".parent.lock"):
+            known = study.optuna.user_attrs.get(PARENT)
+            tracker = open_while_sweeping.enter_context(tracking.open_run(quiet, known, study.name))
+            study.optuna.set_user_attr(PARENT, tracker.run_id)
         tracker.tags(
             {
                 "medexp.study": study.name,
@@ -96,10 +104,8 @@ def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
     best = study.best()
     started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
     show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
-    rows = [
-        ("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}")
-        for each in best
-    ]
+    title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
+    rows = [(title, f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
     rows += _beaten(study, best)
     tally = counts(study)
     rows.append(
@@ -117,12 +123,12 @@ def _short(folder: Path) -> str:
 
 
 def _values(trial: Any) -> str:
-    return ", ".join(f"{value:.4f}" if abs(value) < 1e4 else f"{value:,.0f}" for value in trial.values)
+    return ", ".join(f"{value:.4f}" for value in trial.values)
 
 
 def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
     others = [each for each in study.trials() if ending_of(each) is Ending.done and each not in best]
-    if len(best) != 1 or not others:
+    if len(study.settings.objectives) > 1 or not best or not others:
         return []
     first = min(others, key=lambda each: each.number)
     sign = 1 if study.settings.directions[0] == "minimize" else -1

@@ -1,11 +1,15 @@
 """What is said of a study, and the preset that runs its best again."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
 from medexp import command
+from medexp.config.schema import Tracking
 from medexp.errors import OutputError
 from medexp.sweep import board, names, preset, results
 from medexp.sweep.outcome import Ending, Outcome
@@ -121,3 +125,17 @@ def test_the_presets_of_a_sweep_fit_the_hardware(composed):
     assert OmegaConf.to_container(cpu.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(384, 641, 128)"
     assert OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(1024, 16385, 1024)"
     assert (cpu.hydra.sweeper.n_trials, cpu.evaluation.answers) == (8, 0)
+
+
+def test_sweepers_that_begin_at_once_share_one_run_in_mlflow(opened, tmp_path):
+    where = Tracking(str(tmp_path / "mlruns"), "e", None, system_metrics=False, log_adapter=False, tags={})
+    studies, both = [opened(), opened()], Barrier(2, timeout=60)
+
+    def begin(study):
+        both.wait()
+        with results.parent_run(where, study, tmp_path) as parent:
+            both.wait()  # neither has ended before the other began
+            return parent.run_id
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(begin, studies))) == 1
