@@ -103,6 +103,15 @@ def test_the_mean_of_repeats():
     assert made == Outcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
 
 
+def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
+    study = opened(space=Space({"training.seed": Choice((1, 2, 3))}))
+    for loss in (2.0, 4.0):
+        assert results.over_seeds(study) is None
+        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
+    assert results.over_seeds(study) == pytest.approx((3.0, 2**0.5))
+    assert results.over_seeds(opened(name="other")) is None
+
+
 def test_a_full_disk_is_named(tmp_path):
     results.refuse_full_disk([tmp_path, tmp_path / "none"], 1)
     with pytest.raises(OutputError, match=f"the disk of {tmp_path} is full"):
