@@ -50,26 +50,31 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """better, worse or differs; maybe before it where it holds only alone; no detectable difference; not compared."""
+        """better, worse or differs; maybe before it where it holds only alone; none detected; not compared."""
         if self.comparison is None:
             return "not compared"
         if not self.is_hinted:
-            return "no detectable difference"
+            return "none detected"
         way = self.measure.better * self.comparison.change
         return ("" if self.is_detected else "maybe ") + ("better" if way > 0 else "worse" if way < 0 else "differs")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many cases two runs share, of how many each has: those they answered, and those their losses are of."""
+    """How many cases two runs share, of how many each has: all that are held out, and those of them that were answered.
 
+    Where a record is older than digests (`is_known` is False), all held-out cases are shared or none, as the counts of labelled
+    tokens are alike or not.
+    """
+
+    held_out: tuple[int, int, int]
     answered: tuple[int, int, int]
-    losses: tuple[int, int, int]
+    is_known: bool = True
 
     @property
     def is_full(self) -> bool:
-        """Are the held-out cases of both the same?"""
-        return all(shared == mine == yours for shared, mine, yours in (self.answered, self.losses))
+        """Are they the same in both?"""
+        return all(shared == mine == yours for shared, mine, yours in (self.held_out, self.answered))
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ def contrasts(reference: Evaluated, others: Sequence[Evaluated | None]) -> list[
 def overlap(reference: Evaluated, other: Evaluated) -> Overlap:
     """How many cases `other` shares with `reference`."""
     answered = [{case.digest for case in run.record.cases} for run in (reference, other)]
-    losses = [set(_losses(run.record, lambda loss: loss, _have_digests(reference, other))) for run in (reference, other)]
-    return Overlap(_counts(*answered), _counts(*losses))
+    held_out = [set(_names(run.record, _have_digests(reference, other))) for run in (reference, other)]
+    return Overlap(_counts(*held_out), _counts(*answered), _have_digests(reference, other))
 
 
 def asked(runs: Sequence[Evaluated | None]) -> list[Asked]:
@@ -143,10 +148,15 @@ def _have_digests(*runs: Evaluated) -> bool:
 
 
 def _losses(record: Record, part: Callable[[CaseLoss], CaseLoss], with_digests: bool) -> dict[str, float]:
+    parts = zip(_names(record, with_digests), map(part, record.tuned_losses), strict=True)
+    return {f"{name}: {loss.tokens}": loss.per_token for name, loss in parts if loss.tokens}
+
+
+def _names(record: Record, with_digests: bool) -> Sequence[str]:
+    if with_digests:
+        return record.held_out
     whole = ",".join(f"{loss.tokens}/{loss.answer_tokens}" for loss in record.tuned_losses)
-    names = record.held_out if with_digests else [f"{place} of {whole}" for place in range(len(record.tuned_losses))]
-    parts = zip(names, map(part, record.tuned_losses), strict=True)
-    return {f"{name}:{loss.tokens}": loss.per_token for name, loss in parts if loss.tokens}
+    return [f"{place} of {whole}" for place in range(len(record.tuned_losses))]
 
 
 def _marks(run: Evaluated) -> dict[str, float]:

@@ -34,9 +34,13 @@ class Comparison:
             return "no detectable change"
         return "improved" if (self.change > 0) == more_is_better else "worse"
 
+    def interval(self) -> str:
+        """The mean change with its interval."""
+        return f"{self.change:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+
     def figures(self) -> str:
         """The mean change with its interval, p, and how many pairs there were."""
-        return f"{self.change:+.3g} [{self.low:+.3g}, {self.high:+.3g}], p {self.p_value:.2g}, n {self.pairs}"
+        return f"{self.interval()}, p {self.p_value:.2g}, n {self.pairs}"
 
 
 def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Comparison:

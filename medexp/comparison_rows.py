@@ -1,0 +1,208 @@
+"""A comparison in words: sentences and rows of text, for a terminal and a page alike."""
+
+from collections.abc import Iterator, Sequence
+
+from medexp.comparison import Comparing, Cost, Run, Versus, line_of
+from medexp.evaluation.metrics import pairs_needed
+from medexp.evaluation.scorecard import Measure
+from medexp.units import GIB, duration, figure
+
+SHARED = {
+    "model.name": "{} fine-tuned",
+    "dataset.name": "on {}",
+    "prompt.name": "prompt {}",
+    "hardware.name": "hardware {}",
+    "lora.r": "rank {}",
+    "training.learning_rate": "learning rate {}",
+    "training.max_seq_tokens": "{} tokens a case",
+    "training.max_steps": "{} steps",
+    "training.seed": "seed {}",
+}
+_WHOLE = {  # what makes two runs more than two adapters
+    "model": ("model.name", "model.path", "model.revision", "model.quantisation"),
+    "prompt": ("prompt.question", "prompt.completion"),
+    "evaluation.max_new_tokens": ("evaluation.max_new_tokens",),
+}
+_NAMED = ("model", "dataset", "prompt", "hardware")  # groups whose name says what their other settings are
+
+
+def shared(found: Comparing) -> str:
+    """What all runs have in common, in a line."""
+    configured = [run.settings for run in found.runs if run.settings]
+    if len(configured) < 2:
+        return "Fewer than two of these runs have kept their config."
+    common = {key: value for key, value in configured[0].items() if key not in found.differences}
+    named = [words.format(common[key]) for key, words in SHARED.items() if common.get(key, "null") != "null"]
+    return f"All: {', '.join(named)}; {len(common)} settings are the same in all, {len(found.differences)} are not."
+
+
+def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
+    """A row for every setting that differs, a cell for every run; and the names of those that only follow from one of the rows."""
+    follow = [
+        name for name in found.differences if (group := name.partition(".")[0]) in _NAMED
+        and name != f"{group}.name" and f"{group}.name" in found.differences
+    ]  # fmt: skip
+    rows = []
+    for name, values in found.differences.items():
+        cells = dict(zip((run.label for run in found.runs if run.settings), values, strict=True))
+        if name not in follow:
+            rows.append((name, *(_cell(cells.get(run.label)) for run in found.runs)))
+    return rows, follow
+
+
+def _cell(value: str | None) -> str:
+    text = "–" if value is None else " ".join(value.split())
+    return text if len(text) <= 60 else text[:58] + " …"
+
+
+def run_rows(found: Comparing) -> list[tuple[str, ...]]:
+    """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its folder."""
+    rows = []
+    for run in found.runs:
+        record = run.evaluated.record if run.evaluated else None
+        counts = f"{len(record.tuned_losses)} held out, {len(record.cases)} answered" if record else run.missing
+        rows.append((run.label, run.name, run.ended, counts, run.run_id or run.asked))
+    return rows
+
+
+def remarks(found: Comparing) -> list[str]:
+    """What a reader must know before comparing: runs that cannot be compared, or only in part, and why."""
+    said = [f"{run.label}: {run.missing}" for run in found.runs if run.evaluated is None]
+    silent = [run.label for run in found.runs if run.evaluated is not None and not run.evaluated.record.cases]
+    if silent:
+        said.append(f"{', '.join(silent)}: no question was answered (evaluation.answers=0); compared by losses alone.")
+    if found.reference is None:
+        return [*said, "Nothing is compared case by case: fewer than two of these runs have stored answers or losses."]
+    said += [sentence for each in found.versus for sentence in _remarks(found.reference, each)]
+    return [*said, found.caution] if found.caution else said
+
+
+def _remarks(first: Run, versus: Versus) -> Iterator[str]:
+    lap, run = versus.overlap, versus.run
+    shared_cases, mine, yours = lap.held_out
+    answered, my_answers, your_answers = lap.answered
+    if not lap.is_known and not shared_cases:
+        yield (
+            f"{run.label} against {first.label}: a record is older than the digests of its cases, and the counts of labelled tokens "
+            f"({yours} cases against {mine}) are not the same: no loss is paired."
+        )
+    elif not shared_cases:
+        yield f"{run.label} has other held-out cases than {first.label} ({yours} against {mine}, none in common): no loss is paired."
+    elif shared_cases < max(mine, yours):
+        yield f"{run.label} has {yours} held-out cases, {first.label} {mine}; the {shared_cases} in both are paired, no others."
+    if my_answers and your_answers and answered < max(my_answers, your_answers):
+        yield f"{run.label} answered {your_answers} questions, {first.label} {my_answers}; the {answered} in both are paired, no others."
+    yield from _unlike(first, run, versus)
+
+
+def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
+    if not (first.settings and run.settings):
+        return
+    other = [names for names, keys in _WHOLE.items() if any(first.settings.get(key) != run.settings.get(key) for key in keys)]
+    if other:
+        loss = versus.contrast("loss_completion")
+        is_unpaired = loss is not None and loss.comparison is None and versus.overlap.held_out[0]
+        yield (
+            f"{run.label} has another {' and '.join(other)} than {first.label}: what is compared is that too, not the adapter alone."
+            + (" Losses are not paired: the labelled tokens differ." if is_unpaired else "")
+        )
+
+
+def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
+    """A row for every measure and run: measure (once), label, before -> after, verdict, change a case with its interval."""
+    rows = []
+    for measure in measures:
+        title = measure.title
+        for run in found.runs:
+            line = line_of(run, measure.key)
+            if line is not None and line.comparison is not None:
+                change = f"{figure(line.before)} -> {figure(line.after)}"
+                rows.append((title, run.label, change, line.verdict, line.comparison.figures()))
+                title = ""
+    return rows
+
+
+def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
+    """A row for every measure and other run: measure (once), label, both means over the pairs, verdict, difference, p, pairs."""
+    rows = []
+    for measure in measures:
+        title = measure.title
+        for versus in found.versus:
+            each = versus.contrast(measure.key)
+            if each is not None and (compared := each.comparison) is not None:
+                means = f"{figure(compared.before)} | {figure(compared.after)}"
+                p_values = f"{compared.p_value:.2g} | {each.adjusted_p:.2g}"
+                row = (title, versus.run.label, means, each.verdict, compared.interval(), p_values, str(compared.pairs))
+                rows.append(row)
+                title = ""
+    return rows
+
+
+def quiet(found: Comparing) -> list[Measure]:
+    """The measures in which no run changed beyond chance, and none differs from the reference."""
+    return [each for each in found.measures if not _is_news(found, each.key)]
+
+
+def _is_news(found: Comparing, key: str) -> bool:
+    lines = [line_of(run, key) for run in found.runs]
+    others = [versus.contrast(key) for versus in found.versus]
+    return any(line and line.comparison and line.comparison.is_detected for line in lines) or any(
+        each and each.is_hinted for each in others
+    )
+
+
+def honest(found: Comparing) -> list[str]:
+    """How the verdicts are to be read, and what so many comparisons allow."""
+    first, verdicts = found.reference, sum(line.comparison is not None for run in found.runs for line in (run.evaluated.card.lines if run.evaluated else ()))
+    said = [
+        "before -> after is each run against its own base; a verdict there stands for itself: where nothing had changed, "
+        f"up to one in twenty of the {verdicts} would still say so."
+    ]
+    if first is None:
+        return said
+    said.append(
+        f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the paired differences is without zero, and "
+        f"the sign test holds after Holm's correction for all {found.comparisons} comparisons. maybe: it would hold if it were the "
+        "only one; a reason to look again, no finding. Intervals are not corrected."
+    )
+    pairs = {each.comparison.pairs for versus in found.versus for each in versus.contrasts if each.comparison is not None}
+    needed = pairs_needed(found.comparisons) if found.comparisons else 0
+    if pairs and min(pairs) < needed:
+        said.append(
+            f"Among {found.comparisons} comparisons the sign test can only be passed with {needed} pairs or more; some measures here "
+            f"have {min(pairs)}. Compare fewer runs, or answer more questions: python -m medexp.evaluate run=ID evaluation.answers=N."
+        )
+    return said
+
+
+def cost_rows(found: Comparing) -> list[tuple[str, ...]]:
+    """A row for every figure of cost that some run has, a cell for every run."""
+    rows = []
+    for title, cells in _costs([run.cost for run in found.runs]).items():
+        if any(cells):
+            rows.append((title, *(cell or "–" for cell in cells)))
+    return rows
+
+
+def _costs(costs: Sequence[Cost]) -> dict[str, list[str]]:
+    def each(shown: dict[int, str]) -> list[str]:
+        return [shown.get(place, "") for place in range(len(costs))]
+
+    known = {name: {at: value for at, cost in enumerate(costs) if (value := getattr(cost, name)) is not None}
+             for name in Cost.__dataclass_fields__}  # fmt: skip
+    as_gib = {name: each({at: f"{value / GIB:.2f}" for at, value in known[name].items()})
+              for name in ("planned_bytes", "measured_bytes", "ceiling_bytes")}  # fmt: skip
+    return {
+        "held-out loss, before": each({at: figure(value) for at, value in known["loss_before"].items()}),
+        "held-out loss, after": each({at: figure(value) for at, value in known["loss_after"].items()}),
+        "GiB of VRAM planned": as_gib["planned_bytes"],
+        "GiB of VRAM measured": as_gib["measured_bytes"],
+        "GiB of VRAM allowed": as_gib["ceiling_bytes"],
+        "steps": each({at: f"{value:,}" for at, value in known["steps"].items()}),
+        "parameters trained": each({at: f"{value:,}" for at, value in known["trained"].items()}),
+        "tokens/s": each({at: f"{value:,.0f}" for at, value in known["tokens_per_s"].items()}),
+        "whole run": each({at: duration(value) for at, value in known["elapsed_s"].items()}),
+        "GPU energy, Wh": each({at: f"{value:,.1f}" for at, value in known["energy_wh"].items()}),
+    }
+
+
