@@ -13,7 +13,7 @@ import time
 import webbrowser
 from pathlib import Path
 
-from medexp import comparison, compared, comparison_page, comparison_rows, report
+from medexp import compared, comparison, comparison_page, comparison_rows, report
 from medexp.command import Invocation, run_door
 from medexp.comparison import Comparing
 from medexp.config.doors import CompareFormat, CompareOptions
@@ -41,7 +41,8 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")
     if options.format is CompareFormat.json:
-        show.raw(json.dumps(comparison.as_dict(found) | {"page": str(file)}, indent=2))
+        said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
+        show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
         _print(show, found, options.answers)
         show.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
@@ -68,8 +69,8 @@ def asked(options: CompareOptions) -> list[str]:
         )
     if not compared.FEWEST <= len(names) <= compared.MOST:
         raise ConfigError(
-            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to {compared.MOST} can be compared, as in "
-            "'run=[ID,ID]'. What changed in one run is in its report.html"
+            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to {compared.MOST} can be compared, "
+            "as in 'run=[ID,ID]'. What changed in one run is in its report.html"
         )
     return names
 

@@ -23,6 +23,7 @@ from medexp.units import bytes_of_gib
 from medexp.vram.planner import LEVER_KEYS
 
 FEWEST, MOST = 2, 12
+CAUTION = "The order was made on these same held-out cases: the lead of the first is flattered by having been chosen for it."
 _POWER = re.compile(r"system/gpu_\d+_power_usage_watts")
 
 
@@ -53,8 +54,8 @@ def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
     chosen = ids[:MOST]
     which = f"the best {MOST} of {len(ids)}" if len(ids) > MOST else f"all {len(ids)}"
     found = [finished.find(each, where.root or "", launch_dir) for each in chosen]
-    made = _comparing(f"Study {name}: {which} finished trials by {objective}, best first", found, where)
-    return replace(made, caution="The order was made on these same held-out cases: the lead of the first is flattered by the choice.")
+    title = f"Study {name}: {which} finished trials by {objective}, best first"
+    return replace(_comparing(title, found, where), caution=CAUTION)
 
 
 def _comparing(title: str, found: Sequence[FinishedRun], where: Tracking) -> Comparing:

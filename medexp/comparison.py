@@ -4,6 +4,7 @@ words; `as_dict` into plain values for programs."""
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from medexp.config.flat import differing
 from medexp.evaluation.contrasts import Asked, Contrast, Evaluated, Overlap, asked, contrasts, overlap
@@ -144,7 +145,7 @@ def line_of(run: Run, key: str) -> Line | None:
 
 def energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
     """Watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left out. None under two samples."""
-    steps = [(late - early, (first + second) / 2) for (early, first), (late, second) in zip(power_w, power_w[1:], strict=False)]
+    steps = [(late - early, (first + second) / 2) for (early, first), (late, second) in pairwise(power_w)]
     return sum(length * watt for length, watt in steps if length <= PAUSE_S) / 3600 if steps else None
 
 
@@ -154,7 +155,6 @@ def as_dict(found: Comparing) -> dict[str, object]:
         "title": found.title,
         "reference": found.reference.label if found.reference else None,
         "comparisons": found.comparisons,
-        "remarks": remarks(found),
         "settings": {name: dict(zip((run.label for run in found.runs if run.settings), values, strict=True))
                      for name, values in found.differences.items()},
         "runs": [_run_dict(run) for run in found.runs],

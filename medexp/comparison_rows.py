@@ -81,17 +81,18 @@ def _remarks(first: Run, versus: Versus) -> Iterator[str]:
     lap, run = versus.overlap, versus.run
     shared_cases, mine, yours = lap.held_out
     answered, my_answers, your_answers = lap.answered
-    if not lap.is_known and not shared_cases:
+    who = f"{run.label} against {first.label}"
+    if not shared_cases and not lap.is_known:
         yield (
-            f"{run.label} against {first.label}: a record is older than the digests of its cases, and the counts of labelled tokens "
-            f"({yours} cases against {mine}) are not the same: no loss is paired."
+            f"{who}: a record is older than the digests of held-out cases, and the counts of labelled tokens are not the same "
+            f"({yours} cases, {mine}): no loss is paired."
         )
     elif not shared_cases:
-        yield f"{run.label} has other held-out cases than {first.label} ({yours} against {mine}, none in common): no loss is paired."
+        yield f"{who}: other held-out cases ({yours} and {mine}, none in common): no loss is paired."
     elif shared_cases < max(mine, yours):
-        yield f"{run.label} has {yours} held-out cases, {first.label} {mine}; the {shared_cases} in both are paired, no others."
+        yield f"{who}: {yours} and {mine} held-out cases, the {shared_cases} in common are paired."
     if my_answers and your_answers and answered < max(my_answers, your_answers):
-        yield f"{run.label} answered {your_answers} questions, {first.label} {my_answers}; the {answered} in both are paired, no others."
+        yield f"{who}: {your_answers} and {my_answers} answered questions, the {answered} in common are paired."
     yield from _unlike(first, run, versus)
 
 
@@ -102,10 +103,9 @@ def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
     if other:
         loss = versus.contrast("loss_completion")
         is_unpaired = loss is not None and loss.comparison is None and versus.overlap.held_out[0]
-        yield (
-            f"{run.label} has another {' and '.join(other)} than {first.label}: what is compared is that too, not the adapter alone."
-            + (" Losses are not paired: the labelled tokens differ." if is_unpaired else "")
-        )
+        alone = " Losses are not paired: the labelled tokens differ." if is_unpaired else ""
+        who = f"{run.label} against {first.label}"
+        yield f"{who}: another {' and another '.join(other)}; what is compared is that too, not the adapter alone.{alone}"
 
 
 def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
@@ -153,26 +153,34 @@ def _is_news(found: Comparing, key: str) -> bool:
 
 def honest(found: Comparing) -> list[str]:
     """How the verdicts are to be read, and what so many comparisons allow."""
-    first, verdicts = found.reference, sum(line.comparison is not None for run in found.runs for line in (run.evaluated.card.lines if run.evaluated else ()))
+    lines = [line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines]
+    verdicts = sum(line.comparison is not None for line in lines)
     said = [
-        "before -> after is each run against its own base; a verdict there stands for itself: where nothing had changed, "
-        f"up to one in twenty of the {verdicts} would still say so."
+        f"before -> after is each run against its own base. A verdict there stands for itself: had nothing changed, up to one in "
+        f"twenty of the {verdicts} would still claim so."
     ]
-    if first is None:
-        return said
-    said.append(
-        f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the paired differences is without zero, and "
-        f"the sign test holds after Holm's correction for all {found.comparisons} comparisons. maybe: it would hold if it were the "
+    if (first := found.reference) is not None and found.comparisons:
+        said += [_corrected(first, found.comparisons), *_too_few(found)]
+    return said
+
+
+def _corrected(first: Run, comparisons: int) -> str:
+    return (
+        f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the paired differences is without zero, "
+        f"and the sign test holds after Holm's correction for all {comparisons} comparisons. maybe: it would hold if it were the "
         "only one; a reason to look again, no finding. Intervals are not corrected."
     )
-    pairs = {each.comparison.pairs for versus in found.versus for each in versus.contrasts if each.comparison is not None}
-    needed = pairs_needed(found.comparisons) if found.comparisons else 0
-    if pairs and min(pairs) < needed:
-        said.append(
-            f"Among {found.comparisons} comparisons the sign test can only be passed with {needed} pairs or more; some measures here "
-            f"have {min(pairs)}. Compare fewer runs, or answer more questions: python -m medexp.evaluate run=ID evaluation.answers=N."
+
+
+def _too_few(found: Comparing) -> Iterator[str]:
+    """Is there a measure with too few pairs for any difference to be called?"""
+    fewest = min(each.comparison.pairs for versus in found.versus for each in versus.contrasts if each.comparison is not None)
+    needed = pairs_needed(found.comparisons)
+    if fewest < needed:
+        yield (
+            f"Among {found.comparisons} comparisons only {needed} pairs or more can pass; some measures here have {fewest}. "
+            "Compare fewer runs, or answer more questions: python -m medexp.evaluate run=ID evaluation.answers=N."
         )
-    return said
 
 
 def cost_rows(found: Comparing) -> list[tuple[str, ...]]:
@@ -204,5 +212,3 @@ def _costs(costs: Sequence[Cost]) -> dict[str, list[str]]:
         "whole run": each({at: duration(value) for at, value in known["elapsed_s"].items()}),
         "GPU energy, Wh": each({at: f"{value:,.1f}" for at, value in known["energy_wh"].items()}),
     }
-
-
