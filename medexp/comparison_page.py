@@ -43,7 +43,8 @@ class Question:
 def render(found: Comparing, mlflow: str) -> str:
     """The page as HTML; links lead to the MLflow server at address `mlflow`."""
     rows, follow = comparison_rows.setting_rows(found)
-    return page.template("compare.html").render(
+    return page.filled(
+        "compare.html",
         found=found,
         mlflow=mlflow.rstrip("/"),
         runs=[(run, row[3]) for run, row in zip(found.runs, comparison_rows.run_rows(found), strict=True)],

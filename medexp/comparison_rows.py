@@ -42,7 +42,7 @@ def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
         name for name in found.differences if (group := name.partition(".")[0]) in _NAMED
         and name != f"{group}.name" and f"{group}.name" in found.differences
     ]  # fmt: skip
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, values in found.differences.items():
         cells = dict(zip((run.label for run in found.runs if run.settings), values, strict=True))
         if name not in follow:
@@ -57,7 +57,7 @@ def _cell(value: str | None) -> str:
 
 def run_rows(found: Comparing) -> list[tuple[str, ...]]:
     """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its folder."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for run in found.runs:
         record = run.evaluated.record if run.evaluated else None
         counts = f"{len(record.tuned_losses)} held out, {len(record.cases)} answered" if record else run.missing
@@ -110,7 +110,7 @@ def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
 
 def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
     """A row for every measure and run: measure (once), label, before -> after, verdict, change a case with its interval."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
         for run in found.runs:
@@ -124,7 +124,7 @@ def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str
 
 def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
     """A row for every measure and other run: measure (once), label, both means over the pairs, verdict, difference, p, pairs."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
         for versus in found.versus:
@@ -185,7 +185,7 @@ def _too_few(found: Comparing) -> Iterator[str]:
 
 def cost_rows(found: Comparing) -> list[tuple[str, ...]]:
     """A row for every figure of cost that some run has, a cell for every run."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for title, cells in _costs([run.cost for run in found.runs]).items():
         if any(cells):
             rows.append((title, *(cell or "–" for cell in cells)))

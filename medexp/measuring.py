@@ -23,6 +23,7 @@ from medexp.screen import Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
 from medexp.tuned import Tuned, Weights, vocabulary
+from medexp.units import figure
 from medexp.vram import guard
 from medexp.vram.guard import Meter
 from medexp.workspace import Workspace
@@ -177,7 +178,7 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
     measured = [line for line in found.lines if line.comparison is not None]
     rows = [
-        (line.measure.title, f"{page.figure(line.before)} -> {page.figure(line.after)}", line.verdict, page.interval(line))
+        (line.measure.title, f"{figure(line.before)} -> {figure(line.after)}", line.verdict, page.interval(line))
         for line in measured
     ]
     screen.table(title, ("measure", "before -> after", "verdict", "a case [95 %]"), rows)

@@ -4,7 +4,6 @@ elsewhere."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medexp import charts
 from medexp.evaluation.marked import Block, blocks
@@ -41,8 +40,9 @@ class Shown:
     counts: tuple[str, str]
 
 
-def template(name: str) -> Any:
-    """The template `name` with what every page knows: the size of a GiB, the warning, and how figures are written."""
+def filled(name: str, **values: object) -> str:
+    """The template `name` filled with `values` and with what every page knows: the size of a GiB, the warning, how figures are
+    written."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -50,13 +50,14 @@ def template(name: str) -> Any:
     )
     environment.filters |= {"figure": figure, "interval": interval}
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
-    return environment.get_template(name)
+    return str(environment.get_template(name).render(**values))
 
 
 def render(record: Record, card: Card, about: About) -> str:
     """The page as HTML."""
     lengths = [[each.base.tokens for each in record.cases], [each.tuned.tokens for each in record.cases]]
-    return template("report.html").render(
+    return filled(
+        "report.html",
         about=about,
         card=card,
         cases=_shown(record, card),
