@@ -56,7 +56,8 @@ def parameters(folder: Path) -> int | None:
         return None
     with file.open("rb") as stream:
         head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(each["shape"]) for name, each in head.items() if name != "__metadata__")
+    counts: list[int] = [math.prod(each["shape"]) for name, each in head.items() if name != "__metadata__"]
+    return sum(counts)
 
 
 def _umask() -> int:

@@ -106,9 +106,8 @@ def _print_measures(show: Screen, found: Comparing) -> None:
         columns = ("measure", "", f"{first.label} | run", "verdict", "difference a case [95 %]", "p | Holm", "n")
         show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
     if rows := comparison_rows.change_rows(found, loud):
-        show.table(
-            "What changed in each, against its own base", ("measure", "", "before -> after", "verdict", "a case [95 %]"), rows
-        )
+        heads = ("measure", "", "before -> after", "verdict", "change a case [95 %]")
+        show.table("What changed in each, against its own base", heads, rows)
     if quiet:
         show.result(f"[dim]no detectable change or difference anywhere: {', '.join(each.title for each in quiet)}[/dim]")
     if found.measures:
