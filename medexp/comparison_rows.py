@@ -23,6 +23,7 @@ _WHOLE = {  # what makes two runs more than two adapters
     "prompt": ("prompt.question", "prompt.completion"),
     "evaluation.max_new_tokens": ("evaluation.max_new_tokens",),
 }
+_ALWAYS = ("loss_", "structure")  # measures that are shown whatever came of them
 _NAMED = ("model", "dataset", "prompt", "hardware")  # groups whose name says what their other settings are
 
 
@@ -139,8 +140,8 @@ def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[s
 
 
 def quiet(found: Comparing) -> list[Measure]:
-    """The measures in which no run changed beyond chance, and none differs from the reference."""
-    return [each for each in found.measures if not _is_news(found, each.key)]
+    """The measures beside losses and structure in which no run changed beyond chance, and none differs from the reference."""
+    return [each for each in found.measures if not each.key.startswith(_ALWAYS) and not _is_news(found, each.key)]
 
 
 def _is_news(found: Comparing, key: str) -> bool:

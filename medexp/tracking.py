@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
@@ -177,16 +179,22 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
             f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are {known}. See them with make ui"
         )
     run_id = run.info.run_id
-    found = {
-        name: Path(client.download_artifacts(run_id, name))  # a store on this machine gives its own file
-        for name in artifacts
-        if name in {each.path for each in client.list_artifacts(run_id, name.rpartition("/")[0] or None)}
-    }
+    found = {name: place for name in artifacts if (place := _artifact(client, run, name)) is not None}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
     params, tags = dict(run.data.params), dict(run.data.tags)
     name, held = run.info.run_name or run_id, next(held_out, None)
     return KeptRun(run_id, name, found, dict(run.data.metrics), held, tracker, params, tags, run.info.status)
+
+
+def _artifact(client: Any, run: Any, name: str) -> Path | None:
+    """Where artifact `name` of `run` lies: in a store on this machine the file itself (MLflow's client would copy it), else a copy."""
+    where = urlparse(run.info.artifact_uri)
+    if where.scheme == "file":
+        place = Path(url2pathname(where.path)) / name
+        return place if place.exists() else None
+    has = {each.path for each in client.list_artifacts(run.info.run_id, name.rpartition("/")[0] or None)}
+    return Path(client.download_artifacts(run.info.run_id, name)) if name in has else None
 
 
 def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:

@@ -264,7 +264,7 @@ def test_too_few_too_many_or_both_are_refused(kept: Kept, words: list[str], sent
 def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
     with pytest.raises(RunError, match="run=0123abc is neither a folder nor a run in"):
         kept.compare(kept.runs(kept.plain, "0123abc"))
-    file = Path(kept.doors.client().download_artifacts(kept.ranked.run_id, "evaluation/record.json"))
+    file = Path(kept.doors.client().download_artifacts(kept.ranked.run_id, "")) / "evaluation/record.json"
     whole = file.read_text()
     file.write_text(whole[:50])
     with pytest.raises(DataError, match=f"evaluation/record.json of run {kept.ranked.run_id} is no stored evaluation"):
