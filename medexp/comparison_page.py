@@ -4,7 +4,7 @@ lead to an MLflow server of this machine."""
 from dataclasses import dataclass
 
 from medexp import comparison_rows, page
-from medexp.comparison import Comparing, Run, line_of, said
+from medexp.comparison import Comparing, line_of, said
 from medexp.evaluation.contrasts import Asked, Contrast
 from medexp.evaluation.marked import Block, blocks
 from medexp.evaluation.scorecard import Line, Measure
@@ -56,7 +56,7 @@ def render(found: Comparing, mlflow: str) -> str:
         changes=[(measure, _changes(found, measure)) for measure in found.measures],
         contrasts=[(measure, _contrasts(found, measure)) for measure in found.measures] if found.versus else [],
         costs=comparison_rows.cost_rows(found),
-        bars=[(run, _bars(run)) for run in found.runs if run.cost.ceiling_bytes and any(value for _, value in _bars(run))],
+        bars=_bars(found),
         questions=[_question(found, each) for each in found.asked],
     )
 
@@ -79,8 +79,15 @@ def _interval(each: Contrast | None, widest: float) -> Interval | None:
     return Interval(*(round(place, 1) for place in places))
 
 
-def _bars(run: Run) -> list[tuple[str, int]]:
-    return [("planned", run.cost.planned_bytes or 0), ("measured", run.cost.measured_bytes or 0)]
+def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
+    """For every ceiling the bytes planned and measured under it."""
+    bars: dict[int, list[tuple[str, int]]] = {}
+    for run in found.runs:
+        cost = run.cost
+        if cost.ceiling_bytes and (cost.planned_bytes or cost.measured_bytes):
+            rows = [(f"{run.label} planned", cost.planned_bytes or 0), (f"{run.label} measured", cost.measured_bytes or 0)]
+            bars.setdefault(cost.ceiling_bytes, []).extend(rows)
+    return bars
 
 
 def _question(found: Comparing, asked: Asked) -> Question:

@@ -34,7 +34,7 @@ def shared(found: Comparing) -> str:
         return "Fewer than two of these runs have kept their config."
     common = {key: value for key, value in configured[0].items() if key not in found.differences}
     named = [words.format(common[key]) for key, words in SHARED.items() if common.get(key, "null") != "null"]
-    return f"All: {', '.join(named)}; {len(common)} settings are the same in all, {len(found.differences)} are not."
+    return f"All: {', '.join(named)}; {len(common)} settings are the same in all, different: {len(found.differences)}."
 
 
 def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:

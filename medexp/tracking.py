@@ -188,7 +188,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
 
 
 def _artifact(client: Any, run: Any, name: str) -> Path | None:
-    """Where artifact `name` of `run` lies: in a store on this machine the file itself (MLflow's client would copy it), else a copy."""
+    """Where artifact `name` of `run` lies: in a store on this machine the file itself, which MLflow's client would copy."""
     where = urlparse(run.info.artifact_uri)
     if where.scheme == "file":
         place = Path(url2pathname(where.path)) / name

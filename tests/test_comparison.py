@@ -35,7 +35,7 @@ def three() -> Comparing:
 
 def test_only_what_differs_is_in_the_table_and_the_rest_in_a_line(three: Comparing) -> None:
     assert setting_rows(three) == ([("lora.r", "8", "16", "16")], [])
-    assert shared(three) == "All: tiny fine-tuned, on cases; 4 settings are the same in all, 1 are not."
+    assert shared(three) == "All: tiny fine-tuned, on cases; 4 settings are the same in all, different: 1."
 
 
 def test_what_goes_with_another_name_is_told_apart() -> None:
@@ -234,7 +234,7 @@ def test_the_page_draws_vram_and_folds_what_goes_with_a_name() -> None:
     )
     assert "VRAM, of 8.00 GiB allowed" in page
     assert "width: 50.0%" in page
-    assert "1 settings that go with these" in page
+    assert "settings that go with these" in page
     assert "&lt;b&gt;" in page
     assert "<td>asked-B</td>" in page.replace("\n", "")
     assert "No held-out question was answered in any of these runs" in page
