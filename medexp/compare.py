@@ -90,7 +90,7 @@ def _print(show: Screen, found: Comparing, answers: int) -> None:
     if rows:
         show.table("Where they differ", ("setting", *labels), rows)
     if follow:
-        show.result(f"[dim]with these go: {', '.join(follow)}[/dim]")
+        show.result(f"[dim]different too, but only as these are or where they are off: {', '.join(follow)}[/dim]")
     for remark in comparison_rows.remarks(found):
         show.result(f"[yellow]![/yellow] {remark}")
     _print_measures(show, found)

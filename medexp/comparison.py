@@ -187,7 +187,5 @@ def _contrast_dict(each: Contrast) -> dict[str, object]:
     return {"verdict": each.verdict, **means, **_plain(each.comparison), "adjusted_p": each.adjusted_p}
 
 
-def _plain(compared: Comparison | None) -> dict[str, object]:
-    if compared is None:
-        return {}
+def _plain(compared: Comparison) -> dict[str, object]:
     return {"change": compared.change, "low": compared.low, "high": compared.high, "p": compared.p_value, "pairs": compared.pairs}

@@ -38,17 +38,22 @@ def shared(found: Comparing) -> str:
 
 
 def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
-    """A row for every setting that differs, a cell for every run; and the names of those that only follow from one of the rows."""
-    follow = [
-        name for name in found.differences if (group := name.partition(".")[0]) in _NAMED
-        and name != f"{group}.name" and f"{group}.name" in found.differences
-    ]  # fmt: skip
-    rows: list[tuple[str, ...]] = []
-    for name, values in found.differences.items():
-        cells = dict(zip((run.label for run in found.runs if run.settings), values, strict=True))
-        if name not in follow:
-            rows.append((name, *(_cell(cells.get(run.label)) for run in found.runs)))
-    return rows, follow
+    """A row for every setting that differs, a cell for every run; and the names of those that say nothing more: they come with
+    another model or data set, or are off where they are known (a run of an older medexp has not heard of them)."""
+    names = [name for name, values in found.differences.items() if not _follows(name, found) and not _is_off(values)]
+    labels = [run.label for run in found.runs if run.settings]
+    cells = {name: dict(zip(labels, found.differences[name], strict=True)) for name in names}
+    rows = [(name, *(_cell(cells[name].get(run.label)) for run in found.runs)) for name in names]
+    return rows, [name for name in found.differences if name not in names]
+
+
+def _follows(name: str, found: Comparing) -> bool:
+    group = name.partition(".")[0]
+    return group in _NAMED and name != f"{group}.name" and f"{group}.name" in found.differences
+
+
+def _is_off(values: Sequence[str | None]) -> bool:
+    return None in values and all(value in (None, "null", "false", "[]", "0") for value in values)
 
 
 def _cell(value: str | None) -> str:

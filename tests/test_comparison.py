@@ -50,6 +50,16 @@ def test_what_goes_with_another_name_is_told_apart() -> None:
     assert setting_rows(comparing(run("A", GOOD), run("B", GOOD))) == ([], [])
 
 
+def test_a_setting_that_an_older_run_has_not_heard_of_is_no_news_while_it_is_off() -> None:
+    newer = run("A", GOOD, hardware__tile_mlp="false", hardware__replan="2", lora__r="8")
+    assert setting_rows(comparing(newer, run("B", GOOD, lora__r="8"))) == ([("hardware.replan", "2", "–")], ["hardware.tile_mlp"])
+
+
+def test_what_has_no_pair_has_no_row() -> None:
+    found = comparing(run("A", evaluated([1])), run("B", evaluated([2])))
+    assert contrast_rows(found, found.measures) == []
+
+
 def test_long_settings_are_cut_and_missing_ones_shown() -> None:
     found = comparing(run("A", GOOD, prompt__question="word " * 30), run("B", GOOD, lora__r="1"))
     rows, _ = setting_rows(found)
@@ -234,7 +244,7 @@ def test_the_page_draws_vram_and_folds_what_goes_with_a_name() -> None:
     )
     assert "VRAM, of 8.00 GiB allowed" in page
     assert "width: 50.0%" in page
-    assert "settings that go with these" in page
+    assert "different too, but only as these are or where they are off: 1" in page
     assert "&lt;b&gt;" in page
     assert "<td>asked-B</td>" in page.replace("\n", "")
     assert "No held-out question was answered in any of these runs" in page
@@ -258,11 +268,12 @@ def test_settings_are_written_as_on_the_command_line() -> None:
     groups = {
         "lora": {"r": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"], "start_from": None, "dora": True},
         "tracking": {"root": "x"},
+        "dataset": {"mixture": [{"use": "medical_o1"}]},
         "sweep": {"n_trials": 3},
         "training": {"resume": "auto", "learning_rate": 0.0005},
     }
     assert settings(groups) == {
         "lora.r": "8", "lora.dropout": "0.0", "lora.target_modules": "[q_proj, v_proj]", "lora.start_from": "null",
-        "lora.dora": "true", "training.learning_rate": "0.0005",
+        "lora.dora": "true", "dataset.mixture.0.use": "medical_o1", "training.learning_rate": "0.0005",
     }  # fmt: skip
     assert shown([None, False, 1]) == "[null, false, 1]"
