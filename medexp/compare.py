@@ -13,6 +13,8 @@ import time
 import webbrowser
 from pathlib import Path
 
+from rich.markup import escape
+
 from medexp import compared, comparison, comparison_page, comparison_rows, report
 from medexp.command import Invocation, run_door
 from medexp.comparison import Comparing
@@ -31,21 +33,22 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
     Raises: ConfigError, RunError, DataError or OutputError in one sentence.
     """
     began = time.perf_counter()
-    names, file = asked(options), _writable(Path.cwd() / Path(options.file).expanduser())
+    names, file = asked(options), Path.cwd() / Path(options.file).expanduser()
+    if file.is_dir():
+        raise OutputError(f"compare.file={file} is a folder; give the name of a file, as {file / 'compare.html'}")
     with show.stage("reading the runs and scoring their answers"):
         if options.study:
             found = compared.of_study(options.study, run.tracking, Path.cwd())
         else:
             found = compared.of_runs(names, run.tracking, Path.cwd())
         page = comparison_page.render(found, options.mlflow)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, encoding="utf-8")
+    _write(page, file)
     if options.format is CompareFormat.json:
         said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
         show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
         _print(show, found, options.answers)
-        show.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
+        show.result(f"All of it on one page: {escape(str(file))} ({duration(time.perf_counter() - began)})")
     if options.open:
         webbrowser.open(file.as_uri())
     return found
@@ -75,24 +78,26 @@ def asked(options: CompareOptions) -> list[str]:
     return names
 
 
-def _writable(file: Path) -> Path:
-    if file.is_dir():
-        raise OutputError(f"compare.file={file} is a folder; give the name of a file, as {file / 'compare.html'}")
-    return file
+def _write(page: str, file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"compare.file={file} cannot be written ({error.strerror}); set compare.file=FILE") from error
 
 
 def _print(show: Screen, found: Comparing, answers: int) -> None:
     labels = tuple(run.label for run in found.runs)
     show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
     show.table(found.title, ("", "run", "ended", "evaluated", "MLflow run or folder"), comparison_rows.run_rows(found))
-    show.result(comparison_rows.shared(found))
+    show.result(escape(comparison_rows.shared(found)))
     rows, follow = comparison_rows.setting_rows(found)
     if rows:
         show.table("Where they differ", ("setting", *labels), rows)
     if follow:
-        show.result(f"[dim]different too, but only as these are or where they are off: {', '.join(follow)}[/dim]")
+        show.result(f"[dim]different too, but only as these are or where they are off: {escape(', '.join(follow))}[/dim]")
     for remark in comparison_rows.remarks(found):
-        show.result(f"[yellow]![/yellow] {remark}")
+        show.result(f"[yellow]![/yellow] {escape(remark)}")
     _print_measures(show, found)
     if costs := comparison_rows.cost_rows(found):
         show.table("What they took", ("", *labels), costs)

@@ -161,13 +161,15 @@ def test_last_is_the_newest_and_not_to_be_given_twice(kept: Kept) -> None:
 def test_a_run_that_failed_is_shown_and_not_compared(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     client = kept.doors.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
-    failed = client.create_run(experiment, run_name="failed", tags={"medexp.ended_by": "VramCeilingError: too much\nand more"})
+    failed = client.create_run(
+        experiment, run_name="failed", tags={"medexp.ended_by": "VramCeilingError: [red]too[/red] much\nand more"}
+    )
     assert "still running" in kept.compare(kept.runs(kept.plain, failed.info.run_id)).runs[1].missing
     client.set_terminated(failed.info.run_id, "FAILED")
     found = kept.compare(kept.runs(failed.info.run_id, kept.plain, kept.ranked))
     assert found.reference is found.runs[1]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "A: failed before its answers were stored (VramCeilingError: too much)" in printed
+    assert "A: failed before its answers were stored (VramCeilingError: [red]too[/red] much)" in printed
     client.set_terminated(failed.info.run_id, "FINISHED")
     found = kept.compare(kept.runs(failed.info.run_id, kept.plain))
     assert found.runs[0].missing.startswith("no stored answers (evaluation/record.json); measure it: python -m medexp.evaluate")
@@ -275,6 +277,8 @@ def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
 def test_the_page_must_be_a_file(kept: Kept) -> None:
     with pytest.raises(OutputError, match="is a folder; give the name of a file"):
         kept.compare(kept.runs(kept.plain, kept.ranked), f"compare.file={kept.doors.root}")
+    with pytest.raises(OutputError, match=r"compare.html cannot be written \(.*\); set compare.file=FILE"):
+        kept.compare(kept.runs(kept.plain, kept.ranked), f"compare.file={kept.plain.adapter}/adapter_config.json/compare.html")
     with pytest.raises(BadInput, match=r"compare\.answers=-1 is out of range"):
         kept.options("compare.answers=-1")
 
