@@ -174,8 +174,8 @@ def _corrected(first: Run, comparisons: int) -> str:
     return (
         f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the paired differences is without zero, "
         f"and the sign test holds after Holm's correction for all {comparisons} comparisons. maybe: it would hold if it were the "
-        "only one; a reason to look again, no finding. Intervals are not corrected. Cases are resampled, training is not: what another "
-        "seed would change is in none of this (python -m medexp.train -m sweep=seeds)."
+        "only one; a reason to look again, no finding. Intervals are not corrected. Cases are resampled, training is not: "
+        "what another seed would change is in none of this (python -m medexp.train -m sweep=seeds)."
     )
 
 
