@@ -1,8 +1,8 @@
 """A comparison in words: sentences and rows of text, for a terminal and a page alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from medexp.comparison import Comparing, Cost, Run, Versus, line_of
+from medexp.comparison import Comparing, Run, Versus, line_of
 from medexp.evaluation.metrics import pairs_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.units import GIB, duration, figure
@@ -22,6 +22,18 @@ _WHOLE = {  # what makes two runs more than two adapters
     "model": ("model.name", "model.path", "model.revision", "model.quantisation"),
     "prompt": ("prompt.question", "prompt.completion"),
     "evaluation.max_new_tokens": ("evaluation.max_new_tokens",),
+}
+_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "loss_before": ("held-out loss, before", figure),
+    "loss_after": ("held-out loss, after", figure),
+    "planned_bytes": ("GiB of VRAM planned", lambda num_bytes: f"{num_bytes / GIB:.2f}"),
+    "measured_bytes": ("GiB of VRAM measured", lambda num_bytes: f"{num_bytes / GIB:.2f}"),
+    "ceiling_bytes": ("GiB of VRAM allowed", lambda num_bytes: f"{num_bytes / GIB:.2f}"),
+    "steps": ("steps", lambda count: f"{count:,}"),
+    "trained": ("parameters trained", lambda count: f"{count:,}"),
+    "tokens_per_s": ("tokens/s", lambda speed: f"{speed:,.0f}"),
+    "elapsed_s": ("whole run", duration),
+    "energy_wh": ("GPU energy, Wh", lambda energy: f"{energy:,.1f}"),
 }
 _ALWAYS = ("loss_", "structure")  # measures that are shown whatever came of them
 _NAMED = ("model", "dataset", "prompt", "hardware")  # groups whose name says what their other settings are
@@ -180,42 +192,21 @@ def _corrected(first: Run, comparisons: int) -> str:
 
 
 def _too_few(found: Comparing) -> Iterator[str]:
-    """Is there a measure with too few pairs for any difference to be called?"""
+    """Is there a measure with too few pairs to pass unless others pass before it?"""
     fewest = min(each.comparison.pairs for versus in found.versus for each in versus.contrasts if each.comparison is not None)
     needed = pairs_needed(found.comparisons)
     if fewest < needed:
         yield (
-            f"Among {found.comparisons} comparisons only {needed} pairs or more can pass; some measures here have {fewest}. "
-            "Compare fewer runs, or answer more questions: python -m medexp.evaluate run=ID evaluation.answers=N."
+            f"Beside {found.comparisons} comparisons a measure passes on its own with {needed} pairs or more; some here have "
+            f"{fewest}. Compare fewer runs, or answer more questions: python -m medexp.evaluate run=ID evaluation.answers=N."
         )
 
 
 def cost_rows(found: Comparing) -> list[tuple[str, ...]]:
     """A row for every figure of cost that some run has, a cell for every run."""
     rows: list[tuple[str, ...]] = []
-    for title, cells in _costs([run.cost for run in found.runs]).items():
-        if any(cells):
-            rows.append((title, *(cell or "–" for cell in cells)))
+    for name, (title, written) in _COSTS.items():
+        values = [getattr(run.cost, name) for run in found.runs]
+        if any(value is not None for value in values):
+            rows.append((title, *("–" if value is None else written(value) for value in values)))
     return rows
-
-
-def _costs(costs: Sequence[Cost]) -> dict[str, list[str]]:
-    def each(shown: dict[int, str]) -> list[str]:
-        return [shown.get(place, "") for place in range(len(costs))]
-
-    known = {name: {at: value for at, cost in enumerate(costs) if (value := getattr(cost, name)) is not None}
-             for name in Cost.__dataclass_fields__}  # fmt: skip
-    as_gib = {name: each({at: f"{value / GIB:.2f}" for at, value in known[name].items()})
-              for name in ("planned_bytes", "measured_bytes", "ceiling_bytes")}  # fmt: skip
-    return {
-        "held-out loss, before": each({at: figure(value) for at, value in known["loss_before"].items()}),
-        "held-out loss, after": each({at: figure(value) for at, value in known["loss_after"].items()}),
-        "GiB of VRAM planned": as_gib["planned_bytes"],
-        "GiB of VRAM measured": as_gib["measured_bytes"],
-        "GiB of VRAM allowed": as_gib["ceiling_bytes"],
-        "steps": each({at: f"{value:,}" for at, value in known["steps"].items()}),
-        "parameters trained": each({at: f"{value:,}" for at, value in known["trained"].items()}),
-        "tokens/s": each({at: f"{value:,.0f}" for at, value in known["tokens_per_s"].items()}),
-        "whole run": each({at: duration(value) for at, value in known["elapsed_s"].items()}),
-        "GPU energy, Wh": each({at: f"{value:,.1f}" for at, value in known["energy_wh"].items()}),
-    }

@@ -106,8 +106,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairs_needed(comparisons: int) -> int:
-    """The fewest pairs with which the sign test can be called after Holm's correction for `comparisons`: 2 / 2**pairs is its least
-    p."""
+    """The fewest pairs with which the least p of a sign test, 2 / 2**pairs, passes Holm's correction for `comparisons` first."""
     return next(pairs for pairs in count(1) if comparisons * 2 / 2**pairs < 1 - LEVEL)
 
 
