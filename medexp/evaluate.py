@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from medexp import finished, machine, measuring, report, stack, tracking
 from medexp.command import Invocation, run_door
 from medexp.config.doors import EvaluateOptions
-from medexp.config.flat import fingerprint, flatten
+from medexp.config.flat import fingerprint, telling
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import mixture, source
 from medexp.data.records import digest_of
@@ -57,7 +57,7 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
         record, found = _measured(run, subject, show)
     with tracking.open_run(run.tracking, None, f"evaluate {subject.name}") as tracker:
         tracker.tags(_tags(subject))
-        tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
+        tracker.params(telling(run, invocation.overrides))
         tracker.text(invocation.composed_yaml, COMPOSED)
         about = _about(run, subject, record, tracker.run_id)
         file = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
