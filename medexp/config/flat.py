@@ -11,11 +11,11 @@ from medexp.config.schema import RunConfig
 Value = str | int | float | bool | None | list[object]
 _NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps")
 _TELLING = (
-    "lora.r", "training.learning_rate", "training.max_seq_tokens", "model.name", "dataset.name", "prompt.name", "training.max_steps",
-    "training.epochs", "training.micro_batch", "training.accumulation", "training.seed", "lora.alpha", "lora.dropout",
-    "lora.target_modules", "lora.start_from", "training.optimizer", "training.schedule", "training.warmup_steps",
-    "training.weight_decay", "model.quantisation", "dataset.held_out", "dataset.max_cases", "dataset.held_out_from.name",
-    "hardware.name", "hardware.vram_ceiling_gib",
+    "lora.r", "training.learning_rate", "training.max_seq_tokens", "model.name", "dataset.name", "prompt.name",
+    "training.max_steps", "training.epochs", "training.micro_batch", "training.accumulation", "training.seed",
+    "lora.alpha", "lora.dropout", "lora.target_modules", "lora.start_from", "training.optimizer", "training.schedule",
+    "training.warmup_steps", "training.weight_decay", "model.quantisation", "dataset.held_out", "dataset.max_cases",
+    "dataset.held_out_from.name", "hardware.name", "hardware.vram_ceiling_gib",
 )  # fmt: skip
 _TELLING_OF_A_PART = (".name", ".weight", ".path")
 
@@ -32,9 +32,9 @@ def telling(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
     """
     leaves = {name: value for name, value in flatten(run).items() if value is not None and not name.startswith("tracking.")}
     named = [each.lstrip("+").partition("=")[0] for each in overrides]
-    first = dict.fromkeys(_TELLING[:6]) | dict.fromkeys(named) | dict.fromkeys(_TELLING)
-    parts = {name: value for name, value in leaves.items() if _tells_of_a_part(name)}
-    return {name: leaves[name] for name in first if name in leaves} | parts
+    first = [*_TELLING[:6], *named, *_TELLING]
+    order = [*first, *filter(_tells_of_a_part, leaves)]
+    return {name: leaves[name] for name in order if name in leaves}
 
 
 def _tells_of_a_part(name: str) -> bool:
