@@ -51,19 +51,21 @@ def all_runs(peak: str) -> View:
 
 
 def sweep(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
-    """The finished trials of `study` in parallel coordinates: what varied among the parameters of `trials`, then held-out loss,
-    structure and peak memory; below it the loss over that memory."""
+    """The finished trials of `study` in parallel coordinates: what varied among the parameters of `trials`, then structure,
+    peak memory and held-out loss; below it the loss over that memory."""
     varied = dimensions(trials)
     finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"  # the sweep's own run is no trial
-    metrics = (LOSS, STRUCTURE, peak)
-    quoted = study.replace("'", "''")
+    metrics = (STRUCTURE, peak, LOSS)  # lines are coloured by the last
+    mark = '"' if "'" in study else "'"
     return View(
         f"medexp: sweep {study}",
         {
-            "searchFilter": f"tags.\"medexp.study\" = '{quoted}' AND {finished_trials}",
+            "searchFilter": f'tags."medexp.study" = {mark}{study}{mark} AND {finished_trials}',
+            "orderByKey": f"metrics.`{LOSS}`",  # the best first; by date MLflow would hide the trials under the sweep's own run
+            "orderByAsc": True,
             **_columns(varied, metrics),
             "runsHiddenMode": "SHOW_ALL",
-            "compareRunSections": [{"uuid": _SECTION, "name": f"{study}: trials compared"} | _shown()],
+            "compareRunSections": [{"uuid": _SECTION, "name": f"{study}: trials compared", "columns": 1} | _shown()],
             "compareRunCharts": [
                 _chart("PARALLEL", selectedParams=varied, selectedMetrics=metrics, showAllRuns=True),
                 _chart("SCATTER", xaxis=_axis(peak), yaxis=_axis(LOSS), runsCountToCompare=100),
@@ -83,7 +85,7 @@ def _columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]
     """What the table shows, in this order, and how wide, in pixels."""
     figures = [*(f"params.`{key}`" for key in params), *(f"metrics.`{key}`" for key in metrics)]
     own = ["attributes.`Models`", "attributes.`Dataset`"]
-    widths = dict.fromkeys(figures, 110) | dict.fromkeys(own, 180) | {CREATED: 120}
+    widths = dict.fromkeys(figures, 140) | dict.fromkeys(own, 180) | {CREATED: 120}
     return {"selectedColumns": [*figures, *own], "columnOrder": [CREATED, *figures, *own], "columnWidths": widths}
 
 

@@ -32,11 +32,11 @@ def test_a_sweep_shows_its_finished_trials_in_parallel_coordinates() -> None:
     state = sweep("it's", TRIALS, "vram/peak_gib").state
     assert (
         state["searchFilter"]
-        == "tags.\"medexp.study\" = 'it''s' AND tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"
+        == 'tags."medexp.study" = "it\'s" AND tags."medexp.trial" != \'\' AND attributes.status = \'FINISHED\''
     )
     parallel, scatter = state["compareRunCharts"]
     assert parallel["selectedParams"] == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
-    assert parallel["selectedMetrics"] == (LOSS, STRUCTURE, "vram/peak_gib")
+    assert parallel["selectedMetrics"] == (STRUCTURE, "vram/peak_gib", LOSS)
     assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == ("vram/peak_gib", LOSS)
     (section,) = state["compareRunSections"]
     assert {parallel["metricSectionId"], scatter["metricSectionId"]} == {section["uuid"]}
