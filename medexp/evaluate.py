@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from medexp import finished, machine, measuring, report, stack, tracking
+from medexp import finished, machine, measuring, note, report, stack, tracking
 from medexp.command import Invocation, run_door
 from medexp.config.doors import EvaluateOptions
 from medexp.config.flat import fingerprint, telling
@@ -61,6 +61,7 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
         tracker.text(invocation.composed_yaml, COMPOSED)
         about = _about(run, subject, record, tracker.run_id)
         file = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
+        tracker.note(note.measured(found, tracker.page))
         run_id = tracker.run_id
     show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
     measuring.show(show, f"What changed: {subject.name}", record, found)

@@ -43,6 +43,13 @@ def finished(run: RunConfig, asked: str, outcome: Outcome, card: Card, page: str
     )
 
 
+def measured(card: Card, page: str) -> str:
+    """The description of an evaluation of a finished run, which is the run above it."""
+    return _paragraphs(
+        _verdict(card), _links(page, ("report.html", "before and after")), _measures(card), f"*{NOT_FOR_CLINICAL_USE}*"
+    )
+
+
 def study(
     name: str, dimensions: Sequence[str], best: str, figures: Mapping[str, float], counts: Mapping[str, int], page: str
 ) -> str:

@@ -81,7 +81,7 @@ class Tracker:
 
     def note(self, markdown: str) -> None:
         """Say `markdown` in the place of the run's description."""
-        self.tags({"mlflow.note.content": markdown})
+        self.tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
 
     def model(self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]) -> None:
         """List the adapter kept as artifact `folder` among the experiment's models, as one that this run has made.

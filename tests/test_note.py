@@ -63,6 +63,12 @@ def test_nothing_is_said_of_what_was_not_asked(resolved, outcome: Outcome, card:
     assert note.begun(resolved("hardware=cpu"), "").startswith("`smollm2_135m` on `clinical_cases`")
 
 
+def test_an_evaluation_says_its_verdict_and_no_command(card: Card) -> None:
+    said = note.measured(card, PAGE)
+    assert said.startswith("Held-out loss **4.1 → 3.1** (improved).\n\n[before and after](#/experiments/1/runs/abc/artifacts/")
+    assert "python -m" not in said
+
+
 def test_a_study_says_its_best_or_that_there_is_none() -> None:
     said = note.study("s", ["lora.r"], "r8", {"result/loss_after": 3.25}, {"done": 4, "pruned": 1}, PAGE)
     assert said.startswith("Best so far: **r8**, result/loss_after **3.25**.")

@@ -11,12 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 from browser import window
-from doors import Doors, command
+from doors import Doors
+from omegaconf import OmegaConf
 
-from medexp import pages, registry
+from medexp import command as frame
+from medexp import naming, pages, registry
+from medexp.command import Invocation
 from medexp.config.schema import RunConfig
+from medexp.screen import Screen
+from medexp.sweep import results, storage
+from medexp.sweep.outcome import Ending, Outcome, Ticket
+from medexp.sweep.part import Part
+from medexp.sweep.settings import settings
+from medexp.sweep.space import Choice, Space
+from medexp.sweep.study import Study, open_study
+from medexp.train import train
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
@@ -40,17 +52,41 @@ class Site:
 def doors(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]
 ) -> Doors:
-    """A store with a sweep of three trials, and three runs after it, one of them registered."""
+    """A store with a sweep of three trials, its trials trained in this process."""
     root = tmp_path_factory.mktemp("site")
     (root / "mlruns").mkdir()
     shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
     made = Doors(root, tiny_model, resolved)
-    words = made.overrides(
-        "lora.r=choice(4,8,16)", "sweep.n_trials=3", "hydra.sweeper.study_name=ranks", "tracking.experiment=medexp"
-    )
-    status, output = command("-m", "medexp.train", "-m", "hydra/launcher=basic", *words, cwd=root)
-    assert status == 0, output
+    _sweep(made, "lora.r=choice(4,8,16)", "sweep.n_trials=3", "hydra/sweeper/sampler=grid")
     return made
+
+
+def _sweep(doors: Doors, *words: str) -> None:
+    """A study as medexp.sweep keeps it, every trial a part of it."""
+    frame.register()
+    with hydra.initialize_config_dir(str(frame.conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("train", [*doors.overrides(), *words[1:]], return_hydra_config=True)
+    options = {str(key): value for key, value in OmegaConf.to_container(cfg.hydra.sweeper, resolve=True).items() if key[0] != "_"}
+    study = open_study("ranks", storage.default_url(doors.root), Space({"lora.r": Choice((4, 8, 16))}), settings(options))
+    where = doors.run("tracking.experiment=medexp").tracking
+    with results.parent_run(where, study) as parent:
+        for _ in range(3):
+            _trial(doors, study, parent.run_id)
+        results.keep(parent, study, None)
+        assert results.register_best(where, study) is not None
+    study.close()
+
+
+def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
+    trial = study.ask()
+    tags = {"mlflow.parentRunId": parent_run_id, "medexp.study": study.name, "medexp.trial": str(trial.number)}
+    name = f"{trial.number}: {naming.words(trial.params)}"
+    ticket = Ticket(study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags)
+    folder = doors.root / str(trial.number)
+    folder.mkdir()
+    run = doors.run(f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp")
+    done = train(run, Invocation(folder, (), "composed: yaml\n"), Screen(), Part(ticket, folder))
+    study.tell(trial, Outcome(Ending.done, "", dict(done.metrics), done.run_id), {})
 
 
 @pytest.fixture(scope="module")
