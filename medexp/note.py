@@ -31,12 +31,10 @@ def begun(run: RunConfig, asked: str) -> str:
 def finished(run: RunConfig, asked: str, outcome: Outcome, card: Card, page: str, run_id: str) -> str:
     """The description of a finished run; `page` is the path of its page in MLflow (`#/experiments/1/runs/...`)."""
     return _paragraphs(
-        _verdict(card),
+        _opening(card, page),
         _question(asked),
-        _links(
-            page, ("report.html", "before and after"), ("data/audit.html", "the cases"), ("config/composed.yaml", "whole config")
-        ),
         _measures(card),
+        "Kept with it: " + _links(page, ("data/audit.html", "the cases"), ("config/composed.yaml", "the whole config")),
         f"{_what(run)}: {_effort(outcome)}.",
         _commands(run_id),
         f"*{NOT_FOR_CLINICAL_USE}*",
@@ -45,9 +43,7 @@ def finished(run: RunConfig, asked: str, outcome: Outcome, card: Card, page: str
 
 def measured(card: Card, page: str) -> str:
     """The description of an evaluation of a finished run, which is the run above it."""
-    return _paragraphs(
-        _verdict(card), _links(page, ("report.html", "before and after")), _measures(card), f"*{NOT_FOR_CLINICAL_USE}*"
-    )
+    return _paragraphs(_opening(card, page), _measures(card), f"*{NOT_FOR_CLINICAL_USE}*")
 
 
 def study(
@@ -82,6 +78,11 @@ def _question(asked: str) -> str:
 def _what(run: RunConfig) -> str:
     ceiling = f", ceiling {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
     return f"`{run.model.name}` on `{run.dataset.name}`, prompt `{run.prompt.name}`, hardware `{run.hardware.name}`{ceiling}"
+
+
+def _opening(card: Card, page: str) -> str:
+    """One line, all that can be clicked before MLflow unfolds a description."""
+    return " ".join(filter(None, [_verdict(card), _links(page, ("report.html", "Before and after, side by side"))]))
 
 
 def _verdict(card: Card) -> str:

@@ -89,7 +89,8 @@ def links(tracking: Tracking, address: str) -> Sequence[Link]:
     if study is not None:
         trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
         found += _comparison(client, study, [run for run in trials if run.info.status == "FINISHED"], address)
-    if last := next((run for run in runs if run.info.run_id not in parents), None):
+    studies = {run.info.run_id for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags}
+    if last := next((run for run in runs if run.info.run_id not in studies), None):
         page = f"{address}/#/experiments/{number}/runs/{last.info.run_id}"
         found.append(Link(f"last run, {last.info.run_name}", f"{page}?{TRAINING_PAGES}"))
         found.append(Link("its report", f"{page}/artifacts/report.html?{TRAINING_PAGES}"))

@@ -48,11 +48,12 @@ def test_a_question_ends_where_its_result_begins(yaml: str, asked: str) -> None:
 
 def test_the_verdict_comes_first_then_the_question_and_the_links(resolved, outcome: Outcome, card: Card) -> None:
     said = note.finished(resolved("hardware=cpu"), "why?", outcome, card, PAGE, RUN).split("\n\n")
-    assert said[0] == "Held-out loss **4.1 → 3.1** (improved)."
+    report = "#/experiments/1/runs/abc/artifacts/report.html?workflowType=machine_learning"
+    assert said[0] == f"Held-out loss **4.1 → 3.1** (improved). [Before and after, side by side]({report})"
     assert said[1] == "**Question:** why?"
-    assert "](#/experiments/1/runs/abc/artifacts/report.html?workflowType=machine_learning)" in said[2]
-    assert said[3].startswith("- held-out loss, all: 4.1 → 3.1, improved (-1 [")
-    assert "\n" not in said[3]  # what was not measured is not listed
+    assert said[2].startswith("- held-out loss, all: 4.1 → 3.1, improved (-1 [")
+    assert "\n" not in said[2]  # what was not measured is not listed
+    assert "artifacts/config/composed.yaml?workflowType=machine_learning)" in said[3]
     assert "60 steps, 4,884,480 parameters trained, 1 min 15 s, 300 tokens/s, peak 5.00 GiB of VRAM, 4.00 planned" in said[4]
     assert "    python -m medexp.train experiment=from_run run=abc" in said[5].splitlines()
     assert "Not for clinical use" in said[6]
@@ -65,7 +66,9 @@ def test_nothing_is_said_of_what_was_not_asked(resolved, outcome: Outcome, card:
 
 def test_an_evaluation_says_its_verdict_and_no_command(card: Card) -> None:
     said = note.measured(card, PAGE)
-    assert said.startswith("Held-out loss **4.1 → 3.1** (improved).\n\n[before and after](#/experiments/1/runs/abc/artifacts/")
+    assert said.startswith(
+        "Held-out loss **4.1 → 3.1** (improved). [Before and after, side by side](#/experiments/1/runs/abc/artifacts/"
+    )
     assert "python -m" not in said
 
 

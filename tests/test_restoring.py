@@ -130,7 +130,6 @@ def test_without_the_experiment_a_config_stays_as_it_is(compose: Callable[..., A
         (["run=abc"], "run=abc is only read with experiment=from_run"),
         (["experiment=from_run"], "experiment=from_run makes a finished run again: give run=ID"),
         (["experiment=from_run", "run=nosuch"], "run=nosuch is neither a folder nor a run in"),
-        (["experiment=from_run", "run=models:/x@best"], "run=models:/x@best is not registered in"),
         (["experiment=from_run", "run=last", "debug=fast"], "debug=fast has no effect with experiment=from_run"),
         (
             ["-m", "experiment=from_run", "run=last", "lora.r=choice(4,8)"],

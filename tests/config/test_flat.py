@@ -93,5 +93,5 @@ def test_the_most_telling_come_first_and_nulls_are_left_out(run):
 
 def test_the_parts_of_a_mixture_are_told(resolved):
     told = telling(resolved("hardware=cpu", "dataset=medical_o1_structured"), [])
-    assert told["dataset.mixture.0.weight"] == 9.0
+    assert told["dataset.mixture.0.weight"] == 0.9
     assert told["dataset.mixture.1.name"] == "clinical_cases"
