@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
@@ -94,7 +96,7 @@ class Tracker:
         said = {key: str(value) for key, value in tags.items() if value is not None}
         allowed = re.sub(r"[^\w -]", "_", name)
         made = self._client.create_logged_model(self.experiment_id, allowed, self.run_id, tags=said, **kind)
-        _linked(folder, Path(made.artifact_location.removeprefix("file://")))
+        _linked(folder, Path(url2pathname(urlparse(made.artifact_location).path)))
         self._client.finalize_logged_model(made.model_id, "READY")
         self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
 
