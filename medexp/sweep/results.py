@@ -4,11 +4,13 @@ import errno
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
+
+from filelock import FileLock
 
 from medexp import note, registry, tracking
 from medexp.config.schema import Tracking
@@ -28,11 +30,17 @@ BEST = "best"
 
 
 @contextmanager
-def parent_run(where: Tracking, study: Study) -> Iterator[Tracker]:
-    """The study's own MLflow run, opened again where it has one; the trials are nested under it."""
+def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]:
+    """The study's own MLflow run, opened again where it has one; the trials are nested under it.
+
+    Sweepers that share `folder` open it one after the other, or each would begin one of its own.
+    """
     quiet = replace(where, system_metrics=False)
-    with tracking.open_run(quiet, study.optuna.user_attrs.get(PARENT), study.name) as tracker:
-        study.optuna.set_user_attr(PARENT, tracker.run_id)
+    with ExitStack() as open_while_sweeping:
+        with FileLock(folder / ".parent.lock"):
+            known = study.optuna.user_attrs.get(PARENT)
+            tracker = open_while_sweeping.enter_context(tracking.open_run(quiet, known, study.name))
+            study.optuna.set_user_attr(PARENT, tracker.run_id)
         tracker.tags(
             {
                 "medexp.study": study.name,
@@ -55,6 +63,8 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
     trials = study.trials()
     step = study.done()
     parent.metrics(step, {f"trials/{name}": float(number) for name, number in counts(study).items()})
+    if luck := over_seeds(study):
+        parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
     best = study.best()
     if len(best) == 1 and best[0].values:
         values = dict(zip(study.settings.objectives, best[0].values, strict=True))
@@ -124,11 +134,9 @@ def show_all(show: Screen, study: Study, best_file: Path | None, registered: reg
     best = study.best()
     started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
     show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
-    rows = [
-        ("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}")
-        for each in best
-    ]
-    rows += _beaten(study, best)
+    title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
+    rows = [(title, f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
+    rows += _beaten(study, best) + _by_luck(study)
     tally = counts(study)
     rows.append(
         ("never started", f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)} repeated a finished one")
@@ -147,22 +155,34 @@ def _short(folder: Path) -> str:
 
 
 def _values(trial: Any) -> str:
-    return ", ".join(f"{value:.4f}" if abs(value) < 1e4 else f"{value:,.0f}" for value in trial.values)
+    return ", ".join(f"{value:.4f}" for value in trial.values)
 
 
 def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
     others = [each for each in study.trials() if ending_of(each) is Ending.done and each not in best]
-    if len(best) != 1 or not others:
+    if len(study.settings.objectives) > 1 or not best or not others:
         return []
     first = min(others, key=lambda each: each.number)
     sign = 1 if study.settings.directions[0] == "minimize" else -1
     second = min(others, key=lambda each: sign * each.value)
-    said = [
-        ("it beat", f"{len(others)} others; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")
-    ]
+    count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
+    said = [("it beat", f"{count}; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")]
     if first is not second:
         said.append(("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}"))
     return said
+
+
+def over_seeds(study: Study) -> tuple[float, float] | None:
+    """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or with fewer than two runs."""
+    if set(study.space.dimensions) != {"training.seed"} or len(study.settings.objectives) > 1:
+        return None
+    values = [each.value for each in study.trials() if ending_of(each) is Ending.done]
+    return (fmean(values), stdev(values)) if len(values) > 1 else None
+
+
+def _by_luck(study: Study) -> list[tuple[str, str]]:
+    found = over_seeds(study)
+    return [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")] if found else []
 
 
 def mean(outcomes: Sequence[Outcome]) -> Outcome:

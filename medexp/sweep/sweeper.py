@@ -43,7 +43,7 @@ def sweep(
     _enough_asked(study)
     trials = Trials(study, question, base, _launcher(question, task), show)
     show.say(names.headline(study, base, question.folder))
-    with results.parent_run(base.tracking, study) as parent:
+    with results.parent_run(base.tracking, study, question.folder) as parent:
         trials.parent_run_id = parent.run_id
         try:
             trials.take_up()
