@@ -47,20 +47,20 @@ def measured(card: Card, page: str) -> str:
 
 
 def study(
-    name: str, dimensions: Sequence[str], best: str, figures: Mapping[str, float], counts: Mapping[str, int], page: str
+    dimensions: Sequence[str], best: str, figures: Mapping[str, float], counts: Mapping[str, int], page: str, folder: str
 ) -> str:
-    """The description of a sweep's own run; `best` is its best point in words, "" before there is one."""
-    said = ", ".join(f"{key} **{value:.6g}**" for key, value in figures.items())
+    """The description of a sweep's own run; `best` is its best point in words, "" before there is one, `folder` where its files lie."""
     tally = ", ".join(f"{number} {ending}" for ending, number in counts.items())
-    return _paragraphs(
-        f"Best so far: **{best}**, {said}." if best else "",
-        f"**Question:** which {', '.join(f'`{each}`' for each in dimensions)} is best?",
-        f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui` prints a link to their comparison.",
-        " · ".join(f"[{file}]({page}/artifacts/{file})" for file in ("charts/sweep.html", "trials.json", "best.yaml"))
-        if best
-        else "",
-        f"    python -m medexp.train --config-dir multirun/{name} experiment=best" if best else "",
+    asked = f"**Question:** which {', '.join(f'`{each}`' for each in dimensions)} is best?"
+    trials = (
+        f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui` prints a link to their comparison."
     )
+    if not best:
+        return _paragraphs(asked, trials)
+    said = ", ".join(f"{key} **{value:.6g}**" for key, value in figures.items())
+    links = _links(page, ("charts/sweep.html", "charts"), ("trials.json", "trials"), ("best.yaml", "best.yaml"))
+    again = f"    python -m medexp.train --config-dir {folder} experiment=best"
+    return _paragraphs(f"Best so far: **{best}**, {said}. {links}", asked, trials, again)
 
 
 def _paragraphs(*parts: str) -> str:

@@ -73,8 +73,9 @@ def test_an_evaluation_says_its_verdict_and_no_command(card: Card) -> None:
 
 
 def test_a_study_says_its_best_or_that_there_is_none() -> None:
-    said = note.study("s", ["lora.r"], "r8", {"result/loss_after": 3.25}, {"done": 4, "pruned": 1}, PAGE)
+    said = note.study(["lora.r"], "r8", {"result/loss_after": 3.25}, {"done": 4, "pruned": 1}, PAGE, "multirun/s")
     assert said.startswith("Best so far: **r8**, result/loss_after **3.25**.")
     assert "which `lora.r` is best?" in said
     assert "4 done, 1 pruned" in said
-    assert "Best" not in note.study("s", ["lora.r"], "", {}, {}, PAGE)
+    assert said.endswith("    python -m medexp.train --config-dir multirun/s experiment=best")
+    assert "Best" not in note.study(["lora.r"], "", {}, {}, PAGE, "")

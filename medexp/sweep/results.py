@@ -83,16 +83,16 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
         columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
         parent.json(columns, "infeasible_proposals.json")
     parent.json([plain(each) for each in trials], "trials.json")
-    parent.note(_description(study, parent.page))
+    parent.note(_description(study, parent.page, _short(best_file.parent) if best_file is not None else ""))
     if best_file is not None:
         parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
 
 
-def _description(study: Study, page: str) -> str:
+def _description(study: Study, page: str, folder: str) -> str:
     best = first_of(study)
     figures = dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
     point_of_best = words(best.params) if best is not None else ""
-    return note.study(study.name, list(study.space.dimensions), point_of_best, figures, counts(study), page)
+    return note.study(list(study.space.dimensions), point_of_best, figures, counts(study), page, folder)
 
 
 def first_of(study: Study) -> Any:
