@@ -49,11 +49,11 @@ def measured(card: Card, page: str) -> str:
 def study(
     dimensions: Sequence[str], best: str, figures: Mapping[str, float], counts: Mapping[str, int], page: str, folder: str
 ) -> str:
-    """The description of a sweep's own run; `best` is its best point in words, "" before there is one, `folder` where its files lie."""
+    """The description of a sweep's own run; `best` is its best point in words, "" before there is one, `folder` where it lies."""
     tally = ", ".join(f"{number} {ending}" for ending, number in counts.items())
     asked = f"**Question:** which {', '.join(f'`{each}`' for each in dimensions)} is best?"
     trials = (
-        f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui` prints a link to their comparison."
+        f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui` links to their comparison."
     )
     if not best:
         return _paragraphs(asked, trials)
