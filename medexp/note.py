@@ -52,9 +52,7 @@ def study(
     """The description of a sweep's own run; `best` is its best point in words, "" before there is one, `folder` where it lies."""
     tally = ", ".join(f"{number} {ending}" for ending, number in counts.items())
     asked = f"**Question:** which {', '.join(f'`{each}`' for each in dimensions)} is best?"
-    trials = (
-        f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui` links to their comparison."
-    )
+    trials = f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui` links to their comparison."
     if not best:
         return _paragraphs(asked, trials)
     said = ", ".join(f"{key} **{value:.6g}**" for key, value in figures.items())

@@ -96,7 +96,7 @@ class Tracker:
         said = {key: str(value) for key, value in tags.items() if value is not None}
         allowed = re.sub(r"[^\w -]", "_", name)
         made = self._client.create_logged_model(self.experiment_id, allowed, self.run_id, tags=said, **kind)
-        _linked(folder, Path(url2pathname(urlparse(made.artifact_location).path)))
+        _linked(folder, _lies_in(made.artifact_location))
         self._client.finalize_logged_model(made.model_id, "READY")
         self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
 
@@ -111,7 +111,7 @@ class Tracker:
     def folder(self, folder: Path, name: str) -> Path:
         """Keep a copy of `folder` as artifact `name`; returns where it lies."""
         self._client.log_artifacts(self.run_id, str(folder), name)
-        return Path(self._client.download_artifacts(self.run_id, name))  # a store on this machine gives its own file
+        return _lies_in(self._client.get_run(self.run_id).info.artifact_uri) / name
 
     def table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
         """Keep a table that the MLflow page shows beside other runs' tables of the same name; a table there is replaced."""
@@ -205,11 +205,8 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
             f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are {known}. See them with make ui"
         )
     run_id = run.info.run_id
-    found = {
-        name: Path(client.download_artifacts(run_id, name))  # a store on this machine gives its own file
-        for name in artifacts
-        if name in {each.path for each in client.list_artifacts(run_id, name.rpartition("/")[0] or None)}
-    }
+    folder = _lies_in(run.info.artifact_uri)  # MLflow's own download would copy them
+    found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
     return KeptRun(run_id, run.info.run_name or run_id, found, dict(run.data.metrics), next(held_out, None), tracker)
@@ -302,6 +299,11 @@ def _existing(client: Any, run_id: str | None) -> Any:
     except MlflowException:
         return None
     return run if run is not None and run.info.lifecycle_stage == "active" else None
+
+
+def _lies_in(uri: str) -> Path:
+    """The folder that `uri` names: every store of medexp's is on this machine."""
+    return Path(url2pathname(urlparse(uri).path))
 
 
 def _linked(folder: Path, to: Path) -> None:

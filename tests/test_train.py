@@ -81,15 +81,8 @@ def test_a_run_reads_well_in_mlflow(doors: Doors) -> None:
     assert (model.name, model.source_run_id, model.status.value) == ("smollm2_135m-r4", result.run_id, "READY")
     assert model.params["lora.r"] == "4"
     (kept,) = Path(model.artifact_location.removeprefix("file://")).glob("adapter_model.safetensors")
-    artifact = Path(client.download_artifacts(result.run_id, "adapter")) / kept.name
+    artifact = Path(run.info.artifact_uri.removeprefix("file://")) / "adapter" / kept.name
     assert kept.samefile(artifact)  # a model costs no disk
-
-
-def test_a_lever_of_the_plan_is_no_parameter_of_the_recipe(doors: Doors) -> None:
-    result = doors.train("hardware.vram_ceiling_gib=2", "training.plan=frugal")
-    params = doors.client().get_run(result.run_id).data.params
-    assert {"vram.micro_batch", "vram.accumulation"} <= set(params)
-    assert not {"training.micro_batch", "training.accumulation"} & set(params)
 
 
 def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
