@@ -170,18 +170,22 @@ def test_three_runs_are_compared_in_parallel_coordinates(page: Any, site: Site) 
     page.goto(site.link("experiment medexp"))
     page.get_by_role("link", name="r4 lr1e-3 seq640", exact=True).wait_for()
     for name in RUNS:
-        page.locator(".ag-row").filter(has=page.get_by_role("link", name=name, exact=True)).locator("input[type=checkbox]").check()
+        page.locator(".ag-row").filter(has=page.get_by_role("link", name=name, exact=True)).locator(
+            "input.ag-checkbox-input"
+        ).check()
     page.get_by_role("button", name="Compare").click()
     page.get_by_role("heading", name="Comparing 3 Runs").wait_for()
-    titles = page.locator(".axis-title")
-    titles.first.wait_for()
-    assert titles.all_inner_texts() == ["lora.r", "training.learning_rate", "eval/loss"]  # those that differ, and the held-out loss
+    axes = page.locator(".axis-title")
+    axes.first.wait_for()
+    assert axes.all_text_contents() == ["lora.r", "training.learning_rate", "eval/loss"]  # those that differ, and the held-out loss
 
 
 def test_a_sweep_shows_everything_without_a_click(page: Any, site: Site) -> None:
     page.goto(site.link("sweep ranks, 2 trials in charts"))
-    page.get_by_text("ranks: trials compared (2)").wait_for()
-    page.locator(".parcoords .dimension, .parcoords svg .axis, .axis-title").first.wait_for()
+    page.get_by_text("ranks: trials compared").wait_for()
+    axes = page.locator(".parcoords .label")
+    axes.first.wait_for()
+    assert axes.all_text_contents() == [*AXES, "eval/structure/after", "host/peak_gib", "result/loss_after"]
     seen = page.locator("body").inner_text()
     for rank in (4, 8):
         assert re.search(rf"\d: r{rank}\b", seen), seen
@@ -189,7 +193,7 @@ def test_a_sweep_shows_everything_without_a_click(page: Any, site: Site) -> None
     page.goto(site.link("sweep ranks, 2 trials side by side"))
     page.get_by_role("heading", name="Comparing 2 Runs").wait_for()
     page.locator(".axis-title").first.wait_for()
-    assert page.locator(".axis-title").all_inner_texts() == ["lora.r", "eval/loss"]
+    assert page.locator(".axis-title").all_text_contents() == ["lora.r", "eval/loss"]
 
 
 def test_a_registered_adapter_leads_to_its_run_and_report(page: Any, site: Site) -> None:
