@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import browser
 import hydra
 import pytest
-from browser import window
 from doors import Doors
 from omegaconf import OmegaConf
 
@@ -48,8 +48,13 @@ class Site:
 
 
 @pytest.fixture(scope="module")
+def chromium() -> str:
+    return browser.chromium()
+
+
+@pytest.fixture(scope="module")
 def doors(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]
+    chromium: str, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]
 ) -> Doors:
     """A store with a sweep of two trials, its trials trained in this process."""
     root = tmp_path_factory.mktemp("site")
@@ -118,9 +123,9 @@ def site(doors: Doors, losses: dict[str, float]) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def page(site: Site) -> Iterator[Any]:
+def page(chromium: str, site: Site) -> Iterator[Any]:
     """A window in which MLflow's assistant has been closed; nothing but the server has been asked for anything at the end."""
-    with window() as (opened, elsewhere):
+    with browser.window(chromium) as (opened, elsewhere):
         opened.goto(site.link("experiment medexp"))
         opened.get_by_role("button", name="Close", exact=True).click()
         yield opened
