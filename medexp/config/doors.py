@@ -41,10 +41,20 @@ class SweepOptions(Group):
 
 
 @dataclass
+class TrainOptions(Group):
+    """The finished run that `python -m medexp.train experiment=from_run` makes again; `from_run` is what that experiment sets."""
+
+    run: str | None = MISSING
+    from_run: bool = MISSING
+
+
+@dataclass
 class TrainConfig(RunConfig):
-    """A run, and the size of a sweep over it."""
+    """A run, the size of a sweep over it, and the run that it restores."""
 
     sweep: SweepOptions = MISSING
+    run: str | None = MISSING
+    train: TrainOptions = MISSING
 
 
 @dataclass

@@ -75,6 +75,8 @@ class Question:
         """
         _ = self.suggest_more
         here = "medexp_launcher" in str(self.config.hydra.launcher["_target_"])
+        if self.config.get("run") is not None or self.config.train.from_run:
+            raise ConfigError("experiment=from_run makes one run again and cannot be swept: leave it out, and run= with it")
         base = run_of(self.compose(self.space.fixed), machine.read(), self.launch_dir, needs_card=here)
         first = {key: each.ends()[0] for key, each in self.space.dimensions.items()}
         problems: dict[str, None] = {}

@@ -1,9 +1,10 @@
 """What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
 
 import errno
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,9 +12,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from medexp import tracking
+from medexp import note, registry, tracking
 from medexp.config.schema import Tracking
-from medexp.errors import OutputError
+from medexp.errors import OutputError, RunError
+from medexp.naming import words
 from medexp.screen import Screen
 from medexp.sweep import storage
 from medexp.sweep.board import COLUMNS, row
@@ -24,6 +26,7 @@ from medexp.tracking import Tracker
 from medexp.units import GIB, gib
 
 PARENT = "mlflow_run_id"
+BEST = "best"
 
 
 @contextmanager
@@ -81,8 +84,33 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
         columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
         parent.json(columns, "infeasible_proposals.json")
     parent.json([plain(each) for each in trials], "trials.json")
+    parent.note(_description(study, parent.page, _short(best_file.parent) if best_file is not None else ""))
     if best_file is not None:
         parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
+
+
+def _description(study: Study, page: str, folder: str) -> str:
+    best = first_of(study)
+    figures = dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
+    point_of_best = words(best.params) if best is not None else ""
+    return note.study(list(study.space.dimensions), point_of_best, figures, counts(study), page, folder)
+
+
+def first_of(study: Study) -> Any:
+    """The best trial; of a Pareto front, the one with the best first objective. None before there is one."""
+    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    return min(study.best(), key=lambda each: sign * each.values[0], default=None)
+
+
+def register_best(where: Tracking, study: Study) -> registry.Registered | None:
+    """The best trial's adapter as models:/STUDY@best in MLflow's registry; None where no adapter was kept."""
+    best = first_of(study)
+    run_id = best.user_attrs.get(RUN) if best is not None else None
+    if run_id is None or not where.log_adapter:
+        return None
+    with suppress(RunError):  # its run is in another store, or was deleted: the study's own figures do not depend on it
+        return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
+    return None
 
 
 def plain(trial: Any) -> dict[str, object]:
@@ -102,7 +130,7 @@ def plain(trial: Any) -> dict[str, object]:
     }
 
 
-def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
+def show_all(show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
     best = study.best()
     started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
@@ -117,6 +145,8 @@ def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
     if best_file is not None:
         rows.append(("best.yaml", str(best_file)))
         rows.append(("again", f"python -m medexp.train --config-dir {_short(best_file.parent)} experiment=best"))
+    if registered is not None:
+        rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
     rows.append(("study", storage.without_password(study.url)))
     show.table("This sweep", ("", ""), rows)
 

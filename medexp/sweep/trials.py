@@ -15,10 +15,10 @@ from typing import Any
 from medexp import machine
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, SweepFailed
+from medexp.naming import words
 from medexp.screen import Screen
 from medexp.sweep import results
 from medexp.sweep.alive import wait_for_end
-from medexp.sweep.names import point
 from medexp.sweep.outcome import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.sweep.proposal import VRAM, Proposal, judged
 from medexp.sweep.question import Question
@@ -220,7 +220,7 @@ class Trials:
             storage=self.study.url,
             trial_id=trial._trial_id,
             number=trial.number,
-            name=f"{name}: {point(trial.params)}",
+            name=f"{name}: {words(trial.params)}",
             pruner=self._settings.pruner,
             reports=len(self._settings.objectives) == 1 and self._settings.repeats == 1,
             tags=tags,

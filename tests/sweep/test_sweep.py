@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from doors import command
 
+from medexp import finished
+
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
     # The plan of 40,000 tokens takes 0.56 GiB of host memory, that of 480 takes 0.38.
@@ -47,9 +49,7 @@ def _in_mlflow(sweeps, done) -> None:
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.info.run_id for run in nested} == {each.user_attrs["mlflow_run_id"] for each in done}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.info.run_name for run in nested} == {
-        f"{each.number}: max_seq_tokens={each.params['training.max_seq_tokens']}" for each in done
-    }
+    assert {run.info.run_name for run in nested} == {f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done}
     assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
     assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first
     kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
@@ -57,6 +57,11 @@ def _in_mlflow(sweeps, done) -> None:
     assert (kept / "charts/history.png").stat().st_size > 5000
     assert "plotly" in (kept / "charts/sweep.html").read_text().lower()
     assert (kept / "best.yaml").read_text() == (sweeps.folder / "best.yaml").read_text()
+    best = min(done, key=lambda each: each.value)
+    assert f"Best so far: **seq{best.params['training.max_seq_tokens']}**" in parent.data.tags["mlflow.note.content"]
+    registered = finished.find("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
+    assert registered is not None
+    assert registered.run_id == best.user_attrs["mlflow_run_id"]
 
 
 def test_no_ending_loses_anything(sweeps):
