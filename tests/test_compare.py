@@ -207,11 +207,14 @@ def test_a_card_s_memory_and_energy_are_read(kept: Kept) -> None:
 
 
 def test_the_levers_are_those_of_the_plan(kept: Kept) -> None:
-    client = kept.doors.client()
-    run = client.get_run(kept.plain.run_id)
-    made = kept.compare(kept.runs(kept.plain, kept.ranked)).runs[0].settings
-    assert made["training.micro_batch"] == run.data.params["training.micro_batch"] == "1"
-    assert made["hardware.tile_mlp"] == run.data.params["hardware.tile_mlp"].lower()
+    client, plain = kept.doors.client(), kept.plain.run_id
+    planned = client.create_run(client.get_run(plain).info.experiment_id).info.run_id
+    client.log_text(planned, (kept.doors.root / "plain" / "adapter" / "run.yaml").read_text(), "config/composed.yaml")
+    for param, value in {"vram.micro_batch": "4", "vram.tile_mlp": "True"}.items():
+        client.log_param(planned, param, value)
+    asked, took = (each.settings for each in kept.compare(kept.runs(plain, planned)).runs)
+    assert (asked["training.micro_batch"], asked["hardware.tile_mlp"]) == ("1", "false")
+    assert (took["training.micro_batch"], took["hardware.tile_mlp"]) == ("4", "true")
 
 
 def test_a_study_is_its_finished_trials_best_first(kept: Kept, study: str, monkeypatch: pytest.MonkeyPatch) -> None:

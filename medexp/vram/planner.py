@@ -137,6 +137,7 @@ LEVER_KEYS = (
     "hardware.tile_mlp",
     "hardware.page_optimizer",
 )  # what `apply` sets
+LEVER_PARAMS = {name: f"vram.{name.rpartition('.')[2]}" for name in LEVER_KEYS}  # in MLflow, after what was asked
 
 
 def apply(run: RunConfig, plan: Plan) -> None:
