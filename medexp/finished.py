@@ -56,7 +56,8 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
             raise RunError(
                 f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
             )
-        return FinishedRun(asked, inside.resolve(), _existing(inside / "run.yaml"), None, None)
+        inside = inside.resolve()
+        return FinishedRun(asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None)
     if not re.fullmatch(r"\w+", asked):
         raise RunError(f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui lists them), or last")
     return _kept(asked, root, asked)

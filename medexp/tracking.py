@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
-from medexp.errors import RunError, RunInterrupted, TrialPruned, listing
+from medexp.errors import RunError, RunInterrupted, TrialPruned, listing, nearest
 
 LAST = "last"  # in the place of a run's id
 
@@ -66,6 +66,10 @@ class Tracker:
         """The last value of metric `name` at every step, by step."""
         values = {each.step: each.value for each in self._client.get_metric_history(self.run_id, name)}
         return sorted(values.items())
+
+    def timed(self, name: str) -> list[tuple[float, float]]:
+        """Every value of metric `name` with the second it was logged in, by time."""
+        return sorted((each.timestamp / 1000, each.value) for each in self._client.get_metric_history(self.run_id, name))
 
     def params(self, values: Mapping[str, Value]) -> None:
         """Log parameters; logging the same ones again is allowed, as a continued run does."""
@@ -179,8 +183,8 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, and the digest
-    of its held-out cases."""
+    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, parameters and
+    tags, its status (FINISHED, KILLED, FAILED, RUNNING), and the digest of its held-out cases."""
 
     run_id: str
     name: str
@@ -188,6 +192,9 @@ class KeptRun:
     metrics: Mapping[str, float]
     held_out: str | None
     tracker: Tracker
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    status: str
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
@@ -209,7 +216,29 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
-    return KeptRun(run_id, run.info.run_name or run_id, found, dict(run.data.metrics), next(held_out, None), tracker)
+    params, tags = dict(run.data.params), dict(run.data.tags)
+    name, held = run.info.run_name or run_id, next(held_out, None)
+    return KeptRun(run_id, name, found, dict(run.data.metrics), held, tracker, params, tags, run.info.status)
+
+
+def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
+    """The ids of the finished trials of the newest study called `name`, best first, and the metric that says which is best.
+
+    Raises: RunError if there is no such study, naming those there are.
+    """
+    client = open_store(tracking)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    named = client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000) if "'" not in name else []
+    study = next((run for run in named if "mlflow.parentRunId" not in run.data.tags), None)
+    if study is None:
+        marked = client.search_runs(experiments, "tags.`medexp.objective` LIKE '%'", max_results=200)
+        known = dict.fromkeys(run.data.tags["medexp.study"] for run in marked if "medexp.study" in run.data.tags)
+        raise RunError(f"study={name} is not in {tracking.root}; there are {listing(known)}{nearest(name, known)}")
+    objective = study.data.tags["medexp.objective"].partition(", ")[0]
+    sign = -1 if study.data.tags.get("medexp.direction", "").startswith("maximize") else 1
+    trials = [run for run in named if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
+    done = [run for run in trials if run.info.status == "FINISHED" and objective in run.data.metrics]
+    return [run.info.run_id for run in sorted(done, key=lambda run: sign * run.data.metrics[objective])], objective
 
 
 def _last(client: Any, experiments: Sequence[str]) -> Any:

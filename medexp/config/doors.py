@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -87,6 +87,37 @@ class AuditConfig(RunConfig):
     """A run, and how its cases are audited."""
 
     audit: AuditOptions = MISSING
+
+
+class CompareFormat(Enum):
+    """For people or for programs."""
+
+    table = "table"
+    json = "json"
+
+
+@dataclass
+class CompareOptions(Group):
+    """Which finished runs `python -m medexp.compare` sets side by side (`run` is one name or a list), and what comes of it."""
+
+    inside: ClassVar[str] = "compare."
+
+    run: Any = MISSING
+    study: str | None = MISSING
+    file: str = MISSING
+    format: CompareFormat = MISSING
+    answers: int = number(0)
+    mlflow: str = MISSING
+    open: bool = MISSING
+
+
+@dataclass
+class CompareConfig(RunConfig):
+    """Where the runs to be compared are kept, and which they are."""
+
+    run: Any = MISSING
+    study: str | None = MISSING
+    compare: CompareOptions = MISSING
 
 
 @dataclass

@@ -51,6 +51,25 @@ def fingerprint(run: RunConfig, data_digest: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def settings(groups: Mapping[str, object]) -> dict[str, str]:
+    """Every leaf of composed `groups` that makes the experiment, under its dotted name, written as on the command line."""
+    leaves = _leaves("", {name: group for name, group in groups.items() if name in RunConfig.__dataclass_fields__})
+    return {name: shown(value) for name, value in leaves if not name.startswith(_NOT_THE_EXPERIMENT)}
+
+
+def shown(value: object) -> str:
+    """`value` as it is written on the command line: null, true, [a, b]."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def differing(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
+    """The settings in which `runs` are not all alike, with the value in every run (None where it has none), in their order."""
+    names = dict.fromkeys(name for run in runs for name in run)
+    return {name: values for name in names if len(set(values := [run.get(name) for run in runs])) > 1}
+
+
 def _leaves(prefix: str, value: object) -> Iterator[tuple[str, Value]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():

@@ -46,6 +46,7 @@ def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]
                 "medexp.study": study.name,
                 "medexp.storage": storage.without_password(study.url),
                 "medexp.objective": ", ".join(study.settings.objectives),
+                "medexp.direction": ", ".join(study.settings.directions),
                 "mlflow.source.name": "medexp.train",
             }
         )

@@ -51,6 +51,7 @@ def _in_mlflow(sweeps, done) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.info.run_name for run in nested} == {f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done}
     assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
+    assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first
     kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
     assert json.loads((kept / "infeasible_proposals.json").read_text())["over_by_gib"][0] > 0
     assert (kept / "charts/history.png").stat().st_size > 5000
