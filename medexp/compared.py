@@ -20,7 +20,7 @@ from medexp.evaluation.record import Record
 from medexp.finished import ADAPTER, RECORD, FinishedRun
 from medexp.tracking import KeptRun
 from medexp.units import bytes_of_gib
-from medexp.vram.planner import LEVER_KEYS
+from medexp.vram.planner import LEVER_KEYS, param
 
 FEWEST, MOST = 2, 12
 CAUTION = "The order was made on these same held-out cases: the lead of the first is flattered by having been chosen for it."
@@ -77,7 +77,10 @@ def _settings(each: FinishedRun) -> dict[str, str]:
     made = settings({str(name): group for name, group in stored.items()}) if isinstance(stored, dict) else {}
     params = each.kept.params if each.kept is not None else {}
     words = {"None": "null", "True": "true", "False": "false"}
-    return made | {name: words.get(params[name], params[name]) for name in LEVER_KEYS if made and name in params}
+    levers = {
+        name: params.get(param(name), params.get(name)) for name in LEVER_KEYS if made
+    }  # earlier runs kept them under their keys
+    return made | {name: words.get(value, value) for name, value in levers.items() if value is not None}
 
 
 def _evaluated(each: FinishedRun, made: Mapping[str, str]) -> Evaluated | None:

@@ -125,7 +125,7 @@ def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> t
 
 def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Sequence[Plan], show: Screen) -> None:
     levers = {name: value for name, value in flatten(run).items() if name in planner.LEVER_KEYS}
-    tracker.params({f"vram.{name.rpartition('.')[2]}": value for name, value in levers.items()})  # after what was asked, by name
+    tracker.params({planner.param(name): value for name, value in levers.items()})
     if settled.phases:  # a continued run was seen to fit before
         show.say(f"[green]✓[/green] measured: {'; '.join(each.sentence() for each in settled.phases)}")
         tracker.metrics(0, settled.metrics())

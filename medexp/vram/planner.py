@@ -139,6 +139,11 @@ LEVER_KEYS = (
 )  # what `apply` sets
 
 
+def param(lever: str) -> str:
+    """What MLflow calls the plan's value of `lever`, one of LEVER_KEYS: by name it stands after the parameters of the recipe."""
+    return f"vram.{lever.rpartition('.')[2]}"
+
+
 def apply(run: RunConfig, plan: Plan) -> None:
     """Set the levers of `plan` in `run`."""
     levers = plan.levers

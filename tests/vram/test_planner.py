@@ -204,3 +204,9 @@ def test_more_rank_tokens_or_cases_never_take_less(resolved, levers, rank, seq):
     assert budget(planner.resized(run, rank=rank + 8), levers).peak_bytes >= needed
     assert budget(planner.resized(run, seq=seq + 64), levers).peak_bytes >= needed
     assert budget(run, replace(levers, micro_batch=levers.micro_batch + 1)).peak_bytes >= needed
+
+
+def test_levers_stand_after_the_recipe_in_mlflow():
+    named = [planner.param(lever) for lever in planner.LEVER_KEYS]
+    assert len(set(named)) == len(planner.LEVER_KEYS)
+    assert min(named) > "training.weight_decay"
