@@ -54,7 +54,7 @@ def test_a_version_leads_to_its_adapter_its_run_and_its_report(doors: Doors, sto
     assert Path(version.source.removeprefix("file://"), "adapter_config.json").is_file()
     assert version.tags["medexp.report"] == f"runs:/{run}/report.html"
     assert version.tags["medexp.model"] == "tiny"
-    assert f"/runs/{run}/artifacts/report.html)" in version.description
+    assert f"/runs/{run}/artifacts/report.html?workflowType=machine_learning)" in version.description
     assert version.description.endswith("**loss** fell")
 
 
