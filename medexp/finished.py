@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp import artifact, tracking, weights
+from medexp import artifact, registry, tracking, weights
 from medexp.config.rules import tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.errors import ConfigError, RunError
@@ -15,18 +15,21 @@ from medexp.tuned import Weights
 from medexp.vram import planner
 
 ADAPTER, COMPOSED, RECORD = "adapter", "config/composed.yaml", "evaluation/record.json"
+STARTED_FROM = "started_from"  # the adapter a run began with
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """Its adapter (None where it kept none), the config that made it, its stored record, and what MLflow knows of it."""
+    """Its adapter (None where it kept none), the config that made it, its stored record, what MLflow knows of it, and the adapter
+    it began with."""
 
     asked: str
     adapter: Path | None
     composed: Path | None
     record: Path | None
     kept: tracking.KeptRun | None
+    started_from: Path | None = None
 
     @property
     def name(self) -> str:
@@ -35,7 +38,8 @@ class FinishedRun:
 
 
 def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
-    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`, or "last" (the newest there).
+    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`, "last" (the newest there), or a
+    version in its model registry (models:/NAME@ALIAS, models:/NAME/VERSION).
 
     Raises: ConfigError if none is asked for; RunError if it is not there.
     """
@@ -43,6 +47,8 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         raise ConfigError(
             "run has no value: give run=ID, an MLflow run id (make ui lists them), run=last, or run=FOLDER of an adapter"
         )
+    if asked.startswith("models:"):
+        return _kept(registry.run_of(_store(root), asked), root, asked)
     folder = launch_dir / Path(asked).expanduser()
     if folder.is_dir():
         inside = folder if (folder / "adapter_config.json").is_file() else folder / ADAPTER
@@ -50,12 +56,17 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
             raise RunError(
                 f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
             )
-        return FinishedRun(asked, inside.resolve(), _existing(inside / "run.yaml"), None, None)
+        inside = inside.resolve()
+        return FinishedRun(asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None)
     if not re.fullmatch(r"\w+", asked):
         raise RunError(f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui lists them), or last")
-    kept = tracking.find_run(_store(root), asked, (ADAPTER, COMPOSED, RECORD))
+    return _kept(asked, root, asked)
+
+
+def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
+    kept = tracking.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
     has = kept.artifacts.get
-    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept)
+    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept, has(STARTED_FROM))
 
 
 def _existing(file: Path) -> Path | None:
@@ -66,12 +77,17 @@ def _store(root: str) -> Tracking:
     return Tracking(root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={})
 
 
+def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
+    """`find`, in the store that `cfg` names and from where the command was started."""
+    return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+
+
 def recomposed(cfg: DictConfig, asked: str | None, overrides: Sequence[str]) -> DictConfig:
     """`cfg` with the groups of the run that `asked` names in the place of its own, save `tracking` and what `overrides` name.
 
     Raises: ConfigError or RunError as `find` does; RunError if the run has not kept its config.
     """
-    subject = find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+    subject = located(cfg, asked)
     if subject.composed is None:
         raise RunError(
             f"run={asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); it was not made by medexp"
