@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp import machine
 from medexp.config import mistakes
-from medexp.config.doors import AuditConfig, CompareConfig, EvaluateConfig, PlanConfig, TrainConfig, UiConfig
+from medexp.config.doors import AskConfig, AuditConfig, CompareConfig, EvaluateConfig, PlanConfig, TrainConfig, UiConfig
 from medexp.config.rules import anchored, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
@@ -32,6 +32,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "run": RunConfig,
     "train": TrainConfig,
     "plan": PlanConfig,
+    "ask": AskConfig,
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,

@@ -25,6 +25,12 @@ def load_tokenizer(weights: Weights, stack: Stack) -> Any:
     return tokenizer
 
 
+def context_tokens(weights: Weights, stack: Stack) -> int:
+    """How many tokens, prompt and answer together, the model in `weights` was made for."""
+    config = stack.transformers.AutoConfig.from_pretrained(weights.location, revision=_revision(weights))
+    return int(config.max_position_embeddings)
+
+
 def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
     """The model of `run` with its adapter, ready to train.
 

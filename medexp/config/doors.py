@@ -134,3 +134,46 @@ class EvaluateConfig(RunConfig):
 
     run: str | None = MISSING
     evaluate: EvaluateOptions = MISSING
+
+
+class AskFormat(Enum):
+    """For people or for programs."""
+
+    text = "text"
+    json = "json"
+
+
+class Reasoning(Enum):
+    """What is done with the chain of thought of an answer."""
+
+    show = "show"
+    hide = "hide"
+
+
+@dataclass
+class AskOptions(Group):
+    """Which finished run `python -m medexp.ask` asks what, how its answers are drawn (`max_new_tokens` null: as many as the run was
+    evaluated with), and how they are shown."""
+
+    inside: ClassVar[str] = "ask."
+    run: str | None = MISSING
+    question: str | None = MISSING
+    ui: bool = MISSING
+    temperature: float = number(0, 2)
+    top_p: float = number(high=1, above=0)
+    max_new_tokens: int | None = number(1)
+    seed: int = number(0, 2**32 - 1)
+    reasoning: Reasoning = MISSING
+    format: AskFormat = MISSING
+    port: int | None = number(1, 65535)
+    open: bool = MISSING
+
+
+@dataclass
+class AskConfig(RunConfig):
+    """A finished run, and what it is asked. What it was made with is read from the run itself."""
+
+    run: str | None = MISSING
+    question: str | None = MISSING
+    ui: bool = MISSING
+    ask: AskOptions = MISSING

@@ -1,15 +1,27 @@
-"""Answers to held-out questions, greedy and in batches; each is written down as soon as it is there, so a stop loses none."""
+"""Answers to held-out questions, greedy and in batches; each is written down as soon as it is there, so a stop loses none. And
+one answer, token by token, from the same tokens in the same way.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Engine
 from medexp.evaluation.record import Answer
 from medexp.tuned import Tuned
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How each token is chosen: the likeliest (`temperature` 0), or drawn from the fewest that hold `top_p` of the probability."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
 
 
 def answers(
@@ -49,7 +61,34 @@ def _read(file: Path) -> list[Answer]:
     return found
 
 
+def spoken(tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, heard: Callable[[Answer], bool]) -> Answer:
+    """The answer to `prompt` (token ids) by the base (`base`) or with the adapter; greedy, the one that `answers` makes one by one.
+
+    After every token `heard` is given the answer as it stands, and ends it there by returning True. A drawn answer begins from
+    `sampling.seed`: the same call draws the same.
+    """
+    import torch
+
+    def listening(ids: Any, _scores: Any, **_: Any) -> Any:
+        stops = heard(_answer(0, ids[0, len(prompt) :].tolist(), tuned.tokenizer))
+        return torch.full((1,), stops, dtype=torch.bool, device=ids.device)
+
+    how: dict[str, Any] = {"stopping_criteria": tuned.stack.transformers.StoppingCriteriaList([listening]), "do_sample": False}
+    if sampling.temperature:
+        tuned.stack.transformers.set_seed(sampling.seed)
+        how |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    return _answer(0, _generated(tuned, [prompt], sampling.max_new_tokens, base, how)[0], tuned.tokenizer)
+
+
 def _batch(tuned: Tuned, cases: Sequence[int], prompts: Sequence[list[int]], max_new_tokens: int, base: bool) -> list[Answer]:
+    found = _generated(tuned, prompts, max_new_tokens, base, {"do_sample": False})
+    return [_answer(case, tokens, tuned.tokenizer) for case, tokens in zip(cases, found, strict=True)]
+
+
+def _generated(
+    tuned: Tuned, prompts: Sequence[list[int]], max_new_tokens: int, base: bool, how: Mapping[str, Any]
+) -> list[list[int]]:
+    """What follows each of `prompts`, padding included; `how` is for transformers' generate."""
     import torch
 
     tokenizer, network = tuned.tokenizer, tuned.network
@@ -61,12 +100,12 @@ def _batch(tuned: Tuned, cases: Sequence[int], prompts: Sequence[list[int]], max
             input_ids=torch.tensor(ids, device=tuned.device),
             attention_mask=torch.tensor(mask, device=tuned.device),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
+            **how,
         )
-    return [_answer(case, row[longest:].tolist(), tokenizer) for case, row in zip(cases, output, strict=True)]
+    return [row[longest:].tolist() for row in output]
 
 
 def _answer(case: int, tokens: list[int], tokenizer: Any) -> Answer:

@@ -1,0 +1,106 @@
+"""What a follow-up question is best asked with: what the tuned model of a finished run says to it in each way.
+
+    python benchmarks/ask/history.py run=ID [--cases 4] [--new-tokens 260] [hydra overrides]
+
+Held-out vignettes are answered, then a follow-up to each is asked alone; joined to the vignette as one question; and after a
+transcript of question, answer and EOS. Printed: the score for the four sections, the share of the vignette's longer words (more
+than five letters) that come up in the answer, how many answers ended, their tokens, and those of the prompt.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+
+from medexp import command, finished, machine, measuring
+from medexp.config.rules import resolve
+from medexp.config.schema import RunConfig
+from medexp.data import mixture, source
+from medexp.data.encoding import prompt_ids
+from medexp.data.prompts import ask
+from medexp.data.records import Case
+from medexp.evaluation import generation
+from medexp.evaluation.answers import structure
+from medexp.evaluation.record import Answer
+from medexp.evaluation.words import answer_part, words
+from medexp.screen import Screen
+from medexp.tuned import Tuned, Weights, vocabulary
+
+FOLLOW_UPS = (
+    "What would change if she were pregnant?",
+    "Which tests should be done first?",
+    "When should they go to hospital at once?",
+    "Could it be something infectious, and what then?",
+)
+
+
+def main() -> None:
+    """Ask in each way and print what comes of it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", type=int, default=4)
+    parser.add_argument("--new-tokens", type=int, default=260)
+    options, overrides = parser.parse_known_args()
+    run, found = _composed(overrides)
+    show = Screen()
+    tuned = measuring.tuned(run, measuring.opened(run, found, show), show)
+    cases = mixture.sides(source.load(run.dataset).by_source, run.dataset).held_out[: options.cases]
+    further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
+    vocabulary_ = vocabulary(tuned.tokenizer)
+
+    def ids(question: str) -> list[int]:
+        return prompt_ids(ask(run.prompt, question), vocabulary_)
+
+    def answered(label: str, prompts: list[list[int]]) -> list[Answer]:
+        found = _answers(tuned, prompts, options.new_tokens)
+        _print(label, cases, prompts, found)
+        return found
+
+    first = answered("the vignette alone", [ids(case.question) for case in cases])
+    answered("the follow-up alone", [ids(more) for more in further])
+    answered("joined", [ids(f"{case.question}\n\n{more}") for case, more in zip(cases, further, strict=True)])
+    said = [[*vocabulary_.encode(answer.text), vocabulary_.eos_id] for answer in first]
+    transcripts = [
+        [*ids(case.question), *reply, *vocabulary_.encode(ask(run.prompt, more))]
+        for case, reply, more in zip(cases, said, further, strict=True)
+    ]
+    answered("a transcript", transcripts)
+
+
+def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
+    command.register()
+    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("ask", overrides)
+        asked = cfg.run
+        root = cfg.tracking.root
+        command._own_options(cfg, "ask")
+        run = resolve(finished.recomposed(cfg, asked, overrides), machine.read(), Path.cwd(), {})
+    return run, finished.continued(run, finished.find(asked, run.tracking.root or root, Path.cwd()))
+
+
+def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
+    with tempfile.TemporaryDirectory() as folder:
+        kept_in = Path(folder) / "answers"
+        return generation.answers(tuned, prompts, new_tokens, len(prompts), kept_in, base=False, advance=lambda _: None)
+
+
+def _print(label: str, cases: Sequence[Case], prompts: Sequence[list[int]], found: Sequence[Answer]) -> None:
+    count = len(cases)
+    score = sum(structure(answer.text).score for answer in found) / count
+    taken = sum(_taken_up(case.question, answer.text) for case, answer in zip(cases, found, strict=True)) / count
+    ended, tokens = sum(answer.ended for answer in found), sum(answer.tokens for answer in found) / count
+    asked = sum(map(len, prompts)) / count
+    print(
+        f"{label:20}  sections {score:.2f}  taken up {taken:.2f}  ended {ended}/{count}  {tokens:.0f} tokens, {asked:.0f} asked",
+        flush=True,
+    )
+
+
+def _taken_up(question: str, answer: str) -> float:
+    long = {word for word in words(question) if len(word) > 5}
+    return len(long & set(words(answer_part(answer)))) / len(long)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""python -m medexp.ask: ask a finished run, and read its answer as it comes.
+
+    python -m medexp.ask run=last question="A 54-year-old man has crushing chest pain. What now?"
+    python -m medexp.ask run=last                            # a conversation: follow-ups, /compare with the base, /save, /help
+    cat vignette.txt | python -m medexp.ask run=last         # all of standard input is one question; plain text in a pipe
+    python -m medexp.ask run=last ask.format=json < questions.jsonl   # a {"question": ...} a line, an object an answer
+    python -m medexp.ask run=last ui=true                    # a page on 127.0.0.1 with base and tuned side by side
+
+Model and prompt are those of the run, and where nothing is drawn (ask.temperature=0) so is the answer: token by token the one of an
+evaluation that answers one by one (evaluation.batch_size=1). In bfloat16 a batch of several rounds otherwise, and what it stored
+may differ from where two tokens were nearly as likely.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from medexp import finished, measuring
+from medexp.asking import answering, incoming, webpage
+from medexp.asking.answering import Questions, Respondent
+from medexp.asking.conversation import Conversation, terminal_reader
+from medexp.asking.painting import LivePainter, PlainPainter, painted
+from medexp.asking.stopping import stoppable
+from medexp.command import Invocation, run_door
+from medexp.config.doors import AskFormat, AskOptions, Reasoning
+from medexp.config.prompts import presets
+from medexp.config.schema import RunConfig
+from medexp.errors import BadInput, ConfigError, RunInterrupted
+from medexp.evaluation.generation import Sampling
+from medexp.finished import FinishedRun
+from medexp.screen import Screen
+from medexp.tuned import Weights
+
+
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
+    assert isinstance(options, AskOptions)
+    _refuse_options(options)
+    return finished.recomposed(cfg, options.run, overrides)
+
+
+def ask(run: RunConfig, options: AskOptions, show: Screen) -> None:
+    """Answer what is asked on the command line or on standard input; without either, hold a conversation or serve a page.
+
+    Raises: any error of `medexp.errors`.
+    """
+    asked = _asked(options)
+    subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
+    found = finished.continued(run, subject)
+    if options.ui:
+        with webpage.listening(options.port) as socket:
+            webpage.serve(_ready(run, options, subject, found, (), show), presets(), socket, options.open, show)
+        return
+    respondent = _ready(run, options, subject, found, asked, show)
+    with_reasoning = options.reasoning is Reasoning.show
+    if not asked:
+        Conversation(respondent, show, with_reasoning, Path.cwd()).hold(terminal_reader())
+    for question in asked:
+        if len(asked) > 1 and options.format is AskFormat.text:
+            show.raw(f"> {question}\n")
+        _answer(respondent, question, options.format, with_reasoning, show)
+
+
+def _refuse_options(options: AskOptions) -> None:
+    """Raises ConfigError where options do not go together or there is nothing to ask; MachineError where Gradio is missing."""
+    if options.ui:
+        if options.format is AskFormat.json or options.question is not None:
+            raise ConfigError("ui=true opens a page; it goes with neither question=... nor ask.format=json: leave those out")
+        webpage.check_installed()
+    elif options.question is not None:
+        _filled(options.question)
+    elif sys.stdin.isatty() and (options.format is AskFormat.json or not sys.stdout.isatty()):
+        raise ConfigError('question has no value; give question="...", or pipe one in: a conversation needs a terminal')
+
+
+def _asked(options: AskOptions) -> list[str]:
+    """The questions of the command line or of standard input; none where a conversation or a page is wanted.
+
+    Raises: ConfigError where one is empty; DataError as `incoming.questions` does.
+    """
+    if options.question is not None:
+        return [options.question]
+    if options.ui or sys.stdin.isatty():
+        return []
+    return [_filled(each) for each in incoming.questions(sys.stdin.read())]
+
+
+def _filled(question: str) -> str:
+    if not question.strip():
+        raise ConfigError(
+            'the question is empty; give question="...", pipe one in, or leave it out on a terminal for a conversation'
+        )
+    return question
+
+
+def _ready(
+    run: RunConfig, options: AskOptions, subject: FinishedRun, found: Weights, asked: Sequence[str], show: Screen
+) -> Respondent:
+    """The run loaded, once every question is seen to be one that it can be asked."""
+    base = measuring.opened(run, found, show)
+    new = options.max_new_tokens or run.evaluation.max_new_tokens
+    questions = answering.questions(run, base, Sampling(new, options.temperature, options.top_p, options.seed))
+    _refuse(questions, asked)
+    run_id = subject.kept.run_id if subject.kept is not None else subject.asked
+    return answering.respondent(subject.name, run_id, run, base, questions, show)
+
+
+def _refuse(questions: Questions, asked: Sequence[str]) -> None:
+    """Raises BadInput with what is wrong with any of `asked`."""
+    problems: list[str] = []
+    for number, question in enumerate(asked, 1):
+        try:
+            questions.ids(question)
+        except BadInput as error:
+            problems += [f"question {number}: {each}" if len(asked) > 1 else each for each in error.problems]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _answer(respondent: Respondent, question: str, form: AskFormat, with_reasoning: bool, show: Screen) -> None:
+    """Print the answer to `question` as it comes.
+
+    Raises: RunInterrupted where Ctrl-C has ended it; what came until then is on the screen.
+    """
+    with stoppable() as stop:
+        if form is AskFormat.json:
+            reply = respondent.reply(question, lambda _: stop.asked)
+            show.raw(json.dumps(respondent.as_json(reply), ensure_ascii=False))
+            sys.stdout.flush()
+        elif show.results.is_terminal:
+            with LivePainter(show.results, with_reasoning) as live:
+                reply = painted(respondent, question, live, stop)
+        else:
+            reply = painted(respondent, question, PlainPainter(sys.stdout, with_reasoning), stop)
+    if reply.stopped:
+        raise RunInterrupted("stopped by Ctrl-C", signal.SIGINT)
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, AskOptions)
+    try:
+        ask(run, options, Screen())
+    except BrokenPipeError:  # whoever read the answer has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    return 0.0
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = incoming.quoted(sys.argv[1:])
+    run_door(_door, "ask", recompose=as_it_was_made)

@@ -1,0 +1,19 @@
+"""The prompt presets there are: those shipped, and those of the project a command is started in."""
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from medexp.config.schema import Prompt
+
+
+def presets() -> dict[str, Prompt]:
+    """Every option of conf/prompt by name, as an object; needs Hydra as a door has it. One without {question} is left out."""
+    found = {}
+    for name in GlobalHydra.instance().config_loader().get_group_options("prompt"):
+        composed = compose(config_name=f"prompt/{name}").prompt
+        prompt = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Prompt), composed))
+        assert isinstance(prompt, Prompt)
+        if prompt.question.count("{question}") == 1:
+            found[name] = prompt
+    return found

@@ -1,0 +1,143 @@
+"""The page in a real browser: both answers come, the controls work, and nothing beyond this machine is asked for."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doors import command
+
+from medexp.asking import webpage
+from medexp.errors import MachineError
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_MS = 60_000  # of a busy machine
+
+
+@pytest.fixture(scope="module")
+def page_url(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the door with ui=true, which ends with Ctrl-C."""
+    pytest.importorskip("gradio", reason="the ui extra is not installed")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    words = [*trained.words, "ui=true", "ask.open=false"]
+    folder = tmp_path_factory.mktemp("page")
+    with subprocess.Popen([sys.executable, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as door:
+        assert door.stdout is not None
+        yield door.stdout.readline().strip()
+        door.send_signal(signal.SIGINT)
+        assert door.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium or google-chrome is installed here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, page_url: str) -> Iterator[Any]:
+    """The page, just opened; `requested` holds every address that it has asked for."""
+    opened = browser.new_page()
+    opened.requested = []
+    opened.on("request", lambda request: opened.requested.append(request.url))
+    opened.set_default_timeout(PATIENCE_MS)
+    opened.goto(page_url)
+    opened.get_by_label("Question").wait_for()
+    yield opened
+    opened.close()
+
+
+def ask(page: Any, question: str, until: str = "tokens in", without: str | None = None) -> dict[str, str]:
+    """What the columns say once both statuses hold `until` and not `without`, which those of the question before must not do."""
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Ask both").click()
+    for side in ("tuned", "base"):
+        page.locator(f".prose.{side}-status").filter(has_text=until, has_not_text=without).wait_for()
+    return {
+        f"{side} {part}": page.locator(f".prose.{side}-{part}").text_content().strip()
+        for side in ("base", "tuned")
+        for part in ("answer", "status")
+    }
+
+
+@pytest.mark.browser
+def test_both_answers_are_those_that_the_run_has_stored_and_nothing_is_asked_of_others(trained, page: Any) -> None:
+    case = json.loads((trained.artifacts / "evaluation/record.json").read_text())["cases"][0]
+    shown = ask(page, case["question"])
+    assert shown["tuned answer"] == case["tuned"]["text"]
+    assert shown["base answer"] == case["base"]["text"]
+    assert shown["tuned status"].startswith("16 tokens in ")
+    assert "Not for clinical use" in page.content()
+    hosts = {each.split("/")[2].partition(":")[0] for each in page.requested if each.startswith(("http", "ws"))}
+    assert len(page.requested) > 5
+    assert hosts == {"127.0.0.1"}
+
+
+@pytest.mark.browser
+def test_prompt_and_sampling_are_what_the_controls_say(page: Any) -> None:
+    greedy = ask(page, "Why?")
+    page.get_by_text("Prompt and sampling").click()
+    page.get_by_label("Most new tokens").fill("3")
+    page.get_by_label("Most new tokens").press("Tab")
+    fewer = ask(page, "Why?", until="3 tokens in ")
+    assert greedy["tuned answer"].startswith(fewer["tuned answer"])
+    page.get_by_label("Prompt", exact=True).click()
+    assert page.get_by_role("option").all_text_contents()[0].strip().endswith("the run's own (clinical_sections)")
+    page.get_by_role("option", name="direct").click()
+    assert "reasoning never ended" in greedy["tuned status"]
+    ask(page, "Why?", until="3 tokens in ", without="reasoning")
+
+
+@pytest.mark.browser
+def test_stop_ends_the_answer_and_a_bad_question_is_said(page: Any) -> None:
+    page.get_by_text("Prompt and sampling").click()
+    page.get_by_label("Most new tokens").fill("1900")
+    page.get_by_label("Most new tokens").press("Tab")
+    page.get_by_label("Question").fill("Why?")
+    page.get_by_role("button", name="Ask both").click()
+    page.locator(".prose.tuned-status").filter(has_text="reasoning, ").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.locator(".prose.tuned-status").filter(has_text="stopped").wait_for()
+    page.locator(".prose.base-status").filter(has_text="not asked: stopped").wait_for()
+    page.get_by_label("Question").fill("a </think> b")
+    page.get_by_role("button", name="Ask both").click()
+    page.get_by_text("which the model reads as a control token").first.wait_for()
+
+
+def test_another_host_name_is_not_answered_and_the_policy_is_sent(page_url: str) -> None:
+    with urllib.request.urlopen(page_url, timeout=30) as answer:
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(page_url, headers={"Host": "evil.example"}), timeout=30)
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(MachineError, match=f"ask.port={port} cannot be listened on"), webpage.listening(port):
+            pass
+
+
+def test_a_port_out_of_range_is_refused(trained, tmp_path: Path) -> None:
+    status, output = command(*trained.words, "ui=true", "ask.port=70000", cwd=tmp_path)
+    assert status == 2
+    assert "ask.port=70000 is out of range" in output
