@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp import artifact, tracking, weights
+from medexp import artifact, registry, tracking, weights
 from medexp.config.rules import tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.errors import ConfigError, RunError
@@ -35,7 +35,8 @@ class FinishedRun:
 
 
 def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
-    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`, or "last" (the newest there).
+    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`, "last" (the newest there), or a
+    version in its model registry (models:/NAME@ALIAS, models:/NAME/VERSION).
 
     Raises: ConfigError if none is asked for; RunError if it is not there.
     """
@@ -43,6 +44,8 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         raise ConfigError(
             "run has no value: give run=ID, an MLflow run id (make ui lists them), run=last, or run=FOLDER of an adapter"
         )
+    if asked.startswith("models:"):
+        return _kept(registry.run_of(_store(root), asked), root, asked)
     folder = launch_dir / Path(asked).expanduser()
     if folder.is_dir():
         inside = folder if (folder / "adapter_config.json").is_file() else folder / ADAPTER
@@ -53,7 +56,11 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         return FinishedRun(asked, inside.resolve(), _existing(inside / "run.yaml"), None, None)
     if not re.fullmatch(r"\w+", asked):
         raise RunError(f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui lists them), or last")
-    kept = tracking.find_run(_store(root), asked, (ADAPTER, COMPOSED, RECORD))
+    return _kept(asked, root, asked)
+
+
+def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
+    kept = tracking.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD))
     has = kept.artifacts.get
     return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept)
 

@@ -232,7 +232,7 @@ def open_store(tracking: Tracking) -> Any:
     assert tracking.root is not None
     root = Path(tracking.root)
     root.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(store_uri(root))
+    return MlflowClient(store_uri(root), store_uri(root))  # the registry is the same store, whatever the environment says
 
 
 def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
