@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp import machine
 from medexp.config import mistakes
-from medexp.config.doors import AuditConfig, EvaluateConfig, PlanConfig, TrainConfig, UiConfig
+from medexp.config.doors import AuditConfig, EvaluateConfig, ExportConfig, PlanConfig, TrainConfig, UiConfig
 from medexp.config.rules import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
@@ -34,6 +34,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "plan": PlanConfig,
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "ui": UiConfig,
 }
 Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]
