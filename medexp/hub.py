@@ -78,7 +78,8 @@ def download(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"])
+        files = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+        found = snapshot_download(repo, revision=revision, allow_patterns=files)
     except Exception as error:  # as above
         raise HubError(_first_line(error)) from error
     return Path(found)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from omegaconf import OmegaConf
 
 from medexp.config import parts
-from medexp.config.doors import ExportTo
 from medexp.config.schema import Lora, RunConfig
 from medexp.report import NOT_FOR_CLINICAL_USE
 
@@ -16,17 +15,16 @@ _LICENCES = {  # our words: the Hub's identifier
     "Llama 3.1 Community License": "llama3.1",
     "Llama 3.2 Community License": "llama3.2",
 }
-_RELATION = {ExportTo.adapter: "adapter", ExportTo.vllm: "adapter", ExportTo.gguf: "quantized", ExportTo.ollama: "quantized"}
+_RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 _LIBRARY = {"adapter": "peft", "finetune": "transformers", "quantized": "gguf"}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says: what was exported (`what` in words), of which run, and its measures as rows of a table."""
+    """What a card says: the `kind` of export (adapter, merged, gguf) and in words, its run, the measures as rows of a table."""
 
-    to: ExportTo
+    kind: str
     what: str
-    is_merged: bool
     name: str
     run_id: str | None
     measures: Sequence[tuple[str, ...]]
@@ -35,26 +33,26 @@ class Facts:
 
 def render(run: RunConfig, facts: Facts) -> str:
     """README.md."""
+    licences = [(name, licence) for name, _, licence in _sources(run)]
     sections = [
         f"---\n{OmegaConf.to_yaml(OmegaConf.create(metadata(run, facts)))}---",
         f"# {facts.name}",
         f"> **Not for clinical use.** {NOT_FOR_CLINICAL_USE.partition(': ')[2].capitalize()}",
         f"{facts.what}. Made by medexp" + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
         "## How to use it\n\n" + facts.usage,
-        "## Prompt\n\nThe model was trained on this text around a question, BOS before it, and on no other; `{question}` is the user's text.\n\n"
-        + _block(run.prompt.question) + "\n\nIt continues with this, and EOS:\n\n" + _block(run.prompt.completion),
+        "## Prompt\n\n" + _prompt(run),
         "## What changed\n\n" + _measures(facts.measures),
         "## Data\n\n" + _table(("cases", "from", "licence"), list(_sources(run))) + "\n\n" + _split(run),
         "## Training\n\n" + _table(("", ""), list(_settings(run))),
         "## Limits\n\n" + "\n".join(f"- {each}" for each in _limits(run, facts)),
-        "## Licences\n\n" + _table(("", "licence"), [("base model", run.model.licence), *((name, kind) for name, _, kind in _sources(run))]),
-    ]  # fmt: skip
+        "## Licences\n\n" + _table(("", "licence"), [("base model", run.model.licence), *licences]),
+    ]
     return "\n\n".join(sections) + "\n"
 
 
 def metadata(run: RunConfig, facts: Facts) -> dict[str, object]:
     """The front matter, in the Hub's words."""
-    relation = "finetune" if facts.is_merged and facts.to in (ExportTo.merged, ExportTo.vllm) else _RELATION.get(facts.to, "finetune")
+    relation = _RELATION[facts.kind]
     found: dict[str, object] = {"language": ["en"], **_licence(run.model.licence), "library_name": _LIBRARY[relation]}
     if run.model.hub_id is not None:
         found |= {"base_model": run.model.hub_id, "base_model_relation": relation}
@@ -79,17 +77,26 @@ def _sources(run: RunConfig) -> Iterator[tuple[str, str, str]]:
         yield each.name, place + shares.get(each.name, ""), each.licence
 
 
+def _prompt(run: RunConfig) -> str:
+    about = "It was trained on this text around a question, BOS before it, and on no other; `{question}` is the user's text."
+    after = "It continues with this, and EOS:"
+    return "\n\n".join([about, _block(run.prompt.question), after, _block(run.prompt.completion)])
+
+
 def _split(run: RunConfig) -> str:
-    group = f", no {run.dataset.group_by} on both sides" if run.dataset.group_by else ""
-    return f"{run.dataset.held_out} cases were held out (split seed {run.dataset.split_seed}{group}); every measure above is on them."
+    data = run.dataset
+    group = f", no {data.group_by} on both sides" if data.group_by else ""
+    return f"{data.held_out} cases were held out (split seed {data.split_seed}{group}); every measure above is on them."
 
 
 def _settings(run: RunConfig) -> Iterator[tuple[str, str]]:
     lora, training = run.lora, run.training
     yield "adapter", _adapter(lora)
     length = f"{training.max_steps} steps" if training.max_steps is not None else f"{training.epochs:g} epochs"
-    yield "length", f"{length} of {training.micro_batch * training.accumulation} cases, at most {training.max_seq_tokens} tokens each"
-    yield "optimizer", f"{training.optimizer.value}, learning rate {training.learning_rate:g}, {training.schedule.value}, {training.warmup_steps} warm-up steps"
+    batch = training.micro_batch * training.accumulation
+    yield "length", f"{length} of {batch} cases, at most {training.max_seq_tokens} tokens each"
+    schedule = f"{training.schedule.value} with {training.warmup_steps} warm-up steps"
+    yield "optimizer", f"{training.optimizer.value}, learning rate {training.learning_rate:g}, {schedule}"
     yield "loss on", training.loss_on.value
     yield "seed", str(training.seed)
     yield "base weights", {"none": "as stored", "nf4": "NF4, dequantised layer by layer"}[run.model.quantisation.value]
@@ -105,12 +112,13 @@ def _adapter(lora: Lora) -> str:
 
 def _limits(run: RunConfig, facts: Facts) -> Iterator[str]:
     yield "No clinician has validated its answers. It must not inform the care of a real person."
-    yield "It answers one question at a time: conversations were not trained on. System messages neither."
+    yield "It answers one question at a time: neither conversations nor system messages were trained on."
     yield f"Cases in training were at most {run.training.max_seq_tokens} tokens long, question, reasoning and answer together."
     if run.model.package is not None:
-        yield f"Its base are the 4-bit weights of the Python package {run.model.package}, dequantised; other copies of {run.model.hub_id} differ."
-    if facts.is_merged and run.model.quantisation.value == "nf4":
-        yield "The base was dequantised from NF4, as it was in training; these weights are not those of the 16-bit original plus an adapter."
+        base = f"the 4-bit weights of the Python package {run.model.package}, dequantised"
+        yield f"Its base are {base}; other copies of {run.model.hub_id} differ."
+    if facts.kind != "adapter" and run.model.quantisation.value == "nf4":
+        yield "The base was dequantised from NF4, as in training: these are not the 16-bit original's weights plus an adapter."
 
 
 def _measures(rows: Sequence[tuple[str, ...]]) -> str:
@@ -134,15 +142,17 @@ def _block(text: str) -> str:
 def usage(name: str, files: Mapping[str, str], serves: bool) -> str:
     """How the export is used, as Markdown; `serves` where a serve.sh lies beside it."""
     if "Modelfile" in files:
-        return f"```console\n$ ollama create {name} -f Modelfile\n$ ollama run {name} \"QUESTION\"\n```"
+        return f'```console\n$ ollama create {name} -f Modelfile\n$ ollama run {name} "QUESTION"\n```'
     if "gguf" in files:
-        return f"```console\n$ llama-server -m {files['gguf']} --jinja\n```\n\nThe file holds the run's prompt as its chat template: a user message is the question."
+        holds = "The file holds the run's prompt as its chat template: a user message is the question."
+        return f"```console\n$ llama-server -m {files['gguf']} --jinja\n```\n\n{holds}"
     loader = "AutoPeftModelForCausalLM" if "adapter" in files else "AutoModelForCausalLM"
-    library = "peft" if "adapter" in files else "transformers"
+    imports = f"from transformers import {loader}, AutoTokenizer"
+    if "adapter" in files:
+        imports = f"from peft import {loader}\nfrom transformers import AutoTokenizer"
     server = "\n\n`sh serve.sh` serves it (vLLM, or Transformers' own server)." if serves else ""
     return f"""```python
-from {library} import {loader}
-from transformers import AutoTokenizer
+{imports}
 
 model, tokenizer = {loader}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 ids = tokenizer.apply_chat_template([{{"role": "user", "content": "QUESTION"}}], return_tensors="pt", return_dict=True)

@@ -46,7 +46,7 @@ class Checkpoint:
         self._bitsandbytes = bitsandbytes
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if self.config.get("quantization_config", {}).get("quant_method", "bitsandbytes") != "bitsandbytes":
-            raise ModelError(f"the weights in {folder} are quantised in a way that is not read here; only NF4 and 16 or 32 bits are")
+            raise ModelError(f"the weights in {folder} are quantised in a way that is not read here; NF4 is")
         self.tensors = self._read()
 
     @property

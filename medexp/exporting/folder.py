@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medexp.errors import OutputError
-from medexp.units import MIB
+from medexp.units import GIB, MIB
 
 MARK = "export.json"  # what an export says of itself; no folder without it is ever replaced
 
@@ -24,7 +24,7 @@ def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
         if not is_export:
             raise OutputError(f"export.folder={folder} is not empty and holds no export; give a new or an empty folder")
         if not overwrite:
-            raise OutputError(f"export.folder={folder} already holds an export; set overwrite=true to replace it, or another folder")
+            raise OutputError(f"export.folder={folder} already holds an export; set overwrite=true to replace it")
     parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} cannot be written; set export.folder=FOLDER")
@@ -74,4 +74,6 @@ def files(folder: Path) -> list[tuple[str, str]]:
 
 def size(num_bytes: int) -> str:
     """`num_bytes` for people."""
-    return f"{num_bytes / 1024 / MIB:.2f} GiB" if num_bytes >= 1000 * MIB else f"{num_bytes / MIB:.1f} MiB"
+    if num_bytes >= GIB:
+        return f"{num_bytes / GIB:.2f} GiB"
+    return f"{num_bytes / MIB:.1f} MiB" if num_bytes >= MIB else f"{num_bytes / 1024:.1f} KiB"

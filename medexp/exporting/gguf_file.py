@@ -1,7 +1,7 @@
 """Merged weights as a GGUF that llama.cpp and Ollama read: f16, bf16 or q8_0, a tensor at a time, through the package `gguf`.
 
-Covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. Refuses a tokenizer whose splitting rule it
-cannot name: llama.cpp would tokenise a prompt otherwise than training did.
+Covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. Refuses a tokenizer whose splitting
+rule it cannot name: llama.cpp would tokenise a prompt otherwise than training did.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from medexp.config.doors import GgufType
 from medexp.config.schema import Family, ModelShape
-from medexp.errors import ModelError
+from medexp.errors import ModelError, listing
 from medexp.exporting import tokenizer_files
 from medexp.exporting.merge import Merged
 
@@ -24,9 +24,10 @@ _BLOCK = 32  # numbers of a row that share a scale in q8_0; a row that is no mul
 # A text that tells splitting rules apart, and the SHA-256 of its tokens for the rules of the tokenizers in conf/model.
 # Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
 _PROBE = (
-    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 "
-    "3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български ''''''```````\"\"\"\"......"
-    "!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis concatenated) ✅ 🦙🦙 "
+    "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ "
+    "------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? "
+    "I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
 )
 _RULES = {
     "0ef9807a4087ebef797fc749390439009c3b9eda9ad1a097abbe738f486c01e5": "llama-bpe",
@@ -61,8 +62,8 @@ def splitting_rule(tokenizer_folder: Path) -> str:
         if rule is not None:
             return rule
     raise ModelError(
-        f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here ({', '.join(_RULES.values())} are), so no GGUF "
-        "can be written for it; export to=merged and convert that with llama.cpp's convert_hf_to_gguf.py"
+        f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no GGUF can be written for it "
+        f"(known are {listing(_RULES.values())}); export to=merged and convert that with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
@@ -71,9 +72,7 @@ def file_bytes(merged: Merged, kind: GgufType) -> int:
     return sum(_stored(merged.shape(name), kind)[1] for name in merged.names)
 
 
-def write(
-    merged: Merged, tokenizer_folder: Path, about: About, kind: GgufType, file: Path, advance: Callable[[int], None]
-) -> None:
+def write(merged: Merged, tokenizer_folder: Path, about: About, kind: GgufType, file: Path, advance: Callable[[int], None]) -> None:
     """Write `file`; `advance` is told of every tensor.
 
     Raises: ModelError for a tokenizer or a tensor that a GGUF of this architecture has no place for.

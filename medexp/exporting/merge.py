@@ -99,7 +99,8 @@ def write(merged: Merged, folder: Path, dtype: MergedDtype, advance: Callable[[i
 
 def write_config(config: Mapping[str, Any], folder: Path, dtype: MergedDtype) -> None:
     """config.json of the base without its quantisation and its makers' paths."""
-    kept = {name: value for name, value in config.items() if name not in ("quantization_config", "_name_or_path", "torch_dtype")}
+    left_out = ("quantization_config", "_name_or_path", "_model_name_or_path", "torch_dtype")
+    kept = {name: value for name, value in config.items() if name not in left_out}
     (folder / "config.json").write_text(json.dumps(kept | {"dtype": dtype.value}, indent=2, sort_keys=True) + "\n")
 
 

@@ -32,7 +32,7 @@ def unsupported(config: Mapping[str, Any]) -> list[str]:
 
 
 def target(key: str) -> tuple[str, str]:
-    """The tensor of the base that `key` of an adapter's file changes, and how: lora_A, lora_B, lora_magnitude_vector or replaced."""
+    """The tensor of the base that `key` of an adapter changes, and how: lora_A, lora_B, lora_magnitude_vector or replaced."""
     name = key.removeprefix(_PREFIX)
     part = _PART.search(name)
     if part is not None:

@@ -1,4 +1,4 @@
-"""llama.cpp's quantiser, for the formats that the package `gguf` cannot write: the package llama-cpp-python, or a build of llama.cpp.
+"""llama.cpp's quantiser, for what the package `gguf` cannot write: from llama-cpp-python, or a build of llama.cpp.
 
 Runs as a process of its own, so that Ctrl-C ends it, and its messages stay off the screen.
 """
@@ -38,8 +38,9 @@ def find(kind: GgufType, given: str | None) -> tuple[str, ...]:
     if found is not None:
         return (found,)
     raise MachineError(
-        f"export.quantisation={kind.value} needs llama.cpp's quantiser, which is not here: pip install 'medexp[llama-cpp]' (built from source, "
-        f"needs a C++ compiler, some minutes), or export.llama_cpp=FOLDER where llama.cpp was built. f16, bf16 and q8_0 need neither"
+        f"export.quantisation={kind.value} needs llama.cpp's quantiser, which is not here: pip install 'medexp[llama-cpp]' "
+        "(built from source with a C++ compiler, some minutes), or set export.llama_cpp=FOLDER where llama.cpp was built. "
+        "f16, bf16 and q8_0 need neither"
     )
 
 
@@ -60,9 +61,8 @@ def quantise(command: tuple[str, ...], source: Path, target: Path, kind: GgufTyp
     Raises: MachineError with the quantiser's last words if it fails.
     """
     words, done = [], 0
-    with subprocess.Popen(
-        [*command, str(source), str(target), kind.name.upper()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+    whole = [*command, str(source), str(target), kind.name.upper()]
+    with subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
         try:
             for line in process.stdout or ():
                 words.append(line.strip())

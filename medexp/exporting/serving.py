@@ -41,15 +41,15 @@ def vllm_merged(served: Served) -> list[str]:
 
 
 def _settings(served: Served) -> list[str]:
-    own_template = ["--chat-template", f"{_HERE}/chat_template.jinja"]
-    return ["--dtype", served.dtype, "--max-model-len", str(served.max_tokens), *own_template, "--host", "127.0.0.1", "--port", "8000"]
+    model = ["--dtype", served.dtype, "--max-model-len", str(served.max_tokens)]
+    return [*model, "--chat-template", f"{_HERE}/chat_template.jinja", "--host", "127.0.0.1", "--port", "8000"]
 
 
 def script(served: Served, vllm: Sequence[str]) -> str:
     """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`. A first request stands in its head."""
     request = json.dumps({"model": served.name, "temperature": 0, "messages": [{"role": "user", "content": "QUESTION"}]})
     return f"""#!/bin/sh
-# Serves {served.name} on 127.0.0.1:8000. A user message is the question alone: the run's prompt is put around it by chat_template.jinja.
+# Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.
 #   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{request}'
 # sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: pip install 'transformers[serving]'
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)

@@ -1,4 +1,4 @@
-"""The run's own prompt in the template languages of those who serve it: Jinja for Transformers, vLLM and llama.cpp, Go's for Ollama.
+"""The run's own prompt in the languages of those who serve it: Jinja for Transformers, vLLM and llama.cpp, Go's for Ollama.
 
 Both render a user's message as `data.prompts.ask` renders a question, byte for byte, so a served model sees what it was trained on.
 BOS is a token: the Jinja template writes it (chat endpoints add none), the Go template leaves it to the GGUF's add_bos_token.
@@ -50,7 +50,9 @@ def _go_literal(match: re.Match[str]) -> str:
     return f'{{{{ "{quoted}" }}}}'
 
 
-def modelfile(gguf_name: str, template: str, parameters: Sequence[tuple[str, object]], licence: str, comments: Sequence[str]) -> str:
+def modelfile(
+    gguf_name: str, template: str, parameters: Sequence[tuple[str, object]], licence: str, comments: Sequence[str]
+) -> str:
     """An Ollama Modelfile over the GGUF beside it. `parameters` may hold a name more than once, as `stop` may be.
 
     Source: Ollama's Modelfile reference; everything between three double quotes is kept as it is.
