@@ -54,8 +54,8 @@ def test_an_earlier_turn_ends_as_a_training_text_does(prompt: Prompt) -> None:
 def test_the_modelfile_sets_what_the_run_was_measured_with() -> None:
     written = templates.modelfile("m.gguf", "{{ .Prompt }}", templates.ollama_parameters(["</s>"], 928, 288), "MIT", [])
     assert written.splitlines() == [
-        "FROM ./m.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 928", "PARAMETER num_predict 288", "PARAMETER temperature 0",
-        "PARAMETER repeat_penalty 1", 'PARAMETER stop "</s>"', 'LICENSE """MIT"""',
+        "FROM ./m.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 928", "PARAMETER num_predict 288",
+        "PARAMETER temperature 0", "PARAMETER repeat_penalty 1", 'PARAMETER stop "</s>"', 'LICENSE """MIT"""',
     ]  # fmt: skip
 
 
