@@ -62,6 +62,8 @@ def export(run: RunConfig, options: ExportOptions, invocation: Invocation, show:
 
 def _problems(options: ExportOptions) -> Iterator[str]:
     """What is wrong with the options by themselves."""
+    if options.name is not None and options.to is not ExportTo.registry and not re.fullmatch(r"\w[\w.-]*", options.name):
+        yield f"export.name={options.name} names files: letters, digits, _, . and - are allowed"
     if not options.push:
         return
     if options.to is ExportTo.registry:

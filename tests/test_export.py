@@ -242,6 +242,8 @@ def test_a_push_that_the_hub_refuses_is_one_sentence(finished: Finished, tmp_pat
 
 
 def test_a_push_without_a_place_or_a_token_is_refused_first(finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"export.name=../up names files"):
+        finished.export(finished.result.run_id, out, "export.name=../up")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(ConfigError) as refused:
         finished.export(finished.result.run_id, out, "push=true", "to=registry")

@@ -1,6 +1,6 @@
 """Does an export answer as base + adapter do? Greedy tokens and logits, with Transformers and with llama.cpp itself.
 
-    python benchmarks/export/round_trip.py ADAPTER --merged FOLDER ... --gguf FILE ... --llama-python PYTHON [--cases 4] [--tokens 32]
+    python benchmarks/export/round_trip.py ADAPTER --merged FOLDER ... --gguf FILE ... --llama-python PYTHON [--cases 4]
 
 ADAPTER is the folder that a run left. The reference is PEFT's adapter, not merged, over its base, computed in float32. PYTHON is an
 interpreter with llama-cpp-python; its own tokens of every prompt are compared with those of training.
