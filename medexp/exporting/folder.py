@@ -38,13 +38,18 @@ def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` that takes its place once everything was written; on any other ending it is gone."""
+    """A hidden folder beside `folder` that takes its place once everything was written; on any other ending it is gone.
+
+    Raises: OutputError where the disk fills up meanwhile, or nothing may be written there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         yield half_done
         half_done.chmod(0o755)
         _replace(folder, half_done)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror or error}); nothing of it was left") from error
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
 

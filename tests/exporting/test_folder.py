@@ -67,3 +67,13 @@ def test_what_is_stopped_leaves_nothing_and_an_earlier_export_stays(tmp_path: Pa
         stopped()
     assert (place / "weights").read_text() == "first"
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_sentence(tmp_path: Path) -> None:
+    def filled() -> None:
+        with folder.written_whole(tmp_path / "out"), Path("/dev/full").open("w") as device:
+            device.write("weights")
+
+    with pytest.raises(OutputError, match=r"out cannot be written \(No space left on device\); nothing of it was left"):
+        filled()
+    assert not list(tmp_path.iterdir())
