@@ -51,7 +51,7 @@ def export(run: RunConfig, options: ExportOptions, invocation: Invocation, show:
     if options.to is ExportTo.registry:
         return _registered(run, options, subject, show)
     job = _checked(run, options, subject, invocation, show)
-    show.say(f"[bold]{subject.name}[/bold] to {job.target}, as {options.to.value}")
+    show.say(f"[bold]{subject.name}[/bold] as {options.to.value}")
     with folder.written_whole(job.target) as half_done:
         write(job, half_done)
     _print(job, time.perf_counter() - began)
@@ -122,12 +122,13 @@ def _weight_bytes(job: Job) -> int:
 
 def _print(job: Job, elapsed_s: float) -> None:
     job.show.table(f"Exported as {job.options.to.value}", ("file", "size"), folder.files(job.target))
-    job.show.result(f"{job.target}, {duration(elapsed_s)}")
+    shown = job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
+    job.show.result(f"{shown}, {duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
-        job.show.result(f"Serve it: sh {job.target / 'serve.sh'}")
+        job.show.result(f"Serve it: sh {shown / 'serve.sh'}")
         job.show.raw(next(line for line in (job.target / "serve.sh").read_text().splitlines() if line.startswith("exec ")))
     if (job.target / "Modelfile").is_file():
-        job.show.result(f"Run it: cd {job.target} && ollama create {job.name} -f Modelfile && ollama run {job.name}")
+        job.show.result(f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}")
 
 
 def _push(job: Job) -> None:

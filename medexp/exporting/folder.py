@@ -1,5 +1,6 @@
 """The folder that an export goes to: refused before anything is written, filled beside itself, and there whole or not at all."""
 
+import errno
 import json
 import os
 import shutil
@@ -49,6 +50,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
         half_done.chmod(0o755)
         _replace(folder, half_done)
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
         raise OutputError(f"{folder} cannot be written ({error.strerror or error}); nothing of it was left") from error
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
