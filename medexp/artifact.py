@@ -1,6 +1,7 @@
 """The adapter as a folder: safetensors, adapter_config.json with the absolute base, the tokenizer, and the run that made it."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -49,6 +50,17 @@ def check_adapter(folder: Path, lora: Lora, weights: Weights, key: str = "lora.s
             f"the adapter in {folder} has rank {config.get('r')} on {listing(sorted(config.get('target_modules') or ()))}; "
             "set lora.r and lora.target_modules to the same"
         )
+
+
+def parameters(folder: Path) -> int | None:
+    """How many parameters the adapter in `folder` has, from the head of its file; None where it has no safetensors."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    counts: list[int] = [math.prod(each["shape"]) for name, each in head.items() if name != "__metadata__"]
+    return sum(counts)
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

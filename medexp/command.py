@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from dotenv import load_dotenv
@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp import machine
 from medexp.config import mistakes
-from medexp.config.doors import AuditConfig, EvaluateConfig, ExportConfig, PlanConfig, TrainConfig, UiConfig
-from medexp.config.rules import resolve
+from medexp.config.doors import AuditConfig, CompareConfig, EvaluateConfig, ExportConfig, PlanConfig, TrainConfig, UiConfig
+from medexp.config.rules import anchored, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.space import lengths
@@ -34,6 +34,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "plan": PlanConfig,
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
     "export": ExportConfig,
     "ui": UiConfig,
 }
@@ -42,13 +43,14 @@ Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]
 
 @dataclass(frozen=True)
 class Invocation:
-    """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML, and the door's own
-    options (the config group of its name, where it has one)."""
+    """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML (paths absolute), the
+    door's own options (the config group of its name, where it has one), and the text of its experiment's YAML."""
 
     output_dir: Path
     overrides: tuple[str, ...]
     composed_yaml: str
     options: object = None
+    experiment_yaml: str = ""
 
 
 def conf_dir() -> Path:
@@ -93,15 +95,16 @@ def run_door(
 
     def task(cfg: DictConfig) -> float:
         settings = HydraConfig.get()
-        composed = OmegaConf.to_yaml(cfg, resolve=True)
         try:
             options = _own_options(cfg, config_name)
             if recompose is not None:
                 cfg = recompose(cfg, options, settings.overrides.task)
-                composed = OmegaConf.to_yaml(cfg, resolve=True)
-            run = resolve(cfg, machine.read(), Path(settings.runtime.cwd), settings.runtime.choices, needs_card)
+            cwd = Path(settings.runtime.cwd)
+            run = resolve(cfg, machine.read(), cwd, settings.runtime.choices, needs_card)
+            composed = OmegaConf.to_yaml(anchored(cfg, cwd), resolve=True)
             overrides = tuple(settings.overrides.task)
-            return door(run, Invocation(Path(settings.runtime.output_dir), overrides, composed, options))
+            experiment = _experiment_yaml(settings.runtime)
+            return door(run, Invocation(Path(settings.runtime.output_dir), overrides, composed, options, experiment))
         except MedexpError as error:
             if settings.mode is RunMode.MULTIRUN or wants_traceback:
                 raise  # the sweeper is told
@@ -134,6 +137,14 @@ def _own_options(cfg: DictConfig, config_name: str) -> object:
     for name in {each.name for each in fields(SCHEMAS[config_name])} - {each.name for each in fields(RunConfig)}:
         del cfg[name]
     return options
+
+
+def _experiment_yaml(runtime: Any) -> str:
+    """The YAML of the experiment that was chosen, "" where there is none."""
+    if (name := runtime.choices.get("experiment")) in (None, "null"):
+        return ""
+    files = (Path(each.path) / "experiment" / f"{name}.yaml" for each in runtime.config_sources if each.schema == "file")
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
 
 
 def _is_unwritable(error: Exception) -> bool:

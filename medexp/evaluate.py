@@ -15,10 +15,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from medexp import finished, machine, measuring, report, stack, tracking
+from medexp import finished, machine, measuring, note, report, stack, tracking
 from medexp.command import Invocation, run_door
 from medexp.config.doors import EvaluateOptions
-from medexp.config.flat import fingerprint, flatten
+from medexp.config.flat import fingerprint, telling
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import mixture, source
 from medexp.data.records import digest_of
@@ -57,10 +57,11 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
         record, found = _measured(run, subject, show)
     with tracking.open_run(run.tracking, None, f"evaluate {subject.name}") as tracker:
         tracker.tags(_tags(subject))
-        tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.")})
+        tracker.params(telling(run, invocation.overrides))
         tracker.text(invocation.composed_yaml, COMPOSED)
         about = _about(run, subject, record, tracker.run_id)
         file = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
+        tracker.note(note.measured(found, tracker.page))
         run_id = tracker.run_id
     show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
     measuring.show(show, f"What changed: {subject.name}", record, found)

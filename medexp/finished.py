@@ -15,18 +15,21 @@ from medexp.tuned import Weights
 from medexp.vram import planner
 
 ADAPTER, COMPOSED, RECORD = "adapter", "config/composed.yaml", "evaluation/record.json"
+STARTED_FROM = "started_from"  # the adapter a run began with
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """Its adapter (None where it kept none), the config that made it, its stored record, and what MLflow knows of it."""
+    """Its adapter (None where it kept none), the config that made it, its stored record, what MLflow knows of it, and the adapter
+    it began with."""
 
     asked: str
     adapter: Path | None
     composed: Path | None
     record: Path | None
     kept: tracking.KeptRun | None
+    started_from: Path | None = None
 
     @property
     def name(self) -> str:
@@ -53,16 +56,17 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
             raise RunError(
                 f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
             )
-        return FinishedRun(asked, inside.resolve(), _existing(inside / "run.yaml"), None, None)
+        inside = inside.resolve()
+        return FinishedRun(asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None)
     if not re.fullmatch(r"\w+", asked):
         raise RunError(f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui lists them), or last")
     return _kept(asked, root, asked)
 
 
 def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
-    kept = tracking.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD))
+    kept = tracking.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
     has = kept.artifacts.get
-    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept)
+    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept, has(STARTED_FROM))
 
 
 def _existing(file: Path) -> Path | None:
@@ -73,12 +77,17 @@ def _store(root: str) -> Tracking:
     return Tracking(root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={})
 
 
+def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
+    """`find`, in the store that `cfg` names and from where the command was started."""
+    return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+
+
 def recomposed(cfg: DictConfig, asked: str | None, overrides: Sequence[str]) -> DictConfig:
     """`cfg` with the groups of the run that `asked` names in the place of its own, save `tracking` and what `overrides` name.
 
     Raises: ConfigError or RunError as `find` does; RunError if the run has not kept its config.
     """
-    subject = find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+    subject = located(cfg, asked)
     if subject.composed is None:
         raise RunError(
             f"run={asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); it was not made by medexp"

@@ -112,6 +112,16 @@ def read() -> Machine:
     return Machine(cores=available, system=platform.platform(), gpus=gpus, ram_bytes=psutil.virtual_memory().total)
 
 
+def peak_bytes() -> int:
+    """The most host memory that this process has held at once; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in KiB
+
+
 def nearest_preset(machine: Machine) -> str:
     """The largest hardware preset whose card is no larger than the first card here, and computes in a format that it has
     (t4_16gb is the one in float16); `cpu` without a card."""

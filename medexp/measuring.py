@@ -3,6 +3,7 @@
 One way from answers to figures: `keep` writes the record to MLflow, and everything else it writes is computed from that record.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from medexp.screen import Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
 from medexp.tuned import Tuned, Weights, vocabulary
+from medexp.units import figure
 from medexp.vram import guard
 from medexp.vram.guard import Meter
 from medexp.workspace import Workspace
@@ -93,7 +95,8 @@ class Measured:
 
     def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:
         """All that was measured, before and after, and judged where a judge is asked for."""
-        return judged(record_of(reasons(self.run), self.ready.asked, answers, losses), self.run.evaluation, self.show)
+        record = record_of(reasons(self.run), self.ready.asked, answers, losses, self.ready.held_out.cases)
+        return judged(record, self.run.evaluation, self.show)
 
     @cached_property
     def _answer_starts(self) -> list[int]:
@@ -124,7 +127,7 @@ def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
 
 
 def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step: int, folder: Path) -> Path:
-    """Write record, metrics, tables and report.html to the run in MLflow; the page also into `folder`, where it then lies."""
+    """Write record, metrics, tables and report.html to the run in MLflow; record and page also into `folder`. Returns the page."""
     tracker.json(record.as_json(), RECORD)
     tracker.metrics(step, found.metrics())
     if record.judged is not None:
@@ -138,6 +141,9 @@ def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / REPORT
     file.write_text(rendered, encoding="utf-8")
+    beside = folder / RECORD  # where it lies beside the adapter in MLflow, too
+    beside.parent.mkdir(exist_ok=True)
+    beside.write_text(json.dumps(record.as_json()), encoding="utf-8")
     return file
 
 
@@ -172,7 +178,7 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
     measured = [line for line in found.lines if line.comparison is not None]
     rows = [
-        (line.measure.title, f"{page.figure(line.before)} -> {page.figure(line.after)}", line.verdict, page.interval(line))
+        (line.measure.title, f"{figure(line.before)} -> {figure(line.after)}", line.verdict, page.interval(line))
         for line in measured
     ]
     screen.table(title, ("measure", "before -> after", "verdict", "a case [95 %]"), rows)

@@ -10,7 +10,7 @@ from medexp.evaluation.marked import Block, blocks
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card, Line, accuracies
 from medexp.report import NOT_FOR_CLINICAL_USE
-from medexp.units import GIB
+from medexp.units import GIB, figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -40,16 +40,24 @@ class Shown:
     counts: tuple[str, str]
 
 
-def render(record: Record, card: Card, about: About) -> str:
-    """The page as HTML."""
+def filled(name: str, **values: object) -> str:
+    """The template `name` filled with `values` and with what every page knows: the size of a GiB, the warning, how figures are
+    written."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"figure": figure, "interval": interval}
+    environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
+    return str(environment.get_template(name).render(**values))
+
+
+def render(record: Record, card: Card, about: About) -> str:
+    """The page as HTML."""
     lengths = [[each.base.tokens for each in record.cases], [each.tuned.tokens for each in record.cases]]
-    return environment.get_template("report.html").render(
+    return filled(
+        "report.html",
         about=about,
         card=card,
         cases=_shown(record, card),
@@ -57,22 +65,12 @@ def render(record: Record, card: Card, about: About) -> str:
         lengths=charts.length_histogram_svg(*lengths) if record.cases else "",
         accuracies=accuracies(record),
         vram=[("planned", about.planned_bytes), ("measured", about.measured_bytes)] if about.ceiling_bytes else [],
-        gib=GIB,
-        warning=NOT_FOR_CLINICAL_USE,
     )
-
-
-def figure(value: float | None) -> str:
-    """A value of a measure in a table: four significant digits, a dash where there is none."""
-    return "–" if value is None else f"{value:.4g}"
 
 
 def interval(line: Line) -> str:
     """The paired change of a line with its 95 % interval and p."""
-    compared = line.comparison
-    if compared is None:
-        return line.missing
-    return f"{compared.change:+.3g} [{compared.low:+.3g}, {compared.high:+.3g}], p {compared.p_value:.2g}, n {compared.pairs}"
+    return line.missing if line.comparison is None else line.comparison.figures()
 
 
 def _shown(record: Record, card: Card) -> list[Shown]:

@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from medexp import views
 from medexp.config.schema import Tracking
 from medexp.errors import MachineError, RunError
 from medexp.tracking import open_store, store_uri
+from medexp.views import TRAINING_PAGES
 
 READY_WITHIN_S = 120.0
 COMPARED = 12  # runs that MLflow's comparison still shows well
+USUAL_PORT = 5000  # a browser keeps what it was told about a page by its port
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def usual_port() -> int:
+    """The same port every time where it is free, so that a browser remembers columns and closed panels; else any that is."""
+    try:
+        _refuse_taken(USUAL_PORT)
+    except MachineError:
+        return free_port()
+    return USUAL_PORT
 
 
 @contextmanager
@@ -63,34 +75,51 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
 
 
 def links(tracking: Tracking, address: str) -> Sequence[Link]:
-    """The experiment, the newest sweep's comparison, and the last run, where there are such."""
+    """The experiment, the newest sweep's comparison, and the last run, where there are such; their views are kept with the
+    experiment."""
     client = open_store(tracking)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None:
         return [Link("all experiments", address)]
-    base = f"{address}/#/experiments/{experiment.experiment_id}"
-    found = [Link(f"experiment {experiment.name}", f"{base}/runs")]
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    number = experiment.experiment_id
+    runs = client.search_runs([number], max_results=1000)
+    found = [_viewed(client, views.all_runs(_peak(runs)), f"experiment {experiment.name}", address, number, charts=False)]
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
     study = next((run for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags), None)
     if study is not None:
         trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
-        done = [run for run in trials if run.info.status == "FINISHED"]
-        found += _comparison(study.info.run_name, done[:COMPARED], address, experiment.experiment_id)
-    last = next((run for run in runs if run.info.run_id not in parents), None)
-    if last is not None:
-        found.append(Link(f"last run, {last.info.run_name}", f"{base}/runs/{last.info.run_id}"))
-        found.append(Link("its report", f"{base}/runs/{last.info.run_id}/artifacts/report.html"))
+        found += _comparison(client, study, [run for run in trials if run.info.status == "FINISHED"], address)
+    studies = {run.info.run_id for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags}
+    if last := next((run for run in runs if run.info.run_id not in studies), None):
+        page = f"{address}/#/experiments/{number}/runs/{last.info.run_id}"
+        found.append(Link(f"last run, {last.info.run_name}", f"{page}?{TRAINING_PAGES}"))
+        found.append(Link("its report", f"{page}/artifacts/report.html?{TRAINING_PAGES}"))
     return found
 
 
-def _comparison(study: str, trials: Sequence[Any], address: str, experiment_id: str) -> list[Link]:
+def _comparison(client: Any, study: Any, trials: Sequence[Any], address: str) -> list[Link]:
+    """The trials in the charts of their experiment, and in MLflow's page for comparing runs."""
     if len(trials) < 2:
         return []
-    runs, experiments = (quote(json.dumps(each)) for each in ([run.info.run_id for run in trials], [experiment_id]))
+    name, number = study.data.tags["medexp.study"], study.info.experiment_id
+    view = views.sweep(name, [run.data.params for run in trials], _peak(trials))
+    shown = trials[:COMPARED]
+    runs, experiments = (quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number]))
+    side_by_side = f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_PAGES}"
     return [
-        Link(f"sweep {study}, {len(trials)} trials compared", f"{address}/#/compare-runs?runs={runs}&experiments={experiments}")
+        _viewed(client, view, f"sweep {name}, {len(trials)} trials in charts", address, number, charts=True),
+        Link(f"sweep {name}, {len(shown)} trials side by side", side_by_side),
     ]
+
+
+def _viewed(client: Any, view: views.View, title: str, address: str, experiment_id: str, charts: bool) -> Link:
+    client.set_experiment_tag(experiment_id, *view.tag(int(time.time() * 1000)))
+    return Link(title, view.url(address, experiment_id, charts))
+
+
+def _peak(runs: Sequence[Any]) -> str:
+    """The metric of peak memory that the newest of `runs` to have one has."""
+    return next((peak for run in runs for peak in views.PEAKS if peak in run.data.metrics), views.PEAKS[0])
 
 
 def _command(root: Path, port: int) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError, listing
 from medexp.tracking import open_store
+from medexp.views import TRAINING_PAGES
 
 ADAPTER, REPORT = "adapter", "report.html"
 URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+|latest))")
@@ -159,5 +160,5 @@ def _tags(run: Any) -> Mapping[str, str]:
 def _description(run: Any) -> str:
     """Markdown: links to the run and its report, then what the run says about itself."""
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    links = f"[Run {run.info.run_name}]({page}), [its report]({page}/artifacts/{REPORT})"
+    links = f"[Run {run.info.run_name}]({page}?{TRAINING_PAGES}), [its report]({page}/artifacts/{REPORT}?{TRAINING_PAGES})"
     return "\n\n".join(filter(None, [links, run.data.tags.get("mlflow.note.content")]))

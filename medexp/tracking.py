@@ -5,18 +5,22 @@ state. A process that is killed outright cannot say so: the next command that op
 """
 
 import os
+import re
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
-from medexp.errors import RunError, RunInterrupted, TrialPruned, listing
+from medexp.errors import RunError, RunInterrupted, TrialPruned, listing, nearest
 
 LAST = "last"  # in the place of a run's id
 
@@ -40,6 +44,12 @@ class Tracker:
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.latest: dict[str, float] = {}  # the last value of every metric logged by this process
+        self.on_first_metrics: Callable[[], None] | None = None
+
+    @property
+    def page(self) -> str:
+        """The path of the run's page below the address of MLflow's server."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` at `step`."""
@@ -48,11 +58,18 @@ class Tracker:
         self.latest |= values
         now = int(time.time() * 1000)
         self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        if (begin := self.on_first_metrics) is not None:
+            self.on_first_metrics = None
+            begin()
 
     def history(self, name: str) -> list[tuple[int, float]]:
         """The last value of metric `name` at every step, by step."""
         values = {each.step: each.value for each in self._client.get_metric_history(self.run_id, name)}
         return sorted(values.items())
+
+    def timed(self, name: str) -> list[tuple[float, float]]:
+        """Every value of metric `name` with the second it was logged in, by time."""
+        return sorted((each.timestamp / 1000, each.value) for each in self._client.get_metric_history(self.run_id, name))
 
     def params(self, values: Mapping[str, Value]) -> None:
         """Log parameters; logging the same ones again is allowed, as a continued run does."""
@@ -68,6 +85,25 @@ class Tracker:
 
         self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items() if value is not None])
 
+    def note(self, markdown: str) -> None:
+        """Say `markdown` in the place of the run's description."""
+        self.tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
+
+    def model(self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]) -> None:
+        """List the adapter kept as artifact `folder` among the experiment's models, as one that this run has made.
+
+        Its files are shared with the artifact (hard links), so that a model costs no disk.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        kind = {"params": {key: str(value) for key, value in params.items()}, "model_type": "LoRA adapter"}
+        said = {key: str(value) for key, value in tags.items() if value is not None}
+        allowed = re.sub(r"[^\w -]", "_", name)
+        made = self._client.create_logged_model(self.experiment_id, allowed, self.run_id, tags=said, **kind)
+        _linked(folder, _lies_in(made.artifact_location))
+        self._client.finalize_logged_model(made.model_id, "READY")
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
+
     def text(self, text: str, file: str) -> None:
         """Keep `text` as artifact `file`."""
         self._client.log_text(self.run_id, text, file)
@@ -76,9 +112,10 @@ class Tracker:
         """Keep `value` as artifact `file`."""
         self._client.log_dict(self.run_id, value, file)
 
-    def folder(self, folder: Path, name: str) -> None:
-        """Keep a copy of `folder` as artifact `name`."""
+    def folder(self, folder: Path, name: str) -> Path:
+        """Keep a copy of `folder` as artifact `name`; returns where it lies."""
         self._client.log_artifacts(self.run_id, str(folder), name)
+        return _lies_in(self._client.get_run(self.run_id).info.artifact_uri) / name
 
     def table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
         """Keep a table that the MLflow page shows beside other runs' tables of the same name; a table there is replaced."""
@@ -124,7 +161,9 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
     client = open_store(tracking)
     tracker = _reopened(client, run_id) or _created(client, tracking, name)
     continued = tracker.run_id == run_id
-    monitor = _system_metrics(client, tracker.run_id, resume=continued) if tracking.system_metrics else None
+    monitors: list[Any] = []
+    if tracking.system_metrics:  # MLflow's comparison draws the metric that was logged first: let it be one of the run's own
+        tracker.on_first_metrics = lambda: monitors.append(_system_metrics(client, tracker.run_id, resume=continued))
     try:
         yield tracker
     except (RunInterrupted, TrialPruned, KeyboardInterrupt, SystemExit) as error:
@@ -138,14 +177,14 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
     else:
         _end(client, tracker, "FINISHED", None, None)
     finally:
-        if monitor is not None:
+        for monitor in monitors:
             monitor.finish()
 
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, and the digest
-    of its held-out cases."""
+    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, parameters and
+    tags, its status (FINISHED, KILLED, FAILED, RUNNING), and the digest of its held-out cases."""
 
     run_id: str
     name: str
@@ -153,6 +192,9 @@ class KeptRun:
     metrics: Mapping[str, float]
     held_out: str | None
     tracker: Tracker
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    status: str
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
@@ -170,14 +212,33 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
             f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are {known}. See them with make ui"
         )
     run_id = run.info.run_id
-    found = {
-        name: Path(client.download_artifacts(run_id, name))  # a store on this machine gives its own file
-        for name in artifacts
-        if name in {each.path for each in client.list_artifacts(run_id, name.rpartition("/")[0] or None)}
-    }
+    folder = _lies_in(run.info.artifact_uri)  # MLflow's own download would copy them
+    found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
-    return KeptRun(run_id, run.info.run_name or run_id, found, dict(run.data.metrics), next(held_out, None), tracker)
+    params, tags = dict(run.data.params), dict(run.data.tags)
+    name, held = run.info.run_name or run_id, next(held_out, None)
+    return KeptRun(run_id, name, found, dict(run.data.metrics), held, tracker, params, tags, run.info.status)
+
+
+def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
+    """The ids of the finished trials of the newest study called `name`, best first, and the metric that says which is best.
+
+    Raises: RunError if there is no such study, naming those there are.
+    """
+    client = open_store(tracking)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    named = client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000) if "'" not in name else []
+    study = next((run for run in named if "mlflow.parentRunId" not in run.data.tags), None)
+    if study is None:
+        marked = client.search_runs(experiments, "tags.`medexp.objective` LIKE '%'", max_results=200)
+        known = dict.fromkeys(run.data.tags["medexp.study"] for run in marked if "medexp.study" in run.data.tags)
+        raise RunError(f"study={name} is not in {tracking.root}; there are {listing(known)}{nearest(name, known)}")
+    objective = study.data.tags["medexp.objective"].partition(", ")[0]
+    sign = -1 if study.data.tags.get("medexp.direction", "").startswith("maximize") else 1
+    trials = [run for run in named if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
+    done = [run for run in trials if run.info.status == "FINISHED" and objective in run.data.metrics]
+    return [run.info.run_id for run in sorted(done, key=lambda run: sign * run.data.metrics[objective])], objective
 
 
 def _last(client: Any, experiments: Sequence[str]) -> Any:
@@ -267,6 +328,23 @@ def _existing(client: Any, run_id: str | None) -> Any:
     except MlflowException:
         return None
     return run if run is not None and run.info.lifecycle_stage == "active" else None
+
+
+def _lies_in(uri: str) -> Path:
+    """The folder that `uri` names: every store of medexp's is on this machine."""
+    return Path(url2pathname(urlparse(uri).path))
+
+
+def _linked(folder: Path, to: Path) -> None:
+    """The files of `folder` under `to`: the same ones where the file system can, else copies."""
+
+    def link(file: str, other: str) -> None:
+        try:
+            os.link(file, other)
+        except OSError:
+            shutil.copy2(file, other)
+
+    shutil.copytree(folder, to, copy_function=link, dirs_exist_ok=True)
 
 
 def _system_metrics(client: Any, run_id: str, resume: bool) -> Any:

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from medexp import artifact, audit_page, machine, measuring, model, report, tracking, trainer, weights
+from medexp import artifact, audit_page, finished, machine, measuring, model, note, report, tracking, trainer, weights
 from medexp.command import Invocation, run_door
-from medexp.config.flat import fingerprint, flatten
+from medexp.config.doors import TrainOptions
+from medexp.config.flat import fingerprint, flatten, telling
 from medexp.config.schema import RunConfig
 from medexp.data import mixture, source
 from medexp.data.inspection import Inspection
@@ -25,9 +26,12 @@ from medexp.data.split import Split
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
+from medexp.finished import ADAPTER, STARTED_FROM
 from medexp.measuring import Measured
+from medexp.naming import run_name
 from medexp.page import About
 from medexp.probe import Settled, settle
+from medexp.restoring import Restored, as_it_was_made
 from medexp.screen import Screen, TrainingProgress
 from medexp.sweep.part import Part, taking_part
 from medexp.tracking import DataInput, Tracker, environment, git_commit
@@ -60,8 +64,11 @@ class Job(Measured):
     part: Part | None = None  # of a sweep
 
 
-def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | None = None) -> TrainResult:
-    """Train the adapter that `run` describes, and answer the held-out questions before and after; `part` is its place in a sweep.
+def train(
+    run: RunConfig, invocation: Invocation, show: Screen, part: Part | None = None, restored: Restored | None = None
+) -> TrainResult:
+    """Train the adapter that `run` describes, and answer the held-out questions before and after; `part` is its place in a sweep,
+    `restored` the finished run that it makes again.
 
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
     """
@@ -83,9 +90,9 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
         meter, speller = base.meter, Speller(base.tokenizer)
         ready, seen = _prepared(speller, run, sides, show)
         tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(unfinished(run.tracking)) if each.mlflow_run_id])
-        with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, part)) as tracker:
+        with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker:
             work.belongs_to(tracker.run_id)
-            tracker.tags(part.ticket.tags if part else {})
+            tracker.tags((part.ticket.tags if part else {}) | (restored.tags if restored else {}))
             _log_start(tracker, run, invocation, cases, sides, ready, base.weights)
             tracker.json(seen.as_dict(), "data/audit.json")
             tracker.text(audit_page.page(run, seen), "data/audit.html")
@@ -100,6 +107,8 @@ def train(run: RunConfig, invocation: Invocation, show: Screen, part: Part | Non
                     ready = speller.prepared(run, sides)
             result = _compare(Job(run, show, work, ready, tuned, meter, invocation, tracker, plan, began, part))
         work.finish()
+    if restored:
+        show.result(restored.sentence(result.outcome.loss_after, digest_of(sides.held_out)))
     return result
 
 
@@ -115,7 +124,8 @@ def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> t
 
 
 def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Sequence[Plan], show: Screen) -> None:
-    tracker.params({name: value for name, value in flatten(run).items() if name in planner.LEVER_KEYS})
+    levers = {name: value for name, value in flatten(run).items() if name in planner.LEVER_KEYS}
+    tracker.params({f"vram.{name.rpartition('.')[2]}": value for name, value in levers.items()})  # after what was asked, by name
     if settled.phases:  # a continued run was seen to fit before
         show.say(f"[green]✓[/green] measured: {'; '.join(each.sentence() for each in settled.phases)}")
         tracker.metrics(0, settled.metrics())
@@ -184,21 +194,16 @@ class Recorder:
                 job.part.report(step, loss)
 
 
-def _name(run: RunConfig) -> str:
-    """What tells this run from its neighbours in a list."""
-    training = run.training
-    return f"{run.model.name} r{run.lora.r} lr{training.learning_rate:g} seq{training.max_seq_tokens}"
-
-
-def _run_name(run: RunConfig, part: Part | None) -> str:
-    return run.tracking.run_name or (part.ticket.name if part else _name(run))
+def _run_name(run: RunConfig, invocation: Invocation, part: Part | None = None) -> str:
+    return run.tracking.run_name or (part.ticket.name if part else run_name(run, invocation.overrides))
 
 
 def _headline(run: RunConfig, work: Workspace) -> str:
     checkpoint = work.last_checkpoint()
     news = "" if work.is_new else f", continued from {checkpoint.name if checkpoint else 'the start'}"
     return (
-        f"[bold]{_name(run)}[/bold] on {run.dataset.name}, hardware={run.hardware.name}, engine {run.hardware.engine.value}{news}"
+        f"[bold]{run.model.name} {run_name(run)}[/bold] on {run.dataset.name}, hardware={run.hardware.name}, "
+        f"engine {run.hardware.engine.value}{news}"
     )
 
 
@@ -212,7 +217,8 @@ def _log_start(
     found: Weights,
 ) -> None:
     later = planner.LEVER_KEYS if planner.is_planned(run) else ()  # a run may be planned anew until a step was seen to fit
-    tracker.params({name: value for name, value in flatten(run).items() if not name.startswith("tracking.") and name not in later})
+    tracker.params({name: value for name, value in telling(run, invocation.overrides).items() if name not in later})
+    tracker.note(note.begun(run, note.question(invocation.experiment_yaml)))
     tracker.tags(
         {
             "medexp.model": run.model.name,
@@ -222,6 +228,8 @@ def _log_start(
             "medexp.engine": run.hardware.engine.value,
             "medexp.dataset": run.dataset.name,
             "medexp.dataset_revision": cases.commit,
+            "medexp.prompt": run.prompt.name,
+            "medexp.seed": run.training.seed,
             "medexp.git_commit": git_commit(Path(__file__).parent),
             "mlflow.source.name": "medexp.train",
         }
@@ -233,6 +241,8 @@ def _log_start(
         ]
     )
     tracker.text(invocation.composed_yaml, "config/composed.yaml")
+    if run.lora.start_from is not None and run.tracking.log_adapter:
+        tracker.folder(Path(run.lora.start_from), STARTED_FROM)
     tracker.text("\n".join(invocation.overrides) + "\n", "config/overrides.txt")
     tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
 
@@ -263,11 +273,16 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
     texts = [each.base.text for each in record.cases], [each.tuned.text for each in record.cases]
     job.tracker.table(report.before_after(job.ready.asked, *texts), "answers/before_after.json")
     job.tracker.metrics(result.outcome.steps, report.metrics(result.outcome))
+    outcome, name = result.outcome, _run_name(job.run, job.invocation, job.part)
     if job.run.tracking.log_adapter:
-        job.tracker.folder(result.adapter, "adapter")
-    outcome = result.outcome
+        kept = job.tracker.folder(result.adapter, ADAPTER)
+        about_it = {"medexp.model": job.run.model.name, "medexp.dataset": job.run.dataset.name, "medexp.run": name}
+        job.tracker.model(f"{job.run.model.name}-r{job.run.lora.r}", kept, telling(job.run, ()), about_it)
+    job.tracker.metrics(outcome.steps, {"host/peak_gib": gib(machine.peak_bytes())} if machine.peak_bytes() else {})
+    asked = note.question(job.invocation.experiment_yaml)
+    job.tracker.note(note.finished(job.run, asked, outcome, card, job.tracker.page, job.tracker.run_id))
     about = About(
-        f"{_name(job.run)} on {job.run.dataset.name}",
+        f"{job.run.model.name} {name} on {job.run.dataset.name}",
         report.summary(outcome, str(result.adapter), result.run_id),
         planned_bytes=outcome.planned_bytes,
         measured_bytes=outcome.peak_bytes,
@@ -289,12 +304,15 @@ def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, TrainOptions)
+    restored = Restored(finished.find(options.run, run.tracking.root or "", Path.cwd())) if options.from_run else None
     with taking_part(invocation.output_dir) as part:
-        result = train(run, invocation, Screen(), part)
+        result = train(run, invocation, Screen(), part, restored)
         if part:
             part.finished(result.metrics, result.run_id)
     return result.outcome.loss_after
 
 
 if __name__ == "__main__":
-    run_door(_door, "train")
+    run_door(_door, "train", recompose=as_it_was_made)

@@ -22,7 +22,7 @@ def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
 
     Raises: RunError without a store; MachineError if the server cannot be started.
     """
-    port = options.port or pages.free_port()
+    port = options.port or pages.usual_port()
     log = Path(tempfile.mkdtemp(prefix="medexp-ui-")) / "server.log"
     with suppress(KeyboardInterrupt), ExitStack() as serving:
         with show.stage("starting MLflow's server (some 15 s)"):

@@ -1,4 +1,5 @@
-"""Bytes, GiB and durations: conversions at the edge, for people. Inside, memory is an int in bytes and time a float in seconds."""
+"""Bytes, GiB, durations, figures: conversions at the edge, for people. Inside, memory is an int in bytes, time a
+float in seconds."""
 
 GIB = 2**30
 MIB = 2**20
@@ -24,3 +25,8 @@ def duration(elapsed_s: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def figure(value: float | None) -> str:
+    """`value` in a table: four significant digits, a dash where there is none."""
+    return "–" if value is None else f"{value:.4g}"

@@ -193,9 +193,16 @@ def test_an_adapter_of_another_maker_is_refused(finished: Finished, tmp_path: Pa
         finished.evaluate(tmp_path)
 
 
-def test_what_a_run_has_not_kept_is_said(finished: Finished) -> None:
+def test_an_adapter_folder_has_its_stored_answers_beside_it(finished: Finished) -> None:
+    found = finished.evaluate(finished.result.adapter, "evaluate.rescore=true")
+    known = {name: value for name, value in finished.metrics.items() if name in found.metrics()}
+    assert found.metrics() == known
+    assert ANSWERED in known
+
+
+def test_what_a_run_has_not_kept_is_said(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no stored answers"):
-        finished.evaluate(finished.result.adapter, "evaluate.rescore=true")
+        finished.evaluate(shutil.copytree(finished.result.adapter, tmp_path / "adapter"), "evaluate.rescore=true")
     finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
     with pytest.raises(RunError, match="kept no adapter"):
         finished.evaluate(finished.newest().info.run_id)

@@ -19,4 +19,6 @@ def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> 
     assert found.kept is not None
     assert found.kept.run_id == newest.run_id != unfinished.info.run_id
     assert found.adapter is not None
+    assert found.adapter.is_relative_to(root)  # the stored one, no copy that nobody removes
     assert (found.adapter / "adapter_model.safetensors").is_file()
+    assert found.adapter.is_relative_to(root)  # not a copy

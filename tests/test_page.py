@@ -6,8 +6,8 @@ from vignettes import QUESTION, REFERENCE
 from medexp.evaluation import lexicon
 from medexp.evaluation.record import Answer, Answered, CaseLoss, Graded, Record
 from medexp.evaluation.scorecard import card
-from medexp.page import About, figure, render
-from medexp.units import GIB
+from medexp.page import About, render
+from medexp.units import GIB, figure
 
 LOSSES = tuple(CaseLoss(30.0 + number, 10, 9.0, 4) for number in range(6))
 LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))

@@ -66,6 +66,25 @@ def test_a_run_is_kept_in_mlflow(doors: Doors) -> None:
     assert inputs["training"].digest != inputs["held-out"].digest
 
 
+def test_a_run_reads_well_in_mlflow(doors: Doors) -> None:
+    result = doors.train("lora.r=4", "training.learning_rate=2e-4", "training.seed=1")
+    client = doors.client()
+    run = client.get_run(result.run_id)
+    assert run.info.run_name == "r4 lr2e-4 seq640 seed1"
+    assert len(run.data.params) < 30
+    assert "None" not in run.data.params.values()
+    before, after = result.outcome.loss_before, result.outcome.loss_after
+    assert run.data.tags["mlflow.note.content"].startswith(f"Held-out loss **{before:.4g} → {after:.4g}** (")
+    assert run.data.metrics["host/peak_gib"] > 0.1
+    (output,) = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name, model.source_run_id, model.status.value) == ("smollm2_135m-r4", result.run_id, "READY")
+    assert model.params["lora.r"] == "4"
+    (kept,) = Path(model.artifact_location.removeprefix("file://")).glob("adapter_model.safetensors")
+    artifact = Path(run.info.artifact_uri.removeprefix("file://")) / "adapter" / kept.name
+    assert kept.samefile(artifact)  # a model costs no disk
+
+
 def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
     result = doors.train()
     kept = Path(doors.client().download_artifacts(result.run_id, "", str(tmp_path)))

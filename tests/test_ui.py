@@ -1,7 +1,9 @@
 """MLflow's own server over a store, as a user starts it: the links lead somewhere, and nothing is left running."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,9 +38,27 @@ def swept(doors: Doors) -> Doors:
 def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -> None:
     found = pages.links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
     assert [each.title for each in found] == [
-        "experiment medexp", "sweep rank-cpu, 2 trials compared", "last run, trial 2", "its report",
+        "experiment medexp", "sweep rank-cpu, 2 trials in charts", "sweep rank-cpu, 2 trials side by side", "last run, trial 2",
+        "its report",
     ]  # fmt: skip
-    assert "/#/compare-runs?runs=%5B%22" in found[1].url
+    assert "/#/compare-runs?runs=%5B%22" in found[2].url
+    tags = swept.client().get_experiment_by_name("medexp").tags
+    kept = {json.loads(value)["name"] for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")}
+    assert kept == {"medexp: runs", "medexp: sweep rank-cpu"}
+    assert all(
+        f"viewStateShareKey={key.removeprefix('mlflow.sharedViewState.')}" in found[0].url + found[1].url
+        for key in tags
+        if "View" in key
+    )
+
+
+def test_the_usual_port_is_the_same_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "USUAL_PORT", pages.free_port())
+    assert pages.usual_port() == pages.USUAL_PORT == pages.usual_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", pages.USUAL_PORT))
+        other.listen()
+        assert pages.usual_port() != pages.USUAL_PORT
 
 
 def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -> None:
@@ -47,8 +67,9 @@ def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as door:
         assert door.stdout is not None
-        lines = [door.stdout.readline() for _ in range(4)]
-        assert f"http://127.0.0.1:{port}/#/compare-runs" in lines[3]
+        lines = [door.stdout.readline() for _ in range(6)]
+        assert f"http://127.0.0.1:{port}/#/experiments/1/runs?compareRunsMode=CHART&" in lines[3]
+        assert f"http://127.0.0.1:{port}/#/compare-runs" in lines[5]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
             assert answer.status == 200
         servers = psutil.Process(door.pid).children(recursive=True)
@@ -72,8 +93,6 @@ def test_bad_input_ends_with_2(tmp_path: Path, words: list[str], said: str) -> N
 
 
 def test_a_port_that_is_taken_is_said(swept: Doors, tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

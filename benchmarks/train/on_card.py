@@ -96,7 +96,7 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
         "peak_reserved_gib": history["vram/peak_gib"][-1],
         "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
         "planned_gib": history["vram/planned_bytes"][-1] / 2**30,
-        "params": {name: kept.data.params[name] for name in LEVER_KEYS},
+        "params": {name: kept.data.params[f"vram.{name.rpartition('.')[2]}"] for name in LEVER_KEYS},
     }
 
 

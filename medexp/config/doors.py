@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -41,10 +41,20 @@ class SweepOptions(Group):
 
 
 @dataclass
+class TrainOptions(Group):
+    """The finished run that `python -m medexp.train experiment=from_run` makes again; `from_run` is what that experiment sets."""
+
+    run: str | None = MISSING
+    from_run: bool = MISSING
+
+
+@dataclass
 class TrainConfig(RunConfig):
-    """A run, and the size of a sweep over it."""
+    """A run, the size of a sweep over it, and the run that it restores."""
 
     sweep: SweepOptions = MISSING
+    run: str | None = MISSING
+    train: TrainOptions = MISSING
 
 
 @dataclass
@@ -77,6 +87,37 @@ class AuditConfig(RunConfig):
     """A run, and how its cases are audited."""
 
     audit: AuditOptions = MISSING
+
+
+class CompareFormat(Enum):
+    """For people or for programs."""
+
+    table = "table"
+    json = "json"
+
+
+@dataclass
+class CompareOptions(Group):
+    """Which finished runs `python -m medexp.compare` sets side by side (`run` is one name or a list), and what comes of it."""
+
+    inside: ClassVar[str] = "compare."
+
+    run: Any = MISSING
+    study: str | None = MISSING
+    file: str = MISSING
+    format: CompareFormat = MISSING
+    answers: int = number(0)
+    mlflow: str = MISSING
+    open: bool = MISSING
+
+
+@dataclass
+class CompareConfig(RunConfig):
+    """Where the runs to be compared are kept, and which they are."""
+
+    run: Any = MISSING
+    study: str | None = MISSING
+    compare: CompareOptions = MISSING
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 
@@ -10,11 +10,35 @@ from medexp.config.schema import RunConfig
 
 Value = str | int | float | bool | None | list[object]
 _NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps")
+_TELLING = (
+    "lora.r", "training.learning_rate", "training.max_seq_tokens", "model.name", "dataset.name", "prompt.name",
+    "training.max_steps", "training.epochs", "training.micro_batch", "training.accumulation", "training.seed",
+    "lora.alpha", "lora.dropout", "lora.target_modules", "lora.start_from", "training.optimizer", "training.schedule",
+    "training.warmup_steps", "training.weight_decay", "model.quantisation", "model.path", "dataset.held_out", "dataset.max_cases",
+    "dataset.held_out_from.name", "hardware.name", "hardware.vram_ceiling_gib",
+)  # fmt: skip
+_TELLING_OF_A_PART = (".name", ".weight", ".path")
 
 
 def flatten(run: RunConfig) -> dict[str, Value]:
     """Every leaf of `run` under its dotted name, enums as their values."""
     return dict(_leaves("", asdict(run)))
+
+
+def telling(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
+    """The leaves of `run` that a person compares runs by, the most telling first, and those that `overrides` name; no nulls.
+
+    The whole config is kept beside them as config/composed.yaml.
+    """
+    leaves = {name: value for name, value in flatten(run).items() if value is not None and not name.startswith("tracking.")}
+    named = [each.lstrip("+").partition("=")[0] for each in overrides]
+    first = [*_TELLING[:6], *named, *_TELLING]
+    order = [*first, *filter(_tells_of_a_part, leaves)]
+    return {name: leaves[name] for name in order if name in leaves}
+
+
+def _tells_of_a_part(name: str) -> bool:
+    return name.startswith("dataset.mixture.") and name.endswith(_TELLING_OF_A_PART)
 
 
 def fingerprint(run: RunConfig, data_digest: str) -> str:
@@ -25,6 +49,25 @@ def fingerprint(run: RunConfig, data_digest: str) -> str:
     leaves = {name: value for name, value in flatten(run).items() if not name.startswith(_NOT_THE_EXPERIMENT)}
     text = json.dumps([leaves, data_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def settings(groups: Mapping[str, object]) -> dict[str, str]:
+    """Every leaf of composed `groups` that makes the experiment, under its dotted name, written as on the command line."""
+    leaves = _leaves("", {name: group for name, group in groups.items() if name in RunConfig.__dataclass_fields__})
+    return {name: shown(value) for name, value in leaves if not name.startswith(_NOT_THE_EXPERIMENT)}
+
+
+def shown(value: object) -> str:
+    """`value` as it is written on the command line: null, true, [a, b]."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def differing(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
+    """The settings in which `runs` are not all alike, with the value in every run (None where it has none), in their order."""
+    names = dict.fromkeys(name for run in runs for name in run)
+    return {name: values for name in names if len(set(values := [run.get(name) for run in runs])) > 1}
 
 
 def _leaves(prefix: str, value: object) -> Iterator[tuple[str, Value]]:

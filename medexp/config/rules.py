@@ -4,6 +4,7 @@ Collects every problem and raises once, so that a user mends a command line in o
 machine has is handed in.
 """
 
+import copy
 import math
 import os
 import re
@@ -23,7 +24,7 @@ from medexp.units import bytes_of_gib, gib
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
-_OF_DOORS = ("sweep",)  # a root's own options, which are no part of a run
+_OF_DOORS = ("sweep", "run", "train")  # a root's own options, which are no part of a run
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -87,6 +88,21 @@ def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
     for name, file in vars(run.evaluation.benchmark_files).items():
         setattr(run.evaluation.benchmark_files, name, absolute(file))
     run.tracking.root = tracking_root(run.tracking.root, launch_dir)
+
+
+_PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_from.path")
+
+
+def anchored(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+    """`cfg` with the paths of its model, adapter and cases absolute: what is kept of it means the same wherever it is read."""
+    made = copy.deepcopy(cfg)
+    entries = [each for each in made.dataset.mixture if OmegaConf.is_dict(each)]
+    files = [(made.evaluation.benchmark_files, str(name)) for name in made.evaluation.benchmark_files]
+    named = [(OmegaConf.select(made, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS]
+    for node, name in (*named, *files, *((each, "path") for each in entries)):
+        if OmegaConf.is_dict(node) and isinstance(value := node.get(name), str):
+            node[name] = str((launch_dir / Path(value).expanduser()).resolve())
+    return made
 
 
 def tracking_root(root: str | None, launch_dir: Path) -> str:

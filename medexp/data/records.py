@@ -24,6 +24,11 @@ class Case:
         """The question without case and white space: two cases with one key are the same question."""
         return " ".join(self.question.casefold().split())
 
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that two cases share when question (whatever its case and spaces) and answer are the same."""
+        return hashlib.sha256(json.dumps([self.key, self.answer]).encode()).hexdigest()[:12]
+
 
 def case_of(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
     """The case in `record`, whose `place` ("row 7 of cases.json") is named in errors.

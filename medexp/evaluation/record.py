@@ -65,6 +65,11 @@ class Answered:
     base: Answer
     tuned: Answer
 
+    @property
+    def digest(self) -> str:
+        """What tells this case from others, as `data.records.Case.digest`."""
+        return Case(self.question, "", self.reference).digest
+
 
 @dataclass(frozen=True)
 class Graded:
@@ -95,8 +100,8 @@ class Judged:
 
 @dataclass(frozen=True)
 class Record:
-    """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases; benchmarks by
-    name, where any was run."""
+    """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases, whose digests
+    are `held_out` (empty in records older than it); benchmarks by name, where any was run."""
 
     reasons: bool
     cases: tuple[Answered, ...]
@@ -104,6 +109,7 @@ class Record:
     tuned_losses: tuple[CaseLoss, ...]
     benchmarks: Mapping[str, Graded] = field(default_factory=dict)
     judged: Judged | None = None
+    held_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values; floats keep every digit."""
@@ -128,7 +134,8 @@ class Record:
             graded = {
                 name: Graded(*(tuple(each[side]) for side in ("base", "tuned"))) for name, each in found["benchmarks"].items()
             }
-            return Record(found["reasons"], cases, **losses, benchmarks=graded, judged=_judged(found["judged"]))
+            held_out = tuple(found["held_out"]) if "held_out" in found else ()
+            return Record(found["reasons"], cases, **losses, benchmarks=graded, judged=_judged(found["judged"]), held_out=held_out)
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
                 f"{place} is no stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
@@ -147,9 +154,10 @@ def record_of(
     cases: Sequence[Case],
     answers: tuple[Sequence[Answer], Sequence[Answer]],
     losses: tuple[Sequence[CaseLoss], Sequence[CaseLoss]],
+    held_out: Sequence[Case] = (),
 ) -> Record:
-    """The record of `cases` with the answers and losses of the base and the tuned model."""
+    """The record of `cases` with the answers of the base and the tuned model, and their losses on the cases of `held_out`."""
     found = tuple(
         Answered(case.question, case.answer, dict(case.extra), *pair) for case, *pair in zip(cases, *answers, strict=True)
     )
-    return Record(reasons, found, tuple(losses[0]), tuple(losses[1]))
+    return Record(reasons, found, tuple(losses[0]), tuple(losses[1]), held_out=tuple(case.digest for case in held_out))

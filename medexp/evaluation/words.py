@@ -5,6 +5,7 @@ by script, and for Latin script by the share of English function words among its
 """
 
 import re
+from functools import lru_cache
 
 from snowballstemmer import stemmer
 
@@ -45,7 +46,12 @@ def spans(text: str) -> list[tuple[str, int, int]]:
 
 def stems(text: str) -> frozenset[str]:
     """The different content words of `text`, each cut to its stem (Porter's English stemmer), spelt one way."""
-    return frozenset(fold(_STEM.stemWord(word)) for word in words(text) if word not in STOP_WORDS)
+    return frozenset(_stem(word) for word in words(text) if word not in STOP_WORDS)
+
+
+@lru_cache(maxsize=100_000)
+def _stem(word: str) -> str:
+    return fold(_STEM.stemWord(word))
 
 
 def fold(word: str) -> str:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medexp.screen import Screen
-from medexp.sweep.names import point, short
+from medexp.sweep.names import point
 from medexp.sweep.outcome import Ending, read_whole
 from medexp.sweep.study import ELAPSED, MEASURED, PLANNED, WHY, Study, ending_of, folder_of
 from medexp.units import GIB, duration
@@ -108,9 +108,7 @@ def row(trial: Any) -> tuple[str, ...]:
         point(trial.params),
         _gib(attrs.get(PLANNED)),
         _gib(attrs.get(MEASURED)),
-        " ".join(f"{value:.4f}" if abs(value) < 1e4 else short(float(value)) for value in values)
-        if values
-        else _last_report(trial),
+        " ".join(f"{value:.4f}" for value in values) if values else _last_report(trial),
         said or (ending.value if ending else trial.state.name.lower()),
         duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-_NOT_THE_EXPERIMENT = ("tracking", "sweep", "hydra")
+_NOT_THE_EXPERIMENT = ("tracking", "sweep", "run", "train", "hydra")
 
 
 def preset(cfg: DictConfig, plain: Callable[[str], DictConfig], head: str) -> str:

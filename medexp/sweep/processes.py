@@ -54,7 +54,7 @@ class Processes:
             self._free.put(each)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
-        self._stopping = False
+        self._stopping = self._killed = False
 
     def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> Outcome:
         """Run `command` with `folder` for its log and its outcome, and return that outcome, or what its exit status says."""
@@ -67,7 +67,11 @@ class Processes:
             self._free.put(environment)
         found = read_outcome(folder)
         if found is None or is_late:
-            found = _from_status(process.returncode, folder, time.perf_counter() - began, timeout_s if is_late else None)
+            elapsed_s = time.perf_counter() - began
+            if self._killed:
+                found = Outcome(Ending.stopped, "ended at once by a second Ctrl-C", elapsed_s=elapsed_s)
+            else:
+                found = _from_status(process.returncode, folder, elapsed_s, timeout_s if is_late else None)
             with suppress(OSError):  # a full disk: whoever waits has it all the same
                 found.write(folder)
         return found
@@ -112,7 +116,7 @@ class Processes:
 
     def kill(self) -> None:
         """End every process now."""
-        self._stopping = True
+        self._stopping = self._killed = True
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:

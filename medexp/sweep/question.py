@@ -1,7 +1,10 @@
 """What a sweep asks: its settings, its space, and how Hydra composes a proposal of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
@@ -37,12 +40,43 @@ class Question:
         """Hydra's own part."""
         return self._context
 
+    @cached_property
+    def suggest_more(self) -> Callable[[DictConfig, Any], None] | None:
+        """The user's own function, which suggests what the ranges do not say.
+
+        Raises: ConfigError if it cannot be imported.
+        """
+        asked = self.settings.custom_search_space
+        try:
+            return None if asked is None else resolve_name(asked)
+        except Exception as error:
+            raise ConfigError(
+                f"hydra.sweeper.custom_search_space={asked} cannot be imported ({error}); "
+                "give MODULE.FUNCTION of a module in this folder or installed: it is called with (cfg, trial)"
+            ) from error
+
+    def values(self, trial: Any) -> dict[str, Any]:
+        """The values of `trial`, with those of the user's own function.
+
+        Raises: ConfigError if that function raises.
+        """
+        if self.suggest_more is not None:
+            try:
+                self.suggest_more(self.config, trial)
+            except Exception as error:
+                asked = f"hydra.sweeper.custom_search_space={self.settings.custom_search_space}"
+                raise ConfigError(f"{asked} raised {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where") from error
+        return dict(trial.params)
+
     def checked(self) -> RunConfig:
         """The run that the fixed part describes, checked as a single run would be, and that every end of every range makes a run.
 
         Raises: BadInput with every problem: unknown keys, values out of range, a card that is not there.
         """
+        _ = self.suggest_more
         here = "medexp_launcher" in str(self.config.hydra.launcher["_target_"])
+        if self.config.get("run") is not None or self.config.train.from_run:
+            raise ConfigError("experiment=from_run makes one run again and cannot be swept: leave it out, and run= with it")
         base = run_of(self.compose(self.space.fixed), machine.read(), self.launch_dir, needs_card=here)
         first = {key: each.ends()[0] for key, each in self.space.dimensions.items()}
         problems: dict[str, None] = {}

@@ -1,17 +1,21 @@
 """What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
 
 import errno
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
-from medexp import tracking
+from filelock import FileLock
+
+from medexp import note, registry, tracking
 from medexp.config.schema import Tracking
-from medexp.errors import OutputError
+from medexp.errors import OutputError, RunError
+from medexp.naming import words
 from medexp.screen import Screen
 from medexp.sweep import storage
 from medexp.sweep.board import COLUMNS, row
@@ -22,19 +26,27 @@ from medexp.tracking import Tracker
 from medexp.units import GIB, gib
 
 PARENT = "mlflow_run_id"
+BEST = "best"
 
 
 @contextmanager
-def parent_run(where: Tracking, study: Study) -> Iterator[Tracker]:
-    """The study's own MLflow run, opened again where it has one; the trials are nested under it."""
+def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]:
+    """The study's own MLflow run, opened again where it has one; the trials are nested under it.
+
+    Sweepers that share `folder` open it one after the other, or each would begin one of its own.
+    """
     quiet = replace(where, system_metrics=False)
-    with tracking.open_run(quiet, study.optuna.user_attrs.get(PARENT), study.name) as tracker:
-        study.optuna.set_user_attr(PARENT, tracker.run_id)
+    with ExitStack() as open_while_sweeping:
+        with FileLock(folder / ".parent.lock"):
+            known = study.optuna.user_attrs.get(PARENT)
+            tracker = open_while_sweeping.enter_context(tracking.open_run(quiet, known, study.name))
+            study.optuna.set_user_attr(PARENT, tracker.run_id)
         tracker.tags(
             {
                 "medexp.study": study.name,
                 "medexp.storage": storage.without_password(study.url),
                 "medexp.objective": ", ".join(study.settings.objectives),
+                "medexp.direction": ", ".join(study.settings.directions),
                 "mlflow.source.name": "medexp.train",
             }
         )
@@ -52,6 +64,8 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
     trials = study.trials()
     step = study.done()
     parent.metrics(step, {f"trials/{name}": float(number) for name, number in counts(study).items()})
+    if luck := over_seeds(study):
+        parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
     best = study.best()
     if len(best) == 1 and best[0].values:
         values = dict(zip(study.settings.objectives, best[0].values, strict=True))
@@ -70,8 +84,33 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
         columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
         parent.json(columns, "infeasible_proposals.json")
     parent.json([plain(each) for each in trials], "trials.json")
+    parent.note(_description(study, parent.page, _short(best_file.parent) if best_file is not None else ""))
     if best_file is not None:
         parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
+
+
+def _description(study: Study, page: str, folder: str) -> str:
+    best = first_of(study)
+    figures = dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
+    point_of_best = words(best.params) if best is not None else ""
+    return note.study(list(study.space.dimensions), point_of_best, figures, counts(study), page, folder)
+
+
+def first_of(study: Study) -> Any:
+    """The best trial; of a Pareto front, the one with the best first objective. None before there is one."""
+    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    return min(study.best(), key=lambda each: sign * each.values[0], default=None)
+
+
+def register_best(where: Tracking, study: Study) -> registry.Registered | None:
+    """The best trial's adapter as models:/STUDY@best in MLflow's registry; None where no adapter was kept."""
+    best = first_of(study)
+    run_id = best.user_attrs.get(RUN) if best is not None else None
+    if run_id is None or not where.log_adapter:
+        return None
+    with suppress(RunError):  # its run is in another store, or was deleted: the study's own figures do not depend on it
+        return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
+    return None
 
 
 def plain(trial: Any) -> dict[str, object]:
@@ -91,16 +130,14 @@ def plain(trial: Any) -> dict[str, object]:
     }
 
 
-def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
+def show_all(show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
     best = study.best()
     started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
     show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
-    rows = [
-        ("best" if len(best) == 1 else "Pareto front", f"trial {each.number}: {point(each.params)}: {_values(each)}")
-        for each in best
-    ]
-    rows += _beaten(study, best)
+    title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
+    rows = [(title, f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
+    rows += _beaten(study, best) + _by_luck(study)
     tally = counts(study)
     rows.append(
         ("never started", f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)} repeated a finished one")
@@ -108,6 +145,8 @@ def show_all(show: Screen, study: Study, best_file: Path | None) -> None:
     if best_file is not None:
         rows.append(("best.yaml", str(best_file)))
         rows.append(("again", f"python -m medexp.train --config-dir {_short(best_file.parent)} experiment=best"))
+    if registered is not None:
+        rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
     rows.append(("study", storage.without_password(study.url)))
     show.table("This sweep", ("", ""), rows)
 
@@ -117,22 +156,34 @@ def _short(folder: Path) -> str:
 
 
 def _values(trial: Any) -> str:
-    return ", ".join(f"{value:.4f}" if abs(value) < 1e4 else f"{value:,.0f}" for value in trial.values)
+    return ", ".join(f"{value:.4f}" for value in trial.values)
 
 
 def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
     others = [each for each in study.trials() if ending_of(each) is Ending.done and each not in best]
-    if len(best) != 1 or not others:
+    if len(study.settings.objectives) > 1 or not best or not others:
         return []
     first = min(others, key=lambda each: each.number)
     sign = 1 if study.settings.directions[0] == "minimize" else -1
     second = min(others, key=lambda each: sign * each.value)
-    said = [
-        ("it beat", f"{len(others)} others; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")
-    ]
+    count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
+    said = [("it beat", f"{count}; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")]
     if first is not second:
         said.append(("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}"))
     return said
+
+
+def over_seeds(study: Study) -> tuple[float, float] | None:
+    """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or with fewer than two runs."""
+    if set(study.space.dimensions) != {"training.seed"} or len(study.settings.objectives) > 1:
+        return None
+    values = [each.value for each in study.trials() if ending_of(each) is Ending.done]
+    return (fmean(values), stdev(values)) if len(values) > 1 else None
+
+
+def _by_luck(study: Study) -> list[tuple[str, str]]:
+    found = over_seeds(study)
+    return [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")] if found else []
 
 
 def mean(outcomes: Sequence[Outcome]) -> Outcome:

@@ -8,6 +8,7 @@ failed ones.
 import math
 import socket
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,12 +223,23 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
             load_if_exists=True,
             pruner=pruner(settings.pruner),
         )
+        if name not in earlier:
+            _name_objectives(study, settings.objectives)
         made = Study(study, url, space, settings)
         _same_space(made)
         study.sampler = sampler(settings.sampler, space, len(made.trials()))
     except SQLAlchemyError as error:
         raise storage.unreachable(url, error) from error
     return made
+
+
+def _name_objectives(study: Any, objectives: Sequence[str]) -> None:
+    """What plots and optuna-dashboard call the axes."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(objectives))
 
 
 def _same_directions(name: str, earlier: Any, settings: Settings) -> None:

@@ -43,7 +43,7 @@ def sweep(
     _enough_asked(study)
     trials = Trials(study, question, base, _launcher(question, task), show)
     show.say(names.headline(study, base, question.folder))
-    with results.parent_run(base.tracking, study) as parent:
+    with results.parent_run(base.tracking, study, question.folder) as parent:
         trials.parent_run_id = parent.run_id
         try:
             trials.take_up()
@@ -59,7 +59,8 @@ def sweep(
         with show.stage("drawing the charts"):
             charts.draw(study, base, question.folder / "charts")
             parent.folder(question.folder / "charts", "charts")
-    results.show_all(show, study, best_file)
+        registered = results.register_best(base.tracking, study)
+    results.show_all(show, study, best_file, registered)
     return study.best()
 
 
@@ -143,11 +144,9 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
 
 def _best_preset(question: Question, study: Study) -> Path | None:
     """best.yaml of the best trial, None before there is one; of a Pareto front, of the one with the best first objective."""
-    best = study.best()
-    if not best:
+    trial = results.first_of(study)
+    if trial is None:
         return None
-    sign = 1 if study.settings.directions[0] == "minimize" else -1
-    trial = min(best, key=lambda each: sign * each.values[0])
     took = sum(each.user_attrs.get("elapsed_s", 0.0) for each in study.trials())
     said = ", ".join(f"{name} {value:.6g}" for name, value in zip(study.settings.objectives, trial.values, strict=True))
     head = (

@@ -15,16 +15,16 @@ from typing import Any
 from medexp import machine
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, SweepFailed
+from medexp.naming import words
 from medexp.screen import Screen
 from medexp.sweep import results
 from medexp.sweep.alive import wait_for_end
-from medexp.sweep.names import point
 from medexp.sweep.outcome import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.sweep.proposal import VRAM, Proposal, judged
 from medexp.sweep.question import Question
 from medexp.sweep.space import quoted
 from medexp.sweep.study import FOLDER, MEASURED, PLANNED, RETRIES, Study, folder_of
-from medexp.units import MIB, bytes_of_gib
+from medexp.units import MIB, bytes_of_gib, gib
 
 INFEASIBLE_IN_A_ROW = 200
 ENOUGH_FREE_BYTES = 20 * MIB
@@ -120,7 +120,7 @@ class Trials:
     def _asked(self) -> tuple[Any, Proposal] | None:
         """One more trial, None if it is not to be started."""
         trial = self.study.ask()
-        values = self._values(trial)
+        values = self._question.values(trial)
         proposal = judged(self.study.space.overrides(values), self._question.compose, machine.read(), self._question.launch_dir)
         trial.set_user_attr(PLANNED, proposal.planned_bytes)
         if not self._is_startable(trial, proposal):
@@ -128,14 +128,6 @@ class Trials:
         self._refused = 0
         self.in_flight[trial.number] = trial
         return trial, proposal
-
-    def _values(self, trial: Any) -> dict[str, Any]:
-        """The values of `trial`, with what the user's own function suggests."""
-        if self._settings.custom_search_space is not None:
-            from hydra.utils import get_method
-
-            get_method(self._settings.custom_search_space)(self._question.config, trial)
-        return dict(trial.params)
 
     def _is_startable(self, trial: Any, proposal: Proposal) -> bool:
         """Is it worth a process? If not, the study is told why."""
@@ -203,7 +195,8 @@ class Trials:
 
     def _launched(self, trial: Any, proposal: Proposal, repeat: int) -> Outcome:
         """Run it and wait; its outcome comes from its folder, whatever became of the launcher."""
-        subdir = str(trial.number) if self._settings.repeats == 1 else f"{trial.number}_{repeat + 1}"
+        of_several = self._settings.repeats > 1
+        subdir = f"{trial.number}-{repeat + 1}" if of_several else str(trial.number)  # Hydra reads 1_1 as the number 11
         folder = self._question.folder / subdir
         trial.set_user_attr(FOLDER, str(folder))
         self._ticket(trial, subdir).write(folder)
@@ -227,7 +220,7 @@ class Trials:
             storage=self.study.url,
             trial_id=trial._trial_id,
             number=trial.number,
-            name=f"{name}: {point(trial.params)}",
+            name=f"{name}: {words(trial.params)}",
             pruner=self._settings.pruner,
             reports=len(self._settings.objectives) == 1 and self._settings.repeats == 1,
             tags=tags,
@@ -237,7 +230,7 @@ class Trials:
     def _tell(self, trial: Any, outcome: Outcome, planned: int) -> None:
         """Tell the study what a trial that was started came to, and by how much it kept its limits."""
         measured = outcome.metrics.get("vram/measured_bytes")
-        metrics = outcome.metrics | {"sweep/planned_bytes": float(planned), "sweep/bytes": float(measured or planned)}
+        metrics = outcome.metrics | {"sweep/planned_bytes": float(planned), "sweep/peak_gib": gib(int(measured or planned))}
         ceiling = bytes_of_gib(self._base.hardware.vram_ceiling_gib or 0)
         limits = {VRAM: float((measured or planned) - ceiling)} if ceiling else {}
         if outcome.ending is Ending.vram:  # by how much is not known: it was refused

@@ -45,17 +45,21 @@ def layer_bytes(run: RunConfig) -> tuple[int, int]:
 
     Source: bitsandbytes' NF4 with double quantisation, a byte for two weights, a byte for 64, four bytes for 16,384.
     """
-    shape = run.model.shape
+    shape, held = run.model.shape, _exactly if run.hardware.device is Device.cpu else rounded
     sizes = [inputs * outputs for inputs, outputs in linear_sizes(shape).values()]
     kv = shape.kv_heads * shape.head_dim
-    norms = 2 * rounded(2 * shape.hidden)
-    biases = rounded(2 * shape.heads * shape.head_dim) + 2 * rounded(2 * kv) if shape.family is Family.qwen2 else 0
+    norms = 2 * held(2 * shape.hidden)
+    biases = held(2 * shape.heads * shape.head_dim) + 2 * held(2 * kv) if shape.family is Family.qwen2 else 0
     if run.model.quantisation is Quantisation.none:
-        return sum(rounded(2 * size) for size in sizes) + norms + biases, 0
-    weights = sum(rounded(size // 2) for size in sizes)
+        return sum(held(2 * size) for size in sizes) + norms + biases, 0
+    weights = sum(held(size // 2) for size in sizes)
     scales = [size // NF4_BLOCK for size in sizes]
-    nested = sum(rounded(4 * scale // NESTED_BLOCK) + 2 * ALLOCATION_UNIT for scale in scales)
-    return weights + norms + biases, sum(map(rounded, scales)) + nested
+    nested = sum(held(4 * -(-scale // NESTED_BLOCK)) + 2 * ALLOCATION_UNIT for scale in scales)
+    return weights + norms + biases, sum(map(held, scales)) + nested
+
+
+def _exactly(num_bytes: int) -> int:
+    return num_bytes
 
 
 def _casts_to_float32(run: RunConfig) -> bool:
@@ -80,7 +84,13 @@ def _weights(run: RunConfig, levers: Levers) -> list[Term]:
         Term("embedding", table, embedding_place, Phase.always, exact),
         Term("lm_head", 0 if shape.tied_embeddings else table, Place.gpu, Phase.always, exact),
         Term("final and float32 norms", norms, Place.gpu, Phase.always, exact),
-        Term("workspace and tables", WORKSPACE_BYTES, Place.gpu, Phase.always, "measured after loading"),
+        Term(
+            "workspace and tables",
+            0 if run.hardware.device is Device.cpu else WORKSPACE_BYTES,
+            Place.gpu,
+            Phase.always,
+            "measured after loading",
+        ),
         Term("dequantised weight", scratch, Place.gpu, Phase.always, "largest projection in 16 bits"),
     ]
 

@@ -4,7 +4,7 @@ from enum import Enum
 
 import pytest
 
-from medexp.config.flat import fingerprint, flatten
+from medexp.config.flat import fingerprint, flatten, telling
 from medexp.config.schema import Resume, RunConfig
 
 NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps")
@@ -80,3 +80,18 @@ def test_a_run_that_must_not_resume_is_still_the_same_run(run):
     never = copy.deepcopy(run)
     never.training.resume = Resume.never
     assert fingerprint(never, "digest") == fingerprint(run, "digest")
+
+
+def test_the_most_telling_come_first_and_nulls_are_left_out(run):
+    told = telling(run, ["training.max_grad_norm=0.5", "+tracking.tags.study=pilot", "experiment=x"])
+    assert list(told)[:3] == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
+    assert list(told).index("training.max_grad_norm") < list(told).index("training.seed")
+    assert None not in told.values()
+    assert len(told) < 30
+    assert not any(name.startswith("tracking.") for name in told)
+
+
+def test_the_parts_of_a_mixture_are_told(resolved):
+    told = telling(resolved("hardware=cpu", "dataset=medical_o1_structured"), [])
+    assert told["dataset.mixture.0.weight"] == 0.9
+    assert told["dataset.mixture.1.name"] == "clinical_cases"

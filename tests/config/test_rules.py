@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from medexp.config.rules import PROJECTIONS, RULES
+from medexp.config.rules import PROJECTIONS, RULES, anchored
 from medexp.config.schema import Engine
 from medexp.errors import ConfigError, MachineError
 from medexp.machine import Gpu, Machine
@@ -307,3 +307,18 @@ def test_runs_are_kept_where_medexp_home_or_the_command_line_says(resolved, monk
     if home is not None:
         monkeypatch.setenv("MEDEXP_HOME", home)
     assert resolved(*overrides).tracking.root == root
+
+
+def test_what_is_kept_of_a_config_has_absolute_paths(compose):
+    words = ["dataset=mixture", "dataset.mixture=[{use: local, path: a.csv, weight: 1}]", "lora.start_from=out/adapter"]
+    cfg = compose(*words, "evaluation.benchmark_files.medqa=m.jsonl")
+    made = anchored(cfg, Path("/launched"))
+    assert (made.lora.start_from, made.dataset.mixture[0].path) == ("/launched/out/adapter", "/launched/a.csv")
+    assert made.evaluation.benchmark_files.medqa == "/launched/m.jsonl"
+    assert (made.model.path, cfg.lora.start_from) == (None, "out/adapter")
+
+
+def test_paths_that_are_absolute_or_shipped_stay(compose):
+    cfg = compose("model.path=/weights")
+    made = anchored(cfg, Path("/launched"))
+    assert (made.model.path, made.dataset.path) == ("/weights", cfg.dataset.path)

@@ -1,11 +1,15 @@
 """What is said of a study, and the preset that runs its best again."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
 from medexp import command
+from medexp.config.schema import Tracking
 from medexp.errors import OutputError
 from medexp.sweep import board, names, preset, results
 from medexp.sweep.outcome import Ending, Outcome
@@ -99,6 +103,15 @@ def test_the_mean_of_repeats():
     assert made == Outcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
 
 
+def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
+    study = opened(space=Space({"training.seed": Choice((1, 2, 3))}))
+    for loss in (2.0, 4.0):
+        assert results.over_seeds(study) is None
+        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
+    assert results.over_seeds(study) == pytest.approx((3.0, 2**0.5))
+    assert results.over_seeds(opened(name="other")) is None
+
+
 def test_a_full_disk_is_named(tmp_path):
     results.refuse_full_disk([tmp_path, tmp_path / "none"], 1)
     with pytest.raises(OutputError, match=f"the disk of {tmp_path} is full"):
@@ -121,3 +134,17 @@ def test_the_presets_of_a_sweep_fit_the_hardware(composed):
     assert OmegaConf.to_container(cpu.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(384, 641, 128)"
     assert OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(1024, 16385, 1024)"
     assert (cpu.hydra.sweeper.n_trials, cpu.evaluation.answers) == (8, 0)
+
+
+def test_sweepers_that_begin_at_once_share_one_run_in_mlflow(opened, tmp_path):
+    where = Tracking(str(tmp_path / "mlruns"), "e", None, system_metrics=False, log_adapter=False, tags={})
+    studies, both = [opened(), opened()], Barrier(2, timeout=60)
+
+    def begin(study):
+        both.wait()
+        with results.parent_run(where, study, tmp_path) as parent:
+            both.wait()  # neither has ended before the other began
+            return parent.run_id
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(begin, studies))) == 1

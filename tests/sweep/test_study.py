@@ -62,6 +62,10 @@ def test_the_best_is_feasible(opened):
     assert [each.number for each in study.best()] == [best.number]
 
 
+def test_the_axes_of_plots_are_called_by_their_metric(opened):
+    assert opened("hydra.sweeper.objective=eval/loss").optuna.metric_names == ["eval/loss"]
+
+
 def test_the_best_of_two_objectives_is_a_front(opened):
     study = opened("hydra.sweeper.objective=[a,b]", "hydra.sweeper.direction=[minimize,maximize]")
     for a, b in [(1, 1), (2, 2), (3, 1), (1, 0.5)]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from doors import command
 
+from medexp import finished
+
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
     # The plan of 40,000 tokens takes 0.56 GiB of host memory, that of 480 takes 0.38.
@@ -47,15 +49,19 @@ def _in_mlflow(sweeps, done) -> None:
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.info.run_id for run in nested} == {each.user_attrs["mlflow_run_id"] for each in done}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.info.run_name for run in nested} == {
-        f"{each.number}: max_seq_tokens={each.params['training.max_seq_tokens']}" for each in done
-    }
+    assert {run.info.run_name for run in nested} == {f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done}
     assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
+    assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first
     kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
     assert json.loads((kept / "infeasible_proposals.json").read_text())["over_by_gib"][0] > 0
     assert (kept / "charts/history.png").stat().st_size > 5000
     assert "plotly" in (kept / "charts/sweep.html").read_text().lower()
     assert (kept / "best.yaml").read_text() == (sweeps.folder / "best.yaml").read_text()
+    best = min(done, key=lambda each: each.value)
+    assert f"Best so far: **seq{best.params['training.max_seq_tokens']}**" in parent.data.tags["mlflow.note.content"]
+    registered = finished.find("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
+    assert registered is not None
+    assert registered.run_id == best.user_attrs["mlflow_run_id"]
 
 
 def test_no_ending_loses_anything(sweeps):
@@ -93,6 +99,54 @@ def test_no_ending_loses_anything(sweeps):
     run, parent = sorted(sweeps.doors.runs(), key=lambda each: each.info.run_name == "s")
     assert set(sweeps.doors.history(run.info.run_id, "train/loss")) == set(range(1, 41))
     assert {run.info.status, parent.info.status} == {"FINISHED"}
+
+
+def test_a_second_ctrl_c_ends_at_once_and_the_same_command_goes_on(sweeps):
+    words = ["lora.r=choice(4,8)", "sweep.n_trials=1", "training.max_steps=4000", "training.save_steps=2"]
+    process = sweeps.start(*words)
+    sweeps.until("0/progress.json", '"step": 3')
+    trial = sweeps.pid(0)
+    os.kill(trial, signal.SIGSTOP)  # it cannot hear the first one
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert not Path(f"/proc/{trial}").exists()
+    assert sweeps.endings()[0] == "stopped"  # and uses up no trial
+    process = sweeps.start(*words)
+    sweeps.until("1/trial.log", "continued from checkpoint-")
+    sweeps.kill(process)
+
+
+OWN_SPACE = """
+def more(cfg, trial):
+    if trial.params["lora.r"] == 8:
+        trial.suggest_categorical("lora.rank_stabilised", [True])
+"""
+
+
+def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
+    preset = ["sweep=pareto_loss_vram", "lora.r=choice(4,8)", "training.max_seq_tokens=choice(480,640)"]
+    (sweeps.root / "space_of_mine.py").write_text(OWN_SPACE)
+    options = ["hydra.sweeper.repeats=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.custom_search_space=space_of_mine.more"]
+    process = sweeps.start(
+        *preset, *options, "sweep.n_trials=2", "hydra/sweeper/sampler=random", "training.max_steps=2",
+        PYTHONPATH=f"{Path(__file__).parents[2]}:{sweeps.root}",
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "Pareto front" in output
+    runs = {run.info.run_name.partition(":")[0]: run for run in sweeps.doors.runs() if run.info.run_name != "s"}
+    assert set(runs) == {"0-1", "0-2", "1-1", "1-2"}
+    for trial in sweeps.trials():
+        of_trial = [run.data for name, run in runs.items() if name.startswith(f"{trial.number}-")]
+        assert len({run.params["training.seed"] for run in of_trial}) == 2
+        loss = sum(run.metrics["result/loss_after"] for run in of_trial) / 2
+        assert trial.values == [pytest.approx(loss), pytest.approx(trial.user_attrs["planned_bytes"] / 2**30)]
+        assert ("lora.rank_stabilised" in trial.params) == (trial.params["lora.r"] == 8)
+    assert (sweeps.folder / "charts/pareto_front.png").stat().st_size > 5000
 
 
 def test_a_trial_that_dies_fails_alone_and_a_hopeless_one_is_pruned(sweeps):
@@ -183,6 +237,7 @@ def test_a_full_disk_is_an_end_in_one_sentence_and_the_sweep_goes_on_when_there_
         (["lora.r=choice(4,8)", "hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs=0 is out of range: allowed is at least 1"),
         (["lora.r=choice(4,8)", "hydra.sweeper.direction=down"], "hydra.sweeper.direction=down is not allowed"),
         (["lora.r=choice(4,8)", "hydra.sweeper.storage=nosuch://x"], "the study's storage nosuch://x does not answer"),
+        (["lora.r=choice(4,8)", "hydra.sweeper.custom_search_space=no.such"], "custom_search_space=no.such cannot be imported"),
         (["sweep=rank_lr"], "sweep=rank_lr does not exist; there are grid_rank, pareto_loss_vram, rank_lr_seq, seeds"),
         (["hardware=rtx4050_6gb", "lora.r=choice(4,8)"], "needs a CUDA card"),
     ],

@@ -1,0 +1,143 @@
+"""python -m medexp.compare: finished runs side by side, each against its own base and against the first.
+
+    python -m medexp.compare 'run=[1dcdb309...,6777cf1e...]'      # MLflow run ids; also folders of adapters, and last
+    python -m medexp.compare study=rank_lr_seq-cpu                # a sweep: its finished trials, best first
+    python -m medexp.compare 'run=[last,1dcdb309...]' compare.format=json
+
+Says where their configs differ, what changed in each, what differs between them case by case and how sure that is, and what each
+cost. Loads no model: it scores the stored answers. Writes one page that opens offline.
+"""
+
+import json
+import time
+import webbrowser
+from pathlib import Path
+
+from rich.markup import escape
+
+from medexp import compared, comparison, comparison_page, comparison_rows, report
+from medexp.command import Invocation, run_door
+from medexp.comparison import Comparing
+from medexp.config.doors import CompareFormat, CompareOptions
+from medexp.config.schema import RunConfig
+from medexp.errors import ConfigError, OutputError
+from medexp.screen import Screen
+from medexp.units import duration
+
+COLUMN = 36  # characters that an answer needs beside others
+
+
+def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
+    """Print the comparison that `options` ask for, and write its page.
+
+    Raises: ConfigError, RunError, DataError or OutputError in one sentence.
+    """
+    began = time.perf_counter()
+    names, file = asked(options), Path.cwd() / Path(options.file).expanduser()
+    if file.is_dir():
+        raise OutputError(f"compare.file={file} is a folder; give the name of a file, as {file / 'compare.html'}")
+    with show.stage("reading the runs and scoring their answers"):
+        if options.study:
+            found = compared.of_study(options.study, run.tracking, Path.cwd())
+        else:
+            found = compared.of_runs(names, run.tracking, Path.cwd())
+        page = comparison_page.render(found, options.mlflow)
+    _write(page, file)
+    if options.format is CompareFormat.json:
+        said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
+        show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
+    else:
+        _print(show, found, options.answers)
+        show.result(f"All of it on one page: {escape(str(file))} ({duration(time.perf_counter() - began)})")
+    if options.open:
+        webbrowser.open(file.as_uri())
+    return found
+
+
+def asked(options: CompareOptions) -> list[str]:
+    """The runs that `options` name, none where a study is asked for.
+
+    Raises: ConfigError if there are too few or too many, or runs and a study together.
+    """
+    given = options.run if isinstance(options.run, list) else [options.run] if options.run is not None else []
+    names = [str(each).strip() for each in given]
+    if options.study and names:
+        raise ConfigError("run and study are both given; give one of them")
+    if options.study:
+        return []
+    if not names:
+        raise ConfigError(
+            "there is nothing to compare: give 'run=[ID,ID]' (MLflow run ids, folders of adapters, last; make ui lists the runs) "
+            "or study=NAME"
+        )
+    if not compared.FEWEST <= len(names) <= compared.MOST:
+        raise ConfigError(
+            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to {compared.MOST} can be compared, "
+            "as in 'run=[ID,ID]'. What changed in one run is in its report.html"
+        )
+    return names
+
+
+def _write(page: str, file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"compare.file={file} cannot be written ({error.strerror}); set compare.file=FILE") from error
+
+
+def _print(show: Screen, found: Comparing, answers: int) -> None:
+    labels = tuple(run.label for run in found.runs)
+    show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
+    show.table(found.title, ("", "run", "ended", "evaluated", "MLflow run or folder"), comparison_rows.run_rows(found))
+    show.result(escape(comparison_rows.shared(found)))
+    rows, follow = comparison_rows.setting_rows(found)
+    if rows:
+        show.table("Where they differ", ("setting", *labels), rows)
+    if follow:
+        show.result(f"[dim]different too, but only as these are or where they are off: {escape(', '.join(follow))}[/dim]")
+    for remark in comparison_rows.remarks(found):
+        show.result(f"[yellow]![/yellow] {escape(remark)}")
+    _print_measures(show, found)
+    if costs := comparison_rows.cost_rows(found):
+        show.table("What they took", ("", *labels), costs)
+    _print_answers(show, found, answers)
+
+
+def _print_measures(show: Screen, found: Comparing) -> None:
+    quiet = comparison_rows.quiet(found)
+    loud = [each for each in found.measures if each not in quiet]
+    if (first := found.reference) is not None and (rows := comparison_rows.contrast_rows(found, loud)):
+        columns = ("measure", "", f"{first.label} | run", "verdict", "difference a case [95 %]", "p | Holm", "n")
+        show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
+    if rows := comparison_rows.change_rows(found, loud):
+        heads = ("measure", "", "before -> after", "verdict", "change a case [95 %]")
+        show.table("What changed in each, against its own base", heads, rows)
+    if quiet:
+        show.result(f"[dim]no detectable change or difference anywhere: {', '.join(each.title for each in quiet)}[/dim]")
+    if found.measures:
+        for sentence in comparison_rows.honest(found):
+            show.result(f"[dim]{sentence}[/dim]")
+        show.result("")
+
+
+def _print_answers(show: Screen, found: Comparing, answers: int) -> None:
+    """The tuned answers to the first questions, as many runs side by side as the terminal has room for."""
+    room = max(1, show.results.width // COLUMN)
+    answering = [at for at, run in enumerate(found.runs) if run.evaluated is not None and run.evaluated.record.cases][:room]
+    for case in found.asked[:answers]:
+        said = [comparison.said(found.runs[at], case.places[at]) for at in answering]
+        heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
+                 for at, each in zip(answering, said, strict=True)]  # fmt: skip
+        texts = [report.clipped(each.tuned, 900) if each else "(not asked)" for each in said]
+        show.table(f"Held out: {case.question}", heads, [texts], prose=True)
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, CompareOptions)
+    return float(compare(run, options, Screen()).comparisons)
+
+
+if __name__ == "__main__":
+    run_door(_door, "compare", needs_card=False)

@@ -1,0 +1,142 @@
+"""Runs found again to be compared: what each kept of its config, its answers and its figures, read from MLflow or an adapter's
+folder. Loads no model: the stored answers are scored again, in milliseconds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import ascii_uppercase
+
+from omegaconf import OmegaConf
+
+from medexp import artifact, finished, tracking
+from medexp.comparison import Comparing, Cost, Run, energy_wh
+from medexp.config.flat import settings
+from medexp.config.schema import Tracking
+from medexp.errors import RunError
+from medexp.evaluation import lexicon, scorecard
+from medexp.evaluation.contrasts import Evaluated
+from medexp.evaluation.record import Record
+from medexp.finished import ADAPTER, RECORD, FinishedRun
+from medexp.tracking import KeptRun
+from medexp.units import bytes_of_gib
+from medexp.vram.planner import LEVER_KEYS
+
+FEWEST, MOST = 2, 12
+CAUTION = "The order was made on these same held-out cases: the lead of the first is flattered by having been chosen for it."
+_POWER = re.compile(r"system/gpu_\d+_power_usage_watts")
+
+
+def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparing:
+    """The runs that `asked` name (ids, folders of adapters, last), in that order.
+
+    Raises: RunError for one that is not there, or two that are the same; DataError for a stored evaluation that cannot be read.
+    """
+    found = [finished.find(each, where.root or "", launch_dir) for each in asked]
+    seen: dict[str, str] = {}
+    for each in found:
+        identity = each.kept.run_id if each.kept is not None else str(each.adapter)
+        if identity in seen:
+            same = f"{seen[identity]} and {each.asked} are the same run" if seen[identity] != each.asked else each.asked
+            raise RunError(f"run= names a run twice ({same}); give each once")
+        seen[identity] = each.asked
+    return _comparing(f"{len(found)} runs", found, where)
+
+
+def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
+    """The finished trials of study `name`, best first, the best `MOST` of them.
+
+    Raises: RunError if there is no such study, or if fewer than two trials have finished.
+    """
+    ids, objective = tracking.find_study(where, name)
+    if len(ids) < FEWEST:
+        raise RunError(f"study={name} has {len(ids)} finished trials with {objective} and {FEWEST} are needed; let the sweep go on")
+    chosen = ids[:MOST]
+    which = f"the best {MOST} of {len(ids)}" if len(ids) > MOST else f"all {len(ids)}"
+    found = [finished.find(each, where.root or "", launch_dir) for each in chosen]
+    title = f"Study {name}: {which} finished trials by {objective}, best first"
+    return replace(_comparing(title, found, where), caution=CAUTION)
+
+
+def _comparing(title: str, found: Sequence[FinishedRun], where: Tracking) -> Comparing:
+    return Comparing(title, tuple(_run(label, each, where) for label, each in zip(ascii_uppercase, found, strict=False)))
+
+
+def _run(label: str, each: FinishedRun, where: Tracking) -> Run:
+    made = _settings(each)
+    evaluated = _evaluated(each, made)
+    run_id, ended = (each.kept.run_id, each.kept.status.lower()) if each.kept is not None else (None, "a folder")
+    page = f"#/experiments/{each.kept.tracker.experiment_id}/runs/{run_id}" if each.kept is not None else ""
+    missing = "" if evaluated else _missing(each)
+    return Run(label, each.name, each.asked, run_id, ended, made, _cost(each, where), evaluated, missing, page)
+
+
+def _settings(each: FinishedRun) -> dict[str, str]:
+    """What the run was composed of; of the levers what the plan chose, where MLflow has it."""
+    stored = OmegaConf.to_container(OmegaConf.load(each.composed)) if each.composed is not None else None
+    made = settings({str(name): group for name, group in stored.items()}) if isinstance(stored, dict) else {}
+    params = each.kept.params if each.kept is not None else {}
+    words = {"None": "null", "True": "true", "False": "false"}
+    return made | {name: words.get(params[name], params[name]) for name in LEVER_KEYS if made and name in params}
+
+
+def _evaluated(each: FinishedRun, made: Mapping[str, str]) -> Evaluated | None:
+    if each.record is None:
+        return None
+    record = Record.of_json(each.record.read_text(encoding="utf-8"), f"{RECORD} of run {each.asked}")
+    return Evaluated(record, scorecard.card(record, lexicon.load()), made)
+
+
+def _missing(each: FinishedRun) -> str:
+    """Why there is no stored evaluation."""
+    if each.kept is None:
+        return f"no {RECORD} beside the adapter; measure it first: python -m medexp.evaluate run={each.asked}"
+    if each.kept.status == "RUNNING":
+        return "still running, no stored answers yet"
+    if each.kept.status != "FINISHED":
+        why = each.kept.tags.get("medexp.ended_by", "no reason kept").partition("\n")[0][:120]
+        return f"{each.kept.status.lower()} before its answers were stored ({why})"
+    return f"no stored answers ({RECORD}); measure it: python -m medexp.evaluate run={each.kept.run_id}"
+
+
+def _cost(each: FinishedRun, where: Tracking) -> Cost:
+    """What training it took; an evaluation has the figures of the run it measured."""
+    kept = each.kept
+    adapter = each.adapter
+    if kept is not None and "medexp.evaluates" in kept.tags and "mlflow.parentRunId" in kept.tags:
+        kept = tracking.find_run(where, kept.tags["mlflow.parentRunId"], (ADAPTER,))
+        adapter = kept.artifacts.get(ADAPTER)
+    trained = artifact.parameters(adapter) if adapter is not None else None
+    if kept is None:
+        return Cost(trained=trained)
+    values, steps = kept.metrics, kept.tracker.history("train/loss")
+    ceiling = kept.tags.get("medexp.vram_ceiling_gib")
+    return Cost(
+        elapsed_s=values.get("result/elapsed_s"),
+        steps=steps[-1][0] if steps else None,
+        tokens_per_s=values.get("result/tokens_per_s"),
+        trained=trained,
+        planned_bytes=_whole(values.get("vram/planned_bytes")),
+        measured_bytes=_measured(values),
+        ceiling_bytes=bytes_of_gib(float(ceiling)) if ceiling is not None else None,
+        energy_wh=_energy_wh(kept),
+        loss_before=values.get("result/loss_before"),
+        loss_after=values.get("result/loss_after"),
+    )
+
+
+def _measured(values: Mapping[str, float]) -> int | None:
+    if "vram/measured_bytes" in values:
+        return _whole(values["vram/measured_bytes"])
+    peak = values.get("vram/peak_gib")  # of a run without a plan
+    return bytes_of_gib(peak) if peak is not None else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _energy_wh(kept: KeptRun) -> float | None:
+    """What the card took, where MLflow has measured one; of several it cannot be told which was the run's."""
+    cards = [name for name in kept.metrics if _POWER.fullmatch(name)]
+    return energy_wh(kept.tracker.timed(cards[0])) if len(cards) == 1 else None
