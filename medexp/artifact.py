@@ -6,10 +6,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from medexp.config.schema import Lora
 from medexp.errors import ModelError, listing
 from medexp.tuned import Tuned, Weights
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
@@ -58,6 +61,22 @@ def parameters(folder: Path) -> int | None:
         head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     counts: list[int] = [math.prod(each["shape"]) for name, each in head.items() if name != "__metadata__"]
     return sum(counts)
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """What PEFT keeps of the adapter in `folder` beside its weights.
+
+    Raises: ModelError if the weights are not there, as after a copy that was cut off.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder} holds no {WEIGHTS}; give the folder of a whole PEFT adapter")
+    found: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return found
+
+
+def write_adapter_config(config: dict[str, Any], folder: Path) -> None:
+    """Write `config` as PEFT reads it."""
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _umask() -> int:

@@ -21,7 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp import machine
 from medexp.config import mistakes
-from medexp.config.doors import AskConfig, AuditConfig, CompareConfig, EvaluateConfig, PlanConfig, TrainConfig, UiConfig
+from medexp.config.doors import (
+    AskConfig,
+    AuditConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PlanConfig,
+    TrainConfig,
+    UiConfig,
+)
 from medexp.config.rules import anchored, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
@@ -36,6 +45,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
+    "export": ExportConfig,
     "ui": UiConfig,
 }
 Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]

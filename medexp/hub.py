@@ -5,6 +5,7 @@ minute a file. What lies in the local cache is used when the Hub does not answer
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,34 @@ def fetch(repo: str, name: str, revision: str | None) -> Path:
         raise HubError(_first_line(error)) from error
 
 
-def download(repo: str, revision: str | None) -> None:
-    """Bring the weights and tokenizer of model `repo` into the local cache, with progress bars. Raises: HubError."""
+def download(repo: str, revision: str | None) -> Path:
+    """Bring the weights and tokenizer of model `repo` into the local cache, with progress bars; the folder. Raises: HubError."""
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"])
+        files = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+        found = snapshot_download(repo, revision=revision, allow_patterns=files)
     except Exception as error:  # as above
         raise HubError(_first_line(error)) from error
+    return Path(found)
+
+
+def push(folder: Path, repo: str, token: str, private: bool, message: str, leave_out: Sequence[str]) -> str:
+    """Upload what is in `folder`, save `leave_out`, to model `repo`, made where it is not there; the address of the commit.
+
+    Large files go first, with progress bars; what is visible changes in one commit at the end. Raises: HubError.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+    try:
+        api.create_repo(repo, repo_type="model", private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, repo_type="model", commit_message=message, ignore_patterns=list(leave_out)
+        )
+    except Exception as error:  # as above
+        raise HubError(_first_line(error)) from error
+    return str(done.commit_url)
 
 
 def load_table(repo: str, config: str | None, revision: str | None) -> list[dict[str, Any]]:

@@ -58,6 +58,12 @@ def load_transformers(hardware: Hardware) -> Stack:
     return Stack(hardware.engine, transformers, trl=None, peft=None, datasets=None, unsloth=None)
 
 
+def load_bitsandbytes() -> Any:
+    """bitsandbytes alone, to dequantise weights on the CPU."""
+    with quietly():
+        return importlib.import_module("bitsandbytes")
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Banners that the stack prints go to the log file instead of the screen."""

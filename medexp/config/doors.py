@@ -177,3 +177,68 @@ class AskConfig(RunConfig):
     question: str | None = MISSING
     ui: bool = MISSING
     ask: AskOptions = MISSING
+
+
+class ExportTo(Enum):
+    """What `python -m medexp.export` makes of a finished run."""
+
+    adapter = "adapter"
+    merged = "merged"
+    gguf = "gguf"
+    ollama = "ollama"
+    vllm = "vllm"
+    registry = "registry"
+
+
+class MergedDtype(Enum):
+    """The format of merged weights."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class GgufType(Enum):
+    """The format of a GGUF's matrices. The first three are written here; the others by llama.cpp's quantiser."""
+
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+    q6_k = "q6_k"
+    q5_k_m = "q5_k_m"
+    q5_k_s = "q5_k_s"
+    q4_k_m = "q4_k_m"
+    q4_k_s = "q4_k_s"
+    q3_k_l = "q3_k_l"
+    q3_k_m = "q3_k_m"
+    q3_k_s = "q3_k_s"
+    q2_k = "q2_k"
+
+
+@dataclass
+class ExportOptions(Group):
+    """Which finished run is exported, as what, to where; and whether it goes to the Hub."""
+
+    inside: ClassVar[str] = "export."
+    run: str | None = MISSING
+    to: ExportTo = MISSING
+    overwrite: bool = MISSING
+    push: bool = MISSING
+    folder: str | None = MISSING
+    dtype: MergedDtype = MISSING
+    quantisation: GgufType = MISSING
+    llama_cpp: str | None = MISSING
+    name: str | None = MISSING
+    alias: str = MISSING
+    repo: str | None = MISSING
+    private: bool = MISSING
+
+
+@dataclass
+class ExportConfig(RunConfig):
+    """A run to export. What it was made with is read from the run itself."""
+
+    run: str | None = MISSING
+    to: ExportTo = MISSING
+    overwrite: bool = MISSING
+    push: bool = MISSING
+    export: ExportOptions = MISSING

@@ -1,0 +1,138 @@
+"""Does an export answer as base + adapter do? Greedy tokens and logits, with Transformers and with llama.cpp itself.
+
+    python benchmarks/export/round_trip.py ADAPTER --merged FOLDER ... --gguf FILE ... --llama-python PYTHON [--cases 4]
+
+ADAPTER is the folder that a run left. The reference is PEFT's adapter, not merged, over its base, computed in float32. PYTHON is an
+interpreter with llama-cpp-python; its own tokens of every prompt are compared with those of training.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+LLAMA = """
+import json, sys
+import numpy as np
+from llama_cpp import Llama
+asked, file, out = json.load(open(sys.argv[1])), sys.argv[2], sys.argv[3]
+model = Llama(file, n_ctx=1024, n_threads=1, verbose=False, logits_all=True, seed=0)
+same, answers, logits = 0, [], []
+for text, ids in zip(asked["texts"], asked["ids"]):
+    same += model.tokenize(text.encode(), add_bos=True, special=True) == ids
+for ids in asked["ids"][: asked["cases"]]:
+    model.reset()
+    model.eval(ids)
+    logits.append(np.array(model.scores[: len(ids)]))
+    said = []
+    for token in model.generate(ids, temp=0, repeat_penalty=1.0, reset=True):
+        if token == model.token_eos() or len(said) == asked["tokens"]:
+            break
+        said.append(int(token))
+    answers.append(said)
+np.savez(out, *logits)
+json.dump({"same": same, "answers": answers}, open(out + ".json", "w"))
+"""
+
+
+def questions(run: Any, tokenizer: Any) -> tuple[list[str], list[list[int]]]:
+    """Every case of the run's data as a prompt: its text and its tokens, BOS first."""
+    from medexp.data.encoding import prompt_ids
+    from medexp.data.prompts import ask
+    from medexp.data.source import read_file
+    from medexp.tuned import vocabulary
+
+    rows = read_file(Path(run.dataset.path), "the cases")
+    texts = [ask(run.prompt, row[run.dataset.columns.question]) for row in rows]
+    return texts, [prompt_ids(text, vocabulary(tokenizer)) for text in texts]
+
+
+def answered(network: Any, ids: list[list[int]], tokens: int) -> tuple[list[list[int]], list[Any]]:
+    """Greedy answers, and the logits of every position of the prompts."""
+    import torch
+
+    network.eval()
+    answers, logits = [], []
+    with torch.no_grad():
+        for each in ids:
+            asked = torch.tensor([each])
+            mask = torch.ones_like(asked)
+            logits.append(network(asked).logits[0].float().numpy())
+            made = network.generate(asked, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=2)
+            said = made[0, len(each) :].tolist()
+            answers.append(said[: said.index(2)] if 2 in said else said)
+    return answers, logits
+
+
+def row(name: str, found: tuple[list[list[int]], list[Any]], wanted: tuple[list[list[int]], list[Any]]) -> None:
+    """Print how many answers are the same tokens, and how far the logits are."""
+    import numpy as np
+
+    same = sum(ours == theirs for ours, theirs in zip(found[0], wanted[0], strict=True))
+    far = [np.abs(ours - theirs) for ours, theirs in zip(found[1], wanted[1], strict=True)]
+    mean, largest = np.mean([each.mean() for each in far]), max(each.max() for each in far)
+    print(
+        f"{name}: {same} of {len(wanted[0])} answers the same tokens; logits {mean:.4f} apart on average, {largest:.3f} at most",
+        flush=True,
+    )
+
+
+def by_llama(python: str, file: Path, asked: dict[str, Any], folder: Path) -> tuple[int, tuple[list[list[int]], list[Any]]]:
+    """llama.cpp on `file`: prompts that it tokenises as training did, then answers and logits."""
+    import numpy as np
+
+    (folder / "asked.json").write_text(json.dumps(asked))
+    out = folder / file.stem
+    subprocess.run([python, "-c", LLAMA, str(folder / "asked.json"), str(file), str(out)], check=True)
+    said = json.loads(Path(f"{out}.json").read_text())
+    logits = np.load(f"{out}.npz")
+    return said["same"], (said["answers"], [logits[name] for name in logits.files])
+
+
+def main() -> None:
+    """One line an export."""
+    asked = argparse.ArgumentParser()
+    asked.add_argument("adapter", type=Path)
+    asked.add_argument("--merged", type=Path, nargs="*", default=[])
+    asked.add_argument("--gguf", type=Path, nargs="*", default=[])
+    asked.add_argument("--llama-python")
+    asked.add_argument("--cases", type=int, default=4)
+    asked.add_argument("--tokens", type=int, default=32)
+    given = asked.parse_args()
+    import torch
+    from omegaconf import OmegaConf
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = OmegaConf.load(given.adapter / "run.yaml")
+    texts, ids = questions(run, AutoTokenizer.from_pretrained(given.adapter))
+    few = ids[: given.cases]
+    exact = AutoPeftModelForCausalLM.from_pretrained(given.adapter, dtype=torch.float32)
+    wanted = answered(exact, few, given.tokens)
+    largest = max(abs(each).max() for each in wanted[1])
+    print(f"reference: {sum(map(len, wanted[0]))} tokens in {given.cases} answers, largest logit {largest:.1f}", flush=True)
+    half = AutoPeftModelForCausalLM.from_pretrained(given.adapter, dtype=torch.bfloat16)
+    by_adapter = answered(half, few, given.tokens)
+    by_peft = answered(half.merge_and_unload(), few, given.tokens)
+    row("PEFT's own merge in bf16, beside the reference", by_peft, wanted)
+    row("the adapter apart in bf16, beside the reference", by_adapter, wanted)
+    for folder in given.merged:
+        merged = answered(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), few, given.tokens)
+        row(f"{folder}, as stored, beside PEFT's merge in bf16", merged, by_peft)
+        in_full = answered(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), few, given.tokens)
+        row(f"{folder}, computed in float32, beside the reference", in_full, wanted)
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in given.gguf if given.llama_python else []:
+            asked_of = {"texts": texts, "ids": ids, "cases": given.cases, "tokens": given.tokens}
+            same, found = by_llama(given.llama_python, file, asked_of, Path(scratch))
+            row(
+                f"{file.name} in llama.cpp ({same} of {len(texts)} prompts tokenised as in training), beside the reference",
+                found,
+                wanted,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""python -m medexp.export: a finished run as files that other programs take, or as a version in MLflow's model registry.
+
+    python -m medexp.export run=last to=merged                              # a Transformers checkpoint in bfloat16
+    python -m medexp.export run=ID to=ollama export.quantisation=q4_k_m     # GGUF and Modelfile with the run's own prompt
+    python -m medexp.export run=ID to=adapter push=true export.repo=me/name # also to the Hub; HF_TOKEN is read from the environment
+
+Everything that can be refused is refused before a weight is read. An export is written beside its folder and renamed whole.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from medexp import artifact, finished, hub, registry
+from medexp.command import Invocation, run_door
+from medexp.config.doors import ExportOptions, ExportTo
+from medexp.config.schema import RunConfig
+from medexp.errors import ConfigError, MachineError, ModelError, RunError
+from medexp.exporting import folder, gguf_file, merge, projections, quantiser
+from medexp.exporting.folder import MARK
+from medexp.exporting.gguf_file import WRITTEN_HERE
+from medexp.exporting.job import GGUF, Job, write
+from medexp.finished import FinishedRun
+from medexp.registry import Registered
+from medexp.screen import Screen
+from medexp.units import MIB, duration
+
+_BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
+_NOT_FOR_OTHERS = ("run.yaml",)  # holds paths of this machine
+
+
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
+    assert isinstance(options, ExportOptions)
+    return finished.recomposed(cfg, options.run, overrides)
+
+
+def export(run: RunConfig, options: ExportOptions, invocation: Invocation, show: Screen) -> Path | Registered:
+    """Export the run that `options` name; returns the folder, or the registered version.
+
+    Raises: BadInput before anything is written; an export that is stopped leaves nothing behind.
+    """
+    began = time.perf_counter()
+    subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
+    if problems := list(_problems(options)):
+        raise ConfigError(problems)
+    if options.to is ExportTo.registry:
+        return _registered(run, options, subject, show)
+    job = _checked(run, options, subject, invocation, show)
+    show.say(f"[bold]{subject.name}[/bold] as {options.to.value}")
+    with folder.written_whole(job.target) as half_done:
+        write(job, half_done)
+    _print(job, time.perf_counter() - began)
+    if options.push:
+        _push(job)
+    return job.target
+
+
+def _problems(options: ExportOptions) -> Iterator[str]:
+    """What is wrong with the options by themselves."""
+    if options.name is not None and options.to is not ExportTo.registry and not re.fullmatch(r"\w[\w.-]*", options.name):
+        yield f"export.name={options.name} names files: letters, digits, _, . and - are allowed"
+    if not options.push:
+        return
+    if options.to is ExportTo.registry:
+        yield "push=true uploads files and to=registry makes none; choose to=adapter, merged, gguf, ollama or vllm"
+    if options.repo is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repo):
+        yield f"push=true needs export.repo=OWNER/NAME, the model's place on the Hub; it is {options.repo}"
+    if not os.environ.get("HF_TOKEN"):
+        yield "push=true needs a token that may write: set HF_TOKEN in .env or in the environment (huggingface.co/settings/tokens)"
+
+
+def _registered(run: RunConfig, options: ExportOptions, subject: FinishedRun, show: Screen) -> Registered:
+    if subject.kept is None:
+        raise RunError(f"to=registry needs a run in MLflow and run={options.run} is a folder; give its id (make ui lists them)")
+    found = registry.register(run.tracking, subject.kept.run_id, options.name or run.model.name, options.alias)
+    was = "registered" if found.is_new else "already registered"
+    show.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
+    return found
+
+
+def _checked(run: RunConfig, options: ExportOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Job:
+    """The job, once nothing stands against it.
+
+    Raises: BadInput.
+    """
+    if subject.adapter is None:
+        raise RunError(f"run={subject.asked} kept no adapter (tracking.log_adapter=false); give run=FOLDER of its adapter")
+    target = Path(options.folder).expanduser().absolute() if options.folder else invocation.output_dir / "export"
+    folder.check(target, options.overwrite, _BESIDE_BYTES)
+    if options.to in GGUF and options.quantisation not in WRITTEN_HERE:
+        quantiser.find(options.quantisation, options.llama_cpp)
+    _check_adapter(run, subject.adapter)
+    job = Job(run, options, subject, subject.adapter, target, show)
+    if job.merges:
+        if options.to in GGUF:
+            gguf_file.splitting_rule(job.adapter)
+        folder.check(target, options.overwrite, _BESIDE_BYTES + _weight_bytes(job))
+    return job
+
+
+def _check_adapter(run: RunConfig, adapter: Path) -> None:
+    if found := projections.unsupported(artifact.adapter_config(adapter)):
+        raise ModelError(f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge")
+    wrong = list(projections.misfits(merge.shapes(adapter / artifact.WEIGHTS), run.lora.r, run.model.shape))
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
+        raise ModelError(f"the adapter does not fit model={run.model.name}: {wrong[0]}{more}. Choose the model it was trained on")
+
+
+def _weight_bytes(job: Job) -> int:
+    """What the weights take on the disk at most, what is written on the way included."""
+    if job.options.to not in GGUF:
+        return merge.merged_bytes(job.merged.base)
+    size = gguf_file.file_bytes(job.merged, job.options.quantisation)
+    return size if job.options.quantisation in WRITTEN_HERE else 2 * size
+
+
+def _print(job: Job, elapsed_s: float) -> None:
+    job.show.table(f"Exported as {job.options.to.value}", ("file", "size"), folder.files(job.target))
+    shown = job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
+    job.show.result(f"{shown}, {duration(elapsed_s)}")
+    if (job.target / "serve.sh").is_file():
+        job.show.result(f"Serve it: sh {shown / 'serve.sh'}")
+        job.show.raw(next(line for line in (job.target / "serve.sh").read_text().splitlines() if line.startswith("exec ")))
+    if (job.target / "Modelfile").is_file():
+        job.show.result(f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}")
+
+
+def _push(job: Job) -> None:
+    repo, token = job.options.repo, os.environ["HF_TOKEN"]
+    assert repo is not None
+    job.show.say(f"uploading to {repo}{' (private)' if job.options.private else ''}")
+    message, leave_out = f"medexp export of {job.subject.name}", [*_NOT_FOR_OTHERS, MARK]
+    try:
+        address = hub.push(job.target, repo, token, job.options.private, message, leave_out)
+    except hub.HubError as error:
+        raise MachineError(f"export.repo={repo} could not be pushed to: {error}. The export is whole in {job.target}") from error
+    job.show.result(f"On the Hub: {address}")
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, ExportOptions)
+    export(run, options, invocation, Screen())
+    return 0.0
+
+
+if __name__ == "__main__":
+    run_door(_door, "export", needs_card=False, recompose=as_it_was_made)

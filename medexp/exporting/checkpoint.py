@@ -1,0 +1,103 @@
+"""A base model's safetensors files, read a tensor at a time: no file is ever in memory whole, and no network is built.
+
+NF4 weights come back as bitsandbytes itself dequantises them, on the CPU, one matrix after the other. Refuses other quantisations.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medexp.errors import ModelError
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_NF4 = ".quant_state.bitsandbytes__nf4"
+_PARTS_OF_NF4 = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map", _NF4)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the model: its name, its shape as the network sees it, and the file that holds it."""
+
+    name: str
+    shape: tuple[int, ...]
+    file: Path
+    is_nf4: bool = False
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        count = 1
+        for side in self.shape:
+            count *= side
+        return count
+
+
+class Checkpoint:
+    """The weights in `folder`. `bitsandbytes` is called for where they are NF4.
+
+    Raises: ModelError if there are no safetensors files, or they are quantised otherwise.
+    """
+
+    def __init__(self, folder: Path, bitsandbytes: Callable[[], Any]):
+        self.folder = folder
+        self._bitsandbytes = bitsandbytes
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if self.config.get("quantization_config", {}).get("quant_method", "bitsandbytes") != "bitsandbytes":
+            raise ModelError(f"the weights in {folder} are quantised in a way that is not read here; NF4 is")
+        self.tensors = self._read()
+
+    @property
+    def is_tied(self) -> bool:
+        """Is the output head the embedding?"""
+        return bool(self.config.get("tie_word_embeddings"))
+
+    @property
+    def largest_file_bytes(self) -> int:
+        """The size of the largest file."""
+        return max(each.file.stat().st_size for each in self.tensors.values())
+
+    def tensor(self, name: str) -> Any:
+        """Tensor `name` on the CPU, as it is stored, or NF4 in the format it was quantised from."""
+        from safetensors import safe_open
+
+        found = self.tensors[name]
+        with safe_open(found.file, framework="pt") as file:  # opened anew each time: closing it gives the mapped pages back
+            stored = file.get_tensor(name)
+            if not found.is_nf4:
+                return stored
+            keys = [key for key in file.keys() if key.startswith(f"{name}.") and key.endswith(_PARTS_OF_NF4)]  # noqa: SIM118
+            return self._dequantised(stored, {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys})
+
+    def _dequantised(self, stored: Any, parts: dict[str, Any]) -> Any:
+        functional = self._bitsandbytes().functional
+        state = functional.QuantState.from_dict(parts, device="cpu")
+        return functional.dequantize_4bit(stored, state)
+
+    def _read(self) -> Mapping[str, Tensor]:
+        from safetensors import safe_open
+
+        found: dict[str, Tensor] = {}
+        for path in self._files:
+            with safe_open(path, framework="np") as file:
+                keys = set(file.keys())
+                for name in sorted(keys):
+                    if name.endswith(_PARTS_OF_NF4):
+                        continue
+                    is_nf4 = f"{name}{_NF4}" in keys
+                    shape = json.loads(bytes(file.get_tensor(name + _NF4)))["shape"] if is_nf4 else file.get_slice(name).get_shape()
+                    found[name] = Tensor(name, tuple(shape), path, is_nf4)
+        if self.is_tied:
+            found.pop("lm_head.weight", None)
+        return found
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        index = self.folder / _INDEX
+        names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {_SINGLE}
+        files = [self.folder / name for name in sorted(names)]
+        if missing := [each.name for each in files if not each.is_file()]:
+            raise ModelError(f"{self.folder} has no {', '.join(missing)}; only safetensors checkpoints are exported")
+        return files

@@ -1,0 +1,73 @@
+"""What an adapter does to a matrix of its base, from its adapter_config.json and the base's declared shape. Arithmetic only.
+
+W' = W + scale * B A, scale = alpha / r, or alpha / sqrt(r) where it is rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732);
+with DoRA W' = m * (W + scale * B A) / |W + scale * B A|, the norm over each row (Liu et al. 2024, arXiv:2402.09353).
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from medexp.config.schema import ModelShape
+
+_PREFIX, _PART = "base_model.model.", re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$")
+_BASE_LAYER = ".base_layer."
+_OTHER_MATHEMATICS = (  # what would make W' another one than above
+    "alpha_pattern", "rank_pattern", "modules_to_save", "fan_in_fan_out", "lora_bias", "layer_replication", "target_parameters",
+    "trainable_token_indices", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config",
+)  # fmt: skip
+
+
+def scale(config: Mapping[str, Any]) -> float:
+    """What B A is multiplied with."""
+    rank: int = config["r"]
+    alpha: float = config["lora_alpha"]
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def unsupported(config: Mapping[str, Any]) -> list[str]:
+    """Settings of an adapter that change W' in ways that are not written here."""
+    return [f"{name}={config[name]}" for name in _OTHER_MATHEMATICS if config.get(name)]
+
+
+def target(key: str) -> tuple[str, str]:
+    """The tensor of the base that `key` of an adapter changes, and how: lora_A, lora_B, lora_magnitude_vector or replaced."""
+    name = key.removeprefix(_PREFIX)
+    part = _PART.search(name)
+    if part is not None:
+        return f"{name[: part.start()]}.weight", part[1] or part[2]
+    return name.replace(_BASE_LAYER, "."), "replaced"
+
+
+def misfits(shapes: Mapping[str, Sequence[int]], rank: int, shape: ModelShape) -> Iterator[str]:
+    """What in an adapter's tensors (`shapes` by key) is not of `rank` and `shape`, one sentence each."""
+    for key, found in shapes.items():
+        name, part = target(key)
+        match = re.fullmatch(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.(weight|bias)", name)
+        sides = _sides(shape).get(match[2]) if match else None
+        if match is None or sides is None or int(match[1]) >= shape.layers:
+            yield f"{name} is no projection of the base, which has layers 0 to {shape.layers - 1}"
+            continue
+        rows, columns = sides
+        wanted = {"lora_A": [rank, columns], "lora_B": [rows, rank]}.get(part, [rows])
+        if list(found) != wanted:
+            yield f"{part} of {name} is {_by(found)} and the base needs {_by(wanted)}"
+
+
+def _sides(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """Rows (out) and columns (in) of every projection."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return {
+        "q_proj": (queries, shape.hidden),
+        "k_proj": (keys, shape.hidden),
+        "v_proj": (keys, shape.hidden),
+        "o_proj": (shape.hidden, queries),
+        "gate_proj": (shape.ffn, shape.hidden),
+        "up_proj": (shape.ffn, shape.hidden),
+        "down_proj": (shape.hidden, shape.ffn),
+    }
+
+
+def _by(sides: Sequence[int]) -> str:
+    return " x ".join(map(str, sides))

@@ -1,0 +1,60 @@
+"""The command that serves an export, as a shell script beside it. Text only; nothing here starts a server."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes. Source: vLLM's LoRAConfig
+_HERE = '"$here"'
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served: under which name, with how long a context, computed in which format."""
+
+    name: str
+    max_tokens: int
+    dtype: str
+
+
+def vllm_refuses(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
+    """Why vLLM cannot serve this adapter over its base; None where it can."""
+    if uses_dora:
+        return "lora.dora=true"
+    if trains_bias:
+        return "lora.bias is not none"
+    return f"lora.r={rank}" if rank > VLLM_RANKS[-1] else None
+
+
+def vllm_adapter(served: Served, base: str, rank: int, is_nf4: bool) -> list[str]:
+    """The words of vLLM's command for the base with the adapter that lies beside the script."""
+    max_rank = next(each for each in VLLM_RANKS if each >= rank)
+    words = ["vllm", "serve", shlex.quote(base), "--enable-lora", "--max-lora-rank", str(max_rank)]
+    words += ["--lora-modules", f"{shlex.quote(served.name)}={_HERE}", "--tokenizer", _HERE]
+    return words + (["--quantization", "bitsandbytes"] if is_nf4 else []) + _settings(served)
+
+
+def vllm_merged(served: Served) -> list[str]:
+    """The words of vLLM's command for the merged weights beside the script."""
+    return ["vllm", "serve", _HERE, "--served-model-name", shlex.quote(served.name), *_settings(served)]
+
+
+def _settings(served: Served) -> list[str]:
+    model = ["--dtype", served.dtype, "--max-model-len", str(served.max_tokens)]
+    return [*model, "--chat-template", f"{_HERE}/chat_template.jinja", "--host", "127.0.0.1", "--port", "8000"]
+
+
+def script(served: Served, vllm: Sequence[str]) -> str:
+    """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`. A first request stands in its head."""
+    request = json.dumps({"model": served.name, "temperature": 0, "messages": [{"role": "user", "content": "QUESTION"}]})
+    return f"""#!/bin/sh
+# Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.
+#   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{request}'
+# sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: pip install 'transformers[serving]'
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+if [ "$1" = transformers ]; then
+  exec transformers serve "$here" --dtype {served.dtype} --host 127.0.0.1 --port 8000
+fi
+exec {" ".join(vllm)}
+"""

@@ -1,0 +1,289 @@
+"""A finished run exported as a user does it: every kind of export, what is refused, what is uploaded, what a stop leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hub_stub
+import pytest
+import torch
+from doors import Doors, command
+from hub_stub import Hub
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from medexp import command as frame
+from medexp import machine
+from medexp.command import Invocation
+from medexp.config.doors import ExportOptions
+from medexp.config.rules import resolve
+from medexp.config.schema import RunConfig
+from medexp.data.prompts import ask
+from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
+from medexp.export import as_it_was_made, export
+from medexp.registry import Registered
+from medexp.screen import Screen
+from medexp.train import TrainResult, train
+
+ROOT = Path(__file__).parents[1]
+
+
+class Finished:
+    """A finished run of the tiny model, and exports of it in this process."""
+
+    def __init__(self, doors: Doors, compose: Callable[..., Any]):
+        self.doors, self._compose = doors, compose
+        words = doors.overrides("evaluation.answers=1", "training.learning_rate=1e-2", "lora=attention_only")
+        yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
+        self.result: TrainResult = train(doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen())
+
+    def export(self, run: str | Path | None, out: Path, *more: str) -> Path | Registered:
+        """`python -m medexp.export run=... more...`, to `out`."""
+        words = [f"run={run or 'null'}", f"tracking.root={self.doors.root / 'mlruns'}", f"export.folder={out}", *more]
+        cfg = self._compose(*words, root="export")
+        options = frame._own_options(cfg, "export")
+        assert isinstance(options, ExportOptions)
+        cfg = as_it_was_made(cfg, options, words)
+        made = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
+        return export(
+            made, options, Invocation(self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options), Screen()
+        )
+
+    @property
+    def run(self) -> RunConfig:
+        """The run's config."""
+        return self.doors.run("lora=attention_only")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: Path,
+    empty_store: Path,
+    resolved: Callable[..., RunConfig],
+    compose: Callable[..., Any],
+) -> Finished:
+    root = tmp_path_factory.mktemp("finished")
+    (root / "mlruns").mkdir()
+    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
+    return Finished(Doors(root, tiny_model, resolved), compose)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def _tokens(network: Any, ids: list[int]) -> list[int]:
+    asked = torch.tensor([ids])
+    with torch.no_grad():
+        made = network.eval().generate(
+            asked, attention_mask=torch.ones_like(asked), max_new_tokens=24, do_sample=False, pad_token_id=2
+        )
+    answer: list[int] = made[0, len(ids) :].tolist()
+    return answer
+
+
+def test_merged_weights_answer_as_base_and_adapter_do(finished: Finished, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert finished.export(finished.result.run_id, out, "to=merged") == out
+    assert "exec vllm serve" in capsys.readouterr().out
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is it?"}], return_dict=False)
+    assert ids == [1, *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"]]
+    merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
+    apart = AutoPeftModelForCausalLM.from_pretrained(finished.result.adapter, dtype=torch.float32)  # as the tiny base is stored
+    by_peft = apart.merge_and_unload().to(torch.bfloat16)
+    assert all(torch.equal(value, by_peft.state_dict()[name]) for name, value in merged.state_dict().items())
+    assert _tokens(merged, ids) == _tokens(by_peft, ids)
+
+
+def test_an_adapter_is_exported_whole_and_can_be_exported_again(finished: Finished, out: Path, tmp_path: Path) -> None:
+    finished.export("last", out)
+    adapter = finished.result.adapter
+    assert (out / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+    served = (out / "serve.sh").read_text()
+    assert f"vllm serve {finished.doors.model} --enable-lora --max-lora-rank 16" in served
+    assert subprocess.run(["sh", "-n", str(out / "serve.sh")], check=True).returncode == 0
+    card = (out / "README.md").read_text()
+    assert finished.result.run_id in card
+    assert "| held-out loss, all |" in card
+    mark = json.loads((out / "export.json").read_text())
+    assert mark["files"]["adapter_model.safetensors"] == (out / "adapter_model.safetensors").stat().st_size
+    finished.export(out, tmp_path / "again", "to=vllm")
+    assert "held-out loss, all" not in (tmp_path / "again" / "README.md").read_text()  # a folder holds no measures
+
+
+def test_ollama_gets_a_gguf_and_the_run_s_prompt(finished: Finished, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished.export(finished.result.run_id, out, "to=ollama")
+    assert sorted(each.name for each in out.iterdir()) == ["Modelfile", "README.md", "export.json", "smollm2_135m-tuned-q8_0.gguf"]
+    written = (out / "Modelfile").read_text()
+    prompt = finished.run.prompt.question.replace("{question}", "{{ .Prompt }}")
+    assert f'TEMPLATE """{prompt}{{{{ .Response }}}}<|im_end|>"""' in written
+    assert "FROM ./smollm2_135m-tuned-q8_0.gguf" in written
+    assert 'PARAMETER stop "<|im_end|>"' in written
+    assert "ollama create smollm2_135m-tuned -f Modelfile" in capsys.readouterr().out
+
+
+def test_the_registry_gets_a_version(finished: Finished, out: Path) -> None:
+    found = finished.export(finished.result.run_id, out, "to=registry", "export.name=doctor")
+    assert isinstance(found, Registered)
+    assert (found.uri, found.run_id) == ("models:/doctor@champion", finished.result.run_id)
+    assert not out.exists()
+    finished.export("models:/doctor@champion", out)
+    with pytest.raises(RunError, match="to=registry needs a run in MLflow"):
+        finished.export(finished.result.adapter, out, "to=registry")
+
+
+def test_runs_that_cannot_be_exported_are_refused(finished: Finished, out: Path) -> None:
+    with pytest.raises(ConfigError, match="run has no value"):
+        finished.export(None, out)
+    with pytest.raises(RunError, match="neither a folder nor a run in"):
+        finished.export("0" * 32, out)
+    without = finished.doors.client().create_run("1", tags={"mlflow.source.name": "medexp.train"}).info.run_id
+    kept = Path(finished.doors.client().download_artifacts(finished.result.run_id, "config"))
+    finished.doors.client().log_artifacts(without, str(kept), "config")
+    with pytest.raises(RunError, match=r"kept no adapter \(tracking.log_adapter=false\)"):
+        finished.export(without, out)
+    assert not out.exists()
+
+
+def test_an_adapter_of_another_shape_or_kind_is_refused(finished: Finished, tmp_path: Path, out: Path) -> None:
+    adapter = shutil.copytree(finished.result.adapter, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    key = next(key for key in weights if key.endswith("q_proj.lora_A.weight"))
+    save_file(weights | {key: torch.zeros(16, 96)}, file)
+    for to in ("merged", "adapter", "gguf"):
+        with pytest.raises(
+            ModelError, match=r"does not fit model=smollm2_135m: lora_A of .* is 16 x 96 and the base needs 16 x 64"
+        ):
+            finished.export(adapter, out, f"to={to}")
+    save_file(weights, file)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"rank_pattern": {"q_proj": 4}}))
+    with pytest.raises(ModelError, match=r"rank_pattern=.*cannot merge"):
+        finished.export(adapter, out, "to=merged")
+    file.unlink()
+    with pytest.raises(ModelError, match=r"holds no adapter_model.safetensors"):
+        finished.export(adapter, out)
+    assert not out.exists()
+
+
+def test_an_adapter_of_another_base_is_refused(finished: Finished, tmp_path: Path, out: Path) -> None:
+    other = shutil.copytree(finished.doors.model, tmp_path / "other")
+    with pytest.raises(ModelError, match="was trained on"):
+        finished.export(finished.result.adapter, out, "to=merged", f"model.path={other}")
+    (other / "config.json").write_text(json.dumps(json.loads((other / "config.json").read_text()) | {"hidden_size": 96}))
+    with pytest.raises(ModelError, match="do not have the declared shape: hidden is 96 there and 64 here"):
+        finished.export(finished.result.adapter, out, "to=merged", f"model.path={other}")
+
+
+def test_a_full_folder_a_full_disk_and_a_missing_quantiser_are_refused_first(
+    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    finished.export(finished.result.adapter, out)
+    with pytest.raises(OutputError, match="already holds an export; set overwrite=true"):
+        finished.export(finished.result.adapter, out)
+    finished.export(finished.result.adapter, out, "overwrite=true")
+    with pytest.raises(MachineError, match=r"holds no llama-quantize"):
+        finished.export(
+            finished.result.adapter, tmp_path / "new", "to=gguf", "export.quantisation=q4_k_m", f"export.llama_cpp={out}"
+        )
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=33 * 2**20))
+    with pytest.raises(OutputError, match=r"the export needs 38\.\d MiB on the disk of .* and 33.0 MiB are free"):
+        finished.export(finished.result.adapter, tmp_path / "new", "to=merged")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with hub_stub.serving() as served:
+        yield served
+
+
+def _pushed(finished: Finished, hub: Hub, cwd: Path, token: str, *more: str) -> tuple[int, str]:
+    words = [f"run={finished.result.run_id}", f"tracking.root={finished.doors.root / 'mlruns'}", "export.folder=out", *more]
+    return command("-m", "medexp.export", *words, cwd=cwd, HF_ENDPOINT=hub.address, HF_HUB_DISABLE_XET="1", HF_TOKEN=token)
+
+
+def test_a_push_holds_the_files_and_no_path_of_this_machine(finished: Finished, tmp_path: Path, hub: Hub) -> None:
+    status, said = _pushed(finished, hub, tmp_path, "good", "export.repo=me/tuned")
+    assert (status, hub.repos, hub.files, hub.tokens) == (0, {}, {}, set()), said  # nothing without the flag
+    status, said = _pushed(finished, hub, tmp_path, "good", "export.repo=me/tuned", "push=true", "overwrite=true")
+    assert status == 0, said
+    assert hub.repos["me/tuned"]["visibility"] == "private"
+    assert hub.files["adapter_model.safetensors"] == (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    assert hub.files["README.md"].startswith(b"---\nlanguage:")
+    assert not {"run.yaml", "export.json"} & set(hub.files)
+    assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert not [name for name, content in hub.files.items() if str(finished.doors.model).encode() in content]
+    assert f"On the Hub: {hub.address}/me/tuned/commit/1" in said
+    assert "good" not in said
+
+
+def test_a_push_that_the_hub_refuses_is_one_sentence(finished: Finished, tmp_path: Path, hub: Hub) -> None:
+    status, said = _pushed(finished, hub, tmp_path, "bad", "export.repo=me/tuned", "push=true")
+    assert (status, hub.files) == (2, {})
+    (sentence,) = [line for line in said.splitlines() if line.startswith("medexp:")]
+    assert "export.repo=me/tuned could not be pushed to" in sentence
+    assert "401" in sentence
+    assert sentence.endswith(f"The export is whole in {tmp_path / 'out'}")
+
+
+def test_a_push_without_a_place_or_a_token_is_refused_first(finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"export.name=../up names files"):
+        finished.export(finished.result.run_id, out, "export.name=../up")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(ConfigError) as refused:
+        finished.export(finished.result.run_id, out, "push=true", "to=registry")
+    assert [problem.partition(":")[0].partition(",")[0] for problem in refused.value.problems] == [
+        "push=true uploads files and to=registry makes none; choose to=adapter",
+        "push=true needs export.repo=OWNER/NAME",
+        "push=true needs a token that may write",
+    ]
+    assert not out.exists()
+
+
+def test_the_command_line_says_what_is_allowed(tmp_path: Path) -> None:
+    status, said = command("-m", "medexp.export", "run=last", "to=onnx", cwd=tmp_path)
+    assert (status, said.strip()) == (
+        2,
+        "medexp: to=onnx is not allowed; allowed are adapter, merged, gguf, ollama, vllm, registry",
+    )
+
+
+def test_ctrl_c_leaves_nothing_behind(finished: Finished, tmp_path: Path) -> None:
+    slow = tmp_path / "llama-quantize"
+    slow.write_text('#!/bin/sh\necho "[   1/   9]"\nexec sleep 60\n')
+    slow.chmod(0o755)
+    words = [
+        f"run={finished.result.adapter}",
+        "to=gguf",
+        "export.quantisation=q4_k_m",
+        f"export.llama_cpp={slow}",
+        "export.folder=out",
+    ]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = [sys.executable, "-m", "medexp.export", *words]
+    with subprocess.Popen(started, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True) as door:
+        assert door.stderr is not None
+        for line in door.stderr:
+            if "writing a GGUF in f16" in line:
+                break
+        assert list(tmp_path.glob(".out-*/to-quantise.gguf"))
+        time.sleep(0.5)
+        door.send_signal(signal.SIGINT)
+        said = door.stderr.read()
+    assert (door.returncode, said.strip()) == (130, "medexp: stopped by Ctrl-C; the same command continues")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["llama-quantize", "outputs"]
