@@ -17,6 +17,7 @@ from medexp.exporting.merge import Merged
 from medexp.exporting.serving import Served
 from medexp.finished import RECORD, FinishedRun
 from medexp.screen import Screen
+from medexp.units import figure
 
 GGUF = (ExportTo.gguf, ExportTo.ollama)
 
@@ -177,4 +178,4 @@ def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
 
 
 def _change(before: float | None, after: float | None) -> str:
-    return f"{page.figure(before)} -> {page.figure(after)}"
+    return f"{figure(before)} -> {figure(after)}"
