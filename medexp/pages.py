@@ -85,12 +85,11 @@ def links(tracking: Tracking, address: str) -> Sequence[Link]:
     runs = client.search_runs([number], max_results=1000)
     found = [_viewed(client, views.all_runs(_peak(runs)), f"experiment {experiment.name}", address, number, charts=False)]
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
-    study = next((run for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags), None)
-    if study is not None:
-        trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
-        found += _comparison(client, study, [run for run in trials if run.info.status == "FINISHED"], address)
-    studies = {run.info.run_id for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags}
-    if last := next((run for run in runs if run.info.run_id not in studies), None):
+    studies = [run for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags]
+    for newest in studies[:1]:
+        trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == newest.info.run_id]
+        found += _comparison(client, newest, [run for run in trials if run.info.status == "FINISHED"], address)
+    if last := next((run for run in runs if run not in studies), None):
         page = f"{address}/#/experiments/{number}/runs/{last.info.run_id}"
         found.append(Link(f"last run, {last.info.run_name}", f"{page}?{TRAINING_PAGES}"))
         found.append(Link("its report", f"{page}/artifacts/report.html?{TRAINING_PAGES}"))

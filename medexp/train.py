@@ -301,6 +301,7 @@ def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
     measuring.show(job.show, "What changed", record, card)
     job.show.table("This run", ("", ""), report.summary(result.outcome, str(result.adapter), result.run_id))
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
+    job.show.result(f'Ask it: python -m medexp.ask run={result.run_id} question="..."')
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
