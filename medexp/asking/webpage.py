@@ -8,6 +8,7 @@ import os
 import queue
 import socket as sockets
 import threading
+import time
 import webbrowser
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -24,6 +25,7 @@ from medexp.report import NOT_FOR_CLINICAL_USE
 from medexp.screen import Screen
 
 HOST = "127.0.0.1"
+SHOWN_A_SECOND = 8
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"), ("ui-monospace", "Menlo", "Consolas", "monospace")
 
@@ -201,7 +203,8 @@ def _status(reply: Reply, sampling: Sampling) -> str:
 
 
 def _growing(respondent: Respondent, question: str, base: bool, prompt: Prompt, sampling: Sampling, stop: Stop) -> Iterator[Reply]:
-    """The reply as it grows, as often as it is looked at, and then whole. Left early, it ends at the next token."""
+    """The reply as it grows, at most `SHOWN_A_SECOND` times a second (a browser falls behind a fast model, and hears of Stop too
+    late), and then whole. Left early, it ends at the next token."""
     news: queue.Queue[Reply | BaseException] = queue.Queue()
     left = threading.Event()
 
@@ -227,6 +230,7 @@ def _growing(respondent: Respondent, question: str, base: bool, prompt: Prompt, 
             yield newest
             if newest.whole:
                 return
+            time.sleep(1 / SHOWN_A_SECOND)
     finally:
         left.set()
         worker.join()
