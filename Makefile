@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Test processes; 0 runs the tests in pytest's own.
+JOBS ?= 2
 # Quiet about package indexes that a machine may have configured beside the main one.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo '[gpu]')
@@ -34,7 +36,7 @@ train: $(VENV)/.installed  ## fine-tune and compare (ARGS="hardware=rtx4050_6gb 
 	$(BIN)/python -m medexp.train $(ARGS)
 
 test: lint  ## lint, then every test that needs neither card nor network
-	$(BIN)/python -m pytest -m "not gpu and not network" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network" -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -57,11 +57,13 @@ class Screen:
         self.results.file.write(text + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False) -> None:
-        """A table on standard output; `prose` gives every column the same width."""
+        """A table on standard output; `prose` gives every column the same width. Words of up to 40 letters that stand alone (ids,
+        figures) are kept whole as long as other columns can give way."""
         table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=any(columns))
         table.expand = prose
-        for column in columns:
-            table.add_column(column, overflow="fold", ratio=1 if prose else None)
+        for place, column in enumerate(columns):
+            is_word = all(" " not in row[place] and len(row[place]) <= 40 for row in rows)
+            table.add_column(column, overflow="fold", ratio=1 if prose else None, no_wrap=is_word and not prose)
         for row in rows:
             table.add_row(*map(escape, row))
         self.results.print(table)

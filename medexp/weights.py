@@ -62,8 +62,10 @@ def convert(weights: Weights, model: Model, stack: Stack) -> Weights:
     try:
         language_model.save_pretrained(half_done)
         tokenizer.save_pretrained(half_done)
-        if not folder.exists():
-            half_done.rename(folder)
+        half_done.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster
+            raise
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
     return Weights(weights.location, weights.commit)
