@@ -247,6 +247,19 @@ def _last(client: Any, experiments: Sequence[str]) -> Any:
     return next((run for run in runs if "medexp.model" in run.data.tags), None)  # a sweep has a run of its own
 
 
+def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None:
+    """Keep a copy of `folder` as artifact `name` of run `run_id`, unless it has one.
+
+    Raises: RunError if there is no such run.
+    """
+    client = open_store(tracking)
+    run = _existing(client, run_id)
+    if run is None:
+        raise RunError(f"run={run_id} is not in {tracking.root}; make ui lists the runs there")
+    if not (_lies_in(run.info.artifact_uri) / name).exists():
+        client.log_artifacts(run_id, str(folder), name)
+
+
 def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     if not run_ids:

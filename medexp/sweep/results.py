@@ -21,7 +21,7 @@ from medexp.sweep import storage
 from medexp.sweep.board import COLUMNS, row
 from medexp.sweep.names import point
 from medexp.sweep.outcome import Ending, Outcome
-from medexp.sweep.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
+from medexp.sweep.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of, folder_of
 from medexp.tracking import Tracker
 from medexp.units import GIB, gib
 
@@ -103,12 +103,16 @@ def first_of(study: Study) -> Any:
 
 
 def register_best(where: Tracking, study: Study) -> registry.Registered | None:
-    """The best trial's adapter as models:/STUDY@best in MLflow's registry; None where no adapter was kept."""
+    """The best trial's adapter as models:/STUDY@best in MLflow's registry, kept with its run if trials keep none there; None
+    where it is gone."""
     best = first_of(study)
     run_id = best.user_attrs.get(RUN) if best is not None else None
-    if run_id is None or not where.log_adapter:
+    if run_id is None:
         return None
+    folder = folder_of(best)
     with suppress(RunError):  # its run is in another store, or was deleted: the study's own figures do not depend on it
+        if folder is not None and (folder / registry.ADAPTER).is_dir():
+            tracking.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
         return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
     return None
 

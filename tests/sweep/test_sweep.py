@@ -147,6 +147,9 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
         assert trial.values == [pytest.approx(loss), pytest.approx(trial.user_attrs["planned_bytes"] / 2**30)]
         assert ("lora.rank_stabilised" in trial.params) == (trial.params["lora.r"] == 8)
     assert (sweeps.folder / "charts/pareto_front.png").stat().st_size > 5000
+    best = finished.find("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
+    assert best.adapter is not None  # although the preset has trials keep none in MLflow
+    assert (best.adapter / "adapter_model.safetensors").is_file()
 
 
 def test_a_trial_that_dies_fails_alone_and_a_hopeless_one_is_pruned(sweeps):
