@@ -67,6 +67,7 @@ def load_bitsandbytes() -> Any:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Banners that the stack prints go to the log file instead of the screen."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a kernel of the Hub as it is imported on a newer CPU
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
@@ -106,5 +107,5 @@ def _silence(stack: Stack) -> None:
     stack.transformers.logging.set_verbosity_error()
     stack.transformers.logging.disable_progress_bar()
     stack.datasets.disable_progress_bars()
-    for name in ("bitsandbytes", "transformers", "accelerate", "peft", "trl", "unsloth"):
+    for name in ("transformers", "accelerate", "peft", "trl", "unsloth"):
         logging.getLogger(name).setLevel(logging.ERROR)
