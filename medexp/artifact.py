@@ -2,32 +2,23 @@
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Lora
 from medexp.errors import ModelError, listing
 from medexp.tuned import Tuned, Weights
+from medexp.whole import written_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
     """Write the adapter to `folder`, whole or not at all; an adapter already there is replaced. Returns `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with written_whole(folder) as half_done:
         tuned.network.save_pretrained(half_done, save_embedding_layers=False)
         tuned.tokenizer.save_pretrained(half_done)
         (half_done / "run.yaml").write_text(composed_yaml, encoding="utf-8")
-        half_done.chmod(0o777 & ~_umask())
-        shutil.rmtree(folder, ignore_errors=True)
-        half_done.rename(folder)
-    finally:
-        shutil.rmtree(half_done, ignore_errors=True)
     return folder
 
 
@@ -36,7 +27,7 @@ def check_adapter(folder: Path, lora: Lora, weights: Weights, key: str = "lora.s
 
     Raises: ModelError saying what it was trained on instead.
     """
-    file = folder / "adapter_config.json"
+    file = folder / CONFIG
     if not file.is_file():
         raise ModelError(f"{key}={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
     config = json.loads(file.read_text())
@@ -53,14 +44,16 @@ def check_adapter(folder: Path, lora: Lora, weights: Weights, key: str = "lora.s
 
 
 def parameters(folder: Path) -> int | None:
-    """How many parameters the adapter in `folder` has, from the head of its file; None where it has no safetensors."""
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        return None
-    with file.open("rb") as stream:
-        head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    counts: list[int] = [math.prod(each["shape"]) for name, each in head.items() if name != "__metadata__"]
-    return sum(counts)
+    """How many parameters the adapter in `folder` has; None where it has no safetensors."""
+    return sum(map(math.prod, shapes(folder).values())) if (folder / WEIGHTS).is_file() else None
+
+
+def shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of every tensor of the adapter in `folder`, read from the head of its file alone."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, framework="np") as opened:
+        return {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
@@ -77,9 +70,3 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 def write_adapter_config(config: dict[str, Any], folder: Path) -> None:
     """Write `config` as PEFT reads it."""
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

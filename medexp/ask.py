@@ -20,7 +20,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from medexp import finished, measuring
+from medexp import finished, measuring, pages
 from medexp.asking import answering, incoming, webpage
 from medexp.asking.answering import Questions, Respondent
 from medexp.asking.conversation import Conversation, terminal_reader
@@ -41,7 +41,7 @@ def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -
     """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
     assert isinstance(options, AskOptions)
     _refuse_options(options)
-    return finished.recomposed(cfg, options.run, overrides)
+    return finished.as_it_was_made(cfg, options, overrides)
 
 
 def ask(run: RunConfig, options: AskOptions, show: Screen) -> None:
@@ -53,7 +53,7 @@ def ask(run: RunConfig, options: AskOptions, show: Screen) -> None:
     subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
     found = finished.continued(run, subject)
     if options.ui:
-        with webpage.listening(options.port) as socket:
+        with pages.listening(options.port, "ask.port") as socket:
             webpage.serve(_ready(run, options, subject, found, (), show), presets(), socket, options.open, show)
         return
     respondent = _ready(run, options, subject, found, asked, show)

@@ -18,7 +18,7 @@ from rich.markup import escape
 from medexp import compared, comparison, comparison_page, comparison_rows, report
 from medexp.command import Invocation, run_door
 from medexp.comparison import Comparing
-from medexp.config.doors import CompareFormat, CompareOptions
+from medexp.config.doors import CompareOptions, Format
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
 from medexp.screen import Screen
@@ -43,7 +43,7 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
             found = compared.of_runs(names, run.tracking, Path.cwd())
         page = comparison_page.render(found, options.mlflow)
     _write(page, file)
-    if options.format is CompareFormat.json:
+    if options.format is Format.json:
         said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
         show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:

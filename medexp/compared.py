@@ -17,7 +17,8 @@ from medexp.errors import RunError
 from medexp.evaluation import lexicon, scorecard
 from medexp.evaluation.contrasts import Evaluated
 from medexp.evaluation.record import Record
-from medexp.finished import ADAPTER, RECORD, FinishedRun
+from medexp.finished import RECORD, FinishedRun
+from medexp.registry import ADAPTER
 from medexp.tracking import KeptRun
 from medexp.units import bytes_of_gib
 from medexp.vram.planner import LEVER_PARAMS

@@ -9,11 +9,8 @@ asked the same questions, greedily. The figures go to an MLflow run of their own
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from omegaconf import DictConfig
 
 from medexp import finished, machine, measuring, note, report, stack, tracking
 from medexp.command import Invocation, run_door
@@ -36,12 +33,6 @@ from medexp.screen import Screen
 from medexp.units import bytes_of_gib, duration
 from medexp.vram import guard
 from medexp.workspace import claimed, unfinished
-
-
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
-    assert isinstance(options, EvaluateOptions)
-    return finished.recomposed(cfg, options.run, overrides)
 
 
 def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, show: Screen) -> Card:
@@ -160,4 +151,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "evaluate", recompose=as_it_was_made)
+    run_door(_door, "evaluate", recompose=finished.as_it_was_made)

@@ -10,10 +10,8 @@ Everything that can be refused is refused before a weight is read. An export is 
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-
-from omegaconf import DictConfig
 
 from medexp import artifact, finished, hub, registry
 from medexp.command import Invocation, run_door
@@ -33,12 +31,6 @@ _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
 _NOT_FOR_OTHERS = ("run.yaml",)  # holds paths of this machine
 
 
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
-    assert isinstance(options, ExportOptions)
-    return finished.recomposed(cfg, options.run, overrides)
-
-
 def export(run: RunConfig, options: ExportOptions, invocation: Invocation, show: Screen) -> Path | Registered:
     """Export the run that `options` name; returns the folder, or the registered version.
 
@@ -52,7 +44,7 @@ def export(run: RunConfig, options: ExportOptions, invocation: Invocation, show:
         return _registered(run, options, subject, show)
     job = _checked(run, options, subject, invocation, show)
     show.say(f"[bold]{subject.name}[/bold] as {options.to.value}")
-    with folder.written_whole(job.target) as half_done:
+    with folder.written(job.target) as half_done:
         write(job, half_done)
     _print(job, time.perf_counter() - began)
     if options.push:
@@ -106,7 +98,7 @@ def _checked(run: RunConfig, options: ExportOptions, subject: FinishedRun, invoc
 def _check_adapter(run: RunConfig, adapter: Path) -> None:
     if found := projections.unsupported(artifact.adapter_config(adapter)):
         raise ModelError(f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge")
-    wrong = list(projections.misfits(merge.shapes(adapter / artifact.WEIGHTS), run.lora.r, run.model.shape))
+    wrong = list(projections.misfits(artifact.shapes(adapter), run.lora.r, run.model.shape))
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise ModelError(f"the adapter does not fit model={run.model.name}: {wrong[0]}{more}. Choose the model it was trained on")
@@ -151,4 +143,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "export", needs_card=False, recompose=as_it_was_made)
+    run_door(_door, "export", needs_card=False, recompose=finished.as_it_was_made)

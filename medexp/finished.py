@@ -8,13 +8,15 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from medexp import artifact, registry, tracking, weights
+from medexp.config.doors import OfARun
 from medexp.config.rules import tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.errors import ConfigError, RunError
+from medexp.registry import ADAPTER
 from medexp.tuned import Weights
 from medexp.vram import planner
 
-ADAPTER, COMPOSED, RECORD = "adapter", "config/composed.yaml", "evaluation/record.json"
+COMPOSED, RECORD = "config/composed.yaml", "evaluation/record.json"
 STARTED_FROM = "started_from"  # the adapter a run began with
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
@@ -51,8 +53,8 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         return _kept(registry.run_of(_store(root), asked), root, asked)
     folder = launch_dir / Path(asked).expanduser()
     if folder.is_dir():
-        inside = folder if (folder / "adapter_config.json").is_file() else folder / ADAPTER
-        if not (inside / "adapter_config.json").is_file():
+        inside = folder if (folder / artifact.CONFIG).is_file() else folder / ADAPTER
+        if not (inside / artifact.CONFIG).is_file():
             raise RunError(
                 f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
             )
@@ -80,6 +82,12 @@ def _store(root: str) -> Tracking:
 def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
     """`find`, in the store that `cfg` names and from where the command was started."""
     return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+
+
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
+    assert isinstance(options, OfARun)
+    return recomposed(cfg, options.run, overrides)
 
 
 def recomposed(cfg: DictConfig, asked: str | None, overrides: Sequence[str]) -> DictConfig:

@@ -19,6 +19,7 @@ from medexp.evaluation.losses import case_losses
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
 from medexp.evaluation.scorecard import Card
 from medexp.finished import RECORD
+from medexp.registry import REPORT
 from medexp.screen import Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
@@ -27,8 +28,6 @@ from medexp.units import figure
 from medexp.vram import guard
 from medexp.vram.guard import Meter
 from medexp.workspace import Workspace
-
-REPORT = "report.html"
 
 
 @dataclass(frozen=True)

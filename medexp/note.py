@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from medexp.config.schema import RunConfig
 from medexp.evaluation.scorecard import Card, Line
 from medexp.report import NOT_FOR_CLINICAL_USE, Outcome
-from medexp.units import GIB, duration
+from medexp.units import GIB, duration, figure
 from medexp.views import TRAINING_PAGES
 
 _SHOWN = ("loss_completion", "loss_answer", "structure", "condition_named", "unsupported_per_100_words", "ended", "words")
@@ -86,7 +86,7 @@ def _opening(card: Card, page: str) -> str:
 def _verdict(card: Card) -> str:
     """The two figures everything turns on, as a sentence."""
     said = [
-        f"{title} **{_figure(line.before)} → {_figure(line.after)}** ({line.verdict})"
+        f"{title} **{figure(line.before)} → {figure(line.after)}** ({line.verdict})"
         for key, title in (("loss_completion", "held-out loss"), ("structure", "four sections"))
         if (line := card.line(key)).comparison is not None
     ]
@@ -103,11 +103,7 @@ def _measure(line: Line) -> str:
     compared = line.comparison
     assert compared is not None
     change = f"{compared.change:+.3g} [{compared.low:+.3g}, {compared.high:+.3g}] a case, {compared.pairs} cases"
-    return f"- {line.measure.title}: {_figure(line.before)} → {_figure(line.after)}, {line.verdict} ({change})"
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return f"- {line.measure.title}: {figure(line.before)} → {figure(line.after)}, {line.verdict} ({change})"
 
 
 def _effort(outcome: Outcome) -> str:

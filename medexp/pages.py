@@ -38,11 +38,25 @@ class Link:
     url: str
 
 
+@contextmanager
+def listening(port: int | None, key: str) -> Iterator[socket.socket]:
+    """A socket on `port` of 127.0.0.1, which `key` names, or on a free one.
+
+    Raises: MachineError if it cannot be had.
+    """
+    with socket.socket() as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(("127.0.0.1", port or 0))
+        except OSError as error:
+            raise MachineError(f"{key}={port} cannot be listened on ({error.strerror}); set another, or {key}=null") from error
+        yield found
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with listening(None, "ui.port") as found:
+        return int(found.getsockname()[1])
 
 
 def usual_port() -> int:
@@ -129,12 +143,8 @@ def _command(root: Path, port: int) -> list[str]:
 
 
 def _refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise MachineError(f"ui.port={port} cannot be listened on ({error.strerror}); set another, or ui.port=null") from error
+    with listening(port, "ui.port"):
+        pass
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: Path) -> None:

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from medexp import charts
 from medexp.command import Invocation, run_door
-from medexp.config.doors import PlanFormat, PlanOptions
+from medexp.config.doors import Format, PlanOptions
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, VramPlanError
 from medexp.screen import Screen
@@ -36,7 +36,7 @@ def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
             f"plan.frontier=true needs a ceiling and hardware={run.hardware.name} has none; set hardware.vram_ceiling_gib"
         )
     chosen, runners_up = planner.choose(run)
-    if options.format is PlanFormat.json:
+    if options.format is Format.json:
         whole = {"fits": True, "chosen": planner.as_dict(chosen), "runners_up": [planner.as_dict(each) for each in runners_up]}
         show.raw(json.dumps(whole | {"ceiling_gib": run.hardware.vram_ceiling_gib}, indent=2))
         return chosen
@@ -110,7 +110,7 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     try:
         return float(plan(run, options, show).budget.peak_bytes)
     except VramPlanError as error:
-        if options.format is PlanFormat.json:
+        if options.format is Format.json:
             show.raw(json.dumps({"fits": False, "why": str(error), "would_fit": error.would_fit}, indent=2))
         raise
 

@@ -26,11 +26,12 @@ from medexp.data.split import Split
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
-from medexp.finished import ADAPTER, STARTED_FROM
+from medexp.finished import STARTED_FROM
 from medexp.measuring import Measured
 from medexp.naming import run_name
 from medexp.page import About
 from medexp.probe import Settled, settle
+from medexp.registry import ADAPTER
 from medexp.restoring import Restored, as_it_was_made
 from medexp.screen import Screen, TrainingProgress
 from medexp.sweep.part import Part, taking_part
@@ -278,7 +279,8 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
         kept = job.tracker.folder(result.adapter, ADAPTER)
         about_it = {"medexp.model": job.run.model.name, "medexp.dataset": job.run.dataset.name, "medexp.run": name}
         job.tracker.model(f"{job.run.model.name}-r{job.run.lora.r}", kept, telling(job.run, ()), about_it)
-    job.tracker.metrics(outcome.steps, {"host/peak_gib": gib(machine.peak_bytes())} if machine.peak_bytes() else {})
+    if peak := machine.peak_bytes():
+        job.tracker.metrics(outcome.steps, {"host/peak_gib": gib(peak)})
     asked = note.question(job.invocation.experiment_yaml)
     job.tracker.note(note.finished(job.run, asked, outcome, card, job.tracker.page, job.tracker.run_id))
     about = About(

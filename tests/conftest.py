@@ -143,9 +143,19 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def doors_in(tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]) -> Callable[..., Doors]:
+    """doors_in(root, model=tiny_model): quick runs that keep everything under `root`, where MLflow's tables are made already."""
+
+    def made(root: Path, model: Path = tiny_model) -> Doors:
+        (root / "mlruns").mkdir()
+        shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
+        return Doors(root, model, resolved)
+
+    return made
+
+
 @pytest.fixture
-def doors(tmp_path: Path, tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]) -> Doors:
+def doors(tmp_path: Path, doors_in: Callable[..., Doors]) -> Doors:
     """Quick runs that keep everything under this test's folder."""
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
-    return Doors(tmp_path, tiny_model, resolved)
+    return doors_in(tmp_path)

@@ -61,15 +61,12 @@ class Kept:
 @pytest.fixture(scope="module")
 def kept(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Path,
-    empty_store: Path,
+    doors_in: Callable[..., Doors],
     resolved: Callable[..., RunConfig],
     compose: Callable[..., Any],
 ) -> Kept:
     root = tmp_path_factory.mktemp("compared")
-    (root / "mlruns").mkdir()
-    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
-    doors = Doors(root, tiny_model, resolved)
+    doors = doors_in(root)
 
     def made(name: str, *more: str) -> TrainResult:
         words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2", f"tracking.run_name={name}", *more)

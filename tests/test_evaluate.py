@@ -18,12 +18,13 @@ from medexp import machine, model, stack, weights
 from medexp.command import Invocation
 from medexp.config.doors import EvaluateOptions
 from medexp.config.rules import resolve
-from medexp.config.schema import Benchmark, RunConfig
+from medexp.config.schema import Benchmark
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
-from medexp.evaluate import as_it_was_made, evaluate
+from medexp.evaluate import evaluate
 from medexp.evaluation import generation
 from medexp.evaluation.questions import questions
 from medexp.evaluation.scorecard import Card
+from medexp.finished import as_it_was_made
 from medexp.screen import Screen
 from medexp.train import TrainResult, train
 from medexp.tuned import Tuned
@@ -68,15 +69,11 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Path,
-    empty_store: Path,
-    resolved: Callable[..., RunConfig],
+    doors_in: Callable[..., Doors],
     compose: Callable[..., Any],
 ) -> Finished:
     root = tmp_path_factory.mktemp("finished")
-    (root / "mlruns").mkdir()
-    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
-    return Finished(Doors(root, tiny_model, resolved), compose)
+    return Finished(doors_in(root), compose)
 
 
 def test_a_training_run_keeps_every_measure_before_and_after(finished: Finished) -> None:

@@ -27,7 +27,8 @@ from medexp.config.rules import resolve
 from medexp.config.schema import RunConfig
 from medexp.data.prompts import ask
 from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
-from medexp.export import as_it_was_made, export
+from medexp.export import export
+from medexp.finished import as_it_was_made
 from medexp.registry import Registered
 from medexp.screen import Screen
 from medexp.train import TrainResult, train
@@ -65,15 +66,11 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Path,
-    empty_store: Path,
-    resolved: Callable[..., RunConfig],
+    doors_in: Callable[..., Doors],
     compose: Callable[..., Any],
 ) -> Finished:
     root = tmp_path_factory.mktemp("finished")
-    (root / "mlruns").mkdir()
-    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
-    return Finished(Doors(root, tiny_model, resolved), compose)
+    return Finished(doors_in(root), compose)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from omegaconf import OmegaConf
 from medexp import command as frame
 from medexp import naming, pages, registry
 from medexp.command import Invocation
-from medexp.config.schema import RunConfig
 from medexp.screen import Screen
 from medexp.sweep import results, storage
 from medexp.sweep.outcome import Ending, Outcome, Ticket
@@ -54,13 +52,13 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def doors(
-    chromium: str, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]
+    chromium: str,
+    doors_in: Callable[..., Doors],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Doors:
     """A store with a sweep of two trials, its trials trained in this process."""
     root = tmp_path_factory.mktemp("site")
-    (root / "mlruns").mkdir()
-    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
-    made = Doors(root, tiny_model, resolved)
+    made = doors_in(root)
     _sweep(made)
     return made
 

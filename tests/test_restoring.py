@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from medexp import finished, machine
 from medexp.command import Invocation
 from medexp.config.doors import TrainOptions
 from medexp.config.rules import anchored, resolve
-from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError
 from medexp.restoring import Restored, as_it_was_made
 from medexp.screen import Screen
@@ -54,15 +52,11 @@ class Trains:
 @pytest.fixture(scope="module")
 def trains(
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Path,
-    empty_store: Path,
-    resolved: Callable[..., RunConfig],
+    doors_in: Callable[..., Doors],
     compose: Callable[..., Any],
 ) -> Trains:
     root = tmp_path_factory.mktemp("restored")
-    (root / "mlruns").mkdir()
-    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
-    return Trains(Doors(root, tiny_model, resolved), compose)
+    return Trains(doors_in(root), compose)
 
 
 @pytest.fixture(scope="module")

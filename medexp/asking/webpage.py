@@ -11,7 +11,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,23 +37,6 @@ def check_installed() -> None:
     """
     if find_spec("gradio") is None:
         raise MachineError("ui=true needs the package gradio: pip install 'medexp[ui]'")
-
-
-@contextmanager
-def listening(port: int | None) -> Iterator[sockets.socket]:
-    """A socket on `port` of 127.0.0.1, or on a free one.
-
-    Raises: MachineError if it cannot be had.
-    """
-    with closing(sockets.socket()) as found:
-        found.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        try:
-            found.bind((HOST, port or 0))
-        except OSError as error:
-            raise MachineError(
-                f"ask.port={port} cannot be listened on ({error.strerror}); set another, or ask.port=null"
-            ) from error
-        yield found
 
 
 def serve(respondent: Respondent, presets: Mapping[str, Prompt], socket: sockets.socket, opens: bool, show: Screen) -> None:

@@ -10,18 +10,25 @@ from medexp.config.group import Group, number
 from medexp.config.schema import RunConfig
 
 
-class PlanFormat(Enum):
-    """For people or for programs."""
+class Format(Enum):
+    """Tables for people, or JSON for programs."""
 
     table = "table"
     json = "json"
 
 
 @dataclass
+class OfARun(Group):
+    """Options of a door that goes on from a finished run: which."""
+
+    run: str | None = MISSING
+
+
+@dataclass
 class PlanOptions(Group):
     """How `python -m medexp.plan` shows a plan."""
 
-    format: PlanFormat = MISSING
+    format: Format = MISSING
     frontier: bool = MISSING
 
 
@@ -41,10 +48,9 @@ class SweepOptions(Group):
 
 
 @dataclass
-class TrainOptions(Group):
+class TrainOptions(OfARun):
     """The finished run that `python -m medexp.train experiment=from_run` makes again; `from_run` is what that experiment sets."""
 
-    run: str | None = MISSING
     from_run: bool = MISSING
 
 
@@ -89,13 +95,6 @@ class AuditConfig(RunConfig):
     audit: AuditOptions = MISSING
 
 
-class CompareFormat(Enum):
-    """For people or for programs."""
-
-    table = "table"
-    json = "json"
-
-
 @dataclass
 class CompareOptions(Group):
     """Which finished runs `python -m medexp.compare` sets side by side (`run` is one name or a list), and what comes of it."""
@@ -105,7 +104,7 @@ class CompareOptions(Group):
     run: Any = MISSING
     study: str | None = MISSING
     file: str = MISSING
-    format: CompareFormat = MISSING
+    format: Format = MISSING
     answers: int = number(0)
     mlflow: str = MISSING
     open: bool = MISSING
@@ -121,10 +120,9 @@ class CompareConfig(RunConfig):
 
 
 @dataclass
-class EvaluateOptions(Group):
+class EvaluateOptions(OfARun):
     """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the answers stored with it."""
 
-    run: str | None = MISSING
     rescore: bool = MISSING
 
 
@@ -151,12 +149,11 @@ class Reasoning(Enum):
 
 
 @dataclass
-class AskOptions(Group):
+class AskOptions(OfARun):
     """Which finished run `python -m medexp.ask` asks what, how its answers are drawn (`max_new_tokens` null: as many as the run was
     evaluated with), and how they are shown."""
 
     inside: ClassVar[str] = "ask."
-    run: str | None = MISSING
     question: str | None = MISSING
     ui: bool = MISSING
     temperature: float = number(0, 2)
@@ -215,11 +212,10 @@ class GgufType(Enum):
 
 
 @dataclass
-class ExportOptions(Group):
+class ExportOptions(OfARun):
     """Which finished run is exported, as what, to where; and whether it goes to the Hub."""
 
     inside: ClassVar[str] = "export."
-    run: str | None = MISSING
     to: ExportTo = MISSING
     overwrite: bool = MISSING
     push: bool = MISSING

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from medexp.config import parts
+from medexp.config.doors import TrainConfig
 from medexp.config.schema import Benchmark, Checkpointing, Dataset, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.machine import Machine
@@ -24,7 +25,7 @@ from medexp.units import bytes_of_gib, gib
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
-_OF_DOORS = ("sweep", "run", "train")  # a root's own options, which are no part of a run
+_OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}  # of a proposal, too
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -69,7 +70,7 @@ def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
     """Keys that a "+" on the command line has forced in."""
     known = {each.name: each.type for each in fields(schema)}
     for name in map(str, cfg):
-        if not prefix and name in _OF_DOORS:
+        if not prefix and name in _OF_TRAIN:
             continue
         if name not in known:
             yield f"{prefix}{name} does not exist; there are {listing(known)}{nearest(name, known)}"
@@ -77,9 +78,13 @@ def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
             yield from _unknown_keys(cfg[name], known[name], f"{prefix}{name}.")
 
 
+def _absolute(path: str, launch_dir: Path) -> str:
+    return str((launch_dir / Path(path).expanduser()).resolve())
+
+
 def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
     def absolute(path: str | None) -> str | None:
-        return None if path is None else str((launch_dir / Path(path).expanduser()).resolve())
+        return None if path is None else _absolute(path, launch_dir)
 
     run.model.path = absolute(run.model.path)
     run.lora.start_from = absolute(run.lora.start_from)
@@ -101,7 +106,7 @@ def anchored(cfg: DictConfig, launch_dir: Path) -> DictConfig:
     named = [(OmegaConf.select(made, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS]
     for node, name in (*named, *files, *((each, "path") for each in entries)):
         if OmegaConf.is_dict(node) and isinstance(value := node.get(name), str):
-            node[name] = str((launch_dir / Path(value).expanduser()).resolve())
+            node[name] = _absolute(value, launch_dir)
     return made
 
 

@@ -4,13 +4,13 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from medexp.errors import OutputError
 from medexp.units import GIB, MIB
+from medexp.whole import written_whole
 
 MARK = "export.json"  # what an export says of itself; no folder without it is ever replaced
 
@@ -38,34 +38,18 @@ def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` that takes its place once everything was written; on any other ending it is gone.
+def written(folder: Path) -> Iterator[Path]:
+    """Where to write an export that comes to lie in `folder`, whole or not at all.
 
     Raises: OutputError where the disk fills up meanwhile, or nothing may be written there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        yield half_done
-        half_done.chmod(0o755)
-        _replace(folder, half_done)
+        with written_whole(folder) as half_done:
+            yield half_done
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         raise OutputError(f"{folder} cannot be written ({error.strerror or error}); nothing of it was left") from error
-    finally:
-        shutil.rmtree(half_done, ignore_errors=True)
-
-
-def _replace(folder: Path, whole: Path) -> None:
-    """A rename takes the place of an empty folder; an earlier export is moved aside first and then removed."""
-    if not folder.exists() or not any(folder.iterdir()):
-        whole.rename(folder)
-        return
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-    folder.rename(aside)
-    whole.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_mark(folder: Path, facts: dict[str, object]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medexp import artifact
 from medexp.config.doors import MergedDtype
 from medexp.errors import ModelError
 from medexp.exporting import projections
@@ -23,10 +24,10 @@ class Merged:
 
     def __init__(self, base: Checkpoint, folder: Path):
         self.base = base
-        self.scale = projections.scale(json.loads((folder / "adapter_config.json").read_text()))
-        self._file = folder / "adapter_model.safetensors"
+        self.scale = projections.scale(artifact.adapter_config(folder))
+        self._file = folder / artifact.WEIGHTS
         self._changes: dict[str, dict[str, str]] = {}  # of a tensor, by part: the key in the adapter's file
-        for key in shapes(self._file):
+        for key in artifact.shapes(folder):
             name, part = projections.target(key)
             self._changes.setdefault(name, {})[part] = key
         if unknown := sorted(set(self._changes) - set(base.tensors)):
@@ -59,14 +60,6 @@ class Merged:
 
         with safe_open(self._file, framework="pt") as file:
             return {part: file.get_tensor(key).float() for part, key in self._changes[name].items()}
-
-
-def shapes(file: Path) -> dict[str, list[int]]:
-    """The shape of every tensor in a safetensors file, read from its head alone."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="np") as opened:
-        return {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
 
 
 def merged_bytes(base: Checkpoint) -> int:

@@ -1,6 +1,5 @@
 """A finished run of the tiny model, trained once, and the door of asking over it."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +59,12 @@ def talkative_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer
 @pytest.fixture(scope="session")
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
+    doors_in: Callable[..., Doors],
     talkative_model: Path,
-    empty_store: Path,
-    resolved: Callable[..., RunConfig],
     compose: Callable[..., Any],
 ) -> Trained:
     root = tmp_path_factory.mktemp("asked")
-    (root / "mlruns").mkdir()
-    shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
-    doors = Doors(root, talkative_model, resolved)
+    doors = doors_in(root, talkative_model)
     words = doors.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
     yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
     result = train(doors.run(*words), Invocation(root / "train", tuple(words), yaml), Screen())

@@ -17,7 +17,7 @@ import pytest
 from browser import chromium, window
 from doors import command
 
-from medexp.asking import webpage
+from medexp import pages
 from medexp.errors import MachineError
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_a_port_that_is_taken_is_said() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(MachineError, match=f"ask.port={port} cannot be listened on"), webpage.listening(port):
+        with pytest.raises(MachineError, match=f"ask.port={port} cannot be listened on"), pages.listening(port, "ask.port"):
             pass
 
 

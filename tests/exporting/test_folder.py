@@ -12,7 +12,7 @@ from medexp.units import GIB
 
 
 def _export(place: Path, content: str) -> None:
-    with folder.written_whole(place) as half_done:
+    with folder.written(place) as half_done:
         (half_done / "weights").write_text(content)
         folder.write_mark(half_done, {"export": "merged"})
 
@@ -59,7 +59,7 @@ def test_what_is_stopped_leaves_nothing_and_an_earlier_export_stays(tmp_path: Pa
     _export(place, "first")
 
     def stopped() -> None:
-        with folder.written_whole(place) as half_done:
+        with folder.written(place) as half_done:
             (half_done / "weights").write_text("half of the sec")
             raise KeyboardInterrupt
 
@@ -71,7 +71,7 @@ def test_what_is_stopped_leaves_nothing_and_an_earlier_export_stays(tmp_path: Pa
 
 def test_a_disk_that_fills_up_meanwhile_is_one_sentence(tmp_path: Path) -> None:
     def filled() -> None:
-        with folder.written_whole(tmp_path / "out"), Path("/dev/full").open("w") as device:
+        with folder.written(tmp_path / "out"), Path("/dev/full").open("w") as device:
             device.write("weights")
 
     with pytest.raises(OutputError, match=r"out cannot be written \(No space left on device\); nothing of it was left"):

@@ -1,0 +1,39 @@
+"""A folder written whole or not at all: filled beside its place and renamed."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` that takes its place, and that of what was there, once everything was written; on any other
+    ending it is gone."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield half_done
+        half_done.chmod(0o777 & ~_umask())
+        _replace(folder, half_done)
+    finally:
+        shutil.rmtree(half_done, ignore_errors=True)
+
+
+def _replace(folder: Path, whole: Path) -> None:
+    """What was there is moved aside first, and removed last."""
+    if not folder.exists():
+        whole.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    folder.rename(aside / folder.name)
+    whole.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
