@@ -8,6 +8,7 @@ from typing import Any
 from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
 from medexp.config.shape import check_shape
 from medexp.errors import ModelError
+from medexp.offloading import wait_on_host
 from medexp.stack import Stack, quietly
 from medexp.tuned import Tuned, Weights
 
@@ -132,13 +133,27 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         Checkpointing.standard: True,
         Checkpointing.off: False,
     }
-    return stack.unsloth.FastLanguageModel.get_peft_model(
+    network = stack.unsloth.FastLanguageModel.get_peft_model(
         network,
         **_lora_options(run.lora),
         use_gradient_checkpointing=checkpointing[training.gradient_checkpointing],
         checkpoint_skip_layers=hardware.checkpoint_skip_layers,
         random_state=training.seed,
     )
+    if hardware.offload_activations is True and hardware.checkpoint_skip_layers:
+        wait_on_host(network, _kept_layers(network))
+    return network
+
+
+def _kept_layers(network: Any) -> list[Any]:
+    """The decoder layers that Unsloth does not recompute, in their order.
+
+    Raises: ModelError if it marks none.
+    """
+    kept = [layer for layer in network.modules() if layer.__dict__.get("_unsloth_skip_checkpoint")]
+    if not kept:
+        raise ModelError("this version of Unsloth does not say which layers it keeps; set hardware.offload_activations=false")
+    return kept
 
 
 def recover(tuned: Tuned) -> None:

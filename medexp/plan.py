@@ -20,7 +20,7 @@ from medexp.errors import ConfigError, VramPlanError
 from medexp.screen import Screen
 from medexp.units import GIB, duration
 from medexp.vram import planner
-from medexp.vram.planner import Plan
+from medexp.vram.cost import Plan
 
 FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
 FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)

@@ -17,8 +17,8 @@ from medexp.evaluation.losses import case_losses
 from medexp.tuned import Tuned
 from medexp.units import gib
 from medexp.vram import guard, planner
+from medexp.vram.cost import Plan, predicted
 from medexp.vram.guard import Meter
-from medexp.vram.planner import Plan
 from medexp.vram.terms import Phase
 from medexp.workspace import Workspace
 
@@ -78,7 +78,7 @@ def settle(
     Raises: VramCeilingError with planned and measured bytes when none fits, or none is left.
     """
     if (levers := work.settled()) is not None:
-        plan = planner.predicted(asked, levers)
+        plan = predicted(asked, levers)
         planner.apply(run, plan)
         with guard.ceiling(meter, DOING[Phase.always]):
             return Settled(load(), plan)

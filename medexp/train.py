@@ -40,7 +40,7 @@ from medexp.trainer import Fitted
 from medexp.tuned import Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
-from medexp.vram.planner import Plan
+from medexp.vram.cost import Plan
 from medexp.workspace import Workspace, abandoned, claimed, unfinished
 
 

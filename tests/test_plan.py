@@ -12,7 +12,14 @@ PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
 def test_the_plan_is_shown_term_by_term(tmp_path: Path) -> None:
     status, output = command(*PLAN, cwd=tmp_path)
     assert status == 0, output
-    for part in ("streamed-layer slots", "recompute peak", "5.13 of 5.25 GiB", "Runners-up", "s a step of 8 cases"):
+    for part in (
+        "streamed-layer slots",
+        "recompute peak",
+        "5.18 of 5.25 GiB",
+        "activations of kept",
+        "Runners-up",
+        "s a step of 8 cases",
+    ):
         assert part in output
     assert not list(tmp_path.iterdir())
 
@@ -23,7 +30,8 @@ def test_json_is_for_programs(tmp_path: Path) -> None:
     values = json.loads(output)
     assert values["fits"] is True
     assert set(values) == {"fits", "chosen", "runners_up", "ceiling_gib"}
-    assert values["chosen"]["levers"]["streamed_layers"] == 25
+    assert values["chosen"]["levers"]["streamed_layers"] == 11
+    assert values["chosen"]["levers"]["kept_on_host"] is True
 
 
 def test_what_cannot_fit_ends_with_2_and_what_would(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from medexp.data.split import split
 from medexp.errors import VramCeilingError
 from medexp.probe import Settled, longest_batch, settle
 from medexp.tuned import Tuned, vocabulary
-from medexp.vram import planner
+from medexp.vram.cost import predicted
 from medexp.vram.guard import Meter
 from medexp.vram.terms import Levers, Phase
 from medexp.workspace import Workspace, claimed
@@ -48,7 +48,7 @@ class Card:
         return prepare(self.run, split(source.load(self.run.dataset).cases, self.run.dataset), vocabulary(self.tokenizer))
 
     def settle(self, work: Workspace) -> Settled:
-        plan = planner.predicted(self.asked, Levers(4, 1, compiled=False))
+        plan = predicted(self.asked, Levers(4, 1, compiled=False))
         meter = Meter(self.run.hardware)
         return settle(self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append)
 

@@ -19,7 +19,8 @@ from medexp.vram.budget import budget
 from medexp.vram.terms import Levers, Phase
 
 A_LARGE_CARD = Machine(1, "any", (Gpu("any", 200 * GIB, has_bfloat16=True),))
-NOTHING_SAVED = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false", "tile_mlp=false"]
+NOTHING_SAVED = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
+NOTHING_SAVED += ["offload_activations=false", "tile_mlp=false"]
 NO_ANSWERS = "evaluation.answers=0"  # none were asked for in front of a measured step
 
 
@@ -32,7 +33,9 @@ def predicted_bytes(point: dict) -> int:
     hardware = run.hardware
     saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
     compiled = hardware.compile_layers == "auto" and run.hardware.engine is Engine.unsloth
-    needed = budget(run, Levers(point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True))
+    on_host = hardware.offload_activations is True
+    levers = Levers(point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True, kept_on_host=on_host)
+    needed = budget(run, levers)
     return needed.gpu_bytes(Phase.always) + needed.gpu_bytes(Phase.training)
 
 

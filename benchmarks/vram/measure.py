@@ -37,7 +37,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:
     register()
     longest = max(seq for _, seq in entry["points"])
     nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
-    nothing_saved += ["compile_layers=auto", "tile_mlp=false", "page_optimizer=false"]
+    nothing_saved += ["offload_activations=false", "compile_layers=auto", "tile_mlp=false", "page_optimizer=false"]
     recipe = ["training.accumulation=2", "training.warmup_steps=0", f"training.max_seq_tokens={longest}"]
     overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in nothing_saved), *recipe, *entry["overrides"]]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -167,6 +167,7 @@ def _engine(run: RunConfig) -> Iterator[str]:
         "offload_layers": hardware.offload_layers,
         "offload_embedding": hardware.offload_embedding,
         "checkpoint_skip_layers": hardware.checkpoint_skip_layers,
+        "offload_activations": hardware.offload_activations,
         "compile_layers": hardware.compile_layers,
         "tile_mlp": hardware.tile_mlp,
     }
@@ -199,11 +200,16 @@ def _levers(run: RunConfig) -> Iterator[str]:
             f"hardware.offload_layers={streamed} needs gradient checkpointing; set training.gradient_checkpointing=unsloth "
             "or hardware.offload_layers=0"
         )
-    for name in ("offload_embedding", "compile_layers", "tile_mlp", "page_optimizer"):
+    for name in ("offload_embedding", "offload_activations", "compile_layers", "tile_mlp", "page_optimizer"):
         if getattr(run.hardware, name) not in (True, False, "auto"):
             yield f"hardware.{name}={getattr(run.hardware, name)} is not allowed; allowed are true, false, auto"
     if run.hardware.tile_mlp is True and run.hardware.compile_layers is True:
         yield "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set compile_layers to auto or false"
+    if run.hardware.offload_activations is True and run.training.gradient_checkpointing is Checkpointing.off:
+        yield (
+            "hardware.offload_activations=true moves what checkpoint_skip_layers keeps and needs gradient checkpointing; "
+            "set training.gradient_checkpointing=unsloth or offload_activations=auto"
+        )
     if run.hardware.page_optimizer is True and run.training.optimizer is Optimizer.adamw_torch:
         yield "hardware.page_optimizer=true pages an 8-bit optimizer; set training.optimizer=adamw_8bit or page_optimizer=auto"
 

@@ -167,6 +167,7 @@ class Hardware(Group):
     offload_layers: Any = MISSING
     offload_embedding: Any = MISSING
     checkpoint_skip_layers: Any = MISSING
+    offload_activations: Any = MISSING
     compile_layers: Any = MISSING
     tile_mlp: Any = MISSING
     page_optimizer: Any = MISSING

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medexp.config.schema import LossOn, RunConfig
+from medexp.config.schema import LossOn, Overlong, RunConfig
 from medexp.data.audit import CaseAudit, PartAudit, audit
 from medexp.data.encoding import Encoded, Encoding, Vocabulary, encode_all, prompt_ids
 from medexp.data.order import cases_an_epoch, mixed_order, steps_for
@@ -37,7 +37,7 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     by_share = _encode_shares(run, sides, shares, vocabulary)
     train = _joined(by_share)
     held_out = encode_all(run.prompt, sides.held_out, vocabulary, evaluation.max_seq_tokens, dataset.overlong, LossOn.completion)
-    _refuse_empty(held_out, "held-out", "evaluation.max_seq_tokens", evaluation.max_seq_tokens)
+    _refuse_empty(held_out, dataset.overlong, "held-out", "evaluation.max_seq_tokens", evaluation.max_seq_tokens)
     sizes, weights = [len(each.encoded) for each in by_share], [share.weight for share in shares]
     cases_a_step = training.micro_batch * training.accumulation
     steps = training.max_steps or steps_for(training.epochs or 1, cases_an_epoch(sizes, weights), cases_a_step)
@@ -55,7 +55,8 @@ def _encode_shares(run: RunConfig, sides: Split, shares: Sequence[Share], vocabu
     for share in shares:
         cases = sides.train[start : start + share.cases]
         encoding = encode_all(run.prompt, cases, vocabulary, limit, run.dataset.overlong, run.training.loss_on)
-        _refuse_empty(encoding, f"{share.name} training" if len(shares) > 1 else "training", "training.max_seq_tokens", limit)
+        which = f"{share.name} training" if len(shares) > 1 else "training"
+        _refuse_empty(encoding, run.dataset.overlong, which, "training.max_seq_tokens", limit)
         encodings.append(encoding)
         start += share.cases
     return encodings
@@ -94,9 +95,10 @@ def spread(cases: Sequence[Case], count: int) -> Sequence[Case]:
     return [cases[index * len(cases) // count] for index in range(count)]
 
 
-def _refuse_empty(side: Encoding, which: str, key: str, limit: int) -> None:
-    if not side.encoded:
-        raise DataError(
-            f"every one of the {side.dropped} {which} cases is longer than {key}={limit} tokens; "
-            "raise it, or set dataset.overlong=trim_reasoning"
-        )
+def _refuse_empty(side: Encoding, overlong: Overlong, which: str, key: str, limit: int) -> None:
+    if side.encoded:
+        return
+    is_trimmed = overlong is Overlong.trim_reasoning
+    longer = " even with their reasoning trimmed" if is_trimmed else ""
+    way = "" if is_trimmed else ", or set dataset.overlong=trim_reasoning"
+    raise DataError(f"every one of the {side.dropped} {which} cases is longer than {key}={limit} tokens{longer}; raise it{way}")

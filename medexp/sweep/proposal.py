@@ -12,6 +12,7 @@ from medexp.errors import BadInput
 from medexp.machine import Machine
 from medexp.units import GIB, bytes_of_gib
 from medexp.vram import planner
+from medexp.vram.cost import Plan
 from medexp.vram.terms import Place
 
 VRAM = "vram_bytes"  # the constraint's name in the study
@@ -89,13 +90,13 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
     return Proposal(tuple(overrides), run, _needs(least), ceiling, {VRAM: float(over)}, why)
 
 
-def _fits(run: RunConfig, plan: planner.Plan, ceiling: int) -> bool:
+def _fits(run: RunConfig, plan: Plan, ceiling: int) -> bool:
     if planner.is_planned(run):
         return planner.fits(run, plan)
     return not ceiling or _needs(plan) * planner.SAFETY <= ceiling
 
 
-def _host_over(run: RunConfig, plans: Sequence[planner.Plan], ceiling: int) -> float:
+def _host_over(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:
     """By how many bytes the plan under the ceiling that needs least of the host is over hardware.host_ram_gib."""
     under = [plan.budget.host_bytes for plan in plans if _needs(plan) * planner.SAFETY <= ceiling or not ceiling]
     return float(max(1, min(under) + planner.HOST_BESIDE_BYTES - bytes_of_gib(run.hardware.host_ram_gib or 0)))
@@ -105,5 +106,5 @@ def _place(run: RunConfig) -> Place:
     return Place.gpu if planner.is_planned(run) else Place.host
 
 
-def _needs(plan: planner.Plan) -> int:
+def _needs(plan: Plan) -> int:
     return plan.budget.peak_bytes or plan.budget.host_bytes

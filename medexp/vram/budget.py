@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from medexp.config.schema import Device, Engine, Family, Optimizer, Quantisation, RunConfig
 from medexp.units import MIB
-from medexp.vram.step import is_offloaded, step_terms
+from medexp.vram.step import is_offloaded, step_terms, waiting_bytes
 from medexp.vram.terms import (
     ALLOCATION_UNIT,
     Budget,
@@ -146,11 +146,11 @@ def _answering(run: RunConfig, tokens: int) -> list[Term]:
 
 
 def _link_bytes(run: RunConfig, levers: Levers) -> int:
-    """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch, hidden states out and back,
-    a paged optimizer's state in and out."""
+    """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch, hidden states and the activations
+    of kept layers out and back, a paged optimizer's state in and out."""
     layer, _ = layer_bytes(run)
     tokens = levers.micro_batch * run.training.max_seq_tokens
     streamed = max(0, 2 * levers.streamed_layers - 2) * layer
     hidden = 2 * hidden_state_bytes(run.model.shape, tokens) if is_offloaded(run) else 0
     paged = 2 * _optimizer_bytes(run) if levers.paged else 0
-    return levers.accumulation * (streamed + hidden) + paged
+    return levers.accumulation * (streamed + hidden + 2 * waiting_bytes(run, levers)) + paged

@@ -8,43 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 
-from medexp.config.schema import Device, Engine, ModelShape, Optimizer, Planning, RunConfig
+from medexp.config.schema import Checkpointing, Device, Engine, Optimizer, Planning, RunConfig
 from medexp.errors import VramPlanError
 from medexp.units import GIB, bytes_of_gib
-from medexp.vram.budget import budget
-from medexp.vram.terms import Budget, Levers, Phase, Place, Term, layer_parameters
+from medexp.vram.budget import budget, layer_bytes
+from medexp.vram.cost import Plan, predicted
+from medexp.vram.step import waiting_bytes
+from medexp.vram.terms import Levers, Phase, Place, Term
 
-# Bytes moved a token and layer beside the matrix products (norms, rotation, activations, adapters), in 16-bit passes over
-# hidden + ffn: what is left of a measured step on an H200 (benchmarks/train) after products, at the rate that medexp.calibrate
-# measures, and dequantisation.
-PASSES_BESIDE_PRODUCTS = 89
-DEQUANTISED_BYTES = 2.6  # a parameter and pass: half a byte read, two written, scales
-# Python and the driver need this long to launch a layer's kernels (forward, recompute, backward), whatever the card: on the H200
-# a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387 s for 32 layers).
-LAUNCH_S_A_LAYER = 0.012
-# Gaps between kernels that no product hides: two micro-batches of 4,096 tokens against one of 8,192 (benchmarks/train).
-GAPS_S_A_LAYER = 0.0007
-EAGER_COST = 1.016  # a step without compiled layers against one with them, 4 x 2 on the H200 (benchmarks/train)
+PINNED_SHARE = 0.4  # of the host's memory for a plan that moves activations there: what is pinned is lost to all other programs
 TOO_CLOSE_TO_TELL = 1.05  # what predicted times may be off against each other
 SAFER = 1.03  # a plan after one that did not fit must be smaller by this
 SAFETY = 1.01  # a budget may be under what is measured by 1 % (benchmarks/vram): a plan leaves that much room
 HOST_BESIDE_BYTES = 3 * GIB  # Python, torch and CUDA's own host memory, measured on a run that streams nothing
-DEFAULT_CARD = (100.0, 1000.0, 12.0)  # TFLOP/s, GB/s, GB/s where a preset is silent: only the order of plans is then meant
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Levers with what they take and how fast they should be; without figures of the card (`is_timed`) only their order counts."""
-
-    budget: Budget
-    step_s: float
-    tokens_per_s: float
-    is_timed: bool
-
-    @property
-    def levers(self) -> Levers:
-        """The levers of this plan."""
-        return self.budget.levers
 
 
 @dataclass(frozen=True)
@@ -97,7 +73,12 @@ def fits(run: RunConfig, plan: Plan) -> bool:
 
 def _host_holds(run: RunConfig, plan: Plan) -> bool:
     ram = run.hardware.host_ram_gib
-    return ram is None or plan.budget.host_bytes + HOST_BESIDE_BYTES <= bytes_of_gib(ram)
+    return ram is None or plan.budget.host_bytes <= _host_room(bytes_of_gib(ram), plan.levers)
+
+
+def _host_room(ram_bytes: int, levers: Levers) -> int:
+    room = ram_bytes - HOST_BESIDE_BYTES
+    return min(room, int(PINNED_SHARE * ram_bytes)) if levers.kept_on_host else room
 
 
 def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
@@ -133,6 +114,7 @@ LEVER_KEYS = (
     "hardware.offload_layers",
     "hardware.offload_embedding",
     "hardware.checkpoint_skip_layers",
+    "hardware.offload_activations",
     "hardware.compile_layers",
     "hardware.tile_mlp",
     "hardware.page_optimizer",
@@ -148,34 +130,9 @@ def apply(run: RunConfig, plan: Plan) -> None:
         run.hardware.offload_layers = levers.streamed_layers
         run.hardware.offload_embedding = levers.embedding_on_host
         run.hardware.checkpoint_skip_layers = levers.kept_layers
+        run.hardware.offload_activations = levers.kept_on_host
         run.hardware.compile_layers, run.hardware.tile_mlp = levers.compiled, levers.tiled_mlp
     run.hardware.page_optimizer = levers.paged
-
-
-def predicted(run: RunConfig, levers: Levers) -> Plan:
-    """The bytes and the time of `run` with `levers`.
-
-    Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a kept layer), 4 in the head.
-    """
-    hardware, shape = run.hardware, run.model.shape
-    tflops, memory, link = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
-    tflops, memory, link = tflops or DEFAULT_CARD[0], memory or DEFAULT_CARD[1], link or DEFAULT_CARD[2]
-    needed = budget(run, levers)
-    tokens = levers.micro_batch * run.training.max_seq_tokens
-    recomputed = 1 - levers.kept_layers / shape.layers
-    again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0  # the MLP once more, 2 FLOP a weight
-    products_s = tokens * (_flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again) / (tflops * 1e12)
-    passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
-    beside_s = tokens * shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
-    dequantised_s = (2 + recomputed) * shape.layers * layer_parameters(shape) * DEQUANTISED_BYTES / (memory * 1e9)
-    launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
-    gaps_s = shape.layers * GAPS_S_A_LAYER
-    eager = 1.0 if levers.compiled else EAGER_COST
-    on_card_s = eager * levers.accumulation * max(products_s + beside_s + dequantised_s + gaps_s, launched_s)
-    linked_s = needed.link_bytes / (link * 1e9)
-    looked_up_s = levers.accumulation * tokens * 2 * shape.hidden / (link * 1e9) if levers.embedding_on_host else 0.0
-    step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
-    return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=hardware.matmul_tflops is not None)
 
 
 def resized(run: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
@@ -211,22 +168,33 @@ def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
     while low < high:
         middle = (low + high + 1) // 2
         run = trial(middle)
-        if fits(run, predicted(run, _thriftiest(run))):
+        if any(
+            fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in (predicted(run, each) for each in _thrifty(run))
+        ):
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _thriftiest(run: RunConfig) -> Levers:
+def _streaming_less(run: RunConfig, plan: Plan) -> Plan:
+    """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be what is short."""
+    if run.hardware.vram_ceiling_gib is None or isinstance(run.hardware.offload_layers, int):
+        return plan
+    room = int(bytes_of_gib(run.hardware.vram_ceiling_gib) / SAFETY) - plan.budget.peak_bytes
+    back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(run)[0])
+    return predicted(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back)) if back else plan
+
+
+def _thrifty(run: RunConfig) -> Iterator[Levers]:
     """The levers that take least memory of those the config leaves open: as few cases at a time as may be, all that can be
-    streamed streamed, nothing kept that was not asked for."""
+    streamed streamed, nothing kept that was not asked for, and that on the host if it may be."""
     size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
-    must_keep = asked if isinstance(asked, int) else 0
-    streamed = min(max(_streamable(run)), run.model.shape.layers - must_keep)
-    compiled, tiled, paged = _variants(run, last_resorts=True)[-1]
-    plain = Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
-    return replace(plain, kept_layers=_kept(run, plain)[0])
+    streamed = min(max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0))
+    for compiled, tiled, paged in _variants(run, last_resorts=True):
+        yield from _with_kept(
+            run, Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
+        )
 
 
 def _pinned(run: RunConfig) -> bool:
@@ -248,7 +216,7 @@ def _candidates(run: RunConfig, last_resorts: bool) -> Iterator[Levers]:
     choices = product(_sizes(run), _embeddings(run), _variants(run, last_resorts), _streamable(run))
     for size, on_host, (compiled, tiled, paged), streamed in choices:
         plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
-        yield from (replace(plain, kept_layers=kept) for kept in _kept(run, plain))
+        yield from _with_kept(run, plain)
 
 
 def _variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
@@ -279,6 +247,39 @@ def _embeddings(run: RunConfig) -> list[bool]:
     return _asked(run.hardware.offload_embedding, [False, True] if can else [False])
 
 
+def _with_kept(run: RunConfig, plain: Levers) -> Iterator[Levers]:
+    """`plain`, with what it keeps on the card or on the host."""
+    asked = run.hardware.offload_activations
+    if asked is not True:
+        yield from (replace(plain, kept_layers=kept) for kept in _kept(run, plain))
+    if asked is not False:
+        yield from (replace(plain, kept_on_host=True, kept_layers=kept) for kept in _kept_on_host(run, plain))
+
+
+def _kept_on_host(run: RunConfig, plain: Levers) -> list[int]:
+    """As many of those that are not streamed as the host holds, or a part of them where the link is slow."""
+    hardware, most = run.hardware, run.model.shape.layers - plain.streamed_layers
+    asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
+    if not (must or _saves_to_host(run, plain)):
+        return []
+    if isinstance(asked, int):
+        return [asked] if asked <= most and (asked or must) else []
+    if asked == "max":
+        return [most]
+    if hardware.host_ram_gib is None or _pinned(run):
+        return [0] if must else []
+    two = replace(plain, kept_on_host=True, kept_layers=2)  # the last one's stay on the card
+    room = _host_room(bytes_of_gib(hardware.host_ram_gib), two) - budget(run, plain).host_bytes
+    most = min(most, 1 + max(0, room) // waiting_bytes(run, two))
+    return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
+
+
+def _saves_to_host(run: RunConfig, plain: Levers) -> bool:
+    """Only compiled layers that Unsloth checkpoints were measured."""
+    is_unsloth = run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.unsloth
+    return is_unsloth and plain.compiled and not run.lora.dora
+
+
 def _kept(run: RunConfig, plain: Levers) -> list[int]:
     """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
     asked = run.hardware.checkpoint_skip_layers
@@ -296,20 +297,14 @@ def _kept(run: RunConfig, plain: Levers) -> list[int]:
 
 
 def _distinct(plans: list[Plan]) -> Iterator[Plan]:
-    """The best plan of every micro-batch and number of kept layers: neighbours in streamed layers say nothing new."""
+    """The best plan of every micro-batch and number of layers kept on the card, or on the host: neighbours say nothing new."""
     seen = set()
     for plan in plans:
-        kind = (plan.levers.micro_batch, plan.levers.kept_layers)
+        levers = plan.levers
+        kind = (levers.micro_batch, levers.kept_on_host or levers.kept_layers)
         if kind not in seen:
             seen.add(kind)
             yield plan
-
-
-def _flops_a_token(shape: ModelShape, seq: int, recomputed: float) -> float:
-    attention = 2 * seq * shape.heads * shape.head_dim  # causal: half of 4 x seq x width, a layer and forward pass
-    return shape.layers * ((4 + 2 * recomputed) * layer_parameters(shape) + (3.5 + recomputed) * attention) + (
-        4 * shape.vocab * shape.hidden
-    )
 
 
 def would_fit(run: RunConfig) -> dict[str, int]:
@@ -338,10 +333,15 @@ def _host_is_short(run: RunConfig, plans: list[Plan]) -> str:
     ceiling = run.hardware.vram_ceiling_gib or float("inf")
     under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
     least = min(under, key=lambda plan: plan.budget.host_bytes)
+    ram, levers = run.hardware.host_ram_gib or 0, least.levers
+    waits = f", the activations of {_layers(levers.kept_layers)}" if levers.kept_on_host else ""
+    process = f"{HOST_BESIDE_BYTES / GIB:.0f} GiB are for the process"
+    why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else process
+    room = _host_room(bytes_of_gib(ram), levers) / GIB
     return (
-        f"what is left off the card needs {(least.budget.host_bytes + HOST_BESIDE_BYTES) / GIB:.1f} GiB of host memory "
-        f"({least.levers.streamed_layers} streamed layers, {HOST_BESIDE_BYTES / GIB:.0f} GiB for the process itself) and "
-        f"hardware.host_ram_gib is {run.hardware.host_ram_gib:g}; a higher hardware.vram_ceiling_gib streams less"
+        f"what is left off the card needs {least.budget.host_bytes / GIB:.1f} GiB of host memory "
+        f"({_layers(levers.streamed_layers)} streamed{waits}) and {room:.1f} GiB may be used: hardware.host_ram_gib is {ram:g} "
+        f"and {why}; a higher hardware.vram_ceiling_gib leaves less there"
     )
 
 
@@ -362,7 +362,8 @@ def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
     parts += [f"{_layers(levers.streamed_layers)} streamed from the host"] if levers.streamed_layers else []
     parts += ["embedding on the host"] if levers.embedding_on_host else []
-    parts += [f"{_layers(levers.kept_layers)} not recomputed"] if levers.kept_layers else []
+    where = ", their activations on the host" if levers.kept_on_host else ""
+    parts += [f"{_layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
     parts += ["layers not compiled"] if is_eager else []
     parts += ["MLP in tiles"] if levers.tiled_mlp else []
     parts += ["optimizer state paged"] if levers.paged else []

@@ -14,8 +14,11 @@ COMPILED_PER_HIDDEN, COMPILED_PER_FFN, COMPILED_PER_WIDTH = 13.43, 6.1, 72_000
 EAGER_PER_HIDDEN, EAGER_PER_FFN, EAGER_PER_WEIGHT, EAGER_FIXED = 15.2, 2.58, 1.459, 122 * MIB
 # ... with a tiled MLP: six points of it, 2 x 2,048 to 16,384 tokens of the 8B shape.
 TILED_PER_HIDDEN, TILED_PER_FFN = 16.96, 1.423
-# A kept layer saves 5 hidden + 2 ffn a token by the source; nine points showed an eighth more, and a quarter of a layer once.
-KEPT_EACH, KEPT_ONCE = 1.12, 0.25
+# A kept layer saves 5 hidden + 2 ffn a token by the source; six points, 3 to 20 layers, showed a quarter more.
+KEPT_EACH = 1.24
+# ... or waits on the host, and only one layer's more than without is on the card: four points of the 8B shape.
+WAITING_ONCE = 1.1
+WAITING_PIECE, PADDED_TOKENS = 8 * MIB, 128  # medexp.offloading moves pieces of this size; attention is padded by a block
 # How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden states come on top.
 COMPILED_SLOPE_HIDDEN = 9.2
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
@@ -52,6 +55,7 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
         Term("staging of hidden states", staging, Place.gpu, training, "Unsloth's two buffers, exact"),
         Term("recompute peak of a layer", recompute, Place.gpu, training, "fitted slope, benchmarks/vram"),
         Term("layers kept un-recomputed", _kept_bytes(run, levers, tokens), Place.gpu, training, "fitted, benchmarks/vram"),
+        Term("activations of kept layers", waiting_bytes(run, levers), Place.host, training, "what a layer saves, in 8 MiB pieces"),
         Term("loss chunk", loss, Place.gpu, training, "Unsloth's fused loss, 64 MiB tile"),
         Term("allocator slack", slack, Place.gpu, training, "fitted, benchmarks/vram"),
     ]
@@ -91,8 +95,30 @@ def largest_tile(hidden: int, tokens: int) -> int:
 
 
 def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
-    a_layer = 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn)
-    return int((KEPT_EACH * levers.kept_layers + KEPT_ONCE) * a_layer) if levers.kept_layers else 0
+    if levers.kept_on_host and levers.kept_layers > 1:
+        return int(WAITING_ONCE * 2 * sum(_saved_numbers(run, tokens)))
+    return int(KEPT_EACH * levers.kept_layers * 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn))
+
+
+def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
+    """How many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five as wide as the model, keys before
+    and after rotation, queries and attention's output and keys and values padded by a block, two as wide as the MLP.
+
+    Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
+    """
+    shape = run.model.shape
+    padded = tokens + tokens * PADDED_TOKENS // run.training.max_seq_tokens
+    query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return [tokens * shape.hidden] * 5 + [tokens * kv] * 2 + [padded * query] * 2 + [padded * kv] * 2 + [tokens * shape.ffn] * 2
+
+
+def waiting_bytes(run: RunConfig, levers: Levers) -> int:
+    """Pinned host memory for what all kept layers but the last save."""
+    if not levers.kept_on_host or levers.kept_layers < 2:
+        return 0
+    tokens = levers.micro_batch * run.training.max_seq_tokens
+    pieces = sum(-(-2 * numbers // WAITING_PIECE) for numbers in _saved_numbers(run, tokens))
+    return (levers.kept_layers - 1) * pieces * WAITING_PIECE
 
 
 def _plain(run: RunConfig, tokens: int) -> list[Term]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from medexp.config.schema import ModelShape, RunConfig
 
@@ -29,7 +30,8 @@ class Levers:
     """What can be traded for memory at the same result: micro-batch x accumulation stays the effective batch.
 
     `compiled` decoder layers run faster and hold more; with `tiled_mlp` the MLP is computed a few thousand tokens at
-    a time, and once more in the backward pass; a `paged` optimizer keeps its state in host memory.
+    a time, and once more in the backward pass; a `paged` optimizer keeps its state in host memory. What `kept_layers` save
+    waits in host memory with `kept_on_host`.
     """
 
     micro_batch: int
@@ -40,6 +42,7 @@ class Levers:
     compiled: bool = True
     tiled_mlp: bool = False
     paged: bool = False
+    kept_on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,16 @@ class Budget:
     terms: tuple[Term, ...]
     link_bytes: int
 
+    @cached_property
+    def _on_card(self) -> dict[Phase, int]:
+        held = dict.fromkeys(Phase, 0)
+        for term in self.terms:
+            held[term.phase] += term.num_bytes if term.place is Place.gpu else 0
+        return held
+
     def gpu_bytes(self, phase: Phase) -> int:
         """Bytes on the card that are held in `phase` only."""
-        return sum(term.num_bytes for term in self.terms if term.place is Place.gpu and term.phase is phase)
+        return self._on_card[phase]
 
     def bytes_in(self, phase: Phase) -> int:
         """Everything on the card in `phase`: what is always there, and what comes on top."""

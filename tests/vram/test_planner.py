@@ -11,9 +11,11 @@ from medexp.errors import VramPlanError
 from medexp.units import bytes_of_gib
 from medexp.vram import planner
 from medexp.vram.budget import budget
+from medexp.vram.cost import predicted
 from medexp.vram.terms import Levers, Phase
 
 CARD = "hardware=rtx4050_6gb"
+ON_CARD = "hardware.offload_activations=false"
 PRESETS = ["rtx4050_6gb", "rtx3060_12gb", "t4_16gb", "rtx4090_24gb", "h200_141gb"]
 MODELS = ["smollm2_135m", "deepseek_r1_distill_qwen_1_5b", "llama_3_2_3b", "deepseek_r1_distill_llama_8b"]
 
@@ -29,7 +31,7 @@ def test_every_model_has_a_plan_that_fits_every_card(resolved, preset, model):
 
 
 def test_the_8b_fits_6_gb_only_by_leaving_parts_on_the_host(resolved):
-    chosen, _ = planner.choose(resolved(CARD))
+    chosen, _ = planner.choose(resolved(CARD, ON_CARD))
     assert chosen.levers == Levers(4, 2, 25, True, 0)
     with pytest.raises(VramPlanError, match=r"hardware\.vram_ceiling_gib is 5\.25"):
         planner.choose(resolved(CARD, "hardware.offload_layers=0", "hardware.offload_embedding=false"))
@@ -60,12 +62,61 @@ def test_manual_keeps_the_batch_and_a_number_stays(resolved):
     assert (pinned.levers.streamed_layers, pinned.levers.kept_layers) == (28, 0)
 
 
+def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(resolved):
+    run = resolved(CARD)
+    chosen, _ = planner.choose(run)
+    assert chosen.levers == Levers(1, 8, 11, True, 15, kept_on_host=True)
+    without, _ = planner.choose(resolved(CARD, ON_CARD))
+    assert chosen.tokens_per_s > 1.1 * without.tokens_per_s
+    assert chosen.budget.host_bytes <= planner.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
+
+
+def test_less_host_memory_keeps_fewer_there(resolved):
+    kept = [planner.choose(resolved(CARD, f"hardware.host_ram_gib={ram}"))[0].levers for ram in (16, 12, 8)]
+    assert kept[0].kept_layers > kept[1].kept_layers
+    assert not kept[2].kept_on_host
+
+
+def test_what_would_fit_where_the_host_is_short(resolved):
+    run = resolved(CARD, "hardware.host_ram_gib=6", "training.max_seq_tokens=16384")
+    longest = planner.would_fit(run)["training.max_seq_tokens"]
+    assert planner.choose(planner.resized(run, seq=longest))
+    with pytest.raises(VramPlanError):
+        planner.choose(planner.resized(run, seq=longest + 64))
+
+
+def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_card(resolved):
+    h200 = ["hardware.matmul_tflops=720.6", "hardware.memory_gb_per_s=4136", "hardware.host_link_gb_per_s=53.9"]
+    run = resolved(CARD, *h200)
+    assert not planner.choose(run)[0].levers.kept_on_host
+    for levers, measured in (  # benchmarks/train, 2026-11-23
+        (Levers(2, 4, 17, True, 15, kept_on_host=True), 7643),
+        (Levers(2, 4, 21, True, 6, kept_on_host=True), 10188),
+        (Levers(4, 2, 20, True, 12, kept_on_host=True), 8410),
+    ):
+        assert 0.8 * measured <= predicted(run, levers).tokens_per_s <= measured
+
+
+def test_activations_that_are_asked_to_the_host(resolved):
+    asked = [CARD, "hardware.offload_activations=true"]
+    assert planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=4"))[0].levers.kept_layers == 4
+    assert planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=0"))[0].levers.kept_layers == 0
+    most, _ = planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=max", "hardware.host_ram_gib=64"))
+    assert most.levers.kept_layers + most.levers.streamed_layers == 32
+    by_hand = [*asked, "training.plan=manual", "hardware.checkpoint_skip_layers=9"]
+    chosen, _ = planner.choose(resolved(*by_hand, "hardware.host_ram_gib=24"))
+    assert (chosen.levers.kept_layers, chosen.levers.kept_on_host) == (9, True)
+    with pytest.raises(VramPlanError, match=r"activations of 9 layers\) and 6\.4 GiB.*40% of it may be pinned"):
+        planner.choose(resolved(*by_hand))
+
+
 def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose(run)
     planner.apply(run, chosen)
-    assert (run.training.micro_batch, run.training.accumulation) == (4, 2)
-    assert (run.hardware.offload_layers, run.hardware.offload_embedding, run.hardware.checkpoint_skip_layers) == (25, True, 0)
+    assert (run.training.micro_batch, run.training.accumulation) == (1, 8)
+    assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (11, True)
+    assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (15, True)
     assert planner.choose(run)[0].levers == chosen.levers
 
 
@@ -93,17 +144,19 @@ def test_a_tied_embedding_stays_and_plain_transformers_has_no_levers(resolved):
 def test_the_predicted_speed_on_the_card_that_was_measured(resolved):
     h200 = ["hardware.matmul_tflops=720.6", "hardware.memory_gb_per_s=4136", "hardware.host_link_gb_per_s=53.9"]
     run = resolved(CARD, *h200)
-    planned = planner.predicted(run, Levers(4, 2, 24, True, 0)).tokens_per_s
-    plain = planner.predicted(run, Levers(2, 4, 14, True, 0)).tokens_per_s
+    planned = predicted(run, Levers(4, 2, 24, True, 0)).tokens_per_s
+    plain = predicted(run, Levers(2, 4, 14, True, 0)).tokens_per_s
     assert planned == pytest.approx(10_743, rel=0.03)  # benchmarks/train, third call
     assert plain == pytest.approx(10_329, rel=0.05)  # the first call, another machine
 
 
 def test_a_plan_in_words_and_as_values(resolved):
+    on_card, _ = planner.choose(resolved(CARD, ON_CARD))
+    words = planner.sentence(on_card, 5.25)
+    assert words.startswith("4 x 2 cases a step, 25 layers streamed from the host, embedding on the host: 5.13 of 5.25 GiB, ")
     run = resolved(CARD)
     chosen, _ = planner.choose(run)
-    words = planner.sentence(chosen, 5.25)
-    assert words.startswith("4 x 2 cases a step, 25 layers streamed from the host, embedding on the host: 5.13 of 5.25 GiB, ")
+    assert "15 layers not recomputed, their activations on the host: 5.18 of 5.25 GiB" in planner.sentence(chosen, 5.25)
     values = planner.as_dict(chosen)
     assert values["peak_bytes"] == chosen.budget.peak_bytes
     assert {type(term["bytes"]) for term in values["terms"]} == {int}
@@ -137,17 +190,17 @@ def test_layers_are_left_uncompiled_before_more_is_given_up(resolved):
 
 
 def test_host_memory_is_a_ceiling_too(resolved):
-    with pytest.raises(VramPlanError, match=r"needs 11\.1 GiB of host memory \(\d+ streamed layers.*hardware\.host_ram_gib is 8"):
+    with pytest.raises(VramPlanError, match=r"needs 8\.1 GiB of host memory \(\d+ layers streamed\) and 5\.0 GiB.*_ram_gib is 8"):
         planner.choose(resolved(CARD, "model=deepseek_r1_distill_qwen_14b", "hardware.host_ram_gib=8"))
 
 
 def test_a_safer_plan_takes_less_and_keeps_the_loaded_weights_if_it_can(resolved):
-    asked = resolved(CARD)
+    asked = resolved(CARD, ON_CARD)
     chosen, _ = planner.choose(asked)
     safer = planner.safer(asked, chosen, Phase.training)
     assert (safer.levers.micro_batch, safer.levers.accumulation) == (2, 4)
     assert not planner.needs_reload(chosen, safer)
-    smallest = planner.predicted(asked, replace(chosen.levers, micro_batch=1, accumulation=8))
+    smallest = predicted(asked, replace(chosen.levers, micro_batch=1, accumulation=8))
     reloaded = planner.safer(asked, smallest, Phase.training)
     assert planner.needs_reload(smallest, reloaded)
     assert reloaded.budget.bytes_in(Phase.training) * planner.SAFER <= smallest.budget.bytes_in(Phase.training)
@@ -160,6 +213,7 @@ def test_levers_set_by_hand_have_nothing_safer(resolved):
         "hardware.offload_layers=28",
         "hardware.offload_embedding=true",
         "hardware.checkpoint_skip_layers=0",
+        ON_CARD,
         "hardware.compile_layers=true",
         "hardware.page_optimizer=false",
     )

@@ -1,0 +1,77 @@
+"""How long a step should take: products, passes over activations, dequantisation, launches, and what crosses the host link.
+
+Refuses to choose: `planner` does. Constants are what is left of measured steps (benchmarks/train); rates are the card's own,
+published in its preset or measured by `medexp.calibrate`.
+"""
+
+from dataclasses import dataclass
+
+from medexp.config.schema import ModelShape, RunConfig
+from medexp.vram.budget import budget
+from medexp.vram.terms import Budget, Levers, layer_parameters
+
+# Bytes moved a token and layer beside the matrix products (norms, rotation, activations, adapters), in 16-bit passes over
+# hidden + ffn: what is left of a measured step on an H200 (benchmarks/train) after products, at the rate that medexp.calibrate
+# measures, and dequantisation.
+PASSES_BESIDE_PRODUCTS = 89
+DEQUANTISED_BYTES = 2.6  # a parameter and pass: half a byte read, two written, scales
+# Python and the driver need this long to launch a layer's kernels (forward, recompute, backward), whatever the card: on the H200
+# a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387 s for 32 layers).
+LAUNCH_S_A_LAYER = 0.012
+# Gaps between kernels that no product hides: two micro-batches of 4,096 tokens against one of 8,192 (benchmarks/train).
+GAPS_S_A_LAYER = 0.0007
+EAGER_COST = 1.016  # a step without compiled layers against one with them, 4 x 2 on the H200 (benchmarks/train)
+# Activations that wait on the host hide behind products as long as the link is at leisure. Five measured points
+# (benchmarks/train), two of them at the pace of a laptop's card, were 3 to 24 % faster than this says, none slower.
+BUSY_LINK, OVERLAP = 0.6, 4
+DEFAULT_CARD = (100.0, 1000.0, 12.0)  # TFLOP/s, GB/s, GB/s where a preset is silent: only the order of plans is then meant
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Levers with what they take and how fast they should be; without figures of the card (`is_timed`) only their order counts."""
+
+    budget: Budget
+    step_s: float
+    tokens_per_s: float
+    is_timed: bool
+
+    @property
+    def levers(self) -> Levers:
+        """The levers of this plan."""
+        return self.budget.levers
+
+
+def predicted(run: RunConfig, levers: Levers) -> Plan:
+    """The bytes and the time of `run` with `levers`.
+
+    Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a kept layer), 4 in the head.
+    """
+    hardware, shape = run.hardware, run.model.shape
+    tflops, memory, link = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
+    tflops, memory, link = tflops or DEFAULT_CARD[0], memory or DEFAULT_CARD[1], link or DEFAULT_CARD[2]
+    needed = budget(run, levers)
+    tokens = levers.micro_batch * run.training.max_seq_tokens
+    recomputed = 1 - levers.kept_layers / shape.layers
+    again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0  # the MLP once more, 2 FLOP a weight
+    products_s = tokens * (_flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again) / (tflops * 1e12)
+    passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
+    beside_s = tokens * shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
+    dequantised_s = (2 + recomputed) * shape.layers * layer_parameters(shape) * DEQUANTISED_BYTES / (memory * 1e9)
+    launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
+    gaps_s = shape.layers * GAPS_S_A_LAYER
+    eager = 1.0 if levers.compiled else EAGER_COST
+    on_card_s = eager * levers.accumulation * max(products_s + beside_s + dequantised_s + gaps_s, launched_s)
+    linked_s = needed.link_bytes / (link * 1e9)
+    looked_up_s = levers.accumulation * tokens * 2 * shape.hidden / (link * 1e9) if levers.embedding_on_host else 0.0
+    step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
+    if levers.kept_on_host:
+        step_s = (on_card_s**OVERLAP + (linked_s / BUSY_LINK) ** OVERLAP) ** (1 / OVERLAP) + looked_up_s
+    return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=hardware.matmul_tflops is not None)
+
+
+def _flops_a_token(shape: ModelShape, seq: int, recomputed: float) -> float:
+    attention = 2 * seq * shape.heads * shape.head_dim  # causal: half of 4 x seq x width, a layer and forward pass
+    return shape.layers * ((4 + 2 * recomputed) * layer_parameters(shape) + (3.5 + recomputed) * attention) + (
+        4 * shape.vocab * shape.hidden
+    )
