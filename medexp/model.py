@@ -141,11 +141,11 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         random_state=training.seed,
     )
     if hardware.offload_activations is True and hardware.checkpoint_skip_layers:
-        wait_on_host(network, _kept_layers(network))
+        wait_on_host(network, kept_layers(network))
     return network
 
 
-def _kept_layers(network: Any) -> list[Any]:
+def kept_layers(network: Any) -> list[Any]:
     """The decoder layers that Unsloth does not recompute, in their order.
 
     Raises: ModelError if it marks none.
