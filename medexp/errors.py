@@ -6,6 +6,7 @@
     │   ├── DataError               a file, a record, or too few cases
     │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
     │   ├── MachineError            the hardware preset asks for what this machine has not
+    │   │   └── HostMemoryError         less host memory can be pinned than was planned for
     │   ├── RunError                a run or adapter that is not there, or holds not what it should
     │   ├── OutputError             a folder that cannot be written
     │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
@@ -54,6 +55,10 @@ class ModelError(BadInput):
 
 class MachineError(BadInput):
     """The hardware preset asks for what this machine has not."""
+
+
+class HostMemoryError(MachineError):
+    """Less host memory can be pinned than was planned for."""
 
 
 class RunError(BadInput):

@@ -8,9 +8,11 @@ from typing import Any
 from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
 from medexp.config.shape import check_shape
 from medexp.errors import ModelError
-from medexp.offloading import wait_on_host
+from medexp.offloading import Pieces, wait_on_host
 from medexp.stack import Stack, quietly
 from medexp.tuned import Tuned, Weights
+from medexp.vram.step import waiting_bytes
+from medexp.vram.terms import Levers
 
 
 def load_tokenizer(weights: Weights, stack: Stack) -> Any:
@@ -116,6 +118,7 @@ def _keep_cpu_weights_unpacked(base: Any) -> None:
 
 def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
     hardware, training = run.hardware, run.training
+    pieces = _host_memory(run)  # before anything is loaded: it may not be had
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"  # read at every call of a layer
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
@@ -140,9 +143,17 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         checkpoint_skip_layers=hardware.checkpoint_skip_layers,
         random_state=training.seed,
     )
-    if hardware.offload_activations is True and hardware.checkpoint_skip_layers:
-        wait_on_host(network, kept_layers(network))
+    if pieces is not None:
+        wait_on_host(network, kept_layers(network), pieces)
     return network
+
+
+def _host_memory(run: RunConfig) -> Pieces | None:
+    """Pinned memory for the activations of kept layers, if these wait on the host."""
+    kept = run.hardware.checkpoint_skip_layers
+    if run.hardware.offload_activations is not True or not kept:
+        return None
+    return Pieces(waiting_bytes(run, Levers(run.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)), pinned=True)
 
 
 def kept_layers(network: Any) -> list[Any]:

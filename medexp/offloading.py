@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
-from medexp.errors import MachineError
+from medexp.errors import HostMemoryError
 from medexp.units import MIB
 
 LEAST_BYTES = MIB  # what is smaller stays where it is
@@ -64,12 +64,17 @@ class _Packed:
     view: tuple[Any, Any, int]
 
 
-class _Pieces:
-    """Host memory that is used over and over; a piece is free for writing when what reads it is done."""
+class Pieces:
+    """Host memory, `num_bytes` of it to begin with, that is used over and over; a piece is free when what reads it is done.
 
-    def __init__(self, torch: Any, pinned: bool) -> None:
+    Raises: HostMemoryError if the system pins no more.
+    """
+
+    def __init__(self, num_bytes: int, pinned: bool) -> None:
+        import torch
+
         self._torch, self._pinned = torch, pinned
-        self._free: list[tuple[Any, Any]] = []
+        self._free: list[tuple[Any, Any]] = [(self._new(), None) for _ in range(-(-num_bytes // PIECE_BYTES))]
 
     def take(self, num_bytes: int) -> list[tuple[Any, Any]]:
         """Enough pieces for `num_bytes`, each with the event to wait for."""
@@ -83,9 +88,9 @@ class _Pieces:
         try:
             return self._torch.empty(PIECE_BYTES, dtype=self._torch.uint8, pin_memory=self._pinned)
         except RuntimeError as error:
-            raise MachineError(
-                "the system gives no more pinned host memory for the activations of kept layers "
-                "(hardware.offload_activations); set it to false, or lower hardware.checkpoint_skip_layers"
+            raise HostMemoryError(
+                "the system pins no more host memory for the activations of kept layers (hardware.offload_activations); "
+                "set it to false, or lower hardware.host_ram_gib or hardware.checkpoint_skip_layers"
             ) from error
 
 
@@ -95,12 +100,11 @@ class Waiting:
     `settled` are the addresses of memory that stays where it is: weights and adapters.
     """
 
-    def __init__(self, device: Any, settled: frozenset[int]) -> None:
+    def __init__(self, device: Any, settled: frozenset[int], pieces: Pieces) -> None:
         import torch
 
-        self._torch, self._device, self._settled = torch, device, settled
+        self._torch, self._device, self._settled, self._pieces = torch, device, settled, pieces
         self._streams = (torch.cuda.Stream(device), torch.cuda.Stream(device)) if device.type == "cuda" else None
-        self._pieces = _Pieces(torch, pinned=self._streams is not None)
         self._latest: Callable[[], _Visit | None] = lambda: None
 
     @contextmanager
@@ -209,10 +213,10 @@ def settled(network: Any) -> frozenset[int]:
     return frozenset(each.untyped_storage().data_ptr() for each in held)
 
 
-def wait_on_host(network: Any, layers: Iterable[Any]) -> Waiting:
-    """Let what `layers` of `network`, in their order, save in training wait on the host; an embedding may lie there already."""
+def wait_on_host(network: Any, layers: Iterable[Any], pieces: Pieces) -> Waiting:
+    """Let what `layers` of `network`, in their order, save in training wait in `pieces`; an embedding may lie there already."""
     chosen = list(layers)
-    waiting = Waiting(next(chosen[0].parameters()).device, settled(network))
+    waiting = Waiting(next(chosen[0].parameters()).device, settled(network), pieces)
     for layer in chosen:
         layer.forward = _wrapped(layer, waiting, layer is chosen[0], layer is chosen[-1])
     return waiting

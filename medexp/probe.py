@@ -12,7 +12,7 @@ from medexp import model, trainer
 from medexp.config.schema import RunConfig
 from medexp.data.encoding import Encoded
 from medexp.data.preparation import Prepared
-from medexp.errors import VramCeilingError
+from medexp.errors import HostMemoryError, VramCeilingError
 from medexp.evaluation.losses import case_losses
 from medexp.tuned import Tuned
 from medexp.units import gib
@@ -73,9 +73,11 @@ def settle(
     say: Callable[[str], None],
 ) -> Settled:
     """The model of `run`, with the first plan that a real step fits: `plan`, else up to `hardware.replan` safer ones of `asked`
-    (`run` before a plan was applied). The levers of `run` are set to it. A run that was settled before only loads.
+    (`run` before a plan was applied); where the system pins less host memory than was planned for, one whose activations stay on
+    the card. The levers of `run` are set to it. A run that was settled before only loads.
 
-    Raises: VramCeilingError with planned and measured bytes when none fits, or none is left.
+    Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with planned and measured bytes when no
+    plan fits, or none is left.
     """
     if (levers := work.settled()) is not None:
         plan = predicted(asked, levers)
@@ -91,18 +93,28 @@ def settle(
             phases = _rehearse(run, plan, tuned, ready, meter)
             work.settle(plan.levers)
             return Settled(tuned, plan, phases, tuple(tried))
+        except HostMemoryError:
+            if asked.hardware.offload_activations is True:
+                raise
+            asked = _with_activations_on_the_card(asked)
+            safer, why = planner.choose(asked)[0], "the system pins no more host memory"
         except VramCeilingError as error:
-            tried.append(plan)
-            safer = planner.safer(asked, plan, _phase(error)) if len(tried) <= run.hardware.replan else None
-            if safer is None:
-                raise _nothing_left(error, tried, meter) from error
-            say(f"[yellow]![/yellow] {error.phase} did not fit; next: {planner.sentence(safer, None)}")
+            found = planner.safer(asked, plan, _phase(error)) if len(tried) < run.hardware.replan else None
+            if found is None:
+                raise _nothing_left(error, [*tried, plan], meter) from error
+            safer, why = found, f"{error.phase} did not fit"
+        say(f"[yellow]![/yellow] {why}; next: {planner.sentence(safer, None)}")
+        tried.append(plan)
         if tuned is not None:  # outside the handler, whose traceback holds what the step had allocated
             model.recover(tuned)
         tuned = None if planner.needs_reload(plan, safer) else tuned
         plan = safer
         planner.apply(run, plan)
         meter.restart()
+
+
+def _with_activations_on_the_card(asked: RunConfig) -> RunConfig:
+    return replace(asked, hardware=replace(asked.hardware, offload_activations=False))
 
 
 def _phase(error: VramCeilingError) -> Phase:

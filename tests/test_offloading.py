@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from medexp import offloading
-from medexp.errors import MachineError
+from medexp.errors import HostMemoryError
 
 WIDTH, TOKENS, LAYERS, KEPT = 64, 32, 6, (1, 3, 5)
 
@@ -58,10 +58,14 @@ def kept(layers: torch.nn.ModuleList) -> list[torch.nn.Module]:
     return [layers[place] for place in KEPT]
 
 
+def waiting_on_host(layers: torch.nn.ModuleList, num_bytes: int = 0) -> offloading.Waiting:
+    return offloading.wait_on_host(layers, kept(layers), offloading.Pieces(num_bytes, pinned=False))
+
+
 def test_gradients_are_the_same_to_the_bit() -> None:
     expected = gradients(network())
     layers = network()
-    waiting = offloading.wait_on_host(layers, kept(layers))
+    waiting = waiting_on_host(layers)
     assert all(map(torch.equal, gradients(layers), expected))
     assert waiting._pieces._free  # something did leave, and its memory is free again
 
@@ -75,7 +79,7 @@ def test_compiled_layers_too() -> None:
 
     expected = gradients(network(compiled))
     layers = network(compiled)
-    offloading.wait_on_host(layers, kept(layers))
+    waiting_on_host(layers)
     assert all(map(torch.equal, gradients(layers), expected))
 
 
@@ -143,7 +147,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.Waiting], None
 def test_the_latest_copies_that_the_events_allow_are_early_enough(late: Callable[[offloading.Waiting], None]) -> None:
     expected = gradients(network())
     layers = network()
-    late(offloading.wait_on_host(layers, kept(layers)))
+    late(waiting_on_host(layers))
     assert all(map(torch.equal, gradients(layers), expected))
 
 
@@ -151,7 +155,7 @@ def test_a_wait_that_is_forgotten_would_be_noticed(
     late: Callable[[offloading.Waiting], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = network()
-    late(offloading.wait_on_host(layers, kept(layers)))
+    late(waiting_on_host(layers))
     monkeypatch.setattr(offloading._Visit, "wait", lambda _: None)
     with pytest.raises(AssertionError, match="belongs to others by now"):
         gradients(layers)
@@ -159,7 +163,7 @@ def test_a_wait_that_is_forgotten_would_be_noticed(
 
 def test_a_graph_that_is_dropped_waits_for_its_copies(late: Callable[[offloading.Waiting], None]) -> None:
     layers = network()
-    waiting = offloading.wait_on_host(layers, kept(layers))
+    waiting = waiting_on_host(layers)
     late(waiting)
     loss = forward(layers[:4], 0)
     sending = waiting._streams[0]
@@ -172,9 +176,17 @@ def test_a_graph_that_is_dropped_waits_for_its_copies(late: Callable[[offloading
     assert all(map(torch.equal, gradients(layers), expected))
 
 
+def test_host_memory_can_be_had_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = network()
+    waiting = waiting_on_host(layers, 100 * offloading.PIECE_BYTES)
+    monkeypatch.setattr(waiting._pieces, "_new", lambda: pytest.fail("the reserve was enough"))
+    gradients(layers)
+    assert len(waiting._pieces._free) == 100
+
+
 def test_host_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = network()
-    waiting = offloading.wait_on_host(layers, kept(layers))
+    waiting = waiting_on_host(layers)
     made: list[None] = []
     new = waiting._pieces._new
     monkeypatch.setattr(waiting._pieces, "_new", lambda: made.append(None) or new())
@@ -187,7 +199,7 @@ def test_host_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_kept_layers_are_on_the_card_at_most() -> None:
     layers = network()
-    waiting = offloading.wait_on_host(layers, kept(layers))
+    waiting = waiting_on_host(layers)
     visits: list[weakref.ref] = []
     fetch = waiting._fetch
 
@@ -210,7 +222,7 @@ def test_two_kept_layers_are_on_the_card_at_most() -> None:
 
 def test_only_training_leaves_anything() -> None:
     layers = network()
-    waiting = offloading.wait_on_host(layers, kept(layers))
+    waiting = waiting_on_host(layers)
     layers.eval()
     forward(layers, 0).backward()
     layers.train()
@@ -232,18 +244,15 @@ def test_weights_stay_and_so_do_the_scales_of_quantised_ones() -> None:
 def test_an_embedding_that_lies_elsewhere_does_not_say_where_the_layers_are() -> None:
     layers = network()
     whole = torch.nn.ModuleList([torch.nn.Embedding(2, 2, device="meta"), *layers])
-    waiting = offloading.wait_on_host(whole, kept(layers))
+    waiting = offloading.wait_on_host(whole, kept(layers), offloading.Pieces(0, pinned=False))
     gradients(layers, batches=1)
     assert waiting._pieces._free
 
 
 def test_no_more_pinned_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = network()
-    waiting = offloading.wait_on_host(layers, kept(layers))
-
     def refused(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr(waiting._pieces, "_torch", SimpleNamespace(empty=refused, uint8=torch.uint8))
-    with pytest.raises(MachineError, match=r"no more pinned host memory.*hardware\.offload_activations.*set it to false"):
-        forward(layers, 0)
+    monkeypatch.setattr(torch, "empty", refused)
+    with pytest.raises(HostMemoryError, match=r"pins no more host memory.*hardware\.offload_activations.*set it to false"):
+        offloading.Pieces(1, pinned=True)

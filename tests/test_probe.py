@@ -12,7 +12,7 @@ from medexp.config.schema import Device, Resume
 from medexp.data import source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split
-from medexp.errors import VramCeilingError
+from medexp.errors import HostMemoryError, VramCeilingError
 from medexp.probe import Settled, longest_batch, settle
 from medexp.tuned import Tuned, vocabulary
 from medexp.vram.cost import predicted
@@ -82,6 +82,26 @@ def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(card: Callable[..., C
     assert tried.run.training.micro_batch * tried.run.training.accumulation == 4
     assert tried.run.training.micro_batch == settled.plan.levers.micro_batch
     assert "did not fit" in tried.said[0]
+
+
+def test_where_less_can_be_pinned_activations_stay_on_the_card(card: Callable[..., Card], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, load, refusals = card(), Card.load, ["once", "and again"]
+
+    def refused(self: Card) -> Tuned:
+        if refusals and refusals.pop():
+            raise HostMemoryError("the system pins no more host memory")
+        return load(self)
+
+    monkeypatch.setattr(Card, "load", refused)
+    tried.asked.hardware.offload_activations = True
+    with claimed(tried.folder, "probe", Resume.auto) as work:
+        with pytest.raises(HostMemoryError):
+            tried.settle(work)
+        tried.asked.hardware.offload_activations = "auto"
+        settled = tried.settle(work)
+    assert not settled.plan.levers.kept_on_host
+    assert len(settled.tried) == 1
+    assert "pins no more host memory; next: " in tried.said[0]
 
 
 def test_when_nothing_fits_planned_and_measured_stand_side_by_side(card: Callable[..., Card]) -> None:

@@ -58,7 +58,7 @@ def loaded(model_path: str, variant: Variant):
     from unsloth import FastLanguageModel  # before trl and transformers
 
     from medexp.model import kept_layers
-    from medexp.offloading import wait_on_host
+    from medexp.offloading import Pieces, wait_on_host
 
     streamed = {"offload_layers": variant.streamed} if variant.streamed else {}
     model, tokenizer = FastLanguageModel.from_pretrained(
@@ -69,7 +69,7 @@ def loaded(model_path: str, variant: Variant):
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=variant.kept,
     )  # fmt: skip
     if variant.on_host:
-        wait_on_host(model, kept_layers(model))
+        wait_on_host(model, kept_layers(model), Pieces(0, pinned=True))
     if variant.slow:
         slow_down(model)
     return model, tokenizer
