@@ -88,12 +88,36 @@ def _tokens(network: Any, ids: list[int]) -> list[int]:
     return answer
 
 
-def test_merged_weights_answer_as_base_and_adapter_do(finished: Finished, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _transformers_command(out: Path, tmp_path: Path) -> list[str]:
+    """What `sh serve.sh transformers` runs, and that it says under which name the model is asked for."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "transformers").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "bin" / "transformers").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
+    ran = subprocess.run(["sh", out / "serve.sh", "transformers"], capture_output=True, text=True, check=True, env={"PATH": path})
+    first, *words = ran.stdout.splitlines()
+    assert f'"model": "{out}"' in first
+    return words
+
+
+def test_merged_weights_answer_as_base_and_adapter_do(
+    finished: Finished, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     assert finished.export(finished.result.run_id, out, "to=merged") == out
     assert "exec vllm serve" in capsys.readouterr().out
+    assert _transformers_command(out, tmp_path) == [
+        "serve",
+        str(out),
+        "--dtype",
+        "bfloat16",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "8000",
+    ]
     tokenizer = AutoTokenizer.from_pretrained(out)
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is it?"}], return_dict=False)
     assert ids == [1, *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"]]
@@ -110,7 +134,8 @@ def test_an_adapter_is_exported_whole_and_can_be_exported_again(finished: Finish
     assert (out / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
     served = (out / "serve.sh").read_text()
     assert f"vllm serve {finished.doors.model} --enable-lora --max-lora-rank 16" in served
-    assert subprocess.run(["sh", "-n", str(out / "serve.sh")], check=True).returncode == 0
+    refused = subprocess.run(["sh", str(out / "serve.sh"), "transformers"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, "to=merged" in refused.stderr) == (2, True)
     card = (out / "README.md").read_text()
     assert finished.result.run_id in card
     assert "| held-out loss, all |" in card

@@ -150,7 +150,8 @@ def usage(name: str, files: Mapping[str, str], serves: bool) -> str:
     imports = f"from transformers import {loader}, AutoTokenizer"
     if "adapter" in files:
         imports = f"from peft import {loader}\nfrom transformers import AutoTokenizer"
-    server = "\n\n`sh serve.sh` serves it (vLLM, or Transformers' own server)." if serves else ""
+    servers = "vLLM" if "adapter" in files else "vLLM; with `sh serve.sh transformers`, Transformers' own server"
+    server = f"\n\n`sh serve.sh` serves it ({servers})." if serves else ""
     return f"""```python
 {imports}
 

@@ -102,7 +102,7 @@ def _write_adapter(job: Job, place: Path) -> dict[str, str]:
         is_nf4 = job.run.model.quantisation is Quantisation.nf4
         served = replace(job.served, dtype=job.run.hardware.dtype.value)
         words = serving.vllm_adapter(served, job.base, job.run.lora.r, is_nf4)
-        (place / "serve.sh").write_text(serving.script(served, words), encoding="utf-8")
+        (place / "serve.sh").write_text(serving.script(served, words, is_merged=False), encoding="utf-8")
     return {"adapter": artifact.WEIGHTS}
 
 
@@ -112,7 +112,7 @@ def _write_merged(job: Job, place: Path) -> dict[str, str]:
     with job.show.counting(f"merging into {job.options.dtype.value}", len(job.merged.names)) as advance:
         merge.write(job.merged, place, job.options.dtype, advance)
     merge.write_generation_config(job.merged.base, place)
-    (place / "serve.sh").write_text(serving.script(job.served, serving.vllm_merged(job.served)), encoding="utf-8")
+    (place / "serve.sh").write_text(serving.script(job.served, serving.vllm_merged(job.served), is_merged=True), encoding="utf-8")
     return {"merged": "model.safetensors"}
 
 

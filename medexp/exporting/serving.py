@@ -45,16 +45,25 @@ def _settings(served: Served) -> list[str]:
     return [*model, "--chat-template", f"{_HERE}/chat_template.jinja", "--host", "127.0.0.1", "--port", "8000"]
 
 
-def script(served: Served, vllm: Sequence[str]) -> str:
-    """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`. A first request stands in its head."""
+def script(served: Served, vllm: Sequence[str], is_merged: bool) -> str:
+    """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`, which takes no adapter without its base and
+    knows a model by its folder alone. A first request stands in its head. Source: both run, benchmarks/export.
+    """
     request = json.dumps({"model": served.name, "temperature": 0, "messages": [{"role": "user", "content": "QUESTION"}]})
+    plain = _TRANSFORMERS.format(dtype=served.dtype) if is_merged else _NOT_TRANSFORMERS
     return f"""#!/bin/sh
 # Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.
 #   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{request}'
-# sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: pip install 'transformers[serving]'
+# sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: Transformers' own server, for merged weights
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 if [ "$1" = transformers ]; then
-  exec transformers serve "$here" --dtype {served.dtype} --host 127.0.0.1 --port 8000
+  {plain}
 fi
 exec {" ".join(vllm)}
 """
+
+
+_TRANSFORMERS = """echo "transformers[serving] is needed; the server knows the model by its folder: \\"model\\": \\"$here\\""
+  exec transformers serve "$here" --dtype {dtype} --host 127.0.0.1 --port 8000"""
+_NOT_TRANSFORMERS = """echo "Transformers' server takes no adapter without its base: export the run with to=merged" >&2
+  exit 2"""
