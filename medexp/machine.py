@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import psutil
 
 from medexp.units import GIB
 
+RAM_SHARED_BY = "MEDEXP_RAM_SHARED_BY"  # in the environment of a trial: how many run beside each other on this machine
 PRESETS_BY_VRAM = (  # card memory in GiB that a preset needs, largest first
     (135.0, "h200_141gb"),
     (23.0, "rtx4090_24gb"),
@@ -109,7 +110,13 @@ def read() -> Machine:
         driver.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(driver, index) for index in range(count.value)) if driver else ()
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores=available, system=platform.platform(), gpus=gpus, ram_bytes=psutil.virtual_memory().total)
+    here = Machine(cores=available, system=platform.platform(), gpus=gpus, ram_bytes=psutil.virtual_memory().total)
+    return shared(here, int(os.environ.get(RAM_SHARED_BY, "1")))
+
+
+def shared(machine: Machine, count: int) -> Machine:
+    """`machine` as one of `count` processes may use it that run side by side, a card each: its part of the memory."""
+    return replace(machine, ram_bytes=machine.ram_bytes // count)
 
 
 def peak_bytes() -> int:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medexp.errors import MachineError
-from medexp.machine import Machine
+from medexp.machine import RAM_SHARED_BY, Machine
 from medexp.sweep.alive import owner_of
 from medexp.sweep.outcome import Ending, Outcome, read_outcome, write_whole
 
@@ -25,7 +25,7 @@ _ENDINGS_BY_EXIT = {2: Ending.input, 3: Ending.vram, 4: Ending.diverged, 5: Endi
 
 
 def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
-    """The environment of each of `n_jobs` processes at once: a card each, or cores shared out.
+    """The environment of each of `n_jobs` processes at once: a card each and a part of the host's memory, or cores shared out.
 
     Raises: MachineError with more jobs than cards.
     """
@@ -34,7 +34,7 @@ def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
         cards = given.split(",") if given else [str(index) for index in range(len(machine.gpus))]
         if n_jobs > len(cards):
             raise MachineError(f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_are(len(cards))}; lower it")
-        return [{"CUDA_VISIBLE_DEVICES": card} for card in cards[:n_jobs]]
+        return [{"CUDA_VISIBLE_DEVICES": card, RAM_SHARED_BY: str(n_jobs)} for card in cards[:n_jobs]]
     if n_jobs == 1:
         return [{}]
     threads = str(max(1, machine.cores // n_jobs))

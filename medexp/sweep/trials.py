@@ -121,7 +121,8 @@ class Trials:
         """One more trial, None if it is not to be started."""
         trial = self.study.ask()
         values = self._question.values(trial)
-        proposal = judged(self.study.space.overrides(values), self._question.compose, machine.read(), self._question.launch_dir)
+        here = machine.shared(machine.read(), self.study.settings.n_jobs)
+        proposal = judged(self.study.space.overrides(values), self._question.compose, here, self._question.launch_dir)
         trial.set_user_attr(PLANNED, proposal.planned_bytes)
         if not self._is_startable(trial, proposal):
             return None

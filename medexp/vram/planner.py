@@ -1,7 +1,8 @@
 """The fastest way to run that fits under the ceiling: every combination of levers, its bytes (`budget`) and its predicted time.
 
-Exact search over micro-batch, streamed layers, embedding, kept and compiled layers; a few milliseconds. What costs more than it can
-bring, a tiled MLP and a paged optimizer, is only looked at when nothing fits without. Levers that the config sets stay as they are.
+Exact search over micro-batch, streamed layers, embedding, kept layers (on the card, or their activations on the host) and compiled
+layers; a tenth of a second. What costs more than it brings, a tiled MLP and a paged optimizer, is only looked at when nothing fits
+without. Levers that the config sets stay as they are.
 """
 
 from collections.abc import Callable, Iterator
@@ -50,10 +51,16 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
 
 
 def _surest(fitting: list[Plan]) -> Plan:
-    """The largest micro-batch among plans whose predicted times are too close to tell apart: whatever the cost model leaves
-    out (launches, gaps, a slow host) is paid a micro-batch. An optimizer is paged only where it must be."""
+    """The simplest of the plans whose predicted times are too close to tell apart."""
     close = [plan for plan in fitting if plan.step_s <= fitting[0].step_s * TOO_CLOSE_TO_TELL]
-    return min(close, key=lambda plan: (plan.levers.paged, -plan.levers.micro_batch, plan.step_s, plan.budget.peak_bytes))
+    return min(close, key=_liking)
+
+
+def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
+    """An optimizer is paged, and activations are moved, only where that clearly brings something. Then the larger micro-batch:
+    whatever the cost model leaves out (launches, gaps, a slow host) is paid a micro-batch."""
+    levers = plan.levers
+    return levers.paged, levers.kept_on_host, -levers.micro_batch, plan.step_s, plan.budget.peak_bytes
 
 
 def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:

@@ -140,6 +140,14 @@ def test_cards_are_those_this_process_may_see(monkeypatch, visible, n_jobs, card
     assert [each["CUDA_VISIBLE_DEVICES"] for each in slots(n_jobs, TWO_CARDS, on_card=True)] == cards
 
 
+def test_trials_that_run_side_by_side_share_the_host_s_memory(tmp_path):
+    """What one pins for streamed layers and activations, the other cannot have."""
+    ram = "import psutil; from medexp import machine; print(psutil.virtual_memory().total // machine.read().ram_bytes)"
+    pool = Processes(slots(2, TWO_CARDS, on_card=True))
+    pool.run([sys.executable, "-c", ram], tmp_path, None)
+    assert "\n2\n" in (tmp_path / "trial.log").read_text()
+
+
 def test_more_jobs_than_cards_are_refused(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(MachineError, match=r"hydra\.sweeper\.n_jobs=3 asks for a card each and there are 2 cards"):
