@@ -164,15 +164,18 @@ def _values(trial: Any) -> str:
 
 
 def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
-    others = [each for each in study.trials() if ending_of(each) is Ending.done and each not in best]
+    done = [each for each in study.trials() if ending_of(each) is Ending.done]
+    others = [each for each in done if each not in best]
     if len(study.settings.objectives) > 1 or not best or not others:
         return []
-    first = min(others, key=lambda each: each.number)
+    first = min(done, key=lambda each: each.number)  # as configured: the one to beat
     sign = 1 if study.settings.directions[0] == "minimize" else -1
     second = min(others, key=lambda each: sign * each.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
     said = [("it beat", f"{count}; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")]
-    if first is not second:
+    if first in best:
+        said.append(("the first", "is the best: nothing that was tried beat it"))
+    elif first is not second:
         said.append(("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}"))
     return said
 

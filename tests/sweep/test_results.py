@@ -112,6 +112,23 @@ def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
     assert results.over_seeds(opened(name="other")) is None
 
 
+@pytest.mark.parametrize(
+    ("losses", "beaten", "first"),
+    [
+        ([3.0, 2.0, 2.5], "2 others; the next best, trial 2 (r=3), had 2.5000", "trial 0 (r=1) had 3.0000"),
+        ([2.0, 3.0], "1 other; the next best, trial 1 (r=2), had 3.0000", "is the best: nothing that was tried beat it"),
+        ([2.0, 1.0], "1 other; the next best, trial 0 (r=1), had 2.0000", None),
+    ],
+)
+def test_the_best_is_held_against_the_run_as_configured(opened, losses, beaten, first):
+    study = opened(space=Space({"lora.r": Choice((1, 2, 3))}))
+    for rank, loss in enumerate(losses, 1):
+        study.enqueue({"lora.r": rank})
+        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
+    said = dict(results._beaten(study, study.best()))
+    assert (said["it beat"], said.get("the first")) == (beaten, first)
+
+
 def test_a_full_disk_is_named(tmp_path):
     results.refuse_full_disk([tmp_path, tmp_path / "none"], 1)
     with pytest.raises(OutputError, match=f"the disk of {tmp_path} is full"):
