@@ -2,7 +2,7 @@
 
 Exact search over micro-batch, streamed layers, embedding, kept layers (on the card, or their activations on the host) and compiled
 layers; a tenth of a second. What costs more than it brings, a tiled MLP and a paged optimizer, is only looked at when nothing fits
-without. Levers that the config sets stay as they are.
+without, or only layers that are not compiled do. Levers that the config sets stay as they are.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
     """
     plans = ranked(run)
     fitting = [plan for plan in plans if fits(run, plan)]
-    if not fitting:
+    if not any(plan.levers.compiled for plan in fitting):
         plans = ranked(run, last_resorts=True)
         fitting = [plan for plan in plans if fits(run, plan)]
     if not fitting:

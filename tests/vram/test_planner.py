@@ -181,6 +181,13 @@ def test_last_resorts_only_where_nothing_else_fits(resolved):
         planner.choose(untiled)
 
 
+def test_an_optimizer_is_paged_before_layers_are_left_uncompiled(resolved):
+    short, _ = planner.choose(resolved(CARD, "lora.r=128", "training.max_seq_tokens=512"))
+    longer, _ = planner.choose(resolved(CARD, "lora.r=128", "training.max_seq_tokens=1024"))
+    assert (short.levers.compiled, short.levers.paged) == (True, True)
+    assert short.tokens_per_s >= longer.tokens_per_s
+
+
 def test_layers_are_left_uncompiled_before_more_is_given_up(resolved):
     chosen, _ = planner.choose(resolved(CARD, "training.max_seq_tokens=12288"))
     assert (chosen.levers.compiled, chosen.levers.tiled_mlp) == (False, False)
