@@ -11,7 +11,7 @@ from medexp.config.schema import RunConfig
 from medexp.errors import BadInput
 from medexp.machine import Machine
 from medexp.units import GIB, bytes_of_gib
-from medexp.vram import planner
+from medexp.vram import limits, planner
 from medexp.vram.cost import Plan
 from medexp.vram.terms import Place
 
@@ -67,18 +67,14 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
 
     On a card these are bytes on the card; on a CPU, bytes of host memory, held against a ceiling only where one is set.
     """
-    plans = planner.ranked(run)
     ceiling = bytes_of_gib(run.hardware.vram_ceiling_gib or 0)
-    fitting = [plan for plan in plans if _fits(run, plan, ceiling)]
-    if not fitting:
-        plans = planner.ranked(run, last_resorts=True)
-        fitting = [plan for plan in plans if _fits(run, plan, ceiling)]
+    plans, fitting = planner.searched(run, lambda plan: _fits(run, plan, ceiling))
     if fitting:
-        chosen = planner.choose(run)[0] if planner.is_planned(run) else fitting[0]
+        chosen = planner.preferred(run, fitting) if planner.is_planned(run) else fitting[0]
         limit = {VRAM: float(_needs(chosen) - ceiling)} if ceiling else {}
         return Proposal(tuple(overrides), run, _needs(chosen), ceiling, limit)
     least = min(plans, key=_needs)
-    over = int(_needs(least) * planner.SAFETY) + 1 - ceiling
+    over = int(_needs(least) * limits.SAFETY) + 1 - ceiling
     if over <= 0:  # the card could hold it; what is streamed is too much for the host
         why = f"what is left off the card needs more than hardware.host_ram_gib={run.hardware.host_ram_gib:g}"
         return Proposal(tuple(overrides), run, _needs(least), ceiling, {HOST: _host_over(run, plans, ceiling)}, why)
@@ -92,14 +88,15 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
 
 def _fits(run: RunConfig, plan: Plan, ceiling: int) -> bool:
     if planner.is_planned(run):
-        return planner.fits(run, plan)
-    return not ceiling or _needs(plan) * planner.SAFETY <= ceiling
+        return limits.fits(run, plan)
+    return not ceiling or _needs(plan) * limits.SAFETY <= ceiling
 
 
 def _host_over(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:
     """By how many bytes the plan under the ceiling that needs least of the host is over hardware.host_ram_gib."""
-    under = [plan.budget.host_bytes for plan in plans if _needs(plan) * planner.SAFETY <= ceiling or not ceiling]
-    return float(max(1, min(under) + planner.HOST_BESIDE_BYTES - bytes_of_gib(run.hardware.host_ram_gib or 0)))
+    return float(
+        max(1, min(limits.host_over(run, plan) for plan in plans if _needs(plan) * limits.SAFETY <= ceiling or not ceiling))
+    )
 
 
 def _place(run: RunConfig) -> Place:

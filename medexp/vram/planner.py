@@ -7,21 +7,19 @@ without, or only layers that are not compiled do. Levers that the config sets st
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from functools import partial
 
-from medexp.config.schema import Checkpointing, Device, Engine, Optimizer, Planning, RunConfig
+from medexp.config.schema import Device, Engine, Planning, RunConfig
 from medexp.errors import VramPlanError
 from medexp.units import GIB, bytes_of_gib
-from medexp.vram.budget import budget, layer_bytes
+from medexp.vram.budget import layer_bytes
+from medexp.vram.choices import candidates, is_by_hand, thrifty
 from medexp.vram.cost import Plan, predicted
-from medexp.vram.step import waiting_bytes
+from medexp.vram.limits import HOST_BESIDE_BYTES, PINNED_SHARE, SAFETY, card_room, fits, host_over, host_room
 from medexp.vram.terms import Levers, Phase, Place, Term
 
-PINNED_SHARE = 0.4  # of the host's memory for a plan that moves activations there: what is pinned is lost to all other programs
 TOO_CLOSE_TO_TELL = 1.05  # what predicted times may be off against each other
 SAFER = 1.03  # a plan after one that did not fit must be smaller by this
-SAFETY = 1.01  # a budget may be under what is measured by 1 % (benchmarks/vram): a plan leaves that much room
-HOST_BESIDE_BYTES = 3 * GIB  # Python, torch and CUDA's own host memory, measured on a run that streams nothing
 
 
 @dataclass(frozen=True)
@@ -38,20 +36,29 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
 
     Raises: VramPlanError naming the largest term and what would fit, if nothing does.
     """
-    plans = ranked(run)
-    fitting = [plan for plan in plans if fits(run, plan)]
-    if not any(plan.levers.compiled for plan in fitting):
-        plans = ranked(run, last_resorts=True)
-        fitting = [plan for plan in plans if fits(run, plan)]
+    plans, fitting = searched(run, partial(fits, run))
     if not fitting:
         nearest = would_fit(run)
         raise VramPlanError(_nothing_fits(run, plans, nearest), nearest)
-    chosen = fitting[0] if run.training.plan is Planning.frugal else _surest(fitting)
+    chosen = preferred(run, fitting)
     return chosen, tuple(_distinct([chosen, *fitting]))[1:5]
 
 
-def _surest(fitting: list[Plan]) -> Plan:
-    """The simplest of the plans whose predicted times are too close to tell apart."""
+def searched(run: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
+    """The plans of `run`, best first, and those of them that `may` be taken; with last resorts where no compiled layers fit."""
+    plans = ranked(run)
+    fitting = [*filter(may, plans)]
+    if not any(plan.levers.compiled for plan in fitting):
+        plans = ranked(run, last_resorts=True)
+        fitting = [*filter(may, plans)]
+    return plans, fitting
+
+
+def preferred(run: RunConfig, fitting: list[Plan]) -> Plan:
+    """The one that takes least with `training.plan=frugal`, else the simplest of those whose predicted times are too close to tell
+    apart. `fitting` are plans that may be taken, best first."""
+    if run.training.plan is Planning.frugal:
+        return fitting[0]
     close = [plan for plan in fitting if plan.step_s <= fitting[0].step_s * TOO_CLOSE_TO_TELL]
     return min(close, key=_liking)
 
@@ -66,26 +73,10 @@ def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
 def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
     """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
     is_frugal = run.training.plan is Planning.frugal
-    plans = [predicted(run, levers) for levers in _candidates(run, last_resorts or is_frugal)]
+    plans = [predicted(run, levers) for levers in candidates(run, last_resorts or is_frugal)]
     if is_frugal:
         return sorted(plans, key=lambda plan: (plan.budget.peak_bytes, plan.step_s))
     return sorted(plans, key=lambda plan: (plan.step_s, plan.budget.peak_bytes))
-
-
-def fits(run: RunConfig, plan: Plan) -> bool:
-    """Is the peak within `hardware.vram_ceiling_gib`, and what lies on the host within `hardware.host_ram_gib`, where set?"""
-    ceiling = run.hardware.vram_ceiling_gib
-    return (ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)) and _host_holds(run, plan)
-
-
-def _host_holds(run: RunConfig, plan: Plan) -> bool:
-    ram = run.hardware.host_ram_gib
-    return ram is None or plan.budget.host_bytes <= _host_room(bytes_of_gib(ram), plan.levers)
-
-
-def _host_room(ram_bytes: int, levers: Levers) -> int:
-    room = ram_bytes - HOST_BESIDE_BYTES
-    return min(room, int(PINNED_SHARE * ram_bytes)) if levers.kept_on_host else room
 
 
 def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
@@ -99,7 +90,7 @@ def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
         for plan in ranked(asked, last_resorts=True)
         if plan.budget.bytes_in(phase) * SAFER <= failed.budget.bytes_in(phase)
         and plan.budget.peak_bytes <= failed.budget.peak_bytes
-        and _host_holds(asked, plan)
+        and host_over(asked, plan) <= 0
         and plan.levers.tiled_mlp is failed.levers.tiled_mlp  # decided when Unsloth is imported
     ]
     loaded = [plan for plan in takes_less if not needs_reload(failed, plan)]
@@ -175,9 +166,8 @@ def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
     while low < high:
         middle = (low + high + 1) // 2
         run = trial(middle)
-        if any(
-            fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in (predicted(run, each) for each in _thrifty(run))
-        ):
+        plans = [predicted(run, levers) for levers in thrifty(run)]
+        if any(fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in plans):
             low = middle
         else:
             high = middle - 1
@@ -188,119 +178,9 @@ def _streaming_less(run: RunConfig, plan: Plan) -> Plan:
     """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be what is short."""
     if run.hardware.vram_ceiling_gib is None or isinstance(run.hardware.offload_layers, int):
         return plan
-    room = int(bytes_of_gib(run.hardware.vram_ceiling_gib) / SAFETY) - plan.budget.peak_bytes
+    room = card_room(run.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
     back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(run)[0])
     return predicted(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back)) if back else plan
-
-
-def _thrifty(run: RunConfig) -> Iterator[Levers]:
-    """The levers that take least memory of those the config leaves open: as few cases at a time as may be, all that can be
-    streamed streamed, nothing kept that was not asked for, and that on the host if it may be."""
-    size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
-    streamed = min(max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0))
-    for compiled, tiled, paged in _variants(run, last_resorts=True):
-        yield from _with_kept(
-            run, Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
-        )
-
-
-def _pinned(run: RunConfig) -> bool:
-    return run.training.plan is Planning.manual
-
-
-def _effective_batch(run: RunConfig) -> int:
-    return run.training.micro_batch * run.training.accumulation
-
-
-def _sizes(run: RunConfig) -> list[int]:
-    """Micro-batches that divide the effective batch, the smallest first."""
-    effective = _effective_batch(run)
-    return [run.training.micro_batch] if _pinned(run) else [size for size in range(1, effective + 1) if effective % size == 0]
-
-
-def _candidates(run: RunConfig, last_resorts: bool) -> Iterator[Levers]:
-    effective = _effective_batch(run)
-    choices = product(_sizes(run), _embeddings(run), _variants(run, last_resorts), _streamable(run))
-    for size, on_host, (compiled, tiled, paged), streamed in choices:
-        plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
-        yield from _with_kept(run, plain)
-
-
-def _variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
-    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go with compiled layers."""
-    unsloth = run.hardware.engine is Engine.unsloth
-    compiled = _asked(run.hardware.compile_layers, [True, False] if unsloth else [False])
-    tiled = _asked(run.hardware.tile_mlp, [False, True] if unsloth and last_resorts else [False])
-    can_page = run.training.optimizer is Optimizer.adamw_8bit and last_resorts
-    paged = _asked(run.hardware.page_optimizer, [False, True] if can_page else [False])
-    return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
-
-
-def _asked(lever: object, choices: list[bool]) -> list[bool]:
-    return [lever] if isinstance(lever, bool) else choices
-
-
-def _streamable(run: RunConfig) -> range | list[int]:
-    """How many layers may be streamed: Unsloth leaves at least one on the card, and streams only with checkpointing."""
-    asked = run.hardware.offload_layers
-    if isinstance(asked, int):
-        return [asked]
-    can = run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing.value != "off" and not run.lora.dora
-    return range(run.model.shape.layers) if can else [0]
-
-
-def _embeddings(run: RunConfig) -> list[bool]:
-    can = run.hardware.engine is Engine.unsloth and not run.model.shape.tied_embeddings
-    return _asked(run.hardware.offload_embedding, [False, True] if can else [False])
-
-
-def _with_kept(run: RunConfig, plain: Levers) -> Iterator[Levers]:
-    """`plain`, with what it keeps on the card or on the host."""
-    asked = run.hardware.offload_activations
-    if asked is not True:
-        yield from (replace(plain, kept_layers=kept) for kept in _kept(run, plain))
-    if asked is not False:
-        yield from (replace(plain, kept_on_host=True, kept_layers=kept) for kept in _kept_on_host(run, plain))
-
-
-def _kept_on_host(run: RunConfig, plain: Levers) -> list[int]:
-    """As many of those that are not streamed as the host holds, or a part of them where the link is slow."""
-    hardware, most = run.hardware, run.model.shape.layers - plain.streamed_layers
-    asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
-    if not (must or _saves_to_host(run, plain)):
-        return []
-    if isinstance(asked, int):
-        return [asked] if asked <= most and (asked or must) else []
-    if asked == "max":
-        return [most]
-    if hardware.host_ram_gib is None or _pinned(run):
-        return [0] if must else []
-    two = replace(plain, kept_on_host=True, kept_layers=2)  # the last one's stay on the card
-    room = _host_room(bytes_of_gib(hardware.host_ram_gib), two) - budget(run, plain).host_bytes
-    most = min(most, 1 + max(0, room) // waiting_bytes(run, two))
-    return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
-
-
-def _saves_to_host(run: RunConfig, plain: Levers) -> bool:
-    """Only compiled layers that Unsloth checkpoints were measured."""
-    is_unsloth = run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.unsloth
-    return is_unsloth and plain.compiled and not run.lora.dora
-
-
-def _kept(run: RunConfig, plain: Levers) -> list[int]:
-    """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
-    asked = run.hardware.checkpoint_skip_layers
-    most = run.model.shape.layers - plain.streamed_layers
-    if isinstance(asked, int):
-        return [asked] if asked <= most else []
-    if asked == "max":
-        return [most]
-    if not plain.compiled or run.hardware.vram_ceiling_gib is None or _pinned(run):
-        return [0]
-    ceiling = int(bytes_of_gib(run.hardware.vram_ceiling_gib) / SAFETY)
-    none, one, two = (budget(run, replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
-    room = 0 if one > ceiling else 1 + (ceiling - one) // max(1, two - one)
-    return [0, min(most, room)] if room and none <= ceiling and most else [0]
 
 
 def _distinct(plans: list[Plan]) -> Iterator[Plan]:
@@ -322,7 +202,7 @@ def would_fit(run: RunConfig) -> dict[str, int]:
 
 def _nothing_fits(run: RunConfig, plans: list[Plan], nearest: dict[str, int]) -> str:
     ways = [f"{key}={value}" for key, value in nearest.items()]
-    ways += ["training.plan=fastest with the levers on auto"] if _pinned(run) else []
+    ways += ["training.plan=fastest with the levers on auto"] if is_by_hand(run) else []
     would_fit = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
     least = min(plans, key=lambda plan: plan.budget.peak_bytes)
     ceiling = run.hardware.vram_ceiling_gib
@@ -344,7 +224,7 @@ def _host_is_short(run: RunConfig, plans: list[Plan]) -> str:
     waits = f", the activations of {_layers(levers.kept_layers)}" if levers.kept_on_host else ""
     process = f"{HOST_BESIDE_BYTES / GIB:.0f} GiB are for the process"
     why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else process
-    room = _host_room(bytes_of_gib(ram), levers) / GIB
+    room = host_room(ram, levers) / GIB
     return (
         f"what is left off the card needs {least.budget.host_bytes / GIB:.1f} GiB of host memory "
         f"({_layers(levers.streamed_layers)} streamed{waits}) and {room:.1f} GiB may be used: hardware.host_ram_gib is {ram:g} "

@@ -95,7 +95,7 @@ def largest_tile(hidden: int, tokens: int) -> int:
 
 
 def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
-    if levers.kept_on_host and levers.kept_layers > 1:
+    if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_saved_numbers(run, tokens)))
     return int(KEPT_EACH * levers.kept_layers * 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn))
 
@@ -113,12 +113,10 @@ def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
 
 
 def waiting_bytes(run: RunConfig, levers: Levers) -> int:
-    """Pinned host memory for what all kept layers but the last save."""
-    if not levers.kept_on_host or levers.kept_layers < 2:
-        return 0
+    """Pinned host memory for what the waiting layers save."""
     tokens = levers.micro_batch * run.training.max_seq_tokens
     pieces = sum(-(-2 * numbers // WAITING_PIECE) for numbers in _saved_numbers(run, tokens))
-    return (levers.kept_layers - 1) * pieces * WAITING_PIECE
+    return levers.waiting_layers * pieces * WAITING_PIECE
 
 
 def _plain(run: RunConfig, tokens: int) -> list[Term]:

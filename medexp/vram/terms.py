@@ -44,6 +44,11 @@ class Levers:
     paged: bool = False
     kept_on_host: bool = False
 
+    @property
+    def waiting_layers(self) -> int:
+        """Kept layers whose activations wait on the host: all but the last, whose are needed first."""
+        return max(0, self.kept_layers - 1) if self.kept_on_host else 0
+
 
 @dataclass(frozen=True)
 class Term:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medexp.config.schema import Planning
 from medexp.errors import VramPlanError
 from medexp.units import bytes_of_gib
-from medexp.vram import planner
+from medexp.vram import limits, planner
 from medexp.vram.budget import budget
 from medexp.vram.cost import predicted
 from medexp.vram.terms import Levers, Phase
@@ -45,7 +45,7 @@ def test_the_14b_and_8192_tokens_fit_where_unsloth_s_own_plan_refuses(resolved):
 def test_the_chosen_plan_is_within_what_can_be_told_of_the_fastest(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose(run)
-    fastest = min((plan for plan in planner.ranked(run) if planner.fits(run, plan)), key=lambda plan: plan.step_s)
+    fastest = min((plan for plan in planner.ranked(run) if limits.fits(run, plan)), key=lambda plan: plan.step_s)
     assert chosen.step_s <= fastest.step_s * planner.TOO_CLOSE_TO_TELL
 
 
@@ -68,7 +68,7 @@ def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(reso
     assert chosen.levers == Levers(1, 8, 11, True, 15, kept_on_host=True)
     without, _ = planner.choose(resolved(CARD, ON_CARD))
     assert chosen.tokens_per_s > 1.1 * without.tokens_per_s
-    assert chosen.budget.host_bytes <= planner.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
+    assert chosen.budget.host_bytes <= limits.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
 
 
 def test_less_host_memory_keeps_fewer_there(resolved):
@@ -239,7 +239,7 @@ def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_fruga
     run = resolved(CARD, f"lora.r={rank}", f"training.max_seq_tokens={seq}", f"hardware.vram_ceiling_gib={ceiling}")
     chosen, _ = planner.choose(run)
     higher = replace(run, hardware=replace(run.hardware, vram_ceiling_gib=ceiling + more))
-    assert planner.fits(higher, chosen)
+    assert limits.fits(higher, chosen)
     frugal, _ = planner.choose(replace(run, training=replace(run.training, plan=Planning.frugal)))
     assert chosen.step_s <= frugal.step_s * planner.TOO_CLOSE_TO_TELL
     assert frugal.budget.peak_bytes <= chosen.budget.peak_bytes

@@ -1,0 +1,122 @@
+"""The levers that a config leaves open, in every combination worth looking at. Refuses to say which is best: `planner` does."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from medexp.config.schema import Engine, Optimizer, Planning, RunConfig
+from medexp.vram.budget import budget
+from medexp.vram.limits import card_room, host_room
+from medexp.vram.step import is_offloaded, waiting_bytes
+from medexp.vram.terms import Levers
+
+
+def candidates(run: RunConfig, last_resorts: bool) -> Iterator[Levers]:
+    """All levers worth looking at."""
+    effective = _effective_batch(run)
+    choices = product(_sizes(run), _embeddings(run), _variants(run, last_resorts), _streamable(run))
+    for size, on_host, (compiled, tiled, paged), streamed in choices:
+        plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
+        yield from _with_kept(run, plain)
+
+
+def thrifty(run: RunConfig) -> Iterator[Levers]:
+    """The levers that take least memory of those the config leaves open: as few cases at a time as may be, all that can be
+    streamed streamed, nothing kept that was not asked for, and that on the host if it may be."""
+    size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
+    streamed = min(max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0))
+    for compiled, tiled, paged in _variants(run, last_resorts=True):
+        yield from _with_kept(
+            run, Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
+        )
+
+
+def is_by_hand(run: RunConfig) -> bool:
+    """Do micro-batch and accumulation stay as the config has them?"""
+    return run.training.plan is Planning.manual
+
+
+def _effective_batch(run: RunConfig) -> int:
+    return run.training.micro_batch * run.training.accumulation
+
+
+def _sizes(run: RunConfig) -> list[int]:
+    """Micro-batches that divide the effective batch, the smallest first."""
+    effective = _effective_batch(run)
+    return [run.training.micro_batch] if is_by_hand(run) else [size for size in range(1, effective + 1) if effective % size == 0]
+
+
+def _variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
+    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go with compiled layers."""
+    unsloth = run.hardware.engine is Engine.unsloth
+    compiled = _asked(run.hardware.compile_layers, [True, False] if unsloth else [False])
+    tiled = _asked(run.hardware.tile_mlp, [False, True] if unsloth and last_resorts else [False])
+    can_page = run.training.optimizer is Optimizer.adamw_8bit and last_resorts
+    paged = _asked(run.hardware.page_optimizer, [False, True] if can_page else [False])
+    return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
+
+
+def _asked(lever: object, choices: list[bool]) -> list[bool]:
+    return [lever] if isinstance(lever, bool) else choices
+
+
+def _streamable(run: RunConfig) -> range | list[int]:
+    """How many layers may be streamed: Unsloth leaves at least one on the card, and streams only with checkpointing."""
+    asked = run.hardware.offload_layers
+    if isinstance(asked, int):
+        return [asked]
+    can = run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing.value != "off" and not run.lora.dora
+    return range(run.model.shape.layers) if can else [0]
+
+
+def _embeddings(run: RunConfig) -> list[bool]:
+    can = run.hardware.engine is Engine.unsloth and not run.model.shape.tied_embeddings
+    return _asked(run.hardware.offload_embedding, [False, True] if can else [False])
+
+
+def _with_kept(run: RunConfig, plain: Levers) -> Iterator[Levers]:
+    """`plain`, with what it keeps on the card or on the host."""
+    asked = run.hardware.offload_activations
+    if asked is not True:
+        yield from (replace(plain, kept_layers=kept) for kept in _kept(run, plain))
+    if asked is not False:
+        yield from (replace(plain, kept_on_host=True, kept_layers=kept) for kept in _kept_on_host(run, plain))
+
+
+def _kept_on_host(run: RunConfig, plain: Levers) -> list[int]:
+    """As many of those that are not streamed as the host holds, or a part of them where the link is slow."""
+    hardware, most = run.hardware, run.model.shape.layers - plain.streamed_layers
+    asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
+    if not (must or _saves_to_host(run, plain)):
+        return []
+    if isinstance(asked, int):
+        return [asked] if asked <= most and (asked or must) else []
+    if asked == "max":
+        return [most]
+    if hardware.host_ram_gib is None or is_by_hand(run):
+        return [0] if must else []
+    two = replace(plain, kept_on_host=True, kept_layers=2)  # one of them waits
+    room = host_room(hardware.host_ram_gib, two) - budget(run, plain).host_bytes
+    most = min(most, 1 + max(0, room) // waiting_bytes(run, two))
+    return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
+
+
+def _saves_to_host(run: RunConfig, plain: Levers) -> bool:
+    """Only compiled layers that Unsloth checkpoints were measured."""
+    return is_offloaded(run) and plain.compiled and not run.lora.dora
+
+
+def _kept(run: RunConfig, plain: Levers) -> list[int]:
+    """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
+    asked = run.hardware.checkpoint_skip_layers
+    most = run.model.shape.layers - plain.streamed_layers
+    if isinstance(asked, int):
+        return [asked] if asked <= most else []
+    if asked == "max":
+        return [most]
+    if not plain.compiled or run.hardware.vram_ceiling_gib is None or is_by_hand(run):
+        return [0]
+    ceiling = card_room(run.hardware.vram_ceiling_gib)
+    none, one, two = (budget(run, replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
+    room = 0 if one > ceiling else 1 + (ceiling - one) // max(1, two - one)
+    return [0, min(most, room)] if room and none <= ceiling and most else [0]
