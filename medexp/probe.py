@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from medexp import model, trainer
-from medexp.config.schema import RunConfig
+from medexp.config.schema import BatchBy, RunConfig
 from medexp.data.encoding import Encoded
 from medexp.data.preparation import Prepared
 from medexp.errors import HostMemoryError, VramCeilingError
@@ -133,12 +133,13 @@ def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) 
 def _rehearse(run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: Meter) -> tuple[PhaseBytes, ...]:
     """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the adapter is as it was."""
     held_out = longest_batch(sorted(ready.held_out.encoded, key=_tokens), run.evaluation.batch_size)
-    rows = longest_batch(ready.rows, run.training.micro_batch)
+    rows = largest_micro_batch(run, ready.rows)
     once = copy.copy(run)
-    once.training = replace(run.training, accumulation=min(2, run.training.accumulation), warmup_steps=0)
+    twice = min(2, run.training.accumulation)
+    once.training = replace(run.training, micro_batch=len(rows), accumulation=twice, batch_by=BatchBy.cases, warmup_steps=0)
     work: dict[Phase, Callable[[], object]] = {
         Phase.evaluation: lambda: case_losses(tuned, held_out, run.evaluation.batch_size),
-        Phase.training: lambda: trainer.fit(tuned, list(rows) * once.training.accumulation, once, None, None, []),
+        Phase.training: lambda: trainer.fit(tuned, list(rows) * twice, once, None, None, []),
     }
     found = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
     with tuned.keeping_weights():
@@ -153,8 +154,19 @@ def _rehearse(run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: 
 
 def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
     """Of `rows` taken `size` at a time, those that are longest when padded to each other."""
-    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return max(batches, key=lambda batch: len(batch) * max(map(_tokens, batch)))
+    return max((rows[start : start + size] for start in range(0, len(rows), size)), key=_padded_tokens)
+
+
+def largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding counted."""
+    size = run.training.micro_batch * run.training.accumulation
+    steps = (rows[start : start + size] for start in range(0, len(rows), size))
+    together = ([step[case] for case in cases] for step in steps for cases in trainer.micro_batches(run, [*map(_tokens, step)]))
+    return max(together, key=_padded_tokens)
+
+
+def _padded_tokens(batch: Sequence[Encoded]) -> int:
+    return len(batch) * max(map(_tokens, batch))
 
 
 def _tokens(row: Encoded) -> int:

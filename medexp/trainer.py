@@ -15,11 +15,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from medexp.config.schema import Checkpointing, Device, Engine, Optimizer, RunConfig
+from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimizer, RunConfig
 from medexp.data.encoding import IGNORED, Encoded
+from medexp.data.grouping import filled, in_turn
 from medexp.errors import RunInterrupted, TrainingDiverged
 from medexp.stack import quietly
 from medexp.tuned import Tuned
+from medexp.vram.cost import short_micro_batch
+
+ROWS = ("input_ids", "labels", "attention_mask")
+MICRO_BATCHES = "micro_batches"
 
 
 class Watcher(Protocol):
@@ -48,19 +53,19 @@ def fit(
     watchers: Sequence[Watcher],
 ) -> Fitted:
     """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a checkpoint) where there is one;
-    nothing is written without `checkpoints`.
+    nothing is written without `checkpoints`. A step's rows go through the model in the micro-batches of `micro_batches`.
 
     Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step; TrainingDiverged when the loss
     is not finite.
     """
     bridge = _bridge(tuned, watchers)
-    steps = len(rows) // (run.training.micro_batch * run.training.accumulation)
+    steps = len(rows) // _cases_a_step(run)
     with quietly():
-        trainer = tuned.stack.trl.SFTTrainer(
+        trainer = _trainer_class(tuned)(
             model=tuned.network,
             args=_arguments(run, tuned, steps, checkpoints),
             train_dataset=_dataset(tuned, rows),
-            data_collator=_padded_batch(tuned.tokenizer.pad_token_id),
+            data_collator=_whole_step(run, tuned.tokenizer.pad_token_id),
             processing_class=tuned.tokenizer,
             callbacks=[bridge],
         )
@@ -79,12 +84,37 @@ def fit(
     return Fitted(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
+def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
+    """Which of a step's cases, `lengths` tokens each, go through the model together, as `training.batch_by` says."""
+    training = run.training
+    if training.batch_by is BatchBy.cases:
+        return in_turn(len(lengths), training.micro_batch)
+    return filled(lengths, training.micro_batch * training.max_seq_tokens, short_micro_batch(run).seconds)
+
+
+def _cases_a_step(run: RunConfig) -> int:
+    return run.training.micro_batch * run.training.accumulation
+
+
+def _trainer_class(tuned: Tuned) -> Any:
+    """TRL's trainer, for batches that hold a whole step: it goes through their micro-batches one after another."""
+
+    class Stepping(tuned.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+            loss = 0.0
+            for cases, longest in inputs[MICRO_BATCHES]:
+                part = {name: inputs[name][cases, :longest] for name in ROWS}
+                loss = loss + super().training_step(model, part, num_items_in_batch)
+            return loss
+
+    return Stepping
+
+
 def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | None) -> Any:
     training, on_cpu = run.training, run.hardware.device is Device.cpu
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
-        "per_device_train_batch_size": training.micro_batch,
-        "gradient_accumulation_steps": training.accumulation,
+        "per_device_train_batch_size": _cases_a_step(run),  # cut into micro-batches by the trainer class
         "max_steps": steps,
         "learning_rate": training.learning_rate,
         "warmup_steps": training.warmup_steps,
@@ -114,7 +144,9 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
         options["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     else:
         options["loss_type"] = "nll"  # its own fused loss; TRL's chunked one would take its place
-    return tuned.stack.trl.SFTConfig(**options)
+    arguments = tuned.stack.trl.SFTConfig(**options)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # a plan is for one card; with two in sight the Trainer would double the batch
+    return arguments
 
 
 def _optimizer(run: RunConfig) -> str:
@@ -128,12 +160,14 @@ def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
     )
 
 
-def _padded_batch(pad_id: int) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
-    """A collator: rows padded on the right to the longest, masked by their length (the padding token may be EOS)."""
+def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
+    """A collator: a step's rows padded on the right to the longest, masked by their length (the padding token may be EOS); and of
+    each micro-batch its rows and the tokens of the longest."""
     import torch
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-        longest = max(len(row["input_ids"]) for row in rows)
+        lengths = [len(row["input_ids"]) for row in rows]
+        longest = max(lengths)
 
         def padded(lists: list[list[int]], value: int) -> Any:
             return torch.tensor([each + [value] * (longest - len(each)) for each in lists])
@@ -141,7 +175,8 @@ def _padded_batch(pad_id: int) -> Callable[[list[dict[str, list[int]]]], dict[st
         return {
             "input_ids": padded([row["input_ids"] for row in rows], pad_id),
             "labels": padded([row["labels"] for row in rows], IGNORED),
-            "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+            "attention_mask": padded([[1] * length for length in lengths], 0),
+            MICRO_BATCHES: [(cases, max(lengths[case] for case in cases)) for cases in micro_batches(run, lengths)],
         }
 
     return collate

@@ -5,6 +5,7 @@
 Asks the base model of the run (hardware=cpu unless overridden) its own held-out questions. Each batch size answers all of them,
 in turn, --rounds times; what is printed is the median, in tokens a second and in tokens a second of CPU time (all threads): on a
 machine that others use too only the second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded.
+On a card the run is planned for the largest batch and held under the ceiling, as training does it; the peak is printed, too.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from medexp.data.prompts import ask
 from medexp.data.split import split
 from medexp.evaluation import generation
 from medexp.tuned import Tuned, vocabulary
+from medexp.units import gib
+from medexp.vram import guard, planner
 
 
 def main() -> None:
@@ -38,6 +41,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options, overrides = parser.parse_known_args()
     run = _composed(overrides)
+    run.evaluation.answers, run.evaluation.batch_size = options.answers, max(options.batches)
+    run.evaluation.max_new_tokens = options.new_tokens
+    if planner.is_planned(run):
+        plan = planner.choose(run)[0]
+        planner.apply(run, plan)
+        print(planner.sentence(plan, run.hardware.vram_ceiling_gib), flush=True)
+    meter = guard.cap(run.hardware)
     tuned = _loaded(run)
     held_out = split(source.load(run.dataset).cases, run.dataset).held_out[: options.answers]
     prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out]
@@ -52,12 +62,16 @@ def main() -> None:
         first = medians[options.batches[0]]
         times = speed / first[0], of_cpu / first[1]
         print(f"batch {size:3}  {speed:7.1f} tokens/s, {times[0]:.2f} x  {of_cpu:7.1f} tokens/CPU s, {times[1]:.2f} x")
+    if meter.on_card:
+        print(f"peak {gib(meter.peak_bytes()):.2f} GiB reserved, ceiling {gib(meter.ceiling_bytes):.2f} GiB")
     if options.out:
         result = {
             "answers": len(prompts),
             "new_tokens": options.new_tokens,
             "threads": torch.get_num_threads(),
             "tokens_per_s": speeds,
+            "peak_reserved_bytes": meter.peak_bytes(),
+            "overrides": overrides,
         }
         options.out.write_text(json.dumps(result | {"torch": torch.__version__}, indent=1) + "\n")
 

@@ -1,6 +1,7 @@
-"""Write cases that fill every sequence: rendered with prompt=clinical and a byte-level tokenizer, each is exactly --tokens long.
+"""Write cases of random letters: rendered with prompt=clinical and a byte-level tokenizer, each is exactly so many tokens long.
 
-python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl
+python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl                             # every sequence full
+python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json --cases 50 --out /tmp/real.jsonl   # as long as real ones
 """
 
 import argparse
@@ -21,8 +22,9 @@ ENDS = 2  # BOS and EOS
 
 def main() -> None:
     """Write the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--lengths", type=Path, help="a JSON list of tokens a case to draw from, in place of --tokens")
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -30,17 +32,18 @@ def main() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         prompt = Prompt(**compose("train", ["prompt=clinical"]).prompt)
     chance = random.Random(0)
-    rows = [full_case(prompt, number, args.tokens, chance) for number in range(args.cases)]
+    lengths = json.loads(args.lengths.read_text())["tokens"] if args.lengths else [args.tokens]
+    rows = [case_of(prompt, number, chance.choice(lengths), chance) for number in range(args.cases)]
     args.out.write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 
-def full_case(prompt: Prompt, number: int, tokens: int, chance: random.Random) -> dict[str, str]:
+def case_of(prompt: Prompt, number: int, tokens: int, chance: random.Random) -> dict[str, str]:
     """A record of random letters whose rendered text has `tokens` - 2 bytes."""
 
     def letters(count: int) -> str:
         return "".join(chance.choices(string.ascii_letters, k=count))
 
-    question, answer = f"{number:05d}" + letters(200), letters(400)
+    question, answer = f"{number:05d}" + letters(min(200, tokens // 20)), letters(min(400, tokens // 10))
     text = render(prompt, Case(question, "", answer))
     missing = tokens - ENDS - len(text.prompt.encode()) - len(text.completion.encode())
     return {"Question": question, "Complex_CoT": letters(missing), "Response": answer}

@@ -1,9 +1,11 @@
 """The seed's recipe on a CUDA card, medexp beside raw Unsloth on the same tokens under the same cap, all in one call.
 
 python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 6
+python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 16 --warm 6 --ragged   # cases as long as real ones
 
 Writes results.json and results.md (ratios are what counts: machines differ) and a log a run.
-The bare loop has the plan that medexp took.
+The bare loop has the plan that medexp took. Ragged cases are put together by every contestant in its own way; the first steps,
+which compile for every new size, are not timed.
 """
 
 import argparse
@@ -22,8 +24,10 @@ HERE = Path(__file__).resolve().parent
 CAP_GIB = 5.25
 AUTO, RAW = "raw Unsloth, offload_layers=auto", "raw Unsloth, no cap"
 OWN, BARE = "medexp, its own plan", "bare loop, medexp's plan"
+AUTO_PADDED, OWN_BY_CASES = "raw Unsloth, offload_layers=auto, told to pad", "medexp, its own plan, batch_by=cases"
 PEERS = {AUTO: ["--cap", str(CAP_GIB), "--layers", "auto"], RAW: []}
 ORDER = (AUTO, OWN, BARE, RAW)
+RAGGED_ORDER = (AUTO, OWN, RAW, AUTO_PADDED, OWN_BY_CASES)
 BARE_SETTINGS = {  # as medexp sets them
     "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
     "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",
@@ -33,7 +37,7 @@ BARE_SETTINGS = {  # as medexp sets them
 
 def overrides(args: argparse.Namespace, work: Path) -> list[str]:
     """The seed's recipe on the full-length cases; loss on every token, as the peer has it."""
-    where = [f"model.path={args.model}", "dataset=local", f"dataset.path={work / 'cases.jsonl'}", "dataset.held_out=2"]
+    where = [f"model.path={args.model}", "dataset=local", f"dataset.path={cases_file(args, work)}", "dataset.held_out=2"]
     what = ["prompt=clinical", "training.loss_on=all", f"training.max_steps={args.steps}", "training.resume=never"]
     only_training = [
         "evaluation.answers=0",
@@ -43,6 +47,11 @@ def overrides(args: argparse.Namespace, work: Path) -> list[str]:
     ]
     quiet = ["tracking.system_metrics=false", "tracking.log_adapter=false"]
     return ["hardware=rtx4050_6gb", f"hardware.vram_ceiling_gib={CAP_GIB}", *where, *what, *only_training, *quiet]
+
+
+def cases_file(args: argparse.Namespace, work: Path) -> Path:
+    """Where the cases of this benchmark lie; the same again for the same options."""
+    return work / ("ragged.jsonl" if args.ragged else "full.jsonl")
 
 
 def run(command: list[str], log: Path, **settings: str) -> tuple[int, str]:
@@ -57,8 +66,10 @@ def run(command: list[str], log: Path, **settings: str) -> tuple[int, str]:
 
 def peer(args: argparse.Namespace, work: Path, name: str, words: list[str], **settings: str) -> dict:
     """One run of the peer."""
-    command = [sys.executable, str(HERE / "peer.py"), "--model", args.model, "--rows", str(work / "rows.json")]
-    _, output = run([*command, "--steps", str(args.steps), *words], log_file(args, name), **settings)
+    rows = cases_file(args, work).with_suffix(".json")
+    command = [sys.executable, str(HERE / "peer.py"), "--model", args.model, "--rows", str(rows)]
+    asked = ["--steps", str(args.steps), "--warm", str(args.warm), *(["--ragged"] if args.ragged else [])]
+    _, output = run([*command, *asked, *words], log_file(args, name), **settings)
     lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
     return json.loads(lines[-1].removeprefix("RESULT ")) if lines else {"ok": False, "error": output[-300:]}
 
@@ -92,7 +103,7 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
     return {
         "ok": True,
         "loss": history["train/loss"],
-        "tokens_per_s": statistics.median(history["speed/tokens_per_s"][1:]),
+        "tokens_per_s": statistics.median(history["speed/tokens_per_s"][args.warm :]),
         "peak_reserved_gib": history["vram/peak_gib"][-1],
         "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
         "planned_gib": history["vram/planned_bytes"][-1] / 2**30,
@@ -103,6 +114,30 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
 def log_file(args: argparse.Namespace, name: str) -> Path:
     """Where the output of run `name` goes."""
     return args.out / ("".join(letter if letter.isalnum() else "_" for letter in name) + ".log")
+
+
+def make_rows(args: argparse.Namespace, work: Path) -> None:
+    """Write the cases, and the token rows that medexp makes of them."""
+    target = cases_file(args, work)
+    lengths = ["--lengths", str(HERE / "lengths.json")] if args.ragged else []
+    cases = [sys.executable, str(HERE / "cases.py"), "--cases", str(8 * args.steps + 2), "--out", str(target), *lengths]
+    run(cases, args.out / "cases.log")
+    rows = [sys.executable, str(HERE / "rows.py"), "--tokenizer", args.model, "--out", str(target.with_suffix(".json"))]
+    run([*rows, *overrides(args, work)], args.out / "rows.log")
+
+
+def contestant(args: argparse.Namespace, work: Path, name: str, results: dict[str, dict]) -> dict:
+    """The run of this name; `results` are those before it."""
+    if name == OWN:
+        card = calibrated(args)
+        return medexp(args, work, name, card) | {"card": card}
+    if name == OWN_BY_CASES:
+        return medexp(args, work, name, [*results[OWN]["card"], "training.batch_by=cases"])
+    if name == BARE:
+        return peer(args, work, name, bare_words(results[OWN]["params"]), **BARE_SETTINGS)
+    if name == AUTO_PADDED:
+        return peer(args, work, name, PEERS[AUTO], UNSLOTH_PADDING_CHOICE="padded")
+    return peer(args, work, name, PEERS[name])
 
 
 def table(results: dict[str, dict]) -> str:
@@ -129,35 +164,17 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--warm", type=int, default=1, help="steps that are not timed")
+    parser.add_argument("--ragged", action="store_true", help="cases as long as real ones instead of full sequences")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    work = Path("/tmp/medexp-benchmark")
-    work.mkdir(exist_ok=True)
+    work = Path("/tmp/medexp-benchmark") / args.out.name
+    work.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]))
-    run(
-        [sys.executable, str(HERE / "cases.py"), "--cases", str(8 * args.steps + 2), "--out", str(work / "cases.jsonl")],
-        args.out / "cases.log",
-    )
-    run(
-        [
-            sys.executable,
-            str(HERE / "rows.py"),
-            "--tokenizer",
-            args.model,
-            "--out",
-            str(work / "rows.json"),
-            *overrides(args, work),
-        ],
-        args.out / "rows.log",
-    )
+    make_rows(args, work)
     results: dict[str, dict] = {}
-    for name in ORDER:
-        if name == OWN:
-            results[name] = medexp(args, work, name, calibrated(args))
-        elif name == BARE:
-            results[name] = peer(args, work, name, bare_words(results[OWN]["params"]), **BARE_SETTINGS)
-        else:
-            results[name] = peer(args, work, name, PEERS[name])
+    for name in RAGGED_ORDER if args.ragged else ORDER:
+        results[name] = contestant(args, work, name, results)
         (args.out / "results.json").write_text(json.dumps(results, indent=1))  # a call that ends early keeps what there is
     report = f"{datetime.date.today()}, {gpu_name()}, {args.steps} steps\n\n{table(results)}\n"
     (args.out / "results.md").write_text(report)

@@ -26,6 +26,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--embedding", action="store_true", help="offload_embedding=True")
     parser.add_argument("--keep", type=int, default=0, help="checkpoint_skip_layers")
     parser.add_argument("--batch", type=int, default=2, help="cases a micro-batch, of 8 a step")
+    parser.add_argument("--warm", type=int, default=1, help="steps that are not timed")
+    parser.add_argument("--ragged", action="store_true", help="cases of unlike length: put together as Unsloth does it by itself")
     return parser.parse_args()
 
 
@@ -48,7 +50,13 @@ def train(args: argparse.Namespace, result: dict) -> None:
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=args.keep,
     )  # fmt: skip
     rows = json.loads(args.rows.read_text())
-    data = Dataset.from_list([row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows])
+    lengths = [len(row["input_ids"]) for row in rows]
+    if args.ragged:  # loss on every token, as the seed has it; no collator: Unsloth and TRL choose
+        columns, collated = [{"input_ids": row["input_ids"]} for row in rows], {}
+    else:
+        columns = [row | {"attention_mask": [1] * length} for row, length in zip(rows, lengths, strict=True)]
+        collated = {"data_collator": default_data_collator}
+    data = Dataset.from_list(columns)
 
     class StepClock(TrainerCallback):
         def on_step_begin(self, *_, **__):
@@ -66,13 +74,13 @@ def train(args: argparse.Namespace, result: dict) -> None:
         dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="sequential", remove_unused_columns=False,
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=model, processing_class=tokenizer, train_dataset=data, args=config,
-        data_collator=default_data_collator, callbacks=[StepClock()],
-    )  # fmt: skip
+        model=model, processing_class=tokenizer, train_dataset=data, args=config, callbacks=[StepClock()], **collated
+    )
     trainer.train()
     result["loss"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tokens = sum(len(row["input_ids"]) for row in rows[: 8 * args.steps]) / args.steps
-    result["tokens_per_s"] = tokens / statistics.median(result["step_s"][1:])
+    result["padding_free"] = bool(config.padding_free)
+    speeds = [sum(lengths[8 * step : 8 * step + 8]) / seconds for step, seconds in enumerate(result["step_s"])]
+    result["tokens_per_s"] = statistics.median(speeds[args.warm :])
 
 
 def main() -> None:

@@ -71,6 +71,13 @@ class Optimizer(Enum):
     paged_adamw_8bit = "paged_adamw_8bit"
 
 
+class BatchBy(Enum):
+    """A micro-batch has `micro_batch` cases, or as many of its step's as `micro_batch` x `max_seq_tokens` tokens hold."""
+
+    cases = "cases"
+    tokens = "tokens"
+
+
 class Planning(Enum):
     """Which plan that fits is taken; `manual` keeps micro-batch and accumulation as given. Levers given as a number always stay."""
 
@@ -236,6 +243,7 @@ class Training(Group):
     plan: Planning = MISSING
     micro_batch: int = number(1)
     accumulation: int = number(1)
+    batch_by: BatchBy = MISSING
     max_steps: int | None = number(1)
     epochs: float | None = number(above=0)
     max_seq_tokens: int = number(16)

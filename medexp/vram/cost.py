@@ -4,10 +4,10 @@ Refuses to choose: `planner` does. Constants are what is left of measured steps 
 published in its preset or measured by `medexp.calibrate`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medexp.config.schema import ModelShape, RunConfig
-from medexp.vram.budget import budget
+from medexp.vram.budget import budget, layer_bytes
 from medexp.vram.terms import Budget, Levers, layer_parameters
 
 # Bytes moved a token and layer beside the matrix products (norms, rotation, activations, adapters), in 16-bit passes over
@@ -42,32 +42,70 @@ class Plan:
         return self.budget.levers
 
 
-def predicted(run: RunConfig, levers: Levers) -> Plan:
-    """The bytes and the time of `run` with `levers`.
+@dataclass(frozen=True)
+class MicroBatch:
+    """Seconds of one micro-batch, forward and backward: whatever its length, for every token, and at least."""
+
+    fixed_s: float
+    token_s: float
+    least_s: float
+
+    def seconds(self, tokens: int) -> float:
+        """With `tokens` in it, padding counted."""
+        return max(self.fixed_s + tokens * self.token_s, self.least_s)
+
+
+def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
+    """What a micro-batch of `run` takes on the card.
 
     Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a kept layer), 4 in the head.
     """
-    hardware, shape = run.hardware, run.model.shape
-    tflops, memory, link = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
-    tflops, memory, link = tflops or DEFAULT_CARD[0], memory or DEFAULT_CARD[1], link or DEFAULT_CARD[2]
-    needed = budget(run, levers)
-    tokens = levers.micro_batch * run.training.max_seq_tokens
+    shape = run.model.shape
+    tflops, memory, _ = _rates(run)
     recomputed = 1 - levers.kept_layers / shape.layers
     again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0  # the MLP once more, 2 FLOP a weight
-    products_s = tokens * (_flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again) / (tflops * 1e12)
+    products_s = (_flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again) / (tflops * 1e12)
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
-    beside_s = tokens * shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
+    beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
     dequantised_s = (2 + recomputed) * shape.layers * layer_parameters(shape) * DEQUANTISED_BYTES / (memory * 1e9)
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
     gaps_s = shape.layers * GAPS_S_A_LAYER
     eager = 1.0 if levers.compiled else EAGER_COST
-    on_card_s = eager * levers.accumulation * max(products_s + beside_s + dequantised_s + gaps_s, launched_s)
+    return MicroBatch(eager * (dequantised_s + gaps_s), eager * (products_s + beside_s), eager * launched_s)
+
+
+def short_micro_batch(run: RunConfig) -> MicroBatch:
+    """What a micro-batch of `run`, its levers set, takes when it is shorter than planned: streamed layers cross the link all the same."""
+    hardware = run.hardware
+    streamed, kept = (each if isinstance(each, int) else 0 for each in (hardware.offload_layers, hardware.checkpoint_skip_layers))
+    levers = Levers(1, 1, streamed, kept_layers=kept, compiled=hardware.compile_layers is True, tiled_mlp=hardware.tile_mlp is True)
+    whole = on_card(run, levers)
+    layer, _ = layer_bytes(run)
+    streamed_s = 2 * streamed * layer / (_rates(run)[2] * 1e9)
+    return replace(whole, least_s=max(whole.least_s, streamed_s))
+
+
+def predicted(run: RunConfig, levers: Levers) -> Plan:
+    """The bytes and the time of `run` with `levers`, every case as long as the limit."""
+    hardware, shape = run.hardware, run.model.shape
+    link = _rates(run)[2]
+    needed = budget(run, levers)
+    tokens = levers.micro_batch * run.training.max_seq_tokens
+    on_card_s = levers.accumulation * on_card(run, levers).seconds(tokens)
     linked_s = needed.link_bytes / (link * 1e9)
     looked_up_s = levers.accumulation * tokens * 2 * shape.hidden / (link * 1e9) if levers.embedding_on_host else 0.0
     step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
     if levers.kept_on_host:
         step_s = (on_card_s**OVERLAP + (linked_s / BUSY_LINK) ** OVERLAP) ** (1 / OVERLAP) + looked_up_s
     return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=hardware.matmul_tflops is not None)
+
+
+def _rates(run: RunConfig) -> tuple[float, float, float]:
+    """TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
+    hardware = run.hardware
+    known = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
+    tflops, memory, link = (rate or default for rate, default in zip(known, DEFAULT_CARD, strict=True))
+    return tflops, memory, link
 
 
 def _flops_a_token(shape: ModelShape, seq: int, recomputed: float) -> float:

@@ -142,11 +142,9 @@ def resized(run: RunConfig, rank: int | None = None, seq: int | None = None) -> 
 
 def cell(run: RunConfig, rank: int, seq: int) -> Cell:
     """The best plan of `run` at another rank and length."""
-    try:
-        plan, _ = choose(resized(run, rank, seq))
-    except VramPlanError:
-        return Cell(rank, seq, None)
-    return Cell(rank, seq, plan)
+    there = resized(run, rank, seq)
+    _, fitting = searched(there, partial(fits, there))
+    return Cell(rank, seq, preferred(there, fitting) if fitting else None)
 
 
 def longest_that_fits(run: RunConfig) -> int | None:

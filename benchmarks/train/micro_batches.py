@@ -1,0 +1,63 @@
+"""What filling micro-batches with cases of real lengths should bring: arithmetic alone, no card, nothing is trained.
+
+python benchmarks/train/micro_batches.py [OVERRIDES...]
+
+Sixty steps of eight cases, their lengths drawn from lengths.json: how many micro-batches, how much padding, and the seconds that
+the planner's cost model says, with `training.batch_by=cases` and `=tokens`.
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from medexp.command import conf_dir, register
+from medexp.config.rules import resolve
+from medexp.config.schema import BatchBy, RunConfig
+from medexp.machine import read
+from medexp.trainer import micro_batches
+from medexp.vram import planner
+from medexp.vram.cost import short_micro_batch
+
+STEPS, CASES = 60, 8
+LENGTHS = Path(__file__).resolve().parent / "lengths.json"
+
+
+def main() -> None:
+    """Print a row for every size of micro-batch and way to fill it."""
+    chance = random.Random(0)
+    lengths = json.loads(LENGTHS.read_text())["tokens"]
+    steps = [chance.choices(lengths, k=CASES) for _ in range(STEPS)]
+    print("| hardware | planned | batch_by | micro-batches | tokens with padding | seconds predicted |\n|---|---|---|---|---|---|")
+    for hardware in ("rtx4050_6gb", "h200_141gb"):
+        run = composed(hardware, sys.argv[1:])
+        for size in (1, 2, 4):
+            run.training.micro_batch, run.training.accumulation = size, CASES // size
+            for run.training.batch_by in BatchBy:
+                print(row(run, steps))
+
+
+def composed(hardware: str, overrides: list[str]) -> RunConfig:
+    """The run of this preset with the levers of its plan."""
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides])
+    run = resolve(cfg, read(), Path.cwd(), {}, needs_card=False)
+    planner.apply(run, planner.choose(run)[0])
+    return run
+
+
+def row(run: RunConfig, steps: list[list[int]]) -> str:
+    """The figures of `run`, in Markdown."""
+    time = short_micro_batch(run)
+    padded = [len(cases) * max(step[case] for case in cases) for step in steps for cases in micro_batches(run, step)]
+    plan = f"{run.training.micro_batch} x {run.training.accumulation}"
+    more = sum(padded) / sum(map(sum, steps)) - 1
+    seconds = sum(map(time.seconds, padded))
+    return f"| {run.hardware.name} | {plan} | {run.training.batch_by.value} | {len(padded)} | +{more:.1%} | {seconds:,.0f} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A step is the same step however its cases are put into micro-batches."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from doors import Doors
+
+from medexp import machine, model, stack, trainer, weights
+from medexp.config.schema import Device
+from medexp.data import source
+from medexp.data.preparation import Prepared, prepare
+from medexp.data.split import split
+from medexp.probe import largest_micro_batch
+from medexp.tuned import Tuned, vocabulary
+
+STEPS = [
+    "training.plan=manual",
+    "training.accumulation=3",
+    "training.max_steps=3",
+    "lora.dropout=0",
+    "hardware.dtype=float32",
+    "training.group_by_length=false",
+]
+
+
+class Steps:
+    """A few steps of the tiny model, and how many cases and tokens went through it together."""
+
+    def __init__(self, doors: Doors, *overrides: str):
+        self.run = doors.run(*STEPS, *overrides)
+        modules, found = stack.load(self.run.hardware, machine.cache_dir()), weights.find(self.run.model)
+        self.tuned: Tuned = model.load(self.run, found, model.load_tokenizer(found, modules), modules)
+        sides = split(source.load(self.run.dataset).cases, self.run.dataset)
+        self.ready: Prepared = prepare(self.run, sides, vocabulary(self.tuned.tokenizer))
+        self.metrics: list[dict[str, float]] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.tuned.network.register_forward_pre_hook(self.saw, with_kwargs=True)
+        self.fitted = trainer.fit(self.tuned, self.ready.rows, self.run, None, None, [self])
+
+    def saw(self, _network: object, _args: object, inputs: dict) -> None:
+        self.sizes.append(tuple(inputs["input_ids"].shape))
+
+    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+        self.metrics.append(metrics)
+
+
+@pytest.fixture
+def steps(doors: Doors) -> Callable[..., Steps]:
+    return lambda *overrides: Steps(doors, *overrides)
+
+
+def test_a_step_does_not_depend_on_its_micro_batches(steps: Callable[..., Steps]) -> None:
+    one_by_one = steps("training.micro_batch=1", "training.accumulation=6", "training.batch_by=cases")
+    full = steps("training.micro_batch=2", "training.batch_by=tokens")
+    assert [cases for cases, _ in one_by_one.sizes] == [1] * 18
+    assert len(full.sizes) < len(one_by_one.sizes)
+    for key in ("train/loss", "train/grad_norm"):
+        assert [step[key] for step in full.metrics] == pytest.approx([step[key] for step in one_by_one.metrics], rel=1e-5)
+    assert full.fitted.tokens == one_by_one.fitted.tokens
+
+
+def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(steps: Callable[..., Steps]) -> None:
+    full = steps("training.micro_batch=2", "training.batch_by=tokens")
+    most = max(cases * tokens for cases, tokens in full.sizes)
+    assert most <= 2 * full.run.training.max_seq_tokens
+    probed = largest_micro_batch(full.run, full.ready.rows)
+    assert len(probed) * max(len(row.input_ids) for row in probed) == most
+
+
+def test_a_second_card_is_left_alone(steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = steps("training.max_steps=1")
+    made.run.hardware.device = Device.cuda
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    arguments = trainer._arguments(made.run, made.tuned, 1, None)
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == made.run.training.micro_batch * made.run.training.accumulation
