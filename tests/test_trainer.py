@@ -41,7 +41,7 @@ class Steps:
     def saw(self, _network: object, _args: object, inputs: dict) -> None:
         self.sizes.append(tuple(inputs["input_ids"].shape))
 
-    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+    def stepped(self, _step: int, metrics: dict[str, float]) -> None:
         self.metrics.append(metrics)
 
 

@@ -75,7 +75,7 @@ def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
 
 
 def short_micro_batch(run: RunConfig) -> MicroBatch:
-    """What a micro-batch of `run`, its levers set, takes when it is shorter than planned: streamed layers cross the link all the same."""
+    """What a micro-batch of `run` (levers set) takes when it is shorter than planned; streamed layers cross the link in full."""
     hardware = run.hardware
     streamed, kept = (each if isinstance(each, int) else 0 for each in (hardware.offload_layers, hardware.checkpoint_skip_layers))
     levers = Levers(1, 1, streamed, kept_layers=kept, compiled=hardware.compile_layers is True, tiled_mlp=hardware.tile_mlp is True)
