@@ -22,6 +22,7 @@ from medexp.errors import RunInterrupted, TrainingDiverged
 from medexp.stack import quietly
 from medexp.tuned import Tuned
 from medexp.vram.cost import short_micro_batch
+from medexp.vram.step import PADDED_TOKENS
 
 ROWS = ("input_ids", "labels", "attention_mask")
 MICRO_BATCHES = "micro_batches"
@@ -89,7 +90,13 @@ def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     training = run.training
     if training.batch_by is BatchBy.cases:
         return in_turn(len(lengths), training.micro_batch)
-    return filled(lengths, training.micro_batch * training.max_seq_tokens, short_micro_batch(run).seconds)
+
+    def may(
+        cases: int, longest: int
+    ) -> bool:  # attention takes a block more a case: many short ones must not take more than planned
+        return cases * (longest + PADDED_TOKENS) <= training.micro_batch * (training.max_seq_tokens + PADDED_TOKENS)
+
+    return filled(lengths, may, short_micro_batch(run).seconds)
 
 
 def _cases_a_step(run: RunConfig) -> int:

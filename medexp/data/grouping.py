@@ -11,19 +11,19 @@ def in_turn(num_cases: int, micro_batch: int) -> list[list[int]]:
     return [list(range(start, min(start + micro_batch, num_cases))) for start in range(0, num_cases, micro_batch)]
 
 
-def filled(lengths: Sequence[int], most_tokens: int, seconds: Callable[[int], float]) -> list[list[int]]:
-    """Indices of `lengths` (tokens a case) in micro-batches of at most `most_tokens` tokens, padding counted, those of the longest
-    cases first; together they take the least time, where one of n tokens takes `seconds(n)`.
+def filled(lengths: Sequence[int], may: Callable[[int, int], bool], seconds: Callable[[int], float]) -> list[list[int]]:
+    """Indices of `lengths` (tokens a case) in micro-batches, those of the longest cases first, that together take the least time:
+    `may(cases, longest)` says how many cases may go together, `seconds(tokens)` how long they take, padding counted.
 
-    Cases are sorted by length and cut, exactly: no cut of the sorted cases is faster. A case longer than `most_tokens` stays alone.
+    Cases are sorted by length and cut, exactly: no cut of the sorted cases is faster. One case alone always may.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     best: list[tuple[float, int]] = [(0.0, 0)]  # of the first n cases: the least time, and where the last micro-batch begins
     for end in range(1, len(order) + 1):
         cuts = [
-            (best[start][0] + seconds(padded), start)
+            (best[start][0] + seconds((end - start) * lengths[order[start]]), start)
             for start in range(end)
-            if (padded := (end - start) * lengths[order[start]]) <= most_tokens or end - start == 1
+            if end - start == 1 or may(end - start, lengths[order[start]])
         ]
         best.append(min(cuts))
     groups: list[list[int]] = []

@@ -1,5 +1,6 @@
 """Micro-batches of a step: every case once, none over the limit, and no cut of the sorted cases is faster."""
 
+from collections.abc import Callable
 from itertools import product
 
 from hypothesis import given
@@ -8,6 +9,10 @@ from hypothesis import strategies as st
 from medexp.data.grouping import filled, in_turn
 
 LENGTHS = st.lists(st.integers(1, 2048), min_size=1, max_size=7)
+
+
+def within(most: int) -> Callable[[int, int], bool]:
+    return lambda cases, longest: cases * longest <= most
 
 
 def padded(group: list[int], lengths: list[int]) -> int:
@@ -31,7 +36,7 @@ def test_nothing_is_lost_nothing_is_over_and_nothing_is_faster(lengths: list[int
     def seconds(tokens: int) -> int:
         return max(fixed + tokens, least)
 
-    groups = filled(lengths, most, seconds)
+    groups = filled(lengths, within(most), seconds)
     assert sorted(case for group in groups for case in group) == list(range(len(lengths)))
     assert all(padded(group, lengths) <= most for group in groups)
     possible = [way for way in cuts(lengths) if all(padded(group, lengths) <= most for group in way)]
@@ -40,19 +45,19 @@ def test_nothing_is_lost_nothing_is_over_and_nothing_is_faster(lengths: list[int
 
 
 def test_full_cases_stay_as_many_a_micro_batch_as_planned() -> None:
-    assert [len(group) for group in filled([2048] * 8, 4096, lambda tokens: 100 + tokens)] == [2, 2, 2, 2]
+    assert [len(group) for group in filled([2048] * 8, within(4096), lambda tokens: 100 + tokens)] == [2, 2, 2, 2]
 
 
 def test_short_cases_share_a_micro_batch_and_a_long_one_does_not_pad_them() -> None:
-    assert filled([500, 2000, 500, 500, 500], 2048, lambda tokens: 100 + tokens) == [[1], [0, 2, 3, 4]]
+    assert filled([500, 2000, 500, 500, 500], within(2048), lambda tokens: 100 + tokens) == [[1], [0, 2, 3, 4]]
 
 
 def test_cases_keep_apart_where_a_micro_batch_costs_nothing() -> None:
-    assert filled([100, 300, 200], 2048, lambda tokens: tokens) == [[1], [2], [0]]
+    assert filled([100, 300, 200], within(2048), lambda tokens: tokens) == [[1], [2], [0]]
 
 
 def test_a_case_over_the_limit_stays_alone() -> None:
-    assert filled([30, 10, 10], 20, lambda tokens: 1 + tokens) == [[0], [1, 2]]
+    assert filled([30, 10, 10], within(20), lambda tokens: 1 + tokens) == [[0], [1, 2]]
 
 
 def test_in_turn_takes_the_cases_as_they_come() -> None:
