@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from medexp.units import GIB
+from medexp.whole import write_json
 
 RAM_SHARED_BY = "MEDEXP_RAM_SHARED_BY"  # in the environment of a trial: how many run beside each other on this machine
 PRESETS_BY_VRAM = (  # card memory in GiB that a preset needs, largest first
@@ -66,9 +67,8 @@ def keep(gpu: Gpu, calibration: Calibration) -> Path:
     """Write down the calibration of `gpu`, for every later run on cards of its name; the file."""
     file = _calibration_file(gpu.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    half_done = file.with_suffix(".part")
-    half_done.write_text(json.dumps(asdict(calibration), indent=2) + "\n")
-    return half_done.replace(file)
+    write_json(file, asdict(calibration), indent=2)
+    return file
 
 
 def _calibration_file(name: str) -> Path:

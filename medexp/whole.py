@@ -1,11 +1,23 @@
-"""A folder written whole or not at all: filled beside its place and renamed."""
+"""A file or a folder written whole or not at all: filled beside its place and renamed."""
 
+import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def write_json(file: Path, value: object, indent: int | None = None) -> None:
+    """Write `value` as JSON so that a reader sees all of it or the file that was there before."""
+    half_done = file.with_name(f".{file.name}-{os.getpid()}-{threading.get_ident()}")
+    try:
+        half_done.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+        half_done.replace(file)
+    finally:
+        half_done.unlink(missing_ok=True)
 
 
 @contextmanager

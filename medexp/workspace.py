@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from medexp.config.schema import Resume, Tracking
 from medexp.errors import OutputError, TrialPruned
 from medexp.vram.terms import Levers
+from medexp.whole import write_json
 
 
 class Workspace:
@@ -36,7 +37,7 @@ class Workspace:
 
     def belongs_to(self, mlflow_run_id: str) -> None:
         """Remember the MLflow run, written whole or not at all."""
-        _write(self.folder / "run.json", {"mlflow_run_id": mlflow_run_id})
+        write_json(self.folder / "run.json", {"mlflow_run_id": mlflow_run_id})
 
     def settled(self) -> Levers | None:
         """The levers that this run was seen to fit with, once it was."""
@@ -45,7 +46,7 @@ class Workspace:
 
     def settle(self, levers: Levers) -> None:
         """Remember the levers, written whole or not at all."""
-        _write(self.folder / "levers.json", asdict(levers))
+        write_json(self.folder / "levers.json", asdict(levers))
 
     @property
     def checkpoints(self) -> Path:
@@ -131,12 +132,6 @@ def _try_lock(folder: Path) -> FileLock | None:
             f"{folder.parent} cannot be written ({error.strerror}); set tracking.root=FOLDER or MEDEXP_HOME"
         ) from error
     return lock
-
-
-def _write(file: Path, value: object) -> None:
-    half_done = file.with_name(file.name + ".part")
-    half_done.write_text(json.dumps(value))
-    half_done.replace(file)
 
 
 def _step_of(folder: Path) -> int:

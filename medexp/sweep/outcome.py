@@ -5,12 +5,12 @@ A trial's folder holds `trial.json` (which trial of which study it is: `Ticket`)
 """
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from medexp.whole import write_json
 
 
 class Ending(Enum):
@@ -56,7 +56,7 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Keep it as `folder`/outcome.json."""
-        write_whole(folder / "outcome.json", asdict(self) | {"ending": self.ending.value})
+        write_json(folder / "outcome.json", asdict(self) | {"ending": self.ending.value})
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Ticket:
     def write(self, folder: Path) -> None:
         """Keep it as `folder`/trial.json, for this user's eyes only: a storage may hold a password."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "trial.json", asdict(self))
+        write_json(folder / "trial.json", asdict(self))
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -89,18 +89,6 @@ def read_ticket(folder: Path) -> Ticket | None:
     """The ticket in `folder`, if it is a trial's."""
     found = read_whole(folder / "trial.json")
     return Ticket(**found) if found else None
-
-
-def write_whole(file: Path, value: object) -> None:
-    """Write `value` as JSON so that a reader sees all of it or the file that was there before."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as half_done:
-            json.dump(value, half_done)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def read_whole(file: Path) -> dict[str, Any] | None:

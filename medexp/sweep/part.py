@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import MedexpError, RunInterrupted, TrialPruned
-from medexp.sweep.outcome import Ending, Outcome, Ticket, read_ticket, write_whole
+from medexp.sweep.outcome import Ending, Outcome, Ticket, read_ticket
+from medexp.whole import write_json
 
 _PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Part:
     def stepped(self, step: int, steps: int) -> None:
         """Say how far training is."""
         with suppress(OSError):  # only the table would miss it
-            write_whole(self._folder / "progress.json", {"step": step, "steps": steps})
+            write_json(self._folder / "progress.json", {"step": step, "steps": steps})
 
     def report(self, step: int, loss: float) -> None:
         """Hand the held-out loss after `step` to the study.

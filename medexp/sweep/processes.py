@@ -18,7 +18,8 @@ from pathlib import Path
 from medexp.errors import MachineError
 from medexp.machine import RAM_SHARED_BY, Machine
 from medexp.sweep.alive import owner_of
-from medexp.sweep.outcome import Ending, Outcome, read_outcome, write_whole
+from medexp.sweep.outcome import Ending, Outcome, read_outcome
+from medexp.whole import write_json
 
 GRACE_S = 30.0  # between asking a trial to stop and stopping it
 _ENDINGS_BY_EXIT = {2: Ending.input, 3: Ending.vram, 4: Ending.diverged, 5: Ending.pruned, 130: Ending.stopped, 143: Ending.stopped}
@@ -88,7 +89,7 @@ class Processes:
             )  # fmt: skip
         with self._lock:
             self._running.add(process)
-        write_whole(folder / "process.json", owner_of(process.pid))
+        write_json(folder / "process.json", owner_of(process.pid))
         if self._stopping:
             _signal(process, signal.SIGINT)
         return process
