@@ -181,9 +181,7 @@ class Recorder:
                 "vram/peak_gib": gib(job.meter.peak_bytes()),
                 "vram/peak_allocated_gib": gib(job.meter.peak_allocated_bytes()),
             }
-            planned_s = job.plan.step_s if job.plan is not None and job.plan.is_timed else None
-            step_s = metrics["speed/step_s"]
-            guard.refuse_spill(job.meter, step_s, planned_s if step > 1 else None, machine.read().system)
+            guard.refuse_spill(job.meter, metrics["speed/step_s"], self._planned_s(step), machine.read().system)
         job.tracker.metrics(step, metrics | memory)
         if job.part:
             job.part.stepped(step, job.ready.steps)
@@ -193,6 +191,14 @@ class Recorder:
             job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
             if job.part:
                 job.part.report(step, loss)
+
+    def _planned_s(self, step: int) -> float | None:
+        """What `step` should take; None where the card's pace is not known, and for the first, in which kernels are compiled."""
+        run, plan = self._job.run, self._job.plan
+        if step == 1 or plan is None or not plan.is_timed:
+            return None
+        size = run.training.micro_batch * run.training.accumulation
+        return trainer.step_seconds(run, [len(row.input_ids) for row in self._job.ready.rows[(step - 1) * size : step * size]])
 
 
 def _run_name(run: RunConfig, invocation: Invocation, part: Part | None = None) -> str:

@@ -99,6 +99,13 @@ def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     return filled(lengths, may, short_micro_batch(run).seconds)
 
 
+def step_seconds(run: RunConfig, lengths: Sequence[int]) -> float:
+    """What a step with cases of these lengths should take on the card, by the planner's cost model; the plan's own figure is for
+    cases as long as the limit."""
+    padded = (len(cases) * max(lengths[case] for case in cases) for cases in micro_batches(run, lengths))
+    return sum(map(short_micro_batch(run).seconds, padded))
+
+
 def _cases_a_step(run: RunConfig) -> int:
     return run.training.micro_batch * run.training.accumulation
 

@@ -7,12 +7,13 @@ import torch
 from doors import Doors
 
 from medexp import machine, model, stack, trainer, weights
-from medexp.config.schema import Device
+from medexp.config.schema import Device, RunConfig
 from medexp.data import source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split
 from medexp.probe import largest_micro_batch
 from medexp.tuned import Tuned, vocabulary
+from medexp.vram import planner
 
 STEPS = [
     "training.plan=manual",
@@ -66,6 +67,14 @@ def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(s
     assert most <= 2 * full.run.training.max_seq_tokens
     probed = largest_micro_batch(full.run, full.ready.rows)
     assert len(probed) * max(len(row.input_ids) for row in probed) == most
+
+
+def test_full_cases_take_as_long_as_planned_and_short_ones_less(resolved: Callable[..., RunConfig]) -> None:
+    run = resolved("hardware=rtx4050_6gb", "training.plan=manual", "hardware.offload_layers=20", "hardware.offload_embedding=true")
+    plan = planner.choose(run)[0]
+    planner.apply(run, plan)
+    assert trainer.step_seconds(run, [run.training.max_seq_tokens] * 8) == pytest.approx(plan.step_s, rel=0.05)
+    assert trainer.step_seconds(run, [256] * 8) < plan.step_s / 4
 
 
 def test_a_second_card_is_left_alone(steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch) -> None:

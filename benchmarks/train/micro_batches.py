@@ -17,9 +17,8 @@ from medexp.command import conf_dir, register
 from medexp.config.rules import resolve
 from medexp.config.schema import BatchBy, RunConfig
 from medexp.machine import read
-from medexp.trainer import micro_batches
+from medexp.trainer import micro_batches, step_seconds
 from medexp.vram import planner
-from medexp.vram.cost import short_micro_batch
 
 STEPS, CASES = 60, 8
 LENGTHS = Path(__file__).resolve().parent / "lengths.json"
@@ -51,11 +50,10 @@ def composed(hardware: str, overrides: list[str]) -> RunConfig:
 
 def row(run: RunConfig, steps: list[list[int]]) -> str:
     """The figures of `run`, in Markdown."""
-    time = short_micro_batch(run)
     padded = [len(cases) * max(step[case] for case in cases) for step in steps for cases in micro_batches(run, step)]
     plan = f"{run.training.micro_batch} x {run.training.accumulation}"
     more = sum(padded) / sum(map(sum, steps)) - 1
-    seconds = sum(map(time.seconds, padded))
+    seconds = sum(step_seconds(run, step) for step in steps)
     return f"| {run.hardware.name} | {plan} | {run.training.batch_by.value} | {len(padded)} | +{more:.1%} | {seconds:,.0f} |"
 
 
