@@ -115,8 +115,9 @@ def _trainer_class(tuned: Tuned) -> Any:
 
     class Stepping(tuned.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            loss = 0.0
-            for cases, longest in inputs[MICRO_BATCHES]:
+            loss, together = 0.0, inputs[MICRO_BATCHES]
+            self.current_gradient_accumulation_steps = len(together)  # divides means, where a loss is no sum over tokens
+            for cases, longest in together:
                 part = {name: inputs[name][cases, :longest] for name in ROWS}
                 loss = loss + super().training_step(model, part, num_items_in_batch)
             return loss
