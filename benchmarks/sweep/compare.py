@@ -3,7 +3,8 @@
     python benchmarks/sweep/compare.py RECORDING.json --peer /tmp/peer/bin/python --seeds 20 --out results.json
 
 Every contestant draws rank (log), learning rate (log) and length, and gets `--trials` starts. medexp plans first: what does not fit
-costs no start. For the others it costs one, as out of memory does.
+costs no start. For the others it costs one, as out of memory does. A contestant stops at the target; `--out` keeps its rows beside
+those that an earlier command left there.
 """
 
 import argparse
@@ -51,17 +52,18 @@ def asked(sampler: str, seed: int, trials: int) -> object:
 def paid(
     surrogate: Surrogate, sampler: str, seed: int, trials: int, plans: bool, tells: bool, folder: Path
 ) -> tuple[list[float], int]:
-    """Losses of the trials that were started, in order (infinite where one ran out of memory), and proposals refused before.
+    """Losses of the trials that were started, until the target is reached (infinite where one ran out of memory), and proposals
+    refused before.
 
     `plans`: what does not fit is refused before it starts, and the run as configured comes first. `tells`: the sampler hears of
     violations.
     """
     study = open_study("s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(surrogate), asked(sampler, seed, trials))
     losses: list[float] = []
-    refused = 0
+    refused, target = 0, surrogate.target()
     if plans:
         study.enqueue(START | {"lr": min(max(START["lr"], surrogate.axes[1][0]), surrogate.axes[1][-1])})
-    while len(losses) < trials:
+    while len(losses) < trials and not is_there(losses, target):
         trial = study.ask()
         point = trial.params
         fits = surrogate.fits(point["r"], point["seq"])
@@ -98,12 +100,18 @@ def of_the_peer(
         f"hydra.sweeper.sampler.seed={seed}",
         f"hydra.sweep.dir={folder}/peer-{seed}",
     ]
-    env = os.environ | {"PEER_SURROGATE": str(recording), "PEER_LOG": str(log)}
+    target = surrogate.target()
+    env = os.environ | {"PEER_SURROGATE": str(recording), "PEER_LOG": str(log), "PEER_TARGET": str(target)}
     done = subprocess.run([python, str(HERE / "peer.py"), "-m", *words], env=env, capture_output=True, text=True, check=False)
     losses = [float(line) for line in log.read_text().split()] if log.exists() else []
-    if len(losses) != trials:
+    if len(losses) != trials and not is_there(losses, target):
         raise RuntimeError(f"the peer made {len(losses)} of {trials} trials:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     return losses, 0
+
+
+def is_there(losses: list[float], target: float) -> bool:
+    """Did the last trial reach the target? Nothing after it is counted, so nothing after it is run."""
+    return bool(losses) and losses[-1] <= target
 
 
 def until(losses: list[float], target: float) -> int:
@@ -117,11 +125,14 @@ def main() -> None:
     parser.add_argument("recording", type=Path)
     parser.add_argument("--peer", help="python of the peer's environment")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0, help="what is tuned is tuned on other seeds than those reported")
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--sampler", nargs="*", default=["tpe"], help="medexp's samplers to run")
+    parser.add_argument("--sampler", nargs="*", default=["gp", "tpe"], help="medexp's samplers to run")
+    parser.add_argument("--bend", type=float, default=0.0, help="as surrogate.py says; not for the peer of another environment")
+    parser.add_argument("--only", nargs="*", default=[""], help="contestants whose name holds one of these words")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    surrogate = Surrogate(args.recording)
+    surrogate = Surrogate(args.recording, args.bend)
     target = surrogate.target()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -130,31 +141,42 @@ def main() -> None:
             return lambda seed: paid(surrogate, sampler, seed, args.trials, plans, tells, folder)
 
         contestants = {f"medexp, {sampler}": ours(sampler, True, True) for sampler in args.sampler}
+        contestants["constrained GP without the plan"] = ours("gp", False, True)
         contestants["constrained TPE without the plan"] = ours("tpe", False, True)
         contestants["random search"] = ours("random", False, False)
-        if args.peer:
+        if args.peer and not args.bend:
             contestants["hydra-optuna-sweeper 1.3.0, optuna 2.10"] = lambda seed: of_the_peer(
                 args.peer, args.recording.absolute(), surrogate, seed, args.trials, folder
             )
-        rows = {name: _row([run(seed) for seed in range(args.seeds)], target) for name, run in contestants.items()}
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
+        asked_for = {name: run for name, run in contestants.items() if any(word in name for word in args.only)}
+        rows = {name: _row([run(seed) for seed in seeds], target) for name, run in asked_for.items()}
     result = {
         "recording": args.recording.name,
+        "bend": args.bend,
+        "first_seed": args.first_seed,
         "seeds": args.seeds,
         "trials": args.trials,
         "best": surrogate.best(),
         "target": target,
-        "rows": rows,
     }
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        _keep(args.out, result, rows)
     print(f"best feasible {surrogate.best():.4f}, target {target:.4f}, untuned {surrogate.untuned:.4f}, {args.seeds} seeds")
     for name, row in rows.items():
         print(f"{name:42} median {row['median']:5.1f}  mean {row['mean']:5.1f}  worst {row['worst']:3}  missed {row['missed']:2}  "
               f"out of memory {row['out_of_memory']:.1f}  refused {row['refused']:.1f}")  # fmt: skip
 
 
-def _row(runs: list[tuple[list[float], int]], target: float) -> dict[str, float]:
+def _keep(file: Path, result: dict[str, object], rows: dict[str, dict[str, object]]) -> None:
+    """Write the rows beside those of the same comparison that are there."""
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    kept = earlier.pop("rows", {}) if all(earlier.get(name) == value for name, value in result.items()) else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result | {"rows": kept | rows}, indent=1) + "\n")
+
+
+def _row(runs: list[tuple[list[float], int]], target: float) -> dict[str, object]:
     counts = [until(losses, target) for losses, _ in runs]
     return {
         "median": statistics.median(counts),

@@ -18,12 +18,14 @@ ConfigStore.instance().store(name="peer", node={"r": 16, "lr": 5e-4, "seq": 2048
 
 @hydra.main(version_base="1.3", config_path=None, config_name="peer")
 def run(cfg):
-    """The loss of one trial, appended to PEER_LOG whatever it is."""
+    """The loss of one trial, appended to PEER_LOG whatever it is. The one that reaches PEER_TARGET is the last."""
     surrogate = Surrogate(os.environ["PEER_SURROGATE"])
     fits = surrogate.fits(cfg.r, cfg.seq)
     loss = surrogate.loss(cfg.r, cfg.lr, cfg.seq) if fits else float("inf")
     with Path(os.environ["PEER_LOG"]).open("a") as log:
         log.write(f"{loss}\n")
+    if loss <= float(os.environ["PEER_TARGET"]):
+        os._exit(0)
     if not fits:
         raise RuntimeError("out of memory")
     return loss
