@@ -2,6 +2,8 @@
 
 What cannot fit then leaves no trace, and the same point is proposed again and again. Here the processes of the limits learn from
 refused proposals, that of the objective from what was pruned or failed, and no point is proposed twice.
+
+Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
 
 import math
