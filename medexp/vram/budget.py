@@ -4,7 +4,7 @@ What is held for the whole run is exact (within 0.5 MiB of what torch allocates,
 step adds.
 """
 
-from dataclasses import replace
+from functools import cache
 
 from medexp.config.schema import Device, Engine, Family, Optimizer, Quantisation, RunConfig
 from medexp.units import MIB
@@ -36,7 +36,7 @@ def budget(run: RunConfig, levers: Levers) -> Budget:
     """What `run` takes with `levers`; micro-batch and accumulation of `run` itself are not looked at."""
     terms = [*_weights(run, levers), *_adapter(run, levers), *step_terms(run, levers), *_evaluation(run)]
     if run.hardware.device is Device.cpu:
-        terms = [replace(term, place=Place.host) for term in terms]
+        terms = [term._replace(place=Place.host) for term in terms]
     return Budget(levers, tuple(term for term in terms if term.num_bytes > 0), _link_bytes(run, levers))
 
 
@@ -45,12 +45,21 @@ def layer_bytes(run: RunConfig) -> tuple[int, int]:
 
     Source: bitsandbytes' NF4 with double quantisation, a byte for two weights, a byte for 64, four bytes for 16,384.
     """
-    shape, held = run.model.shape, _exactly if run.hardware.device is Device.cpu else rounded
-    sizes = [inputs * outputs for inputs, outputs in linear_sizes(shape).values()]
-    kv = shape.kv_heads * shape.head_dim
-    norms = 2 * held(2 * shape.hidden)
-    biases = held(2 * shape.heads * shape.head_dim) + 2 * held(2 * kv) if shape.family is Family.qwen2 else 0
-    if run.model.quantisation is Quantisation.none:
+    shape = run.model.shape
+    sizes = tuple(linear_sizes(shape).values())
+    return _layer_bytes(sizes, shape.family is Family.qwen2, run.model.quantisation, run.hardware.device is Device.cpu)
+
+
+@cache
+def _layer_bytes(
+    projections: tuple[tuple[int, int], ...], has_biases: bool, quantisation: Quantisation, on_cpu: bool
+) -> tuple[int, int]:
+    held = _exactly if on_cpu else rounded
+    (hidden, query), (_, kv), *_ = projections
+    sizes = [inputs * outputs for inputs, outputs in projections]
+    norms = 2 * held(2 * hidden)
+    biases = held(2 * query) + 2 * held(2 * kv) if has_biases else 0
+    if quantisation is Quantisation.none:
         return sum(held(2 * size) for size in sizes) + norms + biases, 0
     weights = sum(held(size // 2) for size in sizes)
     scales = [size // NF4_BLOCK for size in sizes]

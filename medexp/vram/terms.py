@@ -1,8 +1,11 @@
 """The words of a memory budget: what takes bytes, where, when; the levers that trade them; shape arithmetic."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
+from types import MappingProxyType
+from typing import NamedTuple
 
 from medexp.config.schema import ModelShape, RunConfig
 
@@ -14,6 +17,7 @@ class Place(Enum):
 
     gpu = "GPU"
     host = "host"
+    __hash__ = object.__hash__  # Enum's own is a tenth of a search for a plan
 
 
 class Phase(Enum):
@@ -23,6 +27,7 @@ class Phase(Enum):
     training = "training step"
     evaluation = "evaluation"
     answering = "answering"
+    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,7 @@ class Levers:
         return max(0, self.kept_layers - 1) if self.kept_on_host else 0
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One thing that takes memory: how many bytes, where, when, and how that is known."""
 
     name: str
@@ -72,8 +76,9 @@ class Budget:
     @cached_property
     def _on_card(self) -> dict[Phase, int]:
         held = dict.fromkeys(Phase, 0)
-        for term in self.terms:
-            held[term.phase] += term.num_bytes if term.place is Place.gpu else 0
+        for _, num_bytes, place, phase, _ in self.terms:
+            if place is Place.gpu:
+                held[phase] += num_bytes
         return held
 
     def gpu_bytes(self, phase: Phase) -> int:
@@ -100,18 +105,24 @@ class Budget:
         return max((term for term in self.terms if term.place is Place.gpu), key=lambda term: term.num_bytes)
 
 
-def linear_sizes(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """(in, out) of every projection of a decoder layer."""
-    query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return {
-        "q_proj": (shape.hidden, query),
-        "k_proj": (shape.hidden, kv),
-        "v_proj": (shape.hidden, kv),
-        "o_proj": (query, shape.hidden),
-        "gate_proj": (shape.hidden, shape.ffn),
-        "up_proj": (shape.hidden, shape.ffn),
-        "down_proj": (shape.ffn, shape.hidden),
-    }
+def linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
+    """(in, out) of every projection of a decoder layer, the query's first, then the key's."""
+    return _linear_sizes(shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn)
+
+
+@cache
+def _linear_sizes(hidden: int, query: int, kv: int, ffn: int) -> Mapping[str, tuple[int, int]]:
+    return MappingProxyType(
+        {
+            "q_proj": (hidden, query),
+            "k_proj": (hidden, kv),
+            "v_proj": (hidden, kv),
+            "o_proj": (query, hidden),
+            "gate_proj": (hidden, ffn),
+            "up_proj": (hidden, ffn),
+            "down_proj": (ffn, hidden),
+        }
+    )
 
 
 def layer_parameters(shape: ModelShape) -> int:
