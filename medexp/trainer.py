@@ -91,9 +91,8 @@ def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     if training.batch_by is BatchBy.cases:
         return in_turn(len(lengths), training.micro_batch)
 
-    def may(
-        cases: int, longest: int
-    ) -> bool:  # attention takes a block more a case: many short ones must not take more than planned
+    def may(cases: int, longest: int) -> bool:
+        """Attention pads every case by a block: many short ones must not take more than was planned."""
         return cases * (longest + PADDED_TOKENS) <= training.micro_batch * (training.max_seq_tokens + PADDED_TOKENS)
 
     return filled(lengths, may, short_micro_batch(run).seconds)
