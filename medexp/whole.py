@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_json(file: Path, value: object, indent: int | None = None) -> None:
-    """Write `value` as JSON so that a reader sees all of it or the file that was there before."""
+def write_json(file: Path, value: object, indent: int | None = None, private: bool = False) -> None:
+    """Write `value` as JSON so that a reader sees all of it or the file that was there before; `private`: for this user alone."""
     half_done = file.with_name(f".{file.name}-{os.getpid()}-{threading.get_ident()}")
     try:
+        half_done.touch(0o600 if private else 0o666)
         half_done.write_text(json.dumps(value, indent=indent), encoding="utf-8")
         half_done.replace(file)
     finally:

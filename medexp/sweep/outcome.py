@@ -56,7 +56,7 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Keep it as `folder`/outcome.json."""
-        write_json(folder / "outcome.json", asdict(self) | {"ending": self.ending.value})
+        write_json(folder / "outcome.json", asdict(self) | {"ending": self.ending.value}, private=True)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Ticket:
     def write(self, folder: Path) -> None:
         """Keep it as `folder`/trial.json, for this user's eyes only: a storage may hold a password."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "trial.json", asdict(self))
+        write_json(folder / "trial.json", asdict(self), private=True)
 
 
 def read_outcome(folder: Path) -> Outcome | None:

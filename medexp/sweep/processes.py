@@ -89,7 +89,7 @@ class Processes:
             )  # fmt: skip
         with self._lock:
             self._running.add(process)
-        write_json(folder / "process.json", owner_of(process.pid))
+        write_json(folder / "process.json", owner_of(process.pid), private=True)
         if self._stopping:
             _signal(process, signal.SIGINT)
         return process

@@ -11,7 +11,7 @@ import pytest
 from medexp.errors import MachineError
 from medexp.machine import Gpu, Machine
 from medexp.sweep import processes
-from medexp.sweep.outcome import Ending, Outcome, read_outcome
+from medexp.sweep.outcome import Ending, Outcome, Ticket, read_outcome, read_ticket
 from medexp.sweep.processes import Processes, slots
 from medexp.units import GIB
 
@@ -58,6 +58,17 @@ def test_an_outcome_that_was_left_is_believed_whatever_came_after(tmp_path):
 def test_an_outcome_of_an_earlier_attempt_is_not(tmp_path):
     Outcome(Ending.done).write(tmp_path)
     assert run("import os; os.abort()", tmp_path).ending is Ending.crashed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such modes")
+def test_what_may_hold_a_password_is_for_this_user_alone(tmp_path):
+    ticket = Ticket("s", "postgresql://me:secret@host/db", 0, 0, "s/0", None, False, {})
+    ticket.write(tmp_path)
+    Outcome(Ending.crashed, "postgresql://me:secret@host/db did not answer").write(tmp_path)
+    assert read_ticket(tmp_path) == ticket
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == dict.fromkeys(
+        ("trial.json", "outcome.json"), "0o600"
+    )
 
 
 def test_half_an_outcome_is_none(tmp_path):
