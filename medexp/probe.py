@@ -159,7 +159,7 @@ def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
 
 def largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
     """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding counted."""
-    size = run.training.micro_batch * run.training.accumulation
+    size = run.training.cases_a_step
     steps = (rows[start : start + size] for start in range(0, len(rows), size))
     together = ([step[case] for case in cases] for step in steps for cases in trainer.micro_batches(run, [*map(_tokens, step)]))
     return max(together, key=_padded_tokens)

@@ -60,7 +60,7 @@ def fit(
     is not finite.
     """
     bridge = _bridge(tuned, watchers)
-    steps = len(rows) // _cases_a_step(run)
+    steps = len(rows) // run.training.cases_a_step
     with quietly():
         trainer = _trainer_class(tuned)(
             model=tuned.network,
@@ -101,12 +101,8 @@ def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
 def step_seconds(run: RunConfig, lengths: Sequence[int]) -> float:
     """What a step with cases of these lengths should take on the card, by the planner's cost model; the plan's own figure is for
     cases as long as the limit."""
-    padded = (len(cases) * max(lengths[case] for case in cases) for cases in micro_batches(run, lengths))
-    return sum(map(short_micro_batch(run).seconds, padded))
-
-
-def _cases_a_step(run: RunConfig) -> int:
-    return run.training.micro_batch * run.training.accumulation
+    one = short_micro_batch(run)
+    return sum(one.seconds(len(cases) * max(lengths[case] for case in cases)) for cases in micro_batches(run, lengths))
 
 
 def _trainer_class(tuned: Tuned) -> Any:
@@ -128,7 +124,7 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
     training, on_cpu = run.training, run.hardware.device is Device.cpu
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
-        "per_device_train_batch_size": _cases_a_step(run),  # cut into micro-batches by the trainer class
+        "per_device_train_batch_size": training.cases_a_step,  # cut into micro-batches by the trainer class
         "max_steps": steps,
         "learning_rate": training.learning_rate,
         "warmup_steps": training.warmup_steps,

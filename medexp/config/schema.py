@@ -260,6 +260,11 @@ class Training(Group):
     save_steps: int = number(1)
     resume: Resume = MISSING
 
+    @property
+    def cases_a_step(self) -> int:
+        """The effective batch."""
+        return self.micro_batch * self.accumulation
+
 
 @dataclass
 class BenchmarkFiles(Group):

@@ -39,10 +39,9 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     held_out = encode_all(run.prompt, sides.held_out, vocabulary, evaluation.max_seq_tokens, dataset.overlong, LossOn.completion)
     _refuse_empty(held_out, dataset.overlong, "held-out", "evaluation.max_seq_tokens", evaluation.max_seq_tokens)
     sizes, weights = [len(each.encoded) for each in by_share], [share.weight for share in shares]
-    cases_a_step = training.micro_batch * training.accumulation
-    steps = training.max_steps or steps_for(training.epochs or 1, cases_an_epoch(sizes, weights), cases_a_step)
+    steps = training.max_steps or steps_for(training.epochs or 1, cases_an_epoch(sizes, weights), training.cases_a_step)
     lengths = [len(each.input_ids) for each in train.encoded] if training.group_by_length else None
-    order = mixed_order(sizes, weights, steps * cases_a_step, training.seed, lengths, training.micro_batch)
+    order = mixed_order(sizes, weights, steps * training.cases_a_step, training.seed, lengths, training.micro_batch)
     drawn = _drawn(shares, sizes, order, steps)
     asked = spread(held_out.cases, evaluation.answers)
     prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary) for case in asked]

@@ -93,8 +93,7 @@ def _settings(run: RunConfig) -> Iterator[tuple[str, str]]:
     lora, training = run.lora, run.training
     yield "adapter", _adapter(lora)
     length = f"{training.max_steps} steps" if training.max_steps is not None else f"{training.epochs:g} epochs"
-    batch = training.micro_batch * training.accumulation
-    yield "length", f"{length} of {batch} cases, at most {training.max_seq_tokens} tokens each"
+    yield "length", f"{length} of {training.cases_a_step} cases, at most {training.max_seq_tokens} tokens each"
     schedule = f"{training.schedule.value} with {training.warmup_steps} warm-up steps"
     yield "optimizer", f"{training.optimizer.value}, learning rate {training.learning_rate:g}, {schedule}"
     yield "loss on", training.loss_on.value

@@ -31,13 +31,14 @@ class ThoroughGPSampler(GPSampler):
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """The next point; empty where it is to be drawn at random."""
-        self._tried = [each for each in study.get_trials(deepcopy=False) if each.state.is_finished() and _has(each, search_space)]
+        trials = study.get_trials(deepcopy=False)
+        self._tried = [each for each in trials if each.state.is_finished() and _has(each, search_space)]
         self._refused = [each for each in self._tried if each.state == TrialState.PRUNED and _is_over(each)]
         valued = _valued(self._tried, study.directions)
         typical = _typical([*self._refused, *(each for each, _ in valued)])
         self._limits = list(typical)
         finished = [_finished(each, values, typical) for each, values in valued]
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = [each for each in trials if each.state == TrialState.RUNNING]
         shown: Any = _Shown(study, [*finished, *running])
         return super().sample_relative(shown, trial, search_space)
 

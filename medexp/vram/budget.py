@@ -157,9 +157,13 @@ def _answering(run: RunConfig, tokens: int) -> list[Term]:
 def _link_bytes(run: RunConfig, levers: Levers) -> int:
     """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch, hidden states and the activations
     of kept layers out and back, a paged optimizer's state in and out."""
-    layer, _ = layer_bytes(run)
     tokens = levers.micro_batch * run.training.max_seq_tokens
-    streamed = max(0, 2 * levers.streamed_layers - 2) * layer
     hidden = 2 * hidden_state_bytes(run.model.shape, tokens) if is_offloaded(run) else 0
     paged = 2 * _optimizer_bytes(run) if levers.paged else 0
+    streamed = streamed_link_bytes(run, levers.streamed_layers)
     return levers.accumulation * (streamed + hidden + 2 * waiting_bytes(run, levers)) + paged
+
+
+def streamed_link_bytes(run: RunConfig, streamed_layers: int) -> int:
+    """Bytes of streamed layers over the host link in one micro-batch, there for each pass; the last one is there already."""
+    return max(0, 2 * streamed_layers - 2) * layer_bytes(run)[0]

@@ -13,7 +13,7 @@ from medexp.vram.terms import Levers
 
 def candidates(run: RunConfig, last_resorts: bool) -> Iterator[Levers]:
     """All levers worth looking at."""
-    effective = _effective_batch(run)
+    effective = run.training.cases_a_step
     choices = product(_sizes(run), _embeddings(run), _variants(run, last_resorts), _streamable(run))
     for size, on_host, (compiled, tiled, paged), streamed in choices:
         plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
@@ -27,7 +27,7 @@ def thrifty(run: RunConfig) -> Iterator[Levers]:
     streamed = min(max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0))
     for compiled, tiled, paged in _variants(run, last_resorts=True):
         yield from _with_kept(
-            run, Levers(size, _effective_batch(run) // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
+            run, Levers(size, run.training.cases_a_step // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
         )
 
 
@@ -36,13 +36,9 @@ def is_by_hand(run: RunConfig) -> bool:
     return run.training.plan is Planning.manual
 
 
-def _effective_batch(run: RunConfig) -> int:
-    return run.training.micro_batch * run.training.accumulation
-
-
 def _sizes(run: RunConfig) -> list[int]:
     """Micro-batches that divide the effective batch, the smallest first."""
-    effective = _effective_batch(run)
+    effective = run.training.cases_a_step
     return [run.training.micro_batch] if is_by_hand(run) else [size for size in range(1, effective + 1) if effective % size == 0]
 
 

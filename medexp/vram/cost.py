@@ -7,7 +7,7 @@ published in its preset or measured by `medexp.calibrate`.
 from dataclasses import dataclass, replace
 
 from medexp.config.schema import ModelShape, RunConfig
-from medexp.vram.budget import budget, layer_bytes
+from medexp.vram.budget import budget, streamed_link_bytes
 from medexp.vram.terms import Budget, Levers, layer_parameters
 
 # Bytes moved a token and layer beside the matrix products (norms, rotation, activations, adapters), in 16-bit passes over
@@ -80,8 +80,7 @@ def short_micro_batch(run: RunConfig) -> MicroBatch:
     streamed, kept = (each if isinstance(each, int) else 0 for each in (hardware.offload_layers, hardware.checkpoint_skip_layers))
     levers = Levers(1, 1, streamed, kept_layers=kept, compiled=hardware.compile_layers is True, tiled_mlp=hardware.tile_mlp is True)
     whole = on_card(run, levers)
-    layer, _ = layer_bytes(run)
-    streamed_s = 2 * streamed * layer / (_rates(run)[2] * 1e9)
+    streamed_s = streamed_link_bytes(run, streamed) / (_rates(run)[2] * 1e9)
     return replace(whole, least_s=max(whole.least_s, streamed_s))
 
 
