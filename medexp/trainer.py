@@ -125,6 +125,7 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
         "per_device_train_batch_size": training.cases_a_step,  # cut into micro-batches by the trainer class
+        "gradient_accumulation_steps": 1,  # Unsloth's own default is 2
         "max_steps": steps,
         "learning_rate": training.learning_rate,
         "warmup_steps": training.warmup_steps,

@@ -1,7 +1,9 @@
-"""Write cases of random letters: rendered with prompt=clinical and a byte-level tokenizer, each is exactly so many tokens long.
+"""Write cases of random letters: rendered with a prompt and a byte-level tokenizer, each is exactly so many tokens long.
 
 python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl                             # every sequence full
-python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json --cases 50 --out /tmp/real.jsonl   # as long as real ones
+python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json --prompt r1_reasoning --cases 50 --out /tmp/real.jsonl
+
+The second's are as long as real ones; for those, prompt=clinical is too long in bytes.
 """
 
 import argparse
@@ -25,12 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--lengths", type=Path, help="a JSON list of tokens a case to draw from, in place of --tokens")
+    parser.add_argument("--prompt", default="clinical", help="the prompt that they will be rendered with")
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        prompt = Prompt(**compose("train", ["prompt=clinical"]).prompt)
+        prompt = Prompt(**compose("train", [f"prompt={args.prompt}"]).prompt)
     chance = random.Random(0)
     lengths = json.loads(args.lengths.read_text())["tokens"] if args.lengths else [args.tokens]
     rows = [case_of(prompt, number, chance.choice(lengths), chance) for number in range(args.cases)]
@@ -46,6 +49,8 @@ def case_of(prompt: Prompt, number: int, tokens: int, chance: random.Random) -> 
     question, answer = f"{number:05d}" + letters(min(200, tokens // 20)), letters(min(400, tokens // 10))
     text = render(prompt, Case(question, "", answer))
     missing = tokens - ENDS - len(text.prompt.encode()) - len(text.completion.encode())
+    if missing < 1:
+        raise SystemExit(f"the prompt leaves no room for reasoning in {tokens} tokens; choose a shorter --prompt")
     return {"Question": question, "Complex_CoT": letters(missing), "Response": answer}
 
 

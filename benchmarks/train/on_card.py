@@ -10,6 +10,7 @@ which compile for every new size, are not timed.
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import statistics
@@ -38,7 +39,7 @@ BARE_SETTINGS = {  # as medexp sets them
 def overrides(args: argparse.Namespace, work: Path) -> list[str]:
     """The seed's recipe on the full-length cases; loss on every token, as the peer has it."""
     where = [f"model.path={args.model}", "dataset=local", f"dataset.path={cases_file(args, work)}", "dataset.held_out=2"]
-    what = ["prompt=clinical", "training.loss_on=all", f"training.max_steps={args.steps}", "training.resume=never"]
+    what = [f"prompt={prompt(args)}", "training.loss_on=all", f"training.max_steps={args.steps}", "training.resume=never"]
     only_training = [
         "evaluation.answers=0",
         "evaluation.max_seq_tokens=2048",
@@ -47,6 +48,11 @@ def overrides(args: argparse.Namespace, work: Path) -> list[str]:
     ]
     quiet = ["tracking.system_metrics=false", "tracking.log_adapter=false"]
     return ["hardware=rtx4050_6gb", f"hardware.vram_ceiling_gib={CAP_GIB}", *where, *what, *only_training, *quiet]
+
+
+def prompt(args: argparse.Namespace) -> str:
+    """What the cases are rendered with; a byte is a token here, so the seed's prompt is too long for cases as long as real ones."""
+    return "r1_reasoning" if args.ragged else "clinical"
 
 
 def cases_file(args: argparse.Namespace, work: Path) -> Path:
@@ -81,10 +87,11 @@ def bare_words(params: dict) -> list[str]:
     return [*words, "--keep", params["hardware.checkpoint_skip_layers"]]
 
 
-def calibrated(args: argparse.Namespace) -> list[str]:
-    """This card's figures as overrides, measured now; a card that stands in for a smaller one is planned by its own speed."""
+@functools.cache
+def calibrated(log: Path) -> list[str]:
+    """This card's figures as overrides, measured once; a card that stands in for a smaller one is planned by its own speed."""
     command = [sys.executable, "-m", "medexp.calibrate", "model=deepseek_r1_distill_llama_8b"]
-    _, output = run(command, args.out / "calibrate.log")
+    _, output = run(command, log)
     return [word for word in output.split() if word.startswith("hardware.") and "=" in word and not word.startswith("hardware=")]
 
 
@@ -92,8 +99,8 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
     """One run of medexp, its figures read back from MLflow."""
     from mlflow import MlflowClient
 
-    root = work / log_file(args, name).stem
-    command = [sys.executable, "-m", "medexp.train", *overrides(args, work), *words, f"tracking.root={root}"]
+    root, card = work / log_file(args, name).stem, calibrated(args.out / "calibrate.log")
+    command = [sys.executable, "-m", "medexp.train", *overrides(args, work), *card, *words, f"tracking.root={root}"]
     status, output = run(command, log_file(args, name))
     if status:
         return {"ok": False, "error": output[-300:]}
@@ -108,6 +115,7 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
         "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
         "planned_gib": history["vram/planned_bytes"][-1] / 2**30,
         "params": {name: kept.data.params[param] for name, param in LEVER_PARAMS.items()},
+        "card": card,
     }
 
 
@@ -120,19 +128,20 @@ def make_rows(args: argparse.Namespace, work: Path) -> None:
     """Write the cases, and the token rows that medexp makes of them."""
     target = cases_file(args, work)
     lengths = ["--lengths", str(HERE / "lengths.json")] if args.ragged else []
-    cases = [sys.executable, str(HERE / "cases.py"), "--cases", str(8 * args.steps + 2), "--out", str(target), *lengths]
-    run(cases, args.out / "cases.log")
+    cases = [sys.executable, str(HERE / "cases.py"), "--cases", str(8 * args.steps + 2), "--out", str(target)]
+    failed, _ = run([*cases, "--prompt", prompt(args), *lengths], args.out / "cases.log")
     rows = [sys.executable, str(HERE / "rows.py"), "--tokenizer", args.model, "--out", str(target.with_suffix(".json"))]
-    run([*rows, *overrides(args, work)], args.out / "rows.log")
+    failed = failed or run([*rows, *overrides(args, work)], args.out / "rows.log")[0]
+    if failed:
+        raise SystemExit(f"no rows to train on; see {args.out}/cases.log and rows.log")
 
 
 def contestant(args: argparse.Namespace, work: Path, name: str, results: dict[str, dict]) -> dict:
     """The run of this name; `results` are those before it."""
     if name == OWN:
-        card = calibrated(args)
-        return medexp(args, work, name, card) | {"card": card}
+        return medexp(args, work, name, [])
     if name == OWN_BY_CASES:
-        return medexp(args, work, name, [*results[OWN]["card"], "training.batch_by=cases"])
+        return medexp(args, work, name, ["training.batch_by=cases"])
     if name == BARE:
         return peer(args, work, name, bare_words(results[OWN]["params"]), **BARE_SETTINGS)
     if name == AUTO_PADDED:
@@ -166,6 +175,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warm", type=int, default=1, help="steps that are not timed")
     parser.add_argument("--ragged", action="store_true", help="cases as long as real ones instead of full sequences")
+    parser.add_argument("--only", nargs="+", choices=dict.fromkeys((*ORDER, *RAGGED_ORDER)), help="these runs, in this order")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     work = Path("/tmp/medexp-benchmark") / args.out.name
@@ -173,7 +183,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]))
     make_rows(args, work)
     results: dict[str, dict] = {}
-    for name in RAGGED_ORDER if args.ragged else ORDER:
+    for name in args.only or (RAGGED_ORDER if args.ragged else ORDER):
         results[name] = contestant(args, work, name, results)
         (args.out / "results.json").write_text(json.dumps(results, indent=1))  # a call that ends early keeps what there is
     report = f"{datetime.date.today()}, {gpu_name()}, {args.steps} steps\n\n{table(results)}\n"
