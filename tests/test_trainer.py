@@ -84,3 +84,26 @@ def test_a_second_card_is_left_alone(steps: Callable[..., Steps], monkeypatch: p
     arguments = trainer._arguments(made.run, made.tuned, 1, None)
     assert arguments.n_gpu == 1
     assert arguments.train_batch_size == made.run.training.micro_batch * made.run.training.accumulation
+
+
+UNSLOTHS_DEFAULTS = {  # of its SFTConfig, unsloth/models/rl.py
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "weight_decay": 0.001,
+    "seed": 3407,
+    "optim": "adamw_8bit",
+    "learning_rate": 5e-5,
+    "warmup_steps": 0.1,
+    "logging_steps": 1,
+}
+
+
+def test_other_defaults_of_the_trainers_settings_change_no_step(
+    steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = steps("training.max_steps=1")
+    plain, config = trainer._arguments(made.run, made.tuned, 1, None), made.tuned.stack.trl.SFTConfig
+    monkeypatch.setattr(made.tuned.stack.trl, "SFTConfig", lambda **options: config(**UNSLOTHS_DEFAULTS | options))
+    arguments = trainer._arguments(made.run, made.tuned, 1, None)
+    assert {key: getattr(arguments, key) for key in UNSLOTHS_DEFAULTS} == {key: getattr(plain, key) for key in UNSLOTHS_DEFAULTS}
+    assert arguments.train_batch_size * arguments.gradient_accumulation_steps == made.run.training.cases_a_step
