@@ -51,10 +51,11 @@ def train(args: argparse.Namespace, result: dict) -> None:
     )  # fmt: skip
     rows = json.loads(args.rows.read_text())
     lengths = [len(row["input_ids"]) for row in rows]
-    if args.ragged:  # loss on every token, as the seed has it; no collator: Unsloth and TRL choose
-        columns, collated = [{"input_ids": row["input_ids"]} for row in rows], {}
+    if args.ragged:  # text, loss on every token, no collator, as the seed has it: rows of tokens turn padding-free batches off
+        columns, given, collated = [{"text": tokenizer.decode(row["input_ids"])} for row in rows], {}, {}
     else:
         columns = [row | {"attention_mask": [1] * length} for row, length in zip(rows, lengths, strict=True)]
+        given = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
         collated = {"data_collator": default_data_collator}
     data = Dataset.from_list(columns)
 
@@ -71,11 +72,13 @@ def train(args: argparse.Namespace, result: dict) -> None:
         per_device_train_batch_size=args.batch, gradient_accumulation_steps=8 // args.batch, warmup_steps=5, max_steps=args.steps,
         learning_rate=2e-4, bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear",
         seed=3407, output_dir="/tmp/peer", report_to="none", save_strategy="no", packing=False, max_length=args.seq,
-        dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="sequential", remove_unused_columns=False,
+        train_sampling_strategy="sequential", **given,
     )  # fmt: skip
     trainer = SFTTrainer(
         model=model, processing_class=tokenizer, train_dataset=data, args=config, callbacks=[StepClock()], **collated
     )
+    if list(trainer.train_dataset["input_ids"]) != [row["input_ids"] for row in rows]:
+        raise ValueError("the trainer's tokens are not those of the rows")
     trainer.train()
     result["loss"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     result["padding_free"] = bool(config.padding_free)
