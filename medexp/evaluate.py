@@ -27,6 +27,7 @@ from medexp.evaluation.questions import ChoiceQuestion, questions
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card
 from medexp.finished import COMPOSED, RECORD, FinishedRun
+from medexp.known_base import known_base
 from medexp.measuring import Measured
 from medexp.page import About
 from medexp.screen import Screen
@@ -72,10 +73,11 @@ def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
         base = measuring.opened(run, found, show)
         ready = Speller(base.tokenizer).prepared(run, sides)
         tuned = measuring.tuned(run, base, show)
-        job = Measured(run, show, work, ready, tuned, base.meter)
-        with show.stage("measuring held-out losses"):
-            losses = job.losses(base=True), job.losses()
-        record = job.record((job.answers(base=True), job.answers(base=False)), losses)
+        job = Measured(run, show, work, ready, tuned, base.meter, known_base(run, base.weights, ready))
+        losses_before = job.base_losses()
+        with show.stage("measuring the tuned model's held-out loss"):
+            losses_after = job.losses()
+        record = job.record((job.answers(base=True), job.answers(base=False)), (losses_before, losses_after))
         if questions or run.evaluation.benchmarks:
             with show.stage("asking the benchmarks, base and tuned"), guard.ceiling(base.meter, "asking the benchmarks"):
                 record = replace(record, benchmarks=benchmarks.graded(tuned, run.evaluation, questions))

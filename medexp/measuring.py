@@ -5,7 +5,6 @@ One way from answers to figures: `keep` writes the record to MLflow, and everyth
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +18,14 @@ from medexp.evaluation.losses import case_losses
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
 from medexp.evaluation.scorecard import Card
 from medexp.finished import RECORD
+from medexp.known_base import KnownBase
 from medexp.registry import REPORT
 from medexp.screen import Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
 from medexp.tuned import Tuned, Weights, vocabulary
 from medexp.units import figure
-from medexp.vram import guard
+from medexp.vram import budget, guard, planner
 from medexp.vram.guard import Meter
 from medexp.workspace import Workspace
 
@@ -67,30 +67,50 @@ class Measured:
     ready: Prepared
     tuned: Tuned
     meter: Meter
+    known: KnownBase | None
 
     def answers(self, base: bool) -> list[Answer]:
         """The answers of the base, or with the adapter; those already kept are not made again."""
-        if not self.ready.prompts:
-            return []
-        whose, evaluation = "base" if base else "tuned", self.run.evaluation
-        count = len(self.ready.prompts)
+        whose, count = "base" if base else "tuned", len(self.ready.prompts)
+        kept_in = self.known.answers if base and self.known else self.work.answers(whose)
+        kept = generation.kept(kept_in)
+        if len(kept) == count:
+            if count:
+                self.show.say(f"[green]✓[/green] the {whose} model's {count} answers were made before")
+            return [kept[case] for case in range(count)]
         label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
         with guard.ceiling(self.meter, label), self.show.counting(label, count) as advance:
             return generation.answers(
                 self.tuned,
                 self.ready.prompts,
-                evaluation.max_new_tokens,
-                evaluation.batch_size,
-                kept_in=self.work.answers(whose),
+                self.run.evaluation.max_new_tokens,
+                self._may_answer,
+                kept_in=kept_in,
                 base=base,
                 advance=advance,
             )
 
-    def losses(self, base: bool = False) -> list[CaseLoss]:
-        """The loss of every held-out case, its answer told apart."""
-        evaluation = self.run.evaluation
-        with guard.ceiling(self.meter, "measuring the held-out loss"), self.tuned.as_base() if base else nullcontext():
-            return case_losses(self.tuned, self.ready.held_out.encoded, evaluation.batch_size, self._answer_starts)
+    def _may_answer(self, questions: int, longest: int) -> bool:
+        """Where memory was planned, short questions may go together in greater numbers than `evaluation.batch_size`."""
+        if planner.is_planned(self.run):
+            return budget.may_answer(self.run, questions, longest)
+        return questions <= self.run.evaluation.batch_size
+
+    def base_losses(self) -> list[CaseLoss]:
+        """The base's loss of every held-out case, measured where no earlier run has done it."""
+        if self.known and (found := self.known.losses()) is not None:
+            self.show.say("[green]✓[/green] the base's held-out losses were measured before")
+            return found
+        with self.show.stage("measuring the base's held-out loss"), self.tuned.as_base():
+            found = self.losses()
+        if self.known:
+            self.known.keep(found)
+        return found
+
+    def losses(self) -> list[CaseLoss]:
+        """The loss of every held-out case with the adapter, its answer told apart."""
+        with guard.ceiling(self.meter, "measuring the held-out loss"):
+            return case_losses(self.tuned, self.ready.held_out.encoded, self.run.evaluation.batch_size, self._answer_starts)
 
     def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:
         """All that was measured, before and after, and judged where a judge is asked for."""

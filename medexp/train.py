@@ -27,6 +27,7 @@ from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
 from medexp.finished import STARTED_FROM
+from medexp.known_base import known_base
 from medexp.measuring import Measured
 from medexp.naming import run_name
 from medexp.page import About
@@ -106,7 +107,8 @@ def train(
                 _log_plan(tracker, run, settled, runners_up, show)
                 if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
                     ready = speller.prepared(run, sides)
-            result = _compare(Job(run, show, work, ready, tuned, meter, invocation, tracker, plan, began, part))
+            known = known_base(run, base.weights, ready)
+            result = _compare(Job(run, show, work, ready, tuned, meter, known, invocation, tracker, plan, began, part))
         work.finish()
     if restored:
         show.result(restored.sentence(result.outcome.loss_after, digest_of(sides.held_out)))
@@ -137,8 +139,7 @@ def _compare(job: Job) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
     resume_from = job.work.last_checkpoint()
     before = job.answers(base=True)
-    with job.show.stage("measuring the base's held-out loss"):
-        losses_before = job.losses(base=True)
+    losses_before = job.base_losses()
     job.tracker.metrics(0, {"eval/loss": mean_loss(losses_before)})
     fitted = _fit(job, resume_from)
     with job.show.stage("measuring the tuned model's held-out loss"):

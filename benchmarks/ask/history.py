@@ -82,7 +82,9 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
 def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         kept_in = Path(folder) / "answers"
-        return generation.answers(tuned, prompts, new_tokens, len(prompts), kept_in, base=False, advance=lambda _: None)
+        return generation.answers(
+            tuned, prompts, new_tokens, generation.at_most(len(prompts)), kept_in, base=False, advance=lambda _: None
+        )
 
 
 def _print(label: str, cases: Sequence[Case], prompts: Sequence[list[int]], found: Sequence[Answer]) -> None:

@@ -96,7 +96,7 @@ def _tokens_per_s(tuned: Tuned, prompts: list[list[int]], new_tokens: int, batch
     with tempfile.TemporaryDirectory() as folder:
         began, began_cpu = time.perf_counter(), time.process_time()
         found = generation.answers(
-            tuned, prompts, new_tokens, batch_size, Path(folder) / "answers", base=True, advance=lambda _: None
+            tuned, prompts, new_tokens, generation.at_most(batch_size), Path(folder) / "answers", base=True, advance=lambda _: None
         )
         tokens = sum(answer.tokens for answer in found)
         return tokens / (time.perf_counter() - began), tokens / (time.process_time() - began_cpu)

@@ -92,7 +92,7 @@ def _answers_peak(tuned: object) -> dict:
     before, kept_in = torch.cuda.memory_allocated(), Path(tempfile.mkdtemp()) / "answers.jsonl"
     prompts = torch.randint(10, 250, (4, 512)).tolist()
     try:
-        generation.answers(tuned, prompts, 16, 4, kept_in=kept_in, base=False, advance=lambda _: None)
+        generation.answers(tuned, prompts, 16, generation.at_most(4), kept_in=kept_in, base=False, advance=lambda _: None)
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"[:300]}

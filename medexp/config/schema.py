@@ -296,6 +296,7 @@ class Evaluation(Group):
     batch_size: int = number(1)
     max_seq_tokens: int = number(16)
     every_steps: int = number(1)
+    reuse_base: bool = MISSING
     embedding: bool = MISSING
     benchmarks: list[str] = MISSING
     benchmark_files: BenchmarkFiles = MISSING

@@ -1,6 +1,6 @@
-"""How the cases of one optimizer step are put into micro-batches: fewer and fuller ones, where cases are shorter than the limit.
+"""How cases are put into batches: fewer and fuller ones, where cases are shorter than the limit that memory was planned for.
 
-A step's loss is the sum over all of its tokens, so it is the same however its cases are put together.
+An optimizer step's loss is the sum over all of its tokens, so it is the same however its cases are put together.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,4 +32,16 @@ def filled(lengths: Sequence[int], may: Callable[[int, int], bool], seconds: Cal
         start = best[end][1]
         groups.insert(0, order[start:end])
         end = start
+    return groups
+
+
+def fewest(lengths: Sequence[int], may: Callable[[int, int], bool]) -> list[list[int]]:
+    """Indices of `lengths` (tokens each) in as few groups as may be, those of the longest first: `may(count, longest)` says what
+    may go together, and what it says of many and long ones it says of fewer and shorter ones. One alone always may."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if groups and may(len(groups[-1]) + 1, lengths[groups[-1][0]]):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
     return groups

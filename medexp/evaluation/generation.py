@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Engine
+from medexp.data.grouping import fewest
 from medexp.evaluation.record import Answer
 from medexp.tuned import Tuned
 
@@ -28,21 +29,22 @@ def answers(
     tuned: Tuned,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    batch_size: int,
+    may: Callable[[int, int], bool],
     kept_in: Path,
     base: bool,
     advance: Callable[[int], None],
 ) -> list[Answer]:
     """Greedy answers to `prompts` (token ids) in their order, by the base (`base`) or with the adapter.
 
-    `kept_in` is a JSONL file that grows batch by batch; answers already in it are not made again. `advance` is told how many
-    answers have come.
+    `may(questions, longest)` says whether so many questions, the longest of so many tokens, may be answered together; one alone
+    always may. `kept_in` is a JSONL file that grows batch by batch; answers already in it are not made again. `advance` is told
+    how many answers have come.
     """
-    known = {answer.case: answer for answer in _read(kept_in)}
+    known = kept(kept_in)
     advance(len(known))
-    missing = sorted((case for case in range(len(prompts)) if case not in known), key=lambda case: len(prompts[case]))
-    for start in range(0, len(missing), batch_size):
-        cases = missing[start : start + batch_size]
+    missing = [case for case in range(len(prompts)) if case not in known]
+    for batch in fewest([len(prompts[case]) for case in missing], may):
+        cases = [missing[index] for index in batch]
         for answer in _batch(tuned, cases, [prompts[case] for case in cases], max_new_tokens, base):
             known[answer.case] = answer
             with kept_in.open("a", encoding="utf-8") as file:
@@ -51,14 +53,20 @@ def answers(
     return [known[case] for case in range(len(prompts))]
 
 
-def _read(file: Path) -> list[Answer]:
+def at_most(batch_size: int) -> Callable[[int, int], bool]:
+    """Questions go together by their number alone, for `answers`."""
+    return lambda questions, _longest: questions <= batch_size
+
+
+def kept(file: Path) -> dict[int, Answer]:
+    """The answers in `file` by their case, none where it does not exist."""
     found = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:
             found.append(Answer(**json.loads(line)))
         except (json.JSONDecodeError, TypeError):
             continue  # a line cut off by a kill: that answer is made again
-    return found
+    return {answer.case: answer for answer in found}
 
 
 def spoken(tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, heard: Callable[[Answer], bool]) -> Answer:

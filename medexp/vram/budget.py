@@ -129,29 +129,44 @@ def _evaluation(run: RunConfig) -> list[Term]:
     measuring = head + int(EVALUATION_FACTOR * max(logits, forward)) + EVALUATION_SLACK
     return [
         Term("held-out forward pass", measuring, Place.gpu, Phase.evaluation, "measured, benchmarks/vram"),
-        *(_answering(run, tokens) if evaluation.answers else []),
+        *(_answering(run) if evaluation.answers else []),
     ]
 
 
-def _answering(run: RunConfig, tokens: int) -> list[Term]:
+def may_answer(run: RunConfig, questions: int, longest: int) -> bool:
+    """Do so many questions, the longest of `longest` tokens, take no more memory to answer than was planned:
+    `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens` allows?"""
+    evaluation = run.evaluation
+    needed, planned = (
+        _answering_bytes(run, questions, longest),
+        _answering_bytes(run, evaluation.batch_size, evaluation.max_seq_tokens),
+    )
+    return sum(needed) <= sum(planned)
+
+
+def _answering(run: RunConfig) -> list[Term]:
     """Prompts as long as `evaluation.max_seq_tokens` allows. Unsloth copies the prompt's cache into one that grows by blocks, and
     makes its rotary table once for every position a Llama or Qwen can have.
 
     Source: unsloth.models.llama; 11 measured points (benchmarks/vram), between 0 and 12 % too high.
     """
-    shape, evaluation = run.model.shape, run.evaluation
-    a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim
-    blocks = -(-evaluation.max_new_tokens // CACHE_BLOCK_TOKENS)
-    is_unsloth = run.hardware.engine is Engine.unsloth
-    room = blocks * CACHE_BLOCK_TOKENS if is_unsloth else evaluation.max_new_tokens
-    cache = a_token * (tokens * (2 if is_unsloth else 1) + evaluation.batch_size * room)
-    forward = 2 * tokens * 3 * (shape.hidden + shape.ffn) + ANSWERING_SLACK
-    rotary = 4 * (POSITIONS - POSITIONS_AT_FIRST) * shape.head_dim if is_unsloth else 0
+    cache, forward = _answering_bytes(run, run.evaluation.batch_size, run.evaluation.max_seq_tokens)
+    rotary = 4 * (POSITIONS - POSITIONS_AT_FIRST) * run.model.shape.head_dim if run.hardware.engine is Engine.unsloth else 0
     return [
         Term("key-value cache of answers", cache, Place.gpu, Phase.answering, "for full prompts, Unsloth's source"),
         Term("forward pass of answers", forward, Place.gpu, Phase.answering, "measured, benchmarks/vram"),
         Term("rotary table of answers", rotary, Place.gpu, Phase.always, "for 131,072 positions, exact"),
     ]
+
+
+def _answering_bytes(run: RunConfig, questions: int, longest: int) -> tuple[int, int]:
+    """Keys and values, and the forward pass, of `questions` answered together, the longest of `longest` tokens."""
+    shape, new_tokens, tokens = run.model.shape, run.evaluation.max_new_tokens, questions * longest
+    is_unsloth = run.hardware.engine is Engine.unsloth
+    room = -(-new_tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS if is_unsloth else new_tokens
+    a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim
+    cache = a_token * (tokens * (2 if is_unsloth else 1) + questions * room)
+    return cache, 2 * tokens * 3 * (shape.hidden + shape.ffn) + ANSWERING_SLACK
 
 
 def _link_bytes(run: RunConfig, levers: Levers) -> int:

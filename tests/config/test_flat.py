@@ -7,7 +7,7 @@ import pytest
 from medexp.config.flat import fingerprint, flatten, telling
 from medexp.config.schema import Resume, RunConfig
 
-NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps")
+NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps", "evaluation.reuse_base")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Micro-batches of a step: every case once, none over the limit, and no cut of the sorted cases is faster."""
+"""Batches of cases: every case once, none over the limit, and no cut of the sorted cases is faster, or has fewer batches."""
 
 from collections.abc import Callable
 from itertools import product
@@ -6,7 +6,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.data.grouping import filled, in_turn
+from medexp.data.grouping import fewest, filled, in_turn
 
 LENGTHS = st.lists(st.integers(1, 2048), min_size=1, max_size=7)
 
@@ -62,3 +62,12 @@ def test_a_case_over_the_limit_stays_alone() -> None:
 
 def test_in_turn_takes_the_cases_as_they_come() -> None:
     assert in_turn(5, 2) == [[0, 1], [2, 3], [4]]
+
+
+@given(LENGTHS, st.integers(2048, 8192))
+def test_no_cut_has_fewer_groups(lengths: list[int], most: int) -> None:
+    groups, may = fewest(lengths, within(most)), within(most)
+    assert sorted(case for group in groups for case in group) == list(range(len(lengths)))
+    assert all(may(len(group), max(lengths[case] for case in group)) for group in groups)
+    allowed = [way for way in cuts(lengths) if all(may(len(group), lengths[group[0]]) for group in way)]
+    assert len(groups) == min(map(len, allowed))

@@ -8,7 +8,7 @@ import torch
 from doors import Doors
 
 from medexp import machine, model, stack, weights
-from medexp.evaluation.generation import Answer, answers
+from medexp.evaluation.generation import Answer, answers, at_most
 from medexp.tuned import Tuned
 
 PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
@@ -23,7 +23,7 @@ def tuned(doors: Doors) -> Tuned:
 
 
 def made(tuned: Tuned, kept_in: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
-    return answers(tuned, PROMPTS, 8, batch_size, kept_in=kept_in, base=base, advance=lambda _: None)
+    return answers(tuned, PROMPTS, 8, at_most(batch_size), kept_in=kept_in, base=base, advance=lambda _: None)
 
 
 def test_a_batch_answers_as_one_by_one(tuned: Tuned, tmp_path: Path) -> None:

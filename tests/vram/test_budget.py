@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from medexp.units import MIB
-from medexp.vram.budget import budget, layer_bytes
+from medexp.vram.budget import budget, layer_bytes, may_answer
 from medexp.vram.terms import Levers, Phase, Place, layer_parameters, lora_parameters
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "vram" / "results"
@@ -158,3 +158,19 @@ def test_without_a_card_everything_is_host_memory(resolved, no_card):
     needed = budget(resolved(on=no_card), Levers(2, 2))
     assert needed.peak_bytes == 0
     assert needed.host_bytes > 2 * 134_515_008
+
+
+def test_short_questions_go_together_in_the_memory_that_was_planned(resolved):
+    run = resolved(
+        "hardware=rtx4050_6gb", "evaluation.batch_size=2", "evaluation.max_seq_tokens=1024", "evaluation.max_new_tokens=768"
+    )
+    assert may_answer(run, 2, 1024)
+    assert not may_answer(run, 3, 1024)
+    assert may_answer(run, 4, 256)
+
+    def answering(questions: int, longest: int) -> int:
+        run.evaluation.batch_size, run.evaluation.max_seq_tokens = questions, longest
+        levers = Levers(2, 4, 20, True, 0, True)
+        return sum(term.num_bytes for term in budget(run, levers).terms if term.phase is Phase.answering)
+
+    assert answering(4, 256) <= answering(2, 1024) < answering(3, 1024)
