@@ -26,7 +26,7 @@ DOING = {
     Phase.always: "loading the model",
     Phase.evaluation: "measuring the held-out loss of the longest batch",
     Phase.training: "taking a training step on the longest batch",
-}  # answers come in order of length, the longest last, and are kept as they come: they are not rehearsed
+}  # answers come with the longest questions first, and are kept as they come: they are not rehearsed
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def settle(
 ) -> Settled:
     """The model of `run`, with the first plan that a real step fits: `plan`, else up to `hardware.replan` safer ones of `asked`
     (`run` before a plan was applied); where the system pins less host memory than was planned for, one whose activations stay on
-    the card. The levers of `run` are set to it. A run that was settled before only loads.
+    the card. The levers of `run` are set to it. A run that was settled before only loads; one that ran out of memory later on
+    begins with the next-safer plan.
 
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with planned and measured bytes when no
     plan fits, or none is left.
@@ -84,6 +85,10 @@ def settle(
         planner.apply(run, plan)
         with guard.ceiling(meter, DOING[Phase.always]):
             return Settled(load(), plan)
+    if (safer := _after_running_out(asked, work)) is not None:
+        say(f"[yellow]![/yellow] the last attempt ran out of memory with this plan; next: {planner.sentence(safer, None)}")
+        plan = safer
+        planner.apply(run, plan)
     tried: list[Plan] = []
     tuned: Tuned | None = None
     while True:
@@ -111,6 +116,17 @@ def settle(
         plan = safer
         planner.apply(run, plan)
         meter.restart()
+
+
+def _after_running_out(asked: RunConfig, work: Workspace) -> Plan | None:
+    """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out, or nothing is safer."""
+    if (found := work.ran_out()) is None:
+        return None
+    levers, doing = found
+    phase = Phase.answering if doing.startswith("answering") else Phase.evaluation if "held-out" in doing else Phase.training
+    safer = planner.safer(asked, predicted(asked, levers), phase)
+    is_another_order = asked.training.group_by_length and safer is not None and safer.levers.micro_batch != levers.micro_batch
+    return None if is_another_order else safer
 
 
 def _with_activations_on_the_card(asked: RunConfig) -> RunConfig:

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medexp.config.schema import Resume, Tracking
-from medexp.errors import OutputError, TrialPruned
+from medexp.errors import OutputError, TrialPruned, VramCeilingError
 from medexp.vram.terms import Levers
 from medexp.whole import write_json
 
@@ -47,6 +47,18 @@ class Workspace:
     def settle(self, levers: Levers) -> None:
         """Remember the levers, written whole or not at all."""
         write_json(self.folder / "levers.json", asdict(levers))
+
+    def ran_out(self) -> tuple[Levers, str] | None:
+        """The levers with which an earlier process ran out of memory after they had seemed to fit, and what it was doing."""
+        file = self.folder / "ran_out.json"
+        found = json.loads(file.read_text()) if file.exists() else None
+        return (Levers(**found["levers"]), found["doing"]) if found else None
+
+    def unsettle(self, doing: str) -> None:
+        """The levers did not fit after all, while `doing`: the next process is to take others."""
+        if (levers := self.settled()) is not None:
+            write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "doing": doing})
+            (self.folder / "levers.json").unlink()
 
     @property
     def checkpoints(self) -> Path:
@@ -91,6 +103,9 @@ def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]
         yield workspace
     except TrialPruned:
         workspace.finish()  # nobody will continue it
+        raise
+    except VramCeilingError as error:
+        workspace.unsettle(error.phase)
         raise
     finally:
         workspace.release()

@@ -21,13 +21,14 @@ from medexp.vram.terms import Levers, Phase
 from medexp.workspace import Workspace, claimed
 
 BATCHES = ["training.plan=fastest", "training.micro_batch=4", "training.accumulation=1", "hardware.replan=2", "lora.dropout=0.1"]
+IN_TURN = "training.group_by_length=false"  # grouped cases come in another order when the micro-batch is another
 
 
 class Card:
     """A run of the tiny model, whose training steps run out of memory `refusals` times before one goes through."""
 
-    def __init__(self, doors: Doors, folder: Path, refusals: int = 0):
-        self.asked, self.run = doors.run(*BATCHES), doors.run(*BATCHES)
+    def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
+        self.asked, self.run = doors.run(*BATCHES, *more), doors.run(*BATCHES, *more)
         self.asked.hardware.device = Device.cuda  # only planned for: bytes then count as the card's
         self.modules = stack.load(self.run.hardware, machine.cache_dir())
         self.found = weights.find(self.run.model)
@@ -52,10 +53,16 @@ class Card:
         meter = Meter(self.run.hardware)
         return settle(self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append)
 
+    def run_out(self) -> None:
+        """Seem to fit, and run out of memory while training."""
+        with claimed(self.folder, "probe", Resume.auto) as work:
+            self.settle(work)
+            raise VramCeilingError("out of GPU memory while training", "training")
+
 
 @pytest.fixture
 def card(doors: Doors, tmp_path: Path) -> Callable[..., Card]:
-    return lambda refusals=0: Card(doors, tmp_path / "work", refusals)
+    return lambda refusals=0, *more: Card(doors, tmp_path / "work", refusals, *more)
 
 
 def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) -> None:
@@ -125,6 +132,29 @@ def test_a_continued_run_takes_the_plan_it_had_settled_for(card: Callable[..., C
     assert settled.plan.levers == levers
     assert settled.phases == ()
     assert second.run.training.micro_batch == levers.micro_batch
+
+
+def test_a_run_that_ran_out_later_continues_with_a_safer_plan(card: Callable[..., Card]) -> None:
+    first, second, third = (card(0, IN_TURN) for _ in range(3))
+    with pytest.raises(VramCeilingError):
+        first.run_out()
+    with claimed(second.folder, "probe", Resume.auto) as work:
+        settled = second.settle(work)
+        assert work.settled() == settled.plan.levers
+    assert settled.plan.levers.micro_batch < 4
+    assert second.run.training.micro_batch == settled.plan.levers.micro_batch
+    assert "ran out of memory with this plan; next: " in second.said[0]
+    with claimed(third.folder, "probe", Resume.auto) as work:
+        assert third.settle(work).plan.levers == settled.plan.levers
+    assert third.said == []
+
+
+def test_a_continued_run_keeps_the_order_of_its_cases(card: Callable[..., Card]) -> None:
+    first, second = card(0, "training.group_by_length=true"), card(0, "training.group_by_length=true")
+    with pytest.raises(VramCeilingError):
+        first.run_out()
+    with claimed(second.folder, "probe", Resume.auto) as work:
+        assert second.settle(work).plan.levers.micro_batch == 4
 
 
 def test_the_longest_batch_counts_its_padding(card: Callable[..., Card]) -> None:

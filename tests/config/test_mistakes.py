@@ -13,7 +13,7 @@ TYPED = [
     (
         "evaluation.max_new_token=5",
         "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps, "
-        "embedding, benchmarks, benchmark_files, benchmark_limit, judge; "
+        "reuse_base, embedding, benchmarks, benchmark_files, benchmark_limit, judge; "
         "did you mean evaluation.max_new_tokens?",
     ),
     (
