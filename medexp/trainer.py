@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimizer, RunConfig
 from medexp.data.encoding import IGNORED, Encoded
 from medexp.data.grouping import filled, in_turn
-from medexp.errors import RunInterrupted, TrainingDiverged
+from medexp.errors import MedexpError, RunInterrupted, TrainingDiverged
 from medexp.stack import quietly
 from medexp.tuned import Tuned
 from medexp.vram.cost import short_micro_batch
@@ -57,10 +57,10 @@ def fit(
     nothing is written without `checkpoints`. A step's rows go through the model in the micro-batches of `micro_batches`.
 
     Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step; TrainingDiverged when the loss
-    is not finite.
+    is not finite; MedexpError when a step was not trained on its own rows.
     """
-    bridge = _bridge(tuned, watchers)
     steps = len(rows) // run.training.cases_a_step
+    bridge = _bridge(tuned, watchers, _tokens_a_step(rows, run.training.cases_a_step))
     with quietly():
         trainer = _trainer_class(tuned)(
             model=tuned.network,
@@ -193,8 +193,13 @@ def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[in
     return collate
 
 
-def _bridge(tuned: Tuned, watchers: Sequence[Watcher]) -> Any:
-    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was asked to."""
+def _tokens_a_step(rows: Sequence[Encoded], size: int) -> list[int]:
+    return [sum(len(row.input_ids) for row in rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_a_step: Sequence[int]) -> Any:
+    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was asked to. It counts tokens: Unsloth
+    patches the trainer and its defaults, and has once taken two steps' rows for one."""
     synchronize = _synchronizer(tuned)
 
     class Bridge(tuned.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
@@ -227,6 +232,11 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher]) -> Any:
                 )
             step_tokens = int(state.num_input_tokens_seen) - self.tokens_before - self.tokens
             self.tokens += step_tokens
+            if step_tokens != (given := tokens_a_step[state.global_step - 1]):
+                raise MedexpError(
+                    f"step {state.global_step} was trained on {step_tokens:,} tokens and its cases have {given:,}: this version of "
+                    "the training stack batches otherwise than medexp knows; install the versions of pyproject.toml, and report it"
+                )
             metrics = {
                 "train/loss": logs["loss"],
                 "train/grad_norm": float(logs.get("grad_norm", math.nan)),

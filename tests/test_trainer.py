@@ -11,6 +11,7 @@ from medexp.config.schema import Device, RunConfig
 from medexp.data import source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split
+from medexp.errors import MedexpError
 from medexp.probe import largest_micro_batch
 from medexp.tuned import Tuned, vocabulary
 from medexp.vram import planner
@@ -107,3 +108,16 @@ def test_other_defaults_of_the_trainers_settings_change_no_step(
     arguments = trainer._arguments(made.run, made.tuned, 1, None)
     assert {key: getattr(arguments, key) for key in UNSLOTHS_DEFAULTS} == {key: getattr(plain, key) for key in UNSLOTHS_DEFAULTS}
     assert arguments.train_batch_size * arguments.gradient_accumulation_steps == made.run.training.cases_a_step
+
+
+def test_a_step_on_other_rows_than_its_own_ends_the_run(steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = trainer._arguments
+
+    def doubled(*args: object) -> object:
+        found = arguments(*args)
+        found.gradient_accumulation_steps = 2
+        return found
+
+    monkeypatch.setattr(trainer, "_arguments", doubled)
+    with pytest.raises(MedexpError, match=r"step 1 was trained on [\d,]+ tokens and its cases have [\d,]+: "):
+        steps()
