@@ -19,6 +19,7 @@ from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.cost import Plan, predicted
 from medexp.vram.guard import Meter
+from medexp.vram.step import attended_tokens
 from medexp.vram.terms import Phase
 from medexp.workspace import Workspace
 
@@ -174,11 +175,11 @@ def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
 
 
 def largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
-    """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding counted."""
+    """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding counted, attention's too."""
     size = run.training.cases_a_step
     steps = (rows[start : start + size] for start in range(0, len(rows), size))
     together = ([step[case] for case in cases] for step in steps for cases in trainer.micro_batches(run, [*map(_tokens, step)]))
-    return max(together, key=_padded_tokens)
+    return max(together, key=lambda batch: attended_tokens(len(batch), max(map(_tokens, batch))))
 
 
 def _padded_tokens(batch: Sequence[Encoded]) -> int:

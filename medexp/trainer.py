@@ -22,7 +22,7 @@ from medexp.errors import MedexpError, RunInterrupted, TrainingDiverged
 from medexp.stack import quietly
 from medexp.tuned import Tuned
 from medexp.vram.cost import short_micro_batch
-from medexp.vram.step import PADDED_TOKENS
+from medexp.vram.step import attended_tokens
 
 ROWS = ("input_ids", "labels", "attention_mask")
 MICRO_BATCHES = "micro_batches"
@@ -91,11 +91,8 @@ def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     if training.batch_by is BatchBy.cases:
         return in_turn(len(lengths), training.micro_batch)
 
-    def may(cases: int, longest: int) -> bool:
-        """Attention pads every case by a block: many short ones must not take more than was planned."""
-        return cases * (longest + PADDED_TOKENS) <= training.micro_batch * (training.max_seq_tokens + PADDED_TOKENS)
-
-    return filled(lengths, may, short_micro_batch(run).seconds)
+    planned = attended_tokens(training.micro_batch, training.max_seq_tokens)
+    return filled(lengths, lambda cases, longest: attended_tokens(cases, longest) <= planned, short_micro_batch(run).seconds)
 
 
 def step_seconds(run: RunConfig, lengths: Sequence[int]) -> float:

@@ -15,6 +15,7 @@ from medexp.errors import MedexpError
 from medexp.probe import largest_micro_batch
 from medexp.tuned import Tuned, vocabulary
 from medexp.vram import planner
+from medexp.vram.step import attended_tokens
 
 STEPS = [
     "training.plan=manual",
@@ -64,10 +65,10 @@ def test_a_step_does_not_depend_on_its_micro_batches(steps: Callable[..., Steps]
 
 def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(steps: Callable[..., Steps]) -> None:
     full = steps("training.micro_batch=2", "training.batch_by=tokens")
-    most = max(cases * tokens for cases, tokens in full.sizes)
-    assert most <= 2 * full.run.training.max_seq_tokens
+    assert max(cases * tokens for cases, tokens in full.sizes) <= 2 * full.run.training.max_seq_tokens
     probed = largest_micro_batch(full.run, full.ready.rows)
-    assert len(probed) * max(len(row.input_ids) for row in probed) == most
+    most = max(attended_tokens(cases, tokens) for cases, tokens in full.sizes)
+    assert attended_tokens(len(probed), max(len(row.input_ids) for row in probed)) == most
 
 
 def test_full_cases_take_as_long_as_planned_and_short_ones_less(resolved: Callable[..., RunConfig]) -> None:

@@ -112,6 +112,11 @@ def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
     return [tokens * shape.hidden] * 5 + [tokens * kv] * 2 + [padded * query] * 2 + [padded * kv] * 2 + [tokens * shape.ffn] * 2
 
 
+def attended_tokens(cases: int, longest: int) -> int:
+    """The tokens of a batch as attention takes them, every case padded to the longest and by a block: many short cases are more."""
+    return cases * (longest + PADDED_TOKENS)
+
+
 def waiting_bytes(run: RunConfig, levers: Levers) -> int:
     """Pinned host memory for what the waiting layers save."""
     tokens = levers.micro_batch * run.training.max_seq_tokens
