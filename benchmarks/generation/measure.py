@@ -5,7 +5,8 @@
 Asks the base model of the run (hardware=cpu unless overridden) its own held-out questions. Each batch size answers all of them,
 in turn, --rounds times; what is printed is the median, in tokens a second and in tokens a second of CPU time (all threads): on a
 machine that others use too only the second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded.
-On a card the run is planned for the largest batch and held under the ceiling, as training does it; the peak is printed, too.
+On a card the run is planned for the largest batch and held under the ceiling, as training does it; the peak is printed, too. There
+batch size 0 is medexp's own way: short questions in greater numbers, in the memory planned for the largest batch.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -28,7 +31,7 @@ from medexp.data.split import split
 from medexp.evaluation import generation
 from medexp.tuned import Tuned, vocabulary
 from medexp.units import gib
-from medexp.vram import guard, planner
+from medexp.vram import budget, guard, planner
 
 
 def main() -> None:
@@ -51,11 +54,12 @@ def main() -> None:
     tuned = _loaded(run)
     held_out = split(source.load(run.dataset).cases, run.dataset).held_out[: options.answers]
     prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out]
-    _tokens_per_s(tuned, prompts[:1], 8, 1)  # the first call is slower
+    _tokens_per_s(tuned, prompts[:1], 8, generation.at_most(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
     for _ in range(options.rounds):
         for size in options.batches:
-            speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, size))
+            may = generation.at_most(size) if size else partial(budget.may_answer, run)
+            speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, may))
             print("batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(size, *speeds[size][-1]), flush=True)
     medians = {size: [statistics.median(each) for each in zip(*found, strict=True)] for size, found in speeds.items()}
     for size, (speed, of_cpu) in medians.items():
@@ -91,13 +95,11 @@ def _loaded(run: RunConfig) -> Tuned:
     return model.load(run, found, model.load_tokenizer(found, modules), modules)
 
 
-def _tokens_per_s(tuned: Tuned, prompts: list[list[int]], new_tokens: int, batch_size: int) -> tuple[float, float]:
+def _tokens_per_s(tuned: Tuned, prompts: list[list[int]], new_tokens: int, may: Callable[[int, int], bool]) -> tuple[float, float]:
     """Tokens a second, and a second of CPU time."""
     with tempfile.TemporaryDirectory() as folder:
         began, began_cpu = time.perf_counter(), time.process_time()
-        found = generation.answers(
-            tuned, prompts, new_tokens, generation.at_most(batch_size), Path(folder) / "answers", base=True, advance=lambda _: None
-        )
+        found = generation.answers(tuned, prompts, new_tokens, may, Path(folder) / "answers", base=True, advance=lambda _: None)
         tokens = sum(answer.tokens for answer in found)
         return tokens / (time.perf_counter() - began), tokens / (time.process_time() - began_cpu)
 

@@ -4,7 +4,8 @@
 
 Every contestant draws rank (log), learning rate (log) and length, and gets `--trials` starts. medexp plans first: what does not fit
 costs no start. For the others it costs one, as out of memory does. A contestant stops at the target; `--out` keeps its rows beside
-those that an earlier command left there.
+those that an earlier command left there. With `--at-a-time` N trials run at any moment and the oldest ends first, so that each is
+proposed while N - 1 losses are not known yet.
 """
 
 import argparse
@@ -13,8 +14,10 @@ import os
 import statistics
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
@@ -50,10 +53,10 @@ def asked(sampler: str, seed: int, trials: int) -> object:
 
 
 def paid(
-    surrogate: Surrogate, sampler: str, seed: int, trials: int, plans: bool, tells: bool, folder: Path
+    surrogate: Surrogate, sampler: str, seed: int, trials: int, at_a_time: int, plans: bool, tells: bool, folder: Path
 ) -> tuple[list[float], int]:
-    """Losses of the trials that were started, until the target is reached (infinite where one ran out of memory), and proposals
-    refused before.
+    """Losses of the trials that were started, as they end, until the target is reached (infinite where one ran out of memory), and
+    proposals refused before.
 
     `plans`: what does not fit is refused before it starts, and the run as configured comes first. `tells`: the sampler hears of
     violations.
@@ -63,26 +66,33 @@ def paid(
     refused, target = 0, surrogate.target()
     if plans:
         study.enqueue(START | {"lr": min(max(START["lr"], surrogate.axes[1][0]), surrogate.axes[1][-1])})
+    running: deque[Any] = deque()
     while len(losses) < trials and not is_there(losses, target):
-        trial = study.ask()
-        point = trial.params
-        fits = surrogate.fits(point["r"], point["seq"])
-        limits = {VRAM: surrogate.over(point["r"], point["seq"])} if tells else {}
-        loss = surrogate.loss(**point)
-        if fits:
-            study.tell(trial, Outcome(Ending.done, "", {"result/loss_after": loss}), limits)
-            losses.append(loss)
-        elif plans:
-            study.tell(trial, Outcome(Ending.infeasible), limits)
-            refused += 1
+        while len(running) < at_a_time:
+            trial = study.ask()
+            if plans and not surrogate.fits(trial.params["r"], trial.params["seq"]):
+                study.tell(trial, Outcome(Ending.infeasible), limits_of(surrogate, trial))
+                refused += 1
+            else:
+                running.append(trial)
+        trial = running.popleft()
+        limits = limits_of(surrogate, trial) if tells else {}
+        if surrogate.fits(trial.params["r"], trial.params["seq"]):
+            losses.append(surrogate.loss(**trial.params))
+            study.tell(trial, Outcome(Ending.done, "", {"result/loss_after": losses[-1]}), limits)
         else:
-            study.tell(trial, Outcome(Ending.vram if tells else Ending.crashed), limits)
             losses.append(float("inf"))
+            study.tell(trial, Outcome(Ending.vram if tells else Ending.crashed), limits)
     return losses, refused
 
 
+def limits_of(surrogate: Surrogate, trial: Any) -> dict[str, float]:
+    """By how much the trial's point does not fit."""
+    return {VRAM: surrogate.over(trial.params["r"], trial.params["seq"])}
+
+
 def of_the_peer(
-    python: str, recording: Path, surrogate: Surrogate, seed: int, trials: int, folder: Path
+    python: str, recording: Path, surrogate: Surrogate, seed: int, trials: int, at_a_time: int, folder: Path
 ) -> tuple[list[float], int]:
     """The same of hydra-optuna-sweeper."""
     (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
@@ -94,7 +104,7 @@ def of_the_peer(
         f"seq=range({low},{high + 1},64)",
         "hydra/sweeper=optuna",
         f"hydra.sweeper.n_trials={trials}",
-        "hydra.sweeper.n_jobs=1",
+        f"hydra.sweeper.n_jobs={at_a_time}",
         "hydra.sweeper.max_failure_rate=1.0",
         "hydra.sweeper.direction=minimize",
         f"hydra.sweeper.sampler.seed={seed}",
@@ -127,6 +137,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0, help="what is tuned is tuned on other seeds than those reported")
     parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--at-a-time", type=int, default=1, help="trials that run at any moment")
     parser.add_argument("--sampler", nargs="*", default=["gp", "tpe"], help="medexp's samplers to run")
     parser.add_argument("--bend", type=float, default=0.0, help="as surrogate.py says; not for the peer of another environment")
     parser.add_argument("--only", nargs="*", default=[""], help="contestants whose name holds one of these words")
@@ -138,7 +149,7 @@ def main() -> None:
         folder = Path(name)
 
         def ours(sampler: str, plans: bool, tells: bool) -> Callable[[int], tuple[list[float], int]]:
-            return lambda seed: paid(surrogate, sampler, seed, args.trials, plans, tells, folder)
+            return lambda seed: paid(surrogate, sampler, seed, args.trials, args.at_a_time, plans, tells, folder)
 
         contestants = {f"medexp, {sampler}": ours(sampler, True, True) for sampler in args.sampler}
         contestants["constrained GP without the plan"] = ours("gp", False, True)
@@ -146,7 +157,7 @@ def main() -> None:
         contestants["random search"] = ours("random", False, False)
         if args.peer and not args.bend:
             contestants["hydra-optuna-sweeper 1.3.0, optuna 2.10"] = lambda seed: of_the_peer(
-                args.peer, args.recording.absolute(), surrogate, seed, args.trials, folder
+                args.peer, args.recording.absolute(), surrogate, seed, args.trials, args.at_a_time, folder
             )
         seeds = range(args.first_seed, args.first_seed + args.seeds)
         asked_for = {name: run for name, run in contestants.items() if any(word in name for word in args.only)}
@@ -157,6 +168,7 @@ def main() -> None:
         "first_seed": args.first_seed,
         "seeds": args.seeds,
         "trials": args.trials,
+        "at_a_time": args.at_a_time,
         "best": surrogate.best(),
         "target": target,
     }
