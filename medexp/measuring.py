@@ -4,9 +4,9 @@ One way from answers to figures: `keep` writes the record to MLflow, and everyth
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +78,21 @@ class Measured:
             if count:
                 self.show.say(f"[green]✓[/green] the {whose} model's {count} answers were made before")
             return [kept[case] for case in range(count)]
+        if planner.is_planned(self.run):  # short questions in greater numbers, in the planned memory
+            may: Callable[[int, int], bool] = partial(budget.may_answer, self.run)
+        else:
+            may = generation.at_most(self.run.evaluation.batch_size)
         label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
         with guard.ceiling(self.meter, label), self.show.counting(label, count) as advance:
             return generation.answers(
                 self.tuned,
                 self.ready.prompts,
                 self.run.evaluation.max_new_tokens,
-                self._may_answer,
+                may,
                 kept_in=kept_in,
                 base=base,
                 advance=advance,
             )
-
-    def _may_answer(self, questions: int, longest: int) -> bool:
-        """Where memory was planned, short questions may go together in greater numbers than `evaluation.batch_size`."""
-        if planner.is_planned(self.run):
-            return budget.may_answer(self.run, questions, longest)
-        return questions <= self.run.evaluation.batch_size
 
     def base_losses(self) -> list[CaseLoss]:
         """The base's loss of every held-out case, measured where no earlier run has done it."""

@@ -105,7 +105,7 @@ def settle(
             asked = _with_activations_on_the_card(asked)
             safer, why = planner.choose(asked)[0], "the system pins no more host memory"
         except VramCeilingError as error:
-            found = planner.safer(asked, plan, _phase(error)) if len(tried) < run.hardware.replan else None
+            found = planner.safer(asked, plan, _phase(error.phase)) if len(tried) < run.hardware.replan else None
             if found is None:
                 raise _nothing_left(error, [*tried, plan], meter) from error
             safer, why = found, f"{error.phase} did not fit"
@@ -124,8 +124,7 @@ def _after_running_out(asked: RunConfig, work: Workspace) -> Plan | None:
     if (found := work.ran_out()) is None:
         return None
     levers, doing = found
-    phase = Phase.answering if doing.startswith("answering") else Phase.evaluation if "held-out" in doing else Phase.training
-    safer = planner.safer(asked, predicted(asked, levers), phase)
+    safer = planner.safer(asked, predicted(asked, levers), _phase(doing))
     is_another_order = asked.training.group_by_length and safer is not None and safer.levers.micro_batch != levers.micro_batch
     return None if is_another_order else safer
 
@@ -134,8 +133,10 @@ def _with_activations_on_the_card(asked: RunConfig) -> RunConfig:
     return replace(asked, hardware=replace(asked.hardware, offload_activations=False))
 
 
-def _phase(error: VramCeilingError) -> Phase:
-    return next(phase for phase, doing in DOING.items() if doing == error.phase)
+def _phase(doing: str) -> Phase:
+    """The phase that these words belong to, of DOING or of the run itself."""
+    beginnings = {"loading": Phase.always, "measuring": Phase.evaluation, "answering": Phase.answering}
+    return next((phase for word, phase in beginnings.items() if doing.startswith(word)), Phase.training)
 
 
 def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) -> VramCeilingError:
@@ -176,8 +177,7 @@ def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
 
 def largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
     """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding counted, attention's too."""
-    size = run.training.cases_a_step
-    steps = (rows[start : start + size] for start in range(0, len(rows), size))
+    steps = (trainer.rows_of(run, rows, step) for step in range(1, len(rows) // run.training.cases_a_step + 1))
     together = ([step[case] for case in cases] for step in steps for cases in trainer.micro_batches(run, [*map(_tokens, step)]))
     return max(together, key=lambda batch: attended_tokens(len(batch), max(map(_tokens, batch))))
 

@@ -198,8 +198,7 @@ class Recorder:
         run, plan = self._job.run, self._job.plan
         if step == 1 or plan is None or not plan.is_timed:
             return None
-        size = run.training.cases_a_step
-        return trainer.step_seconds(run, [len(row.input_ids) for row in self._job.ready.rows[(step - 1) * size : step * size]])
+        return trainer.step_seconds(run, [len(row.input_ids) for row in trainer.rows_of(run, self._job.ready.rows, step)])
 
 
 def _run_name(run: RunConfig, invocation: Invocation, part: Part | None = None) -> str:

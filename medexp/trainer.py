@@ -60,7 +60,7 @@ def fit(
     is not finite; MedexpError when a step was not trained on its own rows.
     """
     steps = len(rows) // run.training.cases_a_step
-    bridge = _bridge(tuned, watchers, _tokens_a_step(rows, run.training.cases_a_step))
+    bridge = _bridge(tuned, watchers, lambda step: sum(len(row.input_ids) for row in rows_of(run, rows, step)))
     with quietly():
         trainer = _trainer_class(tuned)(
             model=tuned.network,
@@ -83,6 +83,12 @@ def fit(
         )
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Fitted(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
+
+
+def rows_of(run: RunConfig, rows: Sequence[Encoded], step: int) -> Sequence[Encoded]:
+    """Those of `rows` that optimizer step `step` is taken on; steps count from 1."""
+    size = run.training.cases_a_step
+    return rows[(step - 1) * size : step * size]
 
 
 def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
@@ -190,13 +196,9 @@ def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[in
     return collate
 
 
-def _tokens_a_step(rows: Sequence[Encoded], size: int) -> list[int]:
-    return [sum(len(row.input_ids) for row in rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
-def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_a_step: Sequence[int]) -> Any:
-    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was asked to. It counts tokens: Unsloth
-    patches the trainer and its defaults, and has once taken two steps' rows for one."""
+def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int], int]) -> Any:
+    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was asked to. It holds the tokens of a
+    step against `tokens_of`: Unsloth patches the trainer and its defaults, and has once taken two steps' rows for one."""
     synchronize = _synchronizer(tuned)
 
     class Bridge(tuned.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
@@ -229,7 +231,7 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_a_step: Sequence[i
                 )
             step_tokens = int(state.num_input_tokens_seen) - self.tokens_before - self.tokens
             self.tokens += step_tokens
-            if step_tokens != (given := tokens_a_step[state.global_step - 1]):
+            if step_tokens != (given := tokens_of(state.global_step)):
                 raise MedexpError(
                     f"step {state.global_step} was trained on {step_tokens:,} tokens and its cases have {given:,}: this version of "
                     "the training stack batches otherwise than medexp knows; install the versions of pyproject.toml, and report it"

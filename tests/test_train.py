@@ -28,9 +28,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
                 if step == at_step:
                     do()
 
-        def bridge(tuned, watchers, tokens_a_step):
+        def bridge(tuned, watchers, tokens_of):
             monkeypatch.setattr(trainer, "_bridge", real)
-            return real(tuned, [*watchers, Interrupter()], tokens_a_step)
+            return real(tuned, [*watchers, Interrupter()], tokens_of)
 
         monkeypatch.setattr(trainer, "_bridge", bridge)
 

@@ -107,7 +107,8 @@ def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
     Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
     """
     shape = run.model.shape
-    padded = tokens + tokens * PADDED_TOKENS // run.training.max_seq_tokens
+    limit = run.training.max_seq_tokens
+    padded = attended_tokens(tokens // limit, limit)
     query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return [tokens * shape.hidden] * 5 + [tokens * kv] * 2 + [padded * query] * 2 + [padded * kv] * 2 + [tokens * shape.ffn] * 2
 
