@@ -119,6 +119,11 @@ class RunInterrupted(MedexpError):
         super().__init__(message)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says without its full stop; the name of its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """ "; did you mean X?" with the name of `known` nearest to `word`, or nothing when none is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medexp.errors import first_line
+
 
 class HubError(Exception):
     """One line: why the Hub did not give what was asked."""
 
 
-def commit_of(kind: str, repo: str, revision: str | None) -> str | None:
-    """The commit that `revision` (default: the main branch) of `repo` is at; None when only the local cache can be used.
+def commit_of(kind: str, repo: str, revision: str | None) -> str:
+    """The commit that `revision` (default: the main branch) of `repo` is at, in the local cache where the Hub does not answer.
 
     `kind` is "model" or "dataset". Raises: HubError if it does not exist, is gated, or is neither reachable nor cached.
     """
@@ -35,14 +37,10 @@ def commit_of(kind: str, repo: str, revision: str | None) -> str | None:
     except GatedRepoError as error:
         raise HubError("access is gated: ask for it on its page and set HF_TOKEN in .env") from error
     except HfHubHTTPError as error:
-        raise HubError(_first_line(error)) from error
+        raise HubError(first_line(error)[:200]) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _cached(kind: str, repo: str, revision: str | None, why: str) -> str | None:
+def _cached(kind: str, repo: str, revision: str | None, why: str) -> str:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -50,10 +48,10 @@ def _cached(kind: str, repo: str, revision: str | None, why: str) -> str | None:
         repos = [each for each in scan_cache_dir().repos if each.repo_id == repo and each.repo_type == kind]
     except CacheNotFound:
         repos = []
-    known = {name for each in repos for rev in each.revisions for name in (rev.commit_hash, *rev.refs)}
-    if (revision or "main") not in known:
-        raise HubError(f"{why}, and it is not in the local cache")
-    return revision
+    for kept in (each for one in repos for each in one.revisions):
+        if (revision or "main") in (kept.commit_hash, *kept.refs):
+            return kept.commit_hash
+    raise HubError(f"{why}, and it is not in the local cache")
 
 
 def _go_offline() -> None:
@@ -70,7 +68,7 @@ def fetch(repo: str, name: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(repo, name, revision=revision))
     except Exception as error:  # the client raises a dozen kinds; the caller needs one sentence
-        raise HubError(_first_line(error)) from error
+        raise HubError(first_line(error)[:200]) from error
 
 
 def download(repo: str, revision: str | None) -> Path:
@@ -81,7 +79,7 @@ def download(repo: str, revision: str | None) -> Path:
         files = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
         found = snapshot_download(repo, revision=revision, allow_patterns=files)
     except Exception as error:  # as above
-        raise HubError(_first_line(error)) from error
+        raise HubError(first_line(error)[:200]) from error
     return Path(found)
 
 
@@ -99,7 +97,7 @@ def push(folder: Path, repo: str, token: str, private: bool, message: str, leave
             repo_id=repo, folder_path=folder, repo_type="model", commit_message=message, ignore_patterns=list(leave_out)
         )
     except Exception as error:  # as above
-        raise HubError(_first_line(error)) from error
+        raise HubError(first_line(error)[:200]) from error
     return str(done.commit_url)
 
 
@@ -111,4 +109,4 @@ def load_table(repo: str, config: str | None, revision: str | None) -> list[dict
     try:
         return list(datasets.load_dataset(repo, config, revision=revision, split="train").to_list())
     except Exception as error:  # as above
-        raise HubError(_first_line(error)) from error
+        raise HubError(first_line(error)[:200]) from error

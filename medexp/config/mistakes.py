@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from medexp.errors import listing, nearest
+from medexp.errors import first_line, listing, nearest
 
 
 def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
@@ -28,9 +28,9 @@ def explain(error: Exception, schema: type) -> str | None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} does not exist; there are {listing(error.options)}{nearest(option, error.options)}"
     if str(error).startswith("Config group override must be"):  # Hydra's own, a bare ValueError
-        return f"{_first_line(error)}: a group is set to the name of one of its options, as in hardware=cpu"
+        return f"{first_line(error)}: a group is set to the name of one of its options, as in hardware=cpu"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read: {_first_line(error)}. Write key=value, quoted where it has spaces or commas"
+        return f"{error.override!r} cannot be read: {first_line(error)}. Write key=value, quoted where it has spaces or commas"
     return _about_a_key(error, schema) if isinstance(error, HydraException | OmegaConfBaseException) else None
 
 
@@ -43,8 +43,8 @@ def _about_a_key(error: Exception, schema: type) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return _unknown(cause.full_key, schema)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {_first_line(cause)}"
-    return _first_line(error)
+        return f"{cause.full_key}: {first_line(cause)}"
+    return first_line(error)
 
 
 def _unknown(key: str, schema: type) -> str:
@@ -70,7 +70,7 @@ def _wrong_type(cause: ValidationError, schema: type) -> str:
             nearest(given[1], allowed) if given else ""
         )
     wanted = " or ".join("null" if kind is type(None) else _name(kind) for kind in kinds)
-    return f"{key}: {_first_line(cause)}; allowed is {wanted or 'another type'}"
+    return f"{key}: {first_line(cause)}; allowed is {wanted or 'another type'}"
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
@@ -79,7 +79,3 @@ def _kinds(kind: Any) -> tuple[Any, ...]:
 
 def _name(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) else str(kind)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

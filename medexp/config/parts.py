@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medexp.config.schema import Dataset, Part, Source
-from medexp.errors import BadInput, ConfigError, listing, nearest
+from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 
 SETTABLE = ("path", "hub_id", "config", "revision", "columns", "group_by")  # of a part's own option, in its entry
 
@@ -95,7 +95,7 @@ def _option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
         merged = OmegaConf.merge(OmegaConf.structured(Dataset), composed, dict(changes))
         option = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}={name}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{where}={name}: {first_line(error)}") from error
     except BadInput as error:
         raise ConfigError([f"{where}={name}: {problem}" for problem in error.problems]) from error
     assert isinstance(option, Dataset)

@@ -16,7 +16,7 @@ from statistics import median
 from medexp.config.schema import Prompt
 from medexp.data.anatomy import Piece, Role, Spelled, pieces
 from medexp.data.audit import CaseAudit
-from medexp.data.duplicates import NearPair, near_duplicates
+from medexp.data.duplicates import near_duplicates, near_to
 from medexp.data.encoding import Encoding
 from medexp.data.language import languages_of
 from medexp.data.overlap import Measured, Overlap, overlaps
@@ -152,16 +152,10 @@ def _label_tokens(cut: Sequence[Sequence[Piece]]) -> dict[str, int]:
 
 def _near(train: Sequence[Case], held_out: Sequence[Case]) -> tuple[list[Repeat], list[Repeat]]:
     """(within the training cases, between them and the held-out cases)."""
-    cases = [*held_out, *train]
-    pairs = near_duplicates([case.question for case in cases])
-    found = [(pair, Repeat(cases[pair.case].question, cases[pair.earlier].question, pair.similarity)) for pair in pairs]
-    first = len(held_out)
-    between = [repeat for pair, repeat in found if pair.case >= first > pair.earlier]
-    return [repeat for pair, repeat in found if _both_after(pair, first)], between
-
-
-def _both_after(pair: NearPair, first: int) -> bool:
-    return min(pair.case, pair.earlier) >= first
+    questions, measured = [case.question for case in train], [case.question for case in held_out]
+    within = [Repeat(questions[pair.case], questions[pair.of], pair.similarity) for pair in near_duplicates(questions)]
+    between = [Repeat(questions[pair.case], measured[pair.of], pair.similarity) for pair in near_to(questions, measured)]
+    return within, between
 
 
 def _leaks(train: Sequence[Case], held_out: Sequence[Case], benchmarks: Mapping[str, Sequence[tuple[str, str]]]) -> list[Leak]:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from medexp.config.schema import Benchmark, Evaluation
-from medexp.errors import DataError, MachineError
+from medexp.errors import DataError, MachineError, first_line
 from medexp.evaluation.questions import ChoiceQuestion
 from medexp.evaluation.record import Graded
 from medexp.tuned import Tuned
@@ -104,7 +104,7 @@ def _right(
             )
         except (ConnectionError, FileNotFoundError, OSError) as error:
             raise DataError(
-                f"evaluation.benchmarks could not be had from the Hub: {str(error).splitlines()[0]}. "
+                f"evaluation.benchmarks could not be had from the Hub: {first_line(error)}. "
                 "Set evaluation.benchmark_files to local files of the same schemas"
             ) from error
     samples: dict[str, list[dict[str, Any]]] = results["samples"]

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medexp.config.schema import Judge
+from medexp.errors import first_line
 from medexp.evaluation.record import Answered, Judged, Judgement
 from medexp.evaluation.words import answer_part
 
@@ -30,7 +31,7 @@ def judged(judge: Judge, cases: tuple[Answered, ...], advance: Callable[[int], N
             found.append((_judgement(ask, case, case.base.text), _judgement(ask, case, case.tuned.text)))
             advance(1)
     except Exception as error:  # whatever a server may say, or MLflow about it
-        why = f"the judge at {judge.url} failed after {len(found)} cases: {str(error).splitlines()[0][:300]}"
+        why = f"the judge at {judge.url} failed after {len(found)} cases: {first_line(error)[:300]}"
     return Judged(tuple(base for base, _ in found), tuple(tuned for _, tuned in found), why)
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from medexp.errors import ConfigError
+from medexp.errors import ConfigError, first_line
 from medexp.sweep.space import Choice, Dimension, Space, Value, Whole
 
 
@@ -44,7 +44,7 @@ def _made(options: Mapping[str, Any], what: str) -> Any:
     try:
         return instantiate(dict(options), _convert_="all")
     except (HydraException, TypeError, ValueError, ImportError) as error:
-        first = str(error.__cause__ or error).strip().splitlines()[0]
+        first = first_line(error.__cause__ or error)
         raise ConfigError(f"hydra.sweeper.{what}={options.get('_target_')} cannot be made: {first}") from error
 
 

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medexp.config.group import Group, number
 from medexp.config.schema import Resume
-from medexp.errors import ConfigError, listing
+from medexp.errors import ConfigError, first_line, listing
 
 DIRECTIONS = ("minimize", "maximize")
 
@@ -61,7 +61,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {first_line(error)}") from error
     assert isinstance(made, Settings)
     problems = [
         f"hydra.sweeper.direction={each} is not allowed; allowed are {listing(DIRECTIONS)}"

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from medexp.data.duplicates import NEAR, near_duplicates, similarity
+from medexp.data.duplicates import NEAR, near_duplicates, near_to, similarity
 
 VIGNETTE = (
     "A 58-year-old bus driver walks into the emergency department grey and sweating after fifty minutes of heavy central chest "
@@ -24,7 +24,7 @@ def with_words_changed(text: str, count: int, seed: int) -> str:
 @pytest.mark.parametrize("change", [str.upper, lambda text: text.replace(",", ";"), lambda text: text.replace(" ", "\n")])
 def test_letters_marks_and_spaces_make_no_difference(change):
     (pair,) = near_duplicates([VIGNETTE, change(VIGNETTE)])
-    assert (pair.case, pair.earlier, pair.similarity) == (1, 0, 1)
+    assert (pair.case, pair.of, pair.similarity) == (1, 0, 1)
 
 
 def test_a_few_exchanged_words_are_seen_whichever_they_are():
@@ -43,7 +43,7 @@ def test_half_of_the_words_changed_is_no_duplicate():
 
 def test_every_repeat_names_a_text_that_repeats_none():
     texts = [VIGNETTE, ANOTHER_PATIENT, VIGNETTE + "!", ANOTHER_PATIENT.upper(), VIGNETTE.lower()]
-    assert [(pair.case, pair.earlier) for pair in near_duplicates(texts)] == [(2, 0), (3, 1), (4, 0)]
+    assert [(pair.case, pair.of) for pair in near_duplicates(texts)] == [(2, 0), (3, 1), (4, 0)]
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["fever"], ["fever", "cough"]])
@@ -61,9 +61,16 @@ def test_chinese_is_compared_by_character():
 def test_many_copies_of_one_text_take_no_time():
     pairs = near_duplicates([VIGNETTE] * 3000)
     assert len(pairs) == 2999
-    assert {pair.earlier for pair in pairs} == {0}
+    assert {pair.of for pair in pairs} == {0}
 
 
 def test_similarity_is_jaccard():
     assert similarity(frozenset("abc"), frozenset("bcd")) == 0.5
     assert similarity(frozenset(), frozenset()) == 1
+
+
+def test_what_repeats_an_earlier_text_is_still_seen_to_repeat_another_one():
+    held_out = with_words_changed(VIGNETTE, 2, 1)
+    train = [VIGNETTE, with_words_changed(VIGNETTE, 1, 2), ANOTHER_PATIENT]
+    assert [(pair.case, pair.of) for pair in near_duplicates(train)] == [(1, 0)]
+    assert [(pair.case, pair.of) for pair in near_to(train, [ANOTHER_PATIENT[::-1], held_out])] == [(0, 1), (1, 1)]
