@@ -184,7 +184,7 @@ def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
             name,
             side,
             f"{each.share:.3f} of {each.count}",
-            f"{each.normal[0]:.3f} to {each.normal[1]:.3f}",
+            f"{each.wilson[0]:.3f} to {each.wilson[1]:.3f}",
             f"{each.bootstrap[0]:.3f} to {each.bootstrap[1]:.3f}",
         )
         for name, side, each in scorecard.accuracies(record)
@@ -200,7 +200,7 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
     ]
     screen.table(title, ("measure", "before -> after", "verdict", "a case [95 %]"), rows)
     if record.benchmarks:
-        screen.table("Benchmarks", ("", "", "accuracy", "95 %, normal", "95 %, bootstrap"), accuracy_rows(record))
+        screen.table("Benchmarks", ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"), accuracy_rows(record))
     for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
         names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
         screen.result(f"[dim]not measured: {names}: {why}[/dim]")

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
 RESAMPLES, LEVEL = 4000, 0.95
 
@@ -63,26 +63,33 @@ def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> C
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of `count` and its 95 % intervals: by the normal approximation, and by the percentile bootstrap."""
+    """A share of `count` and its 95 % intervals: by Wilson's score, and by the percentile bootstrap."""
 
     count: int
     share: float
-    normal: tuple[float, float]
+    wilson: tuple[float, float]
     bootstrap: tuple[float, float]
 
 
 def proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
     """The share of True in `right`.
 
-    Raises: ValueError if there are none.
+    Raises: ValueError if there are none. Source: Wilson 1927, Probable inference; unlike share +- 1.96 standard errors it stays
+    within 0 and 1, and has a width where all are right.
     """
     if not right:
         raise ValueError("a share of nothing is none; give at least one value")
     share = fmean(right)
-    margin = 1.96 * math.sqrt(share * (1 - share) / len(right))
     return Proportion(
-        len(right), share, (share - margin, share + margin), _interval([float(each) for each in right], random.Random(seed))
+        len(right), share, _wilson(share, len(right)), _interval([float(each) for each in right], random.Random(seed))
     )
+
+
+def _wilson(share: float, number: int) -> tuple[float, float]:
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle, scale = share + z * z / (2 * number), 1 + z * z / number
+    spread = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
+    return (middle - spread) / scale, (middle + spread) / scale
 
 
 def sign_test(differences: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from scipy.stats import binomtest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,8 +65,15 @@ def test_unpaired_values_are_refused(before, after):
 def test_a_share_has_two_intervals_that_agree():
     found = proportion([True] * 30 + [False] * 70)
     assert (found.count, found.share) == (100, 0.3)
-    assert found.normal == pytest.approx((0.2102, 0.3898), abs=1e-4)
-    assert found.bootstrap == pytest.approx(found.normal, abs=0.02)
+    assert found.wilson == pytest.approx(binomtest(30, 100).proportion_ci(method="wilson"), abs=1e-9)
+    assert found.bootstrap == pytest.approx(found.wilson, abs=0.02)
+
+
+@pytest.mark.parametrize("right", [0, 1, 19, 20])
+def test_no_interval_of_a_share_leaves_0_to_1(right):
+    low, high = proportion([True] * right + [False] * (20 - right)).wilson
+    assert 0 <= low + 1e-12 < high <= 1
+    assert (low, high) == pytest.approx(binomtest(right, 20).proportion_ci(method="wilson"), abs=1e-9)
 
 
 def test_a_share_of_nothing_is_refused():
