@@ -130,8 +130,8 @@ def run_door(
         _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
     except Exception as error:
         sentence = None if wants_traceback else mistakes.explain(error, schema)
-        if sentence is None and _is_unwritable(error):
-            sentence = f"the output folder cannot be written ({error}); set hydra.run.dir=FOLDER"
+        if sentence is None and isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            sentence = _unusable(error)
         if sentence is None:
             raise
         _refuse(BadInput(sentence))
@@ -157,8 +157,10 @@ def _experiment_yaml(runtime: Any) -> str:
     return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
 
 
-def _is_unwritable(error: Exception) -> bool:
-    return isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
+def _unusable(error: OSError) -> str:
+    """Nobody who knows the file said it better: the file, the system's reason, and which settings name folders."""
+    place = f"{error.filename} cannot be used ({error.strerror})"
+    return f"{place}: hydra.run.dir=FOLDER is where files go, tracking.root=FOLDER where runs are; HYDRA_FULL_ERROR=1 shows more"
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

@@ -50,7 +50,7 @@ def _cached(kind: str, repo: str, revision: str | None, why: str) -> str:
         repos = []
     for kept in (each for one in repos for each in one.revisions):
         if (revision or "main") in (kept.commit_hash, *kept.refs):
-            return kept.commit_hash
+            return str(kept.commit_hash)
     raise HubError(f"{why}, and it is not in the local cache")
 
 

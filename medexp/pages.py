@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from medexp import views
 from medexp.config.schema import Tracking
-from medexp.errors import MachineError, RunError
-from medexp.tracking import open_store, store_uri
+from medexp.errors import MachineError
+from medexp.tracking import open_store, refuse_empty, store_uri
 from medexp.views import TRAINING_PAGES
 
 READY_WITHIN_S = 120.0
@@ -75,8 +75,7 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
     Raises: RunError if there is no store yet; MachineError if the port is taken or the server does not come up.
     """
     root = Path(tracking.root or ".")
-    if not (root / "mlflow.db").is_file():
-        raise RunError(f"tracking.root={root} holds no runs yet; run python -m medexp.train first, or set tracking.root=FOLDER")
+    refuse_empty(root)
     _refuse_taken(port)
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:

@@ -10,7 +10,7 @@ from typing import Any
 
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError, listing
-from medexp.tracking import open_store
+from medexp.tracking import existing_store, is_missing
 from medexp.views import TRAINING_PAGES
 
 ADAPTER, REPORT = "adapter", "report.html"
@@ -48,7 +48,7 @@ def register(tracking: Tracking, run_id: str, name: str, alias: str) -> Register
     kept no adapter.
     """
     check_names(name, alias)
-    client = open_store(tracking)
+    client = existing_store(tracking)
     run = _finished(client, run_id, tracking.root)
     version = _version_of(client, name, run_id)
     is_new = version is None
@@ -80,7 +80,7 @@ def run_of(tracking: Tracking, uri: str) -> str:
     asked = URI.fullmatch(uri)
     if asked is None:
         raise RunError(f"run={uri} is no registered model: models:/NAME@ALIAS or models:/NAME/VERSION is")
-    client = open_store(tracking)
+    client = existing_store(tracking)
     versions = _versions(client, asked["name"])
     found = _asked_for(client, versions, asked)
     if found is None:
@@ -122,7 +122,9 @@ def _finished(client: Any, run_id: str, root: str | None) -> Any:
 
     try:
         run = client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
         raise RunError(f"run={run_id} is not in {root}; make ui lists the runs there") from None
     if run.info.status != "FINISHED":
         raise RunError(f"run={run_id} is {run.info.status}, and only a FINISHED run is registered")
@@ -136,7 +138,9 @@ def _created(client: Any, run: Any, name: str) -> Any:
 
     try:
         client.get_registered_model(name)
-    except MlflowException:
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
         client.create_registered_model(
             name, description="LoRA adapters of medexp; each version's description says what it changed."
         )

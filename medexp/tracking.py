@@ -20,8 +20,9 @@ from urllib.request import url2pathname
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
-from medexp.errors import RunError, RunInterrupted, TrialPruned, listing, nearest
+from medexp.errors import OutputError, RunError, RunInterrupted, TrialPruned, listing, nearest
 
+STORE = "mlflow.db"  # below tracking.root
 LAST = "last"  # in the place of a run's id
 
 
@@ -148,7 +149,7 @@ class Tracker:
 
 def store_uri(root: Path) -> str:
     """The tracking URI of the store under `root`."""
-    return f"sqlite:///{root / 'mlflow.db'}"
+    return f"sqlite:///{root / STORE}"
 
 
 @contextmanager
@@ -202,7 +203,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
 
     Raises: RunError if there is no such run.
     """
-    client = open_store(tracking)
+    client = existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
     run = _last(client, experiments) if run_id == LAST else _existing(client, run_id)
     if run is None:
@@ -226,7 +227,7 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
 
     Raises: RunError if there is no such study, naming those there are.
     """
-    client = open_store(tracking)
+    client = existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
     named = client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000) if "'" not in name else []
     study = next((run for run in named if "mlflow.parentRunId" not in run.data.tags), None)
@@ -252,7 +253,7 @@ def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None
 
     Raises: RunError if there is no such run.
     """
-    client = open_store(tracking)
+    client = existing_store(tracking)
     run = _existing(client, run_id)
     if run is None:
         raise RunError(f"run={run_id} is not in {tracking.root}; make ui lists the runs there")
@@ -294,7 +295,10 @@ def git_commit(folder: Path) -> str | None:
 
 
 def open_store(tracking: Tracking) -> Any:
-    """MLflow's client over the store of `tracking`, made where there is none."""
+    """MLflow's client over the store of `tracking`, made where there is none.
+
+    Raises: OutputError where it cannot be made.
+    """
     import logging
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -305,8 +309,31 @@ def open_store(tracking: Tracking) -> Any:
 
     assert tracking.root is not None
     root = Path(tracking.root)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"tracking.root={root} cannot be made ({error.strerror}); set tracking.root=FOLDER") from error
     return MlflowClient(store_uri(root), store_uri(root))  # the registry is the same store, whatever the environment says
+
+
+def existing_store(tracking: Tracking) -> Any:
+    """MLflow's client over the store of `tracking`.
+
+    Raises: RunError where there is none: a mistyped folder is not made.
+    """
+    refuse_empty(Path(tracking.root or "."))
+    return open_store(tracking)
+
+
+def refuse_empty(root: Path) -> None:
+    """Raises: RunError if there is no store under `root`."""
+    if not (root / STORE).is_file():
+        raise RunError(f"tracking.root={root} holds no runs yet; run python -m medexp.train first, or set tracking.root=FOLDER")
+
+
+def is_missing(error: Any) -> bool:
+    """Does this MlflowException say that something is not there, and not that the store failed?"""
+    return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
 
 
 def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
@@ -338,7 +365,9 @@ def _existing(client: Any, run_id: str | None) -> Any:
 
     try:
         run = client.get_run(run_id) if run_id else None
-    except MlflowException:
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
         return None
     return run if run is not None and run.info.lifecycle_stage == "active" else None
 

@@ -1,5 +1,7 @@
 """A finished run found again."""
 
+from pathlib import Path
+
 import pytest
 from doors import Doors
 
@@ -22,3 +24,10 @@ def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> 
     assert found.adapter.is_relative_to(root)  # the stored one, no copy that nobody removes
     assert (found.adapter / "adapter_model.safetensors").is_file()
     assert found.adapter.is_relative_to(root)  # not a copy
+
+
+def test_a_mistyped_store_is_said_and_not_made(tmp_path: Path) -> None:
+    nowhere = tmp_path / "mlrunz"
+    with pytest.raises(RunError, match=r"mlrunz holds no runs yet; run python -m medexp\.train first"):
+        finished.find("last", str(nowhere), tmp_path)
+    assert not nowhere.exists()

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from scipy.stats import binomtest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from medexp.evaluation.metrics import compare, proportion, sign_test
 
