@@ -14,11 +14,12 @@ from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
 from medexp.machine import Calibration
 from medexp.screen import Screen
-from medexp.units import gib
+from medexp.units import GIB, gib
 from medexp.vram import rates
 from medexp.vram.rates import Product
 
 PLANNED_TOKENS = 4096  # the products of most plans are about this long
+USUALLY_TAKEN_BYTES = GIB  # the CUDA context and a desktop take less
 
 
 def calibrate(run: RunConfig, show: Screen) -> Calibration:
@@ -47,6 +48,11 @@ def calibrate(run: RunConfig, show: Screen) -> Calibration:
     rows = [(f"{each.tokens:,} x {each.inputs:,} by {each.outputs:,}", f"{each.tflops:.0f}") for each in measured]
     show.table(f"{card.name}, {run.hardware.dtype.value}, layers of {run.model.name}", ("product", "TFLOP/s"), rows)
     show.table("", ("", ""), _rows(found, pageable))
+    if (taken := card.total_bytes - free_bytes) > USUALLY_TAKEN_BYTES:
+        show.say(
+            f"! {gib(taken):.2f} GiB of {card.name} were taken when this was measured, and hardware=auto plans with the rest: "
+            "if other programs had them, close these and calibrate again"
+        )
     show.result(f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another preset:\n{overrides(found)}")
     return found
 

@@ -20,7 +20,7 @@ A message says what was asked, what is allowed, where it is set and what to do.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class MedexpError(Exception):
@@ -72,7 +72,7 @@ class OutputError(BadInput):
 class VramPlanError(BadInput):
     """No plan fits under `hardware.vram_ceiling_gib`; `would_fit` holds the nearest values that do, by key."""
 
-    def __init__(self, problem: str, would_fit: dict[str, int]):
+    def __init__(self, problem: str, would_fit: Mapping[str, int | str]):
         self.would_fit = would_fit
         super().__init__(problem)
 

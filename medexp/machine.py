@@ -77,8 +77,9 @@ def _calibration_file(name: str) -> Path:
 
 def _calibration(name: str) -> Calibration | None:
     try:
-        return Calibration(**json.loads(_calibration_file(name).read_text()))
-    except (OSError, ValueError, TypeError):  # none yet, or of another version
+        found = Calibration(**json.loads(_calibration_file(name).read_text()))
+        return found if all(value > 0 for value in vars(found).values()) else None
+    except (OSError, ValueError, TypeError):  # none yet, of another version, or spoilt
         return None
 
 

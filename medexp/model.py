@@ -131,15 +131,10 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         unsloth_tiled_mlp=hardware.tile_mlp is True,
         use_exact_model_name=True,
     )
-    checkpointing: dict[Checkpointing, str | bool] = {
-        Checkpointing.unsloth: "unsloth",
-        Checkpointing.standard: True,
-        Checkpointing.off: False,
-    }
     network = stack.unsloth.FastLanguageModel.get_peft_model(
         network,
         **_lora_options(run.lora),
-        use_gradient_checkpointing=checkpointing[training.gradient_checkpointing],
+        use_gradient_checkpointing="unsloth" if training.gradient_checkpointing is Checkpointing.unsloth else True,
         checkpoint_skip_layers=hardware.checkpoint_skip_layers,
         random_state=training.seed,
     )

@@ -16,10 +16,11 @@ from medexp import charts
 from medexp.command import Invocation, run_door
 from medexp.config.doors import Format, PlanOptions
 from medexp.config.schema import RunConfig
+from medexp.config.shape import check_shape, config_in
 from medexp.errors import ConfigError, VramPlanError
 from medexp.screen import Screen
 from medexp.units import GIB, duration
-from medexp.vram import planner
+from medexp.vram import planner, reach
 from medexp.vram.cost import Plan
 
 FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
@@ -35,16 +36,37 @@ def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
         raise ConfigError(
             f"plan.frontier=true needs a ceiling and hardware={run.hardware.name} has none; set hardware.vram_ceiling_gib"
         )
-    chosen, runners_up = planner.choose(run)
+    if run.model.path is not None:
+        check_shape(run.model, config_in(Path(run.model.path)))
+    cells = _frontier(run, show) if options.frontier else []
+    try:
+        chosen, runners_up = planner.choose(run)
+    except VramPlanError as error:
+        if options.format is Format.json:
+            _show_json({"fits": False, "why": str(error), "would_fit": error.would_fit}, run, cells, show)
+        elif cells:
+            _show_frontier(run, cells, show)
+        raise
     if options.format is Format.json:
-        whole = {"fits": True, "chosen": planner.as_dict(chosen), "runners_up": [planner.as_dict(each) for each in runners_up]}
-        show.raw(json.dumps(whole | {"ceiling_gib": run.hardware.vram_ceiling_gib}, indent=2))
+        found = {"fits": True, "chosen": planner.as_dict(chosen), "runners_up": [planner.as_dict(each) for each in runners_up]}
+        _show_json(found, run, cells, show)
         return chosen
     _show_terms(run, chosen, show)
     _show_runners_up(runners_up, show)
-    if options.frontier:
-        _show_frontier(run, show)
+    if cells:
+        _show_frontier(run, cells, show)
     return chosen
+
+
+def _show_json(found: dict[str, object], run: RunConfig, cells: list[planner.Cell], show: Screen) -> None:
+    frontier = {"frontier": [_as_dict(cell) for cell in cells]} if cells else {}
+    show.raw(json.dumps(found | {"ceiling_gib": run.hardware.vram_ceiling_gib} | frontier, indent=2))
+
+
+def _as_dict(cell: planner.Cell) -> dict[str, object]:
+    """A place of the frontier as plain values; `plan` is null where nothing fits."""
+    plan = planner.as_dict(cell.plan) if cell.plan else None
+    return {"r": cell.rank, "max_seq_tokens": cell.seq, "plan": plan and {name: plan[name] for name in plan if name != "terms"}}
 
 
 def _show_terms(run: RunConfig, chosen: Plan, show: Screen) -> None:
@@ -83,11 +105,15 @@ def _show_runners_up(runners_up: tuple[Plan, ...], show: Screen) -> None:
         show.table("Runners-up", ("",), rows)
 
 
-def _show_frontier(run: RunConfig, show: Screen) -> None:
-    """What fits over rank x sequence length, drawn, and in words the longest sequence at each rank."""
+def _frontier(run: RunConfig, show: Screen) -> list[planner.Cell]:
+    """What fits over rank x sequence length."""
     places = [(rank, seq) for rank in FRONTIER_RANKS for seq in FRONTIER_LENGTHS]
     bar = track(places, "frontier", console=show.log, transient=True, disable=not show.log.is_terminal)
-    cells = [planner.cell(run, rank, seq) for rank, seq in bar]
+    return [planner.cell(run, rank, seq) for rank, seq in bar]
+
+
+def _show_frontier(run: RunConfig, cells: list[planner.Cell], show: Screen) -> None:
+    """`cells` drawn, and in words the longest sequence at each rank."""
     rows = [(str(rank), *_longest(run, rank)) for rank in FRONTIER_RANKS]
     show.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
     title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib:g} GiB"
@@ -96,7 +122,7 @@ def _show_frontier(run: RunConfig, show: Screen) -> None:
 
 
 def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
-    longest = planner.longest_that_fits(planner.resized(run, rank=rank))
+    longest = reach.longest_that_fits(reach.resized(run, rank=rank))
     best = planner.cell(run, rank, longest).plan if longest is not None else None
     if best is None:
         return "nothing fits", ""
@@ -106,13 +132,7 @@ def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, PlanOptions)
-    show = Screen()
-    try:
-        return float(plan(run, options, show).budget.peak_bytes)
-    except VramPlanError as error:
-        if options.format is Format.json:
-            show.raw(json.dumps({"fits": False, "why": str(error), "would_fit": error.would_fit}, indent=2))
-        raise
+    return float(plan(run, options, Screen()).budget.peak_bytes)
 
 
 if __name__ == "__main__":

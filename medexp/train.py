@@ -76,9 +76,7 @@ def train(
     """
     began = time.perf_counter()
     asked = copy.deepcopy(run)
-    plan, runners_up = planner.choose(run) if planner.is_planned(run) else (None, ())
-    if plan is not None:
-        planner.apply(run, plan)
+    plan, runners_up = _plan(run)
     found = weights.find(run.model)
     if run.lora.start_from is not None:
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
@@ -113,6 +111,18 @@ def train(
     if restored:
         show.result(restored.sentence(result.outcome.loss_after, digest_of(sides.held_out)))
     return result
+
+
+def _plan(run: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
+    """The plan of `run`, set in it, and the runners-up; on a CPU nothing is planned, but what its memory cannot hold is refused.
+
+    Raises: VramPlanError.
+    """
+    chosen, runners_up = planner.choose(run)
+    if not planner.is_planned(run):
+        return None, ()
+    planner.apply(run, chosen)
+    return chosen, runners_up
 
 
 def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> tuple[Prepared, Inspection]:

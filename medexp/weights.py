@@ -11,11 +11,10 @@ import tempfile
 from contextlib import redirect_stderr
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from medexp import hub, machine
 from medexp.config.schema import Model
-from medexp.config.shape import check_shape
+from medexp.config.shape import check_shape, config_in
 from medexp.errors import ModelError
 from medexp.stack import Stack
 from medexp.tuned import Weights
@@ -29,11 +28,11 @@ def find(model: Model, tokenizer_only: bool = False) -> Weights:
     """
     if model.path is not None:
         weights = Weights(model.path, None)
-        check_shape(model, _config_in(Path(model.path)))
+        check_shape(model, config_in(Path(model.path)))
     elif model.package is not None:
         weights = _embedded(model)
         if weights.gguf is None:
-            check_shape(model, _config_in(Path(weights.location)))
+            check_shape(model, config_in(Path(weights.location)))
     else:
         weights = _on_hub(model, tokenizer_only)
     return weights
@@ -102,11 +101,3 @@ def _on_hub(model: Model, tokenizer_only: bool) -> Weights:
             "Set model.path=FOLDER to a local copy, or HF_TOKEN in .env where it is gated"
         ) from error
     return Weights(model.hub_id, commit)
-
-
-def _config_in(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ModelError(f"model.path={folder} holds no config.json; give the folder of a Transformers checkpoint")
-    config: dict[str, Any] = json.loads(file.read_text())
-    return config

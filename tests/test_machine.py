@@ -1,8 +1,9 @@
+import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from doors import command as run_command
@@ -80,6 +81,13 @@ def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
     file = machine.keep(card, FIGURES)
     assert machine._calibration(card.name) == FIGURES
     assert machine._calibration("another") is None
+    for spoilt in (
+        '{"free_bytes": null}',
+        json.dumps(asdict(FIGURES) | {"free_bytes": "5"}),
+        json.dumps(asdict(FIGURES) | {"free_bytes": 0}),
+    ):
+        file.write_text(spoilt)
+        assert machine._calibration(card.name) is None
     file.write_text('{"of": "another version"}')
     assert machine._calibration(card.name) is None
 
@@ -89,6 +97,18 @@ def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():
     node = command._nearest(Machine(8, "by hand", (card,)))
     assert node["defaults"] == ["rtx4050_6gb", "_self_"]
     assert node["hardware"] == {"matmul_tflops": 24.5, "memory_gb_per_s": 180, "host_link_gb_per_s": 11.2}
+
+
+def test_auto_computes_in_a_format_that_the_card_has():
+    turing = Gpu("NVIDIA GeForce RTX 2080 Ti", 11 * GIB, has_bfloat16=False)
+    node = command._nearest(Machine(8, "by hand", (turing,)))
+    assert (node["defaults"][0], node["hardware"]) == ("rtx4050_6gb", {"dtype": "float16"})
+
+
+def test_auto_counts_on_the_memory_that_this_machine_has(resolved, monkeypatch):
+    here = Machine(8, "by hand", (Gpu("card", 6 * GIB, True),), 64 * GIB)
+    monkeypatch.setattr(machine, "read", lambda: here)
+    assert resolved("hardware=auto", on=here).hardware.host_ram_gib == 64
 
 
 @pytest.mark.parametrize(("free_gib", "ceiling"), [(5.1, 5.1), (5.9, 5.25)])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from doors import command
 
+from medexp.units import GIB
+
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
 
 
@@ -37,21 +39,31 @@ def test_json_is_for_programs(tmp_path: Path) -> None:
 def test_what_cannot_fit_ends_with_2_and_what_would(tmp_path: Path) -> None:
     status, output = command(*PLAN, "training.max_seq_tokens=65536", cwd=tmp_path)
     assert status == 2
-    assert "Would fit: training.max_seq_tokens=21184" in output
+    assert "Would fit: training.max_seq_tokens=21440" in output
     status, output = command(*PLAN, "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path)
     assert status == 2
-    assert json.loads(output[: output.index("medexp:")])["would_fit"] == {"training.max_seq_tokens": 21184}
+    assert json.loads(output[: output.index("medexp:")])["would_fit"] == {"training.max_seq_tokens": 21440}
 
 
 def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
     status, output = command(*PLAN, "plan.frontier=true", cwd=tmp_path)
     assert status == 0, output
-    assert "21,184 tokens" in output
+    assert "21,440 tokens" in output
     (folder,) = tmp_path.glob("outputs/frontier-*")
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "frontier.html").read_text()
     assert page.count("<td") == 6 * 9
     assert page.count("nothing fits") == page.count("<td class='not'") > 0
+
+
+def test_a_frontier_is_drawn_where_nothing_fits_too_and_in_json(tmp_path: Path) -> None:
+    status, output = command(*PLAN, "plan.frontier=true", "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path)
+    assert status == 2
+    found = json.loads(output[: output.index("medexp:")])
+    assert (found["fits"], len(found["frontier"])) == (False, 6 * 9)
+    at = {(each["r"], each["max_seq_tokens"]): each["plan"] for each in found["frontier"]}
+    assert at[128, 16384] is None
+    assert 0 < at[16, 2048]["peak_bytes"] <= 5.25 * GIB
 
 
 def test_the_embedded_model_has_a_plan_too(tmp_path: Path) -> None:

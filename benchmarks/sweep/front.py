@@ -3,8 +3,8 @@
     python benchmarks/sweep/front.py benchmarks/sweep/recordings/smollm2.json --seeds 20 --out results.json
 
 The search is that of compare.py: rank, learning rate, length on a recording of real runs. Peaks are those of the thriftiest plan
-(`training.plan=frugal`, as `sweep=pareto_loss_vram` has it) of hardware=rtx4050_6gb. A front is worth the area (hypervolume) that it
-dominates between the untuned loss, the ceiling, and the origin of both scales: the best loss and the least peak that there are.
+(`training.plan=frugal`, as `sweep=pareto_loss_vram` has it) of hardware=rtx4050_6gb. A front is worth the area (hypervolume) that
+it dominates between the untuned loss, the ceiling, and the origin of both scales: the best loss and the least peak that there are.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from medexp.sweep.outcome import Ending, Outcome
 from medexp.sweep.settings import settings
 from medexp.sweep.study import open_study
 from medexp.units import GIB
-from medexp.vram import planner
+from medexp.vram import planner, reach
 
 CARD = ["hardware=rtx4050_6gb", "evaluation.answers=0"]
 LENGTHS = 16  # at so many lengths peaks are planned; between them they are interpolated
@@ -51,7 +51,7 @@ class Peaks:
         self._lengths = [round(low + step / (LENGTHS - 1) * (high - low)) for step in range(LENGTHS)]
         self._ranks = [ranks[0], ranks[-1]]  # bytes are linear in the rank
         places = product(self._ranks, self._lengths)
-        self._gib = {(rank, seq): planner.ranked(planner.resized(run, rank, seq))[0].budget.peak_bytes / GIB for rank, seq in places}
+        self._gib = {(rank, seq): planner.ranked(reach.resized(run, rank, seq))[0].budget.peak_bytes / GIB for rank, seq in places}
 
     def __call__(self, rank: int, seq: int) -> float:
         """GiB at this rank and length."""

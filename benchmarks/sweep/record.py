@@ -19,7 +19,7 @@ from medexp.config.rules import resolve
 from medexp.sweep import storage
 from medexp.sweep.outcome import Ending, read_outcome
 from medexp.sweep.study import ending_of, folder_of
-from medexp.vram import planner
+from medexp.vram import reach
 
 CARD = ["hardware=rtx4050_6gb"]
 
@@ -29,7 +29,7 @@ def longest(ranks: list[int]) -> dict[int, int | None]:
     command.register()
     with initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
         run = resolve(compose("train", CARD), machine.read(), Path.cwd(), {}, needs_card=False)
-    return {rank: planner.longest_that_fits(planner.resized(run, rank=rank)) for rank in ranks}
+    return {rank: reach.longest_that_fits(reach.resized(run, rank=rank)) for rank in ranks}
 
 
 def main() -> None:

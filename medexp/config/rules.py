@@ -18,12 +18,26 @@ from omegaconf.errors import MissingMandatoryValue
 
 from medexp.config import parts
 from medexp.config.doors import TrainConfig
-from medexp.config.schema import Benchmark, Checkpointing, Dataset, Device, Engine, Optimizer, Overlong, Quantisation, RunConfig
+from medexp.config.schema import (
+    Benchmark,
+    Checkpointing,
+    Dataset,
+    Device,
+    Dtype,
+    Engine,
+    ModelShape,
+    Optimizer,
+    Overlong,
+    Quantisation,
+    RunConfig,
+)
+from medexp.config.shape import shape_in
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.machine import Machine
 from medexp.units import bytes_of_gib, gib
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+COUNTS = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}  # levers of `hardware` that count layers
 CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
 _OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}  # of a proposal, too
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -36,7 +50,7 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    run = _objects(cfg, choices)
+    run = _objects(_shaped(cfg, launch_dir), choices)
     if part_problems := list(parts.expand(run.dataset)):
         raise ConfigError(part_problems)
     _make_absolute(run, launch_dir)
@@ -48,6 +62,22 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     if machine_problems:
         raise MachineError(machine_problems)
     return run
+
+
+def _shaped(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+    """`cfg` with the shape of a model that declares none, from the checkpoint at `model.path`.
+
+    Raises: ConfigError without a path; ModelError if it cannot be read there.
+    """
+    if not OmegaConf.is_missing(cfg, "model") and OmegaConf.is_missing(cfg.model, "shape"):
+        if cfg.model.path is None:
+            raise ConfigError(
+                f"model={cfg.model.name} has no shape: set model.path=FOLDER of a Transformers checkpoint, or model.shape"
+            )
+        cfg = copy.deepcopy(cfg)
+        found = shape_in(Path(_absolute(cfg.model.path, launch_dir)))
+        cfg.model.shape = OmegaConf.merge(OmegaConf.structured(ModelShape), found)
+    return cfg
 
 
 def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
@@ -118,7 +148,7 @@ def tracking_root(root: str | None, launch_dir: Path) -> str:
 
 def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
     hardware = run.hardware
-    if hardware.device is Device.cuda and machine.gpus and machine.ram_bytes:
+    if machine.ram_bytes and (hardware.device is Device.cpu or machine.gpus):
         hardware.host_ram_gib = min(hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
     if hardware.engine is Engine.auto:
         hardware.engine = Engine.unsloth if hardware.device is Device.cuda else Engine.transformers
@@ -126,7 +156,7 @@ def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
         card = machine.gpus[0]
         beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
         hardware.card_vram_gib = hardware.card_vram_gib or round(gib(card.total_bytes), 2)
-        ceiling_gib = gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside)
+        ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)  # what does not fit there is said
         hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(ceiling_gib, 2)
 
 
@@ -173,15 +203,22 @@ def _engine(run: RunConfig) -> Iterator[str]:
     }
     for name, value in levers.items():
         if hardware.engine is Engine.transformers and value not in (0, False, "auto"):
-            yield f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with {hardware.engine.value} set it to 0"
+            nothing = 0 if name in COUNTS else "false"
+            yield f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with {hardware.engine.value} set it to {nothing}"
     if hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4 and run.lora.bias.value == "all":
         yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"
+    if hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.off:
+        yield (
+            "training.gradient_checkpointing=off is for hardware.engine=transformers; with unsloth every layer is kept by "
+            "hardware.checkpoint_skip_layers=max (or as many as fit: auto); set gradient_checkpointing=unsloth"
+        )
+    if hardware.device is Device.cuda and hardware.dtype is Dtype.float32:
+        yield "hardware.dtype=float32 is not for a card: plans and kernels are for 16 bits; set hardware.dtype=bfloat16 or float16"
 
 
 def _levers(run: RunConfig) -> Iterator[str]:
     layers = run.model.shape.layers
-    words = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}
-    for name, allowed in words.items():
+    for name, allowed in COUNTS.items():
         value = getattr(run.hardware, name)
         is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= layers
         if not is_count and value not in allowed:
@@ -195,21 +232,17 @@ def _levers(run: RunConfig) -> Iterator[str]:
             f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are more than the {layers} layers of "
             f"{run.model.name}: a streamed layer cannot be kept; lower one of them"
         )
-    if isinstance(streamed, int) and streamed and run.training.gradient_checkpointing is Checkpointing.off:
-        yield (
-            f"hardware.offload_layers={streamed} needs gradient checkpointing; set training.gradient_checkpointing=unsloth "
-            "or hardware.offload_layers=0"
-        )
     for name in ("offload_embedding", "offload_activations", "compile_layers", "tile_mlp", "page_optimizer"):
-        if getattr(run.hardware, name) not in (True, False, "auto"):
-            yield f"hardware.{name}={getattr(run.hardware, name)} is not allowed; allowed are true, false, auto"
+        value = getattr(run.hardware, name)
+        if not (isinstance(value, bool) or value == "auto"):
+            yield f"hardware.{name}={value} is not allowed; allowed are true, false, auto"
+    if run.hardware.offload_embedding is True and run.model.shape.tied_embeddings:
+        yield (
+            f"hardware.offload_embedding=true saves nothing: {run.model.name} ties its embedding to lm_head, which the card needs; "
+            "set it to auto or false"
+        )
     if run.hardware.tile_mlp is True and run.hardware.compile_layers is True:
         yield "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set compile_layers to auto or false"
-    if run.hardware.offload_activations is True and run.training.gradient_checkpointing is Checkpointing.off:
-        yield (
-            "hardware.offload_activations=true moves what checkpoint_skip_layers keeps and needs gradient checkpointing; "
-            "set training.gradient_checkpointing=unsloth or offload_activations=auto"
-        )
     if run.hardware.page_optimizer is True and run.training.optimizer is Optimizer.adamw_torch:
         yield "hardware.page_optimizer=true pages an 8-bit optimizer; set training.optimizer=adamw_8bit or page_optimizer=auto"
 

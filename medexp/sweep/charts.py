@@ -9,7 +9,7 @@ from typing import Any
 from medexp.config.schema import RunConfig
 from medexp.sweep.outcome import Ending
 from medexp.sweep.study import Study, ending_of
-from medexp.vram import planner
+from medexp.vram import planner, reach
 
 RANK, LENGTH = "lora.r", "training.max_seq_tokens"
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def frontier(study: Study, run: RunConfig) -> list[tuple[int, int]]:
     if run.hardware.vram_ceiling_gib is None or not planner.is_planned(run):
         return []
     ranks = sorted({int(each.params[RANK]) for each in study.trials() if RANK in each.params})
-    return [(rank, longest) for rank in ranks if (longest := planner.longest_that_fits(planner.resized(run, rank=rank)))]
+    return [(rank, longest) for rank in ranks if (longest := reach.longest_that_fits(reach.resized(run, rank=rank)))]
 
 
 def _points(study: Study) -> tuple[Sequence[Any], Sequence[Any]]:

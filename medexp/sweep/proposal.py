@@ -89,7 +89,7 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
 def _fits(run: RunConfig, plan: Plan, ceiling: int) -> bool:
     if planner.is_planned(run):
         return limits.fits(run, plan)
-    return not ceiling or _needs(plan) * limits.SAFETY <= ceiling
+    return (not ceiling or _needs(plan) * limits.SAFETY <= ceiling) and limits.host_over(run, plan) <= 0
 
 
 def _host_over(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:

@@ -11,6 +11,7 @@ from medexp.units import MIB
 from medexp.vram.step import is_offloaded, step_terms, waiting_bytes
 from medexp.vram.terms import (
     ALLOCATION_UNIT,
+    WIDTHS,
     Budget,
     Levers,
     Phase,
@@ -47,20 +48,21 @@ def layer_bytes(run: RunConfig) -> tuple[int, int]:
     """
     shape = run.model.shape
     sizes = tuple(linear_sizes(shape).values())
-    return _layer_bytes(sizes, shape.family is Family.qwen2, run.model.quantisation, run.hardware.device is Device.cpu)
+    width = 0 if run.model.quantisation is Quantisation.nf4 else WIDTHS[run.hardware.dtype]
+    return _layer_bytes(sizes, shape.family is Family.qwen2, width, run.hardware.device is Device.cpu)
 
 
 @cache
-def _layer_bytes(
-    projections: tuple[tuple[int, int], ...], has_biases: bool, quantisation: Quantisation, on_cpu: bool
-) -> tuple[int, int]:
+def _layer_bytes(projections: tuple[tuple[int, int], ...], has_biases: bool, width: int, on_cpu: bool) -> tuple[int, int]:
+    """As `layer_bytes`; `width` bytes a weight, 0 for NF4, where norms and biases have 2."""
     held = _exactly if on_cpu else rounded
     (hidden, query), (_, kv), *_ = projections
     sizes = [inputs * outputs for inputs, outputs in projections]
-    norms = 2 * held(2 * hidden)
-    biases = held(2 * query) + 2 * held(2 * kv) if has_biases else 0
-    if quantisation is Quantisation.none:
-        return sum(held(2 * size) for size in sizes) + norms + biases, 0
+    beside = width or 2
+    norms = 2 * held(beside * hidden)
+    biases = held(beside * query) + 2 * held(beside * kv) if has_biases else 0
+    if width:
+        return sum(held(width * size) for size in sizes) + norms + biases, 0
     weights = sum(held(size // 2) for size in sizes)
     scales = [size // NF4_BLOCK for size in sizes]
     nested = sum(held(4 * -(-scale // NESTED_BLOCK)) + 2 * ALLOCATION_UNIT for scale in scales)
@@ -79,10 +81,12 @@ def _casts_to_float32(run: RunConfig) -> bool:
 def _weights(run: RunConfig, levers: Levers) -> list[Term]:
     shape, streamed = run.model.shape, levers.streamed_layers
     layer, scales = layer_bytes(run)
-    width = 4 if _casts_to_float32(run) else 2
+    kept = WIDTHS[run.hardware.dtype]
+    width = 4 if _casts_to_float32(run) else kept
     table = width * shape.vocab * shape.hidden
-    norms = (width - 2) * 2 * shape.layers * shape.hidden + width * shape.hidden
-    scratch = 2 * shape.ffn * shape.hidden if run.hardware.engine is Engine.unsloth else 0
+    norms = (width - kept) * 2 * shape.layers * shape.hidden + width * shape.hidden
+    dequantises = run.hardware.engine is Engine.unsloth and run.model.quantisation is Quantisation.nf4
+    scratch = 2 * shape.ffn * shape.hidden if dequantises else 0
     exact = "declared shape, exact"
     embedding_place = Place.host if levers.embedding_on_host else Place.gpu
     return [
@@ -109,10 +113,13 @@ def _optimizer_bytes(run: RunConfig) -> int:
     return 8 * parameters if run.training.optimizer is Optimizer.adamw_torch else 2 * parameters + 8 * parameters // 256
 
 
+def _is_paged(run: RunConfig, levers: Levers) -> bool:
+    return levers.paged or run.training.optimizer is Optimizer.paged_adamw_8bit
+
+
 def _adapter(run: RunConfig, levers: Levers) -> list[Term]:
     parameters = lora_parameters(run)
-    is_paged = levers.paged or run.training.optimizer is Optimizer.paged_adamw_8bit
-    state_place = Place.host if is_paged else Place.gpu
+    state_place = Place.host if _is_paged(run, levers) else Place.gpu
     return [
         Term("LoRA parameters", 4 * parameters, Place.gpu, Phase.always, "float32, exact"),
         Term("LoRA gradients", 4 * parameters, Place.gpu, Phase.training, "float32, exact"),
@@ -174,7 +181,7 @@ def _link_bytes(run: RunConfig, levers: Levers) -> int:
     of kept layers out and back, a paged optimizer's state in and out."""
     tokens = levers.micro_batch * run.training.max_seq_tokens
     hidden = 2 * hidden_state_bytes(run.model.shape, tokens) if is_offloaded(run) else 0
-    paged = 2 * _optimizer_bytes(run) if levers.paged else 0
+    paged = 2 * _optimizer_bytes(run) if _is_paged(run, levers) else 0
     streamed = streamed_link_bytes(run, levers.streamed_layers)
     return levers.accumulation * (streamed + hidden + 2 * waiting_bytes(run, levers)) + paged
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from medexp.config.schema import Engine, Optimizer, Planning, RunConfig
+from medexp.config.schema import Device, Engine, Optimizer, Planning, RunConfig
 from medexp.vram.budget import budget
 from medexp.vram.limits import card_room, host_room
 from medexp.vram.step import is_offloaded, waiting_bytes
@@ -32,8 +32,8 @@ def thrifty(run: RunConfig) -> Iterator[Levers]:
 
 
 def is_by_hand(run: RunConfig) -> bool:
-    """Do micro-batch and accumulation stay as the config has them?"""
-    return run.training.plan is Planning.manual
+    """Do micro-batch and accumulation stay as the config has them? On a CPU they always do."""
+    return run.training.plan is Planning.manual or run.hardware.device is Device.cpu
 
 
 def _sizes(run: RunConfig) -> list[int]:
@@ -57,11 +57,11 @@ def _asked(lever: object, choices: list[bool]) -> list[bool]:
 
 
 def _streamable(run: RunConfig) -> range | list[int]:
-    """How many layers may be streamed: Unsloth leaves at least one on the card, and streams only with checkpointing."""
+    """How many layers may be streamed: Unsloth leaves at least one on the card."""
     asked = run.hardware.offload_layers
     if isinstance(asked, int):
         return [asked]
-    can = run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing.value != "off" and not run.lora.dora
+    can = run.hardware.engine is Engine.unsloth and not run.lora.dora
     return range(run.model.shape.layers) if can else [0]
 
 
@@ -92,7 +92,7 @@ def _kept_on_host(run: RunConfig, plain: Levers) -> list[int]:
     if hardware.host_ram_gib is None or is_by_hand(run):
         return [0] if must else []
     two = replace(plain, kept_on_host=True, kept_layers=2)  # one of them waits
-    room = host_room(hardware.host_ram_gib, two) - budget(run, plain).host_bytes
+    room = host_room(run, two) - budget(run, plain).host_bytes
     most = min(most, 1 + max(0, room) // waiting_bytes(run, two))
     return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
 

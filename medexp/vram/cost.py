@@ -6,7 +6,7 @@ published in its preset or measured by `medexp.calibrate`.
 
 from dataclasses import dataclass, replace
 
-from medexp.config.schema import ModelShape, RunConfig
+from medexp.config.schema import ModelShape, Quantisation, RunConfig
 from medexp.vram.budget import budget, streamed_link_bytes
 from medexp.vram.terms import Budget, Levers, layer_parameters
 
@@ -67,7 +67,8 @@ def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
     products_s = (_flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again) / (tflops * 1e12)
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
-    dequantised_s = (2 + recomputed) * shape.layers * layer_parameters(shape) * DEQUANTISED_BYTES / (memory * 1e9)
+    is_quantised = run.model.quantisation is Quantisation.nf4
+    dequantised_s = is_quantised * (2 + recomputed) * shape.layers * layer_parameters(shape) * DEQUANTISED_BYTES / (memory * 1e9)
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
     gaps_s = shape.layers * GAPS_S_A_LAYER
     eager = 1.0 if levers.compiled else EAGER_COST

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from medexp.config.schema import Device, Engine, Planning, RunConfig
-from medexp.errors import VramPlanError
-from medexp.units import GIB, bytes_of_gib
-from medexp.vram.budget import layer_bytes
-from medexp.vram.choices import candidates, is_by_hand, thrifty
+from medexp.units import GIB
+from medexp.vram.choices import candidates
 from medexp.vram.cost import Plan, predicted
-from medexp.vram.limits import HOST_BESIDE_BYTES, PINNED_SHARE, SAFETY, card_room, fits, host_over, host_room
+from medexp.vram.limits import fits, host_over
+from medexp.vram.reach import layers, refusal, resized
 from medexp.vram.terms import Levers, Phase, Place, Term
 
 TOO_CLOSE_TO_TELL = 1.05  # what predicted times may be off against each other
@@ -38,8 +37,7 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
     """
     plans, fitting = searched(run, partial(fits, run))
     if not fitting:
-        nearest = would_fit(run)
-        raise VramPlanError(_nothing_fits(run, plans, nearest), nearest)
+        raise refusal(run, plans)
     chosen = preferred(run, fitting)
     return chosen, tuple(_distinct([chosen, *fitting]))[1:5]
 
@@ -133,52 +131,11 @@ def apply(run: RunConfig, plan: Plan) -> None:
     run.hardware.page_optimizer = levers.paged
 
 
-def resized(run: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
-    """`run` at another LoRA rank or sequence length; None leaves it."""
-    lora = run.lora if rank is None else replace(run.lora, r=rank)
-    training = run.training if seq is None else replace(run.training, max_seq_tokens=seq)
-    return replace(run, lora=lora, training=training)
-
-
 def cell(run: RunConfig, rank: int, seq: int) -> Cell:
     """The best plan of `run` at another rank and length."""
     there = resized(run, rank, seq)
     _, fitting = searched(there, partial(fits, there))
     return Cell(rank, seq, preferred(there, fitting) if fitting else None)
-
-
-def longest_that_fits(run: RunConfig) -> int | None:
-    """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not even 64 does."""
-    most = _largest(lambda count: resized(run, seq=64 * count), 131_072 // 64)
-    return 64 * most if most else None
-
-
-def largest_rank_that_fits(run: RunConfig) -> int | None:
-    """The largest `lora.r` for which some plan fits; None if not even 1 does."""
-    return _largest(lambda rank: resized(run, rank=rank), 1024) or None
-
-
-def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
-    """The largest number up to `most` whose trial fits, 0 if none does; what fits at a number fits at every smaller one."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        run = trial(middle)
-        plans = [predicted(run, levers) for levers in thrifty(run)]
-        if any(fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in plans):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _streaming_less(run: RunConfig, plan: Plan) -> Plan:
-    """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be what is short."""
-    if run.hardware.vram_ceiling_gib is None or isinstance(run.hardware.offload_layers, int):
-        return plan
-    room = card_room(run.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
-    back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(run)[0])
-    return predicted(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back)) if back else plan
 
 
 def _distinct(plans: list[Plan]) -> Iterator[Plan]:
@@ -190,44 +147,6 @@ def _distinct(plans: list[Plan]) -> Iterator[Plan]:
         if kind not in seen:
             seen.add(kind)
             yield plan
-
-
-def would_fit(run: RunConfig) -> dict[str, int]:
-    """The nearest values that would fit, by key: the longest sequence at this rank, the largest rank at this length."""
-    found = {"training.max_seq_tokens": longest_that_fits(run), "lora.r": largest_rank_that_fits(run)}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _nothing_fits(run: RunConfig, plans: list[Plan], nearest: dict[str, int]) -> str:
-    ways = [f"{key}={value}" for key, value in nearest.items()]
-    ways += ["training.plan=fastest with the levers on auto"] if is_by_hand(run) else []
-    would_fit = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
-    least = min(plans, key=lambda plan: plan.budget.peak_bytes)
-    ceiling = run.hardware.vram_ceiling_gib
-    if ceiling is None or least.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling):
-        return f"{_host_is_short(run, plans)}. {would_fit}"
-    term = least.budget.largest()
-    return (
-        f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and hardware.vram_ceiling_gib is {ceiling:g} "
-        f"({(SAFETY - 1) * 100:.0f} % is left for error). Largest term: {term.name}, {term.num_bytes / GIB:.2f} GiB. {would_fit}"
-    )
-
-
-def _host_is_short(run: RunConfig, plans: list[Plan]) -> str:
-    """The card could, the host cannot: by how much, for the plan under the ceiling that needs least of it."""
-    ceiling = run.hardware.vram_ceiling_gib or float("inf")
-    under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
-    least = min(under, key=lambda plan: plan.budget.host_bytes)
-    ram, levers = run.hardware.host_ram_gib or 0, least.levers
-    waits = f", the activations of {_layers(levers.kept_layers)}" if levers.kept_on_host else ""
-    process = f"{HOST_BESIDE_BYTES / GIB:.0f} GiB are for the process"
-    why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else process
-    room = host_room(ram, levers) / GIB
-    return (
-        f"what is left off the card needs {least.budget.host_bytes / GIB:.1f} GiB of host memory "
-        f"({_layers(levers.streamed_layers)} streamed{waits}) and {room:.1f} GiB may be used: hardware.host_ram_gib is {ram:g} "
-        f"and {why}; a higher hardware.vram_ceiling_gib leaves less there"
-    )
 
 
 def is_planned(run: RunConfig) -> bool:
@@ -245,10 +164,10 @@ def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     levers = plan.levers
     is_eager = not levers.compiled and levers.streamed_layers > 0
     parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
-    parts += [f"{_layers(levers.streamed_layers)} streamed from the host"] if levers.streamed_layers else []
+    parts += [f"{layers(levers.streamed_layers)} streamed from the host"] if levers.streamed_layers else []
     parts += ["embedding on the host"] if levers.embedding_on_host else []
     where = ", their activations on the host" if levers.kept_on_host else ""
-    parts += [f"{_layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
+    parts += [f"{layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
     parts += ["layers not compiled"] if is_eager else []
     parts += ["MLP in tiles"] if levers.tiled_mlp else []
     parts += ["optimizer state paged"] if levers.paged else []
@@ -256,10 +175,6 @@ def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     takes = plan.budget.peak_bytes or plan.budget.host_bytes
     speed = f", {plan.tokens_per_s:,.0f} tokens/s predicted" if plan.is_timed else ""
     return f"{', '.join(parts)}: {takes / GIB:.2f}{of} GiB{speed}"
-
-
-def _layers(count: int) -> str:
-    return f"{count} layer{'s' if count > 1 else ''}"
 
 
 def as_dict(plan: Plan) -> dict[str, object]:

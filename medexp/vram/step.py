@@ -4,9 +4,9 @@ The linear formulas were fitted on measured reserved peaks as the smallest large
 (benchmarks/vram says on which points, and the error on the others). N = micro-batch x sequence.
 """
 
-from medexp.config.schema import Checkpointing, Engine, RunConfig
+from medexp.config.schema import Bias, Checkpointing, Device, Engine, RunConfig
 from medexp.units import MIB
-from medexp.vram.terms import Levers, Phase, Place, Term, hidden_state_bytes
+from medexp.vram.terms import WIDTHS, Levers, Phase, Place, Term, hidden_state_bytes
 
 # Compiled layers: the points without kept layers of 2026-11-22_h200_double_buffer.json, and the 1B and 3B ones of ..._unseen.json.
 COMPILED_PER_HIDDEN, COMPILED_PER_FFN, COMPILED_PER_WIDTH = 13.43, 6.1, 72_000
@@ -24,11 +24,14 @@ COMPILED_SLOPE_HIDDEN = 9.2
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
 # An adapter that leaves the MLP alone saves fewer of its activations when layers are compiled: three points of the 8B shape.
 FFN_WITHOUT_ADAPTER = 2.0
-# DoRA goes without Unsloth's fused kernels: one point of the 1B shape took 2.36 times as much. Not fitted; the probe has to tell.
-DORA_FACTOR = 2.5
+# DoRA goes without Unsloth's fused kernels: one point of the 1B shape took 2.36 times as much. Trained biases do too, by its source
+# (nothing measured), and PEFT saves three times as much of a projection with DoRA. Not fitted; the probe has to tell.
+UNFUSED_FACTOR = 2.5
 # transformers + PEFT + TRL: a cautious fit on eleven points, between -1.3 and +6.3 %, hidden states included.
 PLAIN_PER_HIDDEN, PLAIN_PER_WEIGHT, PLAIN_FIXED = 83.6, 13.25, 369 * MIB
-PLAIN_OFF_PER_FFN = 6.4
+# The same without a card: ten points of the embedded model (benchmarks/vram/on_cpu.py). Logits are whole there, in 32 bits, and so
+# is their gradient; what malloc keeps differs from point to point.
+CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB
 
 
 def step_terms(run: RunConfig, levers: Levers) -> list[Term]:
@@ -45,8 +48,8 @@ def is_offloaded(run: RunConfig) -> bool:
 def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     shape, training = run.model.shape, Phase.training
     recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
-    if run.lora.dora:
-        fitted = int(DORA_FACTOR * fitted)
+    if not _is_fused(run):
+        fitted = int(UNFUSED_FACTOR * fitted)
     staging = 4 * tokens * shape.hidden if is_offloaded(run) else 0
     loss = 72 * MIB + 4096 * shape.hidden
     slack = max(0, fitted - recompute - loss - staging)
@@ -59,6 +62,11 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
         Term("loss chunk", loss, Place.gpu, training, "Unsloth's fused loss, 64 MiB tile"),
         Term("allocator slack", slack, Place.gpu, training, "fitted, benchmarks/vram"),
     ]
+
+
+def _is_fused(run: RunConfig) -> bool:
+    """Do the adapter's products run in Unsloth's own kernels, which save less for the backward pass?"""
+    return not run.lora.dora and run.lora.bias is Bias.none
 
 
 def _hidden_states(run: RunConfig, tokens: int) -> Term:
@@ -90,8 +98,11 @@ def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
 
 
 def largest_tile(hidden: int, tokens: int) -> int:
-    """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time and adds the rest to the last."""
-    return tokens if tokens < hidden else hidden + tokens % hidden
+    """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time, and the rest is a tile of its own.
+
+    Source: unsloth_zoo.tiled_mlp ("arctic"), where a comment says that the rest is added to the last, and the code does not.
+    """
+    return min(tokens, hidden)
 
 
 def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
@@ -126,15 +137,32 @@ def waiting_bytes(run: RunConfig, levers: Levers) -> int:
 
 
 def _plain(run: RunConfig, tokens: int) -> list[Term]:
+    if run.hardware.device is Device.cpu or run.training.gradient_checkpointing is Checkpointing.off:
+        return _unchunked(run, tokens)
     shape, training = run.model.shape, Phase.training
     hidden_states = hidden_state_bytes(shape, tokens)
-    if run.training.gradient_checkpointing is Checkpointing.off:
-        activations = int(2 * tokens * PLAIN_OFF_PER_FFN * (shape.hidden + shape.ffn)) * shape.layers
-        return [Term("activations of all layers", activations, Place.gpu, training, "estimate, not measured")]
-    activations = max(0, int(2 * tokens * PLAIN_PER_HIDDEN * shape.hidden) - hidden_states)
+    saved = UNFUSED_FACTOR if run.lora.dora else 1
+    activations = max(0, int(saved * 2 * tokens * PLAIN_PER_HIDDEN * shape.hidden) - hidden_states)
     fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED
     return [
         Term("hidden states kept for backward", hidden_states, Place.gpu, training, "exact, arXiv:1604.06174"),
         Term("activations of a layer", activations, Place.gpu, training, "cautious fit, benchmarks/vram"),
         Term("16-bit copies, loss chunk and slack", fixed, Place.gpu, training, "cautious fit, benchmarks/vram"),
+    ]
+
+
+def _unchunked(run: RunConfig, tokens: int) -> list[Term]:
+    """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is taken to need as much."""
+    shape, training, width = run.model.shape, Phase.training, WIDTHS[run.hardware.dtype]
+    is_off = run.training.gradient_checkpointing is Checkpointing.off
+    saved = UNFUSED_FACTOR if run.lora.dora else 1
+    a_layer = int(saved * width * tokens * CPU_PER_LAYER * (shape.hidden + shape.ffn))
+    hidden_states = 0 if is_off else width * shape.layers * tokens * shape.hidden
+    measured = "fitted on a CPU, benchmarks/vram"
+    return [
+        Term("hidden states kept for backward", hidden_states, Place.gpu, training, "exact, arXiv:1604.06174"),
+        Term("activations of all layers", a_layer * shape.layers if is_off else 0, Place.gpu, training, measured),
+        Term("activations of a layer", 0 if is_off else a_layer, Place.gpu, training, measured),
+        Term("logits and their gradient", CPU_PER_LOGIT * tokens * shape.vocab, Place.gpu, training, measured),
+        Term("allocator slack", CPU_FIXED, Place.gpu, training, measured),
     ]

@@ -7,8 +7,9 @@ from functools import cache, cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
-from medexp.config.schema import ModelShape, RunConfig
+from medexp.config.schema import Dtype, ModelShape, RunConfig
 
+WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}  # bytes a number; float32 runs on a CPU alone
 ALLOCATION_UNIT = 512  # torch's caching allocator rounds every tensor up to this
 
 
@@ -97,8 +98,13 @@ class Budget:
 
     @property
     def host_bytes(self) -> int:
-        """Pinned and pageable host memory."""
-        return sum(term.num_bytes for term in self.terms if term.place is Place.host)
+        """Pinned and pageable host memory, at its peak; on a CPU everything lies there."""
+        held = dict.fromkeys(Phase, 0)
+        for _, num_bytes, place, phase, _ in self.terms:
+            if place is Place.host:
+                held[phase] += num_bytes
+        always = held.pop(Phase.always)
+        return always + max(held.values())
 
     def largest(self) -> Term:
         """The term that takes most of the card."""

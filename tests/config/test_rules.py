@@ -21,14 +21,22 @@ BROKEN = {
         (["training.max_steps=null"], ["training.max_steps=None", "training.epochs=None", "exactly one"]),
     ],
     "_engine": [
-        (["hardware.engine=unsloth"], ["hardware.engine=unsloth needs a CUDA card", "use hardware.engine=auto"]),
+        (
+            [CARD, "training.gradient_checkpointing=off"],
+            ["training.gradient_checkpointing=off is for hardware.engine=transformers", "hardware.checkpoint_skip_layers=max"],
+        ),
+        ([CARD, "hardware.dtype=float32"], ["hardware.dtype=float32 is not for a card", "bfloat16 or float16"]),
+        (
+            ["hardware.engine=unsloth", "training.gradient_checkpointing=standard"],
+            ["hardware.engine=unsloth needs a CUDA card", "use hardware.engine=auto"],
+        ),
         (
             [CARD, "hardware.engine=transformers", "hardware.offload_layers=3"],
             ["hardware.offload_layers=3", "hardware.engine=unsloth", "set it to 0"],
         ),
         (
             [CARD, "hardware.engine=transformers", "hardware.offload_embedding=true"],
-            ["hardware.offload_embedding=True", "hardware.engine=unsloth", "set it to 0"],
+            ["hardware.offload_embedding=True", "hardware.engine=unsloth", "set it to false"],
         ),
         (["hardware.checkpoint_skip_layers=max"], ["hardware.checkpoint_skip_layers=max", "with transformers set it to 0"]),
         (
@@ -60,9 +68,10 @@ BROKEN = {
             [CARD, "hardware.offload_layers=40", "hardware.checkpoint_skip_layers=9"],
             ["hardware.offload_layers=40 and hardware.checkpoint_skip_layers=9 are more than the 48 layers", "cannot be kept"],
         ),
+        ([CARD, "hardware.offload_embedding=0"], ["hardware.offload_embedding=0 is not allowed", "true, false, auto"]),
         (
-            [CARD, "hardware.offload_layers=3", "training.gradient_checkpointing=off"],
-            ["hardware.offload_layers=3 needs gradient checkpointing", "training.gradient_checkpointing=unsloth"],
+            [CARD, "model=llama_3_2_3b", "hardware.offload_embedding=true"],
+            ["hardware.offload_embedding=true saves nothing: llama_3_2_3b ties its embedding", "auto or false"],
         ),
     ],
     "_optimizer": [

@@ -1,10 +1,11 @@
+import json
 import re
 
 import pytest
 
 from medexp.config.schema import Quantisation
 from medexp.config.shape import check_shape
-from medexp.errors import ModelError
+from medexp.errors import ConfigError, ModelError
 
 # config.json of HuggingFaceTB/SmolLM2-135M-Instruct, the part that counts.
 SMOLLM2 = {
@@ -63,3 +64,42 @@ def test_quantised_weights_are_what_an_nf4_model_expects(resolved):
     model = resolved("hardware=rtx4050_6gb").model
     assert model.quantisation is Quantisation.nf4
     check_shape(model, {"quantization_config": {"load_in_4bit": True}})
+
+
+LLAMA = {
+    "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "intermediate_size": 14336, "vocab_size": 128256,
+}  # fmt: skip
+
+
+def test_other_four_bit_weights_are_not_nf4(resolved):
+    with pytest.raises(ModelError, match=r"they are quantised by gptq there and model.quantisation=nf4 here"):
+        check_shape(resolved("hardware=rtx4050_6gb").model, {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+
+
+def test_a_model_without_a_shape_has_that_of_its_checkpoint(resolved, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    local = resolved("hardware=rtx4050_6gb", "model=local", f"model.path={tmp_path}").model
+    assert local.shape == resolved("hardware=rtx4050_6gb").model.shape  # heads' width and untied embeddings are what is left out
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{bad", "config.json cannot be read"),
+        ("[1]", "config.json holds no object"),
+        (json.dumps(LLAMA | {"model_type": "qwen3"}), "is of family qwen3; plans are made for llama, qwen2"),
+        (json.dumps(LLAMA | {"num_hidden_layers": None, "vocab_size": 0}), "no number for num_hidden_layers, vocab_size"),
+        (None, "holds no config.json"),
+    ],
+)
+def test_a_shape_that_cannot_be_read_is_said(resolved, tmp_path, config, said):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ModelError, match=said):
+        resolved("hardware=rtx4050_6gb", "model=local", f"model.path={tmp_path}")
+
+
+def test_a_model_without_a_shape_needs_a_path(resolved):
+    with pytest.raises(ConfigError, match=r"model=local has no shape: set model.path=FOLDER"):
+        resolved("hardware=rtx4050_6gb", "model=local")

@@ -129,7 +129,8 @@ def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
 
 
 @pytest.mark.parametrize(
-    ("preset", "sampler"), [("rank_lr_seq", "ThoroughGPSampler"), ("pareto_loss_vram", "TPESampler"), ("grid_rank", "GridSampler")]
+    ("preset", "sampler"),
+    [("rank_lr_seq", "ThoroughGPSampler"), ("pareto_loss_vram", "ThoroughGPSampler"), ("grid_rank", "GridSampler")],
 )
 def test_the_sampler_of_a_preset(asked, preset, sampler):
     assert asked(f"sweep={preset}").sampler["_target_"].endswith(sampler)

@@ -6,7 +6,7 @@ import pytest
 
 from medexp.sweep.proposal import CONFIG, VRAM, judged, planned
 from medexp.units import GIB, bytes_of_gib
-from medexp.vram import planner
+from medexp.vram import limits, planner, reach
 
 CARD = ["hardware=rtx4050_6gb"]
 
@@ -29,7 +29,7 @@ def test_what_does_not_fit_says_by_how_many_bytes_and_which_term(proposal, resol
     made = proposal(*overrides)
     least = min(each.budget.peak_bytes for each in planner.ranked(resolved(*overrides), last_resorts=True))
     assert not made.fits
-    assert made.violations[VRAM] == pytest.approx(least * planner.SAFETY - bytes_of_gib(5.25), abs=2)
+    assert made.violations[VRAM] == pytest.approx(least * limits.SAFETY - bytes_of_gib(5.25), abs=2)
     assert "largest term: recompute peak of a layer" in made.why
     assert "hardware.vram_ceiling_gib is 5.25" in made.why
 
@@ -42,7 +42,7 @@ def test_the_violation_grows_with_the_length(proposal):
 
 @pytest.mark.parametrize("seq", range(20480, 22017, 512))
 def test_the_edge_is_where_the_planner_has_it(proposal, resolved, seq):
-    longest = planner.longest_that_fits(resolved(*CARD))
+    longest = reach.longest_that_fits(resolved(*CARD))
     assert proposal(*CARD, f"training.max_seq_tokens={seq}").fits == (seq <= longest)
 
 

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from medexp.config.schema import Planning
 from medexp.errors import VramPlanError
-from medexp.units import bytes_of_gib
-from medexp.vram import limits, planner
+from medexp.machine import Machine
+from medexp.units import GIB, bytes_of_gib
+from medexp.vram import limits, planner, reach
 from medexp.vram.budget import budget
 from medexp.vram.cost import predicted
+from medexp.vram.step import largest_tile
 from medexp.vram.terms import Levers, Phase
 
 CARD = "hardware=rtx4050_6gb"
@@ -79,10 +81,10 @@ def test_less_host_memory_keeps_fewer_there(resolved):
 
 def test_what_would_fit_where_the_host_is_short(resolved):
     run = resolved(CARD, "hardware.host_ram_gib=6", "training.max_seq_tokens=16384")
-    longest = planner.would_fit(run)["training.max_seq_tokens"]
-    assert planner.choose(planner.resized(run, seq=longest))
+    longest = reach.would_fit(run)["training.max_seq_tokens"]
+    assert planner.choose(reach.resized(run, seq=longest))
     with pytest.raises(VramPlanError):
-        planner.choose(planner.resized(run, seq=longest + 64))
+        planner.choose(reach.resized(run, seq=longest + 64))
 
 
 def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_card(resolved):
@@ -122,13 +124,13 @@ def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
 
 def test_what_would_fit_does_and_one_more_does_not(resolved):
     run = resolved(CARD, "training.max_seq_tokens=65536")
-    with pytest.raises(VramPlanError, match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21184"):
+    with pytest.raises(VramPlanError, match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21440"):
         planner.choose(run)
-    assert planner.choose(planner.resized(run, seq=21184))
+    assert planner.choose(reach.resized(run, seq=21440))
     with pytest.raises(VramPlanError):
-        planner.choose(planner.resized(run, seq=21248))
+        planner.choose(reach.resized(run, seq=21504))
     wide = resolved(CARD, "lora.r=1024")
-    rank = planner.would_fit(wide)["lora.r"]
+    rank = reach.would_fit(wide)["lora.r"]
     assert planner.choose(replace(wide, lora=replace(wide.lora, r=rank)))
     with pytest.raises(VramPlanError, match=f"lora.r={rank}"):
         planner.choose(replace(wide, lora=replace(wide.lora, r=rank + 1)))
@@ -164,11 +166,11 @@ def test_a_plan_in_words_and_as_values(resolved):
 
 def test_what_would_fit_honours_a_lever_that_is_a_number(resolved):
     run = resolved(CARD, "hardware.checkpoint_skip_layers=8", "training.max_seq_tokens=65536")
-    longest = planner.would_fit(run)["training.max_seq_tokens"]
-    assert longest < 21184
-    assert planner.choose(planner.resized(run, seq=longest))[0].levers.kept_layers == 8
+    longest = reach.would_fit(run)["training.max_seq_tokens"]
+    assert longest < 21440
+    assert planner.choose(reach.resized(run, seq=longest))[0].levers.kept_layers == 8
     with pytest.raises(VramPlanError):
-        planner.choose(planner.resized(run, seq=longest + 64))
+        planner.choose(reach.resized(run, seq=longest + 64))
 
 
 def test_last_resorts_only_where_nothing_else_fits(resolved):
@@ -250,18 +252,72 @@ def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_fruga
         Levers,
         st.sampled_from([1, 2, 4]),
         st.just(2),
-        st.integers(0, 31),
+        st.integers(0, 24),
         st.booleans(),
-        st.just(0),
+        st.integers(0, 8),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
         st.booleans(),
     ),
     rank=st.integers(1, 128),
-    seq=st.integers(64, 8192),
+    seq=st.integers(64, 24_000),
 )
 @settings(max_examples=40, deadline=None)
 def test_more_rank_tokens_or_cases_never_take_less(resolved, levers, rank, seq):
-    run = planner.resized(resolved(CARD), rank, seq)
+    run = reach.resized(resolved(CARD), rank, seq)
     needed = budget(run, levers).peak_bytes
-    assert budget(planner.resized(run, rank=rank + 8), levers).peak_bytes >= needed
-    assert budget(planner.resized(run, seq=seq + 64), levers).peak_bytes >= needed
+    assert budget(reach.resized(run, rank=rank + 8), levers).peak_bytes >= needed
+    assert budget(reach.resized(run, seq=seq + 64), levers).peak_bytes >= needed
     assert budget(run, replace(levers, micro_batch=levers.micro_batch + 1)).peak_bytes >= needed
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["evaluation.batch_size=8"], "evaluation.batch_size"),
+        (["evaluation.answers=0", "evaluation.batch_size=64", "evaluation.max_seq_tokens=8192"], "evaluation.batch_size"),
+        (["hardware.checkpoint_skip_layers=32"], "hardware.checkpoint_skip_layers"),
+        (
+            ["training.plan=manual", "training.micro_batch=8", "training.accumulation=1", "training.max_seq_tokens=8192"],
+            "training.plan",
+        ),
+    ],
+)
+def test_every_way_out_that_is_offered_fits(resolved, words, nearest):
+    run = resolved(CARD, *words)
+    with pytest.raises(VramPlanError) as refused:
+        planner.choose(run)
+    assert nearest in refused.value.would_fit
+    for key, value in refused.value.would_fit.items():
+        planner.choose(resolved(CARD, *words, f"{key}={value}"))
+
+
+def test_nothing_is_offered_that_does_not_fit(resolved):
+    with pytest.raises(VramPlanError, match="Would fit: a smaller model or a larger card"):
+        planner.choose(resolved(CARD, "hardware.vram_ceiling_gib=1", "training.plan=manual"))
+
+
+def test_a_tile_is_never_longer_than_the_model_is_wide():
+    assert [largest_tile(4096, tokens) for tokens in (100, 4096, 5000, 16383, 16384)] == [100, 4096, 4096, 4096, 4096]
+
+
+def test_a_cpu_run_is_held_against_the_memory_of_its_machine(resolved):
+    here = Machine(2, "by hand", (), 16 * GIB)
+    assert planner.choose(resolved(on=here))[0].budget.host_bytes < 3 * GIB
+    with pytest.raises(
+        VramPlanError, match=r"the run needs .* GiB of memory and 15.0 GiB may be used: hardware.host_ram_gib is 16"
+    ):
+        planner.choose(resolved("model=deepseek_r1_distill_qwen_14b", on=here))
+
+
+def test_dora_and_trained_biases_go_without_fused_kernels(resolved):
+    plain, dora, biased = (
+        budget(resolved(CARD, *words), Levers(1, 8, 10, True)).gpu_bytes(Phase.training)
+        for words in ([], ["lora.dora=true"], ["lora.bias=all"])
+    )
+    assert dora > 2 * plain
+    assert biased > 2 * plain
+    engine = "hardware.engine=transformers"
+    plain, dora = (budget(resolved("hardware=rtx4090_24gb", engine, *w), Levers(1, 8)).peak_bytes for w in ([], ["lora.dora=true"]))
+    assert dora > 1.05 * plain
