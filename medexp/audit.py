@@ -24,7 +24,7 @@ from medexp.data.overlap import benchmark_texts
 from medexp.data.spelling import Speller
 from medexp.errors import DataError
 from medexp.model import load_tokenizer
-from medexp.screen import Screen
+from medexp.screen import DONE, WRONG, Screen
 
 _LOOK = {  # the sixteen colours that every terminal has
     Role.instructions: "black on magenta",
@@ -99,9 +99,9 @@ def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
     )
     show.table("", ("", ""), _summary(seen))
     for rule in seen.broken:
-        show.result(f"[red]✗[/red] {rule}")
+        show.result(rule, WRONG)
     if not seen.broken:
-        show.result("[green]✓[/green] every rule holds")
+        show.result("every rule holds", DONE)
     show.result(f"Written: {files[0]} and {files[1]}")
 
 

@@ -43,7 +43,7 @@ def export(run: RunConfig, options: ExportOptions, invocation: Invocation, show:
     if options.to is ExportTo.registry:
         return _registered(run, options, subject, show)
     job = _checked(run, options, subject, invocation, show)
-    show.say(f"[bold]{subject.name}[/bold] as {options.to.value}")
+    show.say(f" as {options.to.value}", title=subject.name)
     with folder.written(job.target) as half_done:
         write(job, half_done)
     _print(job, time.perf_counter() - began)

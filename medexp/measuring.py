@@ -20,7 +20,7 @@ from medexp.evaluation.scorecard import Card
 from medexp.finished import RECORD
 from medexp.known_base import KnownBase
 from medexp.registry import REPORT
-from medexp.screen import Screen
+from medexp.screen import DONE, NOTE, Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
 from medexp.tuned import Tuned, Weights, vocabulary
@@ -76,7 +76,7 @@ class Measured:
         kept = generation.kept(kept_in)
         if len(kept) == count:
             if count:
-                self.show.say(f"[green]✓[/green] the {whose} model's {count} answers were made before")
+                self.show.say(f"the {whose} model's {count} answers were made before", DONE)
             return [kept[case] for case in range(count)]
         if planner.is_planned(self.run):  # short questions in greater numbers, in the planned memory
             may: Callable[[int, int], bool] = partial(budget.may_answer, self.run)
@@ -97,7 +97,7 @@ class Measured:
     def base_losses(self) -> list[CaseLoss]:
         """The base's loss of every held-out case, measured where no earlier run has done it."""
         if self.known and (found := self.known.losses()) is not None:
-            self.show.say("[green]✓[/green] the base's held-out losses were measured before")
+            self.show.say("the base's held-out losses were measured before", DONE)
             return found
         with self.show.stage("measuring the base's held-out loss"), self.tuned.as_base():
             found = self.losses()
@@ -139,7 +139,7 @@ def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
     with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
         found = judging.judged(evaluation.judge, record.cases, advance)
     if found.failure:
-        show.say(f"[yellow]![/yellow] {found.failure}; the run goes on without")
+        show.say(f"{found.failure}; the run goes on without", NOTE)
     return replace(record, judged=found)
 
 
@@ -203,7 +203,7 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
         screen.table("Benchmarks", ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"), accuracy_rows(record))
     for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
         names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
-        screen.result(f"[dim]not measured: {names}: {why}[/dim]")
+        screen.result(f"not measured: {names}: {why}", style="dim")
 
 
 def curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:

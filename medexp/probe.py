@@ -87,7 +87,7 @@ def settle(
         with guard.ceiling(meter, DOING[Phase.always]):
             return Settled(load(), plan)
     if (safer := _after_running_out(asked, work)) is not None:
-        say(f"[yellow]![/yellow] the last attempt ran out of memory with this plan; next: {planner.sentence(safer, None)}")
+        say(f"the last attempt ran out of memory with this plan; next: {planner.sentence(safer, None)}")
         plan = safer
         planner.apply(run, plan)
     tried: list[Plan] = []
@@ -109,7 +109,7 @@ def settle(
             if found is None:
                 raise _nothing_left(error, [*tried, plan], meter) from error
             safer, why = found, f"{error.phase} did not fit"
-        say(f"[yellow]![/yellow] {why}; next: {planner.sentence(safer, None)}")
+        say(f"{why}; next: {planner.sentence(safer, None)}")
         tried.append(plan)
         if tuned is not None:  # outside the handler, whose traceback holds what the step had allocated
             model.recover(tuned)

@@ -42,7 +42,7 @@ def sweep(
     study = _study(question, base)
     _enough_asked(study)
     trials = Trials(study, question, base, _launcher(question, task), show)
-    show.say(names.headline(study, base, question.folder))
+    show.say(names.headline(study, base, question.folder), title=study.name)
     with results.parent_run(base.tracking, study, question.folder) as parent:
         trials.parent_run_id = parent.run_id
         try:
