@@ -78,13 +78,14 @@ class VramPlanError(BadInput):
 
 
 class VramCeilingError(MedexpError):
-    """The run needed more than `hardware.vram_ceiling_gib`; `phase` is what it was doing."""
+    """The run needed more than `hardware.vram_ceiling_gib`: what it was doing, in words, and the `vram.terms.Phase` that this
+    belongs to, by its value, where that is known."""
 
     exit_code = 3
     reason = "vram"
 
-    def __init__(self, message: str, phase: str = ""):
-        self.phase = phase
+    def __init__(self, message: str, doing: str = "", phase: str | None = None):
+        self.doing, self.phase = doing, phase
         super().__init__(message)
 
 

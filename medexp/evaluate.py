@@ -21,6 +21,7 @@ from medexp.data import mixture, source
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
+from medexp.during import during
 from medexp.errors import RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation.questions import ChoiceQuestion, questions
@@ -32,7 +33,7 @@ from medexp.measuring import Measured
 from medexp.page import About
 from medexp.screen import DONE, NOTE, Screen
 from medexp.units import bytes_of_gib, duration
-from medexp.vram import guard
+from medexp.vram.terms import Phase
 from medexp.workspace import claimed, unfinished
 
 
@@ -79,7 +80,7 @@ def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
             losses_after = job.losses()
         record = job.record((job.answers(base=True), job.answers(base=False)), (losses_before, losses_after))
         if questions or run.evaluation.benchmarks:
-            with show.stage("asking the benchmarks, base and tuned"), guard.ceiling(base.meter, "asking the benchmarks"):
+            with show.stage("asking the benchmarks, base and tuned"), during(Phase.evaluation, "asking the benchmarks", base.meter):
                 record = replace(record, benchmarks=benchmarks.graded(tuned, run.evaluation, questions))
         card = measuring.card(record, run.evaluation, base.modules)
         work.finish()

@@ -13,6 +13,7 @@ from typing import Any
 from medexp import machine, model, page, stack, weights
 from medexp.config.schema import Evaluation, RunConfig
 from medexp.data.preparation import Prepared
+from medexp.during import during
 from medexp.evaluation import embedding, generation, judging, lexicon, parts, scorecard
 from medexp.evaluation.losses import case_losses
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
@@ -27,6 +28,7 @@ from medexp.tuned import Tuned, Weights, vocabulary
 from medexp.units import figure
 from medexp.vram import budget, guard, planner
 from medexp.vram.guard import Meter
+from medexp.vram.terms import Phase
 from medexp.workspace import Workspace
 
 
@@ -53,7 +55,7 @@ def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
 
 def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
     """The model of `run` with the adapter it starts from, under the ceiling."""
-    with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(base.meter, "loading the model"):
+    with show.stage(f"loading {run.model.name} and the adapter"), during(Phase.always, "loading the model", base.meter):
         return model.load(run, base.weights, base.tokenizer, base.modules)
 
 
@@ -83,7 +85,7 @@ class Measured:
         else:
             may = generation.at_most(self.run.evaluation.batch_size)
         label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
-        with guard.ceiling(self.meter, label), self.show.counting(label, count) as advance:
+        with during(Phase.answering, label, self.meter), self.show.counting(label, count) as advance:
             return generation.answers(
                 self.tuned,
                 self.ready.prompts,
@@ -107,7 +109,7 @@ class Measured:
 
     def losses(self) -> list[CaseLoss]:
         """The loss of every held-out case with the adapter, its answer told apart."""
-        with guard.ceiling(self.meter, "measuring the held-out loss"):
+        with during(Phase.evaluation, "measuring the held-out loss", self.meter):
             return case_losses(self.tuned, self.ready.held_out.encoded, self.run.evaluation.batch_size, self._answer_starts)
 
     def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:

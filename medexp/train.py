@@ -23,6 +23,7 @@ from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
+from medexp.during import during
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
@@ -42,6 +43,7 @@ from medexp.tuned import Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.cost import Plan
+from medexp.vram.terms import Phase
 from medexp.workspace import Workspace, abandoned, claimed, unfinished
 
 
@@ -162,7 +164,7 @@ def _fit(job: Job, resume_from: Path | None) -> Fitted:
     meter = job.meter
     with (
         TrainingProgress(job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes) as progress,
-        guard.ceiling(meter, "training"),
+        during(Phase.training, "training", meter),
     ):
         return trainer.fit(job.tuned, job.ready.rows, job.run, job.work.checkpoints, resume_from, [progress, Recorder(job)])
 

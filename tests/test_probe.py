@@ -57,7 +57,7 @@ class Card:
         """Seem to fit, and run out of memory while training."""
         with claimed(self.folder, "probe", Resume.auto) as work:
             self.settle(work)
-            raise VramCeilingError("out of GPU memory while training", "training")
+            raise VramCeilingError("out of GPU memory while training", "training", Phase.training.value)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from medexp.asking.reply import THINK_END, Reply, as_json
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data import prompts
 from medexp.data.encoding import prompt_ids
+from medexp.during import during
 from medexp.errors import ConfigError
 from medexp.evaluation import generation
 from medexp.evaluation.generation import Sampling
@@ -21,6 +22,7 @@ from medexp.measuring import Opened
 from medexp.screen import Screen
 from medexp.tuned import Tuned, vocabulary
 from medexp.vram import guard
+from medexp.vram.terms import Phase
 
 Heard = Callable[[Reply], bool]
 
@@ -98,7 +100,7 @@ class Respondent:
             return stopped
 
         try:
-            with guard.ceiling(self.meter, "answering"):
+            with during(Phase.answering, "answering", self.meter):
                 answer = generation.spoken(self.tuned, ids, sampling, base, listening)
         except BaseException:
             model.recover(self.tuned)  # ended in the middle of a token: the next question finds the model in order
