@@ -37,13 +37,12 @@ from medexp.vram.terms import Phase
 from medexp.workspace import claimed, unfinished
 
 
-def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, show: Screen) -> Card:
-    """Measure the run that `options` names, print and keep what changed.
+def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Card:
+    """Measure `subject`, which was made with `run`, print and keep what changed.
 
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call continues it.
     """
     began = time.perf_counter()
-    subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
     if options.rescore:
         record, found = _rescored(run, subject, show)
     else:
@@ -147,9 +146,10 @@ def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) ->
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
+    options, subject = invocation.options, invocation.subject
     assert isinstance(options, EvaluateOptions)
-    line = evaluate(run, options, invocation, Screen()).line("loss_answer")
+    assert isinstance(subject, FinishedRun)
+    line = evaluate(run, options, subject, invocation, Screen()).line("loss_answer")
     return line.after if line.after is not None else float("nan")
 
 

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from medexp import artifact, audit_page, finished, machine, measuring, model, note, report, tracking, trainer, weights
+from medexp import artifact, audit_page, machine, measuring, model, note, report, tracking, trainer, weights
 from medexp.command import Invocation, run_door
-from medexp.config.doors import TrainOptions
 from medexp.config.flat import fingerprint, flatten, telling
 from medexp.config.schema import RunConfig
 from medexp.data import mixture, source
@@ -27,7 +26,7 @@ from medexp.during import during
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
-from medexp.finished import STARTED_FROM
+from medexp.finished import STARTED_FROM, FinishedRun
 from medexp.known_base import known_base
 from medexp.measuring import Measured
 from medexp.naming import run_name
@@ -312,9 +311,7 @@ def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, TrainOptions)
-    restored = Restored(finished.find(options.run, run.tracking.root or "", Path.cwd())) if options.from_run else None
+    restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
     with taking_part(invocation.output_dir) as part:
         result = train(run, invocation, Screen(), part, restored)
         if part:

@@ -53,9 +53,10 @@ class Finished:
         cfg = self._compose(*words, root="evaluate")
         options = frame._own_options(cfg, "evaluate")
         assert isinstance(options, EvaluateOptions)
-        cfg = as_it_was_made(cfg, options, words)
+        cfg, subject = as_it_was_made(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
-        return evaluate(made, options, Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg)), Screen())
+        invocation = Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg))
+        return evaluate(made, options, subject, invocation, Screen())
 
     def newest(self) -> Any:
         """The MLflow run of the last evaluation."""
