@@ -13,6 +13,7 @@ from typing import Any
 from medexp import machine, model, page, stack, weights
 from medexp.config.schema import Evaluation, RunConfig
 from medexp.data.preparation import Prepared
+from medexp.data.prompts import closes_reasoning
 from medexp.during import during
 from medexp.evaluation import embedding, generation, judging, lexicon, parts, scorecard
 from medexp.evaluation.losses import case_losses
@@ -114,18 +115,13 @@ class Measured:
 
     def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:
         """All that was measured, before and after, and judged where a judge is asked for."""
-        record = record_of(reasons(self.run), self.ready.asked, answers, losses, self.ready.held_out.cases)
+        record = record_of(closes_reasoning(self.run.prompt), self.ready.asked, answers, losses, self.ready.held_out.cases)
         return judged(record, self.run.evaluation, self.show)
 
     @cached_property
     def _answer_starts(self) -> list[int]:
         held_out = self.ready.held_out
         return parts.answer_starts(self.run.prompt, held_out.cases, held_out.encoded, vocabulary(self.tuned.tokenizer))
-
-
-def reasons(run: RunConfig) -> bool:
-    """Does the prompt of `run` ask for a chain of thought that ends with `</think>`?"""
-    return "</think>" in run.prompt.completion
 
 
 def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:

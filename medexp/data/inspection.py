@@ -20,6 +20,7 @@ from medexp.data.duplicates import near_duplicates, near_to
 from medexp.data.encoding import Encoding
 from medexp.data.language import languages_of
 from medexp.data.overlap import Measured, Overlap, overlaps
+from medexp.data.prompts import reasons
 from medexp.data.reasoning import ReasoningFaults, faults
 from medexp.data.records import Case
 
@@ -119,7 +120,7 @@ def inspect(
         near_held_out=near_held_out,
         leaks=_leaks(train.cases, held_out.cases, benchmarks),
         reasoning=faults(train.cases),
-        reasons="{reasoning}" in prompt.completion,
+        reasons=reasons(prompt),
         languages=languages_of([f"{case.question} {case.answer}" for case in train.cases]),
         previews=[cut[place] for place in dict.fromkeys(by_length[at] for at in (0, len(cut) // 2, -1))],
         measured=[HELD_OUT, *benchmarks],

@@ -100,8 +100,8 @@ class Judged:
 
 @dataclass(frozen=True)
 class Record:
-    """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases, whose digests
-    are `held_out` (empty in records older than it); benchmarks by name, where any was run."""
+    """An evaluation: `reasons` where the prompt asks for a chain of thought that ends with `</think>`; losses are those of all
+    held-out cases, whose digests are `held_out` (empty in records older than it); benchmarks by name, where any was run."""
 
     reasons: bool
     cases: tuple[Answered, ...]
