@@ -125,10 +125,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The name of `known` nearest to `word`, None when none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def suggestion(name: str | None) -> str:
+    """ "; did you mean `name`?", or nothing without one."""
+    return f"; did you mean {name}?" if name is not None else ""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?" with the name of `known` nearest to `word`, or nothing when none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    """The suggestion of what is closest to `word`, or nothing."""
+    return suggestion(closest(word, known))
 
 
 def listing(names: Iterable[str]) -> str:
