@@ -93,7 +93,10 @@ def _print(show: Screen, found: Comparing, answers: int) -> None:
     if rows:
         show.table("Where they differ", ("setting", *labels), rows)
     if follow:
-        show.result(f"different too, but only as these are or where they are off: {', '.join(follow)}", style="dim")
+        show.result(
+            f"also different, but only because of the settings above, or for features that are off: {', '.join(follow)}",
+            style="dim",
+        )
     for remark in comparison_rows.remarks(found):
         show.result(remark, NOTE)
     _print_measures(show, found)
@@ -106,10 +109,10 @@ def _print_measures(show: Screen, found: Comparing) -> None:
     quiet = comparison_rows.quiet(found)
     loud = [each for each in found.measures if each not in quiet]
     if (first := found.reference) is not None and (rows := comparison_rows.contrast_rows(found, loud)):
-        columns = ("measure", "", f"{first.label} | run", "verdict", "difference a case [95 %]", "p | Holm", "n")
+        columns = ("measure", "", f"{first.label} | run", "verdict", "difference per case [95 %]", "p | Holm", "n")
         show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
     if rows := comparison_rows.change_rows(found, loud):
-        heads = ("measure", "", "before -> after", "verdict", "change a case [95 %]")
+        heads = ("measure", "", "before -> after", "verdict", "change per case [95 %]")
         show.table("What changed in each, against its own base", heads, rows)
     if quiet:
         show.result(f"no detectable change or difference anywhere: {', '.join(each.title for each in quiet)}", style="dim")

@@ -5,9 +5,9 @@
     │   ├── ConfigError             a key, value or combination of the composed config
     │   ├── DataError               a file, a record, or too few cases
     │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
-    │   ├── MachineError            the hardware preset asks for what this machine has not
+    │   ├── MachineError            the hardware preset asks for what this machine does not have
     │   │   └── HostMemoryError         less host memory can be pinned than was planned for
-    │   ├── RunError                a run or adapter that is not there, or holds not what it should
+    │   ├── RunError                a run or adapter that is not there, or has unexpected contents
     │   ├── OutputError             a folder that cannot be written
     │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
     ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
@@ -54,7 +54,7 @@ class ModelError(BadInput):
 
 
 class MachineError(BadInput):
-    """The hardware preset asks for what this machine has not."""
+    """The hardware preset asks for what this machine does not have."""
 
 
 class HostMemoryError(MachineError):
@@ -62,7 +62,7 @@ class HostMemoryError(MachineError):
 
 
 class RunError(BadInput):
-    """A run or adapter that is not there, or holds not what it should."""
+    """A run or adapter that is not there, or has unexpected contents."""
 
 
 class OutputError(BadInput):

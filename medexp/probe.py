@@ -104,7 +104,7 @@ def settle(
             if asked.hardware.offload_activations is True:
                 raise
             asked = _with_activations_on_the_card(asked)
-            safer, why = planner.choose(asked)[0], "the system pins no more host memory"
+            safer, why = planner.choose(asked)[0], "the system cannot pin more host memory"
         except VramCeilingError as error:
             found = planner.safer(asked, plan, _phase(error.phase)) if len(tried) < run.hardware.replan else None
             if found is None:

@@ -74,7 +74,7 @@ def run_of(tracking: Tracking, uri: str) -> str:
     """
     asked = URI.fullmatch(uri)
     if asked is None:
-        raise RunError(f"run={uri} is no registered model: models:/NAME@ALIAS or models:/NAME/VERSION is")
+        raise RunError(f"run={uri} is not a registered model: models:/NAME@ALIAS or models:/NAME/VERSION is")
     client = existing_store(tracking)
     versions = _versions(client, asked["name"])
     found = _asked_for(client, versions, asked)

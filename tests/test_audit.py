@@ -55,7 +55,7 @@ class Page(HTMLParser):
 def test_the_shipped_cases_break_no_rule(doors: Doors, capsys) -> None:
     audited(doors, "dataset.max_cases=null", "dataset.held_out=16", strict=True)
     output = capsys.readouterr().out
-    for part in ("138 to train on, 16 held out", "Tokens a training case", "every rule holds", "reasoning 29.1 %", "language"):
+    for part in ("138 to train on, 16 held out", "Tokens per training case", "all checks passed", "reasoning 29.1 %", "language"):
         assert part in " ".join(output.replace("│", " ").split())
     assert "⟨EOS⟩" in output  # the preview
     values = json.loads((doors.root / "audited" / "audit.json").read_text())

@@ -187,7 +187,7 @@ def test_an_adapter_of_another_maker_is_refused(finished: Finished, tmp_path: Pa
     with pytest.raises(RunError, match="not made by medexp"):
         finished.evaluate(tmp_path)
     (tmp_path / "run.yaml").write_text("- a list\n")
-    with pytest.raises(RunError, match="is no composed config"):
+    with pytest.raises(RunError, match="is not a composed config"):
         finished.evaluate(tmp_path)
 
 

@@ -81,7 +81,7 @@ class Conversation:
         }
         if word not in commands:
             known = [*commands, "/quit"]
-            self._say(f"{word} is no command; there are {listing(known)}{nearest(word, known)}")
+            self._say(f"{word} is not a command; there are {listing(known)}{nearest(word, known)}")
         else:
             commands[word](rest.strip())
 

@@ -4,7 +4,7 @@
 - nothing that is measured on is trained on: no question, no near duplicate of one, no 13 words in a row;
 - at most MAX_DROPPED of the training cases are dropped and at most MAX_TRIMMED have their reasoning shortened for length;
 - at most MAX_NEAR of the training cases nearly repeat another one;
-- every prompt that reasons has reasoning to learn, at most MAX_FAULTY of it repeated or going in circles;
+- every prompt that reasons has reasoning to learn, at most MAX_FAULTY of it copied or repetitive;
 - at most MAX_FOREIGN of the training cases are in another language than the most frequent one;
 - EOS is among the labels of every case.
 """
@@ -190,7 +190,7 @@ def _broken(seen: Inspection) -> Iterator[str]:
         if seen.reasoning.empty:
             yield f"{len(seen.reasoning.empty)} training cases have no reasoning and the prompt asks for it"
         faulty = {*seen.reasoning.of_another_case, *seen.reasoning.same_as_answer, *seen.reasoning.in_circles}
-        yield from _above("whose reasoning is repeated or goes in circles", len(faulty), side.kept, MAX_FAULTY)
+        yield from _above("whose reasoning is copied or repetitive", len(faulty), side.kept, MAX_FAULTY)
     foreign = sum(count for _, count in seen.languages[1:])
     yield from _above(f"in another language than {seen.languages[0][0]}", foreign, side.kept, MAX_FOREIGN)
     if seen.without_eos:

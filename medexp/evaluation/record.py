@@ -138,7 +138,7 @@ class Record:
             return Record(found["reasons"], cases, **losses, benchmarks=graded, judged=_judged(found["judged"]), held_out=held_out)
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
-                f"{place} is no stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
+                f"{place} is not a stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
             ) from error
 
 

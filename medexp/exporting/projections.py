@@ -53,7 +53,7 @@ def misfits(shapes: Mapping[str, Sequence[int]], rank: int, shape: ModelShape) -
         match = re.fullmatch(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.(weight|bias)", name)
         sides = _sides(shape).get(match[2]) if match else None
         if match is None or sides is None or int(match[1]) >= shape.layers:
-            yield f"{name} is no projection of the base, which has layers 0 to {shape.layers - 1}"
+            yield f"{name} is not a projection of the base, which has layers 0 to {shape.layers - 1}"
             continue
         rows, columns = sides
         wanted = {"lora_A": [rank, columns], "lora_B": [rows, rank]}.get(part, [rows])

@@ -41,8 +41,8 @@ def test_an_adapter_of_the_shape_fits() -> None:
         (f"{KEY}.lora_A.weight", [8, 128], "lora_A of model.layers.1.self_attn.k_proj.weight is 8 x 128 and the base needs 8 x 64"),
         (f"{KEY}.lora_B.weight", [64, 8], "is 64 x 8 and the base needs 32 x 8"),
         (f"{KEY}.lora_A.weight", [4, 64], "is 4 x 64 and the base needs 8 x 64"),
-        (KEY.replace(".1.", ".2.") + ".lora_A.weight", [8, 64], "is no projection of the base, which has layers 0 to 1"),
-        ("base_model.model.lm_head.lora_A.weight", [8, 64], "lm_head.weight is no projection"),
+        (KEY.replace(".1.", ".2.") + ".lora_A.weight", [8, 64], "is not a projection of the base, which has layers 0 to 1"),
+        ("base_model.model.lm_head.lora_A.weight", [8, 64], "lm_head.weight is not a projection"),
     ],
 )
 def test_what_does_not_fit_is_said(key: str, found: list[int], said: str) -> None:
