@@ -68,7 +68,7 @@ def test_strict_ends_with_2_and_every_broken_rule(tmp_path: Path) -> None:
     words = ["dataset=local", f"dataset.path={file}", "hydra.run.dir=out"]
     status, output = command(*AUDIT, *words, "audit.strict=true", cwd=tmp_path)
     assert status == 2, output
-    assert re.search(r"medexp: \d+ of 24 training cases whose reasoning is repeated.* \(audit.strict=true\)", output)
+    assert re.search(r"medexp: \d+ of 24 training cases whose reasoning is copied or repetitive.* \(audit.strict=true\)", output)
     assert (tmp_path / "out" / "audit.html").is_file()
     assert not list(tmp_path.glob("mlruns"))
 
