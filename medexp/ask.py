@@ -37,20 +37,20 @@ from medexp.screen import Screen
 from medexp.tuned import Weights
 
 
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun]:
+    """`finished.as_it_was_made`, once there is something to ask."""
     assert isinstance(options, AskOptions)
     _refuse_options(options)
     return finished.as_it_was_made(cfg, options, overrides)
 
 
-def ask(run: RunConfig, options: AskOptions, show: Screen) -> None:
-    """Answer what is asked on the command line or on standard input; without either, hold a conversation or serve a page.
+def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen) -> None:
+    """Have `subject` answer what is asked on the command line or on standard input; without either, hold a conversation or serve a
+    page.
 
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
     found = finished.continued(run, subject)
     if options.ui:
         with pages.listening(options.port, "ask.port") as socket:
@@ -142,10 +142,11 @@ def _answer(respondent: Respondent, question: str, form: AskFormat, with_reasoni
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
+    options, subject = invocation.options, invocation.subject
     assert isinstance(options, AskOptions)
+    assert isinstance(subject, FinishedRun)
     try:
-        ask(run, options, Screen())
+        ask(run, options, subject, Screen())
     except BrokenPipeError:  # whoever read the answer has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)

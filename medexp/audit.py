@@ -24,7 +24,7 @@ from medexp.data.overlap import benchmark_texts
 from medexp.data.spelling import Speller
 from medexp.errors import DataError
 from medexp.model import load_tokenizer
-from medexp.screen import Screen
+from medexp.screen import DONE, WRONG, Screen
 
 _LOOK = {  # the sixteen colours that every terminal has
     Role.instructions: "black on magenta",
@@ -95,13 +95,13 @@ def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
         (name, f"{each.median:g}", f"{each.p95:,}", f"{each.longest:,}", _bars(each.bins)) for name, each in seen.lengths.items()
     ]
     show.table(
-        f"Tokens a training case, limit {seen.max_tokens:,}", ("part", "median", "p95", "longest", "from 0 to the longest"), rows
+        f"Tokens per training case, limit {seen.max_tokens:,}", ("part", "median", "p95", "longest", "from 0 to the longest"), rows
     )
     show.table("", ("", ""), _summary(seen))
     for rule in seen.broken:
-        show.result(f"[red]✗[/red] {rule}")
+        show.result(rule, WRONG)
     if not seen.broken:
-        show.result("[green]✓[/green] every rule holds")
+        show.result("all checks passed", DONE)
     show.result(f"Written: {files[0]} and {files[1]}")
 
 
@@ -111,13 +111,13 @@ def _summary(seen: Inspection) -> list[tuple[str, str]]:
     faults = seen.reasoning
     return [
         ("cases", seen.audit.sentence()),
-        ("learnt", f"{total:,} tokens, each case once: {shares}"),
+        ("in the loss", f"{total:,} tokens, each case once: {shares}"),
         ("near duplicates", f"{len(seen.repeats)} in training, {len(seen.near_held_out)} of a held-out question"),
         ("overlap", f"{len(seen.leaks)} training cases share a question or 13 words with: {', '.join(seen.measured)}"),
         (
             "reasoning",
             f"{len(faults.empty)} empty, {len(faults.of_another_case)} of another case, "
-            f"{len(faults.same_as_answer)} the same as the answer, {len(faults.in_circles)} in circles",
+            f"{len(faults.same_as_answer)} the same as the answer, {len(faults.in_circles)} repetitive",
         ),
         ("language", ", ".join(f"{name} {count}" for name, count in seen.languages[:6])),
     ]
@@ -131,10 +131,10 @@ def _bars(bins: tuple[int, ...]) -> str:
 
 def _key() -> Text:
     """What the colours mean."""
-    text = Text("Learnt: ")
+    text = Text("In the loss: ")
     for role, look in _LOOK.items():
         text.append(f" {role.value} ", look).append(" ")
-    return text.append("grey: read, not learnt", "bright_black").append("\n")
+    return text.append("grey: read, not in the loss", "bright_black").append("\n")
 
 
 def _preview(pieces: Sequence[Piece]) -> Text:

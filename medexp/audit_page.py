@@ -31,7 +31,7 @@ def page(run: RunConfig, seen: Inspection) -> str:
         f"<h1>{escape(title)}</h1><p>{escape(seen.audit.sentence())}</p>",
         _rules(seen),
         "<h2>What became of the records</h2>" + _table(("records", "training", "held out", "why"), list(_funnel(seen))),
-        "<h2>Tokens a case (training)</h2>",
+        "<h2>Tokens per case (training)</h2>",
         f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
         "<div class='charts'>" + "".join(_histogram(name, each) for name, each in seen.lengths.items()) + "</div>",
         "<h2>What the loss is taken on</h2>" + _shares(seen),
@@ -48,7 +48,7 @@ def page(run: RunConfig, seen: Inspection) -> str:
 
 def _rules(seen: Inspection) -> str:
     if not seen.broken:
-        return f"<p class='ok'>Every rule holds. Looked for overlap with: {escape(', '.join(seen.measured))}.</p>"
+        return f"<p class='ok'>All checks passed. Looked for overlap with: {escape(', '.join(seen.measured))}.</p>"
     return "<ul>" + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in seen.broken) + "</ul>"
 
 
@@ -115,7 +115,7 @@ def _shares(seen: Inspection) -> str:
 
 def _key() -> str:
     names = "".join(f"<span style='background:{colour}'>{role.value}</span>" for role, colour in COLOURS.items())
-    return f"<p class='key'>Learnt: {names} <span class='off'>grey: read, not learnt</span></p>"
+    return f"<p class='key'>In the loss: {names} <span class='off'>grey: read, not in the loss</span></p>"
 
 
 def _case(pieces: Sequence[Piece]) -> str:
@@ -147,7 +147,7 @@ def _reasoning(seen: Inspection) -> Iterator[tuple[str, str]]:
     yield "no reasoning", str(len(faults.empty))
     yield "another case's reasoning", str(len(faults.of_another_case))
     yield "reasoning that is the answer", str(len(faults.same_as_answer))
-    yield "reasoning that goes in circles", str(len(faults.in_circles))
+    yield "repetitive reasoning", str(len(faults.in_circles))
 
 
 def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:

@@ -48,19 +48,21 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "export": ExportConfig,
     "ui": UiConfig,
 }
-Recompose = Callable[[DictConfig, object, Sequence[str]], DictConfig]
+Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]
 
 
 @dataclass(frozen=True)
 class Invocation:
     """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML (paths absolute), the
-    door's own options (the config group of its name, where it has one), and the text of its experiment's YAML."""
+    door's own options (the config group of its name, where it has one), the text of its experiment's YAML, and the finished run
+    that it was recomposed from."""
 
     output_dir: Path
     overrides: tuple[str, ...]
     composed_yaml: str
     options: object = None
     experiment_yaml: str = ""
+    subject: object = None
 
 
 def conf_dir() -> Path:
@@ -98,7 +100,7 @@ def run_door(
     """Compose `config_name` from the command line, check it, hand it to `door`, and exit.
 
     `recompose` may put another config in the place of the composed one before it is checked: it is given that one, the door's own
-    options and the overrides as typed.
+    options and the overrides as typed, and returns beside the config the finished run that it is from.
     """
     schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -108,17 +110,17 @@ def run_door(
     signal.signal(signal.SIGTERM, _terminated)
 
     def task(cfg: DictConfig) -> float:
-        settings = HydraConfig.get()
+        settings, subject = HydraConfig.get(), None
         try:
             options = _own_options(cfg, config_name)
             if recompose is not None:
-                cfg = recompose(cfg, options, settings.overrides.task)
+                cfg, subject = recompose(cfg, options, settings.overrides.task)
             cwd = Path(settings.runtime.cwd)
             run = resolve(cfg, machine.read(), cwd, settings.runtime.choices, needs_card)
             composed = OmegaConf.to_yaml(anchored(cfg, cwd), resolve=True)
             overrides = tuple(settings.overrides.task)
-            experiment = _experiment_yaml(settings.runtime)
-            return door(run, Invocation(Path(settings.runtime.output_dir), overrides, composed, options, experiment))
+            experiment, folder = _experiment_yaml(settings.runtime), Path(settings.runtime.output_dir)
+            return door(run, Invocation(folder, overrides, composed, options, experiment, subject))
         except MedexpError as error:
             if settings.mode is RunMode.MULTIRUN or wants_traceback:
                 raise  # the sweeper is told

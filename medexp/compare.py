@@ -13,15 +13,13 @@ import time
 import webbrowser
 from pathlib import Path
 
-from rich.markup import escape
-
 from medexp import compared, comparison, comparison_page, comparison_rows, report
 from medexp.command import Invocation, run_door
 from medexp.comparison import Comparing
 from medexp.config.doors import CompareOptions, Format
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
-from medexp.screen import Screen
+from medexp.screen import NOTE, Screen
 from medexp.units import duration
 
 COLUMN = 36  # characters that an answer needs beside others
@@ -48,7 +46,7 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
         show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
         _print(show, found, options.answers)
-        show.result(f"All of it on one page: {escape(str(file))} ({duration(time.perf_counter() - began)})")
+        show.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
     if options.open:
         webbrowser.open(file.as_uri())
     return found
@@ -88,16 +86,19 @@ def _write(page: str, file: Path) -> None:
 
 def _print(show: Screen, found: Comparing, answers: int) -> None:
     labels = tuple(run.label for run in found.runs)
-    show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
+    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     show.table(found.title, ("", "run", "ended", "evaluated", "MLflow run or folder"), comparison_rows.run_rows(found))
-    show.result(escape(comparison_rows.shared(found)))
+    show.result(comparison_rows.shared(found))
     rows, follow = comparison_rows.setting_rows(found)
     if rows:
         show.table("Where they differ", ("setting", *labels), rows)
     if follow:
-        show.result(f"[dim]different too, but only as these are or where they are off: {escape(', '.join(follow))}[/dim]")
+        show.result(
+            f"also different, but only because of the settings above, or for features that are off: {', '.join(follow)}",
+            style="dim",
+        )
     for remark in comparison_rows.remarks(found):
-        show.result(f"[yellow]![/yellow] {escape(remark)}")
+        show.result(remark, NOTE)
     _print_measures(show, found)
     if costs := comparison_rows.cost_rows(found):
         show.table("What they took", ("", *labels), costs)
@@ -108,16 +109,16 @@ def _print_measures(show: Screen, found: Comparing) -> None:
     quiet = comparison_rows.quiet(found)
     loud = [each for each in found.measures if each not in quiet]
     if (first := found.reference) is not None and (rows := comparison_rows.contrast_rows(found, loud)):
-        columns = ("measure", "", f"{first.label} | run", "verdict", "difference a case [95 %]", "p | Holm", "n")
+        columns = ("measure", "", f"{first.label} | run", "verdict", "difference per case [95 %]", "p | Holm", "n")
         show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
     if rows := comparison_rows.change_rows(found, loud):
-        heads = ("measure", "", "before -> after", "verdict", "change a case [95 %]")
+        heads = ("measure", "", "before -> after", "verdict", "change per case [95 %]")
         show.table("What changed in each, against its own base", heads, rows)
     if quiet:
-        show.result(f"[dim]no detectable change or difference anywhere: {', '.join(each.title for each in quiet)}[/dim]")
+        show.result(f"no detectable change or difference anywhere: {', '.join(each.title for each in quiet)}", style="dim")
     if found.measures:
         for sentence in comparison_rows.honest(found):
-            show.result(f"[dim]{sentence}[/dim]")
+            show.result(sentence, style="dim")
         show.result("")
 
 

@@ -24,7 +24,10 @@ from medexp.units import bytes_of_gib
 from medexp.vram.planner import LEVER_PARAMS
 
 FEWEST, MOST = 2, 12
-CAUTION = "The order was made on these same held-out cases: the lead of the first is flattered by having been chosen for it."
+CAUTION = (
+    "The order was made on these same held-out cases: the winner's score is optimistically biased, because it was selected on "
+    "these cases."
+)
 _POWER = re.compile(r"system/gpu_\d+_power_usage_watts")
 
 
@@ -90,7 +93,7 @@ def _evaluated(each: FinishedRun, made: Mapping[str, str]) -> Evaluated | None:
 
 
 def _missing(each: FinishedRun) -> str:
-    """Why there is no stored evaluation."""
+    """Why there is not a stored evaluation."""
     if each.kept is None:
         return f"no {RECORD} beside the adapter; measure it first: python -m medexp.evaluate run={each.asked}"
     if each.kept.status == "RUNNING":

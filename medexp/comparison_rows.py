@@ -14,7 +14,7 @@ SHARED = {
     "hardware.name": "hardware {}",
     "lora.r": "rank {}",
     "training.learning_rate": "learning rate {}",
-    "training.max_seq_tokens": "{} tokens a case",
+    "training.max_seq_tokens": "{} tokens per case",
     "training.max_steps": "{} steps",
     "training.seed": "seed {}",
 }
@@ -127,7 +127,7 @@ def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
 
 
 def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and run: measure (once), label, before -> after, verdict, change a case with its interval."""
+    """A row for every measure and run: measure (once), label, before -> after, verdict, change per case with its interval."""
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title

@@ -5,9 +5,9 @@
     │   ├── ConfigError             a key, value or combination of the composed config
     │   ├── DataError               a file, a record, or too few cases
     │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
-    │   ├── MachineError            the hardware preset asks for what this machine has not
+    │   ├── MachineError            the hardware preset asks for what this machine does not have
     │   │   └── HostMemoryError         less host memory can be pinned than was planned for
-    │   ├── RunError                a run or adapter that is not there, or holds not what it should
+    │   ├── RunError                a run or adapter that is not there, or has unexpected contents
     │   ├── OutputError             a folder that cannot be written
     │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
     ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
@@ -54,7 +54,7 @@ class ModelError(BadInput):
 
 
 class MachineError(BadInput):
-    """The hardware preset asks for what this machine has not."""
+    """The hardware preset asks for what this machine does not have."""
 
 
 class HostMemoryError(MachineError):
@@ -62,7 +62,7 @@ class HostMemoryError(MachineError):
 
 
 class RunError(BadInput):
-    """A run or adapter that is not there, or holds not what it should."""
+    """A run or adapter that is not there, or has unexpected contents."""
 
 
 class OutputError(BadInput):
@@ -78,13 +78,14 @@ class VramPlanError(BadInput):
 
 
 class VramCeilingError(MedexpError):
-    """The run needed more than `hardware.vram_ceiling_gib`; `phase` is what it was doing."""
+    """The run needed more than `hardware.vram_ceiling_gib`: what it was doing, in words, and the `vram.terms.Phase` that this
+    belongs to, by its value, where that is known."""
 
     exit_code = 3
     reason = "vram"
 
-    def __init__(self, message: str, phase: str = ""):
-        self.phase = phase
+    def __init__(self, message: str, doing: str = "", phase: str | None = None):
+        self.doing, self.phase = doing, phase
         super().__init__(message)
 
 
@@ -124,10 +125,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The name of `known` nearest to `word`, None when none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def suggestion(name: str | None) -> str:
+    """ "; did you mean `name`?", or nothing without one."""
+    return f"; did you mean {name}?" if name is not None else ""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?" with the name of `known` nearest to `word`, or nothing when none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    """The suggestion of what is closest to `word`, or nothing."""
+    return suggestion(closest(word, known))
 
 
 def listing(names: Iterable[str]) -> str:

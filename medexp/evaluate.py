@@ -21,6 +21,7 @@ from medexp.data import mixture, source
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
+from medexp.during import during
 from medexp.errors import RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation.questions import ChoiceQuestion, questions
@@ -30,19 +31,18 @@ from medexp.finished import COMPOSED, RECORD, FinishedRun
 from medexp.known_base import known_base
 from medexp.measuring import Measured
 from medexp.page import About
-from medexp.screen import Screen
+from medexp.screen import DONE, NOTE, Screen
 from medexp.units import bytes_of_gib, duration
-from medexp.vram import guard
+from medexp.vram.terms import Phase
 from medexp.workspace import claimed, unfinished
 
 
-def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, show: Screen) -> Card:
-    """Measure the run that `options` names, print and keep what changed.
+def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Card:
+    """Measure `subject`, which was made with `run`, print and keep what changed.
 
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call continues it.
     """
     began = time.perf_counter()
-    subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
     if options.rescore:
         record, found = _rescored(run, subject, show)
     else:
@@ -55,7 +55,7 @@ def evaluate(run: RunConfig, options: EvaluateOptions, invocation: Invocation, s
         file = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
         tracker.note(note.measured(found, tracker.page))
         run_id = tracker.run_id
-    show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
+    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     measuring.show(show, f"What changed: {subject.name}", record, found)
     show.result(f"Before and after side by side: {file}\nMLflow run {run_id}, {duration(time.perf_counter() - began)}")
     return found
@@ -69,7 +69,7 @@ def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
     sides = mixture.sides(cases.by_source, run.dataset)
     with claimed(unfinished(run.tracking), f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume) as work:
         _point_out_other_cases(subject, sides, show)
-        show.say(f"[bold]{subject.name}[/bold]: {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}")
+        show.say(f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}", title=subject.name)
         base = measuring.opened(run, found, show)
         ready = Speller(base.tokenizer).prepared(run, sides)
         tuned = measuring.tuned(run, base, show)
@@ -79,7 +79,7 @@ def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
             losses_after = job.losses()
         record = job.record((job.answers(base=True), job.answers(base=False)), (losses_before, losses_after))
         if questions or run.evaluation.benchmarks:
-            with show.stage("asking the benchmarks, base and tuned"), guard.ceiling(base.meter, "asking the benchmarks"):
+            with show.stage("asking the benchmarks, base and tuned"), during(Phase.evaluation, "asking the benchmarks", base.meter):
                 record = replace(record, benchmarks=benchmarks.graded(tuned, run.evaluation, questions))
         card = measuring.card(record, run.evaluation, base.modules)
         work.finish()
@@ -88,7 +88,7 @@ def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
 
 def _point_out_other_cases(subject: FinishedRun, sides: Split, show: Screen) -> None:
     if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
-        show.say("[yellow]![/yellow] these held-out cases are not those of the run: some of them may have been trained on")
+        show.say("these held-out cases are not those of the run: some of them may have been trained on", NOTE)
 
 
 def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
@@ -112,9 +112,9 @@ def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]
-    show.say(f"[green]✓[/green] {len(known) - len(other)} of {len(known)} stored figures are the same to the digit")
+    show.say(f"{len(known) - len(other)} of {len(known)} stored figures are the same to the digit", DONE)
     for name in other:
-        show.say(f"[yellow]![/yellow] {name}: {stored[name]!r} is stored, {known[name]!r} now")
+        show.say(f"{name}: {stored[name]!r} is stored, {known[name]!r} now", NOTE)
     return record, found
 
 
@@ -146,9 +146,10 @@ def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) ->
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
+    options, subject = invocation.options, invocation.subject
     assert isinstance(options, EvaluateOptions)
-    line = evaluate(run, options, invocation, Screen()).line("loss_answer")
+    assert isinstance(subject, FinishedRun)
+    line = evaluate(run, options, subject, invocation, Screen()).line("loss_answer")
     return line.after if line.after is not None else float("nan")
 
 

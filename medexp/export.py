@@ -31,19 +31,18 @@ _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
 _NOT_FOR_OTHERS = ("run.yaml",)  # holds paths of this machine
 
 
-def export(run: RunConfig, options: ExportOptions, invocation: Invocation, show: Screen) -> Path | Registered:
-    """Export the run that `options` name; returns the folder, or the registered version.
+def export(run: RunConfig, options: ExportOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Path | Registered:
+    """Export `subject`, which was made with `run`, as `options` say; returns the folder, or the registered version.
 
     Raises: BadInput before anything is written; an export that is stopped leaves nothing behind.
     """
     began = time.perf_counter()
-    subject = finished.find(options.run, run.tracking.root or "", Path.cwd())
     if problems := list(_problems(options)):
         raise ConfigError(problems)
     if options.to is ExportTo.registry:
         return _registered(run, options, subject, show)
     job = _checked(run, options, subject, invocation, show)
-    show.say(f"[bold]{subject.name}[/bold] as {options.to.value}")
+    show.say(f" as {options.to.value}", title=subject.name)
     with folder.written(job.target) as half_done:
         write(job, half_done)
     _print(job, time.perf_counter() - began)
@@ -136,9 +135,10 @@ def _push(job: Job) -> None:
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
+    options, subject = invocation.options, invocation.subject
     assert isinstance(options, ExportOptions)
-    export(run, options, invocation, Screen())
+    assert isinstance(subject, FinishedRun)
+    export(run, options, subject, invocation, Screen())
     return 0.0
 
 

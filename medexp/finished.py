@@ -84,25 +84,27 @@ def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
     return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name."""
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun]:
+    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name; and that run, so
+    that the whole command is about one: another may finish meanwhile, and be the last."""
     assert isinstance(options, OfARun)
-    return recomposed(cfg, options.run, overrides)
+    subject = located(cfg, options.run)
+    return recomposed(cfg, subject, overrides), subject
 
 
-def recomposed(cfg: DictConfig, asked: str | None, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with the groups of the run that `asked` names in the place of its own, save `tracking` and what `overrides` name.
+def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what `overrides` name.
 
-    Raises: ConfigError or RunError as `find` does; RunError if the run has not kept its config.
+    Raises: RunError if the run has not kept its config.
     """
-    subject = located(cfg, asked)
     if subject.composed is None:
         raise RunError(
-            f"run={asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); it was not made by medexp"
+            f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); "
+            "it was not made by medexp"
         )
     stored = OmegaConf.load(subject.composed)
     if not isinstance(stored, DictConfig) or "model" not in stored:
-        raise RunError(f"run={asked}: {subject.composed} is no composed config of medexp")
+        raise RunError(f"run={subject.asked}: {subject.composed} is not a composed config of medexp")
     made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
     assert isinstance(made, DictConfig)
     for key in filter(None, (match and match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides))):

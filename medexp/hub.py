@@ -4,16 +4,61 @@ Asks the Hub once, with a short timeout, before anything downloads: its own clie
 minute a file. What lies in the local cache is used when the Hub does not answer.
 """
 
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medexp.errors import first_line
+from medexp.errors import OutputError, first_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class HubError(Exception):
     """One line: why the Hub did not give what was asked."""
+
+
+@contextmanager
+def asking(*refusals: type[Exception]) -> Iterator[None]:
+    """What the Hub's clients say of the Hub, of the way to it, and of `refusals` becomes one line. Everything else is a defect or
+    this machine's, and stays what it is.
+
+    Raises: HubError; OutputError where the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (full := next((each for each in _causes(error) if _is_full(each)), None)) is not None:
+            from huggingface_hub import constants
+
+            place = f"the Hub's cache in {constants.HF_HOME} cannot be written"
+            raise OutputError(f"{place} ({full}); make room, or set HF_HOME=FOLDER") from error
+        if isinstance(error, refusals) or _is_of_the_hub(error):
+            raise HubError(first_line(error)[:200]) from error
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def _is_of_the_hub(error: Exception) -> bool:
+    import httpx
+    from huggingface_hub import errors
+
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL | ConnectionError | TimeoutError | errors.HFValidationError):
+        return True
+    if isinstance(error, errors.EntryNotFoundError | errors.RevisionResolutionError):
+        return True
+    return isinstance(error, OSError) and error.errno is None  # the clients' own; those of the system have a number
 
 
 def commit_of(kind: str, repo: str, revision: str | None) -> str:
@@ -23,21 +68,22 @@ def commit_of(kind: str, repo: str, revision: str | None) -> str:
     """
     import httpx
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError
 
     if constants.HF_HUB_OFFLINE:
         return _cached(kind, repo, revision, "HF_HUB_OFFLINE is set")
     try:
-        info = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10)
-        return str(info.sha)
-    except httpx.TransportError as error:
+        with asking():
+            info = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10)
+    except HubError as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise HubError("access is gated: ask for it on its page and set HF_TOKEN in .env") from error
+        if not isinstance(error.__cause__, httpx.TransportError):
+            raise
         found = _cached(kind, repo, revision, f"no connection ({error})")
         _go_offline()
         return found
-    except GatedRepoError as error:
-        raise HubError("access is gated: ask for it on its page and set HF_TOKEN in .env") from error
-    except HfHubHTTPError as error:
-        raise HubError(first_line(error)[:200]) from error
+    return str(info.sha)
 
 
 def _cached(kind: str, repo: str, revision: str | None, why: str) -> str:
@@ -65,22 +111,17 @@ def fetch(repo: str, name: str, revision: str | None) -> Path:
     """The local path of file `name` of model `repo`. Raises: HubError."""
     from huggingface_hub import hf_hub_download
 
-    try:
+    with asking(RuntimeError):  # as its Xet client says everything
         return Path(hf_hub_download(repo, name, revision=revision))
-    except Exception as error:  # the client raises a dozen kinds; the caller needs one sentence
-        raise HubError(first_line(error)[:200]) from error
 
 
 def download(repo: str, revision: str | None) -> Path:
     """Bring the weights and tokenizer of model `repo` into the local cache, with progress bars; the folder. Raises: HubError."""
     from huggingface_hub import snapshot_download
 
-    try:
-        files = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-        found = snapshot_download(repo, revision=revision, allow_patterns=files)
-    except Exception as error:  # as above
-        raise HubError(first_line(error)[:200]) from error
-    return Path(found)
+    files = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+    with asking(RuntimeError):
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
 
 
 def push(folder: Path, repo: str, token: str, private: bool, message: str, leave_out: Sequence[str]) -> str:
@@ -91,13 +132,11 @@ def push(folder: Path, repo: str, token: str, private: bool, message: str, leave
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
-    try:
+    with asking(RuntimeError, ValueError):  # ValueError: what storage refused
         api.create_repo(repo, repo_type="model", private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo, folder_path=folder, repo_type="model", commit_message=message, ignore_patterns=list(leave_out)
         )
-    except Exception as error:  # as above
-        raise HubError(first_line(error)[:200]) from error
     return str(done.commit_url)
 
 
@@ -106,7 +145,5 @@ def load_table(repo: str, config: str | None, revision: str | None) -> list[dict
     import datasets
 
     datasets.disable_progress_bars()
-    try:
+    with asking(RuntimeError, ValueError, datasets.exceptions.DatasetsError):  # ValueError: no such config, no such split
         return list(datasets.load_dataset(repo, config, revision=revision, split="train").to_list())
-    except Exception as error:  # as above
-        raise HubError(first_line(error)[:200]) from error

@@ -13,6 +13,8 @@ from typing import Any
 from medexp import machine, model, page, stack, weights
 from medexp.config.schema import Evaluation, RunConfig
 from medexp.data.preparation import Prepared
+from medexp.data.prompts import closes_reasoning
+from medexp.during import during
 from medexp.evaluation import embedding, generation, judging, lexicon, parts, scorecard
 from medexp.evaluation.losses import case_losses
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
@@ -20,13 +22,14 @@ from medexp.evaluation.scorecard import Card
 from medexp.finished import RECORD
 from medexp.known_base import KnownBase
 from medexp.registry import REPORT
-from medexp.screen import Screen
+from medexp.screen import DONE, NOTE, Screen
 from medexp.stack import Stack
 from medexp.tracking import Tracker
 from medexp.tuned import Tuned, Weights, vocabulary
 from medexp.units import figure
 from medexp.vram import budget, guard, planner
 from medexp.vram.guard import Meter
+from medexp.vram.terms import Phase
 from medexp.workspace import Workspace
 
 
@@ -53,7 +56,7 @@ def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
 
 def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
     """The model of `run` with the adapter it starts from, under the ceiling."""
-    with show.stage(f"loading {run.model.name} and the adapter"), guard.ceiling(base.meter, "loading the model"):
+    with show.stage(f"loading {run.model.name} and the adapter"), during(Phase.always, "loading the model", base.meter):
         return model.load(run, base.weights, base.tokenizer, base.modules)
 
 
@@ -76,14 +79,14 @@ class Measured:
         kept = generation.kept(kept_in)
         if len(kept) == count:
             if count:
-                self.show.say(f"[green]✓[/green] the {whose} model's {count} answers were made before")
+                self.show.say(f"the {whose} model's {count} answers were made before", DONE)
             return [kept[case] for case in range(count)]
         if planner.is_planned(self.run):  # short questions in greater numbers, in the planned memory
             may: Callable[[int, int], bool] = partial(budget.may_answer, self.run)
         else:
             may = generation.at_most(self.run.evaluation.batch_size)
         label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
-        with guard.ceiling(self.meter, label), self.show.counting(label, count) as advance:
+        with during(Phase.answering, label, self.meter), self.show.counting(label, count) as advance:
             return generation.answers(
                 self.tuned,
                 self.ready.prompts,
@@ -97,7 +100,7 @@ class Measured:
     def base_losses(self) -> list[CaseLoss]:
         """The base's loss of every held-out case, measured where no earlier run has done it."""
         if self.known and (found := self.known.losses()) is not None:
-            self.show.say("[green]✓[/green] the base's held-out losses were measured before")
+            self.show.say("the base's held-out losses were measured before", DONE)
             return found
         with self.show.stage("measuring the base's held-out loss"), self.tuned.as_base():
             found = self.losses()
@@ -107,23 +110,18 @@ class Measured:
 
     def losses(self) -> list[CaseLoss]:
         """The loss of every held-out case with the adapter, its answer told apart."""
-        with guard.ceiling(self.meter, "measuring the held-out loss"):
+        with during(Phase.evaluation, "measuring the held-out loss", self.meter):
             return case_losses(self.tuned, self.ready.held_out.encoded, self.run.evaluation.batch_size, self._answer_starts)
 
     def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:
         """All that was measured, before and after, and judged where a judge is asked for."""
-        record = record_of(reasons(self.run), self.ready.asked, answers, losses, self.ready.held_out.cases)
+        record = record_of(closes_reasoning(self.run.prompt), self.ready.asked, answers, losses, self.ready.held_out.cases)
         return judged(record, self.run.evaluation, self.show)
 
     @cached_property
     def _answer_starts(self) -> list[int]:
         held_out = self.ready.held_out
         return parts.answer_starts(self.run.prompt, held_out.cases, held_out.encoded, vocabulary(self.tuned.tokenizer))
-
-
-def reasons(run: RunConfig) -> bool:
-    """Does the prompt of `run` ask for a chain of thought that ends with `</think>`?"""
-    return "</think>" in run.prompt.completion
 
 
 def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:
@@ -139,7 +137,7 @@ def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
     with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
         found = judging.judged(evaluation.judge, record.cases, advance)
     if found.failure:
-        show.say(f"[yellow]![/yellow] {found.failure}; the run goes on without")
+        show.say(f"{found.failure}; the run goes on without", NOTE)
     return replace(record, judged=found)
 
 
@@ -198,12 +196,12 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
         (line.measure.title, f"{figure(line.before)} -> {figure(line.after)}", line.verdict, page.interval(line))
         for line in measured
     ]
-    screen.table(title, ("measure", "before -> after", "verdict", "a case [95 %]"), rows)
+    screen.table(title, ("measure", "before -> after", "verdict", "per case [95 %]"), rows)
     if record.benchmarks:
         screen.table("Benchmarks", ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"), accuracy_rows(record))
     for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
         names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
-        screen.result(f"[dim]not measured: {names}: {why}[/dim]")
+        screen.result(f"not measured: {names}: {why}", style="dim")
 
 
 def curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:

@@ -14,6 +14,9 @@ from medexp.tuned import Tuned, Weights
 from medexp.vram.step import waiting_bytes
 from medexp.vram.terms import Levers
 
+REPACKS = "support_avx512bf16_for_cpu"  # bitsandbytes' name, of a 4-bit layer
+STREAMS = "_unsloth_block_swap"  # Unsloth's name, of a network whose layers are streamed
+
 
 def load_tokenizer(weights: Weights, stack: Stack) -> Any:
     """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is masked by length).
@@ -100,7 +103,8 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         base = stack.peft.prepare_model_for_kbit_training(
             base, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
         )
-        _keep_cpu_weights_unpacked(base)
+        if run.hardware.device is Device.cpu:
+            keep_cpu_weights_unpacked(base)
     config = stack.peft.LoraConfig(
         **_lora_options(run.lora),
         task_type="CAUSAL_LM",
@@ -108,12 +112,20 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> Any:
     return stack.peft.get_peft_model(base, config)
 
 
-def _keep_cpu_weights_unpacked(base: Any) -> None:
+def keep_cpu_weights_unpacked(base: Any) -> None:
     """On CPUs with avx512_bf16 bitsandbytes 0.50 repacks NF4 weights at the first forward without gradients, and every later
-    gradient is silently wrong."""
-    for module in base.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    gradient is silently wrong.
+
+    Raises: ModelError if bitsandbytes calls its switch otherwise, so that it cannot be kept from it.
+    """
+    repacking = [module for module in base.modules() if hasattr(module, REPACKS)]
+    if not repacking:
+        raise ModelError(
+            f"this version of bitsandbytes has no {REPACKS}, so medexp cannot keep it from repacking NF4 weights, after which "
+            "gradients on a CPU may be wrong; install bitsandbytes==0.50.2, or set model.quantisation=none"
+        )
+    for module in repacking:
+        setattr(module, REPACKS, False)
 
 
 def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
@@ -138,6 +150,8 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         checkpoint_skip_layers=hardware.checkpoint_skip_layers,
         random_state=training.seed,
     )
+    if hardware.offload_layers:
+        streamer(network)
     if pieces is not None:
         wait_on_host(network, kept_layers(network), pieces)
     return network
@@ -162,11 +176,21 @@ def kept_layers(network: Any) -> list[Any]:
     return kept
 
 
+def streamer(network: Any) -> Any:
+    """What streams the layers of `network` from the host.
+
+    Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be recovered from.
+    """
+    if (found := getattr(network, STREAMS, None)) is None:
+        raise ModelError("this version of Unsloth does not say what streams its layers; set hardware.offload_layers=0")
+    return found
+
+
 def recover(tuned: Tuned) -> None:
     """After a step that ended in the middle: streamed layers are put back in order, and what the step held is handed back."""
     import torch
 
-    swapper = getattr(tuned.network, "_unsloth_block_swap", None)
+    swapper = getattr(tuned.network, STREAMS, None)  # none where no layer is streamed
     if swapper is not None:
         swapper.reset()
     gc.collect()

@@ -67,7 +67,7 @@ class _Packed:
 class Pieces:
     """Host memory, `num_bytes` of it to begin with, that is used over and over; a piece is free when what reads it is done.
 
-    Raises: HostMemoryError if the system pins no more.
+    Raises: HostMemoryError if the system cannot pin more.
     """
 
     def __init__(self, num_bytes: int, pinned: bool) -> None:
@@ -89,7 +89,7 @@ class Pieces:
             return self._torch.empty(PIECE_BYTES, dtype=self._torch.uint8, pin_memory=self._pinned)
         except RuntimeError as error:
             raise HostMemoryError(
-                "the system pins no more host memory for the activations of kept layers (hardware.offload_activations); "
+                "the system cannot pin more host memory for the activations of kept layers (hardware.offload_activations); "
                 "set it to false, or lower hardware.host_ram_gib or hardware.checkpoint_skip_layers"
             ) from error
 

@@ -12,11 +12,12 @@ from medexp import model, trainer
 from medexp.config.schema import BatchBy, RunConfig
 from medexp.data.encoding import Encoded
 from medexp.data.preparation import Prepared
+from medexp.during import during
 from medexp.errors import HostMemoryError, VramCeilingError
 from medexp.evaluation.losses import case_losses
 from medexp.tuned import Tuned
 from medexp.units import gib
-from medexp.vram import guard, planner
+from medexp.vram import planner
 from medexp.vram.cost import Plan, predicted
 from medexp.vram.guard import Meter
 from medexp.vram.step import attended_tokens
@@ -84,17 +85,17 @@ def settle(
     if (levers := work.settled()) is not None:
         plan = predicted(asked, levers)
         planner.apply(run, plan)
-        with guard.ceiling(meter, DOING[Phase.always]):
+        with during(Phase.always, DOING[Phase.always], meter):
             return Settled(load(), plan)
     if (safer := _after_running_out(asked, work)) is not None:
-        say(f"[yellow]![/yellow] the last attempt ran out of memory with this plan; next: {planner.sentence(safer, None)}")
+        say(f"the last attempt ran out of memory with this plan; next: {planner.sentence(safer, None)}")
         plan = safer
         planner.apply(run, plan)
     tried: list[Plan] = []
     tuned: Tuned | None = None
     while True:
         try:
-            with guard.ceiling(meter, DOING[Phase.always]):
+            with during(Phase.always, DOING[Phase.always], meter):
                 tuned = tuned or load()
             phases = _rehearse(run, plan, tuned, ready, meter)
             work.settle(plan.levers)
@@ -103,13 +104,13 @@ def settle(
             if asked.hardware.offload_activations is True:
                 raise
             asked = _with_activations_on_the_card(asked)
-            safer, why = planner.choose(asked)[0], "the system pins no more host memory"
+            safer, why = planner.choose(asked)[0], "the system cannot pin more host memory"
         except VramCeilingError as error:
             found = planner.safer(asked, plan, _phase(error.phase)) if len(tried) < run.hardware.replan else None
             if found is None:
                 raise _nothing_left(error, [*tried, plan], meter) from error
-            safer, why = found, f"{error.phase} did not fit"
-        say(f"[yellow]![/yellow] {why}; next: {planner.sentence(safer, None)}")
+            safer, why = found, f"{error.doing} did not fit"
+        say(f"{why}; next: {planner.sentence(safer, None)}")
         tried.append(plan)
         if tuned is not None:  # outside the handler, whose traceback holds what the step had allocated
             model.recover(tuned)
@@ -123,8 +124,8 @@ def _after_running_out(asked: RunConfig, work: Workspace) -> Plan | None:
     """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out, or nothing is safer."""
     if (found := work.ran_out()) is None:
         return None
-    levers, doing = found
-    safer = planner.safer(asked, predicted(asked, levers), _phase(doing))
+    levers, phase = found
+    safer = planner.safer(asked, predicted(asked, levers), _phase(phase))
     is_another_order = asked.training.group_by_length and safer is not None and safer.levers.micro_batch != levers.micro_batch
     return None if is_another_order else safer
 
@@ -133,10 +134,9 @@ def _with_activations_on_the_card(asked: RunConfig) -> RunConfig:
     return replace(asked, hardware=replace(asked.hardware, offload_activations=False))
 
 
-def _phase(doing: str) -> Phase:
-    """The phase that these words belong to, of DOING or of the run itself."""
-    beginnings = {"loading": Phase.always, "measuring": Phase.evaluation, "answering": Phase.answering}
-    return next((phase for word, phase in beginnings.items() if doing.startswith(word)), Phase.training)
+def _phase(value: str | None) -> Phase:
+    """The phase of this value; where none was kept, the one that most runs spend their time in."""
+    return Phase.training if value is None else Phase(value)
 
 
 def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) -> VramCeilingError:
@@ -144,6 +144,7 @@ def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) 
     return VramCeilingError(
         f"{error}. Planned: {planned}; measured: {gib(meter.peak_bytes()):.2f} GiB and more was asked for. "
         "Nothing safer is left to try: raise hardware.replan, set levers to auto, or lower training.max_seq_tokens",
+        error.doing,
         error.phase,
     )
 
@@ -163,7 +164,7 @@ def _rehearse(run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: 
     with tuned.keeping_weights():
         for phase, do in work.items():
             meter.restart()
-            with guard.ceiling(meter, DOING[phase]):
+            with during(phase, DOING[phase], meter):
                 do()
             found.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
     meter.restart()

@@ -21,7 +21,7 @@ _COPIED = ("medexp.model", "medexp.model_revision", "medexp.dataset", "medexp.ha
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model: `uri` is what `run=` and MLflow take for it, `page` its place in MLflow's pages."""
+    """A version of a registered model: `uri` is what `run=` and MLflow take for it."""
 
     name: str
     version: str
@@ -33,11 +33,6 @@ class Registered:
     def uri(self) -> str:
         """models:/NAME@ALIAS."""
         return f"models:/{self.name}@{self.alias}"
-
-    @property
-    def page(self) -> str:
-        """The path of its page below the address of MLflow's server."""
-        return f"#/models/{self.name}/versions/{self.version}"
 
 
 def register(tracking: Tracking, run_id: str, name: str, alias: str) -> Registered:
@@ -79,7 +74,7 @@ def run_of(tracking: Tracking, uri: str) -> str:
     """
     asked = URI.fullmatch(uri)
     if asked is None:
-        raise RunError(f"run={uri} is no registered model: models:/NAME@ALIAS or models:/NAME/VERSION is")
+        raise RunError(f"run={uri} is not a registered model: models:/NAME@ALIAS or models:/NAME/VERSION is")
     client = existing_store(tracking)
     versions = _versions(client, asked["name"])
     found = _asked_for(client, versions, asked)

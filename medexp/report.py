@@ -82,7 +82,7 @@ def _change(before: float, after: float, comparison: Comparison | None, more_is_
     figures = f"{before:.4f} -> {after:.4f}"
     if comparison is None:
         return figures
-    interval = f"{comparison.change:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}] a case"
+    interval = f"{comparison.change:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}] per case"
     return f"{figures}: {comparison.verdict(more_is_better)} ({interval}, {comparison.pairs} cases, p {comparison.p_value:.2g})"
 
 

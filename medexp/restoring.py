@@ -15,10 +15,10 @@ LOSS = "result/loss_after"
 _WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and those are the run's
 
 
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> DictConfig:
-    """`cfg`, with experiment=from_run the config of the run that `options` name, save what `overrides` name.
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun | None]:
+    """`cfg`, with experiment=from_run the config of the run that `options` name, save what `overrides` name; and that run.
 
-    Raises: ConfigError for one without the other; RunError or ConfigError as `finished.recomposed` does.
+    Raises: ConfigError for one without the other; RunError or ConfigError as `finished.as_it_was_made` does.
     """
     assert isinstance(options, TrainOptions)
     if not options.from_run:
@@ -27,7 +27,7 @@ def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -
                 f"run={options.run} is only read with experiment=from_run, which makes that run again; "
                 "add it, or leave run= out (lora.start_from=FOLDER goes on from an adapter)"
             )
-        return cfg
+        return cfg, None
     if options.run is None:
         raise ConfigError(
             "experiment=from_run makes a finished run again: give run=ID, an MLflow run id (make ui lists them), or last"
@@ -35,11 +35,10 @@ def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -
     for each in overrides:
         if (group := each.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
             raise ConfigError(f"{each} has no effect with experiment=from_run: leave {group}= out and name the values themselves")
-    made = finished.recomposed(cfg, options.run, overrides)
-    began_with = finished.located(cfg, options.run).started_from
-    if began_with is not None and not any(each.lstrip("+").startswith("lora.start_from=") for each in overrides):
-        made.lora.start_from = str(began_with)  # the folder it was read from may be gone
-    return made
+    made, subject = finished.as_it_was_made(cfg, options, overrides)
+    if subject.started_from is not None and not any(each.lstrip("+").startswith("lora.start_from=") for each in overrides):
+        made.lora.start_from = str(subject.started_from)  # the folder it was read from may be gone
+    return made, subject
 
 
 @dataclass(frozen=True)

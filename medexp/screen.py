@@ -1,6 +1,7 @@
 """What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is not a terminal.
 
-Progress goes to standard error, results to standard output, so that a pipe gets the results alone.
+Progress goes to standard error, results to standard output, so that a pipe gets the results alone. Text is shown as it is: square
+brackets in it are never markup.
 """
 
 import os
@@ -11,11 +12,14 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from medexp.units import GIB, duration
+
+DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
+_COLOURS = {DONE: "green", NOTE: "yellow", WRONG: "red"}
 
 
 class Screen:
@@ -24,20 +28,20 @@ class Screen:
     def __init__(self) -> None:
         self.results, self.log = _console(sys.stdout), _console(sys.stderr)
 
-    def say(self, text: str) -> None:
-        """One line about what is going on; it stays one in a log file."""
-        self.log.print(text, soft_wrap=not self.log.is_terminal)
+    def say(self, text: str, mark: str = "", title: str = "") -> None:
+        """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it stays one in a log file."""
+        _print(self.log, Text.assemble(_marked(mark), (title, "bold"), text))
 
     @contextmanager
     def stage(self, label: str) -> Iterator[None]:
         """Shows that `label` is under way, and when it is done, how long it took."""
         began = time.perf_counter()
         if self.log.is_terminal:
-            with self.log.status(label):
+            with self.log.status(Text(label)):
                 yield
         else:
             yield
-        self.say(f"[green]✓[/green] {label} [dim]{duration(time.perf_counter() - began)}[/dim]")
+        self._took(label, began)
 
     @contextmanager
     def counting(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -46,11 +50,14 @@ class Screen:
         with _progress(self.log, MofNCompleteColumn()) as progress:
             task = progress.add_task(label, total=total)
             yield lambda done: progress.update(task, advance=done)
-        self.say(f"[green]✓[/green] {label} [dim]{duration(time.perf_counter() - began)}[/dim]")
+        self._took(label, began)
 
-    def result(self, text: str) -> None:
-        """One line of the outcome, on standard output; it stays one in a pipe."""
-        self.results.print(text, soft_wrap=not self.results.is_terminal)
+    def _took(self, label: str, began: float) -> None:
+        _print(self.log, Text.assemble(_marked(DONE), label, " ", (duration(time.perf_counter() - began), "dim")))
+
+    def result(self, text: str, mark: str = "", style: str = "") -> None:
+        """One line of the outcome, on standard output, after DONE, NOTE or WRONG, or in rich's `style`; it stays one in a pipe."""
+        _print(self.results, Text.assemble(_marked(mark), (text, style)))
 
     def raw(self, text: str) -> None:
         """`text` as it is on standard output, for programs."""
@@ -59,13 +66,13 @@ class Screen:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False) -> None:
         """A table on standard output; `prose` gives every column the same width. Words of up to 40 letters that stand alone (ids,
         figures) are kept whole as long as other columns can give way."""
-        table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=any(columns))
+        table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=any(columns))
         table.expand = prose
         for place, column in enumerate(columns):
             is_word = all(" " not in row[place] and len(row[place]) <= 40 for row in rows)
-            table.add_column(column, overflow="fold", ratio=1 if prose else None, no_wrap=is_word and not prose)
+            table.add_column(Text(column), overflow="fold", ratio=1 if prose else None, no_wrap=is_word and not prose)
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(Text, row))
         self.results.print(table)
         self.results.print()
 
@@ -76,9 +83,17 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, highlight=False, width=None if narrow else 120)
 
 
+def _marked(mark: str) -> Text:
+    return Text.assemble((mark, _COLOURS[mark]), " ") if mark else Text()
+
+
+def _print(console: Console, text: Text) -> None:
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
 def _progress(console: Console, *columns: MofNCompleteColumn | TextColumn) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), *columns, TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), *columns, TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
 
@@ -92,7 +107,7 @@ class TrainingProgress:
         self._every = max(1, last_step // 10)
         self._began = time.perf_counter()
         self._first_step: int | None = None
-        self._progress = _progress(screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+        self._progress = _progress(screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False))
         self._task = self._progress.add_task("training", total=last_step, now="")
 
     def __enter__(self) -> "TrainingProgress":

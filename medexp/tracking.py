@@ -269,7 +269,9 @@ def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
     for run_id in run_ids:
         run = _existing(client, run_id)
         if run is not None and run.info.status == "RUNNING":
-            client.set_tag(run_id, "medexp.ended_by", "the process died without a word (killed, or the machine stopped)")
+            client.set_tag(
+                run_id, "medexp.ended_by", "the process ended without reporting an error (killed, or the machine stopped)"
+            )
             client.set_tag(run_id, "medexp.reason", "died")
             client.set_terminated(run_id, "KILLED")
 

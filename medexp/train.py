@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from medexp import artifact, audit_page, finished, machine, measuring, model, note, report, tracking, trainer, weights
+from medexp import artifact, audit_page, machine, measuring, model, note, report, tracking, trainer, weights
 from medexp.command import Invocation, run_door
-from medexp.config.doors import TrainOptions
 from medexp.config.flat import fingerprint, flatten, telling
 from medexp.config.schema import RunConfig
 from medexp.data import mixture, source
@@ -23,10 +22,11 @@ from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
+from medexp.during import during
 from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
-from medexp.finished import STARTED_FROM
+from medexp.finished import STARTED_FROM, FinishedRun
 from medexp.known_base import known_base
 from medexp.measuring import Measured
 from medexp.naming import run_name
@@ -34,7 +34,7 @@ from medexp.page import About
 from medexp.probe import Settled, settle
 from medexp.registry import ADAPTER
 from medexp.restoring import Restored, as_it_was_made
-from medexp.screen import Screen, TrainingProgress
+from medexp.screen import DONE, NOTE, Screen, TrainingProgress
 from medexp.sweep.part import Part, taking_part
 from medexp.tracking import DataInput, Tracker, environment, git_commit
 from medexp.trainer import Fitted
@@ -42,6 +42,7 @@ from medexp.tuned import Weights
 from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.cost import Plan
+from medexp.vram.terms import Phase
 from medexp.workspace import Workspace, abandoned, claimed, unfinished
 
 
@@ -83,9 +84,9 @@ def train(
     cases = source.load(run.dataset)
     sides = mixture.sides(cases.by_source, run.dataset)
     with claimed(unfinished(run.tracking), fingerprint(run, cases.digest), run.training.resume) as work:
-        show.say(_headline(run, work))
+        show.say(_headline(run, work), title=f"{run.model.name} {run_name(run)}")
         if plan is not None:
-            show.say(f"[green]✓[/green] plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}")
+            show.say(f"plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}", DONE)
         base = measuring.opened(run, found, show)
         meter, speller = base.meter, Speller(base.tokenizer)
         ready, seen = _prepared(speller, run, sides, show)
@@ -98,7 +99,7 @@ def train(
             tracker.text(audit_page.page(run, seen), "data/audit.html")
             with show.stage(f"loading {run.model.name}" + (", a step to see that it fits" if plan is not None else "")):
                 load = partial(model.load, run, base.weights, base.tokenizer, base.modules)
-                settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, show.say)
+                settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, partial(show.say, mark=NOTE))
                 tuned = load() if settled is None else settled.tuned
             if settled is not None:
                 plan = settled.plan
@@ -128,11 +129,11 @@ def _plan(run: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
 def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> tuple[Prepared, Inspection]:
     """The cases as rows of tokens, and what the audit says about them."""
     ready = speller.prepared(run, sides)
-    show.say(f"[green]✓[/green] cases: {ready.audit.sentence()}")
+    show.say(f"cases: {ready.audit.sentence()}", DONE)
     with show.stage("auditing the cases"):
         seen = speller.inspected(run, ready, {})
     for rule in seen.broken:
-        show.say(f"[yellow]![/yellow] {rule}")
+        show.say(rule, NOTE)
     return ready, seen
 
 
@@ -140,7 +141,7 @@ def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Se
     leaves = flatten(run)
     tracker.params({param: leaves[name] for name, param in planner.LEVER_PARAMS.items()})
     if settled.phases:  # a continued run was seen to fit before
-        show.say(f"[green]✓[/green] measured: {'; '.join(each.sentence() for each in settled.phases)}")
+        show.say(f"measured: {'; '.join(each.sentence() for each in settled.phases)}", DONE)
         tracker.metrics(0, settled.metrics())
         tracker.json(settled.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json")
 
@@ -172,7 +173,7 @@ def _fit(job: Job, resume_from: Path | None) -> Fitted:
     meter = job.meter
     with (
         TrainingProgress(job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes) as progress,
-        guard.ceiling(meter, "training"),
+        during(Phase.training, "training", meter),
     ):
         return trainer.fit(job.tuned, job.ready.rows, job.run, job.work.checkpoints, resume_from, [progress, Recorder(job)])
 
@@ -218,10 +219,7 @@ def _run_name(run: RunConfig, invocation: Invocation, part: Part | None = None) 
 def _headline(run: RunConfig, work: Workspace) -> str:
     checkpoint = work.last_checkpoint()
     news = "" if work.is_new else f", continued from {checkpoint.name if checkpoint else 'the start'}"
-    return (
-        f"[bold]{run.model.name} {run_name(run)}[/bold] on {run.dataset.name}, hardware={run.hardware.name}, "
-        f"engine {run.hardware.engine.value}{news}"
-    )
+    return f" on {run.dataset.name}, hardware={run.hardware.name}, engine {run.hardware.engine.value}{news}"
 
 
 def _log_start(
@@ -315,7 +313,7 @@ def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
         pair = [report.clipped(case.base.text, 900), report.clipped(case.tuned.text, 900)]
         job.show.table(f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True)
     if record.cases:
-        job.show.result(f"[italic]{report.NOT_FOR_CLINICAL_USE}[/italic]\n")
+        job.show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     measuring.show(job.show, "What changed", record, card)
     job.show.table("This run", ("", ""), report.summary(result.outcome, str(result.adapter), result.run_id))
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
@@ -323,9 +321,7 @@ def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, TrainOptions)
-    restored = Restored(finished.find(options.run, run.tracking.root or "", Path.cwd())) if options.from_run else None
+    restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
     with taking_part(invocation.output_dir) as part:
         result = train(run, invocation, Screen(), part, restored)
         if part:

@@ -114,7 +114,7 @@ def _trainer_class(tuned: Tuned) -> Any:
     class Stepping(tuned.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             loss, together = 0.0, inputs[MICRO_BATCHES]
-            self.current_gradient_accumulation_steps = len(together)  # divides means, where a loss is no sum over tokens
+            self.current_gradient_accumulation_steps = len(together)  # divides means, where a loss is not a sum over tokens
             for cases, longest in together:
                 part = {name: inputs[name][cases, :longest] for name in ROWS}
                 loss = loss + super().training_step(model, part, num_items_in_batch)
@@ -234,7 +234,8 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
             if step_tokens != (given := tokens_of(state.global_step)):
                 raise MedexpError(
                     f"step {state.global_step} was trained on {step_tokens:,} tokens and its cases have {given:,}: this version of "
-                    "the training stack batches otherwise than medexp knows; install the versions of pyproject.toml, and report it"
+                    "the training stack batches differently from what medexp expects; install the versions of pyproject.toml, "
+                    "and report it"
                 )
             metrics = {
                 "train/loss": logs["loss"],

@@ -54,7 +54,7 @@ def sweep(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
     """The finished trials of `study` in parallel coordinates: what varied among the parameters of `trials`, then structure,
     peak memory and held-out loss; below it the loss over that memory."""
     varied = dimensions(trials)
-    finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"  # the sweep's own run is no trial
+    finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"  # the sweep's own run is not a trial
     metrics = (STRUCTURE, peak, LOSS)  # lines are coloured by the last
     mark = '"' if "'" in study else "'"
     return View(

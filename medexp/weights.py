@@ -97,7 +97,7 @@ def _on_hub(model: Model, tokenizer_only: bool) -> Weights:
             hub.download(model.hub_id, commit)
     except hub.HubError as error:
         raise ModelError(
-            f"model {model.hub_id} (revision {model.revision or 'main'}) could not be had from the Hub: {error}. "
+            f"model {model.hub_id} (revision {model.revision or 'main'}) could not be downloaded from the Hub: {error}. "
             "Set model.path=FOLDER to a local copy, or HF_TOKEN in .env where it is gated"
         ) from error
     return Weights(model.hub_id, commit)

@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,29 +24,31 @@ def write_json(file: Path, value: object, indent: int | None = None, private: bo
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A hidden folder beside `folder` that takes its place, and that of what was there, once everything was written; on any other
-    ending it is gone."""
+    ending it is gone, and what was there stands where it stood."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    half_done = _hidden_beside(folder)
+    half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
     try:
         yield half_done
-        half_done.chmod(0o777 & ~_umask())
         _replace(folder, half_done)
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
 
 
+def _hidden_beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+
+
 def _replace(folder: Path, whole: Path) -> None:
-    """What was there is moved aside first, and removed last."""
+    """What was there is moved aside first, and removed last; it comes back where `whole` cannot take its place."""
     if not folder.exists():
         whole.rename(folder)
         return
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-    folder.rename(aside / folder.name)
-    whole.rename(folder)
+    aside = _hidden_beside(folder)
+    folder.rename(aside)
+    try:
+        whole.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -48,16 +48,17 @@ class Workspace:
         """Remember the levers, written whole or not at all."""
         write_json(self.folder / "levers.json", asdict(levers))
 
-    def ran_out(self) -> tuple[Levers, str] | None:
-        """The levers with which an earlier process ran out of memory after they had seemed to fit, and what it was doing."""
+    def ran_out(self) -> tuple[Levers, str | None] | None:
+        """The levers with which an earlier process ran out of memory after they had seemed to fit, and in which phase (its value;
+        None in a file of an older medexp)."""
         file = self.folder / "ran_out.json"
         found = json.loads(file.read_text()) if file.exists() else None
-        return (Levers(**found["levers"]), found["doing"]) if found else None
+        return (Levers(**found["levers"]), found.get("phase")) if found else None
 
-    def unsettle(self, doing: str) -> None:
-        """The levers did not fit after all, while `doing`: the next process is to take others."""
+    def unsettle(self, phase: str | None) -> None:
+        """The levers did not fit after all, in the phase of this value: the next process is to take others."""
         if (levers := self.settled()) is not None:
-            write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "doing": doing})
+            write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase})
             (self.folder / "levers.json").unlink()
 
     @property

@@ -109,7 +109,7 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
     means = [sum(loss["nats"] / loss["tokens"] for loss in each["tuned_losses"]) / 2 for each in records]
     assert (loss.comparison.before, loss.comparison.after) == pytest.approx(means)
     assert records[0]["held_out"] == records[1]["held_out"]
-    assert versus.overlap.is_full
+    assert (versus.overlap.held_out, versus.overlap.answered) == ((2, 2, 2), (2, 2, 2))
     assert set(found.differences) == {"lora.r"}
     printed = capsys.readouterr().out
     for expected in ("Against A", "What changed in each", "lora.r", kept.plain.run_id, "parameters trained", "Held out: ", "A: "):
@@ -219,7 +219,7 @@ def test_a_study_is_its_finished_trials_best_first(kept: Kept, study: str, monke
     assert found.title == "Study ranks: all 3 finished trials by result/loss_after, best first"
     assert [each.name for each in found.runs] == ["trial 1", "trial 2", "trial 0"]
     assert [each.cost.loss_after for each in found.runs] == [3.1, 3.3, 3.5]
-    assert "flattered" in found.caution
+    assert "optimistically biased" in found.caution
     monkeypatch.setattr(compared, "MOST", 2)
     assert kept.compare(f"study={study}").title.startswith("Study ranks: the best 2 of 3 finished trials")
 
@@ -269,7 +269,7 @@ def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
     file = Path(kept.doors.client().download_artifacts(kept.ranked.run_id, "")) / "evaluation/record.json"
     whole = file.read_text()
     file.write_text(whole[:50])
-    with pytest.raises(DataError, match=f"evaluation/record.json of run {kept.ranked.run_id} is no stored evaluation"):
+    with pytest.raises(DataError, match=f"evaluation/record.json of run {kept.ranked.run_id} is not a stored evaluation"):
         kept.compare(kept.runs(kept.plain, kept.ranked))
     file.write_text(whole)
 

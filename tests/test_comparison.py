@@ -244,7 +244,7 @@ def test_the_page_draws_vram_and_folds_what_goes_with_a_name() -> None:
     )
     assert "VRAM, of 8.00 GiB allowed" in page
     assert "width: 50.0%" in page
-    assert "different too, but only as these are or where they are off: 1" in page
+    assert "also different, but only because of the settings above, or for features that are off: 1" in page
     assert "&lt;b&gt;" in page
     assert "<td>asked-B</td>" in page.replace("\n", "")
     assert "No held-out question was answered in any of these runs" in page

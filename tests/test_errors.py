@@ -4,7 +4,7 @@ import re
 import pytest
 
 from medexp import errors
-from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, listing, nearest
+from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, closest, first_line, listing, nearest, suggestion
 
 ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if each.__module__ == "medexp.errors"]
 
@@ -19,13 +19,31 @@ def test_every_error_is_a_medexp_error(kind):
     assert issubclass(kind, MedexpError)
 
 
-@pytest.mark.parametrize(
-    ("name", "exit_code"),
-    [("MedexpError", 1), ("VramCeilingError", 3), ("TrainingDiverged", 4)]
-    + [(each.__name__, 2) for each in ALL if issubclass(each, BadInput)],
-)
-def test_exit_codes_are_those_of_the_tree(name, exit_code):
-    assert getattr(errors, name).exit_code == exit_code
+def drawn() -> dict[str, tuple[str, str | None]]:
+    """By name: what it stands under in the tree, and the exit code beside it (None where it has that of its parent)."""
+    found, above = {}, {}
+    for line in (errors.__doc__ or "").splitlines():
+        if node := re.match(r"    ([│├└─ ]*)([A-Z]\w+) +(\d+)?", line):
+            depth = len(node[1])
+            above[depth] = node[2]
+            parent = max((other for other in above if other < depth), default=None)
+            found[node[2]] = ("Exception" if parent is None else above[parent], node[3])
+            above = {other: name for other, name in above.items() if other <= depth}
+    return found
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_error_stands_under_its_parent(kind):
+    assert kind.__base__.__name__ == drawn()[kind.__name__][0]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_exit_codes_are_those_of_the_tree(kind):
+    name, code = kind.__name__, None
+    while code is None and name in drawn():
+        name, code = drawn()[name]
+    of_kind = kind("stopped", 2) if kind is RunInterrupted else kind
+    assert of_kind.exit_code == int(code or 1)
 
 
 def test_one_problem_is_a_sequence_of_one():
@@ -62,3 +80,22 @@ def test_nearest_names_what_is_near_and_nothing_else(word, said):
 @pytest.mark.parametrize(("names", "said"), [(["b", "a"], "b, a"), (["a"], "a"), ([], "none"), ({"x": 1, "y": 2}, "x, y")])
 def test_a_listing_keeps_the_order(names, said):
     assert listing(names) == said
+
+
+@pytest.mark.parametrize(("word", "name"), [("cosin", "cosine"), ("mean (x)?", None), ("", None)])
+def test_the_closest_is_a_name_of_its_own(word, name):
+    assert closest(word, iter(["linear", "cosine"])) == name
+    assert suggestion(name) == (f"; did you mean {name}?" if name else "")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError(), "ValueError"),
+        (ValueError("  \n "), "ValueError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (ValueError("first.\nsecond"), "first"),
+    ],
+)
+def test_the_first_line_of_an_error_without_text_is_its_type(error, said):
+    assert first_line(error) == said

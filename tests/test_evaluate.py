@@ -53,9 +53,10 @@ class Finished:
         cfg = self._compose(*words, root="evaluate")
         options = frame._own_options(cfg, "evaluate")
         assert isinstance(options, EvaluateOptions)
-        cfg = as_it_was_made(cfg, options, words)
+        cfg, subject = as_it_was_made(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
-        return evaluate(made, options, Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg)), Screen())
+        invocation = Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg))
+        return evaluate(made, options, subject, invocation, Screen())
 
     def newest(self) -> Any:
         """The MLflow run of the last evaluation."""
@@ -186,7 +187,7 @@ def test_an_adapter_of_another_maker_is_refused(finished: Finished, tmp_path: Pa
     with pytest.raises(RunError, match="not made by medexp"):
         finished.evaluate(tmp_path)
     (tmp_path / "run.yaml").write_text("- a list\n")
-    with pytest.raises(RunError, match="is no composed config"):
+    with pytest.raises(RunError, match="is not a composed config"):
         finished.evaluate(tmp_path)
 
 

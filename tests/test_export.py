@@ -45,17 +45,27 @@ class Finished:
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen())
 
-    def export(self, run: str | Path | None, out: Path, *more: str) -> Path | Registered:
-        """`python -m medexp.export run=... more...`, to `out`."""
+    def export(
+        self, run: str | Path | None, out: Path, *more: str, meanwhile: Callable[[], object] = lambda: None
+    ) -> Path | Registered:
+        """`python -m medexp.export run=... more...`, to `out`; `meanwhile` is called once the run is found."""
         words = [f"run={run or 'null'}", f"tracking.root={self.doors.root / 'mlruns'}", f"export.folder={out}", *more]
         cfg = self._compose(*words, root="export")
         options = frame._own_options(cfg, "export")
         assert isinstance(options, ExportOptions)
-        cfg = as_it_was_made(cfg, options, words)
+        cfg, subject = as_it_was_made(cfg, options, words)
+        meanwhile()
         made = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
-        return export(
-            made, options, Invocation(self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options), Screen()
-        )
+        invocation = Invocation(self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options)
+        return export(made, options, subject, invocation, Screen())
+
+    def newer(self) -> str:
+        """The id of a run that finishes now."""
+        client = self.doors.client()
+        experiment = client.get_run(self.result.run_id).info.experiment_id
+        run_id = client.create_run(experiment, tags={"mlflow.source.name": "medexp.train"}).info.run_id
+        client.set_terminated(run_id)
+        return str(run_id)
 
     @property
     def run(self) -> RunConfig:
@@ -143,6 +153,13 @@ def test_an_adapter_is_exported_whole_and_can_be_exported_again(finished: Finish
     assert mark["files"]["adapter_model.safetensors"] == (out / "adapter_model.safetensors").stat().st_size
     finished.export(out, tmp_path / "again", "to=vllm")
     assert "held-out loss, all" not in (tmp_path / "again" / "README.md").read_text()  # a folder holds no measures
+
+
+def test_a_run_that_finishes_meanwhile_is_not_the_last_of_this_command(finished: Finished, out: Path) -> None:
+    newer: list[str] = []
+    finished.export("last", out, meanwhile=lambda: newer.append(finished.newer()))
+    finished.doors.client().delete_run(newer[0])
+    assert json.loads((out / "export.json").read_text())["run"] == finished.result.run_id
 
 
 def test_ollama_gets_a_gguf_and_the_run_s_prompt(finished: Finished, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import torch
 from doors import Doors
@@ -107,3 +108,25 @@ def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> 
     tokenizer.save_pretrained(tmp_path / "endless")
     with pytest.raises(ModelError, match="no EOS token"):
         model.load_tokenizer(weights.Weights(str(tmp_path / "endless"), None), modules)
+
+
+def test_the_switch_that_keeps_nf4_weights_as_they_are_is_there_and_off(doors: Doors) -> None:
+    layer = bitsandbytes.nn.Linear4bit(64, 64)
+    assert hasattr(layer, model.REPACKS)
+    tuned = loaded(doors, "model.quantisation=nf4")
+    switches = [getattr(each, model.REPACKS) for each in tuned.network.modules() if isinstance(each, bitsandbytes.nn.Linear4bit)]
+    assert switches
+    assert not any(switches)
+
+
+def test_a_switch_of_another_name_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"this version of bitsandbytes has no .*; install bitsandbytes==0\.50\.2"):
+        model.keep_cpu_weights_unpacked(torch.nn.Linear(2, 2))
+
+
+def test_streaming_by_another_name_is_refused() -> None:
+    network = torch.nn.Linear(2, 2)
+    with pytest.raises(ModelError, match="does not say what streams its layers"):
+        model.streamer(network)
+    network._unsloth_block_swap = "swapper"
+    assert model.streamer(network) == "swapper"

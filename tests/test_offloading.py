@@ -254,5 +254,5 @@ def test_no_more_pinned_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch, "empty", refused)
-    with pytest.raises(HostMemoryError, match=r"pins no more host memory.*hardware\.offload_activations.*set it to false"):
+    with pytest.raises(HostMemoryError, match=r"cannot pin more host memory.*hardware\.offload_activations.*set it to false"):
         offloading.Pieces(1, pinned=True)

@@ -57,7 +57,7 @@ class Card:
         """Seem to fit, and run out of memory while training."""
         with claimed(self.folder, "probe", Resume.auto) as work:
             self.settle(work)
-            raise VramCeilingError("out of GPU memory while training", "training")
+            raise VramCeilingError("out of GPU memory while training", "training", Phase.training.value)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(card: Callable[..
 
     def refused(self: Card) -> Tuned:
         if refusals and refusals.pop():
-            raise HostMemoryError("the system pins no more host memory")
+            raise HostMemoryError("the system cannot pin more host memory")
         return load(self)
 
     monkeypatch.setattr(Card, "load", refused)
@@ -108,7 +108,7 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(card: Callable[..
         settled = tried.settle(work)
     assert not settled.plan.levers.kept_on_host
     assert len(settled.tried) == 1
-    assert "pins no more host memory; next: " in tried.said[0]
+    assert "cannot pin more host memory; next: " in tried.said[0]
 
 
 def test_when_nothing_fits_planned_and_measured_stand_side_by_side(card: Callable[..., Card]) -> None:

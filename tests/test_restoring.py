@@ -37,10 +37,9 @@ class Trains:
         cfg = self._compose(*words)
         options = frame._own_options(cfg, "train")
         assert isinstance(options, TrainOptions)
-        cfg = as_it_was_made(cfg, options, words)
+        cfg, subject = as_it_was_made(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
         yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
-        subject = finished.find(options.run, run.tracking.root or "", self.doors.root) if options.from_run else None
         invocation = Invocation(self.doors.root / "out", words, yaml, options)
         return train(run, invocation, Screen(), None, Restored(subject) if subject else None)
 
@@ -115,7 +114,7 @@ def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> No
 
 def test_without_the_experiment_a_config_stays_as_it_is(compose: Callable[..., Any]) -> None:
     cfg = compose("lora.r=3")
-    assert as_it_was_made(cfg, TrainOptions(run=None, from_run=False), ["lora.r=3"]) is cfg
+    assert as_it_was_made(cfg, TrainOptions(run=None, from_run=False), ["lora.r=3"]) == (cfg, None)
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,10 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
     with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
-        root = cfg.tracking.root
         command._own_options(cfg, "ask")
-        run = resolve(finished.recomposed(cfg, asked, overrides), machine.read(), Path.cwd(), {})
-    return run, finished.continued(run, finished.find(asked, run.tracking.root or root, Path.cwd()))
+        subject = finished.located(cfg, asked)
+        run = resolve(finished.recomposed(cfg, subject, overrides), machine.read(), Path.cwd(), {})
+    return run, finished.continued(run, subject)
 
 
 def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[Answer]:

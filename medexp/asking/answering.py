@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medexp import measuring, model
-from medexp.asking.reply import THINK_END, Reply, as_json
+from medexp.asking.reply import Reply, as_json
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data import prompts
 from medexp.data.encoding import prompt_ids
+from medexp.during import during
 from medexp.errors import ConfigError
 from medexp.evaluation import generation
 from medexp.evaluation.generation import Sampling
@@ -21,6 +22,7 @@ from medexp.measuring import Opened
 from medexp.screen import Screen
 from medexp.tuned import Tuned, vocabulary
 from medexp.vram import guard
+from medexp.vram.terms import Phase
 
 Heard = Callable[[Reply], bool]
 
@@ -42,7 +44,7 @@ class Questions:
         prompt, sampling, words = prompt or self.prompt, sampling or self.sampling, vocabulary(self.tokenizer)
         if not question.strip():
             raise ConfigError('the question is empty; give question="...", or type one')
-        for mark in sorted(words.control | {"<think>", THINK_END}):
+        for mark in sorted(words.control | {"<think>", prompts.THINK_END}):
             if mark in question:
                 raise ConfigError(f"the question holds {mark!r}, which the model reads as a control token; take it out")
         ids = prompt_ids(prompts.ask(prompt, question.strip()), words)
@@ -89,7 +91,7 @@ class Respondent:
         """
         prompt, sampling = prompt or self.run.prompt, sampling or self.sampling
         ids, began = self.questions.ids(question, prompt, sampling), time.perf_counter()
-        empty = Reply(question.strip(), base, "", 0, 0.0, reasons=THINK_END in prompt.completion)
+        empty = Reply(question.strip(), base, "", 0, 0.0, reasons=prompts.closes_reasoning(prompt))
         stopped = False
 
         def listening(answer: Answer) -> bool:
@@ -98,7 +100,7 @@ class Respondent:
             return stopped
 
         try:
-            with guard.ceiling(self.meter, "answering"):
+            with during(Phase.answering, "answering", self.meter):
                 answer = generation.spoken(self.tuned, ids, sampling, base, listening)
         except BaseException:
             model.recover(self.tuned)  # ended in the middle of a token: the next question finds the model in order

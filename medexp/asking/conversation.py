@@ -43,7 +43,8 @@ class Conversation:
 
     def hold(self, read: Callable[[str], str]) -> None:
         """Go on until `read` (which is given what to print before the cursor) raises EOFError, or /quit."""
-        self.show.result(f"{KEYS} /help lists the commands.\n[italic]{NOT_FOR_CLINICAL_USE}[/italic]\n")
+        self.show.result(f"{KEYS} /help lists the commands.")
+        self.show.result(f"{NOT_FOR_CLINICAL_USE}\n", style="italic")
         while True:
             try:
                 line = read("follow-up> " if self.case else "question> ").strip()
@@ -80,7 +81,7 @@ class Conversation:
         }
         if word not in commands:
             known = [*commands, "/quit"]
-            self._say(f"{word} is no command; there are {listing(known)}{nearest(word, known)}")
+            self._say(f"{word} is not a command; there are {listing(known)}{nearest(word, known)}")
         else:
             commands[word](rest.strip())
 
@@ -106,7 +107,7 @@ class Conversation:
 
                 self.turns[-1].insert(0, self.respondent.reply(tuned.question, heard, base=True))
         self.show.results.print(beside(self.turns[-1][0], tuned, self.with_reasoning))
-        self.show.result(f"[italic]{NOT_FOR_CLINICAL_USE}[/italic]")
+        self.show.result(NOT_FOR_CLINICAL_USE, style="italic")
 
     def _reasoning(self, rest: str) -> None:
         if rest in {each.value for each in Reasoning}:

@@ -46,7 +46,7 @@ def _question(line: str, number: int) -> str:
         found = json.loads(line)["question"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(
-            f'line {number} of standard input is no JSON object with "question" ({type(error).__name__}: {error}); '
+            f'line {number} of standard input is not a JSON object with "question" ({type(error).__name__}: {error}); '
             "write one on each line, or one question in plain text"
         ) from error
     if not isinstance(found, str):

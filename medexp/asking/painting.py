@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from medexp.asking.answering import Respondent
-from medexp.asking.reply import ANSWER, REASONING, THINK_END, Part, Reply, note, parts, plain
+from medexp.asking.reply import ANSWER, REASONING, Part, Reply, note, parts, plain
 from medexp.asking.stopping import Stop
+from medexp.data.prompts import THINK_END
 from medexp.report import NOT_FOR_CLINICAL_USE
 
 HINT = "Ctrl-C stops"

@@ -7,11 +7,11 @@ begins with the first of the four headings, and is all of it where there is none
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from medexp.data.prompts import THINK_END
 from medexp.evaluation.answers import section_at, sections
 from medexp.report import NOT_FOR_CLINICAL_USE
 from medexp.units import duration
 
-THINK_END = "</think>"
 REASONING, ANSWER = "Reasoning:\n", "\n\nAnswer:\n"
 
 
@@ -20,7 +20,7 @@ class Reply:
     """An answer to `question` by the base (`base`) or the tuned model, after `tokens` tokens and `seconds`.
 
     `whole` once nothing more comes, `ended` where that is because the model said so, `stopped` where it is because a user did.
-    `reasons` where the prompt asks for a chain of thought.
+    `reasons` where the prompt asks for a chain of thought that ends with `</think>`.
     """
 
     question: str

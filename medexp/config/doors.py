@@ -65,7 +65,7 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class UiOptions(Group):
-    """Where `python -m medexp.ui` listens (null: a free port), and whether it opens a browser."""
+    """Where `python -m medexp.ui` listens (null: 5000, or a free port where that is taken), and whether it opens a browser."""
 
     inside: ClassVar[str] = "ui."
 

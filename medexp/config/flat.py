@@ -25,6 +25,11 @@ def flatten(run: RunConfig) -> dict[str, Value]:
     return dict(_leaves("", asdict(run)))
 
 
+def is_of_experiment(name: str) -> bool:
+    """Does the setting of this dotted name change what comes out? Where results are kept and how a run is taken up again do not."""
+    return not name.startswith(_NOT_THE_EXPERIMENT)
+
+
 def telling(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
     """The leaves of `run` that a person compares runs by, the most telling first, and those that `overrides` name; no nulls.
 
@@ -46,7 +51,7 @@ def fingerprint(run: RunConfig, data_digest: str) -> str:
 
     Where results are kept and how often checkpoints are written does not count; everything else does.
     """
-    leaves = {name: value for name, value in flatten(run).items() if not name.startswith(_NOT_THE_EXPERIMENT)}
+    leaves = {name: value for name, value in flatten(run).items() if is_of_experiment(name)}
     text = json.dumps([leaves, data_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -54,7 +59,7 @@ def fingerprint(run: RunConfig, data_digest: str) -> str:
 def settings(groups: Mapping[str, object]) -> dict[str, str]:
     """Every leaf of composed `groups` that makes the experiment, under its dotted name, written as on the command line."""
     leaves = _leaves("", {name: group for name, group in groups.items() if name in RunConfig.__dataclass_fields__})
-    return {name: shown(value) for name, value in leaves if not name.startswith(_NOT_THE_EXPERIMENT)}
+    return {name: shown(value) for name, value in leaves if is_of_experiment(name)}
 
 
 def shown(value: object) -> str:

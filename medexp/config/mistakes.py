@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from medexp.errors import first_line, listing, nearest
+from medexp.errors import closest, first_line, listing, nearest, suggestion
 
 
 def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
@@ -49,14 +49,14 @@ def _about_a_key(error: Exception, schema: type) -> str:
 
 def _unknown(key: str, schema: type) -> str:
     known = dict(keys_of(schema))
-    if not (guess := nearest(key, known)):
+    if (guess := closest(key, known)) is None:
         inner = {name.rpartition(".")[2]: name for name in known}
-        guess = nearest(key.rpartition(".")[2], inner)
-        guess = re.sub(r"mean (\w+)\?", lambda match: f"mean {inner[match[1]]}?", guess)
+        last = closest(key.rpartition(".")[2], inner)
+        guess = inner[last] if last is not None else None
     parent = key.rpartition(".")[0]
     inside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == (parent if parent in known else "")]
     where = parent if parent in known else "the run"
-    return f"{key} does not exist; {where} has {listing(inside)}{guess}"
+    return f"{key} does not exist; {where} has {listing(inside)}{suggestion(guess)}"
 
 
 def _wrong_type(cause: ValidationError, schema: type) -> str:

@@ -32,7 +32,7 @@ def expand(dataset: Dataset) -> Iterator[str]:
         except ConfigError as error:
             yield from error.problems
     elif dataset.held_out_from is not None:
-        yield f"dataset.held_out_from={dataset.held_out_from} is no name of a dataset option; there are {listing(_options())}"
+        yield f"dataset.held_out_from={dataset.held_out_from} is not the name of a dataset option; there are {listing(_options())}"
 
 
 def trained(dataset: Dataset) -> list[Part]:
@@ -58,7 +58,7 @@ def measured_place(parts: Sequence[Part], held_out_from: Part | None) -> int | N
 
 def _part(entry: Any, where: str) -> Part:
     if not isinstance(entry, Mapping) or not {"use", "weight"} <= set(entry):
-        raise ConfigError(f"{where}={entry} is no part; write {{use: OPTION, weight: NUMBER}}")
+        raise ConfigError(f"{where}={entry} is not a part; write {{use: OPTION, weight: NUMBER}}")
     allowed = ("use", "weight", *SETTABLE)
     unknown = [
         f"{where}.{key} does not exist; an entry has {listing(allowed)}{nearest(str(key), allowed)}"

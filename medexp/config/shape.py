@@ -42,7 +42,7 @@ def check_shape(model: Model, config: dict[str, Any]) -> None:
     if differences:
         raise ModelError(
             f"the weights of model={model.name} do not have the declared shape: {'; '.join(differences)}. "
-            "Choose the model they belong to, or mend model.shape"
+            "Choose the model they belong to, or fix model.shape"
         )
 
 

@@ -66,14 +66,6 @@ def pieces(prompt: Prompt, case: Case, encoded: Encoded, spelled: Mapping[str, S
     return [*result, Piece(Role.eos, "", 1, encoded.labels[-1] != IGNORED)]
 
 
-def counts(pieces: Iterable[Piece]) -> dict[Role, int]:
-    """Tokens a role."""
-    totals = dict.fromkeys(Role, 0)
-    for piece in pieces:
-        totals[piece.role] += piece.tokens
-    return totals
-
-
 def _cut(text: str, spelled: Spelled, where: Mapping[str, tuple[int, int]], between: Role) -> Iterator[tuple[Role, str, int]]:
     """`text` as (role, text, tokens): the places in `where`, and what stands before, between and after them."""
     at = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from medexp.config.schema import LossOn, Overlong, Prompt
-from medexp.data.prompts import render
+from medexp.data.prompts import THINK_END, render
 from medexp.data.records import Case
 from medexp.errors import DataError
 
@@ -66,7 +66,7 @@ def encode_all(
 
     Raises: DataError on the first over-long case with `overlong=error`, and on a case that holds a control token as text.
     """
-    marks = vocabulary.control | {mark for mark in ("<think>", "</think>") if mark in prompt.question + prompt.completion}
+    marks = vocabulary.control | {mark for mark in ("<think>", THINK_END) if mark in prompt.question + prompt.completion}
     kept: list[tuple[Case, Encoded]] = []
     dropped = trimmed = 0
     for number, case in enumerate(cases, 1):

@@ -4,7 +4,7 @@
 - nothing that is measured on is trained on: no question, no near duplicate of one, no 13 words in a row;
 - at most MAX_DROPPED of the training cases are dropped and at most MAX_TRIMMED have their reasoning shortened for length;
 - at most MAX_NEAR of the training cases nearly repeat another one;
-- every prompt that reasons has reasoning to learn, at most MAX_FAULTY of it repeated or going in circles;
+- every prompt that reasons has reasoning to learn, at most MAX_FAULTY of it copied or repetitive;
 - at most MAX_FOREIGN of the training cases are in another language than the most frequent one;
 - EOS is among the labels of every case.
 """
@@ -20,6 +20,7 @@ from medexp.data.duplicates import near_duplicates, near_to
 from medexp.data.encoding import Encoding
 from medexp.data.language import languages_of
 from medexp.data.overlap import Measured, Overlap, overlaps
+from medexp.data.prompts import reasons
 from medexp.data.reasoning import ReasoningFaults, faults
 from medexp.data.records import Case
 
@@ -119,7 +120,7 @@ def inspect(
         near_held_out=near_held_out,
         leaks=_leaks(train.cases, held_out.cases, benchmarks),
         reasoning=faults(train.cases),
-        reasons="{reasoning}" in prompt.completion,
+        reasons=reasons(prompt),
         languages=languages_of([f"{case.question} {case.answer}" for case in train.cases]),
         previews=[cut[place] for place in dict.fromkeys(by_length[at] for at in (0, len(cut) // 2, -1))],
         measured=[HELD_OUT, *benchmarks],
@@ -189,7 +190,7 @@ def _broken(seen: Inspection) -> Iterator[str]:
         if seen.reasoning.empty:
             yield f"{len(seen.reasoning.empty)} training cases have no reasoning and the prompt asks for it"
         faulty = {*seen.reasoning.of_another_case, *seen.reasoning.same_as_answer, *seen.reasoning.in_circles}
-        yield from _above("whose reasoning is repeated or goes in circles", len(faulty), side.kept, MAX_FAULTY)
+        yield from _above("whose reasoning is copied or repetitive", len(faulty), side.kept, MAX_FAULTY)
     foreign = sum(count for _, count in seen.languages[1:])
     yield from _above(f"in another language than {seen.languages[0][0]}", foreign, side.kept, MAX_FOREIGN)
     if seen.without_eos:

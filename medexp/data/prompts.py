@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from medexp.config.schema import Prompt
 from medexp.data.records import Case
 
+THINK_END = "</think>"  # by which a chain of thought is told from the answer in what a model says
 _PLACEHOLDER = re.compile(r"\{(question|reasoning|answer)\}")
 
 
@@ -26,6 +27,17 @@ def render(prompt: Prompt, case: Case) -> Rendered:
     """`case` in the words of `prompt`. Placeholders are replaced in one pass, so braces inside a case stay as they are."""
     completion = _fill(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
     return Rendered(ask(prompt, case.question), completion)
+
+
+def reasons(prompt: Prompt) -> bool:
+    """Is a chain of thought trained with `prompt`?"""
+    return "{reasoning}" in prompt.completion
+
+
+def closes_reasoning(prompt: Prompt) -> bool:
+    """Does that chain of thought end with THINK_END? With markers of its own it cannot be told from the answer, and all that a
+    model says counts as the answer."""
+    return reasons(prompt) and THINK_END in prompt.completion
 
 
 def places(template: str, values: dict[str, str]) -> dict[str, tuple[int, int]]:

@@ -50,11 +50,11 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
         )
     value = record[name]
     if not isinstance(value, str):
-        raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text; mend or remove the record")
+        raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text; fix or remove the record")
     if not value.strip():
-        raise DataError(f"{place}: {name!r} is empty; mend or remove the record")
+        raise DataError(f"{place}: {name!r} is empty; fix or remove the record")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{place}: {name!r} holds half a character (a lone UTF-16 surrogate); mend or remove the record")
+        raise DataError(f"{place}: {name!r} holds half a character (a lone UTF-16 surrogate); fix or remove the record")
     return value.strip()
 
 

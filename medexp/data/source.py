@@ -81,7 +81,7 @@ def _read_json(path: Path) -> list[Record]:
     try:
         records = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}; mend it") from error
+        raise DataError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}; fix it") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(f"{path} is JSON but not a dataset: it must hold one array of objects")
     return records
@@ -95,9 +95,9 @@ def _read_jsonl(path: Path) -> list[Record]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {number} is not valid JSON: {error.msg}; mend or remove the line") from error
+            raise DataError(f"{path} line {number} is not valid JSON: {error.msg}; fix or remove the line") from error
         if not isinstance(record, dict):
-            raise DataError(f"{path} line {number} is {type(record).__name__}, not an object; mend or remove the line")
+            raise DataError(f"{path} line {number} is {type(record).__name__}, not an object; fix or remove the line")
         records.append(record)
     return records
 
@@ -108,7 +108,7 @@ def _read_csv(path: Path) -> list[Record]:
     try:
         return [_as_wide_as_the_header(row, f"row {number} of {path}") for number, row in enumerate(rows, 1)]
     except csv.Error as error:
-        raise DataError(f"{path} is not valid CSV: {error}; mend it") from error
+        raise DataError(f"{path} is not valid CSV: {error}; fix it") from error
 
 
 def _as_wide_as_the_header(row: Record, place: str) -> Record:
@@ -134,7 +134,7 @@ def _from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
         table = hub.load_table(dataset.hub_id, dataset.config, commit)
     except hub.HubError as error:
         raise DataError(
-            f"dataset {dataset.hub_id} ({dataset.config}, revision {dataset.revision or 'main'}) could not be had from the Hub: "
-            f"{error}. Set dataset.path=FILE to a local copy, or HF_TOKEN in .env where it is gated"
+            f"dataset {dataset.hub_id} ({dataset.config}, revision {dataset.revision or 'main'}) could not be downloaded from the "
+            f"Hub: {error}. Set dataset.path=FILE to a local copy, or HF_TOKEN in .env where it is gated"
         ) from error
     return f"hf://datasets/{dataset.hub_id}/{dataset.config}", commit, table

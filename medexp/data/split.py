@@ -79,7 +79,7 @@ def _groups(cases: Sequence[Case], column: str | None) -> list[list[Case]]:
     for case in cases:
         if column not in case.extra:
             raise DataError(
-                f"dataset.group_by={column} is no column of every record; there are {listing(case.extra)}. "
+                f"dataset.group_by={column} is not a column of every record; there are {listing(case.extra)}. "
                 "Set dataset.group_by=null to split case by case"
             )
         groups.setdefault(case.extra[column], []).append(case)

@@ -2,7 +2,7 @@
 
 The rules, in full:
 - Only what follows the last `</think>` counts. A heading is a line of its own: the section's name in English or Chinese (NAMES),
-  whatever its case, with or without Markdown marks, a number or a colon. Names inside a sentence are no headings.
+  whatever its case, with or without Markdown marks, a number or a colon. Names inside a sentence are not headings.
 - A section has substance when its text has at least MIN_WORDS different words (twice as many Chinese characters), at least half of
   its lines differ from one another, and it is not the copy of an earlier section (at most MAX_OVERLAP of its different words in
   common).

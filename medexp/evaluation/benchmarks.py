@@ -16,8 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from medexp import hub
 from medexp.config.schema import Benchmark, Evaluation
-from medexp.errors import DataError, MachineError, first_line
+from medexp.errors import DataError, MachineError
 from medexp.evaluation.questions import ChoiceQuestion
 from medexp.evaluation.record import Graded
 from medexp.tuned import Tuned
@@ -54,7 +55,7 @@ def check_installed() -> None:
 def graded(tuned: Tuned, evaluation: Evaluation, local: Local) -> dict[str, Graded]:
     """For each benchmark asked for, by name: was each question answered right by the base, and with the adapter?
 
-    Raises: DataError if a benchmark without a file cannot be had from the Hub.
+    Raises: DataError if a benchmark without a file cannot be downloaded from the Hub.
     """
     names = [each for each in Benchmark if each.value in evaluation.benchmarks or each in local]
     with TemporaryDirectory() as folder, _quietly():
@@ -93,18 +94,19 @@ def _right(
     )
     with tuned.evaluating(), tuned.as_base() if as_base else nullcontext():
         try:
-            results = harness.simple_evaluate(
-                model=wrapped,
-                tasks=[name for names in tasks.values() for name in names],
-                task_manager=manager,
-                num_fewshot=0,
-                limit=evaluation.benchmark_limit,
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-        except (ConnectionError, FileNotFoundError, OSError) as error:
+            with hub.asking():
+                results = harness.simple_evaluate(
+                    model=wrapped,
+                    tasks=[name for names in tasks.values() for name in names],
+                    task_manager=manager,
+                    num_fewshot=0,
+                    limit=evaluation.benchmark_limit,
+                    bootstrap_iters=0,
+                    log_samples=True,
+                )
+        except hub.HubError as error:
             raise DataError(
-                f"evaluation.benchmarks could not be had from the Hub: {first_line(error)}. "
+                f"evaluation.benchmarks could not be downloaded from the Hub: {error}. "
                 "Set evaluation.benchmark_files to local files of the same schemas"
             ) from error
     samples: dict[str, list[dict[str, Any]]] = results["samples"]

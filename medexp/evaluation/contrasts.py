@@ -71,11 +71,6 @@ class Overlap:
     answered: tuple[int, int, int]
     is_known: bool = True
 
-    @property
-    def is_full(self) -> bool:
-        """Are they the same in both?"""
-        return all(shared == mine == yours for shared, mine, yours in (self.held_out, self.answered))
-
 
 @dataclass(frozen=True)
 class Asked:

@@ -4,6 +4,7 @@ The rules, in full: repetition is the share of word 4-grams of the whole text (r
 (`words.language`) must be that of the question, where both can be told; the reasoning is closed when `</think>` stands in the text.
 """
 
+from medexp.data.prompts import THINK_END
 from medexp.evaluation.words import answer_part, language, words
 
 NGRAM = 4
@@ -24,4 +25,4 @@ def same_language(answer: str, question: str) -> bool | None:
 
 def is_closed(text: str) -> bool:
     """Does the reasoning end, so that an answer can follow?"""
-    return "</think>" in text
+    return THINK_END in text

@@ -1,18 +1,18 @@
-"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test, effect size."""
+"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test."""
 
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
 
 RESAMPLES, LEVEL = 4000, 0.95
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p, Cohen's d of the differences."""
+    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p."""
 
     pairs: int
     before: float
@@ -21,7 +21,6 @@ class Comparison:
     low: float
     high: float
     p_value: float
-    effect: float
 
     @property
     def is_detected(self) -> bool:
@@ -55,10 +54,8 @@ def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> C
         )
     differences = [late - early for early, late in zip(before, after, strict=True)]
     low, high = _interval(differences, random.Random(seed))
-    spread = stdev(differences) if len(differences) > 1 else 0.0
     change = fmean(differences)
-    effect = change / spread if spread else math.copysign(math.inf, change) if change else 0.0
-    return Comparison(len(before), fmean(before), fmean(after), change, low, high, sign_test(differences), effect)
+    return Comparison(len(before), fmean(before), fmean(after), change, low, high, sign_test(differences))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def _question(benchmark: Benchmark, row: Mapping[str, Any], place: str) -> Choic
         found = _READ[benchmark](row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{place} is no {benchmark.value} question ({type(error).__name__}: {error}); it needs {_NEEDS[benchmark]}"
+            f"{place} is not a {benchmark.value} question ({type(error).__name__}: {error}); it needs {_NEEDS[benchmark]}"
         ) from error
     if not 0 <= found.right < len(found.choices):
         raise DataError(f"{place}: the key {found.right} is outside 0 to {len(found.choices) - 1}; it needs {_NEEDS[benchmark]}")

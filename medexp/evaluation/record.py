@@ -100,8 +100,8 @@ class Judged:
 
 @dataclass(frozen=True)
 class Record:
-    """An evaluation: `reasons` where the prompt asks for a chain of thought; losses are those of all held-out cases, whose digests
-    are `held_out` (empty in records older than it); benchmarks by name, where any was run."""
+    """An evaluation: `reasons` where the prompt asks for a chain of thought that ends with `</think>`; losses are those of all
+    held-out cases, whose digests are `held_out` (empty in records older than it); benchmarks by name, where any was run."""
 
     reasons: bool
     cases: tuple[Answered, ...]
@@ -138,7 +138,7 @@ class Record:
             return Record(found["reasons"], cases, **losses, benchmarks=graded, judged=_judged(found["judged"]), held_out=held_out)
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
-                f"{place} is no stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
+                f"{place} is not a stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
             ) from error
 
 

@@ -3,7 +3,7 @@
 The rules, in full:
 - Age: the question states exactly one age and the answer states another ("45-year-old", "aged 45"), or calls a person of 18 or
   more a child or baby, or one under 13 a man, woman or elderly, where the question speaks of nobody else. Limits ("over 65 years")
-  are no ages.
+  are not ages.
 - Sex: the question's words are all of one sex (woman, she, his ...) and the answer's all of the other.
 - Pregnancy: the question says pregnant and the answer says not pregnant; or the question says not pregnant, or its words are all
   male, and the answer says that the patient is pregnant.

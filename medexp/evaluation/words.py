@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from snowballstemmer import stemmer
 
-_THINK_END = "</think>"
+from medexp.data.prompts import THINK_END
+
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
 POSSESSIVE = re.compile(r"[’'`]s?\b")
@@ -31,7 +32,7 @@ MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 
 def answer_part(text: str) -> str:
     """What follows the last `</think>`; the whole text where there is none."""
-    return text.rpartition(_THINK_END)[2]
+    return text.rpartition(THINK_END)[2]
 
 
 def words(text: str) -> list[str]:

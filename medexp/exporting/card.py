@@ -115,7 +115,7 @@ def _limits(run: RunConfig, facts: Facts) -> Iterator[str]:
     yield f"Cases in training were at most {run.training.max_seq_tokens} tokens long, question, reasoning and answer together."
     if run.model.package is not None:
         base = f"the 4-bit weights of the Python package {run.model.package}, dequantised"
-        yield f"Its base are {base}; other copies of {run.model.hub_id} differ."
+        yield f"Its base is {base}; other copies of {run.model.hub_id} differ."
     if facts.kind != "adapter" and run.model.quantisation.value == "nf4":
         yield "The base was dequantised from NF4, as in training: these are not the 16-bit original's weights plus an adapter."
 
@@ -123,7 +123,7 @@ def _limits(run: RunConfig, facts: Facts) -> Iterator[str]:
 def _measures(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "No measures are stored with this run."
-    head = ("measure", "base -> tuned", "verdict", "a case [95 %]")
+    head = ("measure", "base -> tuned", "verdict", "per case [95 %]")
     about = "Held-out cases, base against tuned model, paired: bootstrap 95 % interval of the mean change, exact sign test."
     return f"{about}\n\n{_table(head, rows)}"
 

@@ -54,11 +54,6 @@ class Checkpoint:
         """Is the output head the embedding?"""
         return bool(self.config.get("tie_word_embeddings"))
 
-    @property
-    def largest_file_bytes(self) -> int:
-        """The size of the largest file."""
-        return max(each.file.stat().st_size for each in self.tensors.values())
-
     def tensor(self, name: str) -> Any:
         """Tensor `name` on the CPU, as it is stored, or NF4 in the format it was quantised from."""
         from safetensors import safe_open

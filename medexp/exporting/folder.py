@@ -18,7 +18,7 @@ MARK = "export.json"  # what an export says of itself; no folder without it is e
 def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
     """Can an export of `needed_bytes` be written to `folder`?
 
-    Raises: OutputError if it holds something (with `overwrite`: something that is no export), or the disk is too small.
+    Raises: OutputError if it holds something (with `overwrite`: something that is not an export), or the disk is too small.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         is_export = (folder / MARK).is_file()

@@ -19,7 +19,7 @@ from medexp.exporting import tokenizer_files
 from medexp.exporting.merge import Merged
 
 WRITTEN_HERE = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
-_BLOCK = 32  # numbers of a row that share a scale in q8_0; a row that is no multiple stays f16
+_BLOCK = 32  # numbers of a row that share a scale in q8_0; a row that is not a multiple stays f16
 
 # A text that tells splitting rules apart, and the SHA-256 of its tokens for the rules of the tokenizers in conf/model.
 # Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.

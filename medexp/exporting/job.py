@@ -16,7 +16,7 @@ from medexp.exporting.gguf_file import WRITTEN_HERE
 from medexp.exporting.merge import Merged
 from medexp.exporting.serving import Served
 from medexp.finished import RECORD, FinishedRun
-from medexp.screen import Screen
+from medexp.screen import NOTE, Screen
 from medexp.units import figure
 
 GGUF = (ExportTo.gguf, ExportTo.ollama)
@@ -108,7 +108,7 @@ def _write_adapter(job: Job, place: Path) -> dict[str, str]:
 
 def _write_merged(job: Job, place: Path) -> dict[str, str]:
     if job.options.to is ExportTo.vllm:
-        job.show.say(f"[yellow]![/yellow] vLLM serves no adapter with {job.not_over_base} over its base; the weights are merged")
+        job.show.say(f"vLLM serves no adapter with {job.not_over_base} over its base; the weights are merged", NOTE)
     with job.show.counting(f"merging into {job.options.dtype.value}", len(job.merged.names)) as advance:
         merge.write(job.merged, place, job.options.dtype, advance)
     merge.write_generation_config(job.merged.base, place)

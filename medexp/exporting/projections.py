@@ -13,10 +13,15 @@ from medexp.config.schema import ModelShape
 
 _PREFIX, _PART = "base_model.model.", re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$")
 _BASE_LAYER = ".base_layer."
-_OTHER_MATHEMATICS = (  # what would make W' another one than above
-    "alpha_pattern", "rank_pattern", "modules_to_save", "fan_in_fan_out", "lora_bias", "layer_replication", "target_parameters",
-    "trainable_token_indices", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config",
+_KNOWN = (  # settings of PEFT that are read here, or leave W' as it is above
+    "r", "lora_alpha", "use_rslora", "use_dora", "bias", "lora_dropout", "target_modules", "exclude_modules",
+    "layers_to_transform", "layers_pattern", "eva_config", "megatron_core", "qalora_group_size", "task_type", "auto_mapping",
+    "peft_version", "base_model_name_or_path", "revision", "inference_mode",
 )  # fmt: skip
+_KNOWN_VALUES: Mapping[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",),
+    "init_lora_weights": (True, False, "gaussian", "eva"),  # others begin with another W
+}
 
 
 def scale(config: Mapping[str, Any]) -> float:
@@ -27,8 +32,9 @@ def scale(config: Mapping[str, Any]) -> float:
 
 
 def unsupported(config: Mapping[str, Any]) -> list[str]:
-    """Settings of an adapter that change W' in ways that are not written here."""
-    return [f"{name}={config[name]}" for name in _OTHER_MATHEMATICS if config.get(name)]
+    """Settings of an adapter that change W' in ways that are not written here, or are not known: an older or a newer PEFT's."""
+    asked = {name: value for name, value in config.items() if value and name not in _KNOWN}
+    return [f"{name}={value}" for name, value in asked.items() if value not in _KNOWN_VALUES.get(name, ())]
 
 
 def target(key: str) -> tuple[str, str]:
@@ -47,7 +53,7 @@ def misfits(shapes: Mapping[str, Sequence[int]], rank: int, shape: ModelShape) -
         match = re.fullmatch(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.(weight|bias)", name)
         sides = _sides(shape).get(match[2]) if match else None
         if match is None or sides is None or int(match[1]) >= shape.layers:
-            yield f"{name} is no projection of the base, which has layers 0 to {shape.layers - 1}"
+            yield f"{name} is not a projection of the base, which has layers 0 to {shape.layers - 1}"
             continue
         rows, columns = sides
         wanted = {"lora_A": [rank, columns], "lora_B": [rows, rank]}.get(part, [rows])

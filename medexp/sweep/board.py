@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from medexp.screen import Screen
 from medexp.sweep.names import point
@@ -66,13 +66,12 @@ class Board:
                 if ending_of(each) not in _UNSTARTED:
                     trial, what, planned, measured, value, state, took = row(each)
                     memory = f"  {measured or planned} GiB" if measured or planned else ""
-                    self._show.say(escape(f"  trial {trial}  {what}  {value or '-'}{memory}  {state}  {took}{self._left(trials)}"))
+                    self._show.say(f"  trial {trial}  {what}  {value or '-'}{memory}  {state}  {took}{self._left(trials)}")
 
     def _table(self, trials: list[Any]) -> Table:
         done = self._study.done()
-        table = Table(
-            title=f"{self._study.name}: {done} of {self._study.settings.n_trials} trials{self._left(trials)}", title_justify="left"
-        )
+        title = f"{self._study.name}: {done} of {self._study.settings.n_trials} trials{self._left(trials)}"
+        table = Table(title=Text(title), title_justify="left")
         for column in COLUMNS:
             table.add_column(column, overflow="fold")
         started = [each for each in trials if ending_of(each) not in _UNSTARTED]
@@ -80,7 +79,7 @@ class Board:
             cells = row(each)
             if not each.state.is_finished() and each.number in self._began:
                 cells = (*cells[:-2], self._progress(each), duration(time.monotonic() - self._began[each.number]))
-            table.add_row(*map(escape, cells))
+            table.add_row(*map(Text, cells))
         never = sum(ending_of(each) is Ending.infeasible for each in trials)
         table.caption = f"{never} proposals could not fit and were not started" if never else None
         return table

@@ -22,14 +22,14 @@ def study_name(space: Space, choices: Mapping[str, Any], run: RunConfig) -> str:
 
 
 def headline(study: Any, run: RunConfig, folder: Path) -> str:
-    """The first line of a sweep."""
+    """The first line of a sweep, after its name."""
     done, wanted = study.done(), study.settings.n_trials
     news = f", {done} done already" if done else ""
     ceiling = f" under {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
     what = ", ".join(study.space.dimensions) or "a space of its own"
     where = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     on = f"{run.model.name}, hardware={run.hardware.name}{ceiling}"
-    return f"[bold]{study.name}[/bold]: {what}, {wanted} trials{news}; {on}; {where}"
+    return f": {what}, {wanted} trials{news}; {on}; {where}"
 
 
 def unused(name: str, root: Path) -> str:

@@ -25,8 +25,6 @@ from medexp.sweep.study import Study, open_study
 from medexp.sweep.trials import Trials
 from medexp.units import duration
 
-_NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps")
-
 
 def sweep(
     options: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, context: HydraContext, task: TaskFunction
@@ -42,7 +40,7 @@ def sweep(
     study = _study(question, base)
     _enough_asked(study)
     trials = Trials(study, question, base, _launcher(question, task), show)
-    show.say(names.headline(study, base, question.folder))
+    show.say(names.headline(study, base, question.folder), title=study.name)
     with results.parent_run(base.tracking, study, question.folder) as parent:
         trials.parent_run_id = parent.run_id
         try:
@@ -81,14 +79,14 @@ def _study(question: Question, base: RunConfig) -> Study:
 def _same_run(study: Study, base: RunConfig) -> None:
     """A study compares runs that differ in its dimensions only: refuse another base."""
     varies = tuple(study.space.dimensions)
-    leaves = flat.flatten(base).items()
-    now = {name: value for name, value in leaves if name not in varies and not name.startswith(_NOT_THE_EXPERIMENT)}
+    now = {name: value for name, value in flat.flatten(base).items() if name not in varies and flat.is_of_experiment(name)}
     now["hydra.sweeper.objective"] = list(study.settings.objectives)
     kept = study.optuna.user_attrs.get("base")
     if kept is None:
         study.optuna.set_user_attr("base", now)
         return
-    changed = [f"{key}={now.get(key)} (was {kept.get(key)})" for key in sorted({*now, *kept}) if now.get(key) != kept.get(key)]
+    keys = filter(flat.is_of_experiment, sorted({*now, *kept}))  # an older medexp kept more
+    changed = [f"{key}={now.get(key)} (was {kept.get(key)})" for key in keys if now.get(key) != kept.get(key)]
     if changed:
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise ConfigError(

@@ -91,7 +91,7 @@ def test_what_cannot_be_asked_or_done_is_said_and_no_more(talk: Conversation) ->
     talk.take("pain " * 3000)
     assert "tokens with prompt=clinical_sections and" in said(talk)
     talk.take("/rest")
-    assert "/rest is no command" in said(talk)
+    assert "/rest is not a command" in said(talk)
     assert talk.turns == []
     assert talk.case == []
 

@@ -40,7 +40,7 @@ def test_a_pipe_is_one_question_or_one_a_line() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"question": "a"}\nnope\n', "line 2 of standard input is no JSON object"),
+        ('{"question": "a"}\nnope\n', "line 2 of standard input is not a JSON object"),
         ('{"query": "a"}', "line 1 .*KeyError: 'question'"),
         ('{"question": 7}', '"question" is int, and must be text'),
     ],

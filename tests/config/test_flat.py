@@ -4,10 +4,8 @@ from enum import Enum
 
 import pytest
 
-from medexp.config.flat import fingerprint, flatten, telling
+from medexp.config.flat import fingerprint, flatten, is_of_experiment, telling
 from medexp.config.schema import Resume, RunConfig
-
-NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps", "evaluation.reuse_base")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,13 @@ def test_every_leaf_tells_two_runs_apart_except_where_results_are_kept(run):
         owner, attribute, _ = next(each for each in leaves_of(changed) if each[2] == name)
         setattr(owner, attribute, another(getattr(owner, attribute)))
         is_same = fingerprint(changed, "digest") == fingerprint(run, "digest")
-        assert is_same == name.startswith(NOT_THE_EXPERIMENT), name
+        assert is_same != is_of_experiment(name), name
+
+
+def test_what_does_not_change_what_comes_out(run):
+    others = {name for name in flatten(run) if not is_of_experiment(name) and not name.startswith("tracking.")}
+    assert others == {"training.resume", "training.save_steps", "evaluation.reuse_base"}
+    assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))
 
 
 def test_a_run_that_must_not_resume_is_still_the_same_run(run):

@@ -68,8 +68,11 @@ def test_parts_are_parameters_and_tell_two_runs_apart(resolved):
         (["{use: clinical_cases, weight: -1}"], "dataset.mixture[0].weight=-1 is out of range"),
         (["{use: clinical_cases, weight: half}"], "dataset.mixture[0].weight=half is out of range"),
         (["{use: clinical_cases, weight: .nan}"], "dataset.mixture[0].weight=.nan is out of range"),
-        (["{use: clinical_cases}"], "dataset.mixture[0]={'use': 'clinical_cases'} is no part; write {use: OPTION, weight: NUMBER}"),
-        (["clinical_cases"], "dataset.mixture[0]=clinical_cases is no part"),
+        (
+            ["{use: clinical_cases}"],
+            "dataset.mixture[0]={'use': 'clinical_cases'} is not a part; write {use: OPTION, weight: NUMBER}",
+        ),
+        (["clinical_cases"], "dataset.mixture[0]=clinical_cases is not a part"),
         (["{use: clinical_cases, weight: 1, pat: x}"], "dataset.mixture[0].pat does not exist; an entry has use, weight, path"),
         (["{use: clinical_cases, weight: 1, held_out: 2}"], "dataset.mixture[0].held_out does not exist"),
         (["{use: local, weight: 1}"], "dataset.mixture[0] (local) has no file: give its entry a path"),

@@ -90,7 +90,7 @@ BROKEN = {
     "no reasoning": ([Case("Is there nothing to think about here?", "", "a")], "1 training cases have no reasoning"),
     "circles": (
         [Case(f"Question {word}?", f"It is {word}. Well. It is {word}. Yes.", word) for word in WORDS],
-        "12 of 144 training cases whose reasoning is repeated or goes in circles: 8.3 %, allowed is 1 %",
+        "12 of 144 training cases whose reasoning is copied or repetitive: 8.3 %, allowed is 1 %",
     ),
     "another language": (
         [

@@ -3,12 +3,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.schema import Prompt
-from medexp.data.prompts import ask, render
+from medexp.data.prompts import ask, closes_reasoning, reasons, render
 from medexp.data.records import Case
 
 HOSTILE = st.sampled_from(["{question}", "{reasoning}", "{answer}", "{", "}", "{}", "{0}", "%s", "\\1", "\\g<0>", "$x", "</think>"])
 TEXTS = st.lists(st.text(max_size=8) | HOSTILE, max_size=4).map("".join)
 CASES = st.builds(Case, TEXTS, TEXTS, TEXTS)
+
+MARKERS = {  # completion: is there a chain of thought, and can it be told from the answer
+    "{reasoning}\n</think>\n\n{answer}": (True, True),
+    "{reasoning}\n[END]\n{answer}": (True, False),
+    "\n</think>\n\n{answer}": (False, False),
+    "{answer}": (False, False),
+}
 
 SEED = """Below is a task description along with additional context provided in the input section. \
 Your goal is to provide a well-reasoned response that effectively addresses the request.
@@ -84,3 +91,9 @@ def test_braces_in_a_prompt_survive():
 def test_a_prompt_without_reasoning_leaves_it_out(prompt):
     direct = Prompt("direct", prompt.question, "{answer}")
     assert render(direct, Case("q", "never shown", "a")).completion == "a"
+
+
+@pytest.mark.parametrize("completion", MARKERS)
+def test_whether_a_prompt_reasons(completion):
+    prompt = Prompt("mine", "{question}", completion)
+    assert (reasons(prompt), closes_reasoning(prompt)) == MARKERS[completion]

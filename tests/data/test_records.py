@@ -53,13 +53,13 @@ def test_a_missing_column_like_no_other_is_a_whole_sentence():
 @pytest.mark.parametrize("name", list(RECORD))
 @pytest.mark.parametrize("empty", ["", "  \n\t", "\u2028\u00a0"])
 def test_an_empty_field_names_the_row(name, empty):
-    with pytest.raises(DataError, match=f"^row 7: '{name}' is empty; mend or remove the record$"):
+    with pytest.raises(DataError, match=f"^row 7: '{name}' is empty; fix or remove the record$"):
         case_of(RECORD | {name: empty}, COLUMNS, "row 7")
 
 
 @pytest.mark.parametrize(("value", "kind"), [(7, "int"), (None, "NoneType"), (["a"], "list"), ({"a": 1}, "dict"), (True, "bool")])
 def test_a_field_that_is_no_text_names_the_row_and_what_it_is(value, kind):
-    with pytest.raises(DataError, match=f"^row 7: 'Response' is {kind}, not text; mend or remove the record$"):
+    with pytest.raises(DataError, match=f"^row 7: 'Response' is {kind}, not text; fix or remove the record$"):
         case_of(RECORD | {"Response": value}, COLUMNS, "row 7")
 
 

@@ -94,20 +94,20 @@ def test_a_line_separator_inside_a_text_ends_no_line(dataset, tmp_path):
 def test_a_broken_line_of_jsonl_is_named(refusal, tmp_path):
     path = tmp_path / "cases.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + "\n\n{'Question': 1}\n")
-    assert re.match(rf"{path} line 3 is not valid JSON: .*; mend or remove the line$", refusal(path))
+    assert re.match(rf"{path} line 3 is not valid JSON: .*; fix or remove the line$", refusal(path))
 
 
 @pytest.mark.parametrize(("line", "kind"), [("[1]", "list"), ('"text"', "str"), ("null", "NoneType"), ("7", "int")])
 def test_a_line_of_jsonl_that_is_no_object_is_named(refusal, tmp_path, line, kind):
     path = tmp_path / "cases.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + f"\n{line}\n")
-    assert refusal(path) == f"{path} line 2 is {kind}, not an object; mend or remove the line"
+    assert refusal(path) == f"{path} line 2 is {kind}, not an object; fix or remove the line"
 
 
 def test_broken_json_names_the_line(refusal, tmp_path):
     path = tmp_path / "cases.json"
     path.write_text('[\n{"Question": "q"},\n{"Question" "q"}\n]')
-    assert re.match(rf"{path} is not valid JSON: .* in line 3; mend it$", refusal(path))
+    assert re.match(rf"{path} is not valid JSON: .* in line 3; fix it$", refusal(path))
 
 
 @pytest.mark.parametrize("content", ['{"Question": "q"}', '"text"', "[1, 2]", '[{"Question": "q"}, null]', "null"])
@@ -119,7 +119,7 @@ def test_json_that_is_no_array_of_objects_is_no_dataset(refusal, tmp_path, conte
 def test_broken_csv_is_named(refusal, tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text('Question,Complex_CoT,Response\n"q"x,r,a\n')
-    assert re.match(rf"{path} is not valid CSV: .*; mend it$", refusal(path))
+    assert re.match(rf"{path} is not valid CSV: .*; fix it$", refusal(path))
 
 
 def test_a_csv_row_with_an_unquoted_comma_is_not_cut(refusal, tmp_path):
@@ -181,14 +181,14 @@ def test_a_missing_column_lists_the_columns(refusal, tmp_path, ending):
 def test_an_empty_field_names_the_row(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"Response": "  "}])
-    assert refusal(path) == f"row 2 of cases{ending}: 'Response' is empty; mend or remove the record"
+    assert refusal(path) == f"row 2 of cases{ending}: 'Response' is empty; fix or remove the record"
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".parquet"])
 def test_a_field_that_is_no_text_names_the_row(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0] | {"Response": 7}])
-    assert refusal(path) == f"row 1 of cases{ending}: 'Response' is int, not text; mend or remove the record"
+    assert refusal(path) == f"row 1 of cases{ending}: 'Response' is int, not text; fix or remove the record"
 
 
 def test_half_a_character_in_json_names_the_row(refusal, tmp_path):
@@ -211,6 +211,6 @@ def test_a_hub_that_does_not_answer_says_what_to_do(dataset, monkeypatch):
     with pytest.raises(DataError) as refused:
         source.load(dataset(hub_id="me/cases", config="en"))
     said = str(refused.value)
-    assert said.startswith("dataset me/cases (en, revision main) could not be had from the Hub: no connection.")
+    assert said.startswith("dataset me/cases (en, revision main) could not be downloaded from the Hub: no connection.")
     assert "Set dataset.path=FILE" in said
     assert "HF_TOKEN" in said

@@ -123,6 +123,6 @@ def test_one_group_cannot_be_split(dataset):
 
 def test_an_unknown_group_column_lists_the_columns(dataset):
     with pytest.raises(
-        DataError, match=r"dataset.group_by=ward is no column of every record; there are condition. Set dataset.group_by=null"
+        DataError, match=r"dataset.group_by=ward is not a column of every record; there are condition. Set dataset.group_by=null"
     ):
         split(some_cases(5), dataset(group_by="ward"))

@@ -41,8 +41,9 @@ def test_of_other_cases_nothing_is_paired_and_it_says_why() -> None:
     assert contrast(mine, yours, "structure").missing == "no held-out case in both"
     assert contrast(mine, yours).verdict == "not compared"
     found = overlap(mine, yours)
-    assert (found.held_out, found.answered, found.is_full) == ((0, 2, 2), (0, 2, 2), False)
-    assert overlap(mine, mine).is_full
+    assert (found.held_out, found.answered) == ((0, 2, 2), (0, 2, 2))
+    same = overlap(mine, mine)
+    assert (same.held_out, same.answered) == ((2, 2, 2), (2, 2, 2))
 
 
 def test_a_loss_over_other_tokens_of_the_same_case_is_no_pair() -> None:

@@ -32,7 +32,7 @@ def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "reasons": true, "cases": [{}]}', "null"])
 def test_what_is_no_record_is_refused_by_its_place(text):
-    with pytest.raises(DataError, match="here is no stored evaluation"):
+    with pytest.raises(DataError, match="here is not a stored evaluation"):
         Record.of_json(text, "here")
 
 

@@ -1,8 +1,11 @@
 """What an adapter does to its base, and whether it fits: arithmetic."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
+from peft import LoraConfig
 
 from medexp.config.schema import Family, ModelShape
 from medexp.exporting import projections
@@ -38,8 +41,8 @@ def test_an_adapter_of_the_shape_fits() -> None:
         (f"{KEY}.lora_A.weight", [8, 128], "lora_A of model.layers.1.self_attn.k_proj.weight is 8 x 128 and the base needs 8 x 64"),
         (f"{KEY}.lora_B.weight", [64, 8], "is 64 x 8 and the base needs 32 x 8"),
         (f"{KEY}.lora_A.weight", [4, 64], "is 4 x 64 and the base needs 8 x 64"),
-        (KEY.replace(".1.", ".2.") + ".lora_A.weight", [8, 64], "is no projection of the base, which has layers 0 to 1"),
-        ("base_model.model.lm_head.lora_A.weight", [8, 64], "lm_head.weight is no projection"),
+        (KEY.replace(".1.", ".2.") + ".lora_A.weight", [8, 64], "is not a projection of the base, which has layers 0 to 1"),
+        ("base_model.model.lm_head.lora_A.weight", [8, 64], "lm_head.weight is not a projection"),
     ],
 )
 def test_what_does_not_fit_is_said(key: str, found: list[int], said: str) -> None:
@@ -49,3 +52,15 @@ def test_what_does_not_fit_is_said(key: str, found: list[int], said: str) -> Non
 
 def test_other_mathematics_are_named() -> None:
     assert projections.unsupported({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {}}) == ["rank_pattern={'q_proj': 4}"]
+    assert projections.unsupported({"init_lora_weights": "pissa"}) == ["init_lora_weights=pissa"]
+    assert projections.unsupported({"peft_type": "ADALORA"}) == ["peft_type=ADALORA"]
+
+
+def test_a_setting_that_is_not_known_is_named() -> None:
+    assert projections.unsupported({"r": 8, "use_newlora": True, "newlora_config": None}) == ["use_newlora=True"]
+
+
+@pytest.mark.parametrize("more", [{}, {"use_dora": True, "use_rslora": True, "bias": "all"}, {"init_lora_weights": "gaussian"}])
+def test_what_peft_writes_of_itself_is_known(more: dict[str, object], tmp_path: Path) -> None:
+    LoraConfig(r=8, target_modules=["q_proj"], task_type="CAUSAL_LM", **more).save_pretrained(tmp_path)
+    assert projections.unsupported(json.loads((tmp_path / "adapter_config.json").read_text())) == []

@@ -1,5 +1,6 @@
 """The study: what counts, what is told, how it continues, and who was first where several ask at once."""
 
+import copy
 import math
 import multiprocessing
 import warnings
@@ -9,6 +10,7 @@ import pytest
 
 from medexp import command
 from medexp.errors import ConfigError
+from medexp.sweep import sweeper
 from medexp.sweep.outcome import Ending, Outcome
 from medexp.sweep.proposal import VRAM
 from medexp.sweep.space import Choice, Real, Space, Whole
@@ -60,6 +62,26 @@ def test_the_best_is_feasible(opened):
     told(study, loss=1.0, violations={VRAM: 5.0})
     best = told(study, loss=2.0, violations={VRAM: -5.0})
     assert [each.number for each in study.best()] == [best.number]
+
+
+def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
+    study, base = opened(), resolved("hardware=cpu")
+    sweeper._same_run(study, base)
+    again = copy.deepcopy(base)
+    again.evaluation.reuse_base = not base.evaluation.reuse_base
+    again.training.save_steps += 1
+    again.lora.r += 1  # one of its dimensions
+    sweeper._same_run(study, again)
+    again.lora.alpha += 1
+    with pytest.raises(ConfigError, match=rf"begun with other settings: lora\.alpha={again.lora.alpha} \(was {base.lora.alpha}\);"):
+        sweeper._same_run(study, again)
+
+
+def test_a_study_of_an_older_medexp_that_kept_more_goes_on(opened, resolved):
+    study, base = opened(), resolved("hardware=cpu")
+    sweeper._same_run(study, base)
+    study.optuna.set_user_attr("base", study.optuna.user_attrs["base"] | {"evaluation.reuse_base": True})
+    sweeper._same_run(study, base)
 
 
 def test_the_axes_of_plots_are_called_by_their_metric(opened):
