@@ -202,7 +202,7 @@ def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_ta
         assert status == 0, output
     first, second = sorted((tmp_path / "outputs").iterdir())
     assert second.name == f"{first.name}-2"
-    assert all((folder / "audit.json").is_file() for folder in (first, second, tmp_path / "named"))
+    assert all((each / "audit.json").is_file() for each in (first, second, tmp_path / "named"))
     assert not (tmp_path / "named-2").exists()
 
 
