@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -16,6 +18,7 @@ import hydra
 from dotenv import load_dotenv
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -92,6 +95,28 @@ def _nearest(here: machine.Machine) -> dict[str, object]:
         "defaults": [machine.nearest_preset(here), "_self_"],
         "hardware": figures | ({"dtype": "float16"} if no_bfloat16 else {}),
     }
+
+
+class OwnFolder(Callback):
+    """Two commands of one second have an output folder each. Named in every root whose hydra.run.dir is a time; a folder that was
+    given by name is taken as it is."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder that `config` names by the time, and set it to the one that was made."""
+        if "${now:" in str(OmegaConf.to_container(config.hydra.run, resolve=False)):
+            with suppress(OSError):  # Hydra makes it once more, and what hinders it is said then
+                config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir)))
+
+
+def new_folder(folder: Path) -> Path:
+    """`folder`, made by this process and no other: where it is there already, the first of `folder`-2, -3, ... that is not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        own = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with suppress(FileExistsError):
+            own.mkdir()
+            return own
+    raise AssertionError("count() does not end")
 
 
 def run_door(

@@ -14,7 +14,7 @@ import webbrowser
 from pathlib import Path
 
 from medexp import compared, comparison, comparison_page, comparison_rows, report
-from medexp.command import Invocation, run_door
+from medexp.command import Invocation, new_folder, run_door
 from medexp.comparison import Comparing
 from medexp.config.doors import CompareOptions, Format
 from medexp.config.schema import RunConfig
@@ -31,16 +31,16 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
     Raises: ConfigError, RunError, DataError or OutputError in one sentence.
     """
     began = time.perf_counter()
-    names, file = asked(options), Path.cwd() / Path(options.file).expanduser()
-    if file.is_dir():
-        raise OutputError(f"compare.file={file} is a folder; give the name of a file, as {file / 'compare.html'}")
+    names, given = asked(options), options.file and Path.cwd() / Path(options.file).expanduser()
+    if given and given.is_dir():
+        raise OutputError(f"compare.file={given} is a folder; give the name of a file, as {given / 'compare.html'}")
     with show.stage("reading the runs and scoring their answers"):
         if options.study:
             found = compared.of_study(options.study, run.tracking, Path.cwd())
         else:
             found = compared.of_runs(names, run.tracking, Path.cwd())
         page = comparison_page.render(found, options.mlflow)
-    _write(page, file)
+    file = _written(page, given or None)
     if options.format is Format.json:
         said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
         show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
@@ -76,12 +76,20 @@ def asked(options: CompareOptions) -> list[str]:
     return names
 
 
-def _write(page: str, file: Path) -> None:
+def _written(page: str, given: Path | None) -> Path:
+    """`page` in the file `given`, or in a new folder named by the time, as those of other commands are; returns the file."""
+    by_time = Path.cwd() / time.strftime("outputs/%Y-%m-%d/%H-%M-%S")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if given is None:
+            file = new_folder(by_time) / "compare.html"
+        else:
+            file = given
+            file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"compare.file={file} cannot be written ({error.strerror}); set compare.file=FILE") from error
+        asked = given or by_time / "compare.html"
+        raise OutputError(f"compare.file={asked} cannot be written ({error.strerror}); set compare.file=FILE") from error
+    return file
 
 
 def _print(show: Screen, found: Comparing, answers: int) -> None:

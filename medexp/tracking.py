@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
+
+from filelock import FileLock
 
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
-from medexp.errors import OutputError, RunError, RunInterrupted, TrialPruned, listing, nearest
+from medexp.errors import OutputError, RunError, RunInterrupted, TrialPruned, first_line, listing, nearest
 
 STORE = "mlflow.db"  # below tracking.root
 LAST = "last"  # in the place of a run's id
@@ -149,7 +151,22 @@ class Tracker:
 
 def store_uri(root: Path) -> str:
     """The tracking URI of the store under `root`."""
-    return f"sqlite:///{root / STORE}"
+    return _uri(root / STORE)
+
+
+def _uri(file: Path) -> str:
+    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted where the path has % or ?.
+
+    The quoted form names its driver: MLflow would make the quoted folder, too.
+
+    Raises: OutputError if none does, as before SQLAlchemy 2.1, which does not unquote.
+    """
+    from sqlalchemy import make_url
+
+    for uri in (f"sqlite:///{file}", f"sqlite+pysqlite:///{quote(str(file))}"):
+        if (read := make_url(uri)).database == str(file) and not read.query:
+            return uri
+    raise OutputError(f"tracking.root={file.parent} has a character that no sqlite address can have; set tracking.root=FOLDER")
 
 
 @contextmanager
@@ -299,23 +316,60 @@ def git_commit(folder: Path) -> str | None:
 def open_store(tracking: Tracking) -> Any:
     """MLflow's client over the store of `tracking`, made where there is none.
 
-    Raises: OutputError where it cannot be made.
+    Raises: OutputError where it cannot be made, or what lies there cannot be opened.
     """
     import logging
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("mlflow", "alembic"):  # after the import, which sets its own
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
 
     assert tracking.root is not None
     root = Path(tracking.root)
+    uri = store_uri(root)
+    if not _has_store(root):
+        _make_store(root)
+    try:
+        return MlflowClient(uri, uri)  # the registry is the same store, whatever the environment says
+    except (MlflowException, SQLAlchemyError) as error:
+        raise OutputError(
+            f"MLflow cannot open {root / STORE} ({first_line(error)}); move that file away, and the same command makes a new one, "
+            "or set tracking.root=FOLDER"
+        ) from error
+
+
+def _has_store(root: Path) -> bool:
+    file = root / STORE
+    return file.is_file() and file.stat().st_size > 0  # sqlite makes an empty file before it writes
+
+
+def _make_store(root: Path) -> None:
+    """A store under `root`, by the first of all processes that want one: MLflow takes a second or two for its tables, and one
+    that is stopped or joined by another meanwhile is broken for good. So it is made under another name and renamed.
+
+    Raises: OutputError if it cannot be written.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{STORE}.lock"):
+            if not _has_store(root):
+                _fill(root / f".{STORE}.new").replace(root / STORE)
     except OSError as error:
         raise OutputError(f"tracking.root={root} cannot be made ({error.strerror}); set tracking.root=FOLDER") from error
-    return MlflowClient(store_uri(root), store_uri(root))  # the registry is the same store, whatever the environment says
+
+
+def _fill(file: Path) -> Path:
+    """`file` with MLflow's tables and its default experiment, and nothing that an earlier process left there."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in (file, file.with_name(f"{file.name}-journal")):
+        left.unlink(missing_ok=True)
+    SqlAlchemyStore(_uri(file), (file.parent / "artifacts").as_uri()).engine.dispose()
+    return file
 
 
 def existing_store(tracking: Tracking) -> Any:
@@ -329,7 +383,7 @@ def existing_store(tracking: Tracking) -> Any:
 
 def refuse_empty(root: Path) -> None:
     """Raises: RunError if there is no store under `root`."""
-    if not (root / STORE).is_file():
+    if not _has_store(root):
         raise RunError(f"tracking.root={root} holds no runs yet; run python -m medexp.train first, or set tracking.root=FOLDER")
 
 
@@ -339,15 +393,26 @@ def is_missing(error: Any) -> bool:
 
 
 def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    if experiment is None:
-        location = (Path(tracking.root or ".") / "artifacts").as_uri()
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's pages for training, not for agents
-        experiment_id = client.create_experiment(tracking.experiment, artifact_location=location, tags=kind)
-    else:
-        experiment_id = experiment.experiment_id
+    experiment_id = _experiment(client, tracking)
     run = client.create_run(experiment_id, run_name=name, tags=dict(tracking.tags))
     return Tracker(client, run.info.run_id, experiment_id)
+
+
+def _experiment(client: Any, tracking: Tracking) -> str:
+    """The id of the experiment of `tracking`, made by the first of all processes that want it."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        location = (Path(tracking.root or ".") / "artifacts").as_uri()
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's pages for training, not for agents
+        try:
+            return str(client.create_experiment(tracking.experiment, artifact_location=location, tags=kind))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(tracking.experiment)
+    return str(found.experiment_id)
 
 
 def _reopened(client: Any, run_id: str | None) -> Tracker | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from doors import command
 
+from medexp.command import conf_dir
+
 TRAIN = ["-m", "medexp.train"]
 NOBODY_THERE = "http://127.0.0.1:9"  # the discard port: a connection is refused at once
 HEAVY = ("torch", "transformers", "mlflow", "trl", "peft", "bitsandbytes", "unsloth")
@@ -186,3 +188,25 @@ def test_the_embedded_model_trains_on_a_users_own_cases_from_any_folder(tmp_path
     assert "Not for clinical use" in output
     assert list(tmp_path.glob("outputs/*/*/adapter/adapter_model.safetensors"))
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
+
+
+def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_taken_as_it_is(tmp_path: Path) -> None:
+    audit = ["-m", "medexp.audit", "dataset.held_out=8"]
+    for words in (
+        "hydra.run.dir=outputs/${now:%Y}",
+        "hydra.run.dir=outputs/${now:%Y}",
+        "hydra.run.dir=named",
+        "hydra.run.dir=named",
+    ):
+        status, output = command(*audit, words, cwd=tmp_path)
+        assert status == 0, output
+    first, second = sorted((tmp_path / "outputs").iterdir())
+    assert second.name == f"{first.name}-2"
+    assert all((each / "audit.json").is_file() for each in (first, second, tmp_path / "named"))
+    assert not (tmp_path / "named-2").exists()
+
+
+def test_every_folder_that_is_named_by_the_time_is_claimed() -> None:
+    for file in conf_dir().glob("*.yaml"):
+        text = file.read_text()
+        assert ("dir: outputs/${now:" in text) == ("_target_: medexp.command.OwnFolder" in text), file

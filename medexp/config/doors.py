@@ -103,7 +103,7 @@ class CompareOptions(Group):
 
     run: Any = MISSING
     study: str | None = MISSING
-    file: str = MISSING
+    file: str | None = MISSING
     format: Format = MISSING
     answers: int = number(0)
     mlflow: str = MISSING
