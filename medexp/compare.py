@@ -117,10 +117,10 @@ def _print_measures(show: Screen, found: Comparing) -> None:
     quiet = comparison_rows.quiet(found)
     loud = [each for each in found.measures if each not in quiet]
     if (first := found.reference) is not None and (rows := comparison_rows.contrast_rows(found, loud)):
-        columns = ("measure", "", f"{first.label} | run", "verdict", "difference per case [95 %]", "p | Holm", "n")
+        columns = ("measure", "", f"{first.label} | run", "verdict", "difference [95 %]", "p | Holm", "n")
         show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
     if rows := comparison_rows.change_rows(found, loud):
-        heads = ("measure", "", "before -> after", "verdict", "change per case [95 %]")
+        heads = ("measure", "", "before -> after", "verdict", "change [95 %]")
         show.table("What changed in each, against its own base", heads, rows)
     if quiet:
         show.result(f"no detectable change or difference anywhere: {', '.join(each.title for each in quiet)}", style="dim")

@@ -127,7 +127,7 @@ def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
 
 
 def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and run: measure (once), label, before -> after, verdict, change per case with its interval."""
+    """A row for every measure and run: measure (once), label, before -> after, verdict, change with its interval."""
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
@@ -185,8 +185,9 @@ def honest(found: Comparing) -> list[str]:
 def _corrected(first: Run, comparisons: int) -> str:
     return (
         f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the paired differences is without zero, "
-        f"and the sign test holds after Holm's correction for all {comparisons} comparisons. maybe: it would hold if it were the "
-        "only one; a reason to look again, no finding. Intervals are not corrected. Cases are resampled, training is not: "
+        f"and the sign test points the same way and holds after Holm's correction for all {comparisons} comparisons. maybe: it "
+        "would hold if it were the only one; a reason to look again, no finding. Intervals are not corrected. In a loss every token"
+        " counts the same, in its sign test every case. Cases are resampled, training is not: "
         "what another seed would change is in none of this (python -m medexp.train -m sweep=seeds)."
     )
 

@@ -196,7 +196,7 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
         (line.measure.title, f"{figure(line.before)} -> {figure(line.after)}", line.verdict, page.interval(line))
         for line in measured
     ]
-    screen.table(title, ("measure", "before -> after", "verdict", "per case [95 %]"), rows)
+    screen.table(title, ("measure", "before -> after", "verdict", "change [95 %]"), rows)
     if record.benchmarks:
         screen.table("Benchmarks", ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"), accuracy_rows(record))
     for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):

@@ -102,7 +102,7 @@ def _measures(card: Card) -> str:
 def _measure(line: Line) -> str:
     compared = line.comparison
     assert compared is not None
-    change = f"{compared.change:+.3g} [{compared.low:+.3g}, {compared.high:+.3g}] per case, {compared.pairs} cases"
+    change = f"{compared.change:+.3g} [{compared.low:+.3g}, {compared.high:+.3g}], {compared.pairs} cases"
     return f"- {line.measure.title}: {figure(line.before)} → {figure(line.after)}, {line.verdict} ({change})"
 
 

@@ -12,8 +12,8 @@ NOT_FOR_CLINICAL_USE = "Not for clinical use: these answers are a model's, writt
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of a finished run. Losses in nats a token; `last_loss` is the training loss of the last step; `loss` compares
-    held-out cases one by one, `structure` the answers (None where none were asked for)."""
+    """The figures of a finished run. Losses in nats a token, over all tokens; `last_loss` is the training loss of the last step;
+    `loss` compares held-out cases by their tokens, `structure` the answers one by one (None where none were asked for)."""
 
     loss_before: float
     loss_after: float
@@ -78,11 +78,11 @@ def _kept(name: str, comparison: Comparison) -> dict[str, float]:
 
 
 def _change(before: float, after: float, comparison: Comparison | None, more_is_better: bool) -> str:
-    """before -> after, and over the single cases: mean change, 95 % interval, sign test, verdict."""
+    """before -> after, verdict, the change with its 95 % interval, cases, sign test."""
     figures = f"{before:.4f} -> {after:.4f}"
     if comparison is None:
         return figures
-    interval = f"{comparison.change:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}] per case"
+    interval = f"{comparison.change:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
     return f"{figures}: {comparison.verdict(more_is_better)} ({interval}, {comparison.pairs} cases, p {comparison.p_value:.2g})"
 
 

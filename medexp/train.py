@@ -22,8 +22,6 @@ from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
-from medexp.during import during
-from medexp.evaluation.metrics import Comparison, compare
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
 from medexp.finished import STARTED_FROM, FinishedRun
@@ -161,7 +159,7 @@ def _compare(job: Job) -> TrainResult:
     card = measuring.card(record, job.run.evaluation, job.tuned.stack)
     with job.show.stage("saving the adapter"):
         adapter = artifact.save_adapter(job.tuned, job.invocation.output_dir / "adapter", job.invocation.composed_yaml)
-    outcome = _outcome(job, fitted, (losses_before, losses_after), card.line("structure").comparison)
+    outcome = _outcome(job, fitted, (losses_before, losses_after), card)
     result = TrainResult(outcome, adapter, job.tracker.run_id, job.tracker.latest)
     page = _log_end(job, result, record, card)
     _print(job, result, record, card)
@@ -262,15 +260,13 @@ def _log_start(
     tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
 
 
-def _outcome(
-    job: Job, fitted: Fitted, losses: tuple[list[CaseLoss], list[CaseLoss]], structure: Comparison | None
-) -> report.Outcome:
+def _outcome(job: Job, fitted: Fitted, losses: tuple[list[CaseLoss], list[CaseLoss]], card: Card) -> report.Outcome:
     before, after = losses
     return report.Outcome(
         loss_before=mean_loss(before),
         loss_after=mean_loss(after),
-        loss=compare([each.per_token for each in before], [each.per_token for each in after]),
-        structure=structure,
+        loss=card.line("loss_completion").comparison,
+        structure=card.line("structure").comparison,
         last_loss=fitted.last_loss,
         steps=fitted.last_step,
         tokens=fitted.tokens,

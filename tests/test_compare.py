@@ -106,7 +106,8 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
         json.loads(Path(client.download_artifacts(each.run_id, "evaluation/record.json")).read_text())
         for each in (kept.plain, kept.ranked)
     ]
-    means = [sum(loss["nats"] / loss["tokens"] for loss in each["tuned_losses"]) / 2 for each in records]
+    losses = [each["tuned_losses"] for each in records]
+    means = [sum(loss["nats"] for loss in each) / sum(loss["tokens"] for loss in each) for each in losses]
     assert (loss.comparison.before, loss.comparison.after) == pytest.approx(means)
     assert records[0]["held_out"] == records[1]["held_out"]
     assert (versus.overlap.held_out, versus.overlap.answered) == ((2, 2, 2), (2, 2, 2))

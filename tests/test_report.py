@@ -56,7 +56,7 @@ def test_the_summary_has_every_figure_with_its_unit():
 def test_a_rising_loss_is_shown_with_its_sign():
     worse = replace(ON_CARD, loss_after=3.0, loss=compare([2.5] * 8, [3.0] * 8))
     row = dict(summary(worse, "", ""))["held-out loss"]
-    assert row.startswith("2.5000 -> 3.0000: worse (+0.500 [+0.500, +0.500] per case, 8 cases")
+    assert row.startswith("2.5000 -> 3.0000: worse (+0.500 [+0.500, +0.500], 8 cases")
 
 
 def test_a_cpu_has_no_peak_vram():

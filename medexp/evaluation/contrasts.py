@@ -105,19 +105,22 @@ def asked(runs: Sequence[Evaluated | None]) -> list[Asked]:
     return [Asked(cases[key].question, cases[key].reference, tuple(each.get(key) for each in places)) for key in order]
 
 
-def tuned_values(run: Evaluated, key: str, with_digests: bool = True) -> dict[str, float]:
-    """The value of measure `key` in every case of the tuned model, by what a case must share to be compared.
+def tuned_values(run: Evaluated, key: str, with_digests: bool = True) -> dict[str, tuple[float, float]]:
+    """The value of measure `key` in every case of the tuned model, by what a case must share to be compared; beside it what the
+    case weighs in a mean: 1, in a loss its labelled tokens.
 
     Without digests (records older than them) a loss is known by its place and by all counts of labelled tokens.
     """
     if key in _PARTS:
         return _losses(run.record, _PARTS[key], with_digests)
     if key == _JUDGE:
-        return _marks(run)
-    if key.startswith(_BENCHMARK):
-        return _grades(run, key.removeprefix(_BENCHMARK))
-    scored = zip(run.record.cases, run.card.after, strict=True)
-    return {case.digest: value for case, each in scored if (value := each.values.get(key)) is not None}
+        values = _marks(run)
+    elif key.startswith(_BENCHMARK):
+        values = _grades(run, key.removeprefix(_BENCHMARK))
+    else:
+        scored = zip(run.record.cases, run.card.after, strict=True)
+        values = {case.digest: value for case, each in scored if (value := each.values.get(key)) is not None}
+    return {case: (value, 1.0) for case, value in values.items()}
 
 
 def _contrast(reference: Evaluated, run: Evaluated, measure: Measure) -> Contrast:
@@ -125,10 +128,11 @@ def _contrast(reference: Evaluated, run: Evaluated, measure: Measure) -> Contras
     shared = [case for case in theirs if case in ours]
     if not shared:
         return Contrast(measure, missing=_why(measure, theirs, ours, (reference, run)))
-    return Contrast(measure, compare([theirs[case] for case in shared], [ours[case] for case in shared]))
+    weights = [theirs[case][1] for case in shared]
+    return Contrast(measure, compare([theirs[case][0] for case in shared], [ours[case][0] for case in shared], weights))
 
 
-def _why(measure: Measure, theirs: Mapping[str, float], ours: Mapping[str, float], runs: Sequence[Evaluated]) -> str:
+def _why(measure: Measure, theirs: Mapping[str, object], ours: Mapping[str, object], runs: Sequence[Evaluated]) -> str:
     for values, run in zip((theirs, ours), runs, strict=True):
         if not values:
             lines = [line for line in run.card.lines if line.measure.key == measure.key]
@@ -142,9 +146,9 @@ def _have_digests(*runs: Evaluated) -> bool:
     return all(run.record.held_out for run in runs)
 
 
-def _losses(record: Record, part: Callable[[CaseLoss], CaseLoss], with_digests: bool) -> dict[str, float]:
+def _losses(record: Record, part: Callable[[CaseLoss], CaseLoss], with_digests: bool) -> dict[str, tuple[float, float]]:
     parts = zip(_names(record, with_digests), map(part, record.tuned_losses), strict=True)
-    return {f"{name}: {loss.tokens}": loss.per_token for name, loss in parts if loss.tokens}
+    return {f"{name}: {loss.tokens}": (loss.per_token, loss.tokens) for name, loss in parts if loss.tokens}
 
 
 def _names(record: Record, with_digests: bool) -> Sequence[str]:

@@ -1,4 +1,7 @@
-"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test."""
+"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test, effect size.
+
+Refuses a verdict where the mean and most of the cases went different ways: a few large cases are no change of the others.
+"""
 
 import math
 import random
@@ -12,7 +15,8 @@ RESAMPLES, LEVEL = 4000, 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p."""
+    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p, Cohen's d of the differences, and
+    how many more cases rose than fell."""
 
     pairs: int
     before: float
@@ -21,11 +25,14 @@ class Comparison:
     low: float
     high: float
     p_value: float
+    effect: float
+    majority: int
 
     @property
     def is_detected(self) -> bool:
-        """Is the change beyond chance: interval without zero, and p below 0.05?"""
-        return (self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL
+        """Is the change beyond chance: interval without zero, p below 0.05, and the mean where most of the cases went?"""
+        one_way = (self.majority > 0) == (self.change > 0)  # p is two-sided: it does not say which
+        return one_way and (self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL
 
     def verdict(self, more_is_better: bool) -> str:
         """improved, worse or no detectable change."""
@@ -42,20 +49,26 @@ class Comparison:
         return f"{self.interval()}, p {self.p_value:.2g}, n {self.pairs}"
 
 
-def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Comparison:
-    """The paired comparison of two measurements of the same cases.
+def compare(before: Sequence[float], after: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Comparison:
+    """The paired comparison of two measurements of the same cases; with `weights` (one a case: its tokens) both means, the change
+    and its interval are weighted, while the sign test counts every case once.
 
     Raises: ValueError if they are not equally many, or none.
-    Source: percentile bootstrap of the mean over cases (Efron & Tibshirani 1993), exact two-sided sign test without ties.
+    Source: percentile bootstrap of the (weighted) mean over cases, each drawn with its weight (Efron & Tibshirani 1993); exact
+    two-sided sign test without ties.
     """
     if len(before) != len(after) or not before:
         raise ValueError(
             f"{len(before)} values before and {len(after)} after; a paired comparison needs equally many, at least one"
         )
     differences = [late - early for early, late in zip(before, after, strict=True)]
-    low, high = _interval(differences, random.Random(seed))
-    change = fmean(differences)
-    return Comparison(len(before), fmean(before), fmean(after), change, low, high, sign_test(differences))
+    interval = _interval(differences, random.Random(seed), weights)
+    spread = stdev(differences) if len(differences) > 1 else 0.0
+    means = fmean(before, weights), fmean(after, weights)
+    change = fmean(differences, weights)
+    effect = change / spread if spread else math.copysign(math.inf, change) if change else 0.0
+    majority = sum((each > 0) - (each < 0) for each in differences)
+    return Comparison(len(before), *means, change, *interval, sign_test(differences), effect, majority)
 
 
 @dataclass(frozen=True)
@@ -114,9 +127,13 @@ def pairs_needed(comparisons: int) -> int:
     return next(pairs for pairs in count(1) if comparisons * 2 / 2**pairs < 1 - LEVEL)
 
 
-def _interval(differences: Sequence[float], chance: random.Random) -> tuple[float, float]:
+def _interval(differences: Sequence[float], chance: random.Random, weights: Sequence[float] | None = None) -> tuple[float, float]:
     if len(set(differences)) == 1:  # every resample has the same mean
         return fmean(differences), fmean(differences)
-    means = sorted(fmean(chance.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
+    if weights is None:
+        means = sorted(fmean(chance.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
+    else:
+        cases = list(zip(differences, weights, strict=True))
+        means = sorted(fmean(*zip(*chance.choices(cases, k=len(cases)), strict=True)) for _ in range(RESAMPLES))
     cut = int(RESAMPLES * (1 - LEVEL) / 2)
     return means[cut], means[-cut - 1]

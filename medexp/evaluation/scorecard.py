@@ -211,10 +211,11 @@ def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
 
 
 def _loss_line(measure: Measure, before: Sequence[CaseLoss], after: Sequence[CaseLoss]) -> Line:
-    """Before and after are over all tokens, the comparison over cases."""
+    """Every token counts the same in before, after, change and interval; the sign test counts cases."""
     if not before or not all(loss.tokens for loss in before):
         return Line(measure, missing=measure.missing or "no held-out losses were measured")
-    compared = compare([loss.per_token for loss in before], [loss.per_token for loss in after])
+    tokens = [loss.tokens for loss in after]
+    compared = compare([loss.per_token for loss in before], [loss.per_token for loss in after], tokens)
     return Line(measure, mean_loss(before), mean_loss(after), compared)
 
 

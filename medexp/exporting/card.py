@@ -123,7 +123,7 @@ def _limits(run: RunConfig, facts: Facts) -> Iterator[str]:
 def _measures(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "No measures are stored with this run."
-    head = ("measure", "base -> tuned", "verdict", "per case [95 %]")
+    head = ("measure", "base -> tuned", "verdict", "change [95 %]")
     about = "Held-out cases, base against tuned model, paired: bootstrap 95 % interval of the mean change, exact sign test."
     return f"{about}\n\n{_table(head, rows)}"
 

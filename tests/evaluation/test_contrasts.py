@@ -26,6 +26,19 @@ def test_the_same_cases_are_paired_and_the_difference_is_of_the_tuned_models() -
     assert (found.pairs, found.before, found.after) == (8, pytest.approx(0.5), pytest.approx(0.4))
 
 
+def test_a_loss_is_of_all_tokens_as_that_of_each_run_is() -> None:
+    reference, other = evaluated(nats=20), evaluated(nats=16)
+    found = contrast(reference, other, "loss_completion").comparison
+    assert found is not None
+    sides = [run.card.line("loss_completion").after for run in (reference, other)]
+    assert [found.before, found.after] == pytest.approx(sides)
+
+
+def test_a_difference_against_most_of_the_cases_is_not_even_hinted_at() -> None:
+    found = Contrast(LOSS, compare([3.0] * 20, [3.02] * 16 + [1.0] * 4), 0.0)
+    assert (found.is_hinted, found.is_detected, found.verdict) == (False, False, "none detected")
+
+
 def test_cases_are_matched_by_what_they_are_and_not_by_their_place() -> None:
     ours = contrast(evaluated(cases=[0, 1, 2, 3]), evaluated(cases=[3, 2, 1, 0])).comparison
     assert ours is not None

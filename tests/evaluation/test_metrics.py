@@ -29,12 +29,51 @@ def test_a_clear_fall_of_a_loss_is_an_improvement():
     assert found.low < found.change < found.high < 0
 
 
+def test_a_few_large_falls_do_not_make_an_improvement_of_many_rises():
+    found = compare([3.0] * 20, [3.02] * 16 + [1.0] * 4)
+    assert found.p_value < 0.05
+    assert found.change < found.high < 0 < found.majority
+    assert not found.is_detected
+    assert {found.verdict(better) for better in (True, False)} == {"no detectable change"}
+    assert compare([3.0] * 20, [2.98] * 16 + [1.0] * 4).verdict(more_is_better=False) == "improved"
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=6, max_size=12))
+def test_what_is_called_a_change_is_where_most_of_the_cases_went(pairs):
+    found = compare(*zip(*pairs, strict=True))
+    rose, fell = sum(late > early for early, late in pairs), sum(late < early for early, late in pairs)
+    if found.is_detected:
+        assert (rose > fell) == (found.change > 0)
+
+
+def test_weights_weigh_means_change_and_interval_and_not_the_sign_test():
+    before, after, tokens = [1.0, 2.0, 4.0], [2.0, 1.0, 1.0], [10, 30, 60]
+    found = compare(before, after, tokens)
+    assert (found.before, found.after) == pytest.approx((3.1, 1.1))
+    assert found.change == pytest.approx(found.after - found.before)
+    assert found.low < found.change < found.high
+    assert found.p_value == compare(before, after).p_value
+    alike, plain = compare(before, after, [7, 7, 7]), compare(before, after)
+    assert (alike.change, alike.low, alike.high) == pytest.approx((plain.change, plain.low, plain.high))
+
+
+def test_the_interval_of_a_weighted_mean_covers_it():
+    covered = 0
+    for seed in range(200):
+        chance = random.Random(seed)
+        tokens = [chance.choice([20, 50, 400]) for _ in range(30)]
+        after = [chance.gauss(-0.5, 0.4) for _ in tokens]
+        found = compare([0.0] * 30, after, tokens, seed)
+        covered += found.low <= -0.5 <= found.high
+    assert covered >= 176  # 88 % of 200: a percentile bootstrap of 30 falls a little short of its 95 %
+
+
 def test_chance_alone_is_rarely_called_a_change():
     detected = 0
     for seed in range(200):
         chance = random.Random(seed)
         values = [chance.gauss(0, 1) for _ in range(12)]
-        detected += compare(values, [value + chance.gauss(0, 1) for value in values], seed).is_detected
+        detected += compare(values, [value + chance.gauss(0, 1) for value in values], seed=seed).is_detected
     assert detected <= 10  # 5 % of 200; interval and sign test must agree, so it is fewer
 
 

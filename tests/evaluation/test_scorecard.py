@@ -67,6 +67,16 @@ def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
     assert found.metrics()["eval/perplexity_answer/before"] == exp(found.line("loss_answer").before)
 
 
+def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(lexicon):
+    before = [CaseLoss(2.0 * 10, 10, 10.0, 5)] * 9 + [CaseLoss(2.0 * 400, 400, 400.0, 200)]
+    after = [CaseLoss(1.5 * 10, 10, 7.5, 5)] * 9 + [CaseLoss(2.25 * 400, 400, 450.0, 200)]
+    found = card(record_of(True, [], ([], []), (before, after)), lexicon)
+    values = {name.rpartition("/")[2]: value for name, value in found.metrics().items() if name.startswith("eval/loss_completion/")}
+    assert values["delta"] == pytest.approx(values["after"] - values["before"])
+    assert values["low"] < 0 < values["delta"] < values["high"]  # one case has most of the tokens: it decides
+    assert found.line("loss_completion").verdict == "no detectable change"
+
+
 def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
     values = card(recorded(), lexicon).metrics()
     assert values["eval/structure/delta"] == values["eval/structure/after"] - values["eval/structure/before"]
