@@ -22,6 +22,7 @@ from medexp.data.preparation import Prepared
 from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
+from medexp.during import during
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
 from medexp.finished import STARTED_FROM, FinishedRun

@@ -1,4 +1,4 @@
-"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test, effect size.
+"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test.
 
 Refuses a verdict where the mean and most of the cases went different ways: a few large cases are no change of the others.
 """
@@ -15,8 +15,8 @@ RESAMPLES, LEVEL = 4000, 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p, Cohen's d of the differences, and
-    how many more cases rose than fell."""
+    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p, and how many
+    more cases rose than fell."""
 
     pairs: int
     before: float
@@ -25,7 +25,6 @@ class Comparison:
     low: float
     high: float
     p_value: float
-    effect: float
     majority: int
 
     @property
@@ -63,12 +62,10 @@ def compare(before: Sequence[float], after: Sequence[float], weights: Sequence[f
         )
     differences = [late - early for early, late in zip(before, after, strict=True)]
     interval = _interval(differences, random.Random(seed), weights)
-    spread = stdev(differences) if len(differences) > 1 else 0.0
     means = fmean(before, weights), fmean(after, weights)
     change = fmean(differences, weights)
-    effect = change / spread if spread else math.copysign(math.inf, change) if change else 0.0
     majority = sum((each > 0) - (each < 0) for each in differences)
-    return Comparison(len(before), *means, change, *interval, sign_test(differences), effect, majority)
+    return Comparison(len(before), *means, change, *interval, sign_test(differences), majority)
 
 
 @dataclass(frozen=True)
