@@ -216,13 +216,14 @@ class KeptRun:
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
-    """Run `run_id` ("last": the newest that training has finished) with those of its `artifacts` (files or folders) that it has.
+    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the newest that training has finished, one
+    with the first of `artifacts` before all others.
 
     Raises: RunError if there is no such run.
     """
     client = existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
-    run = _last(client, experiments) if run_id == LAST else _existing(client, run_id)
+    run = _last(client, experiments, artifacts[0]) if run_id == LAST else _existing(client, run_id)
     if run is None:
         newest = client.search_runs(experiments, max_results=3)
         known = listing(f"{each.info.run_id} ({each.info.run_name})" for each in newest)
@@ -259,10 +260,13 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
     return [run.info.run_id for run in sorted(done, key=lambda run: sign * run.data.metrics[objective])], objective
 
 
-def _last(client: Any, experiments: Sequence[str]) -> Any:
+def _last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
+    """The newest run that training finished and that kept its adapter; where none did, the newest."""
     trained = "tags.mlflow.source.name = 'medexp.train' and attributes.status = 'FINISHED'"
-    runs = client.search_runs(experiments, trained, order_by=["attributes.end_time DESC"], max_results=20)
-    return next((run for run in runs if "medexp.model" in run.data.tags), None)  # a sweep has a run of its own
+    runs = client.search_runs(experiments, trained, order_by=["attributes.end_time DESC"], max_results=200)
+    runs = [run for run in runs if "medexp.model" in run.data.tags]  # a sweep has a run of its own
+    with_adapter = (run for run in runs if (_lies_in(run.info.artifact_uri) / adapter).is_dir())  # trials of a sweep keep none
+    return next(with_adapter, next(iter(runs), None))
 
 
 def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None:

@@ -31,3 +31,11 @@ def test_a_mistyped_store_is_said_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"mlrunz holds no runs yet; run python -m medexp\.train first"):
         finished.find("last", str(nowhere), tmp_path)
     assert not nowhere.exists()
+
+
+def test_the_last_run_is_one_that_can_be_asked(doors: Doors) -> None:
+    kept = doors.train("lora.r=2")
+    doors.train("lora.r=4", "tracking.log_adapter=false")
+    found = finished.find("last", str(doors.root / "mlruns"), doors.root)
+    assert found.kept is not None
+    assert found.kept.run_id == kept.run_id

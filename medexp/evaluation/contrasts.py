@@ -54,7 +54,7 @@ class Contrast:
         if self.comparison is None:
             return "not compared"
         if not self.is_hinted:
-            return "none detected"
+            return self.comparison.nothing("none detected")
         way = self.measure.better * self.comparison.change
         return ("" if self.is_detected else "maybe ") + ("better" if way > 0 else "worse" if way < 0 else "differs")
 

@@ -11,6 +11,7 @@ from itertools import count
 from statistics import NormalDist, fmean
 
 RESAMPLES, LEVEL = 4000, 0.95
+TOO_FEW = "too few cases"
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,14 @@ class Comparison:
         return one_way and (self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL
 
     def verdict(self, more_is_better: bool) -> str:
-        """improved, worse or no detectable change."""
+        """improved, worse, no detectable change, or too few cases to detect one."""
         if not self.is_detected:
-            return "no detectable change"
+            return self.nothing("no detectable change")
         return "improved" if (self.change > 0) == more_is_better else "worse"
+
+    def nothing(self, said: str) -> str:
+        """`said`, unless there are too few cases for the sign test to come below 0.05, whatever they do."""
+        return said if self.pairs >= pairs_needed(1) else TOO_FEW
 
     def interval(self) -> str:
         """The mean change with its interval."""

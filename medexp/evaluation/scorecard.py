@@ -81,7 +81,7 @@ class Line:
         if self.comparison is None:
             return "not measured"
         if self.measure.better == 0:
-            return "changed" if self.comparison.is_detected else "no detectable change"
+            return "changed" if self.comparison.is_detected else self.comparison.nothing("no detectable change")
         return self.comparison.verdict(self.measure.better > 0)
 
 
