@@ -216,8 +216,8 @@ class KeptRun:
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
-    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the newest that training has finished, one
-    with the first of `artifacts` before all others.
+    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the newest that training has finished,
+    one with the first of `artifacts` before all others.
 
     Raises: RunError if there is no such run.
     """
