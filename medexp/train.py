@@ -6,6 +6,7 @@ python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_step
 """
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from medexp.data.records import digest_of
 from medexp.data.spelling import Speller
 from medexp.data.split import Split
 from medexp.during import during
+from medexp.errors import TrainingDiverged
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
 from medexp.finished import STARTED_FROM, FinishedRun
@@ -154,7 +156,7 @@ def _compare(job: Job) -> TrainResult:
     fitted = _fit(job, resume_from)
     with job.show.stage("measuring the tuned model's held-out loss"):
         losses_after = job.losses()
-    job.tracker.metrics(fitted.last_step, {"eval/loss": mean_loss(losses_after)})
+    job.tracker.metrics(fitted.last_step, {"eval/loss": _of_numbers(losses_after, fitted.last_step)})
     after = job.answers(base=False)
     record = job.record((before, after), (losses_before, losses_after))
     card = measuring.card(record, job.run.evaluation, job.tuned.stack)
@@ -166,6 +168,19 @@ def _compare(job: Job) -> TrainResult:
     _print(job, result, record, card)
     job.show.result(f"Before and after side by side: {page}")
     return result
+
+
+def _of_numbers(losses: Sequence[CaseLoss], step: int) -> float:
+    """The mean of held-out losses.
+
+    Raises: TrainingDiverged if it is no number.
+    """
+    loss = mean_loss(losses)
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the held-out loss is {loss} after step {step}; lower training.learning_rate, or lengthen training.warmup_steps"
+        )
+    return loss
 
 
 def _fit(job: Job, resume_from: Path | None) -> Fitted:
@@ -197,7 +212,7 @@ class Recorder:
         if job.part:
             job.part.stepped(step, job.ready.steps)
         if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
-            loss = mean_loss(job.losses())
+            loss = _of_numbers(job.losses(), step)
             job.tracker.metrics(step, {"eval/loss": loss})
             job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
             if job.part:

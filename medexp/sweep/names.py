@@ -1,6 +1,6 @@
 """The words of a sweep: the study's name, its headline, and the values its own configuration stands at."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ def headline(study: Any, run: RunConfig, folder: Path) -> str:
     return f": {what}, {wanted} trials{news}; {on}; {where}"
 
 
-def unused(name: str, root: Path) -> str:
-    """`name`, or the first of name-2, name-3, ... that has no folder under `root` yet."""
+def unused(name: str, root: Path, taken: Container[str] = ()) -> str:
+    """`name`, or the first of name-2, name-3, ... that has no folder under `root` yet and is not `taken`."""
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    return next(each for each in names if not (root / each).exists())
+    return next(each for each in names if each not in taken and not (root / each).exists())
 
 
 def values_of(run: RunConfig, space: Space) -> dict[str, Value] | None:
@@ -43,13 +43,14 @@ def values_of(run: RunConfig, space: Space) -> dict[str, Value] | None:
     now = flatten(run)
     values = {key: now.get(key) for key in space.dimensions}
     if all(
-        isinstance(values[key], str | int | float | bool) and _holds(each, values[key]) for key, each in space.dimensions.items()
+        isinstance(values[key], str | int | float | bool) and holds(each, values[key]) for key, each in space.dimensions.items()
     ):
         return {key: _as_in(space.dimensions[key], value) for key, value in values.items()}
     return None
 
 
-def _holds(dimension: Dimension, value: Any) -> bool:
+def holds(dimension: Dimension, value: Any) -> bool:
+    """Is `value` one of `dimension`'s?"""
     if isinstance(dimension, Choice):
         return value in dimension.values
     if isinstance(value, bool | str) or not dimension.low <= value <= dimension.high:

@@ -24,10 +24,10 @@ class Ending(Enum):
     crashed = "crashed"
     timeout = "timeout"
     infeasible = "infeasible"  # planned, never started
-    copied = "copied"  # the same point as a finished trial: its values, no process
+    copied = "copied"  # the same point as an earlier trial: what that came to, no process
     stopped = "stopped"  # Ctrl-C; goes on in a later trial
     died = "died"  # its sweeper and it were killed; goes on in a later trial
-    surplus = "surplus"  # asked for by two sweepers at once; one too many
+    surplus = "surplus"  # asked for by two sweepers at once, or a point that another is just trying; one too many
 
     @property
     def counts(self) -> bool:
@@ -42,6 +42,7 @@ class Ending(Enum):
 
 _FAILURES = (Ending.diverged, Ending.input, Ending.crashed, Ending.timeout)
 _COUNTED = (Ending.done, Ending.pruned, Ending.vram, *_FAILURES)
+TRIED = (*_COUNTED, Ending.infeasible)  # what is known of a point then stays known
 
 
 @dataclass(frozen=True)

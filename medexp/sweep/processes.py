@@ -157,7 +157,8 @@ def last_words(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1].removeprefix("medexp: ")[:400] if lines else ""
+    said = [each for each in lines if not each.startswith("$ ")]  # the commands that began it
+    return said[-1].removeprefix("medexp: ")[:400] if said else "it printed nothing"
 
 
 def python_module(name: str) -> list[str]:

@@ -1,6 +1,6 @@
 """What a sweep asks: its settings, its space, and how Hydra composes a proposal of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
@@ -12,10 +12,11 @@ from omegaconf import DictConfig, open_dict
 from medexp import machine
 from medexp.config.schema import Resume, RunConfig
 from medexp.errors import BadInput, ConfigError
-from medexp.sweep import names
+from medexp.sweep import names, storage
+from medexp.sweep.known_metrics import problem
 from medexp.sweep.proposal import run_of
 from medexp.sweep.settings import Settings
-from medexp.sweep.space import Space
+from medexp.sweep.space import Space, Value
 
 
 class Question:
@@ -74,11 +75,18 @@ class Question:
         Raises: BadInput with every problem: unknown keys, values out of range, a card that is not there.
         """
         _ = self.suggest_more
-        here = "medexp_launcher" in str(self.config.hydra.launcher["_target_"])
+        launcher = str(self.config.hydra.launcher["_target_"])
+        if launcher.endswith("BasicLauncher"):
+            raise ConfigError(
+                "hydra/launcher=basic runs trials inside the sweep itself, where one that crashes ends all and keeps its memory; "
+                "leave it out for a process each, or take a cluster's, as hydra/launcher=submitit_local"
+            )
+        here = "medexp_launcher" in launcher
+        self._check_metrics()
         if self.config.get("run") is not None or self.config.train.from_run:
             raise ConfigError("experiment=from_run makes one run again and cannot be swept: leave it out, and run= with it")
-        base = run_of(self.compose(self.space.fixed), machine.read(), self.launch_dir, needs_card=here)
         first = {key: each.ends()[0] for key, each in self.space.dimensions.items()}
+        base = self._base(first, here)
         problems: dict[str, None] = {}
         for key, each in self.space.dimensions.items():
             for value in each.ends():
@@ -90,13 +98,36 @@ class Question:
             raise ConfigError([f"the sweep would try {each}" for each in problems])
         return base
 
+    def _check_metrics(self) -> None:
+        """Raises: ConfigError for an objective or a constraint that no run logs."""
+        asked = {"objective": self.settings.objectives, "constraints": self.settings.constraints}
+        found = [f"hydra.sweeper.{option}: {said}" for option, names in asked.items() for each in names if (said := problem(each))]
+        if found:
+            raise ConfigError(found)
+
+    def _base(self, first: Mapping[str, Value], needs_card: bool) -> RunConfig:
+        """The fixed part as a run: by itself, or where something that varies is missing from it, at the first point."""
+        try:
+            return run_of(self.compose(self.space.fixed), machine.read(), self.launch_dir, needs_card)
+        except BadInput:
+            return run_of(self.compose(self.space.overrides(first)), machine.read(), self.launch_dir, needs_card)
+
     def named(self, base: RunConfig) -> str:
-        """The study's name; its folder is made known to Hydra."""
+        """The study's name; its folder is made known to Hydra.
+
+        Raises: ConfigError for a name that leads out of hydra.sweep.dir.
+        """
         given = self.settings.study_name or names.study_name(self.space, dict(self.config.hydra.runtime.choices), base)
         root = (self.launch_dir / str(self.config.hydra.sweep.dir)).absolute()
-        name = names.unused(given, root) if self.settings.resume is Resume.never else given
+        if root.resolve() not in (root / given).resolve().parents:
+            raise ConfigError(f"hydra.sweeper.study_name={given} leads out of {root}; a name is a folder there")
+        name = names.unused(given, root, self._kept_names()) if self.settings.resume is Resume.never else given
         self.folder = root / name
         with open_dict(self.config):
             self.config.hydra.sweep.dir = str(self.folder)
             self.config.hydra.sweeper.study_name = name
         return name
+
+    def _kept_names(self) -> set[str]:
+        """The studies of the storage that is asked for; one that is left out has only its own folder's."""
+        return storage.study_names(self.settings.storage) if self.settings.storage else set()

@@ -58,6 +58,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for name, value in options.items()
     }
+    plain["constraints"] = plain.get("constraints") or {}  # null in the YAML: Hydra lets a command line fill that, not {}
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
     except OmegaConfBaseException as error:

@@ -67,6 +67,8 @@ class Real:
     @property
     def size(self) -> float:
         """How many values there are."""
+        if self.low == self.high:
+            return 1
         return math.inf if self.step is None else math.floor((self.high - self.low) / self.step + 1e-9) + 1
 
     def ends(self) -> tuple[Value, ...]:
@@ -84,6 +86,7 @@ class Space:
     dimensions: Mapping[str, Dimension]
     fixed: tuple[str, ...] = ()
     custom: bool = field(default=False)  # a function of the user adds more while it runs
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # + or ++, of the keys that were given with one
 
     @property
     def size(self) -> float:
@@ -92,7 +95,7 @@ class Space:
 
     def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
         """The command line of the trial at `values`."""
-        return (*self.fixed, *(f"{key}={text_of(value)}" for key, value in values.items()))
+        return (*self.fixed, *(f"{self.prefixes.get(key, '')}{key}={text_of(value)}" for key, value in values.items()))
 
 
 def space(params: Mapping[str, Any], arguments: Sequence[str], config_loader: Any, custom: bool = False) -> Space:
@@ -102,7 +105,7 @@ def space(params: Mapping[str, Any], arguments: Sequence[str], config_loader: An
     """
     parser = OverridesParser.create(config_loader=config_loader)
     parsed = parser.parse_overrides([f"{key}={value}" for key, value in params.items()] + list(arguments))
-    latest = {each.get_key_element(): each for each in parsed}
+    latest = {_key(each): each for each in parsed}
     dimensions: dict[str, Dimension] = {}
     problems = []
     for key, each in latest.items():
@@ -115,7 +118,9 @@ def space(params: Mapping[str, Any], arguments: Sequence[str], config_loader: An
         raise ConfigError(problems)
     if not dimensions and not custom:
         raise ConfigError("nothing varies: give a range, as in lora.r=choice(8,16,32), or a preset, as in sweep=rank_lr_seq")
-    return Space(dimensions, tuple(each.input_line or "" for each in latest.values() if not each.is_sweep_override()), custom)
+    prefixes = {key: found for key in dimensions if (found := _prefix(latest[key]))}
+    fixed = tuple(each.input_line or "" for each in latest.values() if not each.is_sweep_override())
+    return Space(dimensions, fixed, custom, prefixes)
 
 
 def quoted(text: str) -> str:
@@ -135,6 +140,15 @@ def lengths(device: object, seq: int) -> str:
 def text_of(value: Value) -> str:
     """`value` as Hydra reads it back."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _key(override: Override) -> str:
+    """What is set, however it is: ++lora.r is lora.r; taking something out (~) is another matter."""
+    return str(override.get_key_element().lstrip("+"))
+
+
+def _prefix(override: Override) -> str:
+    return str(override.get_key_element()).removesuffix(_key(override))
 
 
 def _dimension(override: Override) -> Dimension:

@@ -15,7 +15,9 @@ STALE_AFTER_BEATS = 4
 
 def default_url(folder: Path) -> str:
     """The storage of a study that names none."""
-    return f"sqlite:///{folder / 'study.db'}"
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
 
 
 def connect(url: str, heartbeat_s: int | None = None) -> Any:
@@ -24,6 +26,7 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
     Raises: OutputError if it does not answer until then.
     """
     _quiet()
+    _refuse_memory(url)
     if url.endswith((".log", ".journal")) and "://" not in url.replace("journal://", ""):
         return _journal(url.removeprefix("journal://"))
     from optuna.storages import RDBStorage, get_storage
@@ -40,18 +43,18 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
             )
         except OperationalError as error:
             if time.monotonic() > deadline:
-                raise unreachable(url, error) from error
+                raise unreachable(url, error, f", tried for {WAITS_S:.0f} s") from error
             time.sleep(1)
         except (ArgumentError, ValueError, ImportError, OSError) as error:
             raise unreachable(url, error) from error
 
 
-def unreachable(url: str, error: Exception) -> OutputError:
+def unreachable(url: str, error: Exception, tried: str = "") -> OutputError:
     """One sentence about a storage that does not answer, without a password it may hold."""
     cause = getattr(error, "orig", None) or error
     first = (str(cause).strip().splitlines() or [type(error).__name__])[0]
     return OutputError(
-        f"the study's storage {without_password(url)} does not answer ({first}), tried for {WAITS_S:.0f} s; "
+        f"the study's storage {without_password(url)} does not answer ({first}){tried}; "
         "set hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's folder"
     )
 
@@ -61,6 +64,28 @@ def without_password(url: str) -> str:
     scheme, found, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}:***@{host}" if found and at and ":" in user else url
+
+
+def _refuse_memory(url: str) -> None:
+    if url == ":memory:" or url.removeprefix("sqlite://").strip("/") in ("", ":memory:"):
+        raise OutputError(
+            f"hydra.sweeper.storage={url} is memory of this process, and trials are processes of their own; "
+            "leave it out for a file in the study's folder, or give FILE.journal or a database"
+        )
+
+
+def study_names(url: str) -> set[str]:
+    """The studies at `url`.
+
+    Raises: OutputError if it does not answer.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return set(optuna.study.get_all_study_names(connect(url)))
+    except SQLAlchemyError as error:
+        raise unreachable(url, error) from error
 
 
 def _journal(path: str) -> Any:

@@ -10,21 +10,24 @@ import socket
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from medexp.errors import ConfigError, listing
+from medexp.errors import ConfigError, listing, nearest
 from medexp.sweep import storage
 from medexp.sweep.alive import is_alive, owner
-from medexp.sweep.optuna_parts import distribution, pruner, sampler
-from medexp.sweep.outcome import Ending, Outcome
+from medexp.sweep.names import holds
+from medexp.sweep.optuna_parts import distribution, pruner, refuse_sampler, sampler
+from medexp.sweep.outcome import TRIED, Ending, Outcome
 from medexp.sweep.settings import Settings
 from medexp.sweep.space import Space, Value
 
-ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES = (
-    "ending", "folder", "sweeper", "planned_bytes", "measured_bytes", "why", "elapsed_s", "mlflow_run_id", "continues",
+ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES, BEAT = (
+    "ending", "folder", "sweeper", "planned_bytes", "measured_bytes", "why", "elapsed_s", "mlflow_run_id", "continues", "beat",
 )  # fmt: skip
 RETRIES = 3
+DRAWN_WITHIN_S = 5.0  # a trial that another sweeper has asked for has its values
 PRUNED_ENDINGS = (Ending.pruned, Ending.vram, Ending.infeasible)
 
 
@@ -35,6 +38,9 @@ class Study:
         self.optuna = optuna_study
         self.url, self.space, self.settings = url, space, settings
         self.exhausted = False
+        self._me = owner()
+        self._draws_apart = False
+        self._beaten_at: dict[int, float] = {}
         optuna_study.stop = self._stop  # grid and brute-force samplers call it when nothing is left
 
     @property
@@ -73,10 +79,21 @@ class Study:
     def ask(self) -> Any:
         """A new trial with its values drawn, or one that waits to be continued."""
         trial = self.optuna.ask()
-        trial.set_user_attr(OWNER, owner())
+        self.heartbeat([trial._trial_id])  # before it has an owner: one that dies here must be found out, too
+        trial.set_user_attr(OWNER, self._me)
+        self._draw_apart()
         for key, dimension in self.space.dimensions.items():
             trial._suggest(key, distribution(dimension))
         return trial
+
+    def _draw_apart(self) -> None:
+        """Sweepers that begin together begin with one seed: where another is at work, draw from chance of one's own."""
+        if not self._draws_apart and any(
+            each.state.name == "RUNNING" and each.user_attrs.get(OWNER) != self._me and not self._is_orphan(each)
+            for each in self.trials()
+        ):
+            self.optuna.sampler.reseed_rng()
+            self._draws_apart = True
 
     def is_surplus(self, trial: Any) -> bool:
         """Were enough trials asked for before this one? Several sweepers ask at once; numbers say who was first."""
@@ -87,30 +104,63 @@ class Study:
     def enqueue(self, values: Mapping[str, Value], continues: Any | None = None) -> None:
         """Have these values tried next."""
         attempt = {} if continues is None else {CONTINUES: continues.number, "attempt": continues.user_attrs.get("attempt", 1) + 1}
-        self.optuna.enqueue_trial(dict(values), user_attrs=attempt)
+        self.optuna.enqueue_trial(dict(values), user_attrs=attempt, skip_if_exists=continues is None)
 
     def same_point(self, trial: Any) -> Any | None:
-        """A finished trial with the values of `trial`, if there is one."""
-        return next((each for each in self.trials() if each.params == trial.params and ending_of(each) is Ending.done), None)
+        """The trial that `trial` would repeat: one whose end would be the same again, or an earlier one that is under way."""
+        self._let_earlier_be_drawn(trial)
+        twins = [each for each in self.trials() if each.number != trial.number and each.params == trial.params]
+        settled = [each for each in twins if ending_of(each) in _SETTLED]
+        under_way = [each for each in twins if each.number < trial.number and each.state.name == "RUNNING"]
+        return next(iter(settled + under_way), None)
+
+    def _let_earlier_be_drawn(self, trial: Any) -> None:
+        """Wait for the values of trials that other sweepers asked for before this one: of two that agree, the earlier one runs."""
+        deadline = time.monotonic() + DRAWN_WITHIN_S
+        while time.monotonic() < deadline and any(
+            each.number < trial.number and each.state.name == "RUNNING" and set(each.params) < set(self.space.dimensions)
+            for each in self.trials()
+        ):
+            time.sleep(0.1)
+
+    def copy(self, trial: Any, twin: Any) -> None:
+        """Tell `trial` what `twin`, the same point, came to; where that is still under way, that it is one too many."""
+        ending = ending_of(twin)
+        same = f"the same point as trial {twin.number}"
+        if ending is None:
+            self.tell(trial, Outcome(Ending.surplus, f"{same}, which is under way"), {})
+            return
+        for step, loss in twin.intermediate_values.items():
+            trial.report(loss, step)
+        why = same if ending is Ending.done else f"{same}: {ending.value}"
+        self.tell(trial, Outcome(Ending.copied, why), twin.constraints, twin=twin)
 
     def is_exhausted(self) -> bool:
-        """Has every point of a finite space been tried?"""
-        if self.exhausted or not math.isfinite(self.space.size):
+        """Has every point of a finite space been tried, or is under way? Of another space only its sampler can tell."""
+        if not math.isfinite(self.space.size):
             return self.exhausted
-        tried = {
-            tuple(sorted((key, str(value)) for key, value in each.params.items()))
-            for each in self.trials()
-            if ending_of(each) in _TRIED
-        }
-        return len(tried) >= self.space.size
+        taken = (each for each in self.trials() if each.state.name == "RUNNING" or ending_of(each) in TRIED)
+        points = {tuple(str(each.params[key]) for key in self.space.dimensions) for each in taken if self.space_holds(each.params)}
+        return len(points) >= self.space.size
+
+    def space_holds(self, params: Mapping[str, Any]) -> bool:
+        """Do these values lie in the space as it is asked for now? A study's ranges may have been others before."""
+        return all(key in params and holds(each, params[key]) for key, each in self.space.dimensions.items())
 
     def tell(
-        self, trial: Any, outcome: Outcome, violations: Mapping[str, float], notes: Mapping[str, object] | None = None
+        self,
+        trial: Any,
+        outcome: Outcome,
+        violations: Mapping[str, float],
+        notes: Mapping[str, object] | None = None,
+        twin: Any | None = None,
     ) -> bool:
-        """Record how `trial` ended; False where somebody else had already done so, and it stays as it is."""
+        """Record how `trial` ended, its state and values those of `twin` where it has one; False where somebody else had already
+        done so, and it stays as it is."""
         import optuna
 
-        state, values = self._state(outcome, optuna.trial.TrialState)
+        states = optuna.trial.TrialState
+        state, values = self._state(outcome, states) if twin is None else (twin.state, twin.values)
         kept = {ENDING: outcome.ending.value, WHY: outcome.why[:500], ELAPSED: round(outcome.elapsed_s, 3), RUN: outcome.run_id}
         try:
             for name, value in (kept | dict(notes or {})).items():
@@ -118,7 +168,7 @@ class Study:
                     trial.set_user_attr(name, value)
             for name, value in violations.items():
                 trial.set_constraint(name, value)
-            self.optuna.tell(trial, values, state=state)
+            self.optuna.tell(trial, values if state is states.COMPLETE else None, state=state)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             if not self.frozen(trial).state.is_finished():
                 raise
@@ -135,10 +185,22 @@ class Study:
 
         Raises: ConfigError for one that was not logged.
         """
-        for each in self.settings.objectives:
-            if each not in metrics:
-                raise ConfigError(f"hydra.sweeper.objective={each} is not logged by a run; there are {listing(sorted(metrics))}")
+        self.refuse_unlogged(metrics)
         return [float(metrics[each]) for each in self.settings.objectives]
+
+    def refuse_unlogged(self, metrics: Mapping[str, float]) -> None:
+        """Has a run that is done logged what is optimised and what is limited?
+
+        Raises: ConfigError for a metric that it has not.
+        """
+        asked = {"objective": self.settings.objectives, "constraints": self.settings.constraints}
+        for option, names in asked.items():
+            for each in names:
+                if each not in metrics:
+                    raise ConfigError(
+                        f"hydra.sweeper.{option}: {each} is not logged by a run{nearest(each, metrics)}; "
+                        f"there are {listing(sorted(metrics))}"
+                    )
 
     def best(self) -> list[Any]:
         """The best trial, or with several objectives the Pareto front; empty where none finished. Feasible ones only."""
@@ -167,7 +229,11 @@ class Study:
             return self._age_s(trial) > storage.STALE_AFTER_BEATS * self.settings.heartbeat_s
         if held_by["host"] == socket.gethostname():
             return not is_alive(held_by)
-        return trial._trial_id in self._stale_ids()
+        if hasattr(self.optuna._storage, "record_heartbeat"):
+            return trial._trial_id in self._stale_ids()
+        beat = trial.user_attrs.get(BEAT)
+        silent_s = self._age_s(trial) if beat is None else time.time() - beat
+        return silent_s > storage.STALE_AFTER_BEATS * self.settings.heartbeat_s
 
     def _age_s(self, trial: Any) -> float:
         return time.time() - trial.datetime_start.timestamp() if trial.datetime_start else 0.0
@@ -177,11 +243,17 @@ class Study:
         return list(find(self.optuna._study_id)) if find else []
 
     def heartbeat(self, trial_ids: Sequence[int]) -> None:
-        """Tell other sweepers that these trials are alive."""
+        """Tell other sweepers that these trials are alive: in the storage's own way, or as a note where it has none (journals)."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         record = getattr(self.optuna._storage, "record_heartbeat", None)
         for each in trial_ids:
             if record is not None:
                 record(each)
+            elif time.monotonic() > self._beaten_at.get(each, -math.inf) + 0.9 * self.settings.heartbeat_s:
+                with suppress(UpdateFinishedTrialError):
+                    self.optuna._storage.set_trial_user_attr(each, BEAT, time.time())
+                self._beaten_at[each] = time.monotonic()
 
     def trial(self, frozen: Any) -> Any:
         """`frozen` as a trial that can be told."""
@@ -200,7 +272,7 @@ class Study:
         self.exhausted = True
 
 
-_TRIED = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged, Ending.crashed, Ending.timeout, Ending.infeasible, Ending.input)
+_SETTLED = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)  # another try of the same point would end so, too
 
 
 def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
@@ -211,6 +283,7 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
+    refuse_sampler(settings.sampler, space, settings.objectives)
     kept_in = storage.connect(url, settings.heartbeat_s)
     try:
         earlier = {each.study_name: each for each in optuna.study.get_all_study_summaries(kept_in, include_best_trial=False)}
@@ -223,7 +296,7 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
             load_if_exists=True,
             pruner=pruner(settings.pruner),
         )
-        if name not in earlier:
+        if not any(each.state.name == "COMPLETE" for each in study.get_trials(deepcopy=False)):
             _name_objectives(study, settings.objectives)
         made = Study(study, url, space, settings)
         _same_space(made)

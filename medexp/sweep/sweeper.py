@@ -25,6 +25,8 @@ from medexp.sweep.study import Study, open_study
 from medexp.sweep.trials import Trials
 from medexp.units import duration
 
+_OBJECTIVE = "hydra.sweeper.objective"
+
 
 def sweep(
     options: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, context: HydraContext, task: TaskFunction
@@ -48,6 +50,7 @@ def sweep(
             if not study.trials():
                 _begin_with_defaults(study, base)
             _work(trials, Board(show, study), asked)
+            trials.refuse_failures()
         except BaseException as error:
             with suppress(Exception):  # what ended the sweep may keep this from being written too; it is the one to be told of
                 results.keep(parent, study, _best_preset(question, study))
@@ -72,7 +75,10 @@ def _study(question: Question, base: RunConfig) -> Study:
     url = question.settings.storage or storage.default_url(question.folder)
     study = open_study(name, url, question.space, question.settings)
     _same_run(study, base)
-    OmegaConf.save(question.config, question.folder / "multirun.yaml")
+    kept = question.folder / "multirun.yaml"
+    kept.touch()
+    kept.chmod(0o600)  # the storage may hold a password
+    OmegaConf.save(question.config, kept)
     return study
 
 
@@ -80,8 +86,12 @@ def _same_run(study: Study, base: RunConfig) -> None:
     """A study compares runs that differ in its dimensions only: refuse another base."""
     varies = tuple(study.space.dimensions)
     now = {name: value for name, value in flat.flatten(base).items() if name not in varies and flat.is_of_experiment(name)}
-    now["hydra.sweeper.objective"] = list(study.settings.objectives)
+    now[_OBJECTIVE] = list(study.settings.objectives)
     kept = study.optuna.user_attrs.get("base")
+    has_value = any(each.state.name == "COMPLETE" for each in study.trials())
+    if kept is not None and not has_value:  # what was optimised has left no trace
+        kept[_OBJECTIVE] = now[_OBJECTIVE]
+        study.optuna.set_user_attr("base", kept)
     if kept is None:
         study.optuna.set_user_attr("base", now)
         return
@@ -134,7 +144,7 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
     if trials.stops:
         raise RunInterrupted(
             f"stopped with {trials.study.done()} of {asked.n_trials} trials done; everything is kept, the same command continues",
-            signal.SIGINT,
+            trials.stopped_by,
         )
     if trials.error is not None:
         raise trials.error
@@ -147,6 +157,8 @@ def _best_preset(question: Question, study: Study) -> Path | None:
         return None
     took = sum(each.user_attrs.get("elapsed_s", 0.0) for each in study.trials())
     said = ", ".join(f"{name} {value:.6g}" for name, value in zip(study.settings.objectives, trial.values, strict=True))
+    if (repeats := study.settings.repeats) > 1:
+        said += f" (the mean of {repeats} runs with training.seed from the one below up: the command is the first of them)"
     head = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
         f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; "
@@ -158,9 +170,9 @@ def _best_preset(question: Question, study: Study) -> Path | None:
 
 
 class _Signals:
-    """While open, Ctrl-C and SIGTERM call `heard` instead of ending the process."""
+    """While open, Ctrl-C and SIGTERM call `heard` with their number instead of ending the process."""
 
-    def __init__(self, heard: Callable[[], None]):
+    def __init__(self, heard: Callable[[int], None]):
         self._heard = heard
         self._before: dict[int, Any] = {}
 
@@ -172,5 +184,5 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _hear(self, _number: int, _frame: FrameType | None) -> None:
-        self._heard()
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        self._heard(number)

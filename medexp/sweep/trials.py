@@ -4,9 +4,12 @@ What cannot fit costs no process and none of the trials asked for. Several threa
 number of a trial says who was first.
 """
 
+import math
 import os
+import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +20,16 @@ from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, SweepFailed
 from medexp.naming import words
 from medexp.screen import Screen
-from medexp.sweep import results
+from medexp.sweep import results, storage
 from medexp.sweep.alive import wait_for_end
 from medexp.sweep.outcome import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.sweep.proposal import VRAM, Proposal, judged
 from medexp.sweep.question import Question
 from medexp.sweep.space import quoted
-from medexp.sweep.study import FOLDER, MEASURED, PLANNED, RETRIES, Study, folder_of
+from medexp.sweep.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, folder_of
 from medexp.units import MIB, bytes_of_gib, gib
 
-INFEASIBLE_IN_A_ROW = 200
+FRUITLESS_IN_A_ROW = 200  # proposals that cannot fit, or that repeat an earlier one
 ENOUGH_FREE_BYTES = 20 * MIB
 STILL_ENDING_S = 120
 
@@ -37,12 +40,15 @@ class Trials:
     def __init__(self, study: Study, question: Question, base: RunConfig, launcher: Any, show: Screen):
         self.study, self._question, self._base, self._launcher, self._show = study, question, base, launcher, show
         self._settings = study.settings
+        self._watched = (*study.settings.objectives, *study.settings.constraints)
         self._lock = threading.RLock()
         self._began = time.monotonic()
-        self._refused = 0
+        self._refused = self._repeated = 0
+        self._told: set[str] = set()
         self.in_flight: dict[int, Any] = {}
         self.error: BaseException | None = None
         self.stops = 0
+        self.stopped_by = signal.SIGINT
         self.leaves_now = False
         self.parent_run_id = ""
 
@@ -53,7 +59,7 @@ class Trials:
             self._let_it_end(frozen.number, folder)
             outcome = read_outcome(folder) if folder else None
             if outcome is not None and outcome.ending is not Ending.stopped and self._settings.repeats == 1:
-                self._tell(trial, outcome, frozen.user_attrs.get(PLANNED, 0))
+                self._tell(trial, _of_numbers(outcome, self._watched), frozen.user_attrs.get(PLANNED, 0))
             else:
                 self._again(trial, Ending.died, "its sweeper and it ended without a word")
 
@@ -76,9 +82,10 @@ class Trials:
         with self._lock, suppress(Exception):
             self.study.heartbeat([each._trial_id for each in self.in_flight.values()])
 
-    def asked_to_stop(self) -> None:
-        """Ctrl-C: the first lets running trials keep what they have, the second ends them."""
+    def asked_to_stop(self, number: int = signal.SIGINT) -> None:
+        """Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second ends them."""
         self.stops += 1
+        self.stopped_by = signal.Signals(number)
         if self.stops == 1:
             self._show.say("stopping: running trials finish their step and keep it (once more ends them now)")
         stop = getattr(self._launcher, "interrupt" if self.stops == 1 else "kill", None)
@@ -103,19 +110,51 @@ class Trials:
         """The next trial that may start; None when there are enough, or nothing is left to try."""
         while not self._is_over():
             with self._lock:
-                done, pending, waiting = self.study.done(), self.study.pending(), self.study.waiting()
-                if done >= self._settings.n_trials:
+                if self.study.done() >= self._settings.n_trials:
                     return None
-                if waiting or (done + pending < self._settings.n_trials and not self.study.is_exhausted()):
+                if self._may_ask():
                     if (asked := self._asked()) is not None:
                         return asked
                     continue
-                if not pending:
+                if not self.study.pending():
+                    self._say_why_fewer()
                     return None
                 if not self.in_flight:
-                    self.take_up()
+                    self._look_after_others()
             time.sleep(0.3)
         return None
+
+    def _may_ask(self) -> bool:
+        """Is a trial waiting to be continued, or is there room for one more and something left to try?"""
+        if self.study.waiting():
+            return True
+        has_room = self.study.done() + self.study.pending() < self._settings.n_trials
+        return has_room and self._repeated < FRUITLESS_IN_A_ROW and not self.study.is_exhausted()
+
+    def _say_why_fewer(self) -> None:
+        done, wanted = self.study.done(), self._settings.n_trials
+        if self.study.is_exhausted():
+            why = "every point was tried"
+        else:
+            why = f"nothing new is proposed: the last {self._repeated} points had all been tried before"
+        self._say_once(f"{why}, so the sweep ends with {done} of {wanted} trials; a wider space or another sampler has more")
+
+    def _look_after_others(self) -> None:
+        """Only trials of other sweepers are left: say which, and take them up when nobody holds them any more."""
+        self.take_up()
+        for each in self.study.trials():
+            if each.state.name == "RUNNING":
+                held_by = each.user_attrs.get(OWNER) or {"pid": "?", "host": "?"}
+                silent_s = storage.STALE_AFTER_BEATS * self._settings.heartbeat_s
+                self._say_once(
+                    f"waiting for trial {each.number}, which process {held_by['pid']} on {held_by['host']} has begun; "
+                    f"it is tried again once nothing was heard of it for {silent_s} s"
+                )
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._show.say(text)
 
     def _asked(self) -> tuple[Any, Proposal] | None:
         """One more trial, None if it is not to be started."""
@@ -126,7 +165,7 @@ class Trials:
         trial.set_user_attr(PLANNED, proposal.planned_bytes)
         if not self._is_startable(trial, proposal):
             return None
-        self._refused = 0
+        self._refused = self._repeated = 0
         self.in_flight[trial.number] = trial
         return trial, proposal
 
@@ -137,9 +176,9 @@ class Trials:
         elif not proposal.fits:
             self.study.tell(trial, Outcome(Ending.infeasible, proposal.why), proposal.violations)
             self._count_refused(proposal)
-        elif self._settings.repeats == 1 and (twin := self.study.same_point(trial)) is not None:
-            values = dict(zip(self._settings.objectives, twin.values, strict=True))
-            self.study.tell(trial, Outcome(Ending.copied, f"the same point as trial {twin.number}", values), twin.constraints)
+        elif (twin := self.study.same_point(trial)) is not None:
+            self.study.copy(trial, twin)
+            self._repeated += 1
         else:
             return True
         return False
@@ -147,7 +186,7 @@ class Trials:
     def _count_refused(self, proposal: Proposal) -> None:
         self._refused += 1
         nothing_left = self.study.is_exhausted() and not self.study.pending() and not self.study.done()
-        if self._refused >= INFEASIBLE_IN_A_ROW or nothing_left:
+        if self._refused >= FRUITLESS_IN_A_ROW or nothing_left:
             done, tried = self.study.done(), self.study.count(Ending.infeasible)
             nothing, started = ("nothing more", f"{done} trials are done") if done else ("nothing", "none was started")
             last = " ".join(proposal.overrides[-len(self.study.space.dimensions) :])
@@ -166,6 +205,7 @@ class Trials:
                 break
         with self._lock:
             del self.in_flight[trial.number]
+            self._repeated = 0  # a sampler that has heard of one more may think of something else
             outcome = results.mean(outcomes)
             if outcome.ending.is_failure:
                 self._refuse_full_disk(trial)
@@ -191,7 +231,9 @@ class Trials:
         count = len(outcomes)
         if self._settings.repeats == 1 or len(self._settings.objectives) > 1:
             return False
-        trial.report(self.study.values(outcomes[-1].metrics)[0], count)
+        if (objective := self._settings.objectives[0]) not in outcomes[-1].metrics:  # said once they are told
+            return False
+        trial.report(outcomes[-1].metrics[objective], count)
         return count < self._settings.repeats and bool(trial.should_prune())
 
     def _launched(self, trial: Any, proposal: Proposal, repeat: int) -> Outcome:
@@ -201,7 +243,8 @@ class Trials:
         folder = self._question.folder / subdir
         trial.set_user_attr(FOLDER, str(folder))
         self._ticket(trial, subdir).write(folder)
-        seeded = [f"training.seed={self._base.training.seed + repeat}"] if repeat else []
+        seeded = [f"training.seed={seed_of(proposal) + repeat}"] if repeat else []
+        (folder / "outcome.json").unlink(missing_ok=True)
         began, failure = time.perf_counter(), None
         try:
             where = [f"hydra.sweep.dir={quoted(str(self._question.folder))}", f"hydra.sweep.subdir={subdir}"]
@@ -211,7 +254,7 @@ class Trials:
             failure = error
         found = read_outcome(folder) or Outcome(Ending.crashed, str(failure or "no result came back"))
         (folder / "trial.json").unlink(missing_ok=True)
-        return replace(found, elapsed_s=time.perf_counter() - began)
+        return _of_numbers(replace(found, elapsed_s=time.perf_counter() - began), self._watched)
 
     def _ticket(self, trial: Any, name: str) -> Ticket:
         is_child = hasattr(self._launcher, "interrupt")
@@ -229,15 +272,36 @@ class Trials:
         )
 
     def _tell(self, trial: Any, outcome: Outcome, planned: int) -> None:
-        """Tell the study what a trial that was started came to, and by how much it kept its limits."""
+        """Tell the study what a trial that was started came to, and by how much it kept its limits.
+
+        Raises: ConfigError if it did not log what is optimised or limited; its values are then tried again.
+        """
         measured = outcome.metrics.get("vram/measured_bytes")
         metrics = outcome.metrics | {"sweep/planned_bytes": float(planned), "sweep/peak_gib": gib(int(measured or planned))}
+        if outcome.ending is Ending.done:
+            self._refuse_unlogged(trial, metrics)
         ceiling = bytes_of_gib(self._base.hardware.vram_ceiling_gib or 0)
         limits = {VRAM: float((measured or planned) - ceiling)} if ceiling else {}
         if outcome.ending is Ending.vram:  # by how much is not known: it was refused
             limits[VRAM] = max(limits.get(VRAM, 0.0), ceiling / 100, 1.0)
         limits |= {name: metrics[name] - most for name, most in self._settings.constraints.items() if name in metrics}
         self.study.tell(trial, replace(outcome, metrics=metrics), limits, {MEASURED: measured})
+
+    def _refuse_unlogged(self, trial: Any, metrics: Mapping[str, float]) -> None:
+        try:
+            self.study.refuse_unlogged(metrics)
+        except ConfigError as error:
+            self._again(trial, Ending.stopped, str(error))
+            raise
+
+    def refuse_failures(self) -> None:
+        """Is there anything to show for the trials?
+
+        Raises: SweepFailed where none came to a value and more failed than may.
+        """
+        failed = [each for each in self.study.trials() if (ending := ending_of(each)) and ending.is_failure]
+        if failed and not self.study.best():
+            self._refuse_more(Outcome(ending_of(failed[-1]) or Ending.crashed, failed[-1].user_attrs.get(WHY, "")))
 
     def _check_failure(self, outcome: Outcome) -> None:
         """Stop where going on cannot help."""
@@ -246,6 +310,9 @@ class Trials:
         refused = self.study.count(Ending.input)
         if outcome.ending is Ending.input and refused == self.study.done() > 1:
             raise ConfigError(f"the first {refused} trials were refused: {outcome.why}")
+        self._refuse_more(outcome)
+
+    def _refuse_more(self, outcome: Outcome) -> None:
         failures, allowed = self.study.failures(), self._settings.max_failure_rate
         if failures > allowed * self._settings.n_trials:
             raise SweepFailed(
@@ -254,3 +321,15 @@ class Trials:
                 f"The last one, {outcome.ending.value}: {outcome.why}. "
                 f"What they printed is in {self._question.folder}/*/trial.log"
             )
+
+
+def seed_of(proposal: Proposal) -> int:
+    """The seed of its first repeat; each further one has the next."""
+    assert proposal.run is not None  # what was refused is not started
+    return proposal.run.training.seed
+
+
+def _of_numbers(outcome: Outcome, names: Sequence[str]) -> Outcome:
+    """`outcome`, diverged where one of these metrics is no number that others can be held against."""
+    wrong = [f"{name} is {outcome.metrics[name]}" for name in names if not math.isfinite(outcome.metrics.get(name, 0.0))]
+    return replace(outcome, ending=Ending.diverged, why=", ".join(wrong)) if outcome.ending is Ending.done and wrong else outcome

@@ -7,18 +7,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
 import pytest
+import yaml
 from doors import Doors
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from medexp import command
-from medexp.sweep import storage
+from medexp.screen import Screen
+from medexp.sweep import charts, results, storage, sweeper
+from medexp.sweep.outcome import Ending, Outcome
 from medexp.sweep.settings import Settings, settings
-from medexp.sweep.space import Real, Space, Whole
+from medexp.sweep.space import Real, Space, Whole, quoted, space
 from medexp.sweep.study import Study, open_study
 
 SPACE = Space({"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-5, 1e-3, log=True)})
@@ -180,3 +188,55 @@ def postgresql(postgres_server: str) -> str:
     with psycopg.connect(f"{postgres_server.replace('+psycopg', '')}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"{postgres_server}/{name}"
+
+
+Ends = Callable[[dict[str, Any]], Outcome]
+
+
+class Stubs:
+    """Sweeps in this process: everything is real but the trials, whose ends are made up, and MLflow."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path):
+        self.root, self.started, self.said = root, [], []  # type: ignore[var-annotated]
+        self.ends: Ends = lambda params: Outcome(Ending.done, "", {"result/loss_after": 1.0 + params.get("lora.r", 0) / 100})
+        monkeypatch.chdir(root)
+        monkeypatch.setattr(sweeper, "_launcher", lambda *_: self)
+        monkeypatch.setattr(results, "parent_run", lambda *_: nullcontext(SimpleNamespace(run_id="parent", folder=lambda *_: None)))
+        monkeypatch.setattr(results, "keep", lambda *_: None)
+        monkeypatch.setattr(results, "register_best", lambda *_: None)
+        monkeypatch.setattr(charts, "draw", lambda *_: [])
+        monkeypatch.setattr(Screen, "say", lambda _, text: self.said.append(text))
+
+    def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:  # noqa: ARG002
+        """What a launcher does: here, the outcome is left at once."""
+        given = dict(each.lstrip("+").split("=", 1) for each in job_overrides[0])
+        params = {key: yaml.safe_load(value) for key, value in given.items()}
+        self.started.append(params)
+        outcome = self.ends(params)
+        outcome.write(Path(params["hydra.sweep.dir"]) / given["hydra.sweep.subdir"])
+        return []
+
+    def run(self, *words: str) -> Study:
+        """A sweep to its end; the study as it then is."""
+        command.register()
+        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            given = ["hydra.sweeper.study_name=s", f"tracking.root={quoted(str(self.root / 'mlruns'))}", *words]
+            cfg = loader.load_configuration("train", given, run_mode=RunMode.MULTIRUN)
+            options = {str(key): value for key, value in cfg.hydra.sweeper.items() if not str(key).startswith("_")}
+            tasks = list(cfg.hydra.overrides.task)
+            sweeper.sweep(options, tasks, cfg, HydraContext(loader, Callbacks()), lambda _: None)
+            url = options["storage"] or storage.default_url(self.root / "multirun" / "s")
+            return open_study(
+                cfg.hydra.sweeper.study_name, url, space(options["params"], tasks, loader, custom=True), settings(options)
+            )
+
+    def points(self, key: str = "lora.r") -> list[Any]:
+        """The values that were started, in order."""
+        return [each[key] for each in self.started]
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubs:
+    """Sweeps whose trials end as they are told to."""
+    return Stubs(monkeypatch, tmp_path)

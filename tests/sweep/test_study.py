@@ -97,7 +97,9 @@ def test_the_best_of_two_objectives_is_a_front(opened):
 
 def test_an_objective_that_is_not_logged_is_refused_with_what_is(opened):
     study = opened("hydra.sweeper.objective=result/los")
-    with pytest.raises(ConfigError, match=r"objective=result/los is not logged by a run; there are result/loss_after"):
+    with pytest.raises(
+        ConfigError, match=r"objective: result/los is not logged by a run; did you mean result/loss_after\?; there are"
+    ):
         told(study)
 
 
