@@ -210,7 +210,7 @@ def test_a_broken_record_is_refused(finished: Finished) -> None:
     file = finished.artifacts(finished.result.run_id) / "evaluation/record.json"
     whole = file.read_text()
     file.write_text(whole[:50])
-    with pytest.raises(DataError, match="no stored evaluation"):
+    with pytest.raises(DataError, match="not a stored evaluation"):
         finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
     file.write_text(whole)
 

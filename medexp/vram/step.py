@@ -164,5 +164,5 @@ def _unchunked(run: RunConfig, tokens: int) -> list[Term]:
         Term("activations of all layers", a_layer * shape.layers if is_off else 0, Place.gpu, training, measured),
         Term("activations of a layer", 0 if is_off else a_layer, Place.gpu, training, measured),
         Term("logits and their gradient", CPU_PER_LOGIT * tokens * shape.vocab, Place.gpu, training, measured),
-        Term("allocator slack", CPU_FIXED, Place.gpu, training, measured),
+        Term("what malloc keeps", CPU_FIXED, Place.gpu, training, measured),
     ]

@@ -205,7 +205,7 @@ class Stubs:
         monkeypatch.setattr(results, "keep", lambda *_: None)
         monkeypatch.setattr(results, "register_best", lambda *_: None)
         monkeypatch.setattr(charts, "draw", lambda *_: [])
-        monkeypatch.setattr(Screen, "say", lambda _, text: self.said.append(text))
+        monkeypatch.setattr(Screen, "say", lambda _, text, **__: self.said.append(text))
 
     def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:  # noqa: ARG002
         """What a launcher does: here, the outcome is left at once."""

@@ -14,8 +14,8 @@ from medexp import finished
 
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
-    # The plan of 40,000 tokens takes 0.56 GiB of host memory, that of 480 takes 0.38.
-    words = ["training.max_seq_tokens=choice(480,40000,640)", "hardware.vram_ceiling_gib=0.5", "sweep.n_trials=3"]
+    # The plan of 40,000 tokens takes over 0.9 GiB of host memory, that of 480 takes 0.63.
+    words = ["training.max_seq_tokens=choice(480,40000,640)", "hardware.vram_ceiling_gib=0.75", "sweep.n_trials=3"]
     status, output = sweeps.run(*words)
     assert status == 0, output
     trials = sweeps.trials()
@@ -257,5 +257,5 @@ def test_nothing_that_fits_is_an_end_that_names_the_term(sweeps):
     status, output = sweeps.run("lora.r=choice(4,8)", "hardware.vram_ceiling_gib=0.2", "hydra/sweeper/sampler=grid")
     assert status == 6, output
     assert "nothing in this space fits: 2 proposals were planned, none was started" in output
-    assert "largest term: held-out forward pass" in output
+    assert "largest term: what malloc keeps" in output
     assert not list(sweeps.folder.glob("[0-9]*"))
