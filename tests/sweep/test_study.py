@@ -1,16 +1,17 @@
 """The study: what counts, what is told, how it continues, and who was first where several ask at once."""
 
 import copy
-import math
 import multiprocessing
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medexp import command
 from medexp.errors import ConfigError
-from medexp.sweep import sweeper
+from medexp.sweep import alive, sweeper
+from medexp.sweep import study as study_module
 from medexp.sweep.outcome import Ending, Outcome
 from medexp.sweep.proposal import VRAM
 from medexp.sweep.space import Choice, Real, Space, Whole
@@ -131,8 +132,22 @@ def test_another_direction_is_refused(opened):
 
 
 def test_another_number_of_objectives_is_refused(opened):
+    opened()
+    two = ["hydra.sweeper.objective=[result/loss_after,sweep/peak_gib]", "hydra.sweeper.direction=minimize"]
+    with pytest.raises(ConfigError, match=r"study s has direction minimize and hydra\.sweeper\.direction is minimize, minimize"):
+        opened(*two)
+
+
+def test_as_many_directions_as_objectives_are_asked_for(opened):
     with pytest.raises(ConfigError, match="has 2 entries and"):
         opened("hydra.sweeper.direction=[minimize,maximize]")
+
+
+def test_a_sampler_inside_another_goes_on_with_other_draws_too(opened):
+    words = ["hydra/sweeper/sampler=partial_fixed", "hydra.sweeper.sampler.fixed_params={lora.r:16}"]
+    drawn = [told(opened(*words)).params for _ in range(3)]
+    assert {each["lora.r"] for each in drawn} == {16}
+    assert len({each["training.learning_rate"] for each in drawn}) == 3
 
 
 @pytest.mark.parametrize("now", [Choice((4, 8, 32)), Whole(4, 16)])
@@ -238,41 +253,27 @@ def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
     assert not study.is_surplus(third)
 
 
-def _work(url: str, names: "multiprocessing.Queue[int]", folder: str) -> None:
-    """One of several sweepers: asks, now and then proposes what cannot fit, tells."""
+SHARED = ["hydra/sweeper/sampler=random", "lora.r=range(2,40)", "hardware.vram_ceiling_gib=2.3", "sweep.n_trials=12"]
+
+
+def _sweep(url: str, started: "multiprocessing.Queue[tuple[int, int]]", folder: str, together: Any) -> None:
+    """One of several sweepers: the whole of it but its trials, which take a moment and come to what their rank says."""
     import time
 
-    import hydra
-    from omegaconf import OmegaConf
+    from tests.sweep.conftest import Stubs
 
-    from medexp.sweep.settings import settings
-    from medexp.sweep.study import open_study
+    stubs = Stubs(pytest.MonkeyPatch(), Path(folder))
+    launch = stubs.launch
 
-    command.register()
-    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
-        cfg = hydra.compose(
-            "train",
-            ["sweep.n_trials=20", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=null"],
-            return_hydra_config=True,
-        )
-    options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
-    study = open_study(
-        "shared", url, Space({"lora.r": Whole(4, 64)}), settings({k: v for k, v in options.items() if not k.startswith("_")})
-    )
-    while study.done() < 20:
-        if study.done() + study.pending() >= 20:
-            time.sleep(0.02)
-            continue
-        trial = study.ask()
-        if study.is_surplus(trial):
-            study.tell(trial, Outcome(Ending.surplus), {})
-        elif trial.params["lora.r"] > 48:
-            study.tell(trial, Outcome(Ending.infeasible), {VRAM: 1.0})
-        else:
-            names.put(trial.number)
-            time.sleep(0.01)
-            study.tell(trial, Outcome(Ending.done, "", {LOSS: math.log(trial.params["lora.r"])}), {})
-    study.close()
+    def begun(job_overrides: Any, initial_job_idx: int) -> Any:
+        launch(job_overrides, initial_job_idx)
+        started.put((initial_job_idx, stubs.points()[-1]))
+        time.sleep(0.2)
+        return []
+
+    stubs.launch = begun  # type: ignore[method-assign]
+    together.wait(60)
+    stubs.run(*SHARED, f"hydra.sweeper.storage={url}").close()
 
 
 @pytest.fixture(params=["sqlite", "journal", "postgresql"])
@@ -283,19 +284,55 @@ def shared_url(request, tmp_path):
 
 
 def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened, tmp_path: Path):
-    opened("sweep.n_trials=20", space=Space({"lora.r": Whole(4, 64)}), name="shared", url=shared_url)  # its tables, once
+    space = Space({"lora.r": Whole(2, 39)})
+    opened(*SHARED[:1], "sweep.n_trials=12", space=space, url=shared_url)  # its tables, once
     context = multiprocessing.get_context("spawn")
-    started = context.Queue()
-    workers = [context.Process(target=_work, args=(shared_url, started, str(tmp_path))) for _ in range(2)]
+    started, together = context.Queue(), context.Barrier(2)
+    workers = [context.Process(target=_sweep, args=(shared_url, started, str(tmp_path), together)) for _ in range(2)]
     for each in workers:
         each.start()
     for each in workers:
-        each.join(120)
+        each.join(240)
         assert each.exitcode == 0
-    numbers = sorted(started.get() for _ in range(20))
-    assert started.empty()
-    assert len(set(numbers)) == 20
-    study = opened("sweep.n_trials=20", space=Space({"lora.r": Whole(4, 64)}), name="shared", url=shared_url)
-    assert study.done() == study.count(Ending.done) == 20
+    study = opened("sweep.n_trials=12", space=space, url=shared_url)
+    assert study.done() == study.count(Ending.done) == 12
     assert study.pending() == 0
-    assert sorted(each.number for each in study.trials() if ending_of(each) is Ending.done) == numbers
+    assert study.count(Ending.infeasible) > 0  # they came in between
+    begun = [started.get() for _ in range(12)]
+    assert started.empty()
+    done = [(each.number, each.params["lora.r"]) for each in study.trials() if ending_of(each) is Ending.done]
+    assert sorted(begun) == done
+    assert len({rank for _, rank in done}) == 12  # no point twice
+
+
+def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agree_runs(opened, monkeypatch):
+    one = opened("hydra/sweeper/sampler=random")
+    monkeypatch.setattr(study_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
+    other = opened("hydra/sweeper/sampler=random")
+    first, second = one.ask(), other.ask()
+    assert first.params != second.params
+    other.enqueue(first.params, continues=one.frozen(first))
+    third = other.ask()
+    assert other.same_point(third).number == first.number
+    assert one.same_point(first) is None
+    other.copy(third, one.frozen(first))
+    assert ending_of(other.trials()[2]) is Ending.surplus
+
+
+def test_the_default_point_is_not_queued_twice(opened):
+    study = opened()
+    for each in (study, opened()):
+        each.enqueue({"lora.r": 16, "training.learning_rate": 1e-4})
+    assert study.waiting() == 1
+
+
+def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
+    study = opened(space=Space({"lora.r": Choice((4,))}))
+    first = study.ask()
+    first.report(2.5, 3)
+    study.tell(first, Outcome(Ending.pruned, "behind"), {VRAM: -1.0})
+    again = study.ask()
+    study.copy(again, study.same_point(again))
+    (_, copied) = study.trials()
+    assert (copied.state.name, copied.intermediate_values, copied.constraints) == ("PRUNED", {3: 2.5}, {VRAM: -1.0})
+    assert study.done() == 1

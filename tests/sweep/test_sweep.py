@@ -11,6 +11,7 @@ import pytest
 from doors import command
 
 from medexp import finished
+from medexp.sweep import known_metrics
 
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
@@ -50,6 +51,7 @@ def _in_mlflow(sweeps, done) -> None:
     assert {run.info.run_id for run in nested} == {each.user_attrs["mlflow_run_id"] for each in done}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.info.run_name for run in nested} == {f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done}
+    assert [name for run in nested for name in run.data.metrics if known_metrics.problem(name)] == []
     assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
     assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first
     kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
@@ -84,9 +86,9 @@ def test_no_ending_loses_anything(sweeps):
 
     process = sweeps.start(*words)
     sweeps.until("2/progress.json")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
+    assert process.returncode == 143, output
     assert "stopped with 0 of 1 trials done; everything is kept, the same command continues" in output
     assert {each.info.status for each in sweeps.doors.runs()} == {"KILLED"}
 
@@ -175,6 +177,18 @@ def test_a_loss_that_is_no_number_is_a_failure_with_its_reason(sweeps):
         in output
     )
     assert sweeps.endings() == ["diverged"]
+
+
+def test_a_held_out_loss_that_is_no_number_is_a_divergence_too(sweeps):
+    diverging = [
+        "training.learning_rate=choice(1e30)",
+        "training.max_grad_norm=1e30",
+        "training.max_steps=1",
+        "training.warmup_steps=0",
+    ]
+    status, output = sweeps.run("sweep.n_trials=1", *diverging)
+    assert status == 6, output
+    assert "The last one, diverged: the held-out loss is nan after step 1; lower training.learning_rate" in output
 
 
 def test_two_sweepers_share_a_study_and_one_goes_on_when_the_other_is_killed(sweeps, postgresql):
