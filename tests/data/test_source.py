@@ -173,8 +173,8 @@ def test_a_record_without_a_group_is_named(dataset, refusal, tmp_path, blank, en
     WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"condition": blank}])
     row = 3 if ending == ".csv" else 2
     assert refusal(path, group_by="condition") == (
-        f"row {row} of cases{ending}: 'condition' is empty, and dataset.group_by=condition would make one group of all such records; "
-        "fill it, or set dataset.group_by=null to split case by case"
+        f"row {row} of cases{ending}: 'condition' is empty, and dataset.group_by=condition would make one group of all such "
+        "records; fill it, or set dataset.group_by=null to split case by case"
     )
     assert len(source.load(dataset(path=str(path))).cases) == 2
 
