@@ -2,15 +2,24 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medexp.config.flat import shown
 from medexp.config.schema import Lora
 from medexp.errors import ModelError, listing
+from medexp.exporting.projections import unsupported
 from medexp.tuned import Tuned, Weights
 from medexp.whole import written_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_AS_TRAINED = {  # PEFT's names, and what an adapter has that is older than one of them
+    "lora_alpha": ("lora.alpha", 8),
+    "use_rslora": ("lora.rank_stabilised", False),
+    "use_dora": ("lora.dora", False),
+    "bias": ("lora.bias", "none"),
+}
 
 
 def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
@@ -23,7 +32,7 @@ def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
 
 
 def check_adapter(folder: Path, lora: Lora, weights: Weights, key: str = "lora.start_from") -> None:
-    """Is the adapter in `folder`, which `key` names, one of this base, rank and modules?
+    """Is the adapter in `folder`, which `key` names, one of this base, rank, modules and scale, with DoRA and biases as here?
 
     Raises: ModelError saying what it was trained on instead.
     """
@@ -41,6 +50,17 @@ def check_adapter(folder: Path, lora: Lora, weights: Weights, key: str = "lora.s
             f"the adapter in {folder} has rank {config.get('r')} on {listing(sorted(config.get('target_modules') or ()))}; "
             "set lora.r and lora.target_modules to the same"
         )
+    _check_scale(config, lora, folder, key)
+
+
+def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) -> None:
+    """Raises: ModelError where the same weights would be another change of the base than the one that was trained."""
+    ours = {"lora_alpha": lora.alpha, "use_rslora": lora.rank_stabilised, "use_dora": lora.dora, "bias": lora.bias.value}
+    theirs = {name: config.get(name, older) for name, (_, older) in _AS_TRAINED.items()}
+    if other := [f"{_AS_TRAINED[name][0]}={shown(theirs[name])}" for name in ours if theirs[name] != ours[name]]:
+        raise ModelError(f"the adapter in {folder} was trained with {' '.join(other)}; set the same here, or choose another {key}")
+    if found := unsupported(config):
+        raise ModelError(f"the adapter in {folder} has {found[0]}, which medexp does not train; choose another {key}")
 
 
 def parameters(folder: Path) -> int | None:

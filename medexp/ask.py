@@ -3,7 +3,7 @@
     python -m medexp.ask run=last question="A 54-year-old man has crushing chest pain. What now?"
     python -m medexp.ask run=last                            # a conversation: follow-ups, /compare with the base, /save, /help
     cat vignette.txt | python -m medexp.ask run=last         # all of standard input is one question; plain text in a pipe
-    python -m medexp.ask run=last ask.format=json < questions.jsonl   # a {"question": ...} a line, an object an answer
+    python -m medexp.ask run=last ask.format=json < questions.jsonl   # a {"question": ...} a line, or an array of them
     python -m medexp.ask run=last ui=true                    # a page on 127.0.0.1 with base and tuned side by side
 
 Model and prompt are those of the run, and where nothing is drawn (ask.temperature=0) so is the answer: token by token the one of an
@@ -81,13 +81,13 @@ def _refuse_options(options: AskOptions) -> None:
 def _asked(options: AskOptions) -> list[str]:
     """The questions of the command line or of standard input; none where a conversation or a page is wanted.
 
-    Raises: ConfigError where one is empty; DataError as `incoming.questions` does.
+    Raises: ConfigError where one is empty; DataError as `incoming.decoded` and `incoming.questions` do.
     """
     if options.question is not None:
         return [options.question]
     if options.ui or sys.stdin.isatty():
         return []
-    return [_filled(each) for each in incoming.questions(sys.stdin.read())]
+    return [_filled(each) for each in incoming.questions(incoming.decoded(sys.stdin.buffer.read()))]
 
 
 def _filled(question: str) -> str:

@@ -68,11 +68,12 @@ def _comparing(title: str, found: Sequence[FinishedRun], where: Tracking) -> Com
 
 def _run(label: str, each: FinishedRun, where: Tracking) -> Run:
     made = _settings(each)
-    evaluated = _evaluated(each, made)
+    evaluated, trained = _evaluated(each, made), _trained(each, where)
     run_id, ended = (each.kept.run_id, each.kept.status.lower()) if each.kept is not None else (None, "a folder")
     page = f"#/experiments/{each.kept.tracker.experiment_id}/runs/{run_id}" if each.kept is not None else ""
     missing = "" if evaluated else _missing(each)
-    return Run(label, each.name, each.asked, run_id, ended, made, _cost(each, where), evaluated, missing, page)
+    digest = trained.trained_on if trained is not None else None
+    return Run(label, each.name, each.asked, run_id, ended, made, _cost(each, trained), evaluated, missing, page, digest)
 
 
 def _settings(each: FinishedRun) -> dict[str, str]:
@@ -104,13 +105,17 @@ def _missing(each: FinishedRun) -> str:
     return f"no stored answers ({RECORD}); measure it: python -m medexp.evaluate run={each.kept.run_id}"
 
 
-def _cost(each: FinishedRun, where: Tracking) -> Cost:
-    """What training it took; an evaluation has the figures of the run it measured."""
+def _trained(each: FinishedRun, where: Tracking) -> KeptRun | None:
+    """The run that trained: of an evaluation the one it measured."""
     kept = each.kept
-    adapter = each.adapter
     if kept is not None and "medexp.evaluates" in kept.tags and "mlflow.parentRunId" in kept.tags:
-        kept = tracking.find_run(where, kept.tags["mlflow.parentRunId"], (ADAPTER,))
-        adapter = kept.artifacts.get(ADAPTER)
+        return tracking.find_run(where, kept.tags["mlflow.parentRunId"], (ADAPTER,))
+    return kept
+
+
+def _cost(each: FinishedRun, kept: KeptRun | None) -> Cost:
+    """What training took: `kept` is the run that trained."""
+    adapter = each.adapter if kept is each.kept or kept is None else kept.artifacts.get(ADAPTER)
     trained = artifact.parameters(adapter) if adapter is not None else None
     if kept is None:
         return Cost(trained=trained)

@@ -11,6 +11,7 @@ from medexp.evaluation.contrasts import Asked, Contrast, Evaluated, Overlap, ask
 from medexp.evaluation.metrics import Comparison
 from medexp.evaluation.scorecard import Line, Measure, Scored
 
+TRAINING_DATA = "training data"  # stands among the settings where runs were trained on other cases
 PAUSE_S = 60.0  # samples of power further apart than this: the run was stopped in between
 
 
@@ -33,7 +34,8 @@ class Cost:
 @dataclass(frozen=True)
 class Run:
     """A run in a comparison: `asked` is how it was asked for, `ended` how it ended; `missing` says why it is not `evaluated`;
-    `page` is its place on an MLflow server ("" where it has none)."""
+    `page` is its place on an MLflow server ("" where it has none), `trained_on` the digest of its training cases (None where it is
+    not known)."""
 
     label: str
     name: str
@@ -45,6 +47,7 @@ class Run:
     evaluated: Evaluated | None
     missing: str = ""
     page: str = ""
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,11 @@ class Comparing:
 
     @cached_property
     def differences(self) -> dict[str, list[str | None]]:
-        """The settings in which the runs are not alike."""
-        return differing([run.settings for run in self.runs if run.settings]) if self._configured else {}
+        """The settings in which the runs are not alike, and the digests of their training cases where these are not."""
+        configured = [run for run in self.runs if run.settings]
+        found = differing([run.settings for run in configured]) if self._configured else {}
+        digests = [run.trained_on for run in configured]
+        return found | ({TRAINING_DATA: digests} if len({*digests} - {None}) > 1 else {})
 
     @cached_property
     def _configured(self) -> bool:

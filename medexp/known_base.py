@@ -20,7 +20,7 @@ from medexp.evaluation.record import CaseLoss
 from medexp.tuned import Weights
 from medexp.whole import write_json
 
-VERSION = 1  # raised when answers or losses are made in another way
+VERSION = 2  # raised when answers or losses are made in another way; 1 had the trained biases of lora.bias in the base
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 

@@ -48,10 +48,17 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     check_shape(run.model, network.config.to_dict())
     for config in network.peft_config.values():
         config.base_model_name_or_path, config.revision = weights.location, _revision(weights)
+    biases = _trained_biases(network)
     if run.lora.start_from is not None:
         _continue_from(Path(run.lora.start_from), network, stack)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable)
+    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases)
+
+
+def _trained_biases(network: Any) -> dict[str, Any]:
+    """A copy in host memory of the base's biases that train with the adapter (lora.bias), while they are as the base has them."""
+    trained = ((name, each) for name, each in network.named_parameters() if each.requires_grad and name.endswith(".bias"))
+    return {name: each.detach().to("cpu", copy=True) for name, each in trained}
 
 
 def _revision(weights: Weights) -> str | None:
@@ -199,5 +206,10 @@ def recover(tuned: Tuned) -> None:
 
 
 def _continue_from(folder: Path, network: Any, stack: Stack) -> None:
+    """Raises: ModelError if the adapter in `folder` and that of `network` are not of the same tensors."""
+    ours = set(stack.peft.get_peft_model_state_dict(network, save_embedding_layers=False))
     weights = stack.peft.load_peft_weights(str(folder))
+    if odd := sorted(ours ^ set(weights)):
+        which = f"{odd[0]} is {'missing there' if odd[0] in ours else 'not in this one'}, of {len(odd)} that do not match"
+        raise ModelError(f"the adapter in {folder} has other tensors than this run's ({which}); choose another lora.start_from")
     stack.peft.set_peft_model_state_dict(network, weights)

@@ -52,8 +52,9 @@ class Restored:
         """What the new run says in MLflow of the first."""
         return {"medexp.restores": self.subject.kept.run_id if self.subject.kept is not None else self.subject.asked}
 
-    def sentence(self, loss: float, held_out: str) -> str:
-        """Is `loss`, on held-out cases of digest `held_out`, what the first run had come to?"""
+    def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
+        """Is `loss`, on held-out cases of digest `held_out` after training on those of `trained_on`, what the first run had come
+        to?"""
         kept = self.subject.kept
         before = kept.metrics.get(LOSS) if kept is not None else None
         if kept is None or before is None:
@@ -62,4 +63,6 @@ class Restored:
             return f"the held-out cases are not those of run {kept.run_id}, so {loss:.6g} is not comparable with its {before:.6g}"
         if loss == before:
             return f"held-out loss {loss!r}: the same as run {kept.run_id} had, to the digit"
-        return f"held-out loss {loss!r} differs by {loss - before:+.3g} from {before!r} of run {kept.run_id}"
+        other = f": the training data is another (digest {trained_on}, there {kept.trained_on})"
+        why = other if kept.trained_on not in (None, trained_on) else ""
+        return f"held-out loss {loss!r} differs by {loss - before:+.3g} from {before!r} of run {kept.run_id}{why}"

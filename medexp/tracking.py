@@ -202,7 +202,7 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
 @dataclass(frozen=True)
 class KeptRun:
     """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, parameters and
-    tags, its status (FINISHED, KILLED, FAILED, RUNNING), and the digest of its held-out cases."""
+    tags, its status (FINISHED, KILLED, FAILED, RUNNING), and the digests of its held-out and of its training cases."""
 
     run_id: str
     name: str
@@ -213,6 +213,7 @@ class KeptRun:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     status: str
+    trained_on: str | None = None
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
@@ -234,10 +235,10 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
     folder = _lies_in(run.info.artifact_uri)  # MLflow's own download would copy them
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
-    held_out = (each.dataset.digest for each in run.inputs.dataset_inputs if "held-out" in {tag.value for tag in each.tags})
+    digests = {tag.value: each.dataset.digest for each in run.inputs.dataset_inputs for tag in each.tags}
     params, tags = dict(run.data.params), dict(run.data.tags)
-    name, held = run.info.run_name or run_id, next(held_out, None)
-    return KeptRun(run_id, name, found, dict(run.data.metrics), held, tracker, params, tags, run.info.status)
+    name, held, trained_on = run.info.run_name or run_id, digests.get("held-out"), digests.get("training")
+    return KeptRun(run_id, name, found, dict(run.data.metrics), held, tracker, params, tags, run.info.status, trained_on)
 
 
 def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:

@@ -111,7 +111,7 @@ def train(
             result = _compare(Job(run, show, work, ready, tuned, meter, known, invocation, tracker, plan, began, part))
         work.finish()
     if restored:
-        show.result(restored.sentence(result.outcome.loss_after, digest_of(sides.held_out)))
+        show.result(restored.sentence(result.outcome.loss_after, digest_of(sides.held_out), digest_of(sides.train)))
     return result
 
 

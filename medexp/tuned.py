@@ -1,8 +1,9 @@
 """What one hand makes and another takes: weights that were found, and a model with its adapter."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ class Weights:
 
 @dataclass
 class Tuned:
-    """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters."""
+    """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases` holds what the base had where a
+    bias is trained with it."""
 
     network: Any
     tokenizer: Any
     stack: Stack
     dtype: Dtype
     trainable: int
+    base_biases: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> Any:
@@ -65,9 +68,31 @@ class Tuned:
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """The adapter takes no part."""
-        with self.network.disable_adapter():
-            yield
+        """The adapter takes no part, and biases that are trained with it, which PEFT leaves in place, are the base's."""
+        import torch
+
+        parameters = dict(self.network.named_parameters()) if self.base_biases else {}
+        trained = {name: parameters[name].detach().clone() for name in self.base_biases}
+
+        def put(values: Mapping[str, Any]) -> None:
+            with torch.no_grad():
+                for name, value in values.items():
+                    parameters[name].copy_(value)
+
+        with _without_peft_warning(), self.network.disable_adapter():
+            put(self.base_biases)
+            try:
+                yield
+            finally:
+                put(trained)
+
+
+@contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """PEFT warns that biases stay as they were trained: here they do not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
+        yield
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:

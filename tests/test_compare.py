@@ -204,6 +204,30 @@ def test_a_card_s_memory_and_energy_are_read(kept: Kept) -> None:
     assert "VRAM, of 5.25 GiB allowed" in kept.page
 
 
+def test_other_training_answers_in_the_same_file_are_a_difference(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    file = kept.doors.root / "cases.csv"
+    words = ["dataset=local", f"dataset.path={file}", "dataset.held_out=2", "evaluation.answers=0", "training.max_steps=1"]
+
+    def trained(answer: str) -> str:
+        rows = [f"Question {at}?,{answer if at > 5 else 'Rest.'} Number {at}." for at in range(40)]
+        file.write_text("Question,Response\n" + "\n".join(rows))
+        overrides = kept.doors.overrides(*words, "prompt=direct", "dataset.columns.reasoning=null", "dataset.overlong=drop")
+        yaml = OmegaConf.to_yaml(kept.compose(*overrides), resolve=True)
+        made = train(
+            kept.doors.resolved(*overrides, on=machine.read()),
+            Invocation(kept.doors.root / answer, tuple(overrides), yaml),
+            Screen(),
+        )
+        return made.run_id
+
+    first, second = trained("Rest."), trained("Run.")
+    found = kept.compare(kept.runs(first, second))
+    assert list(found.differences) == ["training data"]
+    assert len({*found.differences["training data"]}) == 2
+    assert "different: 1." in " ".join(capsys.readouterr().out.split())
+    assert "training data" in kept.page
+
+
 def test_the_levers_are_those_of_the_plan(kept: Kept) -> None:
     client, plain = kept.doors.client(), kept.plain.run_id
     planned = client.create_run(client.get_run(plain).info.experiment_id).info.run_id

@@ -1,6 +1,8 @@
 """Which parameters train, in which precision, and what a loaded model is checked against."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes
 import pytest
@@ -17,6 +19,21 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 ALL = ATTENTION | {"gate_proj", "up_proj", "down_proj"}
 SIZES = {"q_proj": (64, 64), "k_proj": (64, 32), "v_proj": (64, 32), "o_proj": (64, 64)}
 SIZES |= {"gate_proj": (64, 128), "up_proj": (64, 128), "down_proj": (128, 64)}
+
+
+@pytest.fixture
+def biased(tmp_path: Path, embedded_tokenizer: Any, doors_in: Callable[..., Doors]) -> Doors:
+    """Runs of a random Qwen2, whose projections of the attention have biases."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=49152, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, **sizes)
+    ).save_pretrained(tmp_path / "qwen2")
+    embedded_tokenizer.save_pretrained(tmp_path / "qwen2")
+    (tmp_path / "runs").mkdir()
+    return doors_in(tmp_path / "runs", tmp_path / "qwen2")
 
 
 def loaded(doors: Doors, *overrides: str) -> Tuned:
@@ -98,6 +115,43 @@ def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
     with tuned.as_base():
         pass
     assert any(parameter.requires_grad for parameter in tuned.network.parameters())
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: str) -> None:
+    words = "model.shape.family=qwen2", f"lora.bias={bias}", "evaluation.reuse_base=false", "training.resume=never"
+    cases = [Encoded([5, 6, 7, 8], [IGNORED, 6, 7, 8], 1)]
+    tuned = loaded(biased, *words)
+    assert sum(name.endswith("_proj.base_layer.bias") for name in tuned.base_biases) == 6
+    base = held_out_loss(tuned, cases, 1)
+    with torch.no_grad():
+        for parameter in tuned.network.parameters():
+            parameter.add_(parameter.requires_grad)
+    changed = held_out_loss(tuned, cases, 1)
+    with tuned.as_base():
+        assert held_out_loss(tuned, cases, 1) == base != changed
+    assert held_out_loss(tuned, cases, 1) == changed
+    first = biased.train(*words, "training.learning_rate=1e-1", "evaluation.answers=0", name="first")
+    further = biased.train(
+        *words, f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", "evaluation.answers=0", name="further"
+    )
+    assert further.outcome.loss_before == first.outcome.loss_before != first.outcome.loss_after
+    assert further.outcome.loss_after == pytest.approx(first.outcome.loss_after, abs=1e-3)
+
+
+def test_an_adapter_of_other_tensors_is_refused(doors: Doors) -> None:
+    from safetensors.torch import load_file, save_file
+
+    first = doors.train("evaluation.answers=0", name="first")
+    file = first.adapter / "adapter_model.safetensors"
+    whole = load_file(file)
+    one = min(whole)
+    save_file({name: each for name, each in whole.items() if name != one}, file)
+    with pytest.raises(ModelError, match=rf"other tensors than this run's \({one} is missing there, of 1 that do not match\)"):
+        loaded(doors, f"lora.start_from={first.adapter}")
+    save_file(whole | {"base_model.model.lm_head.lora_A.weight": whole[one].clone()}, file)
+    with pytest.raises(ModelError, match=r"lm_head\.lora_A.weight is not in this one"):
+        loaded(doors, f"lora.start_from={first.adapter}")
 
 
 def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> None:

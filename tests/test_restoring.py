@@ -106,10 +106,22 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(trains: Trains, fir
 def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> None:
     subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
     assert subject.kept is not None
-    assert "held-out cases are not those of run" in Restored(subject).sentence(3.0, "another digest")
+    assert "held-out cases are not those of run" in Restored(subject).sentence(3.0, "another digest", "")
     nothing = replace(subject, kept=replace(subject.kept, metrics={}))
-    assert "has kept no held-out loss to compare with" in Restored(nothing).sentence(3.0, subject.kept.held_out or "")
+    assert "has kept no held-out loss to compare with" in Restored(nothing).sentence(3.0, subject.kept.held_out or "", "")
     assert Restored(replace(subject, kept=None)).tags == {"medexp.restores": first.run_id}
+
+
+def test_training_data_that_was_changed_is_named(trains: Trains, first: TrainResult, capsys: pytest.CaptureFixture[str]) -> None:
+    other = trains.again(first.run_id, "dataset.max_cases=6")
+    said = " ".join(capsys.readouterr().out.split())
+    subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
+    assert subject.kept is not None
+    assert f"of run {first.run_id}: the training data is another (digest" in said
+    assert f"there {subject.kept.trained_on})" in said
+    assert other.outcome.loss_before == first.outcome.loss_before
+    seed = Restored(subject).sentence(3.0, subject.kept.held_out or "", subject.kept.trained_on or "")
+    assert seed.endswith(f"of run {first.run_id}")
 
 
 def test_without_the_experiment_a_config_stays_as_it_is(compose: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from doors import Doors, command, killed_at
 
 from medexp import trainer
-from medexp.errors import RunInterrupted, TrainingDiverged, VramCeilingError
+from medexp.errors import ModelError, RunInterrupted, TrainingDiverged, VramCeilingError
 
 LONGER = ["training.max_steps=6", "training.save_steps=2", "evaluation.every_steps=3", "training.micro_batch=2"]
 
@@ -187,11 +187,28 @@ def test_the_held_out_loss_does_not_depend_on_the_training_length(doors: Doors) 
     assert short.outcome.loss_before == long.outcome.loss_before
 
 
-def test_an_adapter_can_be_trained_further(doors: Doors) -> None:
-    first = doors.train("training.learning_rate=1e-2", name="first")
-    assert first.outcome.loss_after < first.outcome.loss_before
-    further = doors.train(f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", name="further")
+@pytest.mark.parametrize("way", [[], ["lora.alpha=32"], ["lora.rank_stabilised=true"], ["lora.dora=true"]], ids=str)
+def test_an_adapter_can_be_trained_further(doors: Doors, way: list[str]) -> None:
+    quiet = ["evaluation.answers=0", *way]
+    first = doors.train("training.learning_rate=1e-2", *quiet, name="first")
+    assert first.outcome.loss_after < first.outcome.loss_before - 1e-3
+    further = doors.train(f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", *quiet, name="further")
     assert further.outcome.loss_after == pytest.approx(first.outcome.loss_after, abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["lora.alpha=32", "lora.rank_stabilised=true", "lora.dora=true", "lora.bias=all"])
+def test_an_adapter_goes_on_at_its_own_scale_or_not_at_all(doors: Doors, way: str) -> None:
+    first = doors.train(way, "evaluation.answers=0", name="first")
+    with pytest.raises(ModelError, match=f"was trained with {way}; set the same here, or choose another lora.start_from"):
+        doors.train(f"lora.start_from={first.adapter}", name="further")
+
+
+def test_an_adapter_with_a_scale_of_its_own_for_a_module_is_refused(doors: Doors) -> None:
+    first = doors.train("evaluation.answers=0", name="first")
+    file = first.adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {"q_proj": 64}}))
+    with pytest.raises(ModelError, match=r"has alpha_pattern=\{'q_proj': 64\}, which medexp does not train"):
+        doors.train(f"lora.start_from={first.adapter}", name="further")
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(doors: Doors) -> None:

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from medexp.errors import DataError
+from medexp.errors import DataError, listing
 
 _KEY = "question="
 
@@ -30,25 +30,66 @@ def _escaped(value: str) -> str:
     return re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
 
 
-def questions(text: str) -> list[str]:
-    """The questions in `text`, which came through a pipe: all of it is one, unless it begins with `{`; then each line is a JSON
-    object with `question`.
+def decoded(piped: bytes) -> str:
+    """The text that came through a pipe, without a byte order mark.
 
-    Raises: DataError naming the line that is none.
+    Raises: DataError if it is not UTF-8.
     """
+    try:
+        return piped.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8 text (byte {error.start}); convert it, as with iconv -t UTF-8") from error
+
+
+def questions(text: str) -> list[str]:
+    """The questions in `text`, which came through a pipe: all of it is one, unless it is a JSON array of questions, or begins with
+    `{`; then each line is a JSON object with `question`.
+
+    Raises: DataError naming the line or the item that is none.
+    """
+    text = text.removeprefix("\ufeff")
+    if (items := _array(text)) is not None:
+        return [_question(item, f"item {number}") for number, item in enumerate(items, 1)]
     if not text.lstrip().startswith("{"):
         return [text.strip()]
-    return [_question(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]  # JSON holds other separators
+    return [_question(_object(line, f"line {number}"), f"line {number}") for number, line in lines]
 
 
-def _question(line: str, number: int) -> str:
+def _array(text: str) -> list[object] | None:
+    """The items of the JSON array that `text` is; None where it is none: a question in plain text may begin with a bracket.
+
+    Raises: DataError if it is empty.
+    """
     try:
-        found = json.loads(line)["question"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(
-            f'line {number} of standard input is not a JSON object with "question" ({type(error).__name__}: {error}); '
-            "write one on each line, or one question in plain text"
-        ) from error
+        found = json.loads(text) if text.lstrip().startswith("[") else None
+    except json.JSONDecodeError:
+        return None
+    if found == []:
+        raise DataError("standard input is an empty JSON array; give at least one question")
+    return found
+
+
+def _object(line: str, place: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _none(place, str(error)) from error
+
+
+def _question(item: object, place: str) -> str:
+    if isinstance(item, Mapping) and "question" not in item:
+        raise _none(place, f"it has {listing(map(str, item))}")
+    found = item["question"] if isinstance(item, Mapping) else item
     if not isinstance(found, str):
-        raise DataError(f'line {number} of standard input: "question" is {type(found).__name__}, and must be text')
+        raise DataError(f'{place} of standard input: "question" is {type(found).__name__}, and must be text')
+    if any("\ud800" <= character <= "\udfff" for character in found):
+        raise DataError(f"{place} of standard input holds half a character (a lone UTF-16 surrogate); mend or remove it")
     return found.strip()
+
+
+def _none(place: str, why: str) -> DataError:
+    return DataError(
+        f'{place} of standard input is no JSON object with "question" ({why}); '
+        "write one on each line, or an array of them, or one question in plain text"
+    )

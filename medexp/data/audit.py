@@ -32,7 +32,7 @@ class PartAudit:
 @dataclass(frozen=True)
 class CaseAudit:
     """The whole way: records read, duplicates removed, cases withheld because they or their group are held out from another part,
-    both sides of the split, and the parts of a mixture."""
+    both sides of the split, the parts of a mixture, and how many held-out cases were asked for (0: not known)."""
 
     records: int
     duplicate_questions: int
@@ -40,6 +40,7 @@ class CaseAudit:
     held_out: SideAudit
     withheld: int = 0
     parts: tuple[PartAudit, ...] = ()
+    held_out_wanted: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -68,7 +69,7 @@ class CaseAudit:
 
 def audit(split: Split, train: Encoding, held_out: Encoding, parts: Sequence[PartAudit] = ()) -> CaseAudit:
     """The audit of a split and its two encoded sides (neither may be empty), drawn from in `parts`."""
-    return CaseAudit(split.records, split.duplicates, _side(train), _side(held_out), split.withheld, tuple(parts))
+    return CaseAudit(split.records, split.duplicates, _side(train), _side(held_out), split.withheld, tuple(parts), split.wanted)
 
 
 def _side(side: Encoding) -> SideAudit:

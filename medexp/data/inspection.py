@@ -6,7 +6,8 @@
 - at most MAX_NEAR of the training cases nearly repeat another one;
 - every prompt that reasons has reasoning to learn, at most MAX_FAULTY of it copied or repetitive;
 - at most MAX_FOREIGN of the training cases are in another language than the most frequent one;
-- EOS is among the labels of every case.
+- EOS is among the labels of every case;
+- at most MAX_HELD_OUT times as many cases are held out as were asked for: a group (dataset.group_by) is held out whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from medexp.data.reasoning import ReasoningFaults, faults
 from medexp.data.records import Case
 
 MAX_DROPPED, MAX_TRIMMED, MAX_NEAR, MAX_FAULTY, MAX_FOREIGN = 0.05, 0.25, 0.02, 0.01, 0.02
+MAX_HELD_OUT = 2
 HELD_OUT = "held-out cases"
 BINS, EXAMPLES, PREVIEWS = 24, 20, 3
 
@@ -193,8 +195,18 @@ def _broken(seen: Inspection) -> Iterator[str]:
         yield from _above("whose reasoning is copied or repetitive", len(faulty), side.kept, MAX_FAULTY)
     foreign = sum(count for _, count in seen.languages[1:])
     yield from _above(f"in another language than {seen.languages[0][0]}", foreign, side.kept, MAX_FOREIGN)
+    yield from _too_many_held_out(seen.audit)
     if seen.without_eos:
         yield f"{seen.without_eos} training cases do not teach the model to end: EOS is not among their labels"
+
+
+def _too_many_held_out(audit: CaseAudit) -> Iterator[str]:
+    held_out, wanted = audit.held_out.kept + audit.held_out.dropped_overlong, audit.held_out_wanted
+    if wanted and held_out > MAX_HELD_OUT * wanted:
+        yield (
+            f"{held_out} cases are held out and dataset.held_out={wanted} were asked for: groups are held out whole, and one is "
+            "large; group by another column, or set dataset.group_by=null"
+        )
 
 
 def _above(what: str, count: int, total: int, allowed: float) -> Iterator[str]:

@@ -44,6 +44,7 @@ def sides(read: Sequence[Sequence[Case]], dataset: Dataset) -> Split:
         duplicates=_count(read) - unread - _count(different) - _count(held),
         shares=tuple(Share(part.name, part.weight, len(pool)) for part, pool in zip(trained, chosen, strict=True)),
         withheld=_count(different) - _count(kept),
+        wanted=dataset.held_out,
     )
 
 

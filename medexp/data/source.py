@@ -3,19 +3,24 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from medexp import hub
 from medexp.config import parts
-from medexp.config.schema import Dataset, Source
+from medexp.config.schema import Dataset, Part, Source
 from medexp.data.records import Case, case_of, digest_of
 from medexp.errors import DataError, listing
 
 Record = dict[str, Any]
-_BEYOND_THE_HEADER = "\0"  # where csv puts the cells that have no column
+Row = tuple[int, Record]
+LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072, and larger than this no C long may be on Windows
+_OTHER_SEPARATORS = ";\t|"
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,33 @@ def load(dataset: Dataset) -> Cases:
     )
 
 
-def _load(source: Source, needed: int) -> Cases:
+def _load(source: Part, needed: int) -> Cases:
     if source.path is not None:
-        origin, commit, records = source.path, None, read_file(Path(source.path))
+        origin, commit, rows = source.path, None, _rows(Path(source.path), "dataset.path")
     else:
         origin, commit, records = _from_hub(source)
-    if not records:
+        rows = list(enumerate(records, 1))
+    if not rows:
         raise DataError(f"{origin} holds no records; dataset={source.name} needs at least {needed}")
-    name = Path(origin).name
-    cases = tuple(case_of(record, source.columns, f"row {row} of {name}") for row, record in enumerate(records, 1))
+    cases = tuple(_cases(rows, source, Path(origin).name))
     return Cases(cases, origin, commit, digest_of(cases), (cases,))
+
+
+def _cases(rows: Sequence[Row], source: Part, name: str) -> Iterator[Case]:
+    is_grouped = any(source.group_by in record for _, record in rows)  # where no record has the column, the split says so
+    for number, record in rows:
+        place = f"row {number} of {name}"
+        yield case_of(record, source.columns, place)
+        if is_grouped and source.group_by is not None and _is_blank(record.get(source.group_by)):
+            raise DataError(
+                f"{place}: {source.group_by!r} is empty, and dataset.group_by={source.group_by} would make one group of all "
+                "such records; fill it, or set dataset.group_by=null to split case by case"
+            )
+
+
+def _is_blank(value: object) -> bool:
+    """Is there nothing in a cell: null, NaN, or white space alone?"""
+    return value is None or (isinstance(value, float) and isnan(value)) or not str(value).strip()
 
 
 def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
@@ -66,6 +88,12 @@ def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
 
     Raises: DataError if it is missing, of an unknown kind, or broken (with the line, where the format has lines).
     """
+    return [record for _, record in _rows(path, key)]
+
+
+def _rows(path: Path, key: str) -> list[Row]:
+    """The records of `path`, each with the number of its row: of a JSON array or Parquet file its place, of JSONL its line, of CSV
+    what a spreadsheet calls it, where the header is row 1 and empty rows count."""
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
     if not path.is_file():
         raise DataError(f"{key}={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
@@ -77,18 +105,18 @@ def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
-def _read_json(path: Path) -> list[Record]:
+def _read_json(path: Path) -> list[Row]:
     try:
         records = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}; fix it") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(f"{path} is JSON but not a dataset: it must hold one array of objects")
-    return records
+    return list(enumerate(records, 1))
 
 
-def _read_jsonl(path: Path) -> list[Record]:
-    records: list[Record] = []
+def _read_jsonl(path: Path) -> list[Row]:
+    rows: list[Row] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
@@ -98,31 +126,45 @@ def _read_jsonl(path: Path) -> list[Record]:
             raise DataError(f"{path} line {number} is not valid JSON: {error.msg}; fix or remove the line") from error
         if not isinstance(record, dict):
             raise DataError(f"{path} line {number} is {type(record).__name__}, not an object; fix or remove the line")
-        records.append(record)
-    return records
+        rows.append((number, record))
+    return rows
 
 
-def _read_csv(path: Path) -> list[Record]:
+def _read_csv(path: Path) -> list[Row]:
+    csv.field_size_limit(LONGEST_CELL)
     text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
-    rows: Iterable[Record] = csv.DictReader(text, restkey=_BEYOND_THE_HEADER, strict=True)
     try:
-        return [_as_wide_as_the_header(row, f"row {number} of {path}") for number, row in enumerate(rows, 1)]
+        filled = [(number, cells) for number, cells in enumerate(csv.reader(text, strict=True), 1) if cells]
     except csv.Error as error:
         raise DataError(f"{path} is not valid CSV: {error}; fix it") from error
+    if not filled:
+        return []
+    header = filled[0][1]
+    _check_header(header, path)
+    return [(number, _record(header, cells, f"row {number} of {path}")) for number, cells in filled[1:]]
 
 
-def _as_wide_as_the_header(row: Record, place: str) -> Record:
-    if any(row.pop(_BEYOND_THE_HEADER, ())):
+def _check_header(header: Sequence[str], path: Path) -> None:
+    """Raises: DataError if two columns have one name, or all names are in one column."""
+    if twice := [name for name, count in Counter(header).items() if count > 1 and name.strip()]:
+        raise DataError(f"{path} has more than one column {twice[0]!r}; rename or remove all but one")
+    separator = next((each for each in _OTHER_SEPARATORS if each in header[0]), None)
+    if len(header) == 1 and separator is not None:
+        raise DataError(f"{path} has cells parted by {separator!r}, as it seems, and not by commas; save it with commas")
+
+
+def _record(header: Sequence[str], cells: Sequence[str], place: str) -> Record:
+    if any(cells[len(header) :]):
         raise DataError(f"{place} has more cells than the header has columns; quote a cell that holds a comma")
-    return row
+    return dict(zip_longest(header, cells[: len(header)]))
 
 
-def _read_parquet(path: Path) -> list[Record]:
+def _read_parquet(path: Path) -> list[Row]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return list(pyarrow.parquet.read_table(path).to_pylist())
+        return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is not a Parquet file: {error}") from error
 

@@ -23,7 +23,7 @@ class Split:
     """Training and held-out cases, and how many records were read and removed as exact duplicates.
 
     `shares` says which training cases, in order, are of which part (none: all of one); `withheld` counts cases that are not
-    trained on because their question or group is held out from another part.
+    trained on because their question or group is held out from another part; `wanted` is how many held-out cases were asked for.
     """
 
     train: tuple[Case, ...]
@@ -32,6 +32,7 @@ class Split:
     duplicates: int
     shares: tuple[Share, ...] = ()
     withheld: int = 0
+    wanted: int = 0
 
 
 def split(cases: Sequence[Case], dataset: Dataset) -> Split:
@@ -46,7 +47,8 @@ def split(cases: Sequence[Case], dataset: Dataset) -> Split:
     train = train[:limit]
     if not train:
         raise too_few(dataset.name, unique, dataset.held_out)
-    return Split(tuple(train), tuple(held_out), records=len(cases), duplicates=len(cases) - unique)
+    duplicates = len(cases) - unique
+    return Split(tuple(train), tuple(held_out), records=len(cases), duplicates=duplicates, wanted=dataset.held_out)
 
 
 def divided(cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int) -> tuple[list[Case], list[Case]]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from medexp.asking.incoming import questions, quoted
+from medexp.asking.incoming import decoded, questions, quoted
 from medexp.errors import DataError
 
 HOSTILE = st.sampled_from(["\\", "'", '"', "${", "}", "$", ",", "\n", "=", "[", "{x}", "null"])
@@ -37,12 +37,32 @@ def test_a_pipe_is_one_question_or_one_a_line() -> None:
     assert questions('{"question": "a"}\n\n{"question": "b\\nc", "more": 1}\n') == ["a", "b\nc"]
 
 
+def test_an_array_is_as_many_questions_as_it_has_items() -> None:
+    assert questions('[{"question": "a"},\n "b, c"]\n') == ["a", "b, c"]
+    assert questions("[54 M] chest pain, what now?") == ["[54 M] chest pain, what now?"]
+
+
+def test_what_windows_and_word_processors_write_is_read() -> None:
+    lines = '{"question": "a"}\r\n{"question": "b\u2028c\x85d"}\r\n'
+    assert questions(decoded(b"\xef\xbb\xbf" + lines.encode())) == questions("\ufeff" + lines) == ["a", "b\u2028c\x85d"]
+
+
+def test_what_is_no_utf_8_is_refused_in_a_sentence() -> None:
+    with pytest.raises(DataError, match=r"standard input is not UTF-8 text \(byte 1\); convert it"):
+        decoded("Käse?".encode("latin-1"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"question": "a"}\nnope\n', "line 2 of standard input is not a JSON object"),
-        ('{"query": "a"}', "line 1 .*KeyError: 'question'"),
-        ('{"question": 7}', '"question" is int, and must be text'),
+        ('{"question": "a"}\nnope\n', "line 2 of standard input is no JSON object"),
+        ('{"query": "a"}', r'line 1 .*no JSON object with "question" \(it has query\)'),
+        ('{"question": 7}', 'line 1 of standard input: "question" is int, and must be text'),
+        ('{"question": "a"}\n7', 'line 2 of standard input: "question" is int'),
+        ('["a", {"query": "b"}]', "item 2 of standard input is no JSON object"),
+        ('["a", null]', 'item 2 of standard input: "question" is NoneType'),
+        ("[]", "standard input is an empty JSON array"),
+        ('{"question": "half \\ud83d"}', "line 1 of standard input holds half a character"),
     ],
 )
 def test_a_line_that_is_no_question_is_named(text: str, said: str) -> None:

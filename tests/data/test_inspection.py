@@ -51,6 +51,15 @@ def test_sound_cases_break_no_rule(inspected):
     assert (len(seen.repeats), len(seen.leaks), len(seen.near_held_out)) == (0, 0, 0)
 
 
+def test_a_large_group_that_is_held_out_whole_is_said(inspected):
+    seen = inspected(TRAIN)
+    for wanted, count in ((0, 0), (1, 0)):
+        assert len(replace(seen, audit=replace(seen.audit, held_out_wanted=wanted)).broken) == count
+    large = replace(seen.audit, held_out=replace(seen.audit.held_out, kept=38, dropped_overlong=2), held_out_wanted=16)
+    (rule,) = replace(seen, audit=large).broken
+    assert rule.startswith("40 cases are held out and dataset.held_out=16 were asked for: groups are held out whole")
+
+
 def test_lengths_and_labels_are_counted_by_part(inspected):
     seen = inspected(TRAIN[:3])
     assert seen.lengths["question"].longest == max(len(case.question) for case in TRAIN[:3])

@@ -125,7 +125,7 @@ def test_broken_csv_is_named(refusal, tmp_path):
 def test_a_csv_row_with_an_unquoted_comma_is_not_cut(refusal, tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text("Question,Complex_CoT,Response\nq,r,a\nq,r,rest, and drink\n")
-    assert refusal(path) == f"row 2 of {path} has more cells than the header has columns; quote a cell that holds a comma"
+    assert refusal(path) == f"row 3 of {path} has more cells than the header has columns; quote a cell that holds a comma"
 
 
 def test_empty_cells_after_the_last_column_are_nothing(dataset, tmp_path):
@@ -135,7 +135,54 @@ def test_empty_cells_after_the_last_column_are_nothing(dataset, tmp_path):
 
 def test_a_csv_row_that_is_too_short_names_the_column_it_lacks(refusal, tmp_path):
     (tmp_path / "cases.csv").write_text("Question,Complex_CoT,Response\nq,r\n")
-    assert refusal(tmp_path / "cases.csv").startswith("row 1 of cases.csv: 'Response' is ")
+    assert refusal(tmp_path / "cases.csv").startswith("row 2 of cases.csv: 'Response' is ")
+
+
+def test_rows_are_counted_as_a_spreadsheet_and_an_editor_count_them(refusal, tmp_path):
+    (tmp_path / "cases.csv").write_text('Question,Complex_CoT,Response\n\nq,"two\nlines",a\n\n\nq,r,\n')
+    assert refusal(tmp_path / "cases.csv").startswith("row 6 of cases.csv: 'Response' is empty")
+    (tmp_path / "cases.jsonl").write_text(f"{json.dumps(RECORDS[0])}\n\n{json.dumps(RECORDS[1] | {'Response': ''})}\n")
+    assert refusal(tmp_path / "cases.jsonl").startswith("row 3 of cases.jsonl: 'Response' is empty")
+
+
+def test_two_columns_of_one_name_are_refused(refusal, tmp_path):
+    (tmp_path / "cases.csv").write_text("Question,Complex_CoT,Response,Response,,\nq,r,a,b,,\n")
+    assert refusal(tmp_path / "cases.csv") == (
+        f"{tmp_path / 'cases.csv'} has more than one column 'Response'; rename or remove all but one"
+    )
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_guessed(refusal, tmp_path, separator):
+    (tmp_path / "cases.csv").write_text(f"Question{separator}Complex_CoT{separator}Response\nq, now{separator}r{separator}a\n")
+    assert f"has cells parted by {separator!r}, as it seems, and not by commas" in refusal(tmp_path / "cases.csv")
+
+
+def test_a_long_cell_is_read(dataset, tmp_path):
+    write_csv(tmp_path / "cases.csv", [RECORDS[0] | {"Complex_CoT": "long " * 50_000}])
+    (case,) = source.load(dataset(path=str(tmp_path / "cases.csv"))).cases
+    assert len(case.reasoning) == 249_999
+
+
+BLANKS = [("", WRITERS), (" ", WRITERS), (None, WRITERS), (float("nan"), [".json", ".jsonl"])]
+
+
+@pytest.mark.parametrize(("blank", "ending"), [(blank, ending) for blank, endings in BLANKS for ending in endings])
+def test_a_record_without_a_group_is_named(dataset, refusal, tmp_path, blank, ending):
+    path = tmp_path / f"cases{ending}"
+    WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"condition": blank}])
+    row = 3 if ending == ".csv" else 2
+    assert refusal(path, group_by="condition") == (
+        f"row {row} of cases{ending}: 'condition' is empty, and dataset.group_by=condition would make one group of all such "
+        "records; fill it, or set dataset.group_by=null to split case by case"
+    )
+    assert len(source.load(dataset(path=str(path))).cases) == 2
+
+
+def test_a_number_that_is_none_groups_nothing(refusal, tmp_path):
+    path = tmp_path / "cases.parquet"
+    write_parquet(path, [RECORDS[0] | {"condition": 1.5}, RECORDS[1] | {"condition": float("nan")}])
+    assert refusal(path, group_by="condition").startswith("row 2 of cases.parquet: 'condition' is empty")
 
 
 def test_a_text_file_called_parquet_is_named(refusal, tmp_path):
@@ -174,14 +221,16 @@ def test_a_file_without_records_says_how_many_are_needed(refusal, tmp_path, name
 def test_a_missing_column_lists_the_columns(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [{"vignette": "q", "why": "r", "Response": "a"}])
-    assert refusal(path).startswith(f"row 1 of cases{ending} has no column 'Question'; it has vignette, why, Response")
+    assert refusal(path).startswith(
+        f"row {2 if ending == '.csv' else 1} of cases{ending} has no column 'Question'; it has vignette, why, Response"
+    )
 
 
 @pytest.mark.parametrize("ending", WRITERS)
 def test_an_empty_field_names_the_row(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"Response": "  "}])
-    assert refusal(path) == f"row 2 of cases{ending}: 'Response' is empty; fix or remove the record"
+    assert refusal(path) == f"row {3 if ending == '.csv' else 2} of cases{ending}: 'Response' is empty; mend or remove the record"
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".parquet"])
