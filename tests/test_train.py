@@ -12,6 +12,7 @@ from doors import Doors, command, killed_at
 
 from medexp import trainer
 from medexp.errors import RunInterrupted, TrainingDiverged, VramCeilingError
+from medexp.workspace import Workspace
 
 LONGER = ["training.max_steps=6", "training.save_steps=2", "evaluation.every_steps=3", "training.micro_batch=2"]
 
@@ -152,6 +153,27 @@ def test_work_whose_mlflow_run_was_deleted_goes_on_in_a_new_one(doors: Doors, in
     continued = doors.train(*LONGER)
     assert continued.run_id != deleted.info.run_id
     assert set(doors.history(continued.run_id, "train/loss")) == {5, 6}  # the step under way was finished and kept
+
+
+def test_a_run_goes_on_when_what_is_not_the_experiment_has_changed(doors: Doors, interrupted) -> None:
+    interrupted(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(RunInterrupted):
+        doors.train(*LONGER, "training.save_steps=1", "training.resume=never", "evaluation.reuse_base=false")
+    continued = doors.train(*LONGER, "training.save_steps=5", "training.resume=auto")
+    assert [run.info.run_id for run in doors.runs()] == [continued.run_id]
+
+
+def test_a_run_killed_before_it_was_let_go_has_everything_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workspace, "finish", lambda _: None)
+    first = doors.train()
+    monkeypatch.undo()
+    assert doors.train().run_id == first.run_id
+    run = doors.client().get_run(first.run_id)
+    kept = Path(run.info.artifact_uri.removeprefix("file://"))
+    tables = {each["path"] for each in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
+    assert tables == {"answers/before_after.json", "evaluation/per_case.json"}
+    assert {len(json.loads((kept / table).read_text())["data"]) for table in tables} == {2}
+    assert len(run.outputs.model_outputs) == 1
 
 
 def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
