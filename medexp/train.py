@@ -92,7 +92,10 @@ def train(
         meter, speller = base.meter, Speller(base.tokenizer)
         ready, seen = _prepared(speller, run, sides, show)
         tracking.bury(run.tracking, dead_runs(run.tracking))
-        with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker:
+        with (
+            tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker,
+            work.with_room(invocation.output_dir),
+        ):
             work.belongs_to(tracker.run_id)
             tracker.tags((part.ticket.tags if part else {}) | (restored.tags if restored else {}))
             _log_start(tracker, run, invocation, cases, sides, ready, base.weights)

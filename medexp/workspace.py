@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from medexp import room
 from medexp.config.schema import Resume, Tracking
-from medexp.errors import OutputError, TrialPruned, VramCeilingError
+from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingError
 from medexp.vram.terms import Levers
 from medexp.whole import write_json
 
@@ -76,6 +77,27 @@ class Workspace:
         """The file that keeps the answers of "base" or "tuned" as they come."""
         return self.folder / f"answers_{whose}.jsonl"
 
+    @contextmanager
+    def with_room(self, *also: Path) -> Iterator[None]:
+        """Where there is no room to write, here or in `also`: what was half written goes, so that MLflow can say how it ended.
+
+        Raises: OutputError saying what is full, and from where the same command continues.
+        """
+        try:
+            yield
+        except MedexpError:
+            raise
+        except Exception as error:
+            full = room.lacking(error, [self.folder, *also])
+            if full is None:
+                raise
+            for folder in self.checkpoints.glob("checkpoint-*"):
+                if not _is_whole(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+            last = self.last_checkpoint()
+            where = f"from {last.name}, which is kept," if last else "this run, which has no checkpoint yet,"
+            raise OutputError(f"{full}; the same command continues {where} once there is room") from error
+
     def release(self) -> None:
         """Let the next process have it."""
         self._lock.release()
@@ -96,11 +118,12 @@ def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]
     """The workspace of the run with this fingerprint under `root`, held while it is used: the one an earlier process left
     (with `resume=auto`), else a new one.
 
-    Raises: OutputError if it cannot be written.
+    Raises: OutputError if it cannot be written, or the disk is full.
     """
     workspace = _claim(root, fingerprint, resume)
     try:
-        yield workspace
+        with workspace.with_room():
+            yield workspace
     except TrialPruned:
         workspace.finish()  # nobody will continue it
         raise
