@@ -3,6 +3,7 @@
 A traceback is only shown for a defect of medexp itself, or when HYDRA_FULL_ERROR=1 asks for it.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -51,6 +52,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "export": ExportConfig,
     "ui": UiConfig,
 }
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
 Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]
 
 
@@ -161,7 +163,7 @@ def run_door(
         _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
     except Exception as error:
         sentence = None if wants_traceback else mistakes.explain(error, schema)
-        if sentence is None and isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+        if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
             sentence = _unusable(error)
         if sentence is None:
             raise

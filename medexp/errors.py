@@ -8,7 +8,7 @@
     │   ├── MachineError            the hardware preset asks for what this machine does not have
     │   │   └── HostMemoryError         less host memory can be pinned than was planned for
     │   ├── RunError                a run or adapter that is not there, or has unexpected contents
-    │   ├── OutputError             a folder that cannot be written
+    │   ├── OutputError             a folder that cannot be written, a disk that is full
     │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
     ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
     ├── TrainingDiverged        4   the loss stopped being a number
@@ -66,7 +66,7 @@ class RunError(BadInput):
 
 
 class OutputError(BadInput):
-    """A folder that cannot be written."""
+    """A folder that cannot be written, or a disk that is full."""
 
 
 class VramPlanError(BadInput):

@@ -9,7 +9,7 @@ asked the same questions, greedily. The figures go to an MLflow run of their own
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medexp import finished, machine, measuring, note, report, stack, tracking
@@ -34,7 +34,7 @@ from medexp.page import About
 from medexp.screen import DONE, NOTE, Screen
 from medexp.units import bytes_of_gib, duration
 from medexp.vram.terms import Phase
-from medexp.workspace import claimed, unfinished
+from medexp.workspace import Workspace, claimed, dead_runs, unfinished
 
 
 def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Card:
@@ -45,24 +45,42 @@ def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, inv
     began = time.perf_counter()
     if options.rescore:
         record, found = _rescored(run, subject, show)
+        kept = _keep(run, invocation, subject, record, found, None)
     else:
-        record, found = _measured(run, subject, show)
-    with tracking.open_run(run.tracking, None, f"evaluate {subject.name}") as tracker:
+        record, found, kept = _measured(run, invocation, subject, show)
+    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    measuring.show(show, f"What changed: {subject.name}", record, found)
+    show.result(f"Before and after side by side: {kept.page}\nMLflow run {kept.run_id}, {duration(time.perf_counter() - began)}")
+    return found
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An evaluation that is in MLflow: its run there, and where its report.html lies."""
+
+    run_id: str
+    page: Path
+
+
+def _keep(
+    run: RunConfig, invocation: Invocation, subject: FinishedRun, record: Record, found: Card, work: Workspace | None
+) -> Kept:
+    """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in the middle of this."""
+    tracking.bury(run.tracking, dead_runs(run.tracking))
+    with tracking.open_run(run.tracking, work.mlflow_run_id if work else None, f"evaluate {subject.name}") as tracker:
+        if work is not None:
+            work.belongs_to(tracker.run_id)
         tracker.tags(_tags(subject))
         tracker.params(telling(run, invocation.overrides))
         tracker.text(invocation.composed_yaml, COMPOSED)
         about = _about(run, subject, record, tracker.run_id)
-        file = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
+        page = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
         tracker.note(note.measured(found, tracker.page))
-        run_id = tracker.run_id
-    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    measuring.show(show, f"What changed: {subject.name}", record, found)
-    show.result(f"Before and after side by side: {file}\nMLflow run {run_id}, {duration(time.perf_counter() - began)}")
-    return found
+        return Kept(tracker.run_id, page)
 
 
-def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Card]:
-    """Load base and adapter, ask, and score."""
+def _measured(run: RunConfig, invocation: Invocation, subject: FinishedRun, show: Screen) -> tuple[Record, Card, Kept]:
+    """Load base and adapter, ask, score, and keep."""
     found = finished.continued(run, subject)
     questions = _questions(run.evaluation)
     cases = source.load(run.dataset)
@@ -74,16 +92,23 @@ def _measured(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
         ready = Speller(base.tokenizer).prepared(run, sides)
         tuned = measuring.tuned(run, base, show)
         job = Measured(run, show, work, ready, tuned, base.meter, known_base(run, base.weights, ready))
-        losses_before = job.base_losses()
-        with show.stage("measuring the tuned model's held-out loss"):
-            losses_after = job.losses()
-        record = job.record((job.answers(base=True), job.answers(base=False)), (losses_before, losses_after))
-        if questions or run.evaluation.benchmarks:
-            with show.stage("asking the benchmarks, base and tuned"), during(Phase.evaluation, "asking the benchmarks", base.meter):
-                record = replace(record, benchmarks=benchmarks.graded(tuned, run.evaluation, questions))
+        record = _asked(job, questions)
         card = measuring.card(record, run.evaluation, base.modules)
-        work.finish()
-    return record, card
+        kept = _keep(run, invocation, subject, record, card, work)
+        work.finish()  # last: until then the answers are nowhere else
+    return record, card, kept
+
+
+def _asked(job: Measured, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:
+    """Losses, answers and benchmarks of base and tuned model."""
+    losses_before = job.base_losses()
+    with job.show.stage("measuring the tuned model's held-out loss"):
+        losses_after = job.losses()
+    record = job.record((job.answers(base=True), job.answers(base=False)), (losses_before, losses_after))
+    if not questions and not job.run.evaluation.benchmarks:
+        return record
+    with job.show.stage("asking the benchmarks, base and tuned"), during(Phase.evaluation, "asking the benchmarks", job.meter):
+        return replace(record, benchmarks=benchmarks.graded(job.tuned, job.run.evaluation, questions))
 
 
 def _point_out_other_cases(subject: FinishedRun, sides: Split, show: Screen) -> None:

@@ -32,8 +32,11 @@ class KnownBase:
     _losses: Path
 
     def losses(self) -> list[CaseLoss] | None:
-        """The base's held-out losses, where they were measured before."""
-        return [CaseLoss(**each) for each in json.loads(self._losses.read_text())] if self._losses.exists() else None
+        """The base's held-out losses, where they were measured before and can be read."""
+        try:
+            return [CaseLoss(**each) for each in json.loads(self._losses.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return None
 
     def keep(self, losses: Sequence[CaseLoss]) -> None:
         """Keep the base's held-out losses."""

@@ -4,6 +4,7 @@ Everything goes through `MlflowClient` with an explicit store, so nothing depend
 state. A process that is killed outright cannot say so: the next command that opens the store does (`bury`).
 """
 
+import math
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError, RunInterrupted, TrialPruned, first_line, listing, nearest
 
 STORE = "mlflow.db"  # below tracking.root
+_TABLES = "mlflow.loggedArtifacts"
 LAST = "last"  # in the place of a run's id
 
 
@@ -75,10 +77,13 @@ class Tracker:
         return sorted((each.timestamp / 1000, each.value) for each in self._client.get_metric_history(self.run_id, name))
 
     def params(self, values: Mapping[str, Value]) -> None:
-        """Log parameters; logging the same ones again is allowed, as a continued run does."""
+        """Log parameters. Those that a continued run has already stay: MLflow lets none change, and a tag of its name says what
+        one is now."""
         from mlflow.entities import Param
 
-        entries = [Param(name, str(value)) for name, value in values.items()]
+        known = self._client.get_run(self.run_id).data.params
+        self.tags({name: value for name, value in values.items() if known.get(name, str(value)) != str(value)})
+        entries = [Param(name, str(value)) for name, value in values.items() if name not in known]
         for start in range(0, len(entries), 100):  # the server's limit for one batch
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
 
@@ -86,14 +91,16 @@ class Tracker:
         """Set tags, leaving out what is None."""
         from mlflow.entities import RunTag
 
-        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items() if value is not None])
+        if entries := [RunTag(name, str(value)) for name, value in values.items() if value is not None]:
+            self._client.log_batch(self.run_id, tags=entries)
 
     def note(self, markdown: str) -> None:
         """Say `markdown` in the place of the run's description."""
         self.tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
 
     def model(self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]) -> None:
-        """List the adapter kept as artifact `folder` among the experiment's models, as one that this run has made.
+        """List the adapter kept as artifact `folder` among the experiment's models, as one that this run has made; a continued run
+        that has one keeps it.
 
         Its files are shared with the artifact (hard links), so that a model costs no disk.
         """
@@ -102,10 +109,16 @@ class Tracker:
         kind = {"params": {key: str(value) for key, value in params.items()}, "model_type": "LoRA adapter"}
         said = {key: str(value) for key, value in tags.items() if value is not None}
         allowed = re.sub(r"[^\w -]", "_", name)
-        made = self._client.create_logged_model(self.experiment_id, allowed, self.run_id, tags=said, **kind)
+        made = self._model() or self._client.create_logged_model(self.experiment_id, allowed, self.run_id, tags=said, **kind)
         _linked(folder, _lies_in(made.artifact_location))
         self._client.finalize_logged_model(made.model_id, "READY")
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
+        if made.model_id not in {each.model_id for each in self._client.get_run(self.run_id).outputs.model_outputs}:
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
+
+    def _model(self) -> Any:
+        """The model that this run has made, or was making when its process died."""
+        mine = f"source_run_id = '{self.run_id}'"
+        return next(iter(self._client.search_logged_models([self.experiment_id], filter_string=mine, max_results=1)), None)
 
     def text(self, text: str, file: str) -> None:
         """Keep `text` as artifact `file`."""
@@ -121,8 +134,17 @@ class Tracker:
         return _lies_in(self._client.get_run(self.run_id).info.artifact_uri) / name
 
     def table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
-        """Keep a table that the MLflow page shows beside other runs' tables of the same name; a table there is replaced."""
-        self._client.log_table(self.run_id, {name: list(values) for name, values in columns.items()}, file)
+        """Keep a table that the MLflow page shows beside other runs' tables of the same name; a table there is replaced.
+
+        MLflow's own log_table would append to it. Its page finds the tables of a run in the tag.
+        """
+        import json
+
+        rows = zip(*columns.values(), strict=True)
+        self.json({"columns": [*columns], "data": [[_as_json(cell) for cell in row] for row in rows]}, file)
+        known = json.loads(self._client.get_run(self.run_id).data.tags.get(_TABLES, "[]"))
+        if (entry := {"path": file, "type": "table"}) not in known:
+            self.tags({_TABLES: json.dumps([*known, entry])})
 
     def data(self, inputs: Sequence[DataInput]) -> None:
         """Say which data the run has seen."""
@@ -444,6 +466,11 @@ def _existing(client: Any, run_id: str | None) -> Any:
     return run if run is not None and run.info.lifecycle_stage == "active" else None
 
 
+def _as_json(cell: object) -> object:
+    """Pages read no NaN."""
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
 def _lies_in(uri: str) -> Path:
     """The folder that `uri` names: every store of medexp's is on this machine."""
     return Path(url2pathname(urlparse(uri).path))
@@ -453,6 +480,7 @@ def _linked(folder: Path, to: Path) -> None:
     """The files of `folder` under `to`: the same ones where the file system can, else copies."""
 
     def link(file: str, other: str) -> None:
+        Path(other).unlink(missing_ok=True)
         try:
             os.link(file, other)
         except OSError:

@@ -44,7 +44,7 @@ from medexp.units import gib
 from medexp.vram import guard, planner
 from medexp.vram.cost import Plan
 from medexp.vram.terms import Phase
-from medexp.workspace import Workspace, abandoned, claimed, unfinished
+from medexp.workspace import Workspace, claimed, dead_runs, unfinished
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,11 @@ def train(
         base = measuring.opened(run, found, show)
         meter, speller = base.meter, Speller(base.tokenizer)
         ready, seen = _prepared(speller, run, sides, show)
-        tracking.bury(run.tracking, [each.mlflow_run_id for each in abandoned(unfinished(run.tracking)) if each.mlflow_run_id])
-        with tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker:
+        tracking.bury(run.tracking, dead_runs(run.tracking))
+        with (
+            tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker,
+            work.with_room(invocation.output_dir),
+        ):
             work.belongs_to(tracker.run_id)
             tracker.tags((part.ticket.tags if part else {}) | (restored.tags if restored else {}))
             _log_start(tracker, run, invocation, cases, sides, ready, base.weights)

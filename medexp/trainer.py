@@ -23,6 +23,7 @@ from medexp.stack import quietly
 from medexp.tuned import Tuned
 from medexp.vram.cost import short_micro_batch
 from medexp.vram.step import attended_tokens
+from medexp.whole import flush
 
 ROWS = ("input_ids", "labels", "attention_mask")
 MICRO_BATCHES = "micro_batches"
@@ -220,6 +221,11 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
             self.steps_s += self.step_s
             if self.stopped_by is not None:
                 control.should_save = control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            for place in [*(each for each in checkpoint.rglob("*") if each.is_file()), checkpoint, checkpoint.parent]:
+                flush(place)  # a power cut leaves the last two whole
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             if "loss" not in logs:  # the summary at the end of training

@@ -6,19 +6,35 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 
-def write_json(file: Path, value: object, indent: int | None = None, private: bool = False) -> None:
-    """Write `value` as JSON so that a reader sees all of it or the file that was there before; `private`: for this user alone."""
+def write_json(file: Path, value: object, indent: int | None = None, private: bool = False, durable: bool = True) -> None:
+    """Write `value` as JSON so that a reader sees all of it or the file that was there before, also after a power cut (but for
+    `durable=False`, which does not wait for the disk); `private`: for this user alone."""
     half_done = file.with_name(f".{file.name}-{os.getpid()}-{threading.get_ident()}")
     try:
         half_done.touch(0o600 if private else 0o666)
         half_done.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+        if durable:
+            flush(half_done)
         half_done.replace(file)
+        if durable:
+            flush(file.parent)
     finally:
         half_done.unlink(missing_ok=True)
+
+
+def flush(place: Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on the disk; some systems cannot tell of a folder."""
+    is_folder = place.is_dir()
+    with suppress(OSError) if is_folder else nullcontext():
+        opened = os.open(place, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 @contextmanager

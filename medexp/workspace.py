@@ -5,19 +5,26 @@ lets go when the process dies, whatever it died of; gone once the run has finish
 """
 
 import json
+import re
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from medexp import room
 from medexp.config.schema import Resume, Tracking
-from medexp.errors import OutputError, TrialPruned, VramCeilingError
+from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingError
 from medexp.vram.terms import Levers
 from medexp.whole import write_json
+
+WEIGHTS = "adapter_model.safetensors"
+Found = TypeVar("Found")
 
 
 class Workspace:
@@ -31,9 +38,8 @@ class Workspace:
     @property
     def mlflow_run_id(self) -> str | None:
         """The MLflow run this work belongs to, once there is one."""
-        file = self.folder / "run.json"
-        run_id: str | None = json.loads(file.read_text())["mlflow_run_id"] if file.exists() else None
-        return run_id
+        found = _read(self.folder / "run.json", dict)
+        return str(found["mlflow_run_id"]) if found and "mlflow_run_id" in found else None
 
     def belongs_to(self, mlflow_run_id: str) -> None:
         """Remember the MLflow run, written whole or not at all."""
@@ -41,8 +47,7 @@ class Workspace:
 
     def settled(self) -> Levers | None:
         """The levers that this run was seen to fit with, once it was."""
-        file = self.folder / "levers.json"
-        return Levers(**json.loads(file.read_text())) if file.exists() else None
+        return _read(self.folder / "levers.json", lambda found: Levers(**found))
 
     def settle(self, levers: Levers) -> None:
         """Remember the levers, written whole or not at all."""
@@ -51,9 +56,7 @@ class Workspace:
     def ran_out(self) -> tuple[Levers, str | None] | None:
         """The levers with which an earlier process ran out of memory after they had seemed to fit, and in which phase (its value;
         None in a file of an older medexp)."""
-        file = self.folder / "ran_out.json"
-        found = json.loads(file.read_text()) if file.exists() else None
-        return (Levers(**found["levers"]), found.get("phase")) if found else None
+        return _read(self.folder / "ran_out.json", lambda found: (Levers(**found["levers"]), found.get("phase")))
 
     def unsettle(self, phase: str | None) -> None:
         """The levers did not fit after all, in the phase of this value: the next process is to take others."""
@@ -67,13 +70,34 @@ class Workspace:
         return self.folder / "checkpoints"
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end (its state file comes last), if any."""
+        """The newest checkpoint that is whole, if any."""
         found = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
         return next((folder for folder in found if _is_whole(folder)), None)
 
     def answers(self, whose: str) -> Path:
         """The file that keeps the answers of "base" or "tuned" as they come."""
         return self.folder / f"answers_{whose}.jsonl"
+
+    @contextmanager
+    def with_room(self, *also: Path) -> Iterator[None]:
+        """Where there is no room to write, here or in `also`: what was half written goes, so that MLflow can say how it ended.
+
+        Raises: OutputError saying what is full, and from where the same command continues.
+        """
+        try:
+            yield
+        except MedexpError:
+            raise
+        except Exception as error:
+            full = room.lacking(error, [self.folder, *also])
+            if full is None:
+                raise
+            for folder in self.checkpoints.glob("checkpoint-*"):
+                if not _is_whole(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+            last = self.last_checkpoint()
+            where = f"from {last.name}, which is kept," if last else "this run, which has no checkpoint yet,"
+            raise OutputError(f"{full}; the same command continues {where} once there is room") from error
 
     def release(self) -> None:
         """Let the next process have it."""
@@ -82,9 +106,7 @@ class Workspace:
     def finish(self) -> None:
         """The run is complete: nothing here is needed any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(PermissionError):  # Windows keeps an open file; elsewhere it goes before another process can hold it
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        self.release()
+        _let_go(self._lock)
 
 
 def unfinished(tracking: Tracking) -> Path:
@@ -97,11 +119,12 @@ def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]
     """The workspace of the run with this fingerprint under `root`, held while it is used: the one an earlier process left
     (with `resume=auto`), else a new one.
 
-    Raises: OutputError if it cannot be written.
+    Raises: OutputError if it cannot be written, or the disk is full.
     """
     workspace = _claim(root, fingerprint, resume)
     try:
-        yield workspace
+        with workspace.with_room():
+            yield workspace
     except TrialPruned:
         workspace.finish()  # nobody will continue it
         raise
@@ -113,15 +136,32 @@ def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]
 
 
 def _claim(root: Path, fingerprint: str, resume: Resume) -> Workspace:
+    """One that was left is taken before a new one is made: the same command may have run twice at once, and one of them died."""
+    for folder in _left(root, fingerprint) if resume is Resume.auto else ():
+        lock = _try_lock(folder)
+        if lock is not None and folder.exists():
+            return Workspace(folder, lock)
+        if lock is not None:  # it was finished meanwhile
+            _let_go(lock)
     for number in count(1):
         folder = root / (fingerprint if number == 1 else f"{fingerprint}-{number}")
-        if resume is Resume.never and folder.exists():
-            continue
-        lock = _try_lock(folder)
+        lock = None if folder.exists() else _try_lock(folder)
         if lock is not None:
             folder.mkdir(exist_ok=True)
             return Workspace(folder, lock)
     raise AssertionError("count() does not end")
+
+
+def _left(root: Path, fingerprint: str) -> list[Path]:
+    """The folders of runs with this fingerprint, the first one first."""
+    numbered = re.compile(rf"{re.escape(fingerprint)}(?:-(\d+))?")
+    matches = ((numbered.fullmatch(each.name), each) for each in root.glob(f"{fingerprint}*") if each.is_dir())
+    return [folder for _, folder in sorted((int(match[1] or 1), folder) for match, folder in matches if match)]
+
+
+def dead_runs(tracking: Tracking) -> list[str]:
+    """The MLflow runs of every workspace whose process is gone."""
+    return [each.mlflow_run_id for each in abandoned(unfinished(tracking)) if each.mlflow_run_id]
 
 
 def abandoned(root: Path) -> Iterator[Workspace]:
@@ -150,14 +190,52 @@ def _try_lock(folder: Path) -> FileLock | None:
     return lock
 
 
+def _let_go(lock: FileLock) -> None:
+    """Release a lock whose folder is gone, and its file with it."""
+    with suppress(PermissionError):  # Windows keeps an open file; elsewhere it goes before another process can hold it
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def _read(file: Path, of: Callable[[Any], Found]) -> Found | None:
+    """What is in JSON `file`; None where it is not there or cannot be read, as after a power cut."""
+    try:
+        return of(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _step_of(folder: Path) -> int:
     number = folder.name.rpartition("-")[2]
     return int(number) if number.isdigit() else -1
 
 
 def _is_whole(folder: Path) -> bool:
-    try:
-        state = json.loads((folder / "trainer_state.json").read_text())
-    except (OSError, json.JSONDecodeError):
+    """Its state file comes last when a process writes, and may come first when a machine stops: every other file is looked at."""
+    state = _read(folder / "trainer_state.json", dict)
+    if not state or state.get("global_step") != _step_of(folder):
         return False
-    return bool(state.get("global_step") == _step_of(folder))
+    pickled = [*folder.glob("*.pt"), *folder.glob("*.pth")]
+    there = {each.name for each in pickled}
+    return {"optimizer.pt", "scheduler.pt"} <= there and all(map(_ends, pickled)) and _holds_its_tensors(folder / WEIGHTS)
+
+
+def _ends(file: Path) -> bool:
+    """Has what torch saved in `file` its end? It is a zip, and the list of its parts comes last."""
+    try:
+        with zipfile.ZipFile(file) as opened:
+            return bool(opened.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _holds_its_tensors(file: Path) -> bool:
+    """Is the safetensors `file` as long as its head says? Eight bytes give the head's length, and it every tensor's place."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            head = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+        ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+        return bool(ends) and 8 + length + max(ends) == file.stat().st_size
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False

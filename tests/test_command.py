@@ -47,6 +47,7 @@ REFUSED = {
     "no file given": (["dataset=local"], "dataset=local has no file", "dataset.path=FILE"),
     "missing weights": (["model.path=nowhere"], "nowhere holds no config.json", "Transformers checkpoint"),
     "unwritable store": (["tracking.root=/dev/null/x"], "/dev/null/x/unfinished cannot be written", "tracking.root"),
+    "output that no folder can be": ([f"hydra.run.dir=/tmp/{'x' * 300}"], "cannot be used (File name too long)", "hydra.run.dir"),
     "unwritable output": (["hydra.run.dir=/dev/null/x"], "/dev/null/x cannot be used", "hydra.run.dir"),
     "fewer cases than the split needs": (["dataset.held_out=200"], "dataset.held_out=200", "lower dataset.held_out"),
     "answers that are not held out": (["evaluation.answers=20"], "evaluation.answers=20", "dataset.held_out=16"),

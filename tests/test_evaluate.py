@@ -14,7 +14,7 @@ from doors import Doors, command
 from omegaconf import OmegaConf
 
 from medexp import command as frame
-from medexp import machine, model, stack, weights
+from medexp import machine, measuring, model, stack, tracking, weights
 from medexp.command import Invocation
 from medexp.config.doors import EvaluateOptions
 from medexp.config.rules import resolve
@@ -127,6 +127,27 @@ def test_asking_again_gives_the_same_figures(finished: Finished) -> None:
         {name: value for name, value in finished.metrics.items() if name in known}, abs=1e-6
     )
     assert (finished.artifacts(finished.newest().info.run_id) / "report.html").is_file()
+
+
+def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_run(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluation.max_new_tokens=5", "evaluation.reuse_base=false"]
+    ending = tracking._end
+    monkeypatch.setattr(measuring, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(tracking, "_end", lambda *_: None)  # killed outright: nobody says so
+    with pytest.raises(KeyboardInterrupt):
+        finished.evaluate(finished.result.run_id, *words)
+    stopped = finished.newest().info
+    assert stopped.status == "RUNNING"
+    monkeypatch.undo()
+    assert tracking._end is ending
+    finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
+    assert finished.doors.client().get_run(stopped.run_id).info.status == "KILLED"
+    monkeypatch.setattr(generation, "_generated", lambda *_: pytest.fail("it was answered before"))
+    finished.evaluate(finished.result.run_id, *words)
+    assert finished.doors.client().get_run(stopped.run_id).info.status == "FINISHED"
+    assert not list((finished.doors.root / "mlruns/unfinished").iterdir())
 
 
 def test_an_adapter_folder_can_be_measured_and_the_command_line_wins(finished: Finished) -> None:

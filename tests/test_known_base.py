@@ -14,6 +14,7 @@ from medexp.data import source
 from medexp.data.preparation import prepare
 from medexp.data.split import split
 from medexp.evaluation import generation
+from medexp.evaluation.record import CaseLoss
 from medexp.tuned import Weights, vocabulary
 
 
@@ -90,3 +91,12 @@ def test_a_checkpoint_that_was_written_again_is_another_base(places: Callable[..
     file = doors.model / "model.safetensors"
     os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000))
     assert not set(places()) & set(before)
+
+
+@pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])
+def test_losses_that_cannot_be_read_are_measured_again(tmp_path: Path, text: str) -> None:
+    known = known_base.KnownBase(tmp_path / "answers.jsonl", tmp_path / "losses.json")
+    (tmp_path / "losses.json").write_text(text)
+    assert known.losses() is None
+    known.keep([CaseLoss(1.0, 2, 0.5, 1)])
+    assert known.losses() == [CaseLoss(1.0, 2, 0.5, 1)]

@@ -1,10 +1,12 @@
 """The store: made whole or not at all, wherever the folder lies, and what it keeps of a run that is continued."""
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 from doors import command
 
@@ -75,3 +77,32 @@ def test_the_store_lies_under_its_root_whatever_that_is_called(tmp_path: Path, n
     assert {STORE, "artifacts"} <= {each.name for each in root.iterdir()}
     assert named_runs(root) == ["a run"]
     assert find_run(store(root), tracker.run_id, ["note.txt"]).artifacts["note.txt"].read_text() == "kept"
+
+
+def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_text("weights")
+    run_id = None
+    for turn in range(2):
+        with open_run(store(tmp_path / "runs"), run_id, "a run") as tracker:
+            tracker.params({"lora.r": 4, "vram.offload_layers": turn})
+            tracker.table({"question": ["why?"], "score": [float("nan")], "turn": [turn]}, "answers/before_after.json")
+            kept = tracker.folder(adapter, "adapter")
+            if turn == 0:  # died after the model was begun, before the run was told
+                tracker._client.create_logged_model(tracker.experiment_id, "small-r4", tracker.run_id)
+            else:
+                tracker.model("small-r4", kept, {"lora.r": 4}, {})
+                tracker.model("small-r4", kept, {"lora.r": 4}, {})
+        run_id = tracker.run_id
+    client = open_store(store(tmp_path / "runs"))
+    run = client.get_run(run_id)
+    assert run.data.params == {"lora.r": "4", "vram.offload_layers": "0"}
+    assert run.data.tags["vram.offload_layers"] == "1"
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "answers/before_after.json", "type": "table"}]
+    found = find_run(store(tmp_path / "runs"), run_id, ["answers/before_after.json"]).artifacts["answers/before_after.json"]
+    table = pandas.read_json(found, orient="split")  # as MLflow's load_table does
+    assert (list(table["question"]), list(table["turn"]), list(table["score"].isna())) == (["why?"], [1], [True])
+    (model,) = client.search_logged_models([tracker.experiment_id])
+    assert ([each.model_id for each in run.outputs.model_outputs], model.status.value) == ([model.model_id], "READY")
+    assert (Path(model.artifact_location.removeprefix("file://")) / "adapter_model.safetensors").read_text() == "weights"

@@ -1,5 +1,6 @@
 """Whole runs of a tiny model: what they leave behind, how they end, and that they continue as if nothing had happened."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import torch
 from doors import Doors, command, killed_at
 
 from medexp import trainer
-from medexp.errors import ModelError, RunInterrupted, TrainingDiverged, VramCeilingError
+from medexp.errors import ModelError, OutputError, RunInterrupted, TrainingDiverged, VramCeilingError
+from medexp.workspace import Workspace
 
 LONGER = ["training.max_steps=6", "training.save_steps=2", "evaluation.every_steps=3", "training.micro_batch=2"]
 
@@ -154,6 +156,27 @@ def test_work_whose_mlflow_run_was_deleted_goes_on_in_a_new_one(doors: Doors, in
     assert set(doors.history(continued.run_id, "train/loss")) == {5, 6}  # the step under way was finished and kept
 
 
+def test_a_run_goes_on_when_what_is_not_the_experiment_has_changed(doors: Doors, interrupted) -> None:
+    interrupted(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(RunInterrupted):
+        doors.train(*LONGER, "training.save_steps=1", "training.resume=never", "evaluation.reuse_base=false")
+    continued = doors.train(*LONGER, "training.save_steps=5", "training.resume=auto")
+    assert [run.info.run_id for run in doors.runs()] == [continued.run_id]
+
+
+def test_a_run_killed_before_it_was_let_go_has_everything_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workspace, "finish", lambda _: None)
+    first = doors.train()
+    monkeypatch.undo()
+    assert doors.train().run_id == first.run_id
+    run = doors.client().get_run(first.run_id)
+    kept = Path(run.info.artifact_uri.removeprefix("file://"))
+    tables = {each["path"] for each in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
+    assert tables == {"answers/before_after.json", "evaluation/per_case.json"}
+    assert {len(json.loads((kept / table).read_text())["data"]) for table in tables} == {2}
+    assert len(run.outputs.model_outputs) == 1
+
+
 def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
     killed_at("step 1/6", ["-m", "medexp.train", *doors.overrides(*LONGER)], doors.root)
     assert doors.runs()[0].info.status == "RUNNING"
@@ -179,6 +202,35 @@ def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(do
     assert failed.value.exit_code == 3
     assert (doors.runs()[0].info.status, doors.runs()[0].data.tags["medexp.reason"]) == ("FAILED", "vram")
     assert list((doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
+    assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        Exception("File too large (os error 27)"),  # tokenizers
+    ],
+    ids=["torch", "system", "tokenizers"],
+)
+def test_a_full_disk_is_said_in_a_sentence_and_the_last_whole_checkpoint_is_kept(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    save = torch.save
+
+    def full(value: object, file: object, *more: object, **keywords: object) -> None:
+        save(value, file, *more, **keywords)
+        if "checkpoint-4" in str(file):
+            raise said
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match=r"(disk of .* is full|ulimit).*continues from checkpoint-2, which is kept,") as failed:
+        doors.train(*LONGER)
+    monkeypatch.undo()
+    assert (failed.value.exit_code, "\n" in str(failed.value)) == (2, False)
+    assert doors.runs()[0].info.status == "FAILED"
+    assert [each.name for each in (doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-*")] == ["checkpoint-2"]
     assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
 
 

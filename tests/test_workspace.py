@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from medexp.config.schema import Resume
 from medexp.errors import OutputError
-from medexp.workspace import abandoned, claimed
+from medexp.workspace import WEIGHTS, abandoned, claimed
 
 HOLD = """
 import sys, time
@@ -40,10 +42,15 @@ def leave_unfinished(root: Path, fingerprint: str, mlflow_run_id: str = "left-ru
         workspace.belongs_to(mlflow_run_id)
 
 
-def write_checkpoint(folder: Path, step: int, state: str | None) -> None:
-    (folder / f"checkpoint-{step}").mkdir(parents=True)
+def write_checkpoint(folder: Path, step: int, state: str | None) -> Path:
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"step": torch.ones(64)}, checkpoint / name)
+    save_file({"lora_A": torch.ones(4, 4), "lora_B": torch.zeros(4)}, checkpoint / WEIGHTS, {"format": "pt"})
     if state is not None:
-        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+        (checkpoint / "trainer_state.json").write_text(state)
+    return checkpoint
 
 
 def whole(step: int) -> str:
@@ -187,3 +194,50 @@ def test_a_root_that_cannot_be_written_is_named_with_its_key(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"cannot be written.*tracking.root=FOLDER or MEDEXP_HOME"):
         leave_unfinished(tmp_path / "file" / "unfinished", "abc")
+
+
+TORN = {"empty": lambda whole: whole[:0], "cut": lambda whole: whole[: len(whole) // 2], "zeros": lambda whole: bytes(len(whole))}
+
+
+@pytest.mark.parametrize("how", TORN)
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", WEIGHTS, "trainer_state.json"])
+def test_a_checkpoint_with_a_torn_file_is_skipped(tmp_path, name, how):
+    with claimed(tmp_path, "abc", Resume.auto) as workspace:
+        older, newer = (write_checkpoint(workspace.checkpoints, step, whole(step)) for step in (10, 20))
+        assert workspace.last_checkpoint() == newer
+        (newer / name).write_bytes(TORN[how]((newer / name).read_bytes()))
+        assert workspace.last_checkpoint() == older
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", WEIGHTS])
+def test_a_checkpoint_without_a_file_is_skipped(tmp_path, name):
+    with claimed(tmp_path, "abc", Resume.auto) as workspace:
+        (write_checkpoint(workspace.checkpoints, 10, whole(10)) / name).unlink()
+        assert workspace.last_checkpoint() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"other": 1}', "\0" * 20])
+def test_a_file_that_cannot_be_read_counts_as_absent(tmp_path, text):
+    leave_unfinished(tmp_path, "abc")
+    for name in ("run", "levers", "ran_out"):
+        (tmp_path / "abc" / f"{name}.json").write_text(text)
+    assert [workspace.mlflow_run_id for workspace in abandoned(tmp_path)] == [None]
+    with claimed(tmp_path, "abc", Resume.auto) as workspace:
+        assert (workspace.mlflow_run_id, workspace.settled(), workspace.ran_out()) == (None, None, None)
+
+
+def test_what_a_second_run_at_once_left_is_found_again(tmp_path):
+    with claimed(tmp_path, "abc", Resume.auto) as first, claimed(tmp_path, "abc", Resume.auto) as second:
+        second.belongs_to("second")
+        first.finish()
+    with claimed(tmp_path, "abc", Resume.auto) as workspace:
+        assert (workspace.folder.name, workspace.mlflow_run_id) == ("abc-2", "second")
+        workspace.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_fingerprint_left_is_not_taken(tmp_path):
+    for other in ("abc-2-2", "abcd", "evaluate-abc"):
+        leave_unfinished(tmp_path, other)
+    with claimed(tmp_path, "abc", Resume.auto) as workspace:
+        assert workspace.folder.name == "abc"

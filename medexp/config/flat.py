@@ -31,11 +31,12 @@ def is_of_experiment(name: str) -> bool:
 
 
 def telling(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
-    """The leaves of `run` that a person compares runs by, the most telling first, and those that `overrides` name; no nulls.
+    """The leaves of `run` that a person compares runs by, the most telling first, and those that `overrides` name; no nulls, and
+    none that may be another when the run is continued (`fingerprint` leaves them out, and MLflow lets no parameter change).
 
     The whole config is kept beside them as config/composed.yaml.
     """
-    leaves = {name: value for name, value in flatten(run).items() if value is not None and not name.startswith("tracking.")}
+    leaves = {name: value for name, value in _experiment(run).items() if value is not None}
     named = [each.lstrip("+").partition("=")[0] for each in overrides]
     first = [*_TELLING[:6], *named, *_TELLING]
     order = [*first, *filter(_tells_of_a_part, leaves)]
@@ -51,9 +52,12 @@ def fingerprint(run: RunConfig, data_digest: str) -> str:
 
     Where results are kept and how often checkpoints are written does not count; everything else does.
     """
-    leaves = {name: value for name, value in flatten(run).items() if is_of_experiment(name)}
-    text = json.dumps([leaves, data_digest], sort_keys=True)
+    text = json.dumps([_experiment(run), data_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _experiment(run: RunConfig) -> dict[str, Value]:
+    return {name: value for name, value in flatten(run).items() if is_of_experiment(name)}
 
 
 def settings(groups: Mapping[str, object]) -> dict[str, str]:

@@ -3,6 +3,7 @@ one answer, token by token, from the same tokens in the same way.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -47,8 +48,7 @@ def answers(
         cases = [missing[index] for index in batch]
         for answer in _batch(tuned, cases, [prompts[case] for case in cases], max_new_tokens, base):
             known[answer.case] = answer
-            with kept_in.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+            _keep(answer, kept_in)
         advance(len(cases))
     return [known[case] for case in range(len(prompts))]
 
@@ -61,12 +61,21 @@ def at_most(batch_size: int) -> Callable[[int, int], bool]:
 def kept(file: Path) -> dict[int, Answer]:
     """The answers in `file` by their case, none where it does not exist."""
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []:
         try:
             found.append(Answer(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError):
+        except (ValueError, TypeError):
             continue  # a line cut off by a kill: that answer is made again
     return {answer.case: answer for answer in found}
+
+
+def _keep(answer: Answer, file: Path) -> None:
+    """Add `answer` to `file`, on a line of its own also where the last one was cut off."""
+    with file.open("ab+") as opened:
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+        torn = opened.read(1) not in (b"", b"\n")
+        opened.write((b"\n" if torn else b"") + json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n")
 
 
 def spoken(tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, heard: Callable[[Answer], bool]) -> Answer:

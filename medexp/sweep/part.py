@@ -35,7 +35,7 @@ class Part:
     def stepped(self, step: int, steps: int) -> None:
         """Say how far training is."""
         with suppress(OSError):  # only the table would miss it
-            write_json(self._folder / "progress.json", {"step": step, "steps": steps}, private=True)
+            write_json(self._folder / "progress.json", {"step": step, "steps": steps}, private=True, durable=False)
 
     def report(self, step: int, loss: float) -> None:
         """Hand the held-out loss after `step` to the study.

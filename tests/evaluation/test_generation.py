@@ -8,7 +8,8 @@ import torch
 from doors import Doors
 
 from medexp import machine, model, stack, weights
-from medexp.evaluation.generation import Answer, answers, at_most
+from medexp.evaluation.generation import Answer, answers, at_most, kept
+from medexp.evaluation.generation import _keep as keep
 from medexp.tuned import Tuned
 
 PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
@@ -59,3 +60,15 @@ def test_kept_answers_are_not_made_again_and_a_torn_line_is(tuned: Tuned, tmp_pa
     again = made(tuned, kept)
     assert again[known["case"]].text == "from the file"
     assert [each for each in again if each.case != known["case"]] == [each for each in whole if each.case != known["case"]]
+
+
+def test_an_answer_after_one_cut_inside_a_character_has_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    whole, cut = Answer(0, "a\u2028line, a \u0085page", 3, True), Answer(1, "23 \N{DEGREE SIGN}C", 3, True)
+    keep(whole, file)
+    keep(cut, file)
+    written = file.read_bytes()
+    file.write_bytes(written[: written.index("\N{DEGREE SIGN}".encode()) + 1])
+    assert kept(file) == {0: whole}
+    keep(cut, file)
+    assert kept(file) == {0: whole, 1: cut}
