@@ -8,6 +8,7 @@ from functools import cache
 
 from medexp.config.schema import Device, Engine, Family, Optimizer, Quantisation, RunConfig
 from medexp.units import MIB
+from medexp.vram import unfused
 from medexp.vram.step import is_offloaded, step_terms, waiting_bytes
 from medexp.vram.terms import (
     ALLOCATION_UNIT,
@@ -134,6 +135,8 @@ def _evaluation(run: RunConfig) -> list[Term]:
     logits = 10 * EVALUATION_CHUNK_TOKENS * shape.vocab
     forward = 2 * tokens * (EVALUATION_PER_HIDDEN * shape.hidden + EVALUATION_PER_FFN * shape.ffn)
     measuring = head + int(EVALUATION_FACTOR * max(logits, forward)) + EVALUATION_SLACK
+    if run.lora.dora:
+        measuring = max(measuring, head + int(unfused.FORWARD_FACTOR * unfused.forward_bytes(run, tokens)) + unfused.FORWARD_SLACK)
     return [
         Term("held-out forward pass", measuring, Place.gpu, Phase.evaluation, "measured, benchmarks/vram"),
         *(_answering(run) if evaluation.answers else []),
@@ -173,7 +176,8 @@ def _answering_bytes(run: RunConfig, questions: int, longest: int) -> tuple[int,
     room = -(-new_tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS if is_unsloth else new_tokens
     a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim
     cache = a_token * (tokens * (2 if is_unsloth else 1) + questions * room)
-    return cache, 2 * tokens * 3 * (shape.hidden + shape.ffn) + ANSWERING_SLACK
+    forward = 2 * tokens * 3 * (shape.hidden + shape.ffn)
+    return cache, (unfused.forward_bytes(run, tokens) if run.lora.dora else forward) + ANSWERING_SLACK
 
 
 def _link_bytes(run: RunConfig, levers: Levers) -> int:

@@ -9,6 +9,7 @@ from medexp.vram.budget import budget
 from medexp.vram.limits import card_room, host_room
 from medexp.vram.step import is_offloaded, waiting_bytes
 from medexp.vram.terms import Levers
+from medexp.vram.unfused import can_stream, is_fused
 
 
 def candidates(run: RunConfig, last_resorts: bool) -> Iterator[Levers]:
@@ -43,10 +44,11 @@ def _sizes(run: RunConfig) -> list[int]:
 
 
 def _variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
-    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go with compiled layers."""
-    unsloth = run.hardware.engine is Engine.unsloth
-    compiled = _asked(run.hardware.compile_layers, [True, False] if unsloth else [False])
-    tiled = _asked(run.hardware.tile_mlp, [False, True] if unsloth and last_resorts else [False])
+    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go with compiled layers, and what
+    Unsloth does not fuse takes least when it is compiled."""
+    unsloth, fused = run.hardware.engine is Engine.unsloth, is_fused(run)
+    compiled = _asked(run.hardware.compile_layers, [unsloth] if not fused else [True, False] if unsloth else [False])
+    tiled = _asked(run.hardware.tile_mlp, [False, True] if unsloth and fused and last_resorts else [False])
     can_page = run.training.optimizer is Optimizer.adamw_8bit and last_resorts
     paged = _asked(run.hardware.page_optimizer, [False, True] if can_page else [False])
     return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
@@ -61,8 +63,7 @@ def _streamable(run: RunConfig) -> range | list[int]:
     asked = run.hardware.offload_layers
     if isinstance(asked, int):
         return [asked]
-    can = run.hardware.engine is Engine.unsloth and not run.lora.dora
-    return range(run.model.shape.layers) if can else [0]
+    return range(run.model.shape.layers) if can_stream(run) else [0]
 
 
 def _embeddings(run: RunConfig) -> list[bool]:
@@ -98,8 +99,8 @@ def _kept_on_host(run: RunConfig, plain: Levers) -> list[int]:
 
 
 def _saves_to_host(run: RunConfig, plain: Levers) -> bool:
-    """Only compiled layers that Unsloth checkpoints were measured."""
-    return is_offloaded(run) and plain.compiled and not run.lora.dora
+    """Only compiled layers that Unsloth checkpoints and fuses were measured."""
+    return is_offloaded(run) and plain.compiled and is_fused(run)
 
 
 def _kept(run: RunConfig, plain: Levers) -> list[int]:
@@ -110,7 +111,7 @@ def _kept(run: RunConfig, plain: Levers) -> list[int]:
         return [asked] if asked <= most else []
     if asked == "max":
         return [most]
-    if not plain.compiled or run.hardware.vram_ceiling_gib is None or is_by_hand(run):
+    if not (plain.compiled and is_fused(run)) or run.hardware.vram_ceiling_gib is None or is_by_hand(run):
         return [0]
     ceiling = card_room(run.hardware.vram_ceiling_gib)
     none, one, two = (budget(run, replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))

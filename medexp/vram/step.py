@@ -4,9 +4,10 @@ The linear formulas were fitted on measured reserved peaks as the smallest large
 (benchmarks/vram says on which points, and the error on the others). N = micro-batch x sequence.
 """
 
-from medexp.config.schema import Bias, Checkpointing, Device, Engine, RunConfig
+from medexp.config.schema import Checkpointing, Device, Engine, RunConfig
 from medexp.units import MIB
 from medexp.vram.terms import WIDTHS, Levers, Phase, Place, Term, hidden_state_bytes
+from medexp.vram.unfused import EAGER_FACTOR, compiled_step, is_fused, product_bytes
 
 # Compiled layers: the points without kept layers of 2026-11-22_h200_double_buffer.json, and the 1B and 3B ones of ..._unseen.json.
 COMPILED_PER_HIDDEN, COMPILED_PER_FFN, COMPILED_PER_WIDTH = 13.43, 6.1, 72_000
@@ -24,9 +25,6 @@ COMPILED_SLOPE_HIDDEN = 9.2
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
 # An adapter that leaves the MLP alone saves fewer of its activations when layers are compiled: three points of the 8B shape.
 FFN_WITHOUT_ADAPTER = 2.0
-# DoRA goes without Unsloth's fused kernels: one point of the 1B shape took 2.36 times as much. Trained biases do too, by its source
-# (nothing measured), and PEFT saves three times as much of a projection with DoRA. Not fitted; the probe has to tell.
-UNFUSED_FACTOR = 2.5
 # transformers + PEFT + TRL: a cautious fit on eleven points, between -1.3 and +6.3 %, hidden states included.
 PLAIN_PER_HIDDEN, PLAIN_PER_WEIGHT, PLAIN_FIXED = 83.6, 13.25, 369 * MIB
 # The same without a card: ten points of the embedded model (benchmarks/vram/on_cpu.py). Logits are whole there, in 32 bits, and so
@@ -48,8 +46,6 @@ def is_offloaded(run: RunConfig) -> bool:
 def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     shape, training = run.model.shape, Phase.training
     recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
-    if not _is_fused(run):
-        fitted = int(UNFUSED_FACTOR * fitted)
     staging = 4 * tokens * shape.hidden if is_offloaded(run) else 0
     loss = 72 * MIB + 4096 * shape.hidden
     slack = max(0, fitted - recompute - loss - staging)
@@ -64,11 +60,6 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     ]
 
 
-def _is_fused(run: RunConfig) -> bool:
-    """Do the adapter's products run in Unsloth's own kernels, which save less for the backward pass?"""
-    return not run.lora.dora and run.lora.bias is Bias.none
-
-
 def _hidden_states(run: RunConfig, tokens: int) -> Term:
     """A layer's input each: exact on the card, in blocks of a power of two on the host."""
     layers, whole = run.model.shape.layers, hidden_state_bytes(run.model.shape, tokens)
@@ -81,6 +72,8 @@ def _hidden_states(run: RunConfig, tokens: int) -> Term:
 
 
 def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
+    if not is_fused(run):
+        return compiled_step(run, tokens)
     shape = run.model.shape
     in_mlp = {"gate_proj", "up_proj", "down_proj"} & set(run.lora.target_modules)
     per_ffn = COMPILED_PER_FFN - (0 if in_mlp else FFN_WITHOUT_ADAPTER)
@@ -94,7 +87,8 @@ def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
     tile = largest_tile(shape.hidden, tokens) if levers.tiled_mlp else tokens
     slope = int(2 * (EAGER_SLOPE_HIDDEN * tokens * shape.hidden + EAGER_SLOPE_FFN * tile * shape.ffn))
     fixed = EAGER_PER_WEIGHT * 2 * shape.ffn * shape.hidden + EAGER_FIXED
-    return slope, int(2 * (per_hidden * tokens * shape.hidden + per_ffn * tile * shape.ffn) + fixed)
+    fitted = int(2 * (per_hidden * tokens * shape.hidden + per_ffn * tile * shape.ffn) + fixed)
+    return slope, fitted if is_fused(run) else int(EAGER_FACTOR * fitted) + product_bytes(run, tokens)
 
 
 def largest_tile(hidden: int, tokens: int) -> int:
@@ -108,7 +102,8 @@ def largest_tile(hidden: int, tokens: int) -> int:
 def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_saved_numbers(run, tokens)))
-    return int(KEPT_EACH * levers.kept_layers * 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn))
+    each = 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn) if is_fused(run) else compiled_step(run, tokens)[0]
+    return int(KEPT_EACH * levers.kept_layers * each)
 
 
 def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
@@ -141,9 +136,9 @@ def _plain(run: RunConfig, tokens: int) -> list[Term]:
         return _unchunked(run, tokens)
     shape, training = run.model.shape, Phase.training
     hidden_states = hidden_state_bytes(shape, tokens)
-    saved = UNFUSED_FACTOR if run.lora.dora else 1
+    saved = EAGER_FACTOR if run.lora.dora else 1
     activations = max(0, int(saved * 2 * tokens * PLAIN_PER_HIDDEN * shape.hidden) - hidden_states)
-    fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED
+    fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED + product_bytes(run, tokens)
     return [
         Term("hidden states kept for backward", hidden_states, Place.gpu, training, "exact, arXiv:1604.06174"),
         Term("activations of a layer", activations, Place.gpu, training, "cautious fit, benchmarks/vram"),
@@ -155,7 +150,7 @@ def _unchunked(run: RunConfig, tokens: int) -> list[Term]:
     """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is taken to need as much."""
     shape, training, width = run.model.shape, Phase.training, WIDTHS[run.hardware.dtype]
     is_off = run.training.gradient_checkpointing is Checkpointing.off
-    saved = UNFUSED_FACTOR if run.lora.dora else 1
+    saved = EAGER_FACTOR if run.lora.dora else 1
     a_layer = int(saved * width * tokens * CPU_PER_LAYER * (shape.hidden + shape.ffn))
     hidden_states = 0 if is_off else width * shape.layers * tokens * shape.hidden
     measured = "fitted on a CPU, benchmarks/vram"

@@ -230,7 +230,7 @@ def test_a_missing_column_lists_the_columns(refusal, tmp_path, ending):
 def test_an_empty_field_names_the_row(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"Response": "  "}])
-    assert refusal(path) == f"row {3 if ending == '.csv' else 2} of cases{ending}: 'Response' is empty; mend or remove the record"
+    assert refusal(path) == f"row {3 if ending == '.csv' else 2} of cases{ending}: 'Response' is empty; fix or remove the record"
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".parquet"])
