@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from doors import command
 
-from medexp.units import GIB
 from medexp import charts
 from medexp.config.schema import RunConfig
+from medexp.units import GIB
 from medexp.vram import planner
 
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
