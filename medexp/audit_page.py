@@ -1,11 +1,12 @@
 """The audit as one self-contained HTML page: figures, histograms, findings, and three cases with what is learnt in colour."""
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 
 from medexp.config.schema import RunConfig
 from medexp.data.anatomy import Piece, Role
-from medexp.data.inspection import Inspection, Leak, Lengths, Repeat
+from medexp.data.inspection import EXAMPLES, Inspection, Leak, Lengths, Repeat
 
 COLOURS = {  # of a role where it is learnt; what is not learnt is grey
     Role.instructions: "#f3c6d3",
@@ -15,13 +16,19 @@ COLOURS = {  # of a role where it is learnt; what is not learnt is grey
     Role.marks: "#fbe8a6",
     Role.eos: "#f7b267",
 }
+_FIGURE = re.compile(r"([\d.,]+( %)?)?")
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
-td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}td.n{text-align:right}
+td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}
+td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto;background:linear-gradient(to left,#fff 30%,transparent) right/2.5em 100% no-repeat local,
+linear-gradient(to left,#aaa,transparent) right/.8em 100% no-repeat scroll}
 .ok{color:#1b7a2f}.bad{color:#a3231f;font-weight:600}.charts{display:flex;flex-wrap:wrap;gap:1.5em}
 .case{white-space:pre-wrap;border:1px solid #ccc;border-radius:6px;padding:1em;margin:1em 0;font:13px/1.55 ui-monospace,monospace}
-.case span{border-radius:3px}.off{color:#888}.key span{padding:.1em .5em;margin-right:.6em;border-radius:3px}
-svg{background:#fafafa}.small{color:#666;font-size:.9em}"""
+.case span{border-radius:3px}.off{color:#888}.key span{display:inline-block;
+padding:.1em .5em;margin:0 .6em .3em 0;border-radius:3px}
+.case{overflow-wrap:anywhere}
+svg{background:#fafafa;max-width:100%;height:auto}@media(max-width:760px){body{margin:1em auto}}.small{color:#666;font-size:.9em}"""
 
 
 def page(run: RunConfig, seen: Inspection) -> str:
@@ -35,14 +42,15 @@ def page(run: RunConfig, seen: Inspection) -> str:
         f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
         "<div class='charts'>" + "".join(_histogram(name, each) for name, each in seen.lengths.items()) + "</div>",
         "<h2>What the loss is taken on</h2>" + _shares(seen),
-        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _key(),
+        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _key(seen),
         *map(_case, seen.previews),
         *_repeats("Training questions that nearly repeat another one", seen.repeats),
         *_repeats("Training questions that nearly repeat a held-out one", seen.near_held_out),
         *_leaks(seen.leaks),
         "<h2>Reasoning and language</h2>" + _table(("finding", "training cases"), [*_reasoning(seen), *_languages(seen)]),
     ]
-    head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{_STYLE}</style>"
+    view = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head = f"<meta charset='utf-8'>{view}<title>{escape(title)}</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>"
 
 
@@ -99,7 +107,8 @@ def _histogram(name: str, lengths: Lengths) -> str:
     label = f"{escape(name)}: {figures}"
     return (
         f"<figure style='margin:0'><figcaption><b>{escape(name)}</b> <span class='small'>{figures}</span></figcaption>"
-        f"<svg width='{width}' height='{height + 20}' role='img' aria-label='{label}'>{bars}{ticks}</svg></figure>"
+        f"<svg viewBox='0 0 {width} {height + 20}' width='{width}' height='{height + 20}' role='img' aria-label='{label}'>"
+        f"{bars}{ticks}</svg></figure>"
     )
 
 
@@ -113,8 +122,9 @@ def _shares(seen: Inspection) -> str:
     return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _table(("labels that are", "tokens", "share"), rows)
 
 
-def _key() -> str:
-    names = "".join(f"<span style='background:{colour}'>{role.value}</span>" for role, colour in COLOURS.items())
+def _key(seen: Inspection) -> str:
+    learnt = {role: colour for role, colour in COLOURS.items() if role.value in seen.label_tokens}
+    names = "".join(f"<span style='background:{colour}'>{role.value}</span>" for role, colour in learnt.items())
     return f"<p class='key'>In the loss: {names} <span class='off'>grey: read, not in the loss</span></p>"
 
 
@@ -131,14 +141,20 @@ def _piece(piece: Piece) -> str:
 
 def _repeats(title: str, found: Sequence[Repeat]) -> Iterator[str]:
     if found:
-        rows = [(each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:20]]
-        yield f"<h2>{escape(title)}: {len(found)}</h2>" + _table(("question", "repeats", "similarity"), rows)
+        rows = [(each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:EXAMPLES]]
+        yield f"<h2>{escape(title)}: {_counted(found)}</h2>" + _table(("question", "repeats", "similarity"), rows)
+
+
+def _counted(found: Sequence[object]) -> str:
+    return f"{len(found)}, here the first {EXAMPLES}" if len(found) > EXAMPLES else str(len(found))
 
 
 def _leaks(found: Sequence[Leak]) -> Iterator[str]:
     if found:
-        rows = [(each.question, each.measured, "whole question" if each.same_question else each.shared) for each in found[:20]]
-        yield f"<h2>Training cases that share text with what is measured on: {len(found)}</h2>"
+        rows = [
+            (each.question, each.measured, "whole question" if each.same_question else each.shared) for each in found[:EXAMPLES]
+        ]
+        yield f"<h2>Training cases that share text with what is measured on: {_counted(found)}</h2>"
         yield _table(("question", "measured on", "shared"), rows)
 
 
@@ -156,6 +172,13 @@ def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    """The table in a box that scrolls; a column of figures alone is set to the right."""
+    figures = [
+        any(row[place] for row in rows) and all(_FIGURE.fullmatch(row[place]) for row in rows) for place in range(len(columns))
+    ]
+    looks = [" class='n'" if each else "" for each in figures]
+    head = "".join(f"<th{look}>{escape(column)}</th>" for look, column in zip(looks, columns, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{look}>{escape(cell)}</td>" for look, cell in zip(looks, row, strict=True)) + "</tr>" for row in rows
+    )
+    return f"<div class='wide' tabindex='0'><table><tr>{head}</tr>{body}</table></div>"

@@ -29,6 +29,7 @@ CAUTION = (
     "these cases."
 )
 _POWER = re.compile(r"system/gpu_\d+_power_usage_watts")
+NAMED = 3  # runs in a title
 
 
 def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparing:
@@ -44,7 +45,8 @@ def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparin
             same = f"{seen[identity]} and {each.asked} are the same run" if seen[identity] != each.asked else each.asked
             raise RunError(f"run= names a run twice ({same}); give each once")
         seen[identity] = each.asked
-    return _comparing(f"{len(found)} runs", found, where)
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return _comparing(f"Compared: {', '.join(each.name for each in found[:NAMED])}{more}", found, where)
 
 
 def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:

@@ -103,8 +103,8 @@ class Comparing:
 
     @cached_property
     def asked(self) -> list[Asked]:
-        """Every answered question with its place in every run."""
-        return asked([run.evaluated for run in self.runs])
+        """Every answered question with its place in every run, those first that most runs have answered."""
+        return sorted(asked([run.evaluated for run in self.runs]), key=lambda each: each.places.count(None))
 
     @cached_property
     def differences(self) -> dict[str, list[str | None]]:

@@ -54,7 +54,7 @@ def render(found: Comparing, mlflow: str) -> str:
         remarks=comparison_rows.remarks(found),
         honest=comparison_rows.honest(found),
         changes=[(measure, _changes(found, measure)) for measure in found.measures],
-        contrasts=[(measure, _contrasts(found, measure)) for measure in found.measures] if found.versus else [],
+        contrasts=[(measure, *_contrasts(found, measure)) for measure in found.measures] if found.versus else [],
         costs=comparison_rows.cost_rows(found),
         bars=_bars(found),
         questions=[_question(found, each) for each in found.asked],
@@ -65,11 +65,12 @@ def _changes(found: Comparing, measure: Measure) -> list[Line | None]:
     return [line_of(run, measure.key) for run in found.runs if run.evaluated]
 
 
-def _contrasts(found: Comparing, measure: Measure) -> list[tuple[Contrast | None, Interval | None]]:
+def _contrasts(found: Comparing, measure: Measure) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
+    """The contrasts in `measure` with their places on a line, and the difference at that line's ends (0: there is no line)."""
     row = [versus.contrast(measure.key) for versus in found.versus]
     compared = [each.comparison for each in row if each is not None and each.comparison is not None]
     widest = max((max(abs(each.low), abs(each.high)) for each in compared), default=0.0)
-    return [(each, _interval(each, widest)) for each in row]
+    return [(each, _interval(each, widest)) for each in row], widest * 50 / 48
 
 
 def _interval(each: Contrast | None, widest: float) -> Interval | None:

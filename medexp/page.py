@@ -1,17 +1,22 @@
 """report.html of a run: one file that opens offline, in a browser or in MLflow's artifact view. Nothing in it is loaded from
 elsewhere."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medexp import charts
+from medexp.evaluation.answers import section_at
 from medexp.evaluation.marked import Block, blocks
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card, Line, accuracies
 from medexp.report import NOT_FOR_CLINICAL_USE
 from medexp.units import GIB, figure
 
+_HEADING, _ITEM, _STRONG = re.compile(r"\s*#{1,6}\s+(.+)"), re.compile(r"^(\s*)[-*]\s+"), re.compile(r"\*\*(\S(?:.*?\S)?)\*\*")
+_EDGES = re.compile(r"^\W+|\W+$")
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -48,14 +53,15 @@ def filled(name: str, **values: object) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": figure, "interval": interval}
+    environment.filters |= {"figure": figure, "interval": interval, "rendered": rendered}
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
     return str(environment.get_template(name).render(**values))
 
 
 def render(record: Record, card: Card, about: About) -> str:
     """The page as HTML."""
-    lengths = [[each.base.tokens for each in record.cases], [each.tuned.tokens for each in record.cases]]
+    answers = [[each.base for each in record.cases], [each.tuned for each in record.cases]]
+    lengths = [[(each.tokens, each.ended) for each in side] for side in answers]
     return filled(
         "report.html",
         about=about,
@@ -66,6 +72,27 @@ def render(record: Record, card: Card, about: About) -> str:
         accuracies=accuracies(record),
         vram=[("planned", about.planned_bytes), ("measured", about.measured_bytes)] if about.ceiling_bytes else [],
     )
+
+
+def rendered(block: Block) -> Any:
+    """The words of `block` as HTML, its Markdown drawn; without the mark that ends reasoning, which its colour says. "" where there
+    are none."""
+    from markupsafe import Markup, escape
+
+    marked = "".join(
+        f'<u title="{escape(each.against)}">{escape(each.text)}</u>' if each.against else str(escape(each.text))
+        for each in block.pieces
+    )
+    shown = marked.rstrip().removesuffix(str(escape("</think>"))) if block.section == "reasoning" else marked
+    return Markup("\n".join(map(_line, shown.strip("\n").splitlines())).strip())
+
+
+def _line(line: str) -> str:
+    if section_at(line) is not None:
+        return f'<span class="heading">{_EDGES.sub("", line)}</span>'
+    if (found := _HEADING.fullmatch(line)) is not None:
+        return f'<span class="heading">{found[1]}</span>'
+    return _STRONG.sub(r"<strong>\1</strong>", _ITEM.sub(r"\1• ", line))
 
 
 def interval(line: Line) -> str:

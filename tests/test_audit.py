@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import pytest
 from doors import Doors, command
 
@@ -89,6 +90,39 @@ def test_the_page_fetches_nothing_and_shows_cases_as_text(doors: Doors, tmp_path
     assert "<b>stays</b>" in page.words
     assert page.words.count("⟨EOS⟩") == 3
     assert text.count("<svg") == 4
+
+
+@pytest.fixture
+def repeated(doors: Doors, tmp_path: Path) -> str:
+    """The page over cases of which many are repeated."""
+    cases = json.loads(written(tmp_path / "cases.json", 40).read_text())
+    again = [case | {"Question": case["Question"].replace("what now", "what now then")} for case in cases]
+    (tmp_path / "cases.json").write_text(json.dumps([*cases, *again]))
+    audited(doors, "dataset=local", f"dataset.path={tmp_path / 'cases.json'}", "dataset.max_cases=80", "dataset.held_out=8")
+    return (doors.root / "audited" / "audit.html").read_text()
+
+
+def test_of_many_findings_the_page_says_that_it_shows_the_first(repeated: str) -> None:
+    title, count, table = re.findall(r"<h2>([^<]*another one): (\d+), here the first 20</h2>(.*?)</table>", repeated)[0]
+    assert title == "Training questions that nearly repeat another one"
+    assert int(count) > 20
+    assert table.count("<tr>") == 1 + 20
+
+
+def test_figures_stand_under_their_heads_and_the_key_is_of_what_is_learnt(repeated: str) -> None:
+    assert "<th>labels that are</th><th class='n'>tokens</th><th class='n'>share</th>" in repeated
+    assert re.search(r"<td>answer</td><td class='n'>[\d,]+</td><td class='n'>[\d.]+ %</td>", repeated)
+    (key,) = re.findall(r"<p class='key'>(.*?)</p>", repeated)
+    assert ">answer<" in key
+    assert ">question<" not in key
+
+
+@pytest.mark.browser
+def test_the_page_is_no_wider_than_a_phone(repeated: str) -> None:
+    assert "name='viewport'" in repeated
+    with browser.window(browser.chromium(), width=400) as (page, _):
+        page.set_content(repeated)
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
 def test_a_benchmark_file_is_looked_for_in_the_training_cases(doors: Doors, tmp_path: Path) -> None:

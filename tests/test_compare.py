@@ -116,6 +116,7 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
     for expected in ("Against A", "What changed in each", "lora.r", kept.plain.run_id, "parameters trained", "Held out: ", "A: "):
         assert expected in printed
     assert kept.page.count('class="case"') == 2
+    assert "<title>Compared: plain, ranked</title>" in kept.page
 
 
 def test_what_a_run_took_comes_with_it(kept: Kept) -> None:

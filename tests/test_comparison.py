@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import browser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -217,6 +218,32 @@ def test_answers_are_found_by_question(three: Comparing) -> None:
     assert each is not None
     assert each.figures == ("0.00 for its sections, 0 unsupported", "1.00 for its sections, 0 unsupported")
     assert said(three.runs[2], None) is None
+
+
+def test_what_all_have_answered_comes_first() -> None:
+    mine, yours = evaluated(range(6)), evaluated((7, 3, 1))
+    found = comparing(run("A", mine), run("B", yours))
+    assert [each.places for each in found.asked] == [(1, 2), (3, 1), (0, None), (2, None), (4, None), (5, None), (None, 0)]
+
+
+def test_the_strips_of_a_measure_have_one_scale_and_say_which_side_is_better(three: Comparing) -> None:
+    found = comparing(*three.runs[:2], run("D", evaluated(range(12), nats=15)))
+    page = render(found, "")
+    (row,) = re.findall(r"<tr><td>held-out loss, answer<div.*?</tr>", page, re.DOTALL)
+    assert '<div class="small">better: left</div>' in row
+    ends = re.findall(r'<span class="small">(-0\.26)</span><svg class="forest".*?</svg><span class="small">(\+0\.26)</span>', row)
+    assert len(ends) == 2  # of B and of D, whose interval is half as far out
+    middles = [float(each) for each in re.findall(r'<line x1="([\d.]+)" x2="\1" y1="3"', row)]
+    assert [50 - each for each in middles] == [48, 24]
+    assert re.search(r"<td>four sections \(0 to 1\)<div class=\"small\">better: right</div>", page)
+    assert "<td>words in the answer</td>" in page  # of which neither side is better
+
+
+@pytest.mark.browser
+def test_the_page_is_no_wider_than_a_phone(three: Comparing) -> None:
+    with browser.window(browser.chromium(), width=400) as (page, _):
+        page.set_content(render(three, ""))
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
 def test_the_page_stands_alone_and_shows_it_all(three: Comparing) -> None:

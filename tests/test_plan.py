@@ -1,12 +1,18 @@
 """python -m medexp.plan: a table for people, JSON for programs, exit code 2 when nothing fits; no torch, and quick."""
 
 import json
+import re
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from doors import command
 
+from medexp import charts
+from medexp.config.schema import RunConfig
 from medexp.units import GIB
+from medexp.vram import planner
 
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
 
@@ -54,6 +60,25 @@ def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
     page = (folder / "frontier.html").read_text()
     assert page.count("<td") == 6 * 9
     assert page.count("nothing fits") == page.count("<td class='not'") > 0
+    assert "– means that no plan fits" in page
+    asked, given = (re.findall(pattern, page) for pattern in (r"href='#([^']+)'", r"id='([^']+)'"))
+    assert asked == given  # a tap on a cell leads to its plan
+    shades = [(int(speed), shade) for shade, speed in re.findall(r"background:(#\w{6})' title='[^']*'><a [^>]*>(\d+)<", page)]
+    assert max(shades)[1] < min(shades)[1]  # the faster, the darker
+    assert "name='viewport'" in page
+
+
+@pytest.mark.parametrize("tflops", ["24", "null"])
+def test_a_frontier_without_the_figures_of_a_card_shows_no_speed(
+    tflops: str, resolved: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    run = resolved("hardware=rtx4050_6gb", f"hardware.matmul_tflops={tflops}")
+    cells = [planner.Cell(16, 512, planner.choose(run)[0]), planner.Cell(16, 65536, None)]
+    png, page = charts.draw_frontier(cells, "a card", tmp_path)
+    assert png.stat().st_size > 5000
+    said = page.read_text()
+    assert ("tokens/s" in said) == ("the darker, the faster" in said) == (tflops == "24")
+    assert (">fits</a>" in said) == ("No speed is predicted: hardware.matmul_tflops is not set" in said) == (tflops == "null")
 
 
 def test_a_frontier_is_drawn_where_nothing_fits_too_and_in_json(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ class _Policy:
 
 
 _CSS = """
-.gradio-container {max-width: 1200px !important; margin: 0 auto !important}
+.gradio-container {max-width: 1200px !important; width: 100% !important; margin: 0 auto !important}
+@media (max-width: 700px) {.tuned-column {order: -1}}
 .prose.notice {font-style: italic}
 .prose.status {opacity: .75; font-size: .9em}
 .prose.answer h2 {font-size: 1.05em; margin: .9em 0 .2em}
@@ -149,13 +150,13 @@ def _options(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
 
 
 def _column(gradio: Any, title: str) -> list[Any]:
-    with gradio.Column(min_width=300):
+    with gradio.Column(min_width=300, elem_classes=f"{title.lower()}-column"):
         gradio.Markdown(f"### {title}")
         status = gradio.Markdown("", elem_classes=["status", f"{title.lower()}-status"])
-        with gradio.Accordion("Reasoning", open=False):
+        with gradio.Accordion("Reasoning", open=False, visible=False) as folded:
             reasoning = gradio.Markdown("", elem_classes=["reasoning", f"{title.lower()}-reasoning"])
         answer = gradio.Markdown("", elem_classes=["answer", f"{title.lower()}-answer"])
-    return [reasoning, answer, status]
+    return [folded, reasoning, answer, status]
 
 
 def _both(respondent: Respondent, question: str, prompt: Prompt, sampling: Sampling, stop: Stop) -> Iterator[list[Any]]:
@@ -163,20 +164,30 @@ def _both(respondent: Respondent, question: str, prompt: Prompt, sampling: Sampl
     import gradio
 
     stop.asked = False
-    waiting = ["", "", "waits for the tuned model"]
-    columns = {True: waiting, False: ["", "", "reads the question"]}
+    columns = {True: _empty("waits for the tuned model"), False: _empty("reads the question")}
     yield [*columns[True], *columns[False]]
     for base in (False, True):
         if stop.asked:
-            columns[base] = ["", "", "not asked: stopped"]
+            columns[base] = _empty("not asked: stopped")
             yield [*columns[True], *columns[False]]
             return
         try:
             for reply in _growing(respondent, question, base, prompt, sampling, stop):
-                columns[base] = [reply.reasoning, markdown(reply), _status(reply, sampling)]
+                columns[base] = [_folded(reply.reasoning), reply.reasoning, markdown(reply), _status(reply, sampling)]
                 yield [*columns[True], *columns[False]]
         except MedexpError as error:
             raise gradio.Error(str(error), title="medexp", print_exception=False) from error
+
+
+def _empty(status: str) -> list[Any]:
+    return [_folded(""), "", "", status]
+
+
+def _folded(reasoning: str) -> Any:
+    """The box of the reasoning, where there is any."""
+    import gradio
+
+    return gradio.update(visible=bool(reasoning))
 
 
 def _status(reply: Reply, sampling: Sampling) -> str:

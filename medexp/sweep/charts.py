@@ -12,6 +12,8 @@ from medexp.sweep.study import Study, ending_of
 from medexp.vram import planner, reach
 
 RANK, LENGTH = "lora.r", "training.max_seq_tokens"
+TELLING = 10  # finished trials: which parameter matters is chance among fewer
+LINES = ("#08306b", "#8c6bb1", "#d9822b")  # from the least value to the largest
 _log = logging.getLogger(__name__)
 
 
@@ -21,8 +23,7 @@ def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
 
     mpl.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    done = [each for each in study.trials() if ending_of(each) in (Ending.done, Ending.copied)]
-    if not done:
+    if not _finished(study):
         return []
     from optuna import visualization
     from optuna.visualization import matplotlib as in_matplotlib
@@ -33,8 +34,20 @@ def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
     parts = [figure.to_html(full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)]
     page = folder / "sweep.html"
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{study.name}</title>"
-    page.write_text(f"{head}<body style='font:15px system-ui'>{''.join(parts)}</body></html>", encoding="utf-8")
+    page.write_text(f"{head}<body style='font:15px system-ui'>{''.join(parts)}{_left_out(study)}</body></html>", encoding="utf-8")
     return [page, *(file for name, make in pictures.items() if (file := _saved(name, make, folder)) is not None)]
+
+
+def _finished(study: Study) -> int:
+    """Trials that were trained to their end; one that repeats another says nothing new."""
+    return sum(ending_of(each) is Ending.done for each in study.trials())
+
+
+def _left_out(study: Study) -> str:
+    """Why the page does not say which parameter matters most, "" where it does or is not asked."""
+    if len(study.settings.objectives) > 1 or _finished(study) >= TELLING:
+        return ""
+    return f"<p>Which parameter matters most is drawn from {TELLING} finished trials on; there are {_finished(study)}.</p>"
 
 
 def _charts(study: Study, shown: Any, rank_by_length: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
@@ -44,10 +57,32 @@ def _charts(study: Study, shown: Any, rank_by_length: Callable[[], Any]) -> dict
     name = study.settings.objectives[0]
     charts: dict[str, Callable[[], Any]] = {
         "history": lambda: shown.plot_optimization_history(study.optuna, target_name=name),
-        "importance": lambda: shown.plot_param_importances(study.optuna, target_name=name),
-        "parallel_coordinates": lambda: shown.plot_parallel_coordinate(study.optuna, target_name=name),
+        "parallel_coordinates": lambda: _readable(shown.plot_parallel_coordinate(study.optuna, target_name=name)),
     }
+    if _finished(study) >= TELLING:
+        charts["importance"] = lambda: shown.plot_param_importances(study.optuna, target_name=name)
     return charts | ({"rank_x_length": rank_by_length} if _has_both(study) else {})
+
+
+def _readable(chart: Any) -> Any:
+    """`chart` of parallel coordinates with every line in sight: Optuna draws the worst one white on white."""
+    if not hasattr(chart, "data"):
+        return _readable_picture(chart)
+    from plotly.colors import sample_colorscale
+
+    scale = [[at / (len(LINES) - 1), colour] for at, colour in enumerate(LINES)]
+    for each in chart.data:
+        if each.mode == "lines" and each.y[0] is not None:  # the first axis is the objective, from 0 to 1
+            each.update(line={"color": sample_colorscale(scale, each.y[0])[0], "width": 2}, opacity=0.9)
+    return chart.update_traces({"marker.colorscale": scale, "marker.reversescale": False}, {"mode": "markers"})
+
+
+def _readable_picture(axes: Any) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    for lines in axes.collections:
+        lines.set_cmap(LinearSegmentedColormap.from_list("medexp", LINES))
+    return axes
 
 
 def _tried(name: str, make: Callable[[], Any]) -> Any:

@@ -93,6 +93,34 @@ def test_both_answers_are_those_that_the_run_has_stored_and_nothing_is_asked_of_
 
 
 @pytest.mark.browser
+def test_an_answer_moves_nothing_and_empty_reasoning_has_no_box(page: Any) -> None:
+    def place() -> tuple[float, float]:
+        box = page.get_by_label("Question").bounding_box()
+        return box["x"], box["width"]
+
+    empty = place()
+    assert not page.get_by_text("Reasoning", exact=True).count()
+    assert "reasoning never ended" in ask(page, "Why?")["tuned status"]  # so all of it is the answer
+    assert place() == empty
+    assert not page.get_by_text("Reasoning", exact=True).count()
+
+
+@pytest.mark.browser
+def test_on_a_phone_the_tuned_model_comes_first(page: Any) -> None:
+    def places() -> list[dict[str, float]]:
+        return [page.locator(f".{side}-column").bounding_box() for side in ("tuned", "base")]
+
+    tuned, base = places()
+    assert base["x"] < tuned["x"]
+    size = page.viewport_size
+    page.set_viewport_size({"width": 400, "height": 900})
+    tuned, base = places()
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size(size)
+    assert (tuned["y"] < base["y"], tuned["x"], wide) == (True, base["x"], 400)
+
+
+@pytest.mark.browser
 def test_prompt_and_sampling_are_what_the_controls_say(page: Any) -> None:
     greedy = ask(page, "Why?")
     allow(page, "3")
@@ -111,6 +139,10 @@ def test_stop_ends_the_answer_and_a_bad_question_is_said(page: Any) -> None:
     page.get_by_label("Question").fill("Why?")
     page.get_by_role("button", name="Ask both").click()
     page.locator(".prose.tuned-status").filter(has_text="reasoning, ").wait_for()
+    page.locator(".tuned-column").get_by_text("Reasoning", exact=True).click()
+    page.locator(".prose.tuned-reasoning").wait_for()
+    page.wait_for_timeout(500)
+    assert page.locator(".prose.tuned-reasoning").is_visible()  # stays open while it grows
     page.get_by_role("button", name="Stop").click()
     page.locator(".prose.tuned-status").filter(has_text="stopped").wait_for()
     page.locator(".prose.base-status").filter(has_text="not asked: stopped").wait_for()
