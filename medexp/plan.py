@@ -15,7 +15,7 @@ from rich.progress import track
 from medexp import charts
 from medexp.command import Invocation, run_door
 from medexp.config.doors import Format, PlanOptions
-from medexp.config.schema import RunConfig
+from medexp.config.schema import Device, RunConfig
 from medexp.config.shape import check_shape, config_in
 from medexp.errors import ConfigError, VramPlanError
 from medexp.screen import Screen
@@ -80,7 +80,8 @@ def _show_terms(run: RunConfig, chosen: Plan, show: Screen) -> None:
 
 
 def _summary(run: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
-    levers, budget, ceiling = chosen.levers, chosen.budget, run.hardware.vram_ceiling_gib
+    levers, budget = chosen.levers, chosen.budget
+    ceiling = None if run.hardware.device is Device.cpu else run.hardware.vram_ceiling_gib
     rows = [("plan", planner.sentence(chosen, ceiling))]
     if ceiling:
         rows.append(("ceiling", f"{ceiling:g} GiB, {ceiling - budget.peak_bytes / GIB:.2f} left"))

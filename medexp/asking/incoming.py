@@ -84,7 +84,7 @@ def _question(item: object, place: str) -> str:
     if not isinstance(found, str):
         raise DataError(f'{place} of standard input: "question" is {type(found).__name__}, and must be text')
     if any("\ud800" <= character <= "\udfff" for character in found):
-        raise DataError(f"{place} of standard input holds half a character (a lone UTF-16 surrogate); mend or remove it")
+        raise DataError(f"{place} of standard input holds half a character (a lone UTF-16 surrogate); fix or remove it")
     return found.strip()
 
 

@@ -20,11 +20,13 @@ from medexp.config import parts
 from medexp.config.doors import TrainConfig
 from medexp.config.schema import (
     Benchmark,
+    Bias,
     Checkpointing,
     Dataset,
     Device,
     Dtype,
     Engine,
+    Family,
     ModelShape,
     Optimizer,
     Overlong,
@@ -231,6 +233,13 @@ def _levers(run: RunConfig) -> Iterator[str]:
         yield (
             f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are more than the {layers} layers of "
             f"{run.model.name}: a streamed layer cannot be kept; lower one of them"
+        )
+    trains_streamed_biases = run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
+    if (run.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
+        what, least = ("dora=true", "dora=false") if run.lora.dora else (f"bias={run.lora.bias.value}", "bias=none")
+        yield (
+            f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the weights on the card; "
+            f"set offload_layers to 0 or auto, or lora.{least}"
         )
     for name in ("offload_embedding", "offload_activations", "compile_layers", "tile_mlp", "page_optimizer"):
         value = getattr(run.hardware, name)

@@ -90,6 +90,8 @@ def _evaluated(run: RunConfig, **values: Any) -> RunConfig:
 
 def _of_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
     """What was set by hand and stands in the way alone; on a CPU nothing is left to the planner."""
+    if run.lora.dora and _fits(replace(run, lora=replace(run.lora, dora=False))):
+        yield "lora.dora", "false"
     if run.hardware.device is Device.cpu:
         return
     for name in LEVERS:

@@ -136,9 +136,8 @@ def _plain(run: RunConfig, tokens: int) -> list[Term]:
         return _unchunked(run, tokens)
     shape, training = run.model.shape, Phase.training
     hidden_states = hidden_state_bytes(shape, tokens)
-    saved = EAGER_FACTOR if run.lora.dora else 1
-    activations = max(0, int(saved * 2 * tokens * PLAIN_PER_HIDDEN * shape.hidden) - hidden_states)
-    fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED + product_bytes(run, tokens)
+    activations = max(0, int(2 * tokens * PLAIN_PER_HIDDEN * shape.hidden) - hidden_states)
+    fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED + product_bytes(run, 0)
     return [
         Term("hidden states kept for backward", hidden_states, Place.gpu, training, "exact, arXiv:1604.06174"),
         Term("activations of a layer", activations, Place.gpu, training, "cautious fit, benchmarks/vram"),

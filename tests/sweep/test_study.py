@@ -253,7 +253,7 @@ def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
     assert not study.is_surplus(third)
 
 
-SHARED = ["hydra/sweeper/sampler=random", "lora.r=range(2,40)", "hardware.vram_ceiling_gib=2.3", "sweep.n_trials=12"]
+SHARED = ["hydra/sweeper/sampler=random", "lora.r=range(2,40)", "hardware.vram_ceiling_gib=2.2", "sweep.n_trials=12"]
 
 
 def _sweep(url: str, started: "multiprocessing.Queue[tuple[int, int]]", folder: str, together: Any) -> None:

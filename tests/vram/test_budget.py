@@ -174,3 +174,48 @@ def test_short_questions_go_together_in_the_memory_that_was_planned(resolved):
         return sum(term.num_bytes for term in budget(run, levers).terms if term.phase is Phase.answering)
 
     assert answering(4, 256) <= answering(2, 1024) < answering(3, 1024)
+
+
+UNFUSED = points("_unfused", "2026-11-23")
+UNFUSED_UNSEEN = points("_unfused_unseen", "2026-11-23")
+
+
+def test_dora_and_biases_on_the_points_they_were_fitted_on(budgeted):
+    found = errors(budgeted, UNFUSED)
+    assert len(found) == 17
+    assert median(map(abs, found)) <= 1
+    assert max(found) <= 3
+    assert min(found) >= -1
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("v_3b_dora", 2),
+        ("v_3b_bias", 2),
+        ("v_1b_dora_eager", 12),
+        ("v_1b_dora_attention", 2),
+        ("v_1b_dora_plain", 15),
+        ("v_3b_dora_plain", 5),
+    ],
+)
+def test_dora_and_biases_on_later_points_never_take_more(budgeted, name, most):
+    """Nothing was fitted on the first three; the others showed where plans had been a third to a half too high."""
+    found = errors(budgeted, [point for point in UNFUSED_UNSEEN if point["name"] == name])
+    assert found
+    assert min(found) >= 0
+    assert max(found) <= most
+
+
+def test_dora_is_measured_and_asked_in_more_memory_than_it_trains_with(budgeted):
+    """A pass that is not compiled makes the identity matrix of the widest projection: the peak of short sequences."""
+    for point in [each for each in UNFUSED if "dora" in each["name"]]:
+        at_a_time = [f"evaluation.batch_size={point['micro_batch']}", f"evaluation.max_seq_tokens={point['seq']}"]
+        _, needed = budgeted(point, *at_a_time)
+        assert needed.bytes_in(Phase.evaluation) == pytest.approx(point["evaluation_reserved_bytes"], rel=0.065), point
+        assert needed.bytes_in(Phase.evaluation) > 0.97 * point["evaluation_reserved_bytes"], point
+    asked = ["evaluation.answers=1", "evaluation.batch_size=4", "evaluation.max_seq_tokens=512", "evaluation.max_new_tokens=16"]
+    any_point = {point["name"]: point for point in UNFUSED + UNFUSED_UNSEEN}
+    for measured in points("_unfused_answers", "2026-11-23"):
+        _, needed = budgeted(any_point[measured["name"]], *asked)
+        assert needed.bytes_in(Phase.answering) == pytest.approx(measured["answers_reserved_bytes"], rel=0.1), measured["name"]
