@@ -16,6 +16,7 @@ from typing import Any
 
 from medexp.config.schema import Engine, Hardware
 from medexp.errors import MachineError
+from medexp.imports import for_good
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def load(hardware: Hardware, cache_dir: Path) -> Stack:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     unsloth = _unsloth(hardware, cache_dir) if hardware.engine is Engine.unsloth else None
-    with quietly():
+    with quietly(), for_good():
         stack = Stack(
             engine=hardware.engine,
             transformers=importlib.import_module("transformers"),
@@ -52,7 +53,7 @@ def load(hardware: Hardware, cache_dir: Path) -> Stack:
 
 def load_transformers(hardware: Hardware) -> Stack:
     """Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be trained with it."""
-    with quietly():
+    with quietly(), for_good():
         transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     return Stack(hardware.engine, transformers, trl=None, peft=None, datasets=None, unsloth=None)
@@ -94,7 +95,7 @@ def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:
     for name, value in (_UNSLOTH_SETTINGS | levers).items():
         os.environ.setdefault(name, value)
     try:
-        with quietly():
+        with quietly(), for_good():
             return importlib.import_module("unsloth")
     except ModuleNotFoundError as error:
         raise MachineError(

@@ -24,6 +24,7 @@ from filelock import FileLock
 from medexp.config.flat import Value
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError, RunInterrupted, TrialPruned, first_line, listing, nearest
+from medexp.imports import for_good
 
 STORE = "mlflow.db"  # below tracking.root
 _TABLES = "mlflow.loggedArtifacts"
@@ -322,7 +323,8 @@ def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
 
 def environment() -> dict[str, str]:
     """The version of every installed package, by name."""
-    packages = {each.metadata["Name"]: each.version for each in metadata.distributions() if each.metadata["Name"]}
+    read_once = (each.metadata for each in metadata.distributions())  # each look parses the file anew
+    packages = {each["Name"]: each["Version"] for each in read_once if each["Name"]}
     return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 
 
@@ -348,9 +350,10 @@ def open_store(tracking: Tracking) -> Any:
     import logging
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    with for_good():
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("mlflow", "alembic"):  # after the import, which sets its own
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
