@@ -1,5 +1,6 @@
 """The command line as a user has it: bad input ends in one sentence and exit code 2, before anything heavy is loaded."""
 
+import datetime
 import http.server
 import json
 import resource
@@ -198,18 +199,15 @@ def test_the_embedded_model_trains_on_a_users_own_cases_from_any_folder(tmp_path
 
 
 def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_taken_as_it_is(tmp_path: Path) -> None:
-    audit = ["-m", "medexp.audit", "dataset.held_out=8"]
-    for words in (
-        "hydra.run.dir=outputs/${now:%Y}",
-        "hydra.run.dir=outputs/${now:%Y}",
-        "hydra.run.dir=named",
-        "hydra.run.dir=named",
-    ):
-        status, output = command(*audit, words, cwd=tmp_path)
+    named, by_time = tmp_path / "named", tmp_path / "outputs" / f"{datetime.date.today():%Y}"
+    for folder in (named, by_time):  # as another command leaves it
+        folder.mkdir(parents=True)
+    for words in ("hydra.run.dir=outputs/${now:%Y}", "hydra.run.dir=named"):
+        status, output = command("-m", "medexp.audit", "dataset.held_out=8", words, cwd=tmp_path)
         assert status == 0, output
-    first, second = sorted((tmp_path / "outputs").iterdir())
-    assert second.name == f"{first.name}-2"
-    assert all((each / "audit.json").is_file() for each in (first, second, tmp_path / "named"))
+    assert (tmp_path / "outputs" / f"{by_time.name}-2" / "audit.json").is_file()
+    assert (named / "audit.json").is_file()
+    assert not list(by_time.iterdir())
     assert not (tmp_path / "named-2").exists()
 
 

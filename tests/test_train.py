@@ -184,9 +184,16 @@ def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
     assert {run.info.status for run in doors.runs()} == {"FINISHED", "KILLED"}
 
 
-def test_a_loss_that_is_no_number_fails_the_run_and_says_so(doors: Doors) -> None:
-    with pytest.raises(TrainingDiverged, match=r"lower training\.learning_rate"):
-        doors.train("training.learning_rate=1e30", "training.max_steps=4", "training.max_grad_norm=1e30")
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ("training.max_steps=4", r"the training loss is .*lower training\.learning_rate"),
+        ("training.max_steps=1", r"the held-out loss is nan after step 1; lower training\.learning_rate"),
+    ],
+)
+def test_a_loss_that_is_no_number_fails_the_run_and_says_so(doors: Doors, steps: str, said: str) -> None:
+    with pytest.raises(TrainingDiverged, match=said):
+        doors.train(steps, "training.learning_rate=1e30", "training.max_grad_norm=1e30", "training.warmup_steps=0")
     assert doors.runs()[0].info.status == "FAILED"
     assert "TrainingDiverged" in doors.runs()[0].data.tags["medexp.ended_by"]
     assert doors.runs()[0].data.tags["medexp.reason"] == "diverged"

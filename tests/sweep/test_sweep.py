@@ -70,7 +70,7 @@ def test_no_ending_loses_anything(sweeps):
     words = [
         "lora.r=choice(4,8)",
         "sweep.n_trials=1",
-        "training.max_steps=40",  # enough for the kill to come before the end
+        "training.max_steps=24",  # enough for the kill to come before the end
         "training.save_steps=2",
         "evaluation.every_steps=50",
     ]
@@ -99,7 +99,7 @@ def test_no_ending_loses_anything(sweeps):
     assert [each.user_attrs.get("continues") for each in sweeps.trials()] == [None, 0, 1, 2]
     assert all("continued from checkpoint-" in (sweeps.folder / f"{number}/trial.log").read_text() for number in (1, 2, 3))
     run, parent = sorted(sweeps.doors.runs(), key=lambda each: each.info.run_name == "s")
-    assert set(sweeps.doors.history(run.info.run_id, "train/loss")) == set(range(1, 41))
+    assert set(sweeps.doors.history(run.info.run_id, "train/loss")) == set(range(1, 25))
     assert {run.info.status, parent.info.status} == {"FINISHED"}
 
 
@@ -179,20 +179,8 @@ def test_a_loss_that_is_no_number_is_a_failure_with_its_reason(sweeps):
     assert sweeps.endings() == ["diverged"]
 
 
-def test_a_held_out_loss_that_is_no_number_is_a_divergence_too(sweeps):
-    diverging = [
-        "training.learning_rate=choice(1e30)",
-        "training.max_grad_norm=1e30",
-        "training.max_steps=1",
-        "training.warmup_steps=0",
-    ]
-    status, output = sweeps.run("sweep.n_trials=1", *diverging)
-    assert status == 6, output
-    assert "The last one, diverged: the held-out loss is nan after step 1; lower training.learning_rate" in output
-
-
 def test_two_sweepers_share_a_study_and_one_goes_on_when_the_other_is_killed(sweeps, postgresql):
-    words = ["lora.r=range(2,40)", "sweep.n_trials=3", f"hydra.sweeper.storage={postgresql}"]
+    words = ["lora.r=range(2,40)", "sweep.n_trials=2", f"hydra.sweeper.storage={postgresql}"]
     first = sweeps.start(*words)
     sweeps.until("0/process.json")
     os.kill(sweeps.pid(0), signal.SIGSTOP)  # it must not be done before it is killed, however slow this machine is
@@ -203,7 +191,7 @@ def test_two_sweepers_share_a_study_and_one_goes_on_when_the_other_is_killed(swe
     output, _ = second.communicate(timeout=300)
     assert second.returncode == 0, output
     endings = sweeps.endings(postgresql)
-    assert endings.count("done") == 3
+    assert endings.count("done") == 2
     assert endings[0] == "died"
     assert set(endings) <= {"done", "died", "surplus"}
     trials = sweeps.trials(postgresql)
