@@ -50,12 +50,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor cores this process may use, the operating system, the CUDA devices, and host memory in bytes (0: not known)."""
+    """Processor cores this process may use, the operating system, the CUDA devices, host memory in bytes (0: not known), and
+    whether the processor multiplies in bfloat16 itself: where it does not, torch takes seven times as long as in float32."""
 
     cores: int
     system: str
     gpus: tuple[Gpu, ...]
     ram_bytes: int = 0
+    has_bfloat16: bool = True
 
 
 def cache_dir() -> Path:
@@ -111,8 +113,21 @@ def read() -> Machine:
         driver.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(driver, index) for index in range(count.value)) if driver else ()
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = Machine(cores=available, system=platform.platform(), gpus=gpus, ram_bytes=psutil.virtual_memory().total)
+    here = Machine(available, platform.platform(), gpus, psutil.virtual_memory().total, multiplies_bfloat16(_processor()))
     return shared(here, int(os.environ.get(RAM_SHARED_BY, "1")))
+
+
+def _processor() -> str:
+    """What the system says of the first processor; "" where it says nothing."""
+    try:
+        return Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return ""
+
+
+def multiplies_bfloat16(processor: str) -> bool:
+    """Has a processor with this entry in /proc/cpuinfo the instructions for it (AVX-512 or AMX on x86, BF16 on Arm)?"""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor.split())
 
 
 def shared(machine: Machine, count: int) -> Machine:

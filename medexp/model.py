@@ -9,12 +9,14 @@ from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, 
 from medexp.config.shape import check_shape
 from medexp.errors import ModelError
 from medexp.offloading import Pieces, wait_on_host
+from medexp.recomputing import leave_out_last_product
 from medexp.stack import Stack, quietly
 from medexp.tuned import Tuned, Weights
-from medexp.vram.step import waiting_bytes
+from medexp.vram.step import is_shortened, waiting_bytes
 from medexp.vram.terms import Levers
 
 REPACKS = "support_avx512bf16_for_cpu"  # bitsandbytes' name, of a 4-bit layer
+KEPT = "_unsloth_skip_checkpoint"  # Unsloth's name, of a layer that it does not recompute
 STREAMS = "_unsloth_block_swap"  # Unsloth's name, of a network whose layers are streamed
 
 
@@ -159,6 +161,8 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
     )
     if hardware.offload_layers:
         streamer(network)
+    if is_shortened(run):
+        leave_out_last_product(network, stack.unsloth.kernels.fast_lora, is_kept)
     if pieces is not None:
         wait_on_host(network, kept_layers(network), pieces)
     return network
@@ -177,10 +181,15 @@ def kept_layers(network: Any) -> list[Any]:
 
     Raises: ModelError if it marks none.
     """
-    kept = [layer for layer in network.modules() if layer.__dict__.get("_unsloth_skip_checkpoint")]
+    kept = [*filter(is_kept, network.modules())]
     if not kept:
         raise ModelError("this version of Unsloth does not say which layers it keeps; set hardware.offload_activations=false")
     return kept
+
+
+def is_kept(layer: Any) -> bool:
+    """Is `layer` one that Unsloth does not recompute?"""
+    return layer.__dict__.get(KEPT) is True
 
 
 def streamer(network: Any) -> Any:

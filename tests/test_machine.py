@@ -40,6 +40,20 @@ def test_the_nearest_preset(cards, preset):
     assert nearest_preset(with_cards(*cards)) == preset
 
 
+@pytest.mark.parametrize(
+    ("processor", "has_it"),
+    [
+        ("flags\t\t: fpu sse2 avx2 fma", False),  # a laptop of most makes, an EPYC before Genoa
+        ("flags\t\t: fpu avx512f avx512_bf16", True),
+        ("flags\t\t: fpu amx_tile amx_bf16", True),
+        ("Features\t: fp asimd i8mm bf16", True),
+        ("", False),
+    ],
+)
+def test_a_processor_that_multiplies_in_bfloat16(processor, has_it):
+    assert machine.multiplies_bfloat16(processor) is has_it
+
+
 def test_presets_are_ordered_largest_first():
     needed = [gib for gib, _ in PRESETS_BY_VRAM]
     assert needed == sorted(needed, reverse=True)

@@ -54,7 +54,7 @@ def test_exactly_the_adapter_trains(doors: Doors, option: str, modules: set[str]
 
 
 def test_the_adapter_is_float32_on_a_bfloat16_base(doors: Doors) -> None:
-    tuned = loaded(doors)
+    tuned = loaded(doors, "hardware.dtype=bfloat16")
     assert {parameter.dtype for parameter in tuned.network.parameters() if parameter.requires_grad} == {torch.float32}
     assert {parameter.dtype for parameter in tuned.network.parameters() if not parameter.requires_grad} == {torch.bfloat16}
 

@@ -25,9 +25,10 @@ HERE = Path(__file__).resolve().parent
 CAP_GIB = 5.25
 AUTO, RAW = "raw Unsloth, offload_layers=auto", "raw Unsloth, no cap"
 OWN, BARE = "medexp, its own plan", "bare loop, medexp's plan"
+OWN_WHOLE = "medexp, its own plan, last product recomputed"
 AUTO_PADDED, OWN_BY_CASES = "raw Unsloth, offload_layers=auto, told to pad", "medexp, its own plan, batch_by=cases"
 PEERS = {AUTO: ["--cap", str(CAP_GIB), "--layers", "auto"], RAW: []}
-ORDER = (AUTO, OWN, BARE, RAW)
+ORDER = (AUTO, OWN, BARE, RAW, OWN_WHOLE)
 RAGGED_ORDER = (AUTO, OWN, RAW, AUTO_PADDED, OWN_BY_CASES)
 BARE_SETTINGS = {  # as medexp sets them
     "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
@@ -84,7 +85,7 @@ def bare_words(params: dict) -> list[str]:
     """The peer's options for the plan that medexp took."""
     words = ["--cap", str(CAP_GIB), "--layers", params["hardware.offload_layers"], "--batch", params["training.micro_batch"]]
     words += ["--embedding"] if params["hardware.offload_embedding"] == "True" else []
-    return [*words, "--keep", params["hardware.checkpoint_skip_layers"]]
+    return [*words, "--keep", params["hardware.checkpoint_skip_layers"], "--shorten"]
 
 
 @functools.cache
@@ -140,6 +141,8 @@ def contestant(args: argparse.Namespace, work: Path, name: str, results: dict[st
     """The run of this name; `results` are those before it."""
     if name == OWN:
         return medexp(args, work, name, [])
+    if name == OWN_WHOLE:
+        return medexp(args, work, name, ["hardware.recompute_last_product=true"])
     if name == OWN_BY_CASES:
         return medexp(args, work, name, ["training.batch_by=cases"])
     if name == BARE:

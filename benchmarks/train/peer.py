@@ -25,6 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", default=None, help="offload_layers: a number or auto")
     parser.add_argument("--embedding", action="store_true", help="offload_embedding=True")
     parser.add_argument("--keep", type=int, default=0, help="checkpoint_skip_layers")
+    parser.add_argument("--shorten", action="store_true", help="leave out the last product of recomputed layers, as medexp does")
     parser.add_argument("--batch", type=int, default=2, help="cases a micro-batch, of 8 a step")
     parser.add_argument("--warm", type=int, default=1, help="steps that are not timed")
     parser.add_argument("--ragged", action="store_true", help="cases of unlike length: put together as Unsloth does it by itself")
@@ -34,7 +35,8 @@ def arguments() -> argparse.Namespace:
 def train(args: argparse.Namespace, result: dict) -> None:
     """Load, train, and put losses, seconds a step and tokens/s into `result`."""
     import torch
-    from unsloth import FastLanguageModel  # before trl and transformers
+    import unsloth  # before trl and transformers
+    from unsloth import FastLanguageModel
 
     from datasets import Dataset  # isort: skip
     from transformers import TrainerCallback, default_data_collator  # isort: skip
@@ -49,6 +51,11 @@ def train(args: argparse.Namespace, result: dict) -> None:
         model, r=16, target_modules=TARGETS, lora_alpha=16, lora_dropout=0, bias="none",
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=args.keep,
     )  # fmt: skip
+    if args.shorten:
+        from medexp.model import is_kept
+        from medexp.recomputing import leave_out_last_product
+
+        leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
     rows = json.loads(args.rows.read_text())
     lengths = [len(row["input_ids"]) for row in rows]
     if args.ragged:  # text, loss on every token, no collator, as the seed has it: rows of tokens turn padding-free batches off

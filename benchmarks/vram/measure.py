@@ -39,7 +39,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:
     nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
     nothing_saved += ["offload_activations=false", "compile_layers=auto", "tile_mlp=false", "page_optimizer=false"]
     recipe = ["training.accumulation=2", "training.warmup_steps=0", f"training.max_seq_tokens={longest}"]
-    overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in nothing_saved), *recipe, *entry["overrides"]]
+    overrides = ["hardware=rtx4090_24gb", *(f"hardware.{each}" for each in nothing_saved), *recipe, *entry["overrides"]]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
     run.hardware.vram_ceiling_gib = None  # processes share the card

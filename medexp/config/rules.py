@@ -152,6 +152,8 @@ def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
     hardware = run.hardware
     if machine.ram_bytes and (hardware.device is Device.cpu or machine.gpus):
         hardware.host_ram_gib = min(hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
+    if hardware.dtype is Dtype.auto:
+        hardware.dtype = _fastest_dtype(hardware.device, machine)
     if hardware.engine is Engine.auto:
         hardware.engine = Engine.unsloth if hardware.device is Device.cuda else Engine.transformers
     if hardware.device is Device.cuda and machine.gpus:
@@ -160,6 +162,12 @@ def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
         hardware.card_vram_gib = hardware.card_vram_gib or round(gib(card.total_bytes), 2)
         ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)  # what does not fit there is said
         hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(ceiling_gib, 2)
+
+
+def _fastest_dtype(device: Device, machine: Machine) -> Dtype:
+    on_card = device is Device.cuda
+    has_bfloat16 = all(card.has_bfloat16 for card in machine.gpus[:1]) if on_card else machine.has_bfloat16
+    return Dtype.bfloat16 if has_bfloat16 else Dtype.float16 if on_card else Dtype.float32
 
 
 def _machine_holds(run: RunConfig, machine: Machine) -> Iterator[str]:

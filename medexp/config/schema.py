@@ -36,6 +36,9 @@ class Engine(Enum):
 
 
 class Dtype(Enum):
+    """What is computed in; `auto` is bfloat16 where the machine multiplies in it, else float16 on a card and float32 without."""
+
+    auto = "auto"
     bfloat16 = "bfloat16"
     float16 = "float16"
     float32 = "float32"
@@ -178,6 +181,7 @@ class Hardware(Group):
     compile_layers: Any = MISSING
     tile_mlp: Any = MISSING
     page_optimizer: Any = MISSING
+    recompute_last_product: bool = MISSING
     expandable_segments: bool = MISSING
 
 

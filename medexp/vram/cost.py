@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 from medexp.config.schema import ModelShape, Quantisation, RunConfig
 from medexp.vram.budget import budget, streamed_link_bytes
+from medexp.vram.step import is_shortened
 from medexp.vram.terms import Budget, Levers, layer_parameters
 
-# Bytes moved a token and layer beside the matrix products (norms, rotation, activations, adapters), in 16-bit passes over
-# hidden + ffn: what is left of a measured step on an H200 (benchmarks/train) after products, at the rate that medexp.calibrate
-# measures, and dequantisation.
-PASSES_BESIDE_PRODUCTS = 89
+# What is left of a measured step after products at the rate that medexp.calibrate measures, dequantisation and gaps, on an H200
+# (4,136 GB/s) and an H100 (2,897; benchmarks/train): a part that does not follow the memory's rate (attention and the adapters'
+# narrow products are slower than a wide one), and bytes moved a token and layer, in 16-bit passes over hidden + ffn.
+BESIDE_WIDE_PRODUCTS = 1.25
+PASSES_BESIDE_PRODUCTS = 35
 DEQUANTISED_BYTES = 2.6  # a parameter and pass: half a byte read, two written, scales
 # Python and the driver need this long to launch a layer's kernels (forward, recompute, backward), whatever the card: on the H200
 # a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387 s for 32 layers).
@@ -58,17 +60,21 @@ class MicroBatch:
 def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
     """What a micro-batch of `run` takes on the card.
 
-    Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a kept layer), 4 in the head.
+    Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a kept layer and where nothing is
+    recomputed of it), 4 in the head.
     """
     shape = run.model.shape
     tflops, memory, _ = _rates(run)
     recomputed = 1 - levers.kept_layers / shape.layers
     again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0  # the MLP once more, 2 FLOP a weight
-    products_s = (_flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again) / (tflops * 1e12)
+    flops = _flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again
+    left_out = recomputed * shape.layers * shape.hidden * shape.ffn if is_shortened(run) and not levers.tiled_mlp else 0
+    products_s = BESIDE_WIDE_PRODUCTS * (flops - 2 * left_out) / (tflops * 1e12)
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
     is_quantised = run.model.quantisation is Quantisation.nf4
-    dequantised_s = is_quantised * (2 + recomputed) * shape.layers * layer_parameters(shape) * DEQUANTISED_BYTES / (memory * 1e9)
+    dequantised = (2 + recomputed) * shape.layers * layer_parameters(shape) - left_out
+    dequantised_s = is_quantised * dequantised * DEQUANTISED_BYTES / (memory * 1e9)
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
     gaps_s = shape.layers * GAPS_S_A_LAYER
     eager = 1.0 if levers.compiled else EAGER_COST

@@ -9,12 +9,15 @@ from medexp.units import MIB
 from medexp.vram.terms import WIDTHS, Levers, Phase, Place, Term, hidden_state_bytes
 from medexp.vram.unfused import EAGER_FACTOR, compiled_step, is_fused, product_bytes
 
+MLP = ("gate_proj", "up_proj", "down_proj")
 # Compiled layers: the points without kept layers of 2026-11-22_h200_double_buffer.json, and the 1B and 3B ones of ..._unseen.json.
 COMPILED_PER_HIDDEN, COMPILED_PER_FFN, COMPILED_PER_WIDTH = 13.43, 6.1, 72_000
 # Layers that are not compiled: 21 points of the same file; a dequantised weight is made anew in the backward pass.
 EAGER_PER_HIDDEN, EAGER_PER_FFN, EAGER_PER_WEIGHT, EAGER_FIXED = 15.2, 2.58, 1.459, 122 * MIB
 # ... with a tiled MLP: six points of it, 2 x 2,048 to 16,384 tokens of the 8B shape.
 TILED_PER_HIDDEN, TILED_PER_FFN = 16.96, 1.423
+# Triton times its kernels when they first run, with a buffer of this size; only a smaller step notices (a 1B at 512 tokens).
+KERNEL_TIMING = 256 * MIB
 # A kept layer saves 5 hidden + 2 ffn a token by the source; six points, 3 to 20 layers, showed a quarter more.
 KEPT_EACH = 1.24
 # ... or waits on the host, and only one layer's more than without is on the card: four points of the 8B shape.
@@ -43,11 +46,18 @@ def is_offloaded(run: RunConfig) -> bool:
     return run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.unsloth
 
 
+def is_shortened(run: RunConfig) -> bool:
+    """Do recomputed layers leave out the last product of their MLP (medexp.recomputing)? Not where that MLP is in tiles."""
+    is_plain = is_fused(run) and run.lora.dropout == 0 and set(MLP) <= set(run.lora.target_modules)
+    return is_offloaded(run) and is_plain and not run.hardware.recompute_last_product
+
+
 def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     shape, training = run.model.shape, Phase.training
     recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
     staging = 4 * tokens * shape.hidden if is_offloaded(run) else 0
     loss = 72 * MIB + 4096 * shape.hidden
+    fitted = max(fitted, KERNEL_TIMING + loss)
     slack = max(0, fitted - recompute - loss - staging)
     return [
         _hidden_states(run, tokens),
@@ -75,7 +85,7 @@ def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
     if not is_fused(run):
         return compiled_step(run, tokens)
     shape = run.model.shape
-    in_mlp = {"gate_proj", "up_proj", "down_proj"} & set(run.lora.target_modules)
+    in_mlp = set(MLP) & set(run.lora.target_modules)
     per_ffn = COMPILED_PER_FFN - (0 if in_mlp else FFN_WITHOUT_ADAPTER)
     slope = int(2 * tokens * (COMPILED_SLOPE_HIDDEN * shape.hidden + per_ffn * shape.ffn))
     return slope, int(2 * tokens * (COMPILED_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn) + COMPILED_PER_WIDTH * shape.hidden)

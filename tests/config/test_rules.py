@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medexp.config.rules import PROJECTIONS, RULES, anchored
-from medexp.config.schema import Engine
+from medexp.config.schema import Dtype, Engine
 from medexp.errors import ConfigError, MachineError
 from medexp.machine import Gpu, Machine
 from medexp.units import GIB
@@ -255,6 +256,13 @@ def test_bfloat16_on_a_card_without_it_is_refused(problems, resolved):
     (problem,) = problems(CARD, on=card(24, has_bfloat16=False))
     assert problem == "hardware.dtype=bfloat16 is not supported by the card; set hardware.dtype=float16"
     resolved(CARD, "hardware.dtype=float16", on=card(24, has_bfloat16=False))
+
+
+def test_auto_computes_in_what_the_machine_is_fast_in(resolved, no_card):
+    assert resolved("hardware=cpu", on=no_card).hardware.dtype is Dtype.bfloat16
+    assert resolved("hardware=cpu", on=replace(no_card, has_bfloat16=False)).hardware.dtype is Dtype.float32
+    assert resolved(CARD, "hardware.dtype=auto", on=card(24)).hardware.dtype is Dtype.bfloat16
+    assert resolved(CARD, "hardware.dtype=auto", on=card(24, has_bfloat16=False)).hardware.dtype is Dtype.float16
 
 
 def test_both_problems_of_a_card_are_raised_together(problems):

@@ -85,4 +85,5 @@ def test_the_shape_of_a_model_says_where_it_is():
 
 
 def test_words_are_their_own_values():
-    assert {each.name: each.value for each in Dtype} == {"bfloat16": "bfloat16", "float16": "float16", "float32": "float32"}
+    words = ("auto", "bfloat16", "float16", "float32")
+    assert {each.name: each.value for each in Dtype} == dict(zip(words, words, strict=True))

@@ -69,7 +69,7 @@ def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(reso
     chosen, _ = planner.choose(run)
     assert chosen.levers == Levers(1, 8, 11, True, 15, kept_on_host=True)
     without, _ = planner.choose(resolved(CARD, ON_CARD))
-    assert chosen.tokens_per_s > 1.1 * without.tokens_per_s
+    assert chosen.tokens_per_s > 1.05 * without.tokens_per_s
     assert chosen.budget.host_bytes <= limits.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
 
 
@@ -145,11 +145,21 @@ def test_a_tied_embedding_stays_and_plain_transformers_has_no_levers(resolved):
 
 def test_the_predicted_speed_on_the_card_that_was_measured(resolved):
     h200 = ["hardware.matmul_tflops=720.6", "hardware.memory_gb_per_s=4136", "hardware.host_link_gb_per_s=53.9"]
-    run = resolved(CARD, *h200)
+    run = resolved(CARD, "hardware.recompute_last_product=true", *h200)
     planned = predicted(run, Levers(4, 2, 24, True, 0)).tokens_per_s
     plain = predicted(run, Levers(2, 4, 14, True, 0)).tokens_per_s
     assert planned == pytest.approx(10_743, rel=0.03)  # benchmarks/train, third call
     assert plain == pytest.approx(10_329, rel=0.05)  # the first call, another machine
+
+
+def test_what_leaving_out_the_last_product_brings_on_the_card_that_was_measured(resolved):
+    h100 = ["hardware.matmul_tflops=737.2", "hardware.memory_gb_per_s=2897", "hardware.host_link_gb_per_s=53.7"]
+    whole, without = (
+        predicted(resolved(CARD, f"hardware.recompute_last_product={each}", *h100), Levers(4, 2, 24, True, 0)).tokens_per_s
+        for each in ("true", "false")
+    )
+    assert whole == pytest.approx(10_224, rel=0.03)  # benchmarks/train, 2026-11-25
+    assert without == pytest.approx(10_948, rel=0.03)
 
 
 def test_a_plan_in_words_and_as_values(resolved):

@@ -1,6 +1,7 @@
-"""What it brings to let the activations of kept layers wait on the host: raw Unsloth loops with and without, on a CUDA card.
+"""Plans by hand in bare Unsloth loops on a CUDA card: what one lever brings, everything else alike.
 
-python benchmarks/train/activations.py --model /tmp/llama8b --out results/ [--only A C M]
+python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N O   # activations on the host
+python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A P Q R S           # the last product left out
 
 Every variant is a process; all warm up together, then each is timed alone. `slow` ones sleep 13 ms (at 1.98 GHz) a layer, pass and
 4,096 tokens on the card: a layer then takes as long, against the link, as on a laptop's card. Writes results.json and a log each.
@@ -19,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WARM_STEPS, TIMED_STEPS, SEQ, CASES = 3, 4, 2048, 8
+CAP_BYTES = int(5.25 * 2**30)
 SLEEP_CYCLES = 26_000_000  # a layer and pass of 4,096 tokens
 SETTINGS = {  # as medexp sets them
     "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
@@ -30,14 +32,18 @@ SETTINGS = {  # as medexp sets them
 
 @dataclass(frozen=True)
 class Variant:
-    """A plan: cases a micro-batch of 8 a step, streamed and kept layers, where what these save is, and the card's pace."""
+    """A plan: cases a micro-batch of 8 a step, streamed and kept layers, where what these save is, and the card's pace;
+    `shortened` layers leave out the last product when they are recomputed; `capped` is the ceiling of the others' plans."""
 
     name: str
     batch: int
-    streamed: int
+    streamed: int | str
     kept: int = 0
     on_host: bool = False
     slow: bool = False
+    shortened: bool = False
+    embedding: bool = True
+    capped: bool = False
 
 
 VARIANTS = (
@@ -50,19 +56,26 @@ VARIANTS = (
     Variant("M: slow, 2 x 4, 17 streamed, 15 kept on the host", 2, 17, 15, on_host=True, slow=True),
     Variant("N: slow, 1 x 8, 10 streamed, 22 kept on the host", 1, 10, 22, on_host=True, slow=True),
     Variant("O: slow, 2 x 4, 17 streamed, 15 kept on the card", 2, 17, 15, slow=True),
+    Variant("P: 4 x 2, 24 streamed, last product left out", 4, 24, shortened=True),
+    Variant("Q: 2 x 4, offload_layers=auto", 2, "auto", embedding=False, capped=True),
+    Variant("R: 2 x 4, none streamed, the seed's script", 2, 0, embedding=False),
+    Variant("S: 2 x 4, 21 streamed, last product left out", 2, 21, shortened=True),
 )
 
 
 def loaded(model_path: str, variant: Variant):
     """The model with a fresh adapter, its levers as `variant` has them, and its tokenizer."""
-    from unsloth import FastLanguageModel  # before trl and transformers
+    import unsloth  # before trl and transformers
+    from unsloth import FastLanguageModel
 
-    from medexp.model import kept_layers
+    from medexp.model import is_kept, kept_layers
     from medexp.offloading import Pieces, wait_on_host
+    from medexp.recomputing import leave_out_last_product
 
-    streamed = {"offload_layers": variant.streamed} if variant.streamed else {}
+    levers = {"offload_layers": variant.streamed} if variant.streamed else {}
+    levers |= {"offload_embedding": True} if variant.embedding else {}
     model, tokenizer = FastLanguageModel.from_pretrained(
-        model_name=model_path, max_seq_length=SEQ, dtype=None, load_in_4bit=True, offload_embedding=True, **streamed
+        model_name=model_path, max_seq_length=SEQ, dtype=None, load_in_4bit=True, **levers
     )
     model = FastLanguageModel.get_peft_model(
         model, r=16, target_modules=TARGETS, lora_alpha=16, lora_dropout=0, bias="none",
@@ -70,6 +83,9 @@ def loaded(model_path: str, variant: Variant):
     )  # fmt: skip
     if variant.on_host:
         wait_on_host(model, kept_layers(model), Pieces(0, pinned=True))
+    if variant.shortened:
+        left_out = leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
+        assert left_out == model.config.num_hidden_layers - variant.kept, left_out
     if variant.slow:
         slow_down(model)
     return model, tokenizer
@@ -104,6 +120,8 @@ def train(model_path: str, variant: Variant, folder: Path) -> dict:
     """Steps of `variant`: its seconds, peak, losses and gradient norms. The timed ones begin when `folder`/go is there."""
     import torch
 
+    if variant.capped:
+        torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
     model, tokenizer = loaded(model_path, variant)
 
     from datasets import Dataset
