@@ -116,8 +116,9 @@ def _trainer_class(tuned: Tuned) -> Any:
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             loss, together = 0.0, inputs[MICRO_BATCHES]
             self.current_gradient_accumulation_steps = len(together)  # divides means, where a loss is not a sum over tokens
-            for cases, longest in together:
-                part = {name: inputs[name][cases, :longest] for name in ROWS}
+            # All are cut before the first is computed: to look cases up on a card waits for all that it was given to do.
+            parts = [{name: inputs[name][cases, :longest] for name in ROWS} for cases, longest in together]
+            for part in parts:
                 loss = loss + super().training_step(model, part, num_items_in_batch)
             return loss
 
