@@ -105,11 +105,20 @@ def test_activations_on_the_host_take_one_layer_of_the_card_however_many_wait(re
     assert many.link_bytes - few.link_bytes == pytest.approx(4 * 2 * 9 * waiting / 14)
 
 
-def test_plain_transformers_is_a_cautious_fit(budgeted):
+def test_plain_transformers_as_fitted(budgeted):
     found = errors(budgeted, [point for point in points("") + points("_validation") if is_plain(point)])
     assert len(found) == 11
-    assert max(found) <= 6.5
-    assert min(found) >= -1.3
+    assert max(found) <= 2
+    assert min(found) >= -0.6
+
+
+def test_plain_transformers_on_points_that_nothing_was_fitted_on(budgeted):
+    measured = json.loads((RESULTS / "2026-11-25_h100_shortened.json").read_text())
+    found = errors(budgeted, [point for point in measured if is_plain(point)])
+    assert len(found) == 7
+    assert median(map(abs, found)) <= 2
+    assert max(found) <= 5
+    assert min(found) >= -1
 
 
 def test_the_peak_of_answering(budgeted):
@@ -205,7 +214,7 @@ def test_dora_and_biases_on_the_points_they_were_fitted_on(budgeted):
         ("v_3b_bias", 2),
         ("v_1b_dora_eager", 12),
         ("v_1b_dora_attention", 2),
-        ("v_1b_dora_plain", 15),
+        ("v_1b_dora_plain", 5),
         ("v_3b_dora_plain", 5),
     ],
 )

@@ -330,7 +330,7 @@ def test_dora_and_trained_biases_go_without_fused_kernels(resolved):
     assert 0.9 * plain < biased < 1.3 * plain
     engine = "hardware.engine=transformers"
     plain, dora = (budget(resolved("hardware=rtx4090_24gb", engine, *w), Levers(1, 8)).peak_bytes for w in ([], ["lora.dora=true"]))
-    assert dora > 1.05 * plain
+    assert dora > 1.01 * plain
 
 
 def test_dora_is_planned_in_compiled_layers_that_stay_on_the_card(resolved):
