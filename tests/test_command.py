@@ -4,13 +4,11 @@ import datetime
 import http.server
 import json
 import resource
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-from doors import command
+from doors import a_second, command
 
 from medexp.command import conf_dir
 
@@ -106,15 +104,7 @@ def test_every_case_over_long_is_refused(tmp_path: Path) -> None:
 
 def test_a_refusal_loads_nothing_heavy_and_takes_under_a_second(tmp_path: Path) -> None:
     took = [_refusal_s(tmp_path) for _ in range(3)]  # a busy neighbour makes one slow, not all
-    bare = min(_processor_s("-c", "import hydra, omegaconf") for _ in range(3))
-    assert min(took) < max(1, 7 * bare)  # an old processor takes as much longer for Hydra alone (0.3 s, and 1.4)
-
-
-def _processor_s(*words: str) -> float:
-    """Processor seconds of Python with `words`."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    subprocess.run([sys.executable, *words], check=True)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    assert min(took) < a_second()
 
 
 def _refusal_s(folder: Path) -> float:

@@ -82,7 +82,7 @@ def test_what_decides_it_and_nothing_else(places: Callable[..., tuple[Path, Path
     assert places(*training) == (answers, losses)
     only_answers = places("evaluation.answers=1"), places("evaluation.max_new_tokens=5")
     assert all(each[0] != answers and each[1] == losses for each in only_answers)
-    other = places("dataset.split_seed=7"), places("prompt=direct"), places("hardware.dtype=float32")
+    other = places("dataset.split_seed=7"), places("prompt=direct"), places("hardware.dtype=float16")
     assert all(each[0] != answers and each[1] != losses for each in other)
 
 
