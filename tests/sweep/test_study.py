@@ -254,6 +254,7 @@ def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
 
 
 SHARED = ["hydra/sweeper/sampler=random", "lora.r=range(2,40)", "hardware.vram_ceiling_gib=2.2", "sweep.n_trials=12"]
+SHARED += ["hardware.dtype=bfloat16"]  # some of these ranks fit, on every processor
 
 
 def _sweep(url: str, started: "multiprocessing.Queue[tuple[int, int]]", folder: str, together: Any) -> None:
