@@ -51,7 +51,7 @@ class Gpu:
 @dataclass(frozen=True)
 class Machine:
     """Processor cores this process may use, the operating system, the CUDA devices, host memory in bytes (0: not known), and
-    whether the processor multiplies in bfloat16 itself: where it does not, torch takes seven times as long as in float32."""
+    whether the processor multiplies in bfloat16 itself: where it does not, products take seven times as long as in float32."""
 
     cores: int
     system: str

@@ -1,7 +1,7 @@
 """Plans by hand in bare Unsloth loops on a CUDA card: what one lever brings, everything else alike.
 
 python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N O   # activations on the host
-python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A P Q R S           # the last product left out
+python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A P Q R             # the last product left out
 
 Every variant is a process; all warm up together, then each is timed alone. `slow` ones sleep 13 ms (at 1.98 GHz) a layer, pass and
 4,096 tokens on the card: a layer then takes as long, against the link, as on a laptop's card. Writes results.json and a log each.
@@ -59,7 +59,6 @@ VARIANTS = (
     Variant("P: 4 x 2, 24 streamed, last product left out", 4, 24, shortened=True),
     Variant("Q: 2 x 4, offload_layers=auto", 2, "auto", embedding=False, capped=True),
     Variant("R: 2 x 4, none streamed, the seed's script", 2, 0, embedding=False),
-    Variant("S: 2 x 4, 21 streamed, last product left out", 2, 21, shortened=True),
 )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from medexp.config.schema import Dtype, ModelShape, RunConfig
 
-WIDTHS = {Dtype.auto: 2, Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}  # bytes a number; float32 runs on a CPU alone
+WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}  # bytes a number; float32 runs on a CPU alone
 ALLOCATION_UNIT = 512  # torch's caching allocator rounds every tensor up to this
 
 
