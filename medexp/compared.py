@@ -9,7 +9,7 @@ from string import ascii_uppercase
 
 from omegaconf import OmegaConf
 
-from medexp import artifact, finished, tracking
+from medexp import artifact, finished, kept_runs
 from medexp.comparison import Comparing, Cost, Run, energy_wh
 from medexp.config.flat import settings
 from medexp.config.schema import Tracking
@@ -18,8 +18,8 @@ from medexp.evaluation import lexicon, scorecard
 from medexp.evaluation.contrasts import Evaluated
 from medexp.evaluation.record import Record
 from medexp.finished import RECORD, FinishedRun
+from medexp.kept_runs import KeptRun
 from medexp.registry import ADAPTER
-from medexp.tracking import KeptRun
 from medexp.units import bytes_of_gib
 from medexp.vram.planner import LEVER_PARAMS
 
@@ -54,7 +54,7 @@ def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
 
     Raises: RunError if there is no such study, or if fewer than two trials have finished.
     """
-    ids, objective = tracking.find_study(where, name)
+    ids, objective = kept_runs.find_study(where, name)
     if len(ids) < FEWEST:
         raise RunError(f"study={name} has {len(ids)} finished trials with {objective} and {FEWEST} are needed; let the sweep go on")
     chosen = ids[:MOST]
@@ -111,7 +111,7 @@ def _trained(each: FinishedRun, where: Tracking) -> KeptRun | None:
     """The run that trained: of an evaluation the one it measured."""
     kept = each.kept
     if kept is not None and "medexp.evaluates" in kept.tags and "mlflow.parentRunId" in kept.tags:
-        return tracking.find_run(where, kept.tags["mlflow.parentRunId"], (ADAPTER,))
+        return kept_runs.find_run(where, kept.tags["mlflow.parentRunId"], (ADAPTER,))
     return kept
 
 

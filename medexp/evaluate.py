@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medexp import finished, machine, measuring, note, report, stack, tracking
+from medexp import finished, kept_runs, machine, measuring, note, report, stack, tracking
 from medexp.command import Invocation, run_door
 from medexp.config.doors import EvaluateOptions
 from medexp.config.flat import fingerprint, telling
@@ -66,7 +66,7 @@ def _keep(
     run: RunConfig, invocation: Invocation, subject: FinishedRun, record: Record, found: Card, work: Workspace | None
 ) -> Kept:
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in the middle of this."""
-    tracking.bury(run.tracking, dead_runs(run.tracking))
+    kept_runs.bury(run.tracking, dead_runs(run.tracking))
     with tracking.open_run(run.tracking, work.mlflow_run_id if work else None, f"evaluate {subject.name}") as tracker:
         if work is not None:
             work.belongs_to(tracker.run_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp import artifact, registry, tracking, weights
+from medexp import artifact, kept_runs, registry, weights
 from medexp.config.doors import OfARun
 from medexp.config.rules import tracking_root
 from medexp.config.schema import RunConfig, Tracking
@@ -30,7 +30,7 @@ class FinishedRun:
     adapter: Path | None
     composed: Path | None
     record: Path | None
-    kept: tracking.KeptRun | None
+    kept: kept_runs.KeptRun | None
     started_from: Path | None = None
 
     @property
@@ -66,7 +66,7 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
 
 
 def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
-    kept = tracking.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
+    kept = kept_runs.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
     has = kept.artifacts.get
     return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept, has(STARTED_FROM))
 

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from medexp import views
 from medexp.config.schema import Tracking
 from medexp.errors import MachineError
-from medexp.tracking import open_store, refuse_empty, store_uri
+from medexp.store import open_store, refuse_empty, store_uri
 from medexp.views import TRAINING_PAGES
 
 READY_WITHIN_S = 120.0

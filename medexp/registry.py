@@ -10,7 +10,7 @@ from typing import Any
 
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError, listing
-from medexp.tracking import existing_store, is_missing
+from medexp.store import existing_store, is_missing
 from medexp.views import TRAINING_PAGES
 
 ADAPTER, REPORT = "adapter", "report.html"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from medexp import artifact, audit_page, machine, measuring, model, note, report, tracking, trainer, weights
+from medexp import artifact, audit_page, kept_runs, machine, measuring, model, note, report, tracking, trainer, weights
 from medexp.command import Invocation, run_door
 from medexp.config.flat import fingerprint, flatten, telling
 from medexp.config.schema import RunConfig
@@ -33,11 +33,12 @@ from medexp.measuring import Measured
 from medexp.naming import run_name
 from medexp.page import About
 from medexp.probe import Settled, settle
+from medexp.provenance import environment, git_commit
 from medexp.registry import ADAPTER
 from medexp.restoring import Restored, as_it_was_made
 from medexp.screen import DONE, NOTE, Screen, TrainingProgress
 from medexp.sweep.part import Part, taking_part
-from medexp.tracking import DataInput, Tracker, environment, git_commit
+from medexp.tracking import DataInput, Tracker
 from medexp.trainer import Fitted
 from medexp.tuned import Weights
 from medexp.units import gib
@@ -91,7 +92,7 @@ def train(
         base = measuring.opened(run, found, show)
         meter, speller = base.meter, Speller(base.tokenizer)
         ready, seen = _prepared(speller, run, sides, show)
-        tracking.bury(run.tracking, dead_runs(run.tracking))
+        kept_runs.bury(run.tracking, dead_runs(run.tracking))
         with (
             tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker,
             work.with_room(invocation.output_dir),

@@ -12,7 +12,9 @@ from doors import command
 
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError
-from medexp.tracking import STORE, find_run, open_run, open_store
+from medexp.kept_runs import find_run
+from medexp.store import STORE, open_store
+from medexp.tracking import open_run
 
 OPEN = """
 import sys

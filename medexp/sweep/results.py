@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from medexp import note, registry, tracking
+from medexp import kept_runs, note, registry, tracking
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError
 from medexp.naming import words
@@ -112,7 +112,7 @@ def register_best(where: Tracking, study: Study) -> registry.Registered | None:
     folder = folder_of(best)
     with suppress(RunError):  # its run is in another store, or was deleted: the study's own figures do not depend on it
         if folder is not None and (folder / registry.ADAPTER).is_dir():
-            tracking.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
+            kept_runs.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
         return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
     return None
 

@@ -1,0 +1,26 @@
+"""Where a run comes from: the packages that are installed, and the commit that is checked out."""
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+
+def environment() -> dict[str, str]:
+    """The version of every installed package, by name."""
+    read_once = (each.metadata for each in metadata.distributions())  # each look parses the file anew
+    packages = {each["Name"]: each["Version"] for each in read_once if each["Name"]}
+    return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out around `folder`, with "+" when files differ from it; None outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
