@@ -92,11 +92,7 @@ def _nearest(here: machine.Machine) -> dict[str, object]:
     measured = here.gpus[0].calibration if here.gpus else None
     figures = asdict(measured) if measured else {}
     figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
-    no_bfloat16 = bool(here.gpus) and not here.gpus[0].has_bfloat16
-    return {
-        "defaults": [machine.nearest_preset(here), "_self_"],
-        "hardware": figures | ({"dtype": "float16"} if no_bfloat16 else {}),
-    }
+    return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
 
 
 class OwnFolder(Callback):

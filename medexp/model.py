@@ -45,8 +45,9 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     Raises: ModelError if the loaded weights are not of the declared shape.
     """
     stack.transformers.set_seed(run.training.seed)
+    load_with = _with_unsloth if stack.engine is Engine.unsloth else _with_peft
     with quietly():
-        network = _with_unsloth(run, weights, stack) if stack.engine is Engine.unsloth else _with_peft(run, weights, stack)
+        network, notes = load_with(run, weights, stack)
     check_shape(run.model, network.config.to_dict())
     for config in network.peft_config.values():
         config.base_model_name_or_path, config.revision = weights.location, _revision(weights)
@@ -54,7 +55,7 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     if run.lora.start_from is not None:
         _continue_from(Path(run.lora.start_from), network, stack)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases)
+    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases, notes)
 
 
 def _trained_biases(network: Any) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def _lora_options(lora: Lora) -> dict[str, Any]:
     }
 
 
-def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> Any:
+def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...]]:
+    """The network, and what the user should be told of it."""
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
         revision=_revision(weights),
@@ -118,7 +120,7 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> Any:
         **_lora_options(run.lora),
         task_type="CAUSAL_LM",
     )
-    return stack.peft.get_peft_model(base, config)
+    return stack.peft.get_peft_model(base, config), ()
 
 
 def keep_cpu_weights_unpacked(base: Any) -> None:
@@ -137,7 +139,8 @@ def keep_cpu_weights_unpacked(base: Any) -> None:
         setattr(module, REPACKS, False)
 
 
-def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
+def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...]]:
+    """The network, and what the user should be told of it."""
     hardware, training = run.hardware, run.training
     pieces = _host_memory(run)  # before anything is loaded: it may not be had
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"  # read at every call of a layer
@@ -161,11 +164,24 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> Any:
     )
     if hardware.offload_layers:
         streamer(network)
-    if is_shortened(run):
-        leave_out_last_product(network, stack.unsloth.kernels.fast_lora, is_kept)
+    notes = shorten(run, network, stack.unsloth.kernels.fast_lora)
     if pieces is not None:
         wait_on_host(network, kept_layers(network), pieces)
-    return network
+    return network, notes
+
+
+def shorten(run: RunConfig, network: Any, kernels: Any) -> tuple[str, ...]:
+    """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be had."""
+    if not is_shortened(run):
+        return ()
+    asked = run.model.shape.layers - run.hardware.checkpoint_skip_layers
+    whole = asked - leave_out_last_product(network, kernels, is_kept)
+    if not whole:
+        return ()
+    return (
+        f"{whole} of {asked} recomputed layers compute their last product, which nobody reads: medexp does not know the MLP of "
+        "this version of Unsloth. Steps take a few percent longer than planned; hardware.recompute_last_product=true plans for it",
+    )
 
 
 def _host_memory(run: RunConfig) -> Pieces | None:

@@ -106,6 +106,8 @@ def train(
                 load = partial(model.load, run, base.weights, base.tokenizer, base.modules)
                 settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, partial(show.say, mark=NOTE))
                 tuned = load() if settled is None else settled.tuned
+            for each in tuned.notes:
+                show.say(each, NOTE)
             if settled is not None:
                 plan = settled.plan
                 _log_plan(tracker, run, settled, runners_up, show)

@@ -24,7 +24,7 @@ class Weights:
 @dataclass
 class Tuned:
     """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases` holds what the base had where a
-    bias is trained with it."""
+    bias is trained with it, `notes` are what the user should be told of how it was loaded."""
 
     network: Any
     tokenizer: Any
@@ -32,6 +32,7 @@ class Tuned:
     dtype: Dtype
     trainable: int
     base_biases: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> Any:

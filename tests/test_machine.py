@@ -9,6 +9,7 @@ import pytest
 from doors import command as run_command
 
 from medexp import command, machine
+from medexp.config.schema import Dtype
 from medexp.machine import PRESETS_BY_VRAM, Calibration, Gpu, Machine, nearest_preset
 from medexp.units import GIB
 
@@ -113,10 +114,11 @@ def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():
     assert node["hardware"] == {"matmul_tflops": 24.5, "memory_gb_per_s": 180, "host_link_gb_per_s": 11.2}
 
 
-def test_auto_computes_in_a_format_that_the_card_has():
-    turing = Gpu("NVIDIA GeForce RTX 2080 Ti", 11 * GIB, has_bfloat16=False)
-    node = command._nearest(Machine(8, "by hand", (turing,)))
-    assert (node["defaults"][0], node["hardware"]) == ("rtx4050_6gb", {"dtype": "float16"})
+def test_auto_computes_in_a_format_that_the_card_has(resolved, monkeypatch):
+    here = Machine(8, "by hand", (Gpu("NVIDIA GeForce RTX 2080 Ti", 11 * GIB, has_bfloat16=False),), 64 * GIB)
+    monkeypatch.setattr(machine, "read", lambda: here)
+    assert resolved("hardware=auto", on=here).hardware.dtype is Dtype.float16
+    assert command._nearest(here)["defaults"] == ["rtx4050_6gb", "_self_"]
 
 
 def test_auto_counts_on_the_memory_that_this_machine_has(resolved, monkeypatch):

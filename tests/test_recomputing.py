@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from medexp import model
 from medexp.recomputing import INPUTS, leave_out_last_product
 
 SIZES = {"gate_proj": (8, 24), "up_proj": (8, 24), "down_proj": (24, 8)}
@@ -136,3 +137,21 @@ def test_a_function_with_other_inputs_is_left_alone(kernels):
     kernels.LoRA_MLP = Other
     assert leave_out_last_product(nn.ModuleList([Layer()]), kernels, lambda layer: False) == 0
     assert len(INPUTS) == 24
+
+
+@pytest.mark.parametrize(
+    ("word", "fused", "said"),
+    [
+        ("hardware.recompute_last_product=false", 2, 0),
+        ("hardware.recompute_last_product=false", 1, 1),
+        ("hardware.recompute_last_product=true", 0, 0),
+    ],
+)
+def test_what_a_plan_counts_on_and_the_model_does_not_do_is_said(resolved, kernels, word, fused, said):
+    run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", word)
+    run.hardware.checkpoint_skip_layers = 0  # as a plan sets it
+    layers = nn.ModuleList([Layer(), Layer()])
+    for layer in layers[fused:]:
+        del layer.mlp.forward
+    notes = model.shorten(run, layers, kernels)
+    assert [note.partition(",")[0] for note in notes] == ["1 of 2 recomputed layers compute their last product"] * said
