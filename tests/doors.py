@@ -4,7 +4,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from medexp import machine
 from medexp.command import Invocation
 from medexp.config.schema import RunConfig
 from medexp.screen import Screen
-from medexp.train import TrainResult, train
+from medexp.training_run import TrainResult, train
 
 TINY = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 128}
 QUICK = [
@@ -24,14 +24,39 @@ QUICK = [
 ]
 
 
-def a_second() -> float:
-    """A second on a processor of today; where Hydra alone takes longer to import, as much more (0.3 s on an old one)."""
-    took = []
-    for _ in range(3):  # a busy neighbour makes one slow, not all
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        subprocess.run([sys.executable, "-c", "import hydra, omegaconf"], check=True)
-        took.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
-    return max(1, 7 * min(took))
+HYDRA_S = 0.15  # processor seconds that importing Hydra takes on a laptop of today; an old processor takes 0.4
+
+
+@dataclass(frozen=True)
+class Start:
+    """A command that ended: its exit status, what it imported, and its processor seconds on a laptop of today."""
+
+    status: int
+    modules: frozenset[str]
+    took_s: float
+
+
+def quickest_start(*words: str, cwd: Path) -> Start:
+    """The quickest of three starts of `python words...`.
+
+    A busy neighbour slows all on this machine to half, for seconds or for minutes: so each is held against an import of Hydra
+    right before it.
+    """
+    return min((_start(words, cwd) for _ in range(3)), key=lambda start: start.took_s)
+
+
+def _start(words: Sequence[str], cwd: Path) -> Start:
+    before = _children_s()
+    subprocess.run([sys.executable, "-c", "import hydra, omegaconf"], check=True)
+    between = _children_s()
+    status, output = command("-X", "importtime", *words, cwd=cwd)
+    took = _children_s() - between
+    modules = (line.rpartition("|")[2].strip() for line in output.splitlines() if line.startswith("import time:"))
+    return Start(status, frozenset(modules), HYDRA_S * took / (between - before))
+
+
+def _children_s() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
 
 
 def write_tiny_model(folder: Path, tokenizer: Any) -> Path:

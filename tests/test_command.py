@@ -3,12 +3,11 @@
 import datetime
 import http.server
 import json
-import resource
 import threading
 from pathlib import Path
 
 import pytest
-from doors import a_second, command
+from doors import command, quickest_start
 
 from medexp.command import conf_dir
 
@@ -103,20 +102,11 @@ def test_every_case_over_long_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_refusal_loads_nothing_heavy_and_takes_under_a_second(tmp_path: Path) -> None:
-    took = [_refusal_s(tmp_path) for _ in range(3)]  # a busy neighbour makes one slow, not all
-    assert min(took) < a_second()
-
-
-def _refusal_s(folder: Path) -> float:
-    """Processor seconds of a refused command, which is looked at for what it imports."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    status, output = command("-X", "importtime", *TRAIN, "lora.r=0", cwd=folder)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert status == 2
-    imported = {line.rpartition("|")[2].strip() for line in output.splitlines() if line.startswith("import time:")}
-    assert "hydra" in imported
-    assert not imported & set(HEAVY)
-    return after.ru_utime - before.ru_utime
+    start = quickest_start(*TRAIN, "lora.r=0", cwd=tmp_path)
+    assert start.status == 2
+    assert "hydra" in start.modules
+    assert not start.modules & set(HEAVY)
+    assert start.took_s < 1
 
 
 def test_help_lists_the_groups(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from medexp.config.rules import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
 from medexp.screen import Screen
-from medexp.train import TrainResult, train
+from medexp.training_run import TrainResult, train
 
 OTHER_CASES = "dataset.split_seed=7"
 

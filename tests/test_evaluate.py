@@ -26,7 +26,7 @@ from medexp.evaluation.questions import questions
 from medexp.evaluation.scorecard import Card
 from medexp.finished import as_it_was_made
 from medexp.screen import Screen
-from medexp.train import TrainResult, train
+from medexp.training_run import TrainResult, train
 from medexp.tuned import Tuned
 
 ANSWERED = "eval/structure/after"

@@ -31,7 +31,7 @@ from medexp.export import export
 from medexp.finished import as_it_was_made
 from medexp.registry import Registered
 from medexp.screen import Screen
-from medexp.train import TrainResult, train
+from medexp.training_run import TrainResult, train
 
 ROOT = Path(__file__).parents[1]
 

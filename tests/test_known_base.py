@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from doors import Doors
 
-from medexp import known_base, machine, measuring, model, stack, train, weights
+from medexp import known_base, machine, measuring, model, stack, training_run, weights
 from medexp.config.schema import RunConfig
 from medexp.data import source
 from medexp.data.preparation import prepare
@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return heard
 
 
-def base_side(doors: Doors, result: train.TrainResult) -> tuple[object, object]:
+def base_side(doors: Doors, result: training_run.TrainResult) -> tuple[object, object]:
     record = measuring.Record.of_json((result.adapter.parent / measuring.RECORD).read_text(), "here")
     return [case.base for case in record.cases], record.base_losses
 

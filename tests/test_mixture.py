@@ -9,7 +9,7 @@ import pytest
 from doors import Doors
 
 from medexp.errors import RunInterrupted
-from medexp.train import Recorder
+from medexp.training_run import Recorder
 
 LONGER = ["training.max_steps=5", "training.micro_batch=2", "training.save_steps=2", "evaluation.every_steps=9"]
 

@@ -25,7 +25,7 @@ from medexp.sweep.part import Part
 from medexp.sweep.settings import settings
 from medexp.sweep.space import Choice, Space
 from medexp.sweep.study import Study, open_study
-from medexp.train import train
+from medexp.training_run import train
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]

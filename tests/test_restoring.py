@@ -17,7 +17,7 @@ from medexp.config.rules import anchored, resolve
 from medexp.errors import ConfigError
 from medexp.restoring import Restored, as_it_was_made
 from medexp.screen import Screen
-from medexp.train import TrainResult, train
+from medexp.training_run import TrainResult, train
 
 
 class Trains:

@@ -16,7 +16,7 @@ from medexp.command import Invocation
 from medexp.config.schema import RunConfig
 from medexp.evaluation.generation import Sampling
 from medexp.screen import Screen
-from medexp.train import TrainResult, train
+from medexp.training_run import TrainResult, train
 
 GREEDY = Sampling(max_new_tokens=16, temperature=0.0, top_p=0.95, seed=0)
 
