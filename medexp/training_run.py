@@ -207,6 +207,7 @@ class Recorder:
                 "vram/reserved_gib": gib(job.meter.reserved_bytes()),
                 "vram/peak_gib": gib(job.meter.peak_bytes()),
                 "vram/peak_allocated_gib": gib(job.meter.peak_allocated_bytes()),
+                "vram/alloc_retries": float(job.meter.retries()),
             }
             guard.refuse_spill(job.meter, metrics["speed/step_s"], self._planned_s(step), machine.read().system)
         job.tracker.metrics(step, metrics | memory)

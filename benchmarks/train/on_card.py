@@ -114,6 +114,8 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
         "tokens_per_s": statistics.median(history["speed/tokens_per_s"][args.warm :]),
         "peak_reserved_gib": history["vram/peak_gib"][-1],
         "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
+        "alloc_retries": history["vram/alloc_retries"],
+        "step_s": history["speed/step_s"],
         "planned_gib": history["vram/planned_bytes"][-1] / 2**30,
         "params": {name: kept.data.params[param] for name, param in LEVER_PARAMS.items()},
         "card": card,

@@ -106,6 +106,7 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         result |= {"ok": False, "error": f"{type(error).__name__}: {error}"[:300]}
+    result["alloc_retries"] = torch.cuda.memory_stats().get("num_alloc_retries", 0)
     result["peak_allocated_gib"] = torch.cuda.max_memory_allocated() / 2**30
     result["peak_reserved_gib"] = torch.cuda.max_memory_reserved() / 2**30
     print("RESULT", json.dumps(result))

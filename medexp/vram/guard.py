@@ -56,6 +56,12 @@ class Meter:
         allocated: int = _cuda().max_memory_allocated() if self.on_card else 0
         return allocated
 
+    def retries(self) -> int:
+        """How often the allocator had to hand back what it cached to find room under the ceiling. The card stands still meanwhile:
+        a run in which this grows with its steps is slower than its plan."""
+        retries: int = _cuda().memory_stats().get("num_alloc_retries", 0) if self.on_card else 0
+        return retries
+
 
 def _cuda() -> Any:
     import torch

@@ -21,6 +21,7 @@ class Driver:
 
     def __init__(self, reserved: int, free: int, total: int):
         self.memory_reserved, self.mem_get_info = lambda: reserved, lambda: (free, total)
+        self.memory_stats = lambda: {"num_alloc_retries": 3}
 
 
 @pytest.fixture
@@ -56,3 +57,8 @@ def test_steps_that_crawl_are_a_spill_where_drivers_spill(metered):
 def test_a_cpu_has_no_meter(resolved, no_card):
     meter = guard.cap(resolved(on=no_card).hardware)
     assert (meter.on_card, meter.ceiling_bytes, meter.reserved_bytes(), meter.peak_bytes()) == (False, 0, 0, 0)
+    assert meter.retries() == 0
+
+
+def test_how_often_room_had_to_be_found_is_counted(metered):
+    assert metered(5.2, 0.3, 6).retries() == 3
