@@ -9,6 +9,7 @@ from typing import Any
 
 from medexp.config.schema import Dtype
 from medexp.data.encoding import Vocabulary
+from medexp.scratch import hand_back
 from medexp.stack import Stack
 
 
@@ -41,7 +42,8 @@ class Tuned:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No gradients, no dropout, mixed precision as in training; training mode is put back."""
+        """No gradients, no dropout, mixed precision as in training; training mode is put back, and what Unsloth keeps of it on
+        the card is handed back."""
         import torch
 
         was_training, precision = self.network.training, getattr(torch, self.dtype.value)
@@ -51,6 +53,8 @@ class Tuned:
                 yield
         finally:
             self.network.train(was_training)
+            if self.stack.unsloth is not None:
+                hand_back(self.network, self.stack.unsloth.kernels.utils)
 
     @contextmanager
     def keeping_weights(self) -> Iterator[None]:
