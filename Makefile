@@ -36,7 +36,7 @@ train: $(VENV)/.installed  ## fine-tune and compare (ARGS="hardware=rtx4050_6gb 
 	$(BIN)/python -m medexp.train $(ARGS)
 
 test: lint  ## lint, then every test that needs neither card nor network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network" -n $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network" -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -129,8 +129,14 @@ def embedded_tokenizer(resolved: Callable[..., RunConfig], no_card: Machine) -> 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer: Any) -> Path:
-    """A random two-layer Llama with the embedded tokenizer."""
+    """A random two-layer Llama with the first tokens of the embedded tokenizer."""
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", embedded_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def whole_vocabulary_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer: Any) -> Path:
+    """The same with the whole tokenizer: a GGUF knows it by how it splits text, and the shipped cases have their real lengths."""
+    return write_tiny_model(tmp_path_factory.mktemp("whole") / "model", embedded_tokenizer, len(embedded_tokenizer))
 
 
 @pytest.fixture(scope="session")

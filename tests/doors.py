@@ -1,5 +1,6 @@
 """For tests of whole runs: a tiny model with the embedded tokenizer, runs in this process, and commands in their own."""
 
+import json
 import os
 import resource
 import subprocess
@@ -16,6 +17,7 @@ from medexp.screen import Screen
 from medexp.training_run import TrainResult, train
 
 TINY = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 128}
+TOKENS = 12288  # of the vocabulary: the shipped cases are then under 640 tokens, as with all 49,152
 QUICK = [
     *(f"model.shape.{name}={value}" for name, value in TINY.items()),
     "debug=fast",
@@ -59,19 +61,30 @@ def _children_s() -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
 
 
-def write_tiny_model(folder: Path, tokenizer: Any) -> Path:
-    """A random Llama of the TINY shape in `folder`."""
+def write_tiny_model(folder: Path, tokenizer: Any, tokens: int = TOKENS) -> Path:
+    """A random Llama of the TINY shape in `folder`, with the first `tokens` of `tokenizer`: of a model this small, the whole
+    vocabulary would be nearly all there is to compute and to read."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        vocab_size=tokens, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _keep_first(tokens, folder / "tokenizer.json")
     return folder
+
+
+def _keep_first(tokens: int, file: Path) -> None:
+    """Byte-pair encoding numbers its tokens as it merges them, so that the first ones are a vocabulary of their own."""
+    whole = json.loads(file.read_text())
+    model = whole["model"]
+    model["vocab"] = {token: number for token, number in model["vocab"].items() if number < tokens}
+    model["merges"] = [pair for pair in model["merges"] if "".join(pair) in model["vocab"]]
+    file.write_text(json.dumps(whole))
 
 
 @dataclass
@@ -84,7 +97,9 @@ class Doors:
 
     def overrides(self, *more: str) -> list[str]:
         """The command line of a quick run."""
-        return [*QUICK, f"model.path={self.model}", f"tracking.root={self.root / 'mlruns'}", *more]
+        vocab = json.loads((self.model / "config.json").read_text())["vocab_size"]
+        kept_in = f"tracking.root={self.root / 'mlruns'}"
+        return [*QUICK, f"model.shape.vocab={vocab}", f"model.path={self.model}", kept_in, *more]
 
     def run(self, *more: str) -> RunConfig:
         """The checked config of a quick run."""

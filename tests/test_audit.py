@@ -53,7 +53,8 @@ class Page(HTMLParser):
         self.fetched += [value for name, value in attrs if name in ("src", "href")] + [tag] * (tag == "script")
 
 
-def test_the_shipped_cases_break_no_rule(doors: Doors, capsys) -> None:
+def test_the_shipped_cases_break_no_rule(doors_in, whole_vocabulary_model, tmp_path, capsys) -> None:
+    doors = doors_in(tmp_path, whole_vocabulary_model)
     audited(doors, "dataset.max_cases=null", "dataset.held_out=16", strict=True)
     output = capsys.readouterr().out
     for part in ("138 to train on, 16 held out", "Tokens per training case", "all checks passed", "reasoning 29.1 %", "language"):

@@ -78,9 +78,10 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory,
     doors_in: Callable[..., Doors],
     compose: Callable[..., Any],
+    whole_vocabulary_model: Path,
 ) -> Finished:
     root = tmp_path_factory.mktemp("finished")
-    return Finished(doors_in(root), compose)
+    return Finished(doors_in(root, whole_vocabulary_model), compose)
 
 
 @pytest.fixture

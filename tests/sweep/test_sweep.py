@@ -15,15 +15,15 @@ from medexp.sweep import known_metrics
 
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
-    # The plan of 40,000 tokens takes over 0.9 GiB of host memory, that of 480 takes 0.63.
-    words = ["training.max_seq_tokens=choice(480,40000,640)", "hardware.vram_ceiling_gib=0.75", "sweep.n_trials=3"]
+    # The plan of 40,000 tokens takes over 0.9 GiB of host memory, that of 580 takes under 0.75.
+    words = ["training.max_seq_tokens=choice(580,40000,640)", "hardware.vram_ceiling_gib=0.75", "sweep.n_trials=3"]
     status, output = sweeps.run(*words)
     assert status == 0, output
     trials = sweeps.trials()
     started = {folder.name for folder in sweeps.folder.glob("[0-9]*")}
     done = [each for each in trials if each.user_attrs["ending"] == "done"]
     refused = [each for each in trials if each.user_attrs["ending"] == "infeasible"]
-    assert {each.params["training.max_seq_tokens"] for each in done} == {480, 640}  # every point that fits, once
+    assert {each.params["training.max_seq_tokens"] for each in done} == {580, 640}  # every point that fits, once
     assert {str(each.number) for each in done} == started
     assert all(each.params["training.max_seq_tokens"] == 40000 and each.constraints["vram_bytes"] > 0 for each in refused)
     assert refused
@@ -130,7 +130,7 @@ def more(cfg, trial):
 
 
 def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
-    preset = ["sweep=pareto_loss_vram", "lora.r=choice(4,8)", "training.max_seq_tokens=choice(480,640)"]
+    preset = ["sweep=pareto_loss_vram", "lora.r=choice(4,8)", "training.max_seq_tokens=choice(580,640)"]
     (sweeps.root / "space_of_mine.py").write_text(OWN_SPACE)
     options = ["hydra.sweeper.repeats=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.custom_search_space=space_of_mine.more"]
     process = sweeps.start(
