@@ -4,6 +4,7 @@ What is held for the whole run is exact (within 0.5 MiB of what torch allocates,
 step adds.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 from medexp.config.schema import Device, Engine, Family, Optimizer, Quantisation, RunConfig
@@ -15,6 +16,7 @@ from medexp.vram.terms import (
     WIDTHS,
     Budget,
     Levers,
+    Part,
     Phase,
     Place,
     Term,
@@ -36,10 +38,43 @@ WORKSPACE_BYTES = int(32.2 * MIB)  # cuBLAS' workspace (32 MiB on Hopper, 8 MiB 
 
 def budget(run: RunConfig, levers: Levers) -> Budget:
     """What `run` takes with `levers`; micro-batch and accumulation of `run` itself are not looked at."""
-    terms = [*_weights(run, levers), *_adapter(run, levers), *step_terms(run, levers), *_evaluation(run)]
-    if run.hardware.device is Device.cpu:
-        terms = [term._replace(place=Place.host) for term in terms]
-    return Budget(levers, tuple(term for term in terms if term.num_bytes > 0), _link_bytes(run, levers))
+    return Budgets(run).of(levers)
+
+
+class Budgets:
+    """What `run` takes with any levers. A search looks at thousands: each part is worked out once for all that it does not depend
+    on, so `run` must stay as it is meanwhile."""
+
+    def __init__(self, run: RunConfig):
+        self.run = run
+        self._parts: dict[tuple[object, ...], Part] = {}
+        self._links: dict[tuple[object, ...], int] = {}
+
+    def of(self, levers: Levers) -> Budget:
+        """As `budget`."""
+        step = (levers.micro_batch, levers.kept_layers, levers.compiled, levers.tiled_mlp, levers.kept_on_host)
+        parts = (
+            self._part(_weights, levers, levers.streamed_layers, levers.embedding_on_host),
+            self._part(_adapter, levers, levers.paged),
+            self._part(step_terms, levers, *step),
+            self._part(_evaluation, levers),
+        )
+        return Budget(levers, parts, self._link_bytes(levers))
+
+    def _part(self, terms: Callable[[RunConfig, Levers], list[Term]], levers: Levers, *depends_on: object) -> Part:
+        key = (terms, *depends_on)
+        if (known := self._parts.get(key)) is None:
+            found = terms(self.run, levers)
+            if self.run.hardware.device is Device.cpu:
+                found = [term._replace(place=Place.host) for term in found]
+            known = self._parts[key] = Part(found)
+        return known
+
+    def _link_bytes(self, levers: Levers) -> int:
+        key = (levers.micro_batch, levers.accumulation, levers.streamed_layers, levers.waiting_layers, levers.paged)
+        if (known := self._links.get(key)) is None:
+            known = self._links[key] = _link_bytes(self.run, levers)
+        return known
 
 
 def layer_bytes(run: RunConfig) -> tuple[int, int]:
@@ -128,7 +163,7 @@ def _adapter(run: RunConfig, levers: Levers) -> list[Term]:
     ]
 
 
-def _evaluation(run: RunConfig) -> list[Term]:
+def _evaluation(run: RunConfig, _: Levers) -> list[Term]:
     shape, evaluation = run.model.shape, run.evaluation
     tokens = evaluation.batch_size * evaluation.max_seq_tokens
     head = 2 * shape.vocab * shape.hidden if _casts_to_float32(run) else 0  # back in 16 bits for every forward pass

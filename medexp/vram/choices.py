@@ -5,30 +5,32 @@ from dataclasses import replace
 from itertools import product
 
 from medexp.config.schema import Device, Engine, Optimizer, Planning, RunConfig
-from medexp.vram.budget import budget
+from medexp.vram.budget import Budgets
 from medexp.vram.limits import card_room, host_room
 from medexp.vram.step import is_offloaded, waiting_bytes
 from medexp.vram.terms import Levers
 from medexp.vram.unfused import can_stream, is_fused
 
 
-def candidates(run: RunConfig, last_resorts: bool) -> Iterator[Levers]:
-    """All levers worth looking at."""
+def candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
+    """All levers of the run of `budgets` worth looking at."""
+    run = budgets.run
     effective = run.training.cases_a_step
     choices = product(_sizes(run), _embeddings(run), _variants(run, last_resorts), _streamable(run))
     for size, on_host, (compiled, tiled, paged), streamed in choices:
         plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
-        yield from _with_kept(run, plain)
+        yield from _with_kept(budgets, plain)
 
 
-def thrifty(run: RunConfig) -> Iterator[Levers]:
+def thrifty(budgets: Budgets) -> Iterator[Levers]:
     """The levers that take least memory of those the config leaves open: as few cases at a time as may be, all that can be
     streamed streamed, nothing kept that was not asked for, and that on the host if it may be."""
+    run = budgets.run
     size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
     streamed = min(max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0))
     for compiled, tiled, paged in _variants(run, last_resorts=True):
         yield from _with_kept(
-            run, Levers(size, run.training.cases_a_step // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
+            budgets, Levers(size, run.training.cases_a_step // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
         )
 
 
@@ -71,17 +73,18 @@ def _embeddings(run: RunConfig) -> list[bool]:
     return _asked(run.hardware.offload_embedding, [False, True] if can else [False])
 
 
-def _with_kept(run: RunConfig, plain: Levers) -> Iterator[Levers]:
+def _with_kept(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
     """`plain`, with what it keeps on the card or on the host."""
-    asked = run.hardware.offload_activations
+    asked = budgets.run.hardware.offload_activations
     if asked is not True:
-        yield from (replace(plain, kept_layers=kept) for kept in _kept(run, plain))
+        yield from (replace(plain, kept_layers=kept) for kept in _kept(budgets, plain))
     if asked is not False:
-        yield from (replace(plain, kept_on_host=True, kept_layers=kept) for kept in _kept_on_host(run, plain))
+        yield from (replace(plain, kept_on_host=True, kept_layers=kept) for kept in _kept_on_host(budgets, plain))
 
 
-def _kept_on_host(run: RunConfig, plain: Levers) -> list[int]:
+def _kept_on_host(budgets: Budgets, plain: Levers) -> list[int]:
     """As many of those that are not streamed as the host holds, or a part of them where the link is slow."""
+    run = budgets.run
     hardware, most = run.hardware, run.model.shape.layers - plain.streamed_layers
     asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
     if not (must or _saves_to_host(run, plain)):
@@ -93,7 +96,7 @@ def _kept_on_host(run: RunConfig, plain: Levers) -> list[int]:
     if hardware.host_ram_gib is None or is_by_hand(run):
         return [0] if must else []
     two = replace(plain, kept_on_host=True, kept_layers=2)  # one of them waits
-    room = host_room(run, two) - budget(run, plain).host_bytes
+    room = host_room(run, two) - budgets.of(plain).host_bytes
     most = min(most, 1 + max(0, room) // waiting_bytes(run, two))
     return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
 
@@ -103,8 +106,9 @@ def _saves_to_host(run: RunConfig, plain: Levers) -> bool:
     return is_offloaded(run) and plain.compiled and is_fused(run)
 
 
-def _kept(run: RunConfig, plain: Levers) -> list[int]:
+def _kept(budgets: Budgets, plain: Levers) -> list[int]:
     """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
+    run = budgets.run
     asked = run.hardware.checkpoint_skip_layers
     most = run.model.shape.layers - plain.streamed_layers
     if isinstance(asked, int):
@@ -114,6 +118,6 @@ def _kept(run: RunConfig, plain: Levers) -> list[int]:
     if not (plain.compiled and is_fused(run)) or run.hardware.vram_ceiling_gib is None or is_by_hand(run):
         return [0]
     ceiling = card_room(run.hardware.vram_ceiling_gib)
-    none, one, two = (budget(run, replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
+    none, one, two = (budgets.of(replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
     room = 0 if one > ceiling else 1 + (ceiling - one) // max(1, two - one)
     return [0, min(most, room)] if room and none <= ceiling and most else [0]

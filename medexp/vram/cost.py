@@ -7,7 +7,7 @@ published in its preset or measured by `medexp.calibrate`.
 from dataclasses import dataclass, replace
 
 from medexp.config.schema import ModelShape, Quantisation, RunConfig
-from medexp.vram.budget import budget, streamed_link_bytes
+from medexp.vram.budget import Budgets, streamed_link_bytes
 from medexp.vram.step import is_shortened
 from medexp.vram.terms import Budget, Levers, layer_parameters
 
@@ -93,17 +93,35 @@ def short_micro_batch(run: RunConfig) -> MicroBatch:
 
 def predicted(run: RunConfig, levers: Levers) -> Plan:
     """The bytes and the time of `run` with `levers`, every case as long as the limit."""
-    hardware, shape = run.hardware, run.model.shape
-    link = _rates(run)[2]
-    needed = budget(run, levers)
-    tokens = levers.micro_batch * run.training.max_seq_tokens
-    on_card_s = levers.accumulation * on_card(run, levers).seconds(tokens)
-    linked_s = needed.link_bytes / (link * 1e9)
-    looked_up_s = levers.accumulation * tokens * 2 * shape.hidden / (link * 1e9) if levers.embedding_on_host else 0.0
-    step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
-    if levers.kept_on_host:
-        step_s = (on_card_s**OVERLAP + (linked_s / BUSY_LINK) ** OVERLAP) ** (1 / OVERLAP) + looked_up_s
-    return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=hardware.matmul_tflops is not None)
+    return Predictions(Budgets(run)).of(levers)
+
+
+class Predictions:
+    """Bytes and times of the run of `budgets` with any levers; as for these, the run must stay as it is."""
+
+    def __init__(self, budgets: Budgets):
+        self._budgets, self._run = budgets, budgets.run
+        self._link_a_s = _rates(budgets.run)[2] * 1e9
+        self._micro_batches: dict[tuple[int, bool, bool], MicroBatch] = {}
+
+    def of(self, levers: Levers) -> Plan:
+        """As `predicted`."""
+        run, link_a_s = self._run, self._link_a_s
+        needed = self._budgets.of(levers)
+        tokens = levers.micro_batch * run.training.max_seq_tokens
+        on_card_s = levers.accumulation * self._micro_batch(levers).seconds(tokens)
+        linked_s = needed.link_bytes / link_a_s
+        looked_up_s = levers.accumulation * tokens * 2 * run.model.shape.hidden / link_a_s if levers.embedding_on_host else 0.0
+        step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
+        if levers.kept_on_host:
+            step_s = (on_card_s**OVERLAP + (linked_s / BUSY_LINK) ** OVERLAP) ** (1 / OVERLAP) + looked_up_s
+        return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=run.hardware.matmul_tflops is not None)
+
+    def _micro_batch(self, levers: Levers) -> MicroBatch:
+        key = (levers.kept_layers, levers.compiled, levers.tiled_mlp)
+        if (known := self._micro_batches.get(key)) is None:
+            known = self._micro_batches[key] = on_card(self._run, levers)
+        return known
 
 
 def _rates(run: RunConfig) -> tuple[float, float, float]:

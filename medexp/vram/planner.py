@@ -11,8 +11,9 @@ from functools import partial
 
 from medexp.config.schema import Device, Engine, Planning, RunConfig
 from medexp.units import GIB
+from medexp.vram.budget import Budgets
 from medexp.vram.choices import candidates
-from medexp.vram.cost import Plan, predicted
+from medexp.vram.cost import Plan, Predictions
 from medexp.vram.limits import fits, host_over
 from medexp.vram.reach import layers, refusal, resized
 from medexp.vram.terms import Levers, Phase, Place, Term
@@ -71,7 +72,9 @@ def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
 def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
     """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
     is_frugal = run.training.plan is Planning.frugal
-    plans = [predicted(run, levers) for levers in candidates(run, last_resorts or is_frugal)]
+    budgets = Budgets(run)
+    predictions = Predictions(budgets)
+    plans = [predictions.of(levers) for levers in candidates(budgets, last_resorts or is_frugal)]
     if is_frugal:
         return sorted(plans, key=lambda plan: (plan.budget.peak_bytes, plan.step_s))
     return sorted(plans, key=lambda plan: (plan.step_s, plan.budget.peak_bytes))

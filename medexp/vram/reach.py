@@ -10,9 +10,9 @@ from typing import Any
 from medexp.config.schema import Device, Planning, RunConfig
 from medexp.errors import VramPlanError
 from medexp.units import GIB, bytes_of_gib
-from medexp.vram.budget import layer_bytes
+from medexp.vram.budget import Budgets, layer_bytes
 from medexp.vram.choices import thrifty
-from medexp.vram.cost import Plan, predicted
+from medexp.vram.cost import Plan, Predictions, predicted
 from medexp.vram.limits import PINNED_SHARE, SAFETY, card_room, fits, host_beside, host_room
 from medexp.vram.terms import Phase
 
@@ -74,7 +74,7 @@ def refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
 
 def _of_evaluation(run: RunConfig) -> Fitting:
     """A smaller batch of held-out cases, or shorter ones; nothing where a training step takes most."""
-    least = min((predicted(run, levers) for levers in thrifty(run)), key=lambda plan: plan.budget.peak_bytes)
+    least = min(_thrifty(run), key=lambda plan: plan.budget.peak_bytes)
     if least.budget.bytes_in(Phase.training) == least.budget.peak_bytes:
         return {}
     size = _largest(lambda count: _evaluated(run, batch_size=count), run.evaluation.batch_size - 1)
@@ -127,8 +127,12 @@ def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
 
 
 def _fits(run: RunConfig) -> bool:
-    plans = (predicted(run, levers) for levers in thrifty(run))
-    return any(fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in plans)
+    return any(fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in _thrifty(run))
+
+
+def _thrifty(run: RunConfig) -> Iterator[Plan]:
+    budgets = Budgets(run)
+    return map(Predictions(budgets).of, thrifty(budgets))
 
 
 def _streaming_less(run: RunConfig, plan: Plan) -> Plan:

@@ -1,6 +1,6 @@
 """The words of a memory budget: what takes bytes, where, when; the levers that trade them; shape arithmetic."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, cached_property
@@ -66,49 +66,64 @@ class Term(NamedTuple):
     source: str
 
 
+class Part:
+    """Terms that depend on the same levers, and the bytes they come to, by phase: a search adds parts up, not terms."""
+
+    def __init__(self, terms: Iterable[Term]):
+        self.terms = tuple(term for term in terms if term.num_bytes > 0)
+        self.on_card = self._held(Place.gpu)
+        self.on_host = self._held(Place.host)
+
+    def _held(self, place: Place) -> tuple[int, ...]:
+        here = [term for term in self.terms if term.place is place]
+        return tuple(sum(term.num_bytes for term in here if term.phase is phase) for phase in Phase)
+
+
 @dataclass(frozen=True)
 class Budget:
-    """All terms of a run with given levers."""
+    """All terms of a run with given levers, in their parts."""
 
     levers: Levers
-    terms: tuple[Term, ...]
+    parts: tuple[Part, ...]
     link_bytes: int
 
-    @cached_property
-    def _on_card(self) -> dict[Phase, int]:
-        held = dict.fromkeys(Phase, 0)
-        for _, num_bytes, place, phase, _ in self.terms:
-            if place is Place.gpu:
-                held[phase] += num_bytes
-        return held
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Everything that takes memory."""
+        return tuple(term for part in self.parts for term in part.terms)
 
     def gpu_bytes(self, phase: Phase) -> int:
         """Bytes on the card that are held in `phase` only."""
-        return self._on_card[phase]
+        index = _INDEX[phase]
+        return sum([part.on_card[index] for part in self.parts])
 
     def bytes_in(self, phase: Phase) -> int:
         """Everything on the card in `phase`: what is always there, and what comes on top."""
         always = self.gpu_bytes(Phase.always)
         return always if phase is Phase.always else always + self.gpu_bytes(phase)
 
-    @property
+    @cached_property
     def peak_bytes(self) -> int:
         """The most the allocator reserves: what is always there and the larger of a training step and an evaluation."""
-        return max(map(self.bytes_in, Phase))
+        return _peak([part.on_card for part in self.parts])
 
-    @property
+    @cached_property
     def host_bytes(self) -> int:
         """Pinned and pageable host memory, at its peak; on a CPU everything lies there."""
-        held = dict.fromkeys(Phase, 0)
-        for _, num_bytes, place, phase, _ in self.terms:
-            if place is Place.host:
-                held[phase] += num_bytes
-        always = held.pop(Phase.always)
-        return always + max(held.values())
+        return _peak([part.on_host for part in self.parts])
 
     def largest(self) -> Term:
         """The term that takes most of the card."""
         return max((term for term in self.terms if term.place is Place.gpu), key=lambda term: term.num_bytes)
+
+
+_INDEX = {phase: index for index, phase in enumerate(Phase)}
+
+
+def _peak(held: Iterable[tuple[int, ...]]) -> int:
+    """What is always held, and the most that a phase adds; `held` are the bytes of each part, by phase."""
+    always, *others = map(sum, zip(*held, strict=True))
+    return always + max(others)
 
 
 def linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
