@@ -11,8 +11,8 @@ from medexp.errors import ConfigError, VramPlanError
 from medexp.machine import Machine
 from medexp.units import GIB, bytes_of_gib
 from medexp.vram import limits, planner, reach
-from medexp.vram.budget import budget
-from medexp.vram.cost import predicted
+from medexp.vram.budget import Budgets, budget
+from medexp.vram.cost import Predictions, predicted
 from medexp.vram.step import largest_tile
 from medexp.vram.terms import Levers, Phase
 
@@ -263,19 +263,32 @@ def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_fruga
     assert frugal.budget.peak_bytes <= chosen.budget.peak_bytes
 
 
+SOME_LEVERS = st.builds(
+    Levers,
+    st.sampled_from([1, 2, 4]),
+    st.just(2),
+    st.integers(0, 24),
+    st.booleans(),
+    st.integers(0, 8),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(looked_at=st.lists(SOME_LEVERS, min_size=2, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_a_plan_is_the_same_whatever_was_looked_at_before(on_laptop, looked_at):
+    in_a_search = Predictions(Budgets(on_laptop))
+    for levers in looked_at:
+        known, alone = in_a_search.of(levers), predicted(on_laptop, levers)
+        assert (known.step_s, known.tokens_per_s, known.levers) == (alone.step_s, alone.tokens_per_s, levers)
+        assert (known.budget.terms, known.budget.link_bytes) == (alone.budget.terms, alone.budget.link_bytes)
+
+
 @given(
-    levers=st.builds(
-        Levers,
-        st.sampled_from([1, 2, 4]),
-        st.just(2),
-        st.integers(0, 24),
-        st.booleans(),
-        st.integers(0, 8),
-        st.booleans(),
-        st.booleans(),
-        st.booleans(),
-        st.booleans(),
-    ),
+    levers=SOME_LEVERS,
     rank=st.integers(1, 128),
     seq=st.integers(64, 24_000),
 )
