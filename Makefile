@@ -5,9 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Test processes; 0 runs the tests in pytest's own.
 JOBS ?= 2
-# Quiet about package indexes that a machine may have configured beside the main one. What is imported is compiled then: of the
-# rest, most never is.
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile
+# Quiet about package indexes that a machine may have configured beside the main one.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo ,gpu)
 
 .DEFAULT_GOAL := help
@@ -37,8 +36,9 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.created
 train: $(VENV)/.installed  ## fine-tune and compare (ARGS="hardware=rtx4050_6gb lora.r=8" passes Hydra overrides)
 	$(BIN)/python -m medexp.train $(ARGS)
 
+# Tests start a few hundred commands: what these import is compiled once, whatever the environment says.
 test: lint  ## lint, then every test that needs neither card nor network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network" -n $(JOBS) --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network" -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
