@@ -15,7 +15,7 @@ from medexp.config.schema import RunConfig
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    from medexp.finished import FinishedRun  # what can be refused has been, in half the time that these take to import
+    from medexp.finished import FinishedRun  # what the config alone can be refused for has been, without these
     from medexp.restoring import Restored
     from medexp.screen import Screen
     from medexp.sweep.part import taking_part

@@ -93,21 +93,21 @@ def short_micro_batch(run: RunConfig) -> MicroBatch:
 
 def predicted(run: RunConfig, levers: Levers) -> Plan:
     """The bytes and the time of `run` with `levers`, every case as long as the limit."""
-    return Predictions(Budgets(run)).of(levers)
+    return Predictions(run).of(levers)
 
 
 class Predictions:
-    """Bytes and times of the run of `budgets` with any levers; as for these, the run must stay as it is."""
+    """Bytes and times of `run` with any levers; as for its `budgets`, the run must stay as it is."""
 
-    def __init__(self, budgets: Budgets):
-        self._budgets, self._run = budgets, budgets.run
-        self._link_a_s = _rates(budgets.run)[2] * 1e9
+    def __init__(self, run: RunConfig):
+        self.budgets = Budgets(run)
+        self._run, self._link_a_s = run, _rates(run)[2] * 1e9
         self._micro_batches: dict[tuple[int, bool, bool], MicroBatch] = {}
 
     def of(self, levers: Levers) -> Plan:
         """As `predicted`."""
         run, link_a_s = self._run, self._link_a_s
-        needed = self._budgets.of(levers)
+        needed = self.budgets.of(levers)
         tokens = levers.micro_batch * run.training.max_seq_tokens
         on_card_s = levers.accumulation * self._micro_batch(levers).seconds(tokens)
         linked_s = needed.link_bytes / link_a_s

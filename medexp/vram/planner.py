@@ -11,7 +11,6 @@ from functools import partial
 
 from medexp.config.schema import Device, Engine, Planning, RunConfig
 from medexp.units import GIB
-from medexp.vram.budget import Budgets
 from medexp.vram.choices import candidates
 from medexp.vram.cost import Plan, Predictions
 from medexp.vram.limits import fits, host_over
@@ -72,9 +71,8 @@ def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
 def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
     """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
     is_frugal = run.training.plan is Planning.frugal
-    budgets = Budgets(run)
-    predictions = Predictions(budgets)
-    plans = [predictions.of(levers) for levers in candidates(budgets, last_resorts or is_frugal)]
+    predictions = Predictions(run)
+    plans = [predictions.of(levers) for levers in candidates(predictions.budgets, last_resorts or is_frugal)]
     if is_frugal:
         return sorted(plans, key=lambda plan: (plan.budget.peak_bytes, plan.step_s))
     return sorted(plans, key=lambda plan: (plan.step_s, plan.budget.peak_bytes))

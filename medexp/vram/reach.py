@@ -10,7 +10,7 @@ from typing import Any
 from medexp.config.schema import Device, Planning, RunConfig
 from medexp.errors import VramPlanError
 from medexp.units import GIB, bytes_of_gib
-from medexp.vram.budget import Budgets, layer_bytes
+from medexp.vram.budget import layer_bytes
 from medexp.vram.choices import thrifty
 from medexp.vram.cost import Plan, Predictions, predicted
 from medexp.vram.limits import PINNED_SHARE, SAFETY, card_room, fits, host_beside, host_room
@@ -131,8 +131,8 @@ def _fits(run: RunConfig) -> bool:
 
 
 def _thrifty(run: RunConfig) -> Iterator[Plan]:
-    budgets = Budgets(run)
-    return map(Predictions(budgets).of, thrifty(budgets))
+    predictions = Predictions(run)
+    return map(predictions.of, thrifty(predictions.budgets))
 
 
 def _streaming_less(run: RunConfig, plan: Plan) -> Plan:

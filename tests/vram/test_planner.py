@@ -11,7 +11,7 @@ from medexp.errors import ConfigError, VramPlanError
 from medexp.machine import Machine
 from medexp.units import GIB, bytes_of_gib
 from medexp.vram import limits, planner, reach
-from medexp.vram.budget import Budgets, budget
+from medexp.vram.budget import budget
 from medexp.vram.cost import Predictions, predicted
 from medexp.vram.step import largest_tile
 from medexp.vram.terms import Levers, Phase
@@ -280,7 +280,7 @@ SOME_LEVERS = st.builds(
 @given(looked_at=st.lists(SOME_LEVERS, min_size=2, max_size=12))
 @settings(max_examples=40, deadline=None)
 def test_a_plan_is_the_same_whatever_was_looked_at_before(on_laptop, looked_at):
-    in_a_search = Predictions(Budgets(on_laptop))
+    in_a_search = Predictions(on_laptop)
     for levers in looked_at:
         known, alone = in_a_search.of(levers), predicted(on_laptop, levers)
         assert (known.step_s, known.tokens_per_s, known.levers) == (alone.step_s, alone.tokens_per_s, levers)
