@@ -25,8 +25,7 @@ from medexp.vram.cost import short_micro_batch
 from medexp.vram.step import attended_tokens
 from medexp.whole import flush
 
-ROWS = ("input_ids", "labels", "attention_mask")
-MICRO_BATCHES = "micro_batches"
+MICRO_BATCHES, TOKENS = "micro_batches", "tokens"
 
 
 class Watcher(Protocol):
@@ -63,7 +62,7 @@ def fit(
     steps = len(rows) // run.training.cases_a_step
     bridge = _bridge(tuned, watchers, lambda step: sum(len(row.input_ids) for row in rows_of(run, rows, step)))
     with quietly():
-        trainer = _trainer_class(tuned)(
+        trainer = _trainer_class(tuned, bridge.trained_on)(
             model=tuned.network,
             args=_arguments(run, tuned, steps, checkpoints),
             train_dataset=_dataset(tuned, rows),
@@ -109,17 +108,17 @@ def step_seconds(run: RunConfig, lengths: Sequence[int]) -> float:
     return sum(one.seconds(len(cases) * max(lengths[case] for case in cases)) for cases in micro_batches(run, lengths))
 
 
-def _trainer_class(tuned: Tuned) -> Any:
-    """TRL's trainer, for batches that hold a whole step: it goes through their micro-batches one after another."""
+def _trainer_class(tuned: Tuned, trained_on: Callable[[int], None]) -> Any:
+    """TRL's trainer, for batches that hold a whole step: it goes through their micro-batches one after another, and tells
+    `trained_on` how many tokens they had."""
 
     class Stepping(tuned.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             loss, together = 0.0, inputs[MICRO_BATCHES]
             self.current_gradient_accumulation_steps = len(together)  # divides means, where a loss is not a sum over tokens
-            # All are cut before the first is computed: to look cases up on a card waits for all that it was given to do.
-            parts = [{name: inputs[name][cases, :longest] for name in ROWS} for cases, longest in together]
-            for part in parts:
-                loss = loss + super().training_step(model, part, num_items_in_batch)
+            for micro_batch in together:
+                loss = loss + super().training_step(model, micro_batch, num_items_in_batch)
+            trained_on(inputs[TOKENS])
             return loss
 
     return Stepping
@@ -145,12 +144,13 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
         "max_length": training.max_seq_tokens,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "train_sampling_strategy": "sequential",
-        "include_num_input_tokens_seen": "non_padding",
         "save_strategy": "steps" if checkpoints else "no",
         "save_steps": training.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
+        # Either would ask the card for a number between backward pass and optimizer, whose kernels then start late.
         "logging_nan_inf_filter": False,
+        "include_num_input_tokens_seen": "no",
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
@@ -177,8 +177,10 @@ def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
 
 
 def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
-    """A collator: a step's rows padded on the right to the longest, masked by their length (the padding token may be EOS); and of
-    each micro-batch its rows and the tokens of the longest."""
+    """A collator: a step's rows padded on the right and masked by their length (the padding token may be EOS), as the micro-batches
+    they are trained in; their tokens without padding; and all of it whole, by which the Trainer counts what a loss is divided by.
+    It is cut and counted before it is on a card: to look cases up there, or to count, waits for all that the card was given to do.
+    """
     import torch
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
@@ -188,12 +190,16 @@ def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[in
         def padded(lists: list[list[int]], value: int) -> Any:
             return torch.tensor([each + [value] * (longest - len(each)) for each in lists])
 
-        return {
+        whole = {
             "input_ids": padded([row["input_ids"] for row in rows], pad_id),
             "labels": padded([row["labels"] for row in rows], IGNORED),
             "attention_mask": padded([[1] * length for length in lengths], 0),
-            MICRO_BATCHES: [(cases, max(lengths[case] for case in cases)) for cases in micro_batches(run, lengths)],
         }
+
+        def together(cases: list[int]) -> dict[str, Any]:
+            return {name: each[cases, : max(lengths[case] for case in cases)] for name, each in whole.items()}
+
+        return whole | {MICRO_BATCHES: [*map(together, micro_batches(run, lengths))], TOKENS: sum(lengths)}
 
     return collate
 
@@ -206,15 +212,15 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
     class Bridge(tuned.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             self.stopped_by: int | None = None
-            self.tokens = self.tokens_before = 0
+            self.tokens = self.step_tokens = 0
             self.steps_s = self.step_s = self.began = 0.0
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.tokens_before = int(state.num_input_tokens_seen)
+        def trained_on(self, tokens: int) -> None:
+            self.step_tokens += tokens
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             synchronize()
-            self.began = time.perf_counter()
+            self.began, self.step_tokens = time.perf_counter(), 0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             synchronize()
@@ -236,19 +242,18 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
                     f"the training loss is {logs['loss']} at step {state.global_step}; lower training.learning_rate, "
                     "lengthen training.warmup_steps, or look at the cases of this step"
                 )
-            step_tokens = int(state.num_input_tokens_seen) - self.tokens_before - self.tokens
-            self.tokens += step_tokens
-            if step_tokens != (given := tokens_of(state.global_step)):
+            self.tokens += self.step_tokens
+            if self.step_tokens != (given := tokens_of(state.global_step)):
                 raise MedexpError(
-                    f"step {state.global_step} was trained on {step_tokens:,} tokens and its cases have {given:,}: this version of "
-                    "the training stack batches differently from what medexp expects; install the versions of pyproject.toml, "
-                    "and report it"
+                    f"step {state.global_step} was trained on {self.step_tokens:,} tokens and its cases have {given:,}: this "
+                    "version of the training stack batches differently from what medexp expects; install the versions of "
+                    "pyproject.toml, and report it"
                 )
             metrics = {
                 "train/loss": logs["loss"],
                 "train/grad_norm": float(logs.get("grad_norm", math.nan)),
                 "train/learning_rate": logs["learning_rate"],
-                "speed/tokens_per_s": step_tokens / self.step_s,
+                "speed/tokens_per_s": self.step_tokens / self.step_s,
                 "speed/step_s": self.step_s,
             }
             for watcher in watchers:

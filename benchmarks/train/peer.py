@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=int, default=0, help="checkpoint_skip_layers")
     parser.add_argument("--shorten", action="store_true", help="leave out the last product of recomputed layers, as medexp does")
     parser.add_argument("--batch", type=int, default=2, help="cases a micro-batch, of 8 a step")
-    parser.add_argument("--warm", type=int, default=1, help="steps that are not timed")
+    parser.add_argument("--warm", type=int, default=1, help="steps that are not timed, one at least")
     parser.add_argument("--ragged", action="store_true", help="cases of unlike length: put together as Unsloth does it by itself")
     return parser.parse_args()
 
@@ -75,6 +75,10 @@ def train(args: argparse.Namespace, result: dict) -> None:
             torch.cuda.synchronize()
             result.setdefault("step_s", []).append(time.perf_counter() - self.started)
 
+        def on_log(self, *_, logs, **__):
+            if "loss" in logs:
+                result.setdefault("logged_s", []).append(time.time())
+
     config = SFTConfig(
         per_device_train_batch_size=args.batch, gradient_accumulation_steps=8 // args.batch, warmup_steps=5, max_steps=args.steps,
         learning_rate=2e-4, bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear",
@@ -89,8 +93,10 @@ def train(args: argparse.Namespace, result: dict) -> None:
     trainer.train()
     result["loss"] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     result["padding_free"] = bool(config.padding_free)
-    speeds = [sum(lengths[8 * step : 8 * step + 8]) / seconds for step, seconds in enumerate(result["step_s"])]
+    tokens = [sum(lengths[8 * step : 8 * step + 8]) for step in range(args.steps)]
+    speeds = [many / seconds for many, seconds in zip(tokens, result["step_s"], strict=True)]
     result["tokens_per_s"] = statistics.median(speeds[args.warm :])
+    result["loop_tokens_per_s"] = sum(tokens[args.warm :]) / (result["logged_s"][-1] - result["logged_s"][args.warm - 1])
 
 
 def main() -> None:
