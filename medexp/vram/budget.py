@@ -55,6 +55,7 @@ class Budgets:
         step = (levers.micro_batch, levers.kept_layers, levers.compiled, levers.tiled_mlp, levers.kept_on_host)
         parts = (
             self._part(_weights, levers, levers.streamed_layers, levers.embedding_on_host),
+            self._part(_dequantised, levers, levers.compiled),
             self._part(_adapter, levers, levers.paged),
             self._part(step_terms, levers, *step),
             self._part(_evaluation, levers),
@@ -121,8 +122,6 @@ def _weights(run: RunConfig, levers: Levers) -> list[Term]:
     width = 4 if _casts_to_float32(run) else kept
     table = width * shape.vocab * shape.hidden
     norms = (width - kept) * 2 * shape.layers * shape.hidden + width * shape.hidden
-    dequantises = run.hardware.engine is Engine.unsloth and run.model.quantisation is Quantisation.nf4
-    scratch = 2 * shape.ffn * shape.hidden if dequantises else 0
     exact = "declared shape, exact"
     embedding_place = Place.host if levers.embedding_on_host else Place.gpu
     return [
@@ -140,8 +139,18 @@ def _weights(run: RunConfig, levers: Levers) -> list[Term]:
             Phase.always,
             "measured after loading",
         ),
-        Term("dequantised weight", scratch, Place.gpu, Phase.always, "largest projection in 16 bits"),
     ]
+
+
+def _dequantised(run: RunConfig, levers: Levers) -> list[Term]:
+    """Where Unsloth dequantises the weight of a product that is not compiled, the largest one's size. It stays there until it is
+    handed back after an evaluation (medexp.scratch); in training compiled layers never use it."""
+    if run.hardware.engine is not Engine.unsloth or run.model.quantisation is not Quantisation.nf4:
+        return []
+    in_training = not (levers.compiled and unfused.is_fused(run))
+    phases = [Phase.always] if in_training else [Phase.evaluation, *([Phase.answering] if run.evaluation.answers else [])]
+    scratch = 2 * run.model.shape.ffn * run.model.shape.hidden
+    return [Term("dequantised weight", scratch, Place.gpu, phase, "largest projection in 16 bits") for phase in phases]
 
 
 def _optimizer_bytes(run: RunConfig) -> int:

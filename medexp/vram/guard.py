@@ -3,6 +3,7 @@
 Outside the allocator lie the CUDA context and loaded kernels (0.2-0.8 GiB); a preset's ceiling already leaves room for them.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,10 @@ class Meter:
         return max(self._largest, self.phase_peak_bytes())
 
     def restart(self) -> None:
-        """Hand back what is cached and begin a new peak; the largest of all peaks is kept."""
+        """Hand back what is cached and begin a new peak; the largest of all peaks is kept. A trainer that is done with hangs in a
+        cycle of references, and its optimizer's state with it: that goes first."""
         if self.on_card:
+            gc.collect()
             self._largest = max(self._largest, self.peak_bytes())
             _cuda().empty_cache()
             _cuda().reset_peak_memory_stats()

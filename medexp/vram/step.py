@@ -1,7 +1,7 @@
 """What a training step adds to what is always there: activations, recomputation, loss, and what the allocator cannot hand back.
 
-The linear formulas were fitted on measured reserved peaks as the smallest largest error that is nowhere below -0.6 %
-(benchmarks/vram says on which points, and the error on the others). N = micro-batch x sequence.
+The formulas were fitted on measured reserved peaks as the smallest largest error that is nowhere below -0.6 % (benchmarks/vram says
+on which points, and the error on the others). N = micro-batch x sequence.
 """
 
 from medexp.config.schema import Checkpointing, Device, Engine, RunConfig
@@ -10,24 +10,29 @@ from medexp.vram.terms import WIDTHS, Levers, Phase, Place, Term, hidden_state_b
 from medexp.vram.unfused import EAGER_FACTOR, compiled_step, is_fused, product_bytes
 
 MLP = ("gate_proj", "up_proj", "down_proj")
-# Compiled layers: the points without kept layers of 2026-11-22_h200_double_buffer.json, and the 1B and 3B ones of ..._unseen.json.
-COMPILED_PER_HIDDEN, COMPILED_PER_FFN, COMPILED_PER_WIDTH = 13.43, 6.1, 72_000
-# Layers that are not compiled: 21 points of the same file; a dequantised weight is made anew in the backward pass.
+# Compiled layers, the tensors: to 0.6 % of the peak on 58 points of 1,024 tokens and more, 1B to 32B shapes (2026-11-26_h100*).
+# The peak is where a layer is computed again, or in its backward pass, where a dequantised weight is there too.
+FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 12.05, 6.16
+BACKWARD_PER_HIDDEN, BACKWARD_PER_FFN = 12.4, 3.0
+ATTENTION_ALONE_PER_FFN = 3.9  # ... with an adapter that leaves the MLP alone, and a dequantised weight
+LOSS_LEAVES = 35 * MIB  # of Unsloth's fused loss, with a 16-bit number a token of the tile and model width
+# What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted on the sixteen points of
+# 2026-11-26_h100.json that are called s_... and keep no layer; with the last product on twelve of ..._whole.json called o_...
+SLACK, SLACK_WITH_LAST_PRODUCT = (2.91, 0.453, 26 * MIB), (3.7, 0.946, 0)
+LEAST_SLACK = 1.1  # dequantised weights: steps of 256 and 512 tokens, 7B to 32B shapes
+# The smallest step: loss and held-out loss take as much, seen on 1B, 3B and 8B shapes at 256 to 1,024 tokens.
+SMALLEST_STEP = 320 * MIB
+# Layers that are not compiled: 21 points of 2026-11-22_h200_double_buffer.json; backward, a dequantised weight is made anew.
 EAGER_PER_HIDDEN, EAGER_PER_FFN, EAGER_PER_WEIGHT, EAGER_FIXED = 15.2, 2.58, 1.459, 122 * MIB
 # ... with a tiled MLP: six points of it, 2 x 2,048 to 16,384 tokens of the 8B shape.
 TILED_PER_HIDDEN, TILED_PER_FFN = 16.96, 1.423
-# Triton times its kernels when they first run, with a buffer of this size; only a smaller step notices (a 1B at 512 tokens).
-KERNEL_TIMING = 256 * MIB
 # A kept layer saves 5 hidden + 2 ffn a token by the source; six points, 3 to 20 layers, showed a quarter more.
 KEPT_EACH = 1.24
 # ... or waits on the host, and only one layer's more than without is on the card: four points of the 8B shape.
-WAITING_ONCE = 1.1
+WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
 WAITING_PIECE, PADDED_TOKENS = 8 * MIB, 128  # medexp.offloading moves pieces of this size; attention is padded by a block
 # How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden states come on top.
-COMPILED_SLOPE_HIDDEN = 9.2
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
-# An adapter that leaves the MLP alone saves fewer of its activations when layers are compiled: three points of the 8B shape.
-FFN_WITHOUT_ADAPTER = 2.0
 # transformers + PEFT + TRL peak in the loss, before there are gradients, or in a layer's backward pass: fitted on the eleven points
 # of 2026-11-22, -0.4 to +1.6 %; seven more, -0.5 to +4.0 %. The head's weights are copied to 16 bits for the loss.
 LOSS_PER_HEAD, LOSS_PER_HIDDEN, LOSS_FIXED = 1.506, 32.87, 384 * MIB
@@ -59,8 +64,7 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     shape, training = run.model.shape, Phase.training
     recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
     staging = 4 * tokens * shape.hidden if is_offloaded(run) else 0
-    loss = 72 * MIB + 4096 * shape.hidden
-    fitted = max(fitted, KERNEL_TIMING + loss)
+    loss = _loss_bytes(run)
     slack = max(0, fitted - recompute - loss - staging)
     return [
         _hidden_states(run, tokens),
@@ -68,7 +72,7 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
         Term("recompute peak of a layer", recompute, Place.gpu, training, "fitted slope, benchmarks/vram"),
         Term("layers kept un-recomputed", _kept_bytes(run, levers, tokens), Place.gpu, training, "fitted, benchmarks/vram"),
         Term("activations of kept layers", waiting_bytes(run, levers), Place.host, training, "what a layer saves, in 8 MiB pieces"),
-        Term("loss chunk", loss, Place.gpu, training, "Unsloth's fused loss, 64 MiB tile"),
+        Term("loss chunk", loss, Place.gpu, training, "left of Unsloth's fused loss, measured"),
         Term("allocator slack", slack, Place.gpu, training, "fitted, benchmarks/vram"),
     ]
 
@@ -85,13 +89,25 @@ def _hidden_states(run: RunConfig, tokens: int) -> Term:
 
 
 def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
+    """What tensors take beside staging and loss, and what the allocator reserves for all of it."""
     if not is_fused(run):
         return compiled_step(run, tokens)
     shape = run.model.shape
-    in_mlp = set(MLP) & set(run.lora.target_modules)
-    per_ffn = COMPILED_PER_FFN - (0 if in_mlp else FFN_WITHOUT_ADAPTER)
-    slope = int(2 * tokens * (COMPILED_SLOPE_HIDDEN * shape.hidden + per_ffn * shape.ffn))
-    return slope, int(2 * tokens * (COMPILED_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn) + COMPILED_PER_WIDTH * shape.hidden)
+    weight = 2 * shape.ffn * shape.hidden
+    if set(MLP) & set(run.lora.target_modules):
+        again = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn)
+        backward = 2 * tokens * (BACKWARD_PER_HIDDEN * shape.hidden + BACKWARD_PER_FFN * shape.ffn) + weight
+        layer, is_whole = max(again, backward), not is_shortened(run)
+    else:
+        layer = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + ATTENTION_ALONE_PER_FFN * shape.ffn) + weight
+        is_whole = False
+    per_hidden, weights, fixed = SLACK_WITH_LAST_PRODUCT if is_whole else SLACK
+    slack = max(2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight)
+    return int(layer) - 4 * tokens * shape.hidden, int(max(layer + slack, SMALLEST_STEP) + _loss_bytes(run))
+
+
+def _loss_bytes(run: RunConfig) -> int:
+    return LOSS_LEAVES + 4096 * run.model.shape.hidden
 
 
 def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
@@ -114,7 +130,7 @@ def largest_tile(hidden: int, tokens: int) -> int:
 
 def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
-        return int(WAITING_ONCE * 2 * sum(_saved_numbers(run, tokens)))
+        return int(WAITING_ONCE * 2 * sum(_saved_numbers(run, tokens))) + WAITING_FIXED
     each = 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn) if is_fused(run) else compiled_step(run, tokens)[0]
     return int(KEPT_EACH * levers.kept_layers * each)
 

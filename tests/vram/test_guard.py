@@ -1,5 +1,8 @@
 """A card that has less free than its ceiling promises is refused, and on a CPU nothing is metered."""
 
+import gc
+import weakref
+
 import pytest
 
 from medexp.errors import MachineError, VramCeilingError
@@ -22,6 +25,8 @@ class Driver:
     def __init__(self, reserved: int, free: int, total: int):
         self.memory_reserved, self.mem_get_info = lambda: reserved, lambda: (free, total)
         self.memory_stats = lambda: {"num_alloc_retries": 3}
+        self.max_memory_reserved, self.reset_peak_memory_stats = lambda: reserved, lambda: None
+        self.empty_cache = lambda: None
 
 
 @pytest.fixture
@@ -62,3 +67,21 @@ def test_a_cpu_has_no_meter(resolved, no_card):
 
 def test_how_often_room_had_to_be_found_is_counted(metered):
     assert metered(5.2, 0.3, 6).retries() == 3
+
+
+def test_what_hangs_in_a_cycle_is_gone_before_a_new_peak_begins(metered, monkeypatch):
+    class Trainer:
+        pass
+
+    done_with = Trainer()
+    done_with.itself, left, seen = done_with, weakref.ref(done_with), []
+    meter, driver = metered(5.2, 0.3, 6), Driver(0, 0, 0)
+    driver.empty_cache = lambda: seen.append(left() is None)
+    monkeypatch.setattr(guard, "_cuda", lambda: driver)
+    gc.disable()
+    try:
+        del done_with
+        meter.restart()
+    finally:
+        gc.enable()
+    assert seen == [True]
