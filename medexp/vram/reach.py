@@ -48,11 +48,10 @@ def largest_rank_that_fits(run: RunConfig) -> int | None:
 
 
 def would_fit(run: RunConfig) -> Fitting:
-    """What would make `run`, which does not fit, fit by itself: the longest sequence at this rank, the largest rank at this length;
-    else fewer questions at a time where measuring or answering takes most; levers set by hand that could be left to the planner."""
+    """What would make `run`, which does not fit, fit by itself: fewer questions at a time where measuring or answering takes most;
+    the longest sequence at this rank, the largest rank at this length; levers set by hand that could be left to the planner."""
     sizes = {"training.max_seq_tokens": longest_that_fits(run), "lora.r": largest_rank_that_fits(run)}
-    found: Fitting = {key: value for key, value in sizes.items() if value is not None}
-    return found | (_of_evaluation(run) if not found else {}) | dict(_of_levers(run))
+    return _of_evaluation(run) | {key: value for key, value in sizes.items() if value is not None} | dict(_of_levers(run))
 
 
 def refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:

@@ -15,7 +15,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 12.05, 6.16
 BACKWARD_PER_HIDDEN, BACKWARD_PER_FFN = 12.4, 3.0
 ATTENTION_ALONE_PER_FFN = 3.9  # ... with an adapter that leaves the MLP alone, and a dequantised weight
-LOSS_LEAVES = 35 * MIB  # of Unsloth's fused loss, with a 16-bit number a token of the tile and model width
+LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096  # of Unsloth's fused loss, in bytes; there at the peak of every shape
 # What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted on the sixteen points of
 # 2026-11-26_h100.json that are called s_... and keep no layer; with the last product on twelve of ..._whole.json called o_...
 SLACK, SLACK_WITH_LAST_PRODUCT = (2.91, 0.453, 26 * MIB), (3.7, 0.946, 0)
@@ -28,7 +28,7 @@ EAGER_PER_HIDDEN, EAGER_PER_FFN, EAGER_PER_WEIGHT, EAGER_FIXED = 15.2, 2.58, 1.4
 TILED_PER_HIDDEN, TILED_PER_FFN = 16.96, 1.423
 # A kept layer saves 5 hidden + 2 ffn a token by the source; six points, 3 to 20 layers, showed a quarter more.
 KEPT_EACH = 1.24
-# ... or waits on the host, and only one layer's more than without is on the card: four points of the 8B shape.
+# ... or waits on the host, and only one layer's more than without is on the card: four points of the 8B shape; five of 1B and 3B.
 WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
 WAITING_PIECE, PADDED_TOKENS = 8 * MIB, 128  # medexp.offloading moves pieces of this size; attention is padded by a block
 # How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden states come on top.
@@ -107,7 +107,7 @@ def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
 
 
 def _loss_bytes(run: RunConfig) -> int:
-    return LOSS_LEAVES + 4096 * run.model.shape.hidden
+    return LOSS_LEAVES + LOSS_LEAVES_PER_WIDTH * run.model.shape.hidden
 
 
 def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:

@@ -306,6 +306,10 @@ def test_more_rank_tokens_or_cases_never_take_less(on_laptop, levers, rank, seq)
     [
         (["evaluation.batch_size=8"], "evaluation.batch_size"),
         (["evaluation.answers=0", "evaluation.batch_size=64", "evaluation.max_seq_tokens=8192"], "evaluation.batch_size"),
+        (
+            ["model=deepseek_r1_distill_qwen_32b", "hardware.host_ram_gib=24", "training.max_seq_tokens=1024"],
+            "evaluation.batch_size",
+        ),
         (["hardware.checkpoint_skip_layers=32"], "hardware.checkpoint_skip_layers"),
         (
             ["training.plan=manual", "training.micro_batch=8", "training.accumulation=1", "training.max_seq_tokens=8192"],
