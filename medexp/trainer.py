@@ -197,7 +197,8 @@ def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[in
         }
 
         def together(cases: list[int]) -> dict[str, Any]:
-            return {name: each[cases, : max(lengths[case] for case in cases)] for name, each in whole.items()}
+            width = max(lengths[case] for case in cases)
+            return {name: each[cases, :width] for name, each in whole.items()}
 
         return whole | {MICRO_BATCHES: [*map(together, micro_batches(run, lengths))], TOKENS: sum(lengths)}
 

@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+from peer import loop_speed
+
 from medexp.vram.planner import LEVER_PARAMS
 
 HERE = Path(__file__).resolve().parent
@@ -115,7 +117,7 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
         "ok": True,
         "loss": history["train/loss"],
         "tokens_per_s": statistics.median(history["speed/tokens_per_s"][args.warm :]),
-        "loop_tokens_per_s": sum(tokens[args.warm :]) / (logged_s[-1] - logged_s[args.warm - 1]),
+        "loop_tokens_per_s": loop_speed(tokens, logged_s, args.warm),
         "peak_reserved_gib": history["vram/peak_gib"][-1],
         "peak_allocated_gib": history["vram/peak_allocated_gib"][-1],
         "alloc_retries": history["vram/alloc_retries"],

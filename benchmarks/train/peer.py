@@ -32,15 +32,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace, result: dict) -> None:
-    """Load, train, and put losses, seconds a step and tokens/s into `result`."""
-    import torch
+def loaded(args: argparse.Namespace):
+    """The model with a fresh adapter, its levers as the command line has them, and its tokenizer."""
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
-
-    from datasets import Dataset  # isort: skip
-    from transformers import TrainerCallback, default_data_collator  # isort: skip
-    from trl import SFTConfig, SFTTrainer  # isort: skip
 
     levers = {} if args.layers is None else {"offload_layers": args.layers if args.layers == "auto" else int(args.layers)}
     levers |= {"offload_embedding": True} if args.embedding else {}
@@ -56,15 +51,13 @@ def train(args: argparse.Namespace, result: dict) -> None:
         from medexp.recomputing import leave_out_last_product
 
         leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
-    rows = json.loads(args.rows.read_text())
-    lengths = [len(row["input_ids"]) for row in rows]
-    if args.ragged:  # text, loss on every token, no collator, as the seed has it: rows of tokens turn padding-free batches off
-        columns, given, collated = [{"text": tokenizer.decode(row["input_ids"])} for row in rows], {}, {}
-    else:
-        columns = [row | {"attention_mask": [1] * length} for row, length in zip(rows, lengths, strict=True)]
-        given = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
-        collated = {"data_collator": default_data_collator}
-    data = Dataset.from_list(columns)
+    return model, tokenizer
+
+
+def step_clock(result: dict):
+    """A Trainer callback that puts the seconds of every step, and the time it was logged at, into `result`."""
+    import torch
+    from transformers import TrainerCallback
 
     class StepClock(TrainerCallback):
         def on_step_begin(self, *_, **__):
@@ -79,6 +72,31 @@ def train(args: argparse.Namespace, result: dict) -> None:
             if "loss" in logs:
                 result.setdefault("logged_s", []).append(time.time())
 
+    return StepClock()
+
+
+def loop_speed(tokens: list[float], logged_s: list[float], warm: int) -> float:
+    """Tokens/s from the last of `warm` steps to the end, what lies between steps included; `logged_s` is when each was logged."""
+    return sum(tokens[warm:]) / (logged_s[-1] - logged_s[warm - 1])
+
+
+def train(args: argparse.Namespace, result: dict) -> None:
+    """Load, train, and put losses, seconds a step and tokens/s into `result`."""
+    model, tokenizer = loaded(args)
+
+    from datasets import Dataset
+    from transformers import default_data_collator
+    from trl import SFTConfig, SFTTrainer
+
+    rows = json.loads(args.rows.read_text())
+    lengths = [len(row["input_ids"]) for row in rows]
+    if args.ragged:  # text, loss on every token, no collator, as the seed has it: rows of tokens turn padding-free batches off
+        columns, given, collated = [{"text": tokenizer.decode(row["input_ids"])} for row in rows], {}, {}
+    else:
+        columns = [row | {"attention_mask": [1] * length} for row, length in zip(rows, lengths, strict=True)]
+        given = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
+        collated = {"data_collator": default_data_collator}
+    data = Dataset.from_list(columns)
     config = SFTConfig(
         per_device_train_batch_size=args.batch, gradient_accumulation_steps=8 // args.batch, warmup_steps=5, max_steps=args.steps,
         learning_rate=2e-4, bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear",
@@ -86,7 +104,7 @@ def train(args: argparse.Namespace, result: dict) -> None:
         train_sampling_strategy="sequential", **given,
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=model, processing_class=tokenizer, train_dataset=data, args=config, callbacks=[StepClock()], **collated
+        model=model, processing_class=tokenizer, train_dataset=data, args=config, callbacks=[step_clock(result)], **collated
     )
     if list(trainer.train_dataset["input_ids"]) != [row["input_ids"] for row in rows]:
         raise ValueError("the trainer's tokens are not those of the rows")
@@ -96,7 +114,7 @@ def train(args: argparse.Namespace, result: dict) -> None:
     tokens = [sum(lengths[8 * step : 8 * step + 8]) for step in range(args.steps)]
     speeds = [many / seconds for many, seconds in zip(tokens, result["step_s"], strict=True)]
     result["tokens_per_s"] = statistics.median(speeds[args.warm :])
-    result["loop_tokens_per_s"] = sum(tokens[args.warm :]) / (result["logged_s"][-1] - result["logged_s"][args.warm - 1])
+    result["loop_tokens_per_s"] = loop_speed(tokens, result["logged_s"], args.warm)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from medexp.vram.terms import (
     Phase,
     Place,
     Term,
+    dequantised_bytes,
     hidden_state_bytes,
     linear_sizes,
     lora_parameters,
@@ -149,7 +150,7 @@ def _dequantised(run: RunConfig, levers: Levers) -> list[Term]:
         return []
     in_training = not (levers.compiled and unfused.is_fused(run))
     phases = [Phase.always] if in_training else [Phase.evaluation, *([Phase.answering] if run.evaluation.answers else [])]
-    scratch = 2 * run.model.shape.ffn * run.model.shape.hidden
+    scratch = dequantised_bytes(run.model.shape)
     return [Term("dequantised weight", scratch, Place.gpu, phase, "largest projection in 16 bits") for phase in phases]
 
 

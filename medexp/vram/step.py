@@ -6,10 +6,9 @@ on which points, and the error on the others). N = micro-batch x sequence.
 
 from medexp.config.schema import Checkpointing, Device, Engine, RunConfig
 from medexp.units import MIB
-from medexp.vram.terms import WIDTHS, Levers, Phase, Place, Term, hidden_state_bytes, lora_parameters
-from medexp.vram.unfused import EAGER_FACTOR, compiled_step, is_fused, product_bytes
+from medexp.vram.terms import WIDTHS, Levers, Phase, Place, Term, dequantised_bytes, hidden_state_bytes, lora_parameters
+from medexp.vram.unfused import EAGER_FACTOR, MLP, compiled_step, is_fused, is_in_mlp, product_bytes
 
-MLP = ("gate_proj", "up_proj", "down_proj")
 # Compiled layers, the tensors: to 0.6 % of the peak on 58 points of 1,024 tokens and more, 1B to 32B shapes (2026-11-26_h100*).
 # The peak is where a layer is computed again, or in its backward pass, where a dequantised weight is there too.
 FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 12.05, 6.16
@@ -61,9 +60,9 @@ def is_shortened(run: RunConfig) -> bool:
 
 
 def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
-    shape, training = run.model.shape, Phase.training
+    training = Phase.training
     recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
-    staging = 4 * tokens * shape.hidden if is_offloaded(run) else 0
+    staging = _staging_bytes(run, tokens) if is_offloaded(run) else 0
     loss = _loss_bytes(run)
     slack = max(0, fitted - recompute - loss - staging)
     return [
@@ -93,8 +92,8 @@ def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
     if not is_fused(run):
         return compiled_step(run, tokens)
     shape = run.model.shape
-    weight = 2 * shape.ffn * shape.hidden
-    if set(MLP) & set(run.lora.target_modules):
+    weight = dequantised_bytes(shape)
+    if is_in_mlp(run):
         again = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn)
         backward = 2 * tokens * (BACKWARD_PER_HIDDEN * shape.hidden + BACKWARD_PER_FFN * shape.ffn) + weight
         layer, is_whole = max(again, backward), not is_shortened(run)
@@ -103,7 +102,12 @@ def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
         is_whole = False
     per_hidden, weights, fixed = SLACK_WITH_LAST_PRODUCT if is_whole else SLACK
     slack = max(2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight)
-    return int(layer) - 4 * tokens * shape.hidden, int(max(layer + slack, SMALLEST_STEP) + _loss_bytes(run))
+    return int(layer) - _staging_bytes(run, tokens), int(max(layer + slack, SMALLEST_STEP) + _loss_bytes(run))
+
+
+def _staging_bytes(run: RunConfig, tokens: int) -> int:
+    """Two buffers of hidden states in 16 bits."""
+    return 4 * tokens * run.model.shape.hidden
 
 
 def _loss_bytes(run: RunConfig) -> int:
@@ -115,7 +119,7 @@ def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
     per_hidden, per_ffn = (TILED_PER_HIDDEN, TILED_PER_FFN) if levers.tiled_mlp else (EAGER_PER_HIDDEN, EAGER_PER_FFN)
     tile = largest_tile(shape.hidden, tokens) if levers.tiled_mlp else tokens
     slope = int(2 * (EAGER_SLOPE_HIDDEN * tokens * shape.hidden + EAGER_SLOPE_FFN * tile * shape.ffn))
-    fixed = EAGER_PER_WEIGHT * 2 * shape.ffn * shape.hidden + EAGER_FIXED
+    fixed = EAGER_PER_WEIGHT * dequantised_bytes(shape) + EAGER_FIXED
     fitted = int(2 * (per_hidden * tokens * shape.hidden + per_ffn * tile * shape.ffn) + fixed)
     return slope, fitted if is_fused(run) else int(EAGER_FACTOR * fitted) + product_bytes(run, tokens)
 

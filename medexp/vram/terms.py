@@ -126,6 +126,11 @@ def _peak(held: Iterable[tuple[int, ...]]) -> int:
     return always + max(others)
 
 
+def dequantised_bytes(shape: ModelShape) -> int:
+    """The largest projection of a layer in 16 bits: what Unsloth makes of a quantised weight for a product."""
+    return 2 * shape.ffn * shape.hidden
+
+
 def linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
     """(in, out) of every projection of a decoder layer, the query's first, then the key's."""
     return _linear_sizes(shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn)

@@ -8,6 +8,7 @@ from medexp.config.schema import Bias, Engine, Family, RunConfig
 from medexp.units import MIB
 from medexp.vram.terms import linear_sizes
 
+MLP = ("gate_proj", "up_proj", "down_proj")
 # Compiled layers, bytes reserved in a step: 12 points with DoRA, between -1.0 and +1.8 % of the whole, and 5 with trained biases,
 # between -0.3 and +3.0 %. An MLP without an adapter is as it is without DoRA.
 DORA_PER_HIDDEN, DORA_PER_FFN, DORA_PER_WEIGHT, DORA_FIXED = 31.4, 18.1, 9.12, 135 * MIB
@@ -39,7 +40,7 @@ def compiled_step(run: RunConfig, tokens: int) -> tuple[int, int]:
     if not run.lora.dora:
         slope = int(2 * tokens * (BIAS_PER_HIDDEN * shape.hidden + BIAS_PER_FFN * shape.ffn))
         return slope, slope + BIAS_FIXED
-    per_ffn = DORA_PER_FFN if _is_in_mlp(run) else DORA_PER_FFN_BESIDE
+    per_ffn = DORA_PER_FFN if is_in_mlp(run) else DORA_PER_FFN_BESIDE
     slope = int(2 * tokens * (DORA_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn))
     return slope, slope + int(DORA_PER_WEIGHT * _largest_weight(run)) + DORA_FIXED
 
@@ -54,7 +55,7 @@ def product_bytes(run: RunConfig, tokens: int) -> int:
 
 def forward_bytes(run: RunConfig, tokens: int) -> int:
     """Bytes allocated in a pass of DoRA over `tokens` without gradients."""
-    shape, per_ffn = run.model.shape, FORWARD_PER_FFN if _is_in_mlp(run) else FORWARD_PER_FFN_BESIDE
+    shape, per_ffn = run.model.shape, FORWARD_PER_FFN if is_in_mlp(run) else FORWARD_PER_FFN_BESIDE
     activations = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn)
     return max(product_bytes(run, tokens), int(FORWARD_PER_WEIGHT * _largest_weight(run)) + activations)
 
@@ -67,5 +68,6 @@ def _largest_weight(run: RunConfig) -> int:
     return max(inputs * outputs for inputs, outputs in _tuned_sizes(run))
 
 
-def _is_in_mlp(run: RunConfig) -> bool:
-    return bool({"gate_proj", "up_proj", "down_proj"} & set(run.lora.target_modules))
+def is_in_mlp(run: RunConfig) -> bool:
+    """Has any projection of the MLP an adapter?"""
+    return bool(set(MLP) & set(run.lora.target_modules))

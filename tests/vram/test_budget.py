@@ -8,7 +8,7 @@ import pytest
 
 from medexp.units import MIB
 from medexp.vram.budget import budget, layer_bytes, may_answer
-from medexp.vram.terms import Levers, Phase, Place, layer_parameters, lora_parameters
+from medexp.vram.terms import Levers, Phase, Place, dequantised_bytes, layer_parameters, lora_parameters
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "vram" / "results"
 NOTHING_SAVED = ["hardware.checkpoint_skip_layers=0", "hardware.offload_layers=0", "hardware.offload_embedding=false"]
@@ -31,9 +31,8 @@ def budgeted(resolved):
         run = resolved("hardware=h200_141gb", *NOTHING_SAVED, *shape, "evaluation.answers=0", *point["overrides"], *more)
         hardware = run.hardware
         saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
-        compiled = hardware.compile_layers == "auto" and not is_plain(point)
         on_host = hardware.offload_activations is True
-        levers = Levers(point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True, kept_on_host=on_host)
+        levers = Levers(point["micro_batch"], 2, *saved, is_compiled(point), hardware.tile_mlp is True, kept_on_host=on_host)
         return run, budget(run, levers)
 
     return made
@@ -71,7 +70,7 @@ def errors(budgeted, measured: list[dict], *more: str, beside: int = 0) -> list[
     found = []
     for point in measured:
         run, needed = budgeted(point, *more)
-        planned = needed.bytes_in(Phase.training) + beside * 2 * run.model.shape.ffn * run.model.shape.hidden
+        planned = needed.bytes_in(Phase.training) + beside * dequantised_bytes(run.model.shape)
         found.append(100 * (planned / point["train_reserved_bytes"] - 1))
     return found
 
