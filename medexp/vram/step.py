@@ -9,7 +9,7 @@ from medexp.units import MIB
 from medexp.vram.terms import WIDTHS, Levers, Phase, Place, Term, dequantised_bytes, hidden_state_bytes, lora_parameters
 from medexp.vram.unfused import EAGER_FACTOR, MLP, compiled_step, is_fused, is_in_mlp, product_bytes
 
-# Compiled layers, the tensors: to 0.6 % of the peak on 58 points of 1,024 tokens and more, 1B to 32B shapes (2026-11-26_h100*).
+# Compiled layers, the tensors: to 0.6 % of the peak on 62 points of 1,024 tokens and more, 1B to 32B shapes (2026-11-26_h100*).
 # The peak is where a layer is computed again, or in its backward pass, where a dequantised weight is there too.
 FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 12.05, 6.16
 BACKWARD_PER_HIDDEN, BACKWARD_PER_FFN = 12.4, 3.0
@@ -19,8 +19,8 @@ LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096  # of Unsloth's fused loss, 
 # 2026-11-26_h100.json that are called s_... and keep no layer; with the last product on twelve of ..._whole.json called o_...
 SLACK, SLACK_WITH_LAST_PRODUCT = (2.91, 0.453, 26 * MIB), (3.7, 0.946, 0)
 LEAST_SLACK = 1.1  # dequantised weights: steps of 256 and 512 tokens, 7B to 32B shapes
-# The smallest step: loss and held-out loss take as much, seen on 1B, 3B and 8B shapes at 256 to 1,024 tokens.
-SMALLEST_STEP = 320 * MIB
+# What a step takes at least beside the loss: of compiled layers, 1B to 8B shapes at 256 to 1,024 tokens; of others a 1B at 512.
+SMALLEST_COMPILED_STEP, SMALLEST_STEP = 320 * MIB, 293 * MIB
 # Layers that are not compiled: 21 points of 2026-11-22_h200_double_buffer.json; backward, a dequantised weight is made anew.
 EAGER_PER_HIDDEN, EAGER_PER_FFN, EAGER_PER_WEIGHT, EAGER_FIXED = 15.2, 2.58, 1.459, 122 * MIB
 # ... with a tiled MLP: six points of it, 2 x 2,048 to 16,384 tokens of the 8B shape.
@@ -64,7 +64,7 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
     staging = _staging_bytes(run, tokens) if is_offloaded(run) else 0
     loss = _loss_bytes(run)
-    slack = max(0, fitted - recompute - loss - staging)
+    slack = max(0, max(fitted, SMALLEST_STEP + loss) - recompute - loss - staging)
     return [
         _hidden_states(run, tokens),
         Term("staging of hidden states", staging, Place.gpu, training, "Unsloth's two buffers, exact"),
@@ -102,7 +102,7 @@ def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
         is_whole = False
     per_hidden, weights, fixed = SLACK_WITH_LAST_PRODUCT if is_whole else SLACK
     slack = max(2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight)
-    return int(layer) - _staging_bytes(run, tokens), int(max(layer + slack, SMALLEST_STEP) + _loss_bytes(run))
+    return int(layer) - _staging_bytes(run, tokens), int(max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(run))
 
 
 def _staging_bytes(run: RunConfig, tokens: int) -> int:
