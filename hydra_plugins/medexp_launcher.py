@@ -18,7 +18,7 @@ class MedexpLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:  # noqa: ARG002
         """Called by Hydra before `launch`; the task itself is not needed: a job is a command."""
-        from medexp.sweep.launch import Jobs
+        from medexp.sweep.workers.launcher import Jobs
 
         self.jobs = Jobs(hydra_context, config, self.n_jobs, self.timeout_s)
 

@@ -20,21 +20,25 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from medexp import finished, measuring, pages
-from medexp.asking import answering, incoming, webpage
-from medexp.asking.answering import Questions, Respondent
-from medexp.asking.conversation import Conversation, terminal_reader
-from medexp.asking.painting import LivePainter, PlainPainter, painted
-from medexp.asking.stopping import stoppable
-from medexp.command import Invocation, run_door
-from medexp.config.doors import AskFormat, AskOptions, Reasoning
-from medexp.config.prompts import presets
+from medexp.chat import question_input as incoming
+from medexp.chat import responder as answering
+from medexp.chat import web_ui as webpage
+from medexp.chat.conversation import Conversation, terminal_reader
+from medexp.chat.interrupt import stoppable
+from medexp.chat.rendering import LivePainter, PlainPainter, painted
+from medexp.chat.responder import Questions, Respondent
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import AskFormat, AskOptions, Reasoning
+from medexp.config.prompt_presets import presets
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, RunInterrupted
+from medexp.evaluation import evaluator as measuring
 from medexp.evaluation.generation import Sampling
-from medexp.finished import FinishedRun
-from medexp.screen import Screen
-from medexp.tuned import Weights
+from medexp.models.adapter_model import Weights
+from medexp.system.console import Screen
+from medexp.tracking import finished_run as finished
+from medexp.tracking import server as pages
+from medexp.tracking.finished_run import FinishedRun
 
 
 def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun]:

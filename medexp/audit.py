@@ -13,18 +13,22 @@ from pathlib import Path
 
 from rich.text import Text
 
-from medexp import audit_page, machine, stack, weights
-from medexp.command import Invocation, run_door
-from medexp.config.doors import AuditOptions
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import AuditOptions
 from medexp.config.schema import RunConfig
-from medexp.data import mixture, source
-from medexp.data.anatomy import Piece, Role
-from medexp.data.inspection import Inspection
-from medexp.data.overlap import benchmark_texts
-from medexp.data.spelling import Speller
+from medexp.data import loading as source
+from medexp.data import mixture
+from medexp.data.audit.contamination import benchmark_texts
+from medexp.data.audit.inspection import Inspection
+from medexp.data.token_roles import Piece, Role
+from medexp.data.tokenizer_cache import Speller
 from medexp.errors import DataError
-from medexp.model import load_tokenizer
-from medexp.screen import DONE, WRONG, Screen
+from medexp.models import backend as stack
+from medexp.models import weights
+from medexp.models.loading import load_tokenizer
+from medexp.reports import audit_report as audit_page
+from medexp.system import machine
+from medexp.system.console import DONE, WRONG, Screen
 
 _LOOK = {  # the sixteen colours that every terminal has
     Role.instructions: "black on magenta",

@@ -8,15 +8,15 @@ Measures matrix products by shape, copies on the card and over its link, and wha
 
 from dataclasses import asdict
 
-from medexp import machine
-from medexp.command import Invocation, run_door
+from medexp.cli.app import Invocation, run_door
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
-from medexp.machine import Calibration
-from medexp.screen import Screen
-from medexp.units import GIB, gib
-from medexp.vram import rates
-from medexp.vram.rates import Product
+from medexp.models import gpu_rates as rates
+from medexp.models.gpu_rates import Product
+from medexp.system import machine
+from medexp.system.console import Screen
+from medexp.system.machine import Calibration
+from medexp.system.units import GIB, gib
 
 PLANNED_TOKENS = 4096  # the products of most plans are about this long
 USUALLY_TAKEN_BYTES = GIB  # the CUDA context and a desktop take less

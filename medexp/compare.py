@@ -13,14 +13,18 @@ import time
 import webbrowser
 from pathlib import Path
 
-from medexp import compared, comparison, comparison_page, comparison_rows, report
-from medexp.command import Invocation, new_folder, run_door
-from medexp.comparison import Comparing
-from medexp.config.doors import CompareOptions, Format
+from medexp.cli.app import Invocation, new_folder, run_door
+from medexp.comparison import compare_report as comparison_page
+from medexp.comparison import comparison
+from medexp.comparison import loading as compared
+from medexp.comparison import tables as comparison_rows
+from medexp.comparison.comparison import Comparing
+from medexp.config.command_options import CompareOptions, Format
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
-from medexp.screen import NOTE, Screen
-from medexp.units import duration
+from medexp.reports import summary as report
+from medexp.system.console import NOTE, Screen
+from medexp.system.units import duration
 
 COLUMN = 36  # characters that an answer needs beside others
 

@@ -12,29 +12,37 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medexp import finished, kept_runs, machine, measuring, note, report, stack, tracking
-from medexp.command import Invocation, run_door
-from medexp.config.doors import EvaluateOptions
-from medexp.config.flat import fingerprint, telling
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import EvaluateOptions
+from medexp.config.flatten import fingerprint, telling
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
-from medexp.data import mixture, source
-from medexp.data.records import digest_of
-from medexp.data.spelling import Speller
+from medexp.data import loading as source
+from medexp.data import mixture
+from medexp.data.cases import digest_of
 from medexp.data.split import Split
-from medexp.during import during
+from medexp.data.tokenizer_cache import Speller
 from medexp.errors import RunError
 from medexp.evaluation import benchmarks
-from medexp.evaluation.questions import ChoiceQuestion, questions
+from medexp.evaluation import evaluator as measuring
+from medexp.evaluation.baseline_cache import known_base
+from medexp.evaluation.benchmark_questions import ChoiceQuestion, questions
+from medexp.evaluation.evaluator import Measured
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card
-from medexp.finished import COMPOSED, RECORD, FinishedRun
-from medexp.known_base import known_base
-from medexp.measuring import Measured
-from medexp.page import About
-from medexp.screen import DONE, NOTE, Screen
-from medexp.units import bytes_of_gib, duration
-from medexp.vram.terms import Phase
-from medexp.workspace import Workspace, claimed, dead_runs, unfinished
+from medexp.models import backend as stack
+from medexp.models.memory_phase import during
+from medexp.planning.memory_terms import Phase
+from medexp.reports import mlflow_description as note
+from medexp.reports import summary as report
+from medexp.reports.run_report import About
+from medexp.system import machine
+from medexp.system.console import DONE, NOTE, Screen
+from medexp.system.units import bytes_of_gib, duration
+from medexp.tracking import finished_run as finished
+from medexp.tracking import queries as kept_runs
+from medexp.tracking import tracker as tracking
+from medexp.tracking.finished_run import COMPOSED, RECORD, FinishedRun
+from medexp.training.resume import Workspace, claimed, dead_runs, unfinished
 
 
 def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Card:

@@ -13,19 +13,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from medexp import artifact, finished, hub, registry
-from medexp.command import Invocation, run_door
-from medexp.config.doors import ExportOptions, ExportTo
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import ExportOptions, ExportTo
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, MachineError, ModelError, RunError
-from medexp.exporting import folder, gguf_file, merge, projections, quantiser
-from medexp.exporting.folder import MARK
-from medexp.exporting.gguf_file import WRITTEN_HERE
-from medexp.exporting.job import GGUF, Job, write
-from medexp.finished import FinishedRun
-from medexp.registry import Registered
-from medexp.screen import Screen
-from medexp.units import MIB, duration
+from medexp.exporters import gguf as gguf_file
+from medexp.exporters import merge
+from medexp.exporters import output_folder as folder
+from medexp.exporters import quantizer as quantiser
+from medexp.exporters.gguf import WRITTEN_HERE
+from medexp.exporters.job import GGUF, Job, write
+from medexp.exporters.output_folder import MARK
+from medexp.models import adapter_files as artifact
+from medexp.models import lora_math as projections
+from medexp.system import hub
+from medexp.system.console import Screen
+from medexp.system.units import MIB, duration
+from medexp.tracking import finished_run as finished
+from medexp.tracking import registry
+from medexp.tracking.finished_run import FinishedRun
+from medexp.tracking.registry import Registered
 
 _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
 _NOT_FOR_OTHERS = ("run.yaml",)  # holds paths of this machine

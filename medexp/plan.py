@@ -12,16 +12,17 @@ from pathlib import Path
 
 from rich.progress import track
 
-from medexp import charts
-from medexp.command import Invocation, run_door
-from medexp.config.doors import Format, PlanOptions
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import Format, PlanOptions
+from medexp.config.model_shape import check_shape, config_in
 from medexp.config.schema import Device, RunConfig
-from medexp.config.shape import check_shape, config_in
 from medexp.errors import ConfigError, VramPlanError
-from medexp.screen import Screen
-from medexp.units import GIB, duration
-from medexp.vram import planner, reach
-from medexp.vram.cost import Plan
+from medexp.planning import feasibility as reach
+from medexp.planning import planner
+from medexp.planning.step_time import Plan
+from medexp.reports import frontier_chart as charts
+from medexp.system.console import Screen
+from medexp.system.units import GIB, duration
 
 FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
 FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)

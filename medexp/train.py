@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from medexp.command import Invocation, run_door
-from medexp.config.doors import TrainOptions
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import TrainOptions
 from medexp.config.schema import RunConfig
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    from medexp.finished import FinishedRun  # what the config alone can be refused for has been, without these
-    from medexp.restoring import Restored
-    from medexp.screen import Screen
-    from medexp.sweep.part import taking_part
-    from medexp.training_run import train
+    from medexp.sweep.workers.trial import taking_part
+    from medexp.system.console import Screen
+    from medexp.tracking.finished_run import FinishedRun  # what the config alone can be refused for has been, without these
+    from medexp.tracking.rerun import Restored
+    from medexp.training.run import train
 
     restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
     with taking_part(invocation.output_dir) as part:
@@ -33,7 +33,7 @@ def _recomposed(cfg: DictConfig, options: object, overrides: Sequence[str]) -> t
     assert isinstance(options, TrainOptions)
     if not options.from_run and options.run is None:
         return cfg, None
-    from medexp.restoring import as_it_was_made
+    from medexp.tracking.rerun import as_it_was_made
 
     return as_it_was_made(cfg, options, overrides)
 

@@ -10,11 +10,11 @@ import webbrowser
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from medexp import pages
-from medexp.command import Invocation, run_door
-from medexp.config.doors import UiOptions
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import UiOptions
 from medexp.config.schema import RunConfig
-from medexp.screen import Screen
+from medexp.system.console import Screen
+from medexp.tracking import server as pages
 
 
 def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:

@@ -7,22 +7,32 @@ from typing import Any
 
 import hydra
 import pytest
-from doors import Doors, write_tiny_model
+from helpers.commands import Doors, write_tiny_model
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
-from medexp import command, machine, stack, weights
-from medexp.config.rules import resolve
+from medexp.cli import app as command
+from medexp.config.resolve import resolve
 from medexp.config.schema import Columns, Dataset, Overlong, Prompt, RunConfig
 from medexp.data.encoding import Vocabulary
 from medexp.errors import BadInput
-from medexp.machine import Gpu, Machine
-from medexp.units import GIB
+from medexp.evaluation.measures import lexicon as shipped_lexicon
+from medexp.evaluation.measures.clinical_terms import Lexicon
+from medexp.models import backend as stack
+from medexp.models import weights
+from medexp.system import machine
+from medexp.system.machine import Gpu, Machine
+from medexp.system.units import GIB
 
 settings.register_profile("medexp", deadline=None, max_examples=60, derandomize=True)  # a build that fails fails again
 settings.load_profile("medexp")
 
 LAUNCH_DIR = Path("/launched/here")
+
+
+@pytest.fixture(scope="session")
+def lexicon() -> Lexicon:
+    return shipped_lexicon.load()
 
 
 @pytest.fixture(scope="session")

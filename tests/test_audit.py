@@ -5,14 +5,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import browser
 import pytest
-from doors import Doors, command
+from helpers import browser
+from helpers.commands import Doors, command
 
 from medexp.audit import audit
-from medexp.config.doors import AuditOptions
+from medexp.config.command_options import AuditOptions
 from medexp.errors import DataError
-from medexp.screen import Screen
+from medexp.system.console import Screen
 
 AUDIT = ["-m", "medexp.audit"]
 

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import Doors, command
+from helpers.commands import Doors, command
 from omegaconf import OmegaConf
 
-from medexp import artifact, compared, machine
-from medexp import command as frame
-from medexp.command import Invocation
+from medexp.cli import app as frame
+from medexp.cli.app import Invocation
 from medexp.compare import asked, compare
-from medexp.comparison import Comparing
-from medexp.config.doors import CompareOptions
-from medexp.config.rules import resolve
+from medexp.comparison import loading as compared
+from medexp.comparison.comparison import Comparing
+from medexp.config.command_options import CompareOptions
+from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
-from medexp.screen import Screen
-from medexp.training_run import TrainResult, train
+from medexp.models import adapter_files as artifact
+from medexp.system import machine
+from medexp.system.console import Screen
+from medexp.training.run import TrainResult, train
 
 OTHER_CASES = "dataset.split_seed=7"
 

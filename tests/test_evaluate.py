@@ -10,24 +10,29 @@ from typing import Any
 
 import pytest
 import torch
-from doors import Doors, command
+from helpers.commands import Doors, command
 from omegaconf import OmegaConf
 
-from medexp import command as frame
-from medexp import machine, measuring, model, stack, tracking, weights
-from medexp.command import Invocation
-from medexp.config.doors import EvaluateOptions
-from medexp.config.rules import resolve
+from medexp.cli import app as frame
+from medexp.cli.app import Invocation
+from medexp.config.command_options import EvaluateOptions
+from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import evaluate
+from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
-from medexp.evaluation.questions import questions
+from medexp.evaluation.benchmark_questions import questions
 from medexp.evaluation.scorecard import Card
-from medexp.finished import as_it_was_made
-from medexp.screen import Screen
-from medexp.training_run import TrainResult, train
-from medexp.tuned import Tuned
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import weights
+from medexp.models.adapter_model import Tuned
+from medexp.system import machine
+from medexp.system.console import Screen
+from medexp.tracking import tracker as tracking
+from medexp.tracking.finished_run import as_it_was_made
+from medexp.training.run import TrainResult, train
 
 ANSWERED = "eval/structure/after"
 

@@ -11,27 +11,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hub_stub
 import pytest
 import torch
-from doors import Doors, command
-from hub_stub import Hub
+from helpers import hub_stub
+from helpers.commands import Doors, command
+from helpers.hub_stub import Hub
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from medexp import command as frame
-from medexp import machine
-from medexp.command import Invocation
-from medexp.config.doors import ExportOptions
-from medexp.config.rules import resolve
+from medexp.cli import app as frame
+from medexp.cli.app import Invocation
+from medexp.config.command_options import ExportOptions
+from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data.prompts import ask
 from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
 from medexp.export import export
-from medexp.finished import as_it_was_made
-from medexp.registry import Registered
-from medexp.screen import Screen
-from medexp.training_run import TrainResult, train
+from medexp.system import machine
+from medexp.system.console import Screen
+from medexp.tracking.finished_run import as_it_was_made
+from medexp.tracking.registry import Registered
+from medexp.training.run import TrainResult, train
 
 ROOT = Path(__file__).parents[1]
 

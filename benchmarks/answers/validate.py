@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medexp.evaluation import lexicon
-from medexp.evaluation.support import evidence, unsupported
-from medexp.evaluation.vignette import contradictions
+from medexp.evaluation.measures import lexicon
+from medexp.evaluation.measures.contradictions import contradictions
+from medexp.evaluation.measures.unsupported_claims import evidence, unsupported
 
 HERE = Path(__file__).parent
 CASES = HERE.parents[1] / "medexp" / "data" / "clinical_cases.jsonl"

@@ -14,19 +14,23 @@ from pathlib import Path
 
 import hydra
 
-from medexp import command, finished, machine, measuring
-from medexp.config.rules import resolve
+from medexp.cli import app as command
+from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data import mixture, source
+from medexp.data import loading as source
+from medexp.data import mixture
+from medexp.data.cases import Case
 from medexp.data.encoding import prompt_ids
 from medexp.data.prompts import ask
-from medexp.data.records import Case
+from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
-from medexp.evaluation.answers import structure
+from medexp.evaluation.measures.sections import structure
+from medexp.evaluation.measures.words import answer_part, words
 from medexp.evaluation.record import Answer
-from medexp.evaluation.words import answer_part, words
-from medexp.screen import Screen
-from medexp.tuned import Tuned, Weights, vocabulary
+from medexp.models.adapter_model import Tuned, Weights, vocabulary
+from medexp.system import machine
+from medexp.system.console import Screen
+from medexp.tracking import finished_run as finished
 
 FOLLOW_UPS = (
     "What would change if she were pregnant?",

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from medexp import machine
+from medexp.system import machine
 
 SHARES = (0.02, 0.3, 0.6, 0.9)  # of words exchanged
 

@@ -46,10 +46,10 @@ def make(folder: Path) -> None:
 
 def by_medexp(base: Path, adapter: Path, out: Path) -> None:
     """What medexp.export to=merged does with weights."""
-    from medexp import stack
-    from medexp.config.doors import MergedDtype
-    from medexp.exporting import merge
-    from medexp.exporting.checkpoint import Checkpoint
+    from medexp.config.command_options import MergedDtype
+    from medexp.exporters import merge
+    from medexp.exporters.base_checkpoint import Checkpoint
+    from medexp.models import backend as stack
 
     merge.write(merge.Merged(Checkpoint(base, stack.load_bitsandbytes), adapter), out, MergedDtype.bfloat16, lambda _: None)
 

@@ -21,17 +21,22 @@ from pathlib import Path
 import hydra
 import torch
 
-from medexp import command, machine, model, stack, weights
-from medexp.config.rules import resolve
+from medexp.cli import app as command
+from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data import source
+from medexp.data import loading as source
 from medexp.data.encoding import prompt_ids
 from medexp.data.prompts import ask
 from medexp.data.split import split
 from medexp.evaluation import generation
-from medexp.tuned import Tuned, vocabulary
-from medexp.units import gib
-from medexp.vram import budget, guard, planner
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import memory_guard as guard
+from medexp.models import weights
+from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.planning import budget, planner
+from medexp.system import machine
+from medexp.system.units import gib
 
 
 def main() -> None:

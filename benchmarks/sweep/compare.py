@@ -23,12 +23,12 @@ import hydra
 from omegaconf import OmegaConf
 from surrogate import Surrogate
 
-from medexp import command
-from medexp.sweep.outcome import Ending, Outcome
-from medexp.sweep.proposal import VRAM
-from medexp.sweep.settings import settings
-from medexp.sweep.space import Real, Space, Whole
-from medexp.sweep.study import open_study
+from medexp.cli import app as command
+from medexp.sweep.search.options import settings
+from medexp.sweep.search.proposal import VRAM
+from medexp.sweep.search.search_space import Real, Space, Whole
+from medexp.sweep.study.study import open_study
+from medexp.sweep.study.trial_files import Ending, Outcome
 
 HERE = Path(__file__).resolve().parent
 START = {"r": 16, "lr": 5e-4, "seq": 2048}  # the run as configured: hardware=rtx4050_6gb's rank and length

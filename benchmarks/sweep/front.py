@@ -20,13 +20,15 @@ from compare import limits_of, space_of
 from omegaconf import OmegaConf
 from surrogate import Surrogate
 
-from medexp import command, machine
-from medexp.config.rules import resolve
-from medexp.sweep.outcome import Ending, Outcome
-from medexp.sweep.settings import settings
-from medexp.sweep.study import open_study
-from medexp.units import GIB
-from medexp.vram import planner, reach
+from medexp.cli import app as command
+from medexp.config.resolve import resolve
+from medexp.planning import feasibility as reach
+from medexp.planning import planner
+from medexp.sweep.search.options import settings
+from medexp.sweep.study.study import open_study
+from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.system import machine
+from medexp.system.units import GIB
 
 CARD = ["hardware=rtx4050_6gb", "evaluation.answers=0"]
 LENGTHS = 16  # at so many lengths peaks are planned; between them they are interpolated

@@ -10,9 +10,9 @@ import argparse
 import statistics
 from pathlib import Path
 
-from medexp.sweep import storage
-from medexp.sweep.outcome import read_whole
-from medexp.sweep.study import ending_of, folder_of
+from medexp.sweep.study import storage
+from medexp.sweep.study.study import ending_of, folder_of
+from medexp.sweep.study.trial_files import read_whole
 
 
 def main() -> None:

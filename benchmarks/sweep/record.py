@@ -14,12 +14,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp import command, machine
-from medexp.config.rules import resolve
-from medexp.sweep import storage
-from medexp.sweep.outcome import Ending, read_outcome
-from medexp.sweep.study import ending_of, folder_of
-from medexp.vram import reach
+from medexp.cli import app as command
+from medexp.config.resolve import resolve
+from medexp.planning import feasibility as reach
+from medexp.sweep.study import storage
+from medexp.sweep.study.study import ending_of, folder_of
+from medexp.sweep.study.trial_files import Ending, read_outcome
+from medexp.system import machine
 
 CARD = ["hardware=rtx4050_6gb"]
 

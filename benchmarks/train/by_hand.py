@@ -67,9 +67,9 @@ def loaded(model_path: str, variant: Variant):
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
 
-    from medexp.model import is_kept, kept_layers
-    from medexp.offloading import Pieces, wait_on_host
-    from medexp.recomputing import leave_out_last_product
+    from medexp.models.loading import is_kept, kept_layers
+    from medexp.models.patches.activation_offloading import Pieces, wait_on_host
+    from medexp.models.patches.mlp_recompute import leave_out_last_product
 
     levers = {"offload_layers": variant.streamed} if variant.streamed else {}
     levers |= {"offload_embedding": True} if variant.embedding else {}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.command import conf_dir, register
+from medexp.cli.app import conf_dir, register
 from medexp.config.schema import Prompt
+from medexp.data.cases import Case
 from medexp.data.prompts import render
-from medexp.data.records import Case
 
 ENDS = 2  # BOS and EOS
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.command import conf_dir, register
-from medexp.config.rules import resolve
+from medexp.cli.app import conf_dir, register
+from medexp.config.resolve import resolve
 from medexp.config.schema import BatchBy, RunConfig
-from medexp.machine import read
-from medexp.trainer import micro_batches, step_seconds
-from medexp.vram import planner
+from medexp.planning import planner
+from medexp.system.machine import read
+from medexp.training.trainer import micro_batches, step_seconds
 
 STEPS, CASES = 60, 8
 LENGTHS = Path(__file__).resolve().parent / "lengths.json"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from peer import loop_speed
 
-from medexp.vram.planner import LEVER_PARAMS
+from medexp.planning.planner import LEVER_PARAMS
 
 HERE = Path(__file__).resolve().parent
 CAP_GIB = 5.25
@@ -205,7 +205,7 @@ def main() -> None:
 
 def gpu_name() -> str:
     """The card, as the driver calls it."""
-    from medexp.machine import read
+    from medexp.system.machine import read
 
     return read().gpus[0].name if read().gpus else "no card"
 

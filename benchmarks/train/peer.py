@@ -47,8 +47,8 @@ def loaded(args: argparse.Namespace):
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=args.keep,
     )  # fmt: skip
     if args.shorten:
-        from medexp.model import is_kept
-        from medexp.recomputing import leave_out_last_product
+        from medexp.models.loading import is_kept
+        from medexp.models.patches.mlp_recompute import leave_out_last_product
 
         leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
     return model, tokenizer

@@ -10,13 +10,13 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from medexp.command import conf_dir, register
-from medexp.config.rules import resolve
-from medexp.data import source
+from medexp.cli.app import conf_dir, register
+from medexp.config.resolve import resolve
+from medexp.data import loading as source
 from medexp.data.preparation import prepare
 from medexp.data.split import split
-from medexp.machine import read
-from medexp.tuned import vocabulary
+from medexp.models.adapter_model import vocabulary
+from medexp.system.machine import read
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.command import conf_dir, register
-from medexp.config.rules import resolve
+from medexp.cli.app import conf_dir, register
+from medexp.config.resolve import resolve
 from medexp.config.schema import Engine
-from medexp.machine import Gpu, Machine
-from medexp.units import GIB
-from medexp.vram.budget import budget
-from medexp.vram.terms import Levers, Phase
+from medexp.planning.budget import budget
+from medexp.planning.memory_terms import Levers, Phase
+from medexp.system.machine import Gpu, Machine
+from medexp.system.units import GIB
 
 A_LARGE_CARD = Machine(1, "any", (Gpu("any", 200 * GIB, has_bfloat16=True),))
 NOTHING_SAVED = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]

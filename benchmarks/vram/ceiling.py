@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 SHAPE = ["model=llama_3_2_3b", *(f"model.shape.{each}" for each in ("layers=16", "hidden=2048", "heads=32", "head_dim=64"))]
 CEILING_GIB = 2.25
 BLIND = (
-    "import runpy, sys; from medexp.vram import step; "
+    "import runpy, sys; from medexp.planning import step_memory as step; "
     "step.COMPILED_PER_HIDDEN, step.COMPILED_PER_FFN, step.COMPILED_PER_WIDTH = 3, 1.2, 20_000; "
     "step.EAGER_PER_HIDDEN, step.EAGER_PER_FFN, step.EAGER_FIXED = 3, 1.2, 0; "
     "sys.argv[0] = 'train'; runpy.run_module('medexp.train', run_name='__main__')"

@@ -21,18 +21,21 @@ HERE = Path(__file__).resolve().parent
 STEPS = 3
 
 
-def measure(entry: dict, checkpoints: Path) -> list[dict]:
+def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a story of one point after another)
     """The figures of every point of `entry`: bytes after loading, peaks of training and of the held-out loss; then of answers."""
     import torch
     from hydra import compose, initialize_config_dir
 
-    from medexp import machine, model, stack, tracking, trainer, weights  # noqa: F401
-    from medexp.command import conf_dir, register
-    from medexp.config.rules import resolve
+    from medexp.cli.app import conf_dir, register
+    from medexp.config.resolve import resolve
     from medexp.data.encoding import Encoded
     from medexp.evaluation.losses import held_out_loss
-    from medexp.tuned import Weights
-    from medexp.vram import guard
+    from medexp.models import backend as stack
+    from medexp.models import loading as model
+    from medexp.models import memory_guard as guard
+    from medexp.models.adapter_model import Weights
+    from medexp.system import machine
+    from medexp.training import trainer
 
     register()
     longest = max(seq for _, seq in entry["points"])

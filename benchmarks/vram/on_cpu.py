@@ -3,7 +3,7 @@ peaks in training steps and while held-out loss is measured. Linux only (/proc/s
 
     python benchmarks/vram/on_cpu.py --out benchmarks/vram/results/2026-11-23_cpu.json
 
-Every sequence is full; two steps of one micro-batch each. Predicted: `medexp.vram.budget`.
+Every sequence is full; two steps of one micro-batch each. Predicted: `medexp.planning.budget`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.units import GIB
+from medexp.system.units import GIB
 
 POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
     (1, 384, 16, "off"),
@@ -33,9 +33,9 @@ POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
 
 def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
     """The run of a point, of the embedded model."""
-    from medexp import machine
-    from medexp.command import conf_dir, register
-    from medexp.config.rules import resolve
+    from medexp.cli.app import conf_dir, register
+    from medexp.config.resolve import resolve
+    from medexp.system import machine
 
     register()
     words = [f"training.micro_batch={micro_batch}", f"training.max_seq_tokens={seq}", f"lora.r={rank}", "evaluation.answers=0"]
@@ -49,9 +49,12 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     """The figures of `point`."""
     import torch
 
-    from medexp import model, stack, trainer, weights
     from medexp.data.encoding import Encoded
     from medexp.evaluation.losses import held_out_loss
+    from medexp.models import backend as stack
+    from medexp.models import loading as model
+    from medexp.models import weights
+    from medexp.training import trainer
 
     run = run_of(*point)
     modules = stack.load(run.hardware, Path("/tmp/compiled-cpu"))
@@ -88,8 +91,8 @@ def forget_peak() -> None:
 
 def predicted(point: tuple[int, int, int, str]) -> int:
     """The planned host memory of `point`."""
-    from medexp.vram.budget import budget
-    from medexp.vram.terms import Levers, Phase, Place
+    from medexp.planning.budget import budget
+    from medexp.planning.memory_terms import Levers, Phase, Place
 
     terms = budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
     return sum(each.num_bytes for each in terms if each.place is Place.host and each.phase in (Phase.always, Phase.training))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from medexp.config.group import Group, number
+from medexp.config.fields import Group, number
 
 
 class Family(Enum):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from medexp.config.schema import LossOn, Overlong, Prompt
+from medexp.data.cases import Case
 from medexp.data.prompts import THINK_END, render
-from medexp.data.records import Case
 from medexp.errors import DataError
 
 IGNORED = -100  # the label that every Hugging Face loss skips

@@ -7,10 +7,10 @@ part it is held out from, where other parts have that column).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medexp.config import parts
+from medexp.config import dataset_sources as parts
 from medexp.config.schema import Dataset, Part
+from medexp.data.cases import Case
 from medexp.data.order import quotas
-from medexp.data.records import Case
 from medexp.data.split import Share, Split, divided, split, too_few
 from medexp.errors import DataError
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medexp.config.schema import LossOn, Overlong, RunConfig
-from medexp.data.audit import CaseAudit, PartAudit, audit
+from medexp.data.case_counts import CaseAudit, PartAudit, audit
+from medexp.data.cases import Case
 from medexp.data.encoding import Encoded, Encoding, Vocabulary, encode_all, prompt_ids
 from medexp.data.order import cases_an_epoch, mixed_order, steps_for
 from medexp.data.prompts import ask
-from medexp.data.records import Case
 from medexp.data.split import Share, Split
 from medexp.errors import DataError
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from medexp.config.schema import Prompt
-from medexp.data.records import Case
+from medexp.data.cases import Case
 
 THINK_END = "</think>"  # by which a chain of thought is told from the answer in what a model says
 _PLACEHOLDER = re.compile(r"\{(question|reasoning|answer)\}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medexp.config.schema import Dataset
-from medexp.data.records import Case
+from medexp.data.cases import Case
 from medexp.errors import DataError, listing
 
 

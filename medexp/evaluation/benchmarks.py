@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from medexp import hub
 from medexp.config.schema import Benchmark, Evaluation
 from medexp.errors import DataError, MachineError
-from medexp.evaluation.questions import ChoiceQuestion
+from medexp.evaluation.benchmark_questions import ChoiceQuestion
 from medexp.evaluation.record import Graded
-from medexp.tuned import Tuned
+from medexp.models.adapter_model import Tuned
+from medexp.system import hub
 
 MMLU_SUBJECTS = (
     "anatomy",

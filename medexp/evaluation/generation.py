@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Engine
-from medexp.data.grouping import fewest
+from medexp.data.batching import fewest
 from medexp.evaluation.record import Answer
-from medexp.tuned import Tuned
+from medexp.models.adapter_model import Tuned
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from medexp.data.encoding import IGNORED, Encoded
 from medexp.evaluation.record import CaseLoss, mean_loss
-from medexp.tuned import Tuned
+from medexp.models.adapter_model import Tuned
 
 CHUNK_TOKENS = 256  # labelled positions whose logits exist at once: 125 MiB in float32 for the Llama-3 vocabulary
 

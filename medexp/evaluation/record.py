@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medexp.data.records import Case
+from medexp.data.cases import Case
 from medexp.errors import DataError
 
 VERSION = 1

@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
-from medexp.evaluation.answers import structure
-from medexp.evaluation.content import embedded_recall, items, lexical_recall, lines, names_condition
-from medexp.evaluation.form import is_closed, repetition, same_language
-from medexp.evaluation.metrics import Comparison, Proportion, compare, proportion
+from medexp.evaluation.measures.clinical_terms import Lexicon
+from medexp.evaluation.measures.contradictions import Contradiction, contradictions
+from medexp.evaluation.measures.reference_recall import embedded_recall, items, lexical_recall, lines, names_condition
+from medexp.evaluation.measures.sections import structure
+from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
+from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
+from medexp.evaluation.measures.words import answer_part, language, words
+from medexp.evaluation.paired_stats import Comparison, Proportion, compare, proportion
 from medexp.evaluation.record import Answer, Answered, CaseLoss, Record, mean_loss
-from medexp.evaluation.support import Claim, evidence, unsupported
-from medexp.evaluation.terms import Lexicon
-from medexp.evaluation.vignette import Contradiction, contradictions
-from medexp.evaluation.words import answer_part, language, words
 
 Cosines = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
 NO_CASES = "no held-out question was answered"

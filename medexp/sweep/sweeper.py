@@ -12,18 +12,21 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config import flat
+from medexp.config import flatten as flat
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted
-from medexp.screen import Screen
-from medexp.sweep import charts, names, preset, results, storage
-from medexp.sweep.board import Board
-from medexp.sweep.question import Question
-from medexp.sweep.settings import Settings, settings
-from medexp.sweep.space import space
-from medexp.sweep.study import Study, open_study
-from medexp.sweep.trials import Trials
-from medexp.units import duration
+from medexp.sweep.optimize import Trials
+from medexp.sweep.reporting import best_preset as preset
+from medexp.sweep.reporting import charts, results
+from medexp.sweep.reporting.live_table import Board
+from medexp.sweep.search import labels as names
+from medexp.sweep.search.options import Settings, settings
+from medexp.sweep.search.search_space import space
+from medexp.sweep.spec import Question
+from medexp.sweep.study import storage
+from medexp.sweep.study.study import Study, open_study
+from medexp.system.console import Screen
+from medexp.system.units import duration
 
 _OBJECTIVE = "hydra.sweeper.objective"
 

@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass
 import omegaconf
 import pytest
 
-from medexp.config.group import Group
+from medexp.config.fields import Group
 from medexp.config.schema import Dtype, Evaluation, Hardware, ModelShape, RunConfig
 from medexp.errors import ConfigError
 

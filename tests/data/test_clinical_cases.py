@@ -5,8 +5,8 @@ from itertools import combinations
 
 import pytest
 
-from medexp.command import conf_dir
-from medexp.data import source
+from medexp.cli.app import conf_dir
+from medexp.data import loading as source
 from medexp.data.split import split
 
 KEYS = ["Question", "Complex_CoT", "Response", "condition", "specialty", "urgency"]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.schema import LossOn, Overlong
+from medexp.data.cases import Case
 from medexp.data.encoding import IGNORED, Vocabulary, encode, encode_all, prompt_ids
 from medexp.data.prompts import ask, render
-from medexp.data.records import Case
 from medexp.errors import DataError
 
 BOS, EOS = 1, 2

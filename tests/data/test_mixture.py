@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.schema import Columns, Part
+from medexp.data.cases import Case
 from medexp.data.mixture import sides
 from medexp.data.order import cases_an_epoch, mixed_order, quotas, training_order
-from medexp.data.records import Case
 from medexp.errors import DataError
 
 WEIGHTS = st.lists(st.integers(1, 99).map(lambda hundredths: hundredths / 100), min_size=1, max_size=5)

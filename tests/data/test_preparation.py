@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.schema import LossOn, Overlong
+from medexp.data.cases import Case
 from medexp.data.encoding import IGNORED
 from medexp.data.preparation import prepare, spread
-from medexp.data.records import Case
 from medexp.data.split import Share, Split
 from medexp.errors import DataError
 

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.schema import Prompt
+from medexp.data.cases import Case
 from medexp.data.prompts import ask, closes_reasoning, reasons, render
-from medexp.data.records import Case
 
 HOSTILE = st.sampled_from(["{question}", "{reasoning}", "{answer}", "{", "}", "{}", "{0}", "%s", "\\1", "\\g<0>", "$x", "</think>"])
 TEXTS = st.lists(st.text(max_size=8) | HOSTILE, max_size=4).map("".join)

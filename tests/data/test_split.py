@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.data.records import Case
+from medexp.data.cases import Case
 from medexp.data.split import Split, split
 from medexp.errors import DataError
 

@@ -4,9 +4,10 @@ from importlib import metadata
 
 import pytest
 
-from medexp import machine, stack
 from medexp.evaluation import embedding
 from medexp.evaluation.embedding import Embedder
+from medexp.models import backend as stack
+from medexp.system import machine
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from doors import Doors
+from helpers.commands import Doors
 
-from medexp import machine, model, stack, weights
 from medexp.evaluation.generation import Answer, answers, at_most, kept
 from medexp.evaluation.generation import _keep as keep
-from medexp.tuned import Tuned
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import weights
+from medexp.models.adapter_model import Tuned
+from medexp.system import machine
 
 PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
 

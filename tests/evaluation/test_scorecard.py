@@ -4,9 +4,9 @@ import json
 from math import exp
 
 import pytest
-from vignettes import QUESTION, REFERENCE
+from helpers.vignettes import QUESTION, REFERENCE
 
-from medexp.data.records import Case
+from medexp.data.cases import Case
 from medexp.errors import DataError
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
 from medexp.evaluation.scorecard import MEASURES, card

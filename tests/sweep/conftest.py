@@ -15,19 +15,21 @@ from typing import Any
 import hydra
 import pytest
 import yaml
-from doors import Doors
+from helpers.commands import Doors
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from medexp import command
-from medexp.screen import Screen
-from medexp.sweep import charts, results, storage, sweeper
-from medexp.sweep.outcome import Ending, Outcome
-from medexp.sweep.settings import Settings, settings
-from medexp.sweep.space import Real, Space, Whole, quoted, space
-from medexp.sweep.study import Study, open_study
+from medexp.cli import app as command
+from medexp.sweep import sweeper
+from medexp.sweep.reporting import charts, results
+from medexp.sweep.search.options import Settings, settings
+from medexp.sweep.search.search_space import Real, Space, Whole, quoted, space
+from medexp.sweep.study import storage
+from medexp.sweep.study.study import Study, open_study
+from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.system.console import Screen
 
 SPACE = Space({"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-5, 1e-3, log=True)})
 

@@ -1,0 +1,173 @@
+"""A conversation on the terminal: questions are typed or pasted, answers come as they are made, and commands begin with a slash.
+
+What history means here: the models that medexp makes were tuned on one question and one answer, so a follow-up is asked as one
+question too: everything typed since the last `/reset`, one below the other. The model's own answers are not shown to it again.
+Nothing that is typed is kept on disk, unless `/save` is asked for.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medexp.chat.interrupt import stoppable
+from medexp.chat.rendering import LivePainter, beside, drawing, painted
+from medexp.chat.reply import Reply, as_document
+from medexp.chat.responder import Respondent
+from medexp.config.command_options import Reasoning
+from medexp.errors import MedexpError, listing, nearest
+from medexp.reports.summary import NOT_FOR_CLINICAL_USE
+from medexp.system.console import Screen
+
+HELP = {
+    "/help": "these lines",
+    "/compare": "the base model's answer to the last question, beside the tuned model's",
+    "/reasoning": "the reasoning of the last answer; /reasoning show or hide: that of all further ones",
+    "/reset": "forget the case: the next question stands alone",
+    "/save FILE": "the conversation as .md or .json; a file that is there is left alone",
+    "/quit": "end (Ctrl-D too)",
+}
+KEYS = "Enter asks, Alt-Enter begins a new line, pasted lines stay together, Ctrl-C stops an answer."
+
+
+@dataclass
+class Conversation:
+    """What has been said: `case` holds the questions since the last reset, `turns` every reply, one or two a question."""
+
+    respondent: Respondent
+    show: Screen
+    with_reasoning: bool
+    launch_dir: Path
+    case: list[str] = field(default_factory=list)
+    turns: list[list[Reply]] = field(default_factory=list)
+
+    def hold(self, read: Callable[[str], str]) -> None:
+        """Go on until `read` (which is given what to print before the cursor) raises EOFError, or /quit."""
+        self.show.result(f"{KEYS} /help lists the commands.")
+        self.show.result(f"{NOT_FOR_CLINICAL_USE}\n", style="italic")
+        while True:
+            try:
+                line = read("follow-up> " if self.case else "question> ").strip()
+            except KeyboardInterrupt:
+                self._say("Ctrl-D or /quit ends the conversation")
+                continue
+            except EOFError:
+                return
+            if line == "/quit":
+                return
+            if line:
+                self.take(line)
+
+    def take(self, line: str) -> None:
+        """Do what `line` says: a command, or a question. What is wrong with it is said, and no more."""
+        try:
+            if line.startswith("/"):
+                self._command(line)
+            else:
+                self._ask(line)
+        except KeyboardInterrupt:
+            self._say("stopped at once; that answer is not kept")
+        except MedexpError as error:
+            self._say(str(error))
+
+    def _command(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        commands: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/compare": self._compare,
+            "/reasoning": self._reasoning,
+            "/reset": self._reset,
+            "/save": self._save,
+        }
+        if word not in commands:
+            known = [*commands, "/quit"]
+            self._say(f"{word} is not a command; there are {listing(known)}{nearest(word, known)}")
+        else:
+            commands[word](rest.strip())
+
+    def _ask(self, line: str) -> None:
+        question = "\n\n".join([*self.case, line])
+        self.respondent.questions.ids(question)  # refused before anything is drawn
+        with stoppable() as stop, LivePainter(self.show.results, self.with_reasoning) as painter:
+            reply = painted(self.respondent, question, painter, stop)
+        self.case.append(line)
+        self.turns.append([reply])
+
+    def _compare(self, _rest: str) -> None:
+        if not self.turns:
+            self._say("nothing has been asked yet")
+            return
+        tuned = self.turns[-1][-1]
+        if len(self.turns[-1]) == 1:
+            with stoppable() as stop, drawing(self.show.results) as draw:
+
+                def heard(reply: Reply) -> bool:
+                    draw(beside(reply, tuned, self.with_reasoning))
+                    return stop.asked
+
+                self.turns[-1].insert(0, self.respondent.reply(tuned.question, heard, base=True))
+        self.show.results.print(beside(self.turns[-1][0], tuned, self.with_reasoning))
+        self.show.result(NOT_FOR_CLINICAL_USE, style="italic")
+
+    def _reasoning(self, rest: str) -> None:
+        if rest in {each.value for each in Reasoning}:
+            self.with_reasoning = rest == Reasoning.show.value
+            self._say(f"reasoning is {'shown' if self.with_reasoning else 'hidden'} from now on")
+        elif rest:
+            self._say("write /reasoning, /reasoning show, or /reasoning hide")
+        elif not self.turns or not self.turns[-1][-1].reasoning:
+            self._say("there is no reasoning to show")
+        else:
+            self.show.results.print(self.turns[-1][-1].reasoning, style="dim", markup=False)
+
+    def _reset(self, _rest: str) -> None:
+        self.case.clear()
+        self._say("the next question stands alone")
+
+    def _save(self, rest: str) -> None:
+        file = (self.launch_dir / Path(rest).expanduser()) if rest else Path()
+        writers = {".md": self._document, ".json": self._json}
+        if file.suffix not in writers:
+            self._say(f"write /save FILE, where FILE ends in {listing(writers)}")
+            return
+        try:
+            with file.open("x", encoding="utf-8") as opened:
+                opened.write(writers[file.suffix]())
+        except FileExistsError:
+            self._say(f"{rest} is there already and is left alone; give another name")
+        except OSError as error:
+            self._say(f"{rest} cannot be written ({error.strerror})")
+        else:
+            self._say(f"{len(self.turns)} question{'s' if len(self.turns) != 1 else ''} saved to {rest}")
+
+    def _document(self) -> str:
+        return as_document(f"Conversation with {self.respondent.name}", self.turns)
+
+    def _json(self) -> str:
+        turns = [[self.respondent.as_json(reply) for reply in replies] for replies in self.turns]
+        return json.dumps(turns, ensure_ascii=False, indent=2) + "\n"
+
+    def _say(self, text: str) -> None:
+        self.show.log.print(text, style="yellow", markup=False)
+
+    def _help(self, _rest: str) -> None:
+        for command, what in HELP.items():
+            self.show.result(f"  {command:12} {what}")
+        self.show.result(f"  {KEYS}")
+
+
+def terminal_reader() -> Callable[[str], str]:
+    """Reads what is typed: several lines, edited and recalled with the arrow keys, kept in memory alone."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+    keys.add("enter")(lambda event: event.current_buffer.validate_and_handle())
+    keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
+    commands = WordCompleter([each.partition(" ")[0] for each in HELP], sentence=True)
+    session: PromptSession[str] = PromptSession(
+        multiline=True, key_bindings=keys, history=InMemoryHistory(), completer=commands, complete_while_typing=False
+    )
+    return session.prompt

@@ -1,0 +1,123 @@
+"""A finished run that answers: a question becomes the tokens it was trained on, and the answer is heard token by token.
+
+Refuses, before the model is loaded, a question that is empty, holds a control token, or leaves no room for an answer.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medexp.chat.reply import Reply, as_json
+from medexp.config.schema import Prompt, RunConfig
+from medexp.data import prompts
+from medexp.data.encoding import prompt_ids
+from medexp.errors import ConfigError
+from medexp.evaluation import evaluator as measuring
+from medexp.evaluation import generation
+from medexp.evaluation.evaluator import Opened
+from medexp.evaluation.generation import Sampling
+from medexp.evaluation.record import Answer
+from medexp.models import loading as model
+from medexp.models import memory_guard as guard
+from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.memory_phase import during
+from medexp.planning.memory_terms import Phase
+from medexp.system.console import Screen
+
+Heard = Callable[[Reply], bool]
+
+
+@dataclass
+class Questions:
+    """Questions as token ids, in the words of the prompt that the run was trained with."""
+
+    tokenizer: Any
+    prompt: Prompt
+    sampling: Sampling
+    context_tokens: int
+
+    def ids(self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None) -> list[int]:
+        """The tokens that `question` is asked with, those of an evaluation.
+
+        Raises: ConfigError if it is empty, holds a control token, or leaves too little of the context for the answer.
+        """
+        prompt, sampling, words = prompt or self.prompt, sampling or self.sampling, vocabulary(self.tokenizer)
+        if not question.strip():
+            raise ConfigError('the question is empty; give question="...", or type one')
+        for mark in sorted(words.control | {"<think>", prompts.THINK_END}):
+            if mark in question:
+                raise ConfigError(f"the question holds {mark!r}, which the model reads as a control token; take it out")
+        ids = prompt_ids(prompts.ask(prompt, question.strip()), words)
+        allowed = self.context_tokens - sampling.max_new_tokens
+        if allowed < 1:
+            raise ConfigError(
+                f"ask.max_new_tokens={sampling.max_new_tokens} leaves nothing of the model's context of {self.context_tokens} "
+                "tokens for the question; lower it"
+            )
+        if len(ids) > allowed:
+            raise ConfigError(
+                f"the question has {len(ids)} tokens with prompt={prompt.name} and {allowed} are allowed: the context of "
+                f"{self.context_tokens} less ask.max_new_tokens={sampling.max_new_tokens}; shorten the question or lower that"
+            )
+        return ids
+
+
+@dataclass
+class Respondent:
+    """The model of a run, base and tuned, that answers one question at a time under the run's VRAM ceiling."""
+
+    name: str
+    run_id: str
+    run: RunConfig
+    tuned: Tuned
+    questions: Questions
+    meter: guard.Meter
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the command line wants answers to be drawn."""
+        return self.questions.sampling
+
+    def as_json(self, reply: Reply) -> dict[str, object]:
+        """`reply` as plain values, with the run and the model that it comes from."""
+        return as_json(reply, self.run_id, self.run.model.name)
+
+    def reply(
+        self, question: str, heard: Heard, base: bool = False, prompt: Prompt | None = None, sampling: Sampling | None = None
+    ) -> Reply:
+        """The whole reply to `question`; `heard` is given it after every token, and ends it there by returning True.
+
+        Raises: ConfigError as `Questions.ids` does; VramCeilingError.
+        """
+        prompt, sampling = prompt or self.run.prompt, sampling or self.sampling
+        ids, began = self.questions.ids(question, prompt, sampling), time.perf_counter()
+        empty = Reply(question.strip(), base, "", 0, 0.0, reasons=prompts.closes_reasoning(prompt))
+        stopped = False
+
+        def listening(answer: Answer) -> bool:
+            nonlocal stopped
+            stopped = not answer.ended and heard(_grown(empty, answer, began))
+            return stopped
+
+        try:
+            with during(Phase.answering, "answering", self.meter):
+                answer = generation.spoken(self.tuned, ids, sampling, base, listening)
+        except BaseException:
+            model.recover(self.tuned)  # ended in the middle of a token: the next question finds the model in order
+            raise
+        return replace(_grown(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped)
+
+
+def _grown(empty: Reply, answer: Answer, began: float) -> Reply:
+    return replace(empty, text=answer.text, tokens=answer.tokens, seconds=time.perf_counter() - began)
+
+
+def questions(run: RunConfig, base: Opened, sampling: Sampling) -> Questions:
+    """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
+    return Questions(base.tokenizer, run.prompt, sampling, model.context_tokens(base.weights, base.modules))
+
+
+def respondent(name: str, run_id: str, run: RunConfig, base: Opened, asked: Questions, show: Screen) -> Respondent:
+    """The model of `run` with its adapter, loaded and ready to answer."""
+    return Respondent(name, run_id, run, measuring.tuned(run, base, show), asked, base.meter)

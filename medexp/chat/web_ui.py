@@ -1,0 +1,230 @@
+"""A page on this machine that asks base and tuned side by side: Gradio's components, served on 127.0.0.1 alone.
+
+Refuses to reach out: no analytics, fonts of the system, a content security policy that lets the browser talk to this server only,
+and no answer to another host name than its own.
+"""
+
+import os
+import queue
+import socket as sockets
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import Any
+
+from medexp.chat.interrupt import Stop
+from medexp.chat.reply import Reply, markdown, note
+from medexp.chat.responder import Respondent
+from medexp.config.schema import Prompt
+from medexp.errors import MachineError, MedexpError
+from medexp.evaluation.generation import Sampling
+from medexp.reports.summary import NOT_FOR_CLINICAL_USE
+from medexp.system.console import Screen
+
+HOST = "127.0.0.1"
+SHOWN_A_SECOND = 8
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'"
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"), ("ui-monospace", "Menlo", "Consolas", "monospace")
+
+
+def check_installed() -> None:
+    """Is Gradio there?
+
+    Raises: MachineError saying how to get it.
+    """
+    if find_spec("gradio") is None:
+        raise MachineError("ui=true needs the package gradio: pip install 'medexp[ui]'")
+
+
+def serve(respondent: Respondent, presets: Mapping[str, Prompt], socket: sockets.socket, opens: bool, show: Screen) -> None:
+    """Serve the page until Ctrl-C."""
+    with show.stage("building the page"):
+        app, stop = _app(respondent, presets)
+    address = f"http://{HOST}:{socket.getsockname()[1]}"
+
+    def ready() -> None:
+        show.result(address)
+        show.say("Ctrl-C ends it")
+        if opens:
+            webbrowser.open(address)
+
+    with suppress(KeyboardInterrupt):
+        _server(app, ready).run(sockets=[socket])
+    stop.asked = True  # an answer under way
+
+
+def _server(app: Any, ready: Any) -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    return Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+
+
+def _app(respondent: Respondent, presets: Mapping[str, Prompt]) -> tuple[Any, Stop]:
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    import gradio
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    stop = Stop()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_Policy)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    theme = gradio.themes.Default(font=FONTS[0], font_mono=FONTS[1])
+    blocks = _blocks(respondent, {**presets}, stop)
+    return gradio.mount_gradio_app(
+        app, blocks, "/", footer_links=[], theme=theme, css=_CSS, ssr_mode=False, pwa=False, mcp_server=False
+    ), stop
+
+
+class _Policy:
+    """Adds the content security policy to every response."""
+
+    def __init__(self, app: Any):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await self._app(scope, receive, sent)
+
+
+_CSS = """
+.gradio-container {max-width: 1200px !important; width: 100% !important; margin: 0 auto !important}
+@media (max-width: 700px) {.tuned-column {order: -1}}
+.prose.notice {font-style: italic}
+.prose.status {opacity: .75; font-size: .9em}
+.prose.answer h2 {font-size: 1.05em; margin: .9em 0 .2em}
+.prose.reasoning {opacity: .75}
+"""
+
+
+def _blocks(respondent: Respondent, presets: Mapping[str, Prompt], stop: Stop) -> Any:
+    """The page: a question, how it is answered, and both answers below."""
+    import gradio
+
+    own = f"the run's own ({respondent.run.prompt.name})"
+    prompts = {own: respondent.run.prompt, **presets}
+    with gradio.Blocks(title=f"medexp: ask {respondent.name}", analytics_enabled=False) as blocks:
+        gradio.Markdown(f"# Ask {respondent.name}\n{respondent.run.model.name}, before and after fine-tuning")
+        gradio.Markdown(NOT_FOR_CLINICAL_USE, elem_classes="notice")
+        question = gradio.Textbox(
+            label="Question (Shift-Enter asks)", lines=4, max_lines=16, placeholder="A vignette and what you want to know"
+        )
+        with gradio.Row():
+            ask = gradio.Button("Ask both", variant="primary")
+            halt = gradio.Button("Stop")
+        with gradio.Accordion("Prompt and sampling", open=False):
+            options = _options(gradio, respondent.sampling, list(prompts))
+        with gradio.Row(equal_height=False):
+            shown = [each for title in ("Base", "Tuned") for each in _column(gradio, title)]
+
+        def both(question: str, prompt: str, temperature: float, top_p: float, new: float, seed: float) -> Iterator[list[Any]]:
+            sampling = Sampling(int(new), temperature, top_p, int(seed))
+            yield from _both(respondent, question, prompts[prompt], sampling, stop)
+
+        gradio.on([ask.click, question.submit], both, [question, *options], shown, concurrency_limit=1, api_visibility="private")
+        halt.click(lambda: setattr(stop, "asked", True), queue=False, api_visibility="private")
+    return blocks
+
+
+def _options(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
+    with gradio.Row():
+        prompt = gradio.Dropdown(prompts, value=prompts[0], label="Prompt", min_width=260)
+        new = gradio.Number(sampling.max_new_tokens, label="Most new tokens", precision=0, minimum=1)
+    with gradio.Row():
+        temperature = gradio.Slider(0, 2, sampling.temperature, step=0.05, label="Temperature (0: the likeliest token)")
+        top_p = gradio.Slider(0.01, 1, sampling.top_p, step=0.01, label="Top p (of what is drawn from)")
+        seed = gradio.Number(sampling.seed, label="Seed (of what is drawn)", precision=0, minimum=0, maximum=2**32 - 1)
+    return [prompt, temperature, top_p, new, seed]
+
+
+def _column(gradio: Any, title: str) -> list[Any]:
+    with gradio.Column(min_width=300, elem_classes=f"{title.lower()}-column"):
+        gradio.Markdown(f"### {title}")
+        status = gradio.Markdown("", elem_classes=["status", f"{title.lower()}-status"])
+        with gradio.Accordion("Reasoning", open=False, visible=False) as folded:
+            reasoning = gradio.Markdown("", elem_classes=["reasoning", f"{title.lower()}-reasoning"])
+        answer = gradio.Markdown("", elem_classes=["answer", f"{title.lower()}-answer"])
+    return [folded, reasoning, answer, status]
+
+
+def _both(respondent: Respondent, question: str, prompt: Prompt, sampling: Sampling, stop: Stop) -> Iterator[list[Any]]:
+    """What both columns show, again and again: the tuned model answers first, then the base."""
+    import gradio
+
+    stop.asked = False
+    columns = {True: _empty("waits for the tuned model"), False: _empty("reads the question")}
+    yield [*columns[True], *columns[False]]
+    for base in (False, True):
+        if stop.asked:
+            columns[base] = _empty("not asked: stopped")
+            yield [*columns[True], *columns[False]]
+            return
+        try:
+            for reply in _growing(respondent, question, base, prompt, sampling, stop):
+                columns[base] = [_folded(reply.reasoning), reply.reasoning, markdown(reply), _status(reply, sampling)]
+                yield [*columns[True], *columns[False]]
+        except MedexpError as error:
+            raise gradio.Error(str(error), title="medexp", print_exception=False) from error
+
+
+def _empty(status: str) -> list[Any]:
+    return [_folded(""), "", "", status]
+
+
+def _folded(reasoning: str) -> Any:
+    """The box of the reasoning, where there is any."""
+    import gradio
+
+    return gradio.update(visible=bool(reasoning))
+
+
+def _status(reply: Reply, sampling: Sampling) -> str:
+    if reply.whole:
+        return note(reply, sampling.max_new_tokens)
+    return f"{'reasoning' if reply.reasons and not reply.closed else 'answering'}, {reply.tokens} tokens"
+
+
+def _growing(respondent: Respondent, question: str, base: bool, prompt: Prompt, sampling: Sampling, stop: Stop) -> Iterator[Reply]:
+    """The reply as it grows, at most `SHOWN_A_SECOND` times a second (a browser falls behind a fast model, and hears of Stop too
+    late), and then whole. Left early, it ends at the next token."""
+    news: queue.Queue[Reply | BaseException] = queue.Queue()
+    left = threading.Event()
+
+    def heard(reply: Reply) -> bool:
+        news.put(reply)
+        return stop.asked or left.is_set()
+
+    def work() -> None:
+        try:
+            news.put(respondent.reply(question, heard, base, prompt, sampling))
+        except BaseException as error:  # raised again where the page is
+            news.put(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while True:
+            newest = news.get()
+            while not news.empty():
+                newest = news.get()
+            if isinstance(newest, BaseException):
+                raise newest
+            yield newest
+            if newest.whole:
+                return
+            time.sleep(1 / SHOWN_A_SECOND)
+    finally:
+        left.set()
+        worker.join()

@@ -1,0 +1,1 @@
+"""How a command starts and ends: composing its config, running it, its exit code."""

@@ -1,0 +1,203 @@
+"""The frame of every door: compose the config, run, and end with one sentence and the right exit code when something is wrong.
+
+A traceback is only shown for a defect of medexp itself, or when HYDRA_FULL_ERROR=1 asks for it.
+"""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import hydra
+from dotenv import load_dotenv
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from medexp.config import hydra_errors as mistakes
+from medexp.config.command_options import (
+    AskConfig,
+    AuditConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PlanConfig,
+    TrainConfig,
+    UiConfig,
+)
+from medexp.config.resolve import anchored, resolve
+from medexp.config.schema import RunConfig
+from medexp.errors import BadInput, MedexpError, RunInterrupted
+from medexp.sweep.search.search_space import lengths
+from medexp.system import machine
+
+# A root's first default is one of these.
+SCHEMAS: dict[str, type[RunConfig]] = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "plan": PlanConfig,
+    "ask": AskConfig,
+    "audit": AuditConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "export": ExportConfig,
+    "ui": UiConfig,
+}
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
+Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML (paths absolute), the
+    door's own options (the config group of its name, where it has one), the text of its experiment's YAML, and the finished run
+    that it was recomposed from."""
+
+    output_dir: Path
+    overrides: tuple[str, ...]
+    composed_yaml: str
+    options: object = None
+    experiment_yaml: str = ""
+    subject: object = None
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped YAML: conf/ of a checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "train.yaml").is_file() else package / "conf"
+
+
+def register() -> None:
+    """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    shipped = Path(__file__).resolve().parent.parent / "data"
+    OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
+    OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
+    ConfigStore.instance().store(group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_")
+
+
+def _nearest(here: machine.Machine) -> dict[str, object]:
+    """The preset nearest to this machine, with what was measured on its card in place of published figures."""
+    measured = here.gpus[0].calibration if here.gpus else None
+    figures = asdict(measured) if measured else {}
+    figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
+    return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
+
+
+class OwnFolder(Callback):
+    """Two commands of one second have an output folder each. Named in every root whose hydra.run.dir is a time; a folder that was
+    given by name is taken as it is."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder that `config` names by the time, and set it to the one that was made."""
+        if "${now:" in str(OmegaConf.to_container(config.hydra.run, resolve=False)):
+            with suppress(OSError):  # Hydra makes it once more, and what hinders it is said then
+                config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir)))
+
+
+def new_folder(folder: Path) -> Path:
+    """`folder`, made by this process and no other: where it is there already, the first of `folder`-2, -3, ... that is not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        own = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with suppress(FileExistsError):
+            own.mkdir()
+            return own
+    raise AssertionError("count() does not end")
+
+
+def run_door(
+    door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True, recompose: Recompose | None = None
+) -> NoReturn:
+    """Compose `config_name` from the command line, check it, hand it to `door`, and exit.
+
+    `recompose` may put another config in the place of the composed one before it is checked: it is given that one, the door's own
+    options and the overrides as typed, and returns beside the config the finished run that it is from.
+    """
+    schema = SCHEMAS.get(config_name, RunConfig)
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
+    load_dotenv(Path.cwd() / ".env")
+    register()
+    signal.signal(signal.SIGTERM, _terminated)
+
+    def task(cfg: DictConfig) -> float:
+        settings, subject = HydraConfig.get(), None
+        try:
+            options = _own_options(cfg, config_name)
+            if recompose is not None:
+                cfg, subject = recompose(cfg, options, settings.overrides.task)
+            cwd = Path(settings.runtime.cwd)
+            run = resolve(cfg, machine.read(), cwd, settings.runtime.choices, needs_card)
+            composed = OmegaConf.to_yaml(anchored(cfg, cwd), resolve=True)
+            overrides = tuple(settings.overrides.task)
+            experiment, folder = _experiment_yaml(settings.runtime), Path(settings.runtime.output_dir)
+            return door(run, Invocation(folder, overrides, composed, options, experiment, subject))
+        except MedexpError as error:
+            if settings.mode is RunMode.MULTIRUN or wants_traceback:
+                raise  # the sweeper is told
+            _refuse(error)  # past Hydra, which would add a line of its own
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
+    except MedexpError as error:
+        if wants_traceback:
+            raise
+        _refuse(error)
+    except KeyboardInterrupt:
+        _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
+    except Exception as error:
+        sentence = None if wants_traceback else mistakes.explain(error, schema)
+        if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
+            sentence = _unusable(error)
+        if sentence is None:
+            raise
+        _refuse(BadInput(sentence))
+    sys.exit(0)
+
+
+def _own_options(cfg: DictConfig, config_name: str) -> object:
+    """The door's own config group as an object, taken out of `cfg`; None where it has none."""
+    if config_name not in cfg or config_name not in SCHEMAS:
+        return None
+    options = OmegaConf.to_object(cfg[config_name])
+    OmegaConf.set_struct(cfg, False)
+    for name in {each.name for each in fields(SCHEMAS[config_name])} - {each.name for each in fields(RunConfig)}:
+        del cfg[name]
+    return options
+
+
+def _experiment_yaml(runtime: Any) -> str:
+    """The YAML of the experiment that was chosen, "" where there is none."""
+    if (name := runtime.choices.get("experiment")) in (None, "null"):
+        return ""
+    files = (Path(each.path) / "experiment" / f"{name}.yaml" for each in runtime.config_sources if each.schema == "file")
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
+
+
+def _unusable(error: OSError) -> str:
+    """Nobody who knows the file said it better: the file, the system's reason, and which settings name folders."""
+    place = f"{error.filename} cannot be used ({error.strerror})"
+    return f"{place}: hydra.run.dir=FOLDER is where files go, tracking.root=FOLDER where runs are; HYDRA_FULL_ERROR=1 shows more"
+
+
+def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, lambda *_: None)  # the same again must not break what this one makes us keep
+    raise RunInterrupted("stopped by SIGTERM; the same command continues", number)
+
+
+def _refuse(error: MedexpError) -> NoReturn:
+    for problem in error.problems if isinstance(error, BadInput) else (str(error),):
+        print(f"medexp: {problem}", file=sys.stderr)
+    sys.exit(error.exit_code)

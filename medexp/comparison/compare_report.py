@@ -1,0 +1,104 @@
+"""compare.html: several runs side by side as one file that opens offline. Nothing in it is loaded from elsewhere; its links to runs
+lead to an MLflow server of this machine."""
+
+from dataclasses import dataclass
+
+from medexp.comparison import tables as comparison_rows
+from medexp.comparison.comparison import Comparing, line_of, said
+from medexp.comparison.contrasts import Asked, Contrast
+from medexp.evaluation.scorecard import Line, Measure
+from medexp.reports import run_report as page
+from medexp.reports.annotations import Block, blocks
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference and its interval as places from 0 to 100 on a line whose middle is no difference."""
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A run's answers to a question, in blocks, with what counts for and against them; None where it was not asked."""
+
+    label: str
+    name: str
+    base: list[Block]
+    tuned: list[Block]
+    counts: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out question, its reference, and the answers of every run that was asked it."""
+
+    question: str
+    reference: list[Block]
+    answers: list[Answers]
+    not_asked: list[str]
+
+
+def render(found: Comparing, mlflow: str) -> str:
+    """The page as HTML; links lead to the MLflow server at address `mlflow`."""
+    rows, follow = comparison_rows.setting_rows(found)
+    return page.filled(
+        "compare.html",
+        found=found,
+        mlflow=mlflow.rstrip("/"),
+        runs=[(run, row[3]) for run, row in zip(found.runs, comparison_rows.run_rows(found), strict=True)],
+        shared=comparison_rows.shared(found),
+        settings=rows,
+        follow=[(name, found.differences[name]) for name in follow],
+        remarks=comparison_rows.remarks(found),
+        honest=comparison_rows.honest(found),
+        changes=[(measure, _changes(found, measure)) for measure in found.measures],
+        contrasts=[(measure, *_contrasts(found, measure)) for measure in found.measures] if found.versus else [],
+        costs=comparison_rows.cost_rows(found),
+        bars=_bars(found),
+        questions=[_question(found, each) for each in found.asked],
+    )
+
+
+def _changes(found: Comparing, measure: Measure) -> list[Line | None]:
+    return [line_of(run, measure.key) for run in found.runs if run.evaluated]
+
+
+def _contrasts(found: Comparing, measure: Measure) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
+    """The contrasts in `measure` with their places on a line, and the difference at that line's ends (0: there is no line)."""
+    row = [versus.contrast(measure.key) for versus in found.versus]
+    compared = [each.comparison for each in row if each is not None and each.comparison is not None]
+    widest = max((max(abs(each.low), abs(each.high)) for each in compared), default=0.0)
+    return [(each, _interval(each, widest)) for each in row], widest * 50 / 48
+
+
+def _interval(each: Contrast | None, widest: float) -> Interval | None:
+    if each is None or each.comparison is None or not widest:
+        return None
+    places = [50 + 48 * value / widest for value in (each.comparison.low, each.comparison.change, each.comparison.high)]
+    return Interval(*(round(place, 1) for place in places))
+
+
+def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
+    """For every ceiling the bytes planned and measured under it."""
+    bars: dict[int, list[tuple[str, int]]] = {}
+    for run in found.runs:
+        cost = run.cost
+        if cost.ceiling_bytes and (cost.planned_bytes or cost.measured_bytes):
+            rows = [(f"{run.label} planned", cost.planned_bytes or 0), (f"{run.label} measured", cost.measured_bytes or 0)]
+            bars.setdefault(cost.ceiling_bytes, []).extend(rows)
+    return bars
+
+
+def _question(found: Comparing, asked: Asked) -> Question:
+    answers, without = [], []
+    for run, place in zip(found.runs, asked.places, strict=True):
+        each = said(run, place)
+        if each is None:
+            without.append(run.label)
+        else:
+            both = blocks(each.base, each.before), blocks(each.tuned, each.after)
+            answers.append(Answers(run.label, run.name, *both, each.figures))
+    return Question(asked.question, blocks(asked.reference), answers, without)

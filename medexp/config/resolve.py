@@ -1,0 +1,355 @@
+"""From a composed config to a checked `RunConfig`: each group's own ranges, then the rules between groups.
+
+Collects every problem and raises once, so that a user mends a command line in one go. Arithmetic and text only: what the
+machine has is handed in.
+"""
+
+import copy
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from medexp.config import dataset_sources as parts
+from medexp.config.command_options import TrainConfig
+from medexp.config.model_shape import shape_in
+from medexp.config.schema import (
+    Benchmark,
+    Bias,
+    Checkpointing,
+    Dataset,
+    Device,
+    Dtype,
+    Engine,
+    Family,
+    ModelShape,
+    Optimizer,
+    Overlong,
+    Quantisation,
+    RunConfig,
+)
+from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
+from medexp.system.machine import Machine
+from medexp.system.units import bytes_of_gib, gib
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+COUNTS = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}  # levers of `hardware` that count layers
+CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
+_OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}  # of a proposal, too
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mapping[str, str], needs_card: bool = True) -> RunConfig:
+    """The run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off `machine`.
+
+    `choices` (group -> chosen option) is only used to say where a value is set. Without `needs_card` a run for a card that this
+    machine has not is fine, as when it is only planned.
+    Raises: ConfigError or MachineError carrying every problem found.
+    """
+    run = _objects(_shaped(cfg, launch_dir), choices)
+    if part_problems := list(parts.expand(run.dataset)):
+        raise ConfigError(part_problems)
+    _make_absolute(run, launch_dir)
+    _fill_from_machine(run, machine)
+    problems = [problem for rule in RULES for problem in rule(run)]
+    if problems:
+        raise ConfigError(problems)
+    machine_problems = list(_machine_holds(run, machine)) if needs_card else []
+    if machine_problems:
+        raise MachineError(machine_problems)
+    return run
+
+
+def _shaped(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+    """`cfg` with the shape of a model that declares none, from the checkpoint at `model.path`.
+
+    Raises: ConfigError without a path; ModelError if it cannot be read there.
+    """
+    if not OmegaConf.is_missing(cfg, "model") and OmegaConf.is_missing(cfg.model, "shape"):
+        if cfg.model.path is None:
+            raise ConfigError(
+                f"model={cfg.model.name} has no shape: set model.path=FOLDER of a Transformers checkpoint, or model.shape"
+            )
+        cfg = copy.deepcopy(cfg)
+        found = shape_in(Path(_absolute(cfg.model.path, launch_dir)))
+        cfg.model.shape = OmegaConf.merge(OmegaConf.structured(ModelShape), found)
+    return cfg
+
+
+def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
+    groups: dict[str, Any] = {}
+    problems = list(_unknown_keys(cfg, RunConfig, ""))
+    for each in fields(RunConfig):
+        try:
+            groups[each.name] = OmegaConf.to_object(cfg[each.name])
+        except MissingMandatoryValue as error:
+            problems.append(f"{error.full_key or each.name} has no value: choose {each.name}=OPTION or set it")
+        except BadInput as error:
+            home = f"in conf/{each.name}/{choices[each.name]}.yaml or " if choices.get(each.name) else ""
+            problems += [f"{each.name}.{problem} (set {home}on the command line)" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return RunConfig(**groups)
+
+
+def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
+    """Keys that a "+" on the command line has forced in."""
+    known = {each.name: each.type for each in fields(schema)}
+    for name in map(str, cfg):
+        if not prefix and name in _OF_TRAIN:
+            continue
+        if name not in known:
+            yield f"{prefix}{name} does not exist; there are {listing(known)}{nearest(name, known)}"
+        elif is_dataclass(known[name]) and not OmegaConf.is_missing(cfg, name):
+            yield from _unknown_keys(cfg[name], known[name], f"{prefix}{name}.")
+
+
+def _absolute(path: str, launch_dir: Path) -> str:
+    return str((launch_dir / Path(path).expanduser()).resolve())
+
+
+def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else _absolute(path, launch_dir)
+
+    run.model.path = absolute(run.model.path)
+    run.lora.start_from = absolute(run.lora.start_from)
+    for source in (run.dataset, *run.dataset.mixture, *filter(None, [run.dataset.held_out_from])):
+        source.path = absolute(source.path)
+    for name, file in vars(run.evaluation.benchmark_files).items():
+        setattr(run.evaluation.benchmark_files, name, absolute(file))
+    run.tracking.root = tracking_root(run.tracking.root, launch_dir)
+
+
+_PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_from.path")
+
+
+def anchored(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+    """`cfg` with the paths of its model, adapter and cases absolute: what is kept of it means the same wherever it is read."""
+    made = copy.deepcopy(cfg)
+    entries = [each for each in made.dataset.mixture if OmegaConf.is_dict(each)]
+    files = [(made.evaluation.benchmark_files, str(name)) for name in made.evaluation.benchmark_files]
+    named = [(OmegaConf.select(made, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS]
+    for node, name in (*named, *files, *((each, "path") for each in entries)):
+        if OmegaConf.is_dict(node) and isinstance(value := node.get(name), str):
+            node[name] = _absolute(value, launch_dir)
+    return made
+
+
+def tracking_root(root: str | None, launch_dir: Path) -> str:
+    """Where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns under MEDEXP_HOME or `launch_dir`."""
+    given = Path(root or f"{os.environ.get('MEDEXP_HOME', '.')}/mlruns")
+    return str((launch_dir / given.expanduser()).resolve())
+
+
+def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
+    hardware = run.hardware
+    if machine.ram_bytes and (hardware.device is Device.cpu or machine.gpus):
+        hardware.host_ram_gib = min(hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
+    if hardware.dtype is Dtype.auto:
+        hardware.dtype = _fastest_dtype(hardware.device, machine)
+    if hardware.engine is Engine.auto:
+        hardware.engine = Engine.unsloth if hardware.device is Device.cuda else Engine.transformers
+    if hardware.device is Device.cuda and machine.gpus:
+        card = machine.gpus[0]
+        beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
+        hardware.card_vram_gib = hardware.card_vram_gib or round(gib(card.total_bytes), 2)
+        ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)  # what does not fit there is said
+        hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(ceiling_gib, 2)
+
+
+def _fastest_dtype(device: Device, machine: Machine) -> Dtype:
+    on_card = device is Device.cuda
+    has_bfloat16 = all(card.has_bfloat16 for card in machine.gpus[:1]) if on_card else machine.has_bfloat16
+    return Dtype.bfloat16 if has_bfloat16 else Dtype.float16 if on_card else Dtype.float32
+
+
+def _machine_holds(run: RunConfig, machine: Machine) -> Iterator[str]:
+    hardware = run.hardware
+    if hardware.device is Device.cpu:
+        return
+    if not machine.gpus:
+        yield (
+            f"hardware={hardware.name} needs a CUDA card and this machine has none that the driver shows; "
+            "use hardware=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
+        return
+    card = machine.gpus[0]
+    if hardware.vram_ceiling_gib and bytes_of_gib(hardware.vram_ceiling_gib) > card.total_bytes:
+        yield (
+            f"hardware.vram_ceiling_gib={hardware.vram_ceiling_gib:g} is more than {card.name} has "
+            f"({gib(card.total_bytes):.2f} GiB); lower it or use hardware=auto"
+        )
+    if hardware.dtype.value == "bfloat16" and not card.has_bfloat16:
+        yield f"hardware.dtype=bfloat16 is not supported by {card.name}; set hardware.dtype=float16"
+
+
+def _steps(run: RunConfig) -> Iterator[str]:
+    training = run.training
+    if (training.max_steps is None) == (training.epochs is None):
+        yield (
+            f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
+            "exactly one of them must be set and the other null"
+        )
+
+
+def _engine(run: RunConfig) -> Iterator[str]:
+    hardware = run.hardware
+    if hardware.engine is Engine.unsloth and hardware.device is Device.cpu:
+        yield "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
+    levers = {
+        "offload_layers": hardware.offload_layers,
+        "offload_embedding": hardware.offload_embedding,
+        "checkpoint_skip_layers": hardware.checkpoint_skip_layers,
+        "offload_activations": hardware.offload_activations,
+        "compile_layers": hardware.compile_layers,
+        "tile_mlp": hardware.tile_mlp,
+    }
+    for name, value in levers.items():
+        if hardware.engine is Engine.transformers and value not in (0, False, "auto"):
+            nothing = 0 if name in COUNTS else "false"
+            yield f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with {hardware.engine.value} set it to {nothing}"
+    if hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4 and run.lora.bias.value == "all":
+        yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"
+    if hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.off:
+        yield (
+            "training.gradient_checkpointing=off is for hardware.engine=transformers; with unsloth every layer is kept by "
+            "hardware.checkpoint_skip_layers=max (or as many as fit: auto); set gradient_checkpointing=unsloth"
+        )
+    if hardware.device is Device.cuda and hardware.dtype is Dtype.float32:
+        yield "hardware.dtype=float32 is not for a card: plans and kernels are for 16 bits; set hardware.dtype=bfloat16 or float16"
+
+
+def _levers(run: RunConfig) -> Iterator[str]:
+    layers = run.model.shape.layers
+    for name, allowed in COUNTS.items():
+        value = getattr(run.hardware, name)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= layers
+        if not is_count and value not in allowed:
+            yield (
+                f"hardware.{name}={value} is not allowed: {run.model.name} has {layers} layers, "
+                f"so a number from 0 to {layers}, or {listing(allowed)}"
+            )
+    streamed, kept = run.hardware.offload_layers, run.hardware.checkpoint_skip_layers
+    if isinstance(streamed, int) and isinstance(kept, int) and streamed + kept > layers >= max(streamed, kept):
+        yield (
+            f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are more than the {layers} layers of "
+            f"{run.model.name}: a streamed layer cannot be kept; lower one of them"
+        )
+    trains_streamed_biases = run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
+    if (run.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
+        what, least = ("dora=true", "dora=false") if run.lora.dora else (f"bias={run.lora.bias.value}", "bias=none")
+        yield (
+            f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the weights on the card; "
+            f"set offload_layers to 0 or auto, or lora.{least}"
+        )
+    for name in ("offload_embedding", "offload_activations", "compile_layers", "tile_mlp", "page_optimizer"):
+        value = getattr(run.hardware, name)
+        if not (isinstance(value, bool) or value == "auto"):
+            yield f"hardware.{name}={value} is not allowed; allowed are true, false, auto"
+    if run.hardware.offload_embedding is True and run.model.shape.tied_embeddings:
+        yield (
+            f"hardware.offload_embedding=true saves nothing: {run.model.name} ties its embedding to lm_head, which the card needs; "
+            "set it to auto or false"
+        )
+    if run.hardware.tile_mlp is True and run.hardware.compile_layers is True:
+        yield "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set compile_layers to auto or false"
+    if run.hardware.page_optimizer is True and run.training.optimizer is Optimizer.adamw_torch:
+        yield "hardware.page_optimizer=true pages an 8-bit optimizer; set training.optimizer=adamw_8bit or page_optimizer=auto"
+
+
+def _optimizer(run: RunConfig) -> Iterator[str]:
+    if run.hardware.device is Device.cpu and run.training.optimizer is not Optimizer.adamw_torch:
+        yield (
+            f"training.optimizer={run.training.optimizer.value} runs on CUDA only; "
+            "with hardware=cpu set training.optimizer=adamw_torch"
+        )
+
+
+def _target_modules(run: RunConfig) -> Iterator[str]:
+    if not run.lora.target_modules:
+        yield f"lora.target_modules is empty; allowed are {listing(PROJECTIONS)}"
+    for name in run.lora.target_modules:
+        if name not in PROJECTIONS:
+            yield f"lora.target_modules has {name}; allowed are {listing(PROJECTIONS)}{nearest(name, PROJECTIONS)}"
+
+
+def _prompt(run: RunConfig) -> Iterator[str]:
+    prompt = run.prompt
+    without = [each for each in parts.sources(run.dataset) if each.columns.reasoning is None]
+    found = {"question": PLACEHOLDER.findall(prompt.question), "completion": PLACEHOLDER.findall(prompt.completion)}
+    if found["question"] != ["question"]:
+        yield "prompt.question must hold {question} exactly once and no other placeholder"
+    if found["completion"] not in (["answer"], ["reasoning", "answer"]):
+        yield "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons, and no other placeholder"
+    elif "reasoning" in found["completion"] and without:
+        where = "dataset.columns.reasoning" if without[0].name == run.dataset.name else f"columns.reasoning of {without[0].name}"
+        yield f"prompt={prompt.name} needs a chain of thought and {where} is null; use prompt=direct"
+    if run.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in found["completion"]:
+        yield f"dataset.overlong=trim_reasoning needs a prompt with reasoning and prompt={prompt.name} has none; use drop or error"
+
+
+def _cases(run: RunConfig) -> Iterator[str]:
+    dataset = run.dataset
+    if dataset.name == "mixture" and not dataset.mixture:
+        yield "dataset=mixture has no parts: set 'dataset.mixture=[{use: OPTION, weight: NUMBER}, ...]'"
+    elif dataset.mixture:
+        yield from _parts(dataset)
+    elif dataset.path is None and dataset.hub_id is None:
+        yield f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV or Parquet) or dataset.hub_id"
+    if dataset.max_cases is not None and dataset.held_out >= dataset.max_cases:
+        yield f"dataset.held_out={dataset.held_out} leaves nothing to train on with dataset.max_cases={dataset.max_cases}"
+    if run.evaluation.answers > dataset.held_out:
+        yield (
+            f"evaluation.answers={run.evaluation.answers} is more than dataset.held_out={dataset.held_out}: "
+            "only held-out questions are answered; lower the first or raise the second"
+        )
+
+
+def _parts(dataset: Dataset) -> Iterator[str]:
+    if dataset.path is not None or dataset.hub_id is not None:
+        yield (
+            f"dataset={dataset.name} has a file of its own ({dataset.path or dataset.hub_id}) and dataset.mixture too; "
+            "use dataset=mixture, and set the file of a part in its entry (dataset.mixture.0.path=FILE)"
+        )
+    for place, part in enumerate(dataset.mixture):
+        if part.path is None and part.hub_id is None:
+            yield f"dataset.mixture[{place}] ({part.name}) has no file: give its entry a path (JSON, JSONL, CSV or Parquet)"
+        if any(replace(part, weight=1.0) == replace(earlier, weight=1.0) for earlier in dataset.mixture[:place]):
+            yield f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with both weights added"
+
+
+def _benchmarks(run: RunConfig) -> Iterator[str]:
+    known = [each.value for each in Benchmark]
+    for name in run.evaluation.benchmarks:
+        if name not in known:
+            yield f"evaluation.benchmarks has {name}; allowed are {listing(known)}{nearest(name, known)}"
+
+
+def _judge(run: RunConfig) -> Iterator[str]:
+    judge = run.evaluation.judge
+    if judge.model is None:
+        return
+    if judge.url is None or not judge.url.startswith(("http://", "https://")):
+        yield f"evaluation.judge.url={judge.url} is no endpoint; give the whole address, as in http://127.0.0.1:8000/v1/chat/completions"
+    if judge.instructions is None or "{{ outputs }}" not in judge.instructions:
+        yield "evaluation.judge.instructions must hold {{ outputs }}, and may hold {{ inputs }} and {{ expectations }}"
+
+
+def _weights(run: RunConfig) -> Iterator[str]:
+    model = run.model
+    if model.path is None and model.package is None and model.hub_id is None:
+        yield f"model={model.name} has no weights: set model.path=FOLDER or model.hub_id=OWNER/NAME"
+    if model.shape.heads % model.shape.kv_heads:
+        yield f"model.shape.heads={model.shape.heads} is not a multiple of model.shape.kv_heads={model.shape.kv_heads}"
+
+
+RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
+    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _benchmarks, _judge, _weights,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Checks of cases before training: duplicates, contamination, reasoning, languages."""

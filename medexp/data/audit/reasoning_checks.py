@@ -1,0 +1,47 @@
+"""What is wrong with chains of thought as teaching material: none there, another case's, the answer itself, or going round in
+circles."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medexp.data.audit.words import words_of
+from medexp.data.cases import Case
+
+CIRCLES, FEWEST = 0.25, 4  # a quarter or more of at least four sentences say again what an earlier one said
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*")
+
+
+@dataclass(frozen=True)
+class ReasoningFaults:
+    """The numbers of the cases with each fault."""
+
+    empty: tuple[int, ...]
+    of_another_case: tuple[int, ...]
+    same_as_answer: tuple[int, ...]
+    in_circles: tuple[int, ...]
+
+
+def faults(cases: Sequence[Case]) -> ReasoningFaults:
+    """What is wrong with the reasoning of each of `cases`."""
+    empty, another, same, circles = [], [], [], []
+    seen: set[tuple[str, ...]] = set()
+    for place, case in enumerate(cases):
+        words = tuple(words_of(case.reasoning))
+        if not words:
+            empty.append(place)
+            continue
+        if words in seen:
+            another.append(place)
+        seen.add(words)
+        if words == tuple(words_of(case.answer)):
+            same.append(place)
+        if goes_in_circles(case.reasoning):
+            circles.append(place)
+    return ReasoningFaults(tuple(empty), tuple(another), tuple(same), tuple(circles))
+
+
+def goes_in_circles(text: str) -> bool:
+    """Do CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier one?"""
+    sentences = [each for part in _SENTENCE_END.split(text) if (each := " ".join(words_of(part)))]
+    return len(sentences) >= FEWEST and len(sentences) - len(set(sentences)) >= CIRCLES * len(sentences)

@@ -1,0 +1,81 @@
+"""What the tokens of a case are: instructions, question, reasoning, answer, marks between them, EOS. Counted where each token ends
+in the text, so that the leading space of a word counts with the word."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from medexp.config.schema import Prompt
+from medexp.data.cases import Case
+from medexp.data.encoding import IGNORED, Encoded
+from medexp.data.prompts import places, render
+
+
+class Role(Enum):
+    """What a token is part of."""
+
+    instructions = "instructions"
+    question = "question"
+    reasoning = "reasoning"
+    answer = "answer"
+    marks = "marks"
+    eos = "EOS"
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A text as tokens: their ids, and the number of characters of the text up to the end of each."""
+
+    ids: Sequence[int]
+    ends: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of text in one role, its number of tokens, and whether the model learns to say it."""
+
+    role: Role
+    text: str
+    tokens: int
+    learnt: bool
+
+
+def texts_of(prompt: Prompt, cases: Iterable[Case]) -> Iterator[str]:
+    """Every text that is tokenised for `cases`: prompt, completion, prompt, completion, ..."""
+    for case in cases:
+        rendered = render(prompt, case)
+        yield rendered.prompt
+        yield rendered.completion
+
+
+def pieces(prompt: Prompt, case: Case, encoded: Encoded, spelled: Mapping[str, Spelled]) -> list[Piece]:
+    """The training text of `case`, piece by piece, with the labels that `encoded` has; BOS counts as instructions."""
+    rendered = render(prompt, case)
+    start, completion = spelled[rendered.prompt], spelled[rendered.completion]
+    bos = encoded.prompt_tokens - len(start.ids)
+    asked = places(prompt.question, {"question": case.question})
+    said = places(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
+    found = [*_cut(rendered.prompt, start, asked, Role.instructions), *_cut(rendered.completion, completion, said, Role.marks)]
+    counts = [count + (bos if place == 0 else 0) for place, (_, _, count) in enumerate(found)]
+    firsts = [sum(counts[:place]) for place in range(len(counts))]
+    result = [
+        Piece(role, text, count, count > 0 and encoded.labels[first] != IGNORED)
+        for (role, text, _), count, first in zip(found, counts, firsts, strict=True)
+    ]
+    return [*result, Piece(Role.eos, "", 1, encoded.labels[-1] != IGNORED)]
+
+
+def _cut(text: str, spelled: Spelled, where: Mapping[str, tuple[int, int]], between: Role) -> Iterator[tuple[Role, str, int]]:
+    """`text` as (role, text, tokens): the places in `where`, and what stands before, between and after them."""
+    at = 0
+    for name, (first, last) in sorted(where.items(), key=lambda item: item[1]):
+        yield between, text[at:first], _ending(spelled, at, first)
+        yield Role(name), text[first:last], _ending(spelled, first, last)
+        at = last
+    yield between, text[at:], len(spelled.ends) - bisect_right(spelled.ends, at)
+
+
+def _ending(spelled: Spelled, first: int, last: int) -> int:
+    """How many tokens end within text[first:last]."""
+    return bisect_right(spelled.ends, last) - bisect_right(spelled.ends, first)

@@ -1,0 +1,67 @@
+"""Texts as tokens, many at a time: what a tokenizer says about each text is asked once and kept, for training and for the audit."""
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from medexp.config.schema import RunConfig
+from medexp.data.audit.inspection import Inspection, inspect
+from medexp.data.encoding import Vocabulary
+from medexp.data.preparation import Prepared, prepare
+from medexp.data.split import Split
+from medexp.data.token_roles import Spelled, texts_of
+from medexp.errors import ModelError
+from medexp.models.adapter_model import vocabulary
+
+BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
+
+
+class Speller:
+    """A tokenizer that remembers. `known` holds every text it was given to spell."""
+
+    def __init__(self, tokenizer: Any):
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise ModelError(f"the tokenizer of {tokenizer.name_or_path} has no tokenizer.json; tokens cannot be placed in texts")
+        self._backend = tokenizer.backend_tokenizer
+        self._plain = vocabulary(tokenizer)
+        self.known: dict[str, Spelled] = {}
+
+    def spell(self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None) -> None:
+        """Make `texts` known; `advance` is told how many more are done, those known before included."""
+        wanted = list(dict.fromkeys(texts))
+        missing = [text for text in wanted if text not in self.known]
+        advance(len(wanted) - len(missing))
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            for text, encoding in zip(batch, self._backend.encode_batch(batch, add_special_tokens=False), strict=True):
+                self.known[text] = Spelled(encoding.ids, array("l", [end for _, end in encoding.offsets]))
+            advance(len(batch))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's vocabulary, quick on the texts that are known."""
+        return replace(self._plain, encode=self._encode)
+
+    def prepared(self, run: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None) -> Prepared:
+        """`sides` ready for training; `advance` counts the texts that `count` announces."""
+        self.spell(_texts(run, sides), advance)
+        return prepare(run, sides, self.vocabulary)
+
+    def count(self, run: RunConfig, sides: Split) -> int:
+        """How many different texts `sides` are."""
+        return len(set(_texts(run, sides)))
+
+    def inspected(self, run: RunConfig, ready: Prepared, benchmarks: Mapping[str, Sequence[tuple[str, str]]]) -> Inspection:
+        """The audit of cases that are prepared; `benchmarks` holds (question, text) pairs by name."""
+        self.spell(texts_of(run.prompt, ready.train.cases))
+        limit = run.training.max_seq_tokens
+        return inspect(run.prompt, ready.audit, limit, ready.train, ready.held_out, self.known, benchmarks)
+
+    def _encode(self, text: str) -> list[int]:
+        spelled = self.known.get(text)
+        return list(spelled.ids) if spelled is not None else self._plain.encode(text)
+
+
+def _texts(run: RunConfig, sides: Split) -> Iterator[str]:
+    return texts_of(run.prompt, [*sides.train, *sides.held_out])

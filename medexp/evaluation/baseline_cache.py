@@ -1,0 +1,92 @@
+"""What the base answers and loses on held-out cases, kept for the next run that would ask it the very same: a sweep's trials,
+another rank, another recipe. Asking it again takes as long as asking the tuned model, and says nothing new.
+
+Kept beside the runs (`tracking.root`/base), under a digest of all that decides it: the weights, their precision, the engine and
+its versions, the card, the tokens of every prompt and case. What only changes rounding (where layers lie) does not count.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from medexp.config.schema import Device, RunConfig
+from medexp.data.encoding import Encoded
+from medexp.data.preparation import Prepared
+from medexp.evaluation.record import CaseLoss
+from medexp.models.adapter_model import Weights
+from medexp.system import machine
+from medexp.system.files import write_json
+
+VERSION = 2  # raised when answers or losses are made in another way; 1 had the trained biases of lora.bias in the base
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
+
+
+@dataclass(frozen=True)
+class KnownBase:
+    """`answers` is a JSONL file that grows as they come; losses lie whole in a file of their own."""
+
+    answers: Path
+    _losses: Path
+
+    def losses(self) -> list[CaseLoss] | None:
+        """The base's held-out losses, where they were measured before and can be read."""
+        try:
+            return [CaseLoss(**each) for each in json.loads(self._losses.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def keep(self, losses: Sequence[CaseLoss]) -> None:
+        """Keep the base's held-out losses."""
+        write_json(self._losses, [asdict(each) for each in losses])
+
+
+def known_base(run: RunConfig, weights: Weights, ready: Prepared) -> KnownBase | None:
+    """Where the base of `run` is known, or will be, on the cases of `ready`; None with `evaluation.reuse_base=false`."""
+    if not run.evaluation.reuse_base:
+        return None
+    folder, base = Path(run.tracking.root or ".") / "base", _base(run, weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = [*ready.prompts], run.evaluation.max_new_tokens
+    return KnownBase(
+        folder / f"answers-{_digest(base, asked)}.jsonl",
+        folder / f"losses-{_digest(base, run.prompt.completion, _cases(ready.held_out.encoded))}.json",
+    )
+
+
+def _base(run: RunConfig, weights: Weights) -> list[object]:
+    """All that makes the base say what it says."""
+    hardware, on_card = run.hardware, run.hardware.device is Device.cuda
+    return [
+        VERSION,
+        weights.commit or _files(Path(weights.location)),
+        run.model.quantisation.value,
+        hardware.engine.value,
+        hardware.dtype.value,
+        machine.read().gpus[0].name if on_card else hardware.device.value,
+        run.evaluation.batch_size,  # it decides how answers are rounded in 16 bits
+        {name: _version(name) for name in PACKAGES},
+    ]
+
+
+def _cases(cases: Sequence[Encoded]) -> list[object]:
+    return [[case.input_ids, case.labels] for case in cases]
+
+
+def _files(folder: Path) -> list[object]:
+    """A local checkpoint is what it was while no file of it was written."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return [str(folder), *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _digest(*facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,75 @@
+"""A language model as judge of each answer, through MLflow's GenAI judges, at any OpenAI-compatible endpoint. Off unless asked for.
+
+What cannot be judged is left out and said: a run never fails because of its judge.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from medexp.config.schema import Judge
+from medexp.errors import first_line
+from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.record import Answered, Judged, Judgement
+
+LOWEST, HIGHEST = 1, 5
+PATIENCE_S = 5  # to find out that nobody listens; MLflow's own retries take three minutes
+
+
+def judged(judge: Judge, cases: tuple[Answered, ...], advance: Callable[[int], None]) -> Judged:
+    """Judgements of both answers to every case, as far as the endpoint gave any; `advance` is told how many more there are."""
+    assert judge.url is not None
+    if why := _unreachable(judge.url):
+        return Judged((), (), why)
+    ask = _judge(judge)
+    found: list[tuple[Judgement, Judgement]] = []
+    try:
+        for case in cases:
+            found.append((_judgement(ask, case, case.base.text), _judgement(ask, case, case.tuned.text)))
+            advance(1)
+    except Exception as error:  # whatever a server may say, or MLflow about it
+        why = f"the judge at {judge.url} failed after {len(found)} cases: {first_line(error)[:300]}"
+    return Judged(tuple(base for base, _ in found), tuple(tuned for _, tuned in found), why)
+
+
+def _unreachable(url: str) -> str:
+    """Why nothing can be had from `url`, or nothing."""
+    place = urlsplit(url)
+    try:
+        socket.create_connection((place.hostname or "", place.port or (443 if place.scheme == "https" else 80)), PATIENCE_S).close()
+    except OSError as error:
+        return f"the judge at {url} does not answer ({error.strerror or error})"
+    return ""
+
+
+def _judge(judge: Judge) -> Any:
+    from mlflow.genai.judges import make_judge
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    os.environ.setdefault("OPENAI_API_KEY", "none")  # MLflow wants one, a server of one's own does not
+    return make_judge(
+        name="clinical_agreement",
+        instructions=judge.instructions or "",
+        model=f"openai:/{judge.model}",
+        feedback_value_type=int,
+        inference_params={"temperature": 0},
+        base_url=judge.url,
+    )
+
+
+def _judgement(ask: Any, case: Answered, text: str) -> Judgement:
+    from mlflow.tracing.constant import AssessmentMetadataKey as Key
+
+    feedback = ask(inputs={"case": case.question}, outputs=answer_part(text), expectations={"reference": case.reference})
+    about = feedback.metadata or {}
+    value = feedback.value
+    is_mark = isinstance(value, int) and LOWEST <= value <= HIGHEST
+    return Judgement(
+        float(value) if is_mark else None,
+        str(feedback.rationale or ""),
+        sum(int(about.get(name) or 0) for name in (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS)),
+        float(about.get(Key.JUDGE_COST) or 0),
+    )

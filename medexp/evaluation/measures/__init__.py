@@ -1,0 +1,1 @@
+"""Scoring rules over the text of an answer."""

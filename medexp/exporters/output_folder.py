@@ -1,0 +1,71 @@
+"""The folder that an export goes to: refused before anything is written, filled beside itself, and there whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medexp.errors import OutputError
+from medexp.system.files import written_whole
+from medexp.system.units import GIB, MIB
+
+MARK = "export.json"  # what an export says of itself; no folder without it is ever replaced
+
+
+def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
+    """Can an export of `needed_bytes` be written to `folder`?
+
+    Raises: OutputError if it holds something (with `overwrite`: something that is not an export), or the disk is too small.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        is_export = (folder / MARK).is_file()
+        if not is_export:
+            raise OutputError(f"export.folder={folder} is not empty and holds no export; give a new or an empty folder")
+        if not overwrite:
+            raise OutputError(f"export.folder={folder} already holds an export; set overwrite=true to replace it")
+    parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{parent} cannot be written; set export.folder=FOLDER")
+    free = shutil.disk_usage(parent).free
+    if needed_bytes > free:
+        raise OutputError(
+            f"the export needs {size(needed_bytes)} on the disk of {parent} and {size(free)} are free; "
+            "make room, or set export.folder=FOLDER on another disk"
+        )
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[Path]:
+    """Where to write an export that comes to lie in `folder`, whole or not at all.
+
+    Raises: OutputError where the disk fills up meanwhile, or nothing may be written there.
+    """
+    try:
+        with written_whole(folder) as half_done:
+            yield half_done
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise OutputError(f"{folder} cannot be written ({error.strerror or error}); nothing of it was left") from error
+
+
+def write_mark(folder: Path, facts: dict[str, object]) -> None:
+    """Write export.json: `facts`, and the size of every file."""
+    files = {each.relative_to(folder).as_posix(): each.stat().st_size for each in sorted(folder.rglob("*")) if each.is_file()}
+    (folder / MARK).write_text(json.dumps(facts | {"files": files}, indent=2) + "\n", encoding="utf-8")
+
+
+def files(folder: Path) -> list[tuple[str, str]]:
+    """Every file in `folder` with its size, for a table."""
+    found = sorted(each for each in folder.rglob("*") if each.is_file())
+    return [(each.relative_to(folder).as_posix(), size(each.stat().st_size)) for each in found]
+
+
+def size(num_bytes: int) -> str:
+    """`num_bytes` for people."""
+    if num_bytes >= GIB:
+        return f"{num_bytes / GIB:.2f} GiB"
+    return f"{num_bytes / MIB:.1f} MiB" if num_bytes >= MIB else f"{num_bytes / 1024:.1f} KiB"

@@ -1,0 +1,1 @@
+"""Everything that touches torch to load, hold and patch a model."""

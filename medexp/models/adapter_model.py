@@ -1,0 +1,111 @@
+"""What one hand makes and another takes: weights that were found, and a model with its adapter."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medexp.config.schema import Dtype
+from medexp.data.encoding import Vocabulary
+from medexp.models.backend import Stack
+from medexp.models.patches.unsloth_scratch import hand_back
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`location` is an absolute folder or a Hub id; `commit` the Hub's; `gguf` the file still to be converted into `location`."""
+
+    location: str
+    commit: str | None
+    gguf: Path | None = None
+
+
+@dataclass
+class Tuned:
+    """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases` holds what the base had where a
+    bias is trained with it, `notes` are what the user should be told of how it was loaded."""
+
+    network: Any
+    tokenizer: Any
+    stack: Stack
+    dtype: Dtype
+    trainable: int
+    base_biases: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> Any:
+        """Where inputs go. The embedding may be held on the host, so the head is asked."""
+        return self.network.get_base_model().lm_head.weight.device
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradients, no dropout, mixed precision as in training; training mode is put back, and what Unsloth keeps of it on
+        the card is handed back."""
+        import torch
+
+        was_training, precision = self.network.training, getattr(torch, self.dtype.value)
+        self.network.eval()
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, precision, enabled=self.dtype is not Dtype.float32):
+                yield
+        finally:
+            self.network.train(was_training)
+            if self.stack.unsloth is not None:
+                hand_back(self.network, self.stack.unsloth.kernels.utils)
+
+    @contextmanager
+    def keeping_weights(self) -> Iterator[None]:
+        """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
+        import torch
+
+        trained = [each for each in self.network.parameters() if each.requires_grad]
+        kept = [each.detach().cpu().clone() for each in trained]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(trained, kept, strict=True):
+                    parameter.copy_(value)
+                    parameter.grad = None
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """The adapter takes no part, and biases that are trained with it, which PEFT leaves in place, are the base's."""
+        import torch
+
+        parameters = dict(self.network.named_parameters()) if self.base_biases else {}
+        trained = {name: parameters[name].detach().clone() for name in self.base_biases}
+
+        def put(values: Mapping[str, Any]) -> None:
+            with torch.no_grad():
+                for name, value in values.items():
+                    parameters[name].copy_(value)
+
+        with _without_peft_warning(), self.network.disable_adapter():
+            put(self.base_biases)
+            try:
+                yield
+            finally:
+                put(trained)
+
+
+@contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """PEFT warns that biases stay as they were trained: here they do not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
+        yield
+
+
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    """The part of `tokenizer` that encoding needs; text is taken as it is, no special tokens are added."""
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    control = frozenset(tokenizer.all_special_tokens)
+    return Vocabulary(encode, tokenizer.bos_token_id, tokenizer.eos_token_id, control)

@@ -1,0 +1,112 @@
+"""The training stack: the only file that imports unsloth, transformers, trl, peft and bitsandbytes, in the order they need.
+
+Unsloth patches the others for the whole process and must come first; a process therefore has one engine. Importing takes
+10-35 s, so it is done once, by a door, when everything that can be refused without it has been refused.
+"""
+
+import importlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medexp.config.schema import Engine, Hardware
+from medexp.errors import MachineError
+from medexp.system.imports import for_good
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The imported modules; `unsloth` is None with the transformers engine."""
+
+    engine: Engine
+    transformers: Any
+    trl: Any
+    peft: Any
+    datasets: Any
+    unsloth: Any
+
+
+def load(hardware: Hardware, cache_dir: Path) -> Stack:
+    """Import the stack for `hardware.engine`; `cache_dir` is where Unsloth may write the trainers it generates.
+
+    Raises: MachineError if Unsloth is asked for and not installed.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    unsloth = _unsloth(hardware, cache_dir) if hardware.engine is Engine.unsloth else None
+    with quietly(), for_good():
+        stack = Stack(
+            engine=hardware.engine,
+            transformers=importlib.import_module("transformers"),
+            trl=importlib.import_module("trl"),
+            peft=importlib.import_module("peft"),
+            datasets=importlib.import_module("datasets"),
+            unsloth=unsloth,
+        )
+    _silence(stack)
+    return stack
+
+
+def load_transformers(hardware: Hardware) -> Stack:
+    """Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be trained with it."""
+    with quietly(), for_good():
+        transformers = importlib.import_module("transformers")
+    transformers.logging.set_verbosity_error()
+    return Stack(hardware.engine, transformers, trl=None, peft=None, datasets=None, unsloth=None)
+
+
+def load_bitsandbytes() -> Any:
+    """bitsandbytes alone, to dequantise weights on the CPU."""
+    with quietly():
+        return importlib.import_module("bitsandbytes")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Banners that the stack prints go to the log file instead of the screen."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a kernel of the Hub as it is imported on a newer CPU
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        for line in filter(None, printed.getvalue().splitlines()):
+            logging.getLogger("medexp.stack").info(line)
+
+
+_UNSLOTH_SETTINGS = {
+    "UNSLOTH_DISABLE_STATISTICS": "1",  # it would report the machine to its makers at every load
+    # Left alone, Unsloth sizes these by the card's whole memory, not by the ceiling: a plan would take other memory elsewhere.
+    "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
+    "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",  # 256 trained no faster: 10,575 against 10,583 tokens/s (benchmarks/train)
+}
+
+
+def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:
+    levers = {
+        "UNSLOTH_COMPILE_LOCATION": str(cache_dir / "unsloth_compiled"),
+        # A tile's input is a view of the norm's output, and the fused MLP may not write its gradient into that.
+        "UNSLOTH_RMSNORM_SAVE_OUTPUT": "1" if hardware.tile_mlp is True else "0",
+    }
+    for name, value in (_UNSLOTH_SETTINGS | levers).items():
+        os.environ.setdefault(name, value)
+    try:
+        with quietly(), for_good():
+            return importlib.import_module("unsloth")
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"hardware.engine=unsloth needs the gpu extra ({error.name} is missing): "
+            "pip install 'medexp[gpu]', or set hardware.engine=transformers"
+        ) from error
+
+
+def _silence(stack: Stack) -> None:
+    stack.transformers.logging.set_verbosity_error()
+    stack.transformers.logging.disable_progress_bar()
+    stack.datasets.disable_progress_bars()
+    for name in ("transformers", "accelerate", "peft", "trl", "unsloth"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,240 @@
+"""A base model with a fresh adapter on it, loaded by Unsloth or by transformers + PEFT, on one device."""
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+from medexp.config.model_shape import check_shape
+from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
+from medexp.errors import ModelError
+from medexp.models.adapter_model import Tuned, Weights
+from medexp.models.backend import Stack, quietly
+from medexp.models.patches.activation_offloading import Pieces, wait_on_host
+from medexp.models.patches.mlp_recompute import leave_out_last_product
+from medexp.planning.memory_terms import Levers
+from medexp.planning.step_memory import is_shortened, waiting_bytes
+
+REPACKS = "support_avx512bf16_for_cpu"  # bitsandbytes' name, of a 4-bit layer
+KEPT = "_unsloth_skip_checkpoint"  # Unsloth's name, of a layer that it does not recompute
+STREAMS = "_unsloth_block_swap"  # Unsloth's name, of a network whose layers are streamed
+
+
+def load_tokenizer(weights: Weights, stack: Stack) -> Any:
+    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is masked by length).
+
+    Raises: ModelError if the tokenizer has no end of sequence.
+    """
+    tokenizer = stack.transformers.AutoTokenizer.from_pretrained(weights.location, revision=_revision(weights))
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {weights.location} has no EOS token; a model trained with it could not end an answer")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def context_tokens(weights: Weights, stack: Stack) -> int:
+    """How many tokens, prompt and answer together, the model in `weights` was made for."""
+    config = stack.transformers.AutoConfig.from_pretrained(weights.location, revision=_revision(weights))
+    return int(config.max_position_embeddings)
+
+
+def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
+    """The model of `run` with its adapter, ready to train.
+
+    Raises: ModelError if the loaded weights are not of the declared shape.
+    """
+    stack.transformers.set_seed(run.training.seed)
+    load_with = _with_unsloth if stack.engine is Engine.unsloth else _with_peft
+    with quietly():
+        network, notes = load_with(run, weights, stack)
+    check_shape(run.model, network.config.to_dict())
+    for config in network.peft_config.values():
+        config.base_model_name_or_path, config.revision = weights.location, _revision(weights)
+    biases = _trained_biases(network)
+    if run.lora.start_from is not None:
+        _continue_from(Path(run.lora.start_from), network, stack)
+    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases, notes)
+
+
+def _trained_biases(network: Any) -> dict[str, Any]:
+    """A copy in host memory of the base's biases that train with the adapter (lora.bias), while they are as the base has them."""
+    trained = ((name, each) for name, each in network.named_parameters() if each.requires_grad and name.endswith(".bias"))
+    return {name: each.detach().to("cpu", copy=True) for name, each in trained}
+
+
+def _revision(weights: Weights) -> str | None:
+    return None if Path(weights.location).is_absolute() else weights.commit
+
+
+def _dtype(hardware: Hardware) -> Any:
+    import torch
+
+    return getattr(torch, hardware.dtype.value)
+
+
+def _quantisation(model: Model, hardware: Hardware, stack: Stack) -> dict[str, Any]:
+    if model.quantisation is Quantisation.none:
+        return {}
+    settings = stack.transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=_dtype(hardware),
+    )
+    return {"quantization_config": settings}
+
+
+def _lora_options(lora: Lora) -> dict[str, Any]:
+    """The adapter in PEFT's words, which Unsloth's are too."""
+    return {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "bias": lora.bias.value,
+        "target_modules": list(lora.target_modules),
+        "use_rslora": lora.rank_stabilised,
+        "use_dora": lora.dora,
+    }
+
+
+def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...]]:
+    """The network, and what the user should be told of it."""
+    base = stack.transformers.AutoModelForCausalLM.from_pretrained(
+        weights.location,
+        revision=_revision(weights),
+        dtype=_dtype(run.hardware),
+        device_map={"": 0 if run.hardware.device is Device.cuda else "cpu"},
+        attn_implementation="sdpa",
+        **_quantisation(run.model, run.hardware, stack),
+    )
+    checkpointing = run.training.gradient_checkpointing is not Checkpointing.off
+    if run.model.quantisation is Quantisation.nf4:
+        base = stack.peft.prepare_model_for_kbit_training(
+            base, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+        if run.hardware.device is Device.cpu:
+            keep_cpu_weights_unpacked(base)
+    config = stack.peft.LoraConfig(
+        **_lora_options(run.lora),
+        task_type="CAUSAL_LM",
+    )
+    return stack.peft.get_peft_model(base, config), ()
+
+
+def keep_cpu_weights_unpacked(base: Any) -> None:
+    """On CPUs with avx512_bf16 bitsandbytes 0.50 repacks NF4 weights at the first forward without gradients, and every later
+    gradient is silently wrong.
+
+    Raises: ModelError if bitsandbytes calls its switch otherwise, so that it cannot be kept from it.
+    """
+    repacking = [module for module in base.modules() if hasattr(module, REPACKS)]
+    if not repacking:
+        raise ModelError(
+            f"this version of bitsandbytes has no {REPACKS}, so medexp cannot keep it from repacking NF4 weights, after which "
+            "gradients on a CPU may be wrong; install bitsandbytes==0.50.2, or set model.quantisation=none"
+        )
+    for module in repacking:
+        setattr(module, REPACKS, False)
+
+
+def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...]]:
+    """The network, and what the user should be told of it."""
+    hardware, training = run.hardware, run.training
+    pieces = _host_memory(run)  # before anything is loaded: it may not be had
+    os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"  # read at every call of a layer
+    network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
+        model_name=weights.location,
+        revision=_revision(weights),
+        max_seq_length=max(training.max_seq_tokens, run.evaluation.max_seq_tokens),
+        dtype=_dtype(hardware),
+        load_in_4bit=run.model.quantisation is Quantisation.nf4,
+        offload_layers=hardware.offload_layers,
+        offload_embedding=hardware.offload_embedding,
+        unsloth_tiled_mlp=hardware.tile_mlp is True,
+        use_exact_model_name=True,
+    )
+    network = stack.unsloth.FastLanguageModel.get_peft_model(
+        network,
+        **_lora_options(run.lora),
+        use_gradient_checkpointing="unsloth" if training.gradient_checkpointing is Checkpointing.unsloth else True,
+        checkpoint_skip_layers=hardware.checkpoint_skip_layers,
+        random_state=training.seed,
+    )
+    if hardware.offload_layers:
+        streamer(network)
+    notes = shorten(run, network, stack.unsloth.kernels.fast_lora)
+    if pieces is not None:
+        wait_on_host(network, kept_layers(network), pieces)
+    return network, notes
+
+
+def shorten(run: RunConfig, network: Any, kernels: Any) -> tuple[str, ...]:
+    """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be had."""
+    if not is_shortened(run):
+        return ()
+    asked = run.model.shape.layers - run.hardware.checkpoint_skip_layers
+    whole = asked - leave_out_last_product(network, kernels, is_kept)
+    if not whole:
+        return ()
+    return (
+        f"{whole} of {asked} recomputed layers compute their last product, which nobody reads: medexp does not know the MLP of "
+        "this version of Unsloth. Steps take a few percent longer than planned; hardware.recompute_last_product=true plans for it",
+    )
+
+
+def _host_memory(run: RunConfig) -> Pieces | None:
+    """Pinned memory for the activations of kept layers, if these wait on the host."""
+    kept = run.hardware.checkpoint_skip_layers
+    if run.hardware.offload_activations is not True or not kept:
+        return None
+    return Pieces(waiting_bytes(run, Levers(run.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)), pinned=True)
+
+
+def kept_layers(network: Any) -> list[Any]:
+    """The decoder layers that Unsloth does not recompute, in their order.
+
+    Raises: ModelError if it marks none.
+    """
+    kept = [*filter(is_kept, network.modules())]
+    if not kept:
+        raise ModelError("this version of Unsloth does not say which layers it keeps; set hardware.offload_activations=false")
+    return kept
+
+
+def is_kept(layer: Any) -> bool:
+    """Is `layer` one that Unsloth does not recompute?"""
+    return layer.__dict__.get(KEPT) is True
+
+
+def streamer(network: Any) -> Any:
+    """What streams the layers of `network` from the host.
+
+    Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be recovered from.
+    """
+    if (found := getattr(network, STREAMS, None)) is None:
+        raise ModelError("this version of Unsloth does not say what streams its layers; set hardware.offload_layers=0")
+    return found
+
+
+def recover(tuned: Tuned) -> None:
+    """After a step that ended in the middle: streamed layers are put back in order, and what the step held is handed back."""
+    import torch
+
+    swapper = getattr(tuned.network, STREAMS, None)  # none where no layer is streamed
+    if swapper is not None:
+        swapper.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _continue_from(folder: Path, network: Any, stack: Stack) -> None:
+    """Raises: ModelError if the adapter in `folder` and that of `network` are not of the same tensors."""
+    ours = set(stack.peft.get_peft_model_state_dict(network, save_embedding_layers=False))
+    weights = stack.peft.load_peft_weights(str(folder))
+    if odd := sorted(ours ^ set(weights)):
+        which = f"{odd[0]} is {'missing there' if odd[0] in ours else 'not in this one'}, of {len(odd)} that do not match"
+        raise ModelError(f"the adapter in {folder} has other tensors than this run's ({which}); choose another lora.start_from")
+    stack.peft.set_peft_model_state_dict(network, weights)

@@ -1,0 +1,137 @@
+"""Keeps this process under its VRAM ceiling: the allocator refuses more, and an out-of-memory error says what to do.
+
+Outside the allocator lie the CUDA context and loaded kernels (0.2-0.8 GiB); a preset's ceiling already leaves room for them.
+"""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from medexp.config.schema import Device, Hardware
+from medexp.errors import MachineError, VramCeilingError
+from medexp.system.units import bytes_of_gib, gib
+
+CRAWLS = 4.0  # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
+
+
+class Meter:
+    """Reads the allocator of the first card; everything is 0 bytes on a CPU."""
+
+    def __init__(self, hardware: Hardware):
+        self.on_card = hardware.device is Device.cuda
+        self._largest = 0
+        self.ceiling_bytes = bytes_of_gib(hardware.vram_ceiling_gib or 0) if self.on_card else 0
+
+    def reserved_bytes(self) -> int:
+        """What the allocator holds now."""
+        reserved: int = _cuda().memory_reserved() if self.on_card else 0
+        return reserved
+
+    def peak_bytes(self) -> int:
+        """The most the allocator has held since the process began."""
+        return max(self._largest, self.phase_peak_bytes())
+
+    def restart(self) -> None:
+        """Hand back what is cached and begin a new peak; the largest of all peaks is kept. A trainer that is done with hangs in a
+        cycle of references, and its optimizer's state with it: that goes first."""
+        if self.on_card:
+            gc.collect()
+            self._largest = max(self._largest, self.peak_bytes())
+            _cuda().empty_cache()
+            _cuda().reset_peak_memory_stats()
+
+    def phase_peak_bytes(self) -> int:
+        """The most the allocator has held since `restart`."""
+        peak: int = _cuda().max_memory_reserved() if self.on_card else 0
+        return peak
+
+    def spilled_bytes(self) -> int:
+        """What the allocator holds beyond everything in use on the card: it then lies in host memory, as Windows and WSL allow."""
+        if not self.on_card:
+            return 0
+        free, total = map(int, _cuda().mem_get_info())
+        return max(0, self.reserved_bytes() - (total - free))
+
+    def peak_allocated_bytes(self) -> int:
+        """The most that tensors have taken since `restart`."""
+        allocated: int = _cuda().max_memory_allocated() if self.on_card else 0
+        return allocated
+
+    def retries(self) -> int:
+        """How often the allocator had to hand back what it cached to find room under the ceiling. The card stands still meanwhile:
+        a run in which this grows with its steps is slower than its plan."""
+        retries: int = _cuda().memory_stats().get("num_alloc_retries", 0) if self.on_card else 0
+        return retries
+
+
+def _cuda() -> Any:
+    import torch
+
+    return torch.cuda
+
+
+def cap(hardware: Hardware) -> Meter:
+    """Cap the allocator of the first card at `hardware.vram_ceiling_gib` for the rest of the process; must come before any tensor.
+
+    With `hardware.expandable_segments` freed memory is handed back in pages instead of being lost in fragments.
+
+    Raises: MachineError if less is free on the card than the ceiling promises.
+    """
+    meter = Meter(hardware)
+    if meter.on_card and hardware.expandable_segments:  # read by torch when it first touches the card
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if meter.on_card and meter.ceiling_bytes:
+        free, total = _cuda().mem_get_info()
+        refuse_if_busy(free, meter.ceiling_bytes)
+        _cuda().set_per_process_memory_fraction(min(1.0, meter.ceiling_bytes / total))
+    return meter
+
+
+def refuse_if_busy(free_bytes: int, ceiling_bytes: int) -> None:
+    """Is `ceiling_bytes` free on the card, now that CUDA's own context is there?
+
+    Raises: MachineError saying by how much it is not.
+    """
+    if free_bytes < ceiling_bytes:
+        raise MachineError(
+            f"hardware.vram_ceiling_gib is {gib(ceiling_bytes):.2f} and only {gib(free_bytes):.2f} GiB are free on the card, "
+            f"{gib(ceiling_bytes - free_bytes):.2f} too few; close what else uses it, or lower hardware.vram_ceiling_gib"
+        )
+
+
+def refuse_spill(meter: Meter, step_s: float, planned_step_s: float | None, system: str) -> None:
+    """Is the card's memory really on the card? Seen by what is in use on it, and where drivers spill, by steps that crawl.
+
+    Raises: VramCeilingError if it is not: that is a failure to fit, not slowness.
+    """
+    spilled = meter.spilled_bytes()
+    may_spill = "windows" in system.lower() or "microsoft" in system.lower()  # WSL's kernel names its maker
+    crawls = planned_step_s is not None and step_s > CRAWLS * planned_step_s
+    if spilled or (meter.on_card and may_spill and crawls):
+        seen = f"{gib(spilled):.2f} GiB of it lie in host memory" if spilled else f"a step takes {step_s:.1f} s"
+        planned = f", {planned_step_s:.1f} s a step were planned" if planned_step_s else ""
+        raise VramCeilingError(
+            f"the driver has spilled to host memory ({seen}{planned}): the run does not fit in {gib(meter.ceiling_bytes):.2f} GiB "
+            "here; lower hardware.vram_ceiling_gib, or close what else uses the card"
+        )
+
+
+@contextmanager
+def ceiling(meter: Meter, phase: str) -> Iterator[None]:
+    """Turn an out-of-memory error inside into one sentence.
+
+    Raises: VramCeilingError naming the phase, the peak and the ceiling.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise VramCeilingError(
+            f"out of GPU memory while {phase}: {gib(meter.peak_bytes()):.2f} GiB were reserved and "
+            f"hardware.vram_ceiling_gib is {gib(meter.ceiling_bytes):.2f}. Offload more layers (hardware.offload_layers), "
+            "shorten training.max_seq_tokens, or lower training.micro_batch and raise training.accumulation",
+            phase,
+        ) from error

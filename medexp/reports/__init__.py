@@ -1,0 +1,1 @@
+"""How results look: HTML pages, charts, console tables, descriptions in MLflow."""

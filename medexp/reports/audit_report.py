@@ -1,0 +1,184 @@
+"""The audit as one self-contained HTML page: figures, histograms, findings, and three cases with what is learnt in colour."""
+
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from medexp.config.schema import RunConfig
+from medexp.data.audit.inspection import EXAMPLES, Inspection, Leak, Lengths, Repeat
+from medexp.data.token_roles import Piece, Role
+
+COLOURS = {  # of a role where it is learnt; what is not learnt is grey
+    Role.instructions: "#f3c6d3",
+    Role.question: "#e9d8f4",
+    Role.reasoning: "#cfe5f7",
+    Role.answer: "#cdeccf",
+    Role.marks: "#fbe8a6",
+    Role.eos: "#f7b267",
+}
+_FIGURE = re.compile(r"([\d.,]+( %)?)?")
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
+td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}
+td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto;background:linear-gradient(to left,#fff 30%,transparent) right/2.5em 100% no-repeat local,
+linear-gradient(to left,#aaa,transparent) right/.8em 100% no-repeat scroll}
+.ok{color:#1b7a2f}.bad{color:#a3231f;font-weight:600}.charts{display:flex;flex-wrap:wrap;gap:1.5em}
+.case{white-space:pre-wrap;border:1px solid #ccc;border-radius:6px;padding:1em;margin:1em 0;font:13px/1.55 ui-monospace,monospace}
+.case span{border-radius:3px}.off{color:#888}.key span{display:inline-block;
+padding:.1em .5em;margin:0 .6em .3em 0;border-radius:3px}
+.case{overflow-wrap:anywhere}
+svg{background:#fafafa;max-width:100%;height:auto}@media(max-width:760px){body{margin:1em auto}}.small{color:#666;font-size:.9em}"""
+
+
+def page(run: RunConfig, seen: Inspection) -> str:
+    """The page about `seen`, the cases of `run`."""
+    title = f"Cases of {run.dataset.name} for {run.model.name}, prompt {run.prompt.name}"
+    body = [
+        f"<h1>{escape(title)}</h1><p>{escape(seen.audit.sentence())}</p>",
+        _rules(seen),
+        "<h2>What became of the records</h2>" + _table(("records", "training", "held out", "why"), list(_funnel(seen))),
+        "<h2>Tokens per case (training)</h2>",
+        f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
+        "<div class='charts'>" + "".join(_histogram(name, each) for name, each in seen.lengths.items()) + "</div>",
+        "<h2>What the loss is taken on</h2>" + _shares(seen),
+        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _key(seen),
+        *map(_case, seen.previews),
+        *_repeats("Training questions that nearly repeat another one", seen.repeats),
+        *_repeats("Training questions that nearly repeat a held-out one", seen.near_held_out),
+        *_leaks(seen.leaks),
+        "<h2>Reasoning and language</h2>" + _table(("finding", "training cases"), [*_reasoning(seen), *_languages(seen)]),
+    ]
+    view = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head = f"<meta charset='utf-8'>{view}<title>{escape(title)}</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>"
+
+
+def _rules(seen: Inspection) -> str:
+    if not seen.broken:
+        return f"<p class='ok'>All checks passed. Looked for overlap with: {escape(', '.join(seen.measured))}.</p>"
+    return "<ul>" + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in seen.broken) + "</ul>"
+
+
+def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
+    whole, train, held_out = seen.audit, seen.audit.train, seen.audit.held_out
+    yield f"{whole.records:,} read", "", "", ""
+    if whole.duplicate_questions:
+        yield (
+            f"{whole.duplicate_questions:,} removed",
+            "",
+            "",
+            "the same question, whatever its case and spaces, stands there before",
+        )
+    if whole.withheld:
+        yield f"{whole.withheld:,} withheld", f"{whole.withheld:,}", "", "the question or its group is held out from another part"
+    limit = f"longer than the limit ({seen.max_tokens:,} tokens in training), "
+    dropped, trimmed = train.dropped_overlong + held_out.dropped_overlong, train.trimmed_reasoning + held_out.trimmed_reasoning
+    if dropped:
+        yield (
+            f"{dropped:,} dropped",
+            f"{train.dropped_overlong:,}",
+            f"{held_out.dropped_overlong:,}",
+            limit + "whole or even trimmed",
+        )
+    yield f"{train.kept + held_out.kept:,} kept", f"{train.kept:,}", f"{held_out.kept:,}", ""
+    if trimmed:
+        what = limit + "so the reasoning ends at an earlier sentence; answer and EOS are whole"
+        yield f"{trimmed:,} of them trimmed", f"{train.trimmed_reasoning:,}", f"{held_out.trimmed_reasoning:,}", what
+    for part in whole.parts if len(whole.parts) > 1 else ():
+        draws = f"{part.drawn:,} draws, each case {part.drawn / part.kept:.1f} times"
+        yield f"part {part.name}", f"{part.kept:,}", "", f"weight {part.weight:g}: {draws}"
+
+
+def _histogram(name: str, lengths: Lengths) -> str:
+    """Bars as SVG, each with its range and count as a tooltip."""
+    tallest, count, width, height = max(lengths.bins), len(lengths.bins), 320, 120
+    step = width / count
+    bars = "".join(
+        f"<rect x='{place * step:.1f}' y='{height - height * cases / tallest:.1f}' width='{step * 0.9:.1f}' "
+        f"height='{height * cases / tallest:.1f}' fill='#2a78b5'><title>{place * lengths.width} to "
+        f"{(place + 1) * lengths.width - 1} tokens: {cases} cases</title></rect>"
+        for place, cases in enumerate(lengths.bins)
+    )
+    ticks = f"<text x='0' y='{height + 15}' font-size='11'>0</text>" + (
+        f"<text x='{width}' y='{height + 15}' font-size='11' text-anchor='end'>{count * lengths.width:,}</text>"
+    )
+    figures = f"median {lengths.median:g}, p95 {lengths.p95:,}, longest {lengths.longest:,}"
+    label = f"{escape(name)}: {figures}"
+    return (
+        f"<figure style='margin:0'><figcaption><b>{escape(name)}</b> <span class='small'>{figures}</span></figcaption>"
+        f"<svg viewBox='0 0 {width} {height + 20}' width='{width}' height='{height + 20}' role='img' aria-label='{label}'>"
+        f"{bars}{ticks}</svg></figure>"
+    )
+
+
+def _shares(seen: Inspection) -> str:
+    total = sum(seen.label_tokens.values())
+    bars = "".join(
+        f"<div title='{escape(name)}' style='width:{100 * count / total:.2f}%;background:{COLOURS[Role(name)]};height:1.6em'></div>"
+        for name, count in seen.label_tokens.items()
+    )
+    rows = [(name, f"{count:,}", f"{100 * count / total:.1f} %") for name, count in seen.label_tokens.items()]
+    return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _table(("labels that are", "tokens", "share"), rows)
+
+
+def _key(seen: Inspection) -> str:
+    learnt = {role: colour for role, colour in COLOURS.items() if role.value in seen.label_tokens}
+    names = "".join(f"<span style='background:{colour}'>{role.value}</span>" for role, colour in learnt.items())
+    return f"<p class='key'>In the loss: {names} <span class='off'>grey: read, not in the loss</span></p>"
+
+
+def _case(pieces: Sequence[Piece]) -> str:
+    tokens = sum(piece.tokens for piece in pieces)
+    return f"<div class='case'><b>{tokens} tokens</b>\n{''.join(map(_piece, pieces))}</div>"
+
+
+def _piece(piece: Piece) -> str:
+    text = "⟨EOS⟩" if piece.role is Role.eos else piece.text
+    look = f" style='background:{COLOURS[piece.role]}'" if piece.learnt else " class='off'"
+    return f"<span{look} title='{piece.role.value}, {piece.tokens} tokens'>{escape(text)}</span>"
+
+
+def _repeats(title: str, found: Sequence[Repeat]) -> Iterator[str]:
+    if found:
+        rows = [(each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:EXAMPLES]]
+        yield f"<h2>{escape(title)}: {_counted(found)}</h2>" + _table(("question", "repeats", "similarity"), rows)
+
+
+def _counted(found: Sequence[object]) -> str:
+    return f"{len(found)}, here the first {EXAMPLES}" if len(found) > EXAMPLES else str(len(found))
+
+
+def _leaks(found: Sequence[Leak]) -> Iterator[str]:
+    if found:
+        rows = [
+            (each.question, each.measured, "whole question" if each.same_question else each.shared) for each in found[:EXAMPLES]
+        ]
+        yield f"<h2>Training cases that share text with what is measured on: {_counted(found)}</h2>"
+        yield _table(("question", "measured on", "shared"), rows)
+
+
+def _reasoning(seen: Inspection) -> Iterator[tuple[str, str]]:
+    faults = seen.reasoning
+    yield "no reasoning", str(len(faults.empty))
+    yield "another case's reasoning", str(len(faults.of_another_case))
+    yield "reasoning that is the answer", str(len(faults.same_as_answer))
+    yield "repetitive reasoning", str(len(faults.in_circles))
+
+
+def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:
+    for language, count in seen.languages[:6]:
+        yield f"language {language}", str(count)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table in a box that scrolls; a column of figures alone is set to the right."""
+    figures = [
+        any(row[place] for row in rows) and all(_FIGURE.fullmatch(row[place]) for row in rows) for place in range(len(columns))
+    ]
+    looks = [" class='n'" if each else "" for each in figures]
+    head = "".join(f"<th{look}>{escape(column)}</th>" for look, column in zip(looks, columns, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{look}>{escape(cell)}</td>" for look, cell in zip(looks, row, strict=True)) + "</tr>" for row in rows
+    )
+    return f"<div class='wide' tabindex='0'><table><tr>{head}</tr>{body}</table></div>"

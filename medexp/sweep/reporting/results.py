@@ -1,0 +1,226 @@
+"""What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from filelock import FileLock
+
+from medexp.config.schema import Tracking
+from medexp.errors import OutputError, RunError
+from medexp.reports import mlflow_description as note
+from medexp.sweep.reporting.live_table import COLUMNS, row
+from medexp.sweep.search.labels import point
+from medexp.sweep.study import storage
+from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of, folder_of
+from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.system.console import Screen
+from medexp.system.units import GIB, gib
+from medexp.tracking import queries as kept_runs
+from medexp.tracking import registry
+from medexp.tracking import tracker as tracking
+from medexp.tracking.run_name import words
+from medexp.tracking.tracker import Tracker
+
+PARENT = "mlflow_run_id"
+BEST = "best"
+
+
+@contextmanager
+def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]:
+    """The study's own MLflow run, opened again where it has one; the trials are nested under it.
+
+    Sweepers that share `folder` open it one after the other, or each would begin one of its own.
+    """
+    quiet = replace(where, system_metrics=False)
+    with ExitStack() as open_while_sweeping:
+        with FileLock(folder / ".parent.lock"):
+            known = study.optuna.user_attrs.get(PARENT)
+            tracker = open_while_sweeping.enter_context(tracking.open_run(quiet, known, study.name))
+            study.optuna.set_user_attr(PARENT, tracker.run_id)
+        tracker.tags(
+            {
+                "medexp.study": study.name,
+                "medexp.storage": storage.without_password(study.url),
+                "medexp.objective": ", ".join(study.settings.objectives),
+                "medexp.direction": ", ".join(study.settings.directions),
+                "mlflow.source.name": "medexp.train",
+            }
+        )
+        yield tracker
+
+
+def counts(study: Study) -> dict[str, int]:
+    """How many trials ended in which way."""
+    endings = [ending for ending in map(ending_of, study.trials()) if ending]
+    return {each.value: endings.count(each) for each in Ending if each in endings}
+
+
+def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
+    """Log the best trial, the counts and the proposals that never started with the parent run."""
+    trials = study.trials()
+    step = study.done()
+    parent.metrics(step, {f"trials/{name}": float(number) for name, number in counts(study).items()})
+    if luck := over_seeds(study):
+        parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
+    best = study.best()
+    if len(best) == 1 and best[0].values:
+        values = dict(zip(study.settings.objectives, best[0].values, strict=True))
+        parent.metrics(step, {f"best/{name}": value for name, value in values.items()})
+        parent.metrics(
+            step, {f"best/{key}": float(value) for key, value in best[0].params.items() if isinstance(value, int | float)}
+        )
+        parent.tags({"best.trial": best[0].number, "best.run_id": best[0].user_attrs.get(RUN), "best.point": point(best[0].params)})
+    refused = [each for each in trials if ending_of(each) is Ending.infeasible]
+    if refused:
+        columns: dict[str, list[object]] = {"trial": [each.number for each in refused]}
+        for key in study.space.dimensions:
+            columns[key] = [each.params.get(key) for each in refused]
+        columns["planned_gib"] = [round(gib(each.user_attrs.get(PLANNED, 0)), 3) for each in refused]
+        columns["over_by_gib"] = [round(each.constraints.get("vram_bytes", 0.0) / GIB, 3) for each in refused]
+        columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
+        parent.json(columns, "infeasible_proposals.json")
+    parent.json([plain(each) for each in trials], "trials.json")
+    parent.note(_description(study, parent.page, _short(best_file.parent) if best_file is not None else ""))
+    if best_file is not None:
+        parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
+
+
+def _description(study: Study, page: str, folder: str) -> str:
+    best = first_of(study)
+    figures = dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
+    point_of_best = words(best.params) if best is not None else ""
+    return note.study(list(study.space.dimensions), point_of_best, figures, counts(study), page, folder)
+
+
+def first_of(study: Study) -> Any:
+    """The best trial; of a Pareto front, the one with the best first objective. None before there is one."""
+    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    return min(study.best(), key=lambda each: sign * each.values[0], default=None)
+
+
+def register_best(where: Tracking, study: Study) -> registry.Registered | None:
+    """The best trial's adapter as models:/STUDY@best in MLflow's registry, kept with its run if trials keep none there; None
+    where it is gone."""
+    best = first_of(study)
+    run_id = best.user_attrs.get(RUN) if best is not None else None
+    if run_id is None:
+        return None
+    folder = folder_of(best)
+    with suppress(RunError):  # its run is in another store, or was deleted: the study's own figures do not depend on it
+        if folder is not None and (folder / registry.ADAPTER).is_dir():
+            kept_runs.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
+        return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
+    return None
+
+
+def plain(trial: Any) -> dict[str, object]:
+    """A trial as plain values."""
+    ending = ending_of(trial)
+    return {
+        "number": trial.number,
+        "ending": ending.value if ending else trial.state.name.lower(),
+        "params": trial.params,
+        "values": trial.values,
+        "constraints": trial.constraints,
+        "planned_bytes": trial.user_attrs.get(PLANNED),
+        "measured_bytes": trial.user_attrs.get(MEASURED),
+        "elapsed_s": trial.user_attrs.get(ELAPSED),
+        "mlflow_run_id": trial.user_attrs.get(RUN),
+        "why": trial.user_attrs.get(WHY),
+    }
+
+
+def show_all(show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None) -> None:
+    """The trials that were started, the best, what it beat, and what never cost a second."""
+    best = study.best()
+    started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
+    show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
+    title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
+    rows = [(title, f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
+    rows += _beaten(study, best) + _by_luck(study)
+    tally = counts(study)
+    rows.append(
+        ("never started", f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)} repeated a finished one")
+    )
+    if best_file is not None:
+        rows.append(("best.yaml", str(best_file)))
+        rows.append(("again", f"python -m medexp.train --config-dir {_short(best_file.parent)} experiment=best"))
+    if registered is not None:
+        rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
+    rows.append(("study", storage.without_password(study.url)))
+    show.table("This sweep", ("", ""), rows)
+
+
+def _short(folder: Path) -> str:
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def _values(trial: Any) -> str:
+    return ", ".join(f"{value:.4f}" for value in trial.values)
+
+
+def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
+    done = [each for each in study.trials() if ending_of(each) is Ending.done]
+    others = [each for each in done if each not in best]
+    if len(study.settings.objectives) > 1 or not best or not others:
+        return []
+    first = min(done, key=lambda each: each.number)  # as configured: the one to beat
+    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    second = min(others, key=lambda each: sign * each.value)
+    count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
+    said = [("it beat", f"{count}; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")]
+    if first in best:
+        said.append(("the first", "is the best: nothing that was tried beat it"))
+    elif first is not second:
+        said.append(("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}"))
+    return said
+
+
+def over_seeds(study: Study) -> tuple[float, float] | None:
+    """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or with fewer than two runs."""
+    if set(study.space.dimensions) != {"training.seed"} or len(study.settings.objectives) > 1:
+        return None
+    values = [each.value for each in study.trials() if ending_of(each) is Ending.done]
+    return (fmean(values), stdev(values)) if len(values) > 1 else None
+
+
+def _by_luck(study: Study) -> list[tuple[str, str]]:
+    found = over_seeds(study)
+    return [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")] if found else []
+
+
+def mean(outcomes: Sequence[Outcome]) -> Outcome:
+    """One outcome of all repeats: the ending of the last, the mean of every metric."""
+    last = outcomes[-1]
+    shared = set.intersection(*(set(each.metrics) for each in outcomes))
+    metrics = {name: fmean(each.metrics[name] for each in outcomes) for name in sorted(shared)}
+    return replace(last, metrics=metrics, elapsed_s=sum(each.elapsed_s for each in outcomes))
+
+
+def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
+    """Is there room to go on?
+
+    Raises: OutputError naming the folder that is full.
+    """
+    for folder in folders:
+        if folder.exists() and (free := shutil.disk_usage(folder).free) < enough_bytes:
+            raise OutputError(
+                f"the disk of {folder} is full ({free / 2**20:.0f} MiB are left); free some space, the same command continues"
+            )
+
+
+def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
+    """`error` of a sweep as one sentence where it is the disk's or the storage's, else as it is."""
+    chain = [error, error.__cause__, error.__context__]
+    if any("disk is full" in str(each) or (isinstance(each, OSError) and each.errno == errno.ENOSPC) for each in chain):
+        return OutputError(f"the disk of {folder} is full; free some space, the same command continues")
+    if any(type(each).__module__.startswith("sqlalchemy") or type(each).__name__ == "StorageInternalError" for each in chain):
+        return storage.unreachable(study.url, error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)))
+    return error

@@ -1,0 +1,133 @@
+"""Optuna's Gaussian process, learning from every trial: as Optuna has it, it reads finished trials and nothing else.
+
+What cannot fit then leaves no trace, and the same point is proposed again and again. Here the processes of the limits learn from
+refused proposals, that of the objective from what was pruned or failed, and no point is proposed twice.
+
+Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import GPSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from medexp.sweep.study.study import ending_of
+
+
+class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
+    """GPSampler that hears of refused, pruned and failed trials. Takes what GPSampler takes."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._limits: list[str] = []
+        self._refused: list[FrozenTrial] = []
+        self._tried: list[FrozenTrial] = []
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """The next point; empty where it is to be drawn at random."""
+        trials = study.get_trials(deepcopy=False)
+        self._tried = [each for each in trials if each.state.is_finished() and _has(each, search_space)]
+        self._refused = [each for each in self._tried if each.state == TrialState.PRUNED and _is_over(each)]
+        valued = _valued(self._tried, study.directions)
+        typical = _typical([*self._refused, *(each for each, _ in valued)])
+        self._limits = list(typical)
+        finished = [_finished(each, values, typical) for each, values in valued]
+        running = [each for each in trials if each.state == TrialState.RUNNING]
+        shown: Any = _Shown(study, [*finished, *running])
+        proposed: dict[str, Any] = super().sample_relative(shown, trial, search_space)
+        return proposed
+
+    def _get_constraints_acqf_args(self, constraint_vals: Any, internal_search_space: Any, normalized_params: Any) -> Any:
+        """A process for each limit, over the trials with a value and the refused ones that say how far they are from it."""
+        processes, thresholds = [], []
+        for column, name in enumerate(self._limits):
+            refused = [each for each in self._refused if name in each.constraints]
+            over = np.array([each.constraints[name] for each in refused])
+            points = np.concatenate([normalized_params, internal_search_space.get_normalized_params(refused)])
+            self._constraints_gprs_cache_list = None
+            process, threshold = super()._get_constraints_acqf_args(
+                np.concatenate([constraint_vals[:, column], over])[:, None], internal_search_space, points
+            )
+            processes += process
+            thresholds += threshold
+        return processes, thresholds
+
+    def _optimize_acqf(self, acqf: Any, best_params: Any) -> Any:
+        """The best point that has not been tried; where all seem to have been, the best."""
+        best = super()._optimize_acqf(acqf, best_params)
+        space = acqf.search_space
+        tried = {_key(each) for each in space.get_normalized_params(self._tried)}
+        if _key(best) not in tried:
+            return best
+        drawn = space.sample_normalized_params(self._n_preliminary_samples, self._rng.rng)
+        points = np.array([each for each in drawn if _key(each) not in tried])
+        return points[np.argmax(acqf.eval_acqf_no_grad(points))] if len(points) else best
+
+
+class _Shown:
+    """A study of which the sampler sees these trials."""
+
+    def __init__(self, study: Study, trials: Sequence[FrozenTrial]):
+        self._study, self._trials = study, trials
+
+    def _get_trials(self, states: Sequence[TrialState], **_: Any) -> list[FrozenTrial]:
+        return [each for each in self._trials if each.state in states]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+
+def _key(point: Any) -> tuple[float, ...]:
+    return tuple(np.round(point, 9))
+
+
+def _has(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
+    """Were its values drawn from this space?"""
+    return all(trial.distributions.get(name) == each for name, each in search_space.items())
+
+
+def _is_over(trial: FrozenTrial) -> bool:
+    return any(value > 0 for value in trial.constraints.values())
+
+
+def _valued(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[tuple[FrozenTrial, list[float]]]:
+    """Trials with their values: pruned ones with what they would have come to, failed ones with the worst of the others."""
+    completed = [each for each in trials if each.state == TrialState.COMPLETE]
+    if not completed:
+        return []
+    columns = zip(*(each.values for each in completed), strict=True)
+    worst = [(max if way == StudyDirection.MINIMIZE else min)(column) for way, column in zip(directions, columns, strict=True)]
+    pruned = [each for each in trials if each.state == TrialState.PRUNED and each.intermediate_values and not _is_over(each)]
+    failed = [each for each in trials if each.state == TrialState.FAIL and (ending := ending_of(each)) and ending.is_failure]
+    return [
+        *((each, each.values) for each in completed),
+        *((each, [_foreseen(each, completed)]) for each in pruned),
+        *((each, worst) for each in failed),
+    ]
+
+
+def _foreseen(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
+    """The last value that a pruned trial reported, moved on by what completed ones moved from that step to their end."""
+    step = max(trial.intermediate_values)
+    moves = [each.values[0] - each.intermediate_values[step] for each in completed if step in each.intermediate_values]
+    known = [each for each in moves if math.isfinite(each)]
+    reported: float = trial.intermediate_values[step]
+    return reported + (statistics.median(known) if known else 0.0)
+
+
+def _typical(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """For each limit, where a trial is taken to be that does not say: as far below it as others are from it on average."""
+    names = sorted({name for each in trials for name in each.constraints})
+    return {name: -statistics.mean(abs(each.constraints[name]) for each in trials if name in each.constraints) for name in names}
+
+
+def _finished(trial: FrozenTrial, values: Sequence[float], typical: Mapping[str, float]) -> FrozenTrial:
+    """`trial` as one that came to these values and says where it is to every limit."""
+    limits = {name: trial.constraints.get(name, value) for name, value in typical.items()}
+    return create_trial(values=values, params=trial.params, distributions=trial.distributions, constraints=limits)

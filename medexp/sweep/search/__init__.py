@@ -1,0 +1,1 @@
+"""What a sweep searches: its options, search space and proposals."""

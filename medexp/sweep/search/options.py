@@ -1,0 +1,83 @@
+"""The options of a sweep, `hydra.sweeper` in conf/hydra/sweeper/medexp.yaml, as a checked object."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from medexp.config.fields import Group, number
+from medexp.config.schema import Resume
+from medexp.errors import ConfigError, first_line, listing
+
+DIRECTIONS = ("minimize", "maximize")
+
+
+@dataclass
+class Settings(Group):
+    """How a study is run. Keys of hydra-optuna-sweeper mean what they mean there."""
+
+    inside = "hydra.sweeper."
+    sampler: Any = MISSING
+    pruner: Any = MISSING
+    study_name: str | None = MISSING
+    storage: str | None = MISSING
+    objective: Any = MISSING
+    direction: Any = MISSING
+    n_trials: int = number(1)
+    n_jobs: int = number(1)
+    repeats: int = number(1)
+    timeout: float | None = number(above=0)
+    trial_timeout: float | None = number(above=0)
+    heartbeat_s: int = number(1)
+    max_failure_rate: float = number(0, 1)
+    resume: Resume = MISSING
+    params: dict[str, Any] = MISSING
+    constraints: dict[str, float] = MISSING
+    custom_search_space: str | None = MISSING
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that are optimised."""
+        return _listed(self.objective)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """minimize or maximize, one an objective."""
+        given = tuple(getattr(each, "name", str(each)) for each in _listed(self.direction))
+        return given * len(self.objectives) if len(given) == 1 else given
+
+
+def settings(options: Mapping[str, Any]) -> Settings:
+    """`options` checked.
+
+    Raises: ConfigError with every problem.
+    """
+    plain = {
+        name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for name, value in options.items()
+    }
+    plain["constraints"] = plain.get("constraints") or {}  # null in the YAML: Hydra lets a command line fill that, not {}
+    try:
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {first_line(error)}") from error
+    assert isinstance(made, Settings)
+    problems = [
+        f"hydra.sweeper.direction={each} is not allowed; allowed are {listing(DIRECTIONS)}"
+        for each in made.directions
+        if each not in DIRECTIONS
+    ]
+    if len(made.directions) != len(made.objectives):
+        problems.append(
+            f"hydra.sweeper.direction has {len(made.directions)} entries and hydra.sweeper.objective has "
+            f"{len(made.objectives)}; give one an objective"
+        )
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

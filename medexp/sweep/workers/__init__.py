@@ -1,0 +1,1 @@
+"""Where trials run: launchers and processes of their own."""

@@ -1,0 +1,130 @@
+"""A training process's part in a study: it says how far it is, hears whether it is worth going on, and leaves its outcome.
+
+Found through `trial.json` in the run's output folder, whatever launcher started the process. Refuses to know how trials are chosen.
+"""
+
+import atexit
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from medexp.errors import MedexpError, RunInterrupted, TrialPruned
+from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_ticket
+from medexp.system.files import write_json
+
+_PR_SET_PDEATHSIG = 1
+_log = logging.getLogger(__name__)
+
+
+class Part:
+    """This process's trial."""
+
+    def __init__(self, ticket: Ticket, folder: Path):
+        self.ticket, self._folder = ticket, folder
+        self._began = time.perf_counter()
+        self._optuna_trial: Any = None
+        self.is_finished = False
+
+    def stepped(self, step: int, steps: int) -> None:
+        """Say how far training is."""
+        with suppress(OSError):  # only the table would miss it
+            write_json(self._folder / "progress.json", {"step": step, "steps": steps}, private=True, durable=False)
+
+    def report(self, step: int, loss: float) -> None:
+        """Hand the held-out loss after `step` to the study.
+
+        Raises: TrialPruned when the study's pruner sees no point in going on.
+        """
+        if not self.ticket.reports:
+            return
+        try:
+            trial = self._trial()
+            trial.report(loss, step)
+            is_hopeless = trial.should_prune()
+        except Exception:  # a storage that is away for a moment is no reason to lose a run
+            _log.exception("the study's storage did not take the loss of step %s", step)
+            return
+        if is_hopeless:
+            raise TrialPruned(f"pruned: held-out loss {loss:.4f} after step {step} is behind the other trials")
+
+    def finished(self, metrics: Mapping[str, float], run_id: str) -> None:
+        """Leave the outcome of a run that came to its end."""
+        self._leave(Outcome(Ending.done, "", dict(metrics), run_id, self._elapsed_s()))
+        if self.ticket.parent_pid is not None:
+            atexit.register(_end_at_once)  # the last one registered is the first to be called
+
+    def failed(self, error: BaseException) -> None:
+        """Leave the outcome of a run that did not."""
+        self._leave(Outcome(_ending(error), str(error) or type(error).__name__, {}, None, self._elapsed_s()))
+
+    def _leave(self, outcome: Outcome) -> None:
+        outcome.write(self._folder)
+        self.is_finished = True
+
+    def _elapsed_s(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _trial(self) -> Any:
+        if self._optuna_trial is None:
+            import optuna
+
+            from medexp.sweep.study import storage
+            from medexp.sweep.study.optuna_factory import pruner
+
+            ticket = self.ticket
+            study = optuna.load_study(
+                study_name=ticket.study_name,
+                storage=storage.connect(ticket.storage),
+                sampler=optuna.samplers.RandomSampler(),
+                pruner=pruner(ticket.pruner),
+            )
+            self._optuna_trial = optuna.trial.Trial(study, ticket.trial_id)
+        return self._optuna_trial
+
+
+@contextmanager
+def taking_part(folder: Path) -> Iterator[Part | None]:
+    """The trial that `folder` belongs to, None for a run of its own; however it ends, its outcome is left there."""
+    ticket = read_ticket(folder)
+    if ticket is None:
+        yield None
+        return
+    part = Part(ticket, folder)
+    _end_with(ticket.parent_pid)
+    try:
+        yield part
+    except BaseException as error:
+        with suppress(OSError):  # on a full disk the exit status has to do
+            part.failed(error)
+        raise
+
+
+def _end_at_once() -> None:
+    """Python takes seconds to take the training stack apart, and all that is to be kept is on disk: the next trial waits for it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _ending(error: BaseException) -> Ending:
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return Ending.stopped
+    reason = error.reason if isinstance(error, MedexpError) else ""
+    return Ending(reason) if reason in {each.value for each in Ending} else Ending.crashed
+
+
+def _end_with(parent_pid: int | None) -> None:
+    """Have the system send SIGTERM when the sweeper dies: the step under way is finished and kept, and the card is free again."""
+    if parent_pid is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent_pid:  # it died before this line
+        raise RunInterrupted("the sweeper is gone; the same sweep continues", signal.SIGTERM)

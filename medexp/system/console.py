@@ -1,0 +1,138 @@
+"""What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is not a terminal.
+
+Progress goes to standard error, results to standard output, so that a pipe gets the results alone. Text is shown as it is: square
+brackets in it are never markup.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from medexp.system.units import GIB, duration
+
+DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
+_COLOURS = {DONE: "green", NOTE: "yellow", WRONG: "red"}
+
+
+class Screen:
+    """Both consoles of a command."""
+
+    def __init__(self) -> None:
+        self.results, self.log = _console(sys.stdout), _console(sys.stderr)
+
+    def say(self, text: str, mark: str = "", title: str = "") -> None:
+        """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it stays one in a log file."""
+        _print(self.log, Text.assemble(_marked(mark), (title, "bold"), text))
+
+    @contextmanager
+    def stage(self, label: str) -> Iterator[None]:
+        """Shows that `label` is under way, and when it is done, how long it took."""
+        began = time.perf_counter()
+        if self.log.is_terminal:
+            with self.log.status(Text(label)):
+                yield
+        else:
+            yield
+        self._took(label, began)
+
+    @contextmanager
+    def counting(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over `total` things; call what it yields with how many more are done."""
+        began = time.perf_counter()
+        with _progress(self.log, MofNCompleteColumn()) as progress:
+            task = progress.add_task(label, total=total)
+            yield lambda done: progress.update(task, advance=done)
+        self._took(label, began)
+
+    def _took(self, label: str, began: float) -> None:
+        _print(self.log, Text.assemble(_marked(DONE), label, " ", (duration(time.perf_counter() - began), "dim")))
+
+    def result(self, text: str, mark: str = "", style: str = "") -> None:
+        """One line of the outcome, on standard output, after DONE, NOTE or WRONG, or in rich's `style`; it stays one in a pipe."""
+        _print(self.results, Text.assemble(_marked(mark), (text, style)))
+
+    def raw(self, text: str) -> None:
+        """`text` as it is on standard output, for programs."""
+        self.results.file.write(text + "\n")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False) -> None:
+        """A table on standard output; `prose` gives every column the same width. Words of up to 40 letters that stand alone (ids,
+        figures) are kept whole as long as other columns can give way."""
+        table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=any(columns))
+        table.expand = prose
+        for place, column in enumerate(columns):
+            is_word = all(" " not in row[place] and len(row[place]) <= 40 for row in rows)
+            table.add_column(Text(column), overflow="fold", ratio=1 if prose else None, no_wrap=is_word and not prose)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        self.results.print(table)
+        self.results.print()
+
+
+def _console(stream: TextIO) -> Console:
+    """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take 80."""
+    narrow = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream, highlight=False, width=None if narrow else 120)
+
+
+def _marked(mark: str) -> Text:
+    return Text.assemble((mark, _COLOURS[mark]), " ") if mark else Text()
+
+
+def _print(console: Console, text: Text) -> None:
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def _progress(console: Console, *columns: MofNCompleteColumn | TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), *columns, TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+class TrainingProgress:
+    """A watcher: a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every tenth of the way."""
+
+    def __init__(self, screen: Screen, last_step: int, reserved_bytes: Callable[[], int], ceiling_bytes: int):
+        self._screen, self._last_step = screen, last_step
+        self._reserved_bytes, self._ceiling_bytes = reserved_bytes, ceiling_bytes
+        self._every = max(1, last_step // 10)
+        self._began = time.perf_counter()
+        self._first_step: int | None = None
+        self._progress = _progress(screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False))
+        self._task = self._progress.add_task("training", total=last_step, now="")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the step."""
+        now = f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f} tokens/s{self._vram()}"
+        if self._first_step is None:  # its time is compilation and warming up: the rest is estimated without it
+            self._first_step, self._began = step, time.perf_counter()
+        self._progress.update(self._task, completed=step, now=now)
+        if not self._screen.log.is_terminal and (step % self._every == 0 or step in (1, self._last_step)):
+            self._screen.say(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
+
+    def _vram(self) -> str:
+        if not self._ceiling_bytes:
+            return ""
+        return f"  VRAM {self._reserved_bytes() / GIB:.2f}/{self._ceiling_bytes / GIB:.2f} GiB"
+
+    def _eta(self, step: int) -> str:
+        done = step - (self._first_step or step)
+        if done == 0 or step == self._last_step:
+            return ""
+        return f"  {duration((time.perf_counter() - self._began) / done * (self._last_step - step))} to go"

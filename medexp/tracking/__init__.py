@@ -1,0 +1,1 @@
+"""MLflow: the store, what a run logs, and finished runs read back."""

@@ -1,0 +1,135 @@
+"""A finished run found again, by its MLflow id or by the folder of its adapter: what it kept, and the config that made it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from medexp.config.command_options import OfARun
+from medexp.config.resolve import tracking_root
+from medexp.config.schema import RunConfig, Tracking
+from medexp.errors import ConfigError, RunError
+from medexp.models import adapter_files as artifact
+from medexp.models import weights
+from medexp.models.adapter_model import Weights
+from medexp.planning import planner
+from medexp.tracking import queries as kept_runs
+from medexp.tracking import registry
+from medexp.tracking.registry import ADAPTER
+
+COMPOSED, RECORD = "config/composed.yaml", "evaluation/record.json"
+STARTED_FROM = "started_from"  # the adapter a run began with
+_OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """Its adapter (None where it kept none), the config that made it, its stored record, what MLflow knows of it, and the adapter
+    it began with."""
+
+    asked: str
+    adapter: Path | None
+    composed: Path | None
+    record: Path | None
+    kept: kept_runs.KeptRun | None
+    started_from: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.kept.name if self.kept is not None else self.asked
+
+
+def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
+    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`, "last" (the newest there), or a
+    version in its model registry (models:/NAME@ALIAS, models:/NAME/VERSION).
+
+    Raises: ConfigError if none is asked for; RunError if it is not there.
+    """
+    if not asked:
+        raise ConfigError(
+            "run has no value: give run=ID, an MLflow run id (make ui lists them), run=last, or run=FOLDER of an adapter"
+        )
+    if asked.startswith("models:"):
+        return _kept(registry.run_of(_store(root), asked), root, asked)
+    folder = launch_dir / Path(asked).expanduser()
+    if folder.is_dir():
+        inside = folder if (folder / artifact.CONFIG).is_file() else folder / ADAPTER
+        if not (inside / artifact.CONFIG).is_file():
+            raise RunError(
+                f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
+            )
+        inside = inside.resolve()
+        return FinishedRun(asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None)
+    if not re.fullmatch(r"\w+", asked):
+        raise RunError(f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui lists them), or last")
+    return _kept(asked, root, asked)
+
+
+def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
+    kept = kept_runs.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
+    has = kept.artifacts.get
+    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept, has(STARTED_FROM))
+
+
+def _existing(file: Path) -> Path | None:
+    return file if file.is_file() else None
+
+
+def _store(root: str) -> Tracking:
+    return Tracking(root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={})
+
+
+def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
+    """`find`, in the store that `cfg` names and from where the command was started."""
+    return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+
+
+def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun]:
+    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name; and that run, so
+    that the whole command is about one: another may finish meanwhile, and be the last."""
+    assert isinstance(options, OfARun)
+    subject = located(cfg, options.run)
+    return recomposed(cfg, subject, overrides), subject
+
+
+def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what `overrides` name.
+
+    Raises: RunError if the run has not kept its config.
+    """
+    if subject.composed is None:
+        raise RunError(
+            f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); "
+            "it was not made by medexp"
+        )
+    stored = OmegaConf.load(subject.composed)
+    if not isinstance(stored, DictConfig) or "model" not in stored:
+        raise RunError(f"run={subject.asked}: {subject.composed} is not a composed config of medexp")
+    made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
+    assert isinstance(made, DictConfig)
+    for key in filter(None, (match and match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides))):
+        value = OmegaConf.select(cfg, key)
+        if value is not None or key.rpartition(".")[0] in cfg:
+            OmegaConf.update(made, key, value, merge=False)
+    return made
+
+
+def continued(run: RunConfig, subject: FinishedRun) -> Weights:
+    """The base of `subject`, once it is seen to be the one its adapter was trained on; `run` is set to begin with that adapter,
+    and to the fastest plan that fits.
+
+    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong together; VramPlanError.
+    """
+    if planner.is_planned(run):
+        planner.apply(run, planner.choose(run)[0])
+    if subject.adapter is None:
+        raise RunError(
+            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
+        )
+    found = weights.find(run.model)
+    artifact.check_adapter(subject.adapter, run.lora, found, "run")
+    run.lora.start_from = str(subject.adapter)
+    return found

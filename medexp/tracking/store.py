@@ -1,0 +1,137 @@
+"""MLflow's store: made whole or not at all, opened, and asked whether a run is in it.
+
+Everything goes through `MlflowClient` with an explicit store, so nothing depends on the working directory or on MLflow's global
+state.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlparse
+from urllib.request import url2pathname
+
+from filelock import FileLock
+
+from medexp.config.schema import Tracking
+from medexp.errors import OutputError, RunError, first_line
+from medexp.system.imports import for_good
+
+STORE = "mlflow.db"  # below tracking.root
+
+
+def open_store(tracking: Tracking) -> Any:
+    """MLflow's client over the store of `tracking`, made where there is none.
+
+    Raises: OutputError where it cannot be made, or what lies there cannot be opened.
+    """
+    import logging
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with for_good():
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
+
+    assert tracking.root is not None
+    root = Path(tracking.root)
+    uri = store_uri(root)
+    if not _has_store(root):
+        _make_store(root)
+    try:
+        return MlflowClient(uri, uri)  # the registry is the same store, whatever the environment says
+    except (MlflowException, SQLAlchemyError) as error:
+        raise OutputError(
+            f"MLflow cannot open {root / STORE} ({first_line(error)}); move that file away, and the same command makes a new one, "
+            "or set tracking.root=FOLDER"
+        ) from error
+
+
+def existing_store(tracking: Tracking) -> Any:
+    """MLflow's client over the store of `tracking`.
+
+    Raises: RunError where there is none: a mistyped folder is not made.
+    """
+    refuse_empty(Path(tracking.root or "."))
+    return open_store(tracking)
+
+
+def refuse_empty(root: Path) -> None:
+    """Raises: RunError if there is no store under `root`."""
+    if not _has_store(root):
+        raise RunError(f"tracking.root={root} holds no runs yet; run python -m medexp.train first, or set tracking.root=FOLDER")
+
+
+def store_uri(root: Path) -> str:
+    """The tracking URI of the store under `root`."""
+    return _uri(root / STORE)
+
+
+def _uri(file: Path) -> str:
+    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted where the path has % or ?.
+
+    The quoted form names its driver: MLflow would make the quoted folder, too.
+
+    Raises: OutputError if none does, as before SQLAlchemy 2.1, which does not unquote.
+    """
+    from sqlalchemy import make_url
+
+    for uri in (f"sqlite:///{file}", f"sqlite+pysqlite:///{quote(str(file))}"):
+        if (read := make_url(uri)).database == str(file) and not read.query:
+            return uri
+    raise OutputError(f"tracking.root={file.parent} has a character that no sqlite address can have; set tracking.root=FOLDER")
+
+
+def _has_store(root: Path) -> bool:
+    file = root / STORE
+    return file.is_file() and file.stat().st_size > 0  # sqlite makes an empty file before it writes
+
+
+def _make_store(root: Path) -> None:
+    """A store under `root`, by the first of all processes that want one: MLflow takes a second or two for its tables, and one
+    that is stopped or joined by another meanwhile is broken for good. So it is made under another name and renamed.
+
+    Raises: OutputError if it cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{STORE}.lock"):
+            if not _has_store(root):
+                _fill(root / f".{STORE}.new").replace(root / STORE)
+    except OSError as error:
+        raise OutputError(f"tracking.root={root} cannot be made ({error.strerror}); set tracking.root=FOLDER") from error
+
+
+def _fill(file: Path) -> Path:
+    """`file` with MLflow's tables and its default experiment, and nothing that an earlier process left there."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in (file, file.with_name(f"{file.name}-journal")):
+        left.unlink(missing_ok=True)
+    SqlAlchemyStore(_uri(file), (file.parent / "artifacts").as_uri()).engine.dispose()
+    return file
+
+
+def existing_run(client: Any, run_id: str | None) -> Any:
+    """Run `run_id` of the store; None where there is none, or a user has deleted it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id) if run_id else None
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return None
+    return run if run is not None and run.info.lifecycle_stage == "active" else None
+
+
+def is_missing(error: Any) -> bool:
+    """Does this MlflowException say that something is not there, and not that the store failed?"""
+    return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+
+
+def lies_in(uri: str) -> Path:
+    """The folder that `uri` names: every store of medexp's is on this machine."""
+    return Path(url2pathname(urlparse(uri).path))

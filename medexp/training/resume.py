@@ -1,0 +1,241 @@
+"""The folder of a run that is not finished yet: its checkpoints, the answers made so far, and the MLflow run it belongs to.
+
+Named by the run's fingerprint, so the same command finds it again after any ending. Held by a lock that the operating system
+lets go when the process dies, whatever it died of; gone once the run has finished.
+"""
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from medexp.config.schema import Resume, Tracking
+from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingError
+from medexp.planning.memory_terms import Levers
+from medexp.system import disk_space as room
+from medexp.system.files import write_json
+
+WEIGHTS = "adapter_model.safetensors"
+Found = TypeVar("Found")
+
+
+class Workspace:
+    """One unfinished run. `is_new` is False when an earlier process left it."""
+
+    def __init__(self, folder: Path, lock: FileLock):
+        self.folder = folder
+        self._lock = lock
+        self.is_new = self.mlflow_run_id is None
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The MLflow run this work belongs to, once there is one."""
+        found = _read(self.folder / "run.json", dict)
+        return str(found["mlflow_run_id"]) if found and "mlflow_run_id" in found else None
+
+    def belongs_to(self, mlflow_run_id: str) -> None:
+        """Remember the MLflow run, written whole or not at all."""
+        write_json(self.folder / "run.json", {"mlflow_run_id": mlflow_run_id})
+
+    def settled(self) -> Levers | None:
+        """The levers that this run was seen to fit with, once it was."""
+        return _read(self.folder / "levers.json", lambda found: Levers(**found))
+
+    def settle(self, levers: Levers) -> None:
+        """Remember the levers, written whole or not at all."""
+        write_json(self.folder / "levers.json", asdict(levers))
+
+    def ran_out(self) -> tuple[Levers, str | None] | None:
+        """The levers with which an earlier process ran out of memory after they had seemed to fit, and in which phase (its value;
+        None in a file of an older medexp)."""
+        return _read(self.folder / "ran_out.json", lambda found: (Levers(**found["levers"]), found.get("phase")))
+
+    def unsettle(self, phase: str | None) -> None:
+        """The levers did not fit after all, in the phase of this value: the next process is to take others."""
+        if (levers := self.settled()) is not None:
+            write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase})
+            (self.folder / "levers.json").unlink()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trainer writes."""
+        return self.folder / "checkpoints"
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, if any."""
+        found = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
+        return next((folder for folder in found if _is_whole(folder)), None)
+
+    def answers(self, whose: str) -> Path:
+        """The file that keeps the answers of "base" or "tuned" as they come."""
+        return self.folder / f"answers_{whose}.jsonl"
+
+    @contextmanager
+    def with_room(self, *also: Path) -> Iterator[None]:
+        """Where there is no room to write, here or in `also`: what was half written goes, so that MLflow can say how it ended.
+
+        Raises: OutputError saying what is full, and from where the same command continues.
+        """
+        try:
+            yield
+        except MedexpError:
+            raise
+        except Exception as error:
+            full = room.lacking(error, [self.folder, *also])
+            if full is None:
+                raise
+            for folder in self.checkpoints.glob("checkpoint-*"):
+                if not _is_whole(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+            last = self.last_checkpoint()
+            where = f"from {last.name}, which is kept," if last else "this run, which has no checkpoint yet,"
+            raise OutputError(f"{full}; the same command continues {where} once there is room") from error
+
+    def release(self) -> None:
+        """Let the next process have it."""
+        self._lock.release()
+
+    def finish(self) -> None:
+        """The run is complete: nothing here is needed any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        _let_go(self._lock)
+
+
+def unfinished(tracking: Tracking) -> Path:
+    """Where the workspaces of a store's runs lie."""
+    return Path(tracking.root or ".") / "unfinished"
+
+
+@contextmanager
+def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]:
+    """The workspace of the run with this fingerprint under `root`, held while it is used: the one an earlier process left
+    (with `resume=auto`), else a new one.
+
+    Raises: OutputError if it cannot be written, or the disk is full.
+    """
+    workspace = _claim(root, fingerprint, resume)
+    try:
+        with workspace.with_room():
+            yield workspace
+    except TrialPruned:
+        workspace.finish()  # nobody will continue it
+        raise
+    except VramCeilingError as error:
+        workspace.unsettle(error.phase)
+        raise
+    finally:
+        workspace.release()
+
+
+def _claim(root: Path, fingerprint: str, resume: Resume) -> Workspace:
+    """One that was left is taken before a new one is made: the same command may have run twice at once, and one of them died."""
+    for folder in _left(root, fingerprint) if resume is Resume.auto else ():
+        lock = _try_lock(folder)
+        if lock is not None and folder.exists():
+            return Workspace(folder, lock)
+        if lock is not None:  # it was finished meanwhile
+            _let_go(lock)
+    for number in count(1):
+        folder = root / (fingerprint if number == 1 else f"{fingerprint}-{number}")
+        lock = None if folder.exists() else _try_lock(folder)
+        if lock is not None:
+            folder.mkdir(exist_ok=True)
+            return Workspace(folder, lock)
+    raise AssertionError("count() does not end")
+
+
+def _left(root: Path, fingerprint: str) -> list[Path]:
+    """The folders of runs with this fingerprint, the first one first."""
+    numbered = re.compile(rf"{re.escape(fingerprint)}(?:-(\d+))?")
+    matches = ((numbered.fullmatch(each.name), each) for each in root.glob(f"{fingerprint}*") if each.is_dir())
+    return [folder for _, folder in sorted((int(match[1] or 1), folder) for match, folder in matches if match)]
+
+
+def dead_runs(tracking: Tracking) -> list[str]:
+    """The MLflow runs of every workspace whose process is gone."""
+    return [each.mlflow_run_id for each in abandoned(unfinished(tracking)) if each.mlflow_run_id]
+
+
+def abandoned(root: Path) -> Iterator[Workspace]:
+    """Every workspace whose process is gone, each held while it is looked at."""
+    for folder in sorted(each for each in root.glob("*") if each.is_dir()):
+        lock = _try_lock(folder)
+        if lock is not None:
+            workspace = Workspace(folder, lock)
+            try:
+                yield workspace
+            finally:
+                workspace.release()
+
+
+def _try_lock(folder: Path) -> FileLock | None:
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise OutputError(
+            f"{folder.parent} cannot be written ({error.strerror}); set tracking.root=FOLDER or MEDEXP_HOME"
+        ) from error
+    return lock
+
+
+def _let_go(lock: FileLock) -> None:
+    """Release a lock whose folder is gone, and its file with it."""
+    with suppress(PermissionError):  # Windows keeps an open file; elsewhere it goes before another process can hold it
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def _read(file: Path, of: Callable[[Any], Found]) -> Found | None:
+    """What is in JSON `file`; None where it is not there or cannot be read, as after a power cut."""
+    try:
+        return of(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _step_of(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _is_whole(folder: Path) -> bool:
+    """Its state file comes last when a process writes, and may come first when a machine stops: every other file is looked at."""
+    state = _read(folder / "trainer_state.json", dict)
+    if not state or state.get("global_step") != _step_of(folder):
+        return False
+    pickled = [*folder.glob("*.pt"), *folder.glob("*.pth")]
+    there = {each.name for each in pickled}
+    return {"optimizer.pt", "scheduler.pt"} <= there and all(map(_ends, pickled)) and _holds_its_tensors(folder / WEIGHTS)
+
+
+def _ends(file: Path) -> bool:
+    """Has what torch saved in `file` its end? It is a zip, and the list of its parts comes last."""
+    try:
+        with zipfile.ZipFile(file) as opened:
+            return bool(opened.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _holds_its_tensors(file: Path) -> bool:
+    """Is the safetensors `file` as long as its head says? Eight bytes give the head's length, and it every tensor's place."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            head = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+        ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+        return bool(ends) and 8 + length + max(ends) == file.stat().st_size
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False

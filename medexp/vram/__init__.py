@@ -1,1 +1,0 @@
-"""GPU memory: keeping a process under its ceiling."""

@@ -1,0 +1,82 @@
+"""A finished run of the tiny model, trained once, and the door of asking over it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.commands import Doors, write_tiny_model
+from omegaconf import OmegaConf
+
+from medexp.chat import responder as answering
+from medexp.chat.responder import Respondent
+from medexp.cli.app import Invocation
+from medexp.config.schema import RunConfig
+from medexp.evaluation import evaluator as measuring
+from medexp.evaluation.generation import Sampling
+from medexp.system.console import Screen
+from medexp.tracking import finished_run as finished
+from medexp.training.run import TrainResult, train
+
+GREEDY = Sampling(max_new_tokens=16, temperature=0.0, top_p=0.95, seed=0)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run of the tiny model: where, what came of it, and its composed config checked."""
+
+    doors: Doors
+    result: TrainResult
+    run: RunConfig
+
+    @property
+    def words(self) -> list[str]:
+        """The command line that asks it."""
+        return ["-m", "medexp.ask", f"run={self.result.run_id}", f"tracking.root={self.doors.root / 'mlruns'}"]
+
+    @property
+    def artifacts(self) -> Path:
+        """Where its artifacts lie."""
+        return Path(self.doors.client().download_artifacts(self.result.run_id, ""))
+
+
+@pytest.fixture(scope="session")
+def talkative_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer: Any) -> Path:
+    """A tiny random model whose layers outweigh its embedding: left as it is, it says its last token again and again."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = write_tiny_model(tmp_path_factory.mktemp("talkative") / "model", embedded_tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "o_proj" in name or "down_proj" in name:
+                weight.mul_(60)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+    doors_in: Callable[..., Doors],
+    talkative_model: Path,
+    compose: Callable[..., Any],
+) -> Trained:
+    root = tmp_path_factory.mktemp("asked")
+    doors = doors_in(root, talkative_model)
+    words = doors.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
+    yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
+    result = train(doors.run(*words), Invocation(root / "train", tuple(words), yaml), Screen())
+    return Trained(doors, result, doors.run(*words))
+
+
+@pytest.fixture(scope="session")
+def respondent(trained: Trained) -> Respondent:
+    """The tuned model of the finished run, loaded as the door does."""
+    subject = finished.find(trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root)
+    found, show = finished.continued(trained.run, subject), Screen()
+    base = measuring.opened(trained.run, found, show)
+    asked = answering.questions(trained.run, base, GREEDY)
+    return answering.respondent(subject.name, trained.result.run_id, trained.run, base, asked, show)

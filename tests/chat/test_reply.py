@@ -1,0 +1,100 @@
+"""A growing answer in parts: nothing that is shown as done changes any more, and nothing is lost."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.chat.reply import Reply, as_document, as_json, markdown, note, parts, plain
+
+TEXT = """The eye is red.
+It may be viral.
+</think>
+
+## Symptoms
+- Red, gritty eyes
+- No pain
+**Causes:**
+- A virus
+3. Precautions
+- Wash hands
+Red Flags
+- Pain"""
+PIECES = ["</think>", "\n", "## Symptoms", "Red Flags", "- a", "word ", "</th", "\ufffd", "é", " "]
+
+
+def reply(text: str, **changes: object) -> Reply:
+    given = {"reasons": True, "whole": True, "ended": True} | changes
+    return Reply("Why red?", False, text, 7, 1.25, **given)  # type: ignore[arg-type]
+
+
+def test_the_parts_of_a_whole_answer() -> None:
+    found = parts(reply(TEXT))
+    assert [(each.is_reasoning, each.heading) for each in found] == [
+        (True, ""), (True, ""), (False, "Symptoms"), (False, "Causes"), (False, "Precautions"), (False, "Red Flags"),
+    ]  # fmt: skip
+    assert found[2].markdown == "## Symptoms\n\n- Red, gritty eyes\n- No pain"
+    assert reply(TEXT).reasoning == "The eye is red.\nIt may be viral."
+    assert reply(TEXT).answer.startswith("## Symptoms")
+    assert "</think>" not in markdown(reply(TEXT)) + plain(reply(TEXT), with_reasoning=True)
+
+
+@pytest.mark.parametrize("cut", range(1, len(TEXT)))
+def test_while_it_grows_only_the_last_part_changes(cut: int) -> None:
+    before, after = (parts(reply(TEXT[:end], whole=False)) for end in (cut, cut + 1))
+    assert after[: len(before) - 1] == before[:-1]
+    final = parts(reply(TEXT))
+    assert final[: len(before) - 1] == before[:-1]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_plain_text_only_grows_at_its_end(pieces: list[str]) -> None:
+    text = "".join(pieces).replace("</think>", "", "".join(pieces).count("</think>") - 1)  # one end of the reasoning at most
+    shown = [plain(reply(text[:end].strip(), whole=False), with_reasoning=True) for end in range(len(text) + 1)]
+    for earlier, later in pairwise(shown):
+        assert later.startswith(earlier)
+
+
+def test_half_an_end_of_the_reasoning_is_not_shown() -> None:
+    for cut in range(1, len("</think>")):
+        assert reply("so" + "</think>"[:cut], whole=False).reasoning == "so"
+    assert reply("caf\ufffd", whole=False, reasons=False).answer == "caf"
+
+
+def test_reasoning_without_an_end_is_the_answer_once_nothing_more_comes() -> None:
+    assert (reply("Rest.", whole=False).reasoning, reply("Rest.", whole=False).answer) == ("Rest.", "")
+    assert (reply("Rest.").reasoning, reply("Rest.").answer) == ("", "Rest.")
+    assert "never ended" in note(reply("Rest.", ended=False), 400)
+    assert "cut off by ask.max_new_tokens=400" in note(reply("Rest.", ended=False), 400)
+
+
+def test_without_an_end_of_the_reasoning_the_answer_begins_with_the_first_heading() -> None:
+    found = reply("Red eye.\n\n## Symptoms\n- Gritty\n")
+    assert (found.reasoning, found.answer.rstrip()) == ("Red eye.", "## Symptoms\n- Gritty")
+    assert not found.closed
+    assert reply("Red eye.\n## Symptoms\n- Gritty", whole=False).answer == ""
+    assert reply("Red eye.\n## Symptoms\n- Gritty", reasons=False).reasoning == ""
+
+
+def test_without_reasoning_only_the_answer_is_plain_text() -> None:
+    assert plain(reply(TEXT), with_reasoning=False) == reply(TEXT).answer
+    assert plain(reply(TEXT[:30], whole=False), with_reasoning=False) == ""
+
+
+def test_the_json_of_a_reply() -> None:
+    found = as_json(reply(TEXT), "id", "tiny")
+    assert found["sections"] == {
+        "symptoms": ["Red, gritty eyes", "No pain"], "causes": ["A virus"], "precautions": ["Wash hands"], "red flags": ["Pain"],
+    }  # fmt: skip
+    assert (found["run"], found["model"], found["tokens"], found["seconds"], found["ended"]) == ("id", "tiny", 7, 1.25, True)
+    assert found["reasoning_closed"] is True
+    assert str(found["notice"]).startswith("Not for clinical use")
+
+
+def test_a_document_holds_questions_and_replies() -> None:
+    page = as_document("Said", [[reply("Base says."), reply(TEXT)]])
+    assert "> Why red?" in page
+    assert page.index("Base says.") < page.index("## Symptoms")
+    assert "<summary>Reasoning</summary>\n\nThe eye is red." in page
+    assert "Not for clinical use" in page

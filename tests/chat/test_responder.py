@@ -1,0 +1,80 @@
+"""The answer that is heard token by token is the one that an evaluation keeps, and what cannot be asked is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from medexp.chat.reply import Reply
+from medexp.chat.responder import Respondent
+from medexp.config.schema import Prompt
+from medexp.errors import ConfigError
+
+
+def nobody(_: Reply) -> bool:
+    return False
+
+
+def test_greedy_answers_are_those_that_the_run_has_stored(trained, respondent: Respondent) -> None:
+    record = json.loads((trained.artifacts / "evaluation/record.json").read_text())
+    assert len(record["cases"]) == 2
+    for case in record["cases"]:
+        for side in ("base", "tuned"):
+            reply = respondent.reply(case["question"], nobody, base=side == "base")
+            assert (reply.text, reply.tokens, reply.ended) == (case[side]["text"], case[side]["tokens"], case[side]["ended"])
+            assert reply.whole
+            assert not reply.stopped
+    assert record["cases"][0]["base"] != record["cases"][0]["tuned"]
+
+
+def test_every_token_is_heard_and_the_last_reply_is_the_whole(respondent: Respondent) -> None:
+    heard: list[Reply] = []
+    whole = respondent.reply("Why?", lambda reply: heard.append(reply) or False)
+    assert [each.tokens for each in heard] == list(range(1, whole.tokens + 1))
+    assert heard[-1].text == whole.text
+    assert not heard[-1].whole
+
+
+def test_an_answer_ends_where_the_listener_says(respondent: Respondent) -> None:
+    full = respondent.reply("Why?", nobody)
+    cut = respondent.reply("Why?", lambda reply: reply.tokens == 5)
+    assert (cut.tokens, cut.stopped, cut.ended) == (5, True, False)
+    assert full.text.startswith(cut.text.rstrip("\ufffd"))
+    assert respondent.reply("Why?", nobody).text == full.text
+
+
+def test_a_drawn_answer_is_the_same_again_and_another_with_another_seed(respondent: Respondent) -> None:
+    drawn = replace(respondent.sampling, temperature=1.5, top_p=1.0)
+    texts = [respondent.reply("Why?", nobody, sampling=replace(drawn, seed=seed)).text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+    least = replace(drawn, top_p=1e-6)
+    assert respondent.reply("Why?", nobody, sampling=least).text == respondent.reply("Why?", nobody).text
+
+
+def test_another_prompt_asks_in_other_words(respondent: Respondent) -> None:
+    direct = Prompt("direct", "Q: {question}\nA: ", "{answer}")
+    reply = respondent.reply("Why?", nobody, prompt=direct)
+    assert not reply.reasons
+    assert respondent.reply("Why?", nobody).reasons
+    assert len(respondent.questions.ids("Why?", direct)) < len(respondent.questions.ids("Why?"))
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("  \n", "the question is empty"),
+        ("a </think> b", "holds '</think>', which the model reads as a control token"),
+        ("a <|im_end|> b", "holds '<|im_end|>'"),
+        ("pain " * 3000, r"has 30\d\d tokens with prompt=clinical_sections and 2032 are allowed: the context of 2048 less"),
+    ],
+    ids=["empty", "marker", "special token", "too long"],
+)
+def test_what_cannot_be_asked_is_refused(respondent: Respondent, question: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        respondent.reply(question, nobody)
+
+
+def test_room_for_no_question_at_all_is_refused(respondent: Respondent) -> None:
+    with pytest.raises(ConfigError, match=r"ask\.max_new_tokens=2048 leaves nothing of the model's context of 2048"):
+        respondent.reply("Why?", nobody, sampling=replace(respondent.sampling, max_new_tokens=2048))

@@ -1,0 +1,173 @@
+"""The page in a real browser: both answers come, the controls work, and nothing beyond this machine is asked for."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.browser import chromium, window
+from helpers.commands import command
+
+from medexp.errors import MachineError
+from medexp.tracking import server as pages
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def page_url(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the door with ui=true, which ends with Ctrl-C."""
+    pytest.importorskip("gradio", reason="the ui extra is not installed")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    words = [*trained.words, "ui=true", "ask.open=false"]
+    folder = tmp_path_factory.mktemp("page")
+    with subprocess.Popen([sys.executable, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as door:
+        assert door.stdout is not None
+        yield door.stdout.readline().strip()
+        door.send_signal(signal.SIGINT)
+        assert door.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[tuple[Any, list[str]]]:
+    """A window of the browser, and the addresses beyond this machine that it has asked for."""
+    with window(chromium()) as found:
+        yield found
+
+
+@pytest.fixture
+def page(opened: tuple[Any, list[str]], page_url: str) -> Any:
+    """The page, just opened."""
+    page, _ = opened
+    page.goto(page_url)
+    page.get_by_label("Question").wait_for()
+    return page
+
+
+def allow(page: Any, tokens: str) -> None:
+    """Set the most new tokens. Gradio draws the controls when they are unfolded, and for a moment puts its own values back."""
+    page.get_by_text("Prompt and sampling").click()
+    box = page.get_by_label("Most new tokens")
+    for _ in range(50):
+        box.fill(tokens)
+        box.press("Tab")
+        page.wait_for_timeout(200)
+        if box.input_value() == tokens:
+            return
+    raise AssertionError(f"the field holds {box.input_value()}")
+
+
+def ask(page: Any, question: str, until: str = "tokens in", without: str | None = None) -> dict[str, str]:
+    """What the columns say once both statuses hold `until` and not `without`, which those of the question before must not do."""
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Ask both").click()
+    for side in ("tuned", "base"):
+        page.locator(f".prose.{side}-status").filter(has_text=until, has_not_text=without).wait_for()
+    return {
+        f"{side} {part}": page.locator(f".prose.{side}-{part}").text_content().strip()
+        for side in ("base", "tuned")
+        for part in ("answer", "status")
+    }
+
+
+@pytest.mark.browser
+def test_both_answers_are_those_that_the_run_has_stored_and_nothing_is_asked_of_others(
+    trained, opened: tuple[Any, list[str]], page: Any
+) -> None:
+    case = json.loads((trained.artifacts / "evaluation/record.json").read_text())["cases"][0]
+    shown = ask(page, case["question"])
+    assert shown["tuned answer"] == case["tuned"]["text"]
+    assert shown["base answer"] == case["base"]["text"]
+    assert shown["tuned status"].startswith("16 tokens in ")
+    assert "Not for clinical use" in page.content()
+    assert opened[1] == []
+
+
+@pytest.mark.browser
+def test_an_answer_moves_nothing_and_empty_reasoning_has_no_box(page: Any) -> None:
+    def place() -> tuple[float, float]:
+        box = page.get_by_label("Question").bounding_box()
+        return box["x"], box["width"]
+
+    empty = place()
+    assert not page.get_by_text("Reasoning", exact=True).count()
+    assert "reasoning never ended" in ask(page, "Why?")["tuned status"]  # so all of it is the answer
+    assert place() == empty
+    assert not page.get_by_text("Reasoning", exact=True).count()
+
+
+@pytest.mark.browser
+def test_on_a_phone_the_tuned_model_comes_first(page: Any) -> None:
+    def places() -> list[dict[str, float]]:
+        return [page.locator(f".{side}-column").bounding_box() for side in ("tuned", "base")]
+
+    tuned, base = places()
+    assert base["x"] < tuned["x"]
+    size = page.viewport_size
+    page.set_viewport_size({"width": 400, "height": 900})
+    tuned, base = places()
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size(size)
+    assert (tuned["y"] < base["y"], tuned["x"], wide) == (True, base["x"], 400)
+
+
+@pytest.mark.browser
+def test_prompt_and_sampling_are_what_the_controls_say(page: Any) -> None:
+    greedy = ask(page, "Why?")
+    allow(page, "3")
+    fewer = ask(page, "Why?", until="3 tokens in ")
+    assert greedy["tuned answer"].startswith(fewer["tuned answer"])
+    page.get_by_label("Prompt", exact=True).click()
+    assert page.get_by_role("option").all_text_contents()[0].strip().endswith("the run's own (clinical_sections)")
+    page.get_by_role("option", name="direct").click()
+    assert "reasoning never ended" in greedy["tuned status"]
+    ask(page, "Why?", until="3 tokens in ", without="reasoning")
+
+
+@pytest.mark.browser
+def test_stop_ends_the_answer_and_a_bad_question_is_said(page: Any) -> None:
+    allow(page, "1900")
+    page.get_by_label("Question").fill("Why?")
+    page.get_by_role("button", name="Ask both").click()
+    page.locator(".prose.tuned-status").filter(has_text="reasoning, ").wait_for()
+    page.locator(".tuned-column").get_by_text("Reasoning", exact=True).click()
+    page.locator(".prose.tuned-reasoning").wait_for()
+    page.wait_for_timeout(500)
+    assert page.locator(".prose.tuned-reasoning").is_visible()  # stays open while it grows
+    page.get_by_role("button", name="Stop").click()
+    page.locator(".prose.tuned-status").filter(has_text="stopped").wait_for()
+    page.locator(".prose.base-status").filter(has_text="not asked: stopped").wait_for()
+    page.get_by_label("Question").fill("a </think> b")
+    page.get_by_role("button", name="Ask both").click()
+    page.get_by_text("which the model reads as a control token").first.wait_for()
+
+
+def test_another_host_name_is_not_answered_and_the_policy_is_sent(page_url: str) -> None:
+    with urllib.request.urlopen(page_url, timeout=30) as answer:
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(page_url, headers={"Host": "evil.example"}), timeout=30)
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(MachineError, match=f"ask.port={port} cannot be listened on"), pages.listening(port, "ask.port"):
+            pass
+
+
+def test_a_port_out_of_range_is_refused(trained, tmp_path: Path) -> None:
+    status, output = command(*trained.words, "ui=true", "ask.port=70000", cwd=tmp_path)
+    assert status == 2
+    assert "ask.port=70000 is out of range" in output

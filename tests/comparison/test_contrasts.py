@@ -1,0 +1,195 @@
+"""Runs are contrasted over the cases they share and no others, and a difference is called only beside all other comparisons."""
+
+from dataclasses import replace
+
+import pytest
+from helpers.records import evaluated
+from helpers.vignettes import REFERENCE
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.comparison.contrasts import Contrast, Evaluated, asked, contrasts, overlap, tuned_values
+from medexp.evaluation.paired_stats import LEVEL, compare, holm, pairs_needed, sign_test
+from medexp.evaluation.record import CaseLoss, Graded, Judged, Judgement
+from medexp.evaluation.scorecard import Measure
+
+LOSS = Measure("loss_answer", "held-out loss, answer", -1)
+
+
+def contrast(reference: Evaluated, other: Evaluated, key: str = "loss_answer") -> Contrast:
+    return next(each for each in contrasts(reference, [other])[0] if each.measure.key == key)
+
+
+def test_the_same_cases_are_paired_and_the_difference_is_of_the_tuned_models() -> None:
+    found = contrast(evaluated(nats=20), evaluated(nats=16)).comparison
+    assert found is not None
+    assert (found.pairs, found.before, found.after) == (8, pytest.approx(0.5), pytest.approx(0.4))
+
+
+def test_a_loss_is_of_all_tokens_as_that_of_each_run_is() -> None:
+    reference, other = evaluated(nats=20), evaluated(nats=16)
+    found = contrast(reference, other, "loss_completion").comparison
+    assert found is not None
+    sides = [run.card.line("loss_completion").after for run in (reference, other)]
+    assert [found.before, found.after] == pytest.approx(sides)
+
+
+def test_a_difference_against_most_of_the_cases_is_not_even_hinted_at() -> None:
+    found = Contrast(LOSS, compare([3.0] * 20, [3.02] * 16 + [1.0] * 4), 0.0)
+    assert (found.is_hinted, found.is_detected, found.verdict) == (False, False, "none detected")
+
+
+def test_cases_are_matched_by_what_they_are_and_not_by_their_place() -> None:
+    ours = contrast(evaluated(cases=[0, 1, 2, 3]), evaluated(cases=[3, 2, 1, 0])).comparison
+    assert ours is not None
+    assert (ours.pairs, ours.change) == (4, 0)
+    structure = contrast(evaluated(cases=[0, 1, 2]), evaluated(cases=[9, 2, 1]), "structure").comparison
+    assert structure is not None
+    assert structure.pairs == 2
+
+
+def test_of_other_cases_nothing_is_paired_and_it_says_why() -> None:
+    mine, yours = evaluated(cases=[0, 1]), evaluated(cases=[2, 3])
+    assert contrast(mine, yours).missing.startswith("no held-out case with the same labelled tokens in both")
+    assert contrast(mine, yours, "structure").missing == "no held-out case in both"
+    assert contrast(mine, yours).verdict == "not compared"
+    found = overlap(mine, yours)
+    assert (found.held_out, found.answered) == ((0, 2, 2), (0, 2, 2))
+    same = overlap(mine, mine)
+    assert (same.held_out, same.answered) == ((2, 2, 2), (2, 2, 2))
+
+
+def test_a_loss_over_other_tokens_of_the_same_case_is_no_pair() -> None:
+    mine, yours = evaluated(), evaluated()
+    longer = tuple(replace(loss, tokens=loss.tokens + 1) for loss in yours.record.tuned_losses)
+    yours = replace(yours, record=replace(yours.record, tuned_losses=longer))
+    assert overlap(mine, yours).held_out == (8, 8, 8)
+    assert contrast(mine, yours, "loss_completion").comparison is None
+    assert contrast(mine, yours, "loss_answer").comparison is not None  # as many tokens of the answer as before
+    assert contrast(mine, yours, "structure").comparison is not None
+
+
+def test_records_without_digests_are_paired_by_place_where_all_counts_agree() -> None:
+    old = evaluated(digests=False)
+    for other in (evaluated(), evaluated(digests=False)):
+        found = contrast(old, other).comparison
+        assert found is not None
+        assert found.pairs == 8
+        assert not overlap(old, other).is_known
+    assert contrast(old, evaluated(cases=range(1, 9))).comparison is None
+    assert overlap(old, evaluated(cases=range(7))).held_out == (0, 8, 7)
+
+
+def test_without_answers_the_losses_are_compared_alone() -> None:
+    found = contrasts(evaluated(answers=0), [evaluated(answers=0, nats=10)])[0]
+    assert {each.measure.key for each in found if each.comparison} == {"loss_completion", "loss_reasoning", "loss_answer"}
+    assert "no held-out question was answered" in contrast(evaluated(answers=0), evaluated(), "structure").missing
+
+
+def test_better_follows_the_measure_s_own_direction() -> None:
+    many = range(20)
+    plain, terse = evaluated(many), evaluated(many, text="Rest.")
+    assert contrast(plain, evaluated(many, nats=10)).verdict == "better"
+    assert contrast(plain, evaluated(many, nats=25)).verdict == "worse"
+    assert contrast(plain, terse, "structure").verdict == "worse"
+    assert contrast(plain, terse, "words").verdict == "differs"
+    assert contrast(plain, plain).verdict == "none detected"
+
+
+def test_what_holds_alone_but_not_beside_the_others_is_a_maybe() -> None:
+    few = range(8)  # the least p of 8 pairs is 0.0078: beside 15 comparisons it cannot pass
+    found = contrast(evaluated(few), evaluated(few, nats=10))
+    assert (found.verdict, found.is_hinted, found.is_detected) == ("maybe better", True, False)
+    assert found.comparison is not None
+    assert found.adjusted_p > found.comparison.p_value
+
+
+def test_every_run_is_corrected_for_all_of_them() -> None:
+    many, other = evaluated(range(12)), evaluated(range(12), nats=10)
+    alone, three = contrasts(many, [other])[0], contrasts(many, [other, None, other, other])
+    assert three[1] == ()
+    p_values = [each.comparison.p_value for row in three for each in row if each.comparison]
+    assert [each.adjusted_p for row in three for each in row if each.comparison] == holm(p_values)
+    assert three[0][2].adjusted_p > alone[2].adjusted_p
+
+
+def test_judges_and_benchmarks_are_paired_where_they_were_asked_alike() -> None:
+    def run(right: tuple[bool, ...], **settings: str) -> Evaluated:
+        marks = tuple(Judgement(mark, "", 1, 0.0) for mark in (3.0, None, 5.0))
+        known = {name.replace("__", "."): value for name, value in settings.items()}
+        return evaluated(settings=known, benchmarks={"medqa": Graded(right, right)}, judged=Judged(marks, marks))
+
+    right = (True, False, True, True)
+    same = contrasts(run(right), [run(right)])[0]
+    pairs = {each.measure.key: each.comparison.pairs for each in same if each.comparison}
+    assert (pairs["judge"], pairs["benchmark_medqa"]) == (2, 4)
+    for other in (
+        run(right[:3], evaluation__judge__model="x"),
+        run(right, evaluation__benchmark_files__medqa="other.jsonl", evaluation__judge__model="y"),
+    ):
+        assert contrast(run(right), other, "benchmark_medqa").missing == "asked otherwise in both"
+        assert contrast(run(right), other, "judge").missing == "asked otherwise in both"
+    assert contrast(run(right), evaluated(), "judge").missing == "not measured in both"
+    assert contrast(run(right), evaluated(), "benchmark_medqa").missing == "not measured in both"
+
+
+def test_a_judge_that_gave_no_mark_says_so() -> None:
+    silent = Judged((Judgement(None, "", 1, 0.0),), (Judgement(None, "", 1, 0.0),), "the endpoint was away")
+    assert contrast(evaluated(judged=silent), evaluated(judged=silent), "judge").missing == "the endpoint was away"
+
+
+def test_questions_come_in_the_order_of_the_first_run_that_has_them() -> None:
+    found = asked([evaluated([1, 2]), None, evaluated([2, 3])])
+    assert [(each.question[-1], each.places) for each in found] == [
+        ("1", (0, None, None)),
+        ("2", (1, None, 0)),
+        ("3", (None, None, 1)),
+    ]
+    assert found[0].reference == REFERENCE
+
+
+def test_the_answers_of_a_run_are_known_by_the_question_whatever_its_case_and_by_the_reference() -> None:
+    case = evaluated([1]).record.cases[0]
+    assert replace(case, question=case.question.upper() + " ").digest == case.digest
+    assert replace(case, reference="Another.").digest != case.digest
+
+
+def test_a_part_without_tokens_has_no_loss() -> None:
+    run = evaluated(range(2))
+    whole = tuple(CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in run.record.tuned_losses)
+    run = replace(run, record=replace(run.record, tuned_losses=whole))
+    assert tuned_values(run, "loss_reasoning") == {}
+    assert len(tuned_values(run, "loss_answer")) == 2
+
+
+@given(st.lists(st.tuples(st.floats(-4, 4), st.floats(-4, 4)), min_size=1, max_size=20))
+def test_turning_a_comparison_round_turns_its_sign_and_nothing_else(pairs: list[tuple[float, float]]) -> None:
+    before, after = zip(*pairs, strict=True)
+    there, back = compare(before, after), compare(after, before)
+    assert there.change == -back.change
+    assert there.p_value == back.p_value
+    one, other = Contrast(LOSS, there, there.p_value), Contrast(LOSS, back, back.p_value)
+    if one.is_detected and other.is_detected:
+        assert {one.verdict, other.verdict} == {"better", "worse"}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_never_lowers_a_p_keeps_their_order_and_calls_none_that_bonferroni_does_not_allow_first(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(raw <= now <= 1 for raw, now in zip(p_values, adjusted, strict=True))
+    assert adjusted[p_values.index(min(p_values))] == min(1.0, len(p_values) * min(p_values))
+    ranked = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [adjusted[place] for place in ranked] == sorted(adjusted)
+    assert all(now <= min(1.0, len(p_values) * raw) for raw, now in zip(p_values, adjusted, strict=True))
+
+
+def test_holm_on_a_known_family() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.integers(1, 400))
+def test_the_pairs_needed_are_the_fewest_that_can_pass(comparisons: int) -> None:
+    needed = pairs_needed(comparisons)
+    assert comparisons * sign_test([1.0] * needed) < 1 - LEVEL
+    assert needed == 1 or comparisons * sign_test([1.0] * (needed - 1)) >= 1 - LEVEL

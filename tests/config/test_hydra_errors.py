@@ -1,0 +1,102 @@
+import pytest
+
+from medexp.config.hydra_errors import explain, keys_of
+from medexp.config.resolve import resolve
+from medexp.config.schema import RunConfig
+
+GROUPS = "model, lora, dataset, prompt, training, evaluation, tracking, hardware"
+LORA = "lora has r, alpha, dropout, bias, target_modules, rank_stabilised, dora, start_from"
+
+TYPED = [
+    # a key that does not exist
+    ("lora.rank=8", f"lora.rank does not exist; {LORA}; did you mean lora.r?"),
+    (
+        "evaluation.max_new_token=5",
+        "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps, "
+        "reuse_base, embedding, benchmarks, benchmark_files, benchmark_limit, judge; "
+        "did you mean evaluation.max_new_tokens?",
+    ),
+    (
+        "dataset.columns.reasonin=null",
+        "dataset.columns.reasonin does not exist; dataset.columns has question, reasoning, answer; "
+        "did you mean dataset.columns.reasoning?",
+    ),
+    ("learning_rate=3", f"learning_rate does not exist; the run has {GROUPS}; did you mean training.learning_rate?"),
+    ("trainig.max_steps=3", f"trainig.max_steps does not exist; the run has {GROUPS}; did you mean training.max_steps?"),
+    ("models=x", f"models does not exist; the run has {GROUPS}; did you mean model?"),
+    ("zzzz=1", f"zzzz does not exist; the run has {GROUPS}"),
+    # a group option that does not exist
+    (
+        "dataset=clinical_case",
+        "dataset=clinical_case does not exist; there are clinical_cases, local, medical_o1, medical_o1_structured, mixture; "
+        "did you mean clinical_cases?",
+    ),
+    ("debug=zzz", "debug=zzz does not exist; there are fast, overfit"),
+    (
+        "lora=null",
+        "Config group override must be a string or a list. Got NoneType: "
+        "a group is set to the name of one of its options, as in hardware=cpu",
+    ),
+    # a value of the wrong type
+    (
+        "training.schedule=linaer",
+        "training.schedule=linaer is not allowed; allowed are linear, cosine, constant, constant_with_warmup; did you mean linear?",
+    ),
+    ("model.shape.family=gemma", "model.shape.family=gemma is not allowed; allowed are llama, qwen2"),
+    ("lora.r=abc", "lora.r: Value 'abc' of type 'str' could not be converted to Integer; allowed is int"),
+    ("lora.r=1.5", "lora.r: Value '1.5' of type 'float' could not be converted to Integer; allowed is int"),
+    ("lora.r=null", "lora.r: field 'lora.r' is not Optional; allowed is int"),
+    ("training.epochs=a", "training.epochs: Value 'a' of type 'str' could not be converted to Float; allowed is float or null"),
+    ("lora.dora=maybe", "lora.dora: Value 'maybe' is not a valid bool (type str); allowed is bool"),
+    (
+        "lora.target_modules=q_proj",
+        "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; allowed is list[str]",
+    ),
+    ("tracking.tags=3", "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str]"),
+    ("~lora.r", "lora.r: Lora (DictConfig) does not support deletion"),
+    # a line that cannot be read
+    ("lora.r", "'lora.r' cannot be read: Error parsing override 'lora.r'. Write key=value, quoted where it has spaces or commas"),
+    (
+        "tracking.tags={a",
+        "'tracking.tags={a' cannot be read: no viable alternative at input '{a'. "
+        "Write key=value, quoted where it has spaces or commas",
+    ),
+    ("lora.r=4,8", "Ambiguous value for argument 'lora.r=4,8'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "sentence"), TYPED, ids=[override for override, _ in TYPED])
+def test_a_mistyped_override_is_one_sentence(compose, override, sentence):
+    with pytest.raises(Exception) as refused:  # noqa: PT011 - Hydra has a dozen kinds
+        compose(override)
+    assert explain(refused.value, RunConfig) == sentence
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("lora.r=${nope}", "lora.r: Interpolation key 'nope' not found"),
+        (
+            "training.seed=${oc.env:MEDEXP_NOT_SET}",
+            "training.seed: KeyError raised while resolving interpolation: \"Environment variable 'MEDEXP_NOT_SET' not found\"",
+        ),
+    ],
+)
+def test_a_reference_to_nothing_is_one_sentence(compose, large_card, tmp_path, override, sentence):
+    cfg = compose(override)
+    with pytest.raises(Exception) as refused:  # noqa: PT011
+        resolve(cfg, large_card, tmp_path, {})
+    assert explain(refused.value, RunConfig) == sentence
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), KeyError("x"), OSError("disk"), RuntimeError()])
+def test_a_defect_is_not_explained_away(error):
+    assert explain(error, RunConfig) is None
+
+
+def test_keys_have_dotted_names_and_types():
+    keys = dict(keys_of(RunConfig))
+    assert keys["lora.r"] is int
+    assert keys["model.shape.layers"] is int
+    assert keys["dataset.columns.reasoning"] == str | None
+    assert not any(name.endswith("inside") for name in keys)

@@ -1,0 +1,98 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.config.schema import Columns
+from medexp.data.cases import Case, case_of, digest_of
+from medexp.errors import DataError
+
+COLUMNS = Columns(question="Question", reasoning="Complex_CoT", answer="Response")
+NO_REASONING = Columns(question="Question", reasoning=None, answer="Response")
+RECORD = {"Question": "Fever?", "Complex_CoT": "Think.", "Response": "Rest."}
+TEXTS = st.text(max_size=4)
+CASES = st.builds(Case, TEXTS, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=2))
+
+
+def test_the_columns_say_what_is_what():
+    columns = Columns(question="vignette", reasoning="why", answer="diagnosis")
+    case = case_of({"vignette": "q", "why": "r", "diagnosis": "a"}, columns, "row 1")
+    assert case == Case("q", "r", "a")
+
+
+def test_white_space_around_a_text_is_removed():
+    assert case_of({name: f" \n{text}\t" for name, text in RECORD.items()}, COLUMNS, "row 1") == Case("Fever?", "Think.", "Rest.")
+
+
+def test_without_a_reasoning_column_there_is_no_reasoning():
+    case = case_of({"Question": "q", "Response": "a"}, NO_REASONING, "row 1")
+    assert case.reasoning == ""
+
+
+def test_other_columns_are_kept_as_text():
+    case = case_of(RECORD | {"age": 58, "condition": "flu", "ward": None}, COLUMNS, "row 1")
+    assert case.extra == {"age": "58", "condition": "flu"}
+
+
+@pytest.mark.parametrize("missing", list(RECORD))
+def test_a_missing_column_lists_the_columns(missing):
+    record = {name: text for name, text in RECORD.items() if name != missing} | {missing.lower(): "x"}
+    with pytest.raises(DataError) as refused:
+        case_of(record, COLUMNS, "row 7 of cases.json")
+    said = str(refused.value)
+    assert said.startswith(
+        f"row 7 of cases.json has no column '{missing}'; it has {', '.join(record)}; did you mean {missing.lower()}?"
+    )
+    assert said.endswith("Name your columns with dataset.columns.question, .reasoning and .answer")
+
+
+def test_a_missing_column_like_no_other_is_a_whole_sentence():
+    with pytest.raises(DataError, match=r"it has x, y\. Name your columns"):
+        case_of({"x": "", "y": ""}, COLUMNS, "row 1")
+
+
+@pytest.mark.parametrize("name", list(RECORD))
+@pytest.mark.parametrize("empty", ["", "  \n\t", "\u2028\u00a0"])
+def test_an_empty_field_names_the_row(name, empty):
+    with pytest.raises(DataError, match=f"^row 7: '{name}' is empty; fix or remove the record$"):
+        case_of(RECORD | {name: empty}, COLUMNS, "row 7")
+
+
+@pytest.mark.parametrize(("value", "kind"), [(7, "int"), (None, "NoneType"), (["a"], "list"), ({"a": 1}, "dict"), (True, "bool")])
+def test_a_field_that_is_no_text_names_the_row_and_what_it_is(value, kind):
+    with pytest.raises(DataError, match=f"^row 7: 'Response' is {kind}, not text; fix or remove the record$"):
+        case_of(RECORD | {"Response": value}, COLUMNS, "row 7")
+
+
+def test_half_a_character_names_the_row():
+    with pytest.raises(DataError, match=r"^row 7: 'Response' holds half a character"):
+        case_of(RECORD | {"Response": "a\ud83d"}, COLUMNS, "row 7")
+
+
+@pytest.mark.parametrize("same", ["What now?", "what NOW?", "  What\n\tnow? "])
+def test_case_and_white_space_do_not_make_another_question(same):
+    assert Case(same, "", "").key == Case("What now?", "", "").key
+
+
+@pytest.mark.parametrize("other", ["What now", "Whatnow?", "What, now?"])
+def test_a_letter_or_a_mark_makes_another_question(other):
+    assert Case(other, "", "").key != Case("What now?", "", "").key
+
+
+@given(st.lists(CASES, max_size=3), st.lists(CASES, max_size=3))
+def test_digests_are_equal_exactly_when_the_cases_are(some, others):
+    assert (digest_of(some) == digest_of(others)) == (some == others)
+    assert digest_of(some) == digest_of(iter(some))
+
+
+@pytest.mark.parametrize(
+    ("some", "others"),
+    [
+        ([Case("a", "b", "c")], [Case("a", "bc", "")]),
+        ([Case("a\0", "b", "c")], [Case("a", "\0b", "c")]),
+        ([Case("a", "b", "c"), Case("d", "e", "f")], [Case("d", "e", "f"), Case("a", "b", "c")]),
+        ([Case("a", "b", "c", {"condition": "flu"})], [Case("a", "b", "c", {"condition": "cold"})]),  # another split
+        ([], [Case("", "", "")]),
+    ],
+)
+def test_a_digest_sees_where_texts_end_and_what_is_beside_them(some, others):
+    assert digest_of(some) != digest_of(others)

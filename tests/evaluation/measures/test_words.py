@@ -1,0 +1,73 @@
+"""Words, stems and looked-up terms; which language a text is in."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.cli.app import conf_dir
+from medexp.evaluation.measures.words import answer_part, language, spans, stems, term_key, words
+
+
+def test_words_are_lower_case_and_a_chinese_character_is_one():
+    assert words("Take 300 mg, 每天") == ["take", "300", "mg", "每", "天"]
+
+
+def test_spans_say_where_words_stand():
+    text = "No Fever."
+    assert [text[start:end] for _, start, end in spans(text)] == ["No", "Fever"]
+
+
+@pytest.mark.parametrize(("text", "part"), [("a</think>b", "b"), ("no end", "no end"), ("x</think>y</think> z", " z")])
+def test_the_answer_follows_the_last_end_of_thinking(text, part):
+    assert answer_part(text) == part
+
+
+def test_stems_join_forms_and_spellings_and_leave_function_words_out():
+    assert stems("The swollen ankles") == stems("swollen ankle")
+    assert stems("haemorrhages in oedema") == stems("hemorrhage edema")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("Graves' disease", "grave disease"),
+        ("Bell's palsy", "bell palsy"),
+        ("NSAIDs", "nsaid"),
+        ("haemoptysis", "hemoptysis"),
+        ("SS", "ss"),
+    ],
+)
+def test_a_term_has_one_key_in_every_spelling(name, key):
+    assert " ".join(term_key(name)) == key
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("The patient should rest and drink, and come back if the fever is not gone.", "en"),
+        ("患者应休息并多喝水，如发热不退应复诊。", "zh"),
+        ("Der Patient soll sich ausruhen und viel trinken, bei Fieber wiederkommen.", "other"),
+        ("El paciente debe descansar y beber mucha agua, y volver si la fiebre no cede en tres días.", "other"),
+        ("Le patient doit se reposer et boire beaucoup d'eau; revenir si la fièvre persiste plus de trois jours.", "other"),
+        ("- Breathlessness and sputum\n- No ankle swelling\n- Chronic bronchitis\n- Acute asthma", "en"),
+        ("Too short to tell", None),
+        ("kg 15 " * 40, None),
+        ("", None),
+    ],
+)
+def test_the_language_is_told(text, code):
+    assert language(text) == code
+
+
+@given(st.text())
+def test_any_text_has_words_and_a_language(text):
+    assert all(words(text))
+    assert language(text) in ("en", "zh", "other", None)
+
+
+def test_every_shipped_text_is_english():
+    file = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert {language(record[name]) for record in records for name in ("Question", "Complex_CoT", "Response")} == {"en"}

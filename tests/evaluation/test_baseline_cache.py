@@ -1,0 +1,108 @@
+"""The base is asked once by all runs that would hear the same from it, and again by one that would not."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.commands import Doors
+
+from medexp.config.schema import RunConfig
+from medexp.data import loading as source
+from medexp.data.preparation import prepare
+from medexp.data.split import split
+from medexp.evaluation import baseline_cache as known_base
+from medexp.evaluation import evaluator as measuring
+from medexp.evaluation import generation
+from medexp.evaluation.record import CaseLoss
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import weights
+from medexp.models.adapter_model import Weights, vocabulary
+from medexp.system import machine
+from medexp.training import run as training_run
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who was asked: a word for every batch of answers and every pass over the held-out cases."""
+    heard: list[str] = []
+    generated, case_losses = generation._generated, measuring.case_losses
+
+    def answering(tuned: Any, prompts: Any, max_new_tokens: int, base: bool, how: Any) -> Any:
+        heard.append("base answers" if base else "tuned answers")
+        return generated(tuned, prompts, max_new_tokens, base, how)
+
+    def measured(*args: Any) -> Any:
+        heard.append("losses")
+        return case_losses(*args)
+
+    monkeypatch.setattr(generation, "_generated", answering)
+    monkeypatch.setattr(measuring, "case_losses", measured)
+    return heard
+
+
+def base_side(doors: Doors, result: training_run.TrainResult) -> tuple[object, object]:
+    record = measuring.Record.of_json((result.adapter.parent / measuring.RECORD).read_text(), "here")
+    return [case.base for case in record.cases], record.base_losses
+
+
+def test_a_second_run_does_not_ask_the_base_again(doors: Doors, asked: list[str]) -> None:
+    first = doors.train(name="first")
+    assert asked == ["base answers", "losses", "losses", "tuned answers"]
+    asked.clear()
+    second = doors.train("training.learning_rate=5e-3", "lora.r=4", name="second")
+    assert asked == ["losses", "tuned answers"]
+    assert base_side(doors, first) == base_side(doors, second)
+    assert doors.history(first.run_id, "eval/loss")[0] == doors.history(second.run_id, "eval/loss")[0]
+
+
+def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list[str]) -> None:
+    first = doors.train(name="first")
+    asked.clear()
+    second = doors.train("evaluation.reuse_base=false", "training.resume=never", name="second")
+    assert asked == ["base answers", "losses", "losses", "tuned answers"]
+    assert base_side(doors, first) == base_side(doors, second)
+
+
+def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path]:
+    ready = prepare(run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer))
+    known = known_base.known_base(run, found, ready)
+    assert known is not None
+    return known.answers, known._losses
+
+
+@pytest.fixture
+def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
+    """places(*overrides): where the base's answers and losses lie."""
+    run = doors.run()
+    found = weights.find(run.model)
+    tokenizer = model.load_tokenizer(found, stack.load(run.hardware, machine.cache_dir()))
+    return lambda *overrides: files_of(doors.run(*overrides), weights.find(run.model), tokenizer)
+
+
+def test_what_decides_it_and_nothing_else(places: Callable[..., tuple[Path, Path]], doors: Doors) -> None:
+    answers, losses = places()
+    training = "lora.r=4", "training.learning_rate=1e-3", "training.max_seq_tokens=600", "training.seed=5"
+    assert places(*training) == (answers, losses)
+    only_answers = places("evaluation.answers=1"), places("evaluation.max_new_tokens=5")
+    assert all(each[0] != answers and each[1] == losses for each in only_answers)
+    other = places("dataset.split_seed=7"), places("prompt=direct"), places("hardware.dtype=float16")
+    assert all(each[0] != answers and each[1] != losses for each in other)
+
+
+def test_a_checkpoint_that_was_written_again_is_another_base(places: Callable[..., tuple[Path, Path]], doors: Doors) -> None:
+    before = places()
+    file = doors.model / "model.safetensors"
+    os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000))
+    assert not set(places()) & set(before)
+
+
+@pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])
+def test_losses_that_cannot_be_read_are_measured_again(tmp_path: Path, text: str) -> None:
+    known = known_base.KnownBase(tmp_path / "answers.jsonl", tmp_path / "losses.json")
+    (tmp_path / "losses.json").write_text(text)
+    assert known.losses() is None
+    known.keep([CaseLoss(1.0, 2, 0.5, 1)])
+    assert known.losses() == [CaseLoss(1.0, 2, 0.5, 1)]

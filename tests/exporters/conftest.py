@@ -1,0 +1,85 @@
+"""Small bases of both architectures with adapters that PEFT made, for what an export does with weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medexp.exporters.base_checkpoint import Checkpoint
+from medexp.exporters.merge import Merged
+from medexp.models import backend as stack
+
+SIDES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base and an adapter on the disk, and both as PEFT has them in memory."""
+
+    base: Path
+    adapter: Path
+    network: Any
+
+    def merged(self) -> Merged:
+        """What the export makes of them."""
+        return Merged(Checkpoint(self.base, stack.load_bitsandbytes), self.adapter)
+
+    def by_peft(self) -> dict[str, Any]:
+        """What merge_and_unload makes of them."""
+        return dict(self.network.merge_and_unload().state_dict())
+
+
+def _randomised(network: Any) -> None:
+    """LoRA's B begins at zero and a bias too: nothing would be seen of them."""
+    import torch
+
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and ("lora_B" in name or name.endswith(".bias")):
+                parameter.normal_(std=0.05)
+            elif "magnitude" in name:
+                parameter.mul_(torch.rand_like(parameter) + 0.5)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
+    """pair(family, dtype="float32", nf4=False, config={}, **lora): a Pair."""
+
+    def made(family: str, dtype: str = "float32", nf4: bool = False, config: dict[str, Any] | None = None, **lora: Any) -> Pair:
+        import torch
+        import transformers
+        from peft import LoraConfig, get_peft_model
+
+        folder = tmp_path_factory.mktemp(family)
+        kind = {"llama": "Llama", "qwen2": "Qwen2"}[family]
+        torch.manual_seed(0)
+        made_config = getattr(transformers, f"{kind}Config")(**{"vocab_size": 300, **SIDES, **(config or {})})
+        network = getattr(transformers, f"{kind}ForCausalLM")(made_config).to(getattr(torch, dtype))
+        _randomised(network)
+        network.save_pretrained(folder / "base")
+        if nf4:
+            network = _as_nf4(folder / "base", folder / "nf4")
+        tuned = get_peft_model(network, LoraConfig(**{"r": 4, "target_modules": PROJECTIONS, "task_type": "CAUSAL_LM", **lora}))
+        _randomised(tuned)
+        tuned.save_pretrained(folder / "adapter")
+        return Pair(folder / ("nf4" if nf4 else "base"), folder / "adapter", tuned)
+
+    return made
+
+
+def _as_nf4(plain: Path, folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    network = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=settings, device_map={"": "cpu"}, dtype=torch.bfloat16
+    )
+    network.save_pretrained(folder)
+    return network

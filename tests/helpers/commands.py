@@ -1,0 +1,146 @@
+"""For tests of whole runs: a tiny model with the embedded tokenizer, runs in this process, and commands in their own."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medexp.cli.app import Invocation
+from medexp.config.schema import RunConfig
+from medexp.system import machine
+from medexp.system.console import Screen
+from medexp.training.run import TrainResult, train
+
+TINY = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 128}
+TOKENS = 12288  # of the vocabulary: the shipped cases are then under 640 tokens, as with all 49,152
+QUICK = [
+    *(f"model.shape.{name}={value}" for name, value in TINY.items()),
+    "debug=fast",
+    "evaluation.answers=2",
+    "tracking.system_metrics=false",
+]
+
+
+HYDRA_S = 0.15  # processor seconds for importing Hydra where a second is a second; CI's machine takes 0.19, an older EPYC 0.3
+
+
+@dataclass(frozen=True)
+class Start:
+    """A command that ended: its exit status, what it imported, and its processor seconds where Hydra takes HYDRA_S."""
+
+    status: int
+    modules: frozenset[str]
+    took_s: float
+
+
+def quickest_start(*words: str, cwd: Path) -> Start:
+    """The quickest of three starts of `python words...`.
+
+    A busy neighbour slows all on this machine to half, for seconds or for minutes: so each is held against an import of Hydra
+    right before it.
+    """
+    return min((_start(words, cwd) for _ in range(3)), key=lambda start: start.took_s)
+
+
+def _start(words: Sequence[str], cwd: Path) -> Start:
+    before = _children_s()
+    subprocess.run([sys.executable, "-c", "import hydra, omegaconf"], check=True)
+    between = _children_s()
+    status, output = command("-X", "importtime", *words, cwd=cwd)
+    took = _children_s() - between
+    modules = (line.rpartition("|")[2].strip() for line in output.splitlines() if line.startswith("import time:"))
+    return Start(status, frozenset(modules), HYDRA_S * took / (between - before))
+
+
+def _children_s() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+
+
+def write_tiny_model(folder: Path, tokenizer: Any, tokens: int = TOKENS) -> Path:
+    """A random Llama of the TINY shape in `folder`, with the first `tokens` of `tokenizer`: of a model this small, the whole
+    vocabulary would be nearly all there is to compute and to read."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokens, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _keep_first(tokens, folder / "tokenizer.json")
+    return folder
+
+
+def _keep_first(tokens: int, file: Path) -> None:
+    """Byte-pair encoding numbers its tokens as it merges them, so that the first ones are a vocabulary of their own."""
+    whole = json.loads(file.read_text())
+    model = whole["model"]
+    model["vocab"] = {token: number for token, number in model["vocab"].items() if number < tokens}
+    model["merges"] = [pair for pair in model["merges"] if "".join(pair) in model["vocab"]]
+    file.write_text(json.dumps(whole))
+
+
+@dataclass
+class Doors:
+    """Runs of the tiny model that keep everything under `root`."""
+
+    root: Path
+    model: Path
+    resolved: Callable[..., RunConfig]
+
+    def overrides(self, *more: str) -> list[str]:
+        """The command line of a quick run."""
+        vocab = json.loads((self.model / "config.json").read_text())["vocab_size"]
+        kept_in = f"tracking.root={self.root / 'mlruns'}"
+        return [*QUICK, f"model.shape.vocab={vocab}", f"model.path={self.model}", kept_in, *more]
+
+    def run(self, *more: str) -> RunConfig:
+        """The checked config of a quick run."""
+        return self.resolved(*self.overrides(*more), on=machine.read())
+
+    def train(self, *more: str, name: str = "out") -> TrainResult:
+        """A quick run in this process."""
+        return train(self.run(*more), Invocation(self.root / name, tuple(more), "composed: yaml\n"), Screen())
+
+    def client(self) -> Any:
+        """MLflow's client over the runs made here."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(f"sqlite:///{self.root / 'mlruns' / 'mlflow.db'}")
+
+    def runs(self) -> list[Any]:
+        """Every MLflow run made here, newest first."""
+        client = self.client()
+        return list(client.search_runs([each.experiment_id for each in client.search_experiments()]))
+
+    def history(self, run_id: str, metric: str) -> dict[int, float]:
+        """The last value of `metric` at every step."""
+        return {each.step: each.value for each in self.client().get_metric_history(run_id, metric)}
+
+
+def command(*words: str, cwd: Path, **environment: str) -> tuple[int, str]:
+    """Exit status and output (both streams) of `python words...` in `cwd`."""
+    with _started(words, cwd, environment) as process:
+        output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def killed_at(line_part: str, words: list[str], cwd: Path) -> int:
+    """Exit status of `python words...` killed outright as soon as it prints a line with `line_part`."""
+    with _started(words, cwd, {}) as process:
+        for line in process.stdout or ():
+            if line_part in line:
+                process.kill()
+    return process.returncode
+
+
+def _started(words: Iterable[str], cwd: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
+    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,0 +1,34 @@
+"""What an evaluation leaves on the card is let go of, and nothing else is touched."""
+
+import weakref
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from medexp.models.patches.unsloth_scratch import PLAN, hand_back
+
+
+def quantised(place: torch.Tensor) -> nn.Module:
+    """A layer as bitsandbytes and Unsloth leave it once its weight was dequantised into `place`."""
+    layer = nn.Linear(2, 2)
+    layer.weight.quant_state = SimpleNamespace(**{PLAN: ["address", place, place.view(2, 2)]})
+    return layer
+
+
+def test_nothing_holds_the_place_any_more():
+    place = torch.empty(4, dtype=torch.bfloat16)
+    network, kernels = nn.Sequential(quantised(place), nn.Linear(2, 2)), SimpleNamespace(_SCRATCH={("weight", 0): place})
+    gone = weakref.ref(place)
+    del place
+    assert hand_back(network, kernels) == 8
+    assert (gone(), kernels._SCRATCH) == (None, {})
+    assert hand_back(network, kernels) == 0
+
+
+def test_other_versions_are_left_alone():
+    place = torch.empty(4)
+    network = quantised(place)
+    assert hand_back(network, SimpleNamespace()) == 0
+    assert hand_back(network, SimpleNamespace(_SCRATCH=[place])) == 0
+    assert getattr(network.weight.quant_state, PLAN) is not None

@@ -1,0 +1,40 @@
+"""Blocks keep every character of an answer, and mark what counts against it."""
+
+from helpers.vignettes import QUESTION, REFERENCE
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medexp.evaluation.record import Answer, Answered
+from medexp.evaluation.scorecard import Scored, score
+from medexp.reports.annotations import blocks
+
+
+def scored(text: str, lexicon) -> Scored:
+    answer = Answer(0, text, 1, True)
+    return score(Answered(QUESTION, REFERENCE, {}, answer, answer), answer, True, lexicon)
+
+
+def test_sections_and_reasoning_are_blocks():
+    found = blocks(f"So.</think>\nWell.\n{REFERENCE}")
+    assert [block.section for block in found] == ["reasoning", "", "symptoms", "causes", "precautions", "red flags"]
+
+
+def test_unsupported_and_contradicting_words_are_marked(lexicon):
+    text = "Hm.</think>This 54-year-old takes warfarin and amoxicillin."
+    marks = [
+        (piece.text, piece.against) for block in blocks(text, scored(text, lexicon)) for piece in block.pieces if piece.against
+    ]
+    assert marks == [
+        ("54-year-old", "contradicts the age"),
+        ("warfarin", "unsupported drug"),
+        ("amoxicillin", "contradicts the allergy"),
+    ]
+
+
+def test_an_empty_answer_has_no_blocks():
+    assert blocks("") == []
+
+
+@given(st.text(alphabet="a#\n -SymptomsRdFlags</think>1", max_size=120))
+def test_no_character_is_lost(text):
+    assert "".join(piece.text for block in blocks(text) for piece in block.pieces) == text

@@ -1,0 +1,105 @@
+"""The page of a run: complete, safe with whatever a model says, and honest about what was not measured."""
+
+import re
+
+import pytest
+from helpers import browser
+from helpers.vignettes import QUESTION, REFERENCE
+
+from medexp.evaluation.measures import lexicon
+from medexp.evaluation.record import Answer, Answered, CaseLoss, Graded, Record
+from medexp.evaluation.scorecard import card
+from medexp.reports.frontier_chart import length_histogram_svg
+from medexp.reports.run_report import About, render
+from medexp.system.units import GIB, figure
+
+LOSSES = tuple(CaseLoss(30.0 + number, 10, 9.0, 4) for number in range(6))
+LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))
+
+
+def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> str:
+    asked = tuple(
+        Answered(QUESTION, REFERENCE, {}, Answer(at, "", 0, False), Answer(at, f"So.</think>{said}", 5, True))
+        for at in range(cases)
+    )
+    record = Record(True, asked, LOSSES, LATER, benchmarks={"medqa": Graded((True, False), (True, True))})
+    return render(record, card(record, lexicon.load()), About("A run", [("model", "tiny")], **about))
+
+
+def test_what_a_model_says_is_shown_and_never_run() -> None:
+    page = rendered("<script>alert(1)</script> & Give warfarin.")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page
+    assert "<script" not in page
+
+
+def test_unsupported_terms_are_underlined_with_the_reason() -> None:
+    assert '<u title="unsupported drug">warfarin</u>' in rendered()
+
+
+def test_sections_have_their_colours_and_an_empty_answer_says_so() -> None:
+    page = rendered(REFERENCE)
+    assert all(f'<div class="block {name}">' in page for name in ("reasoning", "symptoms", "causes", "precautions", "red-flags"))
+    assert "(empty)" in page
+
+
+def test_markdown_is_drawn_and_the_end_of_reasoning_is_not() -> None:
+    page = rendered("**Likely** a > b.\n## Symptoms:\n- fever\n### Next <b>\n* give **warfarin**\n")
+    assert '<div class="block reasoning">So.</div>' in page
+    assert "<strong>Likely</strong> a &gt; b." in page
+    assert '<div class="block symptoms"><span class="heading">Symptoms</span>\n• fever\n' in page
+    assert '<span class="heading">Next &lt;b&gt;</span>' in page
+    assert '• give <strong><u title="unsupported drug">warfarin</u></strong>' in page
+    assert "</think>" not in page.replace("&lt;", "<").replace("&gt;", ">")
+
+
+def test_what_a_model_says_of_thinking_elsewhere_is_shown() -> None:
+    assert "So.&lt;/think&gt;Once more." in rendered("Once more.</think>Rest.")
+
+
+def test_answers_that_the_limit_cut_off_stand_apart() -> None:
+    ended, cut = [(60, True), (90, True)], [(320, False), (320, False)]
+    drawn = length_histogram_svg(cut, ended)
+    assert ">limit, 320 tokens<" in drawn
+    assert ">cut off<" in drawn
+    assert max(map(int, re.findall(r">(\d+)</text>", drawn))) <= 320  # beyond the limit there is no scale
+    assert not re.search("limit|cut off", length_histogram_svg(ended, ended))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_page_is_no_wider_than_its_window_and_figures_stand_under_their_heads(width: int) -> None:
+    facts = {"training_loss": [(1, 4.0), (2, 3.5)], "planned_bytes": GIB, "ceiling_bytes": 2 * GIB}
+    with browser.window(browser.chromium(), width=width) as (page, _):
+        page.set_content(rendered("word" * 60, **facts))
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        ends = "cells => [...cells].map(cell => getComputedStyle(cell).textAlign)"
+        for column in (2, 3):
+            cells = page.locator(f".results tr :nth-child({column})")
+            assert set(cells.evaluate_all(ends)) == {"right"}
+
+
+def test_verdicts_intervals_and_reasons_are_in_the_table() -> None:
+    page = rendered()
+    assert '<td class="improved">improved</td>' in page
+    assert "-1 [-1, -1], p 0.031, n 6" in page
+    assert "evaluation.embedding is off" in page
+    assert '<td>MedQA</td><td>tuned</td><td class="number">2</td><td class="number">1.000</td>' in page
+
+
+def test_planned_and_measured_vram_are_drawn_against_the_ceiling() -> None:
+    page = rendered(planned_bytes=5 * GIB, measured_bytes=4 * GIB, ceiling_bytes=8 * GIB)
+    assert "VRAM, of 8.00 GiB allowed" in page
+    assert "width: 62.5%" in page
+    assert "width: 50.0%" in page
+    assert "VRAM" not in rendered()
+
+
+def test_curves_are_drawn_where_there_are_any() -> None:
+    assert rendered(training_loss=[(1, 4.0), (2, 3.5)], held_out_loss=[(0, 4.1)]).count("<svg") == 2
+    assert rendered(cases=0).count("<svg") == 0
+    assert "No held-out question was answered" in rendered(cases=0)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.0, "0"), (3.14159, "3.142"), (120.34, "120.3")])
+def test_figures_have_four_digits(value: float | None, shown: str) -> None:
+    assert figure(value) == shown

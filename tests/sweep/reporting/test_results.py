@@ -1,0 +1,170 @@
+"""What is said of a study, and the preset that runs its best again."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import hydra
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from medexp.cli import app as command
+from medexp.config.schema import Tracking
+from medexp.errors import OutputError
+from medexp.sweep.reporting import best_preset as preset
+from medexp.sweep.reporting import live_table as board
+from medexp.sweep.reporting import results
+from medexp.sweep.search import labels as names
+from medexp.sweep.search.search_space import Choice, Real, Space, Whole
+from medexp.sweep.study.trial_files import Ending, Outcome
+
+
+@pytest.fixture
+def composed():
+    """composed(*overrides): what Hydra composes, its own node included."""
+
+    def made(*overrides, folder=None):
+        command.register()
+        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+            path = [f"hydra.searchpath=[file://{folder}]"] if folder else []
+            return hydra.compose("train", [*overrides, *path], return_hydra_config=True)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["lora.r=8"],
+        ["sweep=rank_lr_seq", "lora.r=8", "training.learning_rate=0.00123456789"],
+        ["hardware=rtx4050_6gb", "lora=attention_only", "training.max_seq_tokens=4096", "prompt=r1_reasoning"],
+        [
+            "hardware=rtx4050_6gb",
+            "dataset=clinical_cases",
+            "lora.target_modules=[q_proj,v_proj]",
+            "training.epochs=1",
+            "training.max_steps=null",
+        ],
+        ["debug=fast", "hardware.vram_ceiling_gib=0.5", "dataset.columns.reasoning=null", "prompt=direct"],
+    ],
+)
+def test_the_preset_composes_to_the_very_run(composed, resolved, tmp_path, large_card, overrides):
+    preset.write(
+        preset.preset(composed(*overrides), lambda hardware: composed(f"hardware={hardware}"), "Question: which?"), tmp_path
+    )
+    again = composed("experiment=best", folder=tmp_path)
+    wanted = composed(*overrides)
+    groups = ("model", "lora", "dataset", "prompt", "training", "evaluation", "hardware")
+    assert {each: again[each] for each in groups} == {each: wanted[each] for each in groups}
+
+
+def test_the_preset_holds_what_differs_and_nothing_else(composed):
+    text = preset.preset(
+        composed("lora.r=8", "tracking.experiment=mine"), lambda hardware: composed(f"hardware={hardware}"), "Question: which?"
+    )
+    assert text.startswith("# @package _global_\n# Question: which?\n")
+    assert yaml.safe_load(text) == {"defaults": [{"override /hardware": "cpu"}], "lora": {"r": 8}}
+
+
+@pytest.mark.parametrize(
+    ("space", "choices", "name"),
+    [
+        ({"lora.r": Choice((1,))}, {"sweep": "rank_lr_seq"}, "rank_lr_seq-cpu"),
+        ({"lora.r": Choice((1,)), "training.seed": Whole(1, 2)}, {}, "lora_r-training_seed-cpu"),
+        ({"lora": Choice(("a",))}, {"sweep": None}, "lora-cpu"),
+    ],
+)
+def test_a_study_is_named_for_what_it_asks(resolved, no_card, space, choices, name):
+    assert names.study_name(Space(space), choices, resolved(on=no_card)) == name
+
+
+def test_a_study_that_starts_afresh_gets_the_next_name(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s-2").mkdir()
+    assert (names.unused("s", tmp_path), names.unused("t", tmp_path)) == ("s-3", "t")
+
+
+@pytest.mark.parametrize(
+    ("space", "values"),
+    [
+        (
+            {"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-4, 1e-2)},
+            {"lora.r": 16, "training.learning_rate": 5e-4},
+        ),
+        ({"lora.r": Choice((8, 16))}, {"lora.r": 16}),
+        ({"lora.r": Whole(32, 64)}, None),
+        ({"lora.r": Whole(4, 64, 5)}, None),
+        ({"lora": Choice(("all_linear",))}, None),
+    ],
+)
+def test_the_run_as_configured_comes_first_where_it_lies_in_the_space(resolved, no_card, space, values):
+    assert names.values_of(resolved("training.learning_rate=5e-4", on=no_card), Space(space)) == values
+
+
+def test_the_mean_of_repeats():
+    made = results.mean([Outcome(Ending.done, "", {"a": 1.0, "b": 1.0}, "x", 2.0), Outcome(Ending.done, "", {"a": 3.0}, "y", 4.0)])
+    assert made == Outcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
+
+
+def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
+    study = opened(space=Space({"training.seed": Choice((1, 2, 3))}))
+    for loss in (2.0, 4.0):
+        assert results.over_seeds(study) is None
+        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
+    assert results.over_seeds(study) == pytest.approx((3.0, 2**0.5))
+    assert results.over_seeds(opened(name="other")) is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "beaten", "first"),
+    [
+        ([3.0, 2.0, 2.5], "2 others; the next best, trial 2 (r=3), had 2.5000", "trial 0 (r=1) had 3.0000"),
+        ([2.0, 3.0], "1 other; the next best, trial 1 (r=2), had 3.0000", "is the best: nothing that was tried beat it"),
+        ([2.0, 1.0], "1 other; the next best, trial 0 (r=1), had 2.0000", None),
+    ],
+)
+def test_the_best_is_held_against_the_run_as_configured(opened, losses, beaten, first):
+    study = opened(space=Space({"lora.r": Choice((1, 2, 3))}))
+    for rank, loss in enumerate(losses, 1):
+        study.enqueue({"lora.r": rank})
+        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
+    said = dict(results._beaten(study, study.best()))
+    assert (said["it beat"], said.get("the first")) == (beaten, first)
+
+
+def test_a_full_disk_is_named(tmp_path):
+    results.refuse_full_disk([tmp_path, tmp_path / "none"], 1)
+    with pytest.raises(OutputError, match=f"the disk of {tmp_path} is full"):
+        results.refuse_full_disk([tmp_path], 2**60)
+
+
+def test_a_row_says_what_a_trial_came_to(opened):
+    study = opened(space=Space({"lora.r": Choice((4,)), "training.learning_rate": Choice((0.00012345,))}))
+    first, second = study.ask(), study.ask()
+    study.tell(first, Outcome(Ending.done, "", {"result/loss_after": 3.14159}, elapsed_s=61), {}, {"measured_bytes": 2**30})
+    study.tell(second, Outcome(Ending.crashed, "killed by SIGKILL"), {})
+    assert [board.row(each) for each in study.trials()] == [
+        ("0", "r=4, learning_rate=0.000123", "", "1.00", "3.1416", "done", "1 min 01 s"),
+        ("1", "r=4, learning_rate=0.000123", "", "", "", "crashed: killed by SIGKILL", ""),
+    ]
+
+
+def test_the_presets_of_a_sweep_fit_the_hardware(composed):
+    cpu, card = composed("sweep=rank_lr_seq"), composed("sweep=rank_lr_seq", "hardware=rtx4050_6gb")
+    assert OmegaConf.to_container(cpu.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(384, 641, 128)"
+    assert OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(1024, 16385, 1024)"
+    assert (cpu.hydra.sweeper.n_trials, cpu.evaluation.answers) == (8, 0)
+
+
+def test_sweepers_that_begin_at_once_share_one_run_in_mlflow(opened, tmp_path):
+    where = Tracking(str(tmp_path / "mlruns"), "e", None, system_metrics=False, log_adapter=False, tags={})
+    studies, both = [opened(), opened()], Barrier(2, timeout=60)
+
+    def begin(study):
+        both.wait()
+        with results.parent_run(where, study, tmp_path) as parent:
+            both.wait()  # neither has ended before the other began
+            return parent.run_id
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(begin, studies))) == 1

@@ -1,0 +1,136 @@
+"""The Gaussian process: it learns from what is refused, pruned and failed, and goes on from there."""
+
+import pytest
+from optuna.trial import TrialState
+
+from medexp.sweep.samplers.gp import _valued
+from medexp.sweep.search.proposal import CONFIG, HOST, VRAM
+from medexp.sweep.search.search_space import Choice, Real, Space, Whole
+from medexp.sweep.study.trial_files import Ending, Outcome
+
+GP = "hydra/sweeper/sampler=gp"
+LOSS = "result/loss_after"
+ALL_KINDS = Space(
+    {
+        "lora.r": Whole(4, 64, log=True),
+        "training.learning_rate": Real(1e-5, 1e-3, log=True),
+        "lora.alpha": Choice((8, 16, 32)),
+        "training.max_seq_tokens": Whole(128, 2048, 64),
+    }
+)
+LENGTH = Space({"training.max_seq_tokens": Whole(64, 6400, 64)})
+
+
+def done(study, trial, loss, limits=None):
+    study.tell(trial, Outcome(Ending.done, "", {LOSS: loss}), limits or {})
+
+
+def refused(study, trial, limits):
+    study.tell(trial, Outcome(Ending.infeasible, "too long"), limits)
+
+
+def length(trial):
+    return trial.params["training.max_seq_tokens"]
+
+
+def test_it_learns_where_the_ceiling_is(opened):
+    """The loss falls towards lengths that do not fit; Optuna's own would propose the longest for ever."""
+    study, refusals = opened(GP, space=LENGTH), 0
+    while study.done() < 12:
+        trial = study.ask()
+        over = float(length(trial) - 3000)
+        if over > 0:
+            refused(study, trial, {VRAM: over})
+            refusals += 1
+        else:
+            done(study, trial, -length(trial) / 1000, {VRAM: over})
+    assert refusals < 20
+    assert max(length(each) for each in study.best()) > 2900
+
+
+@pytest.mark.parametrize("limits", [{HOST: 5.0}, {CONFIG: 1.0}, {VRAM: 3e9}])
+@pytest.mark.parametrize("kept", [{}, {VRAM: -1e9}])
+def test_trials_may_tell_of_different_limits(opened, limits, kept):
+    study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=2", space=ALL_KINDS)
+    for count in range(6):
+        trial = study.ask()
+        if trial.params["lora.alpha"] == 32:
+            refused(study, trial, limits)
+        else:
+            done(study, trial, float(count), kept if count % 2 else kept | {"eval/tokens": -2.0})
+    assert set(study.ask().params) == set(ALL_KINDS.dimensions)
+
+
+def test_every_point_of_a_small_space_is_tried_before_one_is_tried_again(opened):
+    space = Space({"lora.r": Choice((4, 8, 16)), "training.max_seq_tokens": Whole(128, 384, 128)})
+    study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
+    for count in range(9):
+        trial = study.ask()
+        assert count == 0 or study.same_point(trial) is None
+        done(study, trial, float(length(trial)))
+    assert study.is_exhausted()
+
+
+def test_trials_under_way_are_not_proposed_again(opened):
+    study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=3", "hydra.sweeper.n_jobs=2", space=LENGTH)
+    for _ in range(5):
+        trial = study.ask()
+        done(study, trial, abs(length(trial) - 2000) / 1000, {VRAM: -1.0})
+    assert len({length(study.ask()) for _ in range(3)}) == 3
+
+
+def test_two_objectives_under_a_limit(opened):
+    study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=2", "hydra.sweeper.objective=[a,b]", space=LENGTH)
+    for _ in range(6):
+        trial = study.ask()
+        if length(trial) > 4000:
+            refused(study, trial, {VRAM: 1.0})
+        else:
+            study.tell(trial, Outcome(Ending.done, "", {"a": -float(length(trial)), "b": float(length(trial))}), {VRAM: -1.0})
+    assert study.ask().params
+
+
+def test_a_continued_study_goes_on_from_what_it_learnt(opened):
+    study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=2", space=LENGTH)
+    for tokens in (640, 1280, 1920):
+        study.enqueue({"training.max_seq_tokens": tokens})
+        trial = study.ask()
+        done(study, trial, -tokens / 1000, {VRAM: tokens - 2000.0})
+    for tokens in (2560, 6400):
+        study.enqueue({"training.max_seq_tokens": tokens})
+        refused(study, study.ask(), {VRAM: tokens - 2000.0})
+    assert 640 < length(opened(GP, "hydra.sweeper.sampler.n_startup_trials=2", space=LENGTH).ask()) < 2560
+
+
+def test_a_range_that_grew_is_searched(opened):
+    for space in (LENGTH, Space({"training.max_seq_tokens": Whole(64, 12800, 64)})):
+        study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
+        for _ in range(3):
+            done(study, study.ask(), 1.0)
+    assert study.done() == 6
+
+
+def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
+    """A pruned trial would have moved on as others did; a failed one is as bad as the worst; what was cut short says nothing."""
+    study = opened(GP, space=LENGTH)
+    for at_four, loss in ((5.0, 4.0), (6.0, 4.5)):
+        trial = study.ask()
+        trial.report(at_four, 4)
+        done(study, trial, loss)
+    for ending in (Ending.pruned, Ending.diverged, Ending.stopped, Ending.infeasible):
+        trial = study.ask()
+        if ending is Ending.pruned:
+            trial.report(9.0, 2)
+            trial.report(7.0, 4)
+        study.tell(trial, Outcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {})
+    found = _valued(study.trials(), study.optuna.directions)
+    assert [(each.number, values) for each, values in found] == [(0, [4.0]), (1, [4.5]), (2, [5.75]), (3, [4.5])]
+    assert all(each.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) for each, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("preset", "sampler"),
+    [("rank_lr_seq", "ThoroughGPSampler"), ("pareto_loss_vram", "ThoroughGPSampler"), ("grid_rank", "GridSampler")],
+)
+def test_the_sampler_of_a_preset(asked, preset, sampler):
+    assert asked(f"sweep={preset}").sampler["_target_"].endswith(sampler)

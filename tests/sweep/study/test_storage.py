@@ -1,0 +1,76 @@
+"""A storage that is away or locked is waited for, then named in one sentence."""
+
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from medexp.errors import OutputError
+from medexp.sweep.study import storage
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(storage, "WAITS_S", 1.0)
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password():
+    with pytest.raises(OutputError, match="does not answer") as refused:
+        storage.connect("postgresql+psycopg://me:secret@127.0.0.1:1/study")
+    assert "secret" not in str(refused.value)
+    assert "postgresql+psycopg://me:***@127.0.0.1:1/study" in str(refused.value)
+
+
+def test_an_unknown_kind_of_storage_is_refused():
+    with pytest.raises(OutputError, match="nosuch://x"):
+        storage.connect("nosuch://x")
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(OutputError, match="unable to open database file"):
+        storage.connect(f"sqlite:///{tmp_path}/none/x.db")
+
+
+def _hold(file, seconds: float) -> threading.Thread:
+    held = threading.Event()
+
+    def hold() -> None:
+        connection = sqlite3.connect(file)
+        connection.execute("BEGIN EXCLUSIVE")
+        held.set()
+        time.sleep(seconds)
+        connection.rollback()
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    return thread
+
+
+def test_a_locked_file_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "WAITS_S", 20.0)
+    thread = _hold(tmp_path / "x.db", 1.5)
+    storage.connect(f"sqlite:///{tmp_path}/x.db")
+    thread.join()
+
+
+def test_a_file_that_stays_locked_is_named(tmp_path):
+    thread = _hold(tmp_path / "x.db", 6)
+    with pytest.raises(OutputError, match="database is locked"):
+        storage.connect(f"sqlite:///{tmp_path}/x.db")
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql://me:se@cret@host/db", "postgresql://me:***@host/db"),
+    ],
+)
+def test_a_password_is_never_shown(url, shown):
+    assert storage.without_password(url) == shown

@@ -1,0 +1,219 @@
+"""Which trials a sweep starts, which it does not, and how it ends: with everything real but the trials."""
+
+import math
+import os
+import socket
+
+import pytest
+
+from medexp.errors import BadInput, ConfigError, SweepFailed
+from medexp.sweep import optimize as trials_module
+from medexp.sweep.study import study as study_module
+from medexp.sweep.study.process_identity import owner
+from medexp.sweep.study.storage import default_url
+from medexp.sweep.study.study import ending_of
+from medexp.sweep.study.trial_files import Ending, Outcome
+
+LOSS = "result/loss_after"
+
+
+def endings(study) -> list[str]:
+    return [ending_of(each).value for each in study.trials()]
+
+
+def loss(value: float) -> Outcome:
+    return Outcome(Ending.done, "", {LOSS: value})
+
+
+def test_a_real_interval_of_one_point_is_tried_once(stubs):
+    stubs.run("training.learning_rate=interval(1e-3,1e-3)", "sweep.n_trials=2")
+    assert len(stubs.started) == 1
+    assert [each for each in stubs.said if "every point was tried, so the sweep ends with 1 of 2 trials" in each]
+
+
+def test_a_sampler_that_proposes_nothing_new_ends_the_sweep(stubs, monkeypatch):
+    monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 6)
+    fixed = ["hydra/sweeper/sampler=partial_fixed", "hydra.sweeper.sampler.fixed_params={lora.r:8}"]
+    study = stubs.run("lora.r=choice(8,32)", "training.max_seq_tokens=choice(480,640)", "sweep.n_trials=4", *fixed)
+    assert sorted(stubs.points("training.max_seq_tokens")) == [480, 640]
+    assert endings(study).count("copied") >= 6
+    assert any("nothing new is proposed: the last 6 points had all been tried before" in each for each in stubs.said)
+
+
+@pytest.mark.parametrize("ending", [Ending.diverged, Ending.pruned])
+def test_what_would_end_so_again_is_not_tried_again(stubs, opened, ending):
+    stubs.ends = lambda _: Outcome(ending, "why")
+    study = stubs.run(
+        "lora.r=choice(4,8,16,32)", "sweep.n_trials=4", "hydra/sweeper/sampler=random", "hydra.sweeper.max_failure_rate=1"
+    )
+    assert sorted(stubs.points()) == [4, 8, 16, 32]
+    assert {each.state.name for each in study.trials() if ending_of(each) is Ending.copied} <= {"FAIL", "PRUNED"}
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_an_objective_that_is_no_number_is_a_divergence_and_the_sweep_goes_on(stubs, wrong):
+    stubs.ends = lambda params: loss(wrong if params["lora.r"] == 8 else 1.0)
+    study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", "hydra/sweeper/sampler=grid")
+    assert sorted(endings(study)) == ["diverged", "done"]
+    (failed,) = [each for each in study.trials() if ending_of(each) is Ending.diverged]
+    assert failed.user_attrs["why"] == f"{LOSS} is {wrong}"
+
+
+def test_a_trial_wedged_by_an_objective_that_is_no_number_is_taken_up(stubs):
+    words = ["lora.r=choice(4,8)", "sweep.n_trials=2", "hydra/sweeper/sampler=grid"]
+    study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1", "hydra/sweeper/sampler=grid")
+    left = study.ask()
+    folder = stubs.root / "multirun/s/1"
+    folder.mkdir()
+    loss(math.nan).write(folder)
+    left.set_user_attr("folder", str(folder))
+    left.set_user_attr("sweeper", owner() | {"began": 1.0})
+    study.close()
+    assert endings(stubs.run(*words)) == ["done", "diverged"]
+
+
+def test_a_range_that_moved_has_points_of_its_own(stubs):
+    stubs.run("lora.r=range(4,7)", "sweep.n_trials=3", "hydra/sweeper/sampler=random")
+    study = stubs.run("lora.r=range(8,11)", "sweep.n_trials=6", "hydra/sweeper/sampler=random")
+    assert sorted(stubs.points()) == [4, 5, 6, 8, 9, 10]
+    assert study.done() == 6
+
+
+def test_a_grid_goes_on_where_it_was_and_loses_no_point(stubs):
+    words = ["lora.r=range(4,10)", "hydra/sweeper/sampler=grid"]
+    study = stubs.run(*words, "sweep.n_trials=2")
+    study.tell(study.ask(), Outcome(Ending.surplus, "another sweeper had asked for the last one"), {})
+    cut = study.ask()
+    study.tell(cut, Outcome(Ending.stopped), {})
+    study.enqueue(study.frozen(cut).params, continues=study.frozen(cut))
+    study.close()
+    stubs.run(*words, "sweep.n_trials=4")
+    study = stubs.run(*words, "sweep.n_trials=6")
+    assert sorted(stubs.points()) == [4, 5, 6, 7, 8, 9]
+    assert study.count(Ending.copied) == 0
+
+
+def test_a_prefix_of_an_override_is_no_part_of_its_name(stubs):
+    study = stubs.run("++lora.r=choice(4,8)", "sweep.n_trials=2")
+    assert {key for each in study.trials() for key in each.params} == {"lora.r"}
+    assert sorted(stubs.points()) == [4, 8]
+
+
+def test_what_varies_may_be_what_the_fixed_part_is_missing(stubs):
+    stubs.run("training.max_steps=null", "training.epochs=choice(1,2)", "sweep.n_trials=2")
+    assert sorted(stubs.points("training.epochs")) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.sweeper.objective=result/los"], "result/los is no metric of a run; did you mean result/loss"),
+        (["hydra.sweeper.objective=[result/loss_after,eval/structur]"], "eval/structur is no metric of a run"),
+        (["hydra.sweeper.constraints={hots/peak_gib:1}"], "hydra.sweeper.constraints: hots/peak_gib is no metric"),
+        (["hydra/launcher=basic"], "hydra/launcher=basic runs trials inside the sweep itself"),
+        (["hydra.sweeper.study_name=../up"], "study_name=../up leads out of"),
+        (["hydra/sweeper/sampler=brute_force", "training.learning_rate=interval(1e-4,1e-3)"], "has no end of points"),
+        (
+            ["hydra/sweeper/sampler=cmaes", "hydra.sweeper.objective=[result/loss_after,sweep/peak_gib]"],
+            "CmaEsSampler has one objective and hydra.sweeper.objective has 2",
+        ),
+        (["hydra.sweeper.storage=sqlite://"], "is memory of this process"),
+        (["hydra.sweeper.storage=:memory:"], "is memory of this process"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_anything_starts(stubs, words, said):
+    with pytest.raises(BadInput) as refused:
+        stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", *words)
+    assert said in str(refused.value)
+    assert stubs.started == []
+
+
+@pytest.mark.parametrize(
+    "asked", ["hydra.sweeper.objective=vram/measured_byte", "hydra.sweeper.constraints={vram/measured_byte:1}"]
+)
+def test_a_metric_that_turns_out_not_to_be_logged_leaves_a_study_that_can_be_used(stubs, asked):
+    with pytest.raises(ConfigError, match="vram/measured_byte is not logged by a run"):
+        stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", asked)
+    assert len(stubs.started) == 1
+    study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2")
+    assert endings(study).count("done") == 2
+    assert all(each.state.is_finished() for each in study.trials())
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.objective=\['eval/loss'\]"):
+        stubs.run("lora.r=choice(4,8)", "sweep.n_trials=4", "hydra.sweeper.objective=eval/loss")
+
+
+def test_a_constraint_that_is_logged_is_kept(stubs):
+    stubs.ends = lambda params: Outcome(Ending.done, "", {LOSS: 1 / params["lora.r"], "host/peak_gib": float(params["lora.r"])})
+    study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", "hydra.sweeper.constraints={host/peak_gib:5}")
+    assert [each.params["lora.r"] for each in study.best()] == [4]
+
+
+def test_a_sweep_that_failed_fails_again(stubs):
+    stubs.ends = lambda _: Outcome(Ending.crashed, "killed by SIGSEGV")
+    for _ in range(2):
+        with pytest.raises(SweepFailed, match=r"2 of 2 trials failed.*crashed: killed by SIGSEGV"):
+            stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2")
+    assert len(stubs.started) == 2
+
+
+def test_every_point_has_seeds_of_its_own_when_the_seed_varies_and_runs_repeat(stubs):
+    stubs.run("training.seed=choice(10,20)", "sweep.n_trials=2", "hydra.sweeper.repeats=2")
+    assert sorted(stubs.points("training.seed")) == [10, 11, 20, 21]
+    assert "(the mean of 2 runs" in (stubs.root / "multirun/s/best.yaml").read_text()
+
+
+def test_an_outcome_of_an_earlier_attempt_is_not_believed_through_any_launcher(stubs):
+    folder = stubs.root / "multirun/s/0"
+    folder.mkdir(parents=True)
+    loss(0.5).write(folder)
+    stubs.launch = lambda *_, **__: []  # it loses the job
+    with pytest.raises(SweepFailed, match="no result came back"):
+        stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")
+
+
+def test_a_study_that_starts_afresh_has_a_name_that_its_storage_has_not(stubs, tmp_path):
+    words = ["lora.r=choice(4,8)", "sweep.n_trials=2", f"hydra.sweeper.storage=sqlite:///{tmp_path}/x.db"]
+    stubs.run(*words)
+    study = stubs.run(*words, "hydra.sweep.dir=elsewhere", "hydra.sweeper.resume=never")
+    assert (study.name, len(stubs.started)) == ("s-2", 4)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such modes")
+def test_what_holds_the_storage_s_password_is_for_this_user_alone(stubs):
+    stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")
+    assert oct((stubs.root / "multirun/s/multirun.yaml").stat().st_mode & 0o777) == "0o600"
+
+
+@pytest.mark.parametrize("kept_in", ["{}/x.journal", "sqlite:///{}/x.db"])
+def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_again(stubs, kept_in, monkeypatch):
+    url = kept_in.format(stubs.root)
+    words = ["lora.r=choice(4,8)", "sweep.n_trials=2", f"hydra.sweeper.storage={url}", "hydra.sweeper.heartbeat_s=1"]
+    study = stubs.run(*words[:1], "sweep.n_trials=1", *words[2:])
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(study_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0})
+        study._me = study_module.owner()
+        study.ask()  # and dies before its first beat
+    assert socket.gethostname() != "elsewhere"
+    study.close()
+    again = stubs.run(*words)
+    assert again.done() == 2
+    assert [each for each in stubs.said if "waiting for trial 1, which process 7 on elsewhere has begun" in each]
+
+
+@pytest.mark.parametrize("name", ["50% done?", "p%41q", "a#b {c}"])
+def test_a_folder_of_any_name_holds_a_study(stubs, name, monkeypatch):
+    folder = stubs.root / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    stubs.root = folder
+    stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")
+    assert (folder / "multirun/s/study.db").is_file()
+    assert default_url(folder / "multirun/s").startswith("sqlite:///")
+
+
+def test_samplers_without_an_end_are_stopped_in_time(stubs, monkeypatch):
+    monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 5)
+    (stubs.root / "fewer_points.py").write_text("def more(cfg, trial):\n    trial.suggest_categorical('lora.r', [4, 8])\n")
+    monkeypatch.syspath_prepend(str(stubs.root))
+    stubs.run("hydra.sweeper.custom_search_space=fewer_points.more", "sweep.n_trials=5", "hydra/sweeper/sampler=random")
+    assert sorted(stubs.points()) == [4, 8]

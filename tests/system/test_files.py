@@ -1,0 +1,61 @@
+"""A folder takes its place whole, and what was there is never lost."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from medexp.system.files import written_whole
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "file").write_text("old")
+    return folder
+
+
+def test_a_new_folder_takes_the_place_of_the_old(old: Path) -> None:
+    with written_whole(old) as half_done:
+        (half_done / "file").write_text("new")
+    assert (old / "file").read_text() == "new"
+    assert names(old.parent) == ["adapter"]
+
+
+def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if Path(target) == old and (self / "file").read_text() == "new":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="no"), written_whole(old) as half_done:
+        (half_done / "file").write_text("new")
+    assert (old / "file").read_text() == "old"
+    assert names(old.parent) == ["adapter"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "inside" / "adapter"):
+        raise ZeroDivisionError
+    assert names(tmp_path / "inside") == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_others_may_read_what_the_umask_allows_and_it_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o027)
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask is the whole process's"))
+    try:
+        with written_whole(tmp_path / "adapter"):
+            pass
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert (tmp_path / "adapter").stat().st_mode & 0o777 == 0o750

@@ -1,0 +1,110 @@
+"""The store: made whole or not at all, wherever the folder lies, and what it keeps of a run that is continued."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+from helpers.commands import command
+
+from medexp.config.schema import Tracking
+from medexp.errors import OutputError
+from medexp.tracking.queries import find_run
+from medexp.tracking.store import STORE, open_store
+from medexp.tracking.tracker import open_run
+
+OPEN = """
+import sys
+from medexp.config.schema import Tracking
+from medexp.tracking.tracker import open_run
+store = Tracking(root=sys.argv[1], experiment="here", run_name=None, system_metrics=False, log_adapter=False, tags={})
+with open_run(store, None, "a run"):
+    print("opened", flush=True)
+"""
+
+
+def store(root: Path) -> Tracking:
+    return Tracking(root=str(root), experiment="here", run_name=None, system_metrics=False, log_adapter=False, tags={})
+
+
+def named_runs(root: Path) -> list[str]:
+    client = open_store(store(root))
+    return [run.info.run_name for run in client.search_runs([each.experiment_id for each in client.search_experiments()])]
+
+
+def test_two_first_runs_at_once_make_one_store(tmp_path: Path) -> None:
+    root = tmp_path / "new"
+    both = [subprocess.Popen([sys.executable, "-c", OPEN, str(root)], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert named_runs(root) == ["a run", "a run"]
+
+
+def test_a_store_whose_maker_was_killed_is_made_by_the_next(tmp_path: Path) -> None:
+    places = tmp_path / STORE, tmp_path / f".{STORE}.new"
+    with subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)]) as process:
+        while process.poll() is None and not any(place.exists() and place.stat().st_size for place in places):
+            pass
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / STORE).exists()
+    status, output = command("-c", OPEN, str(tmp_path), cwd=tmp_path)
+    assert (status, output) == (0, "opened\n")
+
+
+@pytest.mark.parametrize("left", [b"", b"no database at all, and longer than the head of one: " * 4])
+def test_a_store_that_is_none(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / STORE).write_bytes(left)
+    if not left:
+        assert named_runs(tmp_path) == []
+        return
+    with pytest.raises(OutputError, match=r"mlflow\.db \(.*file is not a database.*\); move that file away") as refused:
+        open_store(store(tmp_path))
+    assert "\n" not in str(refused.value)
+    assert (tmp_path / STORE).read_bytes() == left
+
+
+ODD = ["50%25 done?", "x#y 100% &=é"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_store_lies_under_its_root_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    root = tmp_path / name / "runs"
+    with open_run(store(root), None, "a run") as tracker:
+        tracker.text("kept", "note.txt")
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert {STORE, "artifacts"} <= {each.name for each in root.iterdir()}
+    assert named_runs(root) == ["a run"]
+    assert find_run(store(root), tracker.run_id, ["note.txt"]).artifacts["note.txt"].read_text() == "kept"
+
+
+def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_text("weights")
+    run_id = None
+    for turn in range(2):
+        with open_run(store(tmp_path / "runs"), run_id, "a run") as tracker:
+            tracker.params({"lora.r": 4, "vram.offload_layers": turn})
+            tracker.table({"question": ["why?"], "score": [float("nan")], "turn": [turn]}, "answers/before_after.json")
+            kept = tracker.folder(adapter, "adapter")
+            if turn == 0:  # died after the model was begun, before the run was told
+                tracker._client.create_logged_model(tracker.experiment_id, "small-r4", tracker.run_id)
+            else:
+                tracker.model("small-r4", kept, {"lora.r": 4}, {})
+                tracker.model("small-r4", kept, {"lora.r": 4}, {})
+        run_id = tracker.run_id
+    client = open_store(store(tmp_path / "runs"))
+    run = client.get_run(run_id)
+    assert run.data.params == {"lora.r": "4", "vram.offload_layers": "0"}
+    assert run.data.tags["vram.offload_layers"] == "1"
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "answers/before_after.json", "type": "table"}]
+    found = find_run(store(tmp_path / "runs"), run_id, ["answers/before_after.json"]).artifacts["answers/before_after.json"]
+    table = pandas.read_json(found, orient="split")  # as MLflow's load_table does
+    assert (list(table["question"]), list(table["turn"]), list(table["score"].isna())) == (["why?"], [1], [True])
+    (model,) = client.search_logged_models([tracker.experiment_id])
+    assert ([each.model_id for each in run.outputs.model_outputs], model.status.value) == ([model.model_id], "READY")
+    assert (Path(model.artifact_location.removeprefix("file://")) / "adapter_model.safetensors").read_text() == "weights"

@@ -1,0 +1,60 @@
+"""Saved views of MLflow: stable names, and what they show."""
+
+import json
+
+from medexp.tracking.views import LOSS, STRUCTURE, all_runs, dimensions, sweep
+
+TRIALS = [
+    {
+        "lora.r": "8",
+        "training.learning_rate": "1e-3",
+        "training.max_seq_tokens": "640",
+        "vram.micro_batch": "1",
+        "hardware.name": "a",
+    },
+    {
+        "lora.r": "16",
+        "training.learning_rate": "1e-3",
+        "training.max_seq_tokens": "640",
+        "vram.micro_batch": "2",
+        "hardware.name": "b",
+    },
+]
+
+
+def test_rank_rate_and_length_come_first_and_what_else_varied_follows() -> None:
+    assert dimensions(TRIALS) == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
+    varied = [TRIALS[0] | {"lora.dropout": "0"}, TRIALS[1] | {"lora.dropout": "0.1"}]
+    assert dimensions(varied) == ["lora.r", "training.learning_rate", "training.max_seq_tokens", "lora.dropout"]
+
+
+def test_a_sweep_shows_its_finished_trials_in_parallel_coordinates() -> None:
+    state = sweep("it's", TRIALS, "vram/peak_gib").state
+    assert (
+        state["searchFilter"]
+        == 'tags."medexp.study" = "it\'s" AND tags."medexp.trial" != \'\' AND attributes.status = \'FINISHED\''
+    )
+    parallel, scatter = state["compareRunCharts"]
+    assert parallel["selectedParams"] == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
+    assert parallel["selectedMetrics"] == (STRUCTURE, "vram/peak_gib", LOSS)
+    assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == ("vram/peak_gib", LOSS)
+    (section,) = state["compareRunSections"]
+    assert {parallel["metricSectionId"], scatter["metricSectionId"]} == {section["uuid"]}
+
+
+def test_a_view_keeps_its_place_and_fits_into_a_tag() -> None:
+    view = sweep("rank_lr_seq-cpu", TRIALS, "vram/peak_gib")
+    key, value = view.tag(7)
+    assert key == "mlflow.sharedViewState.medexp-8a8fb3be0386"  # links to it are kept elsewhere
+    assert view.key == sweep("rank_lr_seq-cpu", [], "host/peak_gib").key
+    assert len(value) < 20_000  # MLflow's limit for an experiment's tag
+    kept = json.loads(value)
+    assert (kept["name"], kept["createdAt"]) == ("medexp: sweep rank_lr_seq-cpu", 7)
+    assert json.loads(kept["state"]) == json.loads(json.dumps(view.state))
+
+
+def test_a_link_opens_the_view() -> None:
+    view = all_runs("vram/peak_gib")
+    words = f"viewStateShareKey={view.key}&workflowType=machine_learning"
+    assert view.url("http://127.0.0.1:1", "3", charts=False) == f"http://127.0.0.1:1/#/experiments/3/runs?{words}"
+    assert "runs?compareRunsMode=CHART&view" in view.url("http://127.0.0.1:1", "3", charts=True)

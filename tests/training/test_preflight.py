@@ -1,0 +1,167 @@
+"""The probe runs a real step, leaves no trace of it, and plans anew when the card says no."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.commands import Doors
+
+from medexp.config.schema import Device, Resume
+from medexp.data import loading as source
+from medexp.data.preparation import Prepared, prepare
+from medexp.data.split import split
+from medexp.errors import HostMemoryError, VramCeilingError
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import weights
+from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.memory_guard import Meter
+from medexp.planning.memory_terms import Levers, Phase
+from medexp.planning.step_time import predicted
+from medexp.system import machine
+from medexp.training.preflight import Settled, longest_batch, settle
+from medexp.training.resume import Workspace, claimed
+
+BATCHES = ["training.plan=fastest", "training.micro_batch=4", "training.accumulation=1", "hardware.replan=2", "lora.dropout=0.1"]
+IN_TURN = "training.group_by_length=false"  # grouped cases come in another order when the micro-batch is another
+
+
+class Card:
+    """A run of the tiny model, whose training steps run out of memory `refusals` times before one goes through."""
+
+    def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
+        self.asked, self.run = doors.run(*BATCHES, *more), doors.run(*BATCHES, *more)
+        self.asked.hardware.device = Device.cuda  # only planned for: bytes then count as the card's
+        self.modules = stack.load(self.run.hardware, machine.cache_dir())
+        self.found = weights.find(self.run.model)
+        self.tokenizer = model.load_tokenizer(self.found, self.modules)
+        self.folder, self.refusals, self.said = folder, refusals, []
+
+    def load(self) -> Tuned:
+        tuned = model.load(self.run, self.found, self.tokenizer, self.modules)
+        tuned.network.register_forward_pre_hook(self.refuse)
+        return tuned
+
+    def refuse(self, network: torch.nn.Module, _inputs: object) -> None:
+        if network.training and self.refusals:
+            self.refusals -= 1
+            raise torch.OutOfMemoryError("out of memory")
+
+    def ready(self) -> Prepared:
+        return prepare(self.run, split(source.load(self.run.dataset).cases, self.run.dataset), vocabulary(self.tokenizer))
+
+    def settle(self, work: Workspace) -> Settled:
+        plan = predicted(self.asked, Levers(4, 1, compiled=False))
+        meter = Meter(self.run.hardware)
+        return settle(self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append)
+
+    def run_out(self) -> None:
+        """Seem to fit, and run out of memory while training."""
+        with claimed(self.folder, "probe", Resume.auto) as work:
+            self.settle(work)
+            raise VramCeilingError("out of GPU memory while training", "training", Phase.training.value)
+
+
+@pytest.fixture
+def card(doors: Doors, tmp_path: Path) -> Callable[..., Card]:
+    return lambda refusals=0, *more: Card(doors, tmp_path / "work", refusals, *more)
+
+
+def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) -> None:
+    tried = card()
+    fresh = [each.clone() for each in tried.load().network.parameters() if each.requires_grad]
+    with claimed(tried.folder, "probe", Resume.auto) as work:
+        settled = tried.settle(work)
+        assert work.settled() == Levers(4, 1, compiled=False)
+    after = [each for each in settled.tuned.network.parameters() if each.requires_grad]
+    assert all(torch.equal(a, b) for a, b in zip(fresh, after, strict=True))
+    assert all(each.grad is None for each in after)
+    assert [each.phase for each in settled.phases] == [Phase.always, Phase.evaluation, Phase.training]
+    assert settled.tried == ()
+    assert set(settled.metrics()) >= {"vram/probe/training/planned_bytes", "vram/probe/training/measured_bytes"}
+
+
+def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(card: Callable[..., Card]) -> None:
+    tried = card(refusals=1)
+    with claimed(tried.folder, "probe", Resume.auto) as work:
+        settled = tried.settle(work)
+        assert work.settled() == settled.plan.levers
+    assert [plan.levers.micro_batch for plan in settled.tried] == [4]
+    assert settled.plan.levers.micro_batch < 4
+    assert tried.run.training.micro_batch * tried.run.training.accumulation == 4
+    assert tried.run.training.micro_batch == settled.plan.levers.micro_batch
+    assert "did not fit" in tried.said[0]
+
+
+def test_where_less_can_be_pinned_activations_stay_on_the_card(card: Callable[..., Card], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, load, refusals = card(), Card.load, ["once", "and again"]
+
+    def refused(self: Card) -> Tuned:
+        if refusals and refusals.pop():
+            raise HostMemoryError("the system cannot pin more host memory")
+        return load(self)
+
+    monkeypatch.setattr(Card, "load", refused)
+    tried.asked.hardware.offload_activations = True
+    with claimed(tried.folder, "probe", Resume.auto) as work:
+        with pytest.raises(HostMemoryError):
+            tried.settle(work)
+        tried.asked.hardware.offload_activations = "auto"
+        settled = tried.settle(work)
+    assert not settled.plan.levers.kept_on_host
+    assert len(settled.tried) == 1
+    assert "cannot pin more host memory; next: " in tried.said[0]
+
+
+def test_when_nothing_fits_planned_and_measured_stand_side_by_side(card: Callable[..., Card]) -> None:
+    tried = card(refusals=9)
+    with claimed(tried.folder, "probe", Resume.auto) as work:
+        with pytest.raises(
+            VramCeilingError, match=r"while taking a training step on the longest batch.*Planned: .* GiB, then .* GiB.*measured: "
+        ) as refused:
+            tried.settle(work)
+        assert work.settled() is None
+    assert refused.value.exit_code == 3
+    assert 9 - tried.refusals <= tried.run.hardware.replan + 1
+
+
+def test_a_continued_run_takes_the_plan_it_had_settled_for(card: Callable[..., Card]) -> None:
+    first, second = card(refusals=1), card()
+    with claimed(first.folder, "probe", Resume.auto) as work:
+        levers = first.settle(work).plan.levers
+    with claimed(second.folder, "probe", Resume.auto) as work:
+        settled = second.settle(work)
+    assert settled.plan.levers == levers
+    assert settled.phases == ()
+    assert second.run.training.micro_batch == levers.micro_batch
+
+
+def test_a_run_that_ran_out_later_continues_with_a_safer_plan(card: Callable[..., Card]) -> None:
+    first, second, third = (card(0, IN_TURN) for _ in range(3))
+    with pytest.raises(VramCeilingError):
+        first.run_out()
+    with claimed(second.folder, "probe", Resume.auto) as work:
+        settled = second.settle(work)
+        assert work.settled() == settled.plan.levers
+    assert settled.plan.levers.micro_batch < 4
+    assert second.run.training.micro_batch == settled.plan.levers.micro_batch
+    assert "ran out of memory with this plan; next: " in second.said[0]
+    with claimed(third.folder, "probe", Resume.auto) as work:
+        assert third.settle(work).plan.levers == settled.plan.levers
+    assert third.said == []
+
+
+def test_a_continued_run_keeps_the_order_of_its_cases(card: Callable[..., Card]) -> None:
+    first, second = card(0, "training.group_by_length=true"), card(0, "training.group_by_length=true")
+    with pytest.raises(VramCeilingError):
+        first.run_out()
+    with claimed(second.folder, "probe", Resume.auto) as work:
+        assert second.settle(work).plan.levers.micro_batch == 4
+
+
+def test_the_longest_batch_counts_its_padding(card: Callable[..., Card]) -> None:
+    rows = card().ready().rows
+    batch = longest_batch(rows, 2)
+    padded = [2 * max(len(row.input_ids) for row in rows[start : start + 2]) for start in range(0, len(rows), 2)]
+    assert 2 * max(len(row.input_ids) for row in batch) == max(padded)
