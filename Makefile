@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo ,gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint ui clean
+.PHONY: help train test lint docs ui clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
@@ -45,6 +45,15 @@ lint: $(VENV)/.installed-dev  ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+# The theme's makers advertise their next projects on every build.
+docs: $(VENV)/.installed-docs  ## the documentation as a site in site/, built strictly
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site/index.html; $(BIN)/mkdocs serve shows it while you write."
 
 ui: $(VENV)/.installed  ## MLflow's pages over this project's runs, on 127.0.0.1
 	$(BIN)/python -m medexp.ui $(ARGS)

@@ -14,7 +14,8 @@ def number(low: float | None = None, high: float | None = None, *, above: float 
     return field(default=MISSING, metadata={"low": low, "high": high, "above": above})
 
 
-def _allowed(limits: dict[str, float | None]) -> str:
+def describe_range(limits: dict[str, float | None]) -> str:
+    """Return the range of a field's metadata in words: "at least 1 and at most 1024"."""
     low, high, above = limits["low"], limits["high"], limits["above"]
     floor = f"above {above:g}" if above is not None else f"at least {low:g}" if low is not None else ""
     ceiling = f"at most {high:g}" if high is not None else ""
@@ -35,7 +36,7 @@ class Group:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{self.inside}{each.name}={value} is out of range: allowed is {_allowed(dict(each.metadata))}"
+            f"{self.inside}{each.name}={value} is out of range: allowed is {describe_range(dict(each.metadata))}"
             for each in fields(self)
             if "low" in each.metadata
             and isinstance(value := getattr(self, each.name), int | float)
