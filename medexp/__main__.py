@@ -1,4 +1,14 @@
-"""python -m medexp: the commands, a line each."""
+"""python -m medexp, or the console script `medexp`: the list of commands, and each of them by name.
+
+    medexp                                       # the commands, a line each
+    medexp train hardware=rtx4050_6gb            # python -m medexp.train hardware=rtx4050_6gb
+"""
+
+import runpy
+import sys
+from collections.abc import Sequence
+
+from medexp.errors import nearest
 
 COMMANDS = {
     "train": "train an adapter, answer held-out questions before and after; with -m a sweep",
@@ -14,11 +24,29 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Print the commands."""
+    """Run the command that the first argument names, or print the commands."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(list_commands())
+    elif name in COMMANDS:
+        run_command_module(name, rest)
+    else:
+        hint = nearest(name, COMMANDS)
+        print(f"medexp: {name} is no command{hint}; medexp lists them", file=sys.stderr)
+        sys.exit(2)
+
+
+def list_commands() -> str:
+    """Return the commands, a line each."""
     width = max(map(len, COMMANDS))
-    print("python -m medexp.COMMAND [OVERRIDES]; --help after any of them\n")
-    for name, what in COMMANDS.items():
-        print(f"  medexp.{name:{width}}  {what}")
+    head = "medexp COMMAND [OVERRIDES], or python -m medexp.COMMAND; --help after any of them"
+    return "\n".join([head, "", *(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())])
+
+
+def run_command_module(name: str, arguments: Sequence[str]) -> None:
+    """Run `python -m medexp.{name} arguments...` in this process; ends it as the command does."""
+    sys.argv[1:] = arguments
+    runpy.run_module(f"medexp.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
