@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Test processes; 0 runs the tests in pytest's own.
 JOBS ?= 2
+# The exact versions that were tested; LOCK= takes the newest that pyproject.toml allows.
+LOCK ?= $(wildcard constraints/$(if $(GPU),gpu,cpu).txt)
 # Quiet about package indexes that a machine may have configured beside the main one.
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+PIP = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check $(LOCK:%=--constraint %)
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo ,gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint docs ui clean
+.PHONY: help train test lint docs ui lock newest clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
@@ -57,6 +59,13 @@ docs: $(VENV)/.installed-docs  ## the documentation as a site in site/, built st
 
 ui: $(VENV)/.installed  ## MLflow's pages over this project's runs, on 127.0.0.1
 	$(BIN)/python -m medexp.ui $(ARGS)
+
+lock: $(VENV)/.installed-docs  ## write the versions of this environment into constraints/
+	{ sed -n '/^#/p' constraints/cpu.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints/cpu.new
+	mv constraints/cpu.new constraints/cpu.txt
+
+newest:  ## the tests with the newest versions that pyproject.toml allows, in an environment of their own
+	$(MAKE) test VENV=.venv-newest LOCK=
 
 clean:  ## remove the environment (runs are kept)
 	rm -rf $(VENV)
