@@ -1,7 +1,7 @@
 """python -m medexp, or the console script `medexp`: the list of commands, and each of them by name.
 
-    medexp                                       # the commands, a line each
-    medexp train hardware=rtx4050_6gb            # python -m medexp.train hardware=rtx4050_6gb
+medexp                                       # the commands, a line each
+medexp train hardware=rtx4050_6gb            # python -m medexp.train hardware=rtx4050_6gb
 """
 
 import runpy

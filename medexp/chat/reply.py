@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from medexp.data.prompts import THINK_END
-from medexp.evaluation.measures.sections import section_at, sections
+from medexp.evaluation.measures.sections import heading_alone, section_at, sections
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.units import duration
 
@@ -100,7 +100,7 @@ def _sections(answer: str, whole: bool) -> Iterator[Part]:
     heading, lines = "", list[str]()
     every = answer.split("\n")
     for number, line in enumerate(every, 1):
-        found = section_at(line) if whole or number < len(every) else None
+        found = heading_alone(line) if whole or number < len(every) else None
         if found is None:
             lines.append(line)
             continue

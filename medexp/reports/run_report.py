@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medexp.evaluation.measures.sections import section_at
+from medexp.evaluation.measures.sections import heading_alone
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card, Line, accuracies
 from medexp.reports import frontier_chart as charts
@@ -88,7 +88,7 @@ def rendered(block: Block) -> Any:
 
 
 def _line(line: str) -> str:
-    if section_at(line) is not None:
+    if heading_alone(line) is not None:
         return f'<span class="heading">{_EDGES.sub("", line)}</span>'
     if (found := _HEADING.fullmatch(line)) is not None:
         return f'<span class="heading">{found[1]}</span>'

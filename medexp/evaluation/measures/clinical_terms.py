@@ -5,8 +5,12 @@ The rules, in full:
   name wins where several begin at the same word.
 - A mention is negated (NegEx, Chapman et al. 2001, doi:10.1006/jbin.2001.1029, with triggers for advice: avoid, withhold, stop)
   when one of BEFORE stands at most REACH words before it, or one of AFTER at most REACH words behind it, within the same clause.
-  A clause ends at . ; : ! ? or a new line, and at but, although, however, except, unless. A comma does not end it: "no fever, cough
+- A clause ends at . ; : ! ? or a new line, and at but, although, however, except, unless. A comma does not end it: "no fever, cough
   or rash" denies all three.
+- What is ordered anew ends a denial, too (SCOPE_END): in "stop metformin and start warfarin" and in "no
+  allergies, so give amoxicillin" the second drug is affirmed.
+- PSEUDO phrases look like denials and are none (ConText, Harkema et al. 2009, doi:10.1016/j.jbi.2009.05.002): "without delay", "do
+  not withhold", "is not contraindicated", "cannot be ruled out".
 
 Terms are English. A text in another language has none.
 """
@@ -19,15 +23,33 @@ from medexp.evaluation.measures.words import POSSESSIVE, fold, singular, spans
 
 REACH = 6
 BEFORE = re.compile(
-    r"\b(?:no|not|never|without|denies|denied|avoid\w*|withhold\w*|stop|stopping|stopped|absent|absence of|free of|lack\w* of|"
-    r"rul\w+ out|exclud\w+|rather than|instead of|unlike|negative for|against|cannot|neither|nor|contraindicat\w+|don['’]t|"
-    r"does ?n['’]t)\b(?![ -]only\b)",
+    r"\b(?:no|not|never|without|denies|denied|avoid\w*|withhold\w*|stop|stopping|stopped|hold|holding|discontinu\w+|omit\w*|"
+    r"suspend\w*|absent|absence of|free of|lack\w* of|rul\w+ out|exclud\w+|rather than|instead of|unlike|negative for|against|"
+    r"cannot|neither|nor|contraindicat\w+|\w+n['’]t|does ?n['’]t)\b",
     re.IGNORECASE,
 )
 AFTER = re.compile(
-    r"\b(?:(?:is|are|was|were) (?:absent|unlikely|excluded|ruled out|avoided|not|no|contraindicated)|unlikely|ruled out|excluded|"
-    r"should not|must not|does not|do not|would not|cannot|to be avoided|contraindicated)\b",
+    r"\b(?:(?:is|are|was|were) (?:absent|unlikely|excluded|ruled out|avoided|not|no|contraindicated)|(?:un|less )likely|ruled out|"
+    r"excluded|should not|must not|does not|do not|would not|cannot|contraindicated|"
+    r"(?:is|are|was|were|do|does|did|should|must|would)n['’]t|"
+    r"be (?:avoided|stopped|withheld|held|discontinued|omitted)|(?:was|were|been|is|are) (?:considered and )?(?:dismissed|"
+    r"stopped|withheld|held|discontinued|refuted|rejected))\b",
     re.IGNORECASE,
+)
+_NOT = r"(?:do not|don['’]t|does not|never|must not|should not|mustn['’]t|shouldn['’]t|not to|cannot|can['’]t|without)"
+_KEEPS = r"(?:delay\w*|withh\w+|forg\w+|hesitat\w+|stop\w*|omit\w*|miss\w*|wait\w*|discontinu\w+|avoid\w*|exclud\w+|rul\w+ out)"
+PSEUDO = re.compile(
+    rf"\b(?:no doubt|not only|not necessarily|no (?:increase|change|improvement) in|{_NOT} (?:any |further |be )*{_KEEPS}|"
+    r"(?:not|isn['’]t|aren['’]t|wasn['’]t|no longer) (?:be )?contraindicated|no contraindications? (?:to|for)|"
+    r"no reason to (?:withhold|stop|avoid|delay)|no (?:delay|time to (?:lose|waste)))\b",
+    re.IGNORECASE,
+)
+_ORDER = (
+    r"(?:start|give|begin|commence|initiate|prescribe|administer|add|switch to|continue|resume|offer|take|treat|arrange|perform|"
+    r"use|consider|order|request|refer|admit|change to)(?:ed|ing|s)?"
+)
+SCOPE_END = re.compile(
+    rf"\b(?:so|therefore|thus|hence|instead(?! of))\b|(?:\band|\bthen|,)\s+(?:then\s+)?(?:\w+ly\s+)?{_ORDER}\b", re.IGNORECASE
 )
 _CLAUSE_END = re.compile(r"[.;:!?](?=\s|$)|\n|\b(?:but|although|however|except|unless)\b", re.IGNORECASE)
 
@@ -90,12 +112,14 @@ def mentions(text: str, lexicon: Lexicon) -> list[Mention]:
 
 
 def is_negated(text: str, start: int, end: int) -> bool:
-    """Is what stands at [start, end) of `text` denied, or advised against, in its own clause?"""
-    before = _CLAUSE_END.split(text[:start])[-1]
-    after = _CLAUSE_END.split(text[end:], maxsplit=1)[0]
+    """Return whether what stands at [start, end) of `text` is denied, or advised against, in its own clause."""
+    plain = PSEUDO.sub(lambda match: " " * len(match[0]), text)
+    before = _CLAUSE_END.split(plain[:start])[-1]
+    after = SCOPE_END.split(_CLAUSE_END.split(plain[end:], maxsplit=1)[0], maxsplit=1)[0]
     near_before = " ".join(before.split()[-REACH:])
     near_after = " ".join(after.split()[:REACH])
-    return bool(BEFORE.search(near_before) or AFTER.search(near_after))
+    is_denied = any(not SCOPE_END.search(near_before, trigger.end()) for trigger in BEFORE.finditer(near_before))
+    return is_denied or bool(AFTER.search(near_after))
 
 
 def is_wider(wide: Concept, narrow: Concept) -> bool:

@@ -7,8 +7,9 @@ The rules, in full:
 - Sex: the question's words are all of one sex (woman, she, his ...) and the answer's all of the other.
 - Pregnancy: the question says pregnant and the answer says not pregnant; or the question says not pregnant, or its words are all
   male, and the answer says that the patient is pregnant.
-- Allergy: the question says allergic to a drug (or reaction, anaphylaxis) and the answer recommends it or one of its family
-  (FAMILIES) without denying it; or the answer says that there is no allergy where the question states one, or the other way round.
+- Allergy: the question says allergic to a drug (allergic, anaphylaxis or a reaction to it; its name before "allergy") and the
+  answer recommends it or one of its family (FAMILIES) without denying it. A drug that is only taken is no allergen;
+  or the answer says that there is no allergy where the question states one, or the other way round.
 
 It misses whatever is put in other words, and says nothing of conditions, history or organs. English only.
 """
@@ -56,6 +57,15 @@ _NOT_PREGNANT = re.compile(
 )
 _ALLERGIC = re.compile(r"\b(?:allerg(?:ic|y|ies)|anaphyla\w+|hypersensitiv\w+)\b", re.IGNORECASE)
 _NO_ALLERGY = re.compile(r"\b(?:no (?:known |drug |relevant )*allerg\w+|not allergic)\b", re.IGNORECASE)
+# What follows "allergic to", as far as the clause goes on naming what it is.
+_ALLERGIC_TO = re.compile(
+    r"\b(?<!not )(?:allerg(?:ic|y|ies)|hypersensitiv\w+|anaphyla\w+|reaction|rash|angioedema)"
+    r"(?: (?:to|after|with|from|on taking)| ?:) (?P<to>.*?)"
+    r"(?=$|\b(?:and|but|who|which|he|she|his|her|they|takes?|taking|takes|uses?|using|treated|given|on|is|are|was|were|has|had|for)"
+    r"\b(?! (?:penicillins?|aspirin|sulf\w+|ibuprofen|codeine|latex)\b))",
+    re.IGNORECASE,
+)
+_NAMED_ALLERGY = re.compile(r"[\s-](?:drug )?(?:allergy|allergies|anaphylaxis|hypersensitivity|intolerance)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[^.;!?\n]+")
 
 
@@ -138,11 +148,15 @@ def _pregnancy(text: str, question: str) -> list[Place]:
 
 
 def _allergens(text: str, lexicon: Lexicon) -> frozenset[str]:
-    """The drugs named in a clause that speaks of allergy, with their families."""
+    """Return the names of the drugs that `text` says an allergy to, with their families."""
     found: set[Concept] = set()
     for clause in _CLAUSE.finditer(text):
-        if _ALLERGIC.search(clause[0]) and not _NO_ALLERGY.search(clause[0]):
-            found |= {concept for each in mentions(clause[0], lexicon) if each.kind == "drug" for concept in each.concepts}
+        drugs = [each for each in mentions(clause[0], lexicon) if each.kind == "drug"]
+        for stated in _ALLERGIC_TO.finditer(clause[0]):
+            found |= {concept for each in drugs if stated.start("to") <= each.start < stated.end("to") for concept in each.concepts}
+        if not _NO_ALLERGY.search(clause[0]):
+            named = (each for each in drugs if _NAMED_ALLERGY.match(clause[0], each.end))
+            found |= {concept for each in named for concept in each.concepts}
     names = {concept.name for concept in found}
     families = [{head, *members} for head, members in FAMILIES.items() if names & {head, *members}]
     return frozenset(names.union(*families))

@@ -1,8 +1,9 @@
 """Is an answer built as asked: Symptoms, Causes, Precautions, Red Flags, each with something in it? A score from its text alone.
 
 The rules, in full:
-- Only what follows the last `</think>` counts. A heading is a line of its own: the section's name in English or Chinese (NAMES),
-  whatever its case, with or without Markdown marks, a number or a colon. Names inside a sentence are not headings.
+- Only what follows the last `</think>` counts. A heading begins a line: the section's name in English or Chinese (NAMES), whatever
+  its case, with or without Markdown marks, a number or a word like "possible" before it. It ends its line, or a colon follows and
+  the section's text begins behind it ("1. **Symptoms**: fever, cough"). Names inside a sentence are not headings.
 - A section has substance when its text has at least MIN_WORDS different words (twice as many Chinese characters), at least half of
   its lines differ from one another, and it is not the copy of an earlier section (at most MAX_OVERLAP of its different words in
   common).
@@ -21,7 +22,11 @@ from medexp.evaluation.measures.words import answer_part, words
 
 SECTIONS = ("symptoms", "causes", "precautions", "red flags")
 NAMES: Mapping[str, Mapping[str, str]] = {
-    "en": {name: name for name in SECTIONS},
+    "en": {
+        **{name: name for name in SECTIONS},
+        "signs and symptoms": "symptoms", "symptoms and signs": "symptoms", "red flag symptoms": "red flags",
+        "red flag signs": "red flags", "warning signs": "red flags",
+    },
     "zh": {
         "症状": "symptoms", "临床表现": "symptoms", "病因": "causes", "原因": "causes", "注意事项": "precautions",
         "预防措施": "precautions", "处理": "precautions", "危险信号": "red flags", "警示信号": "red flags", "警示症状": "red flags",
@@ -30,7 +35,11 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 _SECTION_OF = {name: section for names in NAMES.values() for name, section in names.items()}
 MIN_WORDS, MAX_OVERLAP = 5, 0.7
 OUT_OF_ORDER, REPEATED = 0.75, 0.75
-_HEADING = re.compile(rf"^\W*(?:(?:\d+|[一二三四])\W+)?({'|'.join(_SECTION_OF)})\W*$", re.IGNORECASE)
+_HEADING = re.compile(
+    rf"^\W*(?:(?:\d+|[一二三四])\W+)?(?:(?:possible|likely|probable|potential|key|main|common)\s+)?"
+    rf"(?P<name>{'|'.join(sorted(_SECTION_OF, key=len, reverse=True))})(?:\W*|[*_\s]*[:：](?P<text>.*\w.*))$",
+    re.IGNORECASE,
+)
 _ITEM = re.compile(r"^(?:[-*•·–]|\d+[.)、])\s*")
 
 
@@ -92,16 +101,23 @@ def sections(text: str) -> list[Section]:
     found: list[tuple[str, list[str]]] = []
     for line in answer_part(text).splitlines():
         if heading := _HEADING.match(line):
-            found.append((_SECTION_OF[heading[1].casefold()], []))
+            behind = (heading["text"] or "").strip(" *_")
+            found.append((_SECTION_OF[heading["name"].casefold()], [behind] if behind else []))
         elif found and line.strip():
             found[-1][1].append(line.strip())
     return [Section(name, tuple(lines)) for name, lines in found]
 
 
 def section_at(line: str) -> str | None:
-    """The section that `line` is the heading of, if it is one."""
+    """Return the section that begins with `line`, or None; its text may begin on that line."""
     heading = _HEADING.match(line)
-    return _SECTION_OF[heading[1].casefold()] if heading else None
+    return _SECTION_OF[heading["name"].casefold()] if heading else None
+
+
+def heading_alone(line: str) -> str | None:
+    """Return the section that `line` is the heading of and nothing else, or None."""
+    heading = _HEADING.match(line)
+    return _SECTION_OF[heading["name"].casefold()] if heading and not heading["text"] else None
 
 
 def _has_substance(section: Section) -> bool:

@@ -25,7 +25,10 @@ _ENGLISH = frozenset(
 STOP_WORDS = _ENGLISH | frozenset("because both each even like make most need own same still take too under very via yet".split())
 # English and hardly any other language's: a, no, of, in, is and the like are left out.
 _TELLING = frozenset(
-    "the and with for that this are should not from if which when may be by to or his her he she without while".split()
+    "the and with for that this are should not from if which when may be by to or his her he she without while "
+    # What notes are made of that leave function words out; spelt so in no other language of Latin script at hand.
+    "year years old day days hour hours week weeks month months woman girl boy history pain chest heart blood breath shortness "
+    "fever cough headache vomiting left right since after before what next started taking takes presents complains".split()
 )
 MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 

@@ -49,6 +49,37 @@ def test_a_denial_reaches_to_the_end_of_its_clause(text, denied, lexicon):
     assert [each.negated for each in mentions(text, lexicon)] == denied
 
 
+@pytest.mark.parametrize(
+    ("text", "denied"),
+    [
+        # What is ordered anew ends a denial.
+        ("Stop ibuprofen and start paracetamol.", [True, False]),
+        ("There is no asthma, so give propranolol.", [True, False]),
+        ("Do not give aspirin and begin heparin.", [True, False]),
+        ("Stop ibuprofen, give paracetamol.", [True, False]),
+        ("Never give aspirin and ibuprofen together.", [True, True]),
+        # Advice against a drug, before and behind its name.
+        ("Metformin must be stopped.", [True]),
+        ("Hold metformin until the scan.", [True]),
+        ("Omit furosemide tonight.", [True]),
+        ("Pneumonia was considered and dismissed.", [True]),
+        ("This isn't pneumonia.", [True]),
+        ("Asthma is less likely.", [True]),
+        # Phrases that look like denials and are none.
+        ("Give adrenaline without delay.", [False]),
+        ("Without any delay give adrenaline.", [False]),
+        ("Do not withhold morphine.", [False]),
+        ("Morphine must not be delayed.", [False]),
+        ("Ibuprofen is not contraindicated.", [False]),
+        ("There is no contraindication to heparin.", [False]),
+        ("Sepsis cannot be ruled out.", [False]),
+        ("There was no improvement in her asthma.", [False]),
+    ],
+)
+def test_ordinary_clinical_phrases_are_read_the_right_way_round(text, denied, lexicon):
+    assert [each.negated for each in mentions(text, lexicon)] == denied
+
+
 def test_a_wider_concept_is_known_by_its_tree():
     wide, narrow = Concept("finding", "pain", ("C1.2",)), Concept("finding", "chest pain", ("C1.2.3", "C9"))
     assert is_wider(wide, narrow)

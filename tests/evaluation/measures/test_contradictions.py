@@ -49,6 +49,10 @@ def test_a_contradiction_is_found_where_it_stands(question, answer, about, lexic
         (ALLERGIC, "Avoid amoxicillin; give doxycycline."),
         (ALLERGIC, "He is allergic to penicillin, so amoxicillin is out."),
         (MAN, "Give amoxicillin."),
+        # A drug that is taken beside an allergy is none.
+        ("A man on ramipril, allergic to penicillin, coughs.", "Continue ramipril."),
+        ("A man allergic to penicillin who takes ramipril coughs.", "Continue ramipril."),
+        ("Penicillin allergy, taking metformin and ramipril; he coughs.", "Continue metformin."),
         ("He has no known allergies.", "Give amoxicillin."),
     ],
 )

@@ -3,7 +3,16 @@
 import pytest
 from helpers.vignettes import REFERENCE
 
-from medexp.evaluation.measures.reference_recall import embedded_recall, items, lexical_recall, lines, names_condition
+from medexp.cli.app import conf_dir
+from medexp.data.loading import read_file
+from medexp.evaluation.measures.reference_recall import (
+    condition_synonyms,
+    embedded_recall,
+    items,
+    lexical_recall,
+    lines,
+    names_condition,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +33,53 @@ from medexp.evaluation.measures.reference_recall import embedded_recall, items, 
 )
 def test_the_condition_is_named_by_any_of_its_names(answer, names, is_named, lexicon):
     assert names_condition(answer, names, lexicon) is is_named
+
+
+@pytest.mark.parametrize(("condition", "synonyms"), condition_synonyms().items())
+def test_every_synonym_names_its_condition_and_a_denied_one_does_not(condition, synonyms, lexicon):
+    for synonym in synonyms:
+        assert names_condition(f"The most likely diagnosis is {synonym}.", [condition], lexicon), synonym
+        assert not names_condition(f"This is not {synonym}.", [condition], lexicon), synonym
+
+
+def test_every_shipped_condition_has_synonyms():
+    shipped = read_file(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
+    # Pityriasis rosea has no other name.
+    assert {record["condition"] for record in shipped} - set(condition_synonyms()) == {"pityriasis rosea"}
+
+
+def test_a_synonym_names_no_other_condition(lexicon):
+    every = condition_synonyms()
+    crossed = {
+        (synonym, other)
+        for condition, synonyms in every.items()
+        for synonym in synonyms
+        for other in every
+        if other != condition and names_condition(f"It is {synonym}.", [other], lexicon)
+    }
+    assert crossed == {("stomach flu", "influenza"), ("biliary sepsis", "sepsis")}  # by their words
+
+
+def test_capitals_are_looked_for_in_capitals(lexicon):
+    assert names_condition("CAP, most likely.", ["community-acquired pneumonia"], lexicon)
+    assert not names_condition("Take the cap off the inhaler.", ["community-acquired pneumonia"], lexicon)
+
+
+def test_words_in_another_order_are_denied_too(lexicon):
+    assert not names_condition("There is no exacerbation of asthma.", ["asthma exacerbation"], lexicon)
+
+
+@pytest.mark.parametrize(
+    ("item", "answer", "recalled"),
+    [
+        ("Do not give aspirin to a child", "Give aspirin to the child.", 0),
+        ("Do not give aspirin to a child", "Never give a child aspirin.", 1),
+        ("Give oxygen to 88 to 92 percent", "Withhold oxygen at 88 percent.", 0),
+        ("Give oxygen to 88 to 92 percent", "Oxygen to 88 to 92 percent.", 1),
+    ],
+)
+def test_an_item_said_the_other_way_round_is_not_recalled(item, answer, recalled):
+    assert lexical_recall((item,), answer) == recalled
 
 
 def test_items_of_a_section_come_without_bullets():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from medexp.cli.app import conf_dir
 from medexp.data.loading import read_file
-from medexp.evaluation.measures.sections import SECTIONS, sections, structure
+from medexp.evaluation.measures.sections import SECTIONS, heading_alone, section_at, sections, structure
 
 GOOD = """The picture fits biliary pain.
 </think>
@@ -43,6 +43,30 @@ def test_headings_are_known_in_every_dress(style):
     for name in ("Symptoms", "Causes", "Precautions", "Red Flags"):
         text = text.replace(f"## {name}", style.format(name.upper()))
     assert structure(text).score == 1
+
+
+@pytest.mark.parametrize("style", ["1. **{}**: {}", "### {}: {}", "**{}:** {}", "{}: {}", "- **Possible {}**: {}"])
+def test_a_section_may_begin_behind_its_heading(style):
+    lines = {
+        "Symptoms": "Colicky right upper pain after fatty food for two hours",
+        "Causes": "Gallstones blocking the cystic duct, risk raised by pregnancy",
+        "Precautions": "Book an ultrasound, keep meals light, take paracetamol when needed",
+        "Red Flags": "Fever with rigors, yellow eyes, or pain beyond six hours",
+    }
+    answer = "\n".join(style.format(name, text) for name, text in lines.items())
+    assert structure(answer).score == 1
+    assert [section.lines[0] for section in sections(answer)] == list(lines.values())
+
+
+def test_other_words_for_the_sections_count():
+    text = GOOD.replace("## Symptoms", "## Signs and symptoms").replace("## Red Flags", "## Warning signs")
+    assert structure(text).score == 1
+
+
+def test_a_heading_with_text_behind_it_is_not_alone():
+    assert heading_alone("**Symptoms**:") == "symptoms"
+    assert heading_alone("**Symptoms**: fever") is None
+    assert section_at("**Symptoms**: fever") == "symptoms"
 
 
 def test_headings_only_are_nothing():

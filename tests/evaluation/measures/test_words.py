@@ -52,6 +52,11 @@ def test_a_term_has_one_key_in_every_spelling(name, key):
         ("El paciente debe descansar y beber mucha agua, y volver si la fiebre no cede en tres días.", "other"),
         ("Le patient doit se reposer et boire beaucoup d'eau; revenir si la fièvre persiste plus de trois jours.", "other"),
         ("- Breathlessness and sputum\n- No ankle swelling\n- Chronic bronchitis\n- Acute asthma", "en"),
+        # Notes as they are written on a ward, without function words.
+        ("71F, SOB 2 days, hx COPD, on tiotropium. BP 100/60, RR 28, sats 86%", "en"),
+        ("38M crushing chest pain, sweating, ECG inferior ST elevation, smoker", "en"),
+        ("Frau, 54 Jahre, Brustschmerz seit zwei Stunden, Husten, Fieber, Atemnot", "other"),
+        ("Homme de 60 ans, toux, dyspnée depuis trois jours, sueurs, nausées", "other"),
         ("Too short to tell", None),
         ("kg 15 " * 40, None),
         ("", None),
