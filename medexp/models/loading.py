@@ -53,7 +53,7 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     if run.lora.start_from is not None:
         _continue_from(Path(run.lora.start_from), network, stack)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases, notes, scratch)
+    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases, (*stack.notes, *notes), scratch)
 
 
 def _trained_biases(network: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from medexp.errors import MachineError
 
 
 @dataclass(frozen=True)
-class Tested:
+class Versions:
     """The versions of a library that medexp was run with, both ends included; digits that an end does not give are free."""
 
     first: str
@@ -34,13 +34,13 @@ class Tested:
 
 
 TESTED = {
-    "bitsandbytes": Tested("0.50.2", "0.50"),
-    "hydra-core": Tested("1.3.8", "1.3"),
-    "mlflow": Tested("3.17", "3.17"),
-    "optuna": Tested("5.0", "5.0"),
-    "transformers": Tested("5.2", "5.17.0"),
-    "unsloth": Tested("2026.10.6", "2026.10.9"),
-    "unsloth_zoo": Tested("2026.10.6", "2026.10.9"),
+    "bitsandbytes": Versions("0.50.2", "0.50"),
+    "hydra-core": Versions("1.3.8", "1.3"),
+    "mlflow": Versions("3.17", "3.17"),
+    "optuna": Versions("5.0", "5.0"),
+    "transformers": Versions("5.2", "5.17.0"),
+    "unsloth": Versions("2026.10.6", "2026.10.9"),
+    "unsloth_zoo": Versions("2026.10.6", "2026.10.9"),
 }
 
 
@@ -76,6 +76,36 @@ class PrivateName:
         return f"{have} has no {self.name}, which {self.library} {TESTED[self.library]} had: {self.without}"
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A variable of the environment that `library` reads in `file` as it is imported or called."""
+
+    library: str
+    name: str
+    file: str
+    without: str
+
+    def absence(self) -> str:
+        """A sentence for where it is not read there any more."""
+        have = f"{self.library} {installed(self.library) or '(not installed)'}"
+        return f"{have} does not read {self.name} in {self.file} as {TESTED[self.library]} did: {self.without}"
+
+
+_BY_CARD = "it sizes the loss's memory by the whole card, and a plan may be off; the rehearsed step measures what it really takes"
+SETTINGS = (
+    Setting("unsloth", "UNSLOTH_DISABLE_STATISTICS", "models/_utils.py", "it may report the machine to its makers"),
+    Setting("unsloth_zoo", "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS", "fused_losses/fused_linear.py", _BY_CARD),
+    Setting("unsloth_zoo", "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB", "fused_losses/fused_linear.py", _BY_CARD),
+    Setting("unsloth_zoo", "UNSLOTH_COMPILE_LOCATION", "compiler.py", "it writes unsloth_compiled_cache into the current folder"),
+    Setting(
+        "unsloth",
+        "UNSLOTH_RMSNORM_SAVE_OUTPUT",
+        "kernels/rms_layernorm.py",
+        "a tiled MLP cannot train; set hardware.tile_mlp=false",
+    ),
+    Setting("unsloth", "UNSLOTH_BLOCK_COMPILE", "models/_block_compile.py", "hardware.compile_layers has no effect"),
+)
+
 _MLP = "recomputed layers compute their last product, and steps take a few percent longer"
 LORA_MLP = PrivateName("unsloth", "kernels.fast_lora.LoRA_MLP", _MLP)
 FUSED_MLP = PrivateName("unsloth", "kernels.fast_lora.apply_lora_mlp_swiglu", _MLP)
@@ -100,16 +130,50 @@ REPACKS = PrivateName(
 )
 CARDS_USED = PrivateName("transformers", "TrainingArguments._n_gpu", "with two cards in sight the Trainer doubles the batch")
 
+_NO_STUDY = "a sweep cannot keep its study"
+STUDY_STORAGE = PrivateName("optuna", "study.Study._storage", _NO_STUDY)
+STUDY_ID = PrivateName("optuna", "study.Study._study_id", _NO_STUDY)
+TRIAL_ID = PrivateName("optuna", "trial.Trial._trial_id", _NO_STUDY)
+SUGGEST = PrivateName("optuna", "trial.Trial._suggest", _NO_STUDY)
+STALE_TRIALS = PrivateName(
+    "optuna", "storage._get_stale_trial_ids", "trials of a sweeper that died on another machine stay RUNNING"
+)
+CACHED_STORAGE = PrivateName("optuna", "storage._backend", "connections to the study are closed when the process ends")
+_OTHER_SAMPLER = "its Gaussian process cannot learn from refused trials; set hydra/sweeper/sampler=tpe"
+GP_LIMITS = PrivateName("optuna", "samplers.GPSampler._get_constraints_acqf_args", _OTHER_SAMPLER)
+GP_OPTIMUM = PrivateName("optuna", "samplers.GPSampler._optimize_acqf", _OTHER_SAMPLER)
+GP_SAMPLES = PrivateName("optuna", "samplers.GPSampler._n_preliminary_samples", _OTHER_SAMPLER)
+GP_RANDOM = PrivateName("optuna", "samplers.GPSampler._rng", _OTHER_SAMPLER)
+GP_CACHE = PrivateName("optuna", "samplers.GPSampler._constraints_gprs_cache_list", _OTHER_SAMPLER)
+
+JOB_RETURN = PrivateName(
+    "hydra-core", "core.utils.JobReturn._return_value", "a launcher's failure is told as 'no result came back'"
+)
+AS_TYPED = PrivateName(
+    "hydra-core",
+    "core.override_parser.types.Override._get_value_element_as_str",
+    "a sweep's values cannot be read as they were typed",
+)
+
+VIEWS = PrivateName(
+    "mlflow", "the experiment's tag mlflow.sharedViewState.*", "links show the page without medexp's columns and charts"
+)
+
+
+def is_untested(library: str) -> bool:
+    """Is `library` installed in a version that medexp was never run with?"""
+    version = installed(library)
+    return version is not None and not TESTED[library].has(version)
+
 
 def untested(libraries: Iterable[str]) -> Iterator[str]:
     """A sentence for each of `libraries` that is installed in a version medexp was never run with: what of it is untested."""
     for library in libraries:
-        version = installed(library)
-        if version is None or TESTED[library].has(version):
+        if not is_untested(library):
             continue
         names = [each.name for each in NAMES if each.library == library]
         inside = f"what medexp uses of its inside is untested there ({', '.join(names)})" if names else "it is untested there"
-        yield f"{library} {version} is installed; medexp was run with {TESTED[library]}, and {inside}"
+        yield f"{library} {installed(library)} is installed; medexp was run with {TESTED[library]}, and {inside}"
 
 
 @cache

@@ -12,7 +12,7 @@ from torch import nn
 NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
-def matmul_lora(X: Any, weight: Any, state: Any, a: Any, b: Any, scale: float) -> Any:  # noqa: N803
+def matmul_lora(X: Any, weight: Any, state: Any, a: Any, b: Any, scale: float) -> Any:
     return X @ weight.t() + scale * (X @ a.t()) @ b.t()
 
 
@@ -25,8 +25,8 @@ class LoRAMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, X, gateW, gateW_quant, gateA, gateB, gateS, upW, upW_quant, upA, upB, upS, downW, downW_quant, downA, downB, downS,  # noqa: N803
-        _forward_function, _backward_function, inplace=True, dropout_p=None, gateBias=None, upBias=None, downBias=None,  # noqa: N803
+        ctx, X, gateW, gateW_quant, gateA, gateB, gateS, upW, upW_quant, upA, upB, upS, downW, downW_quant, downA, downB, downS,
+        _forward_function, _backward_function, inplace=True, dropout_p=None, gateBias=None, upBias=None, downBias=None,
     ):  # fmt: skip
         gate, up = matmul_lora(X, gateW, None, gateA, gateB, gateS), matmul_lora(X, upW, None, upA, upB, upS)
         ctx.custom_saved_tensors = (gateW, None, gateS, upW, None, upS, downW, None, downS, _backward_function)
@@ -56,7 +56,7 @@ def get_lora_parameters(projection: Any) -> tuple[Any, ...]:
 def kernels_with(function: Any) -> SimpleNamespace:
     """The names of unsloth.kernels.fast_lora that are used, around `function`."""
 
-    def apply_lora_mlp_swiglu(self: Any, X: Any, inplace: bool = True) -> Any:  # noqa: N803
+    def apply_lora_mlp_swiglu(self: Any, X: Any, inplace: bool = True) -> Any:
         projections = [value for name in NAMES for value in get_lora_parameters(getattr(self, name))]
         return function.apply(X, *projections, activation, None, inplace, None, None, None, None)
 

@@ -7,7 +7,6 @@ saves its tensors in another order gives wrong gradients that are finite, and no
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -135,11 +134,8 @@ def _forward(layer: Any, recipe: Recipe) -> Callable[[Any], Any]:
     """`layer` in the precision of training."""
     import torch
 
-    def precision() -> AbstractContextManager[Any]:
-        return torch.autocast(recipe.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32)
-
     def forward(hidden: Any) -> Any:
-        with precision():
+        with torch.autocast(recipe.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32):
             return layer(hidden)
 
     return forward
@@ -149,7 +145,7 @@ def _recomputed(forward: Callable[[Any], Any], hidden: Any) -> Any:
     """What gradient checkpointing does, to the end of the layer, without the buffers and counters of Unsloth's own."""
     import torch
 
-    class Recomputed(torch.autograd.Function):
+    class Recomputed(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, hidden: Any) -> Any:
             ctx.save_for_backward(hidden)
@@ -172,7 +168,7 @@ def _layers(recipe: Recipe) -> Any:
     """Small layers with random weights and an adapter whose gradients are none of them zero."""
     import torch
 
-    class Layer(torch.nn.Module):
+    class Layer(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, mlp: Any) -> None:
             super().__init__()
             self.self_attn, self.mlp = torch.nn.Identity(), mlp

@@ -35,7 +35,9 @@ def leave_out_last_product(network: Any, kernels: Any, is_kept: Callable[[Any], 
     without Unsloth's fused function, and all where that function has other inputs than those known here.
     """
     found = fused_mlps(network, kernels, is_kept)
-    shortened = _shortened(kernels) if found else None
+    if not found:
+        return 0
+    shortened = _shortened(kernels)
     for mlp in found:
         mlp.forward = MethodType(shortened, mlp)
     return len(found)
