@@ -6,7 +6,7 @@
     │   ├── DataError               a file, a record, or too few cases
     │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
     │   ├── MachineError            the hardware preset asks for what this machine does not have
-    │   │   └── HostMemoryError         less host memory can be pinned than was planned for
+    │   │   └── HostMemoryError         activations cannot wait in host memory as was planned
     │   ├── RunError                a run or adapter that is not there, or has unexpected contents
     │   ├── OutputError             a folder that cannot be written, a disk that is full
     │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
@@ -58,7 +58,11 @@ class MachineError(BadInput):
 
 
 class HostMemoryError(MachineError):
-    """Less host memory can be pinned than was planned for."""
+    """Activations cannot wait in host memory as was planned; `why` says it in a few words."""
+
+    def __init__(self, problem: str, why: str = "the system cannot pin more host memory"):
+        self.why = why
+        super().__init__(problem)
 
 
 class RunError(BadInput):

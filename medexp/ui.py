@@ -13,7 +13,8 @@ from pathlib import Path
 from medexp.cli.app import Invocation, run_door
 from medexp.config.command_options import UiOptions
 from medexp.config.schema import RunConfig
-from medexp.system.console import Screen
+from medexp.system.console import NOTE, Screen
+from medexp.system.private_names import VIEWS, untested
 from medexp.tracking import server as pages
 
 
@@ -27,6 +28,8 @@ def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
     with suppress(KeyboardInterrupt), ExitStack() as serving:
         with show.stage("starting MLflow's server (some 15 s)"):
             address = serving.enter_context(pages.serving(run.tracking, port, log))
+        for sentence in untested(("mlflow",)):
+            show.say(f"{sentence}: {VIEWS.without}", NOTE)
         found = pages.links(run.tracking, address)
         for each in found:
             show.result(f"{each.title}\n  {each.url}")

@@ -81,7 +81,7 @@ def loaded(model_path: str, variant: Variant):
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=variant.kept,
     )  # fmt: skip
     if variant.on_host:
-        wait_on_host(model, kept_layers(model), Pieces(0, pinned=True))
+        wait_on_host(model, kept_layers(model, variant.kept), Pieces(0, pinned=True))
     if variant.shortened:
         left_out = leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
         assert left_out == model.config.num_hidden_layers - variant.kept, left_out

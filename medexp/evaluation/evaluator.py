@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from medexp.config.schema import Evaluation, RunConfig
+from medexp.config.schema import Engine, Evaluation, Quantisation, RunConfig
 from medexp.data import answer_offsets as parts
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
@@ -34,6 +34,7 @@ from medexp.planning.memory_terms import Phase
 from medexp.reports import run_report as page
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Screen
+from medexp.system.private_names import untested
 from medexp.system.units import figure
 from medexp.tracking.finished_run import RECORD
 from medexp.tracking.registry import REPORT
@@ -53,6 +54,8 @@ class Opened:
 
 def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
     """Import the stack, convert the embedded model where that was never done here, and load the tokenizer of `found`."""
+    for each in untested(libraries_of(run)):
+        show.say(each, NOTE)
     with show.stage("loading the training stack"):
         meter = guard.cap(run.hardware)
         modules = stack.load(run.hardware, machine.cache_dir())
@@ -66,6 +69,13 @@ def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
     """The model of `run` with the adapter it starts from, under the ceiling."""
     with show.stage(f"loading {run.model.name} and the adapter"), during(Phase.always, "loading the model", base.meter):
         return model.load(run, base.weights, base.tokenizer, base.modules)
+
+
+def libraries_of(run: RunConfig) -> list[str]:
+    """The libraries whose insides `run` relies on."""
+    with_unsloth = ["unsloth", "unsloth_zoo"] if run.hardware.engine is Engine.unsloth else []
+    quantised = ["bitsandbytes"] if run.model.quantisation is not Quantisation.none else []
+    return [*with_unsloth, *quantised, "transformers", "mlflow"]
 
 
 @dataclass

@@ -25,7 +25,8 @@ class Weights:
 @dataclass
 class Tuned:
     """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases` holds what the base had where a
-    bias is trained with it, `notes` are what the user should be told of how it was loaded."""
+    bias is trained with it, `notes` are what the user should be told of how it was loaded. `scratch` is the module of Unsloth
+    whose scratch memory is handed back after an evaluation, None where there is none or it is to stay."""
 
     network: Any
     tokenizer: Any
@@ -34,6 +35,7 @@ class Tuned:
     trainable: int
     base_biases: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scratch: Any = None
 
     @property
     def device(self) -> Any:
@@ -53,8 +55,8 @@ class Tuned:
                 yield
         finally:
             self.network.train(was_training)
-            if self.stack.unsloth is not None:
-                hand_back(self.network, self.stack.unsloth.kernels.utils)
+            if self.scratch is not None:
+                hand_back(self.network, self.scratch)
 
     @contextmanager
     def keeping_weights(self) -> Iterator[None]:

@@ -16,12 +16,13 @@ from typing import Any
 
 from medexp.config.schema import Engine, Hardware
 from medexp.errors import MachineError
+from medexp.system import private_names as private
 from medexp.system.imports import for_good
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The imported modules; `unsloth` is None with the transformers engine."""
+    """The imported modules; `unsloth` is None with the transformers engine. `notes` are what the user should be told of them."""
 
     engine: Engine
     transformers: Any
@@ -29,6 +30,7 @@ class Stack:
     peft: Any
     datasets: Any
     unsloth: Any
+    notes: tuple[str, ...] = ()
 
 
 def load(hardware: Hardware, cache_dir: Path) -> Stack:
@@ -46,6 +48,7 @@ def load(hardware: Hardware, cache_dir: Path) -> Stack:
             peft=importlib.import_module("peft"),
             datasets=importlib.import_module("datasets"),
             unsloth=unsloth,
+            notes=() if unsloth is None else unread_settings(Path(unsloth.__file__).parent),
         )
     _silence(stack)
     return stack
@@ -86,14 +89,24 @@ _UNSLOTH_SETTINGS = {
 }
 
 
+def unread_settings(unsloth: Path) -> tuple[str, ...]:
+    """What the Unsloth in this folder does not do as it is told: a sentence for each of medexp's settings that is no longer read in
+    the file where it was."""
+    roots = {"unsloth": unsloth, "unsloth_zoo": unsloth.parent / "unsloth_zoo"}
+
+    def reads(setting: private.Setting) -> bool:
+        file = roots[setting.library] / setting.file
+        return file.exists() and setting.name in file.read_text(encoding="utf-8", errors="replace")
+
+    return tuple(each.absence() for each in private.SETTINGS if not reads(each))
+
+
 def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:
-    levers = {
-        "UNSLOTH_COMPILE_LOCATION": str(cache_dir / "unsloth_compiled"),
-        # A tile's input is a view of the norm's output, and the fused MLP may not write its gradient into that.
-        "UNSLOTH_RMSNORM_SAVE_OUTPUT": "1" if hardware.tile_mlp is True else "0",
-    }
-    for name, value in (_UNSLOTH_SETTINGS | levers).items():
+    for name, value in (_UNSLOTH_SETTINGS | {"UNSLOTH_COMPILE_LOCATION": str(cache_dir / "unsloth_compiled")}).items():
         os.environ.setdefault(name, value)
+    # A tile's input is a view of the norm's output, and the fused MLP may not write its gradient into that. Nobody else may say so:
+    # recomputed layers that leave out their last product write there.
+    os.environ["UNSLOTH_RMSNORM_SAVE_OUTPUT"] = "1" if hardware.tile_mlp is True else "0"
     try:
         with quietly(), for_good():
             return importlib.import_module("unsloth")

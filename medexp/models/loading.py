@@ -7,17 +7,15 @@ from typing import Any
 
 from medexp.config.model_shape import check_shape
 from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
-from medexp.errors import ModelError
+from medexp.errors import HostMemoryError, ModelError
 from medexp.models.adapter_model import Tuned, Weights
 from medexp.models.backend import Stack, quietly
 from medexp.models.patches.activation_offloading import Pieces, wait_on_host
-from medexp.models.patches.mlp_recompute import leave_out_last_product
+from medexp.models.patches.gradient_check import Recipe, difference_once, handed_back, shortened, waiting
+from medexp.models.patches.mlp_recompute import decoder_layers, fused_mlps, leave_out_last_product, unknown_part
 from medexp.planning.memory_terms import Levers
 from medexp.planning.step_memory import is_shortened, waiting_bytes
-
-REPACKS = "support_avx512bf16_for_cpu"  # bitsandbytes' name, of a 4-bit layer
-KEPT = "_unsloth_skip_checkpoint"  # Unsloth's name, of a layer that it does not recompute
-STREAMS = "_unsloth_block_swap"  # Unsloth's name, of a network whose layers are streamed
+from medexp.system import private_names as private
 
 
 def load_tokenizer(weights: Weights, stack: Stack) -> Any:
@@ -47,7 +45,7 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     stack.transformers.set_seed(run.training.seed)
     load_with = _with_unsloth if stack.engine is Engine.unsloth else _with_peft
     with quietly():
-        network, notes = load_with(run, weights, stack)
+        network, notes, scratch = load_with(run, weights, stack)
     check_shape(run.model, network.config.to_dict())
     for config in network.peft_config.values():
         config.base_model_name_or_path, config.revision = weights.location, _revision(weights)
@@ -55,7 +53,7 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     if run.lora.start_from is not None:
         _continue_from(Path(run.lora.start_from), network, stack)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases, notes)
+    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases, (*stack.notes, *notes), scratch)
 
 
 def _trained_biases(network: Any) -> dict[str, Any]:
@@ -99,8 +97,8 @@ def _lora_options(lora: Lora) -> dict[str, Any]:
     }
 
 
-def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...]]:
-    """The network, and what the user should be told of it."""
+def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...], None]:
+    """The network, what the user should be told of it, and no scratch memory."""
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
         revision=_revision(weights),
@@ -120,7 +118,7 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tup
         **_lora_options(run.lora),
         task_type="CAUSAL_LM",
     )
-    return stack.peft.get_peft_model(base, config), ()
+    return stack.peft.get_peft_model(base, config), (), None
 
 
 def keep_cpu_weights_unpacked(base: Any) -> None:
@@ -129,18 +127,15 @@ def keep_cpu_weights_unpacked(base: Any) -> None:
 
     Raises: ModelError if bitsandbytes calls its switch otherwise, so that it cannot be kept from it.
     """
-    repacking = [module for module in base.modules() if hasattr(module, REPACKS)]
+    repacking = [module for module in base.modules() if hasattr(module, private.REPACKS.last)]
     if not repacking:
-        raise ModelError(
-            f"this version of bitsandbytes has no {REPACKS}, so medexp cannot keep it from repacking NF4 weights, after which "
-            "gradients on a CPU may be wrong; install bitsandbytes==0.50.2, or set model.quantisation=none"
-        )
+        raise ModelError(f"{private.REPACKS.absence()}; install bitsandbytes==0.50.2, or set model.quantisation=none")
     for module in repacking:
-        setattr(module, REPACKS, False)
+        setattr(module, private.REPACKS.last, False)
 
 
-def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...]]:
-    """The network, and what the user should be told of it."""
+def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...], Any]:
+    """The network, what the user should be told of it, and the module whose scratch memory may be handed back."""
     hardware, training = run.hardware, run.training
     pieces = _host_memory(run)  # before anything is loaded: it may not be had
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"  # read at every call of a layer
@@ -164,24 +159,73 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, 
     )
     if hardware.offload_layers:
         streamer(network)
-    notes = shorten(run, network, stack.unsloth.kernels.fast_lora)
+    kernels = stack.unsloth.kernels
+    scratch_stays = reason_to_keep_scratch(run, network, kernels.utils, stack)
+    notes = shorten(run, network, kernels.fast_lora, stack)
     if pieces is not None:
-        wait_on_host(network, kept_layers(network), pieces)
-    return network, notes
+        let_activations_wait(run, network, pieces, stack)
+    if scratch_stays is None:
+        return network, notes, kernels.utils
+    return network, (*notes, f"what Unsloth keeps on the card after an evaluation is not handed back: {scratch_stays}"), None
 
 
-def shorten(run: RunConfig, network: Any, kernels: Any) -> tuple[str, ...]:
-    """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be had."""
-    if not is_shortened(run):
+def shorten(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> tuple[str, ...]:
+    """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be had. An MLP in tiles computes
+    it, and its plan counts on that."""
+    if not is_shortened(run) or run.hardware.tile_mlp is True:
         return ()
     asked = run.model.shape.layers - run.hardware.checkpoint_skip_layers
-    whole = asked - leave_out_last_product(network, kernels, is_kept)
+    why = _reason_to_leave_whole(run, network, kernels, stack)
+    whole = asked if why else asked - leave_out_last_product(network, kernels, is_kept)
     if not whole:
         return ()
     return (
-        f"{whole} of {asked} recomputed layers compute their last product, which nobody reads: medexp does not know the MLP of "
-        "this version of Unsloth. Steps take a few percent longer than planned; hardware.recompute_last_product=true plans for it",
+        f"{whole} of {asked} recomputed layers compute their last product, which nobody reads: "
+        f"{why or 'their MLP is not the one that medexp knows'}. "
+        "Steps take a few percent longer than planned; hardware.recompute_last_product=true plans for it",
     )
+
+
+def _reason_to_leave_whole(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> str | None:
+    """Why no layer may leave its last product out, None where they may."""
+    if (unknown := unknown_part(kernels)) is not None:
+        return unknown
+    if (marked := sum(map(is_kept, network.modules()))) != run.hardware.checkpoint_skip_layers:
+        return f"Unsloth marks {marked} layers as kept and {run.hardware.checkpoint_skip_layers} are to be"
+    mlps = fused_mlps(network, kernels, is_kept)
+    if not mlps:
+        return None
+    return difference_once("mlp_recompute", shortened(kernels), _recipe(run, mlps[0], stack))
+
+
+def let_activations_wait(run: RunConfig, network: Any, pieces: Pieces, stack: Stack) -> None:
+    """Raises: HostMemoryError where gradients would not be the same."""
+    kept = kept_layers(network, run.hardware.checkpoint_skip_layers)
+    recipe = _recipe(run, kept[0].mlp, stack)
+    wrong = difference_once("activation_offloading", waiting(pinned=run.hardware.device is Device.cuda), recipe)
+    if wrong is not None:
+        raise HostMemoryError(
+            f"activations of kept layers cannot wait in host memory here: {wrong}; set hardware.offload_activations=false",
+            "activations cannot wait in host memory: gradients would be wrong",
+        )
+    wait_on_host(network, kept, pieces)
+
+
+def reason_to_keep_scratch(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> str | None:
+    """Why what an evaluation leaves on the card is not to be handed back, None where it may."""
+    if run.hardware.device is not Device.cuda or run.model.quantisation is Quantisation.none:
+        return None  # nothing is dequantised on a card
+    if not isinstance(private.SCRATCH.of(kernels), dict):
+        return private.SCRATCH.absence()
+    recipe = _recipe(run, decoder_layers(network)[0].mlp, stack)
+    return difference_once("unsloth_scratch", handed_back(kernels, recipe), recipe)
+
+
+def _recipe(run: RunConfig, mlp: Any, stack: Stack) -> Recipe:
+    import torch
+
+    device = torch.device("cuda", 0) if run.hardware.device is Device.cuda else torch.device("cpu")
+    return Recipe(stack, device, _dtype(run.hardware), mlp)
 
 
 def _host_memory(run: RunConfig) -> Pieces | None:
@@ -192,20 +236,23 @@ def _host_memory(run: RunConfig) -> Pieces | None:
     return Pieces(waiting_bytes(run, Levers(run.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)), pinned=True)
 
 
-def kept_layers(network: Any) -> list[Any]:
+def kept_layers(network: Any, asked: int) -> list[Any]:
     """The decoder layers that Unsloth does not recompute, in their order.
 
-    Raises: ModelError if it marks none.
+    Raises: HostMemoryError if it marks another number than were `asked` for.
     """
     kept = [*filter(is_kept, network.modules())]
-    if not kept:
-        raise ModelError("this version of Unsloth does not say which layers it keeps; set hardware.offload_activations=false")
+    if len(kept) != asked:
+        why = f"Unsloth marks {len(kept)} layers as kept and {asked} are to be"
+        raise HostMemoryError(
+            f"{why} (medexp was run with unsloth {private.TESTED['unsloth']}); set hardware.offload_activations=false", why
+        )
     return kept
 
 
 def is_kept(layer: Any) -> bool:
     """Is `layer` one that Unsloth does not recompute?"""
-    return layer.__dict__.get(KEPT) is True
+    return layer.__dict__.get(private.KEPT_MARK.last) is True
 
 
 def streamer(network: Any) -> Any:
@@ -213,8 +260,9 @@ def streamer(network: Any) -> Any:
 
     Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be recovered from.
     """
-    if (found := getattr(network, STREAMS, None)) is None:
-        raise ModelError("this version of Unsloth does not say what streams its layers; set hardware.offload_layers=0")
+    found = private.STREAMER.of(network)
+    if found is None or not hasattr(found, "reset"):
+        raise ModelError(private.STREAMER.absence())
     return found
 
 
@@ -222,7 +270,7 @@ def recover(tuned: Tuned) -> None:
     """After a step that ended in the middle: streamed layers are put back in order, and what the step held is handed back."""
     import torch
 
-    swapper = getattr(tuned.network, STREAMS, None)  # none where no layer is streamed
+    swapper = private.STREAMER.of(tuned.network)  # none where no layer is streamed
     if swapper is not None:
         swapper.reset()
     gc.collect()

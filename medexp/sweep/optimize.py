@@ -23,9 +23,10 @@ from medexp.sweep.search.search_space import quoted
 from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
 from medexp.sweep.study.process_identity import wait_for_end
-from medexp.sweep.study.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, folder_of
+from medexp.sweep.study.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, folder_of, id_of
 from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.system import machine
+from medexp.system import private_names as private
 from medexp.system.console import Screen
 from medexp.system.units import MIB, bytes_of_gib, gib
 from medexp.tracking.run_name import words
@@ -81,7 +82,7 @@ class Trials:
     def beat(self) -> None:
         """Tell other sweepers that the trials of this one are alive; a storage that is away for a moment is tried again later."""
         with self._lock, suppress(Exception):
-            self.study.heartbeat([each._trial_id for each in self.in_flight.values()])
+            self.study.heartbeat([id_of(each) for each in self.in_flight.values()])
 
     def asked_to_stop(self, number: int = signal.SIGINT) -> None:
         """Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second ends them."""
@@ -250,7 +251,7 @@ class Trials:
         try:
             where = [f"hydra.sweep.dir={quoted(str(self._question.folder))}", f"hydra.sweep.subdir={subdir}"]
             returned = self._launcher.launch([[*proposal.overrides, *seeded, *where]], initial_job_idx=trial.number)
-            failure = returned[0]._return_value if returned else None
+            failure = private.JOB_RETURN.of(returned[0]) if returned else None
         except Exception as error:  # a launcher that lost its worker says so in its own way
             failure = error
         found = read_outcome(folder) or Outcome(Ending.crashed, str(failure or "no result came back"))
@@ -263,7 +264,7 @@ class Trials:
         return Ticket(
             study_name=self.study.name,
             storage=self.study.url,
-            trial_id=trial._trial_id,
+            trial_id=id_of(trial),
             number=trial.number,
             name=f"{name}: {words(trial.params)}",
             pruner=self._settings.pruner,

@@ -25,7 +25,8 @@ from medexp.sweep.search.search_space import space
 from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
-from medexp.system.console import Screen
+from medexp.system.console import NOTE, Screen
+from medexp.system.private_names import untested
 from medexp.system.units import duration
 
 _OBJECTIVE = "hydra.sweeper.objective"
@@ -46,6 +47,8 @@ def sweep(
     _enough_asked(study)
     trials = Trials(study, question, base, _launcher(question, task), show)
     show.say(names.headline(study, base, question.folder), title=study.name)
+    for each in untested(("hydra-core", "optuna")):
+        show.say(each, NOTE)
     with results.parent_run(base.tracking, study, question.folder) as parent:
         trials.parent_run_id = parent.run_id
         try:

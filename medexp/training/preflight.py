@@ -76,9 +76,9 @@ def settle(
     say: Callable[[str], None],
 ) -> Settled:
     """The model of `run`, with the first plan that a real step fits: `plan`, else up to `hardware.replan` safer ones of `asked`
-    (`run` before a plan was applied); where the system pins less host memory than was planned for, one whose activations stay on
-    the card. The levers of `run` are set to it. A run that was settled before only loads; one that ran out of memory later on
-    begins with the next-safer plan.
+    (`run` before a plan was applied); where activations cannot wait in host memory as was planned, one whose
+    activations stay on the card. The levers of `run` are set to it. A run that was settled before only loads; one that ran out of
+    memory later on begins with the next-safer plan.
 
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with planned and measured bytes when no
     plan fits, or none is left.
@@ -101,11 +101,11 @@ def settle(
             phases = _rehearse(run, plan, tuned, ready, meter)
             work.settle(plan.levers)
             return Settled(tuned, plan, phases, tuple(tried))
-        except HostMemoryError:
+        except HostMemoryError as error:
             if asked.hardware.offload_activations is True:
                 raise
             asked = _with_activations_on_the_card(asked)
-            safer, why = planner.choose(asked)[0], "the system cannot pin more host memory"
+            safer, why = planner.choose(asked)[0], error.why
         except VramCeilingError as error:
             found = planner.safer(asked, plan, _phase(error.phase)) if len(tried) < run.hardware.replan else None
             if found is None:

@@ -18,11 +18,12 @@ from typing import Any, Protocol
 from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimizer, RunConfig
 from medexp.data.batching import filled, in_turn
 from medexp.data.encoding import IGNORED, Encoded
-from medexp.errors import MedexpError, RunInterrupted, TrainingDiverged
+from medexp.errors import MachineError, MedexpError, RunInterrupted, TrainingDiverged
 from medexp.models.adapter_model import Tuned
 from medexp.models.backend import quietly
 from medexp.planning.step_memory import attended_tokens
 from medexp.planning.step_time import short_micro_batch
+from medexp.system import private_names as private
 from medexp.system.files import flush
 
 MICRO_BATCHES, TOKENS = "micro_batches", "tokens"
@@ -161,7 +162,10 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
     else:
         options["loss_type"] = "nll"  # its own fused loss; TRL's chunked one would take its place
     arguments = tuned.stack.trl.SFTConfig(**options)
-    arguments._n_gpu = min(1, arguments.n_gpu)  # a plan is for one card; with two in sight the Trainer would double the batch
+    # A plan is for one card; with two in sight the Trainer would double the batch.
+    setattr(arguments, private.CARDS_USED.last, min(1, arguments.n_gpu))
+    if arguments.n_gpu > 1:
+        raise MachineError(f"{private.CARDS_USED.absence()}; let one card be seen: CUDA_VISIBLE_DEVICES=0")
     return arguments
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bitsandbytes
@@ -17,6 +18,7 @@ from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned
 from medexp.system import machine
+from medexp.system import private_names as private
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 ALL = ATTENTION | {"gate_proj", "up_proj", "down_proj"}
@@ -169,21 +171,27 @@ def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> 
 
 def test_the_switch_that_keeps_nf4_weights_as_they_are_is_there_and_off(doors: Doors) -> None:
     layer = bitsandbytes.nn.Linear4bit(64, 64)
-    assert hasattr(layer, model.REPACKS)
+    assert hasattr(layer, private.REPACKS.last)
     tuned = loaded(doors, "model.quantisation=nf4")
-    switches = [getattr(each, model.REPACKS) for each in tuned.network.modules() if isinstance(each, bitsandbytes.nn.Linear4bit)]
+    switches = [
+        getattr(each, private.REPACKS.last) for each in tuned.network.modules() if isinstance(each, bitsandbytes.nn.Linear4bit)
+    ]
     assert switches
     assert not any(switches)
 
 
 def test_a_switch_of_another_name_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"this version of bitsandbytes has no .*; install bitsandbytes==0\.50\.2"):
+    with pytest.raises(ModelError, match=r"bitsandbytes .* has no .*; install bitsandbytes==0\.50\.2"):
         model.keep_cpu_weights_unpacked(torch.nn.Linear(2, 2))
 
 
 def test_streaming_by_another_name_is_refused() -> None:
     network = torch.nn.Linear(2, 2)
-    with pytest.raises(ModelError, match="does not say what streams its layers"):
+    with pytest.raises(ModelError, match="layers cannot be streamed"):
         model.streamer(network)
-    network._unsloth_block_swap = "swapper"
-    assert model.streamer(network) == "swapper"
+    swapper = SimpleNamespace()
+    setattr(network, private.STREAMER.last, swapper)
+    with pytest.raises(ModelError, match="layers cannot be streamed"):
+        model.streamer(network)
+    swapper.reset = lambda: None
+    assert model.streamer(network) is swapper

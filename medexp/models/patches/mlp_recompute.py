@@ -11,10 +11,16 @@ Source: the forward and backward pass of `unsloth.kernels.fast_lora.LoRA_MLP`, w
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+from medexp.system import private_names as private
+
+_PARTS = (
+    *(private.LORA_MLP, private.FUSED_MLP, private.LORA_PARAMETERS, private.LORA_PRODUCT),
+    *(private.SWIGLU, private.SWIGLU_BACKWARD, private.AMP_FORWARD),
+)
 INPUTS = (  # of LoRA_MLP.forward, as they were read; another version may have others
     *("ctx", "X"),
     *(f"{name}{part}" for name in ("gate", "up", "down") for part in ("W", "W_quant", "A", "B", "S")),
@@ -28,18 +34,36 @@ def leave_out_last_product(network: Any, kernels: Any, is_kept: Callable[[Any], 
     `kernels` is unsloth.kernels.fast_lora; layers for which `is_kept` are not recomputed, and need all of it. Left alone are MLPs
     without Unsloth's fused function, and all where that function has other inputs than those known here.
     """
-    fused = kernels.apply_lora_mlp_swiglu
-    if tuple(inspect.signature(kernels.LoRA_MLP.forward).parameters) != INPUTS:
+    found = fused_mlps(network, kernels, is_kept)
+    if not found:
         return 0
-    found = [layer.mlp for layer in _layers(network) if not is_kept(layer) and _function(layer.mlp) is fused]
     shortened = _shortened(kernels)
     for mlp in found:
         mlp.forward = MethodType(shortened, mlp)
     return len(found)
 
 
-def _layers(network: Any) -> Iterator[Any]:
-    return (module for module in network.modules() if hasattr(module, "mlp") and hasattr(module, "self_attn"))
+def fused_mlps(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) -> list[Any]:
+    """The MLPs of `network` that are recomputed and could leave it out."""
+    if unknown_part(kernels):
+        return []
+    fused = kernels.apply_lora_mlp_swiglu
+    return [layer.mlp for layer in decoder_layers(network) if not is_kept(layer) and _function(layer.mlp) is fused]
+
+
+def unknown_part(kernels: Any) -> str | None:
+    """What of `kernels` is not as medexp knows it, in words; None where all is."""
+    for each in _PARTS:
+        if each.of(kernels) is None:
+            return each.absence()
+    if tuple(inspect.signature(private.LORA_MLP.of(kernels).forward).parameters) != INPUTS:
+        return f"{private.LORA_MLP.name} takes other inputs than it did in unsloth {private.TESTED['unsloth']}"
+    return None
+
+
+def decoder_layers(network: Any) -> list[Any]:
+    """The layers of `network` that have an attention and an MLP, in their order."""
+    return [module for module in network.modules() if hasattr(module, "mlp") and hasattr(module, "self_attn")]
 
 
 def _function(mlp: Any) -> Any:

@@ -6,7 +6,7 @@ Source: `_SCRATCH` and `fast_dequantize` of unsloth.kernels.utils, 2026.10.
 
 from typing import Any
 
-PLACES, PLAN = "_SCRATCH", "_unsloth_nf4_plan"
+from medexp.system.private_names import NF4_PLAN, SCRATCH
 
 
 def hand_back(network: Any, kernels: Any) -> int:
@@ -14,13 +14,13 @@ def hand_back(network: Any, kernels: Any) -> int:
 
     `kernels` is unsloth.kernels.utils; how to dequantise is kept beside each weight of `network`, and holds the same memory.
     """
-    places = getattr(kernels, PLACES, None)
+    places = SCRATCH.of(kernels)
     if not isinstance(places, dict) or not places:
         return 0
     for weight in network.parameters():
         state = getattr(weight, "quant_state", None)
-        if getattr(state, PLAN, None) is not None:
-            setattr(state, PLAN, None)
+        if NF4_PLAN.of(state) is not None:
+            setattr(state, NF4_PLAN.last, None)
     held: int = sum(place.numel() * place.element_size() for place in places.values())
     places.clear()
     return held

@@ -18,6 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from medexp.sweep.study.study import ending_of
+from medexp.system import private_names as private
 
 
 class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
@@ -25,6 +26,11 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
 
     def __init__(self, **options: Any):
         super().__init__(**options)
+        # An override of a method that Optuna no longer has would change nothing, silently.
+        for method in (private.GP_LIMITS, private.GP_OPTIMUM):
+            method.needed(GPSampler)
+        for each in (private.GP_SAMPLES, private.GP_RANDOM, private.GP_CACHE):
+            each.needed(self)
         self._limits: list[str] = []
         self._refused: list[FrozenTrial] = []
         self._tried: list[FrozenTrial] = []

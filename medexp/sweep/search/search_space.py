@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 
 from medexp.errors import ConfigError
+from medexp.system import private_names as private
 
 Value = str | int | float | bool | None
 
@@ -168,7 +169,7 @@ def _dimension(override: Override) -> Dimension:
 def _value(given: Any) -> Value:
     if isinstance(given, str) and not re.fullmatch(r"[\w./:+-]+", given):  # Hydra has taken its quotes off
         return quoted(given)
-    return given if given is None or isinstance(given, str | int | float | bool) else str(Override._get_value_element_as_str(given))
+    return given if given is None or isinstance(given, str | int | float | bool) else str(private.AS_TYPED.needed(Override)(given))
 
 
 def _interval(sweep: IntervalSweep) -> Dimension:

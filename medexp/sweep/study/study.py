@@ -22,6 +22,7 @@ from medexp.sweep.study import storage
 from medexp.sweep.study.optuna_factory import distribution, pruner, refuse_sampler, sampler
 from medexp.sweep.study.process_identity import is_alive, owner
 from medexp.sweep.study.trial_files import TRIED, Ending, Outcome
+from medexp.system import private_names as private
 
 ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES, BEAT = (
     "ending", "folder", "sweeper", "planned_bytes", "measured_bytes", "why", "elapsed_s", "mlflow_run_id", "continues", "beat",
@@ -29,6 +30,12 @@ ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES, BEAT = (
 RETRIES = 3
 DRAWN_WITHIN_S = 5.0  # a trial that another sweeper has asked for has its values
 PRUNED_ENDINGS = (Ending.pruned, Ending.vram, Ending.infeasible)
+
+
+def id_of(trial: Any) -> int:
+    """What the storage calls `trial`."""
+    found: int = private.TRIAL_ID.needed(trial)
+    return found
 
 
 class Study:
@@ -47,6 +54,10 @@ class Study:
     def name(self) -> str:
         """Its name."""
         return str(self.optuna.study_name)
+
+    @property
+    def _storage(self) -> Any:
+        return private.STUDY_STORAGE.needed(self.optuna)
 
     def trials(self) -> list[Any]:
         """Every trial, oldest first."""
@@ -70,7 +81,7 @@ class Study:
 
     def frozen(self, trial: Any) -> Any:
         """`trial` as the storage has it now."""
-        return self.optuna._storage.get_trial(trial._trial_id)
+        return self._storage.get_trial(id_of(trial))
 
     def failures(self) -> int:
         """Trials that failed."""
@@ -79,11 +90,11 @@ class Study:
     def ask(self) -> Any:
         """A new trial with its values drawn, or one that waits to be continued."""
         trial = self.optuna.ask()
-        self.heartbeat([trial._trial_id])  # before it has an owner: one that dies here must be found out, too
+        self.heartbeat([id_of(trial)])  # before it has an owner: one that dies here must be found out, too
         trial.set_user_attr(OWNER, self._me)
         self._draw_apart()
         for key, dimension in self.space.dimensions.items():
-            trial._suggest(key, distribution(dimension))
+            private.SUGGEST.needed(trial)(key, distribution(dimension))
         return trial
 
     def _draw_apart(self) -> None:
@@ -229,8 +240,8 @@ class Study:
             return self._age_s(trial) > storage.STALE_AFTER_BEATS * self.settings.heartbeat_s
         if held_by["host"] == socket.gethostname():
             return not is_alive(held_by)
-        if hasattr(self.optuna._storage, "record_heartbeat"):
-            return trial._trial_id in self._stale_ids()
+        if hasattr(self._storage, "record_heartbeat"):
+            return id_of(trial) in self._stale_ids()
         beat = trial.user_attrs.get(BEAT)
         silent_s = self._age_s(trial) if beat is None else time.time() - beat
         return silent_s > storage.STALE_AFTER_BEATS * self.settings.heartbeat_s
@@ -239,31 +250,31 @@ class Study:
         return time.time() - trial.datetime_start.timestamp() if trial.datetime_start else 0.0
 
     def _stale_ids(self) -> list[int]:
-        find = getattr(self.optuna._storage, "_get_stale_trial_ids", None)
-        return list(find(self.optuna._study_id)) if find else []
+        find = private.STALE_TRIALS.of(self._storage)
+        return list(find(private.STUDY_ID.needed(self.optuna))) if find else []
 
     def heartbeat(self, trial_ids: Sequence[int]) -> None:
         """Tell other sweepers that these trials are alive: in the storage's own way, or as a note where it has none (journals)."""
         from optuna.exceptions import UpdateFinishedTrialError
 
-        record = getattr(self.optuna._storage, "record_heartbeat", None)
+        record = getattr(self._storage, "record_heartbeat", None)
         for each in trial_ids:
             if record is not None:
                 record(each)
             elif time.monotonic() > self._beaten_at.get(each, -math.inf) + 0.9 * self.settings.heartbeat_s:
                 with suppress(UpdateFinishedTrialError):
-                    self.optuna._storage.set_trial_user_attr(each, BEAT, time.time())
+                    self._storage.set_trial_user_attr(each, BEAT, time.time())
                 self._beaten_at[each] = time.monotonic()
 
     def trial(self, frozen: Any) -> Any:
         """`frozen` as a trial that can be told."""
         import optuna
 
-        return optuna.trial.Trial(self.optuna, frozen._trial_id)
+        return optuna.trial.Trial(self.optuna, id_of(frozen))
 
     def close(self) -> None:
         """Let go of the connections to the storage."""
-        kept_in = getattr(self.optuna._storage, "_backend", self.optuna._storage)
+        kept_in = private.CACHED_STORAGE.of(self._storage) or self._storage
         if hasattr(kept_in, "engine"):
             kept_in.remove_session()
             kept_in.engine.dispose()

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from medexp.models.patches.unsloth_scratch import PLAN, hand_back
+from medexp.models.patches.unsloth_scratch import hand_back
+from medexp.system.private_names import NF4_PLAN
 
 
 def quantised(place: torch.Tensor) -> nn.Module:
     """A layer as bitsandbytes and Unsloth leave it once its weight was dequantised into `place`."""
     layer = nn.Linear(2, 2)
-    layer.weight.quant_state = SimpleNamespace(**{PLAN: ["address", place, place.view(2, 2)]})
+    layer.weight.quant_state = SimpleNamespace(**{NF4_PLAN.last: ["address", place, place.view(2, 2)]})
     return layer
 
 
@@ -31,4 +32,4 @@ def test_other_versions_are_left_alone():
     network = quantised(place)
     assert hand_back(network, SimpleNamespace()) == 0
     assert hand_back(network, SimpleNamespace(_SCRATCH=[place])) == 0
-    assert getattr(network.weight.quant_state, PLAN) is not None
+    assert getattr(network.weight.quant_state, NF4_PLAN.last) is not None

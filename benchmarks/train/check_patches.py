@@ -1,0 +1,225 @@
+"""On a CUDA card with Unsloth: medexp's patches tried on small layers as a training run tries them, and three faults planted.
+
+python benchmarks/train/check_patches.py --model /tmp/llama8b --out results/
+
+Loads the model as medexp.train does, with streamed and kept layers and activations on the host; says what each patch changes in the
+gradients and how long it took to see. Then the fault that other versions of Unsloth could bring, a function of equal inputs
+that saves its tensors in another order, a copy to the host that loses half of what it copies, and a hand-back that
+changes a weight's scales: each must be found, and the model must load without the patch. Ends with 1 if one is not.
+Writes check_patches.json. Other overrides of medexp.train may follow, such as model=deepseek_r1_distill_qwen_14b.
+"""
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import wraps
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ALL_THREE = [  # patches that a plan for a laptop's card takes
+    *("hardware.offload_layers=12", "hardware.checkpoint_skip_layers=4", "hardware.offload_activations=true"),
+    *("training.micro_batch=1", "training.accumulation=2", "training.max_seq_tokens=1024"),
+]
+
+
+class Reordered:
+    """What a function keeps between its passes, its tensors held in another order."""
+
+    def __init__(self, ctx: Any):
+        object.__setattr__(self, "ctx", ctx)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ctx, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.ctx, name, value)
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        """Up's adapter before gate's, and up's output before gate's."""
+        self.ctx.save_for_backward(*tensors[2:4], *tensors[:2], *tensors[4:7], tensors[8], tensors[7], *tensors[9:])
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """In the order that the backward pass asks for."""
+        held = self.ctx.saved_tensors
+        return (*held[2:4], *held[:2], *held[4:7], held[8], held[7], *held[9:])
+
+
+def saves_in_another_order(function: Any) -> Any:
+    """`function`, right in itself and with the same inputs, that keeps its tensors in another order."""
+
+    class Other(function):
+        @staticmethod
+        @wraps(function.forward)
+        def forward(ctx: Any, *given: Any) -> Any:
+            return function.forward(Reordered(ctx), *given)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return function.backward(Reordered(ctx), *gradients)
+
+    return Other
+
+
+def composed(model: str, overrides: list[str]) -> Any:
+    """The run that `overrides` describe, with its plan applied."""
+    from hydra import compose, initialize_config_dir
+
+    from medexp.cli.app import conf_dir, register
+    from medexp.config.resolve import resolve
+    from medexp.planning import planner
+    from medexp.system import machine
+
+    register()
+    words = ["hardware=rtx4050_6gb", f"model.path={model}", *ALL_THREE, *overrides]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
+    planner.apply(run, planner.choose(run)[0])
+    run.hardware.vram_ceiling_gib = None  # the model is loaded several times in one process
+    return run
+
+
+@contextmanager
+def planted(owner: Any, name: str, value: Any):
+    """`owner` has `value` under `name`, and nothing is known yet of the patches."""
+    from medexp.models.patches import gradient_check
+
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    gradient_check._found.clear()
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+        gradient_check._found.clear()
+
+
+def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict[str, Any]:
+    """What loading the model says, and for each patch what was seen and how long it took."""
+    import torch
+
+    from medexp.models.patches import gradient_check
+    from medexp.models.patches.mlp_recompute import decoder_layers
+
+    seen: dict[str, Any] = {}
+    difference, once = gradient_check.difference, gradient_check.difference_once
+
+    def timed(patch: Any, recipe: Any) -> str | None:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        found = difference(patch, recipe)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+        return found
+
+    def named(name: str, patch: Any, recipe: Any) -> str | None:
+        found = once(name, patch, recipe)
+        seen[name] = {"wrong": found, "seconds": round(sum(seconds), 3)}
+        seconds.clear()
+        say(f"  {name}: {found or 'gradients are the same'}, {seen[name]['seconds']} s")
+        return found
+
+    from medexp.models import loading
+
+    seconds: list[float] = []
+    gradient_check.difference, loading.difference_once = timed, named
+    began = time.perf_counter()
+    try:
+        tuned = load()
+        layers = decoder_layers(tuned.network)
+        without = stack.unsloth.kernels.fast_lora.apply_lora_mlp_swiglu
+        shortened = sum(getattr(each.mlp.forward, "__func__", None) is not without for each in layers)
+        outcome = {"notes": tuned.notes, "layers": len(layers), "MLPs patched": shortened, "hands back": tuned.scratch is not None}
+        del tuned, layers
+    except Exception as error:
+        outcome = {"refused": f"{type(error).__name__}: {error}", "why": getattr(error, "why", None)}
+    finally:
+        gradient_check.difference, loading.difference_once = difference, once
+    gc.collect()
+    torch.cuda.empty_cache()
+    outcome |= {"load_s": round(time.perf_counter() - began, 1), "patches": seen}
+    for key, value in outcome.items():
+        if key != "patches":
+            say(f"  {key}: {value}")
+    return outcome
+
+
+def main() -> int:
+    """Load without a fault, then with each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a checkpoint folder of the shape of the preset's model")
+    parser.add_argument("--out", type=Path, help="a folder for check_patches.json")
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+
+    def say(*words: object) -> None:
+        print(*words, file=sys.stderr, flush=True)
+
+    run = composed(args.model, args.overrides)
+    began = time.perf_counter()
+    from medexp.models import backend, loading
+    from medexp.models.adapter_model import Weights
+    from medexp.models.patches import activation_offloading, gradient_check
+
+    stack = backend.load(run.hardware, Path("/tmp/check_patches_compiled"))
+    say(f"stack imported in {time.perf_counter() - began:.1f} s, unsloth {metadata.version('unsloth')}")
+    found = Weights(args.model, None)
+    tokenizer = loading.load_tokenizer(found, stack)
+
+    def load() -> Any:
+        return loading.load(run, found, tokenizer, stack)
+
+    say("as installed")
+    results = {"as installed": tried(stack, load, say)}
+    say("as installed, once more in this process (nothing is tried again)")
+    results["again"] = tried(stack, load, say)
+
+    kernels = stack.unsloth.kernels.fast_lora
+    say("planted: the fused MLP saves its tensors in another order")
+    with planted(kernels, "LoRA_MLP", saves_in_another_order(kernels.LoRA_MLP)):
+        results["another order"] = tried(stack, load, say)
+    copy = activation_offloading._copy
+
+    def loses_half(to: Any, source: Any) -> None:
+        copy(to, source)
+        to[: len(to) // 2].zero_()
+
+    say("planted: a copy to or from the host loses half")
+    with planted(activation_offloading, "_copy", loses_half):
+        results["half a copy"] = tried(stack, load, say)
+    hand_back = gradient_check.hand_back
+
+    def spoils(network: Any, kernels: Any) -> int:
+        for weight in network.parameters():
+            if (state := getattr(weight, "quant_state", None)) is not None:
+                state.absmax.zero_()
+        return hand_back(network, kernels)
+
+    say("planted: what hands scratch memory back changes the scales of the weights")
+    with planted(gradient_check, "hand_back", spoils):
+        results["other scales"] = tried(stack, load, say)
+
+    verdicts = {
+        "no patch changes a gradient": all(each["wrong"] is None for each in results["as installed"]["patches"].values()),
+        "all three were tried": len(results["as installed"]["patches"]) == 3,
+        "recomputed layers are shortened": results["as installed"].get("MLPs patched", 0) > 0,
+        "another order is found and left off": results["another order"].get("MLPs patched") == 0,
+        "half a copy is found and refused": "gradients would be wrong" in str(results["half a copy"].get("why")),
+        "other scales are found and left off": results["other scales"].get("hands back") is False,
+        "tried in under 2 s": sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 2,
+    }
+    for name, holds in verdicts.items():
+        print(f"{'yes' if holds else 'NO '}  {name}")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "check_patches.json").write_text(json.dumps({"verdicts": verdicts, "runs": results}, indent=1) + "\n")
+    return 0 if all(verdicts.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

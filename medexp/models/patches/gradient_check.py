@@ -1,0 +1,251 @@
+"""Is a patch right with the libraries that are installed? Small random layers, made as those of the run are, go forward and
+backward with it and without it; gradients must be the same within rounding, or the patch is left off.
+
+A patch stands in for the inside of a library, and another version may have another inside behind the same names: a function that
+saves its tensors in another order gives wrong gradients that are finite, and nobody notices.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+from medexp.models.backend import Stack, load_bitsandbytes
+from medexp.models.patches.activation_offloading import Pieces, wait_on_host
+from medexp.models.patches.mlp_recompute import leave_out_last_product
+from medexp.models.patches.unsloth_scratch import hand_back
+
+HIDDEN, FFN, TOKENS, LAYERS, RANK = 256, 512, 1088, 4, 8  # what an MLP saves is large enough to leave for the host: 1 MiB
+KEPT = (1, 3)  # as in a run, layers that are recomputed lie between those that are not
+PROJECTIONS = {"gate_proj": (HIDDEN, FFN), "up_proj": (HIDDEN, FFN), "down_proj": (FFN, HIDDEN)}
+
+Patch = Callable[[Any, Sequence[Any]], object]  # changes layers; the second are those of them that are not recomputed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What small layers have of a run's: the card, the precision of its products, and the MLP of one of its layers."""
+
+    stack: Stack
+    device: Any
+    dtype: Any
+    mlp: Any
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The same for recipes of layers that compute in the same way."""
+        return (str(self.device), self.dtype, *(_kind(getattr(self.mlp, name)) for name in PROJECTIONS))
+
+
+def shortened(kernels: Any) -> Patch:
+    """Recomputed layers leave out their last product; `kernels` is unsloth.kernels.fast_lora."""
+
+    def patch(layers: Any, kept: Sequence[Any]) -> None:
+        count = leave_out_last_product(layers, kernels, lambda layer: any(layer is each for each in kept))
+        assert count == len(layers) - len(kept), f"{count} small layers took it"
+
+    return patch
+
+
+def waiting(pinned: bool) -> Patch:
+    """What kept layers save waits on the host."""
+
+    def patch(layers: Any, kept: Sequence[Any]) -> None:
+        wait_on_host(layers, kept, Pieces(0, pinned))
+
+    return patch
+
+
+def handed_back(kernels: Any, recipe: "Recipe") -> Patch:
+    """What an evaluation leaves on the card is let go of before the step; `kernels` is unsloth.kernels.utils."""
+
+    def patch(layers: Any, _: Sequence[Any]) -> None:
+        import torch
+
+        hidden = torch.ones(1, TOKENS, HIDDEN, device=recipe.device, dtype=recipe.dtype)
+        for _again in range(2):
+            with torch.no_grad():
+                for layer in layers:
+                    hidden = _forward(layer, recipe)(hidden)
+            hand_back(layers, kernels)
+
+    return patch
+
+
+_found: dict[tuple[object, ...], str | None] = {}
+
+
+def difference_once(name: str, patch: Patch, recipe: Recipe) -> str | None:
+    """`difference` of the patch of this name, tried once a process for layers of a kind."""
+    key = (name, *recipe.key)
+    if key not in _found:
+        _found[key] = difference(patch, recipe)
+    return _found[key]
+
+
+def difference(patch: Patch, recipe: Recipe) -> str | None:
+    """What `patch` changes in gradients that it should not, in words; None where they are the same within rounding.
+
+    The random numbers of this process are not touched.
+    """
+    import torch
+
+    with torch.random.fork_rng([recipe.device] if recipe.device.type == "cuda" else []):
+        try:
+            expected = _gradients(recipe, lambda *_: None)
+        except Exception as error:
+            return f"it could not be tried on small layers ({_named(error)})"
+        try:
+            found = _gradients(recipe, patch)
+        except Exception as error:
+            return f"small layers failed with it ({_named(error)})"
+    rounding = max(2 * torch.finfo(recipe.dtype).eps, 1e-4)
+    wrong = [name for name in expected if not _is_close(found[name], expected[name], rounding)]
+    if not wrong:
+        return None
+    return f"{len(wrong)} of {len(expected)} gradients of small layers were wrong with it ({wrong[0]} first)"
+
+
+def _gradients(recipe: Recipe, patch: Patch) -> dict[str, Any]:
+    """The gradients of small layers, and of what goes into them, after `patch`; always of the same layers and input."""
+    import torch
+
+    torch.manual_seed(0)
+    layers = _layers(recipe)
+    hidden = torch.randn(1, TOKENS, HIDDEN, device=recipe.device).to(recipe.dtype).requires_grad_()
+    patch(layers, [layers[place] for place in KEPT])
+    out = hidden
+    for place, layer in enumerate(layers):
+        out = _forward(layer, recipe)(out) if place in KEPT else _recomputed(_forward(layer, recipe), out)
+    out.float().square().mean().backward()
+    trained = {name: each.grad for name, each in layers.named_parameters() if each.requires_grad}
+    return {"the input": hidden.grad} | trained
+
+
+def _is_close(found: Any, expected: Any, rounding: float) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    apart = float((found.float() - expected.float()).norm())
+    return math.isfinite(apart) and apart <= rounding * float(expected.float().norm())
+
+
+def _forward(layer: Any, recipe: Recipe) -> Callable[[Any], Any]:
+    """`layer` in the precision of training."""
+    import torch
+
+    def forward(hidden: Any) -> Any:
+        with torch.autocast(recipe.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32):
+            return layer(hidden)
+
+    return forward
+
+
+def _recomputed(forward: Callable[[Any], Any], hidden: Any) -> Any:
+    """What gradient checkpointing does, to the end of the layer, without the buffers and counters of Unsloth's own."""
+    import torch
+
+    class Recomputed(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, hidden: Any) -> Any:
+            ctx.save_for_backward(hidden)
+            with torch.no_grad():
+                return forward(hidden)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            (saved,) = ctx.saved_tensors
+            again = saved.detach().requires_grad_()
+            with torch.enable_grad():
+                out = forward(again)
+            torch.autograd.backward(out, gradient)
+            return again.grad
+
+    return Recomputed.apply(hidden)  # type: ignore[no-untyped-call]
+
+
+def _layers(recipe: Recipe) -> Any:
+    """Small layers with random weights and an adapter whose gradients are none of them zero."""
+    import torch
+
+    class Layer(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, mlp: Any) -> None:
+            super().__init__()
+            self.self_attn, self.mlp = torch.nn.Identity(), mlp
+
+        def forward(self, hidden: Any) -> Any:
+            return hidden + self.mlp(torch.nn.functional.rms_norm(hidden, hidden.shape[-1:]))
+
+    layers = torch.nn.ModuleList([Layer(_bare_mlp(recipe)) for _ in range(LAYERS)])
+    adapted = [name for name in PROJECTIONS if _has_adapter(getattr(recipe.mlp, name))]
+    if adapted:
+        layers.is_loaded_in_4bit = _is_quantised(recipe.mlp.gate_proj)  # PEFT asks for it
+        config = recipe.stack.peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=adapted)
+        recipe.stack.peft.inject_adapter_in_model(config, layers)
+    for layer in layers:
+        for name in adapted:
+            _fill_adapter(getattr(layer.mlp, name), like=getattr(recipe.mlp, name))
+        function = getattr(recipe.mlp.__dict__.get("forward"), "__func__", type(recipe.mlp).forward)
+        layer.mlp.forward = MethodType(function, layer.mlp)
+    return layers.to(recipe.device).train()
+
+
+def _fill_adapter(projection: Any, like: Any) -> None:
+    """Random numbers for both matrices, of the type that the run's have."""
+    import torch
+
+    for side in ("lora_A", "lora_B"):
+        (matrix,), (model, *_) = getattr(projection, side).values(), getattr(like, side).values()
+        matrix.to(dtype=model.weight.dtype)
+        torch.nn.init.normal_(matrix.weight, std=0.05)
+
+
+def _bare_mlp(recipe: Recipe) -> Any:
+    import torch
+
+    mlp = torch.nn.Module()
+    mlp.act_fn = recipe.mlp.act_fn
+    for name, (inputs, outputs) in PROJECTIONS.items():
+        setattr(mlp, name, _projection(_base(getattr(recipe.mlp, name)), inputs, outputs, recipe))
+    return mlp
+
+
+def _projection(like: Any, inputs: int, outputs: int, recipe: Recipe) -> Any:
+    """A frozen product with random weights, quantised where that of the run is."""
+    import torch
+
+    has_bias, weight = like.bias is not None, like.weight
+    if _is_quantised(like):
+        made = load_bitsandbytes().nn.Linear4bit(
+            inputs, outputs, has_bias,
+            compute_dtype=like.compute_dtype, quant_type=weight.quant_type, compress_statistics=weight.compress_statistics,
+        )  # fmt: skip
+        made.support_avx512bf16_for_cpu = False
+        made = made.to(dtype=recipe.dtype)
+    else:
+        made = torch.nn.Linear(inputs, outputs, has_bias, dtype=weight.dtype)
+    return made.requires_grad_(False).to(recipe.device)
+
+
+def _base(projection: Any) -> Any:
+    """What a product is without its adapter."""
+    return getattr(projection, "base_layer", projection)
+
+
+def _has_adapter(projection: Any) -> bool:
+    return bool(getattr(projection, "lora_A", None))
+
+
+def _is_quantised(projection: Any) -> bool:
+    return getattr(_base(projection).weight, "quant_state", None) is not None
+
+
+def _kind(projection: Any) -> tuple[object, ...]:
+    base = _base(projection)
+    adapters = [str(each.weight.dtype) for each in projection.lora_A.values()] if _has_adapter(projection) else []
+    return (type(projection), type(base), _is_quantised(projection), base.bias is not None, *adapters)
+
+
+def _named(error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:160]}" if said else type(error).__name__

@@ -1,0 +1,133 @@
+"""A stand-in for unsloth.kernels.fast_lora that needs no card, with its names, its inputs and what it keeps between its passes; the
+real one is compared with on a card (benchmarks/train/check_patches.py)."""
+
+from functools import wraps
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+import peft
+import torch
+from torch import nn
+
+NAMES = ("gate_proj", "up_proj", "down_proj")
+
+
+def matmul_lora(X: Any, weight: Any, state: Any, a: Any, b: Any, scale: float) -> Any:
+    return X @ weight.t() + scale * (X @ a.t()) @ b.t()
+
+
+def activation(gate: Any, up: Any) -> Any:
+    return nn.functional.silu(gate) * up
+
+
+class LoRAMLP(torch.autograd.Function):
+    """What Unsloth's function of this place computes."""
+
+    @staticmethod
+    def forward(
+        ctx, X, gateW, gateW_quant, gateA, gateB, gateS, upW, upW_quant, upA, upB, upS, downW, downW_quant, downA, downB, downS,
+        _forward_function, _backward_function, inplace=True, dropout_p=None, gateBias=None, upBias=None, downBias=None,
+    ):  # fmt: skip
+        gate, up = matmul_lora(X, gateW, None, gateA, gateB, gateS), matmul_lora(X, upW, None, upA, upB, upS)
+        ctx.custom_saved_tensors = (gateW, None, gateS, upW, None, upS, downW, None, downS, _backward_function)
+        ctx.save_for_backward(gateA, gateB, upA, upB, downA, downB, X, gate, up, None, None, None)
+        return matmul_lora(_forward_function(gate, up), downW, None, downA, downB, downS)
+
+    @staticmethod
+    def backward(ctx, d_out):
+        gate_w, _, gate_s, up_w, _, up_s, down_w, _, down_s, _ = ctx.custom_saved_tensors
+        *tensors, _, _, _ = ctx.saved_tensors
+        leaves = [each.detach().requires_grad_() for each in tensors]
+        gate_a, gate_b, up_a, up_b, down_a, down_b, hidden, *_ = leaves
+        with torch.enable_grad():
+            gate, up = matmul_lora(hidden, gate_w, None, gate_a, gate_b, gate_s), matmul_lora(hidden, up_w, None, up_a, up_b, up_s)
+            out = matmul_lora(activation(gate, up), down_w, None, down_a, down_b, down_s)
+        d_ga, d_gb, d_ua, d_ub, d_da, d_db, d_hidden = torch.autograd.grad(out, leaves[:7], d_out)
+        none = [None] * 7
+        return d_hidden, None, None, d_ga, d_gb, None, None, None, d_ua, d_ub, None, None, None, d_da, d_db, None, *none
+
+
+def get_lora_parameters(projection: Any) -> tuple[Any, ...]:
+    (name,) = projection.active_adapters
+    a, b = projection.lora_A[name].weight, projection.lora_B[name].weight
+    return projection.base_layer.weight, None, a, b, projection.scaling[name]
+
+
+def kernels_with(function: Any) -> SimpleNamespace:
+    """The names of unsloth.kernels.fast_lora that are used, around `function`."""
+
+    def apply_lora_mlp_swiglu(self: Any, X: Any, inplace: bool = True) -> Any:
+        projections = [value for name in NAMES for value in get_lora_parameters(getattr(self, name))]
+        return function.apply(X, *projections, activation, None, inplace, None, None, None, None)
+
+    return SimpleNamespace(
+        LoRA_MLP=function,
+        apply_lora_mlp_swiglu=apply_lora_mlp_swiglu,
+        get_lora_parameters=get_lora_parameters,
+        matmul_lora=matmul_lora,
+        swiglu_fg_kernel=activation,
+        swiglu_DWf_DW_dfg_kernel=activation,
+        torch_amp_custom_fwd=lambda function: function,
+    )
+
+
+class Reordered:
+    """What a function keeps between its passes, with up's adapter held before gate's."""
+
+    def __init__(self, ctx: Any):
+        self.__dict__["ctx"] = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ctx, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.ctx, name, value)
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.ctx.save_for_backward(*tensors[2:4], *tensors[:2], *tensors[4:])
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        held = self.ctx.saved_tensors
+        return (*held[2:4], *held[:2], *held[4:])
+
+
+class SavesInAnotherOrder(LoRAMLP):
+    """Right in itself, with the same inputs and the same names."""
+
+    @staticmethod
+    @wraps(LoRAMLP.forward)
+    def forward(ctx, *given):
+        return LoRAMLP.forward(Reordered(ctx), *given)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return LoRAMLP.backward(Reordered(ctx), *gradients)
+
+
+class Layer(nn.Module):
+    """A decoder layer without attention, which notes what it computed."""
+
+    def __init__(self, hidden: int, ffn: int) -> None:
+        super().__init__()
+        self.self_attn, self.mlp, self.outputs = nn.Identity(), nn.Module(), []
+        self.mlp.act_fn = nn.SiLU()
+        for name, (inputs, outputs) in zip(NAMES, ((hidden, ffn), (hidden, ffn), (ffn, hidden)), strict=True):
+            setattr(self.mlp, name, nn.Linear(inputs, outputs, bias=False))
+
+    def forward(self, hidden: Any) -> Any:
+        out = hidden + self.mlp(hidden)
+        self.outputs.append(out.detach())
+        return out
+
+
+def layers_with(kernels: SimpleNamespace, count: int = 2, hidden: int = 8, ffn: int = 24) -> nn.ModuleList:
+    """Layers with an adapter, whose MLPs run in `kernels`, as Unsloth leaves them."""
+    layers = nn.ModuleList([Layer(hidden, ffn) for _ in range(count)])
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, lora_alpha=1, target_modules=[*NAMES]), layers)
+    for layer in layers:
+        for name in NAMES:
+            for side in ("lora_A", "lora_B"):
+                nn.init.normal_(getattr(getattr(layer.mlp, name), side)["default"].weight)
+        layer.mlp.forward = MethodType(kernels.apply_lora_mlp_swiglu, layer.mlp)
+    return layers
