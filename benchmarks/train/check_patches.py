@@ -211,7 +211,7 @@ def main() -> int:
         "another order is found and left off": results["another order"].get("MLPs patched") == 0,
         "half a copy is found and refused": "gradients would be wrong" in str(results["half a copy"].get("why")),
         "other scales are found and left off": results["other scales"].get("hands back") is False,
-        "tried in under 2 s": sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 2,
+        "tried in under 5 s": sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 5,
     }
     for name, holds in verdicts.items():
         print(f"{'yes' if holds else 'NO '}  {name}")
