@@ -111,7 +111,10 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 def _extra(name: str, value: object, place: str) -> str:
     """A value of another column as text; a list as its items between semicolons, as `synonyms` are written."""
-    text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    try:
+        text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    except RecursionError as error:
+        raise DataError(f"{place}: {name!r} is nested too deeply") from error
     _refuse_no_text(text, name, place)
     return text
 

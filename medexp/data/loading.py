@@ -128,7 +128,7 @@ def _refused(table: Table, total: int, source: Part, name: str, prompt: Prompt |
     if prompt is not None and source.columns.reasoning is None and len(table.faults) == total:
         return DataError(
             f"prompt={prompt.name} needs a chain of thought, dataset.columns.reasoning is null, and no answer of {name} holds one "
-            "between <think> and </think>; use prompt=direct"
+            "between <think> and </think>; use prompt=direct dataset.overlong=drop"
         )
     remedy = "fix or remove them, or set dataset.faulty=drop to leave them out"
     return faults_of(table.faults, total, name, remedy)

@@ -37,7 +37,7 @@ _BOMS = (
 # a western language has: accented letters in a row, capitals after small letters, signs within a word.
 _NOT_WESTERN = re.compile(
     "[À-ÖØ-öø-ÿŒœŠšŽžŸ]{3}|[a-zß-öø-ÿ][À-ÖØ-ÞŒŠŽŸ]|[ÐðÞþ]|"
-    r"[^\W\d_][¡¢£¤¥¦§¨©¬®¯²³¶¸¹¼½¾¿†‡‰‹›•™€ƒˆ˜‚„“”][^\W\d_]"
+    r"[^\W\d_][¡¢£¤¥¦§¨©«»¬®¯²³¶¸¹¼½¾¿†‡‰‹›•™€ƒˆ˜‚„“”]+[^\W\d_]"
 )
 
 
