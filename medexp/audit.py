@@ -47,8 +47,8 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> 
     Raises: DataError with every broken rule if `options.strict`.
     """
     benchmarks = {Path(file).name: _benchmark(Path(file), key) for key, file in _benchmark_files(run, options)}
-    cases = source.load(run.dataset)
-    sides = mixture.sides(cases.by_source, run.dataset)
+    cases = source.load(run.dataset, run.prompt)
+    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
     speller = _speller(run, show)
     with show.counting("tokenising", speller.count(run, sides)) as advance:
         ready = speller.prepared(run, sides, advance)
@@ -80,7 +80,7 @@ def _speller(run: RunConfig, show: Screen) -> Speller:
     with show.stage("loading the tokenizer"):
         if found.gguf is not None:
             found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
-        return Speller(load_tokenizer(found, stack.load_transformers(run.hardware)))
+        return Speller(load_tokenizer(found, stack.load_transformers(run.hardware)), run.prompt)
 
 
 def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
@@ -123,6 +123,7 @@ def _summary(seen: Inspection) -> list[tuple[str, str]]:
             f"{len(faults.empty)} empty, {len(faults.of_another_case)} of another case, "
             f"{len(faults.same_as_answer)} the same as the answer, {len(faults.in_circles)} repetitive",
         ),
+        ("missing values", f"{len(seen.missing_values)} as answer or reasoning"),
         ("language", ", ".join(f"{name} {count}" for name, count in seen.languages[:6])),
     ]
 

@@ -91,13 +91,13 @@ def _measured(run: RunConfig, invocation: Invocation, subject: FinishedRun, show
     """Load base and adapter, ask, score, and keep."""
     found = finished.continued(run, subject)
     questions = _questions(run.evaluation)
-    cases = source.load(run.dataset)
-    sides = mixture.sides(cases.by_source, run.dataset)
+    cases = source.load(run.dataset, run.prompt)
+    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
     with claimed(unfinished(run.tracking), f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume) as work:
         _point_out_other_cases(subject, sides, show)
         show.say(f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}", title=subject.name)
         base = measuring.opened(run, found, show)
-        ready = Speller(base.tokenizer).prepared(run, sides)
+        ready = Speller(base.tokenizer, run.prompt).prepared(run, sides)
         tuned = measuring.tuned(run, base, show)
         job = Measured(run, show, work, ready, tuned, base.meter, known_base(run, base.weights, ready))
         record = _asked(job, questions)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from medexp.cli import app as command
 from medexp.config.resolve import resolve
-from medexp.config.schema import Columns, Dataset, Overlong, Prompt, RunConfig
+from medexp.config.schema import Columns, Dataset, Faulty, Overlong, Prompt, RunConfig
 from medexp.data.encoding import Vocabulary
 from medexp.errors import BadInput
 from medexp.evaluation.measures import lexicon as shipped_lexicon
@@ -100,7 +100,7 @@ def dataset() -> Callable[..., Dataset]:
         columns = Columns(question="Question", reasoning="Complex_CoT", answer="Response")
         plain = {"name": "local", "hub_id": None, "config": None, "revision": None, "path": None, "columns": columns}
         split = {"mixture": [], "held_out_from": None, "group_by": None, "held_out": 1, "max_cases": None, "split_seed": 3407}
-        return Dataset(**(plain | split | {"overlong": Overlong.drop, "licence": "none"} | changes))
+        return Dataset(**(plain | split | {"overlong": Overlong.drop, "faulty": Faulty.error, "licence": "none"} | changes))
 
     return made
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from medexp.errors import DataError, listing
+from medexp.errors import DataError, first_line, listing
 
 _KEY = "question="
 
@@ -63,7 +63,7 @@ def _array(text: str) -> list[object] | None:
     """
     try:
         found = json.loads(text) if text.lstrip().startswith("[") else None
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     if found == []:
         raise DataError("standard input is an empty JSON array; give at least one question")
@@ -73,8 +73,10 @@ def _array(text: str) -> list[object] | None:
 def _object(line: str, place: str) -> object:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _none(place, str(error)) from error
+    except RecursionError as error:
+        raise _none(place, "it is nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits, too
+        raise _none(place, first_line(error)) from error
 
 
 def _question(item: object, place: str) -> str:

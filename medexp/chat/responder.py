@@ -1,6 +1,7 @@
 """A finished run that answers: a question becomes the tokens it was trained on, and the answer is heard token by token.
 
-Refuses, before the model is loaded, a question that is empty, holds a control token, or leaves no room for an answer.
+Refuses, before the model is loaded, a question that is empty, holds a mark of the prompt, or leaves no room for an answer. Other
+control tokens in it are plain text.
 """
 
 import time
@@ -12,6 +13,7 @@ from medexp.chat.reply import Reply, as_json
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data import prompts
 from medexp.data.encoding import prompt_ids
+from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import ConfigError
 from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
@@ -40,15 +42,18 @@ class Questions:
     def ids(self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None) -> list[int]:
         """The tokens that `question` is asked with, those of an evaluation.
 
-        Raises: ConfigError if it is empty, holds a control token, or leaves too little of the context for the answer.
+        Raises: ConfigError if it is empty, holds a mark that the prompt writes, or leaves too little of the context for the answer.
         """
-        prompt, sampling, words = prompt or self.prompt, sampling or self.sampling, vocabulary(self.tokenizer)
+        prompt, sampling = prompt or self.prompt, sampling or self.sampling
+        words = vocabulary(self.tokenizer, prompt)
         if not question.strip():
             raise ConfigError('the question is empty; give question="...", or type one')
-        for mark in sorted(words.control | {"<think>", prompts.THINK_END}):
+        for mark in sorted(words.written | {THINK_START, THINK_END}):
             if mark in question:
                 raise ConfigError(f"the question holds {mark!r}, which the model reads as a control token; take it out")
         ids = prompt_ids(prompts.ask(prompt, question.strip()), words)
+        if words.holds_stray_control(ids, prompt_ids(prompts.ask(prompt, ""), words)):
+            raise ConfigError("the question holds text that the tokenizer reads as a control token; take it out")
         allowed = self.context_tokens - sampling.max_new_tokens
         if allowed < 1:
             raise ConfigError(

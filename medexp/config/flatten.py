@@ -9,7 +9,8 @@ from enum import Enum
 from medexp.config.schema import RunConfig
 
 Value = str | int | float | bool | None | list[object]
-_NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps", "evaluation.reuse_base")
+# What `dataset.faulty` leaves out, the digest of the cases tells.
+_NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps", "evaluation.reuse_base", "dataset.faulty")
 _TELLING = (
     "lora.r", "training.learning_rate", "training.max_seq_tokens", "model.name", "dataset.name", "prompt.name",
     "training.max_steps", "training.epochs", "training.micro_batch", "training.accumulation", "training.seed",

@@ -282,15 +282,11 @@ def _target_modules(run: RunConfig) -> Iterator[str]:
 
 def _prompt(run: RunConfig) -> Iterator[str]:
     prompt = run.prompt
-    without = [each for each in parts.sources(run.dataset) if each.columns.reasoning is None]
     found = {"question": PLACEHOLDER.findall(prompt.question), "completion": PLACEHOLDER.findall(prompt.completion)}
     if found["question"] != ["question"]:
         yield "prompt.question must hold {question} exactly once and no other placeholder"
     if found["completion"] not in (["answer"], ["reasoning", "answer"]):
         yield "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons, and no other placeholder"
-    elif "reasoning" in found["completion"] and without:
-        where = "dataset.columns.reasoning" if without[0].name == run.dataset.name else f"columns.reasoning of {without[0].name}"
-        yield f"prompt={prompt.name} needs a chain of thought and {where} is null; use prompt=direct"
     if run.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in found["completion"]:
         yield f"dataset.overlong=trim_reasoning needs a prompt with reasoning and prompt={prompt.name} has none; use drop or error"
 

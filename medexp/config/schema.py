@@ -56,6 +56,13 @@ class Overlong(Enum):
     error = "error"
 
 
+class Faulty(Enum):
+    """What a row that cannot be read as a case does: nothing is read (`error`), or it is left out and counted (`drop`)."""
+
+    error = "error"
+    drop = "drop"
+
+
 class LossOn(Enum):
     completion = "completion"
     all = "all"
@@ -229,6 +236,7 @@ class Dataset(Source):
     max_cases: int | None = number(2)
     split_seed: int = number(0)
     overlong: Overlong = MISSING
+    faulty: Faulty = MISSING
 
 
 @dataclass

@@ -32,7 +32,11 @@ class PartAudit:
 @dataclass(frozen=True)
 class CaseAudit:
     """The whole way: records read, duplicates removed, cases withheld because they or their group are held out from another part,
-    both sides of the split, the parts of a mixture, and how many held-out cases were asked for (0: not known)."""
+    both sides of the split, the parts of a mixture, and how many held-out cases were asked for (0: not known).
+
+    Of the rows read, `faulty` were left out (dataset.faulty=drop), `blank` ones, not among the records, hold nothing, and of
+    `told_apart` the reasoning was found in the answer, at its marks; `plain_control` cases hold the spelling of a control token,
+    encoded as plain text; `notes` say how files were read that are not what their ending says."""
 
     records: int
     duplicate_questions: int
@@ -41,6 +45,11 @@ class CaseAudit:
     withheld: int = 0
     parts: tuple[PartAudit, ...] = ()
     held_out_wanted: int = 0
+    faulty: int = 0
+    blank: int = 0
+    told_apart: int = 0
+    plain_control: int = 0
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -50,12 +59,17 @@ class CaseAudit:
         """The counts as one line for the screen."""
         parts = [f"{self.records} records", f"{self.train.kept} to train on", f"{self.held_out.kept} held out"]
         gone = {
+            "faulty left out": self.faulty,
+            "blank rows passed over": self.blank,
             "duplicates removed": self.duplicate_questions,
             "withheld (held out from another part)": self.withheld,
             "over-long dropped": self.train.dropped_overlong + self.held_out.dropped_overlong,
             "reasonings trimmed": self.train.trimmed_reasoning + self.held_out.trimmed_reasoning,
+            "reasonings told apart from the answer at <think> marks": self.told_apart,
+            "with control tokens as plain text": self.plain_control,
         }
-        return ", ".join(parts + [f"{count} {what}" for what, count in gone.items() if count]) + self._mixture()
+        said = ", ".join(parts + [f"{count} {what}" for what, count in gone.items() if count]) + self._mixture()
+        return "; ".join([said, *self.notes])
 
     def _mixture(self) -> str:
         """Each part's draws and how often its cases come round, where there are several parts."""
@@ -69,7 +83,21 @@ class CaseAudit:
 
 def audit(split: Split, train: Encoding, held_out: Encoding, parts: Sequence[PartAudit] = ()) -> CaseAudit:
     """The audit of a split and its two encoded sides (neither may be empty), drawn from in `parts`."""
-    return CaseAudit(split.records, split.duplicates, _side(train), _side(held_out), split.withheld, tuple(parts), split.wanted)
+    reading = split.reading
+    return CaseAudit(
+        records=split.records + reading.faulty,
+        duplicate_questions=split.duplicates,
+        train=_side(train),
+        held_out=_side(held_out),
+        withheld=split.withheld,
+        parts=tuple(parts),
+        held_out_wanted=split.wanted,
+        faulty=reading.faulty,
+        blank=reading.blank,
+        told_apart=reading.told_apart,
+        plain_control=train.plain + held_out.plain,
+        notes=reading.notes,
+    )
 
 
 def _side(side: Encoding) -> SideAudit:

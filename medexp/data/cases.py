@@ -2,22 +2,29 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 from medexp.config.schema import Columns
+from medexp.data.think_marks import THINK_END, holds_marks, told_apart
 from medexp.errors import DataError, listing, nearest
+
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question with its chain of thought ("" where there is none) and reference answer; `extra` holds the other columns."""
+    """One question with its chain of thought ("" where there is none) and reference answer; `extra` holds the other columns,
+    `place` says where it was read, for errors."""
 
     question: str
     reasoning: str
     answer: str
     extra: Mapping[str, str] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -30,32 +37,92 @@ class Case:
         return hashlib.sha256(json.dumps([self.key, self.answer]).encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What was met before rows were cases: `faulty` rows left out, `blank` ones, answers whose reasoning was `told_apart` at its
+    marks, and `notes` on files that are not what their ending says."""
+
+    faulty: int = 0
+    blank: int = 0
+    told_apart: int = 0
+    notes: tuple[str, ...] = ()
+
+
+AS_EXPECTED = Reading()
+
+
 def case_of(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
     """The case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
 
+    Where no column has its reasoning and the answer begins with a chain of thought in <think> marks, it is told apart there.
     Raises: DataError if a column is missing, or a value is empty or not text.
     """
-    wanted = [name for name in (columns.question, columns.reasoning, columns.answer) if name is not None]
-    texts = {name: _text(record, name, place) for name in wanted}
-    extra = {name: str(value) for name, value in record.items() if name not in wanted and value is not None}
-    reasoning = texts[columns.reasoning] if columns.reasoning is not None else ""
-    return Case(texts[columns.question], reasoning, texts[columns.answer], extra)
+    question, answer = _text(record, columns.question, place), _text(record, columns.answer, place)
+    reasoning = _reasoning(record, columns, answer, place)
+    if not reasoning and holds_marks(answer):
+        reasoning, answer = _told_apart(answer, columns.answer, place)
+    named = (columns.question, columns.reasoning, columns.answer)
+    extra = {name: _extra(name, value, place) for name, value in record.items() if name not in named and value is not None}
+    return Case(question, reasoning, answer, extra, place)
+
+
+def no_column(name: str, record: Mapping[str, Any], place: str) -> DataError:
+    """Return the error of a `record` without a column of that name."""
+    return DataError(
+        f"{place} has no column {name!r}; it has {listing(map(str, record))}{nearest(name, record) or '.'} "
+        "Name your columns with dataset.columns.question, .reasoning and .answer"
+    )
+
+
+def is_blank(value: object) -> bool:
+    """Is there nothing in a cell: null, NaN, or white space alone?"""
+    return value is None or (isinstance(value, float) and isnan(value)) or (isinstance(value, str) and not value.strip())
+
+
+def _reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: str) -> str:
+    """The value of the reasoning column, without marks around it; "" where there is none and the answer has marks of its own."""
+    if columns.reasoning is None or (holds_marks(answer) and is_blank(record.get(columns.reasoning))):
+        return ""
+    reasoning = _text(record, columns.reasoning, place)
+    whole = told_apart(reasoning)
+    return whole[0] if whole is not None and not whole[1] and whole[0] else reasoning
+
+
+def _told_apart(answer: str, name: str, place: str) -> tuple[str, str]:
+    parts = told_apart(answer)
+    if parts is None:
+        raise DataError(f"{place}: {name!r} holds <think> marks that do not pair")
+    if not parts[1]:
+        raise DataError(f"{place}: {name!r} has no answer after {THINK_END}")
+    return parts
 
 
 def _text(record: Mapping[str, Any], name: str, place: str) -> str:
     if name not in record:
-        raise DataError(
-            f"{place} has no column {name!r}; it has {listing(record)}{nearest(name, record) or '.'} "
-            "Name your columns with dataset.columns.question, .reasoning and .answer"
-        )
+        raise no_column(name, record, place)
     value = record[name]
+    if is_blank(value):
+        raise DataError(f"{place}: {name!r} is empty")
     if not isinstance(value, str):
-        raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text; fix or remove the record")
-    if not value.strip():
-        raise DataError(f"{place}: {name!r} is empty; fix or remove the record")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{place}: {name!r} holds half a character (a lone UTF-16 surrogate); fix or remove the record")
+        raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text")
+    _refuse_no_text(value, name, place)
     return value.strip()
+
+
+def _extra(name: str, value: object, place: str) -> str:
+    """A value of another column as text; a list as its items between semicolons, as `synonyms` are written."""
+    try:
+        text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    except RecursionError as error:
+        raise DataError(f"{place}: {name!r} is nested too deeply") from error
+    _refuse_no_text(text, name, place)
+    return text
+
+
+def _refuse_no_text(text: str, name: str, place: str) -> None:
+    if found := _NO_TEXT.search(text):
+        what = "a NUL character" if found[0] == "\0" else "half a character (a lone UTF-16 surrogate)"
+        raise DataError(f"{place}: {name!r} holds {what}")
 
 
 def digest_of(cases: Iterable[Case]) -> str:

@@ -2,27 +2,43 @@
 chain of thought, or an error, as `dataset.overlong` says."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from medexp.config.schema import LossOn, Overlong, Prompt
 from medexp.data.cases import Case
-from medexp.data.prompts import THINK_END, render
+from medexp.data.control_tokens import matching
+from medexp.data.prompts import render
+from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import DataError
 
 IGNORED = -100  # the label that every Hugging Face loss skips
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+# After a full stop and the space behind it, after a Chinese or Japanese one with its closing quotes, and where a line ends.
+_SENTENCE_END = re.compile(r"""[.!?](?=\s)|[。！？；][”’」』）"']*|(?<=\S)(?=[^\S\n]*\n)""")
+NAMED = 10  # refused cases that are named one by one
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The part of a tokenizer that is needed here: text to ids without adding any, the ids at both ends of a text, and the texts
-    it reads as control tokens."""
+    """The part of a tokenizer that is needed here: text to ids without adding any, and the ids at both ends of a text.
+
+    Of its control tokens, `plain` are encoded as text wherever they stand, `written` are those that the prompt itself writes;
+    `control_ids` are the numbers of all.
+    """
 
     encode: Callable[[str], list[int]]
     bos_id: int | None
     eos_id: int
-    control: frozenset[str] = frozenset()
+    plain: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
+    control_ids: frozenset[int] = frozenset()
+
+    def holds_stray_control(self, ids: Sequence[int], without_case: Sequence[int]) -> bool:
+        """Do `ids` hold more control tokens than the same words `without_case`?"""
+        return self._count(ids) != self._count(without_case)
+
+    def _count(self, ids: Sequence[int]) -> int:
+        return sum(map(self.control_ids.__contains__, ids))
 
 
 @dataclass(frozen=True)
@@ -36,12 +52,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The cases that fit, in order, and how many were dropped or had their reasoning trimmed to fit."""
+    """The cases that fit, in order, how many were dropped or had their reasoning trimmed to fit, and how many of all hold the
+    spelling of a control token, encoded as plain text."""
 
     cases: tuple[Case, ...]
     encoded: tuple[Encoded, ...]
     dropped: int
     trimmed: int
+    plain: int = 0
 
 
 def encode(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> Encoded:
@@ -64,43 +82,61 @@ def encode_all(
 ) -> Encoding:
     """Every case of at most `max_tokens` tokens, longer ones treated as `overlong` says.
 
-    Raises: DataError on the first over-long case with `overlong=error`, and on a case that holds a control token as text.
+    Raises: DataError on the first over-long case with `overlong=error`, and on cases that hold a mark of the prompt, all at once.
     """
-    marks = vocabulary.control | {mark for mark in ("<think>", THINK_END) if mark in prompt.question + prompt.completion}
+    cases = tuple(cases)
+    _refuse_marks(prompt, cases, vocabulary)
+    bare = encode(prompt, Case("", "", ""), vocabulary, loss_on).input_ids
+    plain = matching(vocabulary.plain)
     kept: list[tuple[Case, Encoded]] = []
+    stray: list[Case] = []
     dropped = trimmed = 0
     for number, case in enumerate(cases, 1):
-        _refuse_control(case, marks)
         encoded = encode(prompt, case, vocabulary, loss_on)
+        if vocabulary.holds_stray_control(encoded.input_ids, bare):
+            stray.append(case)
         if len(encoded.input_ids) <= max_tokens:
             kept.append((case, encoded))
             continue
         if overlong is Overlong.error:
             raise DataError(
-                f"case {number} ({case.question[:50]!r}...) has {len(encoded.input_ids)} tokens and the limit is {max_tokens}; "
-                "raise the limit or set dataset.overlong=drop or trim_reasoning"
+                f"{case.place or f'case {number}'} ({case.question[:50]!r}...) has {len(encoded.input_ids)} tokens and the limit "
+                f"is {max_tokens}; raise the limit or set dataset.overlong=drop or trim_reasoning"
             )
         shorter = _with_less_reasoning(prompt, case, vocabulary, max_tokens) if overlong is Overlong.trim_reasoning else None
         dropped += shorter is None
         trimmed += shorter is not None
         if shorter is not None:
             kept.append((shorter, encode(prompt, shorter, vocabulary, loss_on)))
-    return Encoding(tuple(case for case, _ in kept), tuple(encoded for _, encoded in kept), dropped, trimmed)
+    _refuse([(case, "text") for case in stray])
+    held = sum(any(plain.search(text) for text in (case.question, case.reasoning, case.answer)) for case in cases)
+    return Encoding(tuple(case for case, _ in kept), tuple(encoded for _, encoded in kept), dropped, trimmed, held)
 
 
-def _refuse_control(case: Case, marks: Iterable[str]) -> None:
-    """A control token written in a case would end the answer, or begin another text, in the middle of it."""
-    for mark in marks:
-        if mark in case.question or mark in case.reasoning or mark in case.answer:
-            raise DataError(
-                f"the case {case.question[:50]!r}... holds {mark!r}, which the model reads as a control token; "
-                "take it out of the record"
-            )
+def _refuse_marks(prompt: Prompt, cases: Iterable[Case], vocabulary: Vocabulary) -> None:
+    """A mark of the prompt written in a case would end the answer, or begin another text, in the middle of it."""
+    marks = matching(
+        vocabulary.written | {mark for mark in (THINK_START, THINK_END) if mark in prompt.question + prompt.completion}
+    )
+    found = ((case, marks.search(text)) for case in cases for text in (case.question, case.reasoning, case.answer))
+    _refuse([(case, repr(mark[0])) for case, mark in found if mark is not None])
+
+
+def _refuse(found: Sequence[tuple[Case, str]]) -> None:
+    """Raises DataError with the first NAMED of the cases `found`, each with what it holds."""
+    if not found:
+        return
+    problems = [
+        f"{case.place or 'the case'} ({case.question[:50]!r}...) holds {what}, which the model reads as a control token"
+        for case, what in found[:NAMED]
+    ]
+    more = f"; the first {NAMED} are named above" if len(found) > NAMED else ""
+    raise DataError([*problems, f"{len(found)} texts hold control tokens of the prompt{more}: take them out of the records"])
 
 
 def _with_less_reasoning(prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int) -> Case | None:
     """`case` with the longest run of opening sentences of its reasoning that fits, at least one; None if not even that fits."""
-    shorter = [replace(case, reasoning=case.reasoning[: end.start()]) for end in _SENTENCE_END.finditer(case.reasoning)]
+    shorter = [replace(case, reasoning=case.reasoning[: end.end()]) for end in _SENTENCE_END.finditer(case.reasoning)]
     low, high = 0, len(shorter)  # `low` sentences fit, more than `high` do not
     while low < high:
         middle = (low + high + 1) // 2

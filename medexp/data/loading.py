@@ -1,47 +1,41 @@
 """Cases from a file (JSON array, JSONL, CSV, Parquet) or from the Hub. Refuses anything it cannot name the broken place of."""
 
-import csv
-import io
-import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from math import isnan
 from pathlib import Path
-from typing import Any
 
 from medexp.config import dataset_sources as parts
-from medexp.config.schema import Dataset, Part, Source
-from medexp.data.cases import Case, case_of, digest_of
-from medexp.errors import DataError, listing
+from medexp.config.schema import Dataset, Faulty, Part, Prompt, Source
+from medexp.data.cases import AS_EXPECTED, Case, Reading, case_of, digest_of, is_blank, no_column
+from medexp.data.layouts import advice, overrides
+from medexp.data.prompts import closes_reasoning, reasons
+from medexp.data.tables import Record, Row, Table, faults_of, read_table
+from medexp.data.think_marks import THINK_END, holds_marks
+from medexp.errors import DataError
 from medexp.system import hub
-
-Record = dict[str, Any]
-Row = tuple[int, Record]
-LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072, and larger than this no C long may be on Windows
-_OTHER_SEPARATORS = ";\t|"
 
 
 @dataclass(frozen=True)
 class Cases:
     """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a digest of their texts.
 
-    `by_source` holds them source by source, as `config.parts.sources` lists them."""
+    `by_source` holds them source by source, as `config.parts.sources` lists them; `reading` says what else stood there."""
 
     cases: tuple[Case, ...]
     origin: str
     commit: str | None
     digest: str
     by_source: tuple[tuple[Case, ...], ...]
+    reading: Reading = AS_EXPECTED
 
 
-def load(dataset: Dataset) -> Cases:
-    """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub.
+def load(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
+    """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub. With `prompt`, a row that this
+    cannot be trained with is as faulty as one that is no case.
 
-    Raises: DataError naming the file and, where one is broken, the row or line.
+    Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
-    loaded = [_load(source, dataset.held_out + 1) for source in parts.sources(dataset)]
+    loaded = [_load(source, dataset, prompt) for source in parts.sources(dataset)]
     if len(loaded) == 1:
         return loaded[0]
     commits = [each.commit for each in loaded if each.commit]
@@ -51,122 +45,104 @@ def load(dataset: Dataset) -> Cases:
         commit=" + ".join(commits) or None,
         digest=digest_of(case for each in loaded for case in each.cases),
         by_source=tuple(each.cases for each in loaded),
+        reading=Reading(
+            faulty=sum(each.reading.faulty for each in loaded),
+            blank=sum(each.reading.blank for each in loaded),
+            told_apart=sum(each.reading.told_apart for each in loaded),
+            notes=tuple(note for each in loaded for note in each.reading.notes),
+        ),
     )
 
 
-def _load(source: Part, needed: int) -> Cases:
+def _load(source: Part, dataset: Dataset, prompt: Prompt | None) -> Cases:
     if source.path is not None:
-        origin, commit, rows = source.path, None, _rows(Path(source.path), "dataset.path")
+        file = Path(source.path)
+        origin, commit, table = source.path, None, read_table(file, "dataset.path")
     else:
+        file = None
         origin, commit, records = _from_hub(source)
-        rows = list(enumerate(records, 1))
-    if not rows:
-        raise DataError(f"{origin} holds no records; dataset={source.name} needs at least {needed}")
-    cases = tuple(_cases(rows, source, Path(origin).name))
-    return Cases(cases, origin, commit, digest_of(cases), (cases,))
+        table = Table(list(enumerate(records, 1)))
+    total = len(table.rows) + len(table.faults)
+    if not total:
+        raise DataError(f"{origin} holds no records; dataset={source.name} needs at least {dataset.held_out + 1}")
+    name = Path(origin).name
+    _refuse_layout(table.rows, source, name, file)
+    cases = list(_cases(table, source, name, prompt))
+    if table.faults and (dataset.faulty is Faulty.error or not cases):
+        raise _refused(table, total, source, name, prompt)
+    told_apart = sum(str(record[source.columns.answer]).strip() != case.answer for record, case in cases)
+    notes = table.notes
+    if told_apart and prompt is not None and not reasons(prompt):
+        notes += (f"prompt={prompt.name} trains on the answer alone, without the reasoning told apart",)
+    reading = Reading(len(table.faults), table.blank, told_apart, notes)
+    read = tuple(case for _, case in cases)
+    return Cases(read, origin, commit, digest_of(read), (read,), reading)
 
 
-def _cases(rows: Sequence[Row], source: Part, name: str) -> Iterator[Case]:
-    is_grouped = any(source.group_by in record for _, record in rows)  # where no record has the column, the split says so
-    for number, record in rows:
+def _refuse_layout(rows: Sequence[Row], source: Part, name: str, file: Path | None) -> None:
+    """Raises DataError where no record has a column that is asked for, with what to type where the layout is known."""
+    columns, records = source.columns, [record for _, record in rows]
+    has_marks = any(THINK_END in str(record.get(columns.answer)) for record in records)
+    wanted = (columns.question, None if has_marks else columns.reasoning, columns.answer)
+    missing = [each for each in wanted if each is not None and not any(each in record for record in records)]
+    if not rows or not missing:
+        return
+    if said := advice(records, columns, name, file):
+        raise DataError(said)
+    typed = overrides(records[0])
+    said = str(no_column(missing[0], records[0], f"row {rows[0][0]} of {name}"))
+    raise DataError(f"{said}, as in {typed}" if typed else said)
+
+
+def _cases(table: Table, source: Part, name: str, prompt: Prompt | None) -> Iterator[tuple[Record, Case]]:
+    """Each row and its case; a row that is none is added to the faults of `table`."""
+    is_grouped = any(source.group_by in record for _, record in table.rows)  # where no record has the column, the split says so
+    for number, record in table.rows:
         place = f"row {number} of {name}"
-        yield case_of(record, source.columns, place)
-        if is_grouped and source.group_by is not None and _is_blank(record.get(source.group_by)):
-            raise DataError(
-                f"{place}: {source.group_by!r} is empty, and dataset.group_by={source.group_by} would make one group of all "
-                "such records; fill it, or set dataset.group_by=null to split case by case"
-            )
+        try:
+            case = case_of(record, source.columns, place)
+            _check(case, prompt)
+            if is_grouped and source.group_by is not None and is_blank(record.get(source.group_by)):
+                raise DataError(
+                    f"{place}: {source.group_by!r} is empty, and dataset.group_by={source.group_by} would make one group of all "
+                    "such records; fill it, or set dataset.group_by=null to split case by case"
+                )
+            yield record, case
+        except DataError as error:
+            table.faults.append((number, str(error)))
 
 
-def _is_blank(value: object) -> bool:
-    """Is there nothing in a cell: null, NaN, or white space alone?"""
-    return value is None or (isinstance(value, float) and isnan(value)) or not str(value).strip()
+def _check(case: Case, prompt: Prompt | None) -> None:
+    """Raises DataError where `case` has nothing to reason with, or marks that would end its reasoning too early."""
+    if prompt is None or not reasons(prompt):
+        return
+    if not case.reasoning:
+        raise DataError(f"{case.place} has no reasoning, and prompt={prompt.name} asks for it")
+    if closes_reasoning(prompt):
+        for what, text in (("question", case.question), ("reasoning", case.reasoning), ("answer", case.answer)):
+            if holds_marks(text):
+                raise DataError(f"{case.place}: the {what} holds a <think> mark, by which prompt={prompt.name} ends the reasoning")
+
+
+def _refused(table: Table, total: int, source: Part, name: str, prompt: Prompt | None) -> DataError:
+    if prompt is not None and source.columns.reasoning is None and len(table.faults) == total:
+        return DataError(
+            f"prompt={prompt.name} needs a chain of thought, dataset.columns.reasoning is null, and no answer of {name} holds one "
+            "between <think> and </think>; use prompt=direct dataset.overlong=drop"
+        )
+    remedy = "fix or remove them, or set dataset.faulty=drop to leave them out"
+    return faults_of(table.faults, total, name, remedy)
 
 
 def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
-    """The records of `path`, by its ending; `key` is where it was set, for errors.
+    """The records of `path`, by its ending and content; `key` is where it was set, for errors.
 
-    Raises: DataError if it is missing, of an unknown kind, or broken (with the line, where the format has lines).
+    Raises: DataError if it is missing, of an unknown kind, or broken (with the lines, where the format has lines).
     """
-    return [record for _, record in _rows(path, key)]
-
-
-def _rows(path: Path, key: str) -> list[Row]:
-    """The records of `path`, each with the number of its row: of a JSON array or Parquet file its place, of JSONL its line, of CSV
-    what a spreadsheet calls it, where the header is row 1 and empty rows count."""
-    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    if not path.is_file():
-        raise DataError(f"{key}={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}")
-    try:
-        return readers[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-
-
-def _read_json(path: Path) -> list[Row]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}; fix it") from error
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{path} is JSON but not a dataset: it must hold one array of objects")
-    return list(enumerate(records, 1))
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {number} is not valid JSON: {error.msg}; fix or remove the line") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path} line {number} is {type(record).__name__}, not an object; fix or remove the line")
-        rows.append((number, record))
-    return rows
-
-
-def _read_csv(path: Path) -> list[Row]:
-    csv.field_size_limit(LONGEST_CELL)
-    text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
-    try:
-        filled = [(number, cells) for number, cells in enumerate(csv.reader(text, strict=True), 1) if cells]
-    except csv.Error as error:
-        raise DataError(f"{path} is not valid CSV: {error}; fix it") from error
-    if not filled:
-        return []
-    header = filled[0][1]
-    _check_header(header, path)
-    return [(number, _record(header, cells, f"row {number} of {path}")) for number, cells in filled[1:]]
-
-
-def _check_header(header: Sequence[str], path: Path) -> None:
-    """Raises: DataError if two columns have one name, or all names are in one column."""
-    if twice := [name for name, count in Counter(header).items() if count > 1 and name.strip()]:
-        raise DataError(f"{path} has more than one column {twice[0]!r}; rename or remove all but one")
-    separator = next((each for each in _OTHER_SEPARATORS if each in header[0]), None)
-    if len(header) == 1 and separator is not None:
-        raise DataError(f"{path} has cells parted by {separator!r}, as it seems, and not by commas; save it with commas")
-
-
-def _record(header: Sequence[str], cells: Sequence[str], place: str) -> Record:
-    if any(cells[len(header) :]):
-        raise DataError(f"{place} has more cells than the header has columns; quote a cell that holds a comma")
-    return dict(zip_longest(header, cells[: len(header)]))
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from error
+    table = read_table(path, key)
+    if table.faults:
+        raise faults_of(table.faults, len(table.rows) + len(table.faults), path.name, "fix or remove them")
+    return [record for _, record in table.rows]
 
 
 def _from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:

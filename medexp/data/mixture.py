@@ -5,25 +5,26 @@ part it is held out from, where other parts have that column).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medexp.config import dataset_sources as parts
 from medexp.config.schema import Dataset, Part
-from medexp.data.cases import Case
+from medexp.data.cases import AS_EXPECTED, Case, Reading
 from medexp.data.order import quotas
 from medexp.data.split import Share, Split, divided, split, too_few
 from medexp.errors import DataError
 
 
-def sides(read: Sequence[Sequence[Case]], dataset: Dataset) -> Split:
-    """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order of `parts.sources`).
+def sides(read: Sequence[Sequence[Case]], dataset: Dataset, reading: Reading = AS_EXPECTED) -> Split:
+    """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order of `parts.sources`);
+    `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with `max_cases` the different
     training cases are shared out by weight too, at least one a part.
     Raises: DataError if a part is too small, or the column to group by is missing.
     """
     if not dataset.mixture and dataset.held_out_from is None:
-        return split(read[0], dataset)
+        return replace(split(read[0], dataset), reading=reading)
     sources, trained = parts.sources(dataset), parts.trained(dataset)
     wanted = _held_out_counts(dataset, len(sources))
     both = [
@@ -45,6 +46,7 @@ def sides(read: Sequence[Sequence[Case]], dataset: Dataset) -> Split:
         shares=tuple(Share(part.name, part.weight, len(pool)) for part, pool in zip(trained, chosen, strict=True)),
         withheld=_count(different) - _count(kept),
         wanted=dataset.held_out,
+        reading=reading,
     )
 
 

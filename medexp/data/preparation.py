@@ -67,6 +67,7 @@ def _joined(encodings: Sequence[Encoding]) -> Encoding:
         encoded=tuple(encoded for each in encodings for encoded in each.encoded),
         dropped=sum(each.dropped for each in encodings),
         trimmed=sum(each.trimmed for each in encodings),
+        plain=sum(each.plain for each in encodings),
     )
 
 

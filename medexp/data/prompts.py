@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 
 from medexp.config.schema import Prompt
+from medexp.data import think_marks
 from medexp.data.cases import Case
 
-THINK_END = "</think>"  # by which a chain of thought is told from the answer in what a model says
+THINK_END = think_marks.THINK_END  # by which a chain of thought is told from the answer in what a model says
 _PLACEHOLDER = re.compile(r"\{(question|reasoning|answer)\}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medexp.config.schema import Dataset
-from medexp.data.cases import Case
+from medexp.data.cases import AS_EXPECTED, Case, Reading
 from medexp.errors import DataError, listing
 
 
@@ -23,7 +23,8 @@ class Split:
     """Training and held-out cases, and how many records were read and removed as exact duplicates.
 
     `shares` says which training cases, in order, are of which part (none: all of one); `withheld` counts cases that are not
-    trained on because their question or group is held out from another part; `wanted` is how many held-out cases were asked for.
+    trained on because their question or group is held out from another part; `wanted` is how many held-out cases were asked for;
+    `reading` what else was met in the files.
     """
 
     train: tuple[Case, ...]
@@ -33,6 +34,7 @@ class Split:
     shares: tuple[Share, ...] = ()
     withheld: int = 0
     wanted: int = 0
+    reading: Reading = AS_EXPECTED
 
 
 def split(cases: Sequence[Case], dataset: Dataset) -> Split:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medexp.config.schema import RunConfig
+from medexp.config.schema import Prompt, RunConfig
 from medexp.data.audit.inspection import Inspection, inspect
+from medexp.data.control_tokens import TextEncoder
 from medexp.data.encoding import Vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import Split
@@ -18,13 +19,13 @@ BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
 
 
 class Speller:
-    """A tokenizer that remembers. `known` holds every text it was given to spell."""
+    """A tokenizer that remembers, for texts in the words of `prompt`. `known` holds every text it was given to spell."""
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, prompt: Prompt):
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ModelError(f"the tokenizer of {tokenizer.name_or_path} has no tokenizer.json; tokens cannot be placed in texts")
-        self._backend = tokenizer.backend_tokenizer
-        self._plain = vocabulary(tokenizer)
+        self._encoder = TextEncoder(tokenizer, prompt)
+        self._plain = vocabulary(tokenizer, prompt)
         self.known: dict[str, Spelled] = {}
 
     def spell(self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None) -> None:
@@ -34,7 +35,7 @@ class Speller:
         advance(len(wanted) - len(missing))
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            for text, encoding in zip(batch, self._backend.encode_batch(batch, add_special_tokens=False), strict=True):
+            for text, encoding in zip(batch, self._encoder.encode(batch), strict=True):
                 self.known[text] = Spelled(encoding.ids, array("l", [end for _, end in encoding.offsets]))
             advance(len(batch))
 

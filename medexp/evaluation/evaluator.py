@@ -139,7 +139,9 @@ class Measured:
     @cached_property
     def _answer_starts(self) -> list[int]:
         held_out = self.ready.held_out
-        return parts.answer_starts(self.run.prompt, held_out.cases, held_out.encoded, vocabulary(self.tuned.tokenizer))
+        return parts.answer_starts(
+            self.run.prompt, held_out.cases, held_out.encoded, vocabulary(self.tuned.tokenizer, self.run.prompt)
+        )
 
 
 def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:

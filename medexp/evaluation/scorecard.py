@@ -5,6 +5,7 @@ MEASURES lists them with the direction that is better; the modules they come fro
 on both sides, and where none has, the card says why.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
@@ -155,8 +156,17 @@ def _content(case: Answered, text: str, lexicon: Lexicon, cosines: Cosines | Non
 
 
 def _names(extra: Mapping[str, str]) -> list[str]:
-    found = [extra.get("condition", ""), *extra.get("synonyms", "").split(";")]
-    return [name.strip() for name in found if name.strip()] if extra.get("condition") else []
+    found = [*_listed(extra.get("condition", "")), *_listed(extra.get("synonyms", ""))]
+    return found if extra.get("condition") else []
+
+
+def _listed(cell: str) -> list[str]:
+    """The names in a cell: between semicolons, or a JSON array of them."""
+    try:
+        items = json.loads(cell) if cell.lstrip().startswith("[") else cell.split(";")
+    except (ValueError, RecursionError):
+        items = cell.split(";")
+    return [name for item in items if (name := str(item).strip())]
 
 
 def _line(measure: Measure, before: Sequence[Scored], after: Sequence[Scored]) -> Line:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medexp.config.schema import Dtype
+from medexp.config.schema import Dtype, Prompt
+from medexp.data.control_tokens import TextEncoder
 from medexp.data.encoding import Vocabulary
 from medexp.models.backend import Stack
 from medexp.models.patches.unsloth_scratch import hand_back
@@ -102,12 +103,11 @@ def _without_peft_warning() -> Iterator[None]:
         yield
 
 
-def vocabulary(tokenizer: Any) -> Vocabulary:
-    """The part of `tokenizer` that encoding needs; text is taken as it is, no special tokens are added."""
+def vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
+    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are added to a text."""
+    encoder = TextEncoder(tokenizer, prompt)
 
     def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return list(encoder.encode([text])[0].ids)
 
-    control = frozenset(tokenizer.all_special_tokens)
-    return Vocabulary(encode, tokenizer.bos_token_id, tokenizer.eos_token_id, control)
+    return Vocabulary(encode, tokenizer.bos_token_id, tokenizer.eos_token_id, encoder.plain, encoder.written, encoder.ids)

@@ -63,6 +63,21 @@ def _rules(seen: Inspection) -> str:
 def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
     whole, train, held_out = seen.audit, seen.audit.train, seen.audit.held_out
     yield f"{whole.records:,} read", "", "", ""
+    for note in whole.notes:
+        yield "", "", "", note
+    if whole.blank:
+        yield f"{whole.blank:,} more", "", "", "passed over: nothing stands in the row"
+    if whole.faulty:
+        yield f"{whole.faulty:,} left out", "", "", "cannot be read as cases (dataset.faulty=drop)"
+    if whole.told_apart:
+        yield f"{whole.told_apart:,} told apart", "", "", "the answer began with its reasoning, in <think> marks"
+    if whole.plain_control:
+        yield (
+            f"{whole.plain_control:,} with marks",
+            "",
+            "",
+            "spell a control token of the tokenizer, which is encoded as plain text",
+        )
     if whole.duplicate_questions:
         yield (
             f"{whole.duplicate_questions:,} removed",
@@ -164,6 +179,7 @@ def _reasoning(seen: Inspection) -> Iterator[tuple[str, str]]:
     yield "another case's reasoning", str(len(faults.of_another_case))
     yield "reasoning that is the answer", str(len(faults.same_as_answer))
     yield "repetitive reasoning", str(len(faults.in_circles))
+    yield "a word for a missing value as answer or reasoning, held-out cases too", str(len(seen.missing_values))
 
 
 def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:

@@ -90,14 +90,14 @@ def train(
     found = weights.find(run.model)
     if run.lora.start_from is not None:
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
-    cases = source.load(run.dataset)
-    sides = mixture.sides(cases.by_source, run.dataset)
+    cases = source.load(run.dataset, run.prompt)
+    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
     with claimed(unfinished(run.tracking), fingerprint(run, cases.digest), run.training.resume) as work:
         show.say(_headline(run, work), title=f"{run.model.name} {run_name(run)}")
         if plan is not None:
             show.say(f"plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}", DONE)
         base = measuring.opened(run, found, show)
-        meter, speller = base.meter, Speller(base.tokenizer)
+        meter, speller = base.meter, Speller(base.tokenizer, run.prompt)
         ready, seen = _prepared(speller, run, sides, show)
         kept_runs.bury(run.tracking, dead_runs(run.tracking))
         with (
@@ -271,6 +271,7 @@ def _log_start(
             "medexp.engine": run.hardware.engine.value,
             "medexp.dataset": run.dataset.name,
             "medexp.dataset_revision": cases.commit,
+            "medexp.rows_left_out": ready.audit.faulty or None,
             "medexp.prompt": run.prompt.name,
             "medexp.seed": run.training.seed,
             "medexp.git_commit": git_commit(Path(__file__).parent),

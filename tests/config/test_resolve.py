@@ -98,14 +98,6 @@ BROKEN = {
         (["prompt.completion='{answer}{reasoning}'"], ["prompt.completion must hold {answer}, before it {reasoning}"]),
         (["prompt.completion='{reasoning}{answer}{age}'"], ["prompt.completion", "no other placeholder"]),
         (
-            ["dataset.columns.reasoning=null"],
-            [
-                "prompt=clinical_sections needs a chain of thought",
-                "dataset.columns.reasoning is null",
-                "use prompt=direct",
-            ],
-        ),
-        (
             ["prompt=direct", "dataset.overlong=trim_reasoning"],
             ["dataset.overlong=trim_reasoning needs a prompt with reasoning", "prompt=direct has none", "use drop or error"],
         ),

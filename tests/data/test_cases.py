@@ -33,6 +33,59 @@ def test_other_columns_are_kept_as_text():
     assert case.extra == {"age": "58", "condition": "flu"}
 
 
+def test_a_list_is_its_items_between_semicolons():
+    case = case_of(RECORD | {"synonyms": ["STEMI", "heart attack"], "codes": [1, 2], "one": ["x"]}, COLUMNS, "row 1")
+    assert case.extra == {"synonyms": "STEMI; heart attack", "codes": "1; 2", "one": "x"}
+
+
+MARKED = "<think>\nHot.\n</think>\n\nRest."
+
+
+@pytest.mark.parametrize("answer", [MARKED, "Hot.</think>Rest.", " <think>Hot.</think> Rest. "])
+@pytest.mark.parametrize("blank", [None, "", "  ", float("nan")])
+def test_reasoning_in_an_answer_is_told_apart_at_its_marks(answer, blank):
+    record = {"Question": "q", "Response": answer}
+    assert case_of(record, NO_REASONING, "row 1") == Case("q", "Hot.", "Rest.")
+    assert case_of(record, COLUMNS, "row 1") == Case("q", "Hot.", "Rest.")
+    assert case_of(record | {"Complex_CoT": blank}, COLUMNS, "row 1") == Case("q", "Hot.", "Rest.")
+
+
+def test_an_answer_beside_a_column_of_reasoning_stays_as_it_is():
+    assert case_of(RECORD | {"Response": MARKED}, COLUMNS, "row 1") == Case("Fever?", "Think.", MARKED)
+
+
+def test_marks_around_a_column_of_reasoning_are_no_part_of_it():
+    assert case_of(RECORD | {"Complex_CoT": "<think>\nHot.\n</think>"}, COLUMNS, "row 1") == Case("Fever?", "Hot.", "Rest.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("<think>Hot. Rest.", "'Response' holds <think> marks that do not pair"),
+        ("<think>Hot.</think>Rest.<think>Or?</think>Drink.", "'Response' holds <think> marks that do not pair"),
+        ("<think>Hot.</think>\n", "'Response' has no answer after </think>"),
+    ],
+)
+def test_marks_that_tell_nothing_apart_name_the_row(answer, said):
+    with pytest.raises(DataError, match=f"^row 7: {said}$"):
+        case_of({"Question": "q", "Response": answer}, NO_REASONING, "row 7")
+
+
+@pytest.mark.parametrize("name", ["Question", "ward"])
+@pytest.mark.parametrize(("text", "what"), [("a\0b", "a NUL character"), ("a\udc80", "half a character")])
+def test_what_is_no_text_names_the_row_whatever_the_column(name, text, what):
+    with pytest.raises(DataError, match=f"^row 7: '{name}' holds {what}"):
+        case_of(RECORD | {name: text}, COLUMNS, "row 7")
+
+
+def test_a_value_nested_too_deeply_to_be_written_names_the_row():
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(DataError, match="^row 7: 'more' is nested too deeply$"):
+        case_of(RECORD | {"more": nested}, COLUMNS, "row 7")
+
+
 @pytest.mark.parametrize("missing", list(RECORD))
 def test_a_missing_column_lists_the_columns(missing):
     record = {name: text for name, text in RECORD.items() if name != missing} | {missing.lower(): "x"}
@@ -51,15 +104,15 @@ def test_a_missing_column_like_no_other_is_a_whole_sentence():
 
 
 @pytest.mark.parametrize("name", list(RECORD))
-@pytest.mark.parametrize("empty", ["", "  \n\t", "\u2028\u00a0"])
+@pytest.mark.parametrize("empty", ["", "  \n\t", "\u2028\u00a0", None, float("nan")])
 def test_an_empty_field_names_the_row(name, empty):
-    with pytest.raises(DataError, match=f"^row 7: '{name}' is empty; fix or remove the record$"):
+    with pytest.raises(DataError, match=f"^row 7: '{name}' is empty$"):
         case_of(RECORD | {name: empty}, COLUMNS, "row 7")
 
 
-@pytest.mark.parametrize(("value", "kind"), [(7, "int"), (None, "NoneType"), (["a"], "list"), ({"a": 1}, "dict"), (True, "bool")])
+@pytest.mark.parametrize(("value", "kind"), [(7, "int"), (["a"], "list"), ({"a": 1}, "dict"), (True, "bool")])
 def test_a_field_that_is_no_text_names_the_row_and_what_it_is(value, kind):
-    with pytest.raises(DataError, match=f"^row 7: 'Response' is {kind}, not text; fix or remove the record$"):
+    with pytest.raises(DataError, match=f"^row 7: 'Response' is {kind}, not text$"):
         case_of(RECORD | {"Response": value}, COLUMNS, "row 7")
 
 

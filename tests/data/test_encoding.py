@@ -132,10 +132,51 @@ def test_one_long_sentence_cannot_be_trimmed(prompt, characters):
     assert encode_all(prompt, [case], characters, 60, Overlong.trim_reasoning, LossOn.completion).dropped == 1
 
 
-@pytest.mark.parametrize("mark", ["<|im_end|>", "</think>"])
+CHINESE = "先想感染。再看胸片！“要紧吗？”第一；再查血常规"
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "kept"),
+    [
+        (CHINESE, ["先想感染。", "先想感染。再看胸片！", "先想感染。再看胸片！“要紧吗？”", "先想感染。再看胸片！“要紧吗？”第一；"]),
+        ("- rule out sepsis\n- then  \n\n- the rest", ["- rule out sepsis", "- rule out sepsis\n- then"]),
+        ("At 38.5 it is high. Next", ["At 38.5 it is high."]),
+    ],
+)
+def test_reasoning_may_end_where_its_language_ends_a_sentence_or_a_line(prompt, characters, reasoning, kept):
+    found = []
+    for limit in range(length(prompt, Case("q", "", "a"), characters), length(prompt, Case("q", reasoning, "a"), characters)):
+        done = encode_all(prompt, [Case("q", reasoning, "a")], characters, limit, Overlong.trim_reasoning, LossOn.completion)
+        found += [case.reasoning for case in done.cases]
+    assert list(dict.fromkeys(found)) == kept
+
+
+@pytest.mark.parametrize("mark", ["<|User|>", "</think>"])
 @pytest.mark.parametrize("field", ["question", "reasoning", "answer"])
-def test_a_control_token_written_in_a_case_is_refused(prompt, characters, field, mark):
-    vocabulary = replace(characters, control=frozenset({"<|im_end|>"}))
-    case = replace(Case("What is it?", "Think.", "This."), **{field: f"a {mark} b"})
-    with pytest.raises(DataError, match=re.escape(f"holds {mark!r}, which the model reads as a control token")):
-        encode_all(prompt, [case], vocabulary, 1000, Overlong.drop, LossOn.completion)
+def test_cases_with_a_mark_that_the_prompt_writes_are_refused_all_at_once(prompt, characters, field, mark):
+    vocabulary = replace(characters, written=frozenset({"<|User|>"}))
+    cases = [
+        replace(
+            Case(f"What is {number}?", "Think.", "This."), place=f"row {number} of a.csv", **({field: f"a {mark} b"} if bad else {})
+        )
+        for number, bad in enumerate([False, *[True] * 12])
+    ]
+    with pytest.raises(DataError) as refused:
+        encode_all(prompt, cases, vocabulary, 1000, Overlong.drop, LossOn.completion)
+    *named, last = refused.value.problems
+    assert [re.match(r"row \d+", each)[0] for each in named] == [f"row {number}" for number in range(1, 11)]
+    assert f"holds {mark!r}, which the model reads as a control token" in named[0]
+    assert last.startswith("12 texts hold control tokens of the prompt; the first 10 are named above")
+
+
+def test_other_control_tokens_are_counted(prompt, characters):
+    vocabulary = replace(characters, plain=frozenset({"<|im_end|>", "<file|"}))
+    cases = [Case("q <|im_end|>", "r <|im_end|>", "a"), Case("q", "r", "a"), Case("q", "r", "<file|s>")]
+    assert encode_all(prompt, cases, vocabulary, 1000, Overlong.drop, LossOn.completion).plain == 2
+
+
+def test_a_text_that_is_read_as_a_control_token_all_the_same_is_refused(prompt, characters):
+    """As a normalizer may do, which takes ＜ for <."""
+    vocabulary = replace(characters, control_ids=frozenset({ord("＜") + 3}))
+    with pytest.raises(DataError, match="holds text, which the model reads as a control token"):
+        encode_all(prompt, [Case("q", "r", "a ＜ b")], vocabulary, 1000, Overlong.drop, LossOn.completion)

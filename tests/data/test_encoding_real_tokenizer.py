@@ -18,8 +18,8 @@ CASES = st.builds(Case, TEXTS, TEXTS, TEXTS)
 
 
 @pytest.fixture(scope="module")
-def real(embedded_tokenizer):
-    return vocabulary(embedded_tokenizer)
+def real(embedded_tokenizer, run):
+    return vocabulary(embedded_tokenizer, run.prompt)
 
 
 @pytest.fixture(scope="module")

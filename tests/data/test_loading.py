@@ -6,6 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from medexp.config.schema import Columns, Faulty, Prompt
 from medexp.data import loading as source
 from medexp.data.cases import Case, digest_of
 from medexp.errors import DataError
@@ -42,12 +43,12 @@ WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".csv": write_csv, ".parq
 
 @pytest.fixture
 def refusal(dataset):
-    """What is said against a file."""
+    """The first thing that is said against a file."""
 
-    def said(path, **changes) -> str:
+    def said(path, prompt=None, **changes) -> str:
         with pytest.raises(DataError) as refused:
-            source.load(dataset(path=str(path), **changes))
-        return str(refused.value)
+            source.load(dataset(path=str(path), **changes), prompt)
+        return refused.value.problems[0]
 
     return said
 
@@ -94,14 +95,14 @@ def test_a_line_separator_inside_a_text_ends_no_line(dataset, tmp_path):
 def test_a_broken_line_of_jsonl_is_named(refusal, tmp_path):
     path = tmp_path / "cases.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + "\n\n{'Question': 1}\n")
-    assert re.match(rf"{path} line 3 is not valid JSON: .*; fix or remove the line$", refusal(path))
+    assert re.match(r"line 3 of cases.jsonl is not valid JSON: ", refusal(path))
 
 
 @pytest.mark.parametrize(("line", "kind"), [("[1]", "list"), ('"text"', "str"), ("null", "NoneType"), ("7", "int")])
 def test_a_line_of_jsonl_that_is_no_object_is_named(refusal, tmp_path, line, kind):
     path = tmp_path / "cases.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + f"\n{line}\n")
-    assert refusal(path) == f"{path} line 2 is {kind}, not an object; fix or remove the line"
+    assert refusal(path) == f"line 2 of cases.jsonl is {kind}, not an object"
 
 
 def test_broken_json_names_the_line(refusal, tmp_path):
@@ -125,7 +126,7 @@ def test_broken_csv_is_named(refusal, tmp_path):
 def test_a_csv_row_with_an_unquoted_comma_is_not_cut(refusal, tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text("Question,Complex_CoT,Response\nq,r,a\nq,r,rest, and drink\n")
-    assert refusal(path) == f"row 3 of {path} has more cells than the header has columns; quote a cell that holds a comma"
+    assert refusal(path) == "row 3 of cases.csv has more cells than the header has columns; quote a cell that holds a separator"
 
 
 def test_empty_cells_after_the_last_column_are_nothing(dataset, tmp_path):
@@ -152,10 +153,13 @@ def test_two_columns_of_one_name_are_refused(refusal, tmp_path):
     )
 
 
-@pytest.mark.parametrize("separator", [";", "\t"])
-def test_another_separator_is_guessed(refusal, tmp_path, separator):
-    (tmp_path / "cases.csv").write_text(f"Question{separator}Complex_CoT{separator}Response\nq, now{separator}r{separator}a\n")
-    assert f"has cells parted by {separator!r}, as it seems, and not by commas" in refusal(tmp_path / "cases.csv")
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_another_separator_is_read_and_said(dataset, tmp_path, separator, name):
+    rows = ["Question|Complex_CoT|Response", "q, now|r|38,6", '"a ""b"" | c"|r|a', "\n"]
+    (tmp_path / "cases.csv").write_text("\n".join(rows).replace(" | ", "~").replace("|", separator).replace("~", f" {separator} "))
+    loaded = source.load(dataset(path=str(tmp_path / "cases.csv")))
+    assert loaded.cases == (Case("q, now", "r", "38,6"), Case(f'a "b" {separator} c', "r", "a"))
+    assert loaded.reading.notes == (f"cases.csv has cells parted by {name}",)
 
 
 def test_a_long_cell_is_read(dataset, tmp_path):
@@ -190,10 +194,10 @@ def test_a_text_file_called_parquet_is_named(refusal, tmp_path):
     assert refusal(tmp_path / "cases.parquet").startswith(f"{tmp_path / 'cases.parquet'} is not a Parquet file: ")
 
 
-@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
-def test_a_file_that_is_not_utf_8_names_the_byte(refusal, tmp_path, ending):
+@pytest.mark.parametrize(("ending", "wrong"), [(".json", "é"), (".jsonl", "é"), (".csv", "患者患者"), (".csv", "жар")])
+def test_a_file_that_is_not_utf_8_names_the_byte(refusal, tmp_path, ending, wrong):
     path = tmp_path / f"cases{ending}"
-    path.write_bytes(b"x" * 20_000 + "é".encode("latin-1") + b"\n")
+    path.write_bytes(b"x" * 20_000 + wrong.encode({"é": "latin-1", "жар": "cp1251"}.get(wrong, "gbk")) + b"\n")
     assert refusal(path) == f"{path} is not UTF-8 text (byte 20000); save it as UTF-8"
 
 
@@ -230,14 +234,14 @@ def test_a_missing_column_lists_the_columns(refusal, tmp_path, ending):
 def test_an_empty_field_names_the_row(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"Response": "  "}])
-    assert refusal(path) == f"row {3 if ending == '.csv' else 2} of cases{ending}: 'Response' is empty; fix or remove the record"
+    assert refusal(path) == f"row {3 if ending == '.csv' else 2} of cases{ending}: 'Response' is empty"
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".parquet"])
 def test_a_field_that_is_no_text_names_the_row(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0] | {"Response": 7}])
-    assert refusal(path) == f"row 1 of cases{ending}: 'Response' is int, not text; fix or remove the record"
+    assert refusal(path) == f"row 1 of cases{ending}: 'Response' is int, not text"
 
 
 def test_half_a_character_in_json_names_the_row(refusal, tmp_path):
@@ -263,3 +267,166 @@ def test_a_hub_that_does_not_answer_says_what_to_do(dataset, monkeypatch):
     assert said.startswith("dataset me/cases (en, revision main) could not be downloaded from the Hub: no connection.")
     assert "Set dataset.path=FILE" in said
     assert "HF_TOKEN" in said
+
+
+def test_all_faulty_rows_are_counted_and_the_first_ten_named(dataset, tmp_path):
+    path = tmp_path / "cases.csv"
+    rows = [RECORDS[0] | {"Question": f"q{number}", "Response": "" if number % 2 else "a"} for number in range(24)]
+    write_csv(path, rows)
+    with pytest.raises(DataError) as refused:
+        source.load(dataset(path=str(path)))
+    *named, last = refused.value.problems
+    assert named == [f"row {number} of cases.csv: 'Response' is empty" for number in range(3, 23, 2)]
+    assert last == (
+        "12 of 24 rows of cases.csv cannot be used; the first 10 are named above: fix or remove them, or set dataset.faulty=drop "
+        "to leave them out"
+    )
+    loaded = source.load(dataset(path=str(path), faulty=Faulty.drop))
+    assert [case.question for case in loaded.cases] == [f"q{number}" for number in range(0, 24, 2)]
+    assert loaded.reading.faulty == 12
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv"])
+def test_faults_of_every_kind_are_named_in_their_order_and_may_be_dropped(dataset, tmp_path, ending):
+    path = tmp_path / f"cases{ending}"
+    whole = json.dumps(RECORDS[0])
+    path.write_text(f"{whole}\n{{nonsense}}\n{json.dumps(RECORDS[0] | {'Response': 5})}\n[]\n")
+    if ending == ".csv":
+        path.write_text("Question,Complex_CoT,Response\nq,r,a\nq,r,a,too many\nq,r\nq,r, \n")
+    loaded = source.load(dataset(path=str(path), faulty=Faulty.drop))
+    assert (len(loaded.cases), loaded.reading.faulty) == (1, 3)
+    with pytest.raises(DataError) as refused:
+        source.load(dataset(path=str(path)))
+    first = 3 if ending == ".csv" else 2
+    assert [int(re.search(r"(?:row|line) (\d+)", each)[1]) for each in refused.value.problems[:3]] == [first, first + 1, first + 2]
+
+
+def test_a_file_of_which_nothing_is_left_is_refused_even_when_dropping(dataset, tmp_path):
+    write_csv(tmp_path / "cases.csv", [RECORDS[0] | {"Response": ""}])
+    with pytest.raises(DataError, match="1 of 1 rows of cases.csv cannot be used"):
+        source.load(dataset(path=str(tmp_path / "cases.csv"), faulty=Faulty.drop))
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_rows_in_which_nothing_stands_are_passed_over_and_counted(dataset, tmp_path, ending):
+    blank = dict.fromkeys(RECORDS[0], None if ending == ".parquet" else " ")
+    WRITERS[ending](tmp_path / f"cases{ending}", [*RECORDS, blank, blank, blank])
+    loaded = source.load(dataset(path=str(tmp_path / f"cases{ending}")))
+    assert (loaded.cases, loaded.reading.blank, loaded.reading.faulty) == (CASES, 3, 0)
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_json_is_read_by_what_it_holds(dataset, tmp_path, ending):
+    path, other = tmp_path / f"cases{ending}", {".json": ".jsonl", ".jsonl": ".json"}[ending]
+    WRITERS[other](path, RECORDS)
+    loaded = source.load(dataset(path=str(path)))
+    assert loaded.cases == CASES
+    assert loaded.reading.notes == (f"cases{ending} holds {'JSON Lines' if ending == '.json' else 'one JSON array'}",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
+def test_unicode_is_read_in_every_encoding(dataset, tmp_path, encoding, ending):
+    path = tmp_path / f"cases{ending}"
+    WRITERS[ending](path, RECORDS)
+    path.write_bytes(path.read_bytes().decode().encode(encoding))
+    loaded = source.load(dataset(path=str(path)))
+    assert loaded.cases == CASES
+    assert [encoding[:6].upper() in note for note in loaded.reading.notes] == ([] if encoding == "utf-8-sig" else [True])
+
+
+def test_what_a_european_excel_writes_is_read(dataset, tmp_path):
+    text = 'sep=;\r\nQuestion;Complex_CoT;Response\r\n"Größe 1,80 m; 39,5 °C";Näher: „heiß“ – 5 €;Café d\'été, señor…\r\n;;\r\n'
+    (tmp_path / "cases.csv").write_bytes(text.encode("cp1252"))
+    loaded = source.load(dataset(path=str(tmp_path / "cases.csv")))
+    assert loaded.cases == (Case("Größe 1,80 m; 39,5 °C", "Näher: „heiß“ – 5 €", "Café d'été, señor…"),)
+    assert loaded.reading.notes == ("cases.csv is Windows-1252", "cases.csv has cells parted by semicolons")
+    assert loaded.cases[0].place == "row 3 of cases.csv"
+
+
+FOREIGN = [
+    ("患者三十岁，发热三天。", "gbk"),
+    ("患者は熱がある。", "shift-jis"),
+    ("У больного жар.", "cp1251"),
+    ("miał gorączkę", "cp1250"),
+]
+
+
+@pytest.mark.parametrize(("text", "encoding"), [*FOREIGN, ("für Grüße", "mac-roman"), ("für Ärzte, Größe", "cp850")])
+def test_another_old_encoding_is_not_taken_for_western(refusal, tmp_path, text, encoding):
+    (tmp_path / "cases.csv").write_bytes(f"Question,Complex_CoT,Response\n{text},r,a\n".encode(encoding))
+    assert "is not UTF-8 text" in refusal(tmp_path / "cases.csv")
+
+
+def test_commas_in_a_header_of_semicolons_part_nothing(dataset, tmp_path):
+    (tmp_path / "cases.csv").write_text("Question;Complex_CoT;Response;age, sex\nq, a;r;a, b, c;1\n")
+    (case,) = source.load(dataset(path=str(tmp_path / "cases.csv"))).cases
+    assert (case.question, case.answer, case.extra) == ("q, a", "a, b, c", {"age, sex": "1"})
+
+
+HOSTILE = {
+    "deep array": ("[" * 100_000, "is not valid JSON: it is nested too deeply in line 1; fix it"),
+    "deep value": ('[{"Question": ' + "[" * 100_000 + "]" * 100_000 + "}]", "nested too deeply"),
+    "long integer": ('[\n{"Question": "q", "age": ' + "9" * 5000 + "}]", "an integer of over 4,300 digits in line 2"),
+    "NUL": ('[{"Question": "q\\u0000", "Complex_CoT": "r", "Response": "a"}]', "row 1 of cases.json: 'Question' holds a NUL"),
+    "raw NUL": ('[{"Question": "q\0"}]', "Invalid control character"),
+    "NaN": ('[{"Question": "q", "Complex_CoT": "r", "Response": NaN}]', "row 1 of cases.json: 'Response' is empty"),
+    "infinity": ('[{"Question": "q", "Complex_CoT": "r", "Response": Infinity}]', "'Response' is float, not text"),
+    "surrogate": ('[{"Question": "q\\udc00", "Complex_CoT": "r", "Response": "a"}]', "'Question' holds half a character"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_json_is_refused_in_a_sentence(refusal, tmp_path, kind):
+    text, said = HOSTILE[kind]
+    (tmp_path / "cases.json").write_text(text)
+    assert said in refusal(tmp_path / "cases.json")
+
+
+def test_hostile_lines_are_faulty_rows(dataset, tmp_path):
+    lines = [json.dumps(RECORDS[0]), '{"Question": ' + "[" * 100_000, '{"Question": ' + "9" * 5000 + "}", '{"Question": "\0"}']
+    (tmp_path / "cases.jsonl").write_text("\n".join(lines))
+    loaded = source.load(dataset(path=str(tmp_path / "cases.jsonl"), faulty=Faulty.drop))
+    assert (loaded.cases, loaded.reading.faulty) == (CASES[:1], 3)
+
+
+REASONING = Prompt("reasons", "Q: {question}\n<think>\n", "{reasoning}\n</think>\n\n{answer}")
+PLAIN = Prompt("direct", "Q: {question}\n", "{answer}")
+
+
+def test_answers_with_marks_are_read_with_either_prompt(dataset, tmp_path):
+    write_csv(
+        tmp_path / "cases.csv", [{"Question": "q", "Response": "<think>r</think>a"}, {"Question": "p", "Response": "s</think>b"}]
+    )
+    columns = Columns("Question", None, "Response")
+    for prompt in (REASONING, PLAIN):
+        loaded = source.load(dataset(path=str(tmp_path / "cases.csv"), columns=columns), prompt)
+        assert loaded.cases == (Case("q", "r", "a"), Case("p", "s", "b"))
+        assert loaded.reading.told_apart == 2
+    assert loaded.reading.notes == ("prompt=direct trains on the answer alone, without the reasoning told apart",)
+
+
+def test_a_prompt_that_reasons_needs_reasoning_in_every_row(dataset, refusal, tmp_path):
+    columns, path = Columns("Question", None, "Response"), tmp_path / "cases.csv"
+    write_csv(path, [{"Question": "q", "Response": "a"}] * 2)
+    assert refusal(path, REASONING, columns=columns) == (
+        "prompt=reasons needs a chain of thought, dataset.columns.reasoning is null, and no answer of cases.csv holds one between "
+        "<think> and </think>; use prompt=direct dataset.overlong=drop"
+    )
+    assert len(source.load(dataset(path=str(path), columns=columns), PLAIN).cases) == 2
+    write_csv(path, [{"Question": "q", "Response": "a"}, {"Question": "q", "Response": "<think>r</think>a"}])
+    assert refusal(path, REASONING, columns=columns) == "row 2 of cases.csv has no reasoning, and prompt=reasons asks for it"
+
+
+def test_a_mark_that_would_end_the_reasoning_early_is_a_faulty_row(dataset, refusal, tmp_path):
+    write_json(tmp_path / "cases.json", [RECORDS[0], RECORDS[0] | {"Complex_CoT": "so </think> then"}])
+    assert refusal(tmp_path / "cases.json", REASONING).startswith("row 2 of cases.json: the reasoning holds a <think> mark")
+    assert len(source.load(dataset(path=str(tmp_path / "cases.json")), PLAIN).cases) == 2
+
+
+def test_columns_of_other_names_are_proposed(refusal, tmp_path):
+    write_csv(tmp_path / "cases.csv", [{"question": "q", "Model answer": "?", "Answer": "a"}])
+    assert refusal(tmp_path / "cases.csv").endswith(
+        "as in dataset.columns.question=question dataset.columns.reasoning=null dataset.columns.answer=Answer prompt=direct "
+        "dataset.overlong=drop"
+    )

@@ -47,8 +47,8 @@ def test_what_is_learnt_is_what_has_labels(prompt, characters, loss_on):
 
 
 @pytest.fixture(scope="module")
-def speller(embedded_tokenizer) -> Speller:
-    return Speller(embedded_tokenizer)
+def speller(embedded_tokenizer, resolved_prompt) -> Speller:
+    return Speller(embedded_tokenizer, resolved_prompt)
 
 
 @given(TEXTS, TEXTS, TEXTS)

@@ -67,7 +67,7 @@ def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list
 
 
 def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path]:
-    ready = prepare(run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer))
+    ready = prepare(run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer, run.prompt))
     known = known_base.known_base(run, found, ready)
     assert known is not None
     return known.answers, known._losses

@@ -49,7 +49,9 @@ class Card:
             raise torch.OutOfMemoryError("out of memory")
 
     def ready(self) -> Prepared:
-        return prepare(self.run, split(source.load(self.run.dataset).cases, self.run.dataset), vocabulary(self.tokenizer))
+        return prepare(
+            self.run, split(source.load(self.run.dataset).cases, self.run.dataset), vocabulary(self.tokenizer, self.run.prompt)
+        )
 
     def settle(self, work: Workspace) -> Settled:
         plan = predicted(self.asked, Levers(4, 1, compiled=False))

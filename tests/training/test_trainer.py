@@ -39,7 +39,7 @@ class Steps:
         modules, found = stack.load(self.run.hardware, machine.cache_dir()), weights.find(self.run.model)
         self.tuned: Tuned = model.load(self.run, found, model.load_tokenizer(found, modules), modules)
         sides = split(source.load(self.run.dataset).cases, self.run.dataset)
-        self.ready: Prepared = prepare(self.run, sides, vocabulary(self.tuned.tokenizer))
+        self.ready: Prepared = prepare(self.run, sides, vocabulary(self.tuned.tokenizer, self.run.prompt))
         self.metrics: list[dict[str, float]] = []
         self.sizes: list[tuple[int, int]] = []
         self.tuned.network.register_forward_pre_hook(self.saw, with_kwargs=True)

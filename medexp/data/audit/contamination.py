@@ -1,12 +1,20 @@
-"""Do training cases hold what is measured on? By the same question, or by any run of WINDOW words in common."""
+"""Do training cases hold what is measured on? By the same question, or by any run of WINDOW words in common.
 
-from collections.abc import Iterator, Mapping, Sequence
+A run of words that stands in more than FREQUENT training cases is a phrase of the trade, as the last sentence of an exam question
+is, and tells nothing: it counts only in a case that shares MOST of a measured text.
+Source: Brown et al. 2020, arXiv:2005.14165, appendix C, which ignores 13-grams that match more than ten training documents.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from medexp.data.audit.words import words_of
 from medexp.data.cases import Case
 
 WINDOW = 13  # words; Brown et al. 2020, arXiv:2005.14165, and lm-eval's decontamination use the same
+FREQUENT = 10  # training cases
+MOST = 0.5  # of the runs of words of a measured text
 
 Gram = tuple[str, ...]
 
@@ -28,29 +36,54 @@ class Measured:
     def __init__(self) -> None:
         self._questions: dict[Gram, tuple[str, int]] = {}
         self._grams: dict[Gram, tuple[str, int]] = {}
+        self._sizes: dict[tuple[str, int], int] = {}
 
     def add(self, name: str, questions: Sequence[str], texts: Sequence[str]) -> None:
         """`texts[i]` is what a training case must not share a run of words with, `questions[i]` its question."""
         for place, (question, text) in enumerate(zip(questions, texts, strict=True)):
             self._questions.setdefault(tuple(words_of(question)), (name, place))
-            for gram in grams(words_of(text)):
+            found = set(grams(words_of(text)))
+            self._sizes[name, place] = len(found)
+            for gram in found:
                 self._grams.setdefault(gram, (name, place))
 
-    def overlap(self, place: int, case: Case) -> Overlap | None:
-        """The first thing that `case`, number `place`, shares with what is measured; its question is looked at first."""
+    def shared(self, case: Case) -> "Shared":
+        """What `case` shares with what is measured."""
         question = words_of(case.question)
-        if found := self._questions.get(tuple(question)):
-            return Overlap(place, *found, " ".join(question), same_question=True)
-        for words in (question, words_of(case.reasoning), words_of(case.answer)):
-            for gram in grams(words):
-                if found := self._grams.get(gram):
-                    return Overlap(place, *found, " ".join(gram), same_question=False)
-        return None
+        parts = (question, words_of(case.reasoning), words_of(case.answer))
+        # In the order of the text, each run once; the same text measured twice is the one that was added first.
+        runs = dict.fromkeys(gram for words in parts for gram in grams(words) if gram in self._grams)
+        same = self._questions.get(tuple(question))
+        return Shared(same, "" if same is None else " ".join(question), tuple(runs))
+
+    def overlap(self, place: int, shared: "Shared", frequent: Collection[Gram]) -> Overlap | None:
+        """The first thing of `shared`, by case number `place`, that tells something; the whole question is looked at first."""
+        if shared.question is not None:
+            return Overlap(place, *shared.question, shared.asked, same_question=True)
+        gram = next((each for each in shared.runs if each not in frequent), None) or self._much(shared.runs)
+        return Overlap(place, *self._grams[gram], " ".join(gram), same_question=False) if gram is not None else None
+
+    def _much(self, runs: Sequence[Gram]) -> Gram | None:
+        """The first of `runs` that belongs to a measured text of which they are MOST."""
+        counts = Counter(self._grams[gram] for gram in runs)
+        return next((gram for gram in runs if counts[where := self._grams[gram]] >= MOST * self._sizes[where]), None)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a training case shares: where its whole question is measured, its words, and each run of words that is measured."""
+
+    question: tuple[str, int] | None
+    asked: str
+    runs: tuple[Gram, ...]
 
 
 def overlaps(cases: Sequence[Case], measured: Measured) -> list[Overlap]:
     """The training cases that share something with what is measured, one entry each."""
-    return [found for place, case in enumerate(cases) if (found := measured.overlap(place, case))]
+    shared = [measured.shared(case) for case in cases]
+    counts = Counter(gram for each in shared for gram in each.runs)
+    frequent = {gram for gram, count in counts.items() if count > FREQUENT}
+    return [found for place, each in enumerate(shared) if (found := measured.overlap(place, each, frequent))]
 
 
 def grams(words: Sequence[str]) -> Iterator[Gram]:

@@ -1,7 +1,9 @@
 """The whole audit of a run's cases: what became of each record, token lengths part by part, what is learnt, repeats, leaks, faults.
 
 `broken` says which rules do not hold:
-- nothing that is measured on is trained on: no question, no near duplicate of one, no 13 words in a row;
+- nothing that is measured on is trained on: no question, no near duplicate of one, no 13 words in a row, save those that more
+  than ten training cases have;
+- no answer and no reasoning is a word for a missing value (None, N/A, -);
 - at most MAX_DROPPED of the training cases are dropped and at most MAX_TRIMMED have their reasoning shortened for length;
 - at most MAX_NEAR of the training cases nearly repeat another one;
 - every prompt that reasons has reasoning to learn, at most MAX_FAULTY of it copied or repetitive;
@@ -18,12 +20,14 @@ from medexp.config.schema import Prompt
 from medexp.data.audit.contamination import Measured, Overlap, overlaps
 from medexp.data.audit.duplicates import near_duplicates, near_to
 from medexp.data.audit.language import languages_of
+from medexp.data.audit.missing_values import is_missing_value, missing_values
 from medexp.data.audit.reasoning_checks import ReasoningFaults, faults
 from medexp.data.case_counts import CaseAudit
 from medexp.data.cases import Case
 from medexp.data.encoding import Encoding
 from medexp.data.prompts import reasons
 from medexp.data.token_roles import Piece, Role, Spelled, pieces
+from medexp.errors import listing
 
 MAX_DROPPED, MAX_TRIMMED, MAX_NEAR, MAX_FAULTY, MAX_FOREIGN = 0.05, 0.25, 0.02, 0.01, 0.02
 MAX_HELD_OUT = 2
@@ -78,6 +82,7 @@ class Inspection:
     languages: Sequence[tuple[str, int]]
     previews: Sequence[Sequence[Piece]]
     measured: Sequence[str]
+    missing_values: Sequence[Case] = ()
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -95,6 +100,10 @@ class Inspection:
             "overlap": _counted(self.leaks) | {"looked_at": list(self.measured)},
             "reasoning": {name: len(places) for name, places in asdict(self.reasoning).items()},
             "languages": dict(self.languages),
+            "missing_values": {
+                "count": len(self.missing_values),
+                "places": [each.place for each in self.missing_values[:EXAMPLES]],
+            },
             "broken_rules": list(self.broken),
         }
 
@@ -126,6 +135,7 @@ def inspect(
         languages=languages_of([f"{case.question} {case.answer}" for case in train.cases]),
         previews=[cut[place] for place in dict.fromkeys(by_length[at] for at in (0, len(cut) // 2, -1))],
         measured=[HELD_OUT, *benchmarks],
+        missing_values=list(missing_values([*train.cases, *held_out.cases])),
     )
 
 
@@ -185,6 +195,11 @@ def _broken(seen: Inspection) -> Iterator[str]:
         yield f"{len(seen.leaks)} training cases share a question or 13 words in a row with what is measured on"
     if seen.near_held_out:
         yield f"{len(seen.near_held_out)} training questions nearly repeat a held-out one"
+    if missing := seen.missing_values:
+        first = listing(
+            [f"{each.answer if is_missing_value(each.answer) else each.reasoning} in {each.place}" for each in missing[:3]]
+        )
+        yield f"{len(missing)} cases have a word for a missing value as answer or reasoning ({first}); fill or remove them"
     yield from _above("dropped for length", side.dropped_overlong, wanted, MAX_DROPPED)
     yield from _above("with shortened reasoning", side.trimmed_reasoning, wanted, MAX_TRIMMED)
     yield from _above("that nearly repeat another one", len(seen.repeats), side.kept, MAX_NEAR)

@@ -1,6 +1,6 @@
 import pytest
 
-from medexp.data.audit.contamination import WINDOW, Measured, benchmark_texts, grams, overlaps
+from medexp.data.audit.contamination import FREQUENT, WINDOW, Measured, benchmark_texts, grams, overlaps
 from medexp.data.cases import Case
 
 RUN = "an ultrasound shows dilation of the right ureter and renal pelvis which of these"  # 14 words
@@ -52,3 +52,41 @@ def test_questions_of_the_three_benchmarks_are_read():
         {"prompt": "no question"},
     ]
     assert list(benchmark_texts(records)) == [("medqa?", "medqa?"), ("medmcqa?", "medmcqa?"), ("pubmedqa?", "pubmedqa? one two")]
+
+
+STEM = "Which of the following is the most likely explanation of the findings in this patient"  # 15 words
+
+
+def unrelated(count: int, first: int = 0) -> list[Case]:
+    """Cases that have STEM in common and nothing else."""
+    return [
+        Case(" ".join(f"word{number * 40 + at}" for at in range(30)) + f" {STEM}?", "r", f"a{number}")
+        for number in range(first, first + count)
+    ]
+
+
+def held_out(cases: list[Case]) -> Measured:
+    made = Measured()
+    made.add("held-out cases", [case.question for case in cases], [f"{case.question} {case.answer}" for case in cases])
+    return made
+
+
+def test_a_stem_that_many_cases_share_is_no_leak():
+    assert overlaps(unrelated(50), held_out(unrelated(8, first=100))) == []
+    assert len(overlaps(unrelated(FREQUENT), held_out(unrelated(8, first=100)))) == FREQUENT
+    assert overlaps(unrelated(FREQUENT + 1), held_out(unrelated(8, first=100))) == []
+
+
+def test_text_that_is_really_shared_is_found_beside_a_stem():
+    measured = unrelated(8, first=100)
+    copied = Case("Another patient altogether.", " ".join(measured[3].question.split()[5:25]), "a")
+    (found,) = overlaps([*unrelated(50), copied], held_out(measured))
+    assert (found.case, found.measured, found.same_question) == (50, 3, False)
+    assert STEM.split()[0].lower() not in found.shared
+
+
+def test_a_measured_text_that_many_cases_hold_is_found_however_many_they_are():
+    measured = unrelated(8, first=100)
+    copies = [Case(f"{measured[3].question} And question {number}?", "r", "a") for number in range(3 * FREQUENT)]
+    found = overlaps([*unrelated(50), *copies], held_out(measured))
+    assert [each.case for each in found] == list(range(50, 50 + 3 * FREQUENT))
