@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medexp.cli.app import Invocation, run_door
 from medexp.config.command_options import EvaluateOptions
-from medexp.config.flatten import fingerprint, telling
+from medexp.config.flatten import fingerprint, former_fingerprint, telling
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
@@ -93,7 +93,8 @@ def _measured(run: RunConfig, invocation: Invocation, subject: FinishedRun, show
     questions = _questions(run.evaluation)
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
-    with claimed(unfinished(run.tracking), f"evaluate-{fingerprint(run, cases.digest)}", run.training.resume) as work:
+    names = [f"evaluate-{of(run, cases.digest)}" for of in (fingerprint, former_fingerprint)]
+    with claimed(unfinished(run.tracking), names[0], run.training.resume, names[1]) as work:
         _point_out_other_cases(subject, sides, show)
         show.say(f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}", title=subject.name)
         base = measuring.opened(run, found, show)

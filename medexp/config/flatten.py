@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
+from pathlib import Path
 
 from medexp.config.schema import RunConfig
 
 Value = str | int | float | bool | None | list[object]
 # What `dataset.faulty` leaves out, the digest of the cases tells.
 _NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps", "evaluation.reuse_base", "dataset.faulty")
+# Of a card, measured or published: nothing but predictions is made of them.
+_RATES = ("hardware.matmul_tflops", "hardware.memory_gb_per_s", "hardware.host_link_gb_per_s")
 _TELLING = (
     "lora.r", "training.learning_rate", "training.max_seq_tokens", "model.name", "dataset.name", "prompt.name",
     "training.max_steps", "training.epochs", "training.micro_batch", "training.accumulation", "training.seed",
@@ -31,9 +35,16 @@ def is_of_experiment(name: str) -> bool:
     return not name.startswith(_NOT_THE_EXPERIMENT)
 
 
+def is_of_identity(name: str) -> bool:
+    """Does the setting of this dotted name tell one command from another?"""
+    return is_of_experiment(name) and name not in _RATES
+
+
 def telling(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
     """The leaves of `run` that a person compares runs by, the most telling first, and those that `overrides` name; no nulls, and
-    none that may be another when the run is continued (`fingerprint` leaves them out, and MLflow lets no parameter change).
+    none that a user may set otherwise when the run is continued (`fingerprint` leaves them out, and
+    MLflow lets no parameter change: where the machine or its plan has another value by then, a tag
+    says so).
 
     The whole config is kept beside them as config/composed.yaml.
     """
@@ -48,12 +59,44 @@ def _tells_of_a_part(name: str) -> bool:
     return name.startswith("dataset.mixture.") and name.endswith(_TELLING_OF_A_PART)
 
 
+def identity(run: RunConfig) -> dict[str, Value]:
+    """What two runs share when they are the same command, wherever they are started.
+
+    Every leaf of the experiment as it was asked for, whatever memory the machine has and whatever
+    plan fits it; a file of the project, or of medexp, by its place there.
+    """
+    filled = {name: value for name, value in flatten(run).items() if is_of_identity(name)}
+    project, package = Path(run.tracking.root or ".").parent, Path(__file__).parents[1]
+    homes, leaves = {str(project): ".", str(package): "medexp"}, filled | run.asked
+    return {name: _moved(value, homes) for name, value in leaves.items()}
+
+
+def _moved(value: Value, homes: Mapping[str, str]) -> Value:
+    """`value` with the innermost of the folders `homes` that it lies in called by its name."""
+    inside = [home for home in homes if isinstance(value, str) and value.startswith(home + os.sep)]
+    if not isinstance(value, str) or not inside:
+        return value
+    innermost = max(inside, key=len)
+    return homes[innermost] + value[len(innermost) :]
+
+
 def fingerprint(run: RunConfig, data_digest: str) -> str:
     """Twelve hex digits that two runs share when they are the same command on the same cases.
 
-    Where results are kept and how often checkpoints are written does not count; everything else does.
+    Where results are kept, how often checkpoints are written, and what the machine has does not
+    count; everything else that was asked for does.
     """
-    text = json.dumps([_experiment(run), data_digest], sort_keys=True)
+    return _digest(identity(run), data_digest)
+
+
+def former_fingerprint(run: RunConfig, data_digest: str) -> str:
+    """The fingerprint of before 2026-11-29, which held the machine's memory, the plan and absolute
+    paths: what was left unfinished then is found by it."""
+    return _digest(_experiment(run), data_digest)
+
+
+def _digest(leaves: Mapping[str, Value], data_digest: str) -> str:
+    text = json.dumps([leaves, data_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -42,6 +42,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 COUNTS = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}  # levers of `hardware` that count layers
 CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
 _OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}  # of a proposal, too
+# What a machine has more or less of. Its number format is no part: that changes what comes out.
+_MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -127,19 +129,40 @@ def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
     run.tracking.root = tracking_root(run.tracking.root, launch_dir)
 
 
+_SHIPPED = Path(__file__).resolve().parents[1] / "data"
 _PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_from.path")
 
 
 def anchored(cfg: DictConfig, launch_dir: Path) -> DictConfig:
     """`cfg` with the paths of its model, adapter and cases absolute: what is kept of it means the same wherever it is read."""
     made = copy.deepcopy(cfg)
-    entries = [each for each in made.dataset.mixture if OmegaConf.is_dict(each)]
-    files = [(made.evaluation.benchmark_files, str(name)) for name in made.evaluation.benchmark_files]
-    named = [(OmegaConf.select(made, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS]
-    for node, name in (*named, *files, *((each, "path") for each in entries)):
-        if OmegaConf.is_dict(node) and isinstance(value := node.get(name), str):
-            node[name] = _absolute(value, launch_dir)
+    for node, name in _paths(made):
+        node[name] = _absolute(node[name], launch_dir)
     return made
+
+
+def found_again(cfg: DictConfig, before: Path | None, now: Path) -> DictConfig:
+    """`cfg`, as `anchored` once made it, with what lay below folder `before` where it lies below
+    `now`, and with medexp's own files, where those are gone, as this medexp has them."""
+    made = copy.deepcopy(cfg)
+    for node, name in _paths(made):
+        path = Path(node[name])
+        is_of_project = before is not None and path.is_relative_to(before)
+        is_own = path.parts[-3:-1] == ("medexp", "data") and not path.exists()
+        there = now / path.relative_to(before) if is_of_project and before else _SHIPPED / path.name
+        if (is_of_project or is_own) and there.exists():
+            node[name] = str(there)
+    return made
+
+
+def _paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
+    """Every place in `cfg` that names a file or folder to read: the node and the key in it."""
+    entries = [each for each in cfg.dataset.mixture if OmegaConf.is_dict(each)]
+    files = [(cfg.evaluation.benchmark_files, str(name)) for name in cfg.evaluation.benchmark_files]
+    named = [(OmegaConf.select(cfg, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS]
+    for node, name in (*named, *files, *((each, "path") for each in entries)):
+        if OmegaConf.is_dict(node) and isinstance(node.get(name), str):
+            yield node, name
 
 
 def tracking_root(root: str | None, launch_dir: Path) -> str:
@@ -150,6 +173,7 @@ def tracking_root(root: str | None, launch_dir: Path) -> str:
 
 def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
     hardware = run.hardware
+    asked = {name: getattr(hardware, name) for name in _MEMORY}
     if machine.ram_bytes and (hardware.device is Device.cpu or machine.gpus):
         hardware.host_ram_gib = min(hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
     if hardware.dtype is Dtype.auto:
@@ -162,6 +186,8 @@ def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
         hardware.card_vram_gib = hardware.card_vram_gib or round(gib(card.total_bytes), 2)
         ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)  # what does not fit there is said
         hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(ceiling_gib, 2)
+    other = {name: value for name, value in asked.items() if value != getattr(hardware, name)}
+    run.asked |= {f"hardware.{name}": value for name, value in other.items()}
 
 
 def _fastest_dtype(device: Device, machine: Machine) -> Dtype:

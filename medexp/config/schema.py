@@ -340,3 +340,8 @@ class RunConfig:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     hardware: Hardware = MISSING
+
+    def __post_init__(self) -> None:
+        # What was asked for, by dotted name, where the machine or a plan has put another value in
+        # its place: a run is known by it (`flatten.identity`). No field, and so no key.
+        self.asked: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from medexp.config.flatten import flatten
 from medexp.config.schema import Device, Engine, Planning, RunConfig
 from medexp.planning.candidates import candidates
 from medexp.planning.feasibility import layers, refusal, resized
@@ -120,7 +121,9 @@ LEVER_PARAMS = {name: f"vram.{name.rpartition('.')[2]}" for name in LEVER_KEYS} 
 
 
 def apply(run: RunConfig, plan: Plan) -> None:
-    """Set the levers of `plan` in `run`."""
+    """Set the levers of `plan` in `run`, which is still known by what was asked for."""
+    leaves = flatten(run)
+    run.asked = {name: leaves[name] for name in LEVER_KEYS} | run.asked
     levers = plan.levers
     run.training.micro_batch, run.training.accumulation = levers.micro_batch, levers.accumulation
     if run.hardware.engine is Engine.unsloth:

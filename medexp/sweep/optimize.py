@@ -23,7 +23,7 @@ from medexp.sweep.search.search_space import quoted
 from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
 from medexp.sweep.study.process_identity import wait_for_end
-from medexp.sweep.study.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, folder_of, id_of
+from medexp.sweep.study.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, id_of
 from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.system import machine
 from medexp.system import private_names as private
@@ -57,7 +57,7 @@ class Trials:
     def take_up(self) -> None:
         """Trials that a dead sweeper left: told where they have come to an end, tried again where they have not."""
         for frozen in self.study.leftovers():
-            folder, trial = folder_of(frozen), self.study.trial(frozen)
+            folder, trial = self.study.folder_of(frozen), self.study.trial(frozen)
             self._let_it_end(frozen.number, folder)
             outcome = read_outcome(folder) if folder else None
             if outcome is not None and outcome.ending is not Ending.stopped and self._settings.repeats == 1:

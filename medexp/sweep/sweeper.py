@@ -1,5 +1,6 @@
 """A sweep as a story: the space, the study as it was left, then trial after trial until there are enough, and what came of it."""
 
+import shlex
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten as flat
+from medexp.config.resolve import anchored
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted
 from medexp.sweep.optimize import Trials
@@ -30,6 +32,7 @@ from medexp.system.private_names import untested
 from medexp.system.units import duration
 
 _OBJECTIVE = "hydra.sweeper.objective"
+_ASKED = "asked"  # of a study: its fixed part, as `flatten.identity` has it
 
 
 def sweep(
@@ -80,6 +83,7 @@ def _study(question: Question, base: RunConfig) -> Study:
         raise OutputError(f"{question.folder} cannot be written ({error.strerror}); set hydra.sweep.dir=FOLDER") from error
     url = question.settings.storage or storage.default_url(question.folder)
     study = open_study(name, url, question.space, question.settings)
+    study.folder = question.folder
     _same_run(study, base)
     kept = question.folder / "multirun.yaml"
     kept.touch()
@@ -91,17 +95,17 @@ def _study(question: Question, base: RunConfig) -> Study:
 def _same_run(study: Study, base: RunConfig) -> None:
     """A study compares runs that differ in its dimensions only: refuse another base."""
     varies = tuple(study.space.dimensions)
-    now = {name: value for name, value in flat.flatten(base).items() if name not in varies and flat.is_of_experiment(name)}
+    now = {name: value for name, value in flat.identity(base).items() if name not in varies}
     now[_OBJECTIVE] = list(study.settings.objectives)
-    kept = study.optuna.user_attrs.get("base")
+    attrs = study.optuna.user_attrs
+    kept = attrs.get(_ASKED) or _as_asked(attrs.get("base"), now, base)
     has_value = any(each.state.name == "COMPLETE" for each in study.trials())
     if kept is not None and not has_value:  # what was optimised has left no trace
         kept[_OBJECTIVE] = now[_OBJECTIVE]
-        study.optuna.set_user_attr("base", kept)
+    study.optuna.set_user_attr(_ASKED, now if kept is None else kept)
     if kept is None:
-        study.optuna.set_user_attr("base", now)
         return
-    keys = filter(flat.is_of_experiment, sorted({*now, *kept}))  # an older medexp kept more
+    keys = sorted({*now, *kept})
     changed = [f"{key}={now.get(key)} (was {kept.get(key)})" for key in keys if now.get(key) != kept.get(key)]
     if changed:
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
@@ -109,6 +113,29 @@ def _same_run(study: Study, base: RunConfig) -> None:
             f"study {study.name} was begun with other settings: {', '.join(changed[:4])}{more}; "
             "set them back, or give the new study a name: hydra.sweeper.study_name=NAME"
         )
+
+
+def _as_asked(
+    kept: dict[str, Any] | None,
+    now: Mapping[str, Any],
+    base: RunConfig,
+) -> dict[str, Any] | None:
+    """What an older medexp has `kept` of a study's fixed part, as it is kept today; None where that
+    is nothing.
+
+    It kept what the machine had added, which is not held against this one, and absolute paths, of
+    which the name has to do; and it kept more.
+    """
+    if kept is None:
+        return None
+
+    def is_same(name: str) -> bool:
+        was, given = kept[name], now[name]
+        paths = isinstance(was, str) and isinstance(given, str) and Path(was).is_absolute()
+        return name in base.asked or (paths and Path(was).name == Path(given).name)
+
+    of_today = (name for name in kept if name in now or flat.is_of_identity(name))
+    return {name: now[name] if name in now and is_same(name) else kept[name] for name in of_today}
 
 
 def _enough_asked(study: Study) -> None:
@@ -169,10 +196,11 @@ def _best_preset(question: Question, study: Study) -> Path | None:
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
         f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; "
         f"{duration(took)} of training in all.\n"
-        f"  python -m medexp.train --config-dir {question.folder} experiment=best"
+        f"  python -m medexp.train --config-dir {shlex.quote(str(question.folder))} experiment=best"
     )
     cfg = question.compose(study.space.overrides(trial.params))
-    return preset.write(preset.preset(cfg, question.plain, head), question.folder)
+    anywhere = anchored(cfg, question.launch_dir)
+    return preset.write(preset.preset(anywhere, question.plain, head), question.folder)
 
 
 class _Signals:

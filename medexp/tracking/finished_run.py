@@ -8,16 +8,17 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config.command_options import OfARun
-from medexp.config.resolve import tracking_root
+from medexp.config.resolve import found_again, tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.errors import ConfigError, RunError
 from medexp.models import adapter_files as artifact
 from medexp.models import weights
 from medexp.models.adapter_model import Weights
 from medexp.planning import planner
+from medexp.tracking import commits, registry
 from medexp.tracking import queries as kept_runs
-from medexp.tracking import registry
 from medexp.tracking.registry import ADAPTER
+from medexp.tracking.store_upkeep import MOVED_FROM, lies_in
 
 COMPOSED, RECORD = "config/composed.yaml", "evaluation/record.json"
 STARTED_FROM = "started_from"  # the adapter a run began with
@@ -103,18 +104,30 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
     if subject.composed is None:
         raise RunError(
             f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); "
-            "it was not made by medexp"
+            "it was not made by medexp, or its files were moved away without the store"
         )
     stored = OmegaConf.load(subject.composed)
     if not isinstance(stored, DictConfig) or "model" not in stored:
         raise RunError(f"run={subject.asked}: {subject.composed} is not a composed config of medexp")
+    stored = _found_again(stored, cfg, subject)
     made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
     assert isinstance(made, DictConfig)
-    for key in filter(None, (match and match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides))):
+    named = [match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides) if match]
+    for key in named:
         value = OmegaConf.select(cfg, key)
         if value is not None or key.rpartition(".")[0] in cfg:
             OmegaConf.update(made, key, value, merge=False)
+    if subject.kept is not None:
+        commits.pin(made, subject.kept.tags, named)
     return made
+
+
+def _found_again(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
+    """`stored` with the files of its project where they lie now, should the project have been moved
+    or copied."""
+    moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
+    project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
+    return found_again(stored, lies_in(moved_from).parents[1] if moved_from else None, project)
 
 
 def continued(run: RunConfig, subject: FinishedRun) -> Weights:

@@ -10,7 +10,8 @@ from typing import Any
 
 from medexp.config.schema import Tracking
 from medexp.errors import RunError, listing, nearest
-from medexp.tracking.store import existing_run, existing_store, lies_in, open_store
+from medexp.tracking.store import existing_run, existing_store, open_store
+from medexp.tracking.store_upkeep import lies_in
 from medexp.tracking.tracker import Tracker
 
 LAST = "last"  # in the place of a run's id

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from medexp.config.command_options import TrainOptions
+from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError
+from medexp.tracking import commits
 from medexp.tracking import finished_run as finished
 from medexp.tracking.finished_run import FinishedRun
 
@@ -51,6 +53,11 @@ class Restored:
     def tags(self) -> dict[str, object]:
         """What the new run says in MLflow of the first."""
         return {"medexp.restores": self.subject.kept.run_id if self.subject.kept is not None else self.subject.asked}
+
+    def commits(self, run: RunConfig) -> str | None:
+        """Which Hub commits `run` takes because the first one did; None where there are none."""
+        kept = self.subject.kept
+        return commits.sentence(run, kept.tags) if kept is not None else None
 
     def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
         """Is `loss`, on held-out cases of digest `held_out` after training on those of `trained_on`, what the first run had come

@@ -24,6 +24,7 @@ from medexp.errors import MachineError
 from medexp.system.private_names import VIEWS, is_untested
 from medexp.tracking import views
 from medexp.tracking.store import open_store, refuse_empty, store_uri
+from medexp.tracking.store_upkeep import prepare
 from medexp.tracking.views import TRAINING_PAGES
 
 READY_WITHIN_S = 120.0
@@ -77,6 +78,7 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
     """
     root = Path(tracking.root or ".")
     refuse_empty(root)
+    prepare(root)
     _refuse_taken(port)
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:

@@ -7,16 +7,13 @@ state.
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlparse
-from urllib.request import url2pathname
 
 from filelock import FileLock
 
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError, first_line
 from medexp.system.imports import for_good
-
-STORE = "mlflow.db"  # below tracking.root
+from medexp.tracking.store_upkeep import STORE, prepare, uri_of
 
 
 def open_store(tracking: Tracking) -> Any:
@@ -26,6 +23,9 @@ def open_store(tracking: Tracking) -> Any:
     """
     import logging
 
+    assert tracking.root is not None
+    root = Path(tracking.root)
+    prepare(root)  # before MLflow is imported: a refusal is quick
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with for_good():
         from mlflow import MlflowClient
@@ -35,8 +35,6 @@ def open_store(tracking: Tracking) -> Any:
     for name in ("mlflow", "alembic"):  # after the import, which sets its own
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
 
-    assert tracking.root is not None
-    root = Path(tracking.root)
     uri = store_uri(root)
     if not _has_store(root):
         _make_store(root)
@@ -66,22 +64,7 @@ def refuse_empty(root: Path) -> None:
 
 def store_uri(root: Path) -> str:
     """The tracking URI of the store under `root`."""
-    return _uri(root / STORE)
-
-
-def _uri(file: Path) -> str:
-    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted where the path has % or ?.
-
-    The quoted form names its driver: MLflow would make the quoted folder, too.
-
-    Raises: OutputError if none does, as before SQLAlchemy 2.1, which does not unquote.
-    """
-    from sqlalchemy import make_url
-
-    for uri in (f"sqlite:///{file}", f"sqlite+pysqlite:///{quote(str(file))}"):
-        if (read := make_url(uri)).database == str(file) and not read.query:
-            return uri
-    raise OutputError(f"tracking.root={file.parent} has a character that no sqlite address can have; set tracking.root=FOLDER")
+    return uri_of(root / STORE)
 
 
 def _has_store(root: Path) -> bool:
@@ -110,7 +93,7 @@ def _fill(file: Path) -> Path:
 
     for left in (file, file.with_name(f"{file.name}-journal")):
         left.unlink(missing_ok=True)
-    SqlAlchemyStore(_uri(file), (file.parent / "artifacts").as_uri()).engine.dispose()
+    SqlAlchemyStore(uri_of(file), (file.parent / "artifacts").as_uri()).engine.dispose()
     return file
 
 
@@ -130,8 +113,3 @@ def existing_run(client: Any, run_id: str | None) -> Any:
 def is_missing(error: Any) -> bool:
     """Does this MlflowException say that something is not there, and not that the store failed?"""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
-
-
-def lies_in(uri: str) -> Path:
-    """The folder that `uri` names: every store of medexp's is on this machine."""
-    return Path(url2pathname(urlparse(uri).path))

@@ -14,7 +14,8 @@ from typing import Any
 from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
 from medexp.errors import RunInterrupted, TrialPruned
-from medexp.tracking.store import existing_run, lies_in, open_store
+from medexp.tracking.store import existing_run, open_store
+from medexp.tracking.store_upkeep import lies_in
 
 _TABLES = "mlflow.loggedArtifacts"
 

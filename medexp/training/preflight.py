@@ -17,7 +17,7 @@ from medexp.models import loading as model
 from medexp.models.adapter_model import Tuned
 from medexp.models.memory_guard import Meter
 from medexp.models.memory_phase import during
-from medexp.planning import planner
+from medexp.planning import limits, planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_memory import attended_tokens
 from medexp.planning.step_time import Plan, predicted
@@ -83,11 +83,10 @@ def settle(
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with planned and measured bytes when no
     plan fits, or none is left.
     """
-    if (levers := work.settled()) is not None:
-        plan = predicted(asked, levers)
-        planner.apply(run, plan)
+    if (kept := settled_plan(asked, plan, work)) is not None:
+        planner.apply(run, kept)
         with during(Phase.always, DOING[Phase.always], meter):
-            return Settled(load(), plan)
+            return Settled(load(), kept)
     if (safer := _after_running_out(asked, work)) is not None:
         say(f"the last attempt ran out of memory with this plan; next: {planner.sentence(safer, None)}")
         plan = safer
@@ -119,6 +118,19 @@ def settle(
         plan = safer
         planner.apply(run, plan)
         meter.restart()
+
+
+def settled_plan(asked: RunConfig, plan: Plan, work: Workspace) -> Plan | None:
+    """Return the plan that the run of `work` was seen to fit with, where this machine has the memory
+    for it; None where `plan`, made for this machine, is to be tried in its place."""
+    if (levers := work.settled()) is None:
+        return None
+    kept = predicted(asked, levers)
+    # Grouped by length, cases come in another order with another micro-batch: what is half trained
+    # goes on as it began, and the memory guard has the last word.
+    is_same_size = levers.micro_batch == plan.levers.micro_batch
+    has_one_order = is_same_size or not asked.training.group_by_length
+    return None if has_one_order and not limits.fits(asked, kept) else kept
 
 
 def _after_running_out(asked: RunConfig, work: Workspace) -> Plan | None:

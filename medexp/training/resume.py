@@ -115,13 +115,18 @@ def unfinished(tracking: Tracking) -> Path:
 
 
 @contextmanager
-def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]:
+def claimed(
+    root: Path,
+    fingerprint: str,
+    resume: Resume,
+    former: str | None = None,
+) -> Iterator[Workspace]:
     """The workspace of the run with this fingerprint under `root`, held while it is used: the one an earlier process left
-    (with `resume=auto`), else a new one.
+    (with `resume=auto`; an older medexp called it `former`), else a new one.
 
     Raises: OutputError if it cannot be written, or the disk is full.
     """
-    workspace = _claim(root, fingerprint, resume)
+    workspace = _claim(root, fingerprint, resume, former)
     try:
         with workspace.with_room():
             yield workspace
@@ -135,9 +140,10 @@ def claimed(root: Path, fingerprint: str, resume: Resume) -> Iterator[Workspace]
         workspace.release()
 
 
-def _claim(root: Path, fingerprint: str, resume: Resume) -> Workspace:
+def _claim(root: Path, fingerprint: str, resume: Resume, former: str | None) -> Workspace:
     """One that was left is taken before a new one is made: the same command may have run twice at once, and one of them died."""
-    for folder in _left(root, fingerprint) if resume is Resume.auto else ():
+    left = [folder for name in (fingerprint, former) if name for folder in _left(root, name)]
+    for folder in left if resume is Resume.auto else ():
         lock = _try_lock(folder)
         if lock is not None and folder.exists():
             return Workspace(folder, lock)

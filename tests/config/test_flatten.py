@@ -1,11 +1,20 @@
 import copy
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 
 import pytest
 
-from medexp.config.flatten import fingerprint, flatten, is_of_experiment, telling
+from medexp.config.flatten import (
+    fingerprint,
+    flatten,
+    former_fingerprint,
+    is_of_experiment,
+    is_of_identity,
+    telling,
+)
 from medexp.config.schema import Resume, RunConfig
+from medexp.planning import planner
+from medexp.system.units import GIB
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +80,47 @@ def test_every_leaf_tells_two_runs_apart_except_where_results_are_kept(run):
         owner, attribute, _ = next(each for each in leaves_of(changed) if each[2] == name)
         setattr(owner, attribute, another(getattr(owner, attribute)))
         is_same = fingerprint(changed, "digest") == fingerprint(run, "digest")
-        assert is_same != is_of_experiment(name), name
+        assert is_same != is_of_identity(name), name
 
 
 def test_what_does_not_change_what_comes_out(run):
     others = {name for name in flatten(run) if not is_of_experiment(name) and not name.startswith("tracking.")}
     assert others == {"training.resume", "training.save_steps", "evaluation.reuse_base"}
     assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))
+
+
+def test_a_card_s_pace_is_only_predicted_with(run):
+    told_apart = {name for name in flatten(run) if is_of_experiment(name) != is_of_identity(name)}
+    assert told_apart == {f"hardware.{name}" for name in ("matmul_tflops", "memory_gb_per_s", "host_link_gb_per_s")}
+
+
+def test_what_the_machine_adds_and_what_a_plan_sets_is_no_part_of_a_run(resolved, large_card):
+    small, large = (replace(large_card, ram_bytes=ram * GIB) for ram in (14, 64))
+    for asked in (["hardware=rtx4050_6gb"], ["hardware=auto"]):
+        runs = [resolved(*asked, on=here) for here in (small, large)]
+        assert runs[0].hardware.host_ram_gib != runs[1].hardware.host_ram_gib
+        names = {fingerprint(each, "digest") for each in runs}
+        for each in runs:
+            planner.apply(each, planner.choose(each)[0])
+        assert names == {fingerprint(each, "digest") for each in runs}, asked
+        assert len(names) == 1, asked
+        assert len({former_fingerprint(each, "digest") for each in runs}) == 2, asked
+
+
+def test_memory_that_was_asked_for_is_part_of_a_run(resolved):
+    words = ["hardware.host_ram_gib=8", "hardware.host_ram_gib=16", "hardware.vram_ceiling_gib=4"]
+    assert len({fingerprint(resolved("hardware=auto", each), "digest") for each in words}) == 3
+
+
+def test_a_moved_project_asks_for_the_same(resolved, tmp_path):
+    def of(place, *more):
+        launched = tmp_path / place
+        asked = ["hardware=cpu", "dataset=local", "dataset.path=cases.csv", "lora.start_from=mlruns/a", *more]
+        return fingerprint(resolved(*asked, launch_dir=launched), "digest")
+
+    assert of("old") == of("new")
+    assert of("old") != of("old", "dataset.path=other.csv")
+    assert of("old", "dataset.path=/x/cases.csv") == of("new", "dataset.path=/x/cases.csv") != of("old")
 
 
 def test_a_run_that_must_not_resume_is_still_the_same_run(run):

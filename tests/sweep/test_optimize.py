@@ -2,9 +2,11 @@
 
 import math
 import os
+import shutil
 import socket
 
 import pytest
+import yaml
 
 from medexp.errors import BadInput, ConfigError, SweepFailed
 from medexp.sweep import optimize as trials_module
@@ -217,3 +219,39 @@ def test_samplers_without_an_end_are_stopped_in_time(stubs, monkeypatch):
     monkeypatch.syspath_prepend(str(stubs.root))
     stubs.run("hydra.sweeper.custom_search_space=fewer_points.more", "sweep.n_trials=5", "hydra/sweeper/sampler=random")
     assert sorted(stubs.points()) == [4, 8]
+
+
+def test_a_study_goes_on_where_it_was_moved_to(stubs, tmp_path, monkeypatch):
+    words = ["lora.r=choice(4,8,16)", "dataset.path=cases.jsonl", "hydra/sweeper/sampler=grid"]
+    stubs.root = tmp_path / "old"
+    stubs.root.mkdir()
+    monkeypatch.chdir(stubs.root)
+    study = stubs.run(*words, "sweep.n_trials=1")
+    left = study.ask()
+    folder = stubs.root / "multirun" / "s" / str(left.number)
+    folder.mkdir()
+    left.set_user_attr("sweeper", owner() | {"began": 1.0})  # its process is gone
+    left.set_user_attr("folder", str(folder))
+    loss(0.5).write(folder)
+    study.close()
+    shutil.copytree(stubs.root, tmp_path / "new")
+    loss(0.7).write(folder)  # what becomes of it there is nothing to the copy
+    stubs.root = tmp_path / "new"
+    monkeypatch.chdir(stubs.root)
+    study = stubs.run(*words, "sweep.n_trials=3")
+    assert endings(study).count("done") == 3
+    assert study.trials()[left.number].value == 0.5
+    assert {each.name for each in (tmp_path / "old" / "multirun" / "s").iterdir()} < {
+        each.name for each in (tmp_path / "new" / "multirun" / "s").iterdir()
+    }
+
+
+def test_the_best_preset_names_files_that_are_found_from_anywhere(stubs, tmp_path, compose):
+    (stubs.root / "my cases").mkdir()
+    path = "dataset.path='my cases/mine.jsonl'"
+    stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", path, "lora.start_from=adapter", "dataset=local")
+    text = (stubs.root / "multirun" / "s" / "best.yaml").read_text()
+    best = yaml.safe_load(text)
+    assert best["dataset"]["path"] == str(stubs.root / "my cases" / "mine.jsonl")
+    assert best["lora"]["start_from"] == str(stubs.root / "adapter")
+    assert "clinical_cases.jsonl" not in text

@@ -1,13 +1,14 @@
 """The probe runs a real step, leaves no trace of it, and plans anew when the card says no."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.commands import Doors
 
-from medexp.config.schema import Device, Resume
+from medexp.config.schema import Device, Resume, RunConfig
 from medexp.data import loading as source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split
@@ -17,10 +18,11 @@ from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned, vocabulary
 from medexp.models.memory_guard import Meter
+from medexp.planning import planner
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.planning.step_time import predicted
 from medexp.system import machine
-from medexp.training.preflight import Settled, longest_batch, settle
+from medexp.training.preflight import Settled, longest_batch, settle, settled_plan
 from medexp.training.resume import Workspace, claimed
 
 BATCHES = ["training.plan=fastest", "training.micro_batch=4", "training.accumulation=1", "hardware.replan=2", "lora.dropout=0.1"]
@@ -160,6 +162,25 @@ def test_a_continued_run_keeps_the_order_of_its_cases(card: Callable[..., Card])
         first.run_out()
     with claimed(second.folder, "probe", Resume.auto) as work:
         assert second.settle(work).plan.levers.micro_batch == 4
+
+
+def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(resolved: Callable[..., RunConfig], tmp_path: Path) -> None:
+    asked = resolved("hardware=rtx4050_6gb", IN_TURN)
+    settled = planner.choose(asked)[0].levers
+    plan = predicted(asked, replace(settled, micro_batch=2, accumulation=4))
+    assert settled != plan.levers
+    smaller = replace(asked, hardware=replace(asked.hardware, host_ram_gib=3.2))
+    in_order = replace(smaller, training=replace(asked.training, group_by_length=True))
+    with claimed(tmp_path, "probe", Resume.auto) as work:
+        assert settled_plan(asked, plan, work) is None
+        work.settle(settled)
+        kept = settled_plan(asked, plan, work)
+        assert kept is not None
+        assert kept.levers == settled
+        assert settled_plan(smaller, plan, work) is None
+        kept = settled_plan(in_order, plan, work)
+        assert kept is not None
+        assert kept.levers == settled
 
 
 def test_the_longest_batch_counts_its_padding(card: Callable[..., Card]) -> None:

@@ -236,6 +236,18 @@ def test_what_a_second_run_at_once_left_is_found_again(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_an_older_medexp_left_is_found_by_its_former_name(tmp_path):
+    leave_unfinished(tmp_path, "former", "first")
+    with claimed(tmp_path, "abc", Resume.never, "former") as workspace:
+        assert workspace.is_new
+        workspace.finish()
+    with claimed(tmp_path, "abc", Resume.auto, "former") as workspace:
+        assert (workspace.folder.name, workspace.mlflow_run_id) == ("former", "first")
+        workspace.finish()
+    with claimed(tmp_path, "abc", Resume.auto, "former") as workspace:
+        assert workspace.folder.name == "abc"
+
+
 def test_what_another_fingerprint_left_is_not_taken(tmp_path):
     for other in ("abc-2-2", "abcd", "evaluate-abc"):
         leave_unfinished(tmp_path, other)

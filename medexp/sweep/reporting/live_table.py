@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medexp.sweep.search.labels import point
-from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, WHY, Study, ending_of, folder_of
+from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, WHY, Study, ending_of
 from medexp.sweep.study.trial_files import Ending, read_whole
 from medexp.system.console import Screen
 from medexp.system.units import GIB, duration
@@ -85,7 +85,7 @@ class Board:
         return table
 
     def _progress(self, trial: Any) -> str:
-        folder = folder_of(trial)
+        folder = self._study.folder_of(trial)
         found = read_whole(folder / "progress.json") if folder else None
         return f"step {found['step']}/{found['steps']}" if found else "starting"
 

@@ -18,7 +18,7 @@ from medexp.reports import mlflow_description as note
 from medexp.sweep.reporting.live_table import COLUMNS, row
 from medexp.sweep.search.labels import point
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of, folder_of
+from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
 from medexp.sweep.study.trial_files import Ending, Outcome
 from medexp.system.console import Screen
 from medexp.system.units import GIB, gib
@@ -112,7 +112,7 @@ def register_best(where: Tracking, study: Study) -> registry.Registered | None:
     run_id = best.user_attrs.get(RUN) if best is not None else None
     if run_id is None:
         return None
-    folder = folder_of(best)
+    folder = study.folder_of(best)
     with suppress(RunError):  # its run is in another store, or was deleted: the study's own figures do not depend on it
         if folder is not None and (folder / registry.ADAPTER).is_dir():
             kept_runs.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)

@@ -44,6 +44,7 @@ class Study:
     def __init__(self, optuna_study: Any, url: str, space: Space, settings: Settings):
         self.optuna = optuna_study
         self.url, self.space, self.settings = url, space, settings
+        self.folder: Path | None = None  # None: where each trial says
         self.exhausted = False
         self._me = owner()
         self._draws_apart = False
@@ -74,6 +75,12 @@ class Study:
     def waiting(self) -> int:
         """Trials whose values are known and that nobody has taken yet."""
         return sum(each.state.name == "WAITING" for each in self.trials())
+
+    def folder_of(self, trial: Any) -> Path | None:
+        """Where a trial that was started keeps its files: in the study's folder, which may lie
+        elsewhere than it did then."""
+        kept = trial.user_attrs.get(FOLDER)
+        return (self.folder or Path(kept).parent) / Path(kept).name if kept else None
 
     def count(self, wanted: Ending) -> int:
         """Trials that ended this way."""
@@ -362,9 +369,3 @@ def ending_of(trial: Any) -> Ending | None:
     word = trial.user_attrs.get(ENDING)
     plain = {"COMPLETE": Ending.done, "PRUNED": Ending.pruned}
     return Ending(word) if word else plain.get(trial.state.name, Ending.died)
-
-
-def folder_of(trial: Any) -> Path | None:
-    """Where a trial that was started keeps its files."""
-    kept = trial.user_attrs.get(FOLDER)
-    return Path(kept) if kept else None

@@ -3,12 +3,14 @@
 import copy
 import multiprocessing
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medexp.cli import app as command
+from medexp.config.flatten import flatten
 from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
@@ -17,6 +19,7 @@ from medexp.sweep.study import process_identity as alive
 from medexp.sweep.study import study as study_module
 from medexp.sweep.study.study import ending_of
 from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.system.units import GIB
 
 LOSS = "result/loss_after"
 SAMPLERS = sorted(file.stem for file in (command.conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
@@ -79,11 +82,26 @@ def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
         sweeper._same_run(study, again)
 
 
-def test_a_study_of_an_older_medexp_that_kept_more_goes_on(opened, resolved):
-    study, base = opened(), resolved("hardware=cpu")
-    sweeper._same_run(study, base)
-    study.optuna.set_user_attr("base", study.optuna.user_attrs["base"] | {"evaluation.reuse_base": True})
-    sweeper._same_run(study, base)
+def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
+    study = opened()
+    before, now = (resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB)) for ram in (8, 16))
+    kept = {name: value for name, value in flatten(before).items() if name not in study.space.dimensions}
+    kept |= {"evaluation.reuse_base": True, "hydra.sweeper.objective": list(study.settings.objectives)}
+    kept |= {"dataset.path": f"/elsewhere/{Path(str(kept['dataset.path'])).name}"}  # the project was moved since
+    study.optuna.set_user_attr("base", kept)
+    sweeper._same_run(study, now)
+    sweeper._same_run(study, before)
+    other = resolved("hardware=cpu", "dataset=local", "dataset.path=other.csv", on=no_card)
+    with pytest.raises(ConfigError, match=r"begun with other settings: dataset\.name=local"):
+        sweeper._same_run(study, other)
+
+
+def test_a_study_goes_on_with_more_memory_but_not_with_another_ceiling(opened, resolved, no_card):
+    study = opened()
+    for ram in (8, 16):
+        sweeper._same_run(study, resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB)))
+    with pytest.raises(ConfigError, match=r"hardware\.vram_ceiling_gib=4\.0 \(was None\)"):
+        sweeper._same_run(study, resolved("hardware=cpu", "hardware.vram_ceiling_gib=4", on=no_card))
 
 
 def test_the_axes_of_plots_are_called_by_their_metric(opened):

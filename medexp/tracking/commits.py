@@ -1,0 +1,55 @@
+"""The Hub commits that a run has recorded (tags in MLflow), put back where it is gone on from: a
+branch may have moved since."""
+
+from collections.abc import Mapping, Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from medexp.config import dataset_sources as parts
+from medexp.config.schema import Dataset, Model, Part, RunConfig
+
+MODEL, DATASET = "medexp.model_revision", "medexp.dataset_revision"
+BETWEEN = " + "  # commits of a mixture's sources, in their order
+_MODEL_KEYS = ("model", "model.hub_id", "model.path", "model.revision")
+_DATASET_KEYS = (
+    "dataset",
+    "dataset.hub_id",
+    "dataset.path",
+    "dataset.config",
+    "dataset.revision",
+    "dataset.held_out_from",
+)
+
+
+def pin(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
+    """Set the revisions in `cfg` to the commits in `tags`, save those of a model or dataset that the
+    command line has `named`."""
+    if MODEL in tags and cfg.model.path is None and not set(named) & set(_MODEL_KEYS):
+        cfg.model.revision = tags[MODEL]
+    other_cases = [key for key in named if key in _DATASET_KEYS or key.startswith("dataset.mixture")]
+    if DATASET in tags and not other_cases:
+        _pin_cases(cfg.dataset, tags[DATASET].split(BETWEEN))
+
+
+def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
+    as_object = OmegaConf.to_object(dataset)
+    assert isinstance(as_object, Dataset)
+    if list(parts.expand(as_object)):  # said when the config is checked
+        return
+    from_hub = [place for place, each in enumerate(parts.sources(as_object)) if each.path is None]
+    if len(from_hub) != len(commits):
+        return
+    entries = dataset.mixture or [dataset]
+    for place, commit in zip(from_hub, commits, strict=True):
+        # What is only measured on is an option's name, which holds no commit.
+        if place < len(entries):
+            OmegaConf.update(entries[place], "revision", commit, force_add=True)
+
+
+def sentence(run: RunConfig, tags: Mapping[str, str]) -> str | None:
+    """Which of the commits in `tags` the checked `run` takes; None where it takes none."""
+    recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
+    read: list[Model | Part] = [run.model, *parts.sources(run.dataset)]
+    pinned = [each for each in read if each.path is None and each.revision in recorded]
+    taken = [f"{each.hub_id} at {each.revision}" for each in pinned]
+    return f"as that run had them from the Hub: {', '.join(taken)}" if taken else None

@@ -1,0 +1,244 @@
+"""A store that an older MLflow has written, or that lies elsewhere than it did: made fit for here
+before it is opened.
+
+MLflow keeps where artifacts lie as absolute addresses. Those of medexp lie beside the store,
+wherever that is: a folder that was moved or copied has its addresses rewritten, once, in one
+transaction.
+"""
+
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote, urlparse
+from urllib.request import url2pathname
+
+from filelock import FileLock
+
+from medexp.errors import OutputError, first_line
+from medexp.system.imports import for_good
+
+STORE = "mlflow.db"  # below tracking.root
+# A run's tag: where the artifacts of its store were when it was made.
+MOVED_FROM = "medexp.moved_from"
+_WAITS_S = 60.0
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_REVISION = re.compile(r"^revision\b[^=]*=\s*[\"'](\w+)", re.MULTILINE)
+_BEFORE = re.compile(r"^down_revision\b[^=]*=(.*)", re.MULTILINE)
+
+
+def prepare(root: Path) -> None:
+    """See to it that MLflow can open the store under `root`, where there is one, and finds its
+    artifacts beside it.
+
+    Raises: OutputError if a newer MLflow has written it, or it cannot be upgraded or rewritten; it is
+    then as it was.
+    """
+    file = root / STORE
+    try:
+        if not file.is_file() or not file.stat().st_size or _schema_of(file) is None:
+            return  # not made yet, or no store of MLflow's: it is to say so itself
+        _upgrade(root)
+        _bring_here(root)
+    except (sqlite3.OperationalError, OSError) as error:
+        raise OutputError(f"{file} cannot be used ({error}); free what holds it, or set tracking.root=FOLDER") from error
+    except sqlite3.DatabaseError:
+        return  # no database: MLflow is to say what it is
+
+
+def _connected(file: Path) -> "closing[sqlite3.Connection]":
+    return closing(sqlite3.connect(file, timeout=_WAITS_S, isolation_level=None))
+
+
+@cache
+def _schemas() -> tuple[frozenset[str], str] | None:
+    """Every schema that this MLflow can upgrade from, and the one that it reads; None where its
+    migrations are not where MLflow 3.17 has them, and it has to say itself what does not fit.
+
+    Read without importing MLflow: a refusal must be quick.
+    """
+    found = find_spec("mlflow")
+    folders = found.submodule_search_locations if found is not None else None
+    folder = Path(next(iter(folders or ["."]))) / "store" / "db_migrations" / "versions"
+    texts = [file.read_text(encoding="utf-8") for file in folder.glob("*.py")]
+    known = {match[1] for text in texts if (match := _REVISION.search(text))}
+    before = [match[1] for text in texts if (match := _BEFORE.search(text))]
+    newest = known - set(re.findall(r"[\"'](\w+)[\"']", " ".join(before)))
+    return (frozenset(known), newest.pop()) if len(newest) == 1 else None
+
+
+def _schema_of(file: Path) -> str | None:
+    with _connected(file) as store:
+        try:
+            row = store.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None
+            raise
+    return None if row is None else str(row[0])
+
+
+def _upgrade(root: Path) -> None:
+    file = root / STORE
+    if _is_current(file):
+        return
+    with FileLock(root / f".{STORE}.lock"):
+        if _is_current(file):  # another process has been here
+            return
+        kept = _free_name(file, f"mlflow-{_schema_of(file)}")
+        half_done = file.with_name(f".{STORE}.new")
+        for left in (half_done, half_done.with_name(f"{half_done.name}-journal")):
+            left.unlink(missing_ok=True)
+        _copy(file, kept)
+        _copy(file, half_done)
+        _migrate(half_done, kept)
+        half_done.replace(file)
+    said = f"was of an older MLflow and has been upgraded; as it was, it is kept as {kept.name}"
+    print(f"medexp: {file} {said}", file=sys.stderr)
+
+
+def _free_name(beside: Path, stem: str) -> Path:
+    names = (f"{stem}.db" if number == 1 else f"{stem}-{number}.db" for number in count(1))
+    return next(free for name in names if not (free := beside.with_name(name)).exists())
+
+
+def _is_current(file: Path) -> bool:
+    """Is the store in `file` one that this MLflow reads as it is?
+
+    Raises: OutputError if only a newer one can read it.
+    """
+    schemas, found = _schemas(), _schema_of(file)
+    if schemas is None or found is None:
+        return True
+    known, newest = schemas
+    if found not in known:
+        installed = metadata.version("mlflow")
+        raise OutputError(
+            f"{file} was written by a newer MLflow (schema {found}) than the {installed} that is "
+            "installed here, and was not touched; install that one (pip install --upgrade mlflow), "
+            "or set tracking.root=FOLDER for another store"
+        )
+    return found == newest
+
+
+def _copy(file: Path, to: Path) -> None:
+    """A copy of database `file` as of one moment, whoever writes to it."""
+    with _connected(file) as source, _connected(to) as copy:
+        source.backup(copy)
+
+
+def _migrate(file: Path, kept: Path) -> None:
+    """Upgrade `file` as `mlflow db upgrade` does."""
+    with for_good():
+        from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine_with_retry(uri_of(file))
+    try:
+        utils._upgrade_db(engine)
+    except Exception as error:
+        kept.unlink(missing_ok=True)
+        raise OutputError(
+            f"MLflow could not upgrade {kept.with_name(STORE)} ({first_line(error)}), which is as it "
+            "was; set tracking.root=FOLDER for another store, or open it with the MLflow that wrote it"
+        ) from error
+    finally:
+        engine.dispose()
+
+
+def _bring_here(root: Path) -> None:
+    """Have every address that leads to where the artifacts of this store were lead to where they
+    are."""
+    here = (root / "artifacts").as_uri()
+    with _connected(root / STORE) as store:
+        if not _elsewhere(store, here):
+            return
+        store.execute("BEGIN IMMEDIATE")  # of two processes the second finds nothing left to do
+        try:
+            for before in _elsewhere(store, here):
+                _rewrite(store, before, here)
+            store.execute("COMMIT")
+        except BaseException:
+            store.execute("ROLLBACK")
+            raise
+
+
+def _elsewhere(store: sqlite3.Connection, here: str) -> list[str]:
+    """The addresses that this store's own artifacts had before.
+
+    They are those of its experiments that are not `here`, and that the store was made with, that
+    another copy of it has, or whose runs lie `here`. An experiment that a user has made for another
+    disk is none.
+    """
+    found: dict[str, bool] = {}
+    query = "SELECT experiment_id, artifact_location FROM experiments ORDER BY experiment_id"
+    for number, location in store.execute(query):
+        base = str(location).removesuffix(f"/{number}")
+        if base != here and base.endswith("/artifacts"):
+            is_known = found.get(base, False) or number == 0
+            found[base] = is_known or _is_of_this_store(store, base, here)
+    return [base for base, is_ours in found.items() if is_ours]
+
+
+def _is_of_this_store(store: sqlite3.Connection, base: str, here: str) -> bool:
+    if (lies_in(base).parent / STORE).is_file():
+        return True
+    runs = (each for (each,) in store.execute("SELECT artifact_uri FROM runs") if each)
+    theirs = (each.removeprefix(base) for each in runs if each.startswith(f"{base}/"))
+    return any(lies_in(here + each).exists() for each in theirs)
+
+
+def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
+    """Have addresses below `before` lead below `here`, save those of what only the place before has:
+    a medexp of before 2026-11-29 went on writing there."""
+    for table, column in _present(store):
+        rows = store.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
+        for row, address in rows:
+            if address is None or not f"{address}/".startswith(f"{before}/"):
+                continue
+            now = here + address[len(before) :]
+            if table != "experiments" and lies_in(address).exists() and not lies_in(now).exists():
+                continue
+            store.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (now, row))
+            if table == "runs":  # its config names files of the project that lay beside the store
+                store.execute(
+                    "INSERT OR IGNORE INTO tags (key, value, run_uuid) SELECT ?, ?, run_uuid FROM runs WHERE rowid = ?",
+                    (MOVED_FROM, before, row),
+                )
+
+
+def _present(store: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    for table, column in _ADDRESSES:
+        if column in {row[1] for row in store.execute(f"PRAGMA table_info({table})")}:
+            yield table, column
+
+
+def lies_in(uri: str) -> Path:
+    """The folder that `uri` names: every store of medexp's is on this machine."""
+    return Path(url2pathname(urlparse(uri).path))
+
+
+def uri_of(file: Path) -> str:
+    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted where the path has % or ?.
+
+    The quoted form names its driver: MLflow would make the quoted folder, too.
+
+    Raises: OutputError if none does, as before SQLAlchemy 2.1, which does not unquote.
+    """
+    from sqlalchemy import make_url
+
+    for uri in (f"sqlite:///{file}", f"sqlite+pysqlite:///{quote(str(file))}"):
+        if (read := make_url(uri)).database == str(file) and not read.query:
+            return uri
+    raise OutputError(f"tracking.root={file.parent} has a character that no sqlite address can have; set tracking.root=FOLDER")
