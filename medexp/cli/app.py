@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import hydra_errors as mistakes
+from medexp.config.command_line import readable
 from medexp.config.command_options import (
     AskConfig,
     AuditConfig,
@@ -150,6 +151,7 @@ def run_door(
             _refuse(error)  # past Hydra, which would add a line of its own
 
     try:
+        sys.argv[1:] = readable(sys.argv[1:], schema)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
     except MedexpError as error:
         if wants_traceback:
