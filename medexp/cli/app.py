@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from medexp.config import hydra_errors as mistakes
 from medexp.config.command_line import readable
@@ -35,6 +36,7 @@ from medexp.config.command_options import (
     TrainConfig,
     UiConfig,
 )
+from medexp.config.preset_errors import explain_preset
 from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
@@ -145,7 +147,8 @@ def run_door(
             overrides = tuple(settings.overrides.task)
             experiment, folder = _experiment_yaml(settings.runtime), Path(settings.runtime.output_dir)
             return door(run, Invocation(folder, overrides, composed, options, experiment, subject))
-        except MedexpError as error:
+        except (MedexpError, OmegaConfBaseException) as raised:
+            error = BadInput(_explained(raised, schema) or str(raised)) if isinstance(raised, OmegaConfBaseException) else raised
             if settings.mode is RunMode.MULTIRUN or wants_traceback:
                 raise  # the sweeper is told
             _refuse(error)  # past Hydra, which would add a line of its own
@@ -160,13 +163,22 @@ def run_door(
     except KeyboardInterrupt:
         _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
     except Exception as error:
-        sentence = None if wants_traceback else mistakes.explain(error, schema)
+        sentence = None if wants_traceback else _explained(error, schema)
         if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
             sentence = _unusable(error)
         if sentence is None:
             raise
         _refuse(BadInput(sentence))
     sys.exit(0)
+
+
+def _explained(error: Exception, schema: type) -> str | None:
+    """What a user can do about `error`; None where it is not about the command line or a preset."""
+    words = sys.argv[1:]
+    named = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
+    named += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    folders = [conf_dir(), *(Path.cwd() / each for each in [*named, "conf"])]
+    return explain_preset(error, folders, words, schema) or mistakes.explain(error, schema)
 
 
 def _own_options(cfg: DictConfig, config_name: str) -> object:

@@ -107,7 +107,7 @@ class CommandLine:
 
     def _readable(self, word: str, place: int) -> str:
         if any("\ud800" <= character <= "\udfff" for character in word):
-            raise ConfigError(f"{ascii(word)} holds bytes that are not UTF-8 text; rename the file, or convert the text")
+            raise ConfigError(f"{word!a} holds bytes that are not UTF-8 text; rename the file, or convert the text")
         if word.startswith("~"):
             if _parses(word):
                 return word
@@ -122,7 +122,7 @@ class CommandLine:
         elif asked.key not in self.keys and (meant := in_our_words(asked.key, asked.value, self.keys)):
             before = self.overrides[place - 1] if place else ""
             cut = f", or {_whole(before, [word])} if it belongs to what is before it" if before.endswith(",") else ""
-            raise ConfigError(f"{asked.key} does not exist here; {meant}{cut}")
+            raise ConfigError(f"{asked.key} does not exist; {meant}{cut}")
         elif asked.sign == "+" and asked.key in self.keys:
             raise ConfigError(f"{word}: {asked.key} is there already; write {_typed(replace(asked, sign=''))}, without the +")
         return self._as_hydra_reads(asked, place)
@@ -133,7 +133,7 @@ class CommandLine:
         found = _parsed(str(asked))
         if found is None:
             return self._quoted(asked, kinds, place)
-        value = found._value  # noqa: SLF001 - value() drops the quotes
+        value = found._value
         if found.is_sweep_override() and not self._is_sweep:
             return self._of_several(asked, kinds)
         if found.is_sweep_override() and _is_list(kinds) and any(not isinstance(each, list) for each in _choices(value)):
@@ -182,8 +182,9 @@ class CommandLine:
         """Why `word` is none, and what was probably meant with the words around it."""
         before, after = self.overrides[:place], self.overrides[place + 1 :]
         key = word.rstrip(":")
-        if key in self.keys and after and after[0].startswith("=") and (rest := "".join(after[:2]) if after[0] == "=" else after[0]):
-            return CutByTheShell(f"{word!r} is no key=value; write {shlex.quote(key + rest)}, without spaces around the =")
+        if key in self.keys and after and after[0].startswith("="):
+            whole = shlex.quote(key + "".join(after[: 2 if after[0] == "=" else 1]))
+            return CutByTheShell(f"{word!r} is no key=value; write {whole}, without spaces around the =")
         if key in self.keys and after and "=" not in after[0]:
             return CutByTheShell(f"{word!r} is no key=value; write {shlex.quote(f'{key}={after[0]}')}")
         if key in self.keys or key.partition("/")[0] in ("hydra",):
@@ -305,7 +306,7 @@ def _with_parts_quoted(value: str) -> str:
         written.append(text if not text or _parses(f"x={text}") else quoted(text))
 
     for piece in _PIECE.findall(value):
-        opens = piece in ("[", "{") and not part.strip() or (piece == "(" and _CALL.fullmatch(part.strip()) is not None)
+        opens = (piece in ("[", "{") and not part.strip()) or (piece == "(" and _CALL.fullmatch(part.strip()) is not None)
         closes = bool(inside) and piece == _CLOSING[inside[-1]]
         names = piece == ":" and inside[-1:] == ["{"]
         if opens or names:

@@ -14,7 +14,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from medexp.config.other_names import in_our_words
 from medexp.errors import closest, first_line, listing, nearest, suggestion
 
-
 _OWN = {
     "model": "; weights of your own: model=local model.path=FOLDER",
     "dataset": "; cases of your own: dataset=local dataset.path=FILE",
@@ -58,7 +57,7 @@ def _about_a_key(error: Exception, schema: type) -> str:
     if isinstance(cause, OmegaConfBaseException) and "does not support deletion" in str(cause) and cause.full_key:
         return f"{cause.full_key} cannot be taken away; leave the ~ out and set it: {cause.full_key}=VALUE"
     if isinstance(cause, ValidationError):
-        return _wrong_type(cause, schema)
+        return wrong_type(cause, schema)
     if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
         return unknown(asked[1], schema)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
@@ -72,7 +71,7 @@ def unknown(key: str, schema: type) -> str:
     """That `key` does not exist, what there is, and what was probably meant."""
     known = dict(keys_of(schema))
     if (meant := in_our_words(key, None, known)) is not None:
-        return f"{key} does not exist here; {meant}"
+        return f"{key} does not exist; {meant}"
     if (guess := closest(key, known)) is None:
         inner = {name.rpartition(".")[2]: name for name in known}
         last = closest(key.rpartition(".")[2], inner)
@@ -83,7 +82,8 @@ def unknown(key: str, schema: type) -> str:
     return f"{key} does not exist; {where} has {listing(inside)}{suggestion(guess)}"
 
 
-def _wrong_type(cause: ValidationError, schema: type) -> str:
+def wrong_type(cause: ValidationError, schema: type) -> str:
+    """Which key has a value of another type than it takes, and what it takes."""
     key = cause.full_key or "a value"
     kinds = kinds_of(dict(keys_of(schema)).get(key))
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
