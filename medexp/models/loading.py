@@ -172,7 +172,7 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, 
 
 def shorten(run: RunConfig, network: Any, kernels: Any) -> tuple[str, ...]:
     """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be had."""
-    if not is_shortened(run):
+    if not is_shortened(run) or run.hardware.tile_mlp is True:  # an MLP in tiles is whole, and planned so
         return ()
     asked = run.model.shape.layers - run.hardware.checkpoint_skip_layers
     whole = asked - leave_out_last_product(network, kernels, is_kept)
