@@ -42,6 +42,7 @@ from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.search.search_space import lengths
 from medexp.system import machine
+from medexp.system.visible import visible
 
 # A root's first default is one of these.
 SCHEMAS: dict[str, type[RunConfig]] = {
@@ -213,5 +214,5 @@ def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _refuse(error: MedexpError) -> NoReturn:
     for problem in error.problems if isinstance(error, BadInput) else (str(error),):
-        print(f"medexp: {problem}", file=sys.stderr)
+        print(f"medexp: {visible(problem)}", file=sys.stderr)
     sys.exit(error.exit_code)
