@@ -31,7 +31,7 @@ class Preset:
 
     def __str__(self) -> str:
         """The file as a user would name it."""
-        return str(self.file.relative_to(Path.cwd()) if self.file.is_relative_to(Path.cwd()) else self.file)
+        return _shown(self.file)
 
     @property
     def file(self) -> Path:
@@ -108,6 +108,10 @@ def _caused(error: BaseException | None, kind: type[BaseException]) -> BaseExcep
     return error
 
 
+def _shown(file: Path) -> str:
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
 def _find(name: str, folders: Sequence[Path], suffix: str = ".yaml") -> Preset | None:
     return next((each for folder in folders if (each := Preset(folder, name, suffix)).file.is_file()), None)
 
@@ -124,9 +128,8 @@ def _chosen(words: Sequence[str], folders: Sequence[Path]) -> Iterator[Preset]:
 def _no_yaml(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or first_line(error))
-    where = f"{mark.name}, line {mark.line + 1}" if mark is not None else str(getattr(error, "name", "a preset"))
-    if mark is not None and Path(mark.name).is_relative_to(Path.cwd()):
-        where = f"{Path(mark.name).relative_to(Path.cwd())}, line {mark.line + 1}"
+    file = _shown(Path(mark.name if mark is not None else str(getattr(error, "name", "a preset"))))
+    where = f"{file}, line {mark.line + 1}" if mark is not None else file
     advice = next((what for part, what in _ADVICE.items() if part in problem), "each line is KEY: VALUE")
     return f"{where}: this is no YAML ({problem}); {advice}"
 
