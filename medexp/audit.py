@@ -29,6 +29,7 @@ from medexp.models.loading import load_tokenizer
 from medexp.reports import audit_report as audit_page
 from medexp.system import machine
 from medexp.system.console import DONE, WRONG, Screen
+from medexp.system.visible import visible
 
 _LOOK = {  # the sixteen colours that every terminal has
     Role.instructions: "black on magenta",
@@ -146,7 +147,7 @@ def _preview(pieces: Sequence[Piece]) -> Text:
     """A case in the colours of `_LOOK`, on few lines; long pieces are cut in their middle, what is not learnt is grey."""
     text = Text()
     for piece in pieces:
-        words = "⟨EOS⟩" if piece.role is Role.eos else _middle_cut(piece.text)
+        words = "⟨EOS⟩" if piece.role is Role.eos else visible(_middle_cut(piece.text))
         text.append(words, _LOOK[piece.role] if piece.learnt else "bright_black")
     return text.append("\n")
 

@@ -248,6 +248,8 @@ def test_a_study_is_its_finished_trials_best_first(kept: Kept, study: str, monke
     assert [each.name for each in found.runs] == ["trial 1", "trial 2", "trial 0"]
     assert [each.cost.loss_after for each in found.runs] == [3.1, 3.3, 3.5]
     assert "optimistically biased" in found.caution
+    counts = (kept.ranked.outcome.trainable, kept.plain.outcome.trainable)
+    assert [each.cost.trained for each in found.runs] == [counts[0], counts[1], counts[1]]  # no trial has kept its adapter
     monkeypatch.setattr(compared, "MOST", 2)
     assert kept.compare(f"study={study}").title.startswith("Study ranks: the best 2 of 3 finished trials")
 

@@ -1,9 +1,9 @@
 """Questions as they come in: on the command line, where Hydra would take commas and quotes for its own, and on standard input."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 
+from medexp.config import command_line
 from medexp.errors import DataError, first_line, listing
 
 _KEY = "question="
@@ -20,14 +20,7 @@ def _quoted(word: str) -> str:
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if is_quoted or value in ("", "null"):
         return word
-    return f"{_KEY}'{_escaped(value)}'"
-
-
-def _escaped(value: str) -> str:
-    """A quote takes a backslash for Hydra, after doubling those before it (and at the end, where our quote follows); so does `${`
-    for OmegaConf, which would take it for a reference."""
-    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"{_KEY}{command_line.quoted(value)}"
 
 
 def decoded(piped: bytes) -> str:

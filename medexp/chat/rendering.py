@@ -21,6 +21,7 @@ from medexp.chat.reply import ANSWER, REASONING, Part, Reply, note, parts, plain
 from medexp.chat.responder import Respondent
 from medexp.data.prompts import THINK_END
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
+from medexp.system.visible import visible
 
 HINT = "Ctrl-C stops"
 KEPT_FREE = 2  # lines of the terminal
@@ -49,7 +50,7 @@ def painted(respondent: Respondent, question: str, painter: Painter, stop: Stop)
 
 
 class PlainPainter:
-    """Text alone, written as it comes, without control codes."""
+    """Text alone, written as it comes, without control codes of ours or of the model's."""
 
     def __init__(self, stream: TextIO, with_reasoning: bool):
         self._stream, self._with_reasoning = stream, with_reasoning
@@ -76,7 +77,7 @@ class PlainPainter:
         self._write(f"\n\n[{note(reply, max_new_tokens)}]\n{NOT_FOR_CLINICAL_USE}\n")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        self._stream.write(visible(text))
         self._stream.flush()
 
 
@@ -145,10 +146,10 @@ class Tail:
 
 
 def drawn(part: Part) -> RenderableType:
-    """A part of a reply for a terminal."""
+    """A part of a reply for a terminal; a link shows where it leads, as the model may call it something else."""
     if part.is_reasoning:
         return Text(part.text, style="dim")
-    return Group(Text(f"\n{part.heading}" if part.heading else "", style="bold cyan"), Markdown(part.text))
+    return Group(Text(f"\n{part.heading}" if part.heading else "", style="bold cyan"), Markdown(part.text, hyperlinks=False))
 
 
 def beside(base: Reply | None, tuned: Reply | None, with_reasoning: bool) -> Table:

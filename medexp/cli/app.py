@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,8 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from medexp.config import hydra_errors as mistakes
+from medexp.config.command_line import readable
 from medexp.config.command_options import (
     AskConfig,
     AuditConfig,
@@ -35,11 +37,13 @@ from medexp.config.command_options import (
     TrainConfig,
     UiConfig,
 )
+from medexp.config.preset_errors import explain_preset
 from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.search.search_space import lengths
 from medexp.system import machine
+from medexp.system.visible import visible
 
 # A root's first default is one of these.
 SCHEMAS: dict[str, type[RunConfig]] = {
@@ -146,12 +150,14 @@ def run_door(
             overrides = tuple(settings.overrides.task)
             experiment, folder = _experiment_yaml(settings.runtime), Path(settings.runtime.output_dir)
             return door(run, Invocation(folder, overrides, composed, options, experiment, subject))
-        except MedexpError as error:
+        except (MedexpError, OmegaConfBaseException) as raised:
+            error = BadInput(_explained(raised, schema) or str(raised)) if isinstance(raised, OmegaConfBaseException) else raised
             if settings.mode is RunMode.MULTIRUN or wants_traceback:
                 raise  # the sweeper is told
             _refuse(error)  # past Hydra, which would add a line of its own
 
     try:
+        sys.argv[1:] = readable(sys.argv[1:], schema)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
     except MedexpError as error:
         if wants_traceback:
@@ -160,13 +166,22 @@ def run_door(
     except KeyboardInterrupt:
         _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
     except Exception as error:
-        sentence = None if wants_traceback else mistakes.explain(error, schema)
+        sentence = None if wants_traceback else _explained(error, schema)
         if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
             sentence = _unusable(error)
         if sentence is None:
             raise
         _refuse(BadInput(sentence))
     sys.exit(0)
+
+
+def _explained(error: Exception, schema: type) -> str | None:
+    """What a user can do about `error`; None where it is not about the command line or a preset."""
+    words = sys.argv[1:]
+    named = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
+    named += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    folders = [conf_dir(), *(Path.cwd() / each for each in [*named, "conf"])]
+    return explain_preset(error, folders, words, schema) or mistakes.explain(error, schema)
 
 
 def _own_options(cfg: DictConfig, config_name: str) -> object:
@@ -201,5 +216,5 @@ def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _refuse(error: MedexpError) -> NoReturn:
     for problem in error.problems if isinstance(error, BadInput) else (str(error),):
-        print(f"medexp: {problem}", file=sys.stderr)
+        print(f"medexp: {visible(problem)}", file=sys.stderr)
     sys.exit(error.exit_code)

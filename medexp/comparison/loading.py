@@ -8,16 +8,18 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from medexp.comparison.comparison import Comparing, Cost, Run, energy_wh
 from medexp.comparison.contrasts import Evaluated
 from medexp.config.flatten import settings
-from medexp.config.schema import Tracking
-from medexp.errors import RunError
+from medexp.config.schema import Bias, Lora, Model, ModelShape, RunConfig, Tracking
+from medexp.errors import BadInput, RunError
 from medexp.evaluation import scorecard
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Record
 from medexp.models import adapter_files as artifact
+from medexp.planning.memory_terms import lora_parameters
 from medexp.planning.planner import LEVER_PARAMS
 from medexp.system.units import bytes_of_gib
 from medexp.tracking import finished_run as finished
@@ -121,7 +123,7 @@ def _trained(each: FinishedRun, where: Tracking) -> KeptRun | None:
 def _cost(each: FinishedRun, kept: KeptRun | None) -> Cost:
     """What training took: `kept` is the run that trained."""
     adapter = each.adapter if kept is each.kept or kept is None else kept.artifacts.get(ADAPTER)
-    trained = artifact.parameters(adapter) if adapter is not None else None
+    trained = artifact.parameters(adapter) if adapter is not None else _trained_parameters(each)
     if kept is None:
         return Cost(trained=trained)
     values, steps = kept.metrics, kept.tracker.history("train/loss")
@@ -138,6 +140,22 @@ def _cost(each: FinishedRun, kept: KeptRun | None) -> Cost:
         loss_before=values.get("result/loss_before"),
         loss_after=values.get("result/loss_after"),
     )
+
+
+def _trained_parameters(each: FinishedRun) -> int | None:
+    """How many parameters the config of `each` trains: most trials of a sweep keep no adapter to count them in. None where the
+    config does not say it."""
+    if each.composed is None:
+        return None
+    try:
+        stored = OmegaConf.load(each.composed)
+        shape = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelShape), OmegaConf.select(stored, "model.shape")))
+        lora = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Lora), OmegaConf.select(stored, "lora")))
+    except (OmegaConfBaseException, BadInput, ValueError):  # of an older medexp, or a shape that the weights alone say
+        return None
+    assert isinstance(shape, ModelShape)
+    assert isinstance(lora, Lora)
+    return lora_parameters(RunConfig(model=Model(shape=shape), lora=lora)) if lora.bias is Bias.none else None
 
 
 def _measured(values: Mapping[str, float]) -> int | None:

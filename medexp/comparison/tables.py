@@ -1,5 +1,6 @@
 """A comparison in words: sentences and rows of text, for a terminal and a page alike."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from medexp.comparison.comparison import Comparing, Run, Versus, line_of
@@ -36,6 +37,7 @@ _COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "energy_wh": ("GPU energy, Wh", lambda energy: f"{energy:,.1f}"),
 }
 _ALWAYS = ("loss_", "structure")  # measures that are shown whatever came of them
+_FRACTION = re.compile(r"-?\d*\.\d+(e[+-]?\d+)?|-?\d+(\.\d+)?e[+-]?\d+")
 _NAMED = ("model", "dataset", "prompt", "hardware")  # groups whose name says what their other settings are
 
 
@@ -45,7 +47,7 @@ def shared(found: Comparing) -> str:
     if len(configured) < 2:
         return "Fewer than two of these runs have kept their config."
     common = {key: value for key, value in configured[0].items() if key not in found.differences}
-    named = [words.format(common[key]) for key, words in SHARED.items() if common.get(key, "null") != "null"]
+    named = [words.format(_rounded(common[key], 4)) for key, words in SHARED.items() if common.get(key, "null") != "null"]
     return f"All: {', '.join(named)}; {len(common)} settings are the same in all, different: {len(found.differences)}."
 
 
@@ -55,7 +57,7 @@ def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
     names = [name for name, values in found.differences.items() if not _follows(name, found) and not _is_off(values)]
     labels = [run.label for run in found.runs if run.settings]
     cells = {name: dict(zip(labels, found.differences[name], strict=True)) for name in names}
-    rows = [(name, *(_cell(cells[name].get(run.label)) for run in found.runs)) for name in names]
+    rows = [(name, *_cells([cells[name].get(run.label) for run in found.runs])) for name in names]
     return rows, [name for name in found.differences if name not in names]
 
 
@@ -66,6 +68,20 @@ def _follows(name: str, found: Comparing) -> bool:
 
 def _is_off(values: Sequence[str | None]) -> bool:
     return None in values and all(value in (None, "null", "false", "[]", "0") for value in values)
+
+
+def _cells(values: Sequence[str | None]) -> list[str]:
+    """`values` of one setting, fractions with as few digits as tell them apart, and four at least."""
+    given = {value for value in values if value is not None}
+    for digits in range(4, 18):
+        short = {value: _rounded(value, digits) for value in given}
+        if len({*short.values()}) == len(given):
+            break
+    return [_cell(None if value is None else short[value]) for value in values]
+
+
+def _rounded(value: str, digits: int) -> str:
+    return min(value, f"{float(value):.{digits}g}", key=len) if _FRACTION.fullmatch(value) else value
 
 
 def _cell(value: str | None) -> str:

@@ -1,16 +1,24 @@
 """What Hydra and OmegaConf say about a mistyped command line, as one sentence that names the nearest thing that exists."""
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from medexp.config.other_names import in_our_words
 from medexp.errors import closest, first_line, listing, nearest, suggestion
+
+_OWN = {
+    "model": "; weights of your own: model=local model.path=FOLDER",
+    "dataset": "; cases of your own: dataset=local dataset.path=FILE",
+}
+_AS_IN = {list: "[A,B]", dict: "{A: B}"}
 
 
 def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
@@ -25,8 +33,11 @@ def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
 def explain(error: Exception, schema: type) -> str | None:
     """`error` in one sentence, None if it is not about what the user wrote."""
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option} does not exist; there are {listing(error.options)}{nearest(option, error.options)}"
+        return _no_option(str(error.missing_cfg_file), error.options)
+    if str(error).startswith("Only one of --run, --multirun"):
+        return "-m, --cfg, --info and --shell-completion do not go together; give one of them"
+    if again := re.match(r"Multiple values for ([\w/]+)\.", str(error)):
+        return f"{again[1]} is there already; write {again[1]}=OPTION, once and without a +"
     if str(error).startswith("Config group override must be"):  # Hydra's own, a bare ValueError
         return f"{first_line(error)}: a group is set to the name of one of its options, as in hardware=cpu"
     if isinstance(error, OverrideParseException):
@@ -34,21 +45,33 @@ def explain(error: Exception, schema: type) -> str | None:
     return _about_a_key(error, schema) if isinstance(error, HydraException | OmegaConfBaseException) else None
 
 
+def _no_option(file: str, options: Sequence[str]) -> str:
+    """That a group has no such option, and for weights and cases of one's own where these are named."""
+    group, _, option = file.partition("/") if file.partition("/")[0] in _OWN else file.rpartition("/")
+    own = _OWN.get(group, "").format(option) if option else ""
+    return f"{group}={option} does not exist; there are {listing(options)}{nearest(option, options)}{own}"
+
+
 def _about_a_key(error: Exception, schema: type) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and "does not support deletion" in str(cause) and cause.full_key:
+        return f"{cause.full_key} cannot be taken away; leave the ~ out and set it: {cause.full_key}=VALUE"
     if isinstance(cause, ValidationError):
-        return _wrong_type(cause, schema)
+        return wrong_type(cause, schema)
     if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
-        return _unknown(asked[1], schema)
+        return unknown(asked[1], schema)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return _unknown(cause.full_key, schema)
+        return unknown(cause.full_key, schema)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {first_line(cause)}"
     return first_line(error)
 
 
-def _unknown(key: str, schema: type) -> str:
+def unknown(key: str, schema: type) -> str:
+    """That `key` does not exist, what there is, and what was probably meant."""
     known = dict(keys_of(schema))
+    if (meant := in_our_words(key, None, known)) is not None:
+        return f"{key} does not exist; {meant}"
     if (guess := closest(key, known)) is None:
         inner = {name.rpartition(".")[2]: name for name in known}
         last = closest(key.rpartition(".")[2], inner)
@@ -59,9 +82,10 @@ def _unknown(key: str, schema: type) -> str:
     return f"{key} does not exist; {where} has {listing(inside)}{suggestion(guess)}"
 
 
-def _wrong_type(cause: ValidationError, schema: type) -> str:
+def wrong_type(cause: ValidationError, schema: type) -> str:
+    """Which key has a value of another type than it takes, and what it takes."""
     key = cause.full_key or "a value"
-    kinds = _kinds(dict(keys_of(schema)).get(key))
+    kinds = kinds_of(dict(keys_of(schema)).get(key))
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     if enums:
         allowed = [member.name for kind in enums for member in kind]
@@ -70,10 +94,12 @@ def _wrong_type(cause: ValidationError, schema: type) -> str:
             nearest(given[1], allowed) if given else ""
         )
     wanted = " or ".join("null" if kind is type(None) else _name(kind) for kind in kinds)
-    return f"{key}: {first_line(cause)}; allowed is {wanted or 'another type'}"
+    example = next((shlex.quote(f"{key}={_AS_IN[each]}") for kind in kinds if (each := get_origin(kind)) in _AS_IN), "")
+    return f"{key}: {first_line(cause)}; allowed is {wanted or 'another type'}{', as in ' + example if example else ''}"
 
 
-def _kinds(kind: Any) -> tuple[Any, ...]:
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """The types that a value may have whose annotation is `kind`."""
     return get_args(kind) if isinstance(kind, UnionType) else (() if kind is None else (kind,))
 
 

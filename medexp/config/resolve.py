@@ -91,13 +91,22 @@ def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
         try:
             groups[each.name] = OmegaConf.to_object(cfg[each.name])
         except MissingMandatoryValue as error:
-            problems.append(f"{error.full_key or each.name} has no value: choose {each.name}=OPTION or set it")
+            problems.append(_no_value(str(error.full_key or each.name), each.name, choices.get(each.name)))
         except BadInput as error:
             home = f"in conf/{each.name}/{choices[each.name]}.yaml or " if choices.get(each.name) else ""
             problems += [f"{each.name}.{problem} (set {home}on the command line)" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
     return RunConfig(**groups)
+
+
+def _no_value(key: str, group: str, option: str | None) -> str:
+    if option is None or key == group:
+        return f"{key} has no value: choose {group}=OPTION or set it"
+    return (
+        f"{key} has no value in conf/{group}/{option}.yaml: set it there or on the command line, or begin that file with "
+        "defaults: [OPTION, _self_] to take what it leaves out from another option"
+    )
 
 
 def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:

@@ -1,22 +1,24 @@
 """What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is not a terminal.
 
 Progress goes to standard error, results to standard output, so that a pipe gets the results alone. Text is shown as it is: square
-brackets in it are never markup.
+brackets in it are never markup, and what would steer a terminal is spelt out, whoever wrote it.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from medexp.system.units import GIB, duration
+from medexp.system.visible import visible
 
 DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
 _COLOURS = {DONE: "green", NOTE: "yellow", WRONG: "red"}
@@ -60,8 +62,8 @@ class Screen:
         _print(self.results, Text.assemble(_marked(mark), (text, style)))
 
     def raw(self, text: str) -> None:
-        """`text` as it is on standard output, for programs."""
-        self.results.file.write(text + "\n")
+        """`text` on standard output, for programs."""
+        self.results.file.write(visible(text) + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False) -> None:
         """A table on standard output; `prose` gives every column the same width. Words of up to 40 letters that stand alone (ids,
@@ -77,10 +79,19 @@ class Screen:
         self.results.print()
 
 
+class SafeConsole(Console):
+    """A console whose own escape sequences are the only ones that it sends: text, Markdown and tables by others have none."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return the segments of `renderable`, the text in them made visible."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
 def _console(stream: TextIO) -> Console:
     """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take 80."""
     narrow = stream.isatty() or "COLUMNS" in os.environ
-    return Console(file=stream, highlight=False, width=None if narrow else 120)
+    return SafeConsole(file=stream, highlight=False, width=None if narrow else 120)
 
 
 def _marked(mark: str) -> Text:

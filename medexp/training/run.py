@@ -11,6 +11,7 @@ from pathlib import Path
 from medexp.cli.app import Invocation
 from medexp.config import flatten as flat
 from medexp.config.flatten import flatten, telling
+from medexp.config.remarks import on_schedule
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
@@ -156,8 +157,8 @@ def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> t
     show.say(f"cases: {ready.audit.sentence()}", DONE)
     with show.stage("auditing the cases"):
         seen = speller.inspected(run, ready, {})
-    for rule in seen.broken:
-        show.say(rule, NOTE)
+    for remark in (*seen.broken, *on_schedule(run, ready.steps)):
+        show.say(remark, NOTE)
     return ready, seen
 
 

@@ -2,6 +2,8 @@
 
 import io
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.text import Text
 from medexp.chat.rendering import LivePainter, PlainPainter, Tail, beside
 from medexp.chat.reply import Reply
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
+from medexp.system.console import SafeConsole
 
 TEXT = "It is red.\nPerhaps viral.\n</think>\n\n## Symptoms\n- Gritty eyes\n- No pain\n## Red Flags\n- Pain"
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -139,3 +142,25 @@ def test_base_and_tuned_stand_side_by_side() -> None:
     said = next(line for line in text.splitlines() if "Base says." in line)
     assert said.index("Base says.") < 40
     assert next(line for line in text.splitlines() if "Gritty" in line).index("Gritty") > 40
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_an_answer_sends_no_escape_sequences(is_terminal):
+    evil = "Think \x1b[2J\x9b31m.</think>\n## Symptoms\n- \x1b]0;mine\x07pain \u202e[here](http://evil/)"
+    stream = io.StringIO()
+    painter = (
+        LivePainter(SafeConsole(file=stream, force_terminal=True, color_system=None, width=80), True)
+        if is_terminal
+        else PlainPainter(stream, True)
+    )
+    reply = Reply("q", False, evil, 9, 1.0, reasons=True, whole=True, ended=True)
+    with painter if isinstance(painter, LivePainter) else nullcontext():
+        for end in range(0, len(evil), 7):
+            painter.heard(replace(reply, text=evil[:end], whole=False))
+        painter.whole(reply, 99)
+    text = stream.getvalue()
+    assert not {"\x07", "\x9b", "\u202e"} & {*text}
+    assert "\x1b[2J" not in text
+    assert "\x1b]" not in text
+    assert "\\u001b[2J\\u009b31m" in text
+    assert "http://evil/" in text

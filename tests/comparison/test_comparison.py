@@ -304,3 +304,15 @@ def test_settings_are_written_as_on_the_command_line() -> None:
         "lora.dora": "true", "dataset.mixture.0.use": "medical_o1", "training.learning_rate": "0.0005",
     }  # fmt: skip
     assert shown([None, False, 1]) == "[null, false, 1]"
+
+
+def test_a_fraction_has_the_digits_that_tell_it_from_the_others():
+    rates = ["0.0016384312345678901", "0.0023849182374981", "2e-05", "0.004"]
+    labels = "ABCD"
+    found = comparing(*(run(label, GOOD, training__learning_rate=rate) for label, rate in zip(labels, rates, strict=True)))
+    assert setting_rows(found)[0] == [("training.learning_rate", "0.001638", "0.002385", "2e-05", "0.004")]
+    near = comparing(*(run(label, GOOD, training__learning_rate=f"0.00163843{label}123") for label in "12"))
+    assert setting_rows(near)[0] == [("training.learning_rate", "0.001638431", "0.001638432")]
+    same = comparing(*(run(label, GOOD, training__learning_rate=rates[0]) for label in labels))
+    assert "learning rate 0.001638;" in shared(same) or "learning rate 0.001638," in shared(same)
+    assert as_dict(found)["settings"]["training.learning_rate"]["A"] == rates[0]  # programs get all of it

@@ -9,7 +9,8 @@ LORA = "lora has r, alpha, dropout, bias, target_modules, rank_stabilised, dora,
 
 TYPED = [
     # a key that does not exist
-    ("lora.rank=8", f"lora.rank does not exist; {LORA}; did you mean lora.r?"),
+    ("lora.rnk=8", f"lora.rnk does not exist; {LORA}; did you mean lora.r?"),
+    ("lora.rank=8", "lora.rank does not exist; it is lora.r"),
     (
         "evaluation.max_new_token=5",
         "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps, "
@@ -21,16 +22,24 @@ TYPED = [
         "dataset.columns.reasonin does not exist; dataset.columns has question, reasoning, answer; "
         "did you mean dataset.columns.reasoning?",
     ),
-    ("learning_rate=3", f"learning_rate does not exist; the run has {GROUPS}; did you mean training.learning_rate?"),
-    ("trainig.max_steps=3", f"trainig.max_steps does not exist; the run has {GROUPS}; did you mean training.max_steps?"),
+    ("learning_rate=3", "learning_rate does not exist; it is training.learning_rate"),
+    ("trainig.max_steps=3", "trainig.max_steps does not exist; it is training.max_steps"),
+    ("trainig.loss_on=all", f"trainig.loss_on does not exist; the run has {GROUPS}; did you mean training.loss_on?"),
     ("models=x", f"models does not exist; the run has {GROUPS}; did you mean model?"),
     ("zzzz=1", f"zzzz does not exist; the run has {GROUPS}"),
     # a group option that does not exist
     (
         "dataset=clinical_case",
         "dataset=clinical_case does not exist; there are clinical_cases, local, medical_o1, medical_o1_structured, mixture; "
-        "did you mean clinical_cases?",
+        "did you mean clinical_cases?; cases of your own: dataset=local dataset.path=FILE",
     ),
+    (
+        "model=unsloth/Llama-3.2-1B",
+        "model=unsloth/Llama-3.2-1B does not exist; there are deepseek_r1_distill_llama_8b, deepseek_r1_distill_qwen_14b, "
+        "deepseek_r1_distill_qwen_1_5b, deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, smollm2_135m; "
+        "weights of your own: model=local model.path=FOLDER",
+    ),
+    ("+lora=all_linear", "lora is there already; write lora=OPTION, once and without a +"),
     ("debug=zzz", "debug=zzz does not exist; there are fast, overfit"),
     (
         "lora=null",
@@ -50,10 +59,11 @@ TYPED = [
     ("lora.dora=maybe", "lora.dora: Value 'maybe' is not a valid bool (type str); allowed is bool"),
     (
         "lora.target_modules=q_proj",
-        "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; allowed is list[str]",
+        "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; allowed is list[str], "
+        "as in 'lora.target_modules=[A,B]'",
     ),
-    ("tracking.tags=3", "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str]"),
-    ("~lora.r", "lora.r: Lora (DictConfig) does not support deletion"),
+    ("tracking.tags=3", "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str], as in 'tracking.tags={A: B}'"),
+    ("~lora.r", "lora.r cannot be taken away; leave the ~ out and set it: lora.r=VALUE"),
     # a line that cannot be read
     ("lora.r", "'lora.r' cannot be read: Error parsing override 'lora.r'. Write key=value, quoted where it has spaces or commas"),
     (
