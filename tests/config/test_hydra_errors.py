@@ -62,7 +62,10 @@ TYPED = [
         "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; allowed is list[str], "
         "as in 'lora.target_modules=[A,B]'",
     ),
-    ("tracking.tags=3", "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str], as in 'tracking.tags={A: B}'"),
+    (
+        "tracking.tags=3",
+        "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str], as in 'tracking.tags={A: B}'",
+    ),
     ("~lora.r", "lora.r cannot be taken away; leave the ~ out and set it: lora.r=VALUE"),
     # a line that cannot be read
     ("lora.r", "'lora.r' cannot be read: Error parsing override 'lora.r'. Write key=value, quoted where it has spaces or commas"),

@@ -84,12 +84,10 @@ def test_a_function_with_other_inputs_is_left_alone(kernels):
 
 
 def test_an_mlp_in_tiles_is_planned_whole_and_nothing_is_said(resolved, kernels):
-    run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", "hardware.tile_mlp=true")
-    run.hardware.checkpoint_skip_layers = 0
-    layers = nn.ModuleList([Layer(), Layer()])
+    layers = layers_with(kernels)
     for layer in layers:
         del layer.mlp.forward
-    assert model.shorten(run, layers, kernels) == ()
+    assert model.shorten(planned(resolved, "hardware.tile_mlp=true"), layers, kernels, STACK) == ()
 
 
 @pytest.mark.parametrize(
