@@ -39,7 +39,7 @@ TYPED = [
         "deepseek_r1_distill_qwen_1_5b, deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, smollm2_135m; "
         "weights of your own: model=local model.path=FOLDER",
     ),
-    ("+lora=all_linear", "lora is there already; write lora=OPTION, once and without a +"),
+    ("+debug=fast", "debug is there already; write debug=OPTION, once and without a +"),
     ("debug=zzz", "debug=zzz does not exist; there are fast, overfit"),
     (
         "lora=null",
@@ -62,7 +62,10 @@ TYPED = [
         "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; allowed is list[str], "
         "as in 'lora.target_modules=[A,B]'",
     ),
-    ("tracking.tags=3", "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str], as in 'tracking.tags={A: B}'"),
+    (
+        "tracking.tags=3",
+        "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str], as in 'tracking.tags={A: B}'",
+    ),
     ("~lora.r", "lora.r cannot be taken away; leave the ~ out and set it: lora.r=VALUE"),
     # a line that cannot be read
     ("lora.r", "'lora.r' cannot be read: Error parsing override 'lora.r'. Write key=value, quoted where it has spaces or commas"),
