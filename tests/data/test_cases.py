@@ -82,7 +82,7 @@ def test_a_value_nested_too_deeply_to_be_written_names_the_row():
     nested: list = []
     for _ in range(100_000):
         nested = [nested]
-    with pytest.raises(DataError, match="^row 7: 'more' is nested too deeply$"):
+    with pytest.raises(DataError, match=r"^row 7: 'more' is nested too deeply$"):
         case_of(RECORD | {"more": nested}, COLUMNS, "row 7")
 
 

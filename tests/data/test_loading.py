@@ -303,7 +303,7 @@ def test_faults_of_every_kind_are_named_in_their_order_and_may_be_dropped(datase
 
 def test_a_file_of_which_nothing_is_left_is_refused_even_when_dropping(dataset, tmp_path):
     write_csv(tmp_path / "cases.csv", [RECORDS[0] | {"Response": ""}])
-    with pytest.raises(DataError, match="1 of 1 rows of cases.csv cannot be used"):
+    with pytest.raises(DataError, match=r"1 of 1 rows of cases\.csv cannot be used"):
         source.load(dataset(path=str(tmp_path / "cases.csv"), faulty=Faulty.drop))
 
 
