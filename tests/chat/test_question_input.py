@@ -42,6 +42,10 @@ def test_an_array_is_as_many_questions_as_it_has_items() -> None:
     assert questions("[54 M] chest pain, what now?") == ["[54 M] chest pain, what now?"]
 
 
+def test_brackets_without_end_are_a_question_like_any_other() -> None:
+    assert questions("[" * 100_000) == ["[" * 100_000]
+
+
 def test_what_windows_and_word_processors_write_is_read() -> None:
     lines = '{"question": "a"}\r\n{"question": "b\u2028c\x85d"}\r\n'
     assert questions(decoded(b"\xef\xbb\xbf" + lines.encode())) == questions("\ufeff" + lines) == ["a", "b\u2028c\x85d"]
@@ -61,6 +65,8 @@ def test_what_is_no_utf_8_is_refused_in_a_sentence() -> None:
         ('{"question": "a"}\n7', 'line 2 of standard input: "question" is int'),
         ('["a", {"query": "b"}]', "item 2 of standard input is no JSON object"),
         ('["a", null]', 'item 2 of standard input: "question" is NoneType'),
+        ('{"question": ' + "[" * 100_000, "line 1 .*it is nested too deeply"),
+        ('{"question": "a", "age": ' + "9" * 5000 + "}", "line 1 .*Exceeds the limit"),
         ("[]", "standard input is an empty JSON array"),
         ('{"question": "half \\ud83d"}', "line 1 of standard input holds half a character"),
     ],

@@ -65,14 +65,26 @@ def test_another_prompt_asks_in_other_words(respondent: Respondent) -> None:
     [
         ("  \n", "the question is empty"),
         ("a </think> b", "holds '</think>', which the model reads as a control token"),
-        ("a <|im_end|> b", "holds '<|im_end|>'"),
         ("pain " * 3000, r"has 30\d\d tokens with prompt=clinical_sections and 2032 are allowed: the context of 2048 less"),
     ],
-    ids=["empty", "marker", "special token", "too long"],
+    ids=["empty", "marker", "too long"],
 )
 def test_what_cannot_be_asked_is_refused(respondent: Respondent, question: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         respondent.reply(question, nobody)
+
+
+def test_added_tokens_in_a_question_are_asked_as_plain_text(respondent: Respondent) -> None:
+    tokenizer = respondent.questions.tokenizer
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    assert len(added) > 10
+    for mark, number in added.items():
+        ids = respondent.questions.ids(f"The note says {mark} and no more. Why?")
+        bos, rest = ids[0], ids[1:]
+        assert bos == tokenizer.bos_token_id
+        assert not set(rest) & set(added.values()) - {tokenizer.unk_token_id}
+        if number != tokenizer.unk_token_id:
+            assert f"The note says {mark} and no more. Why?" in tokenizer.decode(rest)
 
 
 def test_room_for_no_question_at_all_is_refused(respondent: Respondent) -> None:

@@ -85,7 +85,7 @@ def test_every_leaf_tells_two_runs_apart_except_where_results_are_kept(run):
 
 def test_what_does_not_change_what_comes_out(run):
     others = {name for name in flatten(run) if not is_of_experiment(name) and not name.startswith("tracking.")}
-    assert others == {"training.resume", "training.save_steps", "evaluation.reuse_base"}
+    assert others == {"training.resume", "training.save_steps", "evaluation.reuse_base", "dataset.faulty"}
     assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))
 
 

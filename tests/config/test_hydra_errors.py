@@ -39,7 +39,7 @@ TYPED = [
         "deepseek_r1_distill_qwen_1_5b, deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, smollm2_135m; "
         "weights of your own: model=local model.path=FOLDER",
     ),
-    ("+lora=all_linear", "lora is there already; write lora=OPTION, once and without a +"),
+    ("+debug=fast", "debug is there already; write debug=OPTION, once and without a +"),
     ("debug=zzz", "debug=zzz does not exist; there are fast, overfit"),
     (
         "lora=null",

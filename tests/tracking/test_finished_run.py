@@ -1,12 +1,17 @@
 """A finished run found again."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.commands import Doors
+from omegaconf import OmegaConf
 
+from medexp.config.schema import Faulty
 from medexp.errors import RunError
 from medexp.tracking import finished_run as finished
+from medexp.tracking.finished_run import FinishedRun
 
 
 def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> None:
@@ -39,3 +44,14 @@ def test_the_last_run_is_one_that_can_be_asked(doors: Doors) -> None:
     found = finished.find("last", str(doors.root / "mlruns"), doors.root)
     assert found.kept is not None
     assert found.kept.run_id == kept.run_id
+
+
+def test_a_config_that_was_kept_before_a_key_existed_is_put_back(tmp_path: Path, compose: Callable[..., Any]) -> None:
+    stored = compose("dataset=medical_o1", "dataset.held_out=7")
+    lines = OmegaConf.to_yaml(stored, resolve=True).splitlines()
+    kept = [line for line in lines if line != "  faulty: error"]
+    assert len(kept) == len(lines) - 1
+    (tmp_path / "composed.yaml").write_text("\n".join(kept))
+    subject = FinishedRun("old", None, tmp_path / "composed.yaml", None, None)
+    made = finished.recomposed(compose(), subject, [])
+    assert (made.dataset.held_out, made.dataset.faulty) == (7, Faulty.error)

@@ -82,7 +82,7 @@ def test_text_that_is_really_shared_is_found_beside_a_stem():
     copied = Case("Another patient altogether.", " ".join(measured[3].question.split()[5:25]), "a")
     (found,) = overlaps([*unrelated(50), copied], held_out(measured))
     assert (found.case, found.measured, found.same_question) == (50, 3, False)
-    assert STEM.split(maxsplit=1)[0].lower() not in found.shared
+    assert "which" not in found.shared
 
 
 def test_a_measured_text_that_many_cases_hold_is_found_however_many_they_are():

@@ -157,3 +157,16 @@ def test_a_histogram_holds_every_case_once(tokens, width):
     lengths = lengths_of(tokens)
     assert (lengths.width, sum(lengths.bins), lengths.longest) == (width, len(tokens), max(tokens))
     assert lengths.bins[-1] > 0
+
+
+@pytest.mark.parametrize("word", ["None", "N/A", "nan", "NULL", "-", "#N/A"])
+def test_a_word_for_a_missing_value_is_found_on_both_sides(inspected, word):
+    train = [replace(TRAIN[0], answer=word, place="row 3 of a.csv"), *TRAIN[1:30]]
+    (rule,) = inspected(train, [replace(HELD_OUT[0], reasoning=word)]).broken
+    assert rule.startswith(f"2 cases have a word for a missing value as answer or reasoning ({word} in row 3 of a.csv, {word} in ")
+
+
+def test_a_short_answer_is_no_missing_value(inspected):
+    assert (
+        inspected([replace(TRAIN[0], answer="None is needed."), replace(TRAIN[1], answer="No"), *TRAIN[2:30]]).missing_values == []
+    )
