@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_origin
 
 from omegaconf import MISSING
 
@@ -40,6 +40,12 @@ class Group:
             if "low" in each.metadata
             and isinstance(value := getattr(self, each.name), int | float)
             and _outside(value, dict(each.metadata))
+        ]
+        # OmegaConf does not check what ${another.key} puts in the place of a list or a mapping.
+        problems += [
+            f"{self.inside}{each.name}={value} is not allowed: allowed is a {kind.__name__}"
+            for each in fields(self)
+            if (kind := get_origin(each.type)) in (list, dict) and not isinstance(value := getattr(self, each.name), kind)
         ]
         if problems:
             raise ConfigError(problems)

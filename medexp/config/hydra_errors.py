@@ -1,6 +1,7 @@
 """What Hydra and OmegaConf say about a mistyped command line, as one sentence that names the nearest thing that exists."""
 
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -32,6 +33,15 @@ def explain(error: Exception, schema: type) -> str | None:
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read: {first_line(error)}. Write key=value, quoted where it has spaces or commas"
     return _about_a_key(error, schema) if isinstance(error, HydraException | OmegaConfBaseException) else None
+
+
+def before_the_run(error: Exception) -> str:
+    """`error`, raised by Hydra before the command itself began: by its flags, its own settings or a file of the config."""
+    said = first_line(error)
+    if not str(error):  # a bare assertion: its line says more than nothing
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{said} at {frame.line} in {frame.name}"
+    return f"Hydra cannot begin with this command line: {said}; HYDRA_FULL_ERROR=1 shows more"
 
 
 def _about_a_key(error: Exception, schema: type) -> str:
