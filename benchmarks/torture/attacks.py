@@ -59,9 +59,12 @@ def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: in
 
 @contextmanager
 def _small_disk(place: Path) -> Iterator[bool]:
-    mounted = os.getuid() == 0 and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(place)], check=False, capture_output=True
-    ).returncode
+    mounted = (
+        os.getuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(place)], check=False, capture_output=True
+        ).returncode
+    )
     try:
         yield mounted
     finally:

@@ -112,11 +112,16 @@ def _stop_before_loading() -> None:
     evaluator.opened = opened  # type: ignore[assignment]
 
 
-def run(lines: Sequence[Line], jobs: int, scratch: Path, done: Callable[[int, Ended], None]) -> None:
-    """Run every line, `jobs` at a time, each in a folder of its own that is gone afterwards; `done` is told how each ended."""
+def run(
+    lines: Sequence[Line], jobs: int, scratch: Path, done: Callable[[int, Ended], None], until: float = float("inf")
+) -> None:
+    """Run every line, `jobs` at a time, each in a folder of its own that is gone afterwards; `done` is told how each ended. None
+    is begun after `until`, by time.monotonic()."""
     waiting = list(enumerate(lines))[::-1]
     running: dict[int, tuple[int, Path, float]] = {}
     while waiting or running:
+        if time.monotonic() > until:
+            waiting.clear()
         while waiting and len(running) < jobs:
             number, line = waiting.pop()
             place = Path(tempfile.mkdtemp(dir=scratch))
@@ -125,6 +130,8 @@ def run(lines: Sequence[Line], jobs: int, scratch: Path, done: Callable[[int, En
             if pid == 0:
                 _child(line, place / "work", place / "output")
             running[pid] = (number, place, time.monotonic())
+        if not running:
+            break
         pid, status = os.waitpid(-1, 0)
         if pid not in running:
             continue
@@ -200,7 +207,10 @@ def _shorter_words(line: Line) -> Iterator[Line]:
 
 def as_typed(line: Line) -> str:
     """The line as a shell reads it, with the files that it needs made first."""
-    made = [f"mkdir -p {shlex.quote(str(Path(name).parent))}; printf %b {_shell(_escaped(content))} > {name}" for name, content in line.files.items()]
+    made = [
+        f"mkdir -p {shlex.quote(str(Path(name).parent))}; printf %b {_shell(_escaped(content))} > {name}"
+        for name, content in line.files.items()
+    ]
     given = [f"{name}={_shell(value)}" for name, value in line.environment.items()]
     return "; ".join([*made, " ".join([*given, "python", "-m", f"medexp.{line.program}", *map(_shell, line.words)])])
 
@@ -217,10 +227,17 @@ def _shell(word: str) -> str:
     return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in (39, 92) else f"\\x{b:02x}" for b in raw) + "'"
 
 
-def fuzz(count: int, seed: int, jobs: int, corpus: Path | None, only: Sequence[int], tell: Callable[[int, int, str], None]) -> dict[str, object]:
-    """Run `count` lines of `seed` (or those numbered `only`); returns the row for the table, with every finding minimised."""
+def fuzz(
+    count: int, seed: int, jobs: int, corpus: Path | None, only: Sequence[int], tell: Callable[[int, int, str], None], until: float
+) -> dict[str, object]:
+    """Run `count` lines of `seed` (or those numbered `only`); returns the row for the table, with every finding minimised. No line is begun
+    after `until`, by time.monotonic()."""
     warm_up()
-    files = sorted(each for each in corpus.iterdir() if each.suffix.lower() in (".json", ".jsonl", ".csv", ".parquet")) if corpus else []
+    files = (
+        sorted(each for each in corpus.iterdir() if each.suffix.lower() in (".json", ".jsonl", ".csv", ".parquet"))
+        if corpus
+        else []
+    )
     numbers = list(only) or list(range(count))
     lines = [draw(seed, number, files) for number in numbers]
     findings: dict[str, list[int]] = {}
@@ -239,9 +256,10 @@ def fuzz(count: int, seed: int, jobs: int, corpus: Path | None, only: Sequence[i
             if how.fault is not None:
                 findings.setdefault(how.fault, []).append(place)
                 outputs.setdefault(how.fault, how.output)
-            tell(finished, len(lines), f"{sum(map(len, findings.values()))} findings of {len(findings)} kinds")
+            newest = f", the last in line {numbers[place]}: {how.fault}" if how.fault else ""
+            tell(finished, len(lines), f"{sum(map(len, findings.values()))} findings of {len(findings)} kinds{newest}")
 
-        run(lines, jobs, scratch, done)
+        run(lines, jobs, scratch, done, until)
         shown = []
         for fault, places in findings.items():
             small = minimised(lines[places[0]], fault, scratch)
@@ -249,7 +267,7 @@ def fuzz(count: int, seed: int, jobs: int, corpus: Path | None, only: Sequence[i
                 {"fault": fault, "times": len(places), "numbers": [numbers[each] for each in places][:20], "command": as_typed(small),
                  "last_line": (outputs[fault].strip().splitlines() or [""])[-1][:400]}
             )  # fmt: skip
-    return {"attack": "fuzz", "tried": len(lines), "held": len(lines) - sum(map(len, findings.values())), "statuses": statuses,
+    return {"attack": "fuzz", "tried": finished, "held": finished - sum(map(len, findings.values())), "statuses": statuses,
             "slowest_s": round(slowest, 1), "findings": shown}  # fmt: skip
 
 

@@ -66,9 +66,13 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
         line.files[rng.choice(("conf/lora/mine.yaml", "conf/experiment/mine.yaml", "conf/dataset/mine.yaml"))] = _yaml(rng)
         line.words.append(rng.choice(("lora=mine", "experiment=mine", "dataset=mine")))
     if rng.random() < 0.03:
-        line.files[".env"] = rng.choice((b"A=\xff\xfe\n", b"HF_TOKEN='open\n", b"\xef\xbb\xbfA=1\n", b"A" * 9999, b"=\n=\n", b"A=${A}\n"))
+        line.files[".env"] = rng.choice(
+            (b"A=\xff\xfe\n", b"HF_TOKEN='open\n", b"\xef\xbb\xbfA=1\n", b"A" * 9999, b"=\n=\n", b"A=${A}\n")
+        )
     if rng.random() < 0.05:
-        name = rng.choice(("MEDEXP_HOME", "MEDEXP_CACHE", "COLUMNS", "HF_ENDPOINT", "TERM", "CUDA_VISIBLE_DEVICES", "HOME", "TMPDIR"))
+        name = rng.choice(
+            ("MEDEXP_HOME", "MEDEXP_CACHE", "COLUMNS", "HF_ENDPOINT", "TERM", "CUDA_VISIBLE_DEVICES", "HOME", "TMPDIR")
+        )
         line.environment[name] = rng.choice([each for each in WORDS if "\0" not in each])
     rng.shuffle(line.words)
     return line
@@ -81,12 +85,16 @@ def _word(rng: random.Random, program: str) -> str:
     if kind < 0.55:
         return f"{key}={_value(rng, keys[key])}"
     if kind < 0.65:
-        return f"{rng.choice(('+', '++', '~', ''))}{_mangled(rng, key)}{rng.choice(('', '=', '=1', '=null', '.x=1', '@x=1', ':x=1'))}"
+        return (
+            f"{rng.choice(('+', '++', '~', ''))}{_mangled(rng, key)}{rng.choice(('', '=', '=1', '=null', '.x=1', '@x=1', ':x=1'))}"
+        )
     if kind < 0.83:
         groups = sorted(each.name for each in conf_dir().iterdir() if each.is_dir())
         group = rng.choice(groups)
         options = sorted(each.stem for each in (conf_dir() / group).glob("*.yaml")) or ["x"]
-        return rng.choice((f"{group}=", f"+{group}=", f"{group}@x=", f"~{group}=")) * (rng.random() < 0.3) or _chosen(rng, group, options)
+        return rng.choice((f"{group}=", f"+{group}=", f"{group}@x=", f"~{group}=")) * (rng.random() < 0.3) or _chosen(
+            rng, group, options
+        )
     if kind < 0.90:
         return rng.choice(WORDS)
     if kind < 0.95:
@@ -124,14 +132,33 @@ def _any(rng: random.Random) -> str:
 def _mangled(rng: random.Random, key: str) -> str:
     """A key with a letter too many, too few, or in the wrong place."""
     place = rng.randrange(len(key))
-    return rng.choice((key, key[:place] + key[place + 1 :], key[:place] + rng.choice("x.é/ 病[") + key[place:], key.upper(), key.rpartition(".")[2]))
+    return rng.choice(
+        (
+            key,
+            key[:place] + key[place + 1 :],
+            key[:place] + rng.choice("x.é/ 病[") + key[place:],
+            key.upper(),
+            key.rpartition(".")[2],
+        )
+    )
 
 
 # Case files.
 
 
 def _records(rng: random.Random) -> list[dict[str, Any]]:
-    said = ("fever", "cough", "rash", "pallor", "no fever", "病人发热。", "Fièvre; toux", "<think>x</think>", "<|im_end|>", "- one\n- two")
+    said = (
+        "fever",
+        "cough",
+        "rash",
+        "pallor",
+        "no fever",
+        "病人发热。",
+        "Fièvre; toux",
+        "<think>x</think>",
+        "<|im_end|>",
+        "- one\n- two",
+    )
     return [
         {
             "Question": f"A patient of {20 + number} has {rng.choice(said)}; what now?",
@@ -154,8 +181,14 @@ def _odd(rng: random.Random) -> Any:
 def _layouts(rng: random.Random, records: list[dict[str, Any]]) -> tuple[str, bytes]:
     """The records as a file of some kind: name and content."""
     as_json = lambda value: json.dumps(value, ensure_ascii=rng.random() < 0.5)  # noqa: E731
-    chats = [{"messages": [{"role": "user", "content": each["Question"]}, {"role": "assistant", "content": each["Response"]}]} for each in records]
-    turns = [{"conversations": [{"from": "human", "value": each["Question"]}, {"from": "gpt", "value": each["Response"]}]} for each in records]
+    chats = [
+        {"messages": [{"role": "user", "content": each["Question"]}, {"role": "assistant", "content": each["Response"]}]}
+        for each in records
+    ]
+    turns = [
+        {"conversations": [{"from": "human", "value": each["Question"]}, {"from": "gpt", "value": each["Response"]}]}
+        for each in records
+    ]
     alpaca = [{"instruction": each["Question"], "input": "", "output": each["Response"]} for each in records]
     kind = rng.randrange(12)
     if kind < 4:
@@ -166,7 +199,10 @@ def _layouts(rng: random.Random, records: list[dict[str, Any]]) -> tuple[str, by
         text, name = _csv(rng, records), rng.choice(("cases.csv", "cases.tsv", "cases.CSV"))
     else:
         text, name = as_json(rng.choice((chats, turns, alpaca))), "cases.json"
-    return name, text.encode(rng.choices(("utf-8", "utf-8-sig", "utf-16", "latin-1", "gb18030"), (20, 2, 2, 1, 1))[0], "surrogatepass" if name and False else "backslashreplace")
+    return name, text.encode(
+        rng.choices(("utf-8", "utf-8-sig", "utf-16", "latin-1", "gb18030"), (20, 2, 2, 1, 1))[0],
+        "surrogatepass" if name and False else "backslashreplace",
+    )
 
 
 def _csv(rng: random.Random, records: list[dict[str, Any]]) -> str:
@@ -185,7 +221,22 @@ def _mutated(rng: random.Random, content: bytes) -> bytes:
         place = rng.randrange(len(found) + 1)
         match rng.randrange(6):
             case 0:
-                found[place:place] = rng.choice((b"\0", b"\xff", b"\xfe\xff", b"\r", b'"', b"}", b"[" * 3000, b"1" * 5001, b"\\u0000", b"\\ud800", b"\xe2\x80", b","))
+                found[place:place] = rng.choice(
+                    (
+                        b"\0",
+                        b"\xff",
+                        b"\xfe\xff",
+                        b"\r",
+                        b'"',
+                        b"}",
+                        b"[" * 3000,
+                        b"1" * 5001,
+                        b"\\u0000",
+                        b"\\ud800",
+                        b"\xe2\x80",
+                        b",",
+                    )
+                )
             case 1:
                 del found[place : place + rng.randint(1, 9)]
             case 2:
@@ -195,7 +246,9 @@ def _mutated(rng: random.Random, content: bytes) -> bytes:
             case 4 if place < len(found):
                 found[place] = rng.randrange(256)
             case _:
-                found = bytearray(found.replace(b"Question", rng.choice((b"question", b"Question ", b"", b"Q\0", b"Complex_CoT")), 1))
+                found = bytearray(
+                    found.replace(b"Question", rng.choice((b"question", b"Question ", b"", b"Q\0", b"Complex_CoT")), 1)
+                )
     return bytes(found)
 
 

@@ -112,7 +112,9 @@ class Rig:
     def runs(self) -> list[dict[str, Any]]:
         """Every MLflow run: id, name, status, tags."""
         with closing(sqlite3.connect(self.database, timeout=60)) as opened:
-            rows = opened.execute("SELECT run_uuid, name, status FROM runs WHERE lifecycle_stage='active' ORDER BY start_time").fetchall()
+            rows = opened.execute(
+                "SELECT run_uuid, name, status FROM runs WHERE lifecycle_stage='active' ORDER BY start_time"
+            ).fetchall()
             tags = opened.execute("SELECT run_uuid, key, value FROM tags").fetchall()
         return [
             {"id": run_id, "name": name, "status": status, "tags": {key: value for of, key, value in tags if of == run_id}}
@@ -135,7 +137,9 @@ class Rig:
     def half_files(self) -> list[str]:
         """Files and folders under their final names that are not whole. Checkpoints are left out: which of them is whole is for the
         run that continues to know, and its losses tell."""
-        return [f"{file.relative_to(self.root)}: {why}" for file in sorted(self.root.rglob("*")) if (why := _why_half(self.root, file))]
+        return [
+            f"{file.relative_to(self.root)}: {why}" for file in sorted(self.root.rglob("*")) if (why := _why_half(self.root, file))
+        ]
 
     def left_over(self) -> list[str]:
         """Workspaces of runs that are not finished."""
@@ -195,7 +199,15 @@ def _database(file: Path) -> str | None:
     return None if said == "ok" else str(said)
 
 
-_CHECKS = {".json": _json, ".jsonl": _jsonl, ".html": _html, ".png": _png, ".yaml": _yaml, ".safetensors": _safetensors, ".db": _database}
+_CHECKS = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".html": _html,
+    ".png": _png,
+    ".yaml": _yaml,
+    ".safetensors": _safetensors,
+    ".db": _database,
+}
 
 
 @dataclass(frozen=True)
@@ -217,7 +229,9 @@ def adapter_of(rig: Rig) -> bytes:
 
 def steady(figures: Mapping[tuple[str, int], set[float]]) -> dict[tuple[str, int], float]:
     """The figures that do not follow the machine's pace."""
-    return {place: min(values) for place, values in figures.items() if not place[0].startswith(CLOCKED) and not place[0].endswith("_s")}
+    return {
+        place: min(values) for place, values in figures.items() if not place[0].startswith(CLOCKED) and not place[0].endswith("_s")
+    }
 
 
 def differences(found: Mapping[tuple[str, int], set[float]], wanted: Mapping[tuple[str, int], float]) -> Iterator[str]:

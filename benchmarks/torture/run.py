@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -46,7 +47,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _asked(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--all", action="store_true", help="every attack (also where --only is not given)")
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=None, metavar="NAME", help=f"of {', '.join(ATTACKS)}")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="commands at once (%(default)s)")
@@ -58,10 +61,14 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--export-kills", type=int, default=10, help="(%(default)s)")
     parser.add_argument("--lines", type=int, default=2000, help="of the fuzzer (%(default)s)")
     parser.add_argument("--corpus", type=Path, help="a folder of case files that the fuzzer mutates, too")
-    parser.add_argument("--times", type=int, default=4, help="of each attack from outside: disk, permission, locked, clock, twins (%(default)s)")
+    parser.add_argument(
+        "--times", type=int, default=4, help="of each attack from outside: disk, permission, locked, clock, twins (%(default)s)"
+    )
     parser.add_argument("--locked-s", type=float, default=60, help="how long mlflow.db is held (%(default)s)")
-    parser.add_argument("--embedded", action="store_true", help="the embedded model instead of the tiny one of the tests (minutes a run)")
-    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S", help="no new rig is begun later than this")
+    parser.add_argument(
+        "--embedded", action="store_true", help="the embedded model instead of the tiny one of the tests (minutes a run)"
+    )
+    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S", help="no rig or line is begun later than this")
     parser.add_argument("--scratch", type=Path, help="where rigs lie; those with a finding stay (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="results as JSON; rows of other attacks that are there stay")
     asked = parser.parse_args(words)
@@ -75,11 +82,11 @@ def _fuzzed(asked: argparse.Namespace) -> dict[str, Any]:
     began, told = time.monotonic(), [0.0]
 
     def tell(done: int, of: int, news: str) -> None:
-        if time.monotonic() - told[0] > 5 or done == of:
+        if time.monotonic() - told[0] > 5 or done == of or "the last" in news:
             told[0] = time.monotonic()
             _progress("fuzz", done, of, began, news)
 
-    row = fuzz(asked.lines, asked.seed, asked.jobs, asked.corpus, asked.number, tell)
+    row = fuzz(asked.lines, asked.seed, asked.jobs, asked.corpus, asked.number, tell, began + asked.stop_after)
     return row | {"took_s": round(time.monotonic() - began, 1)}
 
 
@@ -105,17 +112,34 @@ def _tasks(asked: argparse.Namespace, names: Sequence[str], scratch: Path, parts
     for name in names:
         match name:
             case "train":
-                new = [(number, partial(kills.of_training, scratch, parts, unbroken, number, asked.seed, size)) for number, size in _rigs(asked.kills)]
+                new = [
+                    (number, partial(kills.of_training, scratch, parts, unbroken, number, asked.seed, size))
+                    for number, size in _rigs(asked.kills)
+                ]
             case "sweep":
-                new = [(number, partial(kills.of_a_sweep, scratch, parts, swept, number, asked.seed, size)) for number, size in _rigs(asked.sweep_kills, 2)]
+                new = [
+                    (number, partial(kills.of_a_sweep, scratch, parts, swept, number, asked.seed, size))
+                    for number, size in _rigs(asked.sweep_kills, 2)
+                ]
             case "evaluate":
-                new = [(number, partial(kills.of_evaluate, scratch, parts, number, asked.seed, size)) for number, size in _rigs(asked.evaluate_kills)]
+                new = [
+                    (number, partial(kills.of_evaluate, scratch, parts, number, asked.seed, size))
+                    for number, size in _rigs(asked.evaluate_kills)
+                ]
             case "export":
-                new = [(number, partial(kills.of_export, scratch, parts, number, asked.seed, size)) for number, size in _rigs(asked.export_kills)]
+                new = [
+                    (number, partial(kills.of_export, scratch, parts, number, asked.seed, size))
+                    for number, size in _rigs(asked.export_kills)
+                ]
             case "locked":
-                new = [(number, partial(attacks.locked, scratch, parts, unbroken, number, asked.seed, asked.locked_s)) for number in range(asked.times)]
+                new = [
+                    (number, partial(attacks.locked, scratch, parts, unbroken, number, asked.seed, asked.locked_s))
+                    for number in range(asked.times)
+                ]
             case _:
-                new = [(number, partial(OF_A_RUN[name], scratch, parts, unbroken, number, asked.seed)) for number in range(asked.times)]
+                new = [
+                    (number, partial(OF_A_RUN[name], scratch, parts, unbroken, number, asked.seed)) for number in range(asked.times)
+                ]
         tasks += [(name, number, call) for number, call in new if not asked.number or number in asked.number]
     return tasks
 
@@ -125,7 +149,9 @@ def _rigs(kills_in_all: int, a_rig: int = A_RIG) -> list[tuple[int, int]]:
     return [(start // a_rig, min(a_rig, kills_in_all - start)) for start in range(0, kills_in_all, a_rig)]
 
 
-def _done(asked: argparse.Namespace, pool: ThreadPoolExecutor, tasks: Sequence[Task], scratch: Path, began: float) -> list[tuple[str, Found]]:
+def _done(
+    asked: argparse.Namespace, pool: ThreadPoolExecutor, tasks: Sequence[Task], scratch: Path, began: float
+) -> list[tuple[str, Found]]:
     attacking, found = time.monotonic(), []
 
     def attempt(name: str, number: int, call: Callable[[], Found]) -> Found | None:
@@ -158,10 +184,19 @@ def _done(asked: argparse.Namespace, pool: ThreadPoolExecutor, tasks: Sequence[T
 def _row(asked: argparse.Namespace, name: str, found: Sequence[Found]) -> dict[str, Any]:
     again = f"python -m benchmarks.torture --only {name} --seed {asked.seed} --number"
     findings = [
-        {"fault": fault, "command": (each.commands or [""])[-1], "again": f"{again} {each.number}"} for each in found for fault in each.faults
+        {"fault": fault, "command": (each.commands or [""])[-1], "again": f"{again} {each.number}"}
+        for each in found
+        for fault in each.faults
     ]
     held = sum(each.tried for each in found if not each.faults)
-    return {"attack": name, "tried": sum(each.tried for each in found), "held": held, "findings": findings}
+    codes = Counter(code for each in found for code in each.exit_codes)
+    return {
+        "attack": name,
+        "tried": sum(each.tried for each in found),
+        "held": held,
+        "exit_codes": dict(codes),
+        "findings": findings,
+    }
 
 
 def _progress(what: str, done: int, of: int, began: float, news: str) -> None:
@@ -177,7 +212,11 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         for each in row["findings"]:
             print(f"\n{row['attack']}: {each['fault']}\n    {each['command']}")
-            print(f"    {each['again']}" if "again" in each else f"    {each['last_line']}\n    lines {each['numbers']}, {each['times']} in all")
+            print(
+                f"    {each['again']}"
+                if "again" in each
+                else f"    {each['last_line']}\n    lines {each['numbers']}, {each['times']} in all"
+            )
 
 
 def _keep(asked: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
@@ -185,7 +224,9 @@ def _keep(asked: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "commit": subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        ).stdout.strip(),
         "seed": asked.seed,
         "jobs": asked.jobs,
         "model": "embedded" if asked.embedded else "tiny",

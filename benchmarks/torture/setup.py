@@ -37,5 +37,7 @@ def _tiny(scratch: Path, quick: list[str], write_tiny_model) -> tuple[str, ...]:
     if not found:
         raise SystemExit("the tiny model needs the embedded model's tokenizer: run python -m medexp.audit once")
     folder = write_tiny_model(scratch / "model", AutoTokenizer.from_pretrained(found[-1]))
+    for file in folder.iterdir():
+        file.chmod(0o644)  # nobody reads them, too
     vocab = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     return (*quick, f"model.shape.vocab={vocab}", f"model.path={folder}")

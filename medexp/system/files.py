@@ -2,12 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_json(file: Path, value: object, indent: int | None = None, private: bool = False, durable: bool = True) -> None:
@@ -40,15 +46,44 @@ def flush(place: Path) -> None:
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A hidden folder beside `folder` that takes its place, and that of what was there, once everything was written; on any other
-    ending it is gone, and what was there stands where it stood."""
+    ending it is gone, and what was there stands where it stood. What a process that was killed has left there goes, too."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     half_done = _hidden_beside(folder)
     half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
     try:
-        yield half_done
-        _replace(folder, half_done)
+        with _held(half_done):
+            yield half_done
+            _replace(folder, half_done)
+            _remove_left(folder)
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold `folder` for as long as this process lives; False where another does, or the system (Windows) cannot lock a folder."""
+    if fcntl is None:
+        yield False
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(opened)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what killed processes left beside `folder`, which is whole now: no process holds it."""
+    hidden = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{32}}")
+    for each in [each for each in folder.parent.iterdir() if hidden.fullmatch(each.name)]:
+        with suppress(OSError), _held(each) as is_left:
+            if is_left:
+                shutil.rmtree(each, ignore_errors=True)
 
 
 def _hidden_beside(folder: Path) -> Path:
