@@ -1,6 +1,7 @@
 """What befalls a run from outside: a full disk, permission taken away, a locked store, a clock set back, the same command twice.
 
-Each ends in words and the exit code that `medexp.errors` names, and the same command, once the trouble is over, gives the unbroken run.
+Each ends in words and the exit code that `medexp.errors` names. The same command, once the trouble is over, gives the unbroken
+run.
 """
 
 import os

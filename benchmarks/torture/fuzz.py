@@ -4,7 +4,7 @@ Each runs in a process forked from one that has imported everything and run noth
 a tenth of the time that it takes from nothing. What it finds is repeated, minimised, and printed as a command line.
 """
 
-import io
+import importlib
 import os
 import re
 import runpy
@@ -24,7 +24,6 @@ from benchmarks.torture.lines import Line, draw
 
 ALLOWED = (0, 2)  # done, or refused in words
 LIMIT_S = 120  # after this it hangs
-ONE_OF_ITS_KIND = 1  # findings minimised, by what they are
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,14 @@ def warm_up() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import medexp.audit
-    import medexp.plan
-    import medexp.train
-    import medexp.training.run
-    from medexp.models import backend
-    from transformers import AutoTokenizer  # noqa: F401
-
-    assert medexp.audit and medexp.plan and medexp.train and medexp.training.run and backend
+    for name in (
+        "medexp.audit",
+        "medexp.plan",
+        "medexp.train",
+        "medexp.training.run",
+        "transformers.models.auto.tokenization_auto",
+    ):
+        importlib.import_module(name)
 
 
 def _child(line: Line, folder: Path, out: Path) -> NoReturn:
@@ -77,7 +76,7 @@ def _child(line: Line, folder: Path, out: Path) -> NoReturn:
         os.dup2(nothing, 0), os.dup2(stream, 1), os.dup2(stream, 2)
         for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
             errors = "backslashreplace" if name == "stderr" else "strict"
-            raw = open(number, "r" if name == "stdin" else "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115, PTH123
+            raw = open(number, "r" if name == "stdin" else "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
             setattr(sys, name, raw)
         os.chdir(folder)
         os.environ.update(line.environment)
@@ -92,12 +91,12 @@ def _child(line: Line, folder: Path, out: Path) -> NoReturn:
             status = ended.code or 0
         else:
             print(ended.code, file=sys.stderr)
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         traceback.print_exc()
     finally:
         try:
             sys.stdout.flush(), sys.stderr.flush()
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             traceback.print_exc()
             status = 1
         os._exit(status & 255)
@@ -112,9 +111,7 @@ def _stop_before_loading() -> None:
     evaluator.opened = opened  # type: ignore[assignment]
 
 
-def run(
-    lines: Sequence[Line], jobs: int, scratch: Path, done: Callable[[int, Ended], None], until: float = float("inf")
-) -> None:
+def run(lines: Sequence[Line], jobs: int, scratch: Path, done: Callable[[int, Ended], None], until: float = float("inf")) -> None:
     """Run every line, `jobs` at a time, each in a folder of its own that is gone afterwards; `done` is told how each ended. None
     is begun after `until`, by time.monotonic()."""
     waiting = list(enumerate(lines))[::-1]
@@ -227,48 +224,75 @@ def _shell(word: str) -> str:
     return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in (39, 92) else f"\\x{b:02x}" for b in raw) + "'"
 
 
+class Findings:
+    """What a series of lines has come to until now."""
+
+    def __init__(self, numbers: Sequence[int], tell: Callable[[int, int, str], None]):
+        self._numbers, self._tell = numbers, tell
+        self.places: dict[str, list[int]] = {}  # of the lines, by their fault
+        self.said: dict[str, str] = {}
+        self.exit_codes: dict[int, int] = {}
+        self.slowest_s = 0.0
+
+    @property
+    def tried(self) -> int:
+        """How many lines have ended."""
+        return sum(self.exit_codes.values())
+
+    @property
+    def count(self) -> int:
+        """How many of them ended in a fault."""
+        return sum(map(len, self.places.values()))
+
+    def take(self, place: int, how: Ended) -> None:
+        """Count a line that ended."""
+        self.exit_codes[how.status] = self.exit_codes.get(how.status, 0) + 1
+        self.slowest_s = max(self.slowest_s, how.took_s)
+        if how.fault is not None:
+            self.places.setdefault(how.fault, []).append(place)
+            self.said.setdefault(how.fault, (how.output.strip().splitlines() or ["nothing"])[-1][:400])
+        newest = f", the last in line {self._numbers[place]}: {how.fault}" if how.fault else ""
+        self._tell(self.tried, len(self._numbers), f"{self.count} findings of {len(self.places)} kinds{newest}")
+
+
 def fuzz(
-    count: int, seed: int, jobs: int, corpus: Path | None, only: Sequence[int], tell: Callable[[int, int, str], None], until: float
+    count: int,
+    seed: int,
+    jobs: int,
+    corpus: Path | None,
+    only: Sequence[int],
+    tell: Callable[[int, int, str], None],
+    until: float = float("inf"),
 ) -> dict[str, object]:
-    """Run `count` lines of `seed` (or those numbered `only`); returns the row for the table, with every finding minimised. No line is begun
-    after `until`, by time.monotonic()."""
+    """Run `count` lines of `seed` (or those numbered `only`), begin none after `until` (by time.monotonic()); returns the row for
+    the table, with a finding of every kind minimised."""
     warm_up()
-    files = (
-        sorted(each for each in corpus.iterdir() if each.suffix.lower() in (".json", ".jsonl", ".csv", ".parquet"))
-        if corpus
-        else []
-    )
+    kinds = (".json", ".jsonl", ".csv", ".parquet")
+    files = sorted(each for each in corpus.iterdir() if each.suffix.lower() in kinds) if corpus else []
     numbers = list(only) or list(range(count))
     lines = [draw(seed, number, files) for number in numbers]
-    findings: dict[str, list[int]] = {}
-    outputs: dict[str, str] = {}
-    statuses: dict[int, int] = {}
-    slowest = 0.0
-    finished = 0
+    found = Findings(numbers, tell)
     with tempfile.TemporaryDirectory(prefix="torture-fuzz-") as made:
         scratch = Path(made)
-
-        def done(place: int, how: Ended) -> None:
-            nonlocal slowest, finished
-            finished += 1
-            statuses[how.status] = statuses.get(how.status, 0) + 1
-            slowest = max(slowest, how.took_s)
-            if how.fault is not None:
-                findings.setdefault(how.fault, []).append(place)
-                outputs.setdefault(how.fault, how.output)
-            newest = f", the last in line {numbers[place]}: {how.fault}" if how.fault else ""
-            tell(finished, len(lines), f"{sum(map(len, findings.values()))} findings of {len(findings)} kinds{newest}")
-
-        run(lines, jobs, scratch, done, until)
-        shown = []
-        for fault, places in findings.items():
-            small = minimised(lines[places[0]], fault, scratch)
-            shown.append(
-                {"fault": fault, "times": len(places), "numbers": [numbers[each] for each in places][:20], "command": as_typed(small),
-                 "last_line": (outputs[fault].strip().splitlines() or [""])[-1][:400]}
-            )  # fmt: skip
-    return {"attack": "fuzz", "tried": finished, "held": finished - sum(map(len, findings.values())), "statuses": statuses,
-            "slowest_s": round(slowest, 1), "findings": shown}  # fmt: skip
+        run(lines, jobs, scratch, found.take, until)
+        shown = [
+            {
+                "fault": fault,
+                "times": len(places),
+                "numbers": [numbers[each] for each in places][:20],
+                "command": as_typed(minimised(lines[places[0]], fault, scratch)),
+                "last_line": found.said[fault],
+            }
+            for fault, places in found.places.items()
+        ]
+    return {
+        "attack": "fuzz",
+        "tried": found.tried,
+        "held": found.tried - found.count,
+        "exit_codes": found.exit_codes,
+        "slowest_s": round(found.slowest_s, 1),
+        "findings": shown,
+    }
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """kill -9 at random moments: of training, of a sweep, of evaluate and of export; and whether the same command then gives the same.
 
-A rig is a folder in which one command is killed several times, each time started again with the same words, and at last left to end.
-Half of the kills come after a random time, half right after a random file operation: there a half-written file would lie.
+A rig is a folder in which one command is killed several times, each time started again with the same words, and at last left to
+end. Half of the kills come after a random time, half right after a random file operation: there a half-written file would lie.
 """
 
 import hashlib
@@ -184,8 +184,13 @@ def of_a_sweep(scratch: Path, parts: Parts, unbroken: tuple[dict[str, float], fl
         for each in rig.half_files():
             found.claim(False, f"half-written after a kill of {victim}: {each}", command)
     command = rig.run("train", *sweep_words(rig))
-    if not found.ended_well(command):
-        return found
+    if found.ended_well(command):
+        _counts_every_trial(rig, found, values, command)
+    return found
+
+
+def _counts_every_trial(rig: Rig, found: Found, values: dict[str, float], command: Command) -> None:
+    """A sweep that was continued: every trial counts, with the value of the unbroken sweep, in the study and in MLflow."""
     ended = trials(rig)
     states = [each.state.name for each in ended]
     endings = [each.user_attrs.get("ending") for each in ended]
@@ -206,7 +211,6 @@ def of_a_sweep(scratch: Path, parts: Parts, unbroken: tuple[dict[str, float], fl
     found.claim("RUNNING" not in rig.statuses(), f"statuses after the next command: {rig.statuses()}", command)
     for each in rig.half_files():
         found.claim(False, f"half-written at the end: {each}", command)
-    return found
 
 
 def _trial_processes(rig: Rig) -> Iterator[int]:
@@ -306,5 +310,5 @@ def _contents(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.suffix == ".safetensors" or file.name in ("config.json", "tokenizer.json")
+        if (file.is_file() and file.suffix == ".safetensors") or file.name in ("config.json", "tokenizer.json")
     }

@@ -4,9 +4,10 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
@@ -20,23 +21,67 @@ PROGRAMS: dict[str, type[RunConfig]] = {"plan": PlanConfig, "audit": AuditConfig
 
 # What people type, paste, and get out of spreadsheets, and what is none of these.
 NUMBERS = (
-    "0", "-1", "1", "2", "7", "1e3", "1.5", "-0.0", "1e308", "1e999", "-1e999", ".5", "1_000", "0x10", "010", "nan", ".nan",
-    "inf", "-.inf", str(2**31), str(2**63), str(2**64 + 1), "9" * 40, "9" * 400, "9" * 5000, "1e-320", "１２", "٣", "1,5", "50%",
+    "0", "-1", "1", "2", "7", "1e3", "1.5", "-0.0", "1e308", "1e999", "-1e999", ".5", "1_000",
+    "0x10", "010", "nan", ".nan",
+    "inf", "-.inf", str(2**31), str(2**63), str(2**64 + 1), "9" * 40, "9" * 400, "9" * 5000,
+    "1e-320", "１２", "٣", "1,5", "50%",
 )  # fmt: skip
 WORDS = (
-    "", " ", "null", "None", "~", "true", "false", "yes", "auto", "max", "???", "x", "ä", "病人", "🩺", "a b", "a=b", "a,b", "a:b",
-    "'", '"', "'open", '"a"b"', "\\", "\\'", "$HOME", "${lora.r}", "${nothing}", "${now:%Y}", "${oc.env:HOME}", "${oc.env:NO_SUCH}",
-    "${", "}", "${lora.r", "{", "[", "]", "(", ")", "[]", "{}", "[[]]", "{a: 1}", "[1, 2]", "{a: {b: [1]}}", "[a, b", "choice(1,2)",
-    "range(1,3)", "interval(0,1)", "glob(*)", "int(x)", "sort(3,1)", "shuffle(1,2)", "#", "a#b", "a # b", "!", "&x", "*x", "@x", "%", "a\tb",
-    "a\nb", "a\r\nb", "\x1b[31mred\x1b[0m", "\x07", "\u202e", "\u200b", "\ufeff", "a\u0301", "\udcff", "\udc80\udcfe", "x" * 300,
-    "x" * 5000, "-", "--", "-x", "/", "//", ".", "..", "../..", "~/x", "/dev/null", "/dev/full", "/proc/self/mem", "/etc", "C:\\Temp\\x",
-    "file:///tmp", "http://127.0.0.1:9", "COM1", "a/b", "a\\b", "*", "?", "1; rm x", "`x`", "=", "==", ",", ",,", "q_proj,v_proj",
-    "[q_proj,v_proj]", "{question}", "{answer}{reasoning}", "{question", "{}", "{0}", "{question!r:>99999999}", "%s", "{{question}}",
+    "", " ", "null", "None", "~", "true", "false", "yes", "auto", "max", "???", "x", "ä", "病人",
+    "🩺", "a b", "a=b", "a,b", "a:b",
+    "'", '"', "'open", '"a"b"', "\\", "\\'", "$HOME", "${lora.r}", "${nothing}", "${now:%Y}",
+    "${oc.env:HOME}", "${oc.env:NO_SUCH}",
+    "${", "}", "${lora.r", "{", "[", "]", "(", ")", "[]", "{}", "[[]]", "{a: 1}", "[1, 2]",
+    "{a: {b: [1]}}", "[a, b", "choice(1,2)",
+    "range(1,3)", "interval(0,1)", "glob(*)", "int(x)", "sort(3,1)", "shuffle(1,2)", "#", "a#b",
+    "a # b", "!", "&x", "*x", "@x", "%", "a\tb",
+    "a\nb", "a\r\nb", "\x1b[31mred\x1b[0m", "\x07", "\u202e", "\u200b", "\ufeff", "a\u0301",
+    "\udcff", "\udc80\udcfe", "x" * 300,
+    "x" * 5000, "-", "--", "-x", "/", "//", ".", "..", "../..", "~/x", "/dev/null", "/dev/full",
+    "/proc/self/mem", "/etc", "C:\\Temp\\x",
+    "file:///tmp", "http://127.0.0.1:9", "COM1", "a/b", "a\\b", "*", "?", "1; rm x", "`x`", "=",
+    "==", ",", ",,", "q_proj,v_proj",
+    "[q_proj,v_proj]", "{question}", "{answer}{reasoning}", "{question", "{}", "{0}",
+    "{question!r:>99999999}", "%s", "{{question}}",
 )  # fmt: skip
 FLAGS = (
-    "--help", "--cfg", "--cfg=job", "--cfg=all", "--resolve", "--info", "--info=all", "--info=defaults", "--hydra-help", "--version",
-    "--config-name=plan", "--config-name=no_such", "--config-dir=conf", "--config-dir=no_such", "--config-path=conf", "--package=x",
-    "--shell-completion", "--no-such-flag", "-x", "--", "-", "--cfg=nothing", "--info=nothing", "-p", "-c", "-c=job", "-cd", "--config-dir=cases",
+    "--help", "--cfg", "--cfg=job", "--cfg=all", "--resolve", "--info", "--info=all",
+    "--info=defaults", "--hydra-help", "--version",
+    "--config-name=plan", "--config-name=no_such", "--config-dir=conf", "--config-dir=no_such",
+    "--config-path=conf", "--package=x",
+    "--shell-completion", "--no-such-flag", "-x", "--", "-", "--cfg=nothing", "--info=nothing",
+    "-p", "-c", "-c=job", "-cd", "--config-dir=cases",
+)  # fmt: skip
+ENTRIES = (
+    "[{use: local, weight: 1}]",
+    "[{use: clinical_cases, weight: 1}, {use: clinical_cases, weight: 2}]",
+    "[{use: no_such, weight: 1}]",
+    "[{use: mixture, weight: 1}]", "[{use: clinical_cases, weight: x}]",
+    "[{use: clinical_cases}]", "[1]", "[null]", "{use: local}", "local",
+    "[{use: clinical_cases, weight: 1, columns: 7}]", "[{use: local, weight: 1e400, path: 7}]",
+    "[{use: [a], weight: true}]",
+    "[{use: clinical_cases, weight: 1, path: [x]}]", "clinical_cases",
+    "[[{use: local, weight: 1}]]", "[{1: 2}]", "mixture",
+)  # fmt: skip
+SAID = (
+    "fever",
+    "cough",
+    "rash",
+    "pallor",
+    "no fever",
+    "病人发热。",
+    "Fièvre; toux",
+    "<think>x</think>",
+    "<|im_end|>",
+    "- one\n- two",
+)
+DEEP, LONG = "@deep", "@long"  # become 9,000 brackets in one another, and a number of 5,001 digits
+ODD = (
+    None, "", " ", "\0", "\ud800", 7, -0.0, 1e308, float("nan"), True, [], {}, ["a", "b"], {"role": "user", "content": "x"}, "None",
+    "N/A", "x" * 20000, "<|im_start|>", "\x1b[2J", "a\u202eb", 10**300, DEEP, LONG, "\ufeff", "{question}", "<b>&",
+)  # fmt: skip
+PIECES = (
+    b"\0", b"\xff", b"\xfe\xff", b"\r", b'"', b"}", b"[" * 3000, b"1" * 5001, b"\\u0000", b"\\ud800", b"\xe2\x80", b",",
 )  # fmt: skip
 COLUMNS = ("Question", "Complex_CoT", "Response")
 
@@ -78,27 +123,53 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
     return line
 
 
+@cache
+def _keys(program: str) -> Mapping[str, Any]:
+    return dict(keys_of(PROGRAMS[program]))
+
+
 def _word(rng: random.Random, program: str) -> str:
-    kind = rng.random()
-    keys = dict(keys_of(PROGRAMS[program]))
+    keys = _keys(program)
     key = rng.choice(list(keys))
-    if kind < 0.55:
-        return f"{key}={_value(rng, keys[key])}"
-    if kind < 0.65:
-        return (
-            f"{rng.choice(('+', '++', '~', ''))}{_mangled(rng, key)}{rng.choice(('', '=', '=1', '=null', '.x=1', '@x=1', ':x=1'))}"
-        )
-    if kind < 0.83:
-        groups = sorted(each.name for each in conf_dir().iterdir() if each.is_dir())
-        group = rng.choice(groups)
-        options = sorted(each.stem for each in (conf_dir() / group).glob("*.yaml")) or ["x"]
-        return rng.choice((f"{group}=", f"+{group}=", f"{group}@x=", f"~{group}=")) * (rng.random() < 0.3) or _chosen(
-            rng, group, options
-        )
-    if kind < 0.90:
-        return rng.choice(WORDS)
-    if kind < 0.95:
-        return f"hydra.{rng.choice(('run.dir', 'job.name', 'verbose', 'sweep.dir', 'output_subdir', 'mode', 'job.chdir', 'nothing'))}={_any(rng)}"
+    kinds = {_set: 47, _refers: 5, _mixed: 3, _misspelt: 10, _of_a_group: 18, _anything: 7, _of_hydra: 5, _flag: 5}
+    return rng.choices(list(kinds), list(kinds.values()))[0](rng, key, keys)
+
+
+def _set(rng: random.Random, key: str, keys: Mapping[str, Any]) -> str:
+    return f"{key}={_value(rng, keys[key])}"
+
+
+def _refers(rng: random.Random, key: str, keys: Mapping[str, Any]) -> str:
+    return f"{key}=${{{rng.choice(list(keys))}}}"
+
+
+def _mixed(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+    return f"{rng.choice(('dataset.mixture', '+dataset.mixture', 'dataset.held_out_from'))}={rng.choice(ENTRIES)}"
+
+
+def _misspelt(rng: random.Random, key: str, _: Mapping[str, Any]) -> str:
+    before, after = rng.choice(("+", "++", "~", "")), rng.choice(("", "=", "=1", "=null", ".x=1", "@x=1", ":x=1"))
+    return f"{before}{_mangled(rng, key)}{after}"
+
+
+def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+    group = rng.choice(sorted(each.name for each in conf_dir().iterdir() if each.is_dir()))
+    options = sorted(each.stem for each in (conf_dir() / group).glob("*.yaml")) or ["x"]
+    if rng.random() < 0.3:
+        return rng.choice((f"{group}=", f"+{group}=x", f"{group}@x=y", f"~{group}", f"{group}@x={options[0]}"))
+    return _chosen(rng, group, options)
+
+
+def _anything(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+    return rng.choice(WORDS)
+
+
+def _of_hydra(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+    names = ("run.dir", "job.name", "verbose", "sweep.dir", "output_subdir", "mode", "job.chdir", "nothing")
+    return f"hydra.{rng.choice(names)}={_any(rng)}"
+
+
+def _flag(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     return rng.choice(FLAGS)
 
 
@@ -147,49 +218,40 @@ def _mangled(rng: random.Random, key: str) -> str:
 
 
 def _records(rng: random.Random) -> list[dict[str, Any]]:
-    said = (
-        "fever",
-        "cough",
-        "rash",
-        "pallor",
-        "no fever",
-        "病人发热。",
-        "Fièvre; toux",
-        "<think>x</think>",
-        "<|im_end|>",
-        "- one\n- two",
-    )
     return [
         {
-            "Question": f"A patient of {20 + number} has {rng.choice(said)}; what now?",
-            "Complex_CoT": f"At {20 + number} it is likely {rng.choice(said)}. Wait {number} days.",
-            "Response": f"Rest for {number} days if the {rng.choice(said)} stays.",
+            "Question": f"A patient of {20 + number} has {rng.choice(SAID)}; what now?",
+            "Complex_CoT": f"At {20 + number} it is likely {rng.choice(SAID)}. Wait {number} days.",
+            "Response": f"Rest for {number} days if the {rng.choice(SAID)} stays.",
         }
         for number in range(rng.choice((0, 1, 2, 3, 24, 40)))
     ]
 
 
-def _odd(rng: random.Random) -> Any:
-    """A value that no case expects."""
-    deep: Any = "x"
-    for _ in range(rng.choice((3, 200))):
-        deep = [deep]
-    return rng.choice((None, "", " ", "\0", "\ud800", 7, -0.0, 1e308, float("nan"), True, [], {}, ["a", "b"], {"role": "user", "content": "x"},
-        "None", "N/A", "x" * 20000, "<|im_start|>", "\x1b[2J", "a\u202eb", 10**300, deep, "\ufeff", "{question}", "<b>&"))  # fmt: skip
+def _spoil(rng: random.Random, record: dict[str, Any]) -> None:
+    """Give a case a value that none expects, a column too many, or one too few."""
+    match rng.randrange(4):
+        case 0:
+            record.pop(rng.choice(list(record)))
+        case 1:
+            record["extra"] = rng.choice(ODD)
+        case _:
+            record[rng.choice(COLUMNS)] = rng.choice(ODD)
 
 
 def _layouts(rng: random.Random, records: list[dict[str, Any]]) -> tuple[str, bytes]:
     """The records as a file of some kind: name and content."""
-    as_json = lambda value: json.dumps(value, ensure_ascii=rng.random() < 0.5)  # noqa: E731
-    chats = [
-        {"messages": [{"role": "user", "content": each["Question"]}, {"role": "assistant", "content": each["Response"]}]}
-        for each in records
-    ]
-    turns = [
-        {"conversations": [{"from": "human", "value": each["Question"]}, {"from": "gpt", "value": each["Response"]}]}
-        for each in records
-    ]
-    alpaca = [{"instruction": each["Question"], "input": "", "output": each["Response"]} for each in records]
+    escaped = rng.random() < 0.5
+
+    def as_json(value: object) -> str:
+        return (
+            json.dumps(value, ensure_ascii=escaped).replace(f'"{DEEP}"', "[" * 9000 + "]" * 9000).replace(f'"{LONG}"', "1" * 5001)
+        )
+
+    asked = [(each.get("Question"), each.get("Response")) for each in records]
+    chats = [{"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": two}]} for one, two in asked]
+    turns = [{"conversations": [{"from": "human", "value": one}, {"from": "gpt", "value": two}]} for one, two in asked]
+    alpaca = [{"instruction": one, "input": "", "output": two} for one, two in asked]
     kind = rng.randrange(12)
     if kind < 4:
         text, name = as_json(records), "cases.json"
@@ -199,15 +261,13 @@ def _layouts(rng: random.Random, records: list[dict[str, Any]]) -> tuple[str, by
         text, name = _csv(rng, records), rng.choice(("cases.csv", "cases.tsv", "cases.CSV"))
     else:
         text, name = as_json(rng.choice((chats, turns, alpaca))), "cases.json"
-    return name, text.encode(
-        rng.choices(("utf-8", "utf-8-sig", "utf-16", "latin-1", "gb18030"), (20, 2, 2, 1, 1))[0],
-        "surrogatepass" if name and False else "backslashreplace",
-    )
+    encoding = rng.choices(("utf-8", "utf-8-sig", "utf-16", "latin-1", "gb18030"), (20, 2, 2, 1, 1))[0]
+    return name, text.encode(encoding, "backslashreplace")
 
 
 def _csv(rng: random.Random, records: list[dict[str, Any]]) -> str:
     out = io.StringIO()
-    columns = list(records[0]) if records else list(COLUMNS)
+    columns = list(records[0]) if records and records[0] else list(COLUMNS)
     writer = csv.DictWriter(out, columns, delimiter=rng.choices(",;\t|", (6, 2, 1, 1))[0], extrasaction="ignore", escapechar="\\")
     writer.writeheader()
     writer.writerows([{name: str(value) for name, value in each.items()} for each in records])
@@ -221,22 +281,7 @@ def _mutated(rng: random.Random, content: bytes) -> bytes:
         place = rng.randrange(len(found) + 1)
         match rng.randrange(6):
             case 0:
-                found[place:place] = rng.choice(
-                    (
-                        b"\0",
-                        b"\xff",
-                        b"\xfe\xff",
-                        b"\r",
-                        b'"',
-                        b"}",
-                        b"[" * 3000,
-                        b"1" * 5001,
-                        b"\\u0000",
-                        b"\\ud800",
-                        b"\xe2\x80",
-                        b",",
-                    )
-                )
+                found[place:place] = rng.choice(PIECES)
             case 1:
                 del found[place : place + rng.randint(1, 9)]
             case 2:
@@ -246,9 +291,8 @@ def _mutated(rng: random.Random, content: bytes) -> bytes:
             case 4 if place < len(found):
                 found[place] = rng.randrange(256)
             case _:
-                found = bytearray(
-                    found.replace(b"Question", rng.choice((b"question", b"Question ", b"", b"Q\0", b"Complex_CoT")), 1)
-                )
+                other = rng.choice((b"question", b"Question ", b"", b"Q\0", b"Complex_CoT"))
+                found = bytearray(found.replace(b"Question", other, 1))
     return bytes(found)
 
 
@@ -259,21 +303,9 @@ def _cases(rng: random.Random, line: Line, corpus: Sequence[Path]) -> Iterator[s
         name, content = picked.name, picked.read_bytes()
     else:
         records = _records(rng)
-        for _ in range(rng.choice((0, 0, 1, 2))):
-            if records:
-                each = rng.choice(records)
-                action: Callable[[], object] = rng.choice(
-                    (
-                        lambda each=each: each.update({rng.choice(COLUMNS): _odd(rng)}),
-                        lambda each=each: each.pop(rng.choice(list(each))) if len(each) > 1 else None,
-                        lambda each=each: each.update(extra=_odd(rng)),
-                    )
-                )
-                action()
-        try:
-            name, content = _layouts(rng, records)
-        except (KeyError, csv.Error):
-            name, content = "cases.json", json.dumps(records).encode()
+        for _ in range(rng.choice((0, 0, 1, 2)) if records else 0):
+            _spoil(rng, rng.choice(records))
+        name, content = _layouts(rng, records)
     if rng.random() < 0.6:
         content = _mutated(rng, content)
     line.files[f"cases/{name}"] = content
@@ -283,14 +315,20 @@ def _cases(rng: random.Random, line: Line, corpus: Sequence[Path]) -> Iterator[s
         yield f"dataset.held_out={rng.choice((1, 2, 4))}"
         yield f"evaluation.answers={rng.choice((0, 1))}"
     if rng.random() < 0.3:
-        yield rng.choice(("prompt=direct", "dataset.overlong=trim_reasoning", "dataset.overlong=error", "dataset.group_by=Question",
-            "dataset.columns.reasoning=null", "dataset.max_cases=3", "training.max_seq_tokens=64", "audit.strict=true"))  # fmt: skip
+        yield rng.choice(("prompt=direct", "dataset.overlong=trim_reasoning",
+        "dataset.overlong=error", "dataset.group_by=Question",
+            "dataset.columns.reasoning=null", "dataset.max_cases=3",
+            "training.max_seq_tokens=64", "audit.strict=true"))  # fmt: skip
 
 
 def _yaml(rng: random.Random) -> bytes:
-    return rng.choice((b"r: 5\n", b"r: [\n", b"\xff\xfer\x00:\x00", b"defaults: [all_linear, _self_]\nr: many\n", b"- a\n- b\n", b"r: 5\nr: 6\n",
-        b"# @package _global_\nlora: {r: 4}\n", b"# @package nowhere\nr: 4\n", b"defaults: [no_such]\n", b"\tr: 5\n", b"", b"just text\n", b"r: ${nothing}\n",
-        b"r: 5\nrank: 6\n", b"? {a: b}\n: c\n", b"r: !!python/object:os.system x\n", b"&a [*a]\n", b"1: 2\n", b"defaults: {}\n", b"\0", b"defaults:\n  - override /model: x\n"))  # fmt: skip
+    return rng.choice((b"r: 5\n", b"r: [\n", b"\xff\xfer\x00:\x00",
+    b"defaults: [all_linear, _self_]\nr: many\n", b"- a\n- b\n", b"r: 5\nr: 6\n",
+        b"# @package _global_\nlora: {r: 4}\n", b"# @package nowhere\nr: 4\n",
+        b"defaults: [no_such]\n", b"\tr: 5\n", b"", b"just text\n", b"r: ${nothing}\n",
+        b"r: 5\nrank: 6\n", b"? {a: b}\n: c\n", b"r: !!python/object:os.system x\n",
+        b"&a [*a]\n", b"1: 2\n", b"defaults: {}\n", b"\0",
+        b"defaults:\n  - override /model: x\n"))  # fmt: skip
 
 
 assert set(PROGRAMS) <= set(SCHEMAS)

@@ -64,6 +64,7 @@ class Command:
 
     @property
     def last_line(self) -> str:
+        """The last thing it printed."""
         return (self.output.strip().splitlines() or ["nothing"])[-1][:300]
 
     @property
@@ -107,6 +108,7 @@ class Rig:
 
     @property
     def database(self) -> Path:
+        """MLflow's."""
         return self.root / "mlruns" / "mlflow.db"
 
     def runs(self) -> list[dict[str, Any]]:

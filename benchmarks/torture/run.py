@@ -68,7 +68,9 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--embedded", action="store_true", help="the embedded model instead of the tiny one of the tests (minutes a run)"
     )
-    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S", help="no rig or line is begun later than this")
+    parser.add_argument(
+        "--stop-after", type=float, default=float("inf"), metavar="S", help="no rig or line is begun later than this"
+    )
     parser.add_argument("--scratch", type=Path, help="where rigs lie; those with a finding stay (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="results as JSON; rows of other attacks that are there stay")
     asked = parser.parse_args(words)
@@ -162,7 +164,7 @@ def _done(
         except CannotBeTried as error:
             print(f"{name} {number} cannot be tried: {error}", file=sys.stderr)
             return None
-        except Exception as error:  # noqa: BLE001  the others go on
+        except Exception as error:  # the others go on
             broken = Found(number)
             broken.tried, broken.faults = 1, [f"{type(error).__name__}: {error}"[:2000]]
             return broken

@@ -28,7 +28,7 @@ def _embedded(quick: list[str]) -> tuple[str, ...]:
     return tuple(each for each in quick if not each.startswith("model."))
 
 
-def _tiny(scratch: Path, quick: list[str], write_tiny_model) -> tuple[str, ...]:  # noqa: ANN001
+def _tiny(scratch: Path, quick: list[str], write_tiny_model) -> tuple[str, ...]:
     from transformers import AutoTokenizer
 
     from medexp.system import machine

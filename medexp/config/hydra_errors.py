@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
@@ -35,12 +36,13 @@ def explain(error: Exception, schema: type) -> str | None:
     return _about_a_key(error, schema) if isinstance(error, HydraException | OmegaConfBaseException) else None
 
 
-def before_the_run(error: Exception) -> str:
-    """`error`, raised by Hydra before the command itself began: by its flags, its own settings or a file of the config."""
-    said = first_line(error)
-    if not str(error):  # a bare assertion: its line says more than nothing
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{said} at {frame.line} in {frame.name}"
+def before_the_run(error: Exception) -> str | None:
+    """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own settings or a file of the config
+    are wrong. None if a function of medexp raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if Path(frame.filename).is_relative_to(Path(__file__).parents[1]):
+        return None
+    said = first_line(error) if str(error) else f"{first_line(error)} at {frame.line} in {frame.name}"  # a bare assertion
     return f"Hydra cannot begin with this command line: {said}; HYDRA_FULL_ERROR=1 shows more"
 
 
