@@ -7,7 +7,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 try:
@@ -49,26 +49,30 @@ def written_whole(folder: Path) -> Iterator[Path]:
     ending it is gone, and what was there stands where it stood. What a process that was killed has left there goes, too."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     half_done = _hidden_beside(folder)
-    half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
     try:
-        with _held(half_done):
+        with ExitStack() as held:
+            with _held(folder.parent, waits=True):  # two that begin or end at once take their turns
+                half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
+                held.enter_context(_held(half_done))
             yield half_done
-            _replace(folder, half_done)
-            _remove_left(folder)
+            with _held(folder.parent, waits=True):
+                _replace(folder, half_done)
+                _remove_left(folder)
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Hold `folder` for as long as this process lives; False where another does, or the system (Windows) cannot lock a folder."""
+def _held(folder: Path, waits: bool = False) -> Iterator[bool]:
+    """Hold `folder` while this process lives; False where another does (with `waits` it is waited for), or where folders cannot be
+    locked, as on Windows."""
     if fcntl is None:
         yield False
         return
     opened = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except OSError:
             yield False
         else:

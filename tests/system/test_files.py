@@ -93,3 +93,21 @@ def test_what_a_killed_process_left_goes_and_what_another_is_writing_stays(old: 
     with written_whole(old):
         pass
     assert names(old.parent) == ["adapter"]
+
+
+MANY = """
+import sys
+from pathlib import Path
+from medexp.system.files import written_whole
+for _ in range(150):
+    with written_whole(Path(sys.argv[1])) as half_done:
+        (half_done / "file").write_text("whole")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot lock a folder")
+def test_processes_that_write_one_folder_at_once_take_their_turns(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", MANY, str(tmp_path / "adapter")]
+    processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == [""] * 3
+    assert names(tmp_path) == ["adapter"]
