@@ -103,7 +103,7 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
     line = Line(program, [])
     if rng.random() < 0.45:
         line.words += _cases(rng, line, corpus)
-    for _ in range(rng.choices((0, 1, 2, 3, 5), (2 if line.words else 0, 10, 6, 3, 1))[0]):
+    for _ in range(rng.choices((0, 1, 2, 3, 5), (20 if line.words else 0, 10, 6, 3, 1))[0]):
         line.words.append(_word(rng, program))
     if rng.random() < 0.12 and line.words:
         line.words.append(rng.choice(line.words))

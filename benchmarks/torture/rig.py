@@ -6,6 +6,7 @@ not through medexp.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -64,8 +65,10 @@ class Command:
 
     @property
     def last_line(self) -> str:
-        """The last thing it printed."""
-        return (self.output.strip().splitlines() or ["nothing"])[-1][:300]
+        """The last error that it printed, else the last line."""
+        lines = self.output.strip().splitlines() or ["nothing"]
+        errors = [each for each in lines if re.match(r"[\w.]+(Error|Exception)\b", each)]
+        return (errors or lines)[-1][:300]
 
     @property
     def typed(self) -> str:
@@ -137,15 +140,18 @@ class Rig:
         return [each["status"] for each in self.runs()]
 
     def half_files(self) -> list[str]:
-        """Files and folders under their final names that are not whole. Checkpoints are left out: which of them is whole is for the
-        run that continues to know, and its losses tell."""
-        return [
-            f"{file.relative_to(self.root)}: {why}" for file in sorted(self.root.rglob("*")) if (why := _why_half(self.root, file))
-        ]
+        """Files and folders under their final names that are not whole. Checkpoints are left out: which of them is whole is for
+        the run that continues to know, and its losses tell."""
+        return half_files(self.root)
 
     def left_over(self) -> list[str]:
         """Workspaces of runs that are not finished."""
         return [each.name for each in (self.root / "mlruns" / "unfinished").glob("*") if each.is_dir()]
+
+
+def half_files(root: Path) -> list[str]:
+    """What is half-written below `root`, and why it seems so."""
+    return [f"{file.relative_to(root)}: {why}" for file in sorted(root.rglob("*")) if (why := _why_half(root, file))]
 
 
 def _why_half(root: Path, file: Path) -> str | None:
