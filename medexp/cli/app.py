@@ -188,7 +188,7 @@ def _read_env(file: Path) -> None:
 def _own_options(cfg: DictConfig, config_name: str) -> object:
     """The door's own config group as an object, taken out of `cfg`; None where it has none.
 
-    Raises: ConfigError where `cfg` was composed from the root of another command.
+    Raises: ConfigError where `cfg` was composed from the root of another command, or another value stands in the group's place.
     """
     if config_name not in SCHEMAS:
         return None
@@ -196,6 +196,10 @@ def _own_options(cfg: DictConfig, config_name: str) -> object:
         raise ConfigError(
             f"--config-name={HydraConfig.get().job.config_name} has no group {config_name}, which python -m "
             f"medexp.{config_name} needs; leave it out, or begin your own root with the defaults of conf/{config_name}.yaml"
+        )
+    if not OmegaConf.is_dict(cfg[config_name]):
+        raise ConfigError(
+            f"{config_name}={cfg[config_name]} is not allowed: it is a group; set what is in it, as {config_name}.KEY"
         )
     options = OmegaConf.to_object(cfg[config_name])
     OmegaConf.set_struct(cfg, False)

@@ -18,6 +18,7 @@ FOUND = {
         ["plan", "evaluation.judge=${lora.r}"],
         "evaluation.judge=16 is not allowed: it is a group",
     ),
+    "a command's own group that refers to a word": (["audit", "audit=${model.name}"], "audit=smollm2_135m is not allowed"),
     "a flag that needs another": (["audit", "--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
     "a setting of Hydra's that it asserts": (["plan", "hydra.verbose=1"], "assert isinstance(verbose_config, (bool, str))"),
     "the root of another command": (
