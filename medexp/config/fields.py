@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 from medexp.errors import ConfigError
 
+LARGEST = 2**63 - 1  # of a whole number: what 64 bits hold
+
 
 def number(low: float | None = None, high: float | None = None, *, above: float | None = None) -> Any:
     """A field that must lie in [low, high], or above `above`; None is allowed where the type is optional."""
@@ -21,10 +23,16 @@ def _allowed(limits: dict[str, float | None]) -> str:
     return " and ".join(part for part in (floor, ceiling) if part)
 
 
+def _shown(value: float) -> str:
+    """The number as it was given; one that no 64 bits hold only by its size."""
+    return str(value) if abs(value) <= LARGEST or not isinstance(value, int) else f"{'-' * (value < 0)}(more than 2^63)"
+
+
 def _outside(value: float, limits: dict[str, float | None]) -> bool:
     low, high, above = limits["low"], limits["high"], limits["above"]
     inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-    return not (inside and isfinite(value))
+    # Python's integers know no end, but what computes with them does.
+    return not (inside and (abs(value) <= LARGEST if isinstance(value, int) else isfinite(value)))
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Group:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{self.inside}{each.name}={value} is out of range: allowed is {_allowed(dict(each.metadata))}"
+            f"{self.inside}{each.name}={_shown(value)} is out of range: allowed is {_allowed(dict(each.metadata))}"
             for each in fields(self)
             if "low" in each.metadata
             and isinstance(value := getattr(self, each.name), int | float)

@@ -38,12 +38,13 @@ def explain(error: Exception, schema: type) -> str | None:
 
 def before_the_run(error: Exception) -> str | None:
     """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own settings or a file of the config
-    are wrong. None if a function of medexp raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    if Path(frame.filename).is_relative_to(Path(__file__).parents[1]):
+    are wrong. None if medexp had begun, as a sweep has before its trials."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # without the caller's
+    own = Path(__file__).parents[1]
+    if any(Path(each.filename).is_relative_to(own) for each in frames):
         return None
-    said = first_line(error) if str(error) else f"{first_line(error)} at {frame.line} in {frame.name}"  # a bare assertion
-    return f"Hydra cannot begin with this command line: {said}; HYDRA_FULL_ERROR=1 shows more"
+    at = f" at {frames[-1].line} in {frames[-1].name}" if frames and not str(error) else ""  # a bare assertion
+    return f"Hydra cannot begin with this command line: {first_line(error)}{at}; HYDRA_FULL_ERROR=1 shows more"
 
 
 def _about_a_key(error: Exception, schema: type) -> str:

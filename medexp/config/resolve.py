@@ -100,7 +100,7 @@ def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
 
 def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
     """Keys that a "+" on the command line has forced in."""
-    known = {each.name: each.type for each in fields(schema)}
+    known: dict[str, Any] = {each.name: each.type for each in fields(schema)}
     for name in map(str, cfg):
         if not prefix and name in _OF_TRAIN:
             continue

@@ -19,6 +19,10 @@ FOUND = {
         "evaluation.judge=16 is not allowed: it is a group",
     ),
     "a command's own group that refers to a word": (["audit", "audit=${model.name}"], "audit=smollm2_135m is not allowed"),
+    "a number of 400 digits": (
+        ["plan", f"training.max_seq_tokens={'9' * 400}"],
+        "training.max_seq_tokens=(more than 2^63) is out of",
+    ),
     "a flag that needs another": (["audit", "--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
     "a setting of Hydra's that it asserts": (["plan", "hydra.verbose=1"], "assert isinstance(verbose_config, (bool, str))"),
     "the root of another command": (
