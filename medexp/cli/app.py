@@ -40,7 +40,7 @@ from medexp.config.command_options import (
 from medexp.config.preset_errors import explain_preset
 from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig
-from medexp.errors import BadInput, MedexpError, RunInterrupted
+from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted
 from medexp.sweep.search.search_space import lengths
 from medexp.system import machine
 from medexp.system.visible import visible
@@ -134,11 +134,12 @@ def run_door(
     schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
-    load_dotenv(Path.cwd() / ".env")
-    register()
     signal.signal(signal.SIGTERM, _terminated)
+    has_begun = False
 
     def task(cfg: DictConfig) -> float:
+        nonlocal has_begun
+        has_begun = True
         settings, subject = HydraConfig.get(), None
         try:
             options = _own_options(cfg, config_name)
@@ -157,6 +158,8 @@ def run_door(
             _refuse(error)  # past Hydra, which would add a line of its own
 
     try:
+        _read_env(Path.cwd() / ".env")
+        register()
         sys.argv[1:] = readable(sys.argv[1:], schema)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
     except MedexpError as error:
@@ -169,6 +172,8 @@ def run_door(
         sentence = None if wants_traceback else _explained(error, schema)
         if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
             sentence = _unusable(error)
+        if sentence is None and not (has_begun or wants_traceback):
+            sentence = mistakes.before_the_run(error)
         if sentence is None:
             raise
         _refuse(BadInput(sentence))
@@ -176,7 +181,7 @@ def run_door(
 
 
 def _explained(error: Exception, schema: type) -> str | None:
-    """What a user can do about `error`; None where it is not about the command line or a preset."""
+    """Return what a user can do about `error`, or None where it is not about the command line or a preset."""
     words = sys.argv[1:]
     named = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
     named += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
@@ -184,10 +189,35 @@ def _explained(error: Exception, schema: type) -> str | None:
     return explain_preset(error, folders, words, schema) or mistakes.explain(error, schema)
 
 
+def _read_env(file: Path) -> None:
+    """Set what `file` sets, where there is one.
+
+    Raises: ConfigError where it cannot be read.
+    """
+    try:
+        load_dotenv(file)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8, or move it away") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}); mend it, or move it away") from error
+
+
 def _own_options(cfg: DictConfig, config_name: str) -> object:
-    """The door's own config group as an object, taken out of `cfg`; None where it has none."""
-    if config_name not in cfg or config_name not in SCHEMAS:
+    """The door's own config group as an object, taken out of `cfg`; None where it has none.
+
+    Raises: ConfigError where `cfg` was composed from the root of another command, or another value stands in the group's place.
+    """
+    if config_name not in SCHEMAS:
         return None
+    if config_name not in cfg:
+        raise ConfigError(
+            f"--config-name={HydraConfig.get().job.config_name} has no group {config_name}, which python -m "
+            f"medexp.{config_name} needs; leave it out, or begin your own root with the defaults of conf/{config_name}.yaml"
+        )
+    if not OmegaConf.is_dict(cfg[config_name]):
+        raise ConfigError(
+            f"{config_name}={cfg[config_name]} is not allowed: it is a group; set what is in it, as {config_name}.KEY"
+        )
     options = OmegaConf.to_object(cfg[config_name])
     OmegaConf.set_struct(cfg, False)
     for name in {each.name for each in fields(SCHEMAS[config_name])} - {each.name for each in fields(RunConfig)}:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_origin
 
 from omegaconf import MISSING
 
 from medexp.errors import ConfigError
+
+LARGEST = 2**63 - 1  # of a whole number: what 64 bits hold
 
 
 def number(low: float | None = None, high: float | None = None, *, above: float | None = None) -> Any:
@@ -22,10 +24,16 @@ def describe_range(limits: dict[str, float | None]) -> str:
     return " and ".join(part for part in (floor, ceiling) if part)
 
 
+def _shown(value: float) -> str:
+    """The number as it was given; one that no 64 bits hold only by its size."""
+    return str(value) if abs(value) <= LARGEST or not isinstance(value, int) else f"{'-' * (value < 0)}(more than 2^63)"
+
+
 def _outside(value: float, limits: dict[str, float | None]) -> bool:
     low, high, above = limits["low"], limits["high"], limits["above"]
     inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-    return not (inside and isfinite(value))
+    # Python's integers know no end, but what computes with them does.
+    return not (inside and (abs(value) <= LARGEST if isinstance(value, int) else isfinite(value)))
 
 
 @dataclass
@@ -36,11 +44,17 @@ class Group:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{self.inside}{each.name}={value} is out of range: allowed is {describe_range(dict(each.metadata))}"
+            f"{self.inside}{each.name}={_shown(value)} is out of range: allowed is {describe_range(dict(each.metadata))}"
             for each in fields(self)
             if "low" in each.metadata
             and isinstance(value := getattr(self, each.name), int | float)
             and _outside(value, dict(each.metadata))
+        ]
+        # OmegaConf does not check what ${another.key} puts in the place of a list or a mapping.
+        problems += [
+            f"{self.inside}{each.name}={value} is not allowed: allowed is a {kind.__name__}"
+            for each in fields(self)
+            if (kind := get_origin(each.type)) in (list, dict) and not isinstance(value := getattr(self, each.name), kind)
         ]
         if problems:
             raise ConfigError(problems)

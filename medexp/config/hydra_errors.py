@@ -2,9 +2,11 @@
 
 import re
 import shlex
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -50,6 +52,17 @@ def _no_option(file: str, options: Sequence[str]) -> str:
     group, _, option = file.partition("/") if file.partition("/")[0] in _OWN else file.rpartition("/")
     own = _OWN.get(group, "").format(option) if option else ""
     return f"{group}={option} does not exist; there are {listing(options)}{nearest(option, options)}{own}"
+
+
+def before_the_run(error: Exception) -> str | None:
+    """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own settings or a file of the config
+    are wrong. None if medexp had begun, as a sweep has before its trials."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # without the caller's
+    own = Path(__file__).parents[1]
+    if any(Path(each.filename).is_relative_to(own) for each in frames):
+        return None
+    at = f" at {frames[-1].line} in {frames[-1].name}" if frames and not str(error) else ""  # a bare assertion
+    return f"Hydra cannot begin with this command line: {first_line(error)}{at}; HYDRA_FULL_ERROR=1 shows more"
 
 
 def _about_a_key(error: Exception, schema: type) -> str:

@@ -111,13 +111,17 @@ def _no_value(key: str, group: str, option: str | None) -> str:
 
 def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
     """Keys that a "+" on the command line has forced in."""
-    known = {each.name: each.type for each in fields(schema)}
+    known: dict[str, Any] = {each.name: each.type for each in fields(schema)}
     for name in map(str, cfg):
         if not prefix and name in _OF_TRAIN:
             continue
         if name not in known:
             yield f"{prefix}{name} does not exist; there are {listing(known)}{nearest(name, known)}"
         elif is_dataclass(known[name]) and not OmegaConf.is_missing(cfg, name):
+            if not OmegaConf.is_dict(cfg[name]):  # ${another.key} may put anything there
+                inside = listing(each.name for each in fields(known[name]))
+                yield f"{prefix}{name}={cfg[name]} is not allowed: it is a group and has {inside}"
+                continue
             yield from _unknown_keys(cfg[name], known[name], f"{prefix}{name}.")
 
 

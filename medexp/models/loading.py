@@ -2,12 +2,14 @@
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medexp.config.model_shape import check_shape
 from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
-from medexp.errors import HostMemoryError, ModelError
+from medexp.errors import HostMemoryError, MedexpError, ModelError, first_line
 from medexp.models.adapter_model import Tuned, Weights
 from medexp.models.backend import Stack, quietly
 from medexp.models.patches.activation_offloading import Pieces, wait_on_host
@@ -21,14 +23,29 @@ from medexp.system import private_names as private
 def load_tokenizer(weights: Weights, stack: Stack) -> Any:
     """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is masked by length).
 
-    Raises: ModelError if the tokenizer has no end of sequence.
+    Raises: ModelError if it cannot be read, or has no end of sequence.
     """
-    tokenizer = stack.transformers.AutoTokenizer.from_pretrained(weights.location, revision=_revision(weights))
+    with _reading("the tokenizer", weights, Exception):  # tokenizers has no type of its own
+        tokenizer = stack.transformers.AutoTokenizer.from_pretrained(weights.location, revision=_revision(weights))
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {weights.location} has no EOS token; a model trained with it could not end an answer")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@contextmanager
+def _reading(what: str, weights: Weights, *kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these `kinds` are about a file that is missing, cut off, or not this user's to read."""
+    try:
+        yield
+    except MedexpError:
+        raise
+    except kinds as error:
+        raise ModelError(
+            f"{what} of {weights.location} cannot be read ({first_line(error)}); copy the folder again, "
+            "and see that its files may be read"
+        ) from error
 
 
 def context_tokens(weights: Weights, stack: Stack) -> int:
@@ -40,11 +57,13 @@ def context_tokens(weights: Weights, stack: Stack) -> int:
 def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
     """The model of `run` with its adapter, ready to train.
 
-    Raises: ModelError if the loaded weights are not of the declared shape.
+    Raises: ModelError if the weights cannot be read, or are not of the declared shape.
     """
+    from safetensors import SafetensorError
+
     stack.transformers.set_seed(run.training.seed)
     load_with = _with_unsloth if stack.engine is Engine.unsloth else _with_peft
-    with quietly():
+    with quietly(), _reading("the weights", weights, OSError, SafetensorError):
         network, notes, scratch = load_with(run, weights, stack)
     check_shape(run.model, network.config.to_dict())
     for config in network.peft_config.values():

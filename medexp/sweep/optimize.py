@@ -22,12 +22,12 @@ from medexp.sweep.search.proposal import VRAM, Proposal, judged
 from medexp.sweep.search.search_space import quoted
 from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
-from medexp.sweep.study.process_identity import wait_for_end
 from medexp.sweep.study.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, id_of
 from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.system import machine
 from medexp.system import private_names as private
 from medexp.system.console import Screen
+from medexp.system.process_identity import wait_for_end
 from medexp.system.units import MIB, bytes_of_gib, gib
 from medexp.tracking.run_name import words
 

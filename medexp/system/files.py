@@ -2,12 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_json(file: Path, value: object, indent: int | None = None, private: bool = False, durable: bool = True) -> None:
@@ -40,15 +46,48 @@ def flush(place: Path) -> None:
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A hidden folder beside `folder` that takes its place, and that of what was there, once everything was written; on any other
-    ending it is gone, and what was there stands where it stood."""
+    ending it is gone, and what was there stands where it stood. What a process that was killed has left there goes, too."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     half_done = _hidden_beside(folder)
-    half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
     try:
-        yield half_done
-        _replace(folder, half_done)
+        with ExitStack() as held:
+            with _held(folder.parent, waits=True):  # two that begin or end at once take their turns
+                half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
+                held.enter_context(_held(half_done))
+            yield half_done
+            with _held(folder.parent, waits=True):
+                _replace(folder, half_done)
+                _remove_left(folder)
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path, waits: bool = False) -> Iterator[bool]:
+    """Hold `folder` while this process lives; False where another does (with `waits` it is waited for), or where folders cannot be
+    locked, as on Windows."""
+    if fcntl is None:
+        yield False
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(opened)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what killed processes left beside `folder`, which is whole now: no process holds it."""
+    hidden = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{32}}")
+    for each in [each for each in folder.parent.iterdir() if hidden.fullmatch(each.name)]:
+        with suppress(OSError), _held(each) as is_left:
+            if is_left:
+                shutil.rmtree(each, ignore_errors=True)
 
 
 def _hidden_beside(folder: Path) -> Path:

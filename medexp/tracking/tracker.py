@@ -14,9 +14,11 @@ from typing import Any
 from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
 from medexp.errors import RunInterrupted, TrialPruned
+from medexp.system.process_identity import as_tag
 from medexp.tracking.store import existing_run, open_store
 from medexp.tracking.store_upkeep import lies_in
 
+PROCESS = "medexp.process"  # the tag that says which process a run belongs to while it is RUNNING
 _TABLES = "mlflow.loggedArtifacts"
 
 
@@ -193,7 +195,9 @@ def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Trac
 
 def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
     experiment_id = _experiment(client, tracking)
-    run = client.create_run(experiment_id, run_name=name, tags=dict(tracking.tags))
+    # With the run itself: a process killed right after this line leaves a run that others can tell is dead.
+    tags = {**tracking.tags, PROCESS: as_tag()}
+    run = client.create_run(experiment_id, run_name=name, tags=tags)
     return Tracker(client, run.info.run_id, experiment_id)
 
 
@@ -222,6 +226,7 @@ def _reopened(client: Any, run_id: str | None) -> Tracker | None:
     for tag in ("medexp.ended_by", "medexp.reason"):
         if tag in run.data.tags:
             client.delete_tag(run_id, tag)
+    client.set_tag(run_id, PROCESS, as_tag())
     client.update_run(run_id, status="RUNNING")
     return Tracker(client, run.info.run_id, run.info.experiment_id)
 

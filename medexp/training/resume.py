@@ -24,6 +24,7 @@ from medexp.system import disk_space as room
 from medexp.system.files import write_json
 
 WEIGHTS = "adapter_model.safetensors"
+RUN = "run.json"  # which MLflow run a workspace belongs to
 Found = TypeVar("Found")
 
 
@@ -38,12 +39,12 @@ class Workspace:
     @property
     def mlflow_run_id(self) -> str | None:
         """The MLflow run this work belongs to, once there is one."""
-        found = _read(self.folder / "run.json", dict)
+        found = _read(self.folder / RUN, dict)
         return str(found["mlflow_run_id"]) if found and "mlflow_run_id" in found else None
 
     def belongs_to(self, mlflow_run_id: str) -> None:
         """Remember the MLflow run, written whole or not at all."""
-        write_json(self.folder / "run.json", {"mlflow_run_id": mlflow_run_id})
+        write_json(self.folder / RUN, {"mlflow_run_id": mlflow_run_id})
 
     def settled(self) -> Levers | None:
         """The levers that this run was seen to fit with, once it was."""
@@ -105,6 +106,9 @@ class Workspace:
 
     def finish(self) -> None:
         """The run is complete: nothing here is needed any more."""
+        # The run's id goes last: one killed in between must not leave checkpoints that the same command would continue in
+        # another MLflow run, which would then lack every step before them.
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         _let_go(self._lock)
 

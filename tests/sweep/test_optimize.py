@@ -11,10 +11,10 @@ import yaml
 from medexp.errors import BadInput, ConfigError, SweepFailed
 from medexp.sweep import optimize as trials_module
 from medexp.sweep.study import study as study_module
-from medexp.sweep.study.process_identity import owner
 from medexp.sweep.study.storage import default_url
 from medexp.sweep.study.study import ending_of
 from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.system.process_identity import owner
 
 LOSS = "result/loss_after"
 

@@ -1,6 +1,8 @@
 """A folder takes its place whole, and what was there is never lost."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,53 @@ def test_others_may_read_what_the_umask_allows_and_it_is_not_touched(tmp_path: P
         monkeypatch.undo()
         os.umask(before)
     assert (tmp_path / "adapter").stat().st_mode & 0o777 == 0o750
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from medexp.system.files import written_whole
+with written_whole(Path(sys.argv[1])) as half_done:
+    (half_done / "file").write_text("half")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot lock a folder")
+def test_what_a_killed_process_left_goes_and_what_another_is_writing_stays(old: Path) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", HOLD, str(old)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        assert [process.stdout.readline() for process in processes if process.stdout] == ["begun\n"] * 2
+        processes[0].kill()
+        processes[0].wait()
+        assert len(names(old.parent)) == 3
+        with written_whole(old) as half_done:
+            (half_done / "file").write_text("new")
+        assert len(names(old.parent)) == 2
+        assert (old / "file").read_text() == "new"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    with written_whole(old):
+        pass
+    assert names(old.parent) == ["adapter"]
+
+
+MANY = """
+import sys
+from pathlib import Path
+from medexp.system.files import written_whole
+for _ in range(150):
+    with written_whole(Path(sys.argv[1])) as half_done:
+        (half_done / "file").write_text("whole")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot lock a folder")
+def test_processes_that_write_one_folder_at_once_take_their_turns(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", MANY, str(tmp_path / "adapter")]
+    processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == [""] * 3
+    assert names(tmp_path) == ["adapter"]

@@ -12,7 +12,7 @@ from helpers.commands import command
 
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError
-from medexp.tracking.queries import find_run
+from medexp.tracking.queries import bury, find_run
 from medexp.tracking.store import STORE, open_store
 from medexp.tracking.tracker import open_run
 
@@ -108,3 +108,22 @@ def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
     (model,) = client.search_logged_models([tracker.experiment_id])
     assert ([each.model_id for each in run.outputs.model_outputs], model.status.value) == ([model.model_id], "READY")
     assert (Path(model.artifact_location.removeprefix("file://")) / "adapter_model.safetensors").read_text() == "weights"
+
+
+def statuses(root: Path) -> dict[str, str]:
+    client = open_store(store(root))
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    return {run.info.run_id: run.info.status for run in runs}
+
+
+def test_a_run_whose_process_is_gone_is_killed_by_the_next_command_although_no_workspace_knows_it(tmp_path: Path) -> None:
+    dying = OPEN + "    import os; os.kill(os.getpid(), 9)\n"
+    assert subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    (dead,) = statuses(tmp_path)
+    with open_run(store(tmp_path), None, "alive") as alive:
+        bury(store(tmp_path), ())
+        assert statuses(tmp_path) == {dead: "KILLED", alive.run_id: "RUNNING"}
+    assert statuses(tmp_path)[alive.run_id] == "FINISHED"
+    with open_run(store(tmp_path), dead, "taken up") as again:
+        bury(store(tmp_path), ())
+        assert (again.run_id, statuses(tmp_path)[dead]) == (dead, "RUNNING")

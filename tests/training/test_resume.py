@@ -253,3 +253,33 @@ def test_what_another_fingerprint_left_is_not_taken(tmp_path):
         leave_unfinished(tmp_path, other)
     with claimed(tmp_path, "abc", Resume.auto) as workspace:
         assert workspace.folder.name == "abc"
+
+
+DIE_WHILE_FINISHING = """
+import os, sys
+from pathlib import Path
+from medexp.config.schema import Resume
+from medexp.training.resume import claimed
+left = int(sys.argv[2])
+def watch(event, _):
+    global left
+    left -= event in ("os.remove", "os.rmdir")
+    if left == 0:
+        os.kill(os.getpid(), 9)
+with claimed(Path(sys.argv[1]), "abc", Resume.auto) as workspace:
+    sys.addaudithook(watch)
+    workspace.finish()
+"""
+
+
+def test_a_kill_while_a_finished_run_is_cleared_leaves_no_checkpoint_without_its_mlflow_run(tmp_path):
+    for removal in range(1, 30):
+        root = tmp_path / str(removal)
+        leave_unfinished(root, "abc")
+        write_checkpoint(root / "abc" / "checkpoints", 2, whole(2))
+        died = subprocess.run([sys.executable, "-c", DIE_WHILE_FINISHING, str(root), str(removal)], check=False).returncode
+        if died == 0:
+            break
+        with claimed(root, "abc", Resume.auto) as workspace:
+            assert workspace.mlflow_run_id == "left-run" or workspace.last_checkpoint() is None
+    assert removal > 6

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -275,3 +276,11 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(doors: Doors)
         doors.history(doors.train(seed).run_id, "train/loss") for seed in ["training.seed=1", "training.seed=1", "training.seed=2"]
     ]
     assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(("file", "said"), [("model.safetensors", "the weights of"), ("tokenizer.json", "the tokenizer of")])
+def test_a_file_of_the_model_that_is_cut_off_is_one_sentence(doors: Doors, tmp_path: Path, file: str, said: str) -> None:
+    cut = shutil.copytree(doors.model, tmp_path / "cut")
+    os.truncate(cut / file, 1000)
+    with pytest.raises(ModelError, match=rf"{said} {cut} cannot be read \(.+\); copy the folder again"):
+        doors.train(f"model.path={cut}")

@@ -54,6 +54,7 @@ def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]
             }
         )
         yield tracker
+        kept_runs.bury(where, ())  # a trial that was killed alone: no later trial has told
 
 
 def counts(study: Study) -> dict[str, int]:

@@ -30,7 +30,7 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
     if url.endswith((".log", ".journal")) and "://" not in url.replace("journal://", ""):
         return _journal(url.removeprefix("journal://"))
     from optuna.storages import RDBStorage, get_storage
-    from sqlalchemy.exc import ArgumentError, OperationalError
+    from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
     deadline = time.monotonic() + WAITS_S
     while True:
@@ -41,7 +41,7 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
             return RDBStorage(
                 url, options, heartbeat_interval=heartbeat_s, grace_period=heartbeat_s and STALE_AFTER_BEATS * heartbeat_s
             )
-        except OperationalError as error:
+        except (OperationalError, IntegrityError) as error:  # the second: two made its tables at once, and the other was first
             if time.monotonic() > deadline:
                 raise unreachable(url, error, f", tried for {WAITS_S:.0f} s") from error
             time.sleep(1)

@@ -20,9 +20,9 @@ from medexp.sweep.search.options import Settings
 from medexp.sweep.search.search_space import Space, Value
 from medexp.sweep.study import storage
 from medexp.sweep.study.optuna_factory import distribution, pruner, refuse_sampler, sampler
-from medexp.sweep.study.process_identity import is_alive, owner
 from medexp.sweep.study.trial_files import TRIED, Ending, Outcome
 from medexp.system import private_names as private
+from medexp.system.process_identity import is_alive, owner
 
 ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES, BEAT = (
     "ending", "folder", "sweeper", "planned_bytes", "measured_bytes", "why", "elapsed_s", "mlflow_run_id", "continues", "beat",

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from medexp.errors import MachineError
-from medexp.sweep.study.process_identity import owner_of
 from medexp.sweep.study.trial_files import Ending, Outcome, read_outcome
 from medexp.system.files import write_json
 from medexp.system.machine import RAM_SHARED_BY, Machine
+from medexp.system.process_identity import owner_of
 
 GRACE_S = 30.0  # between asking a trial to stop and stopping it
 _ENDINGS_BY_EXIT = {2: Ending.input, 3: Ending.vram, 4: Ending.diverged, 5: Ending.pruned, 130: Ending.stopped, 143: Ending.stopped}

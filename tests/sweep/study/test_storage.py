@@ -1,6 +1,8 @@
 """A storage that is away or locked is waited for, then named in one sentence."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 
@@ -74,3 +76,26 @@ def test_a_file_that_stays_locked_is_named(tmp_path):
 )
 def test_a_password_is_never_shown(url, shown):
     assert storage.without_password(url) == shown
+
+
+CONNECT = """
+import sys
+from medexp.sweep.study import storage
+import optuna.storages
+print("ready", flush=True)
+sys.stdin.readline()
+for file in sys.argv[1:]:
+    storage.connect("sqlite:///" + file)
+"""
+
+
+def test_sweepers_that_make_one_new_study_at_once_all_have_it(tmp_path):
+    words = [sys.executable, "-c", CONNECT, *(str(tmp_path / f"{number}.db") for number in range(6))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(words, text=True, **pipes) for _ in range(3)]
+    for each in processes:
+        assert each.stdout.readline() == "ready\n"
+    for each in processes:
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    assert [each.communicate()[1] for each in processes] == [""] * 3

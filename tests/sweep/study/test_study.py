@@ -15,10 +15,10 @@ from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import Choice, Real, Space, Whole
-from medexp.sweep.study import process_identity as alive
 from medexp.sweep.study import study as study_module
 from medexp.sweep.study.study import ending_of
 from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.system import process_identity as alive
 from medexp.system.units import GIB
 
 LOSS = "result/loss_after"

@@ -1,5 +1,7 @@
 """Is a process still there? Known by its number, its machine and when it began: numbers are given again."""
 
+import hashlib
+import json
 import os
 import socket
 import time
@@ -28,6 +30,25 @@ def is_alive(process: Mapping[str, Any]) -> bool:
         return bool(abs(found.create_time() - process["began"]) < 1 and found.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+
+
+def as_tag() -> str:
+    """This process in one line, with a digest in the place of the machine's name."""
+    me = owner()
+    return json.dumps(me | {"host": _digest(str(me["host"]))})
+
+
+def is_dead(tag: str) -> bool:
+    """Is the process that wrote `tag` known to be gone? Of another machine's nothing is known."""
+    try:
+        process = json.loads(tag)
+        return bool(process["host"] == _digest(socket.gethostname()) and not is_alive(process))
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _digest(host: str) -> str:
+    return hashlib.sha256(host.encode()).hexdigest()[:12]
 
 
 def wait_for_end(process: Mapping[str, Any], seconds: float, say: Callable[[], None]) -> bool:
