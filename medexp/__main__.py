@@ -9,6 +9,7 @@ COMMANDS = {
     "ask": "ask a tuned model, and its base",
     "export": "the adapter, merged weights, GGUF, Ollama, vLLM, a model registry, the Hub",
     "ui": "MLflow's pages over the runs of this folder",
+    "clean": "list what unfinished runs have left, and remove what is old",
     "calibrate": "measure this machine's card once, for better plans",
 }
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from medexp.cli.app import Invocation, run_door
 from medexp.config.command_options import UiOptions
 from medexp.config.schema import RunConfig
-from medexp.system.console import Screen
+from medexp.system.console import NOTE, Screen
 from medexp.tracking import server as pages
+from medexp.training import leftovers
 
 
 def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
@@ -30,6 +31,8 @@ def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
         found = pages.links(run.tracking, address)
         for each in found:
             show.result(f"{each.title}\n  {each.url}")
+        if left := leftovers.sentence(run.tracking):
+            show.say(left, NOTE)
         show.say("Ctrl-C ends it")
         if options.open:
             webbrowser.open(found[0].url)

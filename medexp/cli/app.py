@@ -27,6 +27,7 @@ from medexp.config import hydra_errors as mistakes
 from medexp.config.command_options import (
     AskConfig,
     AuditConfig,
+    CleanConfig,
     CompareConfig,
     EvaluateConfig,
     ExportConfig,
@@ -51,6 +52,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "compare": CompareConfig,
     "export": ExportConfig,
     "ui": UiConfig,
+    "clean": CleanConfig,
 }
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
 Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]

@@ -81,6 +81,23 @@ class UiConfig(RunConfig):
 
 
 @dataclass
+class CleanOptions(Group):
+    """Which unfinished runs `python -m medexp.clean` removes: those untouched for so many days (null:
+    none, they are listed)."""
+
+    inside: ClassVar[str] = "clean."
+
+    days: float | None = number(0)
+
+
+@dataclass
+class CleanConfig(RunConfig):
+    """A run's tracking, and what is removed there."""
+
+    clean: CleanOptions = MISSING
+
+
+@dataclass
 class AuditOptions(Group):
     """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
 

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from medexp.cli.app import Invocation
-from medexp.config.flatten import fingerprint, flatten, telling
+from medexp.config import flatten as flat
+from medexp.config.flatten import flatten, telling
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
@@ -48,9 +49,10 @@ from medexp.tracking.finished_run import STARTED_FROM
 from medexp.tracking.registry import ADAPTER
 from medexp.tracking.rerun import Restored
 from medexp.tracking.run_name import run_name
+from medexp.tracking.store_upkeep import prepare
 from medexp.tracking.tracker import DataInput, Tracker
-from medexp.training import trainer
-from medexp.training.preflight import Settled, settle
+from medexp.training import leftovers, trainer
+from medexp.training.preflight import Settled, settle, settled_plan
 from medexp.training.resume import Workspace, claimed, dead_runs, unfinished
 from medexp.training.trainer import Fitted
 
@@ -85,6 +87,7 @@ def train(
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
     """
     began = time.perf_counter()
+    prepare(Path(run.tracking.root or "."))  # a store that cannot be opened is refused at once
     asked = copy.deepcopy(run)
     plan, runners_up = _plan(run)
     found = weights.find(run.model)
@@ -92,9 +95,14 @@ def train(
         artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
     cases = source.load(run.dataset)
     sides = mixture.sides(cases.by_source, run.dataset)
-    with claimed(unfinished(run.tracking), fingerprint(run, cases.digest), run.training.resume) as work:
+    names = (flat.fingerprint(run, cases.digest), flat.former_fingerprint(run, cases.digest))
+    with claimed(unfinished(run.tracking), names[0], run.training.resume, names[1]) as work:
         show.say(_headline(run, work), title=f"{run.model.name} {run_name(run)}")
+        if restored and (said := restored.commits(run)):
+            show.say(said, NOTE)
         if plan is not None:
+            plan = settled_plan(asked, plan, work) or plan
+            planner.apply(run, plan)
             show.say(f"plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}", DONE)
         base = measuring.opened(run, found, show)
         meter, speller = base.meter, Speller(base.tokenizer)
@@ -123,6 +131,8 @@ def train(
             known = known_base(run, base.weights, ready)
             result = _compare(Job(run, show, work, ready, tuned, meter, known, invocation, tracker, plan, began, part))
         work.finish()
+    if part is None and (left := leftovers.sentence(run.tracking)):  # a sweep's trials would say it each
+        show.say(left, NOTE)
     if restored:
         show.result(restored.sentence(result.outcome.loss_after, digest_of(sides.held_out), digest_of(sides.train)))
     return result

@@ -1,0 +1,38 @@
+"""python -m medexp.clean: what unfinished runs have left under tracking.root, and its removal.
+
+python -m medexp.clean                  # lists them; the command that began one continues it
+python -m medexp.clean clean.days=30    # removes those that nobody has touched for 30 days
+"""
+
+from medexp.cli.app import Invocation, run_door
+from medexp.config.command_options import CleanOptions
+from medexp.config.schema import RunConfig
+from medexp.system.console import Screen
+from medexp.training import leftovers
+from medexp.training.resume import unfinished
+
+
+def clean(run: RunConfig, options: CleanOptions, show: Screen) -> None:
+    """List the unfinished runs; with `options.days` remove the old ones among them."""
+    found = leftovers.found(run.tracking)
+    if not found:
+        show.result(f"{unfinished(run.tracking)} holds no unfinished run")
+        return
+    columns = ("run", "checkpoint", "MLflow run", "GiB", "untouched for")
+    show.table("Unfinished runs", columns, [each.row() for each in found])
+    if options.days is None:
+        show.result("The command that began one continues it. clean.days=N removes those untouched for N days")
+        return
+    removed = leftovers.remove(run.tracking, options.days)
+    show.result(f"{leftovers.counted(removed)} removed, {leftovers.counted_gib(removed)} freed")
+
+
+def _door(run: RunConfig, invocation: Invocation) -> float:
+    options = invocation.options
+    assert isinstance(options, CleanOptions)
+    clean(run, options, Screen())
+    return 0.0
+
+
+if __name__ == "__main__":
+    run_door(_door, "clean", needs_card=False)
