@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from medexp.config.schema import Tracking
+from medexp.errors import OutputError
 from medexp.system.units import GIB
 from medexp.tracking import queries as kept_runs
 from medexp.training.resume import Workspace, abandoned, unfinished
@@ -44,7 +45,10 @@ def found(tracking: Tracking) -> list[Leftover]:
 
 def sentence(tracking: Tracking) -> str | None:
     """What is said of them after a run: None where it is little and young."""
-    left = found(tracking)
+    try:
+        left = found(tracking)
+    except OutputError:  # a folder that cannot be written: the run itself is done
+        return None
     total = sum(each.num_bytes for each in left)
     if not left or (left[0].days <= MENTIONED_DAYS and total <= MENTIONED_BYTES):
         return None
