@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import count
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -38,7 +37,8 @@ from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, MedexpError, RunInterrupted
 from medexp.sweep.search.search_space import lengths
-from medexp.system import machine
+from medexp.system import machine, stopping
+from medexp.system.stopping import Terminated
 
 # A root's first default is one of these.
 SCHEMAS: dict[str, type[RunConfig]] = {
@@ -130,7 +130,7 @@ def run_door(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
     load_dotenv(Path.cwd() / ".env")
     register()
-    signal.signal(signal.SIGTERM, _terminated)
+    stopping.end_on_sigterm()
 
     def task(cfg: DictConfig) -> float:
         settings, subject = HydraConfig.get(), None
@@ -155,8 +155,10 @@ def run_door(
         if wants_traceback:
             raise
         _refuse(error)
-    except KeyboardInterrupt:
-        _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
+    except (KeyboardInterrupt, Terminated) as error:
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        said = f"stopped by {stopping.name(number)}; the same command continues"
+        _refuse(RunInterrupted(said, number))
     except Exception as error:
         sentence = None if wants_traceback else mistakes.explain(error, schema)
         if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
@@ -190,11 +192,6 @@ def _unusable(error: OSError) -> str:
     """Nobody who knows the file said it better: the file, the system's reason, and which settings name folders."""
     place = f"{error.filename} cannot be used ({error.strerror})"
     return f"{place}: hydra.run.dir=FOLDER is where files go, tracking.root=FOLDER where runs are; HYDRA_FULL_ERROR=1 shows more"
-
-
-def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(number, lambda *_: None)  # the same again must not break what this one makes us keep
-    raise RunInterrupted("stopped by SIGTERM; the same command continues", number)
 
 
 def _refuse(error: MedexpError) -> NoReturn:

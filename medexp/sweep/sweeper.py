@@ -26,6 +26,7 @@ from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
 from medexp.system.console import Screen
+from medexp.system.stopping import is_same_again
 from medexp.system.units import duration
 
 _OBJECTIVE = "hydra.sweeper.objective"
@@ -188,4 +189,5 @@ class _Signals:
             signal.signal(number, handler)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
-        self._heard(number)
+        if not is_same_again(number):
+            self._heard(number)

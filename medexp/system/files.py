@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from medexp.system.stopping import held
+
 
 def write_json(file: Path, value: object, indent: int | None = None, private: bool = False, durable: bool = True) -> None:
     """Write `value` as JSON so that a reader sees all of it or the file that was there before, also after a power cut (but for
@@ -61,10 +63,11 @@ def _replace(folder: Path, whole: Path) -> None:
         whole.rename(folder)
         return
     aside = _hidden_beside(folder)
-    folder.rename(aside)
-    try:
-        whole.rename(folder)
-    except BaseException:
-        aside.rename(folder)
-        raise
+    with held():
+        folder.rename(aside)
+        try:
+            whole.rename(folder)
+        except BaseException:
+            aside.rename(folder)
+            raise
     shutil.rmtree(aside, ignore_errors=True)
