@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten as flat
 from medexp.config.schema import RunConfig
-from medexp.errors import ConfigError, OutputError, RunInterrupted
+from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
 from medexp.sweep.optimize import Trials
 from medexp.sweep.reporting import best_preset as preset
 from medexp.sweep.reporting import charts, results
@@ -25,9 +25,11 @@ from medexp.sweep.search.search_space import space
 from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
-from medexp.system.console import Screen
+from medexp.system import disk_space
+from medexp.system.console import NOTE, Screen
 from medexp.system.stopping import is_same_again
 from medexp.system.units import duration
+from medexp.tracking.tracker import Tracker
 
 _OBJECTIVE = "hydra.sweeper.objective"
 
@@ -47,7 +49,7 @@ def sweep(
     _enough_asked(study)
     trials = Trials(study, question, base, _launcher(question, task), show)
     show.say(names.headline(study, base, question.folder), title=study.name)
-    with results.parent_run(base.tracking, study, question.folder) as parent:
+    with results.parent_run(base.tracking, study, question.folder, show.say) as parent:
         trials.parent_run_id = parent.run_id
         try:
             trials.take_up()
@@ -61,12 +63,22 @@ def sweep(
             raise results.in_words(error, question.folder, study) from error
         best_file = _best_preset(question, study)
         results.keep(parent, study, best_file)
-        with show.stage("drawing the charts"):
-            charts.draw(study, base, question.folder / "charts")
-            parent.folder(question.folder / "charts", "charts")
+        _draw(study, base, question.folder / "charts", parent, show)
         registered = results.register_best(base.tracking, study)
     results.show_all(show, study, best_file, registered)
     return study.best()
+
+
+def _draw(study: Study, base: RunConfig, folder: Path, parent: Tracker, show: Screen) -> None:
+    """Draw the charts; what the study came to does not depend on them."""
+    try:
+        with show.stage("drawing the charts"):
+            charts.draw(study, base, folder)
+            parent.folder(folder, "charts")
+    except Exception as error:
+        if disk_space.lacking(error, [folder.parent]) is not None:
+            raise
+        show.say(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
 
 def _study(question: Question, base: RunConfig) -> Study:

@@ -101,7 +101,12 @@ def train(
         ready, seen = _prepared(speller, run, sides, show)
         kept_runs.bury(run.tracking, dead_runs(run.tracking))
         with (
-            tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker,
+            tracking.open_run(
+                run.tracking,
+                work.mlflow_run_id,
+                _run_name(run, invocation, part),
+                partial(show.say, mark=NOTE),
+            ) as tracker,
             work.with_room(invocation.output_dir),
         ):
             work.belongs_to(tracker.run_id)
