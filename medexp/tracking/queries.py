@@ -10,8 +10,8 @@ from typing import Any
 
 from medexp.config.schema import Tracking
 from medexp.errors import RunError, listing, nearest
+from medexp.tracking import open_runs
 from medexp.tracking.store import existing_run, existing_store, lies_in, open_store
-from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
 
 LAST = "last"  # in the place of a run's id
@@ -105,15 +105,4 @@ def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     if not run_ids:
         return
-    client = open_store(tracking)
-    with suppress_away():  # the next command does it
-        for run_id in run_ids:
-            run = existing_run(client, run_id)
-            if run is not None and run.info.status == "RUNNING":
-                client.set_tag(
-                    run_id,
-                    "medexp.ended_by",
-                    "the process ended without reporting an error (killed, or the machine stopped)",
-                )
-                client.set_tag(run_id, "medexp.reason", "died")
-                client.set_terminated(run_id, "KILLED")
+    open_runs.bury(open_store(tracking), run_ids)

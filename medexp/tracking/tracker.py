@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunInterrupted, TrialPruned, first_line
 from medexp.system.console import Screen
+from medexp.tracking.open_runs import bury_dead, held_open
 from medexp.tracking.outbox import Outbox, write_left
 from medexp.tracking.run_writer import RunWriter
 from medexp.tracking.store import STORE, existing_run, lies_in, open_store
@@ -155,6 +156,7 @@ def open_run(
     client, root, say = open_store(tracking), Path(tracking.root or "."), say or Screen().say
     wait_while_locked(root / STORE, say, to_read=False)
     write_left(client, root)
+    bury_dead(client, root)
     run = _opened(client, tracking, run_id, name)
     found = run.info.run_id, run.info.experiment_id
     writer = RunWriter(client, *found, lies_in(run.info.artifact_uri))
@@ -163,6 +165,8 @@ def open_run(
     monitors: list[Any] = []
     if tracking.system_metrics:  # MLflow's comparison draws the metric that was logged first: let it be one of the run's own
         tracker.on_first_metrics = lambda: monitors.append(_system_metrics(client, tracker.run_id, resume=continued))
+    still_open = ExitStack()
+    still_open.enter_context(held_open(root, tracker.run_id))
     try:
         yield tracker
         tracker.end("FINISHED", None, None, WAITS_S)
@@ -177,6 +181,7 @@ def open_run(
             tracker.end("FAILED", why, reason, WAITS_S)
         raise
     finally:
+        still_open.close()
         for monitor in monitors:
             monitor.finish()
 

@@ -108,3 +108,49 @@ def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
     (model,) = client.search_logged_models([tracker.experiment_id])
     assert ([each.model_id for each in run.outputs.model_outputs], model.status.value) == ([model.model_id], "READY")
     assert (Path(model.artifact_location.removeprefix("file://")) / "adapter_model.safetensors").read_text() == "weights"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from medexp.config.schema import Tracking
+from medexp.tracking.tracker import open_run
+store = Tracking(
+    root=sys.argv[1], experiment="here", run_name=None, system_metrics=False, log_adapter=False, tags={}
+)
+with open_run(store, sys.argv[2] if sys.argv[2:] else None, "a sweep") as tracker:
+    print(tracker.run_id, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_run_that_only_dead_processes_have_open_is_killed_by_the_next(tmp_path: Path) -> None:
+    """As a sweep that was killed outright, and one whose study another sweeper still works on."""
+
+    def opened(*run_id: str) -> subprocess.Popen[str]:
+        words, pipe = [sys.executable, "-c", HOLD, str(tmp_path), *run_id], subprocess.PIPE
+        process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
+        assert process.stdout is not None
+        said.append(process.stdout.readline().strip())
+        return process
+
+    def kill(process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.communicate()
+
+    said: list[str] = []
+    client = open_store(store(tmp_path))
+    one, shared = opened(), opened()
+    other = opened(said[1])
+    assert said[2] == said[1]
+    kill(one)
+    kill(shared)
+    with open_run(store(tmp_path), None, "the next command"):
+        status = [client.get_run(run_id).info.status for run_id in said[:2]]
+        assert status == ["KILLED", "RUNNING"]
+    assert client.get_run(said[0]).data.tags["medexp.reason"] == "died"
+    kill(other)
+    with open_run(store(tmp_path), None, "the next command"):
+        pass
+    assert client.get_run(said[1]).info.status == "KILLED"
+    assert [each.name for each in (tmp_path / "open").iterdir()] == [".lock"]
