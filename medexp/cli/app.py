@@ -35,7 +35,7 @@ from medexp.config.command_options import (
 )
 from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig
-from medexp.errors import BadInput, MedexpError, RunInterrupted
+from medexp.errors import BadInput, MedexpError, RunInterrupted, first_line
 from medexp.sweep.search.search_space import lengths
 from medexp.system import machine, stopping
 from medexp.system.stopping import Terminated
@@ -163,6 +163,11 @@ def run_door(
         sentence = None if wants_traceback else mistakes.explain(error, schema)
         if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
             sentence = _unusable(error)
+        if sentence is None and getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
+            sentence = (
+                f"MLflow's store cannot be used now ({first_line(error)}); run the same command "
+                "again once no other program holds it"
+            )
         if sentence is None:
             raise
         _refuse(BadInput(sentence))

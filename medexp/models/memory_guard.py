@@ -104,8 +104,8 @@ def refuse_if_busy(free_bytes: int, ceiling_bytes: int) -> None:
 
 
 class SpillGuard:
-    """Sees whether the card's memory is really on the card: by what is in use there, and where drivers
-    spill, by steps that crawl."""
+    """Sees whether the card's memory is really on the card: by what is in use there, and where
+    drivers spill, by steps that crawl."""
 
     def __init__(self, meter: Meter, system: str):
         self._meter = meter

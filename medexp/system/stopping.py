@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: they end what is under way, or are noted where that is to be finished first.
 
-The second of a kind ends it at once. A SIGTERM right after another is that one again: Linux sends one
-for every thread of a parent that dies (PR_SET_PDEATHSIG).
+The second of a kind ends it at once. A SIGTERM right after another is that one again: Linux sends
+one for every thread of a parent that dies (PR_SET_PDEATHSIG).
 """
 
 import math
@@ -43,7 +43,7 @@ def end_on_sigterm() -> None:
 
 
 def hear_ctrl_c() -> None:
-    """Have SIGINT raise KeyboardInterrupt, also where the parent ignores it, as behind a shell's `&`."""
+    """Have SIGINT raise KeyboardInterrupt, also where the parent ignores it (a shell's `&`)."""
     if _in_main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -81,7 +81,7 @@ def noted(what_is_finished: str) -> Iterator[Asked]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hear a signal that comes meanwhile only afterwards: for moments that must not be broken off."""
+    """Hear a signal that comes meanwhile afterwards: for moments that must not be broken off."""
     came: list[int] = []
     try:
         with _heard_by(lambda number, _: came.append(number)):

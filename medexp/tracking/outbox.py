@@ -36,7 +36,7 @@ class Outbox:
         self._was_said = False
 
     def put(self, kind: str, values: Any) -> None:
-        """Write `values` (plain ones) as `RunWriter` writes this kind, now or once that can be done."""
+        """Write plain `values` as `RunWriter` writes this kind, now or once that can be done."""
         self._waiting.append((kind, values))
         self._flush()
 
@@ -62,20 +62,20 @@ class Outbox:
         return not self._waiting
 
     def close(self, patience_s: float) -> None:
-        """Write what waits, for `patience_s` at most; what is left then goes to a file, and that is said."""
+        """Write what waits, for `patience_s` at most; keep what is left then in a file, and say so."""
         if self.drain(patience_s):
             return
         file = self._root / "unwritten" / f"{self._writer.run_id}.json"
-        count = f"{len(self._waiting)} entries of run {self._writer.run_id}"
+        entries = "1 entry" if len(self._waiting) == 1 else f"{len(self._waiting)} entries"
+        left = f"{entries} of run {self._writer.run_id} could not be written to {self._place}"
         try:
             file.parent.mkdir(exist_ok=True)
             write_json(file, {"run_id": self._writer.run_id, "entries": self._waiting})
         except OSError as error:
-            self._say(f"{count} could not be written to {self._place} ({self._why}), nor to {file} ({error.strerror})")
+            self._say(f"{left} ({self._why}), nor to {file} ({error.strerror})")
         else:
             self._say(
-                f"{count} could not be written to {self._place} ({self._why}): they are in {file}, "
-                "and the next training, evaluation or sweep there writes them"
+                f"{left} ({self._why}); {file} keeps what is left, and the next training, evaluation or sweep there writes it"
             )
 
     @property

@@ -37,8 +37,8 @@ class RunWriter:
         self._client.log_batch(self.run_id, metrics=[Metric(*each) for each in values])
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Log parameters. Those that a continued run has already stay: MLflow lets none change, and a
-        tag of its name says what one is now."""
+        """Log parameters. Those that a continued run has already stay: MLflow lets none change, and
+        a tag of its name says what one is now."""
         from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
@@ -72,17 +72,18 @@ class RunWriter:
             return Dataset(of["name"], of["digest"], "local", source, None, rows)
 
         context = "mlflow.data.context"
-        said = [DatasetInput(dataset(each), [InputTag(context, each["context"])]) for each in inputs]
+        tags = [[InputTag(context, each["context"])] for each in inputs]
+        said = [DatasetInput(dataset(each), of) for each, of in zip(inputs, tags, strict=True)]
         self._client.log_inputs(self.run_id, said)
 
     def model(self, values: Mapping[str, Any]) -> None:
-        """List a folder as a model that this run has made; a continued run that has one keeps it."""
+        """List a folder as a model of this run's making; a continued run that has one keeps it."""
         from mlflow.entities import LoggedModelOutput
 
         name, folder = re.sub(r"[^\w -]", "_", values["name"]), Path(values["folder"])
         said = {"params": values["params"], "tags": values["tags"], "model_type": "LoRA adapter"}
-        made = self._model()
-        made = made or self._client.create_logged_model(self._experiment_id, name, self.run_id, **said)
+        create = self._client.create_logged_model
+        made = self._model() or create(self._experiment_id, name, self.run_id, **said)
         _linked(folder, lies_in(made.artifact_location))
         self._client.finalize_logged_model(made.model_id, "READY")
         outputs = self._client.get_run(self.run_id).outputs.model_outputs

@@ -15,8 +15,8 @@ _SAYS_AFTER_S = 2.0
 
 
 def is_locked(file: Path, to_read: bool = False) -> bool:
-    """Return whether nobody else may write to `file` (read it, with `to_read`) right now. Asks without
-    waiting: MLflow's own connections wait for 20 s."""
+    """Return whether nobody else may write to `file` (read it, with `to_read`) right now. Asks
+    without waiting: MLflow's own connections wait for 20 s."""
     try:
         uri = f"{file.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as opened:
@@ -51,8 +51,8 @@ def wait_while_locked(file: Path, say: Callable[[str], None], to_read: bool = Tr
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether `error` says that the store, or a file beside it, cannot be written just now: a
-    lock, a permission. A full disk is another matter: nothing else could be written either."""
+    """Return whether `error` says that the store, or a file beside it, cannot be written just now:
+    a lock, a permission. A full disk is another matter: nothing else could be written either."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 

@@ -34,8 +34,8 @@ class DataInput:
 
 
 class Tracker:
-    """One MLflow run. What is logged is in the store at once, or as soon as that can be written; only
-    a run opened by `open_run` can be logged to."""
+    """One MLflow run. What is logged is in the store at once, or as soon as that can be written;
+    only a run opened by `open_run` can be logged to."""
 
     def __init__(self, client: Any, run_id: str, experiment_id: str, outbox: Outbox | None = None):
         self._client, self._outbox = client, outbox
@@ -62,8 +62,8 @@ class Tracker:
             begin()
 
     def history(self, name: str) -> list[tuple[int, float]]:
-        """The last value of metric `name` at every step, by step; where the store is away, of the steps
-        of this process."""
+        """Return the last value of metric `name` at every step, by step; where the store is away, of
+        the steps of this process."""
         logged = self._logged.get(name, {})
         if self._outbox is None or self._outbox.is_empty():
             with suppress_away():
@@ -127,8 +127,8 @@ class Tracker:
         self._put("data", [asdict(each) for each in inputs])
 
     def end(self, status: str, why: str | None, reason: str | None, patience_s: float) -> None:
-        """Say how the run ended, once the store has all that was logged; what it has not taken after
-        `patience_s` is kept in a file."""
+        """Say how the run ended, once the store has all that was logged; what it has not taken
+        after `patience_s` is kept in a file."""
         assert self._outbox is not None
         self.tags({"medexp.ended_by": why and why[:4000], "medexp.reason": reason})
         self._put("status", {"status": status, "at_ms": int(time.time() * 1000)})
@@ -193,8 +193,8 @@ def _opened(client: Any, tracking: Tracking, run_id: str | None, name: str) -> A
         if not is_away(error):
             raise
         raise OutputError(
-            f"MLflow's store in {tracking.root} cannot be written ({first_line(error)}); run the same "
-            "command again once it can, or set tracking.root=FOLDER"
+            f"MLflow's store in {tracking.root} cannot be written ({first_line(error)}); run the "
+            "same command again once it can, or set tracking.root=FOLDER"
         ) from error
 
 

@@ -120,8 +120,8 @@ def register_best(where: Tracking, study: Study) -> registry.Registered | None:
     if run_id is None:
         return None
     folder = folder_of(best)
-    # Its run is in another store, or was deleted, or the store is locked: the study's own figures do
-    # not depend on it.
+    # Its run is in another store, or was deleted, or the store is locked: the study's own figures
+    # do not depend on it.
     with suppress(RunError), suppress_away():
         if folder is not None and (folder / registry.ADAPTER).is_dir():
             kept_runs.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
