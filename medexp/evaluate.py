@@ -75,7 +75,8 @@ def _keep(
 ) -> Kept:
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in the middle of this."""
     kept_runs.bury(run.tracking, dead_runs(run.tracking))
-    with tracking.open_run(run.tracking, work.mlflow_run_id if work else None, f"evaluate {subject.name}") as tracker:
+    earlier = work.mlflow_run_id if work else None
+    with tracking.open_run(run.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
             work.belongs_to(tracker.run_id)
         tracker.tags(_tags(subject))

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import count, pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -40,9 +39,10 @@ from medexp.config.command_options import (
 from medexp.config.preset_errors import explain_preset
 from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig
-from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted
+from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, first_line
 from medexp.sweep.search.search_space import lengths
-from medexp.system import machine
+from medexp.system import machine, stopping
+from medexp.system.stopping import Terminated
 from medexp.system.visible import visible
 
 # A root's first default is one of these.
@@ -134,7 +134,7 @@ def run_door(
     schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
-    signal.signal(signal.SIGTERM, _terminated)
+    stopping.end_on_sigterm()
     has_begun = False
 
     def task(cfg: DictConfig) -> float:
@@ -166,12 +166,19 @@ def run_door(
         if wants_traceback:
             raise
         _refuse(error)
-    except KeyboardInterrupt:
-        _refuse(RunInterrupted("stopped by Ctrl-C; the same command continues", signal.SIGINT))
+    except (KeyboardInterrupt, Terminated) as error:
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        said = f"stopped by {stopping.name(number)}; the same command continues"
+        _refuse(RunInterrupted(said, number))
     except Exception as error:
         sentence = None if wants_traceback else _explained(error, schema)
         if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
             sentence = _unusable(error)
+        if sentence is None and getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
+            sentence = (
+                f"MLflow's store cannot be used now ({first_line(error)}); run the same command "
+                "again once no other program holds it"
+            )
         if sentence is None and not (has_begun or wants_traceback):
             sentence = mistakes.before_the_run(error)
         if sentence is None:
@@ -237,11 +244,6 @@ def _unusable(error: OSError) -> str:
     """Nobody who knows the file said it better: the file, the system's reason, and which settings name folders."""
     place = f"{error.filename} cannot be used ({error.strerror})"
     return f"{place}: hydra.run.dir=FOLDER is where files go, tracking.root=FOLDER where runs are; HYDRA_FULL_ERROR=1 shows more"
-
-
-def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(number, lambda *_: None)  # the same again must not break what this one makes us keep
-    raise RunInterrupted("stopped by SIGTERM; the same command continues", number)
 
 
 def _refuse(error: MedexpError) -> NoReturn:

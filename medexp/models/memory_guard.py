@@ -5,15 +5,17 @@ Outside the allocator lie the CUDA context and loaded kernels (0.2-0.8 GiB); a p
 
 import gc
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from medexp.config.schema import Device, Hardware
 from medexp.errors import MachineError, VramCeilingError
 from medexp.system.units import bytes_of_gib, gib
 
 CRAWLS = 4.0  # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
+JUDGED_STEPS = 5  # a laptop that slept or was unplugged has one or two slow ones among them
 
 
 class Meter:
@@ -101,20 +103,47 @@ def refuse_if_busy(free_bytes: int, ceiling_bytes: int) -> None:
         )
 
 
-def refuse_spill(meter: Meter, step_s: float, planned_step_s: float | None, system: str) -> None:
-    """Is the card's memory really on the card? Seen by what is in use on it, and where drivers spill, by steps that crawl.
+class SpillGuard:
+    """Sees whether the card's memory is really on the card: by what is in use there, and where
+    drivers spill, by steps that crawl."""
 
-    Raises: VramCeilingError if it is not: that is a failure to fit, not slowness.
-    """
-    spilled = meter.spilled_bytes()
-    may_spill = "windows" in system.lower() or "microsoft" in system.lower()  # WSL's kernel names its maker
-    crawls = planned_step_s is not None and step_s > CRAWLS * planned_step_s
-    if spilled or (meter.on_card and may_spill and crawls):
-        seen = f"{gib(spilled):.2f} GiB of it lie in host memory" if spilled else f"a step takes {step_s:.1f} s"
+    def __init__(self, meter: Meter, system: str):
+        self._meter = meter
+        # WSL's kernel names its maker.
+        self._may_spill = any(each in system.lower() for each in ("windows", "microsoft"))
+        self._is_first = True
+        self._recent: deque[tuple[float, float]] = deque(maxlen=JUDGED_STEPS)
+
+    def stepped(self, step_s: float, planned_step_s: float | None) -> None:
+        """Judge by the last JUDGED_STEPS steps of this process, once there are so many; not by its
+        first, in which kernels are compiled, also where a run is continued.
+
+        Raises: VramCeilingError if it spills: that is a failure to fit, not slowness.
+        """
+        if planned_step_s is not None and not self._is_first:
+            self._recent.append((step_s, planned_step_s))
+        self._is_first = False
+        spilled, crawling = self._meter.spilled_bytes(), self._crawling()
+        if spilled:
+            self._refuse(f"{gib(spilled):.2f} GiB of it lie in host memory", planned_step_s)
+        if self._meter.on_card and self._may_spill and crawling is not None:
+            self._refuse(f"a step takes {crawling[0]:.1f} s", crawling[1])
+
+    def _crawling(self) -> tuple[float, float] | None:
+        """Return the middle one of the last steps by how it kept to its plan, and what was planned;
+        None where that one does not crawl."""
+        if len(self._recent) < JUDGED_STEPS:
+            return None
+        by_pace = sorted(self._recent, key=lambda step: step[0] / step[1])
+        took_s, planned_s = by_pace[JUDGED_STEPS // 2]
+        return (took_s, planned_s) if took_s > CRAWLS * planned_s else None
+
+    def _refuse(self, seen: str, planned_step_s: float | None) -> NoReturn:
         planned = f", {planned_step_s:.1f} s a step were planned" if planned_step_s else ""
         raise VramCeilingError(
-            f"the driver has spilled to host memory ({seen}{planned}): the run does not fit in {gib(meter.ceiling_bytes):.2f} GiB "
-            "here; lower hardware.vram_ceiling_gib, or close what else uses the card"
+            f"the driver has spilled to host memory ({seen}{planned}): the run does not fit in "
+            f"{gib(self._meter.ceiling_bytes):.2f} GiB here; "
+            "lower hardware.vram_ceiling_gib, or close what else uses the card"
         )
 
 

@@ -62,6 +62,8 @@ class Trials:
             outcome = read_outcome(folder) if folder else None
             if outcome is not None and outcome.ending is not Ending.stopped and self._settings.repeats == 1:
                 self._tell(trial, _of_numbers(outcome, self._watched), frozen.user_attrs.get(PLANNED, 0))
+            elif outcome is not None and outcome.ending is Ending.stopped:
+                self._again(trial, Ending.stopped, outcome.why)
             else:
                 self._again(trial, Ending.died, "its sweeper and it ended without a word")
 
@@ -77,7 +79,7 @@ class Trials:
         if ending is Ending.died and attempt >= RETRIES:
             self.study.tell(trial, Outcome(Ending.crashed, f"died {attempt} times without a word"), {})
         elif self.study.tell(trial, Outcome(ending, why), {}) and set(frozen.params) >= set(self.study.space.dimensions):
-            self.study.enqueue(frozen.params, continues=frozen)
+            self.study.enqueue(frozen.params, continues=self.study.frozen(trial))
 
     def beat(self) -> None:
         """Tell other sweepers that the trials of this one are alive; a storage that is away for a moment is tried again later."""
@@ -199,7 +201,7 @@ class Trials:
     def _try_out(self, trial: Any, proposal: Proposal) -> None:
         outcomes: list[Outcome] = []
         for repeat in range(self._settings.repeats):
-            outcomes.append(self._launched(trial, proposal, repeat))
+            outcomes.append(self._finished(trial, repeat) or self._launched(trial, proposal, repeat))
             if outcomes[-1].ending is not Ending.done:
                 break
             if self._is_pruned(trial, outcomes):
@@ -238,10 +240,24 @@ class Trials:
         trial.report(outcomes[-1].metrics[objective], count)
         return count < self._settings.repeats and bool(trial.should_prune())
 
+    def _finished(self, trial: Any, repeat: int) -> Outcome | None:
+        """What this repeat came to in a trial that `trial` continues; None where it was cut short."""
+        for before in self.study.continued(trial) if self._settings.repeats > 1 else ():
+            folder = self._question.folder / self._subdir(before, repeat)
+            outcome = read_outcome(folder)
+            if outcome is not None and outcome.ending is not Ending.stopped:
+                trial.set_user_attr(FOLDER, str(folder))
+                return _of_numbers(outcome, self._watched)
+        return None
+
+    def _subdir(self, trial: Any, repeat: int) -> str:
+        """The folder of a run; Hydra reads 1_1 as the number 11."""
+        of_several = self._settings.repeats > 1
+        return f"{trial.number}-{repeat + 1}" if of_several else str(trial.number)
+
     def _launched(self, trial: Any, proposal: Proposal, repeat: int) -> Outcome:
         """Run it and wait; its outcome comes from its folder, whatever became of the launcher."""
-        of_several = self._settings.repeats > 1
-        subdir = f"{trial.number}-{repeat + 1}" if of_several else str(trial.number)  # Hydra reads 1_1 as the number 11
+        subdir = self._subdir(trial, repeat)
         folder = self._question.folder / subdir
         trial.set_user_attr(FOLDER, str(folder))
         self._ticket(trial, subdir).write(folder)

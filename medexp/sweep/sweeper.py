@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from medexp.config import flatten as flat
 from medexp.config.resolve import anchored
 from medexp.config.schema import RunConfig
-from medexp.errors import ConfigError, OutputError, RunInterrupted
+from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
 from medexp.sweep.optimize import Trials
 from medexp.sweep.reporting import best_preset as preset
 from medexp.sweep.reporting import charts, results
@@ -27,9 +27,12 @@ from medexp.sweep.search.search_space import space
 from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
+from medexp.system import disk_space
 from medexp.system.console import NOTE, Screen
 from medexp.system.private_names import untested
+from medexp.system.stopping import is_same_again
 from medexp.system.units import duration
+from medexp.tracking.tracker import Tracker
 
 _OBJECTIVE = "hydra.sweeper.objective"
 _ASKED = "asked"  # of a study: its fixed part, as `flatten.identity` has it
@@ -52,7 +55,7 @@ def sweep(
     show.say(names.headline(study, base, question.folder), title=study.name)
     for each in untested(("hydra-core", "optuna")):
         show.say(each, NOTE)
-    with results.parent_run(base.tracking, study, question.folder) as parent:
+    with results.parent_run(base.tracking, study, question.folder, show.say) as parent:
         trials.parent_run_id = parent.run_id
         try:
             trials.take_up()
@@ -66,12 +69,22 @@ def sweep(
             raise results.in_words(error, question.folder, study) from error
         best_file = _best_preset(question, study)
         results.keep(parent, study, best_file)
-        with show.stage("drawing the charts"):
-            charts.draw(study, base, question.folder / "charts")
-            parent.folder(question.folder / "charts", "charts")
+        _draw(study, base, question.folder / "charts", parent, show)
         registered = results.register_best(base.tracking, study)
     results.show_all(show, study, best_file, registered)
     return study.best()
+
+
+def _draw(study: Study, base: RunConfig, folder: Path, parent: Tracker, show: Screen) -> None:
+    """Draw the charts; what the study came to does not depend on them."""
+    try:
+        with show.stage("drawing the charts"):
+            charts.draw(study, base, folder)
+            parent.folder(folder, "charts")
+    except Exception as error:
+        if disk_space.lacking(error, [folder.parent]) is not None:
+            raise
+        show.say(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
 
 def _study(question: Question, base: RunConfig) -> Study:
@@ -219,4 +232,5 @@ class _Signals:
             signal.signal(number, handler)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
-        self._heard(number)
+        if not is_same_again(number):
+            self._heard(number)

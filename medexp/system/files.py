@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from medexp.system.stopping import held
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -100,10 +102,11 @@ def _replace(folder: Path, whole: Path) -> None:
         whole.rename(folder)
         return
     aside = _hidden_beside(folder)
-    folder.rename(aside)
-    try:
-        whole.rename(folder)
-    except BaseException:
-        aside.rename(folder)
-        raise
+    with held():
+        folder.rename(aside)
+        try:
+            whole.rename(folder)
+        except BaseException:
+            aside.rename(folder)
+            raise
     shutil.rmtree(aside, ignore_errors=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 from medexp.config.schema import Tracking
 from medexp.errors import RunError, listing, nearest
-from medexp.system.process_identity import is_dead
+from medexp.tracking import open_runs
 from medexp.tracking.store import existing_run, existing_store, open_store
 from medexp.tracking.store_upkeep import lies_in
-from medexp.tracking.tracker import PROCESS, Tracker
+from medexp.tracking.tracker import Tracker
 
 LAST = "last"  # in the place of a run's id
 
@@ -103,15 +103,7 @@ def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None
 
 
 def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
-    """Set runs whose process is gone from RUNNING to KILLED: `run_ids`, and those whose own tag tells."""
-    client = open_store(tracking)
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=5000) if experiments else []
-    for run in running:
-        run_id = run.info.run_id
-        if run_id in run_ids or is_dead(run.data.tags.get(PROCESS, "")):
-            client.set_tag(
-                run_id, "medexp.ended_by", "the process ended without reporting an error (killed, or the machine stopped)"
-            )
-            client.set_tag(run_id, "medexp.reason", "died")
-            client.set_terminated(run_id, "KILLED")
+    """Set runs whose process is gone from RUNNING to KILLED."""
+    if not run_ids:
+        return
+    open_runs.bury(open_store(tracking), run_ids)

@@ -12,7 +12,9 @@ from filelock import FileLock
 
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError, first_line
+from medexp.system.console import Screen
 from medexp.system.imports import for_good
+from medexp.tracking.store_lock import wait_while_locked
 from medexp.tracking.store_upkeep import STORE, prepare, uri_of
 
 
@@ -38,6 +40,7 @@ def open_store(tracking: Tracking) -> Any:
     uri = store_uri(root)
     if not _has_store(root):
         _make_store(root)
+    wait_while_locked(root / STORE, Screen().say)
     try:
         return MlflowClient(uri, uri)  # the registry is the same store, whatever the environment says
     except (MlflowException, SQLAlchemyError) as error:

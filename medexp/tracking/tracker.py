@@ -1,25 +1,27 @@
 """MLflow keeps the run: parameters, step metrics, data, artifacts, and a status that is right whatever the ending."""
 
+import json
 import math
-import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
-from medexp.errors import RunInterrupted, TrialPruned
+from medexp.errors import OutputError, RunInterrupted, TrialPruned, first_line
+from medexp.system.console import Screen
 from medexp.system.process_identity import as_tag
+from medexp.tracking.open_runs import PROCESS, bury_dead, held_open
+from medexp.tracking.outbox import Outbox, write_left
+from medexp.tracking.run_writer import RunWriter
 from medexp.tracking.store import existing_run, open_store
-from medexp.tracking.store_upkeep import lies_in
+from medexp.tracking.store_lock import WAITS_S, is_away, suppress_away, wait_while_locked
+from medexp.tracking.store_upkeep import STORE, lies_in
 
-PROCESS = "medexp.process"  # the tag that says which process a run belongs to while it is RUNNING
-_TABLES = "mlflow.loggedArtifacts"
+STOPPED_WAITS_S = 5.0  # for the store, where somebody waits for the end
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,15 @@ class DataInput:
 
 
 class Tracker:
-    """One MLflow run."""
+    """One MLflow run. What is logged is in the store at once, or as soon as that can be written;
+    only a run opened by `open_run` can be logged to."""
 
-    def __init__(self, client: Any, run_id: str, experiment_id: str):
-        self._client = client
+    def __init__(self, client: Any, run_id: str, experiment_id: str, outbox: Outbox | None = None):
+        self._client, self._outbox = client, outbox
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.latest: dict[str, float] = {}  # the last value of every metric logged by this process
+        self._logged: dict[str, dict[int, float]] = {}
         self.on_first_metrics: Callable[[], None] | None = None
 
     @property
@@ -50,41 +54,36 @@ class Tracker:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` at `step`."""
-        from mlflow.entities import Metric
-
         self.latest |= values
+        for name, value in values.items():
+            self._logged.setdefault(name, {})[step] = value
         now = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        self._put("metrics", [(name, value, now, step) for name, value in values.items()])
         if (begin := self.on_first_metrics) is not None:
             self.on_first_metrics = None
             begin()
 
     def history(self, name: str) -> list[tuple[int, float]]:
-        """The last value of metric `name` at every step, by step."""
-        values = {each.step: each.value for each in self._client.get_metric_history(self.run_id, name)}
-        return sorted(values.items())
+        """Return the last value of metric `name` at every step, by step; where the store is away, of
+        the steps of this process."""
+        logged = self._logged.get(name, {})
+        if self._outbox is None or self._outbox.is_empty():
+            with suppress_away():
+                history = self._client.get_metric_history(self.run_id, name)
+                logged = {each.step: each.value for each in history}
+        return sorted(logged.items())
 
     def timed(self, name: str) -> list[tuple[float, float]]:
         """Every value of metric `name` with the second it was logged in, by time."""
         return sorted((each.timestamp / 1000, each.value) for each in self._client.get_metric_history(self.run_id, name))
 
     def params(self, values: Mapping[str, Value]) -> None:
-        """Log parameters. Those that a continued run has already stay: MLflow lets none change, and a tag of its name says what
-        one is now."""
-        from mlflow.entities import Param
-
-        known = self._client.get_run(self.run_id).data.params
-        self.tags({name: value for name, value in values.items() if known.get(name, str(value)) != str(value)})
-        entries = [Param(name, str(value)) for name, value in values.items() if name not in known]
-        for start in range(0, len(entries), 100):  # the server's limit for one batch
-            self._client.log_batch(self.run_id, params=entries[start : start + 100])
+        """Log parameters; those that a continued run has already stay."""
+        self._put("params", {name: str(value) for name, value in values.items()})
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags, leaving out what is None."""
-        from mlflow.entities import RunTag
-
-        if entries := [RunTag(name, str(value)) for name, value in values.items() if value is not None]:
-            self._client.log_batch(self.run_id, tags=entries)
+        self._put("tags", {name: str(value) for name, value in values.items() if value is not None})
 
     def note(self, markdown: str) -> None:
         """Say `markdown` in the place of the run's description."""
@@ -96,109 +95,116 @@ class Tracker:
 
         Its files are shared with the artifact (hard links), so that a model costs no disk.
         """
-        from mlflow.entities import LoggedModelOutput
-
-        kind = {"params": {key: str(value) for key, value in params.items()}, "model_type": "LoRA adapter"}
-        said = {key: str(value) for key, value in tags.items() if value is not None}
-        allowed = re.sub(r"[^\w -]", "_", name)
-        made = self._model() or self._client.create_logged_model(self.experiment_id, allowed, self.run_id, tags=said, **kind)
-        _linked(folder, lies_in(made.artifact_location))
-        self._client.finalize_logged_model(made.model_id, "READY")
-        if made.model_id not in {each.model_id for each in self._client.get_run(self.run_id).outputs.model_outputs}:
-            self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
-
-    def _model(self) -> Any:
-        """The model that this run has made, or was making when its process died."""
-        mine = f"source_run_id = '{self.run_id}'"
-        return next(iter(self._client.search_logged_models([self.experiment_id], filter_string=mine, max_results=1)), None)
+        said = {
+            "params": {key: str(value) for key, value in params.items()},
+            "tags": {key: str(value) for key, value in tags.items() if value is not None},
+        }
+        self._put("model", {"name": name, "folder": str(folder), **said})
 
     def text(self, text: str, file: str) -> None:
         """Keep `text` as artifact `file`."""
-        self._client.log_text(self.run_id, text, file)
+        self._put("text", {"file": file, "text": text})
 
     def json(self, value: object, file: str) -> None:
         """Keep `value` as artifact `file`."""
-        self._client.log_dict(self.run_id, value, file)
+        self.text(json.dumps(value, indent=2, default=str), file)
 
     def folder(self, folder: Path, name: str) -> Path:
         """Keep a copy of `folder` as artifact `name`; returns where it lies."""
-        self._client.log_artifacts(self.run_id, str(folder), name)
-        return lies_in(self._client.get_run(self.run_id).info.artifact_uri) / name
+        self._put("folder", {"folder": str(folder.absolute()), "name": name})
+        assert self._outbox is not None
+        return self._outbox.artifacts / name
 
     def table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
         """Keep a table that the MLflow page shows beside other runs' tables of the same name; a table there is replaced.
 
-        MLflow's own log_table would append to it. Its page finds the tables of a run in the tag.
+        MLflow's own log_table would append to it.
         """
-        import json
-
         rows = zip(*columns.values(), strict=True)
         self.json({"columns": [*columns], "data": [[_as_json(cell) for cell in row] for row in rows]}, file)
-        known = json.loads(self._client.get_run(self.run_id).data.tags.get(_TABLES, "[]"))
-        if (entry := {"path": file, "type": "table"}) not in known:
-            self.tags({_TABLES: json.dumps([*known, entry])})
+        self._put("table", file)
 
     def data(self, inputs: Sequence[DataInput]) -> None:
         """Say which data the run has seen."""
-        import json
+        self._put("data", [asdict(each) for each in inputs])
 
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+    def end(self, status: str, why: str | None, reason: str | None, patience_s: float) -> None:
+        """Say how the run ended, once the store has all that was logged; what it has not taken
+        after `patience_s` is kept in a file."""
+        assert self._outbox is not None
+        self.tags({"medexp.ended_by": why and why[:4000], "medexp.reason": reason})
+        self._put("status", {"status": status, "at_ms": int(time.time() * 1000)})
+        self._outbox.close(patience_s)
 
-        self._client.log_inputs(
-            self.run_id,
-            [
-                DatasetInput(
-                    Dataset(
-                        each.name,
-                        each.digest,
-                        "local",
-                        json.dumps({"uri": each.source}),
-                        None,
-                        json.dumps({"num_rows": each.rows}),
-                    ),
-                    [InputTag("mlflow.data.context", each.context)],
-                )
-                for each in inputs
-            ],
-        )
+    def _put(self, kind: str, values: Any) -> None:
+        assert self._outbox is not None, "a run of another command cannot be logged to"
+        self._outbox.put(kind, values)
 
 
 @contextmanager
-def open_run(tracking: Tracking, run_id: str | None, name: str) -> Iterator[Tracker]:
+def open_run(
+    tracking: Tracking,
+    run_id: str | None,
+    name: str,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Tracker]:
     """A run in MLflow: run `run_id` opened again where it is still there, else a new one called `name`.
 
     It ends FINISHED, KILLED when it was stopped from outside, FAILED on anything else; tags hold the error's text and its reason
-    (vram, diverged, input, stopped, pruned, defect).
+    (vram, diverged, input, stopped, pruned, defect). `say` is told where the store is away.
+
+    Raises: OutputError where another program has the store locked for too long to begin.
     """
-    client = open_store(tracking)
-    tracker = _reopened(client, run_id) or _created(client, tracking, name)
+    client, root, say = open_store(tracking), Path(tracking.root or "."), say or Screen().say
+    wait_while_locked(root / STORE, say, to_read=False)
+    write_left(client, root)
+    bury_dead(client, root)
+    run = _opened(client, tracking, run_id, name)
+    found = run.info.run_id, run.info.experiment_id
+    writer = RunWriter(client, *found, lies_in(run.info.artifact_uri))
+    tracker = Tracker(client, *found, Outbox(writer, root, say))
     continued = tracker.run_id == run_id
     monitors: list[Any] = []
     if tracking.system_metrics:  # MLflow's comparison draws the metric that was logged first: let it be one of the run's own
         tracker.on_first_metrics = lambda: monitors.append(_system_metrics(client, tracker.run_id, resume=continued))
+    still_open = ExitStack()
+    still_open.enter_context(held_open(root, tracker.run_id))
     try:
         yield tracker
+        tracker.end("FINISHED", None, None, WAITS_S)
     except (RunInterrupted, TrialPruned, KeyboardInterrupt, SystemExit) as error:
         with suppress(Exception):  # on a full disk: what ended the run is the news
-            _end(client, tracker, "KILLED", str(error) or type(error).__name__, getattr(error, "reason", RunInterrupted.reason))
+            why, reason = str(error), getattr(error, "reason", RunInterrupted.reason)
+            tracker.end("KILLED", why or type(error).__name__, reason, STOPPED_WAITS_S)
         raise
     except BaseException as error:
         with suppress(Exception):
-            _end(client, tracker, "FAILED", f"{type(error).__name__}: {error}", getattr(error, "reason", "defect"))
+            why, reason = f"{type(error).__name__}: {error}", getattr(error, "reason", "defect")
+            tracker.end("FAILED", why, reason, WAITS_S)
         raise
-    else:
-        _end(client, tracker, "FINISHED", None, None)
     finally:
+        still_open.close()
         for monitor in monitors:
             monitor.finish()
 
 
-def _created(client: Any, tracking: Tracking, name: str) -> Tracker:
-    experiment_id = _experiment(client, tracking)
-    # With the run itself: a process killed right after this line leaves a run that others can tell is dead.
+def _opened(client: Any, tracking: Tracking, run_id: str | None, name: str) -> Any:
+    try:
+        return _reopened(client, run_id) or _created(client, tracking, name)
+    except Exception as error:
+        if not is_away(error):
+            raise
+        raise OutputError(
+            f"MLflow's store in {tracking.root} cannot be written ({first_line(error)}); run the "
+            "same command again once it can, or set tracking.root=FOLDER"
+        ) from error
+
+
+def _created(client: Any, tracking: Tracking, name: str) -> Any:
+    # With the run itself: a process killed right after this line leaves a run that others can tell
+    # is dead.
     tags = {**tracking.tags, PROCESS: as_tag()}
-    run = client.create_run(experiment_id, run_name=name, tags=tags)
-    return Tracker(client, run.info.run_id, experiment_id)
+    return client.create_run(_experiment(client, tracking), run_name=name, tags=tags)
 
 
 def _experiment(client: Any, tracking: Tracking) -> str:
@@ -218,7 +224,7 @@ def _experiment(client: Any, tracking: Tracking) -> str:
     return str(found.experiment_id)
 
 
-def _reopened(client: Any, run_id: str | None) -> Tracker | None:
+def _reopened(client: Any, run_id: str | None) -> Any:
     """Run `run_id` as if it had never ended; None where there is none, or a user has deleted it."""
     run = existing_run(client, run_id)
     if run is None:
@@ -228,12 +234,7 @@ def _reopened(client: Any, run_id: str | None) -> Tracker | None:
             client.delete_tag(run_id, tag)
     client.set_tag(run_id, PROCESS, as_tag())
     client.update_run(run_id, status="RUNNING")
-    return Tracker(client, run.info.run_id, run.info.experiment_id)
-
-
-def _end(client: Any, tracker: Tracker, status: str, why: str | None, reason: str | None) -> None:
-    tracker.tags({"medexp.ended_by": why and why[:4000], "medexp.reason": reason})
-    client.set_terminated(tracker.run_id, status)
+    return run
 
 
 def _system_metrics(client: Any, run_id: str, resume: bool) -> Any:
@@ -247,16 +248,3 @@ def _system_metrics(client: Any, run_id: str, resume: bool) -> Any:
 def _as_json(cell: object) -> object:
     """Pages read no NaN."""
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell
-
-
-def _linked(folder: Path, to: Path) -> None:
-    """The files of `folder` under `to`: the same ones where the file system can, else copies."""
-
-    def link(file: str, other: str) -> None:
-        Path(other).unlink(missing_ok=True)
-        try:
-            os.link(file, other)
-        except OSError:
-            shutil.copy2(file, other)
-
-    shutil.copytree(folder, to, copy_function=link, dirs_exist_ok=True)

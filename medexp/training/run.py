@@ -110,7 +110,12 @@ def train(
         ready, seen = _prepared(speller, run, sides, show)
         kept_runs.bury(run.tracking, dead_runs(run.tracking))
         with (
-            tracking.open_run(run.tracking, work.mlflow_run_id, _run_name(run, invocation, part)) as tracker,
+            tracking.open_run(
+                run.tracking,
+                work.mlflow_run_id,
+                _run_name(run, invocation, part),
+                partial(show.say, mark=NOTE),
+            ) as tracker,
             work.with_room(invocation.output_dir),
         ):
             work.belongs_to(tracker.run_id)
@@ -221,6 +226,7 @@ class Recorder:
 
     def __init__(self, job: Job):
         self._job = job
+        self._spill = guard.SpillGuard(job.meter, machine.read().system)
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         """Log the step."""
@@ -232,7 +238,7 @@ class Recorder:
                 "vram/peak_allocated_gib": gib(job.meter.peak_allocated_bytes()),
                 "vram/alloc_retries": float(job.meter.retries()),
             }
-            guard.refuse_spill(job.meter, metrics["speed/step_s"], self._planned_s(step), machine.read().system)
+            self._spill.stepped(metrics["speed/step_s"], self._planned_s(step))
         job.tracker.metrics(step, metrics | memory)
         if job.part:
             job.part.stepped(step, job.ready.steps)
@@ -244,9 +250,9 @@ class Recorder:
                 job.part.report(step, loss)
 
     def _planned_s(self, step: int) -> float | None:
-        """What `step` should take; None where the card's pace is not known, and for the first, in which kernels are compiled."""
+        """What `step` should take; None where the card's pace is not known."""
         run, plan = self._job.run, self._job.plan
-        if step == 1 or plan is None or not plan.is_timed:
+        if plan is None or not plan.is_timed:
             return None
         return trainer.step_seconds(run, [len(row.input_ids) for row in trainer.rows_of(run, self._job.ready.rows, step)])
 

@@ -8,11 +8,9 @@ import math
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimizer, RunConfig
@@ -24,7 +22,9 @@ from medexp.models.backend import quietly
 from medexp.planning.step_memory import attended_tokens
 from medexp.planning.step_time import short_micro_batch
 from medexp.system import private_names as private
+from medexp.system import stopping
 from medexp.system.files import flush
+from medexp.system.stopping import Asked
 
 MICRO_BATCHES, TOKENS = "micro_batches", "tokens"
 
@@ -74,14 +74,15 @@ def fit(
     for printer in (tuned.stack.transformers.PrinterCallback, tuned.stack.transformers.ProgressCallback):
         trainer.remove_callback(printer)
     tuned.stack.transformers.set_seed(run.training.seed)
-    with quietly(), _stopping(bridge):
+    what = "the step under way is finished and kept" if checkpoints else "a step is being tried"
+    with quietly(), stopping.noted(what) as asked:
+        bridge.asked = asked
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    if bridge.stopped_by is not None and trainer.state.global_step < steps:
-        raise RunInterrupted(
-            f"stopped by {signal.Signals(bridge.stopped_by).name} after step {trainer.state.global_step} of {steps}; "
-            "the checkpoint is kept, the same command continues it",
-            bridge.stopped_by,
-        )
+    if asked.by is not None:  # also in the last step: what comes after it may take long
+        done = f" after step {trainer.state.global_step} of {steps}"
+        kept = f"{done}; the checkpoint is kept, the same command continues it"
+        again = kept if checkpoints else "; the same command begins again"
+        raise RunInterrupted(f"stopped by {signal.Signals(asked.by).name}{again}", asked.by)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Fitted(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
@@ -216,7 +217,7 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
 
     class Bridge(tuned.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            self.stopped_by: int | None = None
+            self.asked = Asked()
             self.tokens = self.step_tokens = 0
             self.steps_s = self.step_s = self.began = 0.0
 
@@ -231,8 +232,6 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
             synchronize()
             self.step_s = time.perf_counter() - self.began
             self.steps_s += self.step_s
-            if self.stopped_by is not None:
-                control.should_save = control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -263,6 +262,10 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
             }
             for watcher in watchers:
                 watcher.stepped(state.global_step, metrics)
+            # What a watcher measured meanwhile belongs to this step: no other is begun.
+            if self.asked.by is not None:
+                control.should_save = args.save_strategy != "no"
+                control.should_training_stop = True
 
     return Bridge()
 
@@ -271,25 +274,3 @@ def _synchronizer(tuned: Tuned) -> Callable[[], None]:
     import torch
 
     return torch.cuda.synchronize if tuned.device.type == "cuda" else lambda: None
-
-
-@contextmanager
-def _stopping(bridge: Any) -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends training after the step under way; a second Ctrl-C ends it at once.
-
-    A second SIGTERM is the first one again: Linux sends one for every thread of a parent that dies (PR_SET_PDEATHSIG).
-    """
-
-    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and bridge.stopped_by is not None:
-            raise KeyboardInterrupt
-        bridge.stopped_by = bridge.stopped_by or number
-
-    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if bridge.stopped_by == signal.SIGTERM:
-            del before[signal.SIGTERM]  # what is kept from here on is not to be broken by the same again
-        for number, handler in before.items():
-            signal.signal(number, handler)

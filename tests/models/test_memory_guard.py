@@ -47,16 +47,33 @@ def test_more_reserved_than_the_card_has_in_use_lies_elsewhere(metered):
     meter = metered(5.2, 1.5, 6)
     assert meter.spilled_bytes() == pytest.approx(bytes_of_gib(0.7), abs=4)
     with pytest.raises(VramCeilingError, match=r"\(0\.70 GiB of it lie in host memory\).*does not fit in 5\.25 GiB"):
-        guard.refuse_spill(meter, 40.0, None, LINUX)
+        guard.SpillGuard(meter, LINUX).stepped(40.0, None)
+
+
+def take(meter, system, *steps_s, planned_s=40.0):
+    """The steps of one process."""
+    spill = guard.SpillGuard(meter, system)
+    for each in steps_s:
+        spill.stepped(each, planned_s)
 
 
 def test_steps_that_crawl_are_a_spill_where_drivers_spill(metered):
-    meter = metered(5.2, 0.3, 6)
+    meter, crawling = metered(5.2, 0.3, 6), [40.0] + 5 * [200.0]
     with pytest.raises(VramCeilingError, match=r"a step takes 200\.0 s, 40\.0 s a step were planned"):
-        guard.refuse_spill(meter, 200.0, 40.0, WSL)
-    guard.refuse_spill(meter, 200.0, 40.0, LINUX)
-    guard.refuse_spill(meter, 120.0, 40.0, WSL)
-    guard.refuse_spill(meter, 200.0, None, WSL)
+        take(meter, WSL, *crawling)
+    take(meter, LINUX, *crawling)
+    take(meter, WSL, *[120.0] * 20)
+    take(meter, WSL, *crawling, planned_s=None)
+
+
+def test_a_process_s_first_step_and_a_slow_one_among_others_are_no_spill(metered):
+    meter = metered(5.2, 0.3, 6)
+    take(meter, WSL, 900.0)  # compiles, also where the run is continued
+    # It slept, and was unplugged for a while.
+    take(meter, WSL, 900.0, 40.0, 7200.0, 41.0, 300.0, 40.0, *[40.0] * 5)
+    with pytest.raises(VramCeilingError):
+        take(meter, WSL, 900.0, 40.0, 41.0, *[300.0] * 4)
+    take(meter, WSL, 900.0, *[300.0] * 4)  # too few to tell
 
 
 def test_a_cpu_has_no_meter(resolved, no_card):

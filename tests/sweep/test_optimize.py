@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +14,8 @@ from medexp.sweep import optimize as trials_module
 from medexp.sweep.study import study as study_module
 from medexp.sweep.study.storage import default_url
 from medexp.sweep.study.study import ending_of
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, Outcome, read_ticket
+from medexp.sweep.workers.trial import Part
 from medexp.system.process_identity import owner
 
 LOSS = "result/loss_after"
@@ -255,3 +257,51 @@ def test_the_best_preset_names_files_that_are_found_from_anywhere(stubs, tmp_pat
     assert best["dataset"]["path"] == str(stubs.root / "my cases" / "mine.jsonl")
     assert best["lora"]["start_from"] == str(stubs.root / "adapter")
     assert "clinical_cases.jsonl" not in text
+
+
+def test_repeats_that_are_finished_count_when_a_trial_is_continued(stubs):
+    seeds: list[int | None] = []
+
+    def ends(params):
+        seeds.append(params.get("training.seed"))  # the first repeat has that of the config
+        is_cut = seeds.count(seeds[-1]) == 1 and seeds[-1] is not None
+        return Outcome(Ending.stopped, "stopped by SIGTERM") if is_cut else loss(float(len(seeds)))
+
+    stubs.ends = ends
+    study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1", "hydra.sweeper.repeats=3")
+    first, second, third = seeds[0], *sorted({each for each in seeds if each is not None})
+    assert seeds == [first, second, second, third, third]
+    assert endings(study) == ["stopped", "stopped", "done"]
+    last = study.trials()[-1]
+    assert last.value == (1.0 + 3.0 + 5.0) / 3
+    assert last.user_attrs["folder"].endswith("multirun/s/2-3")
+    assert last.user_attrs["attempt"] == 1
+
+
+def test_repeats_that_were_all_finished_start_nothing(stubs):
+    words = ["lora.r=choice(4,8)", "hydra.sweeper.repeats=2", "hydra/sweeper/sampler=grid"]
+    study = stubs.run(*words, "sweep.n_trials=1")
+    left = study.ask()
+    for repeat in (1, 2):
+        folder = stubs.root / f"multirun/s/1-{repeat}"
+        folder.mkdir()
+        loss(0.5).write(folder)
+    left.set_user_attr("folder", str(stubs.root / "multirun/s/1-2"))
+    left.set_user_attr("sweeper", owner() | {"began": 1.0})
+    study.close()
+    started = len(stubs.started)
+    study = stubs.run(*words, "sweep.n_trials=2")
+    assert len(stubs.started) == started
+    assert (endings(study), study.trials()[-1].value) == (["done", "died", "done"], 0.5)
+
+
+def test_a_continued_trial_hands_on_what_it_reported_to_the_pruner(stubs):
+    def ends(params):
+        folder = Path(params["hydra.sweep.dir"]) / str(params["hydra.sweep.subdir"])
+        part = Part(read_ticket(folder), folder)
+        part.report(4 if stubs.started[:-1] else 2, 0.5)
+        return loss(0.5) if stubs.started[:-1] else Outcome(Ending.stopped, "stopped by SIGTERM")
+
+    stubs.ends = ends
+    study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")
+    assert [each.intermediate_values for each in study.trials()] == [{2: 0.5}, {2: 0.5, 4: 0.5}]

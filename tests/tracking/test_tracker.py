@@ -12,7 +12,7 @@ from helpers.commands import command
 
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError
-from medexp.tracking.queries import bury, find_run
+from medexp.tracking.queries import find_run
 from medexp.tracking.store import STORE, open_store
 from medexp.tracking.tracker import open_run
 
@@ -116,14 +116,61 @@ def statuses(root: Path) -> dict[str, str]:
     return {run.info.run_id: run.info.status for run in runs}
 
 
-def test_a_run_whose_process_is_gone_is_killed_by_the_next_command_although_no_workspace_knows_it(tmp_path: Path) -> None:
+def test_a_run_whose_process_died_before_it_held_it_open_is_killed_by_the_next(tmp_path: Path) -> None:
     dying = OPEN + "    import os; os.kill(os.getpid(), 9)\n"
     assert subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    for lock in (tmp_path / "open").glob("*.*.lock"):
+        lock.unlink()  # as if it had been killed a moment earlier
     (dead,) = statuses(tmp_path)
     with open_run(store(tmp_path), None, "alive") as alive:
-        bury(store(tmp_path), ())
         assert statuses(tmp_path) == {dead: "KILLED", alive.run_id: "RUNNING"}
-    assert statuses(tmp_path)[alive.run_id] == "FINISHED"
+        with open_run(store(tmp_path), None, "beside it"):
+            assert statuses(tmp_path)[alive.run_id] == "RUNNING"
     with open_run(store(tmp_path), dead, "taken up") as again:
-        bury(store(tmp_path), ())
         assert (again.run_id, statuses(tmp_path)[dead]) == (dead, "RUNNING")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from medexp.config.schema import Tracking
+from medexp.tracking.tracker import open_run
+store = Tracking(
+    root=sys.argv[1], experiment="here", run_name=None, system_metrics=False, log_adapter=False, tags={}
+)
+with open_run(store, sys.argv[2] if sys.argv[2:] else None, "a sweep") as tracker:
+    print(tracker.run_id, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_run_that_only_dead_processes_have_open_is_killed_by_the_next(tmp_path: Path) -> None:
+    """As a sweep that was killed outright, and one whose study another sweeper still works on."""
+
+    def opened(*run_id: str) -> subprocess.Popen[str]:
+        words, pipe = [sys.executable, "-c", HOLD, str(tmp_path), *run_id], subprocess.PIPE
+        process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
+        assert process.stdout is not None
+        said.append(process.stdout.readline().strip())
+        return process
+
+    def kill(process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.communicate()
+
+    said: list[str] = []
+    client = open_store(store(tmp_path))
+    one, shared = opened(), opened()
+    other = opened(said[1])
+    assert said[2] == said[1]
+    kill(one)
+    kill(shared)
+    with open_run(store(tmp_path), None, "the next command"):
+        status = [client.get_run(run_id).info.status for run_id in said[:2]]
+        assert status == ["KILLED", "RUNNING"]
+    assert client.get_run(said[0]).data.tags["medexp.reason"] == "died"
+    kill(other)
+    with open_run(store(tmp_path), None, "the next command"):
+        pass
+    assert client.get_run(said[1]).info.status == "KILLED"
+    assert [each.name for each in (tmp_path / "open").iterdir()] == [".lock"]

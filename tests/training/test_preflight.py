@@ -1,5 +1,8 @@
 """The probe runs a real step, leaves no trace of it, and plans anew when the card says no."""
 
+import os
+import signal
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from medexp.config.schema import Device, Resume, RunConfig
 from medexp.data import loading as source
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split
-from medexp.errors import HostMemoryError, VramCeilingError
+from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -84,6 +87,28 @@ def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) 
     assert [each.phase for each in settled.phases] == [Phase.always, Phase.evaluation, Phase.training]
     assert settled.tried == ()
     assert set(settled.metrics()) >= {"vram/probe/training/planned_bytes", "vram/probe/training/measured_bytes"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_the_probes_step_is_heard(
+    card: Callable[..., Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tried = card()
+    loaded = tried.load()
+
+    def stop(network: torch.nn.Module, _inputs: object) -> None:
+        if network.training:
+            os.kill(os.getpid(), number)
+
+    loaded.network.register_forward_pre_hook(stop)
+    tried.load = lambda: loaded  # type: ignore[method-assign]
+    with claimed(tried.folder, "probe", Resume.auto) as work:
+        with pytest.raises(RunInterrupted, match="the same command begins again") as stopped:
+            tried.settle(work)
+        assert stopped.value.exit_code == 128 + number
+        assert work.settled() is None
+    assert not list(tmp_path.glob("medexp-writes-nothing/*"))
 
 
 def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(card: Callable[..., Card]) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,11 @@ import torch
 from helpers.commands import Doors, command, killed_at
 
 from medexp.errors import ModelError, OutputError, RunInterrupted, TrainingDiverged, VramCeilingError
+from medexp.system import stopping
+from medexp.system.stopping import Terminated
 from medexp.training import trainer
 from medexp.training.resume import Workspace
+from medexp.training.run import Job
 
 LONGER = ["training.max_steps=6", "training.save_steps=2", "evaluation.every_steps=3", "training.micro_batch=2"]
 
@@ -100,20 +103,12 @@ def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
     assert len(table["data"]) == 2
 
 
-@pytest.fixture
-def sigterm() -> Iterator[None]:
-    """What SIGTERM does is put back: a run that was stopped by it goes on not hearing it."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.parametrize(
     ("numbers", "exit_code"),
     [([signal.SIGINT], 130), ([signal.SIGTERM] * 3, 143)],  # a dying parent sends one SIGTERM for each of its threads
 )
 def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(
-    doors: Doors, interrupted, sigterm: None, numbers: list[int], exit_code: int
+    doors: Doors, interrupted, numbers: list[int], exit_code: int
 ) -> None:
     unbroken = doors.train(*LONGER, "training.resume=never")
     interrupted(3, lambda: [os.kill(os.getpid(), number) for number in numbers])
@@ -130,6 +125,74 @@ def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(
     assert doors.history(continued.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
     assert doors.history(continued.run_id, "eval/loss") == doors.history(unbroken.run_id, "eval/loss")
     assert not list((doors.root / "mlruns/unfinished").glob("*/checkpoints"))
+
+
+LAST = [
+    "training.max_steps=4",
+    "training.save_steps=50",
+    "evaluation.every_steps=3",
+    "training.micro_batch=2",
+]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_the_last_step_is_heard(doors: Doors, interrupted, number: int) -> None:
+    interrupted(4, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(RunInterrupted, match="after step 4 of 4; the checkpoint is") as stopped:
+        doors.train(*LAST)
+    assert stopped.value.exit_code == 128 + number
+    assert doors.runs()[0].info.status == "KILLED"
+    assert list((doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
+    continued = doors.train(*LAST)
+    assert (len(doors.runs()), doors.runs()[0].info.status) == (1, "FINISHED")
+    assert set(doors.history(continued.run_id, "train/loss")) == {1, 2, 3, 4}
+    assert set(doors.history(continued.run_id, "eval/loss")) == {0, 3, 4}
+
+
+def test_a_stop_in_an_evaluation_begins_no_further_step(
+    doors: Doors,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured, unbroken = Job.losses, doors.train(*LAST, "training.resume=never")
+    asked: list[int] = []
+
+    def losses(self: Job) -> object:
+        if not asked and self.tuned.network.training:  # the one before the last step
+            asked.append(os.kill(os.getpid(), signal.SIGINT) or 1)
+        return measured(self)
+
+    monkeypatch.setattr(Job, "losses", losses)
+    with pytest.raises(RunInterrupted, match="after step 3 of 4; the checkpoint is kept"):
+        doors.train(*LAST)
+    continued = doors.train(*LAST)
+    for figure in ("train/loss", "eval/loss"):
+        assert doors.history(continued.run_id, figure) == doors.history(unbroken.run_id, figure)
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)],
+)
+def test_a_second_signal_ends_a_run_at_once(
+    doors: Doors,
+    interrupted,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    ends: type[BaseException],
+) -> None:
+    monkeypatch.setattr(stopping, "SAME_AGAIN_S", 0.0)
+
+    def twice() -> None:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        raise AssertionError("the second went unheard")
+
+    interrupted(3, twice)
+    with pytest.raises(ends):
+        doors.train(*LONGER)
+    (broken,) = doors.runs()
+    assert (broken.info.status, broken.data.tags["medexp.reason"]) == ("KILLED", "stopped")
+    assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
 
 
 def test_a_run_killed_outright_continues_too(doors: Doors) -> None:

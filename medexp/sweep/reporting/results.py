@@ -3,7 +3,7 @@
 import errno
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from medexp.tracking import queries as kept_runs
 from medexp.tracking import registry
 from medexp.tracking import tracker as tracking
 from medexp.tracking.run_name import words
+from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
 
 PARENT = "mlflow_run_id"
@@ -33,7 +34,12 @@ BEST = "best"
 
 
 @contextmanager
-def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]:
+def parent_run(
+    where: Tracking,
+    study: Study,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Iterator[Tracker]:
     """The study's own MLflow run, opened again where it has one; the trials are nested under it.
 
     Sweepers that share `folder` open it one after the other, or each would begin one of its own.
@@ -42,7 +48,8 @@ def parent_run(where: Tracking, study: Study, folder: Path) -> Iterator[Tracker]
     with ExitStack() as open_while_sweeping:
         with FileLock(folder / ".parent.lock"):
             known = study.optuna.user_attrs.get(PARENT)
-            tracker = open_while_sweeping.enter_context(tracking.open_run(quiet, known, study.name))
+            opened = tracking.open_run(quiet, known, study.name, say)
+            tracker = open_while_sweeping.enter_context(opened)
             study.optuna.set_user_attr(PARENT, tracker.run_id)
         tracker.tags(
             {
@@ -114,7 +121,9 @@ def register_best(where: Tracking, study: Study) -> registry.Registered | None:
     if run_id is None:
         return None
     folder = study.folder_of(best)
-    with suppress(RunError):  # its run is in another store, or was deleted: the study's own figures do not depend on it
+    # Its run is in another store, or was deleted, or the store is locked: the study's own figures
+    # do not depend on it.
+    with suppress(RunError), suppress_away():
         if folder is not None and (folder / registry.ADAPTER).is_dir():
             kept_runs.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
         return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)

@@ -102,7 +102,26 @@ class Study:
         self._draw_apart()
         for key, dimension in self.space.dimensions.items():
             private.SUGGEST.needed(trial)(key, distribution(dimension))
+        self._hand_on(trial)
         return trial
+
+    def _hand_on(self, trial: Any) -> None:
+        """Report again what the trial that `trial` continues has reported: the pruner holds it against
+        others. With repeats every one of them is reported once it is known again."""
+        if self.settings.repeats == 1:
+            for before in self.continued(trial)[:1]:
+                for step, value in before.intermediate_values.items():
+                    trial.report(value, step)
+
+    def continued(self, trial: Any) -> list[Any]:
+        """The trials that `trial` continues, the last one first."""
+        numbered = {each.number: each for each in self.trials()}
+        found: list[Any] = []
+        number = self.frozen(trial).user_attrs.get(CONTINUES)
+        while number in numbered:
+            found.append(numbered.pop(number))
+            number = found[-1].user_attrs.get(CONTINUES)
+        return found
 
     def _draw_apart(self) -> None:
         """Sweepers that begin together begin with one seed: where another is at work, draw from chance of one's own."""
@@ -121,7 +140,11 @@ class Study:
 
     def enqueue(self, values: Mapping[str, Value], continues: Any | None = None) -> None:
         """Have these values tried next."""
-        attempt = {} if continues is None else {CONTINUES: continues.number, "attempt": continues.user_attrs.get("attempt", 1) + 1}
+        attempt = {}
+        if continues is not None:
+            has_died = ending_of(continues) is Ending.died  # a stop uses up none of the attempts
+            earlier = continues.user_attrs.get("attempt", 1)
+            attempt = {CONTINUES: continues.number, "attempt": earlier + has_died}
         self.optuna.enqueue_trial(dict(values), user_attrs=attempt, skip_if_exists=continues is None)
 
     def same_point(self, trial: Any) -> Any | None:

@@ -18,6 +18,7 @@ from typing import Any
 from medexp.errors import MedexpError, RunInterrupted, TrialPruned
 from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_ticket
 from medexp.system.files import write_json
+from medexp.system.stopping import hear_ctrl_c
 
 _PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
@@ -123,7 +124,10 @@ def _ending(error: BaseException) -> Ending:
 
 def _end_with(parent_pid: int | None) -> None:
     """Have the system send SIGTERM when the sweeper dies: the step under way is finished and kept, and the card is free again."""
-    if parent_pid is None or not sys.platform.startswith("linux"):
+    if parent_pid is None:
+        return
+    hear_ctrl_c()  # the sweeper sends it: this process has a session of its own
+    if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent_pid:  # it died before this line

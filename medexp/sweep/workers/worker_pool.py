@@ -54,7 +54,7 @@ class Processes:
         for each in environments:
             self._free.put(each)
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a second signal may come while the first is passed on
         self._stopping = self._killed = False
 
     def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> Outcome:
@@ -145,7 +145,7 @@ def _from_status(status: int, folder: Path, elapsed_s: float, timeout_s: float |
         return Outcome(Ending.timeout, f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s", elapsed_s=elapsed_s)
     said = last_words(folder / "trial.log")
     if status < 0:
-        ending = Ending.stopped if -status == signal.SIGINT else Ending.crashed
+        ending = Ending.stopped if -status in (signal.SIGINT, signal.SIGTERM) else Ending.crashed
         return Outcome(ending, f"killed by {signal.Signals(-status).name}; {said}", elapsed_s=elapsed_s)
     ending = _ENDINGS_BY_EXIT.get(status, Ending.crashed)
     return Outcome(ending, said if ending is not Ending.crashed else f"exit status {status}; {said}", elapsed_s=elapsed_s)

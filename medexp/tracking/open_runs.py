@@ -1,0 +1,88 @@
+"""Which runs are open in a process that lives? Each holds a lock under `tracking.root`/open, which the
+operating system lets go when the process dies, whatever it died of.
+
+Several processes may hold one run open, as sweepers that share a study do. A run also names the
+process that made it (tag PROCESS): one that died before it held the lock is known by it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from medexp.system.process_identity import is_dead
+from medexp.tracking.store import existing_run
+from medexp.tracking.store_lock import suppress_away
+
+PROCESS = "medexp.process"  # the tag that says which process a run belongs to while it is RUNNING
+
+
+@contextmanager
+def held_open(root: Path, run_id: str) -> Iterator[None]:
+    """Have others see that run `run_id` of the store under `root` is open here."""
+    with _alone(root):
+        lock = FileLock(_folder(root) / f"{run_id}.{uuid4().hex}.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        _remove(lock)
+
+
+def bury_dead(client: Any, root: Path) -> None:
+    """Set runs that only dead processes have open from RUNNING to KILLED."""
+    with _alone(root):
+        let_go: dict[str, list[FileLock]] = {}
+        alive: set[str] = set()
+        for file in sorted(_folder(root).glob("*.*.lock")):
+            run_id, lock = file.name.partition(".")[0], FileLock(file)
+            try:
+                lock.acquire(timeout=0)
+                let_go.setdefault(run_id, []).append(lock)
+            except Timeout:
+                alive.add(run_id)
+        dead = {*let_go, *_left_running(client)}
+        bury(client, [run_id for run_id in sorted(dead) if run_id not in alive])
+        for lock in (each for locks in let_go.values() for each in locks):
+            _remove(lock)
+
+
+def _left_running(client: Any) -> list[str]:
+    """Return the runs that are RUNNING although the process that made them is gone."""
+    running: list[Any] = []
+    with suppress_away():
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        where = "attributes.status = 'RUNNING'"
+        running += client.search_runs(experiments, where, max_results=5000) if experiments else []
+    return [run.info.run_id for run in running if is_dead(run.data.tags.get(PROCESS, ""))]
+
+
+def bury(client: Any, run_ids: Sequence[str]) -> None:
+    """Set runs whose process is gone from RUNNING to KILLED."""
+    with suppress_away():  # the next command does it
+        for run_id in run_ids:
+            run = existing_run(client, run_id)
+            if run is not None and run.info.status == "RUNNING":
+                why = "the process ended without reporting an error (killed, or the machine stopped)"
+                client.set_tag(run_id, "medexp.ended_by", why)
+                client.set_tag(run_id, "medexp.reason", "died")
+                client.set_terminated(run_id, "KILLED")
+
+
+def _folder(root: Path) -> Path:
+    return root / "open"
+
+
+def _alone(root: Path) -> FileLock:
+    """Nobody else looks at the locks, or makes one, meanwhile."""
+    _folder(root).mkdir(parents=True, exist_ok=True)
+    return FileLock(_folder(root) / ".lock")
+
+
+def _remove(lock: FileLock) -> None:
+    with suppress(OSError):  # Windows keeps an open file
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
