@@ -14,6 +14,8 @@ from medexp.data.think_marks import THINK_END, holds_marks
 from medexp.errors import DataError
 from medexp.system import hub
 
+_ASKED_FOR = "asks for it"  # how the fault of a row without reasoning ends
+
 
 @dataclass(frozen=True)
 class Cases:
@@ -69,7 +71,11 @@ def _load(source: Part, dataset: Dataset, prompt: Prompt | None) -> Cases:
     _refuse_layout(table.rows, source, name, file)
     cases = list(_cases(table, source, name, prompt))
     if table.faults and (dataset.faulty is Faulty.error or not cases):
-        raise _refused(table, total, source, name, prompt)
+        column = "dataset.columns.reasoning" if source.name == dataset.name else f"columns.reasoning of {source.name}"
+        is_all_without = not cases and all(what.endswith(_ASKED_FOR) for _, what in table.faults)
+        if prompt is not None and source.columns.reasoning is None and is_all_without:
+            raise _without_reasoning(prompt.name, column, name)
+        raise _refused(table, total, name)
     told_apart = sum(str(record[source.columns.answer]).strip() != case.answer for record, case in cases)
     notes = table.notes
     if told_apart and prompt is not None and not reasons(prompt):
@@ -117,19 +123,21 @@ def _check(case: Case, prompt: Prompt | None) -> None:
     if prompt is None or not reasons(prompt):
         return
     if not case.reasoning:
-        raise DataError(f"{case.place} has no reasoning, and prompt={prompt.name} asks for it")
+        raise DataError(f"{case.place} has no reasoning, and prompt={prompt.name} {_ASKED_FOR}")
     if closes_reasoning(prompt):
         for what, text in (("question", case.question), ("reasoning", case.reasoning), ("answer", case.answer)):
             if holds_marks(text):
                 raise DataError(f"{case.place}: the {what} holds a <think> mark, by which prompt={prompt.name} ends the reasoning")
 
 
-def _refused(table: Table, total: int, source: Part, name: str, prompt: Prompt | None) -> DataError:
-    if prompt is not None and source.columns.reasoning is None and len(table.faults) == total:
-        return DataError(
-            f"prompt={prompt.name} needs a chain of thought, dataset.columns.reasoning is null, and no answer of {name} holds one "
-            "between <think> and </think>; use prompt=direct dataset.overlong=drop"
-        )
+def _without_reasoning(prompt: str, column: str, name: str) -> DataError:
+    return DataError(
+        f"prompt={prompt} needs a chain of thought, {column} is null, and no answer of {name} holds one between <think> and "
+        "</think>; use prompt=direct dataset.overlong=drop"
+    )
+
+
+def _refused(table: Table, total: int, name: str) -> DataError:
     remedy = "fix or remove them, or set dataset.faulty=drop to leave them out"
     return faults_of(table.faults, total, name, remedy)
 

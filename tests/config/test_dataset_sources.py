@@ -79,7 +79,6 @@ def test_parts_are_parameters_and_tell_two_runs_apart(resolved):
         (["{use: medical_o1_structured, weight: 1}"], "medical_o1_structured is a mixture itself; name its parts instead"),
         ([SECTIONS, SECTIONS], "dataset.mixture[1] (clinical_cases) stands there twice"),
         (["{use: clinical_cases, weight: 1, columns: {reasonin: x}}"], "dataset.mixture[0].use=clinical_cases: "),
-        (["{use: clinical_cases, weight: 1, columns: {reasoning: null}}"], "columns.reasoning of clinical_cases is null"),
         ([], "dataset=mixture has no parts: set 'dataset.mixture=["),
     ],
 )

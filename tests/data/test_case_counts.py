@@ -31,9 +31,8 @@ def test_every_record_is_accounted_for():
 
 def test_what_was_met_in_the_files_is_counted_and_said():
     met = Reading(faulty=3, blank=4, told_apart=5, notes=("a.csv is UTF-16",))
-    done = audit(
-        Split((CASE,), (CASE,), records=2, duplicates=0, reading=met), replace(side(3), plain=1), replace(side(3), plain=1)
-    )
+    marked = replace(side(3), plain=1)
+    done = audit(Split((CASE,), (CASE,), records=2, duplicates=0, reading=met), marked, marked)
     assert (done.records, done.faulty, done.blank, done.told_apart, done.plain_control) == (5, 3, 4, 5, 2)
     assert done.sentence() == (
         "5 records, 1 to train on, 1 held out, 3 faulty left out, 4 blank rows passed over, "
