@@ -68,7 +68,6 @@ def _server(app: Any, ready: Any) -> Any:
 
 
 def _app(respondent: Respondent, presets: Mapping[str, Prompt]) -> tuple[Any, Stop]:
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     import gradio
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
