@@ -1,5 +1,7 @@
 """python -m medexp: the commands, a line each."""
 
+from medexp.system import console
+
 COMMANDS = {
     "train": "train an adapter, answer held-out questions before and after; with -m a sweep",
     "plan": "what a run would take of the card and the host, and whether it fits",
@@ -22,4 +24,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with console.quiet_when_unread():
+        main()

@@ -4,7 +4,6 @@ Refuses to reach out: no analytics, fonts of the system, a content security poli
 and no answer to another host name than its own.
 """
 
-import os
 import queue
 import socket as sockets
 import threading

@@ -145,8 +145,9 @@ def _command(root: Path, port: int) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """This process's, with nothing on PATH: the server needs no program but Python, and MLflow's assistant, which has no switch,
-    takes without asking whichever coding agent it finds there (Claude Code, Codex), to which it sends what a person types and
-    what the agent looks up in the runs. Source: mlflow/assistant/providers."""
+    takes without asking whichever coding agent is there (Claude Code, Codex), and sends its makers what a person types and what
+    it looks up in the runs. Ollama on this machine, and a provider whose key was entered there, are left to it. Source:
+    mlflow/assistant/providers."""
     return os.environ | {"PATH": "", "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false", "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "false"}
 
 
