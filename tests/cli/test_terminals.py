@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ from medexp.system.console import _nearest
 
 ROOT = Path(__file__).parents[2]
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
-AUDIT = ["-m", "medexp.audit", "training.max_seq_tokens=640"]
 ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 
 
@@ -69,16 +69,17 @@ def test_a_run_in_an_ascii_locale_is_finished_and_keeps_what_it_was_given(doors:
     assert not page.isascii()  # files are UTF-8 wherever they are written
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])
-def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(encoding: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
+def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(encoding: str, doors: Doors) -> None:
+    left_out = ("debug", "evaluation", "tracking.system")
+    words = [each for each in doors.overrides("dataset.max_cases=12") if not each.startswith(left_out)]
     done = subprocess.run(
-        [sys.executable, *AUDIT], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
-        capture_output=True, timeout=300, check=False,
+        [sys.executable, "-m", "medexp.audit", *words], cwd=doors.root, capture_output=True, timeout=300, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
     )  # fmt: skip
     output = (done.stdout + done.stderr).decode(encoding)
     assert done.returncode == 0, output
-    assert "+ all checks passed" in output or "x " in output
-    assert "Traceback" not in output
+    assert re.search(r"^[+x] ", done.stdout.decode(encoding), re.MULTILINE), output
 
 
 @pytest.mark.parametrize(
