@@ -72,7 +72,7 @@ def test_a_run_in_an_ascii_locale_is_finished_and_keeps_what_it_was_given(doors:
 @pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
 def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(encoding: str, doors: Doors) -> None:
     left_out = ("debug", "evaluation", "tracking.system")
-    words = [each for each in doors.overrides("dataset.max_cases=12") if not each.startswith(left_out)]
+    words = [each for each in doors.overrides("dataset.max_cases=24") if not each.startswith(left_out)]
     done = subprocess.run(
         [sys.executable, "-m", "medexp.audit", *words], cwd=doors.root, capture_output=True, timeout=300, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
