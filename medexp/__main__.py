@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from medexp.errors import nearest
+from medexp.system import console
 
 COMMANDS = {
     "train": "train an adapter, answer held-out questions before and after; with -m a sweep",
@@ -51,4 +52,5 @@ def run_command_module(name: str, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with console.quiet_when_unread():
+        main()

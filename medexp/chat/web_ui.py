@@ -4,7 +4,6 @@ Refuses to reach out: no analytics, fonts of the system, a content security poli
 and no answer to another host name than its own.
 """
 
-import os
 import queue
 import socket as sockets
 import threading
@@ -68,7 +67,6 @@ def _server(app: Any, ready: Any) -> Any:
 
 
 def _app(respondent: Respondent, presets: Mapping[str, Prompt]) -> tuple[Any, Stop]:
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     import gradio
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware

@@ -41,7 +41,7 @@ from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, first_line
 from medexp.sweep.search.search_space import lengths
-from medexp.system import machine, stopping
+from medexp.system import console, disk_space, machine, stopping
 from medexp.system.stopping import Terminated
 from medexp.system.visible import visible
 
@@ -58,7 +58,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "ui": UiConfig,
     "clean": CleanConfig,
 }
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]
 
 
@@ -131,6 +131,14 @@ def run_door(
     `recompose` may put another config in the place of the composed one before it is checked: it is given that one, the door's own
     options and the overrides as typed, and returns beside the config the finished run that it is from.
     """
+    console.prepare_streams()
+    with console.quiet_when_unread():
+        _run_door(door, config_name, needs_card, recompose)
+
+
+def _run_door(
+    door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool, recompose: Recompose | None
+) -> NoReturn:
     schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
@@ -150,7 +158,8 @@ def run_door(
             composed = OmegaConf.to_yaml(anchored(cfg, cwd), resolve=True)
             overrides = tuple(settings.overrides.task)
             experiment, folder = _experiment_yaml(settings.runtime), Path(settings.runtime.output_dir)
-            return door(run, Invocation(folder, overrides, composed, options, experiment, subject))
+            with console.quiet_when_unread():  # here, as Hydra has a line for whatever passes through it
+                return door(run, Invocation(folder, overrides, composed, options, experiment, subject))
         except (MedexpError, OmegaConfBaseException) as raised:
             error = BadInput(_explained(raised, schema) or str(raised)) if isinstance(raised, OmegaConfBaseException) else raised
             if settings.mode is RunMode.MULTIRUN or wants_traceback:
@@ -172,7 +181,7 @@ def run_door(
         _refuse(RunInterrupted(said, number))
     except Exception as error:
         sentence = None if wants_traceback else _explained(error, schema)
-        if sentence is None and isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
+        if sentence is None and not wants_traceback:
             sentence = _unusable(error)
         if sentence is None and getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
             sentence = (
@@ -240,9 +249,15 @@ def _experiment_yaml(runtime: Any) -> str:
     return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
 
 
-def _unusable(error: OSError) -> str:
-    """Nobody who knows the file said it better: the file, the system's reason, and which settings name folders."""
-    place = f"{error.filename} cannot be used ({error.strerror})"
+def _unusable(error: Exception) -> str | None:
+    """Nobody who knows the file said it better: the file, the system's reason, and which settings name folders; None where
+    `error` is about no file."""
+    if (found := disk_space.hindrance(error, [Path.cwd()])) is not None:
+        place = found.what
+    elif isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
+        place = f"{error.filename} cannot be used ({error.strerror})"
+    else:
+        return None
     return f"{place}: hydra.run.dir=FOLDER is where files go, tracking.root=FOLDER where runs are; HYDRA_FULL_ERROR=1 shows more"
 
 

@@ -1,6 +1,5 @@
 """The folder that an export goes to: refused before anything is written, filled beside itself, and there whole or not at all."""
 
-import errno
 import json
 import os
 import shutil
@@ -8,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medexp.errors import OutputError
+from medexp.errors import MedexpError, OutputError
+from medexp.system import disk_space
 from medexp.system.files import written_whole
 from medexp.system.units import GIB, MIB
 
@@ -46,10 +46,13 @@ def written(folder: Path) -> Iterator[Path]:
     try:
         with written_whole(folder) as half_done:
             yield half_done
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except MedexpError:
+        raise
+    except Exception as error:
+        hindrance = disk_space.hindrance(error, [folder.parent])
+        if hindrance is None:
             raise
-        raise OutputError(f"{folder} cannot be written ({error.strerror or error}); nothing of it was left") from error
+        raise OutputError(f"{folder} cannot be written: {hindrance.what}; nothing of it was left") from error
 
 
 def write_mark(folder: Path, facts: dict[str, object]) -> None:

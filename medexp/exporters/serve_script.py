@@ -55,6 +55,7 @@ def script(served: Served, vllm: Sequence[str], is_merged: bool) -> str:
 # Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.
 #   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{request}'
 # sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: Transformers' own server, for merged weights
+export VLLM_NO_USAGE_STATS=1 HF_HUB_DISABLE_TELEMETRY=1  # neither reports that it was used
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 if [ "$1" = transformers ]; then
   {plain}

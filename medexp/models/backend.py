@@ -82,7 +82,6 @@ def quietly() -> Iterator[None]:
 
 
 _UNSLOTH_SETTINGS = {
-    "UNSLOTH_DISABLE_STATISTICS": "1",  # it would report the machine to its makers at every load
     # Left alone, Unsloth sizes these by the card's whole memory, not by the ceiling: a plan would take other memory elsewhere.
     "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
     "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",  # 256 trained no faster: 10,575 against 10,583 tokens/s (benchmarks/train)

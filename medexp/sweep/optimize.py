@@ -24,7 +24,7 @@ from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, id_of
 from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_whole
-from medexp.system import machine
+from medexp.system import disk_space, machine
 from medexp.system import private_names as private
 from medexp.system.console import Screen
 from medexp.system.process_identity import wait_for_end
@@ -225,7 +225,7 @@ class Trials:
         Raises: OutputError naming the folder.
         """
         try:
-            results.refuse_full_disk([self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES)
+            disk_space.refuse_full([self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES)
         except OutputError as error:
             self._again(trial, Ending.stopped, str(error))
             raise

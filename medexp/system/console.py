@@ -1,15 +1,21 @@
 """What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is not a terminal.
 
 Progress goes to standard error, results to standard output, so that a pipe gets the results alone. Text is shown as it is: square
-brackets in it are never markup, and what would steer a terminal is spelt out, whoever wrote it.
+brackets in it are never markup, and what would steer a terminal is spelt out, whoever wrote it. A character that the terminal
+does not have is replaced by one that it has, and what is said once nobody reads it any more goes nowhere: neither ends a run.
 """
 
+import codecs
+import io
 import os
+import select
+import signal
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,6 +28,75 @@ from medexp.system.visible import visible
 
 DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
 _COLOURS = {DONE: "green", NOTE: "yellow", WRONG: "red"}
+
+
+# What the nearest ASCII of a character is, where Unicode's own decomposition does not say.
+_IN_ASCII = str.maketrans(
+    {DONE: "+", WRONG: "x", "·": ".", "×": "x", "−": "-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "„": '"',
+     "≤": "<=", "≥": ">=", "±": "+-", "→": "->", "█": "#", "▌": "#", "ß": "ss", "⁄": "/", "•": "-", "°": " deg"}
+)  # fmt: skip
+
+
+def prepare_streams() -> None:
+    """Have standard output and error replace what their encoding lacks, and drop what is said on standard error once its reader
+    has gone."""
+    codecs.register_error("medexp.nearest", _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="medexp.nearest")
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        raw = io.BufferedWriter(_Unread(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """What stands for the characters that an encoding lacks, in ASCII: letters without their marks, else a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = unicodedata.normalize("NFKD", error.object[error.start : error.end].translate(_IN_ASCII)).translate(_IN_ASCII)
+    kept = (each if each.isascii() else "?" for each in plain if not unicodedata.combining(each))
+    return "".join(kept), error.end
+
+
+class _Unread(io.FileIO):
+    """A file that what is written goes nowhere once its reader has gone."""
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        """Write, or not."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _discard(self.fileno())
+            return len(data)
+
+
+def _discard(descriptor: int) -> None:
+    """Have whatever is written to `descriptor` from now on go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+@contextmanager
+def quiet_when_unread() -> Iterator[None]:
+    """Where the reader of standard output has gone, as head does, the program ends at once, quietly, as if by SIGPIPE."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout):
+            raise
+        _discard(sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Is it a pipe that nobody reads? A broken pipe may also be that of a connection."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class Screen:
@@ -39,7 +114,7 @@ class Screen:
         """Shows that `label` is under way, and when it is done, how long it took."""
         began = time.perf_counter()
         if self.log.is_terminal:
-            with self.log.status(Text(label)):
+            with self.log.status(Text(label), spinner="dots" if self.log.encoding.startswith("utf") else "line"):
                 yield
         else:
             yield
@@ -86,6 +161,10 @@ class SafeConsole(Console):
         """Return the segments of `renderable`, the text in them made visible."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)
+
+    def on_broken_pipe(self) -> None:
+        """Go on where rich would end the program: what a command keeps is kept whoever reads along."""
+        _discard(self.file.fileno())
 
 
 def _console(stream: TextIO) -> Console:

@@ -4,7 +4,6 @@ Asks the Hub once, with a short timeout, before anything downloads: its own clie
 minute a file. What lies in the local cache is used when the Hub does not answer.
 """
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import OutputError, first_line
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+from medexp.system import disk_space
 
 
 class HubError(Exception):
@@ -30,7 +28,7 @@ def asking(*refusals: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (full := next((each for each in _causes(error) if _is_full(each)), None)) is not None:
+        if (full := disk_space.out_of_room(error)) is not None:
             from huggingface_hub import constants
 
             place = f"the Hub's cache in {constants.HF_HOME} cannot be written"
@@ -38,16 +36,6 @@ def asking(*refusals: type[Exception]) -> Iterator[None]:
         if isinstance(error, refusals) or _is_of_the_hub(error):
             raise HubError(first_line(error)[:200]) from error
         raise
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def _is_of_the_hub(error: Exception) -> bool:

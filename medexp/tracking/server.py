@@ -82,7 +82,9 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
     _refuse_taken(port)
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
-        server = subprocess.Popen(_command(root, port), stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(
+            _command(root, port), env=_environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             _wait_until_ready(server, address, log)
             yield address
@@ -145,6 +147,14 @@ def _command(root: Path, port: int) -> list[str]:
     store = ["--backend-store-uri", store_uri(root), "--default-artifact-root", (root / "artifacts").as_uri()]
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--allowed-hosts", hosts]
     return [sys.executable, "-m", "mlflow", "server", *store, *where]
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with nothing on PATH: the server needs no program but Python, and MLflow's assistant, which has no switch,
+    takes without asking whichever coding agent is there (Claude Code, Codex), and sends its makers what a person types and what
+    it looks up in the runs. Ollama on this machine, and a provider whose key was entered there, are left to it. Source:
+    mlflow/assistant/providers."""
+    return os.environ | {"PATH": "", "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false", "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "false"}
 
 
 def _refuse_taken(port: int) -> None:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from medexp.config.schema import Resume, Tracking
 from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingError
 from medexp.planning.memory_terms import Levers
-from medexp.system import disk_space as room
+from medexp.system import disk_space
 from medexp.system.files import write_json
 
 WEIGHTS = "adapter_model.safetensors"
@@ -81,24 +81,25 @@ class Workspace:
 
     @contextmanager
     def with_room(self, *also: Path) -> Iterator[None]:
-        """Where there is no room to write, here or in `also`: what was half written goes, so that MLflow can say how it ended.
+        """Where nothing can be written, here or in `also`: what was half written goes, so that MLflow can say how it ended.
 
-        Raises: OutputError saying what is full, and from where the same command continues.
+        Raises: OutputError saying what hinders, and from where the same command continues.
         """
         try:
             yield
         except MedexpError:
             raise
         except Exception as error:
-            full = room.lacking(error, [self.folder, *also])
-            if full is None:
+            hindrance = disk_space.hindrance(error, [self.folder, *also])
+            if hindrance is None:
                 raise
             for folder in self.checkpoints.glob("checkpoint-*"):
                 if not _is_whole(folder):
                     shutil.rmtree(folder, ignore_errors=True)
             last = self.last_checkpoint()
             where = f"from {last.name}, which is kept," if last else "this run, which has no checkpoint yet,"
-            raise OutputError(f"{full}; the same command continues {where} once there is room") from error
+            what, until = hindrance
+            raise OutputError(f"{what}; the same command continues {where} once {until}") from error
 
     def release(self) -> None:
         """Let the next process have it."""

@@ -123,6 +123,11 @@ def _trainer_class(tuned: Tuned, trained_on: Callable[[int], None]) -> Any:
             trained_on(inputs[TOKENS])
             return loss
 
+        # A checkpoint lasts as long as the run, and TRL's card of it cannot be made where the locale is not UTF-8: its
+        # template is read in the locale's encoding (huggingface_hub.RepoCard.from_template).
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            return None
+
     return Stepping
 
 

@@ -1,8 +1,6 @@
 """What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
 
-import errno
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -13,13 +11,14 @@ from typing import Any
 from filelock import FileLock
 
 from medexp.config.schema import Tracking
-from medexp.errors import OutputError, RunError
+from medexp.errors import MedexpError, OutputError, RunError
 from medexp.reports import mlflow_description as note
 from medexp.sweep.reporting.live_table import COLUMNS, row
 from medexp.sweep.search.labels import point
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
 from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.system import disk_space
 from medexp.system.console import Screen
 from medexp.system.units import GIB, gib
 from medexp.tracking import queries as kept_runs
@@ -214,23 +213,13 @@ def mean(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(last, metrics=metrics, elapsed_s=sum(each.elapsed_s for each in outcomes))
 
 
-def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
-    """Is there room to go on?
-
-    Raises: OutputError naming the folder that is full.
-    """
-    for folder in folders:
-        if folder.exists() and (free := shutil.disk_usage(folder).free) < enough_bytes:
-            raise OutputError(
-                f"the disk of {folder} is full ({free / 2**20:.0f} MiB are left); free some space, the same command continues"
-            )
-
-
 def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
     """`error` of a sweep as one sentence where it is the disk's or the storage's, else as it is."""
+    if isinstance(error, MedexpError):
+        return error
+    if (hindrance := disk_space.hindrance(error, [folder])) is not None:
+        return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
     chain = [error, error.__cause__, error.__context__]
-    if any("disk is full" in str(each) or (isinstance(each, OSError) and each.errno == errno.ENOSPC) for each in chain):
-        return OutputError(f"the disk of {folder} is full; free some space, the same command continues")
     if any(type(each).__module__.startswith("sqlalchemy") or type(each).__name__ == "StorageInternalError" for each in chain):
         return storage.unreachable(study.url, error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)))
     return error

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from medexp.cli import app as command
 from medexp.config.schema import Tracking
-from medexp.errors import OutputError
 from medexp.sweep.reporting import best_preset as preset
 from medexp.sweep.reporting import live_table as board
 from medexp.sweep.reporting import results
@@ -130,12 +129,6 @@ def test_the_best_is_held_against_the_run_as_configured(opened, losses, beaten, 
         study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
     said = dict(results._beaten(study, study.best()))
     assert (said["it beat"], said.get("the first")) == (beaten, first)
-
-
-def test_a_full_disk_is_named(tmp_path):
-    results.refuse_full_disk([tmp_path, tmp_path / "none"], 1)
-    with pytest.raises(OutputError, match=f"the disk of {tmp_path} is full"):
-        results.refuse_full_disk([tmp_path], 2**60)
 
 
 def test_a_row_says_what_a_trial_came_to(opened):
