@@ -35,6 +35,7 @@ from medexp.config.schema import (
     RunConfig,
 )
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
+from medexp.system.home import with_tilde
 from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
@@ -42,6 +43,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 COUNTS = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}  # levers of `hardware` that count layers
 CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
 _OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}  # of a proposal, too
+SHIPPED = Path(__file__).resolve().parent.parent / "data"  # the cases inside this package, wherever it is installed
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -52,7 +54,7 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    run = _objects(_shaped(cfg, launch_dir), choices)
+    run = _objects(with_shape(cfg, launch_dir), choices)
     if part_problems := list(parts.expand(run.dataset)):
         raise ConfigError(part_problems)
     _make_absolute(run, launch_dir)
@@ -66,8 +68,8 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     return run
 
 
-def _shaped(cfg: DictConfig, launch_dir: Path) -> DictConfig:
-    """`cfg` with the shape of a model that declares none, from the checkpoint at `model.path`.
+def with_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+    """Return `cfg` with the shape of a model that declares none, from the checkpoint at `model.path`.
 
     Raises: ConfigError without a path; ModelError if it cannot be read there.
     """
@@ -140,6 +142,29 @@ def anchored(cfg: DictConfig, launch_dir: Path) -> DictConfig:
         if OmegaConf.is_dict(node) and isinstance(value := node.get(name), str):
             node[name] = _absolute(value, launch_dir)
     return made
+
+
+def kept_yaml(cfg: DictConfig, launch_dir: Path) -> str:
+    """Return `cfg` as it is kept with a run, to be read in any folder: complete, so that it needs no model to be told what it was,
+    and without the user's name, so that it can be handed on.
+
+    Paths below the home folder begin with ~, the shipped cases are named as conf/ names them. Other places have to stay: without
+    them the run could not be made again.
+    """
+    complete = OmegaConf.to_container(anchored(with_shape(cfg, launch_dir), launch_dir), resolve=True)
+    return OmegaConf.to_yaml(OmegaConf.create(movable(complete)))
+
+
+def movable(value: Any) -> Any:
+    """Return composed `value` with every path that differs from user to user as it is read for all of them."""
+    if isinstance(value, Mapping):
+        return {name: movable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [movable(inner) for inner in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        is_shipped = Path(value).parent == SHIPPED
+        return f"${{medexp.shipped:{Path(value).name}}}" if is_shipped else with_tilde(value)
+    return value
 
 
 def tracking_root(root: str | None, launch_dir: Path) -> str:

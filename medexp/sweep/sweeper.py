@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten as flat
+from medexp.config.resolve import with_shape
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted
 from medexp.sweep.optimize import Trials
@@ -168,7 +169,7 @@ def _best_preset(question: Question, study: Study) -> Path | None:
         f"{duration(took)} of training in all.\n"
         f"  python -m medexp.train --config-dir {question.folder} experiment=best"
     )
-    cfg = question.compose(study.space.overrides(trial.params))
+    cfg = with_shape(question.compose(study.space.overrides(trial.params)), Path.cwd())
     return preset.write(preset.preset(cfg, question.plain, head), question.folder)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
 from medexp.errors import RunInterrupted, TrialPruned
+from medexp.system.home import with_tilde
 from medexp.tracking.store import existing_run, lies_in, open_store
 
 _TABLES = "mlflow.loggedArtifacts"
@@ -71,8 +72,9 @@ class Tracker:
         from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
-        self.tags({name: value for name, value in values.items() if known.get(name, str(value)) != str(value)})
-        entries = [Param(name, str(value)) for name, value in values.items() if name not in known]
+        said = {name: with_tilde(str(value)) for name, value in values.items()}
+        self.tags({name: value for name, value in said.items() if known.get(name, value) != value})
+        entries = [Param(name, value) for name, value in said.items() if name not in known]
         for start in range(0, len(entries), 100):  # the server's limit for one batch
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
 
@@ -80,7 +82,7 @@ class Tracker:
         """Set tags, leaving out what is None."""
         from mlflow.entities import RunTag
 
-        if entries := [RunTag(name, str(value)) for name, value in values.items() if value is not None]:
+        if entries := [RunTag(name, with_tilde(str(value))) for name, value in values.items() if value is not None]:
             self._client.log_batch(self.run_id, tags=entries)
 
     def note(self, markdown: str) -> None:
@@ -95,7 +97,8 @@ class Tracker:
         """
         from mlflow.entities import LoggedModelOutput
 
-        kind = {"params": {key: str(value) for key, value in params.items()}, "model_type": "LoRA adapter"}
+        said_of_run = {key: with_tilde(str(value)) for key, value in params.items()}
+        kind = {"params": said_of_run, "model_type": "LoRA adapter"}
         said = {key: str(value) for key, value in tags.items() if value is not None}
         allowed = re.sub(r"[^\w -]", "_", name)
         made = self._model() or self._client.create_logged_model(self.experiment_id, allowed, self.run_id, tags=said, **kind)
