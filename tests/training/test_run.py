@@ -39,7 +39,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
     return arrange
 
 
-def test_a_run_leaves_an_adapter_that_names_its_base_absolutely(doors: Doors) -> None:
+def test_a_run_leaves_an_adapter_that_names_its_base_without_a_place(doors: Doors) -> None:
     result = doors.train()
     config = json.loads((result.adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
