@@ -54,7 +54,7 @@ def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen)
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    found = finished.continued(run, subject)
+    found = finished.continued(run, subject, show)
     if options.ui:
         with pages.listening(options.port, "ask.port") as socket:
             webpage.serve(_ready(run, options, subject, found, (), show), presets(), socket, options.open, show)

@@ -37,6 +37,7 @@ from medexp.reports import summary as report
 from medexp.reports.run_report import About
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Screen
+from medexp.system.home import short, with_tilde
 from medexp.system.units import bytes_of_gib, duration
 from medexp.tracking import finished_run as finished
 from medexp.tracking import queries as kept_runs
@@ -58,7 +59,9 @@ def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, inv
         record, found, kept = _measured(run, invocation, subject, show)
     show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     measuring.show(show, f"What changed: {subject.name}", record, found)
-    show.result(f"Before and after side by side: {kept.page}\nMLflow run {kept.run_id}, {duration(time.perf_counter() - began)}")
+    show.result(
+        f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id}, {duration(time.perf_counter() - began)}"
+    )
     return found
 
 
@@ -90,7 +93,7 @@ def _keep(
 
 def _measured(run: RunConfig, invocation: Invocation, subject: FinishedRun, show: Screen) -> tuple[Record, Card, Kept]:
     """Load base and adapter, ask, score, and keep."""
-    found = finished.continued(run, subject)
+    found = finished.continued(run, subject, show)
     questions = _questions(run.evaluation)
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
@@ -161,7 +164,7 @@ def _tags(subject: FinishedRun) -> dict[str, object]:
 def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> About:
     """What report.html says beside the measures: of a run in MLflow also its curves and its VRAM."""
     facts = [
-        ("evaluated", subject.asked),
+        ("evaluated", with_tilde(subject.asked)),
         ("model", run.model.name),
         ("cases", f"{run.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)} answered"),
         ("MLflow run", run_id),

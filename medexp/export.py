@@ -9,6 +9,7 @@ Everything that can be refused is refused before a weight is read. An export is 
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from medexp.exporters.job import GGUF, Job, write
 from medexp.exporters.output_folder import MARK
 from medexp.models import adapter_files as artifact
 from medexp.models import lora_math as projections
+from medexp.models import weights
 from medexp.system import hub
 from medexp.system.console import Screen
 from medexp.system.units import MIB, duration
@@ -35,7 +37,7 @@ from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.registry import Registered
 
 _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
-_NOT_FOR_OTHERS = ("run.yaml",)  # holds paths of this machine
+_NOT_FOR_OTHERS = ("run.yaml",)  # may hold places outside the home folder, which it needs to be made again
 
 
 def export(run: RunConfig, options: ExportOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Path | Registered:
@@ -123,10 +125,20 @@ def _print(job: Job, elapsed_s: float) -> None:
     shown = job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
     job.show.result(f"{shown}, {duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
-        job.show.result(f"Serve it: sh {shown / 'serve.sh'}")
+        job.show.result(f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}")
         job.show.raw(next(line for line in (job.target / "serve.sh").read_text().splitlines() if line.startswith("exec ")))
     if (job.target / "Modelfile").is_file():
         job.show.result(f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}")
+
+
+def _base_of_script(job: Job) -> str:
+    """What serve.sh has to be told: where the base lies on this machine, if it is not the Hub's. Said here, and in no file."""
+    if job.merges or job.base.hub_id is not None:
+        return ""
+    try:
+        return f"BASE={shlex.quote(weights.find(job.run.model).location)} "
+    except ModelError:
+        return "BASE=FOLDER "
 
 
 def _push(job: Job) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.commands import Doors, command
+from helpers.commands import Doors, change_one_weight, command
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
@@ -204,6 +204,7 @@ def test_no_run_or_one_that_is_not_there_is_refused(finished: Finished, tmp_path
 def test_an_adapter_for_another_base_is_refused(finished: Finished, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(finished.doors.model, other)
+    change_one_weight(other)
     with pytest.raises(ModelError, match=r"was trained on .* and this run's base is .*other"):
         finished.evaluate(finished.result.adapter, f"model.path={other}")
 

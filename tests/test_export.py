@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import hub_stub
-from helpers.commands import Doors, command
+from helpers.commands import Doors, change_one_weight, command
 from helpers.hub_stub import Hub
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -114,7 +114,7 @@ def _transformers_command(out: Path, tmp_path: Path) -> list[str]:
 def test_merged_weights_answer_as_base_and_adapter_do(
     finished: Finished, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from peft import AutoPeftModelForCausalLM
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     assert finished.export(finished.result.run_id, out, "to=merged") == out
@@ -133,18 +133,23 @@ def test_merged_weights_answer_as_base_and_adapter_do(
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is it?"}], return_dict=False)
     assert ids == [1, *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"]]
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
-    apart = AutoPeftModelForCausalLM.from_pretrained(finished.result.adapter, dtype=torch.float32)  # as the tiny base is stored
+    base = AutoModelForCausalLM.from_pretrained(finished.doors.model, dtype=torch.float32)  # as the tiny base is stored
+    apart = PeftModel.from_pretrained(base, finished.result.adapter)
     by_peft = apart.merge_and_unload().to(torch.bfloat16)
     assert all(torch.equal(value, by_peft.state_dict()[name]) for name, value in merged.state_dict().items())
     assert _tokens(merged, ids) == _tokens(by_peft, ids)
 
 
-def test_an_adapter_is_exported_whole_and_can_be_exported_again(finished: Finished, out: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_exported_whole_and_can_be_exported_again(
+    finished: Finished, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     finished.export("last", out)
     adapter = finished.result.adapter
     assert (out / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
     served = (out / "serve.sh").read_text()
-    assert f"vllm serve {finished.doors.model} --enable-lora --max-lora-rank 16" in served
+    assert 'vllm serve "$' + "{BASE:?is the folder of the base model, HuggingFaceTB/SmolLM2-135M-Instruct: " in served
+    assert "--enable-lora --max-lora-rank 16" in served
+    assert f"Serve it: BASE={finished.doors.model} sh " in " ".join(capsys.readouterr().out.split())
     refused = subprocess.run(["sh", str(out / "serve.sh"), "transformers"], capture_output=True, text=True, check=False)
     assert (refused.returncode, "to=merged" in refused.stderr) == (2, True)
     card = (out / "README.md").read_text()
@@ -221,7 +226,8 @@ def test_an_adapter_of_another_shape_or_kind_is_refused(finished: Finished, tmp_
 
 def test_an_adapter_of_another_base_is_refused(finished: Finished, tmp_path: Path, out: Path) -> None:
     other = shutil.copytree(finished.doors.model, tmp_path / "other")
-    with pytest.raises(ModelError, match="was trained on"):
+    change_one_weight(other)
+    with pytest.raises(ModelError, match=r"was trained on .*SmolLM2.* and this run's base is .*other, which holds other weights"):
         finished.export(finished.result.adapter, out, "to=merged", f"model.path={other}")
     (other / "config.json").write_text(json.dumps(json.loads((other / "config.json").read_text()) | {"hidden_size": 96}))
     with pytest.raises(ModelError, match="do not have the declared shape: hidden is 96 there and 64 here"):

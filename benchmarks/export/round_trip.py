@@ -1,15 +1,17 @@
 """Does an export answer as base + adapter do? Greedy tokens and logits, with Transformers and with llama.cpp itself.
 
-    python benchmarks/export/round_trip.py ADAPTER --merged FOLDER ... --gguf FILE ... --llama-python PYTHON [--cases 4]
+    python benchmarks/export/round_trip.py ADAPTER --base FOLDER --merged FOLDER ... --gguf FILE ... --llama-python PYTHON
 
-ADAPTER is the folder that a run left. The reference is PEFT's adapter, not merged, over its base, computed in float32. PYTHON is an
-interpreter with llama-cpp-python; its own tokens of every prompt are compared with those of training.
+ADAPTER is the folder that a run left, --base where its base lies (default: what the adapter names). The reference is PEFT's
+adapter, not merged, over its base, computed in float32. PYTHON is an interpreter with
+llama-cpp-python; its own tokens of every prompt are compared with those of training.
 """
 
 import argparse
 import json
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def questions(run: Any, tokenizer: Any) -> tuple[list[str], list[list[int]]]:
     from medexp.data.prompts import ask
     from medexp.models.adapter_model import vocabulary
 
-    rows = read_file(Path(run.dataset.path), "the cases")
+    rows = read_file(Path(run.dataset.path).expanduser(), "the cases")
     texts = [ask(run.prompt, row[run.dataset.columns.question]) for row in rows]
     return texts, [prompt_ids(text, vocabulary(tokenizer)) for text in texts]
 
@@ -95,6 +97,7 @@ def main() -> None:
     """One line an export."""
     asked = argparse.ArgumentParser()
     asked.add_argument("adapter", type=Path)
+    asked.add_argument("--base", type=Path)
     asked.add_argument("--merged", type=Path, nargs="*", default=[])
     asked.add_argument("--gguf", type=Path, nargs="*", default=[])
     asked.add_argument("--llama-python")
@@ -103,17 +106,22 @@ def main() -> None:
     given = asked.parse_args()
     import torch
     from omegaconf import OmegaConf
-    from peft import AutoPeftModelForCausalLM
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from medexp.cli.app import register
+
+    register()  # the resolver that names the shipped cases
     run = OmegaConf.load(given.adapter / "run.yaml")
     texts, ids = questions(run, AutoTokenizer.from_pretrained(given.adapter))
+    named = json.loads((given.adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = partial(AutoModelForCausalLM.from_pretrained, given.base or named)
     few = ids[: given.cases]
-    exact = AutoPeftModelForCausalLM.from_pretrained(given.adapter, dtype=torch.float32)
+    exact = PeftModel.from_pretrained(base(dtype=torch.float32), given.adapter)
     wanted = answered(exact, few, given.tokens)
     largest = max(abs(each).max() for each in wanted[1])
     print(f"reference: {sum(map(len, wanted[0]))} tokens in {given.cases} answers, largest logit {largest:.1f}", flush=True)
-    half = AutoPeftModelForCausalLM.from_pretrained(given.adapter, dtype=torch.bfloat16)
+    half = PeftModel.from_pretrained(base(dtype=torch.bfloat16), given.adapter)
     by_adapter = answered(half, few, given.tokens)
     by_peft = answered(half.merge_and_unload(), few, given.tokens)
     row("PEFT's own merge in bf16, beside the reference", by_peft, wanted)

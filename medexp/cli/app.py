@@ -37,7 +37,7 @@ from medexp.config.command_options import (
     UiConfig,
 )
 from medexp.config.preset_errors import explain_preset
-from medexp.config.resolve import anchored, resolve
+from medexp.config.resolve import SHIPPED, kept_yaml, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, first_line
 from medexp.sweep.search.search_space import lengths
@@ -64,7 +64,7 @@ Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, obje
 
 @dataclass(frozen=True)
 class Invocation:
-    """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML (paths absolute), the
+    """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML (as it is kept), the
     door's own options (the config group of its name, where it has one), the text of its experiment's YAML, and the finished run
     that it was recomposed from."""
 
@@ -87,8 +87,7 @@ def register() -> None:
     """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    shipped = Path(__file__).resolve().parent.parent / "data"
-    OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(shipped / name), replace=True)
+    OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(SHIPPED / name), replace=True)
     OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
     ConfigStore.instance().store(group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_")
 
@@ -155,7 +154,7 @@ def _run_door(
                 cfg, subject = recompose(cfg, options, settings.overrides.task)
             cwd = Path(settings.runtime.cwd)
             run = resolve(cfg, machine.read(), cwd, settings.runtime.choices, needs_card)
-            composed = OmegaConf.to_yaml(anchored(cfg, cwd), resolve=True)
+            composed = kept_yaml(cfg, cwd)
             overrides = tuple(settings.overrides.task)
             experiment, folder = _experiment_yaml(settings.runtime), Path(settings.runtime.output_dir)
             with console.quiet_when_unread():  # here, as Hydra has a line for whatever passes through it

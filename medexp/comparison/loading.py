@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medexp.comparison.comparison import Comparing, Cost, Run, energy_wh
 from medexp.comparison.contrasts import Evaluated
 from medexp.config.flatten import settings
+from medexp.config.resolve import movable
 from medexp.config.schema import Bias, Lora, Model, ModelShape, RunConfig, Tracking
 from medexp.errors import BadInput, RunError
 from medexp.evaluation import scorecard
@@ -85,7 +86,7 @@ def _run(label: str, each: FinishedRun, where: Tracking) -> Run:
 
 def _settings(each: FinishedRun) -> dict[str, str]:
     """What the run was composed of; of the levers what the plan chose, where MLflow has it."""
-    stored = OmegaConf.to_container(OmegaConf.load(each.composed)) if each.composed is not None else None
+    stored = movable(OmegaConf.to_container(OmegaConf.load(each.composed))) if each.composed is not None else None
     made = settings({str(name): group for name, group in stored.items()}) if isinstance(stored, dict) else {}
     params = each.kept.params if each.kept is not None else {}
     words = {"None": "null", "True": "true", "False": "false"}

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
@@ -115,6 +117,14 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(shown, value))}]"
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def word(name: str, value: str) -> str:
+    """Return `name=value` as a shell has to be given it, so that Hydra reads text `value` letter by letter."""
+    if re.fullmatch(r"[\w./:-]+", value, re.ASCII):
+        return f"{name}={value}"
+    escaped = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return shlex.quote(f"{name}='{escaped}'")
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:

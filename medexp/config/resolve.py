@@ -35,6 +35,7 @@ from medexp.config.schema import (
     RunConfig,
 )
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
+from medexp.system.home import with_tilde
 from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
@@ -44,6 +45,7 @@ CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's
 _OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}  # of a proposal, too
 # What a machine has more or less of. Its number format is no part: that changes what comes out.
 _MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
+SHIPPED = Path(__file__).resolve().parent.parent / "data"  # the cases inside this package, wherever it is installed
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -54,7 +56,7 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    run = _objects(_shaped(cfg, launch_dir), choices)
+    run = _objects(with_shape(cfg, launch_dir), choices)
     if part_problems := list(parts.expand(run.dataset)):
         raise ConfigError(part_problems)
     _make_absolute(run, launch_dir)
@@ -68,8 +70,8 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
     return run
 
 
-def _shaped(cfg: DictConfig, launch_dir: Path) -> DictConfig:
-    """`cfg` with the shape of a model that declares none, from the checkpoint at `model.path`.
+def with_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+    """Return `cfg` with the shape of a model that declares none, from the checkpoint at `model.path`.
 
     Raises: ConfigError without a path; ModelError if it cannot be read there.
     """
@@ -142,7 +144,6 @@ def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
     run.tracking.root = tracking_root(run.tracking.root, launch_dir)
 
 
-_SHIPPED = Path(__file__).resolve().parents[1] / "data"
 _PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_from.path")
 
 
@@ -159,10 +160,10 @@ def found_again(cfg: DictConfig, before: Path | None, now: Path) -> DictConfig:
     `now`, and with medexp's own files, where those are gone, as this medexp has them."""
     made = copy.deepcopy(cfg)
     for node, name in _paths(made):
-        path = Path(node[name])
+        path = Path(node[name]).expanduser()
         is_of_project = before is not None and path.is_relative_to(before)
         is_own = path.parts[-3:-1] == ("medexp", "data") and not path.exists()
-        there = now / path.relative_to(before) if is_of_project and before else _SHIPPED / path.name
+        there = now / path.relative_to(before) if is_of_project and before else SHIPPED / path.name
         if (is_of_project or is_own) and there.exists():
             node[name] = str(there)
     return made
@@ -176,6 +177,29 @@ def _paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
     for node, name in (*named, *files, *((each, "path") for each in entries)):
         if OmegaConf.is_dict(node) and isinstance(node.get(name), str):
             yield node, name
+
+
+def kept_yaml(cfg: DictConfig, launch_dir: Path) -> str:
+    """Return `cfg` as it is kept with a run, to be read in any folder: complete, so that it needs no model to be told what it was,
+    and without the user's name, so that it can be handed on.
+
+    Paths below the home folder begin with ~, the shipped cases are named as conf/ names them. Other places have to stay: without
+    them the run could not be made again.
+    """
+    complete = OmegaConf.to_container(anchored(with_shape(cfg, launch_dir), launch_dir), resolve=True)
+    return OmegaConf.to_yaml(OmegaConf.create(movable(complete)))
+
+
+def movable(value: Any) -> Any:
+    """Return composed `value` with every path that differs from user to user as it is read for all of them."""
+    if isinstance(value, Mapping):
+        return {name: movable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [movable(inner) for inner in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        is_shipped = Path(value).parent == SHIPPED
+        return f"${{medexp.shipped:{Path(value).name}}}" if is_shipped else with_tilde(value)
+    return value
 
 
 def tracking_root(root: str | None, launch_dir: Path) -> str:

@@ -17,6 +17,7 @@ from medexp.data.encoding import Encoded
 from medexp.data.preparation import Prepared
 from medexp.evaluation.record import CaseLoss
 from medexp.models.adapter_model import Weights
+from medexp.models.base_identity import config_digest, weights_digest
 from medexp.system import machine
 from medexp.system.files import write_json
 
@@ -61,7 +62,7 @@ def _base(run: RunConfig, weights: Weights) -> list[object]:
     hardware, on_card = run.hardware, run.hardware.device is Device.cuda
     return [
         VERSION,
-        weights.commit or _files(Path(weights.location)),
+        weights.commit or _checkpoint(Path(weights.location)),
         run.model.quantisation.value,
         hardware.engine.value,
         hardware.dtype.value,
@@ -75,10 +76,12 @@ def _cases(cases: Sequence[Encoded]) -> list[object]:
     return [[case.input_ids, case.labels] for case in cases]
 
 
-def _files(folder: Path) -> list[object]:
-    """A local checkpoint is what it was while no file of it was written."""
+def _checkpoint(folder: Path) -> list[object]:
+    """What a local checkpoint is, wherever it lies: what it holds, and that no file of it was written since, because the digest
+    of the weights is of parts of them."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    return [str(folder), *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
+    written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [weights_digest(folder), config_digest(folder), *written]
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from medexp.config.command_options import ExportOptions, ExportTo
+from medexp.config.resolve import movable
 from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
 from medexp.evaluation.measures import lexicon
@@ -23,7 +26,8 @@ from medexp.exporters.merge import Merged
 from medexp.exporters.serve_script import Served
 from medexp.models import adapter_files as artifact
 from medexp.models import backend as stack
-from medexp.models import weights
+from medexp.models import base_identity, weights
+from medexp.models.base_identity import BaseIdentity
 from medexp.reports import run_report as page
 from medexp.system import hub
 from medexp.system.console import NOTE, Screen
@@ -54,11 +58,10 @@ class Job:
         """Its run in MLflow, where it was not given as a folder."""
         return self.subject.kept.run_id if self.subject.kept is not None else None
 
-    @property
-    def base(self) -> str:
-        """What the adapter says its base is: a path of this machine, or for others the Hub's name of it."""
-        named = str(artifact.adapter_config(self.adapter)["base_model_name_or_path"])
-        return self.run.model.hub_id or Path(named).name if self.options.push and Path(named).is_absolute() else named
+    @cached_property
+    def base(self) -> BaseIdentity:
+        """What the adapter says its base is, under the name that others know it by."""
+        return artifact.without_place(artifact.base_of(self.adapter, self.run.model), self.run.model)
 
     @property
     def served(self) -> Served:
@@ -82,7 +85,8 @@ class Job:
     def merged(self) -> Merged:
         """Base and adapter, opened but not read."""
         found = weights.find(self.run.model)
-        artifact.check_adapter(self.adapter, self.run.lora, found, "run")
+        if note := artifact.check_adapter(self.adapter, self.run.lora, self.run.model, found, "run"):
+            self.show.say(note, NOTE)
         if found.gguf is not None:
             with self.show.stage("converting the embedded model, once"):
                 found = weights.convert(found, self.run.model, stack.load_transformers(self.run.hardware))
@@ -106,13 +110,15 @@ def write(job: Job, place: Path) -> None:
 
 def _write_adapter(job: Job, place: Path) -> dict[str, str]:
     shutil.copyfile(job.adapter / artifact.WEIGHTS, place / artifact.WEIGHTS)
-    artifact.write_adapter_config(artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base}, place)
+    artifact.write_adapter_config(artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name}, place)
+    base_identity.write(job.base, place)
     if (job.adapter / "run.yaml").is_file():
-        shutil.copyfile(job.adapter / "run.yaml", place / "run.yaml")
+        made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / "run.yaml")))  # an older medexp kept places as they are
+        (place / "run.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(made)), encoding="utf-8")
     if job.not_over_base is None:
         is_nf4 = job.run.model.quantisation is Quantisation.nf4
         served = replace(job.served, dtype=job.run.hardware.dtype.value)
-        words = serving.vllm_adapter(served, job.base, job.run.lora.r, is_nf4)
+        words = serving.vllm_adapter(served, job.base.name, job.base.hub_id is None, job.run.lora.r, is_nf4)
         (place / "serve.sh").write_text(serving.script(served, words, is_merged=False), encoding="utf-8")
     return {"adapter": artifact.WEIGHTS}
 
@@ -169,7 +175,7 @@ def _facts(job: Job, files: dict[str, str]) -> card.Facts:
         name=job.name,
         run_id=job.run_id,
         measures=_measures(job.subject),
-        usage=card.usage(job.name, files, serves=job.not_over_base is None or job.merges),
+        usage=card.usage(job.name, files, job.not_over_base is None or job.merges, is_local=job.base.hub_id is None),
     )
 
 

@@ -138,13 +138,15 @@ def _block(text: str) -> str:
     return f"{fence}text\n{text.rstrip()}\n{fence}"
 
 
-def usage(name: str, files: Mapping[str, str], serves: bool) -> str:
-    """How the export is used, as Markdown; `serves` where a serve.sh lies beside it."""
+def usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = False) -> str:
+    """How the export is used, as Markdown; `serves` where a serve.sh lies beside it, `is_local` where the base is not the Hub's."""
     if "Modelfile" in files:
         return f'```console\n$ ollama create {name} -f Modelfile\n$ ollama run {name} "QUESTION"\n```'
     if "gguf" in files:
         holds = "The file holds the run's prompt as its chat template: a user message is the question."
         return f"```console\n$ llama-server -m {files['gguf']} --jinja\n```\n\n{holds}"
+    if "adapter" in files and is_local:
+        return _over_local_base(serves)
     loader = "AutoPeftModelForCausalLM" if "adapter" in files else "AutoModelForCausalLM"
     imports = f"from transformers import {loader}, AutoTokenizer"
     if "adapter" in files:
@@ -155,6 +157,21 @@ def usage(name: str, files: Mapping[str, str], serves: bool) -> str:
 {imports}
 
 model, tokenizer = {loader}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+ids = tokenizer.apply_chat_template([{{"role": "user", "content": "QUESTION"}}], return_tensors="pt", return_dict=True)
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=512)[0]))
+```{server}"""
+
+
+def _over_local_base(serves: bool) -> str:
+    server = "\n\n`BASE=FOLDER sh serve.sh` serves it (vLLM)." if serves else ""
+    return f"""FOLDER is where the base model lies; `base_model.json` says which it is.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base, tokenizer = AutoModelForCausalLM.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained(".")
+model = PeftModel.from_pretrained(base, ".")
 ids = tokenizer.apply_chat_template([{{"role": "user", "content": "QUESTION"}}], return_tensors="pt", return_dict=True)
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=512)[0]))
 ```{server}"""

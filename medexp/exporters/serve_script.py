@@ -1,11 +1,13 @@
 """The command that serves an export, as a shell script beside it. Text only; nothing here starts a server."""
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes. Source: vLLM's LoRAConfig
+_NOT_PLAIN = re.compile(r"[^\w./ -]")  # inside double quotes of a shell
 _HERE = '"$here"'
 
 
@@ -27,10 +29,12 @@ def vllm_refuses(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
     return f"lora.r={rank}" if rank > VLLM_RANKS[-1] else None
 
 
-def vllm_adapter(served: Served, base: str, rank: int, is_nf4: bool) -> list[str]:
-    """The words of vLLM's command for the base with the adapter that lies beside the script."""
+def vllm_adapter(served: Served, base: str, is_local: bool, rank: int, is_nf4: bool) -> list[str]:
+    """The words of vLLM's command for the base with the adapter that lies beside the script. A base that is not the Hub's is the
+    folder in the variable BASE: where it lies is another place on every machine."""
     max_rank = next(each for each in VLLM_RANKS if each >= rank)
-    words = ["vllm", "serve", shlex.quote(base), "--enable-lora", "--max-lora-rank", str(max_rank)]
+    place = f'"${{BASE:?is the folder of the base model, {_NOT_PLAIN.sub("_", base)}: BASE=FOLDER sh serve.sh}}"'
+    words = ["vllm", "serve", place if is_local else shlex.quote(base), "--enable-lora", "--max-lora-rank", str(max_rank)]
     words += ["--lora-modules", f"{shlex.quote(served.name)}={_HERE}", "--tokenizer", _HERE]
     return words + (["--quantization", "bitsandbytes"] if is_nf4 else []) + _settings(served)
 

@@ -1,15 +1,22 @@
-"""The adapter as a folder: safetensors, adapter_config.json with the absolute base, the tokenizer, and the run that made it."""
+"""The adapter as a folder: safetensors, adapter_config.json, what its base is, the tokenizer, and the run that made it.
+
+No file of it says where the base lay: PEFT is told the name that others know it by, and `base_model.json` which weights it was.
+"""
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medexp.config.flatten import shown
-from medexp.config.schema import Lora
+from medexp.config.schema import Lora, Model
 from medexp.errors import ModelError, listing
+from medexp.models import base_identity
 from medexp.models.adapter_model import Tuned, Weights
+from medexp.models.base_identity import BaseIdentity
 from medexp.models.lora_math import unsupported
 from medexp.system.files import written_whole
 
@@ -22,35 +29,96 @@ _AS_TRAINED = {  # PEFT's names, and what an adapter has that is older than one 
 }
 
 
-def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str) -> Path:
-    """Write the adapter to `folder`, whole or not at all; an adapter already there is replaced. Returns `folder`."""
+def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str, base: BaseIdentity) -> Path:
+    """Write the adapter, trained on `base`, to `folder`, whole or not at all; one already there is replaced. Returns `folder`."""
     with written_whole(folder) as half_done:
         tuned.network.save_pretrained(half_done, save_embedding_layers=False)
+        _name_base(half_done, base)
         tuned.tokenizer.save_pretrained(half_done)
         (half_done / "run.yaml").write_text(composed_yaml, encoding="utf-8")
     return folder
 
 
-def check_adapter(folder: Path, lora: Lora, weights: Weights, key: str = "lora.start_from") -> None:
-    """Is the adapter in `folder`, which `key` names, one of this base, rank, modules and scale, with DoRA and biases as here?
+def _name_base(folder: Path, base: BaseIdentity) -> None:
+    """In what PEFT wrote to `folder`, put the name of the base where its place was; and what it is beside it."""
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    location = str(config["base_model_name_or_path"])
+    write_adapter_config(config | {"base_model_name_or_path": base.name}, folder)
+    if (card := folder / "README.md").is_file():
+        card.write_text(card.read_text(encoding="utf-8").replace(location, base.name), encoding="utf-8")
+    base_identity.write(base, folder)
+
+
+def check_adapter(folder: Path, lora: Lora, model: Model, weights: Weights, key: str = "lora.start_from") -> str | None:
+    """Check that the adapter in `folder`, which `key` names, is one of this base, rank, modules and scale, with DoRA and biases as
+    here; returns what should be said of the base, where it is another version of the one it was trained on.
 
     Raises: ModelError saying what it was trained on instead.
     """
     file = folder / CONFIG
     if not file.is_file():
         raise ModelError(f"{key}={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
-    config = json.loads(file.read_text())
-    if config.get("base_model_name_or_path") != weights.location:
-        raise ModelError(
-            f"the adapter in {folder} was trained on {config.get('base_model_name_or_path')} and this run's base is "
-            f"{weights.location}; choose that model, or another {key}"
-        )
+    config = json.loads(file.read_text(encoding="utf-8"))
+    note = _check_base(folder, config, model, weights, key)
     if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(lora.target_modules):
         raise ModelError(
             f"the adapter in {folder} has rank {config.get('r')} on {listing(sorted(config.get('target_modules') or ()))}; "
             "set lora.r and lora.target_modules to the same"
         )
     _check_scale(config, lora, folder, key)
+    return note
+
+
+def _check_base(folder: Path, config: Mapping[str, Any], model: Model, weights: Weights, key: str) -> str | None:
+    """Check that `weights` are those that the adapter in `folder` was trained on; returns what should be said of them.
+
+    Raises: ModelError where they are others.
+    """
+    name, here = str(config.get("base_model_name_or_path")), base_identity.named(model, weights)
+    if name == weights.location and not (folder / base_identity.FILE).is_file():  # as an older medexp wrote it, and PEFT does
+        return None
+    then = base_of(folder, model)
+    if (then_from := then.source) and (here_from := here.source) and then_from[0] == here_from[0]:
+        is_other = None not in (then_from[1], here_from[1]) and then_from != here_from
+        return f"the adapter was trained on {then}, and the base here is {here}" if is_other else None
+    here = base_identity.identity_of(model, weights)
+    if then.weights is not None and then.weights == here.weights:
+        return None if then.config == here.config else f"the adapter was trained on these weights with another config.json ({then})"
+    names = {_last_part(each) for each in (here.name, weights.location)}
+    if None in (then.weights, here.weights) and _last_part(then.name) in names:
+        return f"the adapter was trained on {name}; whether these are the same weights ({weights.location}) it does not say"
+    raise ModelError(
+        f"the adapter in {folder} was trained on {then}, and this run's base is {weights.location}, which "
+        f"{'is not known to be the same' if None in (then.weights, here.weights) else 'holds other weights'}; choose that model "
+        f"(model.path=FOLDER where it lies now), or another {key}"
+    )
+
+
+def base_of(folder: Path, model: Model) -> BaseIdentity:
+    """Return what the adapter in `folder`, of a run of `model`, says of its base. Of an older medexp, or of another maker, it has
+    only PEFT's name of it: the folder that it lay in then, or its id on the Hub."""
+    if (said := base_identity.read(folder)) is not None:
+        return said
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    name, revision = str(config.get("base_model_name_or_path")), config.get("revision")
+    if not Path(name).is_absolute():
+        return BaseIdentity(name, hub_id=name, commit=revision)
+    if (Path(name) / "config.json").is_file():
+        return base_identity.with_digests(BaseIdentity(name), Path(name))
+    embedded, _, version = Path(name).name.rpartition("-")
+    if model.package is not None and embedded == model.name:  # as medexp's cache calls it
+        return BaseIdentity(name, package=model.package, version=version)
+    return BaseIdentity(name)
+
+
+def without_place(base: BaseIdentity, model: Model) -> BaseIdentity:
+    """Return `base` under a name that holds no path of this machine."""
+    is_place = Path(base.name).is_absolute() or "\\" in base.name
+    return replace(base, name=model.hub_id or _last_part(base.name)) if is_place else base
+
+
+def _last_part(name: str) -> str:
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 
 
 def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) -> None:

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten as flat
-from medexp.config.resolve import anchored
+from medexp.config.resolve import anchored, with_shape
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
 from medexp.sweep.optimize import Trials
@@ -82,7 +82,7 @@ def _draw(study: Study, base: RunConfig, folder: Path, parent: Tracker, show: Sc
             charts.draw(study, base, folder)
             parent.folder(folder, "charts")
     except Exception as error:
-        if disk_space.lacking(error, [folder.parent]) is not None:
+        if disk_space.out_of_room(error) is not None:
             raise
         show.say(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
@@ -211,7 +211,7 @@ def _best_preset(question: Question, study: Study) -> Path | None:
         f"{duration(took)} of training in all.\n"
         f"  python -m medexp.train --config-dir {shlex.quote(str(question.folder))} experiment=best"
     )
-    cfg = question.compose(study.space.overrides(trial.params))
+    cfg = with_shape(question.compose(study.space.overrides(trial.params)), question.launch_dir)
     anywhere = anchored(cfg, question.launch_dir)
     return preset.write(preset.preset(anywhere, question.plain, head), question.folder)
 

@@ -13,6 +13,8 @@ from typing import Any
 from medexp.errors import OutputError, first_line
 from medexp.system import disk_space
 
+_OF_A_MODEL = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # its weights, configuration and tokenizer
+
 
 class HubError(Exception):
     """One line: why the Hub did not give what was asked."""
@@ -107,9 +109,16 @@ def download(repo: str, revision: str | None) -> Path:
     """Bring the weights and tokenizer of model `repo` into the local cache, with progress bars; the folder. Raises: HubError."""
     from huggingface_hub import snapshot_download
 
-    files = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
     with asking(RuntimeError):
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_OF_A_MODEL))
+
+
+def downloaded(repo: str, revision: str | None) -> Path:
+    """Return the folder of model `repo` in the local cache, without asking the Hub. Raises: HubError if it is not there."""
+    from huggingface_hub import snapshot_download
+
+    with asking(RuntimeError):
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_OF_A_MODEL, local_files_only=True))
 
 
 def push(folder: Path, repo: str, token: str, private: bool, message: str, leave_out: Sequence[str]) -> str:

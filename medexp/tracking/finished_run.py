@@ -15,6 +15,7 @@ from medexp.models import adapter_files as artifact
 from medexp.models import weights
 from medexp.models.adapter_model import Weights
 from medexp.planning import planner
+from medexp.system.console import NOTE, Screen
 from medexp.tracking import commits, registry
 from medexp.tracking import queries as kept_runs
 from medexp.tracking.registry import ADAPTER
@@ -112,6 +113,9 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
     stored = _found_again(stored, cfg, subject)
     made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
     assert isinstance(made, DictConfig)
+    for key in OmegaConf.missing_keys(stored):  # merging left this command's own default there: an older medexp kept no shape
+        if OmegaConf.select(made, key.rpartition(".")[0] or key) is not None:
+            OmegaConf.update(made, key, "???", merge=False)
     named = [match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides) if match]
     for key in named:
         value = OmegaConf.select(cfg, key)
@@ -130,9 +134,9 @@ def _found_again(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> D
     return found_again(stored, lies_in(moved_from).parents[1] if moved_from else None, project)
 
 
-def continued(run: RunConfig, subject: FinishedRun) -> Weights:
-    """The base of `subject`, once it is seen to be the one its adapter was trained on; `run` is set to begin with that adapter,
-    and to the fastest plan that fits.
+def continued(run: RunConfig, subject: FinishedRun, show: Screen) -> Weights:
+    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or another version of it, which is
+    said; `run` is set to begin with that adapter, and to the fastest plan that fits.
 
     Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong together; VramPlanError.
     """
@@ -143,6 +147,7 @@ def continued(run: RunConfig, subject: FinishedRun) -> Weights:
             f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
         )
     found = weights.find(run.model)
-    artifact.check_adapter(subject.adapter, run.lora, found, "run")
+    if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
+        show.say(note, NOTE)
     run.lora.start_from = str(subject.adapter)
     return found

@@ -13,6 +13,7 @@ from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunInterrupted, TrialPruned, first_line
 from medexp.system.console import Screen
+from medexp.system.home import with_tilde
 from medexp.system.process_identity import as_tag
 from medexp.tracking.open_runs import PROCESS, bury_dead, held_open
 from medexp.tracking.outbox import Outbox, write_left
@@ -79,11 +80,12 @@ class Tracker:
 
     def params(self, values: Mapping[str, Value]) -> None:
         """Log parameters; those that a continued run has already stay."""
-        self._put("params", {name: str(value) for name, value in values.items()})
+        self._put("params", {name: with_tilde(str(value)) for name, value in values.items()})
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags, leaving out what is None."""
-        self._put("tags", {name: str(value) for name, value in values.items() if value is not None})
+        said = {name: with_tilde(str(value)) for name, value in values.items() if value is not None}
+        self._put("tags", said)
 
     def note(self, markdown: str) -> None:
         """Say `markdown` in the place of the run's description."""
@@ -96,7 +98,7 @@ class Tracker:
         Its files are shared with the artifact (hard links), so that a model costs no disk.
         """
         said = {
-            "params": {key: str(value) for key, value in params.items()},
+            "params": {key: with_tilde(str(value)) for key, value in params.items()},
             "tags": {key: str(value) for key, value in tags.items() if value is not None},
         }
         self._put("model", {"name": name, "folder": str(folder), **said})

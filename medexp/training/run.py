@@ -10,9 +10,10 @@ from pathlib import Path
 
 from medexp.cli.app import Invocation
 from medexp.config import flatten as flat
-from medexp.config.flatten import flatten, telling
+from medexp.config.flatten import flatten, telling, word
 from medexp.config.remarks import on_schedule
-from medexp.config.schema import RunConfig
+from medexp.config.resolve import SHIPPED, tracking_root
+from medexp.config.schema import RunConfig, Tracking
 from medexp.data import loading as source
 from medexp.data import mixture
 from medexp.data.audit.inspection import Inspection
@@ -27,10 +28,11 @@ from medexp.evaluation.evaluator import Measured
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Card
 from medexp.models import adapter_files as artifact
+from medexp.models import base_identity, weights
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
-from medexp.models import weights
 from medexp.models.adapter_model import Weights
+from medexp.models.base_identity import BaseIdentity
 from medexp.models.memory_phase import during
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
@@ -42,6 +44,7 @@ from medexp.reports.run_report import About
 from medexp.sweep.workers.trial import Part
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Screen, TrainingProgress
+from medexp.system.home import short, with_tilde
 from medexp.system.provenance import environment, git_commit
 from medexp.system.units import gib
 from medexp.tracking import queries as kept_runs
@@ -76,6 +79,7 @@ class Job(Measured):
     tracker: Tracker
     plan: Plan | None
     began: float
+    base: BaseIdentity
     part: Part | None = None  # of a sweep
 
 
@@ -92,8 +96,10 @@ def train(
     asked = copy.deepcopy(run)
     plan, runners_up = _plan(run)
     found = weights.find(run.model)
-    if run.lora.start_from is not None:
-        artifact.check_adapter(Path(run.lora.start_from), run.lora, found)
+    if run.lora.start_from is not None and (
+        other_base := artifact.check_adapter(Path(run.lora.start_from), run.lora, run.model, found)
+    ):
+        show.say(other_base, NOTE)
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
     names = (flat.fingerprint(run, cases.digest), flat.former_fingerprint(run, cases.digest))
@@ -134,8 +140,8 @@ def train(
                 _log_plan(tracker, run, settled, runners_up, show)
                 if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
                     ready = speller.prepared(run, sides)
-            known = known_base(run, base.weights, ready)
-            result = _compare(Job(run, show, work, ready, tuned, meter, known, invocation, tracker, plan, began, part))
+            known, of_base = known_base(run, base.weights, ready), base_identity.identity_of(run.model, base.weights)
+            result = _compare(Job(run, show, work, ready, tuned, meter, known, invocation, tracker, plan, began, of_base, part))
         work.finish()
     if part is None and (left := leftovers.sentence(run.tracking)):  # a sweep's trials would say it each
         show.say(left, NOTE)
@@ -190,12 +196,13 @@ def _compare(job: Job) -> TrainResult:
     record = job.record((before, after), (losses_before, losses_after))
     card = measuring.card(record, job.run.evaluation, job.tuned.stack)
     with job.show.stage("saving the adapter"):
-        adapter = artifact.save_adapter(job.tuned, job.invocation.output_dir / "adapter", job.invocation.composed_yaml)
+        folder = job.invocation.output_dir / "adapter"
+        adapter = artifact.save_adapter(job.tuned, folder, job.invocation.composed_yaml, job.base)
     outcome = _outcome(job, fitted, (losses_before, losses_after), card)
     result = TrainResult(outcome, adapter, job.tracker.run_id, job.tracker.latest)
     page = _log_end(job, result, record, card)
     _print(job, result, record, card)
-    job.show.result(f"Before and after side by side: {page}")
+    job.show.result(f"Before and after side by side: {short(page)}")
     return result
 
 
@@ -276,6 +283,7 @@ def _log_start(
     ready: Prepared,
     found: Weights,
 ) -> None:
+    origin = with_tilde(cases.origin.replace(str(SHIPPED), "medexp/data"))
     later = planner.LEVER_KEYS if planner.is_planned(run) else ()  # a run may be planned anew until a step was seen to fit
     tracker.params({name: value for name, value in telling(run, invocation.overrides).items() if name not in later})
     tracker.note(note.begun(run, note.question(invocation.experiment_yaml)))
@@ -297,14 +305,14 @@ def _log_start(
     )
     tracker.data(
         [
-            DataInput(run.dataset.name, "training", digest_of(sides.train), cases.origin, ready.audit.train.kept),
-            DataInput(run.dataset.name, "held-out", digest_of(sides.held_out), cases.origin, ready.audit.held_out.kept),
+            DataInput(run.dataset.name, "training", digest_of(sides.train), origin, ready.audit.train.kept),
+            DataInput(run.dataset.name, "held-out", digest_of(sides.held_out), origin, ready.audit.held_out.kept),
         ]
     )
     tracker.text(invocation.composed_yaml, "config/composed.yaml")
     if run.lora.start_from is not None and run.tracking.log_adapter:
         tracker.folder(Path(run.lora.start_from), STARTED_FROM)
-    tracker.text("\n".join(invocation.overrides) + "\n", "config/overrides.txt")
+    tracker.text(with_tilde("\n".join(invocation.overrides) + "\n"), "config/overrides.txt")
     tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
 
 
@@ -343,7 +351,7 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
     job.tracker.note(note.finished(job.run, asked, outcome, card, job.tracker.page, job.tracker.run_id))
     about = About(
         f"{job.run.model.name} {name} on {job.run.dataset.name}",
-        report.summary(outcome, str(result.adapter), result.run_id),
+        report.summary(outcome, f"{result.adapter.name}/ beside this page", result.run_id),
         planned_bytes=outcome.planned_bytes,
         measured_bytes=outcome.peak_bytes,
         ceiling_bytes=outcome.ceiling_bytes,
@@ -359,6 +367,16 @@ def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
     if record.cases:
         job.show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     measuring.show(job.show, "What changed", record, card)
-    job.show.table("This run", ("", ""), report.summary(result.outcome, str(result.adapter), result.run_id))
+    job.show.table("This run", ("", ""), report.summary(result.outcome, str(short(result.adapter)), result.run_id))
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
-    job.show.result(f'Ask it: python -m medexp.ask run={result.run_id} question="..."')
+    job.show.result(f'Ask it: python -m medexp.ask {_found_by(job.run.tracking, result)} question="..."')
+
+
+def _found_by(kept_in: Tracking, result: TrainResult) -> str:
+    """The words that lead every other command, started in this folder, to the run."""
+    if not kept_in.log_adapter:
+        return word("run", str(short(result.adapter)))
+    is_usual = kept_in.root == tracking_root(None, Path.cwd())
+    return (
+        f"run={result.run_id}" if is_usual else f"run={result.run_id} {word('tracking.root', str(short(Path(kept_in.root or ''))))}"
+    )

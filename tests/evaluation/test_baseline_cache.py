@@ -1,12 +1,13 @@
 """The base is asked once by all runs that would hear the same from it, and again by one that would not."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import Doors, change_one_weight
 
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
@@ -97,6 +98,16 @@ def test_a_checkpoint_that_was_written_again_is_another_base(places: Callable[..
     file = doors.model / "model.safetensors"
     os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000))
     assert not set(places()) & set(before)
+
+
+def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_is_not(tiny_model: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(tiny_model, tmp_path / "moved")
+    assert known_base._checkpoint(moved) == known_base._checkpoint(tiny_model)
+    file = moved / "model.safetensors"
+    written = file.stat().st_mtime_ns
+    change_one_weight(moved)
+    os.utime(file, ns=(written, written))
+    assert known_base._checkpoint(moved) != known_base._checkpoint(tiny_model)
 
 
 @pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])

@@ -78,6 +78,16 @@ def write_tiny_model(folder: Path, tokenizer: Any, tokens: int = TOKENS) -> Path
     return folder
 
 
+def change_one_weight(folder: Path, place: tuple[int, int] = (0, 0)) -> None:
+    """Make the checkpoint in `folder` another one, of the same shape."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.1.mlp.up_proj.weight"][place] += 1
+    save_file(weights, file, metadata={"format": "pt"})
+
+
 def _keep_first(tokens: int, file: Path) -> None:
     """Byte-pair encoding numbers its tokens as it merges them, so that the first ones are a vocabulary of their own."""
     whole = json.loads(file.read_text())

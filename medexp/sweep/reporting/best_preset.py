@@ -6,6 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from medexp.config.resolve import movable
+from medexp.system.home import with_tilde
+
 _NOT_THE_EXPERIMENT = ("tracking", "sweep", "run", "train", "hydra")
 
 
@@ -16,8 +19,8 @@ def preset(cfg: DictConfig, plain: Callable[[str], DictConfig], head: str) -> st
     """
     hardware = cfg.hydra.runtime.choices["hardware"]
     wanted, given = _plain(cfg), _plain(plain(hardware))
-    comment = "".join(f"# {line}\n" for line in head.splitlines())
-    text = OmegaConf.to_yaml(OmegaConf.create(_difference(wanted, given)))
+    comment = "".join(f"# {with_tilde(line)}\n" for line in head.splitlines())
+    text = OmegaConf.to_yaml(OmegaConf.create(movable(_difference(wanted, given))))
     first = OmegaConf.to_yaml(OmegaConf.create({"defaults": [{"override /hardware": hardware}]}))
     return f"# @package _global_\n{comment}{first}\n{text if text.strip() != '{}' else ''}"
 

@@ -20,6 +20,7 @@ from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study
 from medexp.sweep.study.trial_files import Ending, Outcome
 from medexp.system import disk_space
 from medexp.system.console import Screen
+from medexp.system.home import short
 from medexp.system.units import GIB, gib
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import registry
@@ -94,7 +95,7 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
         columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
         parent.json(columns, "infeasible_proposals.json")
     parent.json([plain(each) for each in trials], "trials.json")
-    parent.note(_description(study, parent.page, _short(best_file.parent) if best_file is not None else ""))
+    parent.note(_description(study, parent.page, str(short(best_file.parent)) if best_file is not None else ""))
     if best_file is not None:
         parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
 
@@ -160,15 +161,11 @@ def show_all(show: Screen, study: Study, best_file: Path | None, registered: reg
     )
     if best_file is not None:
         rows.append(("best.yaml", str(best_file)))
-        rows.append(("again", f"python -m medexp.train --config-dir {_short(best_file.parent)} experiment=best"))
+        rows.append(("again", f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best"))
     if registered is not None:
         rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
     rows.append(("study", storage.without_password(study.url)))
     show.table("This sweep", ("", ""), rows)
-
-
-def _short(folder: Path) -> str:
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
 def _values(trial: Any) -> str:
