@@ -7,12 +7,12 @@ Source: hydra/grammar/OverrideLexer.g4 and OverrideParser.g4 of hydra-core 1.3.
 """
 
 import argparse
+import os
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from hydra._internal.utils import get_args_parser
@@ -136,7 +136,7 @@ class CommandLine:
         value = found._value
         if found.is_sweep_override() and not self._is_sweep:
             return self._of_several(asked, kinds)
-        if found.is_sweep_override() and _is_list(kinds) and any(not isinstance(each, list) for each in _choices(value)):
+        if getattr(value, "simple_form", False) and _is_list(kinds) and any(not isinstance(each, list) for each in _choices(value)):
             raise ConfigError(
                 f"{asked}: with -m a comma parts trials; write {_typed(_bracketed(asked))} for one list, "
                 f"{_typed(replace(asked, value=','.join(f'[{each.strip()}]' for each in asked.value.split(','))))} for several"
@@ -272,7 +272,7 @@ def _is_of_hydra(key: str) -> bool:
 def _at_home(word: str) -> str:
     """A value, or an --option=value, whose ~/ Hydra would take for the name of a folder."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return f"{option}{equals}{Path(value).expanduser()}" if value.startswith("~") else word
+    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~") else word  # noqa: PTH111 - Path raises at an unknown ~user
 
 
 def _options_of_hydra() -> argparse.ArgumentParser:

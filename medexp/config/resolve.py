@@ -128,7 +128,7 @@ def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
 
 
 def _absolute(path: str, launch_dir: Path) -> str:
-    return str((launch_dir / Path(path).expanduser()).resolve())
+    return str((launch_dir / os.path.expanduser(path)).resolve())  # noqa: PTH111 - Path raises at an unknown ~user
 
 
 def _make_absolute(run: RunConfig, launch_dir: Path) -> None:

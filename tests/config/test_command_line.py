@@ -147,6 +147,12 @@ def test_a_home_is_found_where_hydra_would_make_a_folder_called_tilde():
     assert readable(["hydra.run.dir=~/x", "--config-dir=~/y"], TrainConfig) == [f"--config-dir={HOME}/y", f"hydra.run.dir={HOME}/x"]
 
 
+def test_the_home_of_nobody_is_a_name(resolved):
+    words = readable(["hydra.run.dir=~nobody9/x", "dataset=local", "dataset.path=~nobody9/x"], TrainConfig)
+    assert words[0] == "hydra.run.dir='~nobody9/x'"
+    assert (resolved(*words).dataset.path or "").endswith("/~nobody9/x")
+
+
 def test_runs_to_compare_need_no_brackets():
     assert readable(["run=last,abc"], CompareConfig) == ["run=[last,abc]"]
 

@@ -1,6 +1,5 @@
+import itertools
 import re
-
-import pytest
 
 from medexp.config.remarks import on_schedule
 
@@ -18,20 +17,16 @@ def test_a_short_run_is_told_what_its_presets_do_to_it(resolved):
     assert [*on_schedule(resolved("hardware=cpu", "training.max_steps=4"), 4)] == [WARMUP, EVERY]
 
 
-@pytest.mark.parametrize("steps", range(1, 25))
-@pytest.mark.parametrize("warmup", [0, 1, 5, 20])
-def test_a_remark_that_is_followed_is_not_made_again(resolved, steps, warmup):
-    run = resolved("hardware=cpu", f"training.warmup_steps={warmup}")
-    said = [*on_schedule(run, steps)]
-    assert any("warmup" in each for each in said) is (warmup >= steps)
-    assert any("every_steps" in each for each in said) is (20 > steps > 1)
-    run.training.warmup_steps = min(
-        warmup, *(int(each) for each in re.findall(r"set training\.warmup_steps=(\d+)", "".join(said))), warmup
-    )
-    run.evaluation.every_steps = min(
-        20, *(int(each) for each in re.findall(r"set evaluation\.every_steps=(\d+)", "".join(said))), 20
-    )
-    assert not [*on_schedule(run, steps)]
+def test_a_remark_that_is_followed_is_not_made_again(resolved):
+    run = resolved("hardware=cpu")
+    for steps, warmup in itertools.product(range(1, 25), (0, 1, 5, 20)):
+        run.training.warmup_steps, run.evaluation.every_steps = warmup, 20
+        said = [*on_schedule(run, steps)]
+        assert any("warmup" in each for each in said) is (warmup >= steps)
+        assert any("every_steps" in each for each in said) is (20 > steps > 1)
+        for group, key, value in re.findall(r"set (\w+)\.(\w+)=(\d+)", " ".join(said)):
+            setattr(getattr(run, group), key, int(value))
+        assert not [*on_schedule(run, steps)], steps
 
 
 def test_a_constant_rate_has_no_warm_up(resolved):
