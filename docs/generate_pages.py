@@ -17,7 +17,7 @@ from medexp.config.fields import describe_range
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_GROUPS = ("model", "lora", "hardware", "dataset", "prompt", "training", "evaluation", "tracking")
-COMMANDS = ("train", "plan", "audit", "evaluate", "compare", "ask", "export", "ui")
+COMMANDS = ("train", "plan", "audit", "evaluate", "compare", "ask", "export", "ui", "clean")
 _COMMENT = re.compile(r"^\s*(?P<key>[\w.]+):[^#]*?\s#\s(?P<text>.+)$")
 
 
