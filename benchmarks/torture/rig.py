@@ -94,7 +94,8 @@ class Rig:
         self._logs += 1
         log = self.root.parent / f"{self.root.name}-{self._logs}.log"
         typed = ["-m", f"medexp.{module}", *words]
-        path = os.pathsep.join([str(HERE / "inject"), str(REPOSITORY)])
+        # What the caller's path adds stays: libraries may lie in a folder of their own.
+        path = os.pathsep.join([str(HERE / "inject"), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
         with log.open("wb") as out:
             process = subprocess.Popen(

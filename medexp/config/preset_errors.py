@@ -38,6 +38,13 @@ class Preset:
         """Where it lies."""
         return self.folder / f"{self.name}{self.suffix}"
 
+    def is_there(self) -> bool:
+        """Return whether the file exists; a name that no file can have does not."""
+        try:
+            return self.file.is_file()
+        except OSError:
+            return False
+
     @property
     def group(self) -> str:
         """The config group that it is an option of."""
@@ -113,7 +120,7 @@ def _shown(file: Path) -> str:
 
 
 def _find(name: str, folders: Sequence[Path], suffix: str = ".yaml") -> Preset | None:
-    return next((each for folder in folders if (each := Preset(folder, name, suffix)).file.is_file()), None)
+    return next((each for folder in folders if (each := Preset(folder, name, suffix)).is_there()), None)
 
 
 def _chosen(words: Sequence[str], folders: Sequence[Path]) -> Iterator[Preset]:

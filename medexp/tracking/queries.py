@@ -11,6 +11,7 @@ from typing import Any
 from medexp.config.schema import Tracking
 from medexp.errors import RunError, listing, nearest
 from medexp.tracking import open_runs
+from medexp.tracking.run_writer import RunWriter
 from medexp.tracking.store import existing_run, existing_store, open_store
 from medexp.tracking.store_upkeep import lies_in
 from medexp.tracking.tracker import Tracker
@@ -99,7 +100,8 @@ def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None
     if run is None:
         raise RunError(f"run={run_id} is not in {tracking.root}; make ui lists the runs there")
     if not (lies_in(run.info.artifact_uri) / name).exists():
-        client.log_artifacts(run_id, str(folder), name)
+        writer = RunWriter(client, run_id, run.info.experiment_id, lies_in(run.info.artifact_uri))
+        writer.folder({"folder": str(folder), "name": name})
 
 
 def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medexp.system.files import written_whole
 from medexp.tracking.store_upkeep import lies_in
 
 FILES = ("text", "folder")  # kinds that need no database
@@ -108,12 +109,14 @@ class RunWriter:
             half_done.unlink(missing_ok=True)
 
     def folder(self, values: Mapping[str, str]) -> None:
-        """Keep a copy of a folder as an artifact."""
-        whence = Path(values["folder"])
-        for file in (each for each in whence.rglob("*") if each.is_file()):
-            to = self.artifacts / values["name"] / file.relative_to(whence)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, to)  # without its mode, which not every disk can hold
+        """Keep a copy of a folder as an artifact, whole or not at all, beside what is there already."""
+        target = self.artifacts / values["name"]
+        with written_whole(target) as half_done:
+            for whence in filter(Path.is_dir, (target, Path(values["folder"]))):
+                for file in (each for each in whence.rglob("*") if each.is_file()):
+                    to = half_done / file.relative_to(whence)
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, to)  # without its mode, which not every disk can hold
 
     def status(self, values: Mapping[str, Any]) -> None:
         """Say how and when the run ended."""

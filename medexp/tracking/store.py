@@ -5,6 +5,7 @@ state.
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError, first_line
 from medexp.system.console import Screen
 from medexp.system.imports import for_good
-from medexp.tracking.store_lock import wait_while_locked
+from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 from medexp.tracking.store_upkeep import STORE, prepare, uri_of
 
 
@@ -40,14 +41,23 @@ def open_store(tracking: Tracking) -> Any:
     uri = store_uri(root)
     if not _has_store(root):
         _make_store(root)
-    wait_while_locked(root / STORE, Screen().say)
-    try:
-        return MlflowClient(uri, uri)  # the registry is the same store, whatever the environment says
-    except (MlflowException, SQLAlchemyError) as error:
-        raise OutputError(
-            f"MLflow cannot open {root / STORE} ({first_line(error)}); move that file away, and the same command makes a new one, "
-            "or set tracking.root=FOLDER"
-        ) from error
+    began = time.monotonic()
+    while True:
+        wait_while_locked(root / STORE, Screen().say)
+        try:
+            return MlflowClient(uri, uri)  # the registry is the same store, whatever the environment says
+        except (MlflowException, SQLAlchemyError) as error:
+            is_held = "locked" in str(error)
+            if is_held and time.monotonic() - began < WAITS_S:
+                continue  # another program took it in between, or holds it so that only MLflow's own check fails
+            remedy = (
+                "run the same command again once no other program holds it"
+                if is_held
+                else "move that file away, and the same command makes a new one"
+            )
+            raise OutputError(
+                f"MLflow cannot open {root / STORE} ({first_line(error)}); {remedy}, or set tracking.root=FOLDER"
+            ) from error
 
 
 def existing_store(tracking: Tracking) -> Any:

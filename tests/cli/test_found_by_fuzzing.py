@@ -23,6 +23,7 @@ FOUND = {
         ["plan", f"training.max_seq_tokens={'9' * 400}"],
         "training.max_seq_tokens=(more than 2^63) is out of",
     ),
+    "a value longer than a file's name may be": (["plan", f"dataset.config={'9' * 5000}"], "dataset.config"),
     "a flag that needs another": (["audit", "--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
     "a setting of Hydra's that it asserts": (["plan", "hydra.verbose=1"], "assert isinstance(verbose_config, (bool, str))"),
     "the root of another command": (
