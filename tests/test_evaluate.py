@@ -138,15 +138,15 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["evaluation.max_new_tokens=5", "evaluation.reuse_base=false"]
-    ending = tracking._end
+    ending = tracking.Tracker.end
     monkeypatch.setattr(measuring, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    monkeypatch.setattr(tracking, "_end", lambda *_: None)  # killed outright: nobody says so
+    monkeypatch.setattr(tracking.Tracker, "end", lambda *_: None)  # killed outright: nobody says so
     with pytest.raises(KeyboardInterrupt):
         finished.evaluate(finished.result.run_id, *words)
     stopped = finished.newest().info
     assert stopped.status == "RUNNING"
     monkeypatch.undo()
-    assert tracking._end is ending
+    assert tracking.Tracker.end is ending
     finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
     assert finished.doors.client().get_run(stopped.run_id).info.status == "KILLED"
     monkeypatch.setattr(generation, "_generated", lambda *_: pytest.fail("it was answered before"))

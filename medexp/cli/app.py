@@ -178,21 +178,24 @@ def _run_door(
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
         said = f"stopped by {stopping.name(number)}; the same command continues"
         _refuse(RunInterrupted(said, number))
+    except BrokenPipeError:
+        raise  # quiet_when_unread knows what that is
     except Exception as error:
-        sentence = None if wants_traceback else _explained(error, schema)
-        if sentence is None and not wants_traceback:
-            sentence = _unusable(error)
-        if sentence is None and getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
-            sentence = (
-                f"MLflow's store cannot be used now ({first_line(error)}); run the same command "
-                "again once no other program holds it"
-            )
+        sentence = None if wants_traceback else _explained(error, schema) or _unusable(error) or _held(error)
         if sentence is None and not (has_begun or wants_traceback):
             sentence = mistakes.before_the_run(error)
         if sentence is None:
             raise
         _refuse(BadInput(sentence))
     sys.exit(0)
+
+
+def _held(error: Exception) -> str | None:
+    """Return that another program holds MLflow's store, where `error` says so."""
+    if getattr(error, "error_code", "") != "TEMPORARILY_UNAVAILABLE":
+        return None
+    again = "run the same command again once no other program holds it"
+    return f"MLflow's store cannot be used now ({first_line(error)}); {again}"
 
 
 def _explained(error: Exception, schema: type) -> str | None:

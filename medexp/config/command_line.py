@@ -289,7 +289,7 @@ def _parsed(word: str) -> Override | None:
     """What Hydra reads in `word`; None where it cannot."""
     try:
         return OverridesParser.create().parse_override(word)
-    except HydraException:
+    except (HydraException, ValueError):  # a number of over 4,300 digits
         return None
 
 

@@ -54,7 +54,9 @@ class Group:
         problems += [
             f"{self.inside}{each.name}={value} is not allowed: allowed is a {kind.__name__}"
             for each in fields(self)
-            if (kind := get_origin(each.type)) in (list, dict) and not isinstance(value := getattr(self, each.name), kind)
+            if (kind := get_origin(each.type)) in (list, dict)
+            and (value := getattr(self, each.name)) != MISSING
+            and not isinstance(value, kind)
         ]
         if problems:
             raise ConfigError(problems)

@@ -22,7 +22,9 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from medexp.errors import OutputError, first_line
+from medexp.system.console import Screen
 from medexp.system.imports import for_good
+from medexp.tracking.store_lock import wait_while_locked
 
 STORE = "mlflow.db"  # below tracking.root
 # A run's tag: where the artifacts of its store were when it was made.
@@ -47,6 +49,7 @@ def prepare(root: Path) -> None:
     then as it was.
     """
     file = root / STORE
+    wait_while_locked(file, Screen().say)
     try:
         if not file.is_file() or not file.stat().st_size or _schema_of(file) is None:
             return  # not made yet, or no store of MLflow's: it is to say so itself

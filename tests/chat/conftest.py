@@ -76,7 +76,7 @@ def trained(
 def respondent(trained: Trained) -> Respondent:
     """The tuned model of the finished run, loaded as the door does."""
     subject = finished.find(trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root)
-    found, show = finished.continued(trained.run, subject), Screen()
+    found, show = finished.continued(trained.run, subject, Screen()), Screen()
     base = measuring.opened(trained.run, found, show)
     asked = answering.questions(trained.run, base, GREEDY)
     return answering.respondent(subject.name, trained.result.run_id, trained.run, base, asked, show)

@@ -8,7 +8,7 @@ from helpers.commands import command
 FOUND = {
     "a list that refers to a number": (
         ["plan", "lora.target_modules=${lora.r}"],
-        "lora.target_modules=16 is not allowed",
+        "lora.target_modules has 16; allowed are",
     ),
     "a mapping that refers to a number": (
         ["plan", "tracking.tags=${lora.r}"],
@@ -23,7 +23,8 @@ FOUND = {
         ["plan", f"training.max_seq_tokens={'9' * 400}"],
         "training.max_seq_tokens=(more than 2^63) is out of",
     ),
-    "a value longer than a file's name may be": (["plan", f"dataset.config={'9' * 5000}"], "dataset.config"),
+    "a number of 5,000 digits": (["plan", f"training.max_seq_tokens={'9' * 5000}"], "training.max_seq_tokens"),
+    "an option longer than a file's name may be": (["plan", f"dataset=x{'9' * 5000}"], "dataset"),
     "a flag that needs another": (["audit", "--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
     "a setting of Hydra's that it asserts": (["plan", "hydra.verbose=1"], "assert isinstance(verbose_config, (bool, str))"),
     "the root of another command": (

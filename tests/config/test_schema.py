@@ -1,5 +1,6 @@
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
+from typing import get_origin
 
 import omegaconf
 import pytest
@@ -10,14 +11,15 @@ from medexp.errors import ConfigError
 
 
 def values_of(kind: type[Group], **changes: object) -> dict[str, object]:
-    """The smallest number allowed for every number, "x" for the rest."""
+    """The smallest number allowed for every number, an empty list or mapping, "x" for the rest."""
 
-    def inside(limits):
+    def inside(field):
+        limits = field.metadata
         if "low" not in limits:
-            return "x"
+            return {list: [], dict: {}}.get(get_origin(field.type), "x")
         return limits["low"] if limits["above"] is None else limits["above"] + 1
 
-    return {each.name: inside(each.metadata) for each in fields(kind)} | changes
+    return {each.name: inside(each) for each in fields(kind)} | changes
 
 
 GROUPS = [each.type for each in fields(RunConfig)]

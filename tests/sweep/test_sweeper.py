@@ -237,7 +237,7 @@ def test_a_full_disk_is_an_end_in_one_sentence_and_the_sweep_goes_on_when_there_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["lora.rank=choice(4,8)"], "lora.rank does not exist; lora has r, alpha"),
+        (["lora.rank=choice(4,8)"], "lora.rank does not exist; it is lora.r"),
         (["lora.r=int(interval(0,8))"], "the sweep would try lora.r=0 is out of range"),
         (["lora.r=range(8,8)"], "the range is empty"),
         (["lora.r=choice(4,8)", "hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs=0 is out of range: allowed is at least 1"),

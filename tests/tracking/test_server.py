@@ -74,7 +74,7 @@ def _sweep(doors: Doors) -> None:
     options = {str(key): value for key, value in OmegaConf.to_container(cfg.hydra.sweeper, resolve=True).items() if key[0] != "_"}
     study = open_study("ranks", storage.default_url(doors.root), Space({"lora.r": Choice((4, 8))}), settings(options))
     where = doors.run("tracking.experiment=medexp").tracking
-    with results.parent_run(where, study, doors.root) as parent:
+    with results.parent_run(where, study, doors.root, print) as parent:
         for _ in range(2):
             _trial(doors, study, parent.run_id)
         results.keep(parent, study, None)

@@ -155,7 +155,7 @@ def test_sweepers_that_begin_at_once_share_one_run_in_mlflow(opened, tmp_path):
 
     def begin(study):
         both.wait()
-        with results.parent_run(where, study, tmp_path) as parent:
+        with results.parent_run(where, study, tmp_path, print) as parent:
             both.wait()  # neither has ended before the other began
             return parent.run_id
 

@@ -17,7 +17,7 @@ from helpers.commands import command
 
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[=>]")
 
 
