@@ -24,12 +24,11 @@ from filelock import FileLock
 from medexp.errors import OutputError, first_line
 from medexp.system.console import Screen
 from medexp.system.imports import for_good
-from medexp.tracking.store_lock import wait_while_locked
+from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 
 STORE = "mlflow.db"  # below tracking.root
 # A run's tag: where the artifacts of its store were when it was made.
 MOVED_FROM = "medexp.moved_from"
-_WAITS_S = 60.0
 _ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -62,7 +61,7 @@ def prepare(root: Path) -> None:
 
 
 def _connected(file: Path) -> "closing[sqlite3.Connection]":
-    return closing(sqlite3.connect(file, timeout=_WAITS_S, isolation_level=None))
+    return closing(sqlite3.connect(file, timeout=WAITS_S, isolation_level=None))
 
 
 @cache
