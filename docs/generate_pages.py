@@ -1,4 +1,5 @@
-"""Write the documentation pages that are made of other files: conf/, the schema, benchmarks/, CONTRIBUTING, the changelog.
+"""Write the documentation pages that are made of other files: conf/, the schema, benchmarks/,
+CONTRIBUTING, the changelog.
 
 Run by mkdocs (plugin gen-files) on every build, so that none of them can grow old.
 """
@@ -16,7 +17,16 @@ from medexp.config import command_options, schema
 from medexp.config.fields import describe_range
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN_GROUPS = ("model", "lora", "hardware", "dataset", "prompt", "training", "evaluation", "tracking")
+RUN_GROUPS = (
+    "model",
+    "lora",
+    "hardware",
+    "dataset",
+    "prompt",
+    "training",
+    "evaluation",
+    "tracking",
+)
 COMMANDS = ("train", "plan", "audit", "evaluate", "compare", "ask", "export", "ui", "clean")
 _COMMENT = re.compile(r"^\s*(?P<key>[\w.]+):[^#]*?\s#\s(?P<text>.+)$")
 
@@ -28,7 +38,10 @@ def main() -> None:
     for folder in sorted((ROOT / "benchmarks").iterdir()):
         if (folder / "README.md").is_file():
             _copy_result(folder)
-    for source, page_name in (("CHANGELOG.md", "changelog.md"), ("CONTRIBUTING.md", "contributing/index.md")):
+    for source, page_name in (
+        ("CHANGELOG.md", "changelog.md"),
+        ("CONTRIBUTING.md", "contributing/index.md"),
+    ):
         text = (ROOT / source).read_text(encoding="utf-8")
         with mkdocs_gen_files.open(page_name, "w") as page:
             page.write(_without_outside_links(text, in_docs=source == "CONTRIBUTING.md"))
@@ -56,7 +69,10 @@ def _group_section(group: str, kind: type) -> list[str]:
     lines = [f"## `{group}`", "", kind.__doc__ or "", "", "| option | what it is |", "|---|---|"]
     for file in files:
         head = _first_sentence(file)
-        lines.append(f"| `{group}={file.stem}`{' (default)' if file.stem == default else ''} | {_cell(head)} |")
+        lines.append(
+            f"| `{group}={file.stem}`{' (default)' if file.stem == default else ''} |"
+            f" {_cell(head)} |"
+        )
     values, comments = _yaml_values(ROOT / "conf" / group / f"{default}.yaml")
     return [*lines, "", *_table(kind, values.get(group, values), comments, f"{group}."), ""]
 
@@ -88,9 +104,17 @@ def _rows(kind: Any, values: dict[str, Any], comments: dict[str, str], prefix: s
     for field in fields(kind):
         hint, value = types[field.name], values.get(field.name, "")
         if is_dataclass(hint) and isinstance(hint, type):
-            rows += _rows(hint, value if isinstance(value, dict) else {}, comments, f"{prefix}{field.name}.")
+            rows += _rows(
+                hint, value if isinstance(value, dict) else {}, comments, f"{prefix}{field.name}."
+            )
             continue
-        shown = "null" if value is None else "" if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+        shown = (
+            "null"
+            if value is None
+            else (
+                "" if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+            )
+        )
         cells = [
             f"`{prefix}{field.name}`",
             _type_name(hint),
@@ -105,7 +129,11 @@ def _rows(kind: Any, values: dict[str, Any], comments: dict[str, str], prefix: s
 def _type_name(hint: Any) -> str:
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
     kind = kinds[0]
-    name = "word" if isinstance(kind, type) and issubclass(kind, Enum) else getattr(kind, "__name__", "any")
+    name = (
+        "word"
+        if isinstance(kind, type) and issubclass(kind, Enum)
+        else getattr(kind, "__name__", "any")
+    )
     return f"{name.replace('Any', 'any')}{' or null' if type(None) in get_args(hint) else ''}"
 
 
@@ -120,7 +148,9 @@ def _yaml_values(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the values of a YAML file, and the comment at the end of each key's line."""
     text = file.read_text(encoding="utf-8")
     found = (_COMMENT.match(line) for line in text.splitlines())
-    return yaml.safe_load(text) or {}, {match["key"]: match["text"].strip() for match in found if match}
+    return yaml.safe_load(text) or {}, {
+        match["key"]: match["text"].strip() for match in found if match
+    }
 
 
 def _cell(text: str) -> str:
@@ -143,10 +173,16 @@ def _without_outside_links(text: str, in_docs: bool) -> str:
 
     def plain(match: re.Match[str]) -> str:
         label, target = match["label"], match["target"]
-        is_page = target.startswith(("http://", "https://", "#")) or (in_docs and target.startswith("docs/"))
+        is_page = target.startswith(("http://", "https://", "#")) or (
+            in_docs and target.startswith("docs/")
+        )
         if not is_page:
             return f"{label} (`{target}`)" if label.strip("`") != target else f"`{target}`"
-        return f"[{label}]({target.replace('docs/', '../', 1)})" if target.startswith("docs/") else match[0]
+        return (
+            f"[{label}]({target.replace('docs/', '../', 1)})"
+            if target.startswith("docs/")
+            else match[0]
+        )
 
     return re.sub(r"(?<!!)\[(?P<label>[^\]\n]+)\]\((?P<target>[^)\s]+)\)", plain, text)
 

@@ -1,7 +1,8 @@
-"""Lets a project keep its own presets: conf/ in the folder a medexp command is started from is searched after the shipped one.
+"""Lets a project keep its own presets: conf/ in the folder a medexp command is started from is
+searched after the shipped one.
 
-Hydra imports every module here at the start of every Hydra application, so this one imports nothing of medexp and leaves other
-applications' search paths alone.
+Hydra imports every module here at the start of every Hydra application, so this one imports nothing
+of medexp and leaves other applications' search paths alone.
 """
 
 from pathlib import Path
@@ -15,7 +16,10 @@ class MedexpSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra before it composes."""
-        main = next((each.path for each in search_path.get_path() if each.provider == "main"), None) or ""
+        main = (
+            next((each.path for each in search_path.get_path() if each.provider == "main"), None)
+            or ""
+        )
         shipped = Path(main.removeprefix("file://"))
         own = Path.cwd() / "conf"
         is_medexp = (shipped / "hydra" / "job_logging" / "medexp.yaml").is_file()

@@ -1,4 +1,6 @@
-"""Hydra's door to a sweep; what it does is in medexp.sweep. Every Hydra application imports it: it imports nothing of medexp."""
+"""Hydra's door to a sweep; what it does is in medexp.sweep. Every Hydra application imports it: it
+imports nothing of medexp.
+"""
 
 from typing import Any
 
@@ -8,7 +10,9 @@ from omegaconf import DictConfig
 
 
 class MedexpSweeper(Sweeper):
-    """Finds the best run under the VRAM ceiling with Optuna. Its options are in conf/hydra/sweeper/medexp.yaml."""
+    """Finds the best run under the VRAM ceiling with Optuna. Its options are in
+    conf/hydra/sweeper/medexp.yaml.
+    """
 
     def __init__(self, **options: Any):
         self.options = options
@@ -16,8 +20,12 @@ class MedexpSweeper(Sweeper):
         self.config: DictConfig | None = None
         self.task_function: TaskFunction | None = None
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `sweep`; the launcher is made there, once the study has its name and folder."""
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before `sweep`; the launcher is made there, once the study has its name
+        and folder.
+        """
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:

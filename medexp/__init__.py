@@ -1,4 +1,6 @@
-"""medexp: find the best fine-tuning of a language model that fits a small graphics card, and prove what it changed."""
+"""medexp: find the best fine-tuning of a language model that fits a small graphics card, and prove
+what it changed.
+"""
 
 from medexp.system import environment
 

@@ -1,14 +1,19 @@
 """python -m medexp.ask: ask a finished run, and read its answer as it comes.
 
     python -m medexp.ask run=last question="A 54-year-old man has crushing chest pain. What now?"
-    python -m medexp.ask run=last                            # a conversation: follow-ups, /compare with the base, /save, /help
-    cat vignette.txt | python -m medexp.ask run=last         # all of standard input is one question; plain text in a pipe
-    python -m medexp.ask run=last ask.format=json < questions.jsonl   # a {"question": ...} a line, or an array of them
-    python -m medexp.ask run=last ui=true                    # a page on 127.0.0.1 with base and tuned side by side
+    # a conversation: follow-ups, /compare with the base, /save, /help
+    python -m medexp.ask run=last
+    # all of standard input is one question; plain text in a pipe
+    cat vignette.txt | python -m medexp.ask run=last
+    # a {"question": ...} a line, or an array of them
+    python -m medexp.ask run=last ask.format=json < questions.jsonl
+    # a page on 127.0.0.1 with base and tuned side by side
+    python -m medexp.ask run=last ui=true
 
-Model and prompt are those of the run, and where nothing is drawn (ask.temperature=0) so is the answer: token by token the one of an
-evaluation that answers one by one (evaluation.batch_size=1). In bfloat16 a batch of several rounds otherwise, and what it stored
-may differ from where two tokens were nearly as likely.
+Model and prompt are those of the run, and where nothing is drawn (ask.temperature=0) so is the
+answer: token by token the one of an evaluation that answers one by one (evaluation.batch_size=1).
+In bfloat16 a batch of several rounds otherwise, and what it stored may differ from where two tokens
+were nearly as likely.
 """
 
 import json
@@ -40,7 +45,9 @@ from medexp.tracking import server as pages
 from medexp.tracking.finished_run import FinishedRun
 
 
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun]:
+def as_it_was_made(
+    cfg: DictConfig, options: object, overrides: Sequence[str]
+) -> tuple[DictConfig, FinishedRun]:
     """`finished.as_it_was_made`, once there is something to ask."""
     assert isinstance(options, AskOptions)
     _refuse_options(options)
@@ -48,8 +55,8 @@ def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -
 
 
 def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen) -> None:
-    """Have `subject` answer what is asked on the command line or on standard input; without either, hold a conversation or serve a
-    page.
+    """Have `subject` answer what is asked on the command line or on standard input; without either,
+    hold a conversation or serve a page.
 
     Raises: any error of `medexp.errors`.
     """
@@ -57,7 +64,13 @@ def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen)
     found = finished.continued(run, subject, show)
     if options.ui:
         with pages.listening(options.port, "ask.port") as socket:
-            webpage.serve(_ready(run, options, subject, found, (), show), presets(), socket, options.open, show)
+            webpage.serve(
+                _ready(run, options, subject, found, (), show),
+                presets(),
+                socket,
+                options.open,
+                show,
+            )
         return
     respondent = _ready(run, options, subject, found, asked, show)
     with_reasoning = options.reasoning is Reasoning.show
@@ -70,21 +83,31 @@ def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen)
 
 
 def _refuse_options(options: AskOptions) -> None:
-    """Raises ConfigError where options do not go together or there is nothing to ask; MachineError where Gradio is missing."""
+    """Raises ConfigError where options do not go together or there is nothing to ask; MachineError
+    where Gradio is missing.
+    """
     if options.ui:
         if options.format is AskFormat.json or options.question is not None:
-            raise ConfigError("ui=true opens a page; it goes with neither question=... nor ask.format=json: leave those out")
+            raise ConfigError(
+                "ui=true opens a page; it goes with neither question=... nor ask.format=json: leave"
+                " those out"
+            )
         webpage.check_installed()
     elif options.question is not None:
         _filled(options.question)
     elif sys.stdin.isatty() and (options.format is AskFormat.json or not sys.stdout.isatty()):
-        raise ConfigError('question has no value; give question="...", or pipe one in: a conversation needs a terminal')
+        raise ConfigError(
+            'question has no value; give question="...", or pipe one in: a conversation needs a'
+            " terminal"
+        )
 
 
 def _asked(options: AskOptions) -> list[str]:
-    """The questions of the command line or of standard input; none where a conversation or a page is wanted.
+    """The questions of the command line or of standard input; none where a conversation or a page
+    is wanted.
 
-    Raises: ConfigError where one is empty; DataError as `incoming.decoded` and `incoming.questions` do.
+    Raises: ConfigError where one is empty; DataError as `incoming.decoded` and `incoming.questions`
+        do.
     """
     if options.question is not None:
         return [options.question]
@@ -96,18 +119,26 @@ def _asked(options: AskOptions) -> list[str]:
 def _filled(question: str) -> str:
     if not question.strip():
         raise ConfigError(
-            'the question is empty; give question="...", pipe one in, or leave it out on a terminal for a conversation'
+            'the question is empty; give question="...", pipe one in, or leave it out on a terminal'
+            " for a conversation"
         )
     return question
 
 
 def _ready(
-    run: RunConfig, options: AskOptions, subject: FinishedRun, found: Weights, asked: Sequence[str], show: Screen
+    run: RunConfig,
+    options: AskOptions,
+    subject: FinishedRun,
+    found: Weights,
+    asked: Sequence[str],
+    show: Screen,
 ) -> Respondent:
     """The run loaded, once every question is seen to be one that it can be asked."""
     base = measuring.opened(run, found, show)
     new = options.max_new_tokens or run.evaluation.max_new_tokens
-    questions = answering.questions(run, base, Sampling(new, options.temperature, options.top_p, options.seed))
+    questions = answering.questions(
+        run, base, Sampling(new, options.temperature, options.top_p, options.seed)
+    )
     _refuse(questions, asked)
     run_id = subject.kept.run_id if subject.kept is not None else subject.asked
     return answering.respondent(subject.name, run_id, run, base, questions, show)
@@ -120,12 +151,16 @@ def _refuse(questions: Questions, asked: Sequence[str]) -> None:
         try:
             questions.ids(question)
         except BadInput as error:
-            problems += [f"question {number}: {each}" if len(asked) > 1 else each for each in error.problems]
+            problems += [
+                f"question {number}: {each}" if len(asked) > 1 else each for each in error.problems
+            ]
     if problems:
         raise ConfigError(problems)
 
 
-def _answer(respondent: Respondent, question: str, form: AskFormat, with_reasoning: bool, show: Screen) -> None:
+def _answer(
+    respondent: Respondent, question: str, form: AskFormat, with_reasoning: bool, show: Screen
+) -> None:
     """Print the answer to `question` as it comes.
 
     Raises: RunInterrupted where Ctrl-C has ended it; what came until then is on the screen.

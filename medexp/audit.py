@@ -1,10 +1,12 @@
-"""python -m medexp.audit: the cases of a training run before it is started; the model's tokenizer is loaded, the model is not.
+"""python -m medexp.audit: the cases of a training run before it is started; the model's tokenizer
+is loaded, the model is not.
 
     python -m medexp.audit
     python -m medexp.audit dataset=local dataset.path=my_cases.json audit.strict=true
     python -m medexp.audit hardware=rtx4050_6gb 'audit.benchmark_files=[medqa_test.jsonl]'
 
-Takes the overrides of medexp.train. Writes audit.json and audit.html. With audit.strict=true it ends with 2 when a rule is broken.
+Takes the overrides of medexp.train. Writes audit.json and audit.html. With audit.strict=true it
+ends with 2 when a rule is broken.
 """
 
 import json
@@ -43,11 +45,14 @@ PREVIEW_CHARACTERS = 130  # of a piece, on the screen
 
 
 def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> Inspection:
-    """Look at every case of `run`, show a summary, and write audit.json and audit.html into `folder`.
+    """Look at every case of `run`, show a summary, and write audit.json and audit.html into
+    `folder`.
 
     Raises: DataError with every broken rule if `options.strict`.
     """
-    benchmarks = {Path(file).name: _benchmark(Path(file), key) for key, file in _benchmark_files(run, options)}
+    benchmarks = {
+        Path(file).name: _benchmark(Path(file), key) for key, file in _benchmark_files(run, options)
+    }
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
     speller = _speller(run, show)
@@ -66,13 +71,17 @@ def _benchmark_files(run: RunConfig, options: AuditOptions) -> Iterator[tuple[st
     """(key it is set by, file): the audit's own, and those that the run is evaluated with."""
     yield from (("audit.benchmark_files", file) for file in options.benchmark_files)
     used = vars(run.evaluation.benchmark_files).items()
-    yield from ((f"evaluation.benchmark_files.{name}", file) for name, file in used if file is not None)
+    yield from (
+        (f"evaluation.benchmark_files.{name}", file) for name, file in used if file is not None
+    )
 
 
 def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
     texts = list(benchmark_texts(source.read_file(file, key)))
     if not texts:
-        raise DataError(f"{key}={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files")
+        raise DataError(
+            f"{key}={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files"
+        )
     return texts
 
 
@@ -87,7 +96,9 @@ def _speller(run: RunConfig, show: Screen) -> Speller:
 def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     values, html = folder / "audit.json", folder / "audit.html"
-    values.write_text(json.dumps(seen.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    values.write_text(
+        json.dumps(seen.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     html.write_text(audit_page.page(run, seen), encoding="utf-8")
     return values, html
 
@@ -97,10 +108,13 @@ def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
     for pieces in seen.previews:
         show.results.print(_preview(pieces))
     rows = [
-        (name, f"{each.median:g}", f"{each.p95:,}", f"{each.longest:,}", _bars(each.bins)) for name, each in seen.lengths.items()
+        (name, f"{each.median:g}", f"{each.p95:,}", f"{each.longest:,}", _bars(each.bins))
+        for name, each in seen.lengths.items()
     ]
     show.table(
-        f"Tokens per training case, limit {seen.max_tokens:,}", ("part", "median", "p95", "longest", "from 0 to the longest"), rows
+        f"Tokens per training case, limit {seen.max_tokens:,}",
+        ("part", "median", "p95", "longest", "from 0 to the longest"),
+        rows,
     )
     show.table("", ("", ""), _summary(seen))
     for rule in seen.broken:
@@ -112,17 +126,31 @@ def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
 
 def _summary(seen: Inspection) -> list[tuple[str, str]]:
     total = sum(seen.label_tokens.values())
-    shares = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in seen.label_tokens.items())
+    shares = ", ".join(
+        f"{name} {100 * count / total:.1f} %" for name, count in seen.label_tokens.items()
+    )
     faults = seen.reasoning
     return [
         ("cases", seen.audit.sentence()),
         ("in the loss", f"{total:,} tokens, each case once: {shares}"),
-        ("near duplicates", f"{len(seen.repeats)} in training, {len(seen.near_held_out)} of a held-out question"),
-        ("overlap", f"{len(seen.leaks)} training cases share a question or 13 words with: {', '.join(seen.measured)}"),
+        (
+            "near duplicates",
+            f"{len(seen.repeats)} in training, {len(seen.near_held_out)} of a held-out question",
+        ),
+        (
+            "overlap",
+            (
+                f"{len(seen.leaks)} training cases share a question or 13 words with:"
+                f" {', '.join(seen.measured)}"
+            ),
+        ),
         (
             "reasoning",
-            f"{len(faults.empty)} empty, {len(faults.of_another_case)} of another case, "
-            f"{len(faults.same_as_answer)} the same as the answer, {len(faults.in_circles)} repetitive",
+            (
+                f"{len(faults.empty)} empty, {len(faults.of_another_case)} of another case,"
+                f" {len(faults.same_as_answer)} the same as the answer, {len(faults.in_circles)}"
+                " repetitive"
+            ),
         ),
         ("missing values", f"{len(seen.missing_values)} as answer or reasoning"),
         ("language", ", ".join(f"{name} {count}" for name, count in seen.languages[:6])),
@@ -144,7 +172,9 @@ def _key() -> Text:
 
 
 def _preview(pieces: Sequence[Piece]) -> Text:
-    """A case in the colours of `_LOOK`, on few lines; long pieces are cut in their middle, what is not learnt is grey."""
+    """A case in the colours of `_LOOK`, on few lines; long pieces are cut in their middle, what is
+    not learnt is grey.
+    """
     text = Text()
     for piece in pieces:
         words = "⟨EOS⟩" if piece.role is Role.eos else visible(_middle_cut(piece.text))

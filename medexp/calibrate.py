@@ -1,9 +1,13 @@
-"""python -m medexp.calibrate: what this machine's card really does, for better predictions of speed and an honest ceiling.
+"""python -m medexp.calibrate: what this machine's card really does, for better predictions of speed
+and an honest ceiling.
 
-    python -m medexp.calibrate                                     # kept; hardware=auto uses it from then on
-    python -m medexp.calibrate model=deepseek_r1_distill_qwen_14b  # with the products of another model's layers
+    # kept; hardware=auto uses it from then on
+    python -m medexp.calibrate
+    # with the products of another model's layers
+    python -m medexp.calibrate model=deepseek_r1_distill_qwen_14b
 
-Measures matrix products by shape, copies on the card and over its link, and what is free once CUDA's context is there. Seconds.
+Measures matrix products by shape, copies on the card and over its link, and what is free once
+CUDA's context is there. Seconds.
 """
 
 from dataclasses import asdict
@@ -28,7 +32,10 @@ def calibrate(run: RunConfig, show: Screen) -> Calibration:
     Raises: MachineError without a card.
     """
     if run.hardware.device is not Device.cuda:
-        raise MachineError("medexp.calibrate measures a CUDA card and this machine has none; hardware=cpu needs no calibration")
+        raise MachineError(
+            "medexp.calibrate measures a CUDA card and this machine has none; hardware=cpu needs no"
+            " calibration"
+        )
     shape = run.model.shape
     with show.stage("starting CUDA"):
         free_bytes = rates.free_bytes()
@@ -43,17 +50,33 @@ def calibrate(run: RunConfig, show: Screen) -> Calibration:
         pinned, pageable = rates.link_gb_per_s(pinned=True), rates.link_gb_per_s(pinned=False)
         on_card = rates.memory_gb_per_s()
     free_bytes = min(free_bytes, rates.free_bytes())
-    found = Calibration(round(rates.layer_tflops(shape, measured, PLANNED_TOKENS), 1), round(on_card), round(pinned, 1), free_bytes)
+    found = Calibration(
+        round(rates.layer_tflops(shape, measured, PLANNED_TOKENS), 1),
+        round(on_card),
+        round(pinned, 1),
+        free_bytes,
+    )
     card = machine.read().gpus[0]
-    rows = [(f"{each.tokens:,} x {each.inputs:,} by {each.outputs:,}", f"{each.tflops:.0f}") for each in measured]
-    show.table(f"{card.name}, {run.hardware.dtype.value}, layers of {run.model.name}", ("product", "TFLOP/s"), rows)
+    rows = [
+        (f"{each.tokens:,} x {each.inputs:,} by {each.outputs:,}", f"{each.tflops:.0f}")
+        for each in measured
+    ]
+    show.table(
+        f"{card.name}, {run.hardware.dtype.value}, layers of {run.model.name}",
+        ("product", "TFLOP/s"),
+        rows,
+    )
     show.table("", ("", ""), _rows(found, pageable))
     if (taken := card.total_bytes - free_bytes) > USUALLY_TAKEN_BYTES:
         show.say(
-            f"! {gib(taken):.2f} GiB of {card.name} were taken when this was measured, and hardware=auto plans with the rest: "
-            "if other programs had them, close these and calibrate again"
+            f"! {gib(taken):.2f} GiB of {card.name} were taken when this was measured, and"
+            " hardware=auto plans with the rest: if other programs had them, close these and"
+            " calibrate again"
         )
-    show.result(f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another preset:\n{overrides(found)}")
+    show.result(
+        f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another"
+        f" preset:\n{overrides(found)}"
+    )
     return found
 
 

@@ -21,7 +21,10 @@ def clean(run: RunConfig, options: CleanOptions, show: Screen) -> None:
     columns = ("run", "checkpoint", "MLflow run", "GiB", "untouched for")
     show.table("Unfinished runs", columns, [each.row() for each in found])
     if options.days is None:
-        show.result("The command that began one continues it. clean.days=N removes those untouched for N days")
+        show.result(
+            "The command that began one continues it. clean.days=N removes those untouched for N"
+            " days"
+        )
         return
     removed = leftovers.remove(run.tracking, options.days)
     show.result(f"{leftovers.counted(removed)} removed, {leftovers.counted_gib(removed)} freed")

@@ -1,11 +1,15 @@
-"""python -m medexp.compare: finished runs side by side, each against its own base and against the first.
+"""python -m medexp.compare: finished runs side by side, each against its own base and against the
+first.
 
-    python -m medexp.compare 'run=[1dcdb309...,6777cf1e...]'      # MLflow run ids; also folders of adapters, and last
-    python -m medexp.compare study=rank_lr_seq-cpu                # a sweep: its finished trials, best first
+    # MLflow run ids; also folders of adapters, and last
+    python -m medexp.compare 'run=[1dcdb309...,6777cf1e...]'
+    # a sweep: its finished trials, best first
+    python -m medexp.compare study=rank_lr_seq-cpu
     python -m medexp.compare 'run=[last,1dcdb309...]' compare.format=json
 
-Says where their configs differ, what changed in each, what differs between them case by case and how sure that is, and what each
-cost. Loads no model: it scores the stored answers. Writes one page that opens offline.
+Says where their configs differ, what changed in each, what differs between them case by case and
+how sure that is, and what each cost. Loads no model: it scores the stored answers. Writes one page
+that opens offline.
 """
 
 import json
@@ -37,7 +41,10 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
     began = time.perf_counter()
     names, given = asked(options), options.file and Path.cwd() / Path(options.file).expanduser()
     if given and given.is_dir():
-        raise OutputError(f"compare.file={given} is a folder; give the name of a file, as {given / 'compare.html'}")
+        raise OutputError(
+            f"compare.file={given} is a folder; give the name of a file, as"
+            f" {given / 'compare.html'}"
+        )
     with show.stage("reading the runs and scoring their answers"):
         if options.study:
             found = compared.of_study(options.study, run.tracking, Path.cwd())
@@ -61,7 +68,13 @@ def asked(options: CompareOptions) -> list[str]:
 
     Raises: ConfigError if there are too few or too many, or runs and a study together.
     """
-    given = options.run if isinstance(options.run, list) else [options.run] if options.run is not None else []
+    given = (
+        options.run
+        if isinstance(options.run, list)
+        else [options.run]
+        if options.run is not None
+        else []
+    )
     names = [str(each).strip() for each in given]
     if options.study and names:
         raise ConfigError("run and study are both given; give one of them")
@@ -69,19 +82,22 @@ def asked(options: CompareOptions) -> list[str]:
         return []
     if not names:
         raise ConfigError(
-            "there is nothing to compare: give 'run=[ID,ID]' (MLflow run ids, folders of adapters, last; make ui lists the runs) "
-            "or study=NAME"
+            "there is nothing to compare: give 'run=[ID,ID]' (MLflow run ids, folders of adapters,"
+            " last; make ui lists the runs) or study=NAME"
         )
     if not compared.FEWEST <= len(names) <= compared.MOST:
         raise ConfigError(
-            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to {compared.MOST} can be compared, "
-            "as in 'run=[ID,ID]'. What changed in one run is in its report.html"
+            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to"
+            f" {compared.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
+            " its report.html"
         )
     return names
 
 
 def _written(page: str, given: Path | None) -> Path:
-    """`page` in the file `given`, or in a new folder named by the time, as those of other commands are; returns the file."""
+    """`page` in the file `given`, or in a new folder named by the time, as those of other commands
+    are; returns the file.
+    """
     by_time = Path.cwd() / time.strftime("outputs/%Y-%m-%d/%H-%M-%S")
     try:
         if given is None:
@@ -92,21 +108,28 @@ def _written(page: str, given: Path | None) -> Path:
         file.write_text(page, encoding="utf-8")
     except OSError as error:
         asked = given or by_time / "compare.html"
-        raise OutputError(f"compare.file={asked} cannot be written ({error.strerror}); set compare.file=FILE") from error
+        raise OutputError(
+            f"compare.file={asked} cannot be written ({error.strerror}); set compare.file=FILE"
+        ) from error
     return file
 
 
 def _print(show: Screen, found: Comparing, answers: int) -> None:
     labels = tuple(run.label for run in found.runs)
     show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    show.table(found.title, ("", "run", "ended", "evaluated", "MLflow run or folder"), comparison_rows.run_rows(found))
+    show.table(
+        found.title,
+        ("", "run", "ended", "evaluated", "MLflow run or folder"),
+        comparison_rows.run_rows(found),
+    )
     show.result(comparison_rows.shared(found))
     rows, follow = comparison_rows.setting_rows(found)
     if rows:
         show.table("Where they differ", ("setting", *labels), rows)
     if follow:
         show.result(
-            f"also different, but only because of the settings above, or for features that are off: {', '.join(follow)}",
+            "also different, but only because of the settings above, or for features that are off:"
+            f" {', '.join(follow)}",
             style="dim",
         )
     for remark in comparison_rows.remarks(found):
@@ -120,14 +143,28 @@ def _print(show: Screen, found: Comparing, answers: int) -> None:
 def _print_measures(show: Screen, found: Comparing) -> None:
     quiet = comparison_rows.quiet(found)
     loud = [each for each in found.measures if each not in quiet]
-    if (first := found.reference) is not None and (rows := comparison_rows.contrast_rows(found, loud)):
-        columns = ("measure", "", f"{first.label} | run", "verdict", "difference [95 %]", "p | Holm", "n")
+    if (first := found.reference) is not None and (
+        rows := comparison_rows.contrast_rows(found, loud)
+    ):
+        columns = (
+            "measure",
+            "",
+            f"{first.label} | run",
+            "verdict",
+            "difference [95 %]",
+            "p | Holm",
+            "n",
+        )
         show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
     if rows := comparison_rows.change_rows(found, loud):
         heads = ("measure", "", "before -> after", "verdict", "change [95 %]")
         show.table("What changed in each, against its own base", heads, rows)
     if quiet:
-        show.result(f"no detectable change or difference anywhere: {', '.join(each.title for each in quiet)}", style="dim")
+        show.result(
+            "no detectable change or difference anywhere:"
+            f" {', '.join(each.title for each in quiet)}",
+            style="dim",
+        )
     if found.measures:
         for sentence in comparison_rows.honest(found):
             show.result(sentence, style="dim")
@@ -135,9 +172,15 @@ def _print_measures(show: Screen, found: Comparing) -> None:
 
 
 def _print_answers(show: Screen, found: Comparing, answers: int) -> None:
-    """The tuned answers to the first questions, as many runs side by side as the terminal has room for."""
+    """The tuned answers to the first questions, as many runs side by side as the terminal has room
+    for.
+    """
     room = max(1, show.results.width // COLUMN)
-    answering = [at for at, run in enumerate(found.runs) if run.evaluated is not None and run.evaluated.record.cases][:room]
+    answering = [
+        at
+        for at, run in enumerate(found.runs)
+        if run.evaluated is not None and run.evaluated.record.cases
+    ][:room]
     for case in found.asked[:answers]:
         said = [comparison.said(found.runs[at], case.places[at]) for at in answering]
         heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label

@@ -1,20 +1,19 @@
 """Every error medexp raises on purpose.
 
-    MedexpError                 anything below; `exit_code` is what the command ends with
-    ├── BadInput                2   refused before anything heavy was loaded; one sentence a problem
-    │   ├── ConfigError             a key, value or combination of the composed config
-    │   ├── DataError               a file, a record, or too few cases
-    │   ├── ModelError              weights that are missing, unreachable, or not of the declared shape
-    │   ├── MachineError            the hardware preset asks for what this machine does not have
-    │   │   └── HostMemoryError         activations cannot wait in host memory as was planned
-    │   ├── RunError                a run or adapter that is not there, or has unexpected contents
-    │   ├── OutputError             a folder that cannot be written, a disk that is full
-    │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
-    ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
-    ├── TrainingDiverged        4   the loss stopped being a number
-    ├── TrialPruned             5   a sweep's pruner saw no point in going on
-    ├── SweepFailed             6   more trials failed than hydra.sweeper.max_failure_rate allows, or nothing can fit
-    └── RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
+    MedexpError                 anything below; `exit_code` is what the command ends with ├──
+    BadInput                2   refused before anything heavy was loaded; one sentence a problem │
+    ├── ConfigError             a key, value or combination of the composed config │   ├── DataError
+    a file, a record, or too few cases │   ├── ModelError              weights that are missing,
+    unreachable, or not of the declared shape │   ├── MachineError            the hardware preset
+    asks for what this machine does not have │   │   └── HostMemoryError         activations cannot
+    wait in host memory as was planned │   ├── RunError                a run or adapter that is not
+    there, or has unexpected contents │   ├── OutputError             a folder that cannot be
+    written, a disk that is full │   └── VramPlanError           no plan fits under
+    hardware.vram_ceiling_gib ├── VramCeilingError        3   the run needed more than
+    hardware.vram_ceiling_gib ├── TrainingDiverged        4   the loss stopped being a number ├──
+    TrialPruned             5   a sweep's pruner saw no point in going on ├── SweepFailed
+    6   more trials failed than hydra.sweeper.max_failure_rate allows, or nothing can fit └──
+    RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
 
 A message says what was asked, what is allowed, where it is set and what to do.
 """
@@ -74,7 +73,9 @@ class OutputError(BadInput):
 
 
 class VramPlanError(BadInput):
-    """No plan fits under `hardware.vram_ceiling_gib`; `would_fit` holds the nearest values that do, by key."""
+    """No plan fits under `hardware.vram_ceiling_gib`; `would_fit` holds the nearest values that do,
+    by key.
+    """
 
     def __init__(self, problem: str, would_fit: Mapping[str, int | str]):
         self.would_fit = would_fit
@@ -82,8 +83,8 @@ class VramPlanError(BadInput):
 
 
 class VramCeilingError(MedexpError):
-    """The run needed more than `hardware.vram_ceiling_gib`: what it was doing, in words, and the `vram.terms.Phase` that this
-    belongs to, by its value, where that is known."""
+    """The run needed more than `hardware.vram_ceiling_gib`: what it was doing, in words, and the
+    `vram.terms.Phase` that this belongs to, by its value, where that is known."""
 
     exit_code = 3
     reason = "vram"
@@ -108,7 +109,9 @@ class TrialPruned(MedexpError):
 
 
 class SweepFailed(MedexpError):
-    """More trials failed than hydra.sweeper.max_failure_rate allows, or no point of the space can fit."""
+    """More trials failed than hydra.sweeper.max_failure_rate allows, or no point of the space can
+    fit.
+    """
 
     exit_code = 6
     reason = "sweep"
@@ -125,7 +128,9 @@ class RunInterrupted(MedexpError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what `error` says without its full stop; the name of its type where it says nothing."""
+    """The first line of what `error` says without its full stop; the name of its type where it says
+    nothing.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

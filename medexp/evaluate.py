@@ -1,11 +1,15 @@
-"""python -m medexp.evaluate: what fine-tuning changed in the answers of a finished run, measured again or measured more.
+"""python -m medexp.evaluate: what fine-tuning changed in the answers of a finished run, measured
+again or measured more.
 
     python -m medexp.evaluate run=1dcdb30943f842af9120e49a56f8725b             # an MLflow run id
-    python -m medexp.evaluate run=outputs/2026-11-22/17-49-37/adapter          # or the folder of an adapter
-    python -m medexp.evaluate run=1dcdb309... evaluate.rescore=true            # the stored answers scored again: no model, seconds
+    # or the folder of an adapter
+    python -m medexp.evaluate run=outputs/2026-11-22/17-49-37/adapter
+    # the stored answers scored again: no model, seconds
+    python -m medexp.evaluate run=1dcdb309... evaluate.rescore=true
 
-Model, data, prompt and held-out cases are those of the run; what the command line names wins over them. Base and tuned model are
-asked the same questions, greedily. The figures go to an MLflow run of their own, below the one that was measured.
+Model, data, prompt and held-out cases are those of the run; what the command line names wins over
+them. Base and tuned model are asked the same questions, greedily. The figures go to an MLflow run
+of their own, below the one that was measured.
 """
 
 import time
@@ -46,10 +50,17 @@ from medexp.tracking.finished_run import COMPOSED, RECORD, FinishedRun
 from medexp.training.resume import Workspace, claimed, dead_runs, unfinished
 
 
-def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Card:
+def evaluate(
+    run: RunConfig,
+    options: EvaluateOptions,
+    subject: FinishedRun,
+    invocation: Invocation,
+    show: Screen,
+) -> Card:
     """Measure `subject`, which was made with `run`, print and keep what changed.
 
-    Raises: any error of `medexp.errors`; answers made until then are kept, and the same call continues it.
+    Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
+        continues it.
     """
     began = time.perf_counter()
     if options.rescore:
@@ -60,7 +71,8 @@ def evaluate(run: RunConfig, options: EvaluateOptions, subject: FinishedRun, inv
     show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     measuring.show(show, f"What changed: {subject.name}", record, found)
     show.result(
-        f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id}, {duration(time.perf_counter() - began)}"
+        f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
+        f" {duration(time.perf_counter() - began)}"
     )
     return found
 
@@ -74,9 +86,16 @@ class Kept:
 
 
 def _keep(
-    run: RunConfig, invocation: Invocation, subject: FinishedRun, record: Record, found: Card, work: Workspace | None
+    run: RunConfig,
+    invocation: Invocation,
+    subject: FinishedRun,
+    record: Record,
+    found: Card,
+    work: Workspace | None,
 ) -> Kept:
-    """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in the middle of this."""
+    """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
+    the middle of this.
+    """
     kept_runs.bury(run.tracking, dead_runs(run.tracking))
     earlier = work.mlflow_run_id if work else None
     with tracking.open_run(run.tracking, earlier, f"evaluate {subject.name}") as tracker:
@@ -91,7 +110,9 @@ def _keep(
         return Kept(tracker.run_id, page)
 
 
-def _measured(run: RunConfig, invocation: Invocation, subject: FinishedRun, show: Screen) -> tuple[Record, Card, Kept]:
+def _measured(
+    run: RunConfig, invocation: Invocation, subject: FinishedRun, show: Screen
+) -> tuple[Record, Card, Kept]:
     """Load base and adapter, ask, score, and keep."""
     found = finished.continued(run, subject, show)
     questions = _questions(run.evaluation)
@@ -100,11 +121,16 @@ def _measured(run: RunConfig, invocation: Invocation, subject: FinishedRun, show
     names = [f"evaluate-{of(run, cases.digest)}" for of in (fingerprint, former_fingerprint)]
     with claimed(unfinished(run.tracking), names[0], run.training.resume, names[1]) as work:
         _point_out_other_cases(subject, sides, show)
-        show.say(f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}", title=subject.name)
+        show.say(
+            f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}",
+            title=subject.name,
+        )
         base = measuring.opened(run, found, show)
         ready = Speller(base.tokenizer, run.prompt).prepared(run, sides)
         tuned = measuring.tuned(run, base, show)
-        job = Measured(run, show, work, ready, tuned, base.meter, known_base(run, base.weights, ready))
+        job = Measured(
+            run, show, work, ready, tuned, base.meter, known_base(run, base.weights, ready)
+        )
         record = _asked(job, questions)
         card = measuring.card(record, run.evaluation, base.modules)
         kept = _keep(run, invocation, subject, record, card, work)
@@ -117,25 +143,43 @@ def _asked(job: Measured, questions: dict[Benchmark, list[ChoiceQuestion]]) -> R
     losses_before = job.base_losses()
     with job.show.stage("measuring the tuned model's held-out loss"):
         losses_after = job.losses()
-    record = job.record((job.answers(base=True), job.answers(base=False)), (losses_before, losses_after))
+    record = job.record(
+        (job.answers(base=True), job.answers(base=False)), (losses_before, losses_after)
+    )
     if not questions and not job.run.evaluation.benchmarks:
         return record
-    with job.show.stage("asking the benchmarks, base and tuned"), during(Phase.evaluation, "asking the benchmarks", job.meter):
-        return replace(record, benchmarks=benchmarks.graded(job.tuned, job.run.evaluation, questions))
+    with (
+        job.show.stage("asking the benchmarks, base and tuned"),
+        during(Phase.evaluation, "asking the benchmarks", job.meter),
+    ):
+        return replace(
+            record, benchmarks=benchmarks.graded(job.tuned, job.run.evaluation, questions)
+        )
 
 
 def _point_out_other_cases(subject: FinishedRun, sides: Split, show: Screen) -> None:
     if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
-        show.say("these held-out cases are not those of the run: some of them may have been trained on", NOTE)
+        show.say(
+            "these held-out cases are not those of the run: some of them may have been trained on",
+            NOTE,
+        )
 
 
 def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     """The questions of the benchmarks that have a local file, read before anything heavy is loaded."""
-    files = {Benchmark(name): Path(file) for name, file in vars(evaluation.benchmark_files).items() if file is not None}
+    files = {
+        Benchmark(name): Path(file)
+        for name, file in vars(evaluation.benchmark_files).items()
+        if file is not None
+    }
     if evaluation.benchmarks or files:
         benchmarks.check_installed()
     return {
-        benchmark: questions(benchmark, source.read_file(file, f"evaluation.benchmark_files.{benchmark.value}"), file.name)
+        benchmark: questions(
+            benchmark,
+            source.read_file(file, f"evaluation.benchmark_files.{benchmark.value}"),
+            file.name,
+        )
         for benchmark, file in files.items()
     }
 
@@ -143,14 +187,21 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
 def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Card]:
     """Score the stored answers, and say whether the figures are those stored with them."""
     if subject.record is None:
-        raise RunError(f"run={subject.asked} has no stored answers ({RECORD}); leave evaluate.rescore=true out to have them made")
-    record = Record.of_json(subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}")
+        raise RunError(
+            f"run={subject.asked} has no stored answers ({RECORD}); leave evaluate.rescore=true out"
+            " to have them made"
+        )
+    record = Record.of_json(
+        subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
+    )
     modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
     found = measuring.card(record, run.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]
-    show.say(f"{len(known) - len(other)} of {len(known)} stored figures are the same to the digit", DONE)
+    show.say(
+        f"{len(known) - len(other)} of {len(known)} stored figures are the same to the digit", DONE
+    )
     for name in other:
         show.say(f"{name}: {stored[name]!r} is stored, {known[name]!r} now", NOTE)
     return record, found
@@ -158,7 +209,11 @@ def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
 
 def _tags(subject: FinishedRun) -> dict[str, object]:
     parent = subject.kept.run_id if subject.kept is not None else None
-    return {"medexp.evaluates": subject.asked, "mlflow.parentRunId": parent, "mlflow.source.name": "medexp.evaluate"}
+    return {
+        "medexp.evaluates": subject.asked,
+        "mlflow.parentRunId": parent,
+        "mlflow.source.name": "medexp.evaluate",
+    }
 
 
 def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> About:
@@ -166,13 +221,19 @@ def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) ->
     facts = [
         ("evaluated", with_tilde(subject.asked)),
         ("model", run.model.name),
-        ("cases", f"{run.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)} answered"),
+        (
+            "cases",
+            f"{run.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)} answered",
+        ),
         ("MLflow run", run_id),
     ]
     if subject.kept is None:
         return About(subject.name, facts)
     kept = subject.kept.metrics
-    planned, measured = int(kept.get("vram/planned_bytes", 0)), int(kept.get("vram/measured_bytes", 0))
+    planned, measured = (
+        int(kept.get("vram/planned_bytes", 0)),
+        int(kept.get("vram/measured_bytes", 0)),
+    )
     return About(
         subject.name,
         facts,

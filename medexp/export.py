@@ -1,10 +1,15 @@
-"""python -m medexp.export: a finished run as files that other programs take, or as a version in MLflow's model registry.
+"""python -m medexp.export: a finished run as files that other programs take, or as a version in
+MLflow's model registry.
 
-    python -m medexp.export run=last to=merged                              # a Transformers checkpoint in bfloat16
-    python -m medexp.export run=ID to=ollama export.quantisation=q4_k_m     # GGUF and Modelfile with the run's own prompt
-    python -m medexp.export run=ID to=adapter push=true export.repo=me/name # also to the Hub; HF_TOKEN is read from the environment
+    # a Transformers checkpoint in bfloat16
+    python -m medexp.export run=last to=merged
+    # GGUF and Modelfile with the run's own prompt
+    python -m medexp.export run=ID to=ollama export.quantisation=q4_k_m
+    # also to the Hub; HF_TOKEN is read from the environment
+    python -m medexp.export run=ID to=adapter push=true export.repo=me/name
 
-Everything that can be refused is refused before a weight is read. An export is written beside its folder and renamed whole.
+Everything that can be refused is refused before a weight is read. An export is written beside its
+folder and renamed whole.
 """
 
 import os
@@ -37,11 +42,19 @@ from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.registry import Registered
 
 _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
-_NOT_FOR_OTHERS = ("run.yaml",)  # may hold places outside the home folder, which it needs to be made again
+# may hold places outside the home folder, which it needs to be made again
+_NOT_FOR_OTHERS = ("run.yaml",)
 
 
-def export(run: RunConfig, options: ExportOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Path | Registered:
-    """Export `subject`, which was made with `run`, as `options` say; returns the folder, or the registered version.
+def export(
+    run: RunConfig,
+    options: ExportOptions,
+    subject: FinishedRun,
+    invocation: Invocation,
+    show: Screen,
+) -> Path | Registered:
+    """Export `subject`, which was made with `run`, as `options` say; returns the folder, or the
+    registered version.
 
     Raises: BadInput before anything is written; an export that is stopped leaves nothing behind.
     """
@@ -62,35 +75,68 @@ def export(run: RunConfig, options: ExportOptions, subject: FinishedRun, invocat
 
 def _problems(options: ExportOptions) -> Iterator[str]:
     """What is wrong with the options by themselves."""
-    if options.name is not None and options.to is not ExportTo.registry and not re.fullmatch(r"\w[\w.-]*", options.name):
+    if (
+        options.name is not None
+        and options.to is not ExportTo.registry
+        and not re.fullmatch(r"\w[\w.-]*", options.name)
+    ):
         yield f"export.name={options.name} names files: letters, digits, _, . and - are allowed"
     if not options.push:
         return
     if options.to is ExportTo.registry:
-        yield "push=true uploads files and to=registry makes none; choose to=adapter, merged, gguf, ollama or vllm"
+        yield (
+            "push=true uploads files and to=registry makes none; choose to=adapter, merged, gguf,"
+            " ollama or vllm"
+        )
     if options.repo is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repo):
-        yield f"push=true needs export.repo=OWNER/NAME, the model's place on the Hub; it is {options.repo}"
+        yield (
+            "push=true needs export.repo=OWNER/NAME, the model's place on the Hub; it is"
+            f" {options.repo}"
+        )
     if not os.environ.get("HF_TOKEN"):
-        yield "push=true needs a token that may write: set HF_TOKEN in .env or in the environment (huggingface.co/settings/tokens)"
+        yield (
+            "push=true needs a token that may write: set HF_TOKEN in .env or in the environment"
+            " (huggingface.co/settings/tokens)"
+        )
 
 
-def _registered(run: RunConfig, options: ExportOptions, subject: FinishedRun, show: Screen) -> Registered:
+def _registered(
+    run: RunConfig, options: ExportOptions, subject: FinishedRun, show: Screen
+) -> Registered:
     if subject.kept is None:
-        raise RunError(f"to=registry needs a run in MLflow and run={options.run} is a folder; give its id (make ui lists them)")
-    found = registry.register(run.tracking, subject.kept.run_id, options.name or run.model.name, options.alias)
+        raise RunError(
+            f"to=registry needs a run in MLflow and run={options.run} is a folder; give its id"
+            " (make ui lists them)"
+        )
+    found = registry.register(
+        run.tracking, subject.kept.run_id, options.name or run.model.name, options.alias
+    )
     was = "registered" if found.is_new else "already registered"
     show.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
     return found
 
 
-def _checked(run: RunConfig, options: ExportOptions, subject: FinishedRun, invocation: Invocation, show: Screen) -> Job:
+def _checked(
+    run: RunConfig,
+    options: ExportOptions,
+    subject: FinishedRun,
+    invocation: Invocation,
+    show: Screen,
+) -> Job:
     """The job, once nothing stands against it.
 
     Raises: BadInput.
     """
     if subject.adapter is None:
-        raise RunError(f"run={subject.asked} kept no adapter (tracking.log_adapter=false); give run=FOLDER of its adapter")
-    target = Path(options.folder).expanduser().absolute() if options.folder else invocation.output_dir / "export"
+        raise RunError(
+            f"run={subject.asked} kept no adapter (tracking.log_adapter=false); give run=FOLDER of"
+            " its adapter"
+        )
+    target = (
+        Path(options.folder).expanduser().absolute()
+        if options.folder
+        else invocation.output_dir / "export"
+    )
     folder.check(target, options.overwrite, _BESIDE_BYTES)
     if options.to in GGUF and options.quantisation not in WRITTEN_HERE:
         quantiser.find(options.quantisation, options.llama_cpp)
@@ -105,11 +151,16 @@ def _checked(run: RunConfig, options: ExportOptions, subject: FinishedRun, invoc
 
 def _check_adapter(run: RunConfig, adapter: Path) -> None:
     if found := projections.unsupported(artifact.adapter_config(adapter)):
-        raise ModelError(f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge")
+        raise ModelError(
+            f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge"
+        )
     wrong = list(projections.misfits(artifact.shapes(adapter), run.lora.r, run.model.shape))
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
-        raise ModelError(f"the adapter does not fit model={run.model.name}: {wrong[0]}{more}. Choose the model it was trained on")
+        raise ModelError(
+            f"the adapter does not fit model={run.model.name}: {wrong[0]}{more}. Choose the model"
+            " it was trained on"
+        )
 
 
 def _weight_bytes(job: Job) -> int:
@@ -121,18 +172,34 @@ def _weight_bytes(job: Job) -> int:
 
 
 def _print(job: Job, elapsed_s: float) -> None:
-    job.show.table(f"Exported as {job.options.to.value}", ("file", "size"), folder.files(job.target))
-    shown = job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
+    job.show.table(
+        f"Exported as {job.options.to.value}", ("file", "size"), folder.files(job.target)
+    )
+    shown = (
+        job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
+    )
     job.show.result(f"{shown}, {duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
-        job.show.result(f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}")
-        job.show.raw(next(line for line in (job.target / "serve.sh").read_text().splitlines() if line.startswith("exec ")))
+        job.show.result(
+            f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}"
+        )
+        job.show.raw(
+            next(
+                line
+                for line in (job.target / "serve.sh").read_text().splitlines()
+                if line.startswith("exec ")
+            )
+        )
     if (job.target / "Modelfile").is_file():
-        job.show.result(f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}")
+        job.show.result(
+            f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}"
+        )
 
 
 def _base_of_script(job: Job) -> str:
-    """What serve.sh has to be told: where the base lies on this machine, if it is not the Hub's. Said here, and in no file."""
+    """What serve.sh has to be told: where the base lies on this machine, if it is not the Hub's.
+    Said here, and in no file.
+    """
     if job.merges or job.base.hub_id is not None:
         return ""
     try:
@@ -149,7 +216,10 @@ def _push(job: Job) -> None:
     try:
         address = hub.push(job.target, repo, token, job.options.private, message, leave_out)
     except hub.HubError as error:
-        raise MachineError(f"export.repo={repo} could not be pushed to: {error}. The export is whole in {job.target}") from error
+        raise MachineError(
+            f"export.repo={repo} could not be pushed to: {error}. The export is whole in"
+            f" {job.target}"
+        ) from error
     job.show.result(f"On the Hub: {address}")
 
 

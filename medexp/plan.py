@@ -1,10 +1,13 @@
-"""python -m medexp.plan: what a training run would take, term by term, and whether it fits; nothing is loaded.
+"""python -m medexp.plan: what a training run would take, term by term, and whether it fits; nothing
+is loaded.
 
     python -m medexp.plan hardware=rtx4050_6gb
-    python -m medexp.plan hardware=rtx4050_6gb training.max_seq_tokens=4096 lora.r=64 plan.format=json
+    python -m medexp.plan hardware=rtx4050_6gb training.max_seq_tokens=4096 lora.r=64 \
+        plan.format=json
     python -m medexp.plan hardware=rtx4050_6gb plan.frontier=true
 
-Takes the overrides of medexp.train. Ends with 0 if a plan fits, with 2 and the nearest things that would fit if none does.
+Takes the overrides of medexp.train. Ends with 0 if a plan fits, with 2 and the nearest things that
+would fit if none does.
 """
 
 import json
@@ -31,11 +34,13 @@ FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
     """Show the plan of `run`.
 
-    Raises: VramPlanError if nothing fits, naming the largest term and what would fit; ConfigError for a frontier without a ceiling.
+    Raises: VramPlanError if nothing fits, naming the largest term and what would fit; ConfigError
+        for a frontier without a ceiling.
     """
     if options.frontier and run.hardware.vram_ceiling_gib is None:
         raise ConfigError(
-            f"plan.frontier=true needs a ceiling and hardware={run.hardware.name} has none; set hardware.vram_ceiling_gib"
+            f"plan.frontier=true needs a ceiling and hardware={run.hardware.name} has none; set"
+            " hardware.vram_ceiling_gib"
         )
     if run.model.path is not None:
         check_shape(run.model, config_in(Path(run.model.path)))
@@ -44,12 +49,18 @@ def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
         chosen, runners_up = planner.choose(run)
     except VramPlanError as error:
         if options.format is Format.json:
-            _show_json({"fits": False, "why": str(error), "would_fit": error.would_fit}, run, cells, show)
+            _show_json(
+                {"fits": False, "why": str(error), "would_fit": error.would_fit}, run, cells, show
+            )
         elif cells:
             _show_frontier(run, cells, show)
         raise
     if options.format is Format.json:
-        found = {"fits": True, "chosen": planner.as_dict(chosen), "runners_up": [planner.as_dict(each) for each in runners_up]}
+        found = {
+            "fits": True,
+            "chosen": planner.as_dict(chosen),
+            "runners_up": [planner.as_dict(each) for each in runners_up],
+        }
         _show_json(found, run, cells, show)
         return chosen
     _show_terms(run, chosen, show)
@@ -59,15 +70,23 @@ def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
     return chosen
 
 
-def _show_json(found: dict[str, object], run: RunConfig, cells: list[planner.Cell], show: Screen) -> None:
+def _show_json(
+    found: dict[str, object], run: RunConfig, cells: list[planner.Cell], show: Screen
+) -> None:
     frontier = {"frontier": [_as_dict(cell) for cell in cells]} if cells else {}
-    show.raw(json.dumps(found | {"ceiling_gib": run.hardware.vram_ceiling_gib} | frontier, indent=2))
+    show.raw(
+        json.dumps(found | {"ceiling_gib": run.hardware.vram_ceiling_gib} | frontier, indent=2)
+    )
 
 
 def _as_dict(cell: planner.Cell) -> dict[str, object]:
     """A place of the frontier as plain values; `plan` is null where nothing fits."""
     plan = planner.as_dict(cell.plan) if cell.plan else None
-    return {"r": cell.rank, "max_seq_tokens": cell.seq, "plan": plan and {name: plan[name] for name in plan if name != "terms"}}
+    return {
+        "r": cell.rank,
+        "max_seq_tokens": cell.seq,
+        "plan": plan and {name: plan[name] for name in plan if name != "terms"},
+    }
 
 
 def _show_terms(run: RunConfig, chosen: Plan, show: Screen) -> None:
@@ -75,7 +94,10 @@ def _show_terms(run: RunConfig, chosen: Plan, show: Screen) -> None:
         (term.name, f"{term.num_bytes / GIB:.3f}", term.place.value, term.phase.value, term.source)
         for term in planner.terms(chosen)
     ]
-    title = f"{run.model.name}, r={run.lora.r}, {run.training.max_seq_tokens} tokens, hardware={run.hardware.name}"
+    title = (
+        f"{run.model.name}, r={run.lora.r}, {run.training.max_seq_tokens} tokens,"
+        f" hardware={run.hardware.name}"
+    )
     show.table(title, ("what", "GiB", "where", "when", "known from"), rows)
     show.table("", ("", ""), _summary(run, chosen))
 
@@ -87,18 +109,29 @@ def _summary(run: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
     if ceiling:
         rows.append(("ceiling", f"{ceiling:g} GiB, {ceiling - budget.peak_bytes / GIB:.2f} left"))
     if budget.peak_bytes:
-        rows.append(("peak on the card", f"{budget.peak_bytes / GIB:.2f} GiB, {budget.peak_bytes:,} bytes"))
+        rows.append(
+            ("peak on the card", f"{budget.peak_bytes / GIB:.2f} GiB, {budget.peak_bytes:,} bytes")
+        )
         rows.append(("over the host link", f"{budget.link_bytes / GIB:.1f} GiB a step"))
     rows.append(("host memory", f"{budget.host_bytes / GIB:.2f} GiB"))
     if chosen.is_timed:
         cases = levers.micro_batch * levers.accumulation
-        rows.append(("predicted", f"{chosen.step_s:.1f} s a step of {cases} cases, {_whole_run(run, chosen)}"))
+        rows.append(
+            (
+                "predicted",
+                f"{chosen.step_s:.1f} s a step of {cases} cases, {_whole_run(run, chosen)}",
+            )
+        )
     return rows
 
 
 def _whole_run(run: RunConfig, chosen: Plan) -> str:
     steps = run.training.max_steps
-    return f"{duration(steps * chosen.step_s)} for {steps} steps" if steps else "the run as long as its cases make it"
+    return (
+        f"{duration(steps * chosen.step_s)} for {steps} steps"
+        if steps
+        else "the run as long as its cases make it"
+    )
 
 
 def _show_runners_up(runners_up: tuple[Plan, ...], show: Screen) -> None:
@@ -110,7 +143,9 @@ def _show_runners_up(runners_up: tuple[Plan, ...], show: Screen) -> None:
 def _frontier(run: RunConfig, show: Screen) -> list[planner.Cell]:
     """What fits over rank x sequence length."""
     places = [(rank, seq) for rank in FRONTIER_RANKS for seq in FRONTIER_LENGTHS]
-    bar = track(places, "frontier", console=show.log, transient=True, disable=not show.log.is_terminal)
+    bar = track(
+        places, "frontier", console=show.log, transient=True, disable=not show.log.is_terminal
+    )
     return [planner.cell(run, rank, seq) for rank, seq in bar]
 
 
@@ -119,7 +154,9 @@ def _show_frontier(run: RunConfig, cells: list[planner.Cell], show: Screen) -> N
     rows = [(str(rank), *_longest(run, rank)) for rank in FRONTIER_RANKS]
     show.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
     title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib:g} GiB"
-    files = charts.draw_frontier(cells, title, Path("outputs") / f"frontier-{run.model.name}-{run.hardware.name}")
+    files = charts.draw_frontier(
+        cells, title, Path("outputs") / f"frontier-{run.model.name}-{run.hardware.name}"
+    )
     show.result(f"Drawn: {files[0]} and {files[1]}")
 
 

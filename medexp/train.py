@@ -1,7 +1,7 @@
 """python -m medexp.train: from a composed config to an adapter, and the answers before and after.
 
-python -m medexp.train                                   # the embedded model on the shipped cases, on a CPU
-python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on a 6 GB card
+python -m medexp.train                                   # the embedded model on the shipped cases,
+on a CPU python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on a 6 GB card
 python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """
 
@@ -17,7 +17,9 @@ from medexp.config.schema import RunConfig
 def _door(run: RunConfig, invocation: Invocation) -> float:
     from medexp.sweep.workers.trial import taking_part
     from medexp.system.console import Screen
-    from medexp.tracking.finished_run import FinishedRun  # what the config alone can be refused for has been, without these
+
+    # what the config alone can be refused for has been, without these
+    from medexp.tracking.finished_run import FinishedRun
     from medexp.tracking.rerun import Restored
     from medexp.training.run import train
 
@@ -29,7 +31,9 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     return result.outcome.loss_after
 
 
-def _recomposed(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, object]:
+def _recomposed(
+    cfg: DictConfig, options: object, overrides: Sequence[str]
+) -> tuple[DictConfig, object]:
     assert isinstance(options, TrainOptions)
     if not options.from_run and options.run is None:
         return cfg, None

@@ -1,4 +1,5 @@
-"""python -m medexp.ui: MLflow's pages over the runs that were made here, and the links worth following.
+"""python -m medexp.ui: MLflow's pages over the runs that were made here, and the links worth
+following.
 
 python -m medexp.ui                  # port 5000 or a free one, the browser opened, Ctrl-C ends it
 python -m medexp.ui ui.port=5000 ui.open=false

@@ -1,4 +1,6 @@
-"""What several tests share: real Hydra composition, machines made by hand, small schemas, a small vocabulary, real models."""
+"""What several tests share: real Hydra composition, machines made by hand, small schemas, a small
+vocabulary, real models.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +26,8 @@ from medexp.system import machine
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
 
-settings.register_profile("medexp", deadline=None, max_examples=60, derandomize=True)  # a build that fails fails again
+# a build that fails fails again
+settings.register_profile("medexp", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("medexp")
 
 LAUNCH_DIR = Path("/launched/here")
@@ -42,7 +45,9 @@ def no_card() -> Machine:
 
 @pytest.fixture(scope="session")
 def large_card() -> Machine:
-    return Machine(cores=16, system="by hand", gpus=(Gpu("H200", int(139.8 * GIB), has_bfloat16=True),))
+    return Machine(
+        cores=16, system="by hand", gpus=(Gpu("H200", int(139.8 * GIB), has_bfloat16=True),)
+    )
 
 
 def _composed(*overrides: str, root: str = "train") -> DictConfig:
@@ -70,7 +75,8 @@ def resolved(large_card: Machine) -> Callable[..., RunConfig]:
 
     def run(*overrides: str, on: Machine = large_card, launch_dir: Path = LAUNCH_DIR) -> RunConfig:
         command.register()
-        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):  # the parts of a mixture are composed too
+        # the parts of a mixture are composed too
+        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
             cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
             choices = dict(cfg.hydra.runtime.choices)
             with open_dict(cfg):
@@ -82,7 +88,9 @@ def resolved(large_card: Machine) -> Callable[..., RunConfig]:
 
 @pytest.fixture(scope="session")
 def problems(resolved: Callable[..., RunConfig]) -> Callable[..., tuple[str, ...]]:
-    """problems(*overrides, on=large_card): everything that is said against this run; fails where nothing is."""
+    """problems(*overrides, on=large_card): everything that is said against this run; fails where
+    nothing is.
+    """
 
     def said(*overrides: str, **keywords: Any) -> tuple[str, ...]:
         with pytest.raises(BadInput) as refused:
@@ -98,9 +106,30 @@ def dataset() -> Callable[..., Dataset]:
 
     def made(**changes: Any) -> Dataset:
         columns = Columns(question="Question", reasoning="Complex_CoT", answer="Response")
-        plain = {"name": "local", "hub_id": None, "config": None, "revision": None, "path": None, "columns": columns}
-        split = {"mixture": [], "held_out_from": None, "group_by": None, "held_out": 1, "max_cases": None, "split_seed": 3407}
-        return Dataset(**(plain | split | {"overlong": Overlong.drop, "faulty": Faulty.error, "licence": "none"} | changes))
+        plain = {
+            "name": "local",
+            "hub_id": None,
+            "config": None,
+            "revision": None,
+            "path": None,
+            "columns": columns,
+        }
+        split = {
+            "mixture": [],
+            "held_out_from": None,
+            "group_by": None,
+            "held_out": 1,
+            "max_cases": None,
+            "split_seed": 3407,
+        }
+        return Dataset(
+            **(
+                plain
+                | split
+                | {"overlong": Overlong.drop, "faulty": Faulty.error, "licence": "none"}
+                | changes
+            )
+        )
 
     return made
 
@@ -127,7 +156,9 @@ def decoded() -> Callable[[list[int]], str]:
 
 @pytest.fixture(scope="session")
 def embedded_tokenizer(resolved: Callable[..., RunConfig], no_card: Machine) -> Any:
-    """The tokenizer of the embedded model, converted first where that has not happened on this machine."""
+    """The tokenizer of the embedded model, converted first where that has not happened on this
+    machine.
+    """
     run = resolved("hardware=cpu", on=no_card)
     found = weights.find(run.model)
     if found.gguf is not None:
@@ -144,9 +175,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer: Any
 
 
 @pytest.fixture(scope="session")
-def whole_vocabulary_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer: Any) -> Path:
-    """The same with the whole tokenizer: a GGUF knows it by how it splits text, and the shipped cases have their real lengths."""
-    return write_tiny_model(tmp_path_factory.mktemp("whole") / "model", embedded_tokenizer, len(embedded_tokenizer))
+def whole_vocabulary_model(
+    tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer: Any
+) -> Path:
+    """The same with the whole tokenizer: a GGUF knows it by how it splits text, and the shipped
+    cases have their real lengths.
+    """
+    return write_tiny_model(
+        tmp_path_factory.mktemp("whole") / "model", embedded_tokenizer, len(embedded_tokenizer)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -160,8 +197,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def doors_in(tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]) -> Callable[..., Doors]:
-    """doors_in(root, model=tiny_model): quick runs that keep everything under `root`, where MLflow's tables are made already."""
+def doors_in(
+    tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]
+) -> Callable[..., Doors]:
+    """doors_in(root, model=tiny_model): quick runs that keep everything under `root`, where
+    MLflow's tables are made already.
+    """
 
     def made(root: Path, model: Path = tiny_model) -> Doors:
         (root / "mlruns").mkdir()

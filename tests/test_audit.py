@@ -1,4 +1,6 @@
-"""python -m medexp.audit: a summary, two files, exit code 2 where a rule is broken and that was asked for; and with every run."""
+"""python -m medexp.audit: a summary, two files, exit code 2 where a rule is broken and that was
+asked for; and with every run.
+"""
 
 import json
 import re
@@ -22,9 +24,17 @@ def written(file: Path, count: int, **changes: str) -> Path:
     words = ["fever", "cough", "rash", "pallor", "vertigo", "nausea", "jaundice", "tremor"]
     records = [
         {
-            "Question": f"A patient of {20 + number} has had {words[number % 8]} since Monday; what now, doctor {number}?",
-            "Complex_CoT": f"At {20 + number}, {words[number % 8]} is likely harmless. It may still be {words[(number + 3) % 8]}.",
-            "Response": f"Rest for {number} days, and come back if the {words[number % 8]} <b>stays</b>.",
+            "Question": (
+                f"A patient of {20 + number} has had {words[number % 8]} since Monday; what now,"
+                f" doctor {number}?"
+            ),
+            "Complex_CoT": (
+                f"At {20 + number}, {words[number % 8]} is likely harmless. It may still be"
+                f" {words[(number + 3) % 8]}."
+            ),
+            "Response": (
+                f"Rest for {number} days, and come back if the {words[number % 8]} <b>stays</b>."
+            ),
         }
         | changes
         for number in range(count)
@@ -50,18 +60,32 @@ class Page(HTMLParser):
         self.words += data
 
     def handle_starttag(self, tag, attrs):
-        self.fetched += [value for name, value in attrs if name in ("src", "href")] + [tag] * (tag == "script")
+        self.fetched += [value for name, value in attrs if name in ("src", "href")] + [tag] * (
+            tag == "script"
+        )
 
 
-def test_the_shipped_cases_break_no_rule(doors_in, whole_vocabulary_model, tmp_path, capsys) -> None:
+def test_the_shipped_cases_break_no_rule(
+    doors_in, whole_vocabulary_model, tmp_path, capsys
+) -> None:
     doors = doors_in(tmp_path, whole_vocabulary_model)
     audited(doors, "dataset.max_cases=null", "dataset.held_out=16", strict=True)
     output = capsys.readouterr().out
-    for part in ("138 to train on, 16 held out", "Tokens per training case", "all checks passed", "reasoning 29.1 %", "language"):
+    for part in (
+        "138 to train on, 16 held out",
+        "Tokens per training case",
+        "all checks passed",
+        "reasoning 29.1 %",
+        "language",
+    ):
         assert part in " ".join(output.replace("│", " ").split())
     assert "⟨EOS⟩" in output  # the preview
     values = json.loads((doors.root / "audited" / "audit.json").read_text())
-    assert (values["train"]["kept"], values["broken_rules"], values["languages"]) == (138, [], {"en": 138})
+    assert (values["train"]["kept"], values["broken_rules"], values["languages"]) == (
+        138,
+        [],
+        {"en": 138},
+    )
     assert values["label_tokens"]["EOS"] == 138
 
 
@@ -70,7 +94,11 @@ def test_strict_ends_with_2_and_every_broken_rule(tmp_path: Path) -> None:
     words = ["dataset=local", f"dataset.path={file}", "hydra.run.dir=out"]
     status, output = command(*AUDIT, *words, "audit.strict=true", cwd=tmp_path)
     assert status == 2, output
-    assert re.search(r"medexp: \d+ of 24 training cases whose reasoning is copied or repetitive.* \(audit.strict=true\)", output)
+    assert re.search(
+        r"medexp: \d+ of 24 training cases whose reasoning is copied or repetitive.*"
+        r" \(audit.strict=true\)",
+        output,
+    )
     assert (tmp_path / "out" / "audit.html").is_file()
     assert not list(tmp_path.glob("mlruns"))
 
@@ -97,14 +125,24 @@ def test_the_page_fetches_nothing_and_shows_cases_as_text(doors: Doors, tmp_path
 def repeated(doors: Doors, tmp_path: Path) -> str:
     """The page over cases of which many are repeated."""
     cases = json.loads(written(tmp_path / "cases.json", 40).read_text())
-    again = [case | {"Question": case["Question"].replace("what now", "what now then")} for case in cases]
+    again = [
+        case | {"Question": case["Question"].replace("what now", "what now then")} for case in cases
+    ]
     (tmp_path / "cases.json").write_text(json.dumps([*cases, *again]))
-    audited(doors, "dataset=local", f"dataset.path={tmp_path / 'cases.json'}", "dataset.max_cases=80", "dataset.held_out=8")
+    audited(
+        doors,
+        "dataset=local",
+        f"dataset.path={tmp_path / 'cases.json'}",
+        "dataset.max_cases=80",
+        "dataset.held_out=8",
+    )
     return (doors.root / "audited" / "audit.html").read_text()
 
 
 def test_of_many_findings_the_page_says_that_it_shows_the_first(repeated: str) -> None:
-    title, count, table = re.findall(r"<h2>([^<]*another one): (\d+), here the first 20</h2>(.*?)</table>", repeated)[0]
+    title, count, table = re.findall(
+        r"<h2>([^<]*another one): (\d+), here the first 20</h2>(.*?)</table>", repeated
+    )[0]
     assert title == "Training questions that nearly repeat another one"
     assert int(count) > 20
     assert table.count("<tr>") == 1 + 20
@@ -112,7 +150,9 @@ def test_of_many_findings_the_page_says_that_it_shows_the_first(repeated: str) -
 
 def test_figures_stand_under_their_heads_and_the_key_is_of_what_is_learnt(repeated: str) -> None:
     assert "<th>labels that are</th><th class='n'>tokens</th><th class='n'>share</th>" in repeated
-    assert re.search(r"<td>answer</td><td class='n'>[\d,]+</td><td class='n'>[\d.]+ %</td>", repeated)
+    assert re.search(
+        r"<td>answer</td><td class='n'>[\d,]+</td><td class='n'>[\d.]+ %</td>", repeated
+    )
     (key,) = re.findall(r"<p class='key'>(.*?)</p>", repeated)
     assert ">answer<" in key
     assert ">question<" not in key
@@ -130,11 +170,15 @@ def test_a_benchmark_file_is_looked_for_in_the_training_cases(doors: Doors, tmp_
     file = written(tmp_path / "cases.json", 40)
     question = json.loads(file.read_text())[17]["Question"]
     benchmark = tmp_path / "medqa.jsonl"
-    benchmark.write_text("\n".join(json.dumps({"question": text}) for text in ("Something else?", question)))
+    benchmark.write_text(
+        "\n".join(json.dumps({"question": text}) for text in ("Something else?", question))
+    )
     overrides = ["dataset=local", f"dataset.path={file}", "dataset.max_cases=40"]
     seen = audited(doors, *overrides, benchmarks=(benchmark,))
     assert [leak.measured for leak in seen.leaks] == ["medqa.jsonl, number 2"]
-    with pytest.raises(DataError, match=r"1 training cases share a question or 13 words.*audit.strict=true"):
+    with pytest.raises(
+        DataError, match=r"1 training cases share a question or 13 words.*audit.strict=true"
+    ):
         audited(doors, *overrides, strict=True, benchmarks=(benchmark,))
 
 
@@ -146,7 +190,9 @@ def test_a_benchmark_file_is_looked_for_in_the_training_cases(doors: Doors, tmp_
         ("bench.txt", "", "audit.benchmark_files=.*bench.txt ends in .txt; allowed are"),
     ],
 )
-def test_a_wrong_benchmark_file_is_refused(doors: Doors, tmp_path: Path, name: str, text: str | None, said: str) -> None:
+def test_a_wrong_benchmark_file_is_refused(
+    doors: Doors, tmp_path: Path, name: str, text: str | None, said: str
+) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
@@ -162,6 +208,8 @@ def test_every_run_keeps_the_audit(doors: Doors, tmp_path: Path) -> None:
 
 
 def test_a_broken_mixture_costs_one_sentence(tmp_path: Path) -> None:
-    status, output = command(*AUDIT, "dataset=mixture", "dataset.mixture=[{use: medical, weight: 1}]", cwd=tmp_path)
+    status, output = command(
+        *AUDIT, "dataset=mixture", "dataset.mixture=[{use: medical, weight: 1}]", cwd=tmp_path
+    )
     assert (status, output.count("\n")) == (2, 1)
     assert "dataset.mixture[0].use=medical does not exist" in output

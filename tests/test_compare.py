@@ -1,4 +1,6 @@
-"""Finished runs of the tiny model compared by the command: a real MLflow store, real records, and every way to ask wrongly."""
+"""Finished runs of the tiny model compared by the command: a real MLflow store, real records, and
+every way to ask wrongly.
+"""
 
 import json
 import shutil
@@ -30,7 +32,9 @@ OTHER_CASES = "dataset.split_seed=7"
 
 @dataclass
 class Kept:
-    """Finished runs in one store: plain, of another rank, and of other held-out cases without answers."""
+    """Finished runs in one store: plain, of another rank, and of other held-out cases without
+    answers.
+    """
 
     doors: Doors
     compose: Callable[..., Any]
@@ -40,7 +44,11 @@ class Kept:
 
     def options(self, *words: str) -> tuple[RunConfig, CompareOptions]:
         """What the command line makes of `words`."""
-        quick = [f"tracking.root={self.doors.root / 'mlruns'}", f"compare.file={self.doors.root / 'compare.html'}", *words]
+        quick = [
+            f"tracking.root={self.doors.root / 'mlruns'}",
+            f"compare.file={self.doors.root / 'compare.html'}",
+            *words,
+        ]
         cfg = self.compose(*quick, root="compare")
         options = frame._own_options(cfg, "compare")
         assert isinstance(options, CompareOptions)
@@ -52,7 +60,9 @@ class Kept:
 
     def runs(self, *results: TrainResult | str) -> str:
         """run=[...] of these runs."""
-        return f"run=[{','.join(each if isinstance(each, str) else each.run_id for each in results)}]"
+        return (
+            f"run=[{','.join(each if isinstance(each, str) else each.run_id for each in results)}]"
+        )
 
     @property
     def page(self) -> str:
@@ -71,9 +81,18 @@ def kept(
     doors = doors_in(root)
 
     def made(name: str, *more: str) -> TrainResult:
-        words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2", f"tracking.run_name={name}", *more)
+        words = doors.overrides(
+            "evaluation.answers=2",
+            "training.learning_rate=1e-2",
+            f"tracking.run_name={name}",
+            *more,
+        )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-        return train(resolved(*words, on=machine.read()), Invocation(root / name, tuple(words), yaml), Screen())
+        return train(
+            resolved(*words, on=machine.read()),
+            Invocation(root / name, tuple(words), yaml),
+            Screen(),
+        )
 
     others = made("ranked", "lora.r=4"), made("elsewhere", OTHER_CASES, "evaluation.answers=0")
     return Kept(doors, compose, made("plain"), *others)
@@ -81,17 +100,27 @@ def kept(
 
 @pytest.fixture(scope="module")
 def study(kept: Kept) -> str:
-    """A study in the store as a sweep leaves it: three finished trials and one that was pruned, made of the runs that are there."""
+    """A study in the store as a sweep leaves it: three finished trials and one that was pruned,
+    made of the runs that are there.
+    """
     client = kept.doors.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
-    tags = {"medexp.study": "ranks", "medexp.objective": "result/loss_after", "medexp.direction": "minimize"}
+    tags = {
+        "medexp.study": "ranks",
+        "medexp.objective": "result/loss_after",
+        "medexp.direction": "minimize",
+    }
     parent = client.create_run(experiment, run_name="ranks", tags=tags)
-    for number, (loss, status) in enumerate([(3.5, "FINISHED"), (3.1, "FINISHED"), (3.3, "FINISHED"), (2.0, "KILLED")]):
+    for number, (loss, status) in enumerate(
+        [(3.5, "FINISHED"), (3.1, "FINISHED"), (3.3, "FINISHED"), (2.0, "KILLED")]
+    ):
         of_trial = {"medexp.study": "ranks", "mlflow.parentRunId": parent.info.run_id}
         trial = client.create_run(experiment, run_name=f"trial {number}", tags=of_trial)
         client.log_metric(trial.info.run_id, "result/loss_after", loss)
         for name in ("evaluation/record.json", "config/composed.yaml"):
-            source = client.download_artifacts([kept.plain.run_id, kept.ranked.run_id][number % 2], name)
+            source = client.download_artifacts(
+                [kept.plain.run_id, kept.ranked.run_id][number % 2], name
+            )
             client.log_artifact(trial.info.run_id, source, name.partition("/")[0])
         client.set_terminated(trial.info.run_id, status)
     return "ranks"
@@ -105,37 +134,61 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
     assert loss.comparison is not None
     client = kept.doors.client()
     records = [
-        json.loads(Path(client.download_artifacts(each.run_id, "evaluation/record.json")).read_text())
+        json.loads(
+            Path(client.download_artifacts(each.run_id, "evaluation/record.json")).read_text()
+        )
         for each in (kept.plain, kept.ranked)
     ]
     losses = [each["tuned_losses"] for each in records]
-    means = [sum(loss["nats"] for loss in each) / sum(loss["tokens"] for loss in each) for each in losses]
+    means = [
+        sum(loss["nats"] for loss in each) / sum(loss["tokens"] for loss in each) for each in losses
+    ]
     assert (loss.comparison.before, loss.comparison.after) == pytest.approx(means)
     assert records[0]["held_out"] == records[1]["held_out"]
     assert (versus.overlap.held_out, versus.overlap.answered) == ((2, 2, 2), (2, 2, 2))
     assert set(found.differences) == {"lora.r"}
     printed = capsys.readouterr().out
-    for expected in ("Against A", "What changed in each", "lora.r", kept.plain.run_id, "parameters trained", "Held out: ", "A: "):
+    for expected in (
+        "Against A",
+        "What changed in each",
+        "lora.r",
+        kept.plain.run_id,
+        "parameters trained",
+        "Held out: ",
+        "A: ",
+    ):
         assert expected in printed
     assert kept.page.count('class="case"') == 2
     assert "<title>Compared: plain, ranked</title>" in kept.page
 
 
 def test_what_a_run_took_comes_with_it(kept: Kept) -> None:
-    plain, ranked = (each.cost for each in kept.compare(kept.runs(kept.plain, kept.ranked), "compare.answers=0").runs)
-    assert (plain.trained, ranked.trained) == (kept.plain.outcome.trainable, kept.ranked.outcome.trainable)
+    plain, ranked = (
+        each.cost
+        for each in kept.compare(kept.runs(kept.plain, kept.ranked), "compare.answers=0").runs
+    )
+    assert (plain.trained, ranked.trained) == (
+        kept.plain.outcome.trainable,
+        kept.ranked.outcome.trainable,
+    )
     assert plain.trained == 4 * (ranked.trained or 0)
     assert (plain.steps, plain.loss_after) == (2, kept.plain.outcome.loss_after)
     assert plain.elapsed_s is not None
     assert (plain.measured_bytes, plain.energy_wh) == (None, None)
 
 
-def test_other_held_out_cases_are_not_paired(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_held_out_cases_are_not_paired(
+    kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = kept.compare(kept.runs(kept.plain, kept.other))
     assert found.comparisons == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "B: no question was answered (evaluation.answers=0); compared by losses alone." in printed
-    assert "B against A: other held-out cases (2 and 2, none in common): no loss is paired." in printed
+    assert (
+        "B: no question was answered (evaluation.answers=0); compared by losses alone." in printed
+    )
+    assert (
+        "B against A: other held-out cases (2 and 2, none in common): no loss is paired." in printed
+    )
     assert "dataset.split_seed" in found.differences
 
 
@@ -147,33 +200,50 @@ def test_a_folder_with_a_record_beside_it_is_as_good_as_its_id(kept: Kept, tmp_p
     assert by_folder.runs[0].cost.trained == by_id.runs[0].cost.trained
     bare = shutil.copytree(kept.ranked.adapter, tmp_path / "adapter")
     found = kept.compare(kept.runs(kept.plain, kept.ranked, str(bare)))
-    assert found.runs[2].missing.startswith("no evaluation/record.json beside the adapter; measure it first: python -m medexp.eval")
+    assert found.runs[2].missing.startswith(
+        "no evaluation/record.json beside the adapter; measure it first: python -m medexp.eval"
+    )
     assert len(found.versus) == 1
 
 
 def test_last_is_the_newest_and_not_to_be_given_twice(kept: Kept) -> None:
     assert kept.compare(kept.runs("last", kept.ranked)).runs[0].run_id == kept.plain.run_id
-    with pytest.raises(RunError, match=rf"run= names a run twice \({kept.plain.run_id} and last are the same run\)"):
+    with pytest.raises(
+        RunError, match=rf"run= names a run twice \({kept.plain.run_id} and last are the same run\)"
+    ):
         kept.compare(kept.runs(kept.plain, "last"))
-    with pytest.raises(RunError, match=rf"run= names a run twice \({kept.plain.run_id}\); give each once"):
+    with pytest.raises(
+        RunError, match=rf"run= names a run twice \({kept.plain.run_id}\); give each once"
+    ):
         kept.compare(kept.runs(kept.plain, kept.plain))
 
 
-def test_a_run_that_failed_is_shown_and_not_compared(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_failed_is_shown_and_not_compared(
+    kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = kept.doors.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
     failed = client.create_run(
-        experiment, run_name="failed", tags={"medexp.ended_by": "VramCeilingError: [red]too[/red] much\nand more"}
+        experiment,
+        run_name="failed",
+        tags={"medexp.ended_by": "VramCeilingError: [red]too[/red] much\nand more"},
     )
-    assert "still running" in kept.compare(kept.runs(kept.plain, failed.info.run_id)).runs[1].missing
+    assert (
+        "still running" in kept.compare(kept.runs(kept.plain, failed.info.run_id)).runs[1].missing
+    )
     client.set_terminated(failed.info.run_id, "FAILED")
     found = kept.compare(kept.runs(failed.info.run_id, kept.plain, kept.ranked))
     assert found.reference is found.runs[1]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "A: failed before its answers were stored (VramCeilingError: [red]too[/red] much)" in printed
+    assert (
+        "A: failed before its answers were stored (VramCeilingError: [red]too[/red] much)"
+        in printed
+    )
     client.set_terminated(failed.info.run_id, "FINISHED")
     found = kept.compare(kept.runs(failed.info.run_id, kept.plain))
-    assert found.runs[0].missing.startswith("no stored answers (evaluation/record.json); measure it: python -m medexp.evaluate")
+    assert found.runs[0].missing.startswith(
+        "no stored answers (evaluation/record.json); measure it: python -m medexp.evaluate"
+    )
     assert "Nothing is compared case by case" in " ".join(capsys.readouterr().out.split())
 
 
@@ -182,7 +252,9 @@ def test_an_evaluation_has_the_cost_of_the_run_it_measured(kept: Kept) -> None:
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
     tags = {"medexp.evaluates": kept.plain.run_id, "mlflow.parentRunId": kept.plain.run_id}
     again = client.create_run(experiment, run_name="evaluate plain", tags=tags).info.run_id
-    client.log_artifact(again, client.download_artifacts(kept.plain.run_id, "evaluation/record.json"), "evaluation")
+    client.log_artifact(
+        again, client.download_artifacts(kept.plain.run_id, "evaluation/record.json"), "evaluation"
+    )
     client.set_terminated(again)
     first, second = kept.compare(kept.runs(kept.plain, again)).runs
     assert second.cost == first.cost
@@ -201,20 +273,35 @@ def test_a_card_s_memory_and_energy_are_read(kept: Kept) -> None:
     client.log_metric(unplanned, "system/gpu_0_power_usage_watts", 60.0)
     client.log_metric(unplanned, "system/gpu_1_power_usage_watts", 60.0)
     first, second_cost = (each.cost for each in kept.compare(kept.runs(run_id, unplanned)).runs)
-    assert (first.planned_bytes, first.measured_bytes, first.energy_wh) == (5 * 10**9, 4 * 10**9, 1.0)
+    assert (first.planned_bytes, first.measured_bytes, first.energy_wh) == (
+        5 * 10**9,
+        4 * 10**9,
+        1.0,
+    )
     assert first.ceiling_bytes == int(5.25 * 2**30)
-    assert (second_cost.measured_bytes, second_cost.energy_wh) == (2 * 2**30, None)  # of two cards nobody knows which
+    # of two cards nobody knows which
+    assert (second_cost.measured_bytes, second_cost.energy_wh) == (2 * 2**30, None)
     assert "VRAM, of 5.25 GiB allowed" in kept.page
 
 
-def test_other_training_answers_in_the_same_file_are_a_difference(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_training_answers_in_the_same_file_are_a_difference(
+    kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = kept.doors.root / "cases.csv"
-    words = ["dataset=local", f"dataset.path={file}", "dataset.held_out=2", "evaluation.answers=0", "training.max_steps=1"]
+    words = [
+        "dataset=local",
+        f"dataset.path={file}",
+        "dataset.held_out=2",
+        "evaluation.answers=0",
+        "training.max_steps=1",
+    ]
 
     def trained(answer: str) -> str:
         rows = [f"Question {at}?,{answer if at > 5 else 'Rest.'} Number {at}." for at in range(40)]
         file.write_text("Question,Response\n" + "\n".join(rows))
-        overrides = kept.doors.overrides(*words, "prompt=direct", "dataset.columns.reasoning=null", "dataset.overlong=drop")
+        overrides = kept.doors.overrides(
+            *words, "prompt=direct", "dataset.columns.reasoning=null", "dataset.overlong=drop"
+        )
         yaml = OmegaConf.to_yaml(kept.compose(*overrides), resolve=True)
         made = train(
             kept.doors.resolved(*overrides, on=machine.read()),
@@ -234,7 +321,11 @@ def test_other_training_answers_in_the_same_file_are_a_difference(kept: Kept, ca
 def test_the_levers_are_those_of_the_plan(kept: Kept) -> None:
     client, plain = kept.doors.client(), kept.plain.run_id
     planned = client.create_run(client.get_run(plain).info.experiment_id).info.run_id
-    client.log_text(planned, (kept.doors.root / "plain" / "adapter" / "run.yaml").read_text(), "config/composed.yaml")
+    client.log_text(
+        planned,
+        (kept.doors.root / "plain" / "adapter" / "run.yaml").read_text(),
+        "config/composed.yaml",
+    )
     for param, value in {"vram.micro_batch": "4", "vram.tile_mlp": "True"}.items():
         client.log_param(planned, param, value)
     asked, took = (each.settings for each in kept.compare(kept.runs(plain, planned)).runs)
@@ -242,28 +333,39 @@ def test_the_levers_are_those_of_the_plan(kept: Kept) -> None:
     assert (took["training.micro_batch"], took["hardware.tile_mlp"]) == ("4", "true")
 
 
-def test_a_study_is_its_finished_trials_best_first(kept: Kept, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_is_its_finished_trials_best_first(
+    kept: Kept, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = kept.compare(f"study={study}")
     assert found.title == "Study ranks: all 3 finished trials by result/loss_after, best first"
     assert [each.name for each in found.runs] == ["trial 1", "trial 2", "trial 0"]
     assert [each.cost.loss_after for each in found.runs] == [3.1, 3.3, 3.5]
     assert "optimistically biased" in found.caution
     counts = (kept.ranked.outcome.trainable, kept.plain.outcome.trainable)
-    assert [each.cost.trained for each in found.runs] == [counts[0], counts[1], counts[1]]  # no trial has kept its adapter
+    # no trial has kept its adapter
+    assert [each.cost.trained for each in found.runs] == [counts[0], counts[1], counts[1]]
     monkeypatch.setattr(compared, "MOST", 2)
-    assert kept.compare(f"study={study}").title.startswith("Study ranks: the best 2 of 3 finished trials")
+    assert kept.compare(f"study={study}").title.startswith(
+        "Study ranks: the best 2 of 3 finished trials"
+    )
 
 
 def test_a_study_that_is_maximised_has_its_largest_first(kept: Kept, study: str) -> None:
     client = kept.doors.client()
     (parent,) = [each for each in kept.doors.runs() if each.data.tags.get("medexp.objective")]
     client.set_tag(parent.info.run_id, "medexp.direction", "maximize")
-    assert [each.name for each in kept.compare(f"study={study}").runs] == ["trial 0", "trial 2", "trial 1"]
+    assert [each.name for each in kept.compare(f"study={study}").runs] == [
+        "trial 0",
+        "trial 2",
+        "trial 1",
+    ]
     client.set_tag(parent.info.run_id, "medexp.direction", "minimize")
 
 
 def test_unknown_studies_are_answered_with_those_there_are(kept: Kept, study: str) -> None:
-    with pytest.raises(RunError, match=r"study=rank is not in .*; there are ranks; did you mean ranks\?"):
+    with pytest.raises(
+        RunError, match=r"study=rank is not in .*; there are ranks; did you mean ranks\?"
+    ):
         kept.compare("study=rank")
     with pytest.raises(RunError, match="study=it's is not in"):
         kept.compare('study="it\'s"')
@@ -272,9 +374,13 @@ def test_unknown_studies_are_answered_with_those_there_are(kept: Kept, study: st
 def test_a_study_needs_two_finished_trials(kept: Kept) -> None:
     client = kept.doors.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
-    parent = client.create_run(experiment, tags={"medexp.study": "lonely", "medexp.objective": "result/loss_after"}).info.run_id
+    parent = client.create_run(
+        experiment, tags={"medexp.study": "lonely", "medexp.objective": "result/loss_after"}
+    ).info.run_id
     client.set_terminated(parent)
-    with pytest.raises(RunError, match="study=lonely has 0 finished trials with result/loss_after and 2 are needed"):
+    with pytest.raises(
+        RunError, match="study=lonely has 0 finished trials with result/loss_after and 2 are needed"
+    ):
         kept.compare("study=lonely")
 
 
@@ -296,10 +402,16 @@ def test_too_few_too_many_or_both_are_refused(kept: Kept, words: list[str], sent
 def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
     with pytest.raises(RunError, match="run=0123abc is neither a folder nor a run in"):
         kept.compare(kept.runs(kept.plain, "0123abc"))
-    file = Path(kept.doors.client().download_artifacts(kept.ranked.run_id, "")) / "evaluation/record.json"
+    file = (
+        Path(kept.doors.client().download_artifacts(kept.ranked.run_id, ""))
+        / "evaluation/record.json"
+    )
     whole = file.read_text()
     file.write_text(whole[:50])
-    with pytest.raises(DataError, match=f"evaluation/record.json of run {kept.ranked.run_id} is not a stored evaluation"):
+    with pytest.raises(
+        DataError,
+        match=f"evaluation/record.json of run {kept.ranked.run_id} is not a stored evaluation",
+    ):
         kept.compare(kept.runs(kept.plain, kept.ranked))
     file.write_text(whole)
 
@@ -307,8 +419,13 @@ def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
 def test_the_page_must_be_a_file(kept: Kept) -> None:
     with pytest.raises(OutputError, match="is a folder; give the name of a file"):
         kept.compare(kept.runs(kept.plain, kept.ranked), f"compare.file={kept.doors.root}")
-    with pytest.raises(OutputError, match=r"compare.html cannot be written \(.*\); set compare.file=FILE"):
-        kept.compare(kept.runs(kept.plain, kept.ranked), f"compare.file={kept.plain.adapter}/adapter_config.json/compare.html")
+    with pytest.raises(
+        OutputError, match=r"compare.html cannot be written \(.*\); set compare.file=FILE"
+    ):
+        kept.compare(
+            kept.runs(kept.plain, kept.ranked),
+            f"compare.file={kept.plain.adapter}/adapter_config.json/compare.html",
+        )
     with pytest.raises(BadInput, match=r"compare\.answers=-1 is out of range"):
         kept.options("compare.answers=-1")
 
@@ -324,9 +441,18 @@ def test_the_page_can_be_opened_at_once(kept: Kept, monkeypatch: pytest.MonkeyPa
     assert opened == [(kept.doors.root / "compare.html").as_uri()]
 
 
-def test_the_command_gives_programs_plain_values_and_leaves_nothing_else(kept: Kept, tmp_path: Path) -> None:
-    words = ["-m", "medexp.compare", kept.runs(kept.plain, kept.ranked), f"tracking.root={kept.doors.root / 'mlruns'}"]
-    status, output = command(*words, "compare.format=json", "compare.file=new/compare.html", cwd=tmp_path)
+def test_the_command_gives_programs_plain_values_and_leaves_nothing_else(
+    kept: Kept, tmp_path: Path
+) -> None:
+    words = [
+        "-m",
+        "medexp.compare",
+        kept.runs(kept.plain, kept.ranked),
+        f"tracking.root={kept.doors.root / 'mlruns'}",
+    ]
+    status, output = command(
+        *words, "compare.format=json", "compare.file=new/compare.html", cwd=tmp_path
+    )
     assert status == 0
     found = json.loads(output[output.index("{") : output.rindex("}") + 1])
     assert found["settings"] == {"lora.r": {"A": "16", "B": "4"}}
@@ -335,8 +461,19 @@ def test_the_command_gives_programs_plain_values_and_leaves_nothing_else(kept: K
 
 
 def test_the_command_ends_bad_input_with_2_and_no_folder(kept: Kept, tmp_path: Path) -> None:
-    status, output = command("-m", "medexp.compare", "run=[a,b]", "compare.format=html", cwd=tmp_path)
-    assert (status, "compare.format=html is not allowed; allowed are table, json" in output) == (2, True)
-    status, output = command("-m", "medexp.compare", "run=solo", f"tracking.root={kept.doors.root / 'mlruns'}", cwd=tmp_path)
+    status, output = command(
+        "-m", "medexp.compare", "run=[a,b]", "compare.format=html", cwd=tmp_path
+    )
+    assert (status, "compare.format=html is not allowed; allowed are table, json" in output) == (
+        2,
+        True,
+    )
+    status, output = command(
+        "-m",
+        "medexp.compare",
+        "run=solo",
+        f"tracking.root={kept.doors.root / 'mlruns'}",
+        cwd=tmp_path,
+    )
     assert (status, output.startswith("medexp: run= names 1 run")) == (2, True)
     assert list(tmp_path.iterdir()) == []

@@ -4,13 +4,31 @@ import re
 import pytest
 
 from medexp import errors
-from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, closest, first_line, listing, nearest, suggestion
+from medexp.errors import (
+    BadInput,
+    ConfigError,
+    MedexpError,
+    RunInterrupted,
+    closest,
+    first_line,
+    listing,
+    nearest,
+    suggestion,
+)
 
-ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if each.__module__ == "medexp.errors"]
+ALL = [
+    each
+    for _, each in inspect.getmembers(errors, inspect.isclass)
+    if each.__module__ == "medexp.errors"
+]
 
 
 def test_every_error_is_in_the_tree_at_the_top():
-    drawn = set(re.findall(r"[A-Z]\w+(?:Error|Input|Diverged|Interrupted|Pruned|Failed)", errors.__doc__ or ""))
+    drawn = set(
+        re.findall(
+            r"[A-Z]\w+(?:Error|Input|Diverged|Interrupted|Pruned|Failed)", errors.__doc__ or ""
+        )
+    )
     assert {each.__name__ for each in ALL} == drawn
 
 
@@ -20,7 +38,9 @@ def test_every_error_is_a_medexp_error(kind):
 
 
 def drawn() -> dict[str, tuple[str, str | None]]:
-    """By name: what it stands under in the tree, and the exit code beside it (None where it has that of its parent)."""
+    """By name: what it stands under in the tree, and the exit code beside it (None where it has
+    that of its parent).
+    """
     found, above = {}, {}
     for line in (errors.__doc__ or "").splitlines():
         if node := re.match(r"    ([│├└─ ]*)([A-Z]\w+) +(\d+)?", line):
@@ -77,7 +97,10 @@ def test_nearest_names_what_is_near_and_nothing_else(word, said):
     assert nearest(word, ["linear", "cosine", "constant"]) == said
 
 
-@pytest.mark.parametrize(("names", "said"), [(["b", "a"], "b, a"), (["a"], "a"), ([], "none"), ({"x": 1, "y": 2}, "x, y")])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["b", "a"], "b, a"), (["a"], "a"), ([], "none"), ({"x": 1, "y": 2}, "x, y")],
+)
 def test_a_listing_keeps_the_order(names, said):
     assert listing(names) == said
 

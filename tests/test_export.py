@@ -1,4 +1,6 @@
-"""A finished run exported as a user does it: every kind of export, what is refused, what is uploaded, what a stop leaves."""
+"""A finished run exported as a user does it: every kind of export, what is refused, what is
+uploaded, what a stop leaves.
+"""
 
 import json
 import os
@@ -41,29 +43,48 @@ class Finished:
 
     def __init__(self, doors: Doors, compose: Callable[..., Any]):
         self.doors, self._compose = doors, compose
-        words = doors.overrides("evaluation.answers=1", "training.learning_rate=1e-2", "lora=attention_only")
+        words = doors.overrides(
+            "evaluation.answers=1", "training.learning_rate=1e-2", "lora=attention_only"
+        )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-        self.result: TrainResult = train(doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen())
+        self.result: TrainResult = train(
+            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen()
+        )
 
     def export(
-        self, run: str | Path | None, out: Path, *more: str, meanwhile: Callable[[], object] = lambda: None
+        self,
+        run: str | Path | None,
+        out: Path,
+        *more: str,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> Path | Registered:
-        """`python -m medexp.export run=... more...`, to `out`; `meanwhile` is called once the run is found."""
-        words = [f"run={run or 'null'}", f"tracking.root={self.doors.root / 'mlruns'}", f"export.folder={out}", *more]
+        """`python -m medexp.export run=... more...`, to `out`; `meanwhile` is called once the run
+        is found.
+        """
+        words = [
+            f"run={run or 'null'}",
+            f"tracking.root={self.doors.root / 'mlruns'}",
+            f"export.folder={out}",
+            *more,
+        ]
         cfg = self._compose(*words, root="export")
         options = frame._own_options(cfg, "export")
         assert isinstance(options, ExportOptions)
         cfg, subject = as_it_was_made(cfg, options, words)
         meanwhile()
         made = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
-        invocation = Invocation(self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options)
+        invocation = Invocation(
+            self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options
+        )
         return export(made, options, subject, invocation, Screen())
 
     def newer(self) -> str:
         """The id of a run that finishes now."""
         client = self.doors.client()
         experiment = client.get_run(self.result.run_id).info.experiment_id
-        run_id = client.create_run(experiment, tags={"mlflow.source.name": "medexp.train"}).info.run_id
+        run_id = client.create_run(
+            experiment, tags={"mlflow.source.name": "medexp.train"}
+        ).info.run_id
         client.set_terminated(run_id)
         return str(run_id)
 
@@ -93,19 +114,31 @@ def _tokens(network: Any, ids: list[int]) -> list[int]:
     asked = torch.tensor([ids])
     with torch.no_grad():
         made = network.eval().generate(
-            asked, attention_mask=torch.ones_like(asked), max_new_tokens=24, do_sample=False, pad_token_id=2
+            asked,
+            attention_mask=torch.ones_like(asked),
+            max_new_tokens=24,
+            do_sample=False,
+            pad_token_id=2,
         )
     answer: list[int] = made[0, len(ids) :].tolist()
     return answer
 
 
 def _transformers_command(out: Path, tmp_path: Path) -> list[str]:
-    """What `sh serve.sh transformers` runs, and that it says under which name the model is asked for."""
+    """What `sh serve.sh transformers` runs, and that it says under which name the model is asked
+    for.
+    """
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "transformers").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / "bin" / "transformers").chmod(0o755)
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
-    ran = subprocess.run(["sh", out / "serve.sh", "transformers"], capture_output=True, text=True, check=True, env={"PATH": path})
+    ran = subprocess.run(
+        ["sh", out / "serve.sh", "transformers"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": path},
+    )
     first, *words = ran.stdout.splitlines()
     assert f'"model": "{out}"' in first
     return words
@@ -130,13 +163,22 @@ def test_merged_weights_answer_as_base_and_adapter_do(
         "8000",
     ]
     tokenizer = AutoTokenizer.from_pretrained(out)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is it?"}], return_dict=False)
-    assert ids == [1, *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"]]
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is it?"}], return_dict=False
+    )
+    assert ids == [
+        1,
+        *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"],
+    ]
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
-    base = AutoModelForCausalLM.from_pretrained(finished.doors.model, dtype=torch.float32)  # as the tiny base is stored
+    # as the tiny base is stored
+    base = AutoModelForCausalLM.from_pretrained(finished.doors.model, dtype=torch.float32)
     apart = PeftModel.from_pretrained(base, finished.result.adapter)
     by_peft = apart.merge_and_unload().to(torch.bfloat16)
-    assert all(torch.equal(value, by_peft.state_dict()[name]) for name, value in merged.state_dict().items())
+    assert all(
+        torch.equal(value, by_peft.state_dict()[name])
+        for name, value in merged.state_dict().items()
+    )
     assert _tokens(merged, ids) == _tokens(by_peft, ids)
 
 
@@ -145,32 +187,53 @@ def test_an_adapter_is_exported_whole_and_can_be_exported_again(
 ) -> None:
     finished.export("last", out)
     adapter = finished.result.adapter
-    assert (out / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+    assert (out / "adapter_model.safetensors").read_bytes() == (
+        adapter / "adapter_model.safetensors"
+    ).read_bytes()
     served = (out / "serve.sh").read_text()
-    assert 'vllm serve "$' + "{BASE:?is the folder of the base model, HuggingFaceTB/SmolLM2-135M-Instruct: " in served
+    assert (
+        'vllm serve "$'
+        + "{BASE:?is the folder of the base model, HuggingFaceTB/SmolLM2-135M-Instruct: "
+        in served
+    )
     assert "--enable-lora --max-lora-rank 16" in served
     assert f"Serve it: BASE={finished.doors.model} sh " in " ".join(capsys.readouterr().out.split())
-    refused = subprocess.run(["sh", str(out / "serve.sh"), "transformers"], capture_output=True, text=True, check=False)
+    refused = subprocess.run(
+        ["sh", str(out / "serve.sh"), "transformers"], capture_output=True, text=True, check=False
+    )
     assert (refused.returncode, "to=merged" in refused.stderr) == (2, True)
     card = (out / "README.md").read_text()
     assert finished.result.run_id in card
     assert "| held-out loss, all |" in card
     mark = json.loads((out / "export.json").read_text())
-    assert mark["files"]["adapter_model.safetensors"] == (out / "adapter_model.safetensors").stat().st_size
+    assert (
+        mark["files"]["adapter_model.safetensors"]
+        == (out / "adapter_model.safetensors").stat().st_size
+    )
     finished.export(out, tmp_path / "again", "to=vllm")
-    assert "held-out loss, all" not in (tmp_path / "again" / "README.md").read_text()  # a folder holds no measures
+    # a folder holds no measures
+    assert "held-out loss, all" not in (tmp_path / "again" / "README.md").read_text()
 
 
-def test_a_run_that_finishes_meanwhile_is_not_the_last_of_this_command(finished: Finished, out: Path) -> None:
+def test_a_run_that_finishes_meanwhile_is_not_the_last_of_this_command(
+    finished: Finished, out: Path
+) -> None:
     newer: list[str] = []
     finished.export("last", out, meanwhile=lambda: newer.append(finished.newer()))
     finished.doors.client().delete_run(newer[0])
     assert json.loads((out / "export.json").read_text())["run"] == finished.result.run_id
 
 
-def test_ollama_gets_a_gguf_and_the_run_s_prompt(finished: Finished, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ollama_gets_a_gguf_and_the_run_s_prompt(
+    finished: Finished, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     finished.export(finished.result.run_id, out, "to=ollama")
-    assert sorted(each.name for each in out.iterdir()) == ["Modelfile", "README.md", "export.json", "smollm2_135m-tuned-q8_0.gguf"]
+    assert sorted(each.name for each in out.iterdir()) == [
+        "Modelfile",
+        "README.md",
+        "export.json",
+        "smollm2_135m-tuned-q8_0.gguf",
+    ]
     written = (out / "Modelfile").read_text()
     prompt = finished.run.prompt.question.replace("{question}", "{{ .Prompt }}")
     assert f'TEMPLATE """{prompt}{{{{ .Response }}}}<|im_end|>"""' in written
@@ -194,7 +257,11 @@ def test_runs_that_cannot_be_exported_are_refused(finished: Finished, out: Path)
         finished.export(None, out)
     with pytest.raises(RunError, match="neither a folder nor a run in"):
         finished.export("0" * 32, out)
-    without = finished.doors.client().create_run("1", tags={"mlflow.source.name": "medexp.train"}).info.run_id
+    without = (
+        finished.doors.client()
+        .create_run("1", tags={"mlflow.source.name": "medexp.train"})
+        .info.run_id
+    )
     kept = Path(finished.doors.client().download_artifacts(finished.result.run_id, "config"))
     finished.doors.client().log_artifacts(without, str(kept), "config")
     with pytest.raises(RunError, match=r"kept no adapter \(tracking.log_adapter=false\)"):
@@ -202,7 +269,9 @@ def test_runs_that_cannot_be_exported_are_refused(finished: Finished, out: Path)
     assert not out.exists()
 
 
-def test_an_adapter_of_another_shape_or_kind_is_refused(finished: Finished, tmp_path: Path, out: Path) -> None:
+def test_an_adapter_of_another_shape_or_kind_is_refused(
+    finished: Finished, tmp_path: Path, out: Path
+) -> None:
     adapter = shutil.copytree(finished.result.adapter, tmp_path / "adapter")
     file = adapter / "adapter_model.safetensors"
     weights = load_file(file)
@@ -210,12 +279,18 @@ def test_an_adapter_of_another_shape_or_kind_is_refused(finished: Finished, tmp_
     save_file(weights | {key: torch.zeros(16, 96)}, file)
     for to in ("merged", "adapter", "gguf"):
         with pytest.raises(
-            ModelError, match=r"does not fit model=smollm2_135m: lora_A of .* is 16 x 96 and the base needs 16 x 64"
+            ModelError,
+            match=(
+                r"does not fit model=smollm2_135m: lora_A of .* is 16 x 96 and the base needs 16"
+                r" x 64"
+            ),
         ):
             finished.export(adapter, out, f"to={to}")
     save_file(weights, file)
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | {"rank_pattern": {"q_proj": 4}}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"rank_pattern": {"q_proj": 4}})
+    )
     with pytest.raises(ModelError, match=r"rank_pattern=.*cannot merge"):
         finished.export(adapter, out, "to=merged")
     file.unlink()
@@ -224,13 +299,24 @@ def test_an_adapter_of_another_shape_or_kind_is_refused(finished: Finished, tmp_
     assert not out.exists()
 
 
-def test_an_adapter_of_another_base_is_refused(finished: Finished, tmp_path: Path, out: Path) -> None:
+def test_an_adapter_of_another_base_is_refused(
+    finished: Finished, tmp_path: Path, out: Path
+) -> None:
     other = shutil.copytree(finished.doors.model, tmp_path / "other")
     change_one_weight(other)
-    with pytest.raises(ModelError, match=r"was trained on .*SmolLM2.* and this run's base is .*other, which holds other weights"):
+    with pytest.raises(
+        ModelError,
+        match=(
+            r"was trained on .*SmolLM2.* and this run's base is .*other, which holds other weights"
+        ),
+    ):
         finished.export(finished.result.adapter, out, "to=merged", f"model.path={other}")
-    (other / "config.json").write_text(json.dumps(json.loads((other / "config.json").read_text()) | {"hidden_size": 96}))
-    with pytest.raises(ModelError, match="do not have the declared shape: hidden is 96 there and 64 here"):
+    (other / "config.json").write_text(
+        json.dumps(json.loads((other / "config.json").read_text()) | {"hidden_size": 96})
+    )
+    with pytest.raises(
+        ModelError, match="do not have the declared shape: hidden is 96 there and 64 here"
+    ):
         finished.export(finished.result.adapter, out, "to=merged", f"model.path={other}")
 
 
@@ -243,11 +329,17 @@ def test_a_full_folder_a_full_disk_and_a_missing_quantiser_are_refused_first(
     finished.export(finished.result.adapter, out, "overwrite=true")
     with pytest.raises(MachineError, match=r"holds no llama-quantize"):
         finished.export(
-            finished.result.adapter, tmp_path / "new", "to=gguf", "export.quantisation=q4_k_m", f"export.llama_cpp={out}"
+            finished.result.adapter,
+            tmp_path / "new",
+            "to=gguf",
+            "export.quantisation=q4_k_m",
+            f"export.llama_cpp={out}",
         )
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=33 * 2**20))
-    with pytest.raises(OutputError, match=r"the export needs 38\.\d MiB on the disk of .* and 33.0 MiB are free"):
+    with pytest.raises(
+        OutputError, match=r"the export needs 38\.\d MiB on the disk of .* and 33.0 MiB are free"
+    ):
         finished.export(finished.result.adapter, tmp_path / "new", "to=merged")
     assert not (tmp_path / "new").exists()
 
@@ -259,26 +351,54 @@ def hub() -> Iterator[Hub]:
 
 
 def _pushed(finished: Finished, hub: Hub, cwd: Path, token: str, *more: str) -> tuple[int, str]:
-    words = [f"run={finished.result.run_id}", f"tracking.root={finished.doors.root / 'mlruns'}", "export.folder=out", *more]
-    return command("-m", "medexp.export", *words, cwd=cwd, HF_ENDPOINT=hub.address, HF_HUB_DISABLE_XET="1", HF_TOKEN=token)
+    words = [
+        f"run={finished.result.run_id}",
+        f"tracking.root={finished.doors.root / 'mlruns'}",
+        "export.folder=out",
+        *more,
+    ]
+    return command(
+        "-m",
+        "medexp.export",
+        *words,
+        cwd=cwd,
+        HF_ENDPOINT=hub.address,
+        HF_HUB_DISABLE_XET="1",
+        HF_TOKEN=token,
+    )
 
 
-def test_a_push_holds_the_files_and_no_path_of_this_machine(finished: Finished, tmp_path: Path, hub: Hub) -> None:
+def test_a_push_holds_the_files_and_no_path_of_this_machine(
+    finished: Finished, tmp_path: Path, hub: Hub
+) -> None:
     status, said = _pushed(finished, hub, tmp_path, "good", "export.repo=me/tuned")
-    assert (status, hub.repos, hub.files, hub.tokens) == (0, {}, {}, set()), said  # nothing without the flag
-    status, said = _pushed(finished, hub, tmp_path, "good", "export.repo=me/tuned", "push=true", "overwrite=true")
+    # nothing without the flag
+    assert (status, hub.repos, hub.files, hub.tokens) == (0, {}, {}, set()), said
+    status, said = _pushed(
+        finished, hub, tmp_path, "good", "export.repo=me/tuned", "push=true", "overwrite=true"
+    )
     assert status == 0, said
     assert hub.repos["me/tuned"]["visibility"] == "private"
-    assert hub.files["adapter_model.safetensors"] == (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    assert (
+        hub.files["adapter_model.safetensors"]
+        == (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    )
     assert hub.files["README.md"].startswith(b"---\nlanguage:")
     assert not {"run.yaml", "export.json"} & set(hub.files)
-    assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert not [name for name, content in hub.files.items() if str(finished.doors.model).encode() in content]
+    assert (
+        json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"]
+        == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
+    assert not [
+        name for name, content in hub.files.items() if str(finished.doors.model).encode() in content
+    ]
     assert f"On the Hub: {hub.address}/me/tuned/commit/1" in said
     assert "good" not in said
 
 
-def test_a_push_that_the_hub_refuses_is_one_sentence(finished: Finished, tmp_path: Path, hub: Hub) -> None:
+def test_a_push_that_the_hub_refuses_is_one_sentence(
+    finished: Finished, tmp_path: Path, hub: Hub
+) -> None:
     status, said = _pushed(finished, hub, tmp_path, "bad", "export.repo=me/tuned", "push=true")
     assert (status, hub.files) == (2, {})
     (sentence,) = [line for line in said.splitlines() if line.startswith("medexp:")]
@@ -287,7 +407,9 @@ def test_a_push_that_the_hub_refuses_is_one_sentence(finished: Finished, tmp_pat
     assert sentence.endswith(f"The export is whole in {tmp_path / 'out'}")
 
 
-def test_a_push_without_a_place_or_a_token_is_refused_first(finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_without_a_place_or_a_token_is_refused_first(
+    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match=r"export.name=../up names files"):
         finished.export(finished.result.run_id, out, "export.name=../up")
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -322,7 +444,9 @@ def test_ctrl_c_leaves_nothing_behind(finished: Finished, tmp_path: Path) -> Non
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     started = [sys.executable, "-m", "medexp.export", *words]
-    with subprocess.Popen(started, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True) as door:
+    with subprocess.Popen(
+        started, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as door:
         assert door.stderr is not None
         for line in door.stderr:
             if "writing a GGUF in f16" in line:
@@ -331,5 +455,8 @@ def test_ctrl_c_leaves_nothing_behind(finished: Finished, tmp_path: Path) -> Non
         time.sleep(0.5)
         door.send_signal(signal.SIGINT)
         said = door.stderr.read()
-    assert (door.returncode, said.strip()) == (130, "medexp: stopped by Ctrl-C; the same command continues")
+    assert (door.returncode, said.strip()) == (
+        130,
+        "medexp: stopped by Ctrl-C; the same command continues",
+    )
     assert sorted(each.name for each in tmp_path.iterdir()) == ["llama-quantize", "outputs"]

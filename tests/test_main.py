@@ -40,4 +40,7 @@ def test_bad_input_keeps_its_exit_code(tmp_path: Path) -> None:
 
 def test_what_is_no_command_is_said(tmp_path: Path) -> None:
     status, output = command("-m", "medexp", "trian", "lora.r=8", cwd=tmp_path)
-    assert (status, output) == (2, "medexp: trian is no command; did you mean train?; medexp lists them\n")
+    assert (status, output) == (
+        2,
+        "medexp: trian is no command; did you mean train?; medexp lists them\n",
+    )

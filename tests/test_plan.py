@@ -1,4 +1,6 @@
-"""python -m medexp.plan: a table for people, JSON for programs, exit code 2 when nothing fits; no torch, and quick."""
+"""python -m medexp.plan: a table for people, JSON for programs, exit code 2 when nothing fits; no
+torch, and quick.
+"""
 
 import json
 import re
@@ -45,9 +47,13 @@ def test_what_cannot_fit_ends_with_2_and_what_would(tmp_path: Path) -> None:
     status, output = command(*PLAN, "training.max_seq_tokens=65536", cwd=tmp_path)
     assert status == 2
     assert "Would fit: training.max_seq_tokens=21440" in output
-    status, output = command(*PLAN, "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path)
+    status, output = command(
+        *PLAN, "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path
+    )
     assert status == 2
-    assert json.loads(output[: output.index("medexp:")])["would_fit"] == {"training.max_seq_tokens": 21440}
+    assert json.loads(output[: output.index("medexp:")])["would_fit"] == {
+        "training.max_seq_tokens": 21440
+    }
 
 
 def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
@@ -62,7 +68,10 @@ def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
     assert "– means that no plan fits" in page
     asked, given = (re.findall(pattern, page) for pattern in (r"href='#([^']+)'", r"id='([^']+)'"))
     assert asked == given  # a tap on a cell leads to its plan
-    shades = [(int(speed), shade) for shade, speed in re.findall(r"background:(#\w{6})' title='[^']*'><a [^>]*>(\d+)<", page)]
+    shades = [
+        (int(speed), shade)
+        for shade, speed in re.findall(r"background:(#\w{6})' title='[^']*'><a [^>]*>(\d+)<", page)
+    ]
     assert max(shades)[1] < min(shades)[1]  # the faster, the darker
     assert "name='viewport'" in page
 
@@ -77,11 +86,21 @@ def test_a_frontier_without_the_figures_of_a_card_shows_no_speed(
     assert png.stat().st_size > 5000
     said = page.read_text()
     assert ("tokens/s" in said) == ("the darker, the faster" in said) == (tflops == "24")
-    assert (">fits</a>" in said) == ("No speed is predicted: hardware.matmul_tflops is not set" in said) == (tflops == "null")
+    assert (
+        (">fits</a>" in said)
+        == ("No speed is predicted: hardware.matmul_tflops is not set" in said)
+        == (tflops == "null")
+    )
 
 
 def test_a_frontier_is_drawn_where_nothing_fits_too_and_in_json(tmp_path: Path) -> None:
-    status, output = command(*PLAN, "plan.frontier=true", "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path)
+    status, output = command(
+        *PLAN,
+        "plan.frontier=true",
+        "training.max_seq_tokens=65536",
+        "plan.format=json",
+        cwd=tmp_path,
+    )
     assert status == 2
     found = json.loads(output[: output.index("medexp:")])
     assert (found["fits"], len(found["frontier"])) == (False, 6 * 9)

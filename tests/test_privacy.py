@@ -1,4 +1,6 @@
-"""Nothing leaves this machine: every command as a user starts it, in processes that can reach nothing else and say who tried."""
+"""Nothing leaves this machine: every command as a user starts it, in processes that can reach
+nothing else and say who tried.
+"""
 
 import json
 import os
@@ -18,8 +20,16 @@ from medexp.tracking import server as pages
 
 ROOT = Path(__file__).parents[1]
 WATCH = ROOT / "tests/helpers/no_network"
-# Where one of these is set, TRL and MLflow send nothing of their own accord: a user's machine has none.
-SPARED = ("CI", "PYTEST_CURRENT_TEST", "GITHUB_ACTIONS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", *environment.NO_USAGE_REPORTS)
+# Where one of these is set, TRL and MLflow send nothing of their own accord: a user's machine has
+# none.
+SPARED = (
+    "CI",
+    "PYTEST_CURRENT_TEST",
+    "GITHUB_ACTIONS",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    *environment.NO_USAGE_REPORTS,
+)
 
 
 class Watched:
@@ -32,7 +42,15 @@ class Watched:
         """`python words...`, whose attempts to reach out are written to the file `name`."""
         kept = {key: value for key, value in os.environ.items() if key not in SPARED}
         paths = os.pathsep.join(map(str, (WATCH, ROOT)))
-        env = kept | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "REACHED_OUT": str(self.doors.root / name)} | variables
+        env = (
+            kept
+            | {
+                "PYTHONPATH": paths,
+                "PYTHONUNBUFFERED": "1",
+                "REACHED_OUT": str(self.doors.root / name),
+            }
+            | variables
+        )
         return subprocess.Popen(
             [sys.executable, *words], cwd=self.doors.root, env=env, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -50,20 +68,41 @@ class Watched:
         if not file.exists():
             return []
         attempts = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-        return [f"{each['asked']} by {each['command']} at {each['stack'][-4:]}" for each in attempts]
+        return [
+            f"{each['asked']} by {each['command']} at {each['stack'][-4:]}" for each in attempts
+        ]
 
     def words(self, name: str) -> list[str]:
         """The words of a quick command of this name."""
         quick = self.doors.overrides("training.max_steps=1", "evaluation.answers=0")
         of_last = ["run=last", self.store]
         return {
-            "train": self.doors.overrides("training.max_steps=2", "evaluation.answers=1", "tracking.experiment=medexp"),
-            "train -m": ["-m", *quick, "lora.r=choice(4,8)", "sweep.n_trials=1", "hydra/sweeper/sampler=random"],
+            "train": self.doors.overrides(
+                "training.max_steps=2", "evaluation.answers=1", "tracking.experiment=medexp"
+            ),
+            "train -m": [
+                "-m",
+                *quick,
+                "lora.r=choice(4,8)",
+                "sweep.n_trials=1",
+                "hydra/sweeper/sampler=random",
+            ],
             "plan": ["hardware=rtx4050_6gb"],
-            "audit": [each for each in quick if not each.startswith(("debug", "evaluation", "tracking.system"))],
+            "audit": [
+                each
+                for each in quick
+                if not each.startswith(("debug", "evaluation", "tracking.system"))
+            ],
             "evaluate": of_last,
-            "ask": [*of_last, 'question="A 54-year-old man has crushing chest pain."', "ask.max_new_tokens=4"],
-            "compare": [f"run=[{','.join(run.info.run_id for run in self.doors.runs()[-2:])}]", self.store],
+            "ask": [
+                *of_last,
+                'question="A 54-year-old man has crushing chest pain."',
+                "ask.max_new_tokens=4",
+            ],
+            "compare": [
+                f"run=[{','.join(run.info.run_id for run in self.doors.runs()[-2:])}]",
+                self.store,
+            ],
             "export": [*of_last, "to=merged"],
         }[name]
 
@@ -77,7 +116,9 @@ def trained(doors_in: Callable[..., Doors], tmp_path_factory: pytest.TempPathFac
     return watched
 
 
-@pytest.mark.parametrize("name", ["train", "train -m", "plan", "audit", "evaluate", "ask", "compare", "export"])
+@pytest.mark.parametrize(
+    "name", ["train", "train -m", "plan", "audit", "evaluate", "ask", "compare", "export"]
+)
 def test_a_command_reaches_for_nothing_beyond_this_machine(trained: Watched, name: str) -> None:
     if name != "train":
         trained.run(name, *trained.words(name))
@@ -93,7 +134,9 @@ runpy.run_module("medexp.train", run_name="__main__", alter_sys=True)
 """
 
 
-def test_without_the_switches_the_same_run_reports_to_the_makers_of_its_libraries(trained: Watched) -> None:
+def test_without_the_switches_the_same_run_reports_to_the_makers_of_its_libraries(
+    trained: Watched,
+) -> None:
     with trained.start("planted", "-c", WITHOUT_THE_SWITCHES, *trained.words("train")) as process:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -102,35 +145,53 @@ def test_without_the_switches_the_same_run_reports_to_the_makers_of_its_librarie
 
 
 @pytest.mark.browser
-def test_mlflow_s_pages_reach_for_nothing_beyond_this_machine(trained: Watched, tmp_path: Path) -> None:
+def test_mlflow_s_pages_reach_for_nothing_beyond_this_machine(
+    trained: Watched, tmp_path: Path
+) -> None:
     chromium = browser.chromium()
     agent = tmp_path / "claude"  # MLflow's assistant would take it without asking
     agent.write_text("#!/bin/sh\n", encoding="utf-8")
     agent.chmod(0o755)
     words = ["-m", "medexp.ui", trained.store, f"ui.port={pages.free_port()}", "ui.open=false"]
-    with trained.start("ui", *words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}") as door, _ended(door):
+    with (
+        trained.start("ui", *words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}") as door,
+        _ended(door),
+    ):
         assert door.stdout is not None
-        addresses = [line.strip() for line in _until(door, "Ctrl-C ends it") if line.strip().startswith("http")]
+        addresses = [
+            line.strip()
+            for line in _until(door, "Ctrl-C ends it")
+            if line.strip().startswith("http")
+        ]
         with browser.window(chromium) as (page, elsewhere):
             for address in addresses:
                 page.goto(address)
-                page.get_by_role("button", name="Close", exact=True).or_(page.get_by_text("Experiments")).first.wait_for()
+                page.get_by_role("button", name="Close", exact=True).or_(
+                    page.get_by_text("Experiments")
+                ).first.wait_for()
                 page.wait_for_timeout(2000)  # reports go out once a page has settled
             page.goto(addresses[0])
-            providers = page.evaluate("fetch('/ajax-api/3.0/mlflow/assistant/providers').then(found => found.json())")
+            providers = page.evaluate(
+                "fetch('/ajax-api/3.0/mlflow/assistant/providers').then(found => found.json())"
+            )
             assert not elsewhere
-    assert providers["resolved"]["name"] == "ollama"  # which answers on this machine, where it is installed
+    # which answers on this machine, where it is installed
+    assert providers["resolved"]["name"] == "ollama"
     assert [each["name"] for each in providers["providers"] if each["available"]] == ["ollama"]
     assert not trained.asked("ui")
 
 
 @pytest.mark.browser
-def test_the_page_that_asks_a_model_reaches_for_nothing_beyond_this_machine(trained: Watched) -> None:
+def test_the_page_that_asks_a_model_reaches_for_nothing_beyond_this_machine(
+    trained: Watched,
+) -> None:
     pytest.importorskip("gradio", reason="the ui extra is not installed")
     chromium = browser.chromium()
     words = ["-m", "medexp.ask", "run=last", trained.store, "ui=true", "ask.open=false"]
     with trained.start("page", *words) as door, _ended(door):
-        address = next(line.strip() for line in _until(door, "http") if line.strip().startswith("http"))
+        address = next(
+            line.strip() for line in _until(door, "http") if line.strip().startswith("http")
+        )
         with browser.window(chromium) as (page, elsewhere):
             page.goto(address)
             page.get_by_label("Question").wait_for()

@@ -1,4 +1,6 @@
-"""The nets of benchmarks/torture catch what they are made for, and a seed draws the same lines again."""
+"""The nets of benchmarks/torture catch what they are made for, and a seed draws the same lines
+again.
+"""
 
 import json
 from pathlib import Path
@@ -60,13 +62,19 @@ def test_half_written_files_are_found(tmp_path: Path) -> None:
     whole = (adapter / "adapter_model.safetensors").read_bytes()
     (adapter / "adapter_model.safetensors").write_bytes(whole[:-1])
     found = [each.partition(":")[0] for each in half_files(tmp_path)]
-    assert found == ["outputs/adapter/adapter_config.json", "outputs/adapter/adapter_model.safetensors", "report.html"]
+    assert found == [
+        "outputs/adapter/adapter_config.json",
+        "outputs/adapter/adapter_model.safetensors",
+        "report.html",
+    ]
     (adapter / "adapter_model.safetensors").unlink()
     assert "outputs/adapter: lacks adapter_model.safetensors" in half_files(tmp_path)
 
 
 def test_a_step_that_is_missing_or_has_two_values_is_a_difference() -> None:
-    wanted = steady({("train/loss", 1): {2.0}, ("train/loss", 2): {1.0}, ("speed/step_s", 1): {9.0}})
+    wanted = steady(
+        {("train/loss", 1): {2.0}, ("train/loss", 2): {1.0}, ("speed/step_s", 1): {9.0}}
+    )
     assert list(differences({("train/loss", 1): {2.0}, ("train/loss", 2): {1.0}}, wanted)) == []
     assert len(list(differences({("train/loss", 1): {2.0, 2.1}}, wanted))) == 2
 

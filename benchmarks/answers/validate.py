@@ -1,10 +1,12 @@
-"""How good is the measure of unsupported terms? Its precision and recall on hand-made answers whose errors are marked.
+"""How good is the measure of unsupported terms? Its precision and recall on hand-made answers whose
+errors are marked.
 
     python benchmarks/answers/validate.py [--half tuning|held-out] [--show]
 
-hand_made.jsonl holds 64 answers to 32 of the shipped cases, for each one without and one with errors. An error is marked in the
-text as {{kind:words}}; `also` is a sentence added to the question. The rules were tuned on the half called tuning alone; the half
-called held-out has other cases and was first scored when the rules stood. What the figures say: README.md beside this file.
+hand_made.jsonl holds 64 answers to 32 of the shipped cases, for each one without and one with
+errors. An error is marked in the text as {{kind:words}}; `also` is a sentence added to the
+question. The rules were tuned on the half called tuning alone; the half called held-out has other
+cases and was first scored when the rules stood. What the figures say: README.md beside this file.
 """
 
 import argparse
@@ -37,7 +39,9 @@ class Marked:
 
 @dataclass(frozen=True)
 class Found:
-    """What the measure said of one answer: errors caught and missed by kind, and words called an error that are none."""
+    """What the measure said of one answer: errors caught and missed by kind, and words called an
+    error that are none.
+    """
 
     marked: Marked
     caught: Counter[str]
@@ -58,7 +62,10 @@ class Agreement:
 def read() -> list[Marked]:
     """The hand-made answers."""
     cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
-    return [_marked(json.loads(line), cases) for line in (HERE / "hand_made.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        _marked(json.loads(line), cases)
+        for line in (HERE / "hand_made.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def _marked(row: dict[str, str], cases: list[dict[str, str]]) -> Marked:
@@ -70,22 +77,32 @@ def _marked(row: dict[str, str], cases: list[dict[str, str]]) -> Marked:
         errors.append((match[1], length, length + len(match[2])))
         at, length = match.end(), length + len(match[2])
     question = " ".join(filter(None, (case["Question"], row.get("also"))))
-    return Marked(row["half"], question, case["Response"], "".join(parts) + row["answer"][at:], tuple(errors))
+    return Marked(
+        row["half"], question, case["Response"], "".join(parts) + row["answer"][at:], tuple(errors)
+    )
 
 
 def judge(marked: Marked) -> Found:
-    """Compare what the measure says of `marked` with its errors: overlapping words are the same thing."""
+    """Compare what the measure says of `marked` with its errors: overlapping words are the same
+    thing.
+    """
     words = lexicon.load()
     known = evidence(marked.question, marked.reference, words)
     said = [(each.start, each.end) for each in unsupported(marked.answer, known, words)]
-    said += [(each.start, each.end) for each in contradictions(marked.answer, marked.question, words)]
+    said += [
+        (each.start, each.end) for each in contradictions(marked.answer, marked.question, words)
+    ]
     caught, missed = Counter[str](), []
     for kind, start, end in marked.errors:
         if any(left < end and start < right for left, right in said):
             caught[kind] += 1
         else:
             missed.append((kind, marked.answer[start:end]))
-    false = [marked.answer[left:right] for left, right in said if not any(left < e and s < right for _, s, e in marked.errors)]
+    false = [
+        marked.answer[left:right]
+        for left, right in said
+        if not any(left < e and s < right for _, s, e in marked.errors)
+    ]
     return Found(marked, caught, missed, false)
 
 
@@ -96,7 +113,12 @@ def agreement(found: list[Found]) -> Agreement:
     flagged = [each for each in found if each.caught.total() or each.false]
     wrong = [each for each in found if each.marked.errors]
     both = sum(bool(each.marked.errors) for each in flagged)
-    return Agreement(caught / (caught + false), caught / (caught + missed), both / len(flagged), both / len(wrong))
+    return Agreement(
+        caught / (caught + false),
+        caught / (caught + missed),
+        both / len(flagged),
+        both / len(wrong),
+    )
 
 
 def _report(name: str, found: list[Found]) -> Iterator[str]:
@@ -108,7 +130,9 @@ def _report(name: str, found: list[Found]) -> Iterator[str]:
     caught = sum((each.caught for each in found), Counter[str]())
     missed = Counter(kind for each in found for kind, _ in each.missed)
     kinds = sorted(set(caught) | set(missed))
-    yield "  recall by kind: " + ", ".join(f"{kind} {caught[kind]}/{caught[kind] + missed[kind]}" for kind in kinds)
+    yield "  recall by kind: " + ", ".join(
+        f"{kind} {caught[kind]}/{caught[kind] + missed[kind]}" for kind in kinds
+    )
 
 
 def main() -> None:
@@ -122,7 +146,10 @@ def main() -> None:
         print("\n".join(_report(half, found)))
         for each in found if options.show else ():
             if each.missed or each.false:
-                print(f"    missed {each.missed}  called wrong {each.false}  [{each.marked.question[:40]}]")
+                print(
+                    f"    missed {each.missed}  called wrong {each.false} "
+                    f" [{each.marked.question[:40]}]"
+                )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What a follow-up question is best asked with: what the tuned model of a finished run says to it in each way.
+"""What a follow-up question is best asked with: what the tuned model of a finished run says to it
+in each way.
 
     python benchmarks/ask/history.py run=ID [--cases 4] [--new-tokens 260] [hydra overrides]
 
-Held-out vignettes are answered, then a follow-up to each is asked alone; joined to the vignette as one question; and after a
-transcript of question, answer and EOS. Printed: the score for the four sections, the share of the vignette's longer words (more
-than five letters) that come up in the answer, how many answers ended, their tokens, and those of the prompt.
+Held-out vignettes are answered, then a follow-up to each is asked alone; joined to the vignette as
+one question; and after a transcript of question, answer and EOS. Printed: the score for the four
+sections, the share of the vignette's longer words (more than five letters) that come up in the
+answer, how many answers ended, their tokens, and those of the prompt.
 """
 
 import argparse
@@ -63,7 +65,10 @@ def main() -> None:
 
     first = answered("the vignette alone", [ids(case.question) for case in cases])
     answered("the follow-up alone", [ids(more) for more in further])
-    answered("joined", [ids(f"{case.question}\n\n{more}") for case, more in zip(cases, further, strict=True)])
+    answered(
+        "joined",
+        [ids(f"{case.question}\n\n{more}") for case, more in zip(cases, further, strict=True)],
+    )
     said = [[*vocabulary_.encode(answer.text), vocabulary_.eos_id] for answer in first]
     transcripts = [
         [*ids(case.question), *reply, *vocabulary_.encode(ask(run.prompt, more))]
@@ -87,18 +92,35 @@ def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[An
     with tempfile.TemporaryDirectory() as folder:
         kept_in = Path(folder) / "answers"
         return generation.answers(
-            tuned, prompts, new_tokens, generation.at_most(len(prompts)), kept_in, base=False, advance=lambda _: None
+            tuned,
+            prompts,
+            new_tokens,
+            generation.at_most(len(prompts)),
+            kept_in,
+            base=False,
+            advance=lambda _: None,
         )
 
 
-def _print(label: str, cases: Sequence[Case], prompts: Sequence[list[int]], found: Sequence[Answer]) -> None:
+def _print(
+    label: str, cases: Sequence[Case], prompts: Sequence[list[int]], found: Sequence[Answer]
+) -> None:
     count = len(cases)
     score = sum(structure(answer.text).score for answer in found) / count
-    taken = sum(_taken_up(case.question, answer.text) for case, answer in zip(cases, found, strict=True)) / count
-    ended, tokens = sum(answer.ended for answer in found), sum(answer.tokens for answer in found) / count
+    taken = (
+        sum(
+            _taken_up(case.question, answer.text) for case, answer in zip(cases, found, strict=True)
+        )
+        / count
+    )
+    ended, tokens = (
+        sum(answer.ended for answer in found),
+        sum(answer.tokens for answer in found) / count,
+    )
     asked = sum(map(len, prompts)) / count
     print(
-        f"{label:20}  sections {score:.2f}  taken up {taken:.2f}  ended {ended}/{count}  {tokens:.0f} tokens, {asked:.0f} asked",
+        f"{label:20}  sections {score:.2f}  taken up {taken:.2f}  ended {ended}/{count} "
+        f" {tokens:.0f} tokens, {asked:.0f} asked",
         flush=True,
     )
 

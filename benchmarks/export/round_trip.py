@@ -1,10 +1,13 @@
-"""Does an export answer as base + adapter do? Greedy tokens and logits, with Transformers and with llama.cpp itself.
+"""Does an export answer as base + adapter do? Greedy tokens and logits, with Transformers and with
+llama.cpp itself.
 
-    python benchmarks/export/round_trip.py ADAPTER --base FOLDER --merged FOLDER ... --gguf FILE ... --llama-python PYTHON
+    python benchmarks/export/round_trip.py ADAPTER --base FOLDER --merged FOLDER ... --gguf FILE \
+        ... --llama-python PYTHON
 
-ADAPTER is the folder that a run left, --base where its base lies (default: what the adapter names). The reference is PEFT's
-adapter, not merged, over its base, computed in float32. PYTHON is an interpreter with
-llama-cpp-python; its own tokens of every prompt are compared with those of training.
+ADAPTER is the folder that a run left, --base where its base lies (default: what the adapter names).
+The reference is PEFT's adapter, not merged, over its base, computed in float32. PYTHON is an
+interpreter with llama-cpp-python; its own tokens of every prompt are compared with those of
+training.
 """
 
 import argparse
@@ -62,13 +65,17 @@ def answered(network: Any, ids: list[list[int]], tokens: int) -> tuple[list[list
             asked = torch.tensor([each])
             mask = torch.ones_like(asked)
             logits.append(network(asked).logits[0].float().numpy())
-            made = network.generate(asked, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=2)
+            made = network.generate(
+                asked, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=2
+            )
             said = made[0, len(each) :].tolist()
             answers.append(said[: said.index(2)] if 2 in said else said)
     return answers, logits
 
 
-def row(name: str, found: tuple[list[list[int]], list[Any]], wanted: tuple[list[list[int]], list[Any]]) -> None:
+def row(
+    name: str, found: tuple[list[list[int]], list[Any]], wanted: tuple[list[list[int]], list[Any]]
+) -> None:
     """Print how many answers are the same tokens, and how far the logits are."""
     import numpy as np
 
@@ -76,18 +83,23 @@ def row(name: str, found: tuple[list[list[int]], list[Any]], wanted: tuple[list[
     far = [np.abs(ours - theirs) for ours, theirs in zip(found[1], wanted[1], strict=True)]
     mean, largest = np.mean([each.mean() for each in far]), max(each.max() for each in far)
     print(
-        f"{name}: {same} of {len(wanted[0])} answers the same tokens; logits {mean:.4f} apart on average, {largest:.3f} at most",
+        f"{name}: {same} of {len(wanted[0])} answers the same tokens; logits {mean:.4f} apart on"
+        f" average, {largest:.3f} at most",
         flush=True,
     )
 
 
-def by_llama(python: str, file: Path, asked: dict[str, Any], folder: Path) -> tuple[int, tuple[list[list[int]], list[Any]]]:
+def by_llama(
+    python: str, file: Path, asked: dict[str, Any], folder: Path
+) -> tuple[int, tuple[list[list[int]], list[Any]]]:
     """llama.cpp on `file`: prompts that it tokenises as training did, then answers and logits."""
     import numpy as np
 
     (folder / "asked.json").write_text(json.dumps(asked))
     out = folder / file.stem
-    subprocess.run([python, "-c", LLAMA, str(folder / "asked.json"), str(file), str(out)], check=True)
+    subprocess.run(
+        [python, "-c", LLAMA, str(folder / "asked.json"), str(file), str(out)], check=True
+    )
     said = json.loads(Path(f"{out}.json").read_text())
     logits = np.load(f"{out}.npz")
     return said["same"], (said["answers"], [logits[name] for name in logits.files])
@@ -114,29 +126,40 @@ def main() -> None:
     register()  # the resolver that names the shipped cases
     run = OmegaConf.load(given.adapter / "run.yaml")
     texts, ids = questions(run, AutoTokenizer.from_pretrained(given.adapter))
-    named = json.loads((given.adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    named = json.loads((given.adapter / "adapter_config.json").read_text())[
+        "base_model_name_or_path"
+    ]
     base = partial(AutoModelForCausalLM.from_pretrained, given.base or named)
     few = ids[: given.cases]
     exact = PeftModel.from_pretrained(base(dtype=torch.float32), given.adapter)
     wanted = answered(exact, few, given.tokens)
     largest = max(abs(each).max() for each in wanted[1])
-    print(f"reference: {sum(map(len, wanted[0]))} tokens in {given.cases} answers, largest logit {largest:.1f}", flush=True)
+    print(
+        f"reference: {sum(map(len, wanted[0]))} tokens in {given.cases} answers, largest logit"
+        f" {largest:.1f}",
+        flush=True,
+    )
     half = PeftModel.from_pretrained(base(dtype=torch.bfloat16), given.adapter)
     by_adapter = answered(half, few, given.tokens)
     by_peft = answered(half.merge_and_unload(), few, given.tokens)
     row("PEFT's own merge in bf16, beside the reference", by_peft, wanted)
     row("the adapter apart in bf16, beside the reference", by_adapter, wanted)
     for folder in given.merged:
-        merged = answered(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), few, given.tokens)
+        merged = answered(
+            AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), few, given.tokens
+        )
         row(f"{folder}, as stored, beside PEFT's merge in bf16", merged, by_peft)
-        in_full = answered(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), few, given.tokens)
+        in_full = answered(
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), few, given.tokens
+        )
         row(f"{folder}, computed in float32, beside the reference", in_full, wanted)
     with tempfile.TemporaryDirectory() as scratch:
         for file in given.gguf if given.llama_python else []:
             asked_of = {"texts": texts, "ids": ids, "cases": given.cases, "tokens": given.tokens}
             same, found = by_llama(given.llama_python, file, asked_of, Path(scratch))
             row(
-                f"{file.name} in llama.cpp ({same} of {len(texts)} prompts tokenised as in training), beside the reference",
+                f"{file.name} in llama.cpp ({same} of {len(texts)} prompts tokenised as in"
+                " training), beside the reference",
                 found,
                 wanted,
             )

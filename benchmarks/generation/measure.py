@@ -1,12 +1,16 @@
-"""Tokens a second of the answers that a run gives: one by one as `generate` does, and batched as medexp does.
+"""Tokens a second of the answers that a run gives: one by one as `generate` does, and batched as
+medexp does.
 
-    python benchmarks/generation/measure.py [--answers 16] [--new-tokens 288] [--batches 1 8 16] [--out FILE] [hydra overrides]
+    python benchmarks/generation/measure.py [--answers 16] [--new-tokens 288] [--batches 1 8 16] \
+        [--out FILE] [hydra overrides]
 
-Asks the base model of the run (hardware=cpu unless overridden) its own held-out questions. Each batch size answers all of them,
-in turn, --rounds times; what is printed is the median, in tokens a second and in tokens a second of CPU time (all threads): on a
-machine that others use too only the second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded.
-On a card the run is planned for the largest batch and held under the ceiling, as training does it; the peak is printed, too. There
-batch size 0 is medexp's own way: short questions in greater numbers, in the memory planned for the largest batch.
+Asks the base model of the run (hardware=cpu unless overridden) its own held-out questions. Each
+batch size answers all of them, in turn, --rounds times; what is printed is the median, in tokens a
+second and in tokens a second of CPU time (all threads): on a machine that others use too only the
+second compares. Batch size 1 is the peer: one `generate` call a question, nothing padded. On a card
+the run is planned for the largest batch and held under the ceiling, as training does it; the peak
+is printed, too. There batch size 0 is medexp's own way: short questions in greater numbers, in the
+memory planned for the largest batch.
 """
 
 import argparse
@@ -58,21 +62,37 @@ def main() -> None:
     meter = guard.cap(run.hardware)
     tuned = _loaded(run)
     held_out = split(source.load(run.dataset).cases, run.dataset).held_out[: options.answers]
-    prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out]
+    prompts = [
+        prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out
+    ]
     _tokens_per_s(tuned, prompts[:1], 8, generation.at_most(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
     for _ in range(options.rounds):
         for size in options.batches:
             may = generation.at_most(size) if size else partial(budget.may_answer, run)
             speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, may))
-            print("batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(size, *speeds[size][-1]), flush=True)
-    medians = {size: [statistics.median(each) for each in zip(*found, strict=True)] for size, found in speeds.items()}
+            print(
+                "batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(
+                    size, *speeds[size][-1]
+                ),
+                flush=True,
+            )
+    medians = {
+        size: [statistics.median(each) for each in zip(*found, strict=True)]
+        for size, found in speeds.items()
+    }
     for size, (speed, of_cpu) in medians.items():
         first = medians[options.batches[0]]
         times = speed / first[0], of_cpu / first[1]
-        print(f"batch {size:3}  {speed:7.1f} tokens/s, {times[0]:.2f} x  {of_cpu:7.1f} tokens/CPU s, {times[1]:.2f} x")
+        print(
+            f"batch {size:3}  {speed:7.1f} tokens/s, {times[0]:.2f} x  {of_cpu:7.1f} tokens/CPU s,"
+            f" {times[1]:.2f} x"
+        )
     if meter.on_card:
-        print(f"peak {gib(meter.peak_bytes()):.2f} GiB reserved, ceiling {gib(meter.ceiling_bytes):.2f} GiB")
+        print(
+            f"peak {gib(meter.peak_bytes()):.2f} GiB reserved, ceiling"
+            f" {gib(meter.ceiling_bytes):.2f} GiB"
+        )
     if options.out:
         result = {
             "answers": len(prompts),
@@ -100,11 +120,21 @@ def _loaded(run: RunConfig) -> Tuned:
     return model.load(run, found, model.load_tokenizer(found, modules), modules)
 
 
-def _tokens_per_s(tuned: Tuned, prompts: list[list[int]], new_tokens: int, may: Callable[[int, int], bool]) -> tuple[float, float]:
+def _tokens_per_s(
+    tuned: Tuned, prompts: list[list[int]], new_tokens: int, may: Callable[[int, int], bool]
+) -> tuple[float, float]:
     """Tokens a second, and a second of CPU time."""
     with tempfile.TemporaryDirectory() as folder:
         began, began_cpu = time.perf_counter(), time.process_time()
-        found = generation.answers(tuned, prompts, new_tokens, may, Path(folder) / "answers", base=True, advance=lambda _: None)
+        found = generation.answers(
+            tuned,
+            prompts,
+            new_tokens,
+            may,
+            Path(folder) / "answers",
+            base=True,
+            advance=lambda _: None,
+        )
         tokens = sum(answer.tokens for answer in found)
         return tokens / (time.perf_counter() - began), tokens / (time.process_time() - began_cpu)
 

@@ -1,9 +1,10 @@
-"""What commands take on this processor before there is anything to wait for: refusals, plans, the frontier, the imports of a run.
+"""What commands take on this processor before there is anything to wait for: refusals, plans, the
+frontier, the imports of a run.
 
     python benchmarks/start/measure.py
 
-Each is started five times beside an import of Hydra, the peer of every command that Hydra composes; the quickest counts, and so
-does the smallest ratio: a busy neighbour slows what runs beside it.
+Each is started five times beside an import of Hydra, the peer of every command that Hydra composes;
+the quickest counts, and so does the smallest ratio: a busy neighbour slows what runs beside it.
 """
 
 import resource
@@ -16,8 +17,16 @@ HYDRA = ["-c", "import hydra, omegaconf"]
 COMMANDS = {
     "a refused run": ["-m", "medexp.train", "lora.r=0"],
     "a plan": ["-m", "medexp.plan", "hardware=rtx4050_6gb"],
-    "a frontier of 54 cells, drawn": ["-m", "medexp.plan", "hardware=rtx4050_6gb", "plan.frontier=true"],
-    "what a run imports": ["-c", "import transformers.trainer, trl.trainer.sft_trainer, peft, datasets, mlflow"],
+    "a frontier of 54 cells, drawn": [
+        "-m",
+        "medexp.plan",
+        "hardware=rtx4050_6gb",
+        "plan.frontier=true",
+    ],
+    "what a run imports": [
+        "-c",
+        "import transformers.trainer, trl.trainer.sft_trainer, peft, datasets, mlflow",
+    ],
 }
 
 
@@ -35,7 +44,10 @@ def main() -> None:
         for name, words in COMMANDS.items():
             processor_s(words, folder)  # compiles what is not yet
             pairs = [(processor_s(HYDRA, folder), processor_s(words, folder)) for _ in range(TIMES)]
-            print(f"| {name} | {min(took for _, took in pairs):.2f} | {min(took / hydra for hydra, took in pairs):.1f} |")
+            print(
+                f"| {name} | {min(took for _, took in pairs):.2f} |"
+                f" {min(took / hydra for hydra, took in pairs):.1f} |"
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Trials that cost something until the loss is within 1 % of the best feasible: medexp's sweep beside its peers on one surrogate.
+"""Trials that cost something until the loss is within 1 % of the best feasible: medexp's sweep
+beside its peers on one surrogate.
 
-    python benchmarks/sweep/compare.py RECORDING.json --peer /tmp/peer/bin/python --seeds 20 --out results.json
+    python benchmarks/sweep/compare.py RECORDING.json --peer /tmp/peer/bin/python --seeds 20 \
+        --out results.json
 
-Every contestant draws rank (log), learning rate (log) and length, and gets `--trials` starts. medexp plans first: what does not fit
-costs no start. For the others it costs one, as out of memory does. A contestant stops at the target; `--out` keeps its rows beside
-those that an earlier command left there. With `--at-a-time` N trials run at any moment and the oldest ends first, so that each is
+Every contestant draws rank (log), learning rate (log) and length, and gets `--trials` starts.
+medexp plans first: what does not fit costs no start. For the others it costs one, as out of memory
+does. A contestant stops at the target; `--out` keeps its rows beside those that an earlier command
+left there. With `--at-a-time` N trials run at any moment and the oldest ends first, so that each is
 proposed while N - 1 losses are not known yet.
 """
 
@@ -31,7 +34,8 @@ from medexp.sweep.study.study import open_study
 from medexp.sweep.study.trial_files import Ending, Outcome
 
 HERE = Path(__file__).resolve().parent
-START = {"r": 16, "lr": 5e-4, "seq": 2048}  # the run as configured: hardware=rtx4050_6gb's rank and length
+# the run as configured: hardware=rtx4050_6gb's rank and length
+START = {"r": 16, "lr": 5e-4, "seq": 2048}
 
 
 def space_of(surrogate: Surrogate) -> Space:
@@ -39,12 +43,18 @@ def space_of(surrogate: Surrogate) -> Space:
     (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
     low, high = surrogate.lengths
     lengths = Whole(low, low + (high - low) // 64 * 64, 64)
-    return Space({"r": Whole(low_r, high_r, log=True), "lr": Real(low_lr, high_lr, log=True), "seq": lengths})
+    return Space(
+        {"r": Whole(low_r, high_r, log=True), "lr": Real(low_lr, high_lr, log=True), "seq": lengths}
+    )
 
 
 def asked(sampler: str, seed: int, trials: int) -> object:
     """medexp's settings with this sampler."""
-    words = [f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.sampler.seed={seed}", f"sweep.n_trials={trials}"]
+    words = [
+        f"hydra/sweeper/sampler={sampler}",
+        f"hydra.sweeper.sampler.seed={seed}",
+        f"sweep.n_trials={trials}",
+    ]
     command.register()
     with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", words, return_hydra_config=True)
@@ -53,19 +63,33 @@ def asked(sampler: str, seed: int, trials: int) -> object:
 
 
 def paid(
-    surrogate: Surrogate, sampler: str, seed: int, trials: int, at_a_time: int, plans: bool, tells: bool, folder: Path
+    surrogate: Surrogate,
+    sampler: str,
+    seed: int,
+    trials: int,
+    at_a_time: int,
+    plans: bool,
+    tells: bool,
+    folder: Path,
 ) -> tuple[list[float], int]:
-    """Losses of the trials that were started, as they end, until the target is reached (infinite where one ran out of memory), and
-    proposals refused before.
+    """Losses of the trials that were started, as they end, until the target is reached (infinite
+    where one ran out of memory), and proposals refused before.
 
-    `plans`: what does not fit is refused before it starts, and the run as configured comes first. `tells`: the sampler hears of
-    violations.
+    `plans`: what does not fit is refused before it starts, and the run as configured comes first.
+    `tells`: the sampler hears of violations.
     """
-    study = open_study("s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(surrogate), asked(sampler, seed, trials))
+    study = open_study(
+        "s",
+        f"{folder}/{sampler}-{seed}-{plans}.journal",
+        space_of(surrogate),
+        asked(sampler, seed, trials),
+    )
     losses: list[float] = []
     refused, target = 0, surrogate.target()
     if plans:
-        study.enqueue(START | {"lr": min(max(START["lr"], surrogate.axes[1][0]), surrogate.axes[1][-1])})
+        study.enqueue(
+            START | {"lr": min(max(START["lr"], surrogate.axes[1][0]), surrogate.axes[1][-1])}
+        )
     running: deque[Any] = deque()
     while len(losses) < trials and not is_there(losses, target):
         while len(running) < at_a_time:
@@ -92,7 +116,13 @@ def limits_of(surrogate: Surrogate, trial: Any) -> dict[str, float]:
 
 
 def of_the_peer(
-    python: str, recording: Path, surrogate: Surrogate, seed: int, trials: int, at_a_time: int, folder: Path
+    python: str,
+    recording: Path,
+    surrogate: Surrogate,
+    seed: int,
+    trials: int,
+    at_a_time: int,
+    folder: Path,
 ) -> tuple[list[float], int]:
     """The same of hydra-optuna-sweeper."""
     (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
@@ -111,11 +141,24 @@ def of_the_peer(
         f"hydra.sweep.dir={folder}/peer-{seed}",
     ]
     target = surrogate.target()
-    env = os.environ | {"PEER_SURROGATE": str(recording), "PEER_LOG": str(log), "PEER_TARGET": str(target)}
-    done = subprocess.run([python, str(HERE / "peer.py"), "-m", *words], env=env, capture_output=True, text=True, check=False)
+    env = os.environ | {
+        "PEER_SURROGATE": str(recording),
+        "PEER_LOG": str(log),
+        "PEER_TARGET": str(target),
+    }
+    done = subprocess.run(
+        [python, str(HERE / "peer.py"), "-m", *words],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     losses = [float(line) for line in log.read_text().split()] if log.exists() else []
     if len(losses) != trials and not is_there(losses, target):
-        raise RuntimeError(f"the peer made {len(losses)} of {trials} trials:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"the peer made {len(losses)} of {trials}"
+            f" trials:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        )
     return losses, 0
 
 
@@ -126,21 +169,39 @@ def is_there(losses: list[float], target: float) -> bool:
 
 def until(losses: list[float], target: float) -> int:
     """How many trials it took to reach `target`; one more than there were if it never was."""
-    return next((count for count, loss in enumerate(losses, start=1) if loss <= target), len(losses) + 1)
+    return next(
+        (count for count, loss in enumerate(losses, start=1) if loss <= target), len(losses) + 1
+    )
 
 
 def main() -> None:
     """Run every contestant over all seeds and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recording", type=Path)
     parser.add_argument("--peer", help="python of the peer's environment")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first-seed", type=int, default=0, help="what is tuned is tuned on other seeds than those reported")
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="what is tuned is tuned on other seeds than those reported",
+    )
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--at-a-time", type=int, default=1, help="trials that run at any moment")
-    parser.add_argument("--sampler", nargs="*", default=["gp", "tpe"], help="medexp's samplers to run")
-    parser.add_argument("--bend", type=float, default=0.0, help="as surrogate.py says; not for the peer of another environment")
-    parser.add_argument("--only", nargs="*", default=[""], help="contestants whose name holds one of these words")
+    parser.add_argument(
+        "--sampler", nargs="*", default=["gp", "tpe"], help="medexp's samplers to run"
+    )
+    parser.add_argument(
+        "--bend",
+        type=float,
+        default=0.0,
+        help="as surrogate.py says; not for the peer of another environment",
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="contestants whose name holds one of these words"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     surrogate = Surrogate(args.recording, args.bend)
@@ -148,8 +209,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
-        def ours(sampler: str, plans: bool, tells: bool) -> Callable[[int], tuple[list[float], int]]:
-            return lambda seed: paid(surrogate, sampler, seed, args.trials, args.at_a_time, plans, tells, folder)
+        def ours(
+            sampler: str, plans: bool, tells: bool
+        ) -> Callable[[int], tuple[list[float], int]]:
+            return lambda seed: paid(
+                surrogate, sampler, seed, args.trials, args.at_a_time, plans, tells, folder
+            )
 
         contestants = {f"medexp, {sampler}": ours(sampler, True, True) for sampler in args.sampler}
         contestants["constrained GP without the plan"] = ours("gp", False, True)
@@ -157,11 +222,23 @@ def main() -> None:
         contestants["random search"] = ours("random", False, False)
         if args.peer and not args.bend:
             contestants["hydra-optuna-sweeper 1.3.0, optuna 2.10"] = lambda seed: of_the_peer(
-                args.peer, args.recording.absolute(), surrogate, seed, args.trials, args.at_a_time, folder
+                args.peer,
+                args.recording.absolute(),
+                surrogate,
+                seed,
+                args.trials,
+                args.at_a_time,
+                folder,
             )
         seeds = range(args.first_seed, args.first_seed + args.seeds)
-        asked_for = {name: run for name, run in contestants.items() if any(word in name for word in args.only)}
-        rows = {name: _row([run(seed) for seed in seeds], target) for name, run in asked_for.items()}
+        asked_for = {
+            name: run
+            for name, run in contestants.items()
+            if any(word in name for word in args.only)
+        }
+        rows = {
+            name: _row([run(seed) for seed in seeds], target) for name, run in asked_for.items()
+        }
     result = {
         "recording": args.recording.name,
         "bend": args.bend,
@@ -174,7 +251,10 @@ def main() -> None:
     }
     if args.out:
         _keep(args.out, result, rows)
-    print(f"best feasible {surrogate.best():.4f}, target {target:.4f}, untuned {surrogate.untuned:.4f}, {args.seeds} seeds")
+    print(
+        f"best feasible {surrogate.best():.4f}, target {target:.4f}, untuned"
+        f" {surrogate.untuned:.4f}, {args.seeds} seeds"
+    )
     for name, row in rows.items():
         print(f"{name:42} median {row['median']:5.1f}  mean {row['mean']:5.1f}  worst {row['worst']:3}  missed {row['missed']:2}  "
               f"out of memory {row['out_of_memory']:.1f}  refused {row['refused']:.1f}")  # fmt: skip
@@ -183,7 +263,11 @@ def main() -> None:
 def _keep(file: Path, result: dict[str, object], rows: dict[str, dict[str, object]]) -> None:
     """Write the rows beside those of the same comparison that are there."""
     earlier = json.loads(file.read_text()) if file.exists() else {}
-    kept = earlier.pop("rows", {}) if all(earlier.get(name) == value for name, value in result.items()) else {}
+    kept = (
+        earlier.pop("rows", {})
+        if all(earlier.get(name) == value for name, value in result.items())
+        else {}
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result | {"rows": kept | rows}, indent=1) + "\n")
 
@@ -195,7 +279,9 @@ def _row(runs: list[tuple[list[float], int]], target: float) -> dict[str, object
         "mean": statistics.mean(counts),
         "worst": max(counts),
         "missed": sum(count > len(losses) for count, (losses, _) in zip(counts, runs, strict=True)),
-        "out_of_memory": statistics.mean(sum(loss == float("inf") for loss in losses) for losses, _ in runs),
+        "out_of_memory": statistics.mean(
+            sum(loss == float("inf") for loss in losses) for losses, _ in runs
+        ),
         "refused": statistics.mean(refused for _, refused in runs),
         "counts": counts,
     }

@@ -1,10 +1,13 @@
-"""Two objectives, loss and peak memory: how much of the best possible front a sweep has found after N trials, by sampler.
+"""Two objectives, loss and peak memory: how much of the best possible front a sweep has found after
+N trials, by sampler.
 
-    python benchmarks/sweep/front.py benchmarks/sweep/recordings/smollm2.json --seeds 20 --out results.json
+    python benchmarks/sweep/front.py benchmarks/sweep/recordings/smollm2.json --seeds 20 --out \
+        results.json
 
-The search is that of compare.py: rank, learning rate, length on a recording of real runs. Peaks are those of the thriftiest plan
-(`training.plan=frugal`, as `sweep=pareto_loss_vram` has it) of hardware=rtx4050_6gb. A front is worth the area (hypervolume) that
-it dominates between the untuned loss, the ceiling, and the origin of both scales: the best loss and the least peak that there are.
+The search is that of compare.py: rank, learning rate, length on a recording of real runs. Peaks are
+those of the thriftiest plan (`training.plan=frugal`, as `sweep=pareto_loss_vram` has it) of
+hardware=rtx4050_6gb. A front is worth the area (hypervolume) that it dominates between the untuned
+loss, the ceiling, and the origin of both scales: the best loss and the least peak that there are.
 """
 
 import argparse
@@ -48,19 +51,28 @@ class Peaks:
     def __init__(self, surrogate: Surrogate, ranks: list[int]):
         cfg = hydra_free(composed([*CARD, "training.plan=frugal"]))
         run = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
-        run.hardware.vram_ceiling_gib = None  # what does not fit is asked for, too: the surrogate says that it does not
+        # what does not fit is asked for, too: the surrogate says that it does not
+        run.hardware.vram_ceiling_gib = None
         low, high = surrogate.lengths
-        self._lengths = [round(low + step / (LENGTHS - 1) * (high - low)) for step in range(LENGTHS)]
+        self._lengths = [
+            round(low + step / (LENGTHS - 1) * (high - low)) for step in range(LENGTHS)
+        ]
         self._ranks = [ranks[0], ranks[-1]]  # bytes are linear in the rank
         places = product(self._ranks, self._lengths)
-        self._gib = {(rank, seq): planner.ranked(reach.resized(run, rank, seq))[0].budget.peak_bytes / GIB for rank, seq in places}
+        self._gib = {
+            (rank, seq): planner.ranked(reach.resized(run, rank, seq))[0].budget.peak_bytes / GIB
+            for rank, seq in places
+        }
 
     def __call__(self, rank: int, seq: int) -> float:
         """GiB at this rank and length."""
         index = min(max(bisect_right(self._lengths, seq) - 1, 0), LENGTHS - 2)
         below, above = self._lengths[index : index + 2]
         along = (seq - below) / (above - below)
-        low, high = (self._gib[r, below] + along * (self._gib[r, above] - self._gib[r, below]) for r in self._ranks)
+        low, high = (
+            self._gib[r, below] + along * (self._gib[r, above] - self._gib[r, below])
+            for r in self._ranks
+        )
         return low + (rank - self._ranks[0]) / (self._ranks[1] - self._ranks[0]) * (high - low)
 
 
@@ -70,7 +82,9 @@ def hydra_free(cfg: object) -> object:
 
 
 class Ground:
-    """Where fronts are compared: both objectives scaled to 0 (the best there is) .. 1 (untuned, the ceiling)."""
+    """Where fronts are compared: both objectives scaled to 0 (the best there is) .. 1 (untuned, the
+    ceiling).
+    """
 
     def __init__(self, surrogate: Surrogate, peaks: Peaks, ceiling_gib: float):
         self.surrogate, self.peaks = surrogate, peaks
@@ -79,7 +93,9 @@ class Ground:
         logs = [rates[0] * (rates[-1] / rates[0]) ** (step / 40) for step in range(41)]
         lengths = [low + step / 40 * (high - low) for step in range(41)]
         fitting = [(r, seq) for r in ranks for seq in lengths if surrogate.fits(r, seq)]
-        losses = [(min(surrogate.loss(r, lr, seq) for lr in logs), peaks(r, seq)) for r, seq in fitting]
+        losses = [
+            (min(surrogate.loss(r, lr, seq) for lr in logs), peaks(r, seq)) for r, seq in fitting
+        ]
         self._least = tuple(min(column) for column in zip(*losses, strict=True))
         self._most = (surrogate.untuned, ceiling_gib)
         self.best = self.worth(losses)
@@ -94,17 +110,31 @@ class Ground:
         return area
 
     def _scaled(self, point: tuple[float, float]) -> tuple[float, float]:
-        across, up = ((each - low) / (high - low) for each, low, high in zip(point, self._least, self._most, strict=True))
+        across, up = (
+            (each - low) / (high - low)
+            for each, low, high in zip(point, self._least, self._most, strict=True)
+        )
         return across, up
 
 
-def run(ground: Ground, sampler: str, seed: int, trials: int, plans: bool, folder: Path) -> tuple[list[float], int]:
-    """The share of the best front's worth after each trial that was started, and proposals refused before."""
-    words = [*CARD, "sweep=pareto_loss_vram", f"hydra/sweeper/sampler={sampler}", f"sweep.n_trials={trials}"]
+def run(
+    ground: Ground, sampler: str, seed: int, trials: int, plans: bool, folder: Path
+) -> tuple[list[float], int]:
+    """The share of the best front's worth after each trial that was started, and proposals refused
+    before.
+    """
+    words = [
+        *CARD,
+        "sweep=pareto_loss_vram",
+        f"hydra/sweeper/sampler={sampler}",
+        f"sweep.n_trials={trials}",
+    ]
     seeded = [] if sampler == "grid" else [f"hydra.sweeper.sampler.seed={seed}"]
     options = OmegaConf.to_container(composed([*words, *seeded]).hydra.sweeper, resolve=True)
     asked = settings({key: value for key, value in options.items() if not key.startswith("_")})
-    study = open_study("s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(ground.surrogate), asked)
+    study = open_study(
+        "s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(ground.surrogate), asked
+    )
     found: list[tuple[float, float]] = []
     shares: list[float] = []
     refused = 0
@@ -117,9 +147,18 @@ def run(ground: Ground, sampler: str, seed: int, trials: int, plans: bool, folde
             refused += 1
             continue
         if fits:
-            point = ground.surrogate.loss(**trial.params), ground.peaks(trial.params["r"], trial.params["seq"])
+            point = (
+                ground.surrogate.loss(**trial.params),
+                ground.peaks(trial.params["r"], trial.params["seq"]),
+            )
             found.append(point)
-            study.tell(trial, Outcome(Ending.done, "", {"result/loss_after": point[0], "sweep/peak_gib": point[1]}), limits)
+            study.tell(
+                trial,
+                Outcome(
+                    Ending.done, "", {"result/loss_after": point[0], "sweep/peak_gib": point[1]}
+                ),
+                limits,
+            )
         else:
             study.tell(trial, Outcome(Ending.vram), limits)
         shares.append(ground.worth(found) / ground.best)
@@ -128,20 +167,26 @@ def run(ground: Ground, sampler: str, seed: int, trials: int, plans: bool, folde
 
 def main() -> None:
     """Run every contestant over all seeds and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recording", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--bend", type=float, default=0.0, help="as surrogate.py says")
-    parser.add_argument("--only", nargs="*", default=[""], help="contestants whose name holds one of these words")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="contestants whose name holds one of these words"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     surrogate = Surrogate(args.recording, args.bend)
     ceiling = composed(CARD).hardware.vram_ceiling_gib
     ground = Ground(surrogate, Peaks(surrogate, surrogate.axes[0]), ceiling)
     samplers = ("gp", "tpe", "nsgaii", "random")
-    contestants = {f"{each}, planned": (each, True) for each in samplers} | {f"{each}, no plan": (each, False) for each in samplers}
+    contestants = {f"{each}, planned": (each, True) for each in samplers} | {
+        f"{each}, no plan": (each, False) for each in samplers
+    }
     rows = {}
     for name, (sampler, plans) in contestants.items():
         if not any(word in name for word in args.only):
@@ -152,19 +197,30 @@ def main() -> None:
         rows[name] = _row(runs)
         print(f"{name:20}", rows[name] | {"shares": None}, flush=True)
     if args.out:
-        told = {"recording": args.recording.name, "bend": args.bend, "seeds": args.seeds, "trials": args.trials}
+        told = {
+            "recording": args.recording.name,
+            "bend": args.bend,
+            "seeds": args.seeds,
+            "trials": args.trials,
+        }
         args.out.write_text(json.dumps(told | {"rows": rows}, indent=1) + "\n")
 
 
 def _row(runs: list[tuple[list[float], int]]) -> dict[str, object]:
     def until(share: float) -> float:
-        return statistics.median(next((n for n, s in enumerate(shares, 1) if s >= share), len(shares) + 1) for shares, _ in runs)
+        return statistics.median(
+            next((n for n, s in enumerate(shares, 1) if s >= share), len(shares) + 1)
+            for shares, _ in runs
+        )
 
     last = len(runs[0][0])
     at = [count for count in (8, 15, 30, 60) if count <= last]
     return {
         "trials_until": {f"{share:.0%}": until(share) for share in SHARES},
-        "share_after": {count: round(statistics.median(shares[count - 1] for shares, _ in runs), 4) for count in at},
+        "share_after": {
+            count: round(statistics.median(shares[count - 1] for shares, _ in runs), 4)
+            for count in at
+        },
         "refused": statistics.mean(refused for _, refused in runs),
     }
 

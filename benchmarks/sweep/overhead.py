@@ -2,8 +2,9 @@
 
     python benchmarks/sweep/overhead.py multirun/rank_lr_seq-cpu
 
-Before: the last trial's end to this process's birth (drawing, composing, planning, telling of what cannot fit, starting it).
-After: the outcome on disk to the study's record (the process ends, the study is told). Between lies the trial with its imports.
+Before: the last trial's end to this process's birth (drawing, composing, planning, telling of what
+cannot fit, starting it). After: the outcome on disk to the study's record (the process ends, the
+study is told). Between lies the trial with its imports.
 """
 
 import argparse
@@ -19,10 +20,14 @@ def main() -> None:
     """Print a line a trial, then the medians."""
     import optuna
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path, help="the folder of the sweep")
     folder = parser.parse_args().study.absolute()
-    study = optuna.load_study(study_name=folder.name, storage=storage.connect(storage.default_url(folder)))
+    study = optuna.load_study(
+        study_name=folder.name, storage=storage.connect(storage.default_url(folder))
+    )
     rows, last_end = [], None
     for trial in study.get_trials():
         kept, process = folder_of(trial), None
@@ -34,11 +39,15 @@ def main() -> None:
         before = process["began"] - (last_end or trial.datetime_start.timestamp())
         rows.append((before, end - left_at))
         print(
-            f"trial {trial.number}: {before:.2f} s before, {end - left_at:.2f} s after, {left_at - process['began']:.1f} s itself"
+            f"trial {trial.number}: {before:.2f} s before, {end - left_at:.2f} s after,"
+            f" {left_at - process['began']:.1f} s itself"
         )
         last_end = end
     before, after = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(f"median of {len(rows)} trials: {before:.2f} s before + {after:.2f} s after = {before + after:.2f} s")
+    print(
+        f"median of {len(rows)} trials: {before:.2f} s before + {after:.2f} s after ="
+        f" {before + after:.2f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""The peer as its users run it: a Hydra app under hydra-optuna-sweeper 1.3.0 (optuna 2.10), in a virtual environment of its own.
+"""The peer as its users run it: a Hydra app under hydra-optuna-sweeper 1.3.0 (optuna 2.10), in a
+virtual environment of its own.
 
-    python -m venv /tmp/peer && /tmp/peer/bin/pip install hydra-core==1.3.8 hydra-optuna-sweeper==1.3.0
+    python -m venv /tmp/peer && /tmp/peer/bin/pip install hydra-core==1.3.8 \
+        hydra-optuna-sweeper==1.3.0
     python benchmarks/sweep/compare.py RECORDING.json --peer /tmp/peer/bin/python    # starts it
 
-A point that does not fit fails, as out of memory does there; the sweeper goes on and its sampler never hears of it.
+A point that does not fit fails, as out of memory does there; the sweeper goes on and its sampler
+never hears of it.
 """
 
 import os
@@ -18,7 +21,9 @@ ConfigStore.instance().store(name="peer", node={"r": 16, "lr": 5e-4, "seq": 2048
 
 @hydra.main(version_base="1.3", config_path=None, config_name="peer")
 def run(cfg):
-    """The loss of one trial, appended to PEER_LOG whatever it is. The one that reaches PEER_TARGET is the last."""
+    """The loss of one trial, appended to PEER_LOG whatever it is. The one that reaches PEER_TARGET
+    is the last.
+    """
     surrogate = Surrogate(os.environ["PEER_SURROGATE"])
     fits = surrogate.fits(cfg.r, cfg.seq)
     loss = surrogate.loss(cfg.r, cfg.lr, cfg.seq) if fits else float("inf")

@@ -1,11 +1,17 @@
-"""From a finished grid sweep to a recording for surrogate.py. The sweep is an ordinary one, so it continues after any ending:
+"""From a finished grid sweep to a recording for surrogate.py. The sweep is an ordinary one, so it
+continues after any ending:
 
-    python -m medexp.train -m 'lora.r=choice(4,16,64)' 'training.learning_rate=choice(1e-4,3e-4,1e-3,3e-3,1e-2)' \
-        'training.max_seq_tokens=choice(384,640)' hydra/sweeper/sampler=grid sweep.n_trials=30 training.max_steps=10 \
-        training.micro_batch=2 training.accumulation=1 training.warmup_steps=1 training.save_steps=100 evaluation.answers=0 \
-        evaluation.every_steps=100 dataset.held_out=8 dataset.overlong=trim_reasoning tracking.log_adapter=false \
+    python -m medexp.train -m 'lora.r=choice(4,16,64)' \
+        'training.learning_rate=choice(1e-4,3e-4,1e-3,3e-3,1e-2)' \
+        'training.max_seq_tokens=choice(384,640)' hydra/sweeper/sampler=grid sweep.n_trials=30 \
+        training.max_steps=10 \
+        training.micro_batch=2 training.accumulation=1 training.warmup_steps=1 \
+        training.save_steps=100 evaluation.answers=0 \
+        evaluation.every_steps=100 dataset.held_out=8 dataset.overlong=trim_reasoning \
+        tracking.log_adapter=false \
         hydra.sweeper.study_name=surrogate
-    python benchmarks/sweep/record.py multirun/surrogate --out benchmarks/sweep/recordings/smollm2.json
+    python benchmarks/sweep/record.py multirun/surrogate --out \
+        benchmarks/sweep/recordings/smollm2.json
 """
 
 import argparse
@@ -37,22 +43,40 @@ def main() -> None:
     """Write the recording."""
     import optuna
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path, help="the folder of the sweep")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--card-lengths", type=int, nargs=2, default=[2048, 16384], help="tokens of the card that the ends stand for"
+        "--card-lengths",
+        type=int,
+        nargs=2,
+        default=[2048, 16384],
+        help="tokens of the card that the ends stand for",
     )
     args = parser.parse_args()
-    study = optuna.load_study(study_name=args.study.name, storage=storage.connect(storage.default_url(args.study.absolute())))
+    study = optuna.load_study(
+        study_name=args.study.name,
+        storage=storage.connect(storage.default_url(args.study.absolute())),
+    )
     done = [each for each in study.get_trials() if ending_of(each) is Ending.done]
     outcomes = [read_outcome(folder) for each in done if (folder := folder_of(each))]
     keys = {"r": "lora.r", "lr": "training.learning_rate", "seq": "training.max_seq_tokens"}
-    points = [{name: each.params[key] for name, key in keys.items()} | {"loss": each.value} for each in done]
+    points = [
+        {name: each.params[key] for name, key in keys.items()} | {"loss": each.value}
+        for each in done
+    ]
     told = ("model.name", "training.", "dataset.held")
     recording = {
-        "from": [f"{name}={value}" for name, value in sorted(study.user_attrs["base"].items()) if name.startswith(told)],
-        "loss_before": outcomes[0].metrics["result/loss_before"] if outcomes and outcomes[0] else None,
+        "from": [
+            f"{name}={value}"
+            for name, value in sorted(study.user_attrs["base"].items())
+            if name.startswith(told)
+        ],
+        "loss_before": (
+            outcomes[0].metrics["result/loss_before"] if outcomes and outcomes[0] else None
+        ),
         "card_lengths": args.card_lengths,
         "ceiling": CARD[0],
         "longest": longest([1, 2, 4, 8, 16, 32, 64, 128]),
@@ -61,7 +85,8 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(recording, indent=1) + "\n")
     print(
-        f"{len(points)} points, losses {min(p['loss'] for p in points):.4f} to {max(p['loss'] for p in points):.4f} -> {args.out}"
+        f"{len(points)} points, losses {min(p['loss'] for p in points):.4f} to"
+        f" {max(p['loss'] for p in points):.4f} -> {args.out}"
     )
 
 

@@ -1,7 +1,8 @@
-"""What befalls a run from outside: a full disk, permission taken away, a locked store, a clock set back, the same command twice.
+"""What befalls a run from outside: a full disk, permission taken away, a locked store, a clock set
+back, the same command twice.
 
-Each ends in words and the exit code that `medexp.errors` names. The same command, once the trouble is over, gives the unbroken
-run.
+Each ends in words and the exit code that `medexp.errors` names. The same command, once the trouble
+is over, gives the unbroken run.
 """
 
 import os
@@ -15,7 +16,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.torture.kills import MERGED, Found, _contents, _is_unbroken, finished_rig, sweep_words, trials
+from benchmarks.torture.kills import (
+    MERGED,
+    Found,
+    _contents,
+    _is_unbroken,
+    finished_rig,
+    sweep_words,
+    trials,
+)
 from benchmarks.torture.rig import STEPS, TRAIN, Command, Parts, Reference, Rig, differences
 
 DISK_MIB = 64
@@ -31,7 +40,9 @@ class CannotBeTried(Exception):
 
 
 def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
-    """Fill the disk at a random moment: a small tmpfs where one can be mounted, else files may not grow over a random size."""
+    """Fill the disk at a random moment: a small tmpfs where one can be mounted, else files may not
+    grow over a random size.
+    """
     rng, found = random.Random(f"{seed}-disk-{number}"), Found(number)
     found.tried = 1
     place = scratch / f"disk-{number}"
@@ -44,12 +55,18 @@ def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: in
             _after(command, rng.uniform(0, unbroken.took_s))
             _fill(place / "filler", command)
         else:
-            command = rig.start("train", *words, before=["prlimit", f"--fsize={rng.randint(1, 3_000_000)}"])
+            command = rig.start(
+                "train", *words, before=["prlimit", f"--fsize={rng.randint(1, 3_000_000)}"]
+            )
         command.wait()
         found.ended_well(command, REFUSED)
         (place / "filler").unlink(missing_ok=True)
         if command.process.returncode == 2 and is_mounted:
-            found.claim("full" in command.output, f"the disk was full, and it says: {command.last_line}", command)
+            found.claim(
+                "full" in command.output,
+                f"the disk was full, and it says: {command.last_line}",
+                command,
+            )
         command = rig.run("train", *words)
         if found.ended_well(command):
             _is_unbroken(rig, found, unbroken, command)
@@ -63,7 +80,9 @@ def _small_disk(place: Path) -> Iterator[bool]:
     mounted = (
         os.getuid() == 0
         and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(place)], check=False, capture_output=True
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(place)],
+            check=False,
+            capture_output=True,
         ).returncode
     )
     try:
@@ -101,7 +120,9 @@ def _after(command: Command, seconds: float) -> None:
 
 
 def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
-    """Take the right to write in the folder away at a random moment. Root may write all the same: it runs the command as nobody."""
+    """Take the right to write in the folder away at a random moment. Root may write all the same:
+    it runs the command as nobody.
+    """
     rng, found = random.Random(f"{seed}-permission-{number}"), Found(number)
     found.tried = 1
     rig = Rig(scratch / f"permission-{number}", parts)
@@ -119,7 +140,9 @@ def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, se
     _give_back(before)
     found.ended_well(command, REFUSED)
     if command.process.returncode == 2:
-        found.claim("is full" not in command.output, f"called a full disk: {command.last_line}", command)
+        found.claim(
+            "is full" not in command.output, f"called a full disk: {command.last_line}", command
+        )
     command = rig.start("train", *words, before=as_nobody, environment=home)
     command.wait()
     if found.ended_well(command):
@@ -145,8 +168,12 @@ def _give_back(before: dict[Path, int]) -> None:
 # A locked store, and the clock.
 
 
-def locked(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, seconds: float) -> Found:
-    """Hold mlflow.db locked for `seconds` from a random moment on, as a backup does: the run waits and ends as ever."""
+def locked(
+    scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, seconds: float
+) -> Found:
+    """Hold mlflow.db locked for `seconds` from a random moment on, as a backup does: the run waits
+    and ends as ever.
+    """
     rng, found = random.Random(f"{seed}-locked-{number}"), Found(number)
     found.tried = 1
     rig = Rig(scratch / f"locked-{number}", parts)
@@ -163,12 +190,16 @@ def locked(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: 
 
 
 def clock(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
-    """Set the clock back by a day at a random moment, kill the run later, and go on while the clock is still behind."""
+    """Set the clock back by a day at a random moment, kill the run later, and go on while the clock
+    is still behind.
+    """
     rng, found = random.Random(f"{seed}-clock-{number}"), Found(number)
     found.tried = 1
     rig = Rig(scratch / f"clock-{number}", parts)
     words = rig.words(*TRAIN)
-    command = rig.start("train", *words, environment={"TORTURE_CLOCK": f"{rng.uniform(0, unbroken.took_s)}:-86400"})
+    command = rig.start(
+        "train", *words, environment={"TORTURE_CLOCK": f"{rng.uniform(0, unbroken.took_s)}:-86400"}
+    )
     _after(command, rng.uniform(0.5, 1.2) * unbroken.took_s)
     if command.process.poll() is None:
         command.kill()
@@ -197,47 +228,80 @@ def _both(rig: Rig, apart_s: float, module: str, *words: str) -> list[Command]:
     return [each for each in (first, second) if each.wait() is not None]
 
 
-def _two_trainings(scratch: Path, parts: Parts, unbroken: Reference, number: int, apart_s: float, found: Found) -> None:
+def _two_trainings(
+    scratch: Path, parts: Parts, unbroken: Reference, number: int, apart_s: float, found: Found
+) -> None:
     rig = Rig(scratch / f"twins-{number}", parts)
     for command in _both(rig, apart_s, "train", *rig.words(*TRAIN)):
         if found.ended_well(command):
             _is_unbroken(rig, found, unbroken, command)
     runs = [run["id"] for run in rig.runs()]
-    found.claim(len(runs) == 2 and rig.statuses() == ["FINISHED"] * 2, f"two trainings are {rig.statuses()} in MLflow")
+    found.claim(
+        len(runs) == 2 and rig.statuses() == ["FINISHED"] * 2,
+        f"two trainings are {rig.statuses()} in MLflow",
+    )
     for run_id in runs:
         figures = rig.figures(run_id)
-        found.claim(len([key for key in figures if key[0] == "train/loss"]) == STEPS, "one of two trainings lacks steps in MLflow")
+        found.claim(
+            len([key for key in figures if key[0] == "train/loss"]) == STEPS,
+            "one of two trainings lacks steps in MLflow",
+        )
         for each in list(differences(figures, unbroken.figures))[:3]:
             found.claim(False, f"one of two: {each}")
 
 
-def _two_sweeps(scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found) -> None:
+def _two_sweeps(
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+) -> None:
     rig = Rig(scratch / f"twins-{number}", parts)
     commands = _both(rig, apart_s, "train", *sweep_words(rig))
     for command in commands:
         found.ended_well(command)
     endings = [each.user_attrs.get("ending") for each in trials(rig)]
     found.claim(endings.count("done") == 2, f"two sweeps of one study: {endings}", commands[0])
-    found.claim(set(rig.statuses()) <= {"FINISHED"}, f"two sweeps are {rig.statuses()} in MLflow", commands[0])
+    found.claim(
+        set(rig.statuses()) <= {"FINISHED"},
+        f"two sweeps are {rig.statuses()} in MLflow",
+        commands[0],
+    )
 
 
-def _two_evaluations(scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found) -> None:
+def _two_evaluations(
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+) -> None:
     rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
-    for command in _both(rig, apart_s, "evaluate", f"run={run_id}", "tracking.root=mlruns", "evaluation.answers=2"):
+    for command in _both(
+        rig, apart_s, "evaluate", f"run={run_id}", "tracking.root=mlruns", "evaluation.answers=2"
+    ):
         found.ended_well(command)
-    found.claim(rig.statuses() == ["FINISHED"] * 3, f"two evaluations are {rig.statuses()} in MLflow")
+    found.claim(
+        rig.statuses() == ["FINISHED"] * 3, f"two evaluations are {rig.statuses()} in MLflow"
+    )
     found.claim(not rig.left_over(), f"left in unfinished: {rig.left_over()}")
     figures = [rig.figures(run["id"]) for run in rig.runs()[1:]]
-    found.claim(len(figures) == 2 and figures[0].keys() == figures[1].keys(), "two evaluations have other figures")
+    found.claim(
+        len(figures) == 2 and figures[0].keys() == figures[1].keys(),
+        "two evaluations have other figures",
+    )
 
 
-def _two_exports(scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found) -> None:
+def _two_exports(
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+) -> None:
     rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
     commands = _both(rig, apart_s, "export", f"run={run_id}", "tracking.root=mlruns", *MERGED)
     for command in commands:
         found.ended_well(command, REFUSED)
-    found.claim(any(each.process.returncode == 0 for each in commands), "neither of two exports ends with 0", commands[0])
+    found.claim(
+        any(each.process.returncode == 0 for each in commands),
+        "neither of two exports ends with 0",
+        commands[0],
+    )
     there = _contents(rig.root / "merged") if (rig.root / "merged").exists() else {}
     again = rig.run("export", f"run={run_id}", "tracking.root=mlruns", *MERGED)
     found.ended_well(again)
-    found.claim(there == _contents(rig.root / "merged"), "two exports at once leave another folder than one", commands[0])
+    found.claim(
+        there == _contents(rig.root / "merged"),
+        "two exports at once leave another folder than one",
+        commands[0],
+    )

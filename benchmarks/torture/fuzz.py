@@ -1,7 +1,9 @@
-"""The fuzzer: random command lines through plan, audit, and a train that ends before it loads weights.
+"""The fuzzer: random command lines through plan, audit, and a train that ends before it loads
+weights.
 
-Each runs in a process forked from one that has imported everything and run nothing: Hydra's state is fresh, and a command takes
-a tenth of the time that it takes from nothing. What it finds is repeated, minimised, and printed as a command line.
+Each runs in a process forked from one that has imported everything and run nothing: Hydra's state
+is fresh, and a command takes a tenth of the time that it takes from nothing. What it finds is
+repeated, minimised, and printed as a command line.
 """
 
 import importlib
@@ -28,7 +30,9 @@ LIMIT_S = 120  # after this it hangs
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit status (negative: a signal), and what it printed on both streams."""
+    """How a command ended: its exit status (negative: a signal), and what it printed on both
+    streams.
+    """
 
     status: int
     output: str
@@ -38,21 +42,36 @@ class Ended:
     def fault(self) -> str | None:
         """What is wrong with it, by which findings of one kind are known; None where nothing is."""
         if "Traceback (most recent call last)" in self.output:
-            places = re.findall(r'File "[^"]*?((?:medexp|hydra|omegaconf|conf)/[^"]*)", line \d+, in (\S+)', self.output)
-            raised = re.findall(r"^([\w.]+)(?::|$)", self.output.rpartition("Traceback (most recent call last)")[2], re.MULTILINE)
-            own = [each for each in places if each[0].startswith("medexp/")] or places or [("?", "?")]
+            places = re.findall(
+                r'File "[^"]*?((?:medexp|hydra|omegaconf|conf)/[^"]*)", line \d+, in (\S+)',
+                self.output,
+            )
+            raised = re.findall(
+                r"^([\w.]+)(?::|$)",
+                self.output.rpartition("Traceback (most recent call last)")[2],
+                re.MULTILINE,
+            )
+            own = (
+                [each for each in places if each[0].startswith("medexp/")] or places or [("?", "?")]
+            )
             return f"{raised[0] if raised else '?'} in {own[-1][0]}:{own[-1][1]}"
         if self.status in ALLOWED:
             if self.status == 2 and not self.output.strip():
                 return "exit code 2 without a word"
             return None
         if self.status < 0:
-            return "hangs" if self.status == -signal.SIGALRM else f"ended by {signal.Signals(-self.status).name}"
+            return (
+                "hangs"
+                if self.status == -signal.SIGALRM
+                else f"ended by {signal.Signals(-self.status).name}"
+            )
         return f"exit code {self.status}: {(self.output.strip().splitlines() or [''])[-1][:80]}"
 
 
 def warm_up() -> None:
-    """Import what the three programs import, and run nothing: the children of this process begin here."""
+    """Import what the three programs import, and run nothing: the children of this process begin
+    here.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -76,7 +95,13 @@ def _child(line: Line, folder: Path, out: Path) -> NoReturn:
         os.dup2(nothing, 0), os.dup2(stream, 1), os.dup2(stream, 2)
         for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
             errors = "backslashreplace" if name == "stderr" else "strict"
-            raw = open(number, "r" if name == "stdin" else "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+            raw = open(  # noqa: SIM115
+                number,
+                "r" if name == "stdin" else "w",
+                encoding="utf-8",
+                errors=errors,
+                closefd=False,
+            )
             setattr(sys, name, raw)
         os.chdir(folder)
         os.environ.update(line.environment)
@@ -111,9 +136,15 @@ def _stop_before_loading() -> None:
     evaluator.opened = opened  # type: ignore[assignment]
 
 
-def run(lines: Sequence[Line], jobs: int, scratch: Path, done: Callable[[int, Ended], None], until: float = float("inf")) -> None:
-    """Run every line, `jobs` at a time, each in a folder of its own that is gone afterwards; `done` is told how each ended. None
-    is begun after `until`, by time.monotonic()."""
+def run(
+    lines: Sequence[Line],
+    jobs: int,
+    scratch: Path,
+    done: Callable[[int, Ended], None],
+    until: float = float("inf"),
+) -> None:
+    """Run every line, `jobs` at a time, each in a folder of its own that is gone afterwards; `done`
+    is told how each ended. None is begun after `until`, by time.monotonic()."""
     waiting = list(enumerate(lines))[::-1]
     running: dict[int, tuple[int, Path, float]] = {}
     while waiting or running:
@@ -133,7 +164,11 @@ def run(lines: Sequence[Line], jobs: int, scratch: Path, done: Callable[[int, En
         if pid not in running:
             continue
         number, place, began = running.pop(pid)
-        output = (place / "output").read_bytes().decode("utf-8", "replace") if (place / "output").exists() else ""
+        output = (
+            (place / "output").read_bytes().decode("utf-8", "replace")
+            if (place / "output").exists()
+            else ""
+        )
         shutil.rmtree(place, ignore_errors=True)
         done(number, Ended(os.waitstatus_to_exitcode(status), output, time.monotonic() - began))
 
@@ -180,7 +215,9 @@ def _fewer_words(line: Line) -> Iterator[Line]:
 
 def _without_files(line: Line) -> Iterator[Line]:
     for name in line.files:
-        yield replace(line, files={other: content for other, content in line.files.items() if other != name})
+        yield replace(
+            line, files={other: content for other, content in line.files.items() if other != name}
+        )
     if line.environment:
         yield replace(line, environment={})
 
@@ -191,37 +228,60 @@ def _shorter_files(line: Line) -> Iterator[Line]:
         while parts <= min(len(content), 64):
             size = -(-len(content) // parts)
             for start in range(0, len(content), size):
-                yield replace(line, files=line.files | {name: content[:start] + content[start + size :]})
+                yield replace(
+                    line, files=line.files | {name: content[:start] + content[start + size :]}
+                )
             parts *= 4
 
 
 def _shorter_words(line: Line) -> Iterator[Line]:
     for place, word in enumerate(line.words):
         key, equals, value = word.partition("=")
-        for shorter in sorted({value[: len(value) // 2], value[len(value) // 2 :], value[1:], value[:-1]} - {value}):
-            yield replace(line, words=[*line.words[:place], f"{key}{equals}{shorter}", *line.words[place + 1 :]])
+        for shorter in sorted(
+            {value[: len(value) // 2], value[len(value) // 2 :], value[1:], value[:-1]} - {value}
+        ):
+            yield replace(
+                line,
+                words=[*line.words[:place], f"{key}{equals}{shorter}", *line.words[place + 1 :]],
+            )
 
 
 def as_typed(line: Line) -> str:
     """The line as a shell reads it, with the files that it needs made first."""
     made = [
-        f"mkdir -p {shlex.quote(str(Path(name).parent))}; printf %b {_shell(_escaped(content))} > {name}"
+        f"mkdir -p {shlex.quote(str(Path(name).parent))}; printf %b {_shell(_escaped(content))} >"
+        f" {name}"
         for name, content in line.files.items()
     ]
     given = [f"{name}={_shell(value)}" for name, value in line.environment.items()]
-    return "; ".join([*made, " ".join([*given, "python", "-m", f"medexp.{line.program}", *map(_shell, line.words)])])
+    return "; ".join(
+        [
+            *made,
+            " ".join([*given, "python", "-m", f"medexp.{line.program}", *map(_shell, line.words)]),
+        ]
+    )
 
 
 def _escaped(content: bytes) -> str:
-    return "".join(chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\0{byte:03o}" for byte in content)
+    return "".join(
+        chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\0{byte:03o}" for byte in content
+    )
 
 
 def _shell(word: str) -> str:
     """`word` quoted; $'...' where it has bytes that no screen shows."""
     if word.isprintable():
         return shlex.quote(word)
-    raw = word.encode("utf-8", "surrogateescape") if not any(0xD800 <= ord(c) < 0xDC80 for c in word) else repr(word).encode()
-    return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in (39, 92) else f"\\x{b:02x}" for b in raw) + "'"
+    raw = (
+        word.encode("utf-8", "surrogateescape")
+        if not any(0xD800 <= ord(c) < 0xDC80 for c in word)
+        else repr(word).encode()
+    )
+    return (
+        "$'"
+        + "".join(chr(b) if 32 <= b < 127 and b not in (39, 92) else f"\\x{b:02x}" for b in raw)
+        + "'"
+    )
 
 
 class Findings:
@@ -250,9 +310,15 @@ class Findings:
         self.slowest_s = max(self.slowest_s, how.took_s)
         if how.fault is not None:
             self.places.setdefault(how.fault, []).append(place)
-            self.said.setdefault(how.fault, (how.output.strip().splitlines() or ["nothing"])[-1][:400])
+            self.said.setdefault(
+                how.fault, (how.output.strip().splitlines() or ["nothing"])[-1][:400]
+            )
         newest = f", the last in line {self._numbers[place]}: {how.fault}" if how.fault else ""
-        self._tell(self.tried, len(self._numbers), f"{self.count} findings of {len(self.places)} kinds{newest}")
+        self._tell(
+            self.tried,
+            len(self._numbers),
+            f"{self.count} findings of {len(self.places)} kinds{newest}",
+        )
 
 
 def fuzz(
@@ -264,11 +330,13 @@ def fuzz(
     tell: Callable[[int, int, str], None],
     until: float = float("inf"),
 ) -> dict[str, object]:
-    """Run `count` lines of `seed` (or those numbered `only`), begin none after `until` (by time.monotonic()); returns the row for
-    the table, with a finding of every kind minimised."""
+    """Run `count` lines of `seed` (or those numbered `only`), begin none after `until` (by
+    time.monotonic()); returns the row for the table, with a finding of every kind minimised."""
     warm_up()
     kinds = (".json", ".jsonl", ".csv", ".parquet")
-    files = sorted(each for each in corpus.iterdir() if each.suffix.lower() in kinds) if corpus else []
+    files = (
+        sorted(each for each in corpus.iterdir() if each.suffix.lower() in kinds) if corpus else []
+    )
     numbers = list(only) or list(range(count))
     lines = [draw(seed, number, files) for number in numbers]
     found = Findings(numbers, tell)

@@ -1,7 +1,9 @@
-"""kill -9 at random moments: of training, of a sweep, of evaluate and of export; and whether the same command then gives the same.
+"""kill -9 at random moments: of training, of a sweep, of evaluate and of export; and whether the
+same command then gives the same.
 
-A rig is a folder in which one command is killed several times, each time started again with the same words, and at last left to
-end. Half of the kills come after a random time, half right after a random file operation: there a half-written file would lie.
+A rig is a folder in which one command is killed several times, each time started again with the
+same words, and at last left to end. Half of the kills come after a random time, half right after a
+random file operation: there a half-written file would lie.
 """
 
 import hashlib
@@ -10,7 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.torture.rig import STEPS, TRAIN, Command, Parts, Reference, Rig, adapter_of, differences, steady
+from benchmarks.torture.rig import (
+    STEPS,
+    TRAIN,
+    Command,
+    Parts,
+    Reference,
+    Rig,
+    adapter_of,
+    differences,
+    steady,
+)
 
 A_RIG = 5  # kills of one run
 GRID = ("lora.r=choice(4,8)", "hydra/sweeper/sampler=grid", "sweep.n_trials=2", "hydra.sweeper.study_name=s",
@@ -39,7 +51,11 @@ class Found:
         """Did it end in words and with an allowed exit code?"""
         status, output = command.process.returncode, command.output
         self.exit_codes.append(status)
-        self.claim("Traceback (most recent call last)" not in output, f"traceback: {command.last_line}", command)
+        self.claim(
+            "Traceback (most recent call last)" not in output,
+            f"traceback: {command.last_line}",
+            command,
+        )
         self.claim(status in allowed, f"exit code {status}: {command.last_line}", command)
         return status in allowed
 
@@ -53,26 +69,47 @@ def reference(scratch: Path, parts: Parts) -> Reference:
     for name in ("first", "second"):
         rig = Rig(scratch / f"reference-{name}", parts)
         began = time.monotonic()
-        command = rig.run("train", *rig.words(*TRAIN), environment={"TORTURE_COUNT": str(rig.root / "operations")})
+        command = rig.run(
+            "train", *rig.words(*TRAIN), environment={"TORTURE_COUNT": str(rig.root / "operations")}
+        )
         if command.process.returncode:
-            raise RuntimeError(f"the unbroken run ends with {command.process.returncode}: {command.output[-2000:]}")
+            raise RuntimeError(
+                f"the unbroken run ends with {command.process.returncode}: {command.output[-2000:]}"
+            )
         (run,) = rig.runs()
         made.append(
-            (steady(rig.figures(run["id"])), adapter_of(rig), time.monotonic() - began, int((rig.root / "operations").read_text()))
+            (
+                steady(rig.figures(run["id"])),
+                adapter_of(rig),
+                time.monotonic() - began,
+                int((rig.root / "operations").read_text()),
+            )
         )
     if made[0][:2] != made[1][:2]:
         differ = [place for place in made[0][0] if made[0][0][place] != made[1][0].get(place)]
         raise RuntimeError(f"two unbroken runs differ: {differ[:5]}")
-    return Reference(made[0][0], made[0][1], min(each[2] for each in made), min(each[3] for each in made))
+    return Reference(
+        made[0][0], made[0][1], min(each[2] for each in made), min(each[3] for each in made)
+    )
 
 
 def _killed(
-    rig: Rig, rng: random.Random, module: str, words: Sequence[str], took_s: float, operations: int, begun: Callable[[], bool]
+    rig: Rig,
+    rng: random.Random,
+    module: str,
+    words: Sequence[str],
+    took_s: float,
+    operations: int,
+    begun: Callable[[], bool],
 ) -> Command:
-    """The command, killed at a random moment, most often after its work has `begun`; it may have ended before."""
+    """The command, killed at a random moment, most often after its work has `begun`; it may have
+    ended before.
+    """
     if rng.random() < 0.5 and operations:
         at = rng.randint(1, operations)
-        return rig.run(module, *words, environment={"TORTURE_DIE": f"{at}:{rng.choice((0, 0, 0.002, 0.02))}"})
+        return rig.run(
+            module, *words, environment={"TORTURE_DIE": f"{at}:{rng.choice((0, 0, 0.002, 0.02))}"}
+        )
     command = rig.start(module, *words)
     if rng.random() < 0.7:
         while command.process.poll() is None and not begun():
@@ -84,26 +121,46 @@ def _killed(
     return command
 
 
-def of_training(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, kills: int) -> Found:
+def of_training(
+    scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, kills: int
+) -> Found:
     """Kill a training run `kills` times and let it end; now and then another run comes in between."""
-    rng, rig, found = random.Random(f"{seed}-train-{number}"), Rig(scratch / f"train-{number}", parts), Found(number)
+    rng, rig, found = (
+        random.Random(f"{seed}-train-{number}"),
+        Rig(scratch / f"train-{number}", parts),
+        Found(number),
+    )
     words = rig.words(*TRAIN)
     unfinished = rig.root / "mlruns" / "unfinished"
     for _ in range(kills):
         command = _killed(
-            rig, rng, "train", words, unbroken.took_s, unbroken.operations, lambda: any(unfinished.glob("*/run.json"))
+            rig,
+            rng,
+            "train",
+            words,
+            unbroken.took_s,
+            unbroken.operations,
+            lambda: any(unfinished.glob("*/run.json")),
         )
         found.tried += 1
         if command.process.returncode == 0:  # it was done before its turn came
             _is_unbroken(rig, found, unbroken, command)
             break
-        found.claim(command.process.returncode == -9, f"exit code {command.process.returncode}: {command.last_line}", command)
+        found.claim(
+            command.process.returncode == -9,
+            f"exit code {command.process.returncode}: {command.last_line}",
+            command,
+        )
         for each in rig.half_files():
             found.claim(False, f"half-written after a kill: {each}", command)
     if rng.random() < 0.4:
         other = rig.run("train", *rig.words("debug=fast", OTHER, "evaluation.answers=0"))
         found.ended_well(other)
-        found.claim("RUNNING" not in rig.statuses(), f"still RUNNING after another command: {rig.statuses()}", other)
+        found.claim(
+            "RUNNING" not in rig.statuses(),
+            f"still RUNNING after another command: {rig.statuses()}",
+            other,
+        )
     command = rig.run("train", *words)
     if found.ended_well(command):
         _is_unbroken(rig, found, unbroken, command)
@@ -112,14 +169,30 @@ def of_training(scratch: Path, parts: Parts, unbroken: Reference, number: int, s
 
 def _is_unbroken(rig: Rig, found: Found, unbroken: Reference, command: Command) -> None:
     """The run that was continued: figures, adapter, statuses and files of the unbroken one."""
-    runs = [run for run in rig.runs() if len([key for key in rig.figures(run["id"]) if key[0] == "train/loss"]) == STEPS]
+    runs = [
+        run
+        for run in rig.runs()
+        if len([key for key in rig.figures(run["id"]) if key[0] == "train/loss"]) == STEPS
+    ]
     found.claim(bool(runs), "no run in MLflow has every step", command)
     for run in runs[-1:]:
         for each in list(differences(rig.figures(run["id"]), unbroken.figures))[:3]:
             found.claim(False, each, command)
-    found.claim(adapter_of(rig) == unbroken.adapter, "the adapter has other bytes than that of the unbroken run", command)
-    found.claim(set(rig.statuses()) <= {"FINISHED", "KILLED"}, f"statuses after the next command: {rig.statuses()}", command)
-    found.claim(rig.runs()[-1:] != [] and "FINISHED" in rig.statuses(), f"no run is FINISHED: {rig.statuses()}", command)
+    found.claim(
+        adapter_of(rig) == unbroken.adapter,
+        "the adapter has other bytes than that of the unbroken run",
+        command,
+    )
+    found.claim(
+        set(rig.statuses()) <= {"FINISHED", "KILLED"},
+        f"statuses after the next command: {rig.statuses()}",
+        command,
+    )
+    found.claim(
+        rig.runs()[-1:] != [] and "FINISHED" in rig.statuses(),
+        f"no run is FINISHED: {rig.statuses()}",
+        command,
+    )
     found.claim(not rig.left_over(), f"left in unfinished: {rig.left_over()}", command)
     for each in rig.half_files():
         found.claim(False, f"half-written at the end: {each}", command)
@@ -139,8 +212,12 @@ def sweep_reference(scratch: Path, parts: Parts) -> tuple[dict[str, float], floa
     began = time.monotonic()
     command = rig.run("train", *sweep_words(rig))
     if command.process.returncode:
-        raise RuntimeError(f"the unbroken sweep ends with {command.process.returncode}: {command.output[-2000:]}")
-    return {str(each.params): each.values[0] for each in trials(rig) if each.values}, time.monotonic() - began
+        raise RuntimeError(
+            f"the unbroken sweep ends with {command.process.returncode}: {command.output[-2000:]}"
+        )
+    return {
+        str(each.params): each.values[0] for each in trials(rig) if each.values
+    }, time.monotonic() - began
 
 
 def trials(rig: Rig) -> list:
@@ -160,9 +237,20 @@ def trials(rig: Rig) -> list:
         kept_in.engine.dispose()
 
 
-def of_a_sweep(scratch: Path, parts: Parts, unbroken: tuple[dict[str, float], float], number: int, seed: int, kills: int) -> Found:
+def of_a_sweep(
+    scratch: Path,
+    parts: Parts,
+    unbroken: tuple[dict[str, float], float],
+    number: int,
+    seed: int,
+    kills: int,
+) -> Found:
     """Kill the sweeper, its trial or both, `kills` times, and let the sweep end."""
-    rng, rig, found = random.Random(f"{seed}-sweep-{number}"), Rig(scratch / f"sweep-{number}", parts), Found(number)
+    rng, rig, found = (
+        random.Random(f"{seed}-sweep-{number}"),
+        Rig(scratch / f"sweep-{number}", parts),
+        Found(number),
+    )
     values, took_s = unbroken
     for _ in range(kills):
         victim = rng.choice(("sweeper", "trial", "both"))
@@ -190,7 +278,9 @@ def of_a_sweep(scratch: Path, parts: Parts, unbroken: tuple[dict[str, float], fl
 
 
 def _counts_every_trial(rig: Rig, found: Found, values: dict[str, float], command: Command) -> None:
-    """A sweep that was continued: every trial counts, with the value of the unbroken sweep, in the study and in MLflow."""
+    """A sweep that was continued: every trial counts, with the value of the unbroken sweep, in the
+    study and in MLflow.
+    """
     ended = trials(rig)
     states = [each.state.name for each in ended]
     endings = [each.user_attrs.get("ending") for each in ended]
@@ -200,15 +290,27 @@ def _counts_every_trial(rig: Rig, found: Found, values: dict[str, float], comman
     for each in ended:
         if each.user_attrs.get("ending") == "done":
             found.claim(
-                each.values[0] == values.get(str(each.params)), f"trial {each.params} has {each.values}, unbroken {values}", command
+                each.values[0] == values.get(str(each.params)),
+                f"trial {each.params} has {each.values}, unbroken {values}",
+                command,
             )
     runs = {run["id"]: run for run in rig.runs()}
     parents = [run["status"] for run in runs.values() if run["name"] == "s"]
     found.claim(parents == ["FINISHED"], f"the sweep's own runs in MLflow are {parents}", command)
     for each in ended:
-        if (run := runs.get(each.user_attrs.get("mlflow_run_id", ""))) and each.user_attrs.get("ending") == "done":
-            found.claim(run["status"] == "FINISHED", f"trial {each.number} is done and {run['status']} in MLflow", command)
-    found.claim("RUNNING" not in rig.statuses(), f"statuses after the next command: {rig.statuses()}", command)
+        if (run := runs.get(each.user_attrs.get("mlflow_run_id", ""))) and each.user_attrs.get(
+            "ending"
+        ) == "done":
+            found.claim(
+                run["status"] == "FINISHED",
+                f"trial {each.number} is done and {run['status']} in MLflow",
+                command,
+            )
+    found.claim(
+        "RUNNING" not in rig.statuses(),
+        f"statuses after the next command: {rig.statuses()}",
+        command,
+    )
     for each in rig.half_files():
         found.claim(False, f"half-written at the end: {each}", command)
 
@@ -246,7 +348,10 @@ def finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
     rig = Rig(scratch / name, parts)
     command = rig.run("train", *rig.words(*TRAIN, "training.max_steps=2"))
     if command.process.returncode:
-        raise RuntimeError(f"the run to go on from ends with {command.process.returncode}: {command.output[-2000:]}")
+        raise RuntimeError(
+            f"the run to go on from ends with {command.process.returncode}:"
+            f" {command.output[-2000:]}"
+        )
     return rig, rig.runs()[0]["id"]
 
 
@@ -254,7 +359,12 @@ def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int)
     """Kill an evaluation `kills` times; then its figures are those of one that nobody killed."""
     rng, found = random.Random(f"{seed}-evaluate-{number}"), Found(number)
     rig, run_id = finished_rig(scratch, parts, f"evaluate-{number}")
-    words = [f"run={run_id}", "tracking.root=mlruns", "evaluation.answers=2", "evaluation.reuse_base=false"]
+    words = [
+        f"run={run_id}",
+        "tracking.root=mlruns",
+        "evaluation.answers=2",
+        "evaluation.reuse_base=false",
+    ]
     began = time.monotonic()
     plain = rig.run("evaluate", *words, environment={"TORTURE_COUNT": str(rig.root / "operations")})
     if not found.ended_well(plain):
@@ -263,16 +373,32 @@ def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int)
     wanted = steady(rig.figures(rig.runs()[-1]["id"]))
     unfinished = rig.root / "mlruns" / "unfinished"
     for _ in range(kills):
-        command = _killed(rig, rng, "evaluate", words, took_s, operations, lambda: any(unfinished.glob("evaluate-*")))
+        command = _killed(
+            rig,
+            rng,
+            "evaluate",
+            words,
+            took_s,
+            operations,
+            lambda: any(unfinished.glob("evaluate-*")),
+        )
         found.tried += 1
-        found.claim(command.process.returncode in (0, -9), f"exit code {command.process.returncode}: {command.last_line}", command)
+        found.claim(
+            command.process.returncode in (0, -9),
+            f"exit code {command.process.returncode}: {command.last_line}",
+            command,
+        )
         for each in rig.half_files():
             found.claim(False, f"half-written after a kill: {each}", command)
     command = rig.run("evaluate", *words)
     if found.ended_well(command):
         for each in list(differences(rig.figures(rig.runs()[-1]["id"]), wanted))[:3]:
             found.claim(False, each, command)
-        found.claim("RUNNING" not in rig.statuses(), f"statuses after the next command: {rig.statuses()}", command)
+        found.claim(
+            "RUNNING" not in rig.statuses(),
+            f"statuses after the next command: {rig.statuses()}",
+            command,
+        )
         found.claim(not rig.left_over(), f"left in unfinished: {rig.left_over()}", command)
         for each in rig.half_files():
             found.claim(False, f"half-written at the end: {each}", command)
@@ -280,7 +406,9 @@ def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int)
 
 
 def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> Found:
-    """Kill an export `kills` times: its folder is not there, or holds what an export that nobody killed holds."""
+    """Kill an export `kills` times: its folder is not there, or holds what an export that nobody
+    killed holds.
+    """
     rng, found = random.Random(f"{seed}-export-{number}"), Found(number)
     rig, run_id = finished_rig(scratch, parts, f"export-{number}")
     words = [f"run={run_id}", "tracking.root=mlruns", *MERGED]
@@ -288,19 +416,44 @@ def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -
     plain = rig.run("export", *words, environment={"TORTURE_COUNT": str(rig.root / "operations")})
     if not found.ended_well(plain):
         return found
-    took_s, operations, folder = time.monotonic() - began, int((rig.root / "operations").read_text()), rig.root / "merged"
+    took_s, operations, folder = (
+        time.monotonic() - began,
+        int((rig.root / "operations").read_text()),
+        rig.root / "merged",
+    )
     wanted = _contents(folder)
     for _ in range(kills):
-        command = _killed(rig, rng, "export", words, took_s, operations, lambda: any(rig.root.glob(".merged-*")))
+        command = _killed(
+            rig, rng, "export", words, took_s, operations, lambda: any(rig.root.glob(".merged-*"))
+        )
         found.tried += 1
-        found.claim(command.process.returncode in (0, -9), f"exit code {command.process.returncode}: {command.last_line}", command)
-        found.claim(not folder.exists() or _contents(folder) == wanted, "the export's folder is not whole after a kill", command)
-        aside = [each for each in rig.root.glob(".merged-*") if _contents(each) == wanted]  # moved there for an instant
-        found.claim(folder.exists() or bool(aside), "the export that was there before is lost after a kill", command)
+        found.claim(
+            command.process.returncode in (0, -9),
+            f"exit code {command.process.returncode}: {command.last_line}",
+            command,
+        )
+        found.claim(
+            not folder.exists() or _contents(folder) == wanted,
+            "the export's folder is not whole after a kill",
+            command,
+        )
+        # moved there for an instant
+        aside = [each for each in rig.root.glob(".merged-*") if _contents(each) == wanted]
+        found.claim(
+            folder.exists() or bool(aside),
+            "the export that was there before is lost after a kill",
+            command,
+        )
     command = rig.run("export", *words)
     if found.ended_well(command):
-        found.claim(_contents(folder) == wanted, "the export differs from one that nobody killed", command)
-        found.claim(set(rig.statuses()) == {"FINISHED"}, f"statuses after the next command: {rig.statuses()}", command)
+        found.claim(
+            _contents(folder) == wanted, "the export differs from one that nobody killed", command
+        )
+        found.claim(
+            set(rig.statuses()) == {"FINISHED"},
+            f"statuses after the next command: {rig.statuses()}",
+            command,
+        )
     hidden = sorted(each.name for each in rig.root.glob(".merged-*"))
     found.claim(not hidden, f"{len(hidden)} half exports left beside it", command)
     return found
@@ -310,5 +463,6 @@ def _contents(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if (file.is_file() and file.suffix == ".safetensors") or file.name in ("config.json", "tokenizer.json")
+        if (file.is_file() and file.suffix == ".safetensors")
+        or file.name in ("config.json", "tokenizer.json")
     }

@@ -1,4 +1,6 @@
-"""Command lines and case files drawn at random: a seed and a number say which, on any machine and in any order."""
+"""Command lines and case files drawn at random: a seed and a number say which, on any machine and
+in any order.
+"""
 
 import csv
 import io
@@ -17,7 +19,11 @@ from medexp.config.command_options import AuditConfig, PlanConfig, TrainConfig
 from medexp.config.hydra_errors import keys_of
 from medexp.config.schema import RunConfig
 
-PROGRAMS: dict[str, type[RunConfig]] = {"plan": PlanConfig, "audit": AuditConfig, "train": TrainConfig}
+PROGRAMS: dict[str, type[RunConfig]] = {
+    "plan": PlanConfig,
+    "audit": AuditConfig,
+    "train": TrainConfig,
+}
 
 # What people type, paste, and get out of spreadsheets, and what is none of these.
 NUMBERS = (
@@ -88,7 +94,9 @@ COLUMNS = ("Question", "Complex_CoT", "Response")
 
 @dataclass
 class Line:
-    """A command line: the program, its words, and the files that lie beside it (name below the working folder -> bytes)."""
+    """A command line: the program, its words, and the files that lie beside it (name below the
+    working folder -> bytes).
+    """
 
     program: str
     words: list[str]
@@ -97,7 +105,9 @@ class Line:
 
 
 def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
-    """The command line of this seed and number; a quarter reads a mutated file, of `corpus` too where there is one."""
+    """The command line of this seed and number; a quarter reads a mutated file, of `corpus` too
+    where there is one.
+    """
     rng = random.Random(f"{seed}-{number}")
     program = rng.choice(list(PROGRAMS))
     line = Line(program, [])
@@ -108,15 +118,35 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
     if rng.random() < 0.12 and line.words:
         line.words.append(rng.choice(line.words))
     if rng.random() < 0.06:
-        line.files[rng.choice(("conf/lora/mine.yaml", "conf/experiment/mine.yaml", "conf/dataset/mine.yaml"))] = _yaml(rng)
+        line.files[
+            rng.choice(
+                ("conf/lora/mine.yaml", "conf/experiment/mine.yaml", "conf/dataset/mine.yaml")
+            )
+        ] = _yaml(rng)
         line.words.append(rng.choice(("lora=mine", "experiment=mine", "dataset=mine")))
     if rng.random() < 0.03:
         line.files[".env"] = rng.choice(
-            (b"A=\xff\xfe\n", b"HF_TOKEN='open\n", b"\xef\xbb\xbfA=1\n", b"A" * 9999, b"=\n=\n", b"A=${A}\n")
+            (
+                b"A=\xff\xfe\n",
+                b"HF_TOKEN='open\n",
+                b"\xef\xbb\xbfA=1\n",
+                b"A" * 9999,
+                b"=\n=\n",
+                b"A=${A}\n",
+            )
         )
     if rng.random() < 0.05:
         name = rng.choice(
-            ("MEDEXP_HOME", "MEDEXP_CACHE", "COLUMNS", "HF_ENDPOINT", "TERM", "CUDA_VISIBLE_DEVICES", "HOME", "TMPDIR")
+            (
+                "MEDEXP_HOME",
+                "MEDEXP_CACHE",
+                "COLUMNS",
+                "HF_ENDPOINT",
+                "TERM",
+                "CUDA_VISIBLE_DEVICES",
+                "HOME",
+                "TMPDIR",
+            )
         )
         line.environment[name] = rng.choice([each for each in WORDS if "\0" not in each])
     rng.shuffle(line.words)
@@ -131,7 +161,16 @@ def _keys(program: str) -> Mapping[str, Any]:
 def _word(rng: random.Random, program: str) -> str:
     keys = _keys(program)
     key = rng.choice(list(keys))
-    kinds = {_set: 47, _refers: 5, _mixed: 3, _misspelt: 10, _of_a_group: 18, _anything: 7, _of_hydra: 5, _flag: 5}
+    kinds = {
+        _set: 47,
+        _refers: 5,
+        _mixed: 3,
+        _misspelt: 10,
+        _of_a_group: 18,
+        _anything: 7,
+        _of_hydra: 5,
+        _flag: 5,
+    }
     return rng.choices(list(kinds), list(kinds.values()))[0](rng, key, keys)
 
 
@@ -148,7 +187,10 @@ def _mixed(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
 
 
 def _misspelt(rng: random.Random, key: str, _: Mapping[str, Any]) -> str:
-    before, after = rng.choice(("+", "++", "~", "")), rng.choice(("", "=", "=1", "=null", ".x=1", "@x=1", ":x=1"))
+    before, after = (
+        rng.choice(("+", "++", "~", "")),
+        rng.choice(("", "=", "=1", "=null", ".x=1", "@x=1", ":x=1")),
+    )
     return f"{before}{_mangled(rng, key)}{after}"
 
 
@@ -156,7 +198,9 @@ def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     group = rng.choice(sorted(each.name for each in conf_dir().iterdir() if each.is_dir()))
     options = sorted(each.stem for each in (conf_dir() / group).glob("*.yaml")) or ["x"]
     if rng.random() < 0.3:
-        return rng.choice((f"{group}=", f"+{group}=x", f"{group}@x=y", f"~{group}", f"{group}@x={options[0]}"))
+        return rng.choice(
+            (f"{group}=", f"+{group}=x", f"{group}@x=y", f"~{group}", f"{group}@x={options[0]}")
+        )
     return _chosen(rng, group, options)
 
 
@@ -165,7 +209,16 @@ def _anything(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
 
 
 def _of_hydra(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
-    names = ("run.dir", "job.name", "verbose", "sweep.dir", "output_subdir", "mode", "job.chdir", "nothing")
+    names = (
+        "run.dir",
+        "job.name",
+        "verbose",
+        "sweep.dir",
+        "output_subdir",
+        "mode",
+        "job.chdir",
+        "nothing",
+    )
     return f"hydra.{rng.choice(names)}={_any(rng)}"
 
 
@@ -175,7 +228,11 @@ def _flag(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
 
 def _chosen(rng: random.Random, group: str, options: list[str]) -> str:
     """A group's option: mostly one of its own."""
-    option = rng.choice(options) if rng.random() < 0.7 else rng.choice((*WORDS, "rtx", "LOCAL", "local.yaml", "[a,b]"))
+    option = (
+        rng.choice(options)
+        if rng.random() < 0.7
+        else rng.choice((*WORDS, "rtx", "LOCAL", "local.yaml", "[a,b]"))
+    )
     return f"{group}={option}"
 
 
@@ -188,7 +245,11 @@ def _value(rng: random.Random, kind: Any) -> str:
     if isinstance(one, type) and issubclass(one, Enum):
         return rng.choice([*(each.name for each in one), *(each.name.upper() for each in one)])
     if one in (int, float):
-        return rng.choice(NUMBERS) if rng.random() < 0.5 else str(rng.choice((1, 2, 8, 16, 64, 512, 4096, 65536, 10**6, 10**9)))
+        return (
+            rng.choice(NUMBERS)
+            if rng.random() < 0.5
+            else str(rng.choice((1, 2, 8, 16, 64, 512, 4096, 65536, 10**6, 10**9)))
+        )
     if one is bool:
         return rng.choice(("true", "false", "1", "yes", "TRUE", "on"))
     return rng.choice(WORDS)
@@ -196,7 +257,10 @@ def _value(rng: random.Random, kind: Any) -> str:
 
 def _any(rng: random.Random) -> str:
     if rng.random() < 0.2:
-        return "".join(chr(rng.choice((*range(1, 256), 0x4E00, 0x1F600, 0xDC80, 0x2028))) for _ in range(rng.randint(1, 12)))
+        return "".join(
+            chr(rng.choice((*range(1, 256), 0x4E00, 0x1F600, 0xDC80, 0x2028)))
+            for _ in range(rng.randint(1, 12))
+        )
     return rng.choice(NUMBERS if rng.random() < 0.4 else WORDS)
 
 
@@ -245,30 +309,49 @@ def _layouts(rng: random.Random, records: list[dict[str, Any]]) -> tuple[str, by
 
     def as_json(value: object) -> str:
         return (
-            json.dumps(value, ensure_ascii=escaped).replace(f'"{DEEP}"', "[" * 9000 + "]" * 9000).replace(f'"{LONG}"', "1" * 5001)
+            json.dumps(value, ensure_ascii=escaped)
+            .replace(f'"{DEEP}"', "[" * 9000 + "]" * 9000)
+            .replace(f'"{LONG}"', "1" * 5001)
         )
 
     asked = [(each.get("Question"), each.get("Response")) for each in records]
-    chats = [{"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": two}]} for one, two in asked]
-    turns = [{"conversations": [{"from": "human", "value": one}, {"from": "gpt", "value": two}]} for one, two in asked]
+    chats = [
+        {"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": two}]}
+        for one, two in asked
+    ]
+    turns = [
+        {"conversations": [{"from": "human", "value": one}, {"from": "gpt", "value": two}]}
+        for one, two in asked
+    ]
     alpaca = [{"instruction": one, "input": "", "output": two} for one, two in asked]
     kind = rng.randrange(12)
     if kind < 4:
         text, name = as_json(records), "cases.json"
     elif kind < 6:
-        text, name = "\n".join(map(as_json, records)), rng.choice(("cases.jsonl", "cases.json", "cases.JSONL", "cases.txt"))
+        text, name = (
+            "\n".join(map(as_json, records)),
+            rng.choice(("cases.jsonl", "cases.json", "cases.JSONL", "cases.txt")),
+        )
     elif kind < 9:
         text, name = _csv(rng, records), rng.choice(("cases.csv", "cases.tsv", "cases.CSV"))
     else:
         text, name = as_json(rng.choice((chats, turns, alpaca))), "cases.json"
-    encoding = rng.choices(("utf-8", "utf-8-sig", "utf-16", "latin-1", "gb18030"), (20, 2, 2, 1, 1))[0]
+    encoding = rng.choices(
+        ("utf-8", "utf-8-sig", "utf-16", "latin-1", "gb18030"), (20, 2, 2, 1, 1)
+    )[0]
     return name, text.encode(encoding, "backslashreplace")
 
 
 def _csv(rng: random.Random, records: list[dict[str, Any]]) -> str:
     out = io.StringIO()
     columns = list(records[0]) if records and records[0] else list(COLUMNS)
-    writer = csv.DictWriter(out, columns, delimiter=rng.choices(",;\t|", (6, 2, 1, 1))[0], extrasaction="ignore", escapechar="\\")
+    writer = csv.DictWriter(
+        out,
+        columns,
+        delimiter=rng.choices(",;\t|", (6, 2, 1, 1))[0],
+        extrasaction="ignore",
+        escapechar="\\",
+    )
     writer.writeheader()
     writer.writerows([{name: str(value) for name, value in each.items()} for each in records])
     return out.getvalue() + rng.choice(("", "", ",,\n" * 40, "\n\n", '"', "a,b,c,d,e\n"))

@@ -1,7 +1,7 @@
 """A folder in which medexp is tortured: its store, its commands, and what must be true of it.
 
-A command is a process of its own, as a user starts it. What is true is read from the files themselves (sqlite, JSON, safetensors),
-not through medexp.
+A command is a process of its own, as a user starts it. What is true is read from the files
+themselves (sqlite, JSON, safetensors), not through medexp.
 """
 
 import json
@@ -30,7 +30,9 @@ TRAIN = (f"training.max_steps={STEPS}", "training.save_steps=2", "evaluation.eve
 
 @dataclass(frozen=True)
 class Parts:
-    """What all rigs share, made once: the words that choose the model, an empty store, and the uid commands run as."""
+    """What all rigs share, made once: the words that choose the model, an empty store, and the uid
+    commands run as.
+    """
 
     model: tuple[str, ...]
     store: Path
@@ -89,14 +91,29 @@ class Rig:
         """The command line of a quick training run."""
         return [*self.parts.model, "tracking.root=mlruns", *more]
 
-    def start(self, module: str, *words: str, environment: Mapping[str, str] | None = None, before: Sequence[str] = ()) -> Command:
-        """`python -m medexp.MODULE words...` under way; `before` stands before python (setpriv, prlimit)."""
+    def start(
+        self,
+        module: str,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+    ) -> Command:
+        """`python -m medexp.MODULE words...` under way; `before` stands before python (setpriv,
+        prlimit).
+        """
         self._logs += 1
         log = self.root.parent / f"{self.root.name}-{self._logs}.log"
         typed = ["-m", f"medexp.{module}", *words]
         # What the caller's path adds stays: libraries may lie in a folder of their own.
-        path = os.pathsep.join([str(HERE / "inject"), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
+        path = os.pathsep.join(
+            [str(HERE / "inject"), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+        env = os.environ | {
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*before, sys.executable, *typed], cwd=self.root, env=env | (environment or {}), stdin=subprocess.DEVNULL,
@@ -104,7 +121,9 @@ class Rig:
             )  # fmt: skip
         return Command(typed, process, log)
 
-    def run(self, module: str, *words: str, environment: Mapping[str, str] | None = None) -> Command:
+    def run(
+        self, module: str, *words: str, environment: Mapping[str, str] | None = None
+    ) -> Command:
         """The same, ended."""
         command = self.start(module, *words, environment=environment)
         command.wait()
@@ -119,18 +138,26 @@ class Rig:
         """Every MLflow run: id, name, status, tags."""
         with closing(sqlite3.connect(self.database, timeout=60)) as opened:
             rows = opened.execute(
-                "SELECT run_uuid, name, status FROM runs WHERE lifecycle_stage='active' ORDER BY start_time"
+                "SELECT run_uuid, name, status FROM runs WHERE lifecycle_stage='active' ORDER BY"
+                " start_time"
             ).fetchall()
             tags = opened.execute("SELECT run_uuid, key, value FROM tags").fetchall()
         return [
-            {"id": run_id, "name": name, "status": status, "tags": {key: value for of, key, value in tags if of == run_id}}
+            {
+                "id": run_id,
+                "name": name,
+                "status": status,
+                "tags": {key: value for of, key, value in tags if of == run_id},
+            }
             for run_id, name, status in rows
         ]
 
     def figures(self, run_id: str) -> dict[tuple[str, int], set[float]]:
         """Every metric of a run by name and step: each value that was logged for it."""
         with closing(sqlite3.connect(self.database, timeout=60)) as opened:
-            rows = opened.execute("SELECT key, step, value FROM metrics WHERE run_uuid=?", (run_id,)).fetchall()
+            rows = opened.execute(
+                "SELECT key, step, value FROM metrics WHERE run_uuid=?", (run_id,)
+            ).fetchall()
         found: dict[tuple[str, int], set[float]] = {}
         for key, step, value in rows:
             found.setdefault((key, step), set()).add(value)
@@ -141,18 +168,24 @@ class Rig:
         return [each["status"] for each in self.runs()]
 
     def half_files(self) -> list[str]:
-        """Files and folders under their final names that are not whole. Checkpoints are left out: which of them is whole is for
-        the run that continues to know, and its losses tell."""
+        """Files and folders under their final names that are not whole. Checkpoints are left out:
+        which of them is whole is for the run that continues to know, and its losses tell."""
         return half_files(self.root)
 
     def left_over(self) -> list[str]:
         """Workspaces of runs that are not finished."""
-        return [each.name for each in (self.root / "mlruns" / "unfinished").glob("*") if each.is_dir()]
+        return [
+            each.name for each in (self.root / "mlruns" / "unfinished").glob("*") if each.is_dir()
+        ]
 
 
 def half_files(root: Path) -> list[str]:
     """What is half-written below `root`, and why it seems so."""
-    return [f"{file.relative_to(root)}: {why}" for file in sorted(root.rglob("*")) if (why := _why_half(root, file))]
+    return [
+        f"{file.relative_to(root)}: {why}"
+        for file in sorted(root.rglob("*"))
+        if (why := _why_half(root, file))
+    ]
 
 
 def _why_half(root: Path, file: Path) -> str | None:
@@ -160,7 +193,11 @@ def _why_half(root: Path, file: Path) -> str | None:
     if any(each.startswith(".") or each.startswith("checkpoint-") for each in inside):
         return None
     if file.is_dir():
-        lacks = [each for each in ("adapter_model.safetensors", "adapter_config.json") if not (file / each).is_file()]
+        lacks = [
+            each
+            for each in ("adapter_model.safetensors", "adapter_config.json")
+            if not (file / each).is_file()
+        ]
         return f"lacks {lacks[0]}" if file.name == "adapter" and lacks else None
     try:
         return _CHECKS.get(file.suffix, lambda _: None)(file)
@@ -221,8 +258,8 @@ _CHECKS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """The unbroken run: figures that two of them share to the digit, the adapter's bytes, how long it takes, and how many file
-    operations it is."""
+    """The unbroken run: figures that two of them share to the digit, the adapter's bytes, how long
+    it takes, and how many file operations it is."""
 
     figures: Mapping[tuple[str, int], float]
     adapter: bytes
@@ -232,20 +269,29 @@ class Reference:
 
 def adapter_of(rig: Rig) -> bytes:
     """The newest adapter that training wrote."""
-    files = sorted((rig.root / "outputs").glob("*/*/adapter/adapter_model.safetensors"), key=lambda file: file.stat().st_mtime)
+    files = sorted(
+        (rig.root / "outputs").glob("*/*/adapter/adapter_model.safetensors"),
+        key=lambda file: file.stat().st_mtime,
+    )
     return files[-1].read_bytes() if files else b""
 
 
 def steady(figures: Mapping[tuple[str, int], set[float]]) -> dict[tuple[str, int], float]:
     """The figures that do not follow the machine's pace."""
     return {
-        place: min(values) for place, values in figures.items() if not place[0].startswith(CLOCKED) and not place[0].endswith("_s")
+        place: min(values)
+        for place, values in figures.items()
+        if not place[0].startswith(CLOCKED) and not place[0].endswith("_s")
     }
 
 
-def differences(found: Mapping[tuple[str, int], set[float]], wanted: Mapping[tuple[str, int], float]) -> Iterator[str]:
+def differences(
+    found: Mapping[tuple[str, int], set[float]], wanted: Mapping[tuple[str, int], float]
+) -> Iterator[str]:
     """Where a run differs from the unbroken one, as claims."""
     for place, value in wanted.items():
         there = found.get(place, set())
         if there != {value}:
-            yield f"{place[0]} at step {place[1]} is {sorted(there) or 'missing'}, unbroken {value!r}"
+            yield (
+                f"{place[0]} at step {place[1]} is {sorted(there) or 'missing'}, unbroken {value!r}"
+            )

@@ -1,8 +1,10 @@
-"""Faults found by attack. One command; README.md beside this file says what is done and how truth is checked.
+"""Faults found by attack. One command; README.md beside this file says what is done and how truth
+is checked.
 
-python -m benchmarks.torture --jobs 16 --out results.json          # everything, with the counts of the table
-python -m benchmarks.torture --only fuzz --lines 200 --seed 7      # one attack
-python -m benchmarks.torture --only train --kills 5 --number 3     # one rig again: attack, seed and number are in the findings
+python -m benchmarks.torture --jobs 16 --out results.json          # everything, with the counts of
+the table python -m benchmarks.torture --only fuzz --lines 200 --seed 7      # one attack python -m
+benchmarks.torture --only train --kills 5 --number 3     # one rig again: attack, seed and number
+are in the findings
 """
 
 import argparse
@@ -21,7 +23,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also as python benchmarks/torture/run.py
+# also as python benchmarks/torture/run.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.torture import attacks, kills, setup
 from benchmarks.torture.attacks import CannotBeTried
@@ -29,8 +32,24 @@ from benchmarks.torture.fuzz import fuzz
 from benchmarks.torture.kills import A_RIG, Found
 from benchmarks.torture.rig import REPOSITORY, Parts
 
-ATTACKS = ("fuzz", "train", "sweep", "evaluate", "export", "disk", "permission", "locked", "clock", "twins")
-OF_A_RUN = {"disk": attacks.disk, "permission": attacks.permission, "clock": attacks.clock, "twins": attacks.twins}
+ATTACKS = (
+    "fuzz",
+    "train",
+    "sweep",
+    "evaluate",
+    "export",
+    "disk",
+    "permission",
+    "locked",
+    "clock",
+    "twins",
+)
+OF_A_RUN = {
+    "disk": attacks.disk,
+    "permission": attacks.permission,
+    "clock": attacks.clock,
+    "twins": attacks.twins,
+}
 Task = tuple[str, int, Callable[[], Found]]
 
 
@@ -48,31 +67,73 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.torture",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--all", action="store_true", help="every attack (also where --only is not given)")
-    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=None, metavar="NAME", help=f"of {', '.join(ATTACKS)}")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="commands at once (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same kills and lines (%(default)s)")
-    parser.add_argument("--number", type=int, nargs="+", default=[], help="of one attack: these rigs or lines alone")
+    parser.add_argument(
+        "--all", action="store_true", help="every attack (also where --only is not given)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=ATTACKS,
+        default=None,
+        metavar="NAME",
+        help=f"of {', '.join(ATTACKS)}",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=max(1, (os.cpu_count() or 2) // 2),
+        help="commands at once (%(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="the same seed draws the same kills and lines (%(default)s)",
+    )
+    parser.add_argument(
+        "--number", type=int, nargs="+", default=[], help="of one attack: these rigs or lines alone"
+    )
     parser.add_argument("--kills", type=int, default=50, help="of a training run (%(default)s)")
     parser.add_argument("--sweep-kills", type=int, default=20, help="(%(default)s)")
     parser.add_argument("--evaluate-kills", type=int, default=10, help="(%(default)s)")
     parser.add_argument("--export-kills", type=int, default=10, help="(%(default)s)")
     parser.add_argument("--lines", type=int, default=2000, help="of the fuzzer (%(default)s)")
-    parser.add_argument("--corpus", type=Path, help="a folder of case files that the fuzzer mutates, too")
     parser.add_argument(
-        "--times", type=int, default=4, help="of each attack from outside: disk, permission, locked, clock, twins (%(default)s)"
-    )
-    parser.add_argument("--locked-s", type=float, default=60, help="how long mlflow.db is held (%(default)s)")
-    parser.add_argument(
-        "--embedded", action="store_true", help="the embedded model instead of the tiny one of the tests (minutes a run)"
+        "--corpus", type=Path, help="a folder of case files that the fuzzer mutates, too"
     )
     parser.add_argument(
-        "--stop-after", type=float, default=float("inf"), metavar="S", help="no rig or line is begun later than this"
+        "--times",
+        type=int,
+        default=4,
+        help="of each attack from outside: disk, permission, locked, clock, twins (%(default)s)",
     )
-    parser.add_argument("--scratch", type=Path, help="where rigs lie; those with a finding stay (default: a temporary folder)")
-    parser.add_argument("--out", type=Path, help="results as JSON; rows of other attacks that are there stay")
+    parser.add_argument(
+        "--locked-s", type=float, default=60, help="how long mlflow.db is held (%(default)s)"
+    )
+    parser.add_argument(
+        "--embedded",
+        action="store_true",
+        help="the embedded model instead of the tiny one of the tests (minutes a run)",
+    )
+    parser.add_argument(
+        "--stop-after",
+        type=float,
+        default=float("inf"),
+        metavar="S",
+        help="no rig or line is begun later than this",
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="where rigs lie; those with a finding stay (default: a temporary folder)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="results as JSON; rows of other attacks that are there stay"
+    )
     asked = parser.parse_args(words)
     asked.only = list(ATTACKS) if asked.all or asked.only is None else asked.only
     if asked.number and len(asked.only) != 1:
@@ -88,12 +149,24 @@ def _fuzzed(asked: argparse.Namespace) -> dict[str, Any]:
             told[0] = time.monotonic()
             _progress("fuzz", done, of, began, news)
 
-    row = fuzz(asked.lines, asked.seed, asked.jobs, asked.corpus, asked.number, tell, began + asked.stop_after)
+    row = fuzz(
+        asked.lines,
+        asked.seed,
+        asked.jobs,
+        asked.corpus,
+        asked.number,
+        tell,
+        began + asked.stop_after,
+    )
     return row | {"took_s": round(time.monotonic() - began, 1)}
 
 
 def _rigged(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
-    scratch = Path(tempfile.mkdtemp(prefix="torture-")) if asked.scratch is None else asked.scratch.absolute()
+    scratch = (
+        Path(tempfile.mkdtemp(prefix="torture-"))
+        if asked.scratch is None
+        else asked.scratch.absolute()
+    )
     scratch.mkdir(parents=True, exist_ok=True)
     scratch.chmod(0o755)  # nobody reads the model there
     began = time.monotonic()
@@ -105,7 +178,13 @@ def _rigged(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, A
     return [_row(asked, name, [each for other, each in found if other == name]) for name in names]
 
 
-def _tasks(asked: argparse.Namespace, names: Sequence[str], scratch: Path, parts: Parts, pool: ThreadPoolExecutor) -> list[Task]:
+def _tasks(
+    asked: argparse.Namespace,
+    names: Sequence[str],
+    scratch: Path,
+    parts: Parts,
+    pool: ThreadPoolExecutor,
+) -> list[Task]:
     needs_run = set(names) & {"train", "locked", *OF_A_RUN}
     run = pool.submit(kills.reference, scratch, parts) if needs_run else None
     sweep = pool.submit(kills.sweep_reference, scratch, parts) if "sweep" in names else None
@@ -115,12 +194,20 @@ def _tasks(asked: argparse.Namespace, names: Sequence[str], scratch: Path, parts
         match name:
             case "train":
                 new = [
-                    (number, partial(kills.of_training, scratch, parts, unbroken, number, asked.seed, size))
+                    (
+                        number,
+                        partial(
+                            kills.of_training, scratch, parts, unbroken, number, asked.seed, size
+                        ),
+                    )
                     for number, size in _rigs(asked.kills)
                 ]
             case "sweep":
                 new = [
-                    (number, partial(kills.of_a_sweep, scratch, parts, swept, number, asked.seed, size))
+                    (
+                        number,
+                        partial(kills.of_a_sweep, scratch, parts, swept, number, asked.seed, size),
+                    )
                     for number, size in _rigs(asked.sweep_kills, 2)
                 ]
             case "evaluate":
@@ -135,24 +222,47 @@ def _tasks(asked: argparse.Namespace, names: Sequence[str], scratch: Path, parts
                 ]
             case "locked":
                 new = [
-                    (number, partial(attacks.locked, scratch, parts, unbroken, number, asked.seed, asked.locked_s))
+                    (
+                        number,
+                        partial(
+                            attacks.locked,
+                            scratch,
+                            parts,
+                            unbroken,
+                            number,
+                            asked.seed,
+                            asked.locked_s,
+                        ),
+                    )
                     for number in range(asked.times)
                 ]
             case _:
                 new = [
-                    (number, partial(OF_A_RUN[name], scratch, parts, unbroken, number, asked.seed)) for number in range(asked.times)
+                    (number, partial(OF_A_RUN[name], scratch, parts, unbroken, number, asked.seed))
+                    for number in range(asked.times)
                 ]
-        tasks += [(name, number, call) for number, call in new if not asked.number or number in asked.number]
+        tasks += [
+            (name, number, call)
+            for number, call in new
+            if not asked.number or number in asked.number
+        ]
     return tasks
 
 
 def _rigs(kills_in_all: int, a_rig: int = A_RIG) -> list[tuple[int, int]]:
     """(number, kills) of each rig."""
-    return [(start // a_rig, min(a_rig, kills_in_all - start)) for start in range(0, kills_in_all, a_rig)]
+    return [
+        (start // a_rig, min(a_rig, kills_in_all - start))
+        for start in range(0, kills_in_all, a_rig)
+    ]
 
 
 def _done(
-    asked: argparse.Namespace, pool: ThreadPoolExecutor, tasks: Sequence[Task], scratch: Path, began: float
+    asked: argparse.Namespace,
+    pool: ThreadPoolExecutor,
+    tasks: Sequence[Task],
+    scratch: Path,
+    began: float,
 ) -> list[tuple[str, Found]]:
     attacking, found = time.monotonic(), []
 
@@ -173,7 +283,9 @@ def _done(
     for done, future in enumerate(as_completed(futures), 1):
         name, number, _ = futures[future]
         result = future.result()
-        news = f"{name} {number}: " + ("not tried" if result is None else "; ".join(result.faults)[:300] or "held")
+        news = f"{name} {number}: " + (
+            "not tried" if result is None else "; ".join(result.faults)[:300] or "held"
+        )
         if result is not None:
             found.append((name, result))
             if not result.faults:
@@ -204,7 +316,11 @@ def _row(asked: argparse.Namespace, name: str, found: Sequence[Found]) -> dict[s
 def _progress(what: str, done: int, of: int, began: float, news: str) -> None:
     passed = time.monotonic() - began
     left = passed / done * (of - done)
-    print(f"{what} {done}/{of}, {passed:.0f} s, about {left:.0f} s left: {news}", file=sys.stderr, flush=True)
+    print(
+        f"{what} {done}/{of}, {passed:.0f} s, about {left:.0f} s left: {news}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
@@ -225,10 +341,18 @@ def _keep(asked: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     """Write the results; a row is dated, as each may come from another command."""
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime()),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "machine": (
+            f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        ),
+        "commit": (
+            subprocess.run(
+                ["git", "describe", "--always", "--dirty"],
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                check=False,
+            ).stdout.strip()
+        ),
         "seed": asked.seed,
         "jobs": asked.jobs,
         "model": "embedded" if asked.embedded else "tiny",
@@ -239,7 +363,10 @@ def _keep(asked: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
         before = []
     kept = [row for row in before if row["attack"] not in asked.only]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps({"rows": [*kept, *(about | row for row in rows)]}, indent=2) + "\n", encoding="utf-8")
+    asked.out.write_text(
+        json.dumps({"rows": [*kept, *(about | row for row in rows)]}, indent=2) + "\n",
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

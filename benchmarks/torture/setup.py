@@ -1,4 +1,6 @@
-"""What all rigs share: the tiny model of the tests (or the embedded one), and a store whose tables are made."""
+"""What all rigs share: the tiny model of the tests (or the embedded one), and a store whose tables
+are made.
+"""
 
 import json
 import sys
@@ -12,7 +14,9 @@ def parts_in(scratch: Path, embedded: bool) -> Parts:
     sys.path.insert(0, str(REPOSITORY / "tests"))
     from helpers.commands import QUICK, write_tiny_model
 
-    return Parts(_embedded(QUICK) if embedded else _tiny(scratch, QUICK, write_tiny_model), _store(scratch))
+    return Parts(
+        _embedded(QUICK) if embedded else _tiny(scratch, QUICK, write_tiny_model), _store(scratch)
+    )
 
 
 def _store(scratch: Path) -> Path:
@@ -35,7 +39,9 @@ def _tiny(scratch: Path, quick: list[str], write_tiny_model) -> tuple[str, ...]:
 
     found = sorted((machine.cache_dir()).glob("smollm2_135m-*"))
     if not found:
-        raise SystemExit("the tiny model needs the embedded model's tokenizer: run python -m medexp.audit once")
+        raise SystemExit(
+            "the tiny model needs the embedded model's tokenizer: run python -m medexp.audit once"
+        )
     folder = write_tiny_model(scratch / "model", AutoTokenizer.from_pretrained(found[-1]))
     for file in folder.iterdir():
         file.chmod(0o644)  # nobody reads them, too

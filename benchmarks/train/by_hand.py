@@ -1,10 +1,12 @@
 """Plans by hand in bare Unsloth loops on a CUDA card: what one lever brings, everything else alike.
 
-python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N O   # activations on the host
-python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A P Q R             # the last product left out
+python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N O   #
+activations on the host python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/
+--only A P Q R             # the last product left out
 
-Every variant is a process; all warm up together, then each is timed alone. `slow` ones sleep 13 ms (at 1.98 GHz) a layer, pass and
-4,096 tokens on the card: a layer then takes as long, against the link, as on a laptop's card. Writes results.json and a log each.
+Every variant is a process; all warm up together, then each is timed alone. `slow` ones sleep 13 ms
+(at 1.98 GHz) a layer, pass and 4,096 tokens on the card: a layer then takes as long, against the
+link, as on a laptop's card. Writes results.json and a log each.
 """
 
 import argparse
@@ -32,8 +34,9 @@ SETTINGS = {  # as medexp sets them
 
 @dataclass(frozen=True)
 class Variant:
-    """A plan: cases a micro-batch of 8 a step, streamed and kept layers, where what these save is, and the card's pace;
-    `shortened` layers leave out the last product when they are recomputed; `capped` is the ceiling of the others' plans."""
+    """A plan: cases a micro-batch of 8 a step, streamed and kept layers, where what these save is,
+    and the card's pace; `shortened` layers leave out the last product when they are recomputed;
+    `capped` is the ceiling of the others' plans."""
 
     name: str
     batch: int
@@ -112,15 +115,21 @@ def slow_down(model) -> None:
 
     for layer in find_decoder_layers(model):
         forward = layer.forward
-        layer.forward = lambda hidden, *args, _forward=forward, **kwargs: _forward(Slow.apply(hidden), *args, **kwargs)
+        layer.forward = lambda hidden, *args, _forward=forward, **kwargs: _forward(
+            Slow.apply(hidden), *args, **kwargs
+        )
 
 
 def train(model_path: str, variant: Variant, folder: Path) -> dict:
-    """Steps of `variant`: its seconds, peak, losses and gradient norms. The timed ones begin when `folder`/go is there."""
+    """Steps of `variant`: its seconds, peak, losses and gradient norms. The timed ones begin when
+    `folder`/go is there.
+    """
     import torch
 
     if variant.capped:
-        torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
+        torch.cuda.set_per_process_memory_fraction(
+            CAP_BYTES / torch.cuda.get_device_properties(0).total_memory
+        )
     model, tokenizer = loaded(model_path, variant)
 
     from datasets import Dataset
@@ -128,8 +137,12 @@ def train(model_path: str, variant: Variant, folder: Path) -> dict:
     from trl import SFTConfig, SFTTrainer
 
     steps = WARM_STEPS + TIMED_STEPS
-    rows = torch.randint(10, 250, (CASES * steps, SEQ), generator=torch.Generator().manual_seed(0)).tolist()
-    data = Dataset.from_list([{"input_ids": row, "labels": row, "attention_mask": [1] * SEQ} for row in rows])
+    rows = torch.randint(
+        10, 250, (CASES * steps, SEQ), generator=torch.Generator().manual_seed(0)
+    ).tolist()
+    data = Dataset.from_list(
+        [{"input_ids": row, "labels": row, "attention_mask": [1] * SEQ} for row in rows]
+    )
     seconds: list[float] = []
 
     class Clock(TrainerCallback):
@@ -168,7 +181,9 @@ def train(model_path: str, variant: Variant, folder: Path) -> dict:
 
 def main() -> None:
     """Start a process a variant, let all warm up, time one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", help="letters of variants; all if not given")
@@ -182,13 +197,25 @@ def main() -> None:
     results = []
     for variant, process, log in [(each, *started(each, args)) for each in chosen]:
         folder = args.out / variant.name[0]
-        while process.poll() is None and not all((args.out / each.name[0] / "ready").exists() for each in chosen):
+        while process.poll() is None and not all(
+            (args.out / each.name[0] / "ready").exists() for each in chosen
+        ):
             time.sleep(0.5)
         (folder / "go").touch()
         process.wait()
         lines = [line for line in log.read_text().splitlines() if line.startswith("RESULT ")]
-        results += [json.loads(lines[-1].removeprefix("RESULT "))] if lines else [{"name": variant.name, "error": str(log)}]
-        print({key: results[-1].get(key) for key in ("name", "tokens_per_s", "peak_reserved_gib", "error")}, flush=True)
+        results += (
+            [json.loads(lines[-1].removeprefix("RESULT "))]
+            if lines
+            else [{"name": variant.name, "error": str(log)}]
+        )
+        print(
+            {
+                key: results[-1].get(key)
+                for key in ("name", "tokens_per_s", "peak_reserved_gib", "error")
+            },
+            flush=True,
+        )
         (args.out / "results.json").write_text(json.dumps(results, indent=1))
 
 
@@ -200,8 +227,24 @@ def started(variant: Variant, args: argparse.Namespace) -> tuple[subprocess.Pope
     for mark in ("ready", "go"):
         (folder / mark).unlink(missing_ok=True)
     paths = filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | SETTINGS | {"PYTHONPATH": os.pathsep.join(paths), "UNSLOTH_COMPILE_LOCATION": str(folder / "compiled")}
-    command = [sys.executable, __file__, "--model", args.model, "--out", str(args.out), "--worker", letter]
+    env = (
+        os.environ
+        | SETTINGS
+        | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "UNSLOTH_COMPILE_LOCATION": str(folder / "compiled"),
+        }
+    )
+    command = [
+        sys.executable,
+        __file__,
+        "--model",
+        args.model,
+        "--out",
+        str(args.out),
+        "--worker",
+        letter,
+    ]
     log = args.out / f"{letter}.log"
     with log.open("w") as output:
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env), log

@@ -1,7 +1,9 @@
-"""Write cases of random letters: rendered with a prompt and a byte-level tokenizer, each is exactly so many tokens long.
+"""Write cases of random letters: rendered with a prompt and a byte-level tokenizer, each is exactly
+so many tokens long.
 
-python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl                             # every sequence full
-python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json --prompt r1_reasoning --cases 50 --out /tmp/real.jsonl
+python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl
+# every sequence full python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json
+--prompt r1_reasoning --cases 50 --out /tmp/real.jsonl
 
 The second's are as long as real ones; for those, prompt=clinical is too long in bytes.
 """
@@ -24,10 +26,18 @@ ENDS = 2  # BOS and EOS
 
 def main() -> None:
     """Write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--lengths", type=Path, help="a JSON list of tokens a case to draw from, in place of --tokens")
-    parser.add_argument("--prompt", default="clinical", help="the prompt that they will be rendered with")
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        help="a JSON list of tokens a case to draw from, in place of --tokens",
+    )
+    parser.add_argument(
+        "--prompt", default="clinical", help="the prompt that they will be rendered with"
+    )
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -46,11 +56,16 @@ def case_of(prompt: Prompt, number: int, tokens: int, chance: random.Random) -> 
     def letters(count: int) -> str:
         return "".join(chance.choices(string.ascii_letters, k=count))
 
-    question, answer = f"{number:05d}" + letters(min(200, tokens // 20)), letters(min(400, tokens // 10))
+    question, answer = (
+        f"{number:05d}" + letters(min(200, tokens // 20)),
+        letters(min(400, tokens // 10)),
+    )
     text = render(prompt, Case(question, "", answer))
     missing = tokens - ENDS - len(text.prompt.encode()) - len(text.completion.encode())
     if missing < 1:
-        raise SystemExit(f"the prompt leaves no room for reasoning in {tokens} tokens; choose a shorter --prompt")
+        raise SystemExit(
+            f"the prompt leaves no room for reasoning in {tokens} tokens; choose a shorter --prompt"
+        )
     return {"Question": question, "Complex_CoT": letters(missing), "Response": answer}
 
 

@@ -1,12 +1,15 @@
-"""On a CUDA card with Unsloth: medexp's patches tried on small layers as a training run tries them, and three faults planted.
+"""On a CUDA card with Unsloth: medexp's patches tried on small layers as a training run tries them,
+and three faults planted.
 
 python benchmarks/train/check_patches.py --model /tmp/llama8b --out results/
 
-Loads the model as medexp.train does, with streamed and kept layers and activations on the host; says what each patch changes in the
-gradients and how long it took to see. Then the fault that other versions of Unsloth could bring, a function of equal inputs
-that saves its tensors in another order, a copy to the host that loses half of what it copies, and a hand-back that
-changes a weight's scales: each must be found, and the model must load without the patch. Ends with 1 if one is not.
-Writes check_patches.json. Other overrides of medexp.train may follow, such as model=deepseek_r1_distill_qwen_14b.
+Loads the model as medexp.train does, with streamed and kept layers and activations on the host;
+says what each patch changes in the gradients and how long it took to see. Then the fault that other
+versions of Unsloth could bring, a function of equal inputs that saves its tensors in another order,
+a copy to the host that loses half of what it copies, and a hand-back that changes a weight's
+scales: each must be found, and the model must load without the patch. Ends with 1 if one is not.
+Writes check_patches.json. Other overrides of medexp.train may follow, such as
+model=deepseek_r1_distill_qwen_14b.
 """
 
 import argparse
@@ -22,7 +25,11 @@ from pathlib import Path
 from typing import Any
 
 ALL_THREE = [  # patches that a plan for a laptop's card takes
-    *("hardware.offload_layers=12", "hardware.checkpoint_skip_layers=4", "hardware.offload_activations=true"),
+    *(
+        "hardware.offload_layers=12",
+        "hardware.checkpoint_skip_layers=4",
+        "hardware.offload_activations=true",
+    ),
     *("training.micro_batch=1", "training.accumulation=2", "training.max_seq_tokens=1024"),
 ]
 
@@ -41,7 +48,9 @@ class Reordered:
 
     def save_for_backward(self, *tensors: Any) -> None:
         """Up's adapter before gate's, and up's output before gate's."""
-        self.ctx.save_for_backward(*tensors[2:4], *tensors[:2], *tensors[4:7], tensors[8], tensors[7], *tensors[9:])
+        self.ctx.save_for_backward(
+            *tensors[2:4], *tensors[:2], *tensors[4:7], tensors[8], tensors[7], *tensors[9:]
+        )
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
@@ -51,7 +60,9 @@ class Reordered:
 
 
 def saves_in_another_order(function: Any) -> Any:
-    """`function`, right in itself and with the same inputs, that keeps its tensors in another order."""
+    """`function`, right in itself and with the same inputs, that keeps its tensors in another
+    order.
+    """
 
     class Other(function):
         @staticmethod
@@ -133,11 +144,21 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
         tuned = load()
         layers = decoder_layers(tuned.network)
         without = stack.unsloth.kernels.fast_lora.apply_lora_mlp_swiglu
-        shortened = sum(getattr(each.mlp.forward, "__func__", None) is not without for each in layers)
-        outcome = {"notes": tuned.notes, "layers": len(layers), "MLPs patched": shortened, "hands back": tuned.scratch is not None}
+        shortened = sum(
+            getattr(each.mlp.forward, "__func__", None) is not without for each in layers
+        )
+        outcome = {
+            "notes": tuned.notes,
+            "layers": len(layers),
+            "MLPs patched": shortened,
+            "hands back": tuned.scratch is not None,
+        }
         del tuned, layers
     except Exception as error:
-        outcome = {"refused": f"{type(error).__name__}: {error}", "why": getattr(error, "why", None)}
+        outcome = {
+            "refused": f"{type(error).__name__}: {error}",
+            "why": getattr(error, "why", None),
+        }
     finally:
         gradient_check.difference, loading.difference_once = difference, once
     gc.collect()
@@ -151,8 +172,12 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
 
 def main() -> int:
     """Load without a fault, then with each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a checkpoint folder of the shape of the preset's model")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", required=True, help="a checkpoint folder of the shape of the preset's model"
+    )
     parser.add_argument("--out", type=Path, help="a folder for check_patches.json")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
@@ -167,7 +192,10 @@ def main() -> int:
     from medexp.models.patches import activation_offloading, gradient_check
 
     stack = backend.load(run.hardware, Path("/tmp/check_patches_compiled"))
-    say(f"stack imported in {time.perf_counter() - began:.1f} s, unsloth {metadata.version('unsloth')}")
+    say(
+        f"stack imported in {time.perf_counter() - began:.1f} s, unsloth"
+        f" {metadata.version('unsloth')}"
+    )
     found = Weights(args.model, None)
     tokenizer = loading.load_tokenizer(found, stack)
 
@@ -205,19 +233,27 @@ def main() -> int:
         results["other scales"] = tried(stack, load, say)
 
     verdicts = {
-        "no patch changes a gradient": all(each["wrong"] is None for each in results["as installed"]["patches"].values()),
+        "no patch changes a gradient": all(
+            each["wrong"] is None for each in results["as installed"]["patches"].values()
+        ),
         "all three were tried": len(results["as installed"]["patches"]) == 3,
         "recomputed layers are shortened": results["as installed"].get("MLPs patched", 0) > 0,
         "another order is found and left off": results["another order"].get("MLPs patched") == 0,
-        "half a copy is found and refused": "gradients would be wrong" in str(results["half a copy"].get("why")),
+        "half a copy is found and refused": (
+            "gradients would be wrong" in str(results["half a copy"].get("why"))
+        ),
         "other scales are found and left off": results["other scales"].get("hands back") is False,
-        "tried in under 5 s": sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 5,
+        "tried in under 5 s": (
+            sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 5
+        ),
     }
     for name, holds in verdicts.items():
         print(f"{'yes' if holds else 'NO '}  {name}")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "check_patches.json").write_text(json.dumps({"verdicts": verdicts, "runs": results}, indent=1) + "\n")
+        (args.out / "check_patches.json").write_text(
+            json.dumps({"verdicts": verdicts, "runs": results}, indent=1) + "\n"
+        )
     return 0 if all(verdicts.values()) else 1
 
 

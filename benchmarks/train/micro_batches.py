@@ -1,9 +1,11 @@
-"""What filling micro-batches with cases of real lengths should bring: arithmetic alone, no card, nothing is trained.
+"""What filling micro-batches with cases of real lengths should bring: arithmetic alone, no card,
+nothing is trained.
 
 python benchmarks/train/micro_batches.py [OVERRIDES...]
 
-Sixty steps of eight cases, their lengths drawn from lengths.json: how many micro-batches, how much padding, and the seconds that
-the planner's cost model says, with `training.batch_by=cases` and `=tokens`.
+Sixty steps of eight cases, their lengths drawn from lengths.json: how many micro-batches, how much
+padding, and the seconds that the planner's cost model says, with `training.batch_by=cases` and
+`=tokens`.
 """
 
 import json
@@ -29,7 +31,10 @@ def main() -> None:
     chance = random.Random(0)
     lengths = json.loads(LENGTHS.read_text())["tokens"]
     steps = [chance.choices(lengths, k=CASES) for _ in range(STEPS)]
-    print("| hardware | planned | batch_by | micro-batches | tokens with padding | seconds predicted |\n|---|---|---|---|---|---|")
+    print(
+        "| hardware | planned | batch_by | micro-batches | tokens with padding | seconds predicted"
+        " |\n|---|---|---|---|---|---|"
+    )
     for hardware in ("rtx4050_6gb", "h200_141gb"):
         run = composed(hardware, sys.argv[1:])
         for size in (1, 2, 4):
@@ -42,7 +47,9 @@ def composed(hardware: str, overrides: list[str]) -> RunConfig:
     """The run of this preset with the levers of its plan."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides])
+        cfg = compose(
+            "train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides]
+        )
     run = resolve(cfg, read(), Path.cwd(), {}, needs_card=False)
     planner.apply(run, planner.choose(run)[0])
     return run
@@ -50,11 +57,18 @@ def composed(hardware: str, overrides: list[str]) -> RunConfig:
 
 def row(run: RunConfig, steps: list[list[int]]) -> str:
     """The figures of `run`, in Markdown."""
-    padded = [len(cases) * max(step[case] for case in cases) for step in steps for cases in micro_batches(run, step)]
+    padded = [
+        len(cases) * max(step[case] for case in cases)
+        for step in steps
+        for cases in micro_batches(run, step)
+    ]
     plan = f"{run.training.micro_batch} x {run.training.accumulation}"
     more = sum(padded) / sum(map(sum, steps)) - 1
     seconds = sum(step_seconds(run, step) for step in steps)
-    return f"| {run.hardware.name} | {plan} | {run.training.batch_by.value} | {len(padded)} | +{more:.1%} | {seconds:,.0f} |"
+    return (
+        f"| {run.hardware.name} | {plan} | {run.training.batch_by.value} | {len(padded)} |"
+        f" +{more:.1%} | {seconds:,.0f} |"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The seed's recipe on a CUDA card, medexp beside raw Unsloth on the same tokens under the same cap, all in one call.
+"""The seed's recipe on a CUDA card, medexp beside raw Unsloth on the same tokens under the same
+cap, all in one call.
 
-python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 6
-python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 16 --warm 6 --ragged   # cases as long as real ones
+python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 6 python
+benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 16 --warm 6 --ragged   #
+cases as long as real ones
 
-Writes results.json and results.md (ratios are what counts: machines differ) and a log a run.
-The bare loop has the plan that medexp took. Ragged cases are put together by every contestant in its own way; the first steps,
-which compile for every new size, are not timed.
+Writes results.json and results.md (ratios are what counts: machines differ) and a log a run. The
+bare loop has the plan that medexp took. Ragged cases are put together by every contestant in its
+own way; the first steps, which compile for every new size, are not timed.
 """
 
 import argparse
@@ -28,7 +30,10 @@ CAP_GIB = 5.25
 AUTO, RAW = "raw Unsloth, offload_layers=auto", "raw Unsloth, no cap"
 OWN, BARE = "medexp, its own plan", "bare loop, medexp's plan"
 OWN_WHOLE = "medexp, its own plan, last product recomputed"
-AUTO_PADDED, OWN_BY_CASES = "raw Unsloth, offload_layers=auto, told to pad", "medexp, its own plan, batch_by=cases"
+AUTO_PADDED, OWN_BY_CASES = (
+    "raw Unsloth, offload_layers=auto, told to pad",
+    "medexp, its own plan, batch_by=cases",
+)
 PEERS = {AUTO: ["--cap", str(CAP_GIB), "--layers", "auto"], RAW: []}
 ORDER = (AUTO, OWN, BARE, RAW, OWN_WHOLE)
 RAGGED_ORDER = (AUTO, OWN, RAW, AUTO_PADDED, OWN_BY_CASES)
@@ -41,8 +46,18 @@ BARE_SETTINGS = {  # as medexp sets them
 
 def overrides(args: argparse.Namespace, work: Path) -> list[str]:
     """The seed's recipe on the full-length cases; loss on every token, as the peer has it."""
-    where = [f"model.path={args.model}", "dataset=local", f"dataset.path={cases_file(args, work)}", "dataset.held_out=2"]
-    what = [f"prompt={prompt(args)}", "training.loss_on=all", f"training.max_steps={args.steps}", "training.resume=never"]
+    where = [
+        f"model.path={args.model}",
+        "dataset=local",
+        f"dataset.path={cases_file(args, work)}",
+        "dataset.held_out=2",
+    ]
+    what = [
+        f"prompt={prompt(args)}",
+        "training.loss_on=all",
+        f"training.max_steps={args.steps}",
+        "training.resume=never",
+    ]
     only_training = [
         "evaluation.answers=0",
         "evaluation.max_seq_tokens=2048",
@@ -50,11 +65,20 @@ def overrides(args: argparse.Namespace, work: Path) -> list[str]:
         "training.save_steps=1000",
     ]
     quiet = ["tracking.system_metrics=false", "tracking.log_adapter=false"]
-    return ["hardware=rtx4050_6gb", f"hardware.vram_ceiling_gib={CAP_GIB}", *where, *what, *only_training, *quiet]
+    return [
+        "hardware=rtx4050_6gb",
+        f"hardware.vram_ceiling_gib={CAP_GIB}",
+        *where,
+        *what,
+        *only_training,
+        *quiet,
+    ]
 
 
 def prompt(args: argparse.Namespace) -> str:
-    """What the cases are rendered with; a byte is a token here, so the seed's prompt is too long for cases as long as real ones."""
+    """What the cases are rendered with; a byte is a token here, so the seed's prompt is too long
+    for cases as long as real ones.
+    """
     return "r1_reasoning" if args.ragged else "clinical"
 
 
@@ -64,38 +88,69 @@ def cases_file(args: argparse.Namespace, work: Path) -> Path:
 
 
 def run(command: list[str], log: Path, **settings: str) -> tuple[int, str]:
-    """Run `command` with `settings` in its environment, keep what it prints in `log`; its exit status and output."""
+    """Run `command` with `settings` in its environment, keep what it prints in `log`; its exit
+    status and output.
+    """
     began = time.perf_counter()
     env = os.environ | settings
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env
+    )
     log.write_text(done.stdout)
-    print(f"{log.stem}: exit {done.returncode} after {time.perf_counter() - began:.0f} s", flush=True)
+    print(
+        f"{log.stem}: exit {done.returncode} after {time.perf_counter() - began:.0f} s", flush=True
+    )
     return done.returncode, done.stdout
 
 
-def peer(args: argparse.Namespace, work: Path, name: str, words: list[str], **settings: str) -> dict:
+def peer(
+    args: argparse.Namespace, work: Path, name: str, words: list[str], **settings: str
+) -> dict:
     """One run of the peer."""
     rows = cases_file(args, work).with_suffix(".json")
     command = [sys.executable, str(HERE / "peer.py"), "--model", args.model, "--rows", str(rows)]
-    asked = ["--steps", str(args.steps), "--warm", str(args.warm), *(["--ragged"] if args.ragged else [])]
+    asked = [
+        "--steps",
+        str(args.steps),
+        "--warm",
+        str(args.warm),
+        *(["--ragged"] if args.ragged else []),
+    ]
     _, output = run([*command, *asked, *words], log_file(args, name), **settings)
     lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
-    return json.loads(lines[-1].removeprefix("RESULT ")) if lines else {"ok": False, "error": output[-300:]}
+    return (
+        json.loads(lines[-1].removeprefix("RESULT "))
+        if lines
+        else {"ok": False, "error": output[-300:]}
+    )
 
 
 def bare_words(params: dict) -> list[str]:
     """The peer's options for the plan that medexp took."""
-    words = ["--cap", str(CAP_GIB), "--layers", params["hardware.offload_layers"], "--batch", params["training.micro_batch"]]
+    words = [
+        "--cap",
+        str(CAP_GIB),
+        "--layers",
+        params["hardware.offload_layers"],
+        "--batch",
+        params["training.micro_batch"],
+    ]
     words += ["--embedding"] if params["hardware.offload_embedding"] == "True" else []
     return [*words, "--keep", params["hardware.checkpoint_skip_layers"], "--shorten"]
 
 
 @functools.cache
 def calibrated(log: Path) -> list[str]:
-    """This card's figures as overrides, measured once; a card that stands in for a smaller one is planned by its own speed."""
+    """This card's figures as overrides, measured once; a card that stands in for a smaller one is
+    planned by its own speed.
+    """
     command = [sys.executable, "-m", "medexp.calibrate", "model=deepseek_r1_distill_llama_8b"]
     _, output = run(command, log)
-    return [word for word in output.split() if word.startswith("hardware.") and "=" in word and not word.startswith("hardware=")]
+    return [
+        word
+        for word in output.split()
+        if word.startswith("hardware.") and "=" in word and not word.startswith("hardware=")
+    ]
 
 
 def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) -> dict:
@@ -103,7 +158,15 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
     from mlflow import MlflowClient
 
     root, card = work / log_file(args, name).stem, calibrated(args.out / "calibrate.log")
-    command = [sys.executable, "-m", "medexp.train", *overrides(args, work), *card, *words, f"tracking.root={root}"]
+    command = [
+        sys.executable,
+        "-m",
+        "medexp.train",
+        *overrides(args, work),
+        *card,
+        *words,
+        f"tracking.root={root}",
+    ]
     status, output = run(command, log_file(args, name))
     if status:
         return {"ok": False, "error": output[-300:]}
@@ -112,7 +175,12 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
     entries = {key: client.get_metric_history(kept.info.run_id, key) for key in kept.data.metrics}
     history = {key: [entry.value for entry in each] for key, each in entries.items()}
     logged_s = [entry.timestamp / 1000 for entry in entries["speed/step_s"]]
-    tokens = [speed * seconds for speed, seconds in zip(history["speed/tokens_per_s"], history["speed/step_s"], strict=True)]
+    tokens = [
+        speed * seconds
+        for speed, seconds in zip(
+            history["speed/tokens_per_s"], history["speed/step_s"], strict=True
+        )
+    ]
     return {
         "ok": True,
         "loss": history["train/loss"],
@@ -137,9 +205,23 @@ def make_rows(args: argparse.Namespace, work: Path) -> None:
     """Write the cases, and the token rows that medexp makes of them."""
     target = cases_file(args, work)
     lengths = ["--lengths", str(HERE / "lengths.json")] if args.ragged else []
-    cases = [sys.executable, str(HERE / "cases.py"), "--cases", str(8 * args.steps + 2), "--out", str(target)]
+    cases = [
+        sys.executable,
+        str(HERE / "cases.py"),
+        "--cases",
+        str(8 * args.steps + 2),
+        "--out",
+        str(target),
+    ]
     failed, _ = run([*cases, "--prompt", prompt(args), *lengths], args.out / "cases.log")
-    rows = [sys.executable, str(HERE / "rows.py"), "--tokenizer", args.model, "--out", str(target.with_suffix(".json"))]
+    rows = [
+        sys.executable,
+        str(HERE / "rows.py"),
+        "--tokenizer",
+        args.model,
+        "--out",
+        str(target.with_suffix(".json")),
+    ]
     failed = failed or run([*rows, *overrides(args, work)], args.out / "rows.log")[0]
     if failed:
         raise SystemExit(f"no rows to train on; see {args.out}/cases.log and rows.log")
@@ -164,7 +246,10 @@ def table(results: dict[str, dict]) -> str:
     """The results in Markdown, each against the first that ran under the cap."""
     base, raw = results.get(AUTO, {}).get("tokens_per_s"), results.get(RAW, {})
     lines = [
-        '| run | tokens/s | and between steps | against "auto" | peak reserved GiB | planned GiB | largest loss difference |',
+        (
+            '| run | tokens/s | and between steps | against "auto" | peak reserved GiB | planned'
+            " GiB | largest loss difference |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for name, each in results.items():
@@ -172,7 +257,11 @@ def table(results: dict[str, dict]) -> str:
             lines.append(f"| {name} | failed: {each['error'][-120:]!r} | | | | | |")
             continue
         ratio = f"{each['tokens_per_s'] / base:.3f}" if base else ""
-        difference = max(abs(a - b) for a, b in zip(each["loss"], raw["loss"], strict=False)) if raw.get("loss") else float("nan")
+        difference = (
+            max(abs(a - b) for a, b in zip(each["loss"], raw["loss"], strict=False))
+            if raw.get("loss")
+            else float("nan")
+        )
         memory = f"{each['peak_reserved_gib']:.2f} | {each.get('planned_gib', 0):.2f}"
         speeds = f"{each['tokens_per_s']:,.0f} | {each['loop_tokens_per_s']:,.0f}"
         lines.append(f"| {name} | {speeds} | {ratio} | {memory} | {difference:.4f} |")
@@ -181,23 +270,37 @@ def table(results: dict[str, dict]) -> str:
 
 def main() -> None:
     """Run all and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--warm", type=int, default=1, help="steps that are not timed, one at least")
-    parser.add_argument("--ragged", action="store_true", help="cases as long as real ones instead of full sequences")
-    parser.add_argument("--only", nargs="+", choices=dict.fromkeys((*ORDER, *RAGGED_ORDER)), help="these runs, in this order")
+    parser.add_argument(
+        "--warm", type=int, default=1, help="steps that are not timed, one at least"
+    )
+    parser.add_argument(
+        "--ragged", action="store_true", help="cases as long as real ones instead of full sequences"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=dict.fromkeys((*ORDER, *RAGGED_ORDER)),
+        help="these runs, in this order",
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     work = Path("/tmp/medexp-benchmark") / args.out.name
     work.mkdir(parents=True, exist_ok=True)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    )
     make_rows(args, work)
     results: dict[str, dict] = {}
     for name in args.only or (RAGGED_ORDER if args.ragged else ORDER):
         results[name] = contestant(args, work, name, results)
-        (args.out / "results.json").write_text(json.dumps(results, indent=1))  # a call that ends early keeps what there is
+        # a call that ends early keeps what there is
+        (args.out / "results.json").write_text(json.dumps(results, indent=1))
     report = f"{datetime.date.today()}, {gpu_name()}, {args.steps} steps\n\n{table(results)}\n"
     (args.out / "results.md").write_text(report)
     print(report)

@@ -1,7 +1,9 @@
-"""The peer: the seed project's notebook as a script, raw Unsloth, on the rows of a file. Prints one RESULT line of JSON.
+"""The peer: the seed project's notebook as a script, raw Unsloth, on the rows of a file. Prints one
+RESULT line of JSON.
 
-python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --steps 6             # as the seed has it
-python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --cap 5.25 --layers auto  # Unsloth's own plan
+python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --steps 6             #
+as the seed has it python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --cap
+5.25 --layers auto  # Unsloth's own plan
 """
 
 import argparse
@@ -16,7 +18,9 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6)
@@ -25,10 +29,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", default=None, help="offload_layers: a number or auto")
     parser.add_argument("--embedding", action="store_true", help="offload_embedding=True")
     parser.add_argument("--keep", type=int, default=0, help="checkpoint_skip_layers")
-    parser.add_argument("--shorten", action="store_true", help="leave out the last product of recomputed layers, as medexp does")
+    parser.add_argument(
+        "--shorten",
+        action="store_true",
+        help="leave out the last product of recomputed layers, as medexp does",
+    )
     parser.add_argument("--batch", type=int, default=2, help="cases a micro-batch, of 8 a step")
-    parser.add_argument("--warm", type=int, default=1, help="steps that are not timed, one at least")
-    parser.add_argument("--ragged", action="store_true", help="cases of unlike length: put together as Unsloth does it by itself")
+    parser.add_argument(
+        "--warm", type=int, default=1, help="steps that are not timed, one at least"
+    )
+    parser.add_argument(
+        "--ragged",
+        action="store_true",
+        help="cases of unlike length: put together as Unsloth does it by itself",
+    )
     return parser.parse_args()
 
 
@@ -37,7 +51,11 @@ def loaded(args: argparse.Namespace):
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
 
-    levers = {} if args.layers is None else {"offload_layers": args.layers if args.layers == "auto" else int(args.layers)}
+    levers = (
+        {}
+        if args.layers is None
+        else {"offload_layers": args.layers if args.layers == "auto" else int(args.layers)}
+    )
     levers |= {"offload_embedding": True} if args.embedding else {}
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=args.model, max_seq_length=args.seq, dtype=None, load_in_4bit=True, **levers
@@ -55,7 +73,9 @@ def loaded(args: argparse.Namespace):
 
 
 def step_clock(result: dict):
-    """A Trainer callback that puts the seconds of every step, and the time it was logged at, into `result`."""
+    """A Trainer callback that puts the seconds of every step, and the time it was logged at, into
+    `result`.
+    """
     import torch
     from transformers import TrainerCallback
 
@@ -76,7 +96,9 @@ def step_clock(result: dict):
 
 
 def loop_speed(tokens: list[float], logged_s: list[float], warm: int) -> float:
-    """Tokens/s from the last of `warm` steps to the end, what lies between steps included; `logged_s` is when each was logged."""
+    """Tokens/s from the last of `warm` steps to the end, what lies between steps included;
+    `logged_s` is when each was logged.
+    """
     return sum(tokens[warm:]) / (logged_s[-1] - logged_s[warm - 1])
 
 
@@ -90,10 +112,19 @@ def train(args: argparse.Namespace, result: dict) -> None:
 
     rows = json.loads(args.rows.read_text())
     lengths = [len(row["input_ids"]) for row in rows]
-    if args.ragged:  # text, loss on every token, no collator, as the seed has it: rows of tokens turn padding-free batches off
-        columns, given, collated = [{"text": tokenizer.decode(row["input_ids"])} for row in rows], {}, {}
+    # text, loss on every token, no collator, as the seed has it: rows of tokens turn padding-free
+    # batches off
+    if args.ragged:
+        columns, given, collated = (
+            [{"text": tokenizer.decode(row["input_ids"])} for row in rows],
+            {},
+            {},
+        )
     else:
-        columns = [row | {"attention_mask": [1] * length} for row, length in zip(rows, lengths, strict=True)]
+        columns = [
+            row | {"attention_mask": [1] * length}
+            for row, length in zip(rows, lengths, strict=True)
+        ]
         given = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
         collated = {"data_collator": default_data_collator}
     data = Dataset.from_list(columns)
@@ -104,7 +135,12 @@ def train(args: argparse.Namespace, result: dict) -> None:
         train_sampling_strategy="sequential", **given,
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=model, processing_class=tokenizer, train_dataset=data, args=config, callbacks=[step_clock(result)], **collated
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=data,
+        args=config,
+        callbacks=[step_clock(result)],
+        **collated,
     )
     if list(trainer.train_dataset["input_ids"]) != [row["input_ids"] for row in rows]:
         raise ValueError("the trainer's tokens are not those of the rows")

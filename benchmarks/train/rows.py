@@ -1,4 +1,5 @@
-"""Write the token rows that `medexp.train` would train on, in its order, for a peer to train on the same.
+"""Write the token rows that `medexp.train` would train on, in its order, for a peer to train on the
+same.
 
 python benchmarks/train/rows.py --tokenizer /tmp/llama8b --out /tmp/rows.json OVERRIDES...
 """
@@ -31,7 +32,9 @@ def main() -> None:
         run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     ready = prepare(run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer))
-    args.out.write_text(json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows]))
+    args.out.write_text(
+        json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows])
+    )
 
 
 if __name__ == "__main__":

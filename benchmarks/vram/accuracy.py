@@ -26,31 +26,49 @@ NO_ANSWERS = "evaluation.answers=0"  # none were asked for in front of a measure
 
 def predicted_bytes(point: dict) -> int:
     """The planned reserved peak of a training step of `point`."""
-    shape = [f"training.max_seq_tokens={point['seq']}", f"training.micro_batch={point['micro_batch']}"]
-    overrides = ["hardware=h200_141gb", *(f"hardware.{each}" for each in NOTHING_SAVED), *shape, NO_ANSWERS, *point["overrides"]]
+    shape = [
+        f"training.max_seq_tokens={point['seq']}",
+        f"training.micro_batch={point['micro_batch']}",
+    ]
+    overrides = [
+        "hardware=h200_141gb",
+        *(f"hardware.{each}" for each in NOTHING_SAVED),
+        *shape,
+        NO_ANSWERS,
+        *point["overrides"],
+    ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), A_LARGE_CARD, Path.cwd(), {})
     hardware = run.hardware
     saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
     compiled = hardware.compile_layers == "auto" and run.hardware.engine is Engine.unsloth
     on_host = hardware.offload_activations is True
-    levers = Levers(point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True, kept_on_host=on_host)
+    levers = Levers(
+        point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True, kept_on_host=on_host
+    )
     needed = budget(run, levers)
     return needed.gpu_bytes(Phase.always) + needed.gpu_bytes(Phase.training)
 
 
 def main() -> None:
     """Print a table a file, and its median, worst and lowest error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
     register()
     for file in args.files:
         points = json.loads(file.read_text())
         errors = []
-        print(f"\n{file.name}\n\n| run | micro-batch | tokens | rank | measured GiB | predicted GiB | error % |")
+        print(
+            f"\n{file.name}\n\n| run | micro-batch | tokens | rank | measured GiB | predicted GiB |"
+            " error % |"
+        )
         print("|---|---|---|---|---|---|---|")
-        for point in sorted(points, key=lambda each: (each["name"], each["micro_batch"] * each["seq"])):
+        for point in sorted(
+            points, key=lambda each: (each["name"], each["micro_batch"] * each["seq"])
+        ):
             measured, predicted = point["train_reserved_bytes"], predicted_bytes(point)
             errors.append(100 * (predicted / measured - 1))
             what = f"| {point['name']} | {point['micro_batch']} | {point['seq']} | {point['r']} "

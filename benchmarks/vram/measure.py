@@ -1,10 +1,13 @@
-"""Measure what training really takes on a CUDA card: one process a model, rank and set of levers, several batch shapes in each.
+"""Measure what training really takes on a CUDA card: one process a model, rank and set of levers,
+several batch shapes in each.
 
-python benchmarks/vram/measure.py --checkpoints /tmp --out results/ --grid benchmarks/vram/grid.json --parallel 12
+python benchmarks/vram/measure.py --checkpoints /tmp --out results/ --grid benchmarks/vram/grid.json
+--parallel 12
 
-The grid is a list of {"shape", "overrides", "points": [[micro_batch, max_seq_tokens], ...]}. Points go from few tokens to many:
-some buffers of the stack only ever grow. Every sequence is full. Processes share the card: memory is what is measured, not speed.
-With --worker N it is one of those processes.
+The grid is a list of {"shape", "overrides", "points": [[micro_batch, max_seq_tokens], ...]}. Points
+go from few tokens to many: some buffers of the stack only ever grow. Every sequence is full.
+Processes share the card: memory is what is measured, not speed. With --worker N it is one of those
+processes.
 """
 
 import argparse
@@ -22,7 +25,9 @@ STEPS = 3
 
 
 def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a story of one point after another)
-    """The figures of every point of `entry`: bytes after loading, peaks of training and of the held-out loss; then of answers."""
+    """The figures of every point of `entry`: bytes after loading, peaks of training and of the
+    held-out loss; then of answers.
+    """
     import torch
     from hydra import compose, initialize_config_dir
 
@@ -40,9 +45,23 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     register()
     longest = max(seq for _, seq in entry["points"])
     nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
-    nothing_saved += ["offload_activations=false", "compile_layers=auto", "tile_mlp=false", "page_optimizer=false"]
-    recipe = ["training.accumulation=2", "training.warmup_steps=0", f"training.max_seq_tokens={longest}"]
-    overrides = ["hardware=rtx4090_24gb", *(f"hardware.{each}" for each in nothing_saved), *recipe, *entry["overrides"]]
+    nothing_saved += [
+        "offload_activations=false",
+        "compile_layers=auto",
+        "tile_mlp=false",
+        "page_optimizer=false",
+    ]
+    recipe = [
+        "training.accumulation=2",
+        "training.warmup_steps=0",
+        f"training.max_seq_tokens={longest}",
+    ]
+    overrides = [
+        "hardware=rtx4090_24gb",
+        *(f"hardware.{each}" for each in nothing_saved),
+        *recipe,
+        *entry["overrides"],
+    ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
     run.hardware.vram_ceiling_gib = None  # processes share the card
@@ -54,15 +73,28 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     results = []
     for micro_batch, seq in entry["points"]:
         run.training.micro_batch, run.training.max_seq_tokens = micro_batch, seq
-        figures = {"name": entry["name"], "shape": entry["shape"], "micro_batch": micro_batch, "seq": seq}
-        figures |= {"r": run.lora.r, "overrides": entry["overrides"], "after_load_bytes": torch.cuda.memory_allocated()}
+        figures = {
+            "name": entry["name"],
+            "shape": entry["shape"],
+            "micro_batch": micro_batch,
+            "seq": seq,
+        }
+        figures |= {
+            "r": run.lora.r,
+            "overrides": entry["overrides"],
+            "after_load_bytes": torch.cuda.memory_allocated(),
+        }
         gc.collect()  # the last point's optimizer hangs in a cycle
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        rows = [Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (micro_batch * 2 * STEPS, seq)).tolist()]
+        rows = [
+            Encoded(ids, ids, 1)
+            for ids in torch.randint(10, 250, (micro_batch * 2 * STEPS, seq)).tolist()
+        ]
         began = time.perf_counter()
         try:
-            held_out_loss(tuned, rows[:1], 1)  # as every run does first: it leaves a dequantised weight behind
+            # as every run does first: it leaves a dequantised weight behind
+            held_out_loss(tuned, rows[:1], 1)
             fitted = trainer.fit(tuned, rows, run, Path(f"/tmp/measure-{entry['name']}"), None, [])
             figures |= {
                 "train_allocated_bytes": torch.cuda.max_memory_allocated(),
@@ -95,7 +127,15 @@ def _answers_peak(tuned: object) -> dict:
     before, kept_in = torch.cuda.memory_allocated(), Path(tempfile.mkdtemp()) / "answers.jsonl"
     prompts = torch.randint(10, 250, (4, 512)).tolist()
     try:
-        generation.answers(tuned, prompts, 16, generation.at_most(4), kept_in=kept_in, base=False, advance=lambda _: None)
+        generation.answers(
+            tuned,
+            prompts,
+            16,
+            generation.at_most(4),
+            kept_in=kept_in,
+            base=False,
+            advance=lambda _: None,
+        )
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"[:300]}
@@ -108,7 +148,9 @@ def _answers_peak(tuned: object) -> dict:
 
 def main() -> None:
     """Start a process an entry, a few at a time, and gather their results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoints", type=Path, default=Path("/tmp"))
     parser.add_argument("--grid", type=Path, nargs="+", default=[HERE / "grid.json"])
     parser.add_argument("--out", type=Path, default=Path("results"))
@@ -123,14 +165,23 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     results, answered, log = gather(args, len(grid))
     for name, found in (("measured", results), ("answers", answered)):
-        (args.out / f"{name}.json").write_text("[\n" + ",\n".join(json.dumps(each) for each in found) + "\n]\n")
+        (args.out / f"{name}.json").write_text(
+            "[\n" + ",\n".join(json.dumps(each) for each in found) + "\n]\n"
+        )
     (args.out / "measure.log").write_text(log)
     print(f"{sum('error' not in each for each in results)} of {len(results)} points measured")
 
 
 def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict], str]:
     """Points and answer peaks of all workers, and what the failed ones printed."""
-    began, waiting, running, results, answered, log = time.perf_counter(), list(range(count)), {}, [], [], ""
+    began, waiting, running, results, answered, log = (
+        time.perf_counter(),
+        list(range(count)),
+        {},
+        [],
+        [],
+        "",
+    )
     while waiting or running:
         while waiting and len(running) < args.parallel:
             index = waiting.pop(0)
@@ -145,7 +196,10 @@ def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict]
                 "--checkpoints",
                 str(args.checkpoints),
             ]
-            running[index] = (subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True), output)
+            running[index] = (
+                subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True),
+                output,
+            )
         time.sleep(0.5)
         late = time.perf_counter() - began > args.timeout
         for index, (process, output) in list(running.items()):
@@ -157,15 +211,23 @@ def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict]
             text = output.read()
             output.close()
             (args.out / f"worker{index}.log").unlink()
-            lines = [line.split(" ", 1) for line in text.splitlines() if line.startswith(("RESULT ", "ANSWERS "))]
+            lines = [
+                line.split(" ", 1)
+                for line in text.splitlines()
+                if line.startswith(("RESULT ", "ANSWERS "))
+            ]
             found = [json.loads(line) for kind, line in lines if kind == "RESULT"]
             results += found
             answered += [json.loads(line) for kind, line in lines if kind == "ANSWERS"]
             bad = process.returncode or any("error" in each for each in found)
-            log += f"== worker {index}: exit {process.returncode}, {len(found)} points, at {time.perf_counter() - began:.0f} s\n"
+            log += (
+                f"== worker {index}: exit {process.returncode}, {len(found)} points, at"
+                f" {time.perf_counter() - began:.0f} s\n"
+            )
             log += text[-6000:] if bad else ""
             print(
-                f"worker {index}: exit {process.returncode}, {len(found)} points, at {time.perf_counter() - began:.0f} s",
+                f"worker {index}: exit {process.returncode}, {len(found)} points, at"
+                f" {time.perf_counter() - began:.0f} s",
                 flush=True,
             )
             del running[index]

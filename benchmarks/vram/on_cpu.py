@@ -1,5 +1,6 @@
-"""Measure what training takes of host memory without a card, a process a point: resident memory before the model is loaded, and its
-peaks in training steps and while held-out loss is measured. Linux only (/proc/self/clear_refs resets a process's peak).
+"""Measure what training takes of host memory without a card, a process a point: resident memory
+before the model is loaded, and its peaks in training steps and while held-out loss is measured.
+Linux only (/proc/self/clear_refs resets a process's peak).
 
     python benchmarks/vram/on_cpu.py --out benchmarks/vram/results/2026-11-23_cpu.json
 
@@ -38,8 +39,17 @@ def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
     from medexp.system import machine
 
     register()
-    words = [f"training.micro_batch={micro_batch}", f"training.max_seq_tokens={seq}", f"lora.r={rank}", "evaluation.answers=0"]
-    words += [f"training.gradient_checkpointing={checkpointing}", "training.accumulation=1", "training.max_steps=2"]
+    words = [
+        f"training.micro_batch={micro_batch}",
+        f"training.max_seq_tokens={seq}",
+        f"lora.r={rank}",
+        "evaluation.answers=0",
+    ]
+    words += [
+        f"training.gradient_checkpointing={checkpointing}",
+        "training.accumulation=1",
+        "training.max_steps=2",
+    ]
     words += ["training.warmup_steps=0", f"evaluation.max_seq_tokens={seq}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return resolve(compose("train", words), machine.read(), Path.cwd(), {})
@@ -63,7 +73,9 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     tuned = model.load(run, found, model.load_tokenizer(found, modules), modules)
     gc.collect()
     loaded = resident("VmRSS")
-    rows = [Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()]
+    rows = [
+        Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()
+    ]
     forget_peak()
     trainer.fit(tuned, rows, run, Path("/tmp/measure-cpu"), None, [])
     training = resident("VmHWM")
@@ -95,12 +107,18 @@ def predicted(point: tuple[int, int, int, str]) -> int:
     from medexp.planning.memory_terms import Levers, Phase, Place
 
     terms = budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
-    return sum(each.num_bytes for each in terms if each.place is Place.host and each.phase in (Phase.always, Phase.training))
+    return sum(
+        each.num_bytes
+        for each in terms
+        if each.place is Place.host and each.phase in (Phase.always, Phase.training)
+    )
 
 
 def main() -> None:
     """Measure every point and print it beside what is planned for it; with --read only print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--read", type=Path, help="points that were measured before")
     parser.add_argument("--point", type=int, help="measure this one, in this process")
@@ -108,19 +126,35 @@ def main() -> None:
     if args.point is not None:
         print("RESULT", json.dumps(measure(POINTS[args.point])))
         return
-    found = json.loads(args.read.read_text()) if args.read else [worker(place) for place in range(len(POINTS))]
+    found = (
+        json.loads(args.read.read_text())
+        if args.read
+        else [worker(place) for place in range(len(POINTS))]
+    )
     for each in found:
         point = each["micro_batch"], each["seq"], each["r"], each["checkpointing"]
         planned, measured = predicted(point), each["training_bytes"]
-        print(f"{point}: measured {measured / GIB:.3f} GiB, planned {planned / GIB:.3f}, {100 * (planned / measured - 1):+.1f} %")
+        print(
+            f"{point}: measured {measured / GIB:.3f} GiB, planned {planned / GIB:.3f},"
+            f" {100 * (planned / measured - 1):+.1f} %"
+        )
     if args.out:
         args.out.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
 
 
 def worker(place: int) -> dict:
     """Point `place`, measured in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--point", str(place)], capture_output=True, text=True, check=False)
-    lines = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    done = subprocess.run(
+        [sys.executable, __file__, "--point", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [
+        line.removeprefix("RESULT ")
+        for line in done.stdout.splitlines()
+        if line.startswith("RESULT ")
+    ]
     if not lines:
         raise RuntimeError(f"point {POINTS[place]} failed:\n{done.stderr[-3000:]}")
     print(lines[0], flush=True)

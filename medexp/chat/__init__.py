@@ -1,1 +1,3 @@
-"""Asking a finished run: its answers as they come, a conversation on the terminal, and a page beside the base model."""
+"""Asking a finished run: its answers as they come, a conversation on the terminal, and a page
+beside the base model.
+"""

@@ -1,8 +1,10 @@
-"""A conversation on the terminal: questions are typed or pasted, answers come as they are made, and commands begin with a slash.
+"""A conversation on the terminal: questions are typed or pasted, answers come as they are made, and
+commands begin with a slash.
 
-What history means here: the models that medexp makes were tuned on one question and one answer, so a follow-up is asked as one
-question too: everything typed since the last `/reset`, one below the other. The model's own answers are not shown to it again.
-Nothing that is typed is kept on disk, unless `/save` is asked for.
+What history means here: the models that medexp makes were tuned on one question and one answer, so
+a follow-up is asked as one question too: everything typed since the last `/reset`, one below the
+other. The model's own answers are not shown to it again. Nothing that is typed is kept on disk,
+unless `/save` is asked for.
 """
 
 import json
@@ -22,17 +24,23 @@ from medexp.system.console import Screen
 HELP = {
     "/help": "these lines",
     "/compare": "the base model's answer to the last question, beside the tuned model's",
-    "/reasoning": "the reasoning of the last answer; /reasoning show or hide: that of all further ones",
+    "/reasoning": (
+        "the reasoning of the last answer; /reasoning show or hide: that of all further ones"
+    ),
     "/reset": "forget the case: the next question stands alone",
     "/save FILE": "the conversation as .md or .json; a file that is there is left alone",
     "/quit": "end (Ctrl-D too)",
 }
-KEYS = "Enter asks, Alt-Enter begins a new line, pasted lines stay together, Ctrl-C stops an answer."
+KEYS = (
+    "Enter asks, Alt-Enter begins a new line, pasted lines stay together, Ctrl-C stops an answer."
+)
 
 
 @dataclass
 class Conversation:
-    """What has been said: `case` holds the questions since the last reset, `turns` every reply, one or two a question."""
+    """What has been said: `case` holds the questions since the last reset, `turns` every reply, one
+    or two a question.
+    """
 
     respondent: Respondent
     show: Screen
@@ -42,7 +50,9 @@ class Conversation:
     turns: list[list[Reply]] = field(default_factory=list)
 
     def hold(self, read: Callable[[str], str]) -> None:
-        """Go on until `read` (which is given what to print before the cursor) raises EOFError, or /quit."""
+        """Go on until `read` (which is given what to print before the cursor) raises EOFError, or
+        /quit.
+        """
         self.show.result(f"{KEYS} /help lists the commands.")
         self.show.result(f"{NOT_FOR_CLINICAL_USE}\n", style="italic")
         while True:
@@ -59,7 +69,9 @@ class Conversation:
                 self.take(line)
 
     def take(self, line: str) -> None:
-        """Do what `line` says: a command, or a question. What is wrong with it is said, and no more."""
+        """Do what `line` says: a command, or a question. What is wrong with it is said, and no
+        more.
+        """
         try:
             if line.startswith("/"):
                 self._command(line)
@@ -138,7 +150,9 @@ class Conversation:
         except OSError as error:
             self._say(f"{rest} cannot be written ({error.strerror})")
         else:
-            self._say(f"{len(self.turns)} question{'s' if len(self.turns) != 1 else ''} saved to {rest}")
+            self._say(
+                f"{len(self.turns)} question{'s' if len(self.turns) != 1 else ''} saved to {rest}"
+            )
 
     def _document(self) -> str:
         return as_document(f"Conversation with {self.respondent.name}", self.turns)
@@ -157,7 +171,9 @@ class Conversation:
 
 
 def terminal_reader() -> Callable[[str], str]:
-    """Reads what is typed: several lines, edited and recalled with the arrow keys, kept in memory alone."""
+    """Reads what is typed: several lines, edited and recalled with the arrow keys, kept in memory
+    alone.
+    """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import InMemoryHistory
@@ -168,6 +184,10 @@ def terminal_reader() -> Callable[[str], str]:
     keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
     commands = WordCompleter([each.partition(" ")[0] for each in HELP], sentence=True)
     session: PromptSession[str] = PromptSession(
-        multiline=True, key_bindings=keys, history=InMemoryHistory(), completer=commands, complete_while_typing=False
+        multiline=True,
+        key_bindings=keys,
+        history=InMemoryHistory(),
+        completer=commands,
+        complete_while_typing=False,
     )
     return session.prompt

@@ -1,4 +1,6 @@
-"""Ctrl-C while an answer is made: it ends at the next token, with the model in order; a second one ends it at once."""
+"""Ctrl-C while an answer is made: it ends at the next token, with the model in order; a second one
+ends it at once.
+"""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""Questions as they come in: on the command line, where Hydra would take commas and quotes for its own, and on standard input."""
+"""Questions as they come in: on the command line, where Hydra would take commas and quotes for its
+own, and on standard input.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +12,8 @@ _KEY = "question="
 
 
 def quoted(words: Sequence[str]) -> list[str]:
-    """`words` of a command line with the value of question= in quotes that Hydra reads back letter by letter; one that already
-    is in quotes, and null, stay as they are."""
+    """`words` of a command line with the value of question= in quotes that Hydra reads back letter
+    by letter; one that already is in quotes, and null, stay as they are."""
     return [_quoted(word) if word.startswith(_KEY) else word for word in words]
 
 
@@ -31,12 +33,15 @@ def decoded(piped: bytes) -> str:
     try:
         return piped.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"standard input is not UTF-8 text (byte {error.start}); convert it, as with iconv -t UTF-8") from error
+        raise DataError(
+            f"standard input is not UTF-8 text (byte {error.start}); convert it, as with iconv -t"
+            " UTF-8"
+        ) from error
 
 
 def questions(text: str) -> list[str]:
-    """The questions in `text`, which came through a pipe: all of it is one, unless it is a JSON array of questions, or begins with
-    `{`; then each line is a JSON object with `question`.
+    """The questions in `text`, which came through a pipe: all of it is one, unless it is a JSON
+    array of questions, or begins with `{`; then each line is a JSON object with `question`.
 
     Raises: DataError naming the line or the item that is none.
     """
@@ -45,12 +50,14 @@ def questions(text: str) -> list[str]:
         return [_question(item, f"item {number}") for number, item in enumerate(items, 1)]
     if not text.lstrip().startswith("{"):
         return [text.strip()]
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]  # JSON holds other separators
+    # JSON holds other separators
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [_question(_object(line, f"line {number}"), f"line {number}") for number, line in lines]
 
 
 def _array(text: str) -> list[object] | None:
-    """The items of the JSON array that `text` is; None where it is none: a question in plain text may begin with a bracket.
+    """The items of the JSON array that `text` is; None where it is none: a question in plain text
+    may begin with a bracket.
 
     Raises: DataError if it is empty.
     """
@@ -77,9 +84,14 @@ def _question(item: object, place: str) -> str:
         raise _none(place, f"it has {listing(map(str, item))}")
     found = item["question"] if isinstance(item, Mapping) else item
     if not isinstance(found, str):
-        raise DataError(f'{place} of standard input: "question" is {type(found).__name__}, and must be text')
+        raise DataError(
+            f'{place} of standard input: "question" is {type(found).__name__}, and must be text'
+        )
     if any("\ud800" <= character <= "\udfff" for character in found):
-        raise DataError(f"{place} of standard input holds half a character (a lone UTF-16 surrogate); fix or remove it")
+        raise DataError(
+            f"{place} of standard input holds half a character (a lone UTF-16 surrogate); fix or"
+            " remove it"
+        )
     return found.strip()
 
 

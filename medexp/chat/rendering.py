@@ -1,7 +1,8 @@
-"""Replies on the screen as they come: on a terminal as headed sections with dimmed reasoning, in a pipe as plain text.
+"""Replies on the screen as they come: on a terminal as headed sections with dimmed reasoning, in a
+pipe as plain text.
 
-What can no longer change is printed for good; only the part under way is drawn again and again, and never more of it than the
-terminal is high.
+What can no longer change is printed for good; only the part under way is drawn again and again, and
+never more of it than the terminal is high.
 """
 
 from collections.abc import Callable, Iterator
@@ -87,7 +88,11 @@ class LivePainter:
     def __init__(self, console: Console, with_reasoning: bool):
         self._console, self._with_reasoning = console, with_reasoning
         self._printed: list[Part] = []
-        self._live = Live(Spinner("dots", f"[dim]reading the question · {HINT}[/dim]"), console=console, transient=True)
+        self._live = Live(
+            Spinner("dots", f"[dim]reading the question · {HINT}[/dim]"),
+            console=console,
+            transient=True,
+        )
 
     def __enter__(self) -> "LivePainter":
         self._live.start()
@@ -101,7 +106,9 @@ class LivePainter:
         shown = self._shown(reply)
         self._print(shown[:-1])
         under_way = [drawn(each) for each in shown[len(self._printed) :]]
-        thinking = "thinking, " if reply.reasons and not reply.closed and not self._with_reasoning else ""
+        thinking = (
+            "thinking, " if reply.reasons and not reply.closed and not self._with_reasoning else ""
+        )
         status = Text(f"{thinking}{reply.tokens} tokens · {HINT}", style="dim")
         self._live.update(Tail(Group(*under_way, status)))
 
@@ -126,7 +133,11 @@ class LivePainter:
 
     def _finish_reasoning(self, reply: Reply) -> None:
         """Print what follows the paragraphs that went by as reasoning, and forget them."""
-        lines = [each for each in reply.text.rpartition(THINK_END)[0 if reply.closed else 2].split("\n") if each.strip()]
+        lines = [
+            each
+            for each in reply.text.rpartition(THINK_END)[0 if reply.closed else 2].split("\n")
+            if each.strip()
+        ]
         for line in lines[len(self._printed) :]:
             self._console.print(Text(line, style="dim"))
         self._printed.clear()
@@ -146,10 +157,15 @@ class Tail:
 
 
 def drawn(part: Part) -> RenderableType:
-    """A part of a reply for a terminal; a link shows where it leads, as the model may call it something else."""
+    """A part of a reply for a terminal; a link shows where it leads, as the model may call it
+    something else.
+    """
     if part.is_reasoning:
         return Text(part.text, style="dim")
-    return Group(Text(f"\n{part.heading}" if part.heading else "", style="bold cyan"), Markdown(part.text, hyperlinks=False))
+    return Group(
+        Text(f"\n{part.heading}" if part.heading else "", style="bold cyan"),
+        Markdown(part.text, hyperlinks=False),
+    )
 
 
 def beside(base: Reply | None, tuned: Reply | None, with_reasoning: bool) -> Table:
@@ -157,7 +173,9 @@ def beside(base: Reply | None, tuned: Reply | None, with_reasoning: bool) -> Tab
     table = Table(expand=True, show_lines=False)
     for title in ("base", "tuned"):
         table.add_column(title, ratio=1)
-    table.add_row(*(Group(*_column(each, with_reasoning)) if each else "" for each in (base, tuned)))
+    table.add_row(
+        *(Group(*_column(each, with_reasoning)) if each else "" for each in (base, tuned))
+    )
     return table
 
 
@@ -168,6 +186,8 @@ def _column(reply: Reply, with_reasoning: bool) -> Iterator[RenderableType]:
 
 @contextmanager
 def drawing(console: Console) -> Iterator[Callable[[RenderableType], None]]:
-    """Call what it yields with something to draw in the place of what was drawn before; it is gone afterwards."""
+    """Call what it yields with something to draw in the place of what was drawn before; it is gone
+    afterwards.
+    """
     with Live(console=console, transient=True) as live:
         yield lambda inner: live.update(Tail(inner))

@@ -1,7 +1,9 @@
-"""What a model has said to a question so far, in parts that can be shown: reasoning, sections, rest. Text only.
+"""What a model has said to a question so far, in parts that can be shown: reasoning, sections,
+rest. Text only.
 
-Before `</think>` everything is reasoning, as long as more may come. In a text that has come to its end without one, the answer
-begins with the first of the four headings, and is all of it where there is none; `closed` says so.
+Before `</think>` everything is reasoning, as long as more may come. In a text that has come to its
+end without one, the answer begins with the first of the four headings, and is all of it where there
+is none; `closed` says so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +19,12 @@ REASONING, ANSWER = "Reasoning:\n", "\n\nAnswer:\n"
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer to `question` by the base (`base`) or the tuned model, after `tokens` tokens and `seconds`.
+    """An answer to `question` by the base (`base`) or the tuned model, after `tokens` tokens and
+    `seconds`.
 
-    `whole` once nothing more comes, `ended` where that is because the model said so, `stopped` where it is because a user did.
-    `reasons` where the prompt asks for a chain of thought that ends with `</think>`.
+    `whole` once nothing more comes, `ended` where that is because the model said so, `stopped`
+    where it is because a user did. `reasons` where the prompt asks for a chain of thought that ends
+    with `</think>`.
     """
 
     question: str
@@ -60,12 +64,16 @@ class Reply:
         if not self.whole:
             return self._settled, ""
         lines = self._settled.split("\n")
-        heading = next((number for number, line in enumerate(lines) if section_at(line) is not None), 0)
+        heading = next(
+            (number for number, line in enumerate(lines) if section_at(line) is not None), 0
+        )
         return "\n".join(lines[:heading]).strip(), "\n".join(lines[heading:])
 
     @property
     def _settled(self) -> str:
-        """The text without an end that the next token may change: half a character, half a `</think>`."""
+        """The text without an end that the next token may change: half a character, half a
+        `</think>`.
+        """
         if self.whole:
             return self.text
         text = self.text.rstrip("\ufffd")
@@ -77,7 +85,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class Part:
-    """A run of a reply: a paragraph of its reasoning, or of its answer what stands under one heading ("" before any)."""
+    """A run of a reply: a paragraph of its reasoning, or of its answer what stands under one
+    heading ("" before any).
+    """
 
     is_reasoning: bool
     heading: str
@@ -90,13 +100,17 @@ class Part:
 
 
 def parts(reply: Reply) -> list[Part]:
-    """`reply` in order. As it grows only the last part changes, and parts are added after it, until it is whole."""
+    """`reply` in order. As it grows only the last part changes, and parts are added after it, until
+    it is whole.
+    """
     reasoning = [Part(True, "", each) for each in reply.reasoning.split("\n") if each.strip()]
     return [*reasoning, *_sections(reply.answer, reply.whole)]
 
 
 def _sections(answer: str, whole: bool) -> Iterator[Part]:
-    """The answer cut at its headings. Until it is whole its last line is none: it may be half a sentence that begins like one."""
+    """The answer cut at its headings. Until it is whole its last line is none: it may be half a
+    sentence that begins like one.
+    """
     heading, lines = "", list[str]()
     every = answer.split("\n")
     for number, line in enumerate(every, 1):
@@ -112,10 +126,14 @@ def _sections(answer: str, whole: bool) -> Iterator[Part]:
 
 
 def plain(reply: Reply, with_reasoning: bool) -> str:
-    """`reply` as text, growing at its end alone until it is whole; its reasoning under a heading of its own, or left out."""
+    """`reply` as text, growing at its end alone until it is whole; its reasoning under a heading of
+    its own, or left out.
+    """
     if not (with_reasoning and reply.reasoning):
         return reply.answer
-    return REASONING + reply.reasoning + (ANSWER + reply.answer if reply.closed or reply.whole else "")
+    return (
+        REASONING + reply.reasoning + (ANSWER + reply.answer if reply.closed or reply.whole else "")
+    )
 
 
 def markdown(reply: Reply) -> str:
@@ -125,13 +143,21 @@ def markdown(reply: Reply) -> str:
 
 def note(reply: Reply, max_new_tokens: int) -> str:
     """How the reply came to its end, in a line."""
-    how = "stopped" if reply.stopped else "ended by itself" if reply.ended else f"cut off by ask.max_new_tokens={max_new_tokens}"
+    how = (
+        "stopped"
+        if reply.stopped
+        else "ended by itself"
+        if reply.ended
+        else f"cut off by ask.max_new_tokens={max_new_tokens}"
+    )
     unclosed = "" if reply.closed or not reply.reasons else "; its reasoning never ended"
     return f"{reply.tokens} tokens in {duration(reply.seconds)}, {how}{unclosed}"
 
 
 def as_json(reply: Reply, run_id: str, model: str) -> dict[str, object]:
-    """`reply` as plain values, for programs. `sections` maps each of the four that is there to its items."""
+    """`reply` as plain values, for programs. `sections` maps each of the four that is there to its
+    items.
+    """
     items: dict[str, list[str]] = {}
     for section in sections(reply.text):
         items.setdefault(section.name, []).extend(section.items)
@@ -160,6 +186,8 @@ def as_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
         for reply in turn:
             lines.append(f"**{'Base' if reply.base else 'Tuned'} model** ({reply.tokens} tokens)")
             if reply.reasoning:
-                lines.append(f"<details><summary>Reasoning</summary>\n\n{reply.reasoning}\n\n</details>")
+                lines.append(
+                    f"<details><summary>Reasoning</summary>\n\n{reply.reasoning}\n\n</details>"
+                )
             lines.append(markdown(reply) or "(nothing)")
     return "\n\n".join(lines) + "\n"

@@ -1,7 +1,8 @@
-"""A finished run that answers: a question becomes the tokens it was trained on, and the answer is heard token by token.
+"""A finished run that answers: a question becomes the tokens it was trained on, and the answer is
+heard token by token.
 
-Refuses, before the model is loaded, a question that is empty, holds a mark of the prompt, or leaves no room for an answer. Other
-control tokens in it are plain text.
+Refuses, before the model is loaded, a question that is empty, holds a mark of the prompt, or leaves
+no room for an answer. Other control tokens in it are plain text.
 """
 
 import time
@@ -39,10 +40,13 @@ class Questions:
     sampling: Sampling
     context_tokens: int
 
-    def ids(self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None) -> list[int]:
+    def ids(
+        self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None
+    ) -> list[int]:
         """The tokens that `question` is asked with, those of an evaluation.
 
-        Raises: ConfigError if it is empty, holds a mark that the prompt writes, or leaves too little of the context for the answer.
+        Raises: ConfigError if it is empty, holds a mark that the prompt writes, or leaves too
+            little of the context for the answer.
         """
         prompt, sampling = prompt or self.prompt, sampling or self.sampling
         words = vocabulary(self.tokenizer, prompt)
@@ -50,27 +54,35 @@ class Questions:
             raise ConfigError('the question is empty; give question="...", or type one')
         for mark in sorted(words.written | {THINK_START, THINK_END}):
             if mark in question:
-                raise ConfigError(f"the question holds {mark!r}, which the model reads as a control token; take it out")
+                raise ConfigError(
+                    f"the question holds {mark!r}, which the model reads as a control token; take"
+                    " it out"
+                )
         ids = prompt_ids(prompts.ask(prompt, question.strip()), words)
         if words.holds_stray_control(ids, prompt_ids(prompts.ask(prompt, ""), words)):
-            raise ConfigError("the question holds text that the tokenizer reads as a control token; take it out")
+            raise ConfigError(
+                "the question holds text that the tokenizer reads as a control token; take it out"
+            )
         allowed = self.context_tokens - sampling.max_new_tokens
         if allowed < 1:
             raise ConfigError(
-                f"ask.max_new_tokens={sampling.max_new_tokens} leaves nothing of the model's context of {self.context_tokens} "
-                "tokens for the question; lower it"
+                f"ask.max_new_tokens={sampling.max_new_tokens} leaves nothing of the model's"
+                f" context of {self.context_tokens} tokens for the question; lower it"
             )
         if len(ids) > allowed:
             raise ConfigError(
-                f"the question has {len(ids)} tokens with prompt={prompt.name} and {allowed} are allowed: the context of "
-                f"{self.context_tokens} less ask.max_new_tokens={sampling.max_new_tokens}; shorten the question or lower that"
+                f"the question has {len(ids)} tokens with prompt={prompt.name} and {allowed} are"
+                f" allowed: the context of {self.context_tokens} less"
+                f" ask.max_new_tokens={sampling.max_new_tokens}; shorten the question or lower that"
             )
         return ids
 
 
 @dataclass
 class Respondent:
-    """The model of a run, base and tuned, that answers one question at a time under the run's VRAM ceiling."""
+    """The model of a run, base and tuned, that answers one question at a time under the run's VRAM
+    ceiling.
+    """
 
     name: str
     run_id: str
@@ -89,9 +101,15 @@ class Respondent:
         return as_json(reply, self.run_id, self.run.model.name)
 
     def reply(
-        self, question: str, heard: Heard, base: bool = False, prompt: Prompt | None = None, sampling: Sampling | None = None
+        self,
+        question: str,
+        heard: Heard,
+        base: bool = False,
+        prompt: Prompt | None = None,
+        sampling: Sampling | None = None,
     ) -> Reply:
-        """The whole reply to `question`; `heard` is given it after every token, and ends it there by returning True.
+        """The whole reply to `question`; `heard` is given it after every token, and ends it there
+        by returning True.
 
         Raises: ConfigError as `Questions.ids` does; VramCeilingError.
         """
@@ -109,20 +127,29 @@ class Respondent:
             with during(Phase.answering, "answering", self.meter):
                 answer = generation.spoken(self.tuned, ids, sampling, base, listening)
         except BaseException:
-            model.recover(self.tuned)  # ended in the middle of a token: the next question finds the model in order
+            # ended in the middle of a token: the next question finds the model in order
+            model.recover(self.tuned)
             raise
-        return replace(_grown(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped)
+        return replace(
+            _grown(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped
+        )
 
 
 def _grown(empty: Reply, answer: Answer, began: float) -> Reply:
-    return replace(empty, text=answer.text, tokens=answer.tokens, seconds=time.perf_counter() - began)
+    return replace(
+        empty, text=answer.text, tokens=answer.tokens, seconds=time.perf_counter() - began
+    )
 
 
 def questions(run: RunConfig, base: Opened, sampling: Sampling) -> Questions:
     """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
-    return Questions(base.tokenizer, run.prompt, sampling, model.context_tokens(base.weights, base.modules))
+    return Questions(
+        base.tokenizer, run.prompt, sampling, model.context_tokens(base.weights, base.modules)
+    )
 
 
-def respondent(name: str, run_id: str, run: RunConfig, base: Opened, asked: Questions, show: Screen) -> Respondent:
+def respondent(
+    name: str, run_id: str, run: RunConfig, base: Opened, asked: Questions, show: Screen
+) -> Respondent:
     """The model of `run` with its adapter, loaded and ready to answer."""
     return Respondent(name, run_id, run, measuring.tuned(run, base, show), asked, base.meter)

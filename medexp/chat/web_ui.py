@@ -1,7 +1,8 @@
-"""A page on this machine that asks base and tuned side by side: Gradio's components, served on 127.0.0.1 alone.
+"""A page on this machine that asks base and tuned side by side: Gradio's components, served on
+127.0.0.1 alone.
 
-Refuses to reach out: no analytics, fonts of the system, a content security policy that lets the browser talk to this server only,
-and no answer to another host name than its own.
+Refuses to reach out: no analytics, fonts of the system, a content security policy that lets the
+browser talk to this server only, and no answer to another host name than its own.
 """
 
 import queue
@@ -25,8 +26,19 @@ from medexp.system.console import Screen
 
 HOST = "127.0.0.1"
 SHOWN_A_SECOND = 8
-POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'"
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"), ("ui-monospace", "Menlo", "Consolas", "monospace")
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none';"
+    " form-action 'self'"
+)
+FONTS = (
+    ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"),
+    (
+        "ui-monospace",
+        "Menlo",
+        "Consolas",
+        "monospace",
+    ),
+)
 
 
 def check_installed() -> None:
@@ -38,7 +50,13 @@ def check_installed() -> None:
         raise MachineError("ui=true needs the package gradio: pip install 'medexp[ui]'")
 
 
-def serve(respondent: Respondent, presets: Mapping[str, Prompt], socket: sockets.socket, opens: bool, show: Screen) -> None:
+def serve(
+    respondent: Respondent,
+    presets: Mapping[str, Prompt],
+    socket: sockets.socket,
+    opens: bool,
+    show: Screen,
+) -> None:
     """Serve the page until Ctrl-C."""
     with show.stage("building the page"):
         app, stop = _app(respondent, presets)
@@ -77,9 +95,20 @@ def _app(respondent: Respondent, presets: Mapping[str, Prompt]) -> tuple[Any, St
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     theme = gradio.themes.Default(font=FONTS[0], font_mono=FONTS[1])
     blocks = _blocks(respondent, {**presets}, stop)
-    return gradio.mount_gradio_app(
-        app, blocks, "/", footer_links=[], theme=theme, css=_CSS, ssr_mode=False, pwa=False, mcp_server=False
-    ), stop
+    return (
+        gradio.mount_gradio_app(
+            app,
+            blocks,
+            "/",
+            footer_links=[],
+            theme=theme,
+            css=_CSS,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+        ),
+        stop,
+    )
 
 
 class _Policy:
@@ -91,7 +120,10 @@ class _Policy:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"content-security-policy", POLICY.encode()),
+                ]
             await send(message)
 
         await self._app(scope, receive, sent)
@@ -114,10 +146,15 @@ def _blocks(respondent: Respondent, presets: Mapping[str, Prompt], stop: Stop) -
     own = f"the run's own ({respondent.run.prompt.name})"
     prompts = {own: respondent.run.prompt, **presets}
     with gradio.Blocks(title=f"medexp: ask {respondent.name}", analytics_enabled=False) as blocks:
-        gradio.Markdown(f"# Ask {respondent.name}\n{respondent.run.model.name}, before and after fine-tuning")
+        gradio.Markdown(
+            f"# Ask {respondent.name}\n{respondent.run.model.name}, before and after fine-tuning"
+        )
         gradio.Markdown(NOT_FOR_CLINICAL_USE, elem_classes="notice")
         question = gradio.Textbox(
-            label="Question (Shift-Enter asks)", lines=4, max_lines=16, placeholder="A vignette and what you want to know"
+            label="Question (Shift-Enter asks)",
+            lines=4,
+            max_lines=16,
+            placeholder="A vignette and what you want to know",
         )
         with gradio.Row():
             ask = gradio.Button("Ask both", variant="primary")
@@ -127,11 +164,20 @@ def _blocks(respondent: Respondent, presets: Mapping[str, Prompt], stop: Stop) -
         with gradio.Row(equal_height=False):
             shown = [each for title in ("Base", "Tuned") for each in _column(gradio, title)]
 
-        def both(question: str, prompt: str, temperature: float, top_p: float, new: float, seed: float) -> Iterator[list[Any]]:
+        def both(
+            question: str, prompt: str, temperature: float, top_p: float, new: float, seed: float
+        ) -> Iterator[list[Any]]:
             sampling = Sampling(int(new), temperature, top_p, int(seed))
             yield from _both(respondent, question, prompts[prompt], sampling, stop)
 
-        gradio.on([ask.click, question.submit], both, [question, *options], shown, concurrency_limit=1, api_visibility="private")
+        gradio.on(
+            [ask.click, question.submit],
+            both,
+            [question, *options],
+            shown,
+            concurrency_limit=1,
+            api_visibility="private",
+        )
         halt.click(lambda: setattr(stop, "asked", True), queue=False, api_visibility="private")
     return blocks
 
@@ -139,11 +185,23 @@ def _blocks(respondent: Respondent, presets: Mapping[str, Prompt], stop: Stop) -
 def _options(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
     with gradio.Row():
         prompt = gradio.Dropdown(prompts, value=prompts[0], label="Prompt", min_width=260)
-        new = gradio.Number(sampling.max_new_tokens, label="Most new tokens", precision=0, minimum=1)
+        new = gradio.Number(
+            sampling.max_new_tokens, label="Most new tokens", precision=0, minimum=1
+        )
     with gradio.Row():
-        temperature = gradio.Slider(0, 2, sampling.temperature, step=0.05, label="Temperature (0: the likeliest token)")
-        top_p = gradio.Slider(0.01, 1, sampling.top_p, step=0.01, label="Top p (of what is drawn from)")
-        seed = gradio.Number(sampling.seed, label="Seed (of what is drawn)", precision=0, minimum=0, maximum=2**32 - 1)
+        temperature = gradio.Slider(
+            0, 2, sampling.temperature, step=0.05, label="Temperature (0: the likeliest token)"
+        )
+        top_p = gradio.Slider(
+            0.01, 1, sampling.top_p, step=0.01, label="Top p (of what is drawn from)"
+        )
+        seed = gradio.Number(
+            sampling.seed,
+            label="Seed (of what is drawn)",
+            precision=0,
+            minimum=0,
+            maximum=2**32 - 1,
+        )
     return [prompt, temperature, top_p, new, seed]
 
 
@@ -152,12 +210,16 @@ def _column(gradio: Any, title: str) -> list[Any]:
         gradio.Markdown(f"### {title}")
         status = gradio.Markdown("", elem_classes=["status", f"{title.lower()}-status"])
         with gradio.Accordion("Reasoning", open=False, visible=False) as folded:
-            reasoning = gradio.Markdown("", elem_classes=["reasoning", f"{title.lower()}-reasoning"])
+            reasoning = gradio.Markdown(
+                "", elem_classes=["reasoning", f"{title.lower()}-reasoning"]
+            )
         answer = gradio.Markdown("", elem_classes=["answer", f"{title.lower()}-answer"])
     return [folded, reasoning, answer, status]
 
 
-def _both(respondent: Respondent, question: str, prompt: Prompt, sampling: Sampling, stop: Stop) -> Iterator[list[Any]]:
+def _both(
+    respondent: Respondent, question: str, prompt: Prompt, sampling: Sampling, stop: Stop
+) -> Iterator[list[Any]]:
     """What both columns show, again and again: the tuned model answers first, then the base."""
     import gradio
 
@@ -171,7 +233,12 @@ def _both(respondent: Respondent, question: str, prompt: Prompt, sampling: Sampl
             return
         try:
             for reply in _growing(respondent, question, base, prompt, sampling, stop):
-                columns[base] = [_folded(reply.reasoning), reply.reasoning, markdown(reply), _status(reply, sampling)]
+                columns[base] = [
+                    _folded(reply.reasoning),
+                    reply.reasoning,
+                    markdown(reply),
+                    _status(reply, sampling),
+                ]
                 yield [*columns[True], *columns[False]]
         except MedexpError as error:
             raise gradio.Error(str(error), title="medexp", print_exception=False) from error
@@ -191,12 +258,22 @@ def _folded(reasoning: str) -> Any:
 def _status(reply: Reply, sampling: Sampling) -> str:
     if reply.whole:
         return note(reply, sampling.max_new_tokens)
-    return f"{'reasoning' if reply.reasons and not reply.closed else 'answering'}, {reply.tokens} tokens"
+    return (
+        f"{'reasoning' if reply.reasons and not reply.closed else 'answering'}, {reply.tokens}"
+        " tokens"
+    )
 
 
-def _growing(respondent: Respondent, question: str, base: bool, prompt: Prompt, sampling: Sampling, stop: Stop) -> Iterator[Reply]:
-    """The reply as it grows, at most `SHOWN_A_SECOND` times a second (a browser falls behind a fast model, and hears of Stop too
-    late), and then whole. Left early, it ends at the next token."""
+def _growing(
+    respondent: Respondent,
+    question: str,
+    base: bool,
+    prompt: Prompt,
+    sampling: Sampling,
+    stop: Stop,
+) -> Iterator[Reply]:
+    """The reply as it grows, at most `SHOWN_A_SECOND` times a second (a browser falls behind a fast
+    model, and hears of Stop too late), and then whole. Left early, it ends at the next token."""
     news: queue.Queue[Reply | BaseException] = queue.Queue()
     left = threading.Event()
 

@@ -1,4 +1,5 @@
-"""The frame of every door: compose the config, run, and end with one sentence and the right exit code when something is wrong.
+"""The frame of every door: compose the config, run, and end with one sentence and the right exit
+code when something is wrong.
 
 A traceback is only shown for a defect of medexp itself, or when HYDRA_FULL_ERROR=1 asks for it.
 """
@@ -58,15 +59,23 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "ui": UiConfig,
     "clean": CleanConfig,
 }
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_NO_PLACE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """How this run was asked for: the output folder Hydra made, the overrides as typed, the composed YAML (as it is kept), the
-    door's own options (the config group of its name, where it has one), the text of its experiment's YAML, and the finished run
-    that it was recomposed from."""
+    """How this run was asked for: the output folder Hydra made, the overrides as typed, the
+    composed YAML (as it is kept), the door's own options (the config group of its name, where it
+    has one), the text of its experiment's YAML, and the finished run that it was recomposed from.
+    """
 
     output_dir: Path
     overrides: tuple[str, ...]
@@ -87,13 +96,19 @@ def register() -> None:
     """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    OmegaConf.register_new_resolver("medexp.shipped", lambda name: str(SHIPPED / name), replace=True)
+    OmegaConf.register_new_resolver(
+        "medexp.shipped", lambda name: str(SHIPPED / name), replace=True
+    )
     OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
-    ConfigStore.instance().store(group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_")
+    ConfigStore.instance().store(
+        group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_"
+    )
 
 
 def _nearest(here: machine.Machine) -> dict[str, object]:
-    """The preset nearest to this machine, with what was measured on its card in place of published figures."""
+    """The preset nearest to this machine, with what was measured on its card in place of published
+    figures.
+    """
     measured = here.gpus[0].calibration if here.gpus else None
     figures = asdict(measured) if measured else {}
     figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
@@ -101,8 +116,8 @@ def _nearest(here: machine.Machine) -> dict[str, object]:
 
 
 class OwnFolder(Callback):
-    """Two commands of one second have an output folder each. Named in every root whose hydra.run.dir is a time; a folder that was
-    given by name is taken as it is."""
+    """Two commands of one second have an output folder each. Named in every root whose
+    hydra.run.dir is a time; a folder that was given by name is taken as it is."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Make the folder that `config` names by the time, and set it to the one that was made."""
@@ -112,7 +127,9 @@ class OwnFolder(Callback):
 
 
 def new_folder(folder: Path) -> Path:
-    """`folder`, made by this process and no other: where it is there already, the first of `folder`-2, -3, ... that is not."""
+    """`folder`, made by this process and no other: where it is there already, the first of
+    `folder`-2, -3, ... that is not.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         own = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -123,12 +140,16 @@ def new_folder(folder: Path) -> Path:
 
 
 def run_door(
-    door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool = True, recompose: Recompose | None = None
+    door: Callable[[RunConfig, Invocation], float],
+    config_name: str,
+    needs_card: bool = True,
+    recompose: Recompose | None = None,
 ) -> NoReturn:
     """Compose `config_name` from the command line, check it, hand it to `door`, and exit.
 
-    `recompose` may put another config in the place of the composed one before it is checked: it is given that one, the door's own
-    options and the overrides as typed, and returns beside the config the finished run that it is from.
+    `recompose` may put another config in the place of the composed one before it is checked: it is
+    given that one, the door's own options and the overrides as typed, and returns beside the config
+    the finished run that it is from.
     """
     console.prepare_streams()
     with console.quiet_when_unread():
@@ -136,7 +157,10 @@ def run_door(
 
 
 def _run_door(
-    door: Callable[[RunConfig, Invocation], float], config_name: str, needs_card: bool, recompose: Recompose | None
+    door: Callable[[RunConfig, Invocation], float],
+    config_name: str,
+    needs_card: bool,
+    recompose: Recompose | None,
 ) -> NoReturn:
     schema = SCHEMAS.get(config_name, RunConfig)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -156,11 +180,21 @@ def _run_door(
             run = resolve(cfg, machine.read(), cwd, settings.runtime.choices, needs_card)
             composed = kept_yaml(cfg, cwd)
             overrides = tuple(settings.overrides.task)
-            experiment, folder = _experiment_yaml(settings.runtime), Path(settings.runtime.output_dir)
-            with console.quiet_when_unread():  # here, as Hydra has a line for whatever passes through it
-                return door(run, Invocation(folder, overrides, composed, options, experiment, subject))
+            experiment, folder = (
+                _experiment_yaml(settings.runtime),
+                Path(settings.runtime.output_dir),
+            )
+            # here, as Hydra has a line for whatever passes through it
+            with console.quiet_when_unread():
+                return door(
+                    run, Invocation(folder, overrides, composed, options, experiment, subject)
+                )
         except (MedexpError, OmegaConfBaseException) as raised:
-            error = BadInput(_explained(raised, schema) or str(raised)) if isinstance(raised, OmegaConfBaseException) else raised
+            error = (
+                BadInput(_explained(raised, schema) or str(raised))
+                if isinstance(raised, OmegaConfBaseException)
+                else raised
+            )
             if settings.mode is RunMode.MULTIRUN or wants_traceback:
                 raise  # the sweeper is told
             _refuse(error)  # past Hydra, which would add a line of its own
@@ -181,7 +215,11 @@ def _run_door(
     except BrokenPipeError:
         raise  # quiet_when_unread knows what that is
     except Exception as error:
-        sentence = None if wants_traceback else _explained(error, schema) or _unusable(error) or _held(error)
+        sentence = (
+            None
+            if wants_traceback
+            else _explained(error, schema) or _unusable(error) or _held(error)
+        )
         if sentence is None and not (has_begun or wants_traceback):
             sentence = mistakes.before_the_run(error)
         if sentence is None:
@@ -199,7 +237,9 @@ def _held(error: Exception) -> str | None:
 
 
 def _explained(error: Exception, schema: type) -> str | None:
-    """Return what a user can do about `error`, or None where it is not about the command line or a preset."""
+    """Return what a user can do about `error`, or None where it is not about the command line or a
+    preset.
+    """
     words = sys.argv[1:]
     named = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
     named += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
@@ -215,7 +255,9 @@ def _read_env(file: Path) -> None:
     try:
         load_dotenv(file)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8, or move it away") from error
+        raise ConfigError(
+            f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8, or move it away"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read ({error}); mend it, or move it away") from error
 
@@ -223,22 +265,27 @@ def _read_env(file: Path) -> None:
 def _own_options(cfg: DictConfig, config_name: str) -> object:
     """The door's own config group as an object, taken out of `cfg`; None where it has none.
 
-    Raises: ConfigError where `cfg` was composed from the root of another command, or another value stands in the group's place.
+    Raises: ConfigError where `cfg` was composed from the root of another command, or another value
+        stands in the group's place.
     """
     if config_name not in SCHEMAS:
         return None
     if config_name not in cfg:
         raise ConfigError(
-            f"--config-name={HydraConfig.get().job.config_name} has no group {config_name}, which python -m "
-            f"medexp.{config_name} needs; leave it out, or begin your own root with the defaults of conf/{config_name}.yaml"
+            f"--config-name={HydraConfig.get().job.config_name} has no group {config_name}, which"
+            f" python -m medexp.{config_name} needs; leave it out, or begin your own root with the"
+            f" defaults of conf/{config_name}.yaml"
         )
     if not OmegaConf.is_dict(cfg[config_name]):
         raise ConfigError(
-            f"{config_name}={cfg[config_name]} is not allowed: it is a group; set what is in it, as {config_name}.KEY"
+            f"{config_name}={cfg[config_name]} is not allowed: it is a group; set what is in it, as"
+            f" {config_name}.KEY"
         )
     options = OmegaConf.to_object(cfg[config_name])
     OmegaConf.set_struct(cfg, False)
-    for name in {each.name for each in fields(SCHEMAS[config_name])} - {each.name for each in fields(RunConfig)}:
+    for name in {each.name for each in fields(SCHEMAS[config_name])} - {
+        each.name for each in fields(RunConfig)
+    }:
         del cfg[name]
     return options
 
@@ -247,20 +294,27 @@ def _experiment_yaml(runtime: Any) -> str:
     """The YAML of the experiment that was chosen, "" where there is none."""
     if (name := runtime.choices.get("experiment")) in (None, "null"):
         return ""
-    files = (Path(each.path) / "experiment" / f"{name}.yaml" for each in runtime.config_sources if each.schema == "file")
+    files = (
+        Path(each.path) / "experiment" / f"{name}.yaml"
+        for each in runtime.config_sources
+        if each.schema == "file"
+    )
     return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
 
 
 def _unusable(error: Exception) -> str | None:
-    """Nobody who knows the file said it better: the file, the system's reason, and which settings name folders; None where
-    `error` is about no file."""
+    """Nobody who knows the file said it better: the file, the system's reason, and which settings
+    name folders; None where `error` is about no file."""
     if (found := disk_space.hindrance(error, [Path.cwd()])) is not None:
         place = found.what
     elif isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
         place = f"{error.filename} cannot be used ({error.strerror})"
     else:
         return None
-    return f"{place}: hydra.run.dir=FOLDER is where files go, tracking.root=FOLDER where runs are; HYDRA_FULL_ERROR=1 shows more"
+    return (
+        f"{place}: hydra.run.dir=FOLDER is where files go, tracking.root=FOLDER where runs are;"
+        " HYDRA_FULL_ERROR=1 shows more"
+    )
 
 
 def _refuse(error: MedexpError) -> NoReturn:

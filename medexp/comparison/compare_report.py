@@ -1,5 +1,5 @@
-"""compare.html: several runs side by side as one file that opens offline. Nothing in it is loaded from elsewhere; its links to runs
-lead to an MLflow server of this machine."""
+"""compare.html: several runs side by side as one file that opens offline. Nothing in it is loaded
+from elsewhere; its links to runs lead to an MLflow server of this machine."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,9 @@ from medexp.reports.annotations import Block, blocks
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference and its interval as places from 0 to 100 on a line whose middle is no difference."""
+    """A difference and its interval as places from 0 to 100 on a line whose middle is no
+    difference.
+    """
 
     low: float
     middle: float
@@ -22,7 +24,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Answers:
-    """A run's answers to a question, in blocks, with what counts for and against them; None where it was not asked."""
+    """A run's answers to a question, in blocks, with what counts for and against them; None where
+    it was not asked.
+    """
 
     label: str
     name: str
@@ -48,14 +52,21 @@ def render(found: Comparing, mlflow: str) -> str:
         "compare.html",
         found=found,
         mlflow=mlflow.rstrip("/"),
-        runs=[(run, row[3]) for run, row in zip(found.runs, comparison_rows.run_rows(found), strict=True)],
+        runs=[
+            (run, row[3])
+            for run, row in zip(found.runs, comparison_rows.run_rows(found), strict=True)
+        ],
         shared=comparison_rows.shared(found),
         settings=rows,
         follow=[(name, found.differences[name]) for name in follow],
         remarks=comparison_rows.remarks(found),
         honest=comparison_rows.honest(found),
         changes=[(measure, _changes(found, measure)) for measure in found.measures],
-        contrasts=[(measure, *_contrasts(found, measure)) for measure in found.measures] if found.versus else [],
+        contrasts=(
+            [(measure, *_contrasts(found, measure)) for measure in found.measures]
+            if found.versus
+            else []
+        ),
         costs=comparison_rows.cost_rows(found),
         bars=_bars(found),
         questions=[_question(found, each) for each in found.asked],
@@ -66,8 +77,12 @@ def _changes(found: Comparing, measure: Measure) -> list[Line | None]:
     return [line_of(run, measure.key) for run in found.runs if run.evaluated]
 
 
-def _contrasts(found: Comparing, measure: Measure) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
-    """The contrasts in `measure` with their places on a line, and the difference at that line's ends (0: there is no line)."""
+def _contrasts(
+    found: Comparing, measure: Measure
+) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
+    """The contrasts in `measure` with their places on a line, and the difference at that line's
+    ends (0: there is no line).
+    """
     row = [versus.contrast(measure.key) for versus in found.versus]
     compared = [each.comparison for each in row if each is not None and each.comparison is not None]
     widest = max((max(abs(each.low), abs(each.high)) for each in compared), default=0.0)
@@ -77,7 +92,10 @@ def _contrasts(found: Comparing, measure: Measure) -> tuple[list[tuple[Contrast 
 def _interval(each: Contrast | None, widest: float) -> Interval | None:
     if each is None or each.comparison is None or not widest:
         return None
-    places = [50 + 48 * value / widest for value in (each.comparison.low, each.comparison.change, each.comparison.high)]
+    places = [
+        50 + 48 * value / widest
+        for value in (each.comparison.low, each.comparison.change, each.comparison.high)
+    ]
     return Interval(*(round(place, 1) for place in places))
 
 
@@ -87,7 +105,10 @@ def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
     for run in found.runs:
         cost = run.cost
         if cost.ceiling_bytes and (cost.planned_bytes or cost.measured_bytes):
-            rows = [(f"{run.label} planned", cost.planned_bytes or 0), (f"{run.label} measured", cost.measured_bytes or 0)]
+            rows = [
+                (f"{run.label} planned", cost.planned_bytes or 0),
+                (f"{run.label} measured", cost.measured_bytes or 0),
+            ]
             bars.setdefault(cost.ceiling_bytes, []).extend(rows)
     return bars
 

@@ -1,12 +1,20 @@
-"""Several runs side by side: what each was made with, came to and cost, and each against the first. `comparison_rows` puts it into
-words; `as_dict` into plain values for programs."""
+"""Several runs side by side: what each was made with, came to and cost, and each against the first.
+`comparison_rows` puts it into words; `as_dict` into plain values for programs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from medexp.comparison.contrasts import Asked, Contrast, Evaluated, Overlap, asked, contrasts, overlap
+from medexp.comparison.contrasts import (
+    Asked,
+    Contrast,
+    Evaluated,
+    Overlap,
+    asked,
+    contrasts,
+    overlap,
+)
 from medexp.config.flatten import differing
 from medexp.evaluation.paired_stats import Comparison
 from medexp.evaluation.scorecard import Line, Measure, Scored
@@ -17,7 +25,9 @@ PAUSE_S = 60.0  # samples of power further apart than this: the run was stopped 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took, as far as it is known; losses are over all held-out tokens, `trained` counts parameters."""
+    """What a run took, as far as it is known; losses are over all held-out tokens, `trained` counts
+    parameters.
+    """
 
     elapsed_s: float | None = None
     steps: int | None = None
@@ -33,9 +43,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in a comparison: `asked` is how it was asked for, `ended` how it ended; `missing` says why it is not `evaluated`;
-    `page` is its place on an MLflow server ("" where it has none), `trained_on` the digest of its training cases (None where it is
-    not known)."""
+    """A run in a comparison: `asked` is how it was asked for, `ended` how it ended; `missing` says
+    why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
+    `trained_on` the digest of its training cases (None where it is not known)."""
 
     label: str
     name: str
@@ -65,8 +75,8 @@ class Versus:
 
 @dataclass(frozen=True)
 class Comparing:
-    """Two or more runs; the first that was evaluated is the reference of all others. `title` says how they were chosen,
-    `caution` what that choice does to the comparison."""
+    """Two or more runs; the first that was evaluated is the reference of all others. `title` says
+    how they were chosen, `caution` what that choice does to the comparison."""
 
     title: str
     runs: tuple[Run, ...]
@@ -84,31 +94,57 @@ class Comparing:
         first = self.reference
         if first is None or first.evaluated is None:
             return ()
-        others = [(run, run.evaluated) for run in self.runs if run is not first and run.evaluated is not None]
+        others = [
+            (run, run.evaluated)
+            for run in self.runs
+            if run is not first and run.evaluated is not None
+        ]
         found = contrasts(first.evaluated, [each for _, each in others])
-        return tuple(Versus(run, row, overlap(first.evaluated, each)) for (run, each), row in zip(others, found, strict=True))
+        return tuple(
+            Versus(run, row, overlap(first.evaluated, each))
+            for (run, each), row in zip(others, found, strict=True)
+        )
 
     @cached_property
     def comparisons(self) -> int:
         """How many contrasts could be taken: what every p is corrected for."""
-        return sum(each.comparison is not None for versus in self.versus for each in versus.contrasts)
+        return sum(
+            each.comparison is not None for versus in self.versus for each in versus.contrasts
+        )
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """Every measure that some run has a value of, in the order of the scorecard."""
-        lines = [line for run in self.runs if run.evaluated for line in run.evaluated.card.lines if line.comparison is not None]
+        lines = [
+            line
+            for run in self.runs
+            if run.evaluated
+            for line in run.evaluated.card.lines
+            if line.comparison is not None
+        ]
         known = {line.measure.key: line.measure for line in lines}
-        order = [line.measure.key for run in self.runs if run.evaluated for line in run.evaluated.card.lines]
+        order = [
+            line.measure.key
+            for run in self.runs
+            if run.evaluated
+            for line in run.evaluated.card.lines
+        ]
         return tuple(known[key] for key in dict.fromkeys(order) if key in known)
 
     @cached_property
     def asked(self) -> list[Asked]:
-        """Every answered question with its place in every run, those first that most runs have answered."""
-        return sorted(asked([run.evaluated for run in self.runs]), key=lambda each: each.places.count(None))
+        """Every answered question with its place in every run, those first that most runs have
+        answered.
+        """
+        return sorted(
+            asked([run.evaluated for run in self.runs]), key=lambda each: each.places.count(None)
+        )
 
     @cached_property
     def differences(self) -> dict[str, list[str | None]]:
-        """The settings in which the runs are not alike, and the digests of their training cases where these are not."""
+        """The settings in which the runs are not alike, and the digests of their training cases
+        where these are not.
+        """
         configured = [run for run in self.runs if run.settings]
         found = differing([run.settings for run in configured]) if self._configured else {}
         digests = [run.trained_on for run in configured]
@@ -132,7 +168,10 @@ class Said:
     def figures(self) -> tuple[str, str]:
         """What counts for and against both answers, in words."""
         scored = (self.before, self.after)
-        counts = [f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported" for each in scored]
+        counts = [
+            f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported"
+            for each in scored
+        ]
         return counts[0], counts[1]
 
 
@@ -145,14 +184,26 @@ def said(run: Run, place: int | None) -> Said | None:
 
 
 def line_of(run: Run, key: str) -> Line | None:
-    """What changed in measure `key` of `run`; None where it was not evaluated, or has no such measure."""
-    return next((line for line in run.evaluated.card.lines if line.measure.key == key), None) if run.evaluated else None
+    """What changed in measure `key` of `run`; None where it was not evaluated, or has no such
+    measure.
+    """
+    return (
+        next((line for line in run.evaluated.card.lines if line.measure.key == key), None)
+        if run.evaluated
+        else None
+    )
 
 
 def energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
-    """Watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left out. None under two samples."""
-    steps = [(late - early, (first + second) / 2) for (early, first), (late, second) in pairwise(power_w)]
-    return sum(length * watt for length, watt in steps if length <= PAUSE_S) / 3600 if steps else None
+    """Watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left out. None
+    under two samples.
+    """
+    steps = [
+        (late - early, (first + second) / 2) for (early, first), (late, second) in pairwise(power_w)
+    ]
+    return (
+        sum(length * watt for length, watt in steps if length <= PAUSE_S) / 3600 if steps else None
+    )
 
 
 def as_dict(found: Comparing) -> dict[str, object]:
@@ -178,11 +229,20 @@ def as_dict(found: Comparing) -> dict[str, object]:
 def _run_dict(run: Run) -> dict[str, object]:
     lines = run.evaluated.card.lines if run.evaluated else ()
     changed = {
-        line.measure.key: {"before": line.before, "after": line.after, "verdict": line.verdict} | _plain(line.comparison)
+        line.measure.key: (
+            {"before": line.before, "after": line.after, "verdict": line.verdict}
+            | _plain(line.comparison)
+        )
         for line in lines
         if line.comparison is not None
     }
-    facts = {"label": run.label, "name": run.name, "mlflow_run_id": run.run_id, "asked": run.asked, "ended": run.ended}
+    facts = {
+        "label": run.label,
+        "name": run.name,
+        "mlflow_run_id": run.run_id,
+        "asked": run.asked,
+        "ended": run.ended,
+    }
     return facts | {"missing": run.missing, "cost": asdict(run.cost), "measures": changed}
 
 
@@ -190,8 +250,19 @@ def _contrast_dict(each: Contrast) -> dict[str, object]:
     if each.comparison is None:
         return {"verdict": each.verdict, "missing": each.missing}
     means = {"reference": each.comparison.before, "run": each.comparison.after}
-    return {"verdict": each.verdict, **means, **_plain(each.comparison), "adjusted_p": each.adjusted_p}
+    return {
+        "verdict": each.verdict,
+        **means,
+        **_plain(each.comparison),
+        "adjusted_p": each.adjusted_p,
+    }
 
 
 def _plain(compared: Comparison) -> dict[str, object]:
-    return {"change": compared.change, "low": compared.low, "high": compared.high, "p": compared.p_value, "pairs": compared.pairs}
+    return {
+        "change": compared.change,
+        "low": compared.low,
+        "high": compared.high,
+        "p": compared.p_value,
+        "pairs": compared.pairs,
+    }

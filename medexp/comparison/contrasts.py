@@ -1,8 +1,10 @@
-"""Runs against each other, case by case: what the tuned models of two runs make of the same held-out cases.
+"""Runs against each other, case by case: what the tuned models of two runs make of the same
+held-out cases.
 
-A case is the same where question and reference are. A loss is compared where its labelled tokens are as many, too: under another
-prompt or tokenizer a loss per token is another measure. Refuses to compare values of different cases: what has no pair is left out,
-and where nothing has, the contrast says why.
+A case is the same where question and reference are. A loss is compared where its labelled tokens
+are as many, too: under another prompt or tokenizer a loss per token is another measure. Refuses to
+compare values of different cases: what has no pair is left out, and where nothing has, the contrast
+says why.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +33,9 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A measure of a run minus that of the reference, over the cases both have; `adjusted_p` is corrected for all comparisons."""
+    """A measure of a run minus that of the reference, over the cases both have; `adjusted_p` is
+    corrected for all comparisons.
+    """
 
     measure: Measure
     comparison: Comparison | None = None
@@ -40,7 +44,9 @@ class Contrast:
 
     @property
     def is_detected(self) -> bool:
-        """Does it hold beside all other comparisons: interval without zero, and the adjusted p below 0.05?"""
+        """Does it hold beside all other comparisons: interval without zero, and the adjusted p
+        below 0.05?
+        """
         return self.is_hinted and self.adjusted_p < 1 - LEVEL
 
     @property
@@ -50,21 +56,26 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """better, worse or differs; maybe before it where it holds only alone; none detected; not compared."""
+        """better, worse or differs; maybe before it where it holds only alone; none detected; not
+        compared.
+        """
         if self.comparison is None:
             return "not compared"
         if not self.is_hinted:
             return self.comparison.nothing("none detected")
         way = self.measure.better * self.comparison.change
-        return ("" if self.is_detected else "maybe ") + ("better" if way > 0 else "worse" if way < 0 else "differs")
+        return ("" if self.is_detected else "maybe ") + (
+            "better" if way > 0 else "worse" if way < 0 else "differs"
+        )
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many cases two runs share, of how many each has: all that are held out, and those of them that were answered.
+    """How many cases two runs share, of how many each has: all that are held out, and those of them
+    that were answered.
 
-    Where a record is older than digests (`is_known` is False), all held-out cases are shared or none, as the counts of labelled
-    tokens are alike or not.
+    Where a record is older than digests (`is_known` is False), all held-out cases are shared or
+    none, as the counts of labelled tokens are alike or not.
     """
 
     held_out: tuple[int, int, int]
@@ -74,42 +85,70 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Asked:
-    """A held-out question, its reference, and where in each run's record it lies (None where it was not answered there)."""
+    """A held-out question, its reference, and where in each run's record it lies (None where it was
+    not answered there).
+    """
 
     question: str
     reference: str
     places: tuple[int | None, ...]
 
 
-def contrasts(reference: Evaluated, others: Sequence[Evaluated | None]) -> list[tuple[Contrast, ...]]:
-    """For every run of `others` a contrast to `reference` in each measure; p is adjusted for all of them together (Holm)."""
-    measures = {line.measure.key: line.measure for run in (reference, *others) if run is not None for line in run.card.lines}
-    found = [[_contrast(reference, run, each) for each in measures.values()] if run is not None else [] for run in others]
+def contrasts(
+    reference: Evaluated, others: Sequence[Evaluated | None]
+) -> list[tuple[Contrast, ...]]:
+    """For every run of `others` a contrast to `reference` in each measure; p is adjusted for all of
+    them together (Holm).
+    """
+    measures = {
+        line.measure.key: line.measure
+        for run in (reference, *others)
+        if run is not None
+        for line in run.card.lines
+    }
+    found = [
+        [_contrast(reference, run, each) for each in measures.values()] if run is not None else []
+        for run in others
+    ]
     compared = [each.comparison for row in found for each in row if each.comparison is not None]
     adjusted = iter(holm([each.p_value for each in compared]))
-    return [tuple(replace(each, adjusted_p=next(adjusted)) if each.comparison else each for each in row) for row in found]
+    return [
+        tuple(replace(each, adjusted_p=next(adjusted)) if each.comparison else each for each in row)
+        for row in found
+    ]
 
 
 def overlap(reference: Evaluated, other: Evaluated) -> Overlap:
     """How many cases `other` shares with `reference`."""
     answered = [{case.digest for case in run.record.cases} for run in (reference, other)]
-    held_out = [set(_names(run.record, _have_digests(reference, other))) for run in (reference, other)]
+    held_out = [
+        set(_names(run.record, _have_digests(reference, other))) for run in (reference, other)
+    ]
     return Overlap(_counts(*held_out), _counts(*answered), _have_digests(reference, other))
 
 
 def asked(runs: Sequence[Evaluated | None]) -> list[Asked]:
     """Every question that was answered in any of `runs`, in the order of the first that has it."""
-    places = [{case.digest: place for place, case in enumerate(run.record.cases)} if run else {} for run in runs]
+    places = [
+        {case.digest: place for place, case in enumerate(run.record.cases)} if run else {}
+        for run in runs
+    ]
     cases = {case.digest: case for run in reversed(runs) if run for case in run.record.cases}
     order = dict.fromkeys(digest for each in places for digest in each)
-    return [Asked(cases[key].question, cases[key].reference, tuple(each.get(key) for each in places)) for key in order]
+    return [
+        Asked(cases[key].question, cases[key].reference, tuple(each.get(key) for each in places))
+        for key in order
+    ]
 
 
-def tuned_values(run: Evaluated, key: str, with_digests: bool = True) -> dict[str, tuple[float, float]]:
-    """The value of measure `key` in every case of the tuned model, by what a case must share to be compared; beside it what the
-    case weighs in a mean: 1, in a loss its labelled tokens.
+def tuned_values(
+    run: Evaluated, key: str, with_digests: bool = True
+) -> dict[str, tuple[float, float]]:
+    """The value of measure `key` in every case of the tuned model, by what a case must share to be
+    compared; beside it what the case weighs in a mean: 1, in a loss its labelled tokens.
 
-    Without digests (records older than them) a loss is known by its place and by all counts of labelled tokens.
+    Without digests (records older than them) a loss is known by its place and by all counts of
+    labelled tokens.
     """
     if key in _PARTS:
         return _losses(run.record, _PARTS[key], with_digests)
@@ -119,36 +158,63 @@ def tuned_values(run: Evaluated, key: str, with_digests: bool = True) -> dict[st
         values = _grades(run, key.removeprefix(_BENCHMARK))
     else:
         scored = zip(run.record.cases, run.card.after, strict=True)
-        values = {case.digest: value for case, each in scored if (value := each.values.get(key)) is not None}
+        values = {
+            case.digest: value
+            for case, each in scored
+            if (value := each.values.get(key)) is not None
+        }
     return {case: (value, 1.0) for case, value in values.items()}
 
 
 def _contrast(reference: Evaluated, run: Evaluated, measure: Measure) -> Contrast:
-    theirs, ours = (tuned_values(each, measure.key, _have_digests(reference, run)) for each in (reference, run))
+    theirs, ours = (
+        tuned_values(each, measure.key, _have_digests(reference, run)) for each in (reference, run)
+    )
     shared = [case for case in theirs if case in ours]
     if not shared:
         return Contrast(measure, missing=_why(measure, theirs, ours, (reference, run)))
     weights = [theirs[case][1] for case in shared]
-    return Contrast(measure, compare([theirs[case][0] for case in shared], [ours[case][0] for case in shared], weights))
+    return Contrast(
+        measure,
+        compare([theirs[case][0] for case in shared], [ours[case][0] for case in shared], weights),
+    )
 
 
-def _why(measure: Measure, theirs: Mapping[str, object], ours: Mapping[str, object], runs: Sequence[Evaluated]) -> str:
+def _why(
+    measure: Measure,
+    theirs: Mapping[str, object],
+    ours: Mapping[str, object],
+    runs: Sequence[Evaluated],
+) -> str:
     for values, run in zip((theirs, ours), runs, strict=True):
         if not values:
             lines = [line for line in run.card.lines if line.measure.key == measure.key]
             return lines[0].missing if lines and lines[0].missing else "not measured in both"
     if measure.key in _PARTS:
-        return "no held-out case with the same labelled tokens in both (other cases, prompt or tokenizer)"
-    return "asked otherwise in both" if measure.key.startswith((_JUDGE, _BENCHMARK)) else "no held-out case in both"
+        return (
+            "no held-out case with the same labelled tokens in both (other cases, prompt or"
+            " tokenizer)"
+        )
+    return (
+        "asked otherwise in both"
+        if measure.key.startswith((_JUDGE, _BENCHMARK))
+        else "no held-out case in both"
+    )
 
 
 def _have_digests(*runs: Evaluated) -> bool:
     return all(run.record.held_out for run in runs)
 
 
-def _losses(record: Record, part: Callable[[CaseLoss], CaseLoss], with_digests: bool) -> dict[str, tuple[float, float]]:
+def _losses(
+    record: Record, part: Callable[[CaseLoss], CaseLoss], with_digests: bool
+) -> dict[str, tuple[float, float]]:
     parts = zip(_names(record, with_digests), map(part, record.tuned_losses), strict=True)
-    return {f"{name}: {loss.tokens}": (loss.per_token, loss.tokens) for name, loss in parts if loss.tokens}
+    return {
+        f"{name}: {loss.tokens}": (loss.per_token, loss.tokens)
+        for name, loss in parts
+        if loss.tokens
+    }
 
 
 def _names(record: Record, with_digests: bool) -> Sequence[str]:
@@ -162,7 +228,8 @@ def _marks(run: Evaluated) -> dict[str, float]:
     if run.record.judged is None:
         return {}
     judge = "/".join(_of(run, "evaluation.judge."))
-    marked = zip(run.record.cases, run.record.judged.tuned, strict=False)  # the first cases, as many as were judged
+    # the first cases, as many as were judged
+    marked = zip(run.record.cases, run.record.judged.tuned, strict=False)
     return {f"{case.digest} {judge}": each.mark for case, each in marked if each.mark is not None}
 
 
@@ -170,7 +237,13 @@ def _grades(run: Evaluated, name: str) -> dict[str, float]:
     if name not in run.record.benchmarks:
         return {}
     right = run.record.benchmarks[name].tuned
-    source = "/".join([*_of(run, f"evaluation.benchmark_files.{name}"), *_of(run, "evaluation.benchmark_limit"), str(len(right))])
+    source = "/".join(
+        [
+            *_of(run, f"evaluation.benchmark_files.{name}"),
+            *_of(run, "evaluation.benchmark_limit"),
+            str(len(right)),
+        ]
+    )
     return {f"{place} of {source}": float(each) for place, each in enumerate(right)}
 
 

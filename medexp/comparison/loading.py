@@ -1,5 +1,6 @@
-"""Runs found again to be compared: what each kept of its config, its answers and its figures, read from MLflow or an adapter's
-folder. Loads no model: the stored answers are scored again, in milliseconds."""
+"""Runs found again to be compared: what each kept of its config, its answers and its figures, read
+from MLflow or an adapter's folder. Loads no model: the stored answers are scored again, in
+milliseconds."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,8 @@ from medexp.tracking.registry import ADAPTER
 
 FEWEST, MOST = 2, 12
 CAUTION = (
-    "The order was made on these same held-out cases: the winner's score is optimistically biased, because it was selected on "
-    "these cases."
+    "The order was made on these same held-out cases: the winner's score is optimistically biased,"
+    " because it was selected on these cases."
 )
 _POWER = re.compile(r"system/gpu_\d+_power_usage_watts")
 NAMED = 3  # runs in a title
@@ -41,18 +42,25 @@ NAMED = 3  # runs in a title
 def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparing:
     """The runs that `asked` name (ids, folders of adapters, last), in that order.
 
-    Raises: RunError for one that is not there, or two that are the same; DataError for a stored evaluation that cannot be read.
+    Raises: RunError for one that is not there, or two that are the same; DataError for a stored
+        evaluation that cannot be read.
     """
     found = [finished.find(each, where.root or "", launch_dir) for each in asked]
     seen: dict[str, str] = {}
     for each in found:
         identity = each.kept.run_id if each.kept is not None else str(each.adapter)
         if identity in seen:
-            same = f"{seen[identity]} and {each.asked} are the same run" if seen[identity] != each.asked else each.asked
+            same = (
+                f"{seen[identity]} and {each.asked} are the same run"
+                if seen[identity] != each.asked
+                else each.asked
+            )
             raise RunError(f"run= names a run twice ({same}); give each once")
         seen[identity] = each.asked
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return _comparing(f"Compared: {', '.join(each.name for each in found[:NAMED])}{more}", found, where)
+    return _comparing(
+        f"Compared: {', '.join(each.name for each in found[:NAMED])}{more}", found, where
+    )
 
 
 def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
@@ -62,7 +70,10 @@ def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
     """
     ids, objective = kept_runs.find_study(where, name)
     if len(ids) < FEWEST:
-        raise RunError(f"study={name} has {len(ids)} finished trials with {objective} and {FEWEST} are needed; let the sweep go on")
+        raise RunError(
+            f"study={name} has {len(ids)} finished trials with {objective} and {FEWEST} are needed;"
+            " let the sweep go on"
+        )
     chosen = ids[:MOST]
     which = f"the best {MOST} of {len(ids)}" if len(ids) > MOST else f"all {len(ids)}"
     found = [finished.find(each, where.root or "", launch_dir) for each in chosen]
@@ -71,46 +82,89 @@ def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
 
 
 def _comparing(title: str, found: Sequence[FinishedRun], where: Tracking) -> Comparing:
-    return Comparing(title, tuple(_run(label, each, where) for label, each in zip(ascii_uppercase, found, strict=False)))
+    return Comparing(
+        title,
+        tuple(
+            _run(label, each, where) for label, each in zip(ascii_uppercase, found, strict=False)
+        ),
+    )
 
 
 def _run(label: str, each: FinishedRun, where: Tracking) -> Run:
     made = _settings(each)
     evaluated, trained = _evaluated(each, made), _trained(each, where)
-    run_id, ended = (each.kept.run_id, each.kept.status.lower()) if each.kept is not None else (None, "a folder")
-    page = f"#/experiments/{each.kept.tracker.experiment_id}/runs/{run_id}" if each.kept is not None else ""
+    run_id, ended = (
+        (each.kept.run_id, each.kept.status.lower())
+        if each.kept is not None
+        else (None, "a folder")
+    )
+    page = (
+        f"#/experiments/{each.kept.tracker.experiment_id}/runs/{run_id}"
+        if each.kept is not None
+        else ""
+    )
     missing = "" if evaluated else _missing(each)
     digest = trained.trained_on if trained is not None else None
-    return Run(label, each.name, each.asked, run_id, ended, made, _cost(each, trained), evaluated, missing, page, digest)
+    return Run(
+        label,
+        each.name,
+        each.asked,
+        run_id,
+        ended,
+        made,
+        _cost(each, trained),
+        evaluated,
+        missing,
+        page,
+        digest,
+    )
 
 
 def _settings(each: FinishedRun) -> dict[str, str]:
     """What the run was composed of; of the levers what the plan chose, where MLflow has it."""
-    stored = movable(OmegaConf.to_container(OmegaConf.load(each.composed))) if each.composed is not None else None
-    made = settings({str(name): group for name, group in stored.items()}) if isinstance(stored, dict) else {}
+    stored = (
+        movable(OmegaConf.to_container(OmegaConf.load(each.composed)))
+        if each.composed is not None
+        else None
+    )
+    made = (
+        settings({str(name): group for name, group in stored.items()})
+        if isinstance(stored, dict)
+        else {}
+    )
     params = each.kept.params if each.kept is not None else {}
     words = {"None": "null", "True": "true", "False": "false"}
-    chosen = {name: params[param] for name, param in LEVER_PARAMS.items() if made and param in params}
+    chosen = {
+        name: params[param] for name, param in LEVER_PARAMS.items() if made and param in params
+    }
     return made | {name: words.get(value, value) for name, value in chosen.items()}
 
 
 def _evaluated(each: FinishedRun, made: Mapping[str, str]) -> Evaluated | None:
     if each.record is None:
         return None
-    record = Record.of_json(each.record.read_text(encoding="utf-8"), f"{RECORD} of run {each.asked}")
+    record = Record.of_json(
+        each.record.read_text(encoding="utf-8"), f"{RECORD} of run {each.asked}"
+    )
     return Evaluated(record, scorecard.card(record, lexicon.load()), made)
 
 
 def _missing(each: FinishedRun) -> str:
     """Why there is not a stored evaluation."""
     if each.kept is None:
-        return f"no {RECORD} beside the adapter; measure it first: python -m medexp.evaluate run={each.asked}"
+        return (
+            f"no {RECORD} beside the adapter; measure it first: python -m medexp.evaluate"
+            f" run={each.asked}"
+        )
     if each.kept.status == "RUNNING":
         return "still running, no stored answers yet"
     if each.kept.status != "FINISHED":
         why = each.kept.tags.get("medexp.ended_by", "no reason kept").partition("\n")[0][:120]
         return f"{each.kept.status.lower()} before its answers were stored ({why})"
-    return f"no stored answers ({RECORD}); measure it: python -m medexp.evaluate run={each.kept.run_id}"
+    return (
+        f"no stored answers ({RECORD}); measure it: python -m medexp.evaluate"
+        f" run={each.kept.run_id}"
+    )
 
 
 def _trained(each: FinishedRun, where: Tracking) -> KeptRun | None:
@@ -144,19 +198,30 @@ def _cost(each: FinishedRun, kept: KeptRun | None) -> Cost:
 
 
 def _trained_parameters(each: FinishedRun) -> int | None:
-    """How many parameters the config of `each` trains: most trials of a sweep keep no adapter to count them in. None where the
-    config does not say it."""
+    """How many parameters the config of `each` trains: most trials of a sweep keep no adapter to
+    count them in. None where the config does not say it."""
     if each.composed is None:
         return None
     try:
         stored = OmegaConf.load(each.composed)
-        shape = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelShape), OmegaConf.select(stored, "model.shape")))
-        lora = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Lora), OmegaConf.select(stored, "lora")))
-    except (OmegaConfBaseException, BadInput, ValueError):  # of an older medexp, or a shape that the weights alone say
+        shape = OmegaConf.to_object(
+            OmegaConf.merge(
+                OmegaConf.structured(ModelShape), OmegaConf.select(stored, "model.shape")
+            )
+        )
+        lora = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(Lora), OmegaConf.select(stored, "lora"))
+        )
+    # of an older medexp, or a shape that the weights alone say
+    except (OmegaConfBaseException, BadInput, ValueError):
         return None
     assert isinstance(shape, ModelShape)
     assert isinstance(lora, Lora)
-    return lora_parameters(RunConfig(model=Model(shape=shape), lora=lora)) if lora.bias is Bias.none else None
+    return (
+        lora_parameters(RunConfig(model=Model(shape=shape), lora=lora))
+        if lora.bias is Bias.none
+        else None
+    )
 
 
 def _measured(values: Mapping[str, float]) -> int | None:
@@ -171,6 +236,8 @@ def _whole(value: float | None) -> int | None:
 
 
 def _energy_wh(kept: KeptRun) -> float | None:
-    """What the card took, where MLflow has measured one; of several it cannot be told which was the run's."""
+    """What the card took, where MLflow has measured one; of several it cannot be told which was the
+    run's.
+    """
     cards = [name for name in kept.metrics if _POWER.fullmatch(name)]
     return energy_wh(kept.tracker.timed(cards[0])) if len(cards) == 1 else None

@@ -38,7 +38,8 @@ _COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 _ALWAYS = ("loss_", "structure")  # measures that are shown whatever came of them
 _FRACTION = re.compile(r"-?\d*\.\d+(e[+-]?\d+)?|-?\d+(\.\d+)?e[+-]?\d+")
-_NAMED = ("model", "dataset", "prompt", "hardware")  # groups whose name says what their other settings are
+# groups whose name says what their other settings are
+_NAMED = ("model", "dataset", "prompt", "hardware")
 
 
 def shared(found: Comparing) -> str:
@@ -47,14 +48,26 @@ def shared(found: Comparing) -> str:
     if len(configured) < 2:
         return "Fewer than two of these runs have kept their config."
     common = {key: value for key, value in configured[0].items() if key not in found.differences}
-    named = [words.format(_rounded(common[key], 4)) for key, words in SHARED.items() if common.get(key, "null") != "null"]
-    return f"All: {', '.join(named)}; {len(common)} settings are the same in all, different: {len(found.differences)}."
+    named = [
+        words.format(_rounded(common[key], 4))
+        for key, words in SHARED.items()
+        if common.get(key, "null") != "null"
+    ]
+    return (
+        f"All: {', '.join(named)}; {len(common)} settings are the same in all, different:"
+        f" {len(found.differences)}."
+    )
 
 
 def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
-    """A row for every setting that differs, a cell for every run; and the names of those that say nothing more: they come with
-    another model or data set, or are off where they are known (a run of an older medexp has not heard of them)."""
-    names = [name for name, values in found.differences.items() if not _follows(name, found) and not _is_off(values)]
+    """A row for every setting that differs, a cell for every run; and the names of those that say
+    nothing more: they come with another model or data set, or are off where they are known (a run
+    of an older medexp has not heard of them)."""
+    names = [
+        name
+        for name, values in found.differences.items()
+        if not _follows(name, found) and not _is_off(values)
+    ]
     labels = [run.label for run in found.runs if run.settings]
     cells = {name: dict(zip(labels, found.differences[name], strict=True)) for name in names}
     rows = [(name, *_cells([cells[name].get(run.label) for run in found.runs])) for name in names]
@@ -81,7 +94,9 @@ def _cells(values: Sequence[str | None]) -> list[str]:
 
 
 def _rounded(value: str, digits: int) -> str:
-    return min(value, f"{float(value):.{digits}g}", key=len) if _FRACTION.fullmatch(value) else value
+    return (
+        min(value, f"{float(value):.{digits}g}", key=len) if _FRACTION.fullmatch(value) else value
+    )
 
 
 def _cell(value: str | None) -> str:
@@ -90,23 +105,44 @@ def _cell(value: str | None) -> str:
 
 
 def run_rows(found: Comparing) -> list[tuple[str, ...]]:
-    """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its folder."""
+    """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its
+    folder.
+    """
     rows: list[tuple[str, ...]] = []
     for run in found.runs:
         record = run.evaluated.record if run.evaluated else None
-        counts = f"{len(record.tuned_losses)} held out, {len(record.cases)} answered" if record else run.missing
+        counts = (
+            f"{len(record.tuned_losses)} held out, {len(record.cases)} answered"
+            if record
+            else run.missing
+        )
         rows.append((run.label, run.name, run.ended, counts, run.run_id or run.asked))
     return rows
 
 
 def remarks(found: Comparing) -> list[str]:
-    """What a reader must know before comparing: runs that cannot be compared, or only in part, and why."""
+    """What a reader must know before comparing: runs that cannot be compared, or only in part, and
+    why.
+    """
     said = [f"{run.label}: {run.missing}" for run in found.runs if run.evaluated is None]
-    silent = [run.label for run in found.runs if run.evaluated is not None and not run.evaluated.record.cases]
+    silent = [
+        run.label
+        for run in found.runs
+        if run.evaluated is not None and not run.evaluated.record.cases
+    ]
     if silent:
-        said.append(f"{', '.join(silent)}: no question was answered (evaluation.answers=0); compared by losses alone.")
+        said.append(
+            f"{', '.join(silent)}: no question was answered (evaluation.answers=0); compared by"
+            " losses alone."
+        )
     if found.reference is None:
-        return [*said, "Nothing is compared case by case: fewer than two of these runs have stored answers or losses."]
+        return [
+            *said,
+            (
+                "Nothing is compared case by case: fewer than two of these runs have stored answers"
+                " or losses."
+            ),
+        ]
     said += [sentence for each in found.versus for sentence in _remarks(found.reference, each)]
     return [*said, found.caution] if found.caution else said
 
@@ -118,32 +154,46 @@ def _remarks(first: Run, versus: Versus) -> Iterator[str]:
     who = f"{run.label} against {first.label}"
     if not shared_cases and not lap.is_known:
         yield (
-            f"{who}: a record is older than the digests of held-out cases, and the counts of labelled tokens are not the same "
-            f"({yours} cases, {mine}): no loss is paired."
+            f"{who}: a record is older than the digests of held-out cases, and the counts of"
+            f" labelled tokens are not the same ({yours} cases, {mine}): no loss is paired."
         )
     elif not shared_cases:
-        yield f"{who}: other held-out cases ({yours} and {mine}, none in common): no loss is paired."
+        yield (
+            f"{who}: other held-out cases ({yours} and {mine}, none in common): no loss is paired."
+        )
     elif shared_cases < max(mine, yours):
         yield f"{who}: {yours} and {mine} held-out cases, the {shared_cases} in common are paired."
     if my_answers and your_answers and answered < max(my_answers, your_answers):
-        yield f"{who}: {your_answers} and {my_answers} answered questions, the {answered} in common are paired."
+        yield (
+            f"{who}: {your_answers} and {my_answers} answered questions, the {answered} in common"
+            " are paired."
+        )
     yield from _unlike(first, run, versus)
 
 
 def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
     if not (first.settings and run.settings):
         return
-    other = [names for names, keys in _WHOLE.items() if any(first.settings.get(key) != run.settings.get(key) for key in keys)]
+    other = [
+        names
+        for names, keys in _WHOLE.items()
+        if any(first.settings.get(key) != run.settings.get(key) for key in keys)
+    ]
     if other:
         loss = versus.contrast("loss_completion")
         is_unpaired = loss is not None and loss.comparison is None and versus.overlap.held_out[0]
         alone = " Losses are not paired: the labelled tokens differ." if is_unpaired else ""
         who = f"{run.label} against {first.label}"
-        yield f"{who}: another {' and another '.join(other)}; what is compared is that too, not the adapter alone.{alone}"
+        yield (
+            f"{who}: another {' and another '.join(other)}; what is compared is that too, not the"
+            f" adapter alone.{alone}"
+        )
 
 
 def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and run: measure (once), label, before -> after, verdict, change with its interval."""
+    """A row for every measure and run: measure (once), label, before -> after, verdict, change with
+    its interval.
+    """
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
@@ -157,7 +207,9 @@ def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str
 
 
 def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and other run: measure (once), label, both means over the pairs, verdict, difference, p, pairs."""
+    """A row for every measure and other run: measure (once), label, both means over the pairs,
+    verdict, difference, p, pairs.
+    """
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
@@ -166,15 +218,29 @@ def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[s
             if each is not None and (compared := each.comparison) is not None:
                 means = f"{figure(compared.before)} | {figure(compared.after)}"
                 p_values = f"{compared.p_value:.2g} | {each.adjusted_p:.2g}"
-                row = (title, versus.run.label, means, each.verdict, compared.interval(), p_values, str(compared.pairs))
+                row = (
+                    title,
+                    versus.run.label,
+                    means,
+                    each.verdict,
+                    compared.interval(),
+                    p_values,
+                    str(compared.pairs),
+                )
                 rows.append(row)
                 title = ""
     return rows
 
 
 def quiet(found: Comparing) -> list[Measure]:
-    """The measures beside losses and structure in which no run changed beyond chance, and none differs from the reference."""
-    return [each for each in found.measures if not each.key.startswith(_ALWAYS) and not _is_news(found, each.key)]
+    """The measures beside losses and structure in which no run changed beyond chance, and none
+    differs from the reference.
+    """
+    return [
+        each
+        for each in found.measures
+        if not each.key.startswith(_ALWAYS) and not _is_news(found, each.key)
+    ]
 
 
 def _is_news(found: Comparing, key: str) -> bool:
@@ -187,11 +253,13 @@ def _is_news(found: Comparing, key: str) -> bool:
 
 def honest(found: Comparing) -> list[str]:
     """How the verdicts are to be read, and what so many comparisons allow."""
-    lines = [line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines]
+    lines = [
+        line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines
+    ]
     verdicts = sum(line.comparison is not None for line in lines)
     said = [
-        f"before -> after is each run against its own base. A verdict there stands for itself: had nothing changed, up to one in "
-        f"twenty of the {verdicts} would still claim so."
+        "before -> after is each run against its own base. A verdict there stands for itself: had"
+        f" nothing changed, up to one in twenty of the {verdicts} would still claim so."
     ]
     if (first := found.reference) is not None and found.comparisons:
         said += [_corrected(first, found.comparisons), *_too_few(found)]
@@ -200,22 +268,30 @@ def honest(found: Comparing) -> list[str]:
 
 def _corrected(first: Run, comparisons: int) -> str:
     return (
-        f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the paired differences is without zero, "
-        f"and the sign test points the same way and holds after Holm's correction for all {comparisons} comparisons. maybe: it "
-        "would hold if it were the only one; a reason to look again, no finding. Intervals are not corrected. In a loss every token"
-        " counts the same, in its sign test every case. Cases are resampled, training is not: "
-        "what another seed would change is in none of this (python -m medexp.train -m sweep=seeds)."
+        f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the"
+        " paired differences is without zero, and the sign test points the same way and holds"
+        f" after Holm's correction for all {comparisons} comparisons. maybe: it would hold if it"
+        " were the only one; a reason to look again, no finding. Intervals are not corrected. In a"
+        " loss every token counts the same, in its sign test every case. Cases are resampled,"
+        " training is not: what another seed would change is in none of this (python -m"
+        " medexp.train -m sweep=seeds)."
     )
 
 
 def _too_few(found: Comparing) -> Iterator[str]:
     """Is there a measure with too few pairs to pass unless others pass before it?"""
-    fewest = min(each.comparison.pairs for versus in found.versus for each in versus.contrasts if each.comparison is not None)
+    fewest = min(
+        each.comparison.pairs
+        for versus in found.versus
+        for each in versus.contrasts
+        if each.comparison is not None
+    )
     needed = pairs_needed(found.comparisons)
     if fewest < needed:
         yield (
-            f"Beside {found.comparisons} comparisons a measure passes on its own with {needed} pairs or more; some here have "
-            f"{fewest}. Compare fewer runs, or answer more questions: python -m medexp.evaluate run=ID evaluation.answers=N."
+            f"Beside {found.comparisons} comparisons a measure passes on its own with {needed}"
+            f" pairs or more; some here have {fewest}. Compare fewer runs, or answer more"
+            " questions: python -m medexp.evaluate run=ID evaluation.answers=N."
         )
 
 

@@ -1,4 +1,6 @@
-"""What a door takes beside a run: its own options, and the root config that holds both. A run knows none of them."""
+"""What a door takes beside a run: its own options, and the root config that holds both. A run knows
+none of them.
+"""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -49,7 +51,9 @@ class SweepOptions(Group):
 
 @dataclass
 class TrainOptions(OfARun):
-    """The finished run that `python -m medexp.train experiment=from_run` makes again; `from_run` is what that experiment sets."""
+    """The finished run that `python -m medexp.train experiment=from_run` makes again; `from_run` is
+    what that experiment sets.
+    """
 
     from_run: bool = MISSING
 
@@ -65,7 +69,9 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class UiOptions(Group):
-    """Where `python -m medexp.ui` listens (null: 5000, or a free port where that is taken), and whether it opens a browser."""
+    """Where `python -m medexp.ui` listens (null: 5000, or a free port where that is taken), and
+    whether it opens a browser.
+    """
 
     inside: ClassVar[str] = "ui."
 
@@ -82,8 +88,8 @@ class UiConfig(RunConfig):
 
 @dataclass
 class CleanOptions(Group):
-    """Which unfinished runs `python -m medexp.clean` removes: those untouched for so many days (null:
-    none, they are listed)."""
+    """Which unfinished runs `python -m medexp.clean` removes: those untouched for so many days
+    (null: none, they are listed)."""
 
     inside: ClassVar[str] = "clean."
 
@@ -114,7 +120,9 @@ class AuditConfig(RunConfig):
 
 @dataclass
 class CompareOptions(Group):
-    """Which finished runs `python -m medexp.compare` sets side by side (`run` is one name or a list), and what comes of it."""
+    """Which finished runs `python -m medexp.compare` sets side by side (`run` is one name or a
+    list), and what comes of it.
+    """
 
     inside: ClassVar[str] = "compare."
 
@@ -138,14 +146,18 @@ class CompareConfig(RunConfig):
 
 @dataclass
 class EvaluateOptions(OfARun):
-    """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the answers stored with it."""
+    """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the
+    answers stored with it.
+    """
 
     rescore: bool = MISSING
 
 
 @dataclass
 class EvaluateConfig(RunConfig):
-    """A run to measure. What it was made with is read from the run itself; what the command line names wins over that."""
+    """A run to measure. What it was made with is read from the run itself; what the command line
+    names wins over that.
+    """
 
     run: str | None = MISSING
     evaluate: EvaluateOptions = MISSING
@@ -167,8 +179,8 @@ class Reasoning(Enum):
 
 @dataclass
 class AskOptions(OfARun):
-    """Which finished run `python -m medexp.ask` asks what, how its answers are drawn (`max_new_tokens` null: as many as the run was
-    evaluated with), and how they are shown."""
+    """Which finished run `python -m medexp.ask` asks what, how its answers are drawn
+    (`max_new_tokens` null: as many as the run was evaluated with), and how they are shown."""
 
     inside: ClassVar[str] = "ask."
     question: str | None = MISSING
@@ -212,7 +224,9 @@ class MergedDtype(Enum):
 
 
 class GgufType(Enum):
-    """The format of a GGUF's matrices. The first three are written here; the others by llama.cpp's quantiser."""
+    """The format of a GGUF's matrices. The first three are written here; the others by llama.cpp's
+    quantiser.
+    """
 
     f16 = "f16"
     bf16 = "bf16"

@@ -1,4 +1,5 @@
-"""The sources of a dataset: itself, or the parts of its mixture, each another option of the same group composed by its name.
+"""The sources of a dataset: itself, or the parts of its mixture, each another option of the same
+group composed by its name.
 
 Refuses to read a case: what the parts hold is known when they are loaded.
 """
@@ -16,11 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 from medexp.config.schema import Dataset, Part, Source
 from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 
-SETTABLE = ("path", "hub_id", "config", "revision", "columns", "group_by")  # of a part's own option, in its entry
+# of a part's own option, in its entry
+SETTABLE = ("path", "hub_id", "config", "revision", "columns", "group_by")
 
 
 def expand(dataset: Dataset) -> Iterator[str]:
-    """Put a `Part` in the place of every entry of `dataset.mixture` and of `dataset.held_out_from`; yields every problem."""
+    """Put a `Part` in the place of every entry of `dataset.mixture` and of `dataset.held_out_from`;
+    yields every problem.
+    """
     for place, entry in enumerate(dataset.mixture):
         try:
             dataset.mixture[place] = _part(entry, f"dataset.mixture[{place}]")
@@ -32,11 +36,16 @@ def expand(dataset: Dataset) -> Iterator[str]:
         except ConfigError as error:
             yield from error.problems
     elif dataset.held_out_from is not None:
-        yield f"dataset.held_out_from={dataset.held_out_from} is not the name of a dataset option; there are {listing(_options())}"
+        yield (
+            f"dataset.held_out_from={dataset.held_out_from} is not the name of a dataset option;"
+            f" there are {listing(_options())}"
+        )
 
 
 def trained(dataset: Dataset) -> list[Part]:
-    """The sources that are trained on, with their weights: the parts of a mixture, else the dataset itself."""
+    """The sources that are trained on, with their weights: the parts of a mixture, else the dataset
+    itself.
+    """
     if dataset.mixture:
         return list(dataset.mixture)
     return [Part(**_source_of(dataset), weight=1.0)]
@@ -46,14 +55,23 @@ def sources(dataset: Dataset) -> list[Part]:
     """Everything that is read: what is trained on, then, with weight 0, what is only measured on."""
     read = trained(dataset)
     measured = measured_place(read, dataset.held_out_from)
-    return read if measured is not None or dataset.held_out_from is None else [*read, dataset.held_out_from]
+    return (
+        read
+        if measured is not None or dataset.held_out_from is None
+        else [*read, dataset.held_out_from]
+    )
 
 
 def measured_place(parts: Sequence[Part], held_out_from: Part | None) -> int | None:
-    """Where among `parts` the one stands whose held-out cases are measured; None where it is not among them."""
+    """Where among `parts` the one stands whose held-out cases are measured; None where it is not
+    among them.
+    """
     if held_out_from is None:
         return None
-    return next((place for place, part in enumerate(parts) if replace(part, weight=0.0) == held_out_from), None)
+    return next(
+        (place for place, part in enumerate(parts) if replace(part, weight=0.0) == held_out_from),
+        None,
+    )
 
 
 def _part(entry: Any, where: str) -> Part:
@@ -66,20 +84,38 @@ def _part(entry: Any, where: str) -> Part:
         if key not in allowed
     ]
     weight = entry["weight"]
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight) or weight <= 0:
-        unknown.append(f"{where}.weight={weight} is out of range: allowed is above 0 (weights need not add up to 1)")
+    if (
+        isinstance(weight, bool)
+        or not isinstance(weight, int | float)
+        or not isfinite(weight)
+        or weight <= 0
+    ):
+        unknown.append(
+            f"{where}.weight={weight} is out of range: allowed is above 0 (weights need not add up"
+            " to 1)"
+        )
     if unknown:
         raise ConfigError(unknown)
     changes = {key: value for key, value in entry.items() if key in SETTABLE}
-    return Part(**_source_of(_option(str(entry["use"]), f"{where}.use", changes)), weight=float(weight))
+    return Part(
+        **_source_of(_option(str(entry["use"]), f"{where}.use", changes)), weight=float(weight)
+    )
 
 
 def _measured(dataset: Dataset) -> Part:
-    """The part of that name where the mixture has one (with what its entry sets), else the option as it stands."""
-    named = [each for each in trained(dataset) if isinstance(each, Part) and each.name == dataset.held_out_from]
+    """The part of that name where the mixture has one (with what its entry sets), else the option
+    as it stands.
+    """
+    named = [
+        each
+        for each in trained(dataset)
+        if isinstance(each, Part) and each.name == dataset.held_out_from
+    ]
     if named:
         return replace(named[0], weight=0.0)
-    return Part(**_source_of(_option(dataset.held_out_from, "dataset.held_out_from", {})), weight=0.0)
+    return Part(
+        **_source_of(_option(dataset.held_out_from, "dataset.held_out_from", {})), weight=0.0
+    )
 
 
 def _option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
@@ -89,7 +125,9 @@ def _option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
     """
     options = _options()
     if name not in options:
-        raise ConfigError(f"{where}={name} does not exist; there are {listing(options)}{nearest(name, options)}")
+        raise ConfigError(
+            f"{where}={name} does not exist; there are {listing(options)}{nearest(name, options)}"
+        )
     composed = compose(config_name=f"dataset/{name}").dataset
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Dataset), composed, dict(changes))
@@ -106,7 +144,11 @@ def _option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
 
 def _options() -> list[str]:
     mixtures = ("mixture",)  # made of the others
-    return [each for each in GlobalHydra.instance().config_loader().get_group_options("dataset") if each not in mixtures]
+    return [
+        each
+        for each in GlobalHydra.instance().config_loader().get_group_options("dataset")
+        if each not in mixtures
+    ]
 
 
 def _source_of(source: Source) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""What every config group is: a dataclass whose numbers have ranges, checked when a composed config becomes an object."""
+"""What every config group is: a dataclass whose numbers have ranges, checked when a composed config
+becomes an object.
+"""
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
@@ -11,40 +13,57 @@ from medexp.errors import ConfigError
 LARGEST = 2**63 - 1  # of a whole number: what 64 bits hold
 
 
-def number(low: float | None = None, high: float | None = None, *, above: float | None = None) -> Any:
-    """A field that must lie in [low, high], or above `above`; None is allowed where the type is optional."""
+def number(
+    low: float | None = None, high: float | None = None, *, above: float | None = None
+) -> Any:
+    """A field that must lie in [low, high], or above `above`; None is allowed where the type is
+    optional.
+    """
     return field(default=MISSING, metadata={"low": low, "high": high, "above": above})
 
 
 def describe_range(limits: dict[str, float | None]) -> str:
     """Return the range of a field's metadata in words: "at least 1 and at most 1024"."""
     low, high, above = limits["low"], limits["high"], limits["above"]
-    floor = f"above {above:g}" if above is not None else f"at least {low:g}" if low is not None else ""
+    floor = (
+        f"above {above:g}" if above is not None else f"at least {low:g}" if low is not None else ""
+    )
     ceiling = f"at most {high:g}" if high is not None else ""
     return " and ".join(part for part in (floor, ceiling) if part)
 
 
 def _shown(value: float) -> str:
     """The number as it was given; one that no 64 bits hold only by its size."""
-    return str(value) if abs(value) <= LARGEST or not isinstance(value, int) else f"{'-' * (value < 0)}(more than 2^63)"
+    return (
+        str(value)
+        if abs(value) <= LARGEST or not isinstance(value, int)
+        else f"{'-' * (value < 0)}(more than 2^63)"
+    )
 
 
 def _outside(value: float, limits: dict[str, float | None]) -> bool:
     low, high, above = limits["low"], limits["high"], limits["above"]
-    inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+    inside = (
+        (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+    )
     # Python's integers know no end, but what computes with them does.
     return not (inside and (abs(value) <= LARGEST if isinstance(value, int) else isfinite(value)))
 
 
 @dataclass
 class Group:
-    """A config group. Raises ConfigError from `__post_init__` with every field that is outside its range."""
+    """A config group. Raises ConfigError from `__post_init__` with every field that is outside its
+    range.
+    """
 
     inside: ClassVar[str] = ""  # where this is part of a group: its name there, and a dot
 
     def __post_init__(self) -> None:
         problems = [
-            f"{self.inside}{each.name}={_shown(value)} is out of range: allowed is {describe_range(dict(each.metadata))}"
+            f"{self.inside}{each.name}={_shown(value)} is out of range: allowed is"
+            f" {describe_range(dict(each.metadata))}"
             for each in fields(self)
             if "low" in each.metadata
             and isinstance(value := getattr(self, each.name), int | float)

@@ -1,4 +1,6 @@
-"""A run as flat names and plain values (`lora.r` -> 16): what MLflow keeps as parameters, and what tells two runs apart."""
+"""A run as flat names and plain values (`lora.r` -> 16): what MLflow keeps as parameters, and what
+tells two runs apart.
+"""
 
 import hashlib
 import json
@@ -14,7 +16,13 @@ from medexp.config.schema import RunConfig
 
 Value = str | int | float | bool | None | list[object]
 # What `dataset.faulty` leaves out, the digest of the cases tells.
-_NOT_THE_EXPERIMENT = ("tracking.", "training.resume", "training.save_steps", "evaluation.reuse_base", "dataset.faulty")
+_NOT_THE_EXPERIMENT = (
+    "tracking.",
+    "training.resume",
+    "training.save_steps",
+    "evaluation.reuse_base",
+    "dataset.faulty",
+)
 # Of a card, measured or published: nothing but predictions is made of them.
 _RATES = ("hardware.matmul_tflops", "hardware.memory_gb_per_s", "hardware.host_link_gb_per_s")
 _TELLING = (
@@ -33,7 +41,9 @@ def flatten(run: RunConfig) -> dict[str, Value]:
 
 
 def is_of_experiment(name: str) -> bool:
-    """Does the setting of this dotted name change what comes out? Where results are kept and how a run is taken up again do not."""
+    """Does the setting of this dotted name change what comes out? Where results are kept and how a
+    run is taken up again do not.
+    """
     return not name.startswith(_NOT_THE_EXPERIMENT)
 
 
@@ -43,10 +53,10 @@ def is_of_identity(name: str) -> bool:
 
 
 def telling(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
-    """The leaves of `run` that a person compares runs by, the most telling first, and those that `overrides` name; no nulls, and
-    none that a user may set otherwise when the run is continued (`fingerprint` leaves them out, and
-    MLflow lets no parameter change: where the machine or its plan has another value by then, a tag
-    says so).
+    """The leaves of `run` that a person compares runs by, the most telling first, and those that
+    `overrides` name; no nulls, and none that a user may set otherwise when the run is continued
+    (`fingerprint` leaves them out, and MLflow lets no parameter change: where the machine or its
+    plan has another value by then, a tag says so).
 
     The whole config is kept beside them as config/composed.yaml.
     """
@@ -107,8 +117,13 @@ def _experiment(run: RunConfig) -> dict[str, Value]:
 
 
 def settings(groups: Mapping[str, object]) -> dict[str, str]:
-    """Every leaf of composed `groups` that makes the experiment, under its dotted name, written as on the command line."""
-    leaves = _leaves("", {name: group for name, group in groups.items() if name in RunConfig.__dataclass_fields__})
+    """Every leaf of composed `groups` that makes the experiment, under its dotted name, written as
+    on the command line.
+    """
+    leaves = _leaves(
+        "",
+        {name: group for name, group in groups.items() if name in RunConfig.__dataclass_fields__},
+    )
     return {name: shown(value) for name, value in leaves if is_of_experiment(name)}
 
 
@@ -116,21 +131,33 @@ def shown(value: object) -> str:
     """`value` as it is written on the command line: null, true, [a, b]."""
     if isinstance(value, list):
         return f"[{', '.join(map(shown, value))}]"
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )
 
 
 def word(name: str, value: str) -> str:
-    """Return `name=value` as a shell has to be given it, so that Hydra reads text `value` letter by letter."""
+    """Return `name=value` as a shell has to be given it, so that Hydra reads text `value` letter by
+    letter.
+    """
     if re.fullmatch(r"[\w./:-]+", value, re.ASCII):
         return f"{name}={value}"
-    escaped = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    escaped = re.sub(
+        r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value
+    )
     return shlex.quote(f"{name}='{escaped}'")
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
-    """The settings in which `runs` are not all alike, with the value in every run (None where it has none), in their order."""
+    """The settings in which `runs` are not all alike, with the value in every run (None where it
+    has none), in their order.
+    """
     names = dict.fromkeys(name for run in runs for name in run)
-    return {name: values for name in names if len(set(values := [run.get(name) for run in runs])) > 1}
+    return {
+        name: values for name in names if len(set(values := [run.get(name) for run in runs])) > 1
+    }
 
 
 def _leaves(prefix: str, value: object) -> Iterator[tuple[str, Value]]:

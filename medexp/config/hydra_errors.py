@@ -1,4 +1,6 @@
-"""What Hydra and OmegaConf say about a mistyped command line, as one sentence that names the nearest thing that exists."""
+"""What Hydra and OmegaConf say about a mistyped command line, as one sentence that names the
+nearest thing that exists.
+"""
 
 import re
 import shlex
@@ -11,7 +13,12 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from medexp.config.other_names import in_our_words
 from medexp.errors import closest, first_line, listing, nearest, suggestion
@@ -34,41 +41,74 @@ def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
 
 def explain(error: Exception, schema: type) -> str | None:
     """`error` in one sentence, None if it is not about what the user wrote."""
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+    if (
+        isinstance(error, MissingConfigException)
+        and error.options is not None
+        and error.missing_cfg_file
+    ):
         return _no_option(str(error.missing_cfg_file), error.options)
     if str(error).startswith("Only one of --run, --multirun"):
         return "-m, --cfg, --info and --shell-completion do not go together; give one of them"
     if again := re.match(r"Multiple values for ([\w/]+)\.", str(error)):
         return f"{again[1]} is there already; write {again[1]}=OPTION, once and without a +"
     if str(error).startswith("Config group override must be"):  # Hydra's own, a bare ValueError
-        return f"{first_line(error)}: a group is set to the name of one of its options, as in hardware=cpu"
+        return (
+            f"{first_line(error)}: a group is set to the name of one of its options, as in"
+            " hardware=cpu"
+        )
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read: {first_line(error)}. Write key=value, quoted where it has spaces or commas"
-    return _about_a_key(error, schema) if isinstance(error, HydraException | OmegaConfBaseException) else None
+        return (
+            f"{error.override!r} cannot be read: {first_line(error)}. Write key=value, quoted where"
+            " it has spaces or commas"
+        )
+    return (
+        _about_a_key(error, schema)
+        if isinstance(error, HydraException | OmegaConfBaseException)
+        else None
+    )
 
 
 def _no_option(file: str, options: Sequence[str]) -> str:
-    """That a group has no such option, and for weights and cases of one's own where these are named."""
-    group, _, option = file.partition("/") if file.partition("/")[0] in _OWN else file.rpartition("/")
+    """That a group has no such option, and for weights and cases of one's own where these are
+    named.
+    """
+    group, _, option = (
+        file.partition("/") if file.partition("/")[0] in _OWN else file.rpartition("/")
+    )
     own = _OWN.get(group, "").format(option) if option else ""
-    return f"{group}={option} does not exist; there are {listing(options)}{nearest(option, options)}{own}"
+    return (
+        f"{group}={option} does not exist; there are"
+        f" {listing(options)}{nearest(option, options)}{own}"
+    )
 
 
 def before_the_run(error: Exception) -> str | None:
-    """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own settings or a file of the config
-    are wrong. None if medexp had begun, as a sweep has before its trials."""
+    """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own
+    settings or a file of the config are wrong. None if medexp had begun, as a sweep has before its
+    trials."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # without the caller's
     own = Path(__file__).parents[1]
     if any(Path(each.filename).is_relative_to(own) for each in frames):
         return None
-    at = f" at {frames[-1].line} in {frames[-1].name}" if frames and not str(error) else ""  # a bare assertion
-    return f"Hydra cannot begin with this command line: {first_line(error)}{at}; HYDRA_FULL_ERROR=1 shows more"
+    # a bare assertion
+    at = f" at {frames[-1].line} in {frames[-1].name}" if frames and not str(error) else ""
+    return (
+        f"Hydra cannot begin with this command line: {first_line(error)}{at}; HYDRA_FULL_ERROR=1"
+        " shows more"
+    )
 
 
 def _about_a_key(error: Exception, schema: type) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and "does not support deletion" in str(cause) and cause.full_key:
-        return f"{cause.full_key} cannot be taken away; leave the ~ out and set it: {cause.full_key}=VALUE"
+    if (
+        isinstance(cause, OmegaConfBaseException)
+        and "does not support deletion" in str(cause)
+        and cause.full_key
+    ):
+        return (
+            f"{cause.full_key} cannot be taken away; leave the ~ out and set it:"
+            f" {cause.full_key}=VALUE"
+        )
     if isinstance(cause, ValidationError):
         return wrong_type(cause, schema)
     if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
@@ -90,7 +130,11 @@ def unknown(key: str, schema: type) -> str:
         last = closest(key.rpartition(".")[2], inner)
         guess = inner[last] if last is not None else None
     parent = key.rpartition(".")[0]
-    inside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == (parent if parent in known else "")]
+    inside = [
+        name.rpartition(".")[2]
+        for name in known
+        if name.rpartition(".")[0] == (parent if parent in known else "")
+    ]
     where = parent if parent in known else "the run"
     return f"{key} does not exist; {where} has {listing(inside)}{suggestion(guess)}"
 
@@ -103,12 +147,23 @@ def wrong_type(cause: ValidationError, schema: type) -> str:
     if enums:
         allowed = [member.name for kind in enums for member in kind]
         given = re.search(r"Invalid value '([^']*)'", str(cause))
-        return f"{key}={given[1] if given else '?'} is not allowed; allowed are {listing(allowed)}" + (
-            nearest(given[1], allowed) if given else ""
+        return (
+            f"{key}={given[1] if given else '?'} is not allowed; allowed are {listing(allowed)}"
+            + (nearest(given[1], allowed) if given else "")
         )
     wanted = " or ".join("null" if kind is type(None) else _name(kind) for kind in kinds)
-    example = next((shlex.quote(f"{key}={_AS_IN[each]}") for kind in kinds if (each := get_origin(kind)) in _AS_IN), "")
-    return f"{key}: {first_line(cause)}; allowed is {wanted or 'another type'}{', as in ' + example if example else ''}"
+    example = next(
+        (
+            shlex.quote(f"{key}={_AS_IN[each]}")
+            for kind in kinds
+            if (each := get_origin(kind)) in _AS_IN
+        ),
+        "",
+    )
+    return (
+        f"{key}: {first_line(cause)}; allowed is"
+        f" {wanted or 'another type'}{', as in ' + example if example else ''}"
+    )
 
 
 def kinds_of(kind: Any) -> tuple[Any, ...]:

@@ -1,5 +1,5 @@
-"""Is a model what its config group declares? Compared with the weights' own config.json, without loading them; and the shape read
-from there for a model that declares none (`model=local`)."""
+"""Is a model what its config group declares? Compared with the weights' own config.json, without
+loading them; and the shape read from there for a model that declares none (`model=local`)."""
 
 import json
 from pathlib import Path
@@ -41,15 +41,21 @@ def check_shape(model: Model, config: dict[str, Any]) -> None:
         differences.append(f"they are quantised by {method} there and model.quantisation=nf4 here")
     if differences:
         raise ModelError(
-            f"the weights of model={model.name} do not have the declared shape: {'; '.join(differences)}. "
-            "Choose the model they belong to, or fix model.shape"
+            f"the weights of model={model.name} do not have the declared shape:"
+            f" {'; '.join(differences)}. Choose the model they belong to, or fix model.shape"
         )
 
 
 def _quantised_by(config: dict[str, Any]) -> str:
-    """nf4 for bitsandbytes' four bits, else what the checkpoint calls its method; "" where it is not quantised."""
+    """nf4 for bitsandbytes' four bits, else what the checkpoint calls its method; "" where it is
+    not quantised.
+    """
     found = config.get("quantization_config") or {}
-    return Quantisation.nf4.value if found.get("load_in_4bit") else str(found.get("quant_method") or "")
+    return (
+        Quantisation.nf4.value
+        if found.get("load_in_4bit")
+        else str(found.get("quant_method") or "")
+    )
 
 
 def config_in(folder: Path) -> dict[str, Any]:
@@ -61,32 +67,50 @@ def config_in(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"model.path={folder} holds no config.json; give the folder of a Transformers checkpoint") from None
+        raise ModelError(
+            f"model.path={folder} holds no config.json; give the folder of a Transformers"
+            " checkpoint"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model.path={folder}: config.json cannot be read ({error}); give the folder of a whole checkpoint"
+            f"model.path={folder}: config.json cannot be read ({error}); give the folder of a whole"
+            " checkpoint"
         ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"model.path={folder}: config.json holds no object; give the folder of a Transformers checkpoint")
+        raise ModelError(
+            f"model.path={folder}: config.json holds no object; give the folder of a Transformers"
+            " checkpoint"
+        )
     return config
 
 
 def shape_in(folder: Path) -> dict[str, object]:
     """The shape of the checkpoint in `folder`, as the values of `model.shape`.
 
-    Raises: ModelError if its config.json is not there, lacks a part, or is of a family that plans are not made for.
+    Raises: ModelError if its config.json is not there, lacks a part, or is of a family that plans
+        are not made for.
     """
     config = config_in(folder)
     family, known = config.get("model_type"), [each.value for each in Family]
     if family not in known:
-        raise ModelError(f"model.path={folder} is of family {family}; plans are made for {listing(known)}")
+        raise ModelError(
+            f"model.path={folder} is of family {family}; plans are made for {listing(known)}"
+        )
     found = {ours: config.get(theirs) for ours, theirs in _CONFIG_NAMES.items()}
     heads, hidden = found["heads"], found["hidden"]
-    found["kv_heads"] = found["kv_heads"] or heads  # what Transformers takes where they are left out
+    # what Transformers takes where they are left out
+    found["kv_heads"] = found["kv_heads"] or heads
     found["tied_embeddings"] = bool(found["tied_embeddings"])
     if found["head_dim"] is None and isinstance(hidden, int) and isinstance(heads, int) and heads:
         found["head_dim"] = hidden // heads
-    wrong = [_CONFIG_NAMES[name] for name, value in found.items() if not isinstance(value, int) or (name in _COUNTS and value < 1)]
+    wrong = [
+        _CONFIG_NAMES[name]
+        for name, value in found.items()
+        if not isinstance(value, int) or (name in _COUNTS and value < 1)
+    ]
     if wrong:
-        raise ModelError(f"model.path={folder}: config.json gives no number for {listing(wrong)}; set model.shape by hand")
+        raise ModelError(
+            f"model.path={folder}: config.json gives no number for {listing(wrong)}; set"
+            " model.shape by hand"
+        )
     return {"family": family} | found

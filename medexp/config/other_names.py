@@ -1,6 +1,8 @@
-"""What TRL, PEFT, Transformers, Unsloth, Axolotl and LLaMA-Factory call a setting, in the words of this project's config.
+"""What TRL, PEFT, Transformers, Unsloth, Axolotl and LLaMA-Factory call a setting, in the words of
+this project's config.
 
-A user who comes from there types their names first. Each gets one sentence: the key that means the same, or what is done instead.
+A user who comes from there types their names first. Each gets one sentence: the key that means the
+same, or what is done instead.
 """
 
 import shlex
@@ -10,10 +12,17 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 _SAME = {  # our key: their names for it
-    "training.micro_batch": "per_device_train_batch_size micro_batch_size train_batch_size per_gpu_train_batch_size batch_size",
-    "training.accumulation": "gradient_accumulation_steps gradient_accumulation grad_accum_steps accumulate_grad_batches",
+    "training.micro_batch": (
+        "per_device_train_batch_size micro_batch_size train_batch_size per_gpu_train_batch_size"
+        " batch_size"
+    ),
+    "training.accumulation": (
+        "gradient_accumulation_steps gradient_accumulation grad_accum_steps accumulate_grad_batches"
+    ),
     "training.max_steps": "max_steps max_train_steps",
-    "training.max_seq_tokens": "max_seq_length max_length cutoff_len sequence_len max_seq_len model_max_length seq_length",
+    "training.max_seq_tokens": (
+        "max_seq_length max_length cutoff_len sequence_len max_seq_len model_max_length seq_length"
+    ),
     "training.learning_rate": "learning_rate lr",
     "training.warmup_steps": "warmup_steps num_warmup_steps lr_warmup_steps",
     "training.schedule": "lr_scheduler_type lr_scheduler lr_schedule scheduler",
@@ -43,7 +52,9 @@ _BY_VALUE = {  # their name: their value -> what is written here
     "load_in_4bit": {"true": "model.quantisation=nf4", "false": "model.quantisation=none"},
     "bf16": {"true": "hardware.dtype=bfloat16", "auto": "hardware.dtype=auto"},
     "fp16": {"true": "hardware.dtype=float16"},
-    "torch_dtype": {name: f"hardware.dtype={name}" for name in ("auto", "bfloat16", "float16", "float32")},
+    "torch_dtype": {
+        name: f"hardware.dtype={name}" for name in ("auto", "bfloat16", "float16", "float32")
+    },
     "quantization_bit": {"4": "model.quantisation=nf4"},
     "gradient_checkpointing": {
         "true": "training.gradient_checkpointing=standard",
@@ -58,9 +69,15 @@ _BY_VALUE = {  # their name: their value -> what is written here
     },
     "target_modules": {"all-linear": "lora=all_linear", "all": "lora=all_linear"},
     "train_on_inputs": {"true": "training.loss_on=all", "false": "training.loss_on=completion"},
-    "completion_only_loss": {"true": "training.loss_on=completion", "false": "training.loss_on=all"},
+    "completion_only_loss": {
+        "true": "training.loss_on=completion",
+        "false": "training.loss_on=all",
+    },
     "packing": {"true": "training.batch_by=tokens", "false": "training.batch_by=cases"},
-    "torch_compile": {"true": "hardware.compile_layers=true", "false": "hardware.compile_layers=false"},
+    "torch_compile": {
+        "true": "hardware.compile_layers=true",
+        "false": "hardware.compile_layers=false",
+    },
     "use_cpu": {"true": "hardware=cpu"},
 }
 _ALSO = {  # other spellings of the names above
@@ -135,74 +152,149 @@ _ALSO = {  # other spellings of the names above
 _INSTEAD = {  # their name: what is done here
     "num_train_epochs": "write training.epochs={value} training.max_steps=null",
     "warmup_ratio": "a warm-up is counted in steps: training.warmup_steps=NUMBER",
-    "load_in_4bit": "4-bit weights are model.quantisation=nf4, unquantised ones model.quantisation=none",
-    "load_in_8bit": "there are no 8-bit weights: 4-bit ones are model.quantisation=nf4, unquantised ones model.quantisation=none",
-    "quantization_bit": "4-bit weights are model.quantisation=nf4, unquantised ones model.quantisation=none",
-    "bnb_4bit_quant_type": "4-bit weights are model.quantisation=nf4, and what is computed in is hardware.dtype",
+    "load_in_4bit": (
+        "4-bit weights are model.quantisation=nf4, unquantised ones model.quantisation=none"
+    ),
+    "load_in_8bit": (
+        "there are no 8-bit weights: 4-bit ones are model.quantisation=nf4, unquantised ones"
+        " model.quantisation=none"
+    ),
+    "quantization_bit": (
+        "4-bit weights are model.quantisation=nf4, unquantised ones model.quantisation=none"
+    ),
+    "bnb_4bit_quant_type": (
+        "4-bit weights are model.quantisation=nf4, and what is computed in is hardware.dtype"
+    ),
     "bf16": "what is computed in is hardware.dtype, one of auto, bfloat16, float16, float32",
     "fp16": "what is computed in is hardware.dtype, one of auto, bfloat16, float16, float32",
     "torch_dtype": "what is computed in is hardware.dtype, one of auto, bfloat16, float16, float32",
     "tf32": "what is computed in is hardware.dtype, one of auto, bfloat16, float16, float32",
-    "gradient_checkpointing": "it is training.gradient_checkpointing, one of unsloth, standard, off",
+    "gradient_checkpointing": (
+        "it is training.gradient_checkpointing, one of unsloth, standard, off"
+    ),
     "optim": "it is training.optimizer, one of adamw_torch, adamw_8bit, paged_adamw_8bit",
-    "target_modules": "write 'lora.target_modules=[q_proj,v_proj]', or lora=all_linear for every projection",
+    "target_modules": (
+        "write 'lora.target_modules=[q_proj,v_proj]', or lora=all_linear for every projection"
+    ),
     "lora_target_linear": "every linear projection is lora=all_linear, as it is by default",
     "train_on_inputs": "which tokens are in the loss is training.loss_on, one of completion, all",
-    "completion_only_loss": "which tokens are in the loss is training.loss_on, one of completion, all",
-    "packing": "training.batch_by=tokens fills a micro-batch up to training.micro_batch x training.max_seq_tokens tokens",
+    "completion_only_loss": (
+        "which tokens are in the loss is training.loss_on, one of completion, all"
+    ),
+    "packing": (
+        "training.batch_by=tokens fills a micro-batch up to training.micro_batch x"
+        " training.max_seq_tokens tokens"
+    ),
     "torch_compile": "it is hardware.compile_layers, one of true, false, auto",
     "use_cpu": "write hardware=cpu",
     "device": "write hardware=cpu or the preset of a card, as in hardware=auto",
-    "base_model": "choose one with model=OPTION, or a checkpoint of your own with model=local model.path=FOLDER",
-    "model_type": "it is read from the weights; choose them with model=OPTION, or model=local model.path=FOLDER",
-    "tokenizer_name": "the tokenizer is that of the weights: model=OPTION, or model=local model.path=FOLDER",
+    "base_model": (
+        "choose one with model=OPTION, or a checkpoint of your own with model=local"
+        " model.path=FOLDER"
+    ),
+    "model_type": (
+        "it is read from the weights; choose them with model=OPTION, or model=local"
+        " model.path=FOLDER"
+    ),
+    "tokenizer_name": (
+        "the tokenizer is that of the weights: model=OPTION, or model=local model.path=FOLDER"
+    ),
     "dataset_name": "write dataset=local dataset.path=FILE (JSON, JSONL, CSV or Parquet)",
-    "dataset_format": "which column is what is dataset.columns.question, dataset.columns.reasoning and dataset.columns.answer",
+    "dataset_format": (
+        "which column is what is dataset.columns.question, dataset.columns.reasoning and"
+        " dataset.columns.answer"
+    ),
     "val_set_size": "how many cases are held out is dataset.held_out, a count",
-    "eval_strategy": "the held-out loss is measured every evaluation.every_steps steps, before and after",
+    "eval_strategy": (
+        "the held-out loss is measured every evaluation.every_steps steps, before and after"
+    ),
     "save_strategy": "a checkpoint is written every training.save_steps steps",
-    "save_total_limit": "the two newest checkpoints of an unfinished run are kept; how often one is written is training.save_steps",
-    "resume_from_checkpoint": "the same command continues an interrupted run by itself; training.resume=never starts afresh",
-    "chat_template": "what a case looks like is prompt=OPTION, and which column is what dataset.columns",
+    "save_total_limit": (
+        "the two newest checkpoints of an unfinished run are kept; how often one is written is"
+        " training.save_steps"
+    ),
+    "resume_from_checkpoint": (
+        "the same command continues an interrupted run by itself; training.resume=never starts"
+        " afresh"
+    ),
+    "chat_template": (
+        "what a case looks like is prompt=OPTION, and which column is what dataset.columns"
+    ),
     "logging_steps": "every step is logged, there is nothing to set",
     "report_to": "every run is kept in MLflow, under tracking.root",
     "attn_implementation": "the engine chooses it, there is nothing to set",
     "liger_kernel": "on a card hardware.engine=unsloth brings fused kernels of its own",
     "use_unsloth": "which engine trains is hardware.engine, one of auto, unsloth, transformers",
-    "deepspeed": "a run has one card; what does not fit there is streamed from the host (hardware.offload_layers)",
-    "dataloader_num_workers": "there is nothing to set: the cases are tokenised once, before training",
-    "load_best_model_at_end": "a run ends with the adapter of its last step; the best of several runs is found by a sweep (-m)",
-    "push_to_hub": "a finished run goes to the Hub by python -m medexp.export run=last push=true export.repo=OWNER/NAME",
+    "deepspeed": (
+        "a run has one card; what does not fit there is streamed from the host"
+        " (hardware.offload_layers)"
+    ),
+    "dataloader_num_workers": (
+        "there is nothing to set: the cases are tokenised once, before training"
+    ),
+    "load_best_model_at_end": (
+        "a run ends with the adapter of its last step; the best of several runs is found by a sweep"
+        " (-m)"
+    ),
+    "push_to_hub": (
+        "a finished run goes to the Hub by python -m medexp.export run=last push=true"
+        " export.repo=OWNER/NAME"
+    ),
     "token": "it is read from the environment variable HF_TOKEN",
-    "neftune_noise_alpha": "noise on the embeddings (NEFTune) is not offered; lora.dropout regularises",
-    "adam_beta1": "the constants of Adam are those of the optimizer (training.optimizer), there is nothing to set",
-    "init_lora_weights": "B begins with zeros, A at random, as in the LoRA paper; there is nothing to set",
+    "neftune_noise_alpha": (
+        "noise on the embeddings (NEFTune) is not offered; lora.dropout regularises"
+    ),
+    "adam_beta1": (
+        "the constants of Adam are those of the optimizer (training.optimizer), there is nothing"
+        " to set"
+    ),
+    "init_lora_weights": (
+        "B begins with zeros, A at random, as in the LoRA paper; there is nothing to set"
+    ),
     "modules_to_save": "an adapter holds LoRA matrices alone (lora.target_modules)",
-    "layers_to_transform": "every layer has an adapter; which projections do is lora.target_modules",
-    "gpu_memory_utilization": "what a run may take of the card is hardware.vram_ceiling_gib, in GiB",
-    "adapter": "what is trained is a LoRA adapter; with 4-bit weights (QLoRA) that is model.quantisation=nf4",
-    "full_finetuning": "what is trained is an adapter (LoRA), on weights that stay as they are; set its width with lora.r",
-    "temperature": "how an answer is drawn is said when one is asked for: python -m medexp.ask run=last ask.temperature=0.7",
+    "layers_to_transform": (
+        "every layer has an adapter; which projections do is lora.target_modules"
+    ),
+    "gpu_memory_utilization": (
+        "what a run may take of the card is hardware.vram_ceiling_gib, in GiB"
+    ),
+    "adapter": (
+        "what is trained is a LoRA adapter; with 4-bit weights (QLoRA) that is"
+        " model.quantisation=nf4"
+    ),
+    "full_finetuning": (
+        "what is trained is an adapter (LoRA), on weights that stay as they are; set its width with"
+        " lora.r"
+    ),
+    "temperature": (
+        "how an answer is drawn is said when one is asked for: python -m medexp.ask run=last"
+        " ask.temperature=0.7"
+    ),
 }
 _PLANNED = ("training.micro_batch", "training.accumulation")
 _KEYS = {name: key for key, names in _SAME.items() for name in names.split()}
 
 
 def in_our_words(name: str, value: str | None, keys: Mapping[str, Any]) -> str | None:
-    """What is written here for the last part of `name`, with `value` where it is one that the key takes (`keys` has the types).
+    """What is written here for the last part of `name`, with `value` where it is one that the key
+    takes (`keys` has the types).
 
     None where it is no name of another library, or where this command has no such key.
     """
     theirs = name.rpartition(".")[2].replace("-", "_").lower()
     theirs = _ALSO.get(theirs, theirs) if theirs not in _INSTEAD else theirs
-    if (ours := _BY_VALUE.get(theirs, {}).get((value or "").lower())) is not None and "training" in keys:
+    if (
+        ours := _BY_VALUE.get(theirs, {}).get((value or "").lower())
+    ) is not None and "training" in keys:
         return f"write {ours}"
     if theirs in _KEYS and theirs not in _INSTEAD:
         return _renamed(_KEYS[theirs], value, keys)
     if theirs in _KEYS and value is not None and _takes(keys.get(_KEYS[theirs]), value):
         return _renamed(_KEYS[theirs], value, keys)
     if theirs in _INSTEAD and "training" in keys:
-        return _INSTEAD[theirs].format(value=value if value is not None and _takes(float, value) else "NUMBER")
+        return _INSTEAD[theirs].format(
+            value=value if value is not None and _takes(float, value) else "NUMBER"
+        )
     return None
 
 
@@ -210,8 +302,17 @@ def _renamed(key: str, value: str | None, keys: Mapping[str, Any]) -> str | None
     if key not in keys and not key.startswith("hydra."):
         return None
     kind = keys.get(key, str)
-    words = [member.name for each in _of(kind) if isinstance(each, type) and issubclass(each, Enum) for member in each]
-    planned = "; on a card the plan chooses it, and training.plan=manual keeps yours" if key in _PLANNED else ""
+    words = [
+        member.name
+        for each in _of(kind)
+        if isinstance(each, type) and issubclass(each, Enum)
+        for member in each
+    ]
+    planned = (
+        "; on a card the plan chooses it, and training.plan=manual keeps yours"
+        if key in _PLANNED
+        else ""
+    )
     if value is not None and _takes(kind, value):
         return f"write {shlex.quote(f'{key}={value}')}{planned}"
     return f"it is {key}{', one of ' + ', '.join(words) if words else ''}{planned}"

@@ -1,7 +1,7 @@
 """What is wrong with a preset in one's own conf/: which file, which line, and what to do.
 
-Hydra says in which config an error came up and not where in its file, and lets what PyYAML and Python say of a file that is none
-through as it is. The file is read once more here, for the line.
+Hydra says in which config an error came up and not where in its file, and lets what PyYAML and
+Python say of a file that is none through as it is. The file is read once more here, for the line.
 """
 
 import re
@@ -12,7 +12,12 @@ from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from medexp.config.hydra_errors import keys_of, unknown, wrong_type
 from medexp.errors import first_line, listing, nearest
@@ -73,23 +78,35 @@ class Preset:
         return [str(name.value) for name, _ in named if name.value != "defaults"]
 
     def line(self, key: str) -> int | None:
-        """The line in which `key` of the config, or the last part of it that stands in this file, is set."""
-        found = [(len(name), line) for name, line in _keys(self.root) if key == name or key.endswith(f".{name}")]
+        """The line in which `key` of the config, or the last part of it that stands in this file,
+        is set.
+        """
+        found = [
+            (len(name), line)
+            for name, line in _keys(self.root)
+            if key == name or key.endswith(f".{name}")
+        ]
         return max(found)[1] if found else None
 
     def line_of_default(self, group: str) -> int | None:
         """The line in which its defaults list names an option of `group`."""
         named = re.compile(rf"[\s\[{{\"'/]{re.escape(group)}(@[\w.]+)?[\"']?\s*:")
         lines = enumerate(self.text.splitlines(), 1)
-        return next((number for number, line in lines if named.search(line) and not line.startswith("#")), None)
+        return next(
+            (number for number, line in lines if named.search(line) and not line.startswith("#")),
+            None,
+        )
 
     def at(self, line: int | None) -> str:
         """Where something is wrong, as the beginning of a sentence."""
         return f"{self}{f', line {line}' if line is not None else ''}: "
 
 
-def explain_preset(error: BaseException, folders: Sequence[Path], words: Sequence[str], schema: type) -> str | None:
-    """`error` in one sentence that names the file in one of `folders`; None where no preset is to blame.
+def explain_preset(
+    error: BaseException, folders: Sequence[Path], words: Sequence[str], schema: type
+) -> str | None:
+    """`error` in one sentence that names the file in one of `folders`; None where no preset is to
+    blame.
 
     `words` is the command line: what it chose, and what it says itself, is not a preset's fault.
     """
@@ -100,8 +117,14 @@ def explain_preset(error: BaseException, folders: Sequence[Path], words: Sequenc
         return next(filter(None, map(_no_utf8, chosen)), None)
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         return None
-    if isinstance(error, MissingConfigException) and (other := _find(str(error.missing_cfg_file), folders, ".yml")) is not None:
-        return f"{other} ends in .yml, which Hydra does not read; call it {other.file.with_suffix('.yaml').name}"
+    if (
+        isinstance(error, MissingConfigException)
+        and (other := _find(str(error.missing_cfg_file), folders, ".yml")) is not None
+    ):
+        return (
+            f"{other} ends in .yml, which Hydra does not read; call it"
+            f" {other.file.with_suffix('.yaml').name}"
+        )
     if said := next(filter(None, (_in_defaults(error, preset, words) for preset in chosen)), None):
         return said
     named = re.search(r"(?:In|defaults list in) '([\w/.-]+/[\w.-]+)'", str(error))
@@ -120,7 +143,9 @@ def _shown(file: Path) -> str:
 
 
 def _find(name: str, folders: Sequence[Path], suffix: str = ".yaml") -> Preset | None:
-    return next((each for folder in folders if (each := Preset(folder, name, suffix)).is_there()), None)
+    return next(
+        (each for folder in folders if (each := Preset(folder, name, suffix)).is_there()), None
+    )
 
 
 def _chosen(words: Sequence[str], folders: Sequence[Path]) -> Iterator[Preset]:
@@ -128,7 +153,10 @@ def _chosen(words: Sequence[str], folders: Sequence[Path]) -> Iterator[Preset]:
     for word in words:
         group, _, options = word.lstrip("+").partition("=")
         for option in options.split(","):
-            if re.fullmatch(r"[\w./-]+", option) and (found := _find(f"{group}/{option}", folders)) is not None:
+            if (
+                re.fullmatch(r"[\w./-]+", option)
+                and (found := _find(f"{group}/{option}", folders)) is not None
+            ):
                 yield found
 
 
@@ -137,7 +165,9 @@ def _no_yaml(error: yaml.YAMLError) -> str:
     problem = str(getattr(error, "problem", None) or first_line(error))
     file = _shown(Path(mark.name if mark is not None else str(getattr(error, "name", "a preset"))))
     where = f"{file}, line {mark.line + 1}" if mark is not None else file
-    advice = next((what for part, what in _ADVICE.items() if part in problem), "each line is KEY: VALUE")
+    advice = next(
+        (what for part, what in _ADVICE.items() if part in problem), "each line is KEY: VALUE"
+    )
     return f"{where}: this is no YAML ({problem}); {advice}"
 
 
@@ -159,28 +189,43 @@ def _no_utf8(preset: Preset) -> str | None:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return preset.at(data[: error.start].count(b"\n") + 1) + "it is not UTF-8; save the file as UTF-8"
+        return (
+            preset.at(data[: error.start].count(b"\n") + 1)
+            + "it is not UTF-8; save the file as UTF-8"
+        )
     return None
 
 
-def _in_preset(error: BaseException, preset: Preset, folders: Sequence[Path], schema: type) -> str | None:
+def _in_preset(
+    error: BaseException, preset: Preset, folders: Sequence[Path], schema: type
+) -> str | None:
     """`error`, which came up while `preset` was composed."""
     if missing := re.search(r"Could not load '([\w/.-]+)'", str(error)):
         return _no_default(missing[1], preset, folders)
     if "defaults must be a list" in str(error):
-        return f"{preset.at(preset.line('defaults'))}defaults is a list, as in defaults: [OPTION, _self_]"
+        return (
+            f"{preset.at(preset.line('defaults'))}defaults is a list, as in defaults: [OPTION,"
+            " _self_]"
+        )
     if not isinstance(preset.root, yaml.MappingNode):
         held = "a list" if isinstance(preset.root, yaml.SequenceNode) else "a line of text"
         return f"{preset.at(1)}this is {held}; a preset holds lines of KEY: VALUE"
-    return _misplaced(preset, schema) or _in_settings(_caused(error, OmegaConfBaseException) or error, preset, schema)
+    return _misplaced(preset, schema) or _in_settings(
+        _caused(error, OmegaConfBaseException) or error, preset, schema
+    )
 
 
 def _no_default(name: str, preset: Preset, folders: Sequence[Path]) -> str:
     """That the defaults list of `preset` names an option that is not there."""
     group, _, option = name.rpartition("/")
     known = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
-    line = next((number for number, text in enumerate(preset.text.splitlines(), 1) if option in text), None)
-    return f"{preset.at(line)}{name} does not exist; in {group} there are {listing(known)}{nearest(option, known)}"
+    line = next(
+        (number for number, text in enumerate(preset.text.splitlines(), 1) if option in text), None
+    )
+    return (
+        f"{preset.at(line)}{name} does not exist; in {group} there are"
+        f" {listing(known)}{nearest(option, known)}"
+    )
 
 
 def _in_settings(cause: BaseException, preset: Preset, schema: type) -> str:
@@ -190,7 +235,10 @@ def _in_settings(cause: BaseException, preset: Preset, schema: type) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
         if any("." in name and key.endswith(name) for name in preset.top):
             outer, _, inner = key.rpartition(".")
-            return f"{where}keys are nested in a file: {outer}: in one line, {inner}: indented in the next"
+            return (
+                f"{where}keys are nested in a file: {outer}: in one line, {inner}: indented in the"
+                " next"
+            )
         return where + unknown(key, schema)
     if isinstance(cause, ValidationError):
         return where + wrong_type(cause, schema) + _as_text(cause)
@@ -199,28 +247,52 @@ def _in_settings(cause: BaseException, preset: Preset, schema: type) -> str:
 
 def _as_text(cause: ValidationError) -> str:
     """YAML takes on, off, yes and no for true and false."""
-    return "; put on and off in quotes: YAML takes them for true and false" if re.search(r"'(True|False)'", str(cause)) else ""
+    return (
+        "; put on and off in quotes: YAML takes them for true and false"
+        if re.search(r"'(True|False)'", str(cause))
+        else ""
+    )
 
 
 def _misplaced(preset: Preset, schema: type) -> str | None:
     """That the settings of `preset` are put where they do not belong, which its first line decides."""
     groups = {each.name for each in fields(schema)} | {"hydra"}
-    of_group = {key.rpartition(".")[2] for key, _ in keys_of(schema) if key.rpartition(".")[0] == preset.group}
+    of_group = {
+        key.rpartition(".")[2]
+        for key, _ in keys_of(schema)
+        if key.rpartition(".")[0] == preset.group
+    }
     if preset.package == "_global_" and not groups & {*preset.top} and of_group & {*preset.top}:
-        return f"{preset.at(1)}leave out the line {GLOBAL}, or nest what is in this file under {preset.group}:"
-    if not preset.top or not groups.issuperset(preset.top) or (preset.package == "_global_" and preset.text[0] != "\ufeff"):
+        return (
+            f"{preset.at(1)}leave out the line {GLOBAL}, or nest what is in this file under"
+            f" {preset.group}:"
+        )
+    if (
+        not preset.top
+        or not groups.issuperset(preset.top)
+        or (preset.package == "_global_" and preset.text[0] != "\ufeff")
+    ):
         return None
     if preset.package == "_global_":
-        return f"{preset.at(1)}a byte order mark stands before {GLOBAL}, and hides it; save the file as UTF-8 without one"
+        return (
+            f"{preset.at(1)}a byte order mark stands before {GLOBAL}, and hides it; save the file"
+            " as UTF-8 without one"
+        )
     if preset.top == [preset.group] and "override /" not in preset.text:
         where = preset.at(preset.line(preset.group))
-        return f"{where}all of this file is put under {preset.group} already; leave out this line and the indentation"
+        return (
+            f"{where}all of this file is put under {preset.group} already; leave out this line and"
+            " the indentation"
+        )
     return _no_package(preset)
 
 
 def _no_package(preset: Preset) -> str:
     package = preset.group.replace("/", ".")
-    return f"{preset.at(1)}begin the file with the line {GLOBAL}; without it all of it is put under {package}"
+    return (
+        f"{preset.at(1)}begin the file with the line {GLOBAL}; without it all of it is put under"
+        f" {package}"
+    )
 
 
 _NO_GROUP = re.compile(r"Could not override '([\w/]+)(@[\w.]+)?'|Multiple values for ([\w/]+)")
@@ -238,10 +310,19 @@ def _in_defaults(error: BaseException, preset: Preset, words: Sequence[str]) -> 
     if asked and asked[2]:
         return _no_package(preset)
     if asked and asked[3]:
-        return f"{preset.at(line)}{group} is chosen already; write override /{group}: OPTION in the defaults list"
+        return (
+            f"{preset.at(line)}{group} is chosen already; write override /{group}: OPTION in the"
+            " defaults list"
+        )
     if missing:
-        option, known = str(getattr(error, "missing_cfg_file", "")).rpartition("/")[2], getattr(error, "options", None) or []
-        return f"{preset.at(line)}{group}={option} does not exist; there are {listing(known)}{nearest(option, known)}"
+        option, known = (
+            str(getattr(error, "missing_cfg_file", "")).rpartition("/")[2],
+            getattr(error, "options", None) or [],
+        )
+        return (
+            f"{preset.at(line)}{group}={option} does not exist; there are"
+            f" {listing(known)}{nearest(option, known)}"
+        )
     return f"{preset.at(line)}there is no group {group} to override"
 
 

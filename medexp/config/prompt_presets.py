@@ -8,7 +8,9 @@ from medexp.config.schema import Prompt
 
 
 def presets() -> dict[str, Prompt]:
-    """Every option of conf/prompt by name, as an object; needs Hydra as a door has it. One without {question} is left out."""
+    """Every option of conf/prompt by name, as an object; needs Hydra as a door has it. One without
+    {question} is left out.
+    """
     found = {}
     for name in GlobalHydra.instance().config_loader().get_group_options("prompt"):
         composed = compose(config_name=f"prompt/{name}").prompt

@@ -1,7 +1,8 @@
-"""From a composed config to a checked `RunConfig`: each group's own ranges, then the rules between groups.
+"""From a composed config to a checked `RunConfig`: each group's own ranges, then the rules between
+groups.
 
-Collects every problem and raises once, so that a user mends a command line in one go. Arithmetic and text only: what the
-machine has is handed in.
+Collects every problem and raises once, so that a user mends a command line in one go. Arithmetic
+and text only: what the machine has is handed in.
 """
 
 import copy
@@ -40,20 +41,31 @@ from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-COUNTS = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}  # levers of `hardware` that count layers
-CONTEXT_AND_DESKTOP_GIB = 0.75  # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
-_OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}  # of a proposal, too
+# levers of `hardware` that count layers
+COUNTS = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}
+# what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
+CONTEXT_AND_DESKTOP_GIB = 0.75
+# of a proposal, too
+_OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}
 # What a machine has more or less of. Its number format is no part: that changes what comes out.
 _MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
-SHIPPED = Path(__file__).resolve().parent.parent / "data"  # the cases inside this package, wherever it is installed
+# the cases inside this package, wherever it is installed
+SHIPPED = Path(__file__).resolve().parent.parent / "data"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mapping[str, str], needs_card: bool = True) -> RunConfig:
-    """The run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off `machine`.
+def resolve(
+    cfg: DictConfig,
+    machine: Machine,
+    launch_dir: Path,
+    choices: Mapping[str, str],
+    needs_card: bool = True,
+) -> RunConfig:
+    """The run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off
+    `machine`.
 
-    `choices` (group -> chosen option) is only used to say where a value is set. Without `needs_card` a run for a card that this
-    machine has not is fine, as when it is only planned.
+    `choices` (group -> chosen option) is only used to say where a value is set. Without
+    `needs_card` a run for a card that this machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
     run = _objects(with_shape(cfg, launch_dir), choices)
@@ -71,14 +83,16 @@ def resolve(cfg: DictConfig, machine: Machine, launch_dir: Path, choices: Mappin
 
 
 def with_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
-    """Return `cfg` with the shape of a model that declares none, from the checkpoint at `model.path`.
+    """Return `cfg` with the shape of a model that declares none, from the checkpoint at
+    `model.path`.
 
     Raises: ConfigError without a path; ModelError if it cannot be read there.
     """
     if not OmegaConf.is_missing(cfg, "model") and OmegaConf.is_missing(cfg.model, "shape"):
         if cfg.model.path is None:
             raise ConfigError(
-                f"model={cfg.model.name} has no shape: set model.path=FOLDER of a Transformers checkpoint, or model.shape"
+                f"model={cfg.model.name} has no shape: set model.path=FOLDER of a Transformers"
+                " checkpoint, or model.shape"
             )
         cfg = copy.deepcopy(cfg)
         found = shape_in(Path(_absolute(cfg.model.path, launch_dir)))
@@ -93,10 +107,19 @@ def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
         try:
             groups[each.name] = OmegaConf.to_object(cfg[each.name])
         except MissingMandatoryValue as error:
-            problems.append(_no_value(str(error.full_key or each.name), each.name, choices.get(each.name)))
+            problems.append(
+                _no_value(str(error.full_key or each.name), each.name, choices.get(each.name))
+            )
         except BadInput as error:
-            home = f"in conf/{each.name}/{choices[each.name]}.yaml or " if choices.get(each.name) else ""
-            problems += [f"{each.name}.{problem} (set {home}on the command line)" for problem in error.problems]
+            home = (
+                f"in conf/{each.name}/{choices[each.name]}.yaml or "
+                if choices.get(each.name)
+                else ""
+            )
+            problems += [
+                f"{each.name}.{problem} (set {home}on the command line)"
+                for problem in error.problems
+            ]
     if problems:
         raise ConfigError(problems)
     return RunConfig(**groups)
@@ -106,8 +129,9 @@ def _no_value(key: str, group: str, option: str | None) -> str:
     if option is None or key == group:
         return f"{key} has no value: choose {group}=OPTION or set it"
     return (
-        f"{key} has no value in conf/{group}/{option}.yaml: set it there or on the command line, or begin that file with "
-        "defaults: [OPTION, _self_] to take what it leaves out from another option"
+        f"{key} has no value in conf/{group}/{option}.yaml: set it there or on the command line, or"
+        " begin that file with defaults: [OPTION, _self_] to take what it leaves out from another"
+        " option"
     )
 
 
@@ -148,7 +172,9 @@ _PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_fro
 
 
 def anchored(cfg: DictConfig, launch_dir: Path) -> DictConfig:
-    """`cfg` with the paths of its model, adapter and cases absolute: what is kept of it means the same wherever it is read."""
+    """`cfg` with the paths of its model, adapter and cases absolute: what is kept of it means the
+    same wherever it is read.
+    """
     made = copy.deepcopy(cfg)
     for node, name in _paths(made):
         node[name] = _absolute(node[name], launch_dir)
@@ -173,25 +199,31 @@ def _paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
     """Every place in `cfg` that names a file or folder to read: the node and the key in it."""
     entries = [each for each in cfg.dataset.mixture if OmegaConf.is_dict(each)]
     files = [(cfg.evaluation.benchmark_files, str(name)) for name in cfg.evaluation.benchmark_files]
-    named = [(OmegaConf.select(cfg, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS]
+    named = [
+        (OmegaConf.select(cfg, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS
+    ]
     for node, name in (*named, *files, *((each, "path") for each in entries)):
         if OmegaConf.is_dict(node) and isinstance(node.get(name), str):
             yield node, name
 
 
 def kept_yaml(cfg: DictConfig, launch_dir: Path) -> str:
-    """Return `cfg` as it is kept with a run, to be read in any folder: complete, so that it needs no model to be told what it was,
-    and without the user's name, so that it can be handed on.
+    """Return `cfg` as it is kept with a run, to be read in any folder: complete, so that it needs
+    no model to be told what it was, and without the user's name, so that it can be handed on.
 
-    Paths below the home folder begin with ~, the shipped cases are named as conf/ names them. Other places have to stay: without
-    them the run could not be made again.
+    Paths below the home folder begin with ~, the shipped cases are named as conf/ names them. Other
+    places have to stay: without them the run could not be made again.
     """
-    complete = OmegaConf.to_container(anchored(with_shape(cfg, launch_dir), launch_dir), resolve=True)
+    complete = OmegaConf.to_container(
+        anchored(with_shape(cfg, launch_dir), launch_dir), resolve=True
+    )
     return OmegaConf.to_yaml(OmegaConf.create(movable(complete)))
 
 
 def movable(value: Any) -> Any:
-    """Return composed `value` with every path that differs from user to user as it is read for all of them."""
+    """Return composed `value` with every path that differs from user to user as it is read for all
+    of them.
+    """
     if isinstance(value, Mapping):
         return {name: movable(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -203,7 +235,9 @@ def movable(value: Any) -> Any:
 
 
 def tracking_root(root: str | None, launch_dir: Path) -> str:
-    """Where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns under MEDEXP_HOME or `launch_dir`."""
+    """Where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns under
+    MEDEXP_HOME or `launch_dir`.
+    """
     given = Path(root or f"{os.environ.get('MEDEXP_HOME', '.')}/mlruns")
     return str((launch_dir / given.expanduser()).resolve())
 
@@ -212,7 +246,9 @@ def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
     hardware = run.hardware
     asked = {name: getattr(hardware, name) for name in _MEMORY}
     if machine.ram_bytes and (hardware.device is Device.cpu or machine.gpus):
-        hardware.host_ram_gib = min(hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
+        hardware.host_ram_gib = min(
+            hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1)
+        )
     if hardware.dtype is Dtype.auto:
         hardware.dtype = _fastest_dtype(hardware.device, machine)
     if hardware.engine is Engine.auto:
@@ -221,7 +257,8 @@ def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
         card = machine.gpus[0]
         beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
         hardware.card_vram_gib = hardware.card_vram_gib or round(gib(card.total_bytes), 2)
-        ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)  # what does not fit there is said
+        # what does not fit there is said
+        ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)
         hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(ceiling_gib, 2)
     other = {name: value for name, value in asked.items() if value != getattr(hardware, name)}
     run.asked |= {f"hardware.{name}": value for name, value in other.items()}
@@ -229,7 +266,9 @@ def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
 
 def _fastest_dtype(device: Device, machine: Machine) -> Dtype:
     on_card = device is Device.cuda
-    has_bfloat16 = all(card.has_bfloat16 for card in machine.gpus[:1]) if on_card else machine.has_bfloat16
+    has_bfloat16 = (
+        all(card.has_bfloat16 for card in machine.gpus[:1]) if on_card else machine.has_bfloat16
+    )
     return Dtype.bfloat16 if has_bfloat16 else Dtype.float16 if on_card else Dtype.float32
 
 
@@ -239,8 +278,8 @@ def _machine_holds(run: RunConfig, machine: Machine) -> Iterator[str]:
         return
     if not machine.gpus:
         yield (
-            f"hardware={hardware.name} needs a CUDA card and this machine has none that the driver shows; "
-            "use hardware=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+            f"hardware={hardware.name} needs a CUDA card and this machine has none that the driver"
+            " shows; use hardware=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES"
         )
         return
     card = machine.gpus[0]
@@ -265,7 +304,9 @@ def _steps(run: RunConfig) -> Iterator[str]:
 def _engine(run: RunConfig) -> Iterator[str]:
     hardware = run.hardware
     if hardware.engine is Engine.unsloth and hardware.device is Device.cpu:
-        yield "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
+        yield (
+            "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
+        )
     levers = {
         "offload_layers": hardware.offload_layers,
         "offload_embedding": hardware.offload_embedding,
@@ -277,16 +318,30 @@ def _engine(run: RunConfig) -> Iterator[str]:
     for name, value in levers.items():
         if hardware.engine is Engine.transformers and value not in (0, False, "auto"):
             nothing = 0 if name in COUNTS else "false"
-            yield f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with {hardware.engine.value} set it to {nothing}"
-    if hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4 and run.lora.bias.value == "all":
+            yield (
+                f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with"
+                f" {hardware.engine.value} set it to {nothing}"
+            )
+    if (
+        hardware.engine is Engine.transformers
+        and run.model.quantisation is Quantisation.nf4
+        and run.lora.bias.value == "all"
+    ):
         yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"
-    if hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.off:
+    if (
+        hardware.engine is Engine.unsloth
+        and run.training.gradient_checkpointing is Checkpointing.off
+    ):
         yield (
-            "training.gradient_checkpointing=off is for hardware.engine=transformers; with unsloth every layer is kept by "
-            "hardware.checkpoint_skip_layers=max (or as many as fit: auto); set gradient_checkpointing=unsloth"
+            "training.gradient_checkpointing=off is for hardware.engine=transformers; with unsloth"
+            " every layer is kept by hardware.checkpoint_skip_layers=max (or as many as fit: auto);"
+            " set gradient_checkpointing=unsloth"
         )
     if hardware.device is Device.cuda and hardware.dtype is Dtype.float32:
-        yield "hardware.dtype=float32 is not for a card: plans and kernels are for 16 bits; set hardware.dtype=bfloat16 or float16"
+        yield (
+            "hardware.dtype=float32 is not for a card: plans and kernels are for 16 bits; set"
+            " hardware.dtype=bfloat16 or float16"
+        )
 
 
 def _levers(run: RunConfig) -> Iterator[str]:
@@ -300,31 +355,54 @@ def _levers(run: RunConfig) -> Iterator[str]:
                 f"so a number from 0 to {layers}, or {listing(allowed)}"
             )
     streamed, kept = run.hardware.offload_layers, run.hardware.checkpoint_skip_layers
-    if isinstance(streamed, int) and isinstance(kept, int) and streamed + kept > layers >= max(streamed, kept):
+    if (
+        isinstance(streamed, int)
+        and isinstance(kept, int)
+        and streamed + kept > layers >= max(streamed, kept)
+    ):
         yield (
-            f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are more than the {layers} layers of "
-            f"{run.model.name}: a streamed layer cannot be kept; lower one of them"
+            f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are"
+            f" more than the {layers} layers of {run.model.name}: a streamed layer cannot be kept;"
+            " lower one of them"
         )
-    trains_streamed_biases = run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
+    trains_streamed_biases = (
+        run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
+    )
     if (run.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
-        what, least = ("dora=true", "dora=false") if run.lora.dora else (f"bias={run.lora.bias.value}", "bias=none")
-        yield (
-            f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the weights on the card; "
-            f"set offload_layers to 0 or auto, or lora.{least}"
+        what, least = (
+            ("dora=true", "dora=false")
+            if run.lora.dora
+            else (f"bias={run.lora.bias.value}", "bias=none")
         )
-    for name in ("offload_embedding", "offload_activations", "compile_layers", "tile_mlp", "page_optimizer"):
+        yield (
+            f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the"
+            f" weights on the card; set offload_layers to 0 or auto, or lora.{least}"
+        )
+    for name in (
+        "offload_embedding",
+        "offload_activations",
+        "compile_layers",
+        "tile_mlp",
+        "page_optimizer",
+    ):
         value = getattr(run.hardware, name)
         if not (isinstance(value, bool) or value == "auto"):
             yield f"hardware.{name}={value} is not allowed; allowed are true, false, auto"
     if run.hardware.offload_embedding is True and run.model.shape.tied_embeddings:
         yield (
-            f"hardware.offload_embedding=true saves nothing: {run.model.name} ties its embedding to lm_head, which the card needs; "
-            "set it to auto or false"
+            f"hardware.offload_embedding=true saves nothing: {run.model.name} ties its embedding to"
+            " lm_head, which the card needs; set it to auto or false"
         )
     if run.hardware.tile_mlp is True and run.hardware.compile_layers is True:
-        yield "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set compile_layers to auto or false"
+        yield (
+            "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set"
+            " compile_layers to auto or false"
+        )
     if run.hardware.page_optimizer is True and run.training.optimizer is Optimizer.adamw_torch:
-        yield "hardware.page_optimizer=true pages an 8-bit optimizer; set training.optimizer=adamw_8bit or page_optimizer=auto"
+        yield (
+            "hardware.page_optimizer=true pages an 8-bit optimizer; set"
+            " training.optimizer=adamw_8bit or page_optimizer=auto"
+        )
 
 
 def _optimizer(run: RunConfig) -> Iterator[str]:
@@ -340,55 +418,90 @@ def _target_modules(run: RunConfig) -> Iterator[str]:
         yield f"lora.target_modules is empty; allowed are {listing(PROJECTIONS)}"
     for name in run.lora.target_modules:
         if name not in PROJECTIONS:
-            yield f"lora.target_modules has {name}; allowed are {listing(PROJECTIONS)}{nearest(name, PROJECTIONS)}"
+            yield (
+                f"lora.target_modules has {name}; allowed are"
+                f" {listing(PROJECTIONS)}{nearest(name, PROJECTIONS)}"
+            )
 
 
 def _prompt(run: RunConfig) -> Iterator[str]:
     prompt = run.prompt
-    found = {"question": PLACEHOLDER.findall(prompt.question), "completion": PLACEHOLDER.findall(prompt.completion)}
+    found = {
+        "question": PLACEHOLDER.findall(prompt.question),
+        "completion": PLACEHOLDER.findall(prompt.completion),
+    }
     if found["question"] != ["question"]:
         yield "prompt.question must hold {question} exactly once and no other placeholder"
     if found["completion"] not in (["answer"], ["reasoning", "answer"]):
-        yield "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons, and no other placeholder"
+        yield (
+            "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons,"
+            " and no other placeholder"
+        )
     if run.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in found["completion"]:
-        yield f"dataset.overlong=trim_reasoning needs a prompt with reasoning and prompt={prompt.name} has none; use drop or error"
+        yield (
+            "dataset.overlong=trim_reasoning needs a prompt with reasoning and"
+            f" prompt={prompt.name} has none; use drop or error"
+        )
 
 
 def _cases(run: RunConfig) -> Iterator[str]:
     dataset = run.dataset
     if dataset.name == "mixture" and not dataset.mixture:
-        yield "dataset=mixture has no parts: set 'dataset.mixture=[{use: OPTION, weight: NUMBER}, ...]'"
+        yield (
+            "dataset=mixture has no parts: set 'dataset.mixture=[{use: OPTION, weight: NUMBER},"
+            " ...]'"
+        )
     elif dataset.mixture:
         yield from _parts(dataset)
     elif dataset.path is None and dataset.hub_id is None:
-        yield f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV or Parquet) or dataset.hub_id"
+        yield (
+            f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV or"
+            " Parquet) or dataset.hub_id"
+        )
     if dataset.max_cases is not None and dataset.held_out >= dataset.max_cases:
-        yield f"dataset.held_out={dataset.held_out} leaves nothing to train on with dataset.max_cases={dataset.max_cases}"
+        yield (
+            f"dataset.held_out={dataset.held_out} leaves nothing to train on with"
+            f" dataset.max_cases={dataset.max_cases}"
+        )
     if run.evaluation.answers > dataset.held_out:
         yield (
-            f"evaluation.answers={run.evaluation.answers} is more than dataset.held_out={dataset.held_out}: "
-            "only held-out questions are answered; lower the first or raise the second"
+            f"evaluation.answers={run.evaluation.answers} is more than"
+            f" dataset.held_out={dataset.held_out}: only held-out questions are answered; lower the"
+            " first or raise the second"
         )
 
 
 def _parts(dataset: Dataset) -> Iterator[str]:
     if dataset.path is not None or dataset.hub_id is not None:
         yield (
-            f"dataset={dataset.name} has a file of its own ({dataset.path or dataset.hub_id}) and dataset.mixture too; "
-            "use dataset=mixture, and set the file of a part in its entry (dataset.mixture.0.path=FILE)"
+            f"dataset={dataset.name} has a file of its own ({dataset.path or dataset.hub_id}) and"
+            " dataset.mixture too; use dataset=mixture, and set the file of a part in its entry"
+            " (dataset.mixture.0.path=FILE)"
         )
     for place, part in enumerate(dataset.mixture):
         if part.path is None and part.hub_id is None:
-            yield f"dataset.mixture[{place}] ({part.name}) has no file: give its entry a path (JSON, JSONL, CSV or Parquet)"
-        if any(replace(part, weight=1.0) == replace(earlier, weight=1.0) for earlier in dataset.mixture[:place]):
-            yield f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with both weights added"
+            yield (
+                f"dataset.mixture[{place}] ({part.name}) has no file: give its entry a path (JSON,"
+                " JSONL, CSV or Parquet)"
+            )
+        if any(
+            replace(part, weight=1.0) == replace(earlier, weight=1.0)
+            for earlier in dataset.mixture[:place]
+        ):
+            yield (
+                f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with"
+                " both weights added"
+            )
 
 
 def _benchmarks(run: RunConfig) -> Iterator[str]:
     known = [each.value for each in Benchmark]
     for name in run.evaluation.benchmarks:
         if name not in known:
-            yield f"evaluation.benchmarks has {name}; allowed are {listing(known)}{nearest(name, known)}"
+            yield (
+                f"evaluation.benchmarks has {name}; allowed are"
+                f" {listing(known)}{nearest(name, known)}"
+            )
 
 
 def _judge(run: RunConfig) -> Iterator[str]:
@@ -396,9 +509,15 @@ def _judge(run: RunConfig) -> Iterator[str]:
     if judge.model is None:
         return
     if judge.url is None or not judge.url.startswith(("http://", "https://")):
-        yield f"evaluation.judge.url={judge.url} is no endpoint; give the whole address, as in http://127.0.0.1:8000/v1/chat/completions"
+        yield (
+            f"evaluation.judge.url={judge.url} is no endpoint; give the whole address, as in"
+            " http://127.0.0.1:8000/v1/chat/completions"
+        )
     if judge.instructions is None or "{{ outputs }}" not in judge.instructions:
-        yield "evaluation.judge.instructions must hold {{ outputs }}, and may hold {{ inputs }} and {{ expectations }}"
+        yield (
+            "evaluation.judge.instructions must hold {{ outputs }}, and may hold {{ inputs }} and"
+            " {{ expectations }}"
+        )
 
 
 def _weights(run: RunConfig) -> Iterator[str]:
@@ -406,7 +525,10 @@ def _weights(run: RunConfig) -> Iterator[str]:
     if model.path is None and model.package is None and model.hub_id is None:
         yield f"model={model.name} has no weights: set model.path=FOLDER or model.hub_id=OWNER/NAME"
     if model.shape.heads % model.shape.kv_heads:
-        yield f"model.shape.heads={model.shape.heads} is not a multiple of model.shape.kv_heads={model.shape.kv_heads}"
+        yield (
+            f"model.shape.heads={model.shape.heads} is not a multiple of"
+            f" model.shape.kv_heads={model.shape.kv_heads}"
+        )
 
 
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (

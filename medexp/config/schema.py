@@ -1,8 +1,9 @@
 """The shape of every config group, and the ranges of its fields.
 
-One dataclass a group: `conf/lora/` <-> `Lora` <-> `run.lora`. Values live in YAML alone: no field has a default here, so a value
-has one home. Unknown keys and wrong types fail while Hydra composes; a field's own range is checked when `config.rules` turns
-the composed config into these objects. Refuses to know about other groups: rules between them are in `config.rules`.
+One dataclass a group: `conf/lora/` <-> `Lora` <-> `run.lora`. Values live in YAML alone: no field
+has a default here, so a value has one home. Unknown keys and wrong types fail while Hydra composes;
+a field's own range is checked when `config.rules` turns the composed config into these objects.
+Refuses to know about other groups: rules between them are in `config.rules`.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class Engine(Enum):
 
 
 class Dtype(Enum):
-    """What is computed in; `auto` is bfloat16 where the machine multiplies in it, else float16 on a card and float32 without."""
+    """What is computed in; `auto` is bfloat16 where the machine multiplies in it, else float16 on a
+    card and float32 without.
+    """
 
     auto = "auto"
     bfloat16 = "bfloat16"
@@ -57,7 +60,9 @@ class Overlong(Enum):
 
 
 class Faulty(Enum):
-    """What a row that cannot be read as a case does: nothing is read (`error`), or it is left out and counted (`drop`)."""
+    """What a row that cannot be read as a case does: nothing is read (`error`), or it is left out
+    and counted (`drop`).
+    """
 
     error = "error"
     drop = "drop"
@@ -82,14 +87,18 @@ class Optimizer(Enum):
 
 
 class BatchBy(Enum):
-    """A micro-batch has `micro_batch` cases, or as many of its step's as `micro_batch` x `max_seq_tokens` tokens hold."""
+    """A micro-batch has `micro_batch` cases, or as many of its step's as `micro_batch` x
+    `max_seq_tokens` tokens hold.
+    """
 
     cases = "cases"
     tokens = "tokens"
 
 
 class Planning(Enum):
-    """Which plan that fits is taken; `manual` keeps micro-batch and accumulation as given. Levers given as a number always stay."""
+    """Which plan that fits is taken; `manual` keeps micro-batch and accumulation as given. Levers
+    given as a number always stay.
+    """
 
     fastest = "fastest"
     frugal = "frugal"
@@ -111,7 +120,9 @@ class Benchmark(Enum):
 
 
 class Checkpointing(Enum):
-    """Gradient checkpointing: hidden states to the host (`unsloth`), kept on the device (`standard`), or none (`off`)."""
+    """Gradient checkpointing: hidden states to the host (`unsloth`), kept on the device
+    (`standard`), or none (`off`).
+    """
 
     unsloth = "unsloth"
     standard = "standard"
@@ -150,7 +161,9 @@ class Model(Group):
 
 @dataclass
 class Lora(Group):
-    """The adapter: W + scale * B A with A of `r` x in, B of out x `r` (Hu et al. 2021, arXiv:2106.09685)."""
+    """The adapter: W + scale * B A with A of `r` x in, B of out x `r` (Hu et al. 2021,
+    arXiv:2106.09685).
+    """
 
     r: int = number(1, 1024)
     alpha: int = number(1)
@@ -166,8 +179,8 @@ class Lora(Group):
 class Hardware(Group):
     """The card, the one ceiling, and what is traded for memory under it.
 
-    The levers from `offload_layers` on are a number, true/false or a word (`config.rules` checks which): OmegaConf cannot merge a
-    union over a missing value.
+    The levers from `offload_layers` on are a number, true/false or a word (`config.rules` checks
+    which): OmegaConf cannot merge a union over a missing value.
     """
 
     name: str = MISSING
@@ -203,7 +216,9 @@ class Columns(Group):
 
 @dataclass
 class Source(Group):
-    """Where cases come from (`path`, else the Hub), which column is what, and which cases belong together."""
+    """Where cases come from (`path`, else the Hub), which column is what, and which cases belong
+    together.
+    """
 
     name: str = MISSING
     hub_id: str | None = MISSING
@@ -217,7 +232,9 @@ class Source(Group):
 
 @dataclass
 class Part(Source):
-    """One source of a mixture, and its share of the training cases; `config.parts` makes it from an entry of `dataset.mixture`."""
+    """One source of a mixture, and its share of the training cases; `config.parts` makes it from an
+    entry of `dataset.mixture`.
+    """
 
     weight: float = number(0)
 
@@ -226,8 +243,8 @@ class Part(Source):
 class Dataset(Source):
     """A source or a mixture of them, how it is split, and whose held-out cases are measured.
 
-    As composed, an entry of `mixture` is {use: OPTION, weight: NUMBER} and `held_out_from` the name of an option; `config.parts`
-    puts a `Part` in the place of each.
+    As composed, an entry of `mixture` is {use: OPTION, weight: NUMBER} and `held_out_from` the name
+    of an option; `config.parts` puts a `Part` in the place of each.
     """
 
     mixture: list[Any] = MISSING
@@ -241,7 +258,9 @@ class Dataset(Source):
 
 @dataclass
 class Prompt(Group):
-    """Text around a case: `question` holds {question}; `completion` holds {answer} and, where it reasons, {reasoning}."""
+    """Text around a case: `question` holds {question}; `completion` holds {answer} and, where it
+    reasons, {reasoning}.
+    """
 
     name: str = MISSING
     question: str = MISSING
@@ -301,7 +320,9 @@ class Judge(Group):
 
 @dataclass
 class Evaluation(Group):
-    """Held-out loss at one fixed length, how many held-out questions are answered before and after, and what else is measured."""
+    """Held-out loss at one fixed length, how many held-out questions are answered before and after,
+    and what else is measured.
+    """
 
     answers: int = number(0)
     max_new_tokens: int = number(1)

@@ -1,4 +1,6 @@
-"""Where in a completion the reasoning ends and the answer begins, in tokens: held-out loss is told apart by part."""
+"""Where in a completion the reasoning ends and the answer begins, in tokens: held-out loss is told
+apart by part.
+"""
 
 from collections.abc import Sequence
 
@@ -10,10 +12,14 @@ from medexp.data.prompts import render
 _ANSWER = "{answer}"
 
 
-def answer_starts(prompt: Prompt, cases: Sequence[Case], encoded: Sequence[Encoded], vocabulary: Vocabulary) -> list[int]:
-    """For each case the position in `input_ids` where its answer begins; a token that holds the end of the reasoning and the
-    beginning of the answer counts as answer. EOS belongs to the answer."""
-    return [_start(prompt, case, each, vocabulary) for case, each in zip(cases, encoded, strict=True)]
+def answer_starts(
+    prompt: Prompt, cases: Sequence[Case], encoded: Sequence[Encoded], vocabulary: Vocabulary
+) -> list[int]:
+    """For each case the position in `input_ids` where its answer begins; a token that holds the end
+    of the reasoning and the beginning of the answer counts as answer. EOS belongs to the answer."""
+    return [
+        _start(prompt, case, each, vocabulary) for case, each in zip(cases, encoded, strict=True)
+    ]
 
 
 def _start(prompt: Prompt, case: Case, encoded: Encoded, vocabulary: Vocabulary) -> int:
@@ -22,5 +28,8 @@ def _start(prompt: Prompt, case: Case, encoded: Encoded, vocabulary: Vocabulary)
     before = completion[: len(completion) - behind - len(case.answer)]
     alone = vocabulary.encode(before) if before else []
     whole = encoded.input_ids[encoded.prompt_tokens :]
-    shared = next((at for at, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other), len(alone))
+    shared = next(
+        (at for at, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other),
+        len(alone),
+    )
     return encoded.prompt_tokens + shared

@@ -1,6 +1,8 @@
-"""How cases are put into batches: fewer and fuller ones, where cases are shorter than the limit that memory was planned for.
+"""How cases are put into batches: fewer and fuller ones, where cases are shorter than the limit
+that memory was planned for.
 
-An optimizer step's loss is the sum over all of its tokens, so it is the same however its cases are put together.
+An optimizer step's loss is the sum over all of its tokens, so it is the same however its cases are
+put together.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,17 +10,25 @@ from collections.abc import Callable, Sequence
 
 def in_turn(num_cases: int, micro_batch: int) -> list[list[int]]:
     """`micro_batch` cases each, in the order given."""
-    return [list(range(start, min(start + micro_batch, num_cases))) for start in range(0, num_cases, micro_batch)]
+    return [
+        list(range(start, min(start + micro_batch, num_cases)))
+        for start in range(0, num_cases, micro_batch)
+    ]
 
 
-def filled(lengths: Sequence[int], may: Callable[[int, int], bool], seconds: Callable[[int], float]) -> list[list[int]]:
-    """Indices of `lengths` (tokens a case) in micro-batches, those of the longest cases first, that together take the least time:
-    `may(cases, longest)` says how many cases may go together, `seconds(tokens)` how long they take, padding counted.
+def filled(
+    lengths: Sequence[int], may: Callable[[int, int], bool], seconds: Callable[[int], float]
+) -> list[list[int]]:
+    """Indices of `lengths` (tokens a case) in micro-batches, those of the longest cases first, that
+    together take the least time: `may(cases, longest)` says how many cases may go together,
+    `seconds(tokens)` how long they take, padding counted.
 
-    Cases are sorted by length and cut, exactly: no cut of the sorted cases is faster. One case alone always may.
+    Cases are sorted by length and cut, exactly: no cut of the sorted cases is faster. One case
+    alone always may.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    best: list[tuple[float, int]] = [(0.0, 0)]  # of the first n cases: the least time, and where the last micro-batch begins
+    # of the first n cases: the least time, and where the last micro-batch begins
+    best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(order) + 1):
         cuts = [
             (best[start][0] + seconds((end - start) * lengths[order[start]]), start)
@@ -36,8 +46,9 @@ def filled(lengths: Sequence[int], may: Callable[[int, int], bool], seconds: Cal
 
 
 def fewest(lengths: Sequence[int], may: Callable[[int, int], bool]) -> list[list[int]]:
-    """Indices of `lengths` (tokens each) in as few groups as may be, those of the longest first: `may(count, longest)` says what
-    may go together, and what it says of many and long ones it says of fewer and shorter ones. One alone always may."""
+    """Indices of `lengths` (tokens each) in as few groups as may be, those of the longest first:
+    `may(count, longest)` says what may go together, and what it says of many and long ones it says
+    of fewer and shorter ones. One alone always may."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if groups and may(len(groups[-1]) + 1, lengths[groups[-1][0]]):

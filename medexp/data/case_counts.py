@@ -1,4 +1,6 @@
-"""What became of every record on its way to the model: counts and lengths, for the screen and the run's artifacts."""
+"""What became of every record on its way to the model: counts and lengths, for the screen and the
+run's artifacts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +11,9 @@ from medexp.data.split import Split
 
 @dataclass(frozen=True)
 class SideAudit:
-    """One side of the split: cases kept, dropped and trimmed, and token lengths (whole text; labels only)."""
+    """One side of the split: cases kept, dropped and trimmed, and token lengths (whole text; labels
+    only).
+    """
 
     kept: int
     dropped_overlong: int
@@ -31,12 +35,14 @@ class PartAudit:
 
 @dataclass(frozen=True)
 class CaseAudit:
-    """The whole way: records read, duplicates removed, cases withheld because they or their group are held out from another part,
-    both sides of the split, the parts of a mixture, and how many held-out cases were asked for (0: not known).
+    """The whole way: records read, duplicates removed, cases withheld because they or their group
+    are held out from another part, both sides of the split, the parts of a mixture, and how many
+    held-out cases were asked for (0: not known).
 
-    Of the rows read, `faulty` were left out (dataset.faulty=drop), `blank` ones, not among the records, hold nothing, and of
-    `told_apart` the reasoning was found in the answer, at its marks; `plain_control` cases hold the spelling of a control token,
-    encoded as plain text; `notes` say how files were read that are not what their ending says."""
+    Of the rows read, `faulty` were left out (dataset.faulty=drop), `blank` ones, not among the
+    records, hold nothing, and of `told_apart` the reasoning was found in the answer, at its marks;
+    `plain_control` cases hold the spelling of a control token, encoded as plain text; `notes` say
+    how files were read that are not what their ending says."""
 
     records: int
     duplicate_questions: int
@@ -57,7 +63,11 @@ class CaseAudit:
 
     def sentence(self) -> str:
         """The counts as one line for the screen."""
-        parts = [f"{self.records} records", f"{self.train.kept} to train on", f"{self.held_out.kept} held out"]
+        parts = [
+            f"{self.records} records",
+            f"{self.train.kept} to train on",
+            f"{self.held_out.kept} held out",
+        ]
         gone = {
             "faulty left out": self.faulty,
             "blank rows passed over": self.blank,
@@ -68,7 +78,10 @@ class CaseAudit:
             "reasonings told apart from the answer at <think> marks": self.told_apart,
             "with control tokens as plain text": self.plain_control,
         }
-        said = ", ".join(parts + [f"{count} {what}" for what, count in gone.items() if count]) + self._mixture()
+        said = (
+            ", ".join(parts + [f"{count} {what}" for what, count in gone.items() if count])
+            + self._mixture()
+        )
         return "; ".join([said, *self.notes])
 
     def _mixture(self) -> str:
@@ -77,11 +90,15 @@ class CaseAudit:
             return ""
         draws = sum(part.drawn for part in self.parts)
         return "; " + ", ".join(
-            f"{part.name} {part.drawn}/{draws} draws of {part.kept} cases ({part.drawn / part.kept:.1f} x)" for part in self.parts
+            f"{part.name} {part.drawn}/{draws} draws of {part.kept} cases"
+            f" ({part.drawn / part.kept:.1f} x)"
+            for part in self.parts
         )
 
 
-def audit(split: Split, train: Encoding, held_out: Encoding, parts: Sequence[PartAudit] = ()) -> CaseAudit:
+def audit(
+    split: Split, train: Encoding, held_out: Encoding, parts: Sequence[PartAudit] = ()
+) -> CaseAudit:
     """The audit of a split and its two encoded sides (neither may be empty), drawn from in `parts`."""
     reading = split.reading
     return CaseAudit(
@@ -103,4 +120,11 @@ def audit(split: Split, train: Encoding, held_out: Encoding, parts: Sequence[Par
 def _side(side: Encoding) -> SideAudit:
     lengths: Sequence[int] = sorted(len(each.input_ids) for each in side.encoded)
     label_tokens = sum(label != IGNORED for each in side.encoded for label in each.labels)
-    return SideAudit(len(lengths), side.dropped, side.trimmed, lengths[len(lengths) // 2], lengths[-1], label_tokens)
+    return SideAudit(
+        len(lengths),
+        side.dropped,
+        side.trimmed,
+        lengths[len(lengths) // 2],
+        lengths[-1],
+        label_tokens,
+    )

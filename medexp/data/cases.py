@@ -1,4 +1,6 @@
-"""A clinical case, and how a raw record becomes one. Refuses records with a missing, empty or non-text field, by their place."""
+"""A clinical case, and how a raw record becomes one. Refuses records with a missing, empty or
+non-text field, by their place.
+"""
 
 import hashlib
 import json
@@ -17,8 +19,8 @@ _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Case:
-    """One question with its chain of thought ("" where there is none) and reference answer; `extra` holds the other columns,
-    `place` says where it was read, for errors."""
+    """One question with its chain of thought ("" where there is none) and reference answer; `extra`
+    holds the other columns, `place` says where it was read, for errors."""
 
     question: str
     reasoning: str
@@ -33,14 +35,17 @@ class Case:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that two cases share when question (whatever its case and spaces) and answer are the same."""
+        """Twelve hex digits that two cases share when question (whatever its case and spaces) and
+        answer are the same.
+        """
         return hashlib.sha256(json.dumps([self.key, self.answer]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was met before rows were cases: `faulty` rows left out, `blank` ones, answers whose reasoning was `told_apart` at its
-    marks, and `notes` on files that are not what their ending says."""
+    """What was met before rows were cases: `faulty` rows left out, `blank` ones, answers whose
+    reasoning was `told_apart` at its marks, and `notes` on files that are not what their ending
+    says."""
 
     faulty: int = 0
     blank: int = 0
@@ -54,7 +59,8 @@ AS_EXPECTED = Reading()
 def case_of(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
     """The case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
 
-    Where no column has its reasoning and the answer begins with a chain of thought in <think> marks, it is told apart there.
+    Where no column has its reasoning and the answer begins with a chain of thought in <think>
+    marks, it is told apart there.
     Raises: DataError if a column is missing, or a value is empty or not text.
     """
     question, answer = _text(record, columns.question, place), _text(record, columns.answer, place)
@@ -62,26 +68,39 @@ def case_of(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
     if not reasoning and holds_marks(answer):
         reasoning, answer = _told_apart(answer, columns.answer, place)
     named = (columns.question, columns.reasoning, columns.answer)
-    extra = {name: _extra(name, value, place) for name, value in record.items() if name not in named and value is not None}
+    extra = {
+        name: _extra(name, value, place)
+        for name, value in record.items()
+        if name not in named and value is not None
+    }
     return Case(question, reasoning, answer, extra, place)
 
 
 def no_column(name: str, record: Mapping[str, Any], place: str) -> DataError:
     """Return the error of a `record` without a column of that name."""
     return DataError(
-        f"{place} has no column {name!r}; it has {listing(map(str, record))}{nearest(name, record) or '.'} "
-        "Name your columns with dataset.columns.question, .reasoning and .answer"
+        f"{place} has no column {name!r}; it has"
+        f" {listing(map(str, record))}{nearest(name, record) or '.'} Name your columns with"
+        " dataset.columns.question, .reasoning and .answer"
     )
 
 
 def is_blank(value: object) -> bool:
     """Is there nothing in a cell: null, NaN, or white space alone?"""
-    return value is None or (isinstance(value, float) and isnan(value)) or (isinstance(value, str) and not value.strip())
+    return (
+        value is None
+        or (isinstance(value, float) and isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 def _reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: str) -> str:
-    """The value of the reasoning column, without marks around it; "" where there is none and the answer has marks of its own."""
-    if columns.reasoning is None or (holds_marks(answer) and is_blank(record.get(columns.reasoning))):
+    """The value of the reasoning column, without marks around it; "" where there is none and the
+    answer has marks of its own.
+    """
+    if columns.reasoning is None or (
+        holds_marks(answer) and is_blank(record.get(columns.reasoning))
+    ):
         return ""
     reasoning = _text(record, columns.reasoning, place)
     whole = told_apart(reasoning)
@@ -110,7 +129,9 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 
 def _extra(name: str, value: object, place: str) -> str:
-    """A value of another column as text; a list as its items between semicolons, as `synonyms` are written."""
+    """A value of another column as text; a list as its items between semicolons, as `synonyms` are
+    written.
+    """
     try:
         text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     except RecursionError as error:
@@ -121,12 +142,16 @@ def _extra(name: str, value: object, place: str) -> str:
 
 def _refuse_no_text(text: str, name: str, place: str) -> None:
     if found := _NO_TEXT.search(text):
-        what = "a NUL character" if found[0] == "\0" else "half a character (a lone UTF-16 surrogate)"
+        what = (
+            "a NUL character" if found[0] == "\0" else "half a character (a lone UTF-16 surrogate)"
+        )
         raise DataError(f"{place}: {name!r} holds {what}")
 
 
 def digest_of(cases: Iterable[Case]) -> str:
-    """A short SHA-256 over `cases` in order, other columns included: equal exactly when the cases are."""
+    """A short SHA-256 over `cases` in order, other columns included: equal exactly when the cases
+    are.
+    """
     sha = hashlib.sha256()
     for case in cases:
         whole = [case.question, case.reasoning, case.answer, dict(case.extra)]

@@ -1,8 +1,8 @@
-"""A tokenizer's added tokens (<|im_end|>, <filename>, ...) where they stand in a text as words: which
-there are, and how such a text is encoded so that none of them acts.
+"""A tokenizer's added tokens (<|im_end|>, <filename>, ...) where they stand in a text as words:
+which there are, and how such a text is encoded so that none of them acts.
 
-In a prompt that writes them, as DeepSeek's does, they are meant. In a case, or in a question, they are text like any other: they
-are encoded by a copy of the tokenizer that does not know them.
+In a prompt that writes them, as DeepSeek's does, they are meant. In a case, or in a question, they
+are text like any other: they are encoded by a copy of the tokenizer that does not know them.
 """
 
 import json
@@ -17,15 +17,22 @@ Encodings = Sequence[Any]  # of the tokenizers library: ids, offsets
 
 
 class TextEncoder:
-    """Encodes texts written in the words of a prompt, with the added tokens that this prompt writes and no others."""
+    """Encodes texts written in the words of a prompt, with the added tokens that this prompt writes
+    and no others.
+    """
 
     def __init__(self, tokenizer: Any, prompt: Prompt):
         self._backend = tokenizer.backend_tokenizer
-        added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if _acts(token.content)}
+        added = {
+            token.content: number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if _acts(token.content)
+        }
         template = prompt.question + prompt.completion
         self.written = frozenset(mark for mark in added if mark in template)
         self.plain = frozenset(added) - self.written
-        # What no token stands for is encoded as the unknown one: that is no control token in the text.
+        # What no token stands for is encoded as the unknown one: that is no control token in the
+        # text.
         self.ids = frozenset(added.values()) - {tokenizer.unk_token_id}
         self._plain_in = matching(self.plain)
 
@@ -34,8 +41,12 @@ class TextEncoder:
         marked = [self._plain_in.search(text) is not None for text in texts]
         if not any(marked):
             return list(self._backend.encode_batch(texts, add_special_tokens=False))
-        known = iter(self._backend.encode_batch(_those(texts, marked, False), add_special_tokens=False))
-        plain = iter(self._without.encode_batch(_those(texts, marked, True), add_special_tokens=False))
+        known = iter(
+            self._backend.encode_batch(_those(texts, marked, False), add_special_tokens=False)
+        )
+        plain = iter(
+            self._without.encode_batch(_those(texts, marked, True), add_special_tokens=False)
+        )
         return [next(plain if is_marked else known) for is_marked in marked]
 
     @cached_property
@@ -49,7 +60,9 @@ def matching(marks: Collection[str]) -> re.Pattern[str]:
 
 
 def without(backend: Any, marks: Collection[str]) -> Any:
-    """Return a copy of the `backend` of a tokenizer to which `marks` are no tokens; all others keep their numbers."""
+    """Return a copy of the `backend` of a tokenizer to which `marks` are no tokens; all others keep
+    their numbers.
+    """
     from tokenizers import Tokenizer
 
     described = json.loads(backend.to_str())
@@ -60,13 +73,16 @@ def without(backend: Any, marks: Collection[str]) -> Any:
         if token["content"] not in marks:
             kept.append(token)
         elif token["content"] not in own:
-            # Tokens beyond the vocabulary are numbered as they come, so this one stays, under a name that no text holds.
+            # Tokens beyond the vocabulary are numbered as they come, so this one stays, under a
+            # name that no text holds.
             kept.append(token | {"content": f"\ue000{token['id']}\ue001", "normalized": False})
     return Tokenizer.from_str(json.dumps(described | {"added_tokens": kept}))
 
 
 def _acts(content: str) -> bool:
-    """Is this added token a control token? Some tokenizers add letters and runs of spaces, too, and those are plain vocabulary."""
+    """Is this added token a control token? Some tokenizers add letters and runs of spaces, too, and
+    those are plain vocabulary.
+    """
     return len(content) > 1 and bool(content.strip(" \t\r\n\u2581"))
 
 

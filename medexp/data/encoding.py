@@ -1,5 +1,5 @@
-"""A rendered case as tokens and labels, at most so many tokens long. Never cuts an answer: too long means dropped, or a shorter
-chain of thought, or an error, as `dataset.overlong` says."""
+"""A rendered case as tokens and labels, at most so many tokens long. Never cuts an answer: too long
+means dropped, or a shorter chain of thought, or an error, as `dataset.overlong` says."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,17 +13,19 @@ from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import DataError
 
 IGNORED = -100  # the label that every Hugging Face loss skips
-# After a full stop and the space behind it, after a Chinese or Japanese one with its closing quotes, and where a line ends.
+# After a full stop and the space behind it, after a Chinese or Japanese one with its closing
+# quotes, and where a line ends.
 _SENTENCE_END = re.compile(r"""[.!?](?=\s)|[。！？；][”’」』）"']*|(?<=\S)(?=[^\S\n]*\n)""")
 NAMED = 10  # refused cases that are named one by one
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The part of a tokenizer that is needed here: text to ids without adding any, and the ids at both ends of a text.
+    """The part of a tokenizer that is needed here: text to ids without adding any, and the ids at
+    both ends of a text.
 
-    Of its control tokens, `plain` are encoded as text wherever they stand, `written` are those that the prompt itself writes;
-    `control_ids` are the numbers of all.
+    Of its control tokens, `plain` are encoded as text wherever they stand, `written` are those that
+    the prompt itself writes; `control_ids` are the numbers of all.
     """
 
     encode: Callable[[str], list[int]]
@@ -43,7 +45,9 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`input_ids` = BOS, prompt, completion, EOS; `labels` of equal length with IGNORED where no loss is taken."""
+    """`input_ids` = BOS, prompt, completion, EOS; `labels` of equal length with IGNORED where no
+    loss is taken.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -52,8 +56,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The cases that fit, in order, how many were dropped or had their reasoning trimmed to fit, and how many of all hold the
-    spelling of a control token, encoded as plain text."""
+    """The cases that fit, in order, how many were dropped or had their reasoning trimmed to fit,
+    and how many of all hold the spelling of a control token, encoded as plain text."""
 
     cases: tuple[Case, ...]
     encoded: tuple[Encoded, ...]
@@ -63,7 +67,9 @@ class Encoding:
 
 
 def encode(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> Encoded:
-    """The tokens of `case`. Prompt and completion are tokenised apart, so that the inference prompt is an exact prefix."""
+    """The tokens of `case`. Prompt and completion are tokenised apart, so that the inference prompt
+    is an exact prefix.
+    """
     text = render(prompt, case)
     start = prompt_ids(text.prompt, vocabulary)
     completion = [*vocabulary.encode(text.completion), vocabulary.eos_id]
@@ -78,11 +84,17 @@ def prompt_ids(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
 
 
 def encode_all(
-    prompt: Prompt, cases: Iterable[Case], vocabulary: Vocabulary, max_tokens: int, overlong: Overlong, loss_on: LossOn
+    prompt: Prompt,
+    cases: Iterable[Case],
+    vocabulary: Vocabulary,
+    max_tokens: int,
+    overlong: Overlong,
+    loss_on: LossOn,
 ) -> Encoding:
     """Every case of at most `max_tokens` tokens, longer ones treated as `overlong` says.
 
-    Raises: DataError on the first over-long case with `overlong=error`, and on cases that hold a mark of the prompt, all at once.
+    Raises: DataError on the first over-long case with `overlong=error`, and on cases that hold a
+        mark of the prompt, all at once.
     """
     cases = tuple(cases)
     _refuse_marks(prompt, cases, vocabulary)
@@ -100,25 +112,46 @@ def encode_all(
             continue
         if overlong is Overlong.error:
             raise DataError(
-                f"{case.place or f'case {number}'} ({case.question[:50]!r}...) has {len(encoded.input_ids)} tokens and the limit "
-                f"is {max_tokens}; raise the limit or set dataset.overlong=drop or trim_reasoning"
+                f"{case.place or f'case {number}'} ({case.question[:50]!r}...) has"
+                f" {len(encoded.input_ids)} tokens and the limit is {max_tokens}; raise the limit"
+                " or set dataset.overlong=drop or trim_reasoning"
             )
-        shorter = _with_less_reasoning(prompt, case, vocabulary, max_tokens) if overlong is Overlong.trim_reasoning else None
+        shorter = (
+            _with_less_reasoning(prompt, case, vocabulary, max_tokens)
+            if overlong is Overlong.trim_reasoning
+            else None
+        )
         dropped += shorter is None
         trimmed += shorter is not None
         if shorter is not None:
             kept.append((shorter, encode(prompt, shorter, vocabulary, loss_on)))
     _refuse([(case, "text") for case in stray])
-    held = sum(any(plain.search(text) for text in (case.question, case.reasoning, case.answer)) for case in cases)
-    return Encoding(tuple(case for case, _ in kept), tuple(encoded for _, encoded in kept), dropped, trimmed, held)
+    held = sum(
+        any(plain.search(text) for text in (case.question, case.reasoning, case.answer))
+        for case in cases
+    )
+    return Encoding(
+        tuple(case for case, _ in kept),
+        tuple(encoded for _, encoded in kept),
+        dropped,
+        trimmed,
+        held,
+    )
 
 
 def _refuse_marks(prompt: Prompt, cases: Iterable[Case], vocabulary: Vocabulary) -> None:
-    """A mark of the prompt written in a case would end the answer, or begin another text, in the middle of it."""
+    """A mark of the prompt written in a case would end the answer, or begin another text, in the
+    middle of it.
+    """
     marks = matching(
-        vocabulary.written | {mark for mark in (THINK_START, THINK_END) if mark in prompt.question + prompt.completion}
+        vocabulary.written
+        | {mark for mark in (THINK_START, THINK_END) if mark in prompt.question + prompt.completion}
     )
-    found = ((case, marks.search(text)) for case in cases for text in (case.question, case.reasoning, case.answer))
+    found = (
+        (case, marks.search(text))
+        for case in cases
+        for text in (case.question, case.reasoning, case.answer)
+    )
     _refuse([(case, repr(mark[0])) for case, mark in found if mark is not None])
 
 
@@ -127,16 +160,32 @@ def _refuse(found: Sequence[tuple[Case, str]]) -> None:
     if not found:
         return
     problems = [
-        f"{case.place or 'the case'} ({case.question[:50]!r}...) holds {what}, which the model reads as a control token"
+        f"{case.place or 'the case'} ({case.question[:50]!r}...) holds {what}, which the model"
+        " reads as a control token"
         for case, what in found[:NAMED]
     ]
     more = f"; the first {NAMED} are named above" if len(found) > NAMED else ""
-    raise DataError([*problems, f"{len(found)} texts hold control tokens of the prompt{more}: take them out of the records"])
+    raise DataError(
+        [
+            *problems,
+            (
+                f"{len(found)} texts hold control tokens of the prompt{more}: take them out of the"
+                " records"
+            ),
+        ]
+    )
 
 
-def _with_less_reasoning(prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int) -> Case | None:
-    """`case` with the longest run of opening sentences of its reasoning that fits, at least one; None if not even that fits."""
-    shorter = [replace(case, reasoning=case.reasoning[: end.end()]) for end in _SENTENCE_END.finditer(case.reasoning)]
+def _with_less_reasoning(
+    prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int
+) -> Case | None:
+    """`case` with the longest run of opening sentences of its reasoning that fits, at least one;
+    None if not even that fits.
+    """
+    shorter = [
+        replace(case, reasoning=case.reasoning[: end.end()])
+        for end in _SENTENCE_END.finditer(case.reasoning)
+    ]
     low, high = 0, len(shorter)  # `low` sentences fit, more than `high` do not
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,6 @@
-"""Cases from a file (JSON array, JSONL, CSV, Parquet) or from the Hub. Refuses anything it cannot name the broken place of."""
+"""Cases from a file (JSON array, JSONL, CSV, Parquet) or from the Hub. Refuses anything it cannot
+name the broken place of.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +21,11 @@ _ASKED_FOR = "asks for it"  # how the fault of a row without reasoning ends
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a digest of their texts.
+    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a
+    digest of their texts.
 
-    `by_source` holds them source by source, as `config.parts.sources` lists them; `reading` says what else stood there."""
+    `by_source` holds them source by source, as `config.parts.sources` lists them; `reading` says
+    what else stood there."""
 
     cases: tuple[Case, ...]
     origin: str
@@ -32,8 +36,8 @@ class Cases:
 
 
 def load(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
-    """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub. With `prompt`, a row that this
-    cannot be trained with is as faulty as one that is no case.
+    """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub.
+    With `prompt`, a row that this cannot be trained with is as faulty as one that is no case.
 
     Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
@@ -66,31 +70,48 @@ def _load(source: Part, dataset: Dataset, prompt: Prompt | None) -> Cases:
         table = Table(list(enumerate(records, 1)))
     total = len(table.rows) + len(table.faults)
     if not total:
-        raise DataError(f"{origin} holds no records; dataset={source.name} needs at least {dataset.held_out + 1}")
+        raise DataError(
+            f"{origin} holds no records; dataset={source.name} needs at least"
+            f" {dataset.held_out + 1}"
+        )
     name = Path(origin).name
     _refuse_layout(table.rows, source, name, file)
     cases = list(_cases(table, source, name, prompt))
     if table.faults and (dataset.faulty is Faulty.error or not cases):
-        column = "dataset.columns.reasoning" if source.name == dataset.name else f"columns.reasoning of {source.name}"
+        column = (
+            "dataset.columns.reasoning"
+            if source.name == dataset.name
+            else f"columns.reasoning of {source.name}"
+        )
         is_all_without = not cases and all(what.endswith(_ASKED_FOR) for _, what in table.faults)
         if prompt is not None and source.columns.reasoning is None and is_all_without:
             raise _without_reasoning(prompt.name, column, name)
         raise _refused(table, total, name)
-    told_apart = sum(str(record[source.columns.answer]).strip() != case.answer for record, case in cases)
+    told_apart = sum(
+        str(record[source.columns.answer]).strip() != case.answer for record, case in cases
+    )
     notes = table.notes
     if told_apart and prompt is not None and not reasons(prompt):
-        notes += (f"prompt={prompt.name} trains on the answer alone, without the reasoning told apart",)
+        notes += (
+            f"prompt={prompt.name} trains on the answer alone, without the reasoning told apart",
+        )
     reading = Reading(len(table.faults), table.blank, told_apart, notes)
     read = tuple(case for _, case in cases)
     return Cases(read, origin, commit, digest_of(read), (read,), reading)
 
 
 def _refuse_layout(rows: Sequence[Row], source: Part, name: str, file: Path | None) -> None:
-    """Raises DataError where no record has a column that is asked for, with what to type where the layout is known."""
+    """Raises DataError where no record has a column that is asked for, with what to type where the
+    layout is known.
+    """
     columns, records = source.columns, [record for _, record in rows]
     has_marks = any(THINK_END in str(record.get(columns.answer)) for record in records)
     wanted = (columns.question, None if has_marks else columns.reasoning, columns.answer)
-    missing = [each for each in wanted if each is not None and not any(each in record for record in records)]
+    missing = [
+        each
+        for each in wanted
+        if each is not None and not any(each in record for record in records)
+    ]
     if not rows or not missing:
         return
     if said := advice(records, columns, name, file):
@@ -100,9 +121,12 @@ def _refuse_layout(rows: Sequence[Row], source: Part, name: str, file: Path | No
     raise DataError(f"{said}, as in {typed}" if typed else said)
 
 
-def _cases(table: Table, source: Part, name: str, prompt: Prompt | None) -> Iterator[tuple[Record, Case]]:
+def _cases(
+    table: Table, source: Part, name: str, prompt: Prompt | None
+) -> Iterator[tuple[Record, Case]]:
     """Each row and its case; a row that is none is added to the faults of `table`."""
-    is_grouped = any(source.group_by in record for _, record in table.rows)  # where no record has the column, the split says so
+    # where no record has the column, the split says so
+    is_grouped = any(source.group_by in record for _, record in table.rows)
     for number, record in table.rows:
         place = f"row {number} of {name}"
         try:
@@ -110,8 +134,9 @@ def _cases(table: Table, source: Part, name: str, prompt: Prompt | None) -> Iter
             _check(case, prompt)
             if is_grouped and source.group_by is not None and is_blank(record.get(source.group_by)):
                 raise DataError(
-                    f"{place}: {source.group_by!r} is empty, and dataset.group_by={source.group_by} would make one group of all "
-                    "such records; fill it, or set dataset.group_by=null to split case by case"
+                    f"{place}: {source.group_by!r} is empty, and dataset.group_by={source.group_by}"
+                    " would make one group of all such records; fill it, or set"
+                    " dataset.group_by=null to split case by case"
                 )
             yield record, case
         except DataError as error:
@@ -119,21 +144,30 @@ def _cases(table: Table, source: Part, name: str, prompt: Prompt | None) -> Iter
 
 
 def _check(case: Case, prompt: Prompt | None) -> None:
-    """Raises DataError where `case` has nothing to reason with, or marks that would end its reasoning too early."""
+    """Raises DataError where `case` has nothing to reason with, or marks that would end its
+    reasoning too early.
+    """
     if prompt is None or not reasons(prompt):
         return
     if not case.reasoning:
         raise DataError(f"{case.place} has no reasoning, and prompt={prompt.name} {_ASKED_FOR}")
     if closes_reasoning(prompt):
-        for what, text in (("question", case.question), ("reasoning", case.reasoning), ("answer", case.answer)):
+        for what, text in (
+            ("question", case.question),
+            ("reasoning", case.reasoning),
+            ("answer", case.answer),
+        ):
             if holds_marks(text):
-                raise DataError(f"{case.place}: the {what} holds a <think> mark, by which prompt={prompt.name} ends the reasoning")
+                raise DataError(
+                    f"{case.place}: the {what} holds a <think> mark, by which prompt={prompt.name}"
+                    " ends the reasoning"
+                )
 
 
 def _without_reasoning(prompt: str, column: str, name: str) -> DataError:
     return DataError(
-        f"prompt={prompt} needs a chain of thought, {column} is null, and no answer of {name} holds one between <think> and "
-        "</think>; use prompt=direct dataset.overlong=drop"
+        f"prompt={prompt} needs a chain of thought, {column} is null, and no answer of {name} holds"
+        " one between <think> and </think>; use prompt=direct dataset.overlong=drop"
     )
 
 
@@ -145,11 +179,14 @@ def _refused(table: Table, total: int, name: str) -> DataError:
 def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
     """The records of `path`, by its ending and content; `key` is where it was set, for errors.
 
-    Raises: DataError if it is missing, of an unknown kind, or broken (with the lines, where the format has lines).
+    Raises: DataError if it is missing, of an unknown kind, or broken (with the lines, where the
+        format has lines).
     """
     table = read_table(path, key)
     if table.faults:
-        raise faults_of(table.faults, len(table.rows) + len(table.faults), path.name, "fix or remove them")
+        raise faults_of(
+            table.faults, len(table.rows) + len(table.faults), path.name, "fix or remove them"
+        )
     return [record for _, record in table.rows]
 
 
@@ -160,7 +197,8 @@ def _from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
         table = hub.load_table(dataset.hub_id, dataset.config, commit)
     except hub.HubError as error:
         raise DataError(
-            f"dataset {dataset.hub_id} ({dataset.config}, revision {dataset.revision or 'main'}) could not be downloaded from the "
-            f"Hub: {error}. Set dataset.path=FILE to a local copy, or HF_TOKEN in .env where it is gated"
+            f"dataset {dataset.hub_id} ({dataset.config}, revision {dataset.revision or 'main'})"
+            f" could not be downloaded from the Hub: {error}. Set dataset.path=FILE to a local"
+            " copy, or HF_TOKEN in .env where it is gated"
         ) from error
     return f"hf://datasets/{dataset.hub_id}/{dataset.config}", commit, table

@@ -1,7 +1,7 @@
 """The two sides of a dataset that is a mixture, or that is measured on another's held-out cases.
 
-What is held out from any part is trained on from none: neither a question that stands in two parts, nor a group (`group_by` of the
-part it is held out from, where other parts have that column).
+What is held out from any part is trained on from none: neither a question that stands in two parts,
+nor a group (`group_by` of the part it is held out from, where other parts have that column).
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,14 @@ from medexp.data.split import Share, Split, divided, split, too_few
 from medexp.errors import DataError
 
 
-def sides(read: Sequence[Sequence[Case]], dataset: Dataset, reading: Reading = AS_EXPECTED) -> Split:
-    """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order of `parts.sources`);
-    `reading`, what else was met there, goes with them.
+def sides(
+    read: Sequence[Sequence[Case]], dataset: Dataset, reading: Reading = AS_EXPECTED
+) -> Split:
+    """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order
+    of `parts.sources`); `reading`, what else was met there, goes with them.
 
-    Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with `max_cases` the different
-    training cases are shared out by weight too, at least one a part.
+    Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
+    `max_cases` the different training cases are shared out by weight too, at least one a part.
     Raises: DataError if a part is too small, or the column to group by is missing.
     """
     if not dataset.mixture and dataset.held_out_from is None:
@@ -37,13 +39,17 @@ def sides(read: Sequence[Sequence[Case]], dataset: Dataset, reading: Reading = A
     barred = _Barred.by(list(zip(held, [source.group_by for source in sources], strict=True)))
     kept = [[case for case in pool if not barred.holds(case)] for pool in different]
     chosen = _limited(kept, trained, dataset, _count(held))
-    unread = _count(read[len(trained) :]) - _count(held[len(trained) :])  # of a source that is only measured on
+    # of a source that is only measured on
+    unread = _count(read[len(trained) :]) - _count(held[len(trained) :])
     return Split(
         train=tuple(case for pool in chosen for case in pool),
         held_out=tuple({case.key: case for cases in held for case in cases}.values()),
         records=_count(read) - unread,
         duplicates=_count(read) - unread - _count(different) - _count(held),
-        shares=tuple(Share(part.name, part.weight, len(pool)) for part, pool in zip(trained, chosen, strict=True)),
+        shares=tuple(
+            Share(part.name, part.weight, len(pool))
+            for part, pool in zip(trained, chosen, strict=True)
+        ),
         withheld=_count(different) - _count(kept),
         wanted=dataset.held_out,
         reading=reading,
@@ -63,12 +69,17 @@ def _held_out_counts(dataset: Dataset, num_sources: int) -> list[int]:
     return [dataset.held_out if source == measured else 0 for source in range(num_sources)]
 
 
-def _refuse_small(both: Sequence[tuple[list[Case], list[Case]]], sources: Sequence[Part], wanted: Sequence[int]) -> None:
+def _refuse_small(
+    both: Sequence[tuple[list[Case], list[Case]]], sources: Sequence[Part], wanted: Sequence[int]
+) -> None:
     for (pool, held), source, count in zip(both, sources, wanted, strict=True):
         if source.weight and not pool:
             raise too_few(source.name, len(held), count)
         if len(held) < count:
-            raise DataError(f"dataset={source.name} has {len(held)} different questions and dataset.held_out={count}; lower it")
+            raise DataError(
+                f"dataset={source.name} has {len(held)} different questions and"
+                f" dataset.held_out={count}; lower it"
+            )
 
 
 def _without_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
@@ -81,7 +92,9 @@ def _without_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
     return unique
 
 
-def _limited(pools: Sequence[list[Case]], trained: Sequence[Part], dataset: Dataset, num_held_out: int) -> list[list[Case]]:
+def _limited(
+    pools: Sequence[list[Case]], trained: Sequence[Part], dataset: Dataset, num_held_out: int
+) -> list[list[Case]]:
     """What `max_cases` leaves of each pool: its quota, at least one case.
 
     Raises: DataError if a pool is empty.
@@ -89,8 +102,9 @@ def _limited(pools: Sequence[list[Case]], trained: Sequence[Part], dataset: Data
     for part, pool in zip(trained, pools, strict=True):
         if not pool:
             raise DataError(
-                f"nothing of {part.name} is left to train on: all its questions stand in an earlier part, or they or their "
-                "groups are held out; give it other cases or take it out of dataset.mixture"
+                f"nothing of {part.name} is left to train on: all its questions stand in an earlier"
+                " part, or they or their groups are held out; give it other cases or take it out"
+                " of dataset.mixture"
             )
     if dataset.max_cases is None:
         return list(pools)
@@ -100,7 +114,9 @@ def _limited(pools: Sequence[list[Case]], trained: Sequence[Part], dataset: Data
 
 @dataclass(frozen=True)
 class _Barred:
-    """What must not be trained on: questions, and values of the columns that held-out cases are grouped by."""
+    """What must not be trained on: questions, and values of the columns that held-out cases are
+    grouped by.
+    """
 
     questions: frozenset[str]
     groups: frozenset[tuple[str, str]]
@@ -108,8 +124,12 @@ class _Barred:
     @classmethod
     def by(cls, held: Sequence[tuple[Sequence[Case], str | None]]) -> "_Barred":
         questions = frozenset(case.key for cases, _ in held for case in cases)
-        groups = frozenset((column, case.extra[column]) for cases, column in held if column for case in cases)
+        groups = frozenset(
+            (column, case.extra[column]) for cases, column in held if column for case in cases
+        )
         return cls(questions, groups)
 
     def holds(self, case: Case) -> bool:
-        return case.key in self.questions or any(case.extra.get(column) == value for column, value in self.groups)
+        return case.key in self.questions or any(
+            case.extra.get(column) == value for column, value in self.groups
+        )

@@ -1,11 +1,15 @@
-"""In which order cases are trained on: a function of the seed alone, so that a resumed run goes on with the very next case."""
+"""In which order cases are trained on: a function of the seed alone, so that a resumed run goes on
+with the very next case.
+"""
 
 import random
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import ceil, floor
 
-GROUPED_BATCHES = 16  # how many batches are sorted by length together: long enough to save padding, short enough to stay random
+# how many batches are sorted by length together: long enough to save padding, short enough to stay
+# random
+GROUPED_BATCHES = 16
 
 
 def steps_for(epochs: float, num_cases: int, cases_per_step: int) -> int:
@@ -13,11 +17,13 @@ def steps_for(epochs: float, num_cases: int, cases_per_step: int) -> int:
     return max(1, ceil(epochs * num_cases / cases_per_step))
 
 
-def training_order(num_cases: int, num_drawn: int, seed: int, lengths: Sequence[int] | None = None, batch: int = 1) -> list[int]:
+def training_order(
+    num_cases: int, num_drawn: int, seed: int, lengths: Sequence[int] | None = None, batch: int = 1
+) -> list[int]:
     """`num_drawn` indices into `num_cases` cases: whole shuffled passes, the last one cut short.
 
-    With `lengths` (tokens a case), each run of GROUPED_BATCHES batches of `batch` cases is sorted by length and its batches
-    shuffled, so that a batch holds cases of like length.
+    With `lengths` (tokens a case), each run of GROUPED_BATCHES batches of `batch` cases is sorted
+    by length and its batches shuffled, so that a batch holds cases of like length.
     """
     indices: list[int] = []
     for epoch in range(ceil(num_drawn / num_cases)):
@@ -29,12 +35,18 @@ def training_order(num_cases: int, num_drawn: int, seed: int, lengths: Sequence[
 
 
 def mixed_order(
-    sizes: Sequence[int], weights: Sequence[float], num_drawn: int, seed: int, lengths: Sequence[int] | None = None, batch: int = 1
+    sizes: Sequence[int],
+    weights: Sequence[float],
+    num_drawn: int,
+    seed: int,
+    lengths: Sequence[int] | None = None,
+    batch: int = 1,
 ) -> list[int]:
     """`num_drawn` indices into the cases of all parts, one part after another (`sizes` cases each).
 
-    Parts take turns so that after any number of draws none is a whole case ahead of or behind its share of `weights`; each part
-    is gone through in shuffled passes of its own, as in `training_order`, which also says what `lengths` and `batch` do.
+    Parts take turns so that after any number of draws none is a whole case ahead of or behind its
+    share of `weights`; each part is gone through in shuffled passes of its own, as in
+    `training_order`, which also says what `lengths` and `batch` do.
     """
     turns = list(_turns(weights, num_drawn))
     starts = [sum(sizes[:part]) for part in range(len(sizes))]
@@ -68,10 +80,12 @@ def _shares(weights: Sequence[float]) -> list[Fraction]:
 
 
 def _turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
-    """Whose turn it is: of the parts whose next turn may have come, the one that must have it soonest.
+    """Whose turn it is: of the parts whose next turn may have come, the one that must have it
+    soonest.
 
-    Source: the j-th turn of a part with share w lies between draws floor((j - 1) / w) and ceil(j / w); earliest deadline first
-    then keeps every part within one turn of its share (Baruah et al. 1996, proportionate progress).
+    Source: the j-th turn of a part with share w lies between draws floor((j - 1) / w) and ceil(j /
+    w); earliest deadline first then keeps every part within one turn of its share (Baruah et al.
+    1996, proportionate progress).
     """
     shares, taken = _shares(weights), [0] * len(weights)
     for draw in range(num_drawn):
@@ -84,7 +98,9 @@ def _turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
 def _grouped(indices: list[int], lengths: Sequence[int], batch: int, seed: int) -> list[int]:
     chance, window, grouped = random.Random(f"{seed}/groups"), batch * GROUPED_BATCHES, []
     for start in range(0, len(indices), window):
-        ordered = sorted(indices[start : start + window], key=lambda index: lengths[index], reverse=True)
+        ordered = sorted(
+            indices[start : start + window], key=lambda index: lengths[index], reverse=True
+        )
         batches = [ordered[first : first + batch] for first in range(0, len(ordered), batch)]
         ragged = batches.pop() if len(batches[-1]) < batch else []
         chance.shuffle(batches)

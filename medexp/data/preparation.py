@@ -1,4 +1,6 @@
-"""A split as what a trainer and an evaluation need: rows of tokens in training order, held-out cases, prompts to answer."""
+"""A split as what a trainer and an evaluation need: rows of tokens in training order, held-out
+cases, prompts to answer.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from medexp.errors import DataError
 
 @dataclass(frozen=True)
 class Prepared:
-    """`rows` of `train` in the order they are trained on, `steps` optimizer steps long; `prompts` ask the questions of `asked`."""
+    """`rows` of `train` in the order they are trained on, `steps` optimizer steps long; `prompts`
+    ask the questions of `asked`.
+    """
 
     rows: Sequence[Encoded]
     steps: int
@@ -27,33 +31,57 @@ class Prepared:
 
 
 def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
-    """Encode both sides: training cases at `training.max_seq_tokens`, held-out ones at `evaluation.max_seq_tokens`, so that
-    held-out loss does not depend on the training length.
+    """Encode both sides: training cases at `training.max_seq_tokens`, held-out ones at
+    `evaluation.max_seq_tokens`, so that held-out loss does not depend on the training length.
 
-    Raises: DataError if nothing fits, if a part of a mixture gives nothing, or on the first over-long case with `overlong=error`.
+    Raises: DataError if nothing fits, if a part of a mixture gives nothing, or on the first
+        over-long case with `overlong=error`.
     """
     dataset, training, evaluation = run.dataset, run.training, run.evaluation
     shares = sides.shares or (Share(dataset.name, 1.0, len(sides.train)),)
     by_share = _encode_shares(run, sides, shares, vocabulary)
     train = _joined(by_share)
-    held_out = encode_all(run.prompt, sides.held_out, vocabulary, evaluation.max_seq_tokens, dataset.overlong, LossOn.completion)
-    _refuse_empty(held_out, dataset.overlong, "held-out", "evaluation.max_seq_tokens", evaluation.max_seq_tokens)
+    held_out = encode_all(
+        run.prompt,
+        sides.held_out,
+        vocabulary,
+        evaluation.max_seq_tokens,
+        dataset.overlong,
+        LossOn.completion,
+    )
+    _refuse_empty(
+        held_out,
+        dataset.overlong,
+        "held-out",
+        "evaluation.max_seq_tokens",
+        evaluation.max_seq_tokens,
+    )
     sizes, weights = [len(each.encoded) for each in by_share], [share.weight for share in shares]
-    steps = training.max_steps or steps_for(training.epochs or 1, cases_an_epoch(sizes, weights), training.cases_a_step)
+    steps = training.max_steps or steps_for(
+        training.epochs or 1, cases_an_epoch(sizes, weights), training.cases_a_step
+    )
     lengths = [len(each.input_ids) for each in train.encoded] if training.group_by_length else None
-    order = mixed_order(sizes, weights, steps * training.cases_a_step, training.seed, lengths, training.micro_batch)
+    order = mixed_order(
+        sizes, weights, steps * training.cases_a_step, training.seed, lengths, training.micro_batch
+    )
     drawn = _drawn(shares, sizes, order, steps)
     asked = spread(held_out.cases, evaluation.answers)
     prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary) for case in asked]
     rows = [train.encoded[index] for index in order]
-    return Prepared(rows, steps, train, held_out, asked, prompts, audit(sides, train, held_out, drawn))
+    return Prepared(
+        rows, steps, train, held_out, asked, prompts, audit(sides, train, held_out, drawn)
+    )
 
 
-def _encode_shares(run: RunConfig, sides: Split, shares: Sequence[Share], vocabulary: Vocabulary) -> list[Encoding]:
+def _encode_shares(
+    run: RunConfig, sides: Split, shares: Sequence[Share], vocabulary: Vocabulary
+) -> list[Encoding]:
     limit, start, encodings = run.training.max_seq_tokens, 0, []
     for share in shares:
         cases = sides.train[start : start + share.cases]
-        encoding = encode_all(run.prompt, cases, vocabulary, limit, run.dataset.overlong, run.training.loss_on)
+        encoding = encode_all(
+            run.prompt, cases, vocabulary, limit, run.dataset.overlong, run.training.loss_on
+        )
         which = f"{share.name} training" if len(shares) > 1 else "training"
         _refuse_empty(encoding, run.dataset.overlong, which, "training.max_seq_tokens", limit)
         encodings.append(encoding)
@@ -71,7 +99,9 @@ def _joined(encodings: Sequence[Encoding]) -> Encoding:
     )
 
 
-def _drawn(shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], steps: int) -> list[PartAudit]:
+def _drawn(
+    shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], steps: int
+) -> list[PartAudit]:
     """What each part gives to the run.
 
     Raises: DataError if a part gives nothing.
@@ -81,8 +111,8 @@ def _drawn(shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], 
         count = sum(start <= index < start + size for index in order)
         if not count:
             raise DataError(
-                f"{share.name} with weight {share.weight:g} gives none of the {len(order)} cases of {steps} steps; "
-                "raise its weight in dataset.mixture, or training.max_steps"
+                f"{share.name} with weight {share.weight:g} gives none of the {len(order)} cases of"
+                f" {steps} steps; raise its weight in dataset.mixture, or training.max_steps"
             )
         found.append(PartAudit(share.name, share.weight, size, count))
         start += size
@@ -90,7 +120,9 @@ def _drawn(shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], 
 
 
 def spread(cases: Sequence[Case], count: int) -> Sequence[Case]:
-    """`count` of `cases` (all, if there are fewer) at even distances: neighbours may share a condition."""
+    """`count` of `cases` (all, if there are fewer) at even distances: neighbours may share a
+    condition.
+    """
     count = min(count, len(cases))
     return [cases[index * len(cases) // count] for index in range(count)]
 
@@ -101,4 +133,7 @@ def _refuse_empty(side: Encoding, overlong: Overlong, which: str, key: str, limi
     is_trimmed = overlong is Overlong.trim_reasoning
     longer = " even with their reasoning trimmed" if is_trimmed else ""
     way = "" if is_trimmed else ", or set dataset.overlong=trim_reasoning"
-    raise DataError(f"every one of the {side.dropped} {which} cases is longer than {key}={limit} tokens{longer}; raise it{way}")
+    raise DataError(
+        f"every one of the {side.dropped} {which} cases is longer than {key}={limit}"
+        f" tokens{longer}; raise it{way}"
+    )

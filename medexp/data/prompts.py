@@ -1,4 +1,6 @@
-"""A case as text: what the model is shown, and what it must continue with. One function for training and for asking."""
+"""A case as text: what the model is shown, and what it must continue with. One function for
+training and for asking.
+"""
 
 import re
 from dataclasses import dataclass
@@ -7,25 +9,32 @@ from medexp.config.schema import Prompt
 from medexp.data import think_marks
 from medexp.data.cases import Case
 
-THINK_END = think_marks.THINK_END  # by which a chain of thought is told from the answer in what a model says
+# by which a chain of thought is told from the answer in what a model says
+THINK_END = think_marks.THINK_END
 _PLACEHOLDER = re.compile(r"\{(question|reasoning|answer)\}")
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """`prompt` + `completion` is the training text (BOS and EOS are added as tokens); `prompt` alone is what is asked."""
+    """`prompt` + `completion` is the training text (BOS and EOS are added as tokens); `prompt`
+    alone is what is asked.
+    """
 
     prompt: str
     completion: str
 
 
 def ask(prompt: Prompt, question: str) -> str:
-    """The text that asks `question`: exactly how the training text of a case with this question begins."""
+    """The text that asks `question`: exactly how the training text of a case with this question
+    begins.
+    """
     return _fill(prompt.question, {"question": question})
 
 
 def render(prompt: Prompt, case: Case) -> Rendered:
-    """`case` in the words of `prompt`. Placeholders are replaced in one pass, so braces inside a case stay as they are."""
+    """`case` in the words of `prompt`. Placeholders are replaced in one pass, so braces inside a
+    case stay as they are.
+    """
     completion = _fill(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
     return Rendered(ask(prompt, case.question), completion)
 
@@ -36,13 +45,15 @@ def reasons(prompt: Prompt) -> bool:
 
 
 def closes_reasoning(prompt: Prompt) -> bool:
-    """Does that chain of thought end with THINK_END? With markers of its own it cannot be told from the answer, and all that a
-    model says counts as the answer."""
+    """Does that chain of thought end with THINK_END? With markers of its own it cannot be told from
+    the answer, and all that a model says counts as the answer."""
     return reasons(prompt) and THINK_END in prompt.completion
 
 
 def places(template: str, values: dict[str, str]) -> dict[str, tuple[int, int]]:
-    """Where each value stands in the filled `template`: its first character and the one after its last."""
+    """Where each value stands in the filled `template`: its first character and the one after its
+    last.
+    """
     found, moved = {}, 0
     for match in _PLACEHOLDER.finditer(template):
         value = values.get(match[1], match[0])

@@ -1,4 +1,6 @@
-"""Which cases are trained on and which are held out: seeded, no question twice, no group on both sides."""
+"""Which cases are trained on and which are held out: seeded, no question twice, no group on both
+sides.
+"""
 
 import random
 from collections.abc import Sequence
@@ -22,9 +24,10 @@ class Share:
 class Split:
     """Training and held-out cases, and how many records were read and removed as exact duplicates.
 
-    `shares` says which training cases, in order, are of which part (none: all of one); `withheld` counts cases that are not
-    trained on because their question or group is held out from another part; `wanted` is how many held-out cases were asked for;
-    `reading` what else was met in the files.
+    `shares` says which training cases, in order, are of which part (none: all of one); `withheld`
+    counts cases that are not trained on because their question or group is held out from another
+    part; `wanted` is how many held-out cases were asked for; `reading` what else was met in the
+    files.
     """
 
     train: tuple[Case, ...]
@@ -38,10 +41,12 @@ class Split:
 
 
 def split(cases: Sequence[Case], dataset: Dataset) -> Split:
-    """`cases` without repeated questions, shuffled by `dataset.split_seed`; whole groups (`dataset.group_by`) go to the held-out
-    side until it has `dataset.held_out` cases, the rest (up to `dataset.max_cases` together) are for training.
+    """`cases` without repeated questions, shuffled by `dataset.split_seed`; whole groups
+    (`dataset.group_by`) go to the held-out side until it has `dataset.held_out` cases, the rest (up
+    to `dataset.max_cases` together) are for training.
 
-    Raises: DataError if fewer cases are there than the split needs, or the column to group by is missing.
+    Raises: DataError if fewer cases are there than the split needs, or the column to group by is
+        missing.
     """
     train, held_out = divided(cases, dataset.group_by, dataset.held_out, dataset.split_seed)
     unique = len(train) + len(held_out)
@@ -50,12 +55,21 @@ def split(cases: Sequence[Case], dataset: Dataset) -> Split:
     if not train:
         raise too_few(dataset.name, unique, dataset.held_out)
     duplicates = len(cases) - unique
-    return Split(tuple(train), tuple(held_out), records=len(cases), duplicates=duplicates, wanted=dataset.held_out)
+    return Split(
+        tuple(train),
+        tuple(held_out),
+        records=len(cases),
+        duplicates=duplicates,
+        wanted=dataset.held_out,
+    )
 
 
-def divided(cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int) -> tuple[list[Case], list[Case]]:
-    """(for training, held out): every different question of `cases` on one of two sides, shuffled, groups kept whole. With few
-    cases there may be none for training, or fewer held out than `num_held_out`.
+def divided(
+    cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int
+) -> tuple[list[Case], list[Case]]:
+    """(for training, held out): every different question of `cases` on one of two sides, shuffled,
+    groups kept whole. With few cases there may be none for training, or fewer held out than
+    `num_held_out`.
 
     Raises: DataError if the column to group by is missing.
     """
@@ -83,8 +97,8 @@ def _groups(cases: Sequence[Case], column: str | None) -> list[list[Case]]:
     for case in cases:
         if column not in case.extra:
             raise DataError(
-                f"dataset.group_by={column} is not a column of every record; there are {listing(case.extra)}. "
-                "Set dataset.group_by=null to split case by case"
+                f"dataset.group_by={column} is not a column of every record; there are"
+                f" {listing(case.extra)}. Set dataset.group_by=null to split case by case"
             )
         groups.setdefault(case.extra[column], []).append(case)
     return list(groups.values())

@@ -1,4 +1,5 @@
-"""The rows of a file (JSON array, JSON Lines, CSV, Parquet), read by what it holds: encoding, separator, one array or many lines.
+"""The rows of a file (JSON array, JSON Lines, CSV, Parquet), read by what it holds: encoding,
+separator, one array or many lines.
 
 What is guessed is noted; what cannot be read is named by its row or line, all such rows at once.
 """
@@ -20,7 +21,8 @@ from medexp.errors import DataError, listing
 
 Record = dict[str, Any]
 Row = tuple[int, Record]
-LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072, and larger than this no C long may be on Windows
+# characters; csv's own limit is 131,072, and larger than this no C long may be on Windows
+LONGEST_CELL = 2**31 - 1
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 LOOKED_AT = 100  # rows that must agree with a separator
 NAMED = 10  # faulty rows that are named one by one
@@ -33,8 +35,9 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Windows-1252 has a character for nearly every byte, so that Chinese, Russian or Polish read as it is text, too, but not such as
-# a western language has: accented letters in a row, capitals after small letters, signs within a word.
+# Windows-1252 has a character for nearly every byte, so that Chinese, Russian or Polish read as it
+# is text, too, but not such as a western language has: accented letters in a row, capitals after
+# small letters, signs within a word.
 _NOT_WESTERN = re.compile(
     "[À-ÖØ-öø-ÿŒœŠšŽžŸ]{3}|[a-zß-öø-ÿ][À-ÖØ-ÞŒŠŽŸ]|[ÐðÞþ]|"
     r"[^\W\d_][¡¢£¤¥¦§¨©«»¬®¯²³¶¸¹¼½¾¿†‡‰‹›•™€ƒˆ˜‚„“”]+[^\W\d_]"
@@ -43,8 +46,9 @@ _NOT_WESTERN = re.compile(
 
 @dataclass
 class Table:
-    """`rows` of a file with their numbers, `faults` (number, what is wrong there) of those that are none, how many were `blank`,
-    and `notes` on how the file was read where its ending does not say so."""
+    """`rows` of a file with their numbers, `faults` (number, what is wrong there) of those that are
+    none, how many were `blank`, and `notes` on how the file was read where its ending does not say
+    so."""
 
     rows: list[Row]
     faults: list[tuple[int, str]] = field(default_factory=list)
@@ -55,15 +59,23 @@ class Table:
 def read_table(path: Path, key: str) -> Table:
     """Return the rows of `path`, which `key` names, by its ending and content.
 
-    A row's number is that of a JSON array or Parquet file its place, of JSON Lines its line, of CSV what a spreadsheet calls it,
-    where the header is row 1 and empty rows count. Rows in which nothing stands are counted and left out.
+    A row's number is that of a JSON array or Parquet file its place, of JSON Lines its line, of CSV
+    what a spreadsheet calls it, where the header is row 1 and empty rows count. Rows in which
+    nothing stands are counted and left out.
     Raises: DataError if the file is missing, of an unknown kind, or broken as a whole.
     """
-    readers = {".json": _read_json, ".jsonl": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+    readers = {
+        ".json": _read_json,
+        ".jsonl": _read_json,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     if not path.is_file():
         raise DataError(f"{key}={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
     if path.suffix.lower() not in readers:
-        raise DataError(f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}")
+        raise DataError(
+            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}"
+        )
     table = readers[path.suffix.lower()](path)
     filled = [row for row in table.rows if not all(map(is_blank, row[1].values()))]
     table.blank += len(table.rows) - len(filled)
@@ -72,10 +84,14 @@ def read_table(path: Path, key: str) -> Table:
 
 
 def faults_of(faults: Sequence[tuple[int, str]], total: int, name: str, remedy: str) -> DataError:
-    """Return the error that names the first NAMED of `faults`, says how many of `total` rows there are, and then `remedy`."""
+    """Return the error that names the first NAMED of `faults`, says how many of `total` rows there
+    are, and then `remedy`.
+    """
     first = [what for _, what in sorted(faults)[:NAMED]]
     which = f"; the first {NAMED} are named above" if len(faults) > NAMED else ""
-    return DataError([*first, f"{len(faults)} of {total} rows of {name} cannot be used{which}: {remedy}"])
+    return DataError(
+        [*first, f"{len(faults)} of {total} rows of {name} cannot be used{which}: {remedy}"]
+    )
 
 
 def _decoded(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
@@ -93,11 +109,15 @@ def _decoded(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
         if western is not None:
             return western, [f"{path.name} is Windows-1252"]
         named = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
-        raise DataError(f"{path} is not {named} text (byte {error.start}); save it as UTF-8") from error
+        raise DataError(
+            f"{path} is not {named} text (byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def _marked_encoding(raw: bytes) -> str:
-    """What the byte order mark says; without one, UTF-16 where every other byte of the beginning is 0, else UTF-8."""
+    """What the byte order mark says; without one, UTF-16 where every other byte of the beginning is
+    0, else UTF-8.
+    """
     for mark, encoding in _BOMS:
         if raw.startswith(mark):
             return encoding
@@ -129,7 +149,9 @@ def _loads(text: str) -> Any:
         raise json.JSONDecodeError("it is nested too deeply", text, 0) from None
     except ValueError as error:  # Python reads no longer integers
         found = _LONG_INTEGER.search(text)
-        raise json.JSONDecodeError("an integer of over 4,300 digits", text, found.start() if found else 0) from error
+        raise json.JSONDecodeError(
+            "an integer of over 4,300 digits", text, found.start() if found else 0
+        ) from error
 
 
 def _read_json(path: Path) -> Table:
@@ -145,7 +167,9 @@ def _read_json(path: Path) -> Table:
             return _lines(path, text, notes)
         if _begins_with_an_object(text):
             return _lines(path, text, [*notes, f"{path.name} holds JSON Lines"])
-        raise DataError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}; fix it") from error
+        raise DataError(
+            f"{path} is not valid JSON: {error.msg} in line {error.lineno}; fix it"
+        ) from error
     if isinstance(found, list) and all(isinstance(record, dict) for record in found):
         said = [f"{path.name} holds one JSON array"] if is_named_lines else []
         return Table(list(enumerate(found, 1)), notes=(*notes, *said))
@@ -170,12 +194,16 @@ def _lines(path: Path, text: str, notes: Sequence[str]) -> Table:
         try:
             record = _loads(line)
         except json.JSONDecodeError as error:
-            table.faults.append((number, f"line {number} of {path.name} is not valid JSON: {error.msg}"))
+            table.faults.append(
+                (number, f"line {number} of {path.name} is not valid JSON: {error.msg}")
+            )
             continue
         if isinstance(record, dict):
             table.rows.append((number, record))
         else:
-            table.faults.append((number, f"line {number} of {path.name} is {type(record).__name__}, not an object"))
+            table.faults.append(
+                (number, f"line {number} of {path.name} is {type(record).__name__}, not an object")
+            )
     return table
 
 
@@ -185,21 +213,34 @@ def _read_csv(path: Path) -> Table:
     named = _SEP_LINE.match(text)
     separator = named[1] if named else _separator(text)
     if separator != ",":
-        notes.append(f"{path.name} has cells parted by {SEPARATORS.get(separator, repr(separator))}")
+        notes.append(
+            f"{path.name} has cells parted by {SEPARATORS.get(separator, repr(separator))}"
+        )
     reader = _cells(text, separator)
     try:
-        filled = [(number, cells) for number, cells in enumerate(reader, 1) if cells and not (named and number == 1)]
+        filled = [
+            (number, cells)
+            for number, cells in enumerate(reader, 1)
+            if cells and not (named and number == 1)
+        ]
     except csv.Error as error:
-        raise DataError(f"{path} is not valid CSV: {error} in line {reader.line_num}; fix it") from error
+        raise DataError(
+            f"{path} is not valid CSV: {error} in line {reader.line_num}; fix it"
+        ) from error
     if not filled:
         return Table([])
     header = filled[0][1]
     if twice := [name for name, count in Counter(header).items() if count > 1 and name.strip()]:
-        raise DataError(f"{path} has more than one column {twice[0]!r}; rename or remove all but one")
+        raise DataError(
+            f"{path} has more than one column {twice[0]!r}; rename or remove all but one"
+        )
     table, columns = Table([], notes=tuple(notes)), len(header)
     for number, cells in filled[1:]:
         if len(cells) > columns and any(cells[columns:]):
-            said = f"row {number} of {path.name} has more cells than the header has columns; quote a cell that holds a separator"
+            said = (
+                f"row {number} of {path.name} has more cells than the header has columns; quote a"
+                " cell that holds a separator"
+            )
             table.faults.append((number, said))
         else:
             table.rows.append((number, dict(zip_longest(header, cells[:columns]))))
@@ -211,11 +252,13 @@ def _cells(text: str, separator: str) -> Any:
 
 
 def _separator(text: str) -> str:
-    """What parts the cells of `text`: of the separators that part its header, the one that makes most of it and that the first
-    rows agree with; a comma where none does."""
+    """What parts the cells of `text`: of the separators that part its header, the one that makes
+    most of it and that the first rows agree with; a comma where none does."""
     header = text.lstrip().partition("\n")[0]
     parts = {each: _columns(header, each) for each in SEPARATORS if each in header}
-    likely = sorted((each for each, count in parts.items() if count > 1), key=lambda each: -parts[each])
+    likely = sorted(
+        (each for each, count in parts.items() if count > 1), key=lambda each: -parts[each]
+    )
     return next((each for each in likely if _is_agreed_on(text, each)), ",")
 
 

@@ -1,15 +1,18 @@
-"""The marks around a chain of thought, `<think>` and `</think>`: where an answer holds them, its reasoning is told apart there."""
+"""The marks around a chain of thought, `<think>` and `</think>`: where an answer holds them, its
+reasoning is told apart there.
+"""
 
 import re
 
 THINK_START, THINK_END = "<think>", "</think>"
-# Templates of reasoning models write the opening mark themselves, so that their answers begin behind it.
+# Templates of reasoning models write the opening mark themselves, so that their answers begin
+# behind it.
 _MARKED = re.compile(rf"\s*(?:{THINK_START})?(.*?){THINK_END}(.*)", re.DOTALL)
 
 
 def told_apart(text: str) -> tuple[str, str] | None:
-    """Return (reasoning, answer) of a `text` that holds a chain of thought in marks, then an answer; None where it holds none, or
-    marks that do not pair."""
+    """Return (reasoning, answer) of a `text` that holds a chain of thought in marks, then an
+    answer; None where it holds none, or marks that do not pair."""
     marked = _MARKED.fullmatch(text) if THINK_END in text else None
     if marked is None or any(holds_marks(part) for part in marked.groups()):
         return None

@@ -1,5 +1,6 @@
-"""What the tokens of a case are: instructions, question, reasoning, answer, marks between them, EOS. Counted where each token ends
-in the text, so that the leading space of a word counts with the word."""
+"""What the tokens of a case are: instructions, question, reasoning, answer, marks between them,
+EOS. Counted where each token ends in the text, so that the leading space of a word counts with the
+word."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,14 +50,21 @@ def texts_of(prompt: Prompt, cases: Iterable[Case]) -> Iterator[str]:
         yield rendered.completion
 
 
-def pieces(prompt: Prompt, case: Case, encoded: Encoded, spelled: Mapping[str, Spelled]) -> list[Piece]:
-    """The training text of `case`, piece by piece, with the labels that `encoded` has; BOS counts as instructions."""
+def pieces(
+    prompt: Prompt, case: Case, encoded: Encoded, spelled: Mapping[str, Spelled]
+) -> list[Piece]:
+    """The training text of `case`, piece by piece, with the labels that `encoded` has; BOS counts
+    as instructions.
+    """
     rendered = render(prompt, case)
     start, completion = spelled[rendered.prompt], spelled[rendered.completion]
     bos = encoded.prompt_tokens - len(start.ids)
     asked = places(prompt.question, {"question": case.question})
     said = places(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
-    found = [*_cut(rendered.prompt, start, asked, Role.instructions), *_cut(rendered.completion, completion, said, Role.marks)]
+    found = [
+        *_cut(rendered.prompt, start, asked, Role.instructions),
+        *_cut(rendered.completion, completion, said, Role.marks),
+    ]
     counts = [count + (bos if place == 0 else 0) for place, (_, _, count) in enumerate(found)]
     firsts = [sum(counts[:place]) for place in range(len(counts))]
     result = [
@@ -66,8 +74,12 @@ def pieces(prompt: Prompt, case: Case, encoded: Encoded, spelled: Mapping[str, S
     return [*result, Piece(Role.eos, "", 1, encoded.labels[-1] != IGNORED)]
 
 
-def _cut(text: str, spelled: Spelled, where: Mapping[str, tuple[int, int]], between: Role) -> Iterator[tuple[Role, str, int]]:
-    """`text` as (role, text, tokens): the places in `where`, and what stands before, between and after them."""
+def _cut(
+    text: str, spelled: Spelled, where: Mapping[str, tuple[int, int]], between: Role
+) -> Iterator[tuple[Role, str, int]]:
+    """`text` as (role, text, tokens): the places in `where`, and what stands before, between and
+    after them.
+    """
     at = 0
     for name, (first, last) in sorted(where.items(), key=lambda item: item[1]):
         yield between, text[at:first], _ending(spelled, at, first)

@@ -1,4 +1,6 @@
-"""Texts as tokens, many at a time: what a tokenizer says about each text is asked once and kept, for training and for the audit."""
+"""Texts as tokens, many at a time: what a tokenizer says about each text is asked once and kept,
+for training and for the audit.
+"""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,24 +21,33 @@ BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
 
 
 class Speller:
-    """A tokenizer that remembers, for texts in the words of `prompt`. `known` holds every text it was given to spell."""
+    """A tokenizer that remembers, for texts in the words of `prompt`. `known` holds every text it
+    was given to spell.
+    """
 
     def __init__(self, tokenizer: Any, prompt: Prompt):
         if getattr(tokenizer, "backend_tokenizer", None) is None:
-            raise ModelError(f"the tokenizer of {tokenizer.name_or_path} has no tokenizer.json; tokens cannot be placed in texts")
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no tokenizer.json; tokens cannot be"
+                " placed in texts"
+            )
         self._encoder = TextEncoder(tokenizer, prompt)
         self._plain = vocabulary(tokenizer, prompt)
         self.known: dict[str, Spelled] = {}
 
     def spell(self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None) -> None:
-        """Make `texts` known; `advance` is told how many more are done, those known before included."""
+        """Make `texts` known; `advance` is told how many more are done, those known before
+        included.
+        """
         wanted = list(dict.fromkeys(texts))
         missing = [text for text in wanted if text not in self.known]
         advance(len(wanted) - len(missing))
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             for text, encoding in zip(batch, self._encoder.encode(batch), strict=True):
-                self.known[text] = Spelled(encoding.ids, array("l", [end for _, end in encoding.offsets]))
+                self.known[text] = Spelled(
+                    encoding.ids, array("l", [end for _, end in encoding.offsets])
+                )
             advance(len(batch))
 
     @property
@@ -44,7 +55,9 @@ class Speller:
         """The tokenizer's vocabulary, quick on the texts that are known."""
         return replace(self._plain, encode=self._encode)
 
-    def prepared(self, run: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None) -> Prepared:
+    def prepared(
+        self, run: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None
+    ) -> Prepared:
         """`sides` ready for training; `advance` counts the texts that `count` announces."""
         self.spell(_texts(run, sides), advance)
         return prepare(run, sides, self.vocabulary)
@@ -53,11 +66,15 @@ class Speller:
         """How many different texts `sides` are."""
         return len(set(_texts(run, sides)))
 
-    def inspected(self, run: RunConfig, ready: Prepared, benchmarks: Mapping[str, Sequence[tuple[str, str]]]) -> Inspection:
+    def inspected(
+        self, run: RunConfig, ready: Prepared, benchmarks: Mapping[str, Sequence[tuple[str, str]]]
+    ) -> Inspection:
         """The audit of cases that are prepared; `benchmarks` holds (question, text) pairs by name."""
         self.spell(texts_of(run.prompt, ready.train.cases))
         limit = run.training.max_seq_tokens
-        return inspect(run.prompt, ready.audit, limit, ready.train, ready.held_out, self.known, benchmarks)
+        return inspect(
+            run.prompt, ready.audit, limit, ready.train, ready.held_out, self.known, benchmarks
+        )
 
     def _encode(self, text: str) -> list[int]:
         spelled = self.known.get(text)

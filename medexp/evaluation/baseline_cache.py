@@ -1,8 +1,10 @@
-"""What the base answers and loses on held-out cases, kept for the next run that would ask it the very same: a sweep's trials,
-another rank, another recipe. Asking it again takes as long as asking the tuned model, and says nothing new.
+"""What the base answers and loses on held-out cases, kept for the next run that would ask it the
+very same: a sweep's trials, another rank, another recipe. Asking it again takes as long as asking
+the tuned model, and says nothing new.
 
-Kept beside the runs (`tracking.root`/base), under a digest of all that decides it: the weights, their precision, the engine and
-its versions, the card, the tokens of every prompt and case. What only changes rounding (where layers lie) does not count.
+Kept beside the runs (`tracking.root`/base), under a digest of all that decides it: the weights,
+their precision, the engine and its versions, the card, the tokens of every prompt and case. What
+only changes rounding (where layers lie) does not count.
 """
 
 import hashlib
@@ -21,7 +23,9 @@ from medexp.models.base_identity import config_digest, weights_digest
 from medexp.system import machine
 from medexp.system.files import write_json
 
-VERSION = 2  # raised when answers or losses are made in another way; 1 had the trained biases of lora.bias in the base
+# raised when answers or losses are made in another way; 1 had the trained biases of lora.bias in
+# the base
+VERSION = 2
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 
@@ -35,7 +39,9 @@ class KnownBase:
     def losses(self) -> list[CaseLoss] | None:
         """The base's held-out losses, where they were measured before and can be read."""
         try:
-            return [CaseLoss(**each) for each in json.loads(self._losses.read_text(encoding="utf-8"))]
+            return [
+                CaseLoss(**each) for each in json.loads(self._losses.read_text(encoding="utf-8"))
+            ]
         except (OSError, ValueError, TypeError):
             return None
 
@@ -45,7 +51,9 @@ class KnownBase:
 
 
 def known_base(run: RunConfig, weights: Weights, ready: Prepared) -> KnownBase | None:
-    """Where the base of `run` is known, or will be, on the cases of `ready`; None with `evaluation.reuse_base=false`."""
+    """Where the base of `run` is known, or will be, on the cases of `ready`; None with
+    `evaluation.reuse_base=false`.
+    """
     if not run.evaluation.reuse_base:
         return None
     folder, base = Path(run.tracking.root or ".") / "base", _base(run, weights)
@@ -53,7 +61,8 @@ def known_base(run: RunConfig, weights: Weights, ready: Prepared) -> KnownBase |
     asked = [*ready.prompts], run.evaluation.max_new_tokens
     return KnownBase(
         folder / f"answers-{_digest(base, asked)}.jsonl",
-        folder / f"losses-{_digest(base, run.prompt.completion, _cases(ready.held_out.encoded))}.json",
+        folder
+        / f"losses-{_digest(base, run.prompt.completion, _cases(ready.held_out.encoded))}.json",
     )
 
 
@@ -77,8 +86,8 @@ def _cases(cases: Sequence[Encoded]) -> list[object]:
 
 
 def _checkpoint(folder: Path) -> list[object]:
-    """What a local checkpoint is, wherever it lies: what it holds, and that no file of it was written since, because the digest
-    of the weights is of parts of them."""
+    """What a local checkpoint is, wherever it lies: what it holds, and that no file of it was
+    written since, because the digest of the weights is of parts of them."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return [weights_digest(folder), config_digest(folder), *written]

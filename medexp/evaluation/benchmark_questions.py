@@ -1,7 +1,8 @@
 """Multiple-choice questions from the rows of a local file, in the prompts of lm-eval's own tasks.
 
-Refuses rows whose key is not one of the choices, and a file whose keys are counted from 1 where they must be from 0: scored as they
-are, such a file gives a figure that looks like an accuracy and is none.
+Refuses rows whose key is not one of the choices, and a file whose keys are counted from 1 where
+they must be from 0: scored as they are, such a file gives a figure that looks like an accuracy and
+is none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,9 @@ class ChoiceQuestion:
     right: int
 
 
-def questions(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], place: str) -> list[ChoiceQuestion]:
+def questions(
+    benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], place: str
+) -> list[ChoiceQuestion]:
     """The questions in `rows`, which are those of file `place`.
 
     Raises: DataError naming the file and the row, or that its keys are counted from 1.
@@ -34,7 +37,9 @@ def questions(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], place: st
         raise DataError(f"{place} holds no questions")
     if benchmark in (Benchmark.medmcqa, Benchmark.mmlu_medical):
         _refuse_counted_from_1([row.get(_KEY[benchmark]) for row in rows], _KEY[benchmark], place)
-    return [_question(benchmark, row, f"row {number} of {place}") for number, row in enumerate(rows, 1)]
+    return [
+        _question(benchmark, row, f"row {number} of {place}") for number, row in enumerate(rows, 1)
+    ]
 
 
 def _question(benchmark: Benchmark, row: Mapping[str, Any], place: str) -> ChoiceQuestion:
@@ -42,10 +47,14 @@ def _question(benchmark: Benchmark, row: Mapping[str, Any], place: str) -> Choic
         found = _READ[benchmark](row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{place} is not a {benchmark.value} question ({type(error).__name__}: {error}); it needs {_NEEDS[benchmark]}"
+            f"{place} is not a {benchmark.value} question ({type(error).__name__}: {error}); it"
+            f" needs {_NEEDS[benchmark]}"
         ) from error
     if not 0 <= found.right < len(found.choices):
-        raise DataError(f"{place}: the key {found.right} is outside 0 to {len(found.choices) - 1}; it needs {_NEEDS[benchmark]}")
+        raise DataError(
+            f"{place}: the key {found.right} is outside 0 to {len(found.choices) - 1}; it needs"
+            f" {_NEEDS[benchmark]}"
+        )
     return found
 
 
@@ -53,33 +62,46 @@ def _refuse_counted_from_1(keys: Sequence[object], name: str, place: str) -> Non
     numbers = {key for key in keys if isinstance(key, int)}
     if numbers and 0 not in numbers and (len(LETTERS) in numbers or len(keys) >= ENOUGH_TO_MISS_0):
         raise DataError(
-            f"{place}: `{name}` goes from {min(numbers)} to {max(numbers)} and never is 0, so it is counted from 1; "
-            "it must be counted from 0 (0 to 3), as on the Hub: subtract 1 from every key"
+            f"{place}: `{name}` goes from {min(numbers)} to {max(numbers)} and never is 0, so it is"
+            " counted from 1; it must be counted from 0 (0 to 3), as on the Hub: subtract 1 from"
+            " every key"
         )
 
 
 def _medqa(row: Mapping[str, Any]) -> ChoiceQuestion:
     options = {str(name): str(text) for name, text in row["options"].items()}
     listed = "".join(f"{letter}. {options[letter]}\n" for letter in LETTERS)
-    return ChoiceQuestion(f"Question: {row['question']}\n{listed}Answer:", LETTERS, LETTERS.index(row["answer_idx"]))
+    return ChoiceQuestion(
+        f"Question: {row['question']}\n{listed}Answer:", LETTERS, LETTERS.index(row["answer_idx"])
+    )
 
 
 def _medmcqa(row: Mapping[str, Any]) -> ChoiceQuestion:
     listed = "".join(f"{letter}. {row[f'op{letter.lower()}']}\n" for letter in LETTERS)
-    return ChoiceQuestion(f"Question: {row['question']}\nChoices:\n{listed}Answer:", LETTERS, int(row["cop"]))
+    return ChoiceQuestion(
+        f"Question: {row['question']}\nChoices:\n{listed}Answer:", LETTERS, int(row["cop"])
+    )
 
 
 def _pubmedqa(row: Mapping[str, Any]) -> ChoiceQuestion:
     contexts = "\n".join(row["contexts"] if "contexts" in row else row["CONTEXTS"])
     asked = row["question"] if "question" in row else row["QUESTION"]
-    return ChoiceQuestion(f"Abstract: {contexts}\nQuestion: {asked}\nAnswer:", DECISIONS, DECISIONS.index(row["final_decision"]))
+    return ChoiceQuestion(
+        f"Abstract: {contexts}\nQuestion: {asked}\nAnswer:",
+        DECISIONS,
+        DECISIONS.index(row["final_decision"]),
+    )
 
 
 def _mmlu(row: Mapping[str, Any]) -> ChoiceQuestion:
-    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, row["choices"], strict=True))
+    listed = "\n".join(
+        f"{letter}. {text}" for letter, text in zip(LETTERS, row["choices"], strict=True)
+    )
     subject = f" about {str(row['subject']).replace('_', ' ')}" if row.get("subject") else ""
     opening = f"The following are multiple choice questions (with answers){subject}.\n\n"
-    return ChoiceQuestion(f"{opening}{row['question'].strip()}\n{listed}\nAnswer:", LETTERS, int(row["answer"]))
+    return ChoiceQuestion(
+        f"{opening}{row['question'].strip()}\n{listed}\nAnswer:", LETTERS, int(row["answer"])
+    )
 
 
 _READ: Mapping[Benchmark, Callable[[Mapping[str, Any]], ChoiceQuestion]] = {

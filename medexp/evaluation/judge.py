@@ -1,4 +1,5 @@
-"""A language model as judge of each answer, through MLflow's GenAI judges, at any OpenAI-compatible endpoint. Off unless asked for.
+"""A language model as judge of each answer, through MLflow's GenAI judges, at any OpenAI-compatible
+endpoint. Off unless asked for.
 
 What cannot be judged is left out and said: a run never fails because of its judge.
 """
@@ -20,7 +21,9 @@ PATIENCE_S = 5  # to find out that nobody listens; MLflow's own retries take thr
 
 
 def judged(judge: Judge, cases: tuple[Answered, ...], advance: Callable[[int], None]) -> Judged:
-    """Judgements of both answers to every case, as far as the endpoint gave any; `advance` is told how many more there are."""
+    """Judgements of both answers to every case, as far as the endpoint gave any; `advance` is told
+    how many more there are.
+    """
     assert judge.url is not None
     if why := _unreachable(judge.url):
         return Judged((), (), why)
@@ -28,7 +31,9 @@ def judged(judge: Judge, cases: tuple[Answered, ...], advance: Callable[[int], N
     found: list[tuple[Judgement, Judgement]] = []
     try:
         for case in cases:
-            found.append((_judgement(ask, case, case.base.text), _judgement(ask, case, case.tuned.text)))
+            found.append(
+                (_judgement(ask, case, case.base.text), _judgement(ask, case, case.tuned.text))
+            )
             advance(1)
     except Exception as error:  # whatever a server may say, or MLflow about it
         why = f"the judge at {judge.url} failed after {len(found)} cases: {first_line(error)[:300]}"
@@ -39,7 +44,10 @@ def _unreachable(url: str) -> str:
     """Why nothing can be had from `url`, or nothing."""
     place = urlsplit(url)
     try:
-        socket.create_connection((place.hostname or "", place.port or (443 if place.scheme == "https" else 80)), PATIENCE_S).close()
+        socket.create_connection(
+            (place.hostname or "", place.port or (443 if place.scheme == "https" else 80)),
+            PATIENCE_S,
+        ).close()
     except OSError as error:
         return f"the judge at {url} does not answer ({error.strerror or error})"
     return ""
@@ -49,7 +57,8 @@ def _judge(judge: Judge) -> Any:
     from mlflow.genai.judges import make_judge
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    os.environ.setdefault("OPENAI_API_KEY", "none")  # MLflow wants one, a server of one's own does not
+    # MLflow wants one, a server of one's own does not
+    os.environ.setdefault("OPENAI_API_KEY", "none")
     return make_judge(
         name="clinical_agreement",
         instructions=judge.instructions or "",
@@ -63,13 +72,19 @@ def _judge(judge: Judge) -> Any:
 def _judgement(ask: Any, case: Answered, text: str) -> Judgement:
     from mlflow.tracing.constant import AssessmentMetadataKey as Key
 
-    feedback = ask(inputs={"case": case.question}, outputs=answer_part(text), expectations={"reference": case.reference})
+    feedback = ask(
+        inputs={"case": case.question},
+        outputs=answer_part(text),
+        expectations={"reference": case.reference},
+    )
     about = feedback.metadata or {}
     value = feedback.value
     is_mark = isinstance(value, int) and LOWEST <= value <= HIGHEST
     return Judgement(
         float(value) if is_mark else None,
         str(feedback.rationale or ""),
-        sum(int(about.get(name) or 0) for name in (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS)),
+        sum(
+            int(about.get(name) or 0) for name in (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS)
+        ),
         float(about.get(Key.JUDGE_COST) or 0),
     )

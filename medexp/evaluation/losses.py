@@ -1,7 +1,9 @@
-"""Held-out loss: the mean negative log-likelihood of the labelled tokens, weighted token by token, so that neither batch size nor
-padding changes it but by rounding: in bfloat16 a case's loss differs by about 1e-3 between batches of another shape.
+"""Held-out loss: the mean negative log-likelihood of the labelled tokens, weighted token by token,
+so that neither batch size nor padding changes it but by rounding: in bfloat16 a case's loss differs
+by about 1e-3 between batches of another shape.
 
-Logits are made for a few hundred labelled positions at a time: a vocabulary of 128,256 in float32 would take 1 GB for 2,048.
+Logits are made for a few hundred labelled positions at a time: a vocabulary of 128,256 in float32
+would take 1 GB for 2,048.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,8 @@ from medexp.data.encoding import IGNORED, Encoded
 from medexp.evaluation.record import CaseLoss, mean_loss
 from medexp.models.adapter_model import Tuned
 
-CHUNK_TOKENS = 256  # labelled positions whose logits exist at once: 125 MiB in float32 for the Llama-3 vocabulary
+# labelled positions whose logits exist at once: 125 MiB in float32 for the Llama-3 vocabulary
+CHUNK_TOKENS = 256
 
 
 def held_out_loss(tuned: Tuned, cases: Sequence[Encoded], batch_size: int) -> float:
@@ -19,12 +22,17 @@ def held_out_loss(tuned: Tuned, cases: Sequence[Encoded], batch_size: int) -> fl
 
 
 def case_losses(
-    tuned: Tuned, cases: Sequence[Encoded], batch_size: int, answer_starts: Sequence[int] | None = None
+    tuned: Tuned,
+    cases: Sequence[Encoded],
+    batch_size: int,
+    answer_starts: Sequence[int] | None = None,
 ) -> list[CaseLoss]:
-    """The loss of every case, in their order; in evaluation mode and without gradients, the mode is put back.
+    """The loss of every case, in their order; in evaluation mode and without gradients, the mode is
+    put back.
 
-    `answer_starts` (positions in `input_ids`) tells the answer's share apart, in the same pass; without it the share is 0.
-    Batches are sorted by length; on the batch a result depends by rounding alone (1e-3 in bfloat16).
+    `answer_starts` (positions in `input_ids`) tells the answer's share apart, in the same pass;
+    without it the share is 0. Batches are sorted by length; on the batch a result depends by
+    rounding alone (1e-3 in bfloat16).
     """
     order = sorted(range(len(cases)), key=lambda index: len(cases[index].input_ids))
     starts = answer_starts if answer_starts is not None else [len(case.input_ids) for case in cases]
@@ -32,20 +40,29 @@ def case_losses(
     with tuned.evaluating():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            losses = _batch_losses(tuned, [cases[index] for index in batch], [starts[index] for index in batch])
+            losses = _batch_losses(
+                tuned, [cases[index] for index in batch], [starts[index] for index in batch]
+            )
             found |= zip(batch, losses, strict=True)
     return [found[index] for index in range(len(cases))]
 
 
-def _batch_losses(tuned: Tuned, batch: Sequence[Encoded], answer_starts: Sequence[int]) -> list[CaseLoss]:
+def _batch_losses(
+    tuned: Tuned, batch: Sequence[Encoded], answer_starts: Sequence[int]
+) -> list[CaseLoss]:
     import torch
     from torch.nn.functional import cross_entropy
 
     causal, device = tuned.network.get_base_model(), tuned.device
     longest = max(len(case.input_ids) for case in batch)
-    ids = torch.tensor([case.input_ids + [0] * (longest - len(case.input_ids)) for case in batch], device=device)
-    labels = torch.tensor([case.labels + [IGNORED] * (longest - len(case.labels)) for case in batch], device=device)
-    hidden = causal.model(input_ids=ids, use_cache=False)[0][:, :-1]  # causal: padding on the right cannot be seen
+    ids = torch.tensor(
+        [case.input_ids + [0] * (longest - len(case.input_ids)) for case in batch], device=device
+    )
+    labels = torch.tensor(
+        [case.labels + [IGNORED] * (longest - len(case.labels)) for case in batch], device=device
+    )
+    # causal: padding on the right cannot be seen
+    hidden = causal.model(input_ids=ids, use_cache=False)[0][:, :-1]
     targets = labels[:, 1:]
     kept = targets != IGNORED
     rows, columns = kept.nonzero(as_tuple=True)
@@ -55,7 +72,9 @@ def _batch_losses(tuned: Tuned, batch: Sequence[Encoded], answer_starts: Sequenc
     nats = torch.zeros(2 * len(batch), dtype=torch.float64, device=device)
     for start in range(0, len(targets), CHUNK_TOKENS):
         chunk = slice(start, start + CHUNK_TOKENS)
-        losses = cross_entropy(causal.lm_head(hidden[chunk]).float(), targets[chunk], reduction="none")
+        losses = cross_entropy(
+            causal.lm_head(hidden[chunk]).float(), targets[chunk], reduction="none"
+        )
         nats.index_add_(0, bins[chunk], losses.double())
     tokens = torch.bincount(bins, minlength=2 * len(batch))
     return [

@@ -1,6 +1,8 @@
-"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval, sign test.
+"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval,
+sign test.
 
-Refuses a verdict where the mean and most of the cases went different ways: a few large cases are no change of the others.
+Refuses a verdict where the mean and most of the cases went different ways: a few large cases are no
+change of the others.
 """
 
 import math
@@ -16,8 +18,8 @@ TOO_FEW = "too few cases"
 
 @dataclass(frozen=True)
 class Comparison:
-    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p, and how many
-    more cases rose than fell."""
+    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p,
+    and how many more cases rose than fell."""
 
     pairs: int
     before: float
@@ -30,7 +32,9 @@ class Comparison:
 
     @property
     def is_detected(self) -> bool:
-        """Is the change beyond chance: interval without zero, p below 0.05, and the mean where most of the cases went?"""
+        """Is the change beyond chance: interval without zero, p below 0.05, and the mean where most
+        of the cases went?
+        """
         one_way = (self.majority > 0) == (self.change > 0)  # p is two-sided: it does not say which
         return one_way and (self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL
 
@@ -41,7 +45,9 @@ class Comparison:
         return "improved" if (self.change > 0) == more_is_better else "worse"
 
     def nothing(self, said: str) -> str:
-        """`said`, unless there are too few cases for the sign test to come below 0.05, whatever they do."""
+        """`said`, unless there are too few cases for the sign test to come below 0.05, whatever
+        they do.
+        """
         return said if self.pairs >= pairs_needed(1) else TOO_FEW
 
     def interval(self) -> str:
@@ -53,17 +59,24 @@ class Comparison:
         return f"{self.interval()}, p {self.p_value:.2g}, n {self.pairs}"
 
 
-def compare(before: Sequence[float], after: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Comparison:
-    """The paired comparison of two measurements of the same cases; with `weights` (one a case: its tokens) both means, the change
-    and its interval are weighted, while the sign test counts every case once.
+def compare(
+    before: Sequence[float],
+    after: Sequence[float],
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """The paired comparison of two measurements of the same cases; with `weights` (one a case: its
+    tokens) both means, the change and its interval are weighted, while the sign test counts every
+    case once.
 
     Raises: ValueError if they are not equally many, or none.
-    Source: percentile bootstrap of the (weighted) mean over cases, each drawn with its weight (Efron & Tibshirani 1993); exact
-    two-sided sign test without ties.
+    Source: percentile bootstrap of the (weighted) mean over cases, each drawn with its weight
+    (Efron & Tibshirani 1993); exact two-sided sign test without ties.
     """
     if len(before) != len(after) or not before:
         raise ValueError(
-            f"{len(before)} values before and {len(after)} after; a paired comparison needs equally many, at least one"
+            f"{len(before)} values before and {len(after)} after; a paired comparison needs equally"
+            " many, at least one"
         )
     differences = [late - early for early, late in zip(before, after, strict=True)]
     interval = _interval(differences, random.Random(seed), weights)
@@ -75,7 +88,9 @@ def compare(before: Sequence[float], after: Sequence[float], weights: Sequence[f
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of `count` and its 95 % intervals: by Wilson's score, and by the percentile bootstrap."""
+    """A share of `count` and its 95 % intervals: by Wilson's score, and by the percentile
+    bootstrap.
+    """
 
     count: int
     share: float
@@ -86,14 +101,17 @@ class Proportion:
 def proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
     """The share of True in `right`.
 
-    Raises: ValueError if there are none. Source: Wilson 1927, Probable inference; unlike share +- 1.96 standard errors it stays
-    within 0 and 1, and has a width where all are right.
+    Raises: ValueError if there are none. Source: Wilson 1927, Probable inference; unlike share +-
+    1.96 standard errors it stays within 0 and 1, and has a width where all are right.
     """
     if not right:
         raise ValueError("a share of nothing is none; give at least one value")
     share = fmean(right)
     return Proportion(
-        len(right), share, _wilson(share, len(right)), _interval([float(each) for each in right], random.Random(seed))
+        len(right),
+        share,
+        _wilson(share, len(right)),
+        _interval([float(each) for each in right], random.Random(seed)),
     )
 
 
@@ -105,7 +123,9 @@ def _wilson(share: float, number: int) -> tuple[float, float]:
 
 
 def sign_test(differences: Sequence[float]) -> float:
-    """The exact two-sided p of as many or more differences with one sign, if both signs were equally likely; 1 without any."""
+    """The exact two-sided p of as many or more differences with one sign, if both signs were
+    equally likely; 1 without any.
+    """
     ups, downs = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
     total, fewer = ups + downs, min(ups, downs)
     tail = sum(math.comb(total, count) for count in range(fewer + 1))
@@ -113,9 +133,11 @@ def sign_test(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Every p adjusted for all of `p_values`, in their order: called below 0.05, one such family in twenty has a false call.
+    """Every p adjusted for all of `p_values`, in their order: called below 0.05, one such family in
+    twenty has a false call.
 
-    Source: Holm 1979, A simple sequentially rejective multiple test procedure (no assumption on how the tests depend).
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure (no assumption on how
+        the tests depend).
     """
     adjusted, highest, total = [1.0] * len(p_values), 0.0, len(p_values)
     for rank, place in enumerate(sorted(range(total), key=p_values.__getitem__)):
@@ -125,17 +147,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairs_needed(comparisons: int) -> int:
-    """The fewest pairs with which the least p of a sign test, 2 / 2**pairs, passes Holm's correction for `comparisons` first."""
+    """The fewest pairs with which the least p of a sign test, 2 / 2**pairs, passes Holm's
+    correction for `comparisons` first.
+    """
     return next(pairs for pairs in count(1) if comparisons * 2 / 2**pairs < 1 - LEVEL)
 
 
-def _interval(differences: Sequence[float], chance: random.Random, weights: Sequence[float] | None = None) -> tuple[float, float]:
+def _interval(
+    differences: Sequence[float], chance: random.Random, weights: Sequence[float] | None = None
+) -> tuple[float, float]:
     if len(set(differences)) == 1:  # every resample has the same mean
         return fmean(differences), fmean(differences)
     if weights is None:
-        means = sorted(fmean(chance.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
+        means = sorted(
+            fmean(chance.choices(differences, k=len(differences))) for _ in range(RESAMPLES)
+        )
     else:
         cases = list(zip(differences, weights, strict=True))
-        means = sorted(fmean(*zip(*chance.choices(cases, k=len(cases)), strict=True)) for _ in range(RESAMPLES))
+        means = sorted(
+            fmean(*zip(*chance.choices(cases, k=len(cases)), strict=True)) for _ in range(RESAMPLES)
+        )
     cut = int(RESAMPLES * (1 - LEVEL) / 2)
     return means[cut], means[-cut - 1]

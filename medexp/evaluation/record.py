@@ -1,6 +1,8 @@
-"""What an evaluation has seen, as it is kept with a run: questions, references, both answers, and the loss of every held-out case.
+"""What an evaluation has seen, as it is kept with a run: questions, references, both answers, and
+the loss of every held-out case.
 
-Everything that is scored is scored from this alone, so that stored answers give the same figures again, to the digit.
+Everything that is scored is scored from this alone, so that stored answers give the same figures
+again, to the digit.
 """
 
 import json
@@ -16,7 +18,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to case number `case`; `ended` is False where it ran into the token limit."""
+    """What the model said to case number `case`; `ended` is False where it ran into the token
+    limit.
+    """
 
     case: int
     text: str
@@ -26,8 +30,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class CaseLoss:
-    """The summed negative log-likelihood of a case's labelled tokens, in nats, and how many they are; of them those of the
-    answer."""
+    """The summed negative log-likelihood of a case's labelled tokens, in nats, and how many they
+    are; of them those of the answer."""
 
     nats: float
     tokens: int
@@ -73,7 +77,9 @@ class Answered:
 
 @dataclass(frozen=True)
 class Graded:
-    """The questions of a benchmark, in order: was each answered right by the base, and by the tuned model?"""
+    """The questions of a benchmark, in order: was each answered right by the base, and by the tuned
+    model?
+    """
 
     base: tuple[bool, ...]
     tuned: tuple[bool, ...]
@@ -81,7 +87,9 @@ class Graded:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judge's mark (None where it gave none), its reason, and what the question cost in tokens and, where known, in dollars."""
+    """A judge's mark (None where it gave none), its reason, and what the question cost in tokens
+    and, where known, in dollars.
+    """
 
     mark: float | None
     rationale: str
@@ -91,7 +99,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """Judgements of the first cases, in order, as many as were had; `failure` says why there are not more."""
+    """Judgements of the first cases, in order, as many as were had; `failure` says why there are
+    not more.
+    """
 
     base: tuple[Judgement, ...]
     tuned: tuple[Judgement, ...]
@@ -100,8 +110,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Record:
-    """An evaluation: `reasons` where the prompt asks for a chain of thought that ends with `</think>`; losses are those of all
-    held-out cases, whose digests are `held_out` (empty in records older than it); benchmarks by name, where any was run."""
+    """An evaluation: `reasons` where the prompt asks for a chain of thought that ends with
+    `</think>`; losses are those of all held-out cases, whose digests are `held_out` (empty in
+    records older than it); benchmarks by name, where any was run."""
 
     reasons: bool
     cases: tuple[Answered, ...]
@@ -125,20 +136,34 @@ class Record:
             found = json.loads(text)
             if found.pop("version") != VERSION:
                 raise DataError(
-                    f"{place} was written by another version of medexp; evaluate the run again without evaluate.rescore"
+                    f"{place} was written by another version of medexp; evaluate the run again"
+                    " without evaluate.rescore"
                 )
             cases = tuple(
-                Answered(**each | {whose: Answer(**each[whose]) for whose in ("base", "tuned")}) for each in found["cases"]
+                Answered(**each | {whose: Answer(**each[whose]) for whose in ("base", "tuned")})
+                for each in found["cases"]
             )
-            losses = {name: tuple(CaseLoss(**each) for each in found[name]) for name in ("base_losses", "tuned_losses")}
+            losses = {
+                name: tuple(CaseLoss(**each) for each in found[name])
+                for name in ("base_losses", "tuned_losses")
+            }
             graded = {
-                name: Graded(*(tuple(each[side]) for side in ("base", "tuned"))) for name, each in found["benchmarks"].items()
+                name: Graded(*(tuple(each[side]) for side in ("base", "tuned")))
+                for name, each in found["benchmarks"].items()
             }
             held_out = tuple(found["held_out"]) if "held_out" in found else ()
-            return Record(found["reasons"], cases, **losses, benchmarks=graded, judged=_judged(found["judged"]), held_out=held_out)
+            return Record(
+                found["reasons"],
+                cases,
+                **losses,
+                benchmarks=graded,
+                judged=_judged(found["judged"]),
+                held_out=held_out,
+            )
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
-                f"{place} is not a stored evaluation ({type(error).__name__}: {error}); evaluate the run without rescore"
+                f"{place} is not a stored evaluation ({type(error).__name__}: {error}); evaluate"
+                " the run without rescore"
             ) from error
 
 
@@ -156,8 +181,17 @@ def record_of(
     losses: tuple[Sequence[CaseLoss], Sequence[CaseLoss]],
     held_out: Sequence[Case] = (),
 ) -> Record:
-    """The record of `cases` with the answers of the base and the tuned model, and their losses on the cases of `held_out`."""
+    """The record of `cases` with the answers of the base and the tuned model, and their losses on
+    the cases of `held_out`.
+    """
     found = tuple(
-        Answered(case.question, case.answer, dict(case.extra), *pair) for case, *pair in zip(cases, *answers, strict=True)
+        Answered(case.question, case.answer, dict(case.extra), *pair)
+        for case, *pair in zip(cases, *answers, strict=True)
     )
-    return Record(reasons, found, tuple(losses[0]), tuple(losses[1]), held_out=tuple(case.digest for case in held_out))
+    return Record(
+        reasons,
+        found,
+        tuple(losses[0]),
+        tuple(losses[1]),
+        held_out=tuple(case.digest for case in held_out),
+    )

@@ -1,8 +1,10 @@
-"""Every measure of an evaluation, before and after, case by case and compared. From a `record.Record` and a lexicon, nothing else.
+"""Every measure of an evaluation, before and after, case by case and compared. From a
+`record.Record` and a lexicon, nothing else.
 
-MEASURES lists them with the direction that is better; the modules they come from state their rules. A measure that cannot be taken
-(no sections in the reference, no English, an answer too short) is None for that case, the comparison is over the cases that have it
-on both sides, and where none has, the card says why.
+MEASURES lists them with the direction that is better; the modules they come from state their rules.
+A measure that cannot be taken (no sections in the reference, no English, an answer too short) is
+None for that case, the comparison is over the cases that have it on both sides, and where none has,
+the card says why.
 """
 
 import json
@@ -12,7 +14,13 @@ from math import exp
 
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
-from medexp.evaluation.measures.reference_recall import embedded_recall, items, lexical_recall, lines, names_condition
+from medexp.evaluation.measures.reference_recall import (
+    embedded_recall,
+    items,
+    lexical_recall,
+    lines,
+    names_condition,
+)
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
@@ -26,7 +34,9 @@ NO_CASES = "no held-out question was answered"
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: `key` names it in MLflow (eval/<key>/before), `better` is 1, -1, or 0 where neither direction is better."""
+    """A measure: `key` names it in MLflow (eval/<key>/before), `better` is 1, -1, or 0 where
+    neither direction is better.
+    """
 
     key: str
     title: str
@@ -40,12 +50,42 @@ MEASURES = (
     Measure("loss_answer", "held-out loss, answer", -1),
     Measure("structure", "four sections (0 to 1)", 1),
     Measure("items_per_section", "items a section", 0),
-    Measure("condition_named", "condition named", 1, "the cases have no column `condition`, or are not English"),
-    Measure("red_flag_recall", "red flags recalled", 1, "the references have no section Red Flags, or are not English"),
-    Measure("precaution_recall", "precautions recalled", 1, "the references have no section Precautions, or are not English"),
-    Measure("red_flag_recall_embedding", "red flags, by meaning", 1, "evaluation.embedding is off, or no such section"),
-    Measure("precaution_recall_embedding", "precautions, by meaning", 1, "evaluation.embedding is off, or no such section"),
-    Measure("unsupported_per_100_words", "unsupported per 100 words", -1, "the lexicon is English, or the answers are empty"),
+    Measure(
+        "condition_named",
+        "condition named",
+        1,
+        "the cases have no column `condition`, or are not English",
+    ),
+    Measure(
+        "red_flag_recall",
+        "red flags recalled",
+        1,
+        "the references have no section Red Flags, or are not English",
+    ),
+    Measure(
+        "precaution_recall",
+        "precautions recalled",
+        1,
+        "the references have no section Precautions, or are not English",
+    ),
+    Measure(
+        "red_flag_recall_embedding",
+        "red flags, by meaning",
+        1,
+        "evaluation.embedding is off, or no such section",
+    ),
+    Measure(
+        "precaution_recall_embedding",
+        "precautions, by meaning",
+        1,
+        "evaluation.embedding is off, or no such section",
+    ),
+    Measure(
+        "unsupported_per_100_words",
+        "unsupported per 100 words",
+        -1,
+        "the lexicon is English, or the answers are empty",
+    ),
     Measure("contradictions", "contradictions", -1, "the rules are English"),
     Measure("ended", "ended by itself", 1),
     Measure("think_closed", "reasoning closed", 1, "the prompt asks for no reasoning"),
@@ -53,13 +93,20 @@ MEASURES = (
     Measure("same_language", "question's language", 1, "the texts are too short to tell"),
     Measure("words", "words in the answer", 0),
 )
-BENCHMARKS = {"medqa": "MedQA", "medmcqa": "MedMCQA", "pubmedqa": "PubMedQA", "mmlu_medical": "MMLU, medical"}
+BENCHMARKS = {
+    "medqa": "MedQA",
+    "medmcqa": "MedMCQA",
+    "pubmedqa": "PubMedQA",
+    "mmlu_medical": "MMLU, medical",
+}
 BY_KEY = {measure.key: measure for measure in MEASURES}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer: its value of every measure (None where it has none), and the places in it that count against it."""
+    """One answer: its value of every measure (None where it has none), and the places in it that
+    count against it.
+    """
 
     values: Mapping[str, float | None]
     claims: tuple[Claim, ...]
@@ -68,7 +115,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Line:
-    """A measure over all cases: before, after and the paired comparison, or the reason why there is none."""
+    """A measure over all cases: before, after and the paired comparison, or the reason why there is
+    none.
+    """
 
     measure: Measure
     before: float | None = None
@@ -78,11 +127,17 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """improved, worse, changed (a measure without a better side), no detectable change, or not measured."""
+        """improved, worse, changed (a measure without a better side), no detectable change, or not
+        measured.
+        """
         if self.comparison is None:
             return "not measured"
         if self.measure.better == 0:
-            return "changed" if self.comparison.is_detected else self.comparison.nothing("no detectable change")
+            return (
+                "changed"
+                if self.comparison.is_detected
+                else self.comparison.nothing("no detectable change")
+            )
         return self.comparison.verdict(self.measure.better > 0)
 
 
@@ -99,7 +154,9 @@ class Card:
         return next(each for each in self.lines if each.measure.key == key)
 
     def metrics(self) -> dict[str, float]:
-        """eval/<measure>/before, after and delta with its interval and p, of what was measured; perplexity beside each loss."""
+        """eval/<measure>/before, after and delta with its interval and p, of what was measured;
+        perplexity beside each loss.
+        """
         values: dict[str, float] = {}
         for each in self.lines:
             if each.comparison is not None and each.before is not None and each.after is not None:
@@ -109,17 +166,26 @@ class Card:
 
 def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Card:
     """The scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
-    before = tuple(score(each, each.base, record.reasons, lexicon, cosines) for each in record.cases)
-    after = tuple(score(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases)
+    before = tuple(
+        score(each, each.base, record.reasons, lexicon, cosines) for each in record.cases
+    )
+    after = tuple(
+        score(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases
+    )
     losses = {line.measure.key: line for line in _loss_lines(record)}
     lines = [losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES]
     return Card((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
 
 
-def score(case: Answered, answer: Answer, reasons: bool, lexicon: Lexicon, cosines: Cosines | None = None) -> Scored:
+def score(
+    case: Answered, answer: Answer, reasons: bool, lexicon: Lexicon, cosines: Cosines | None = None
+) -> Scored:
     """All measures of `answer` to `case`."""
     text, built = answer.text, structure(answer.text)
-    is_english = language(case.question) in ("en", None) and language(case.reference) in ("en", None)
+    is_english = language(case.question) in ("en", None) and language(case.reference) in (
+        "en",
+        None,
+    )
     count = len(words(answer_part(text)))
     claims, against = _against(case, text, lexicon) if is_english else ((), ())
     same = same_language(text, case.question)
@@ -138,12 +204,18 @@ def score(case: Answered, answer: Answer, reasons: bool, lexicon: Lexicon, cosin
     return Scored(values | content, claims, against)
 
 
-def _against(case: Answered, text: str, lexicon: Lexicon) -> tuple[tuple[Claim, ...], tuple[Contradiction, ...]]:
+def _against(
+    case: Answered, text: str, lexicon: Lexicon
+) -> tuple[tuple[Claim, ...], tuple[Contradiction, ...]]:
     known = evidence(case.question, case.reference, lexicon)
-    return tuple(unsupported(text, known, lexicon)), tuple(contradictions(text, case.question, lexicon))
+    return tuple(unsupported(text, known, lexicon)), tuple(
+        contradictions(text, case.question, lexicon)
+    )
 
 
-def _content(case: Answered, text: str, lexicon: Lexicon, cosines: Cosines | None) -> dict[str, float | None]:
+def _content(
+    case: Answered, text: str, lexicon: Lexicon, cosines: Cosines | None
+) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     if names := _names(case.extra):
         values["condition_named"] = float(names_condition(text, names, lexicon))
@@ -151,7 +223,9 @@ def _content(case: Answered, text: str, lexicon: Lexicon, cosines: Cosines | Non
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
         if cosines is not None:
-            values[f"{key}_embedding"] = embedded_recall(cosines(wanted, lines(text))) if wanted else None
+            values[f"{key}_embedding"] = (
+                embedded_recall(cosines(wanted, lines(text))) if wanted else None
+            )
     return values
 
 
@@ -170,7 +244,10 @@ def _listed(cell: str) -> list[str]:
 
 
 def _line(measure: Measure, before: Sequence[Scored], after: Sequence[Scored]) -> Line:
-    both = [(early.values.get(measure.key), late.values.get(measure.key)) for early, late in zip(before, after, strict=True)]
+    both = [
+        (early.values.get(measure.key), late.values.get(measure.key))
+        for early, late in zip(before, after, strict=True)
+    ]
     pairs = [(early, late) for early, late in both if early is not None and late is not None]
     if not pairs:
         return Line(measure, missing=measure.missing or NO_CASES if both else NO_CASES)
@@ -196,7 +273,10 @@ def _judge_line(record: Record) -> list[Line]:
     if record.judged is None:
         return []
     measure = Measure("judge", "judge (1 to 5)", 1)
-    pairs = [(base.mark, tuned.mark) for base, tuned in zip(record.judged.base, record.judged.tuned, strict=True)]
+    pairs = [
+        (base.mark, tuned.mark)
+        for base, tuned in zip(record.judged.base, record.judged.tuned, strict=True)
+    ]
     marked = [(base, tuned) for base, tuned in pairs if base is not None and tuned is not None]
     if not marked:
         return [Line(measure, missing=record.judged.failure or "the judge gave no mark")]
@@ -207,7 +287,13 @@ def _benchmark_lines(record: Record) -> list[Line]:
     found = []
     for name, graded in record.benchmarks.items():
         measure = Measure(f"benchmark_{name}", f"{BENCHMARKS.get(name, name)}, accuracy", 1)
-        found.append(_compared(measure, [float(each) for each in graded.base], [float(each) for each in graded.tuned]))
+        found.append(
+            _compared(
+                measure,
+                [float(each) for each in graded.base],
+                [float(each) for each in graded.tuned],
+            )
+        )
     return found
 
 
@@ -221,11 +307,15 @@ def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
 
 
 def _loss_line(measure: Measure, before: Sequence[CaseLoss], after: Sequence[CaseLoss]) -> Line:
-    """Every token counts the same in before, after, change and interval; the sign test counts cases."""
+    """Every token counts the same in before, after, change and interval; the sign test counts
+    cases.
+    """
     if not before or not all(loss.tokens for loss in before):
         return Line(measure, missing=measure.missing or "no held-out losses were measured")
     tokens = [loss.tokens for loss in after]
-    compared = compare([loss.per_token for loss in before], [loss.per_token for loss in after], tokens)
+    compared = compare(
+        [loss.per_token for loss in before], [loss.per_token for loss in after], tokens
+    )
     return Line(measure, mean_loss(before), mean_loss(after), compared)
 
 
@@ -241,6 +331,9 @@ def _metrics(key: str, before: float, after: float, compared: Comparison) -> dic
     found = {f"eval/{key}/{name}": value for name, value in values.items()}
     if key.startswith("loss_"):
         part = key.removeprefix("loss_")
-        found |= {f"eval/perplexity_{part}/{name}": exp(value) for name, value in (("before", before), ("after", after))}
+        found |= {
+            f"eval/perplexity_{part}/{name}": exp(value)
+            for name, value in (("before", before), ("after", after))
+        }
         found[f"eval/perplexity_{part}/delta"] = exp(after) - exp(before)
     return found

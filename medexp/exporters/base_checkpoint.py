@@ -1,6 +1,8 @@
-"""A base model's safetensors files, read a tensor at a time: no file is ever in memory whole, and no network is built.
+"""A base model's safetensors files, read a tensor at a time: no file is ever in memory whole, and
+no network is built.
 
-NF4 weights come back as bitsandbytes itself dequantises them, on the CPU, one matrix after the other. Refuses other quantisations.
+NF4 weights come back as bitsandbytes itself dequantises them, on the CPU, one matrix after the
+other. Refuses other quantisations.
 """
 
 import json
@@ -19,7 +21,9 @@ _PARTS_OF_NF4 = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map",
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the model: its name, its shape as the network sees it, and the file that holds it."""
+    """A tensor of the model: its name, its shape as the network sees it, and the file that holds
+    it.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -44,9 +48,16 @@ class Checkpoint:
     def __init__(self, folder: Path, bitsandbytes: Callable[[], Any]):
         self.folder = folder
         self._bitsandbytes = bitsandbytes
-        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if self.config.get("quantization_config", {}).get("quant_method", "bitsandbytes") != "bitsandbytes":
-            raise ModelError(f"the weights in {folder} are quantised in a way that is not read here; NF4 is")
+        self.config: dict[str, Any] = json.loads(
+            (folder / "config.json").read_text(encoding="utf-8")
+        )
+        if (
+            self.config.get("quantization_config", {}).get("quant_method", "bitsandbytes")
+            != "bitsandbytes"
+        ):
+            raise ModelError(
+                f"the weights in {folder} are quantised in a way that is not read here; NF4 is"
+            )
         self.tensors = self._read()
 
     @property
@@ -59,12 +70,19 @@ class Checkpoint:
         from safetensors import safe_open
 
         found = self.tensors[name]
-        with safe_open(found.file, framework="pt") as file:  # opened anew each time: closing it gives the mapped pages back
+        # opened anew each time: closing it gives the mapped pages back
+        with safe_open(found.file, framework="pt") as file:
             stored = file.get_tensor(name)
             if not found.is_nf4:
                 return stored
-            keys = [key for key in file.keys() if key.startswith(f"{name}.") and key.endswith(_PARTS_OF_NF4)]  # noqa: SIM118
-            return self._dequantised(stored, {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys})
+            keys = [
+                key
+                for key in file.keys()  # noqa: SIM118
+                if key.startswith(f"{name}.") and key.endswith(_PARTS_OF_NF4)
+            ]
+            return self._dequantised(
+                stored, {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys}
+            )
 
     def _dequantised(self, stored: Any, parts: dict[str, Any]) -> Any:
         functional = self._bitsandbytes().functional
@@ -82,7 +100,11 @@ class Checkpoint:
                     if name.endswith(_PARTS_OF_NF4):
                         continue
                     is_nf4 = f"{name}{_NF4}" in keys
-                    shape = json.loads(bytes(file.get_tensor(name + _NF4)))["shape"] if is_nf4 else file.get_slice(name).get_shape()
+                    shape = (
+                        json.loads(bytes(file.get_tensor(name + _NF4)))["shape"]
+                        if is_nf4
+                        else file.get_slice(name).get_shape()
+                    )
                     found[name] = Tensor(name, tuple(shape), path, is_nf4)
         if self.is_tied:
             found.pop("lm_head.weight", None)
@@ -91,8 +113,15 @@ class Checkpoint:
     @cached_property
     def _files(self) -> list[Path]:
         index = self.folder / _INDEX
-        names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {_SINGLE}
+        names = (
+            set(json.loads(index.read_text())["weight_map"].values())
+            if index.is_file()
+            else {_SINGLE}
+        )
         files = [self.folder / name for name in sorted(names)]
         if missing := [each.name for each in files if not each.is_file()]:
-            raise ModelError(f"{self.folder} has no {', '.join(missing)}; only safetensors checkpoints are exported")
+            raise ModelError(
+                f"{self.folder} has no {', '.join(missing)}; only safetensors checkpoints are"
+                " exported"
+            )
         return files

@@ -1,8 +1,10 @@
-"""The run's own prompt in the languages of those who serve it: Jinja for Transformers, vLLM and llama.cpp, Go's for Ollama.
+"""The run's own prompt in the languages of those who serve it: Jinja for Transformers, vLLM and
+llama.cpp, Go's for Ollama.
 
-Both render a user's message as `data.prompts.ask` renders a question, byte for byte, so a served model sees what it was trained on.
-BOS is a token: the Jinja template writes it (chat endpoints add none), the Go template leaves it to the GGUF's add_bos_token.
-Earlier turns of a conversation are rendered as training texts: prompt, answer, EOS.
+Both render a user's message as `data.prompts.ask` renders a question, byte for byte, so a served
+model sees what it was trained on. BOS is a token: the Jinja template writes it (chat endpoints add
+none), the Go template leaves it to the GGUF's add_bos_token. Earlier turns of a conversation are
+rendered as training texts: prompt, answer, EOS.
 """
 
 import re
@@ -11,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from medexp.config.schema import Prompt
 
 _PLACE = "{question}"
-_GO_MARKS = re.compile(r'\{\{|\r|"""|"\Z')  # what Go would read as an action, and what a Modelfile would not keep
+# what Go would read as an action, and what a Modelfile would not keep
+_GO_MARKS = re.compile(r'\{\{|\r|"""|"\Z')
 _NO_SYSTEM = "this model was trained without system messages: put everything into the user message"
 
 
@@ -22,14 +25,16 @@ def around(prompt: Prompt) -> tuple[str, str]:
 
 
 def jinja(prompt: Prompt) -> str:
-    """A chat template: a user message is a question, an assistant message an answer that ended. Refuses system messages."""
+    """A chat template: a user message is a question, an assistant message an answer that ended.
+    Refuses system messages.
+    """
     before, after = map(_jinja_literal, around(prompt))
     user = f"{{{{ {before} + message['content'] + {after} }}}}"
     return (
-        "{{ bos_token }}{% for message in messages %}"
-        f"{{% if message['role'] == 'user' %}}{user}"
-        "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
-        f"{{% else %}}{{{{ raise_exception({_jinja_literal(_NO_SYSTEM)}) }}}}{{% endif %}}{{% endfor %}}"
+        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user'"
+        f" %}}{user}{{% elif message['role'] == 'assistant' %}}{{{{ message['content'] + eos_token"
+        f" }}}}{{% else %}}{{{{ raise_exception({_jinja_literal(_NO_SYSTEM)}) }}}}{{% endif %}}{{%"
+        " endfor %}"
     )
 
 
@@ -40,7 +45,9 @@ def _jinja_literal(text: str) -> str:
 
 
 def go(prompt: Prompt, eos: str) -> str:
-    """The TEMPLATE of a Modelfile: `.Prompt` is the question; what follows `.Response` is only rendered for earlier turns."""
+    """The TEMPLATE of a Modelfile: `.Prompt` is the question; what follows `.Response` is only
+    rendered for earlier turns.
+    """
     before, after = (_GO_MARKS.sub(_go_literal, text) for text in around(prompt))
     return f"{before}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}{_GO_MARKS.sub(_go_literal, eos)}"
 
@@ -51,22 +58,46 @@ def _go_literal(match: re.Match[str]) -> str:
 
 
 def modelfile(
-    gguf_name: str, template: str, parameters: Sequence[tuple[str, object]], licence: str, comments: Sequence[str]
+    gguf_name: str,
+    template: str,
+    parameters: Sequence[tuple[str, object]],
+    licence: str,
+    comments: Sequence[str],
 ) -> str:
-    """An Ollama Modelfile over the GGUF beside it. `parameters` may hold a name more than once, as `stop` may be.
+    """An Ollama Modelfile over the GGUF beside it. `parameters` may hold a name more than once, as
+    `stop` may be.
 
     Source: Ollama's Modelfile reference; everything between three double quotes is kept as it is.
     """
-    lines = [*(f"# {each}" for each in comments), f"FROM ./{gguf_name}", f'TEMPLATE """{template}"""']
+    lines = [
+        *(f"# {each}" for each in comments),
+        f"FROM ./{gguf_name}",
+        f'TEMPLATE """{template}"""',
+    ]
     lines += [f"PARAMETER {name} {_parameter(value)}" for name, value in parameters]
     return "\n".join([*lines, f'LICENSE """{licence}"""']) + "\n"
 
 
 def _parameter(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        f'"{value}"'
+        if isinstance(value, str)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
-def ollama_parameters(stops: Sequence[str], num_ctx: int, num_predict: int) -> list[tuple[str, object]]:
-    """Greedy answers of at most `num_predict` tokens, as the run's own were measured. Ollama's default penalises repetition."""
-    fixed: Mapping[str, object] = {"num_ctx": num_ctx, "num_predict": num_predict, "temperature": 0, "repeat_penalty": 1.0}
+def ollama_parameters(
+    stops: Sequence[str], num_ctx: int, num_predict: int
+) -> list[tuple[str, object]]:
+    """Greedy answers of at most `num_predict` tokens, as the run's own were measured. Ollama's
+    default penalises repetition.
+    """
+    fixed: Mapping[str, object] = {
+        "num_ctx": num_ctx,
+        "num_predict": num_predict,
+        "temperature": 0,
+        "repeat_penalty": 1.0,
+    }
     return [*fixed.items(), *(("stop", stop) for stop in stops)]

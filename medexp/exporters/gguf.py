@@ -1,7 +1,9 @@
-"""Merged weights as a GGUF that llama.cpp and Ollama read: f16, bf16 or q8_0, a tensor at a time, through the package `gguf`.
+"""Merged weights as a GGUF that llama.cpp and Ollama read: f16, bf16 or q8_0, a tensor at a time,
+through the package `gguf`.
 
-Covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. Refuses a tokenizer whose splitting
-rule it cannot name: llama.cpp would tokenise a prompt otherwise than training did.
+Covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. Refuses
+a tokenizer whose splitting rule it cannot name: llama.cpp would tokenise a prompt otherwise than
+training did.
 """
 
 import hashlib
@@ -21,13 +23,14 @@ from medexp.exporters.merge import Merged
 WRITTEN_HERE = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
 _BLOCK = 32  # numbers of a row that share a scale in q8_0; a row that is not a multiple stays f16
 
-# A text that tells splitting rules apart, and the SHA-256 of its tokens for the rules of the tokenizers in conf/model.
-# Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
+# A text that tells splitting rules apart, and the SHA-256 of its tokens for the rules of the
+# tokenizers in conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
 _PROBE = (
-    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis concatenated) ✅ 🦙🦙 "
-    "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ "
-    "------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? "
-    "I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis"
+    " concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3"
+    " កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български"
+    " ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure"
+    " I'll make it, 'D you like some tea? We'Ve a'lL"
 )
 _RULES = {
     "0ef9807a4087ebef797fc749390439009c3b9eda9ad1a097abbe738f486c01e5": "llama-bpe",
@@ -62,8 +65,9 @@ def splitting_rule(tokenizer_folder: Path) -> str:
         if rule is not None:
             return rule
     raise ModelError(
-        f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no GGUF can be written for it "
-        f"(known are {listing(_RULES.values())}); export to=merged and convert that with llama.cpp's convert_hf_to_gguf.py"
+        f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no"
+        f" GGUF can be written for it (known are {listing(_RULES.values())}); export to=merged and"
+        " convert that with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
@@ -72,10 +76,18 @@ def file_bytes(merged: Merged, kind: GgufType) -> int:
     return sum(_stored(merged.shape(name), kind)[1] for name in merged.names)
 
 
-def write(merged: Merged, tokenizer_folder: Path, about: About, kind: GgufType, file: Path, advance: Callable[[int], None]) -> None:
+def write(
+    merged: Merged,
+    tokenizer_folder: Path,
+    about: About,
+    kind: GgufType,
+    file: Path,
+    advance: Callable[[int], None],
+) -> None:
     """Write `file`; `advance` is told of every tensor.
 
-    Raises: ModelError for a tokenizer or a tensor that a GGUF of this architecture has no place for.
+    Raises: ModelError for a tokenizer or a tensor that a GGUF of this architecture has no place
+        for.
     """
     import gguf
     import numpy as np
@@ -86,11 +98,19 @@ def write(merged: Merged, tokenizer_folder: Path, about: About, kind: GgufType, 
         _add_tokenizer(writer, tokenizer_folder, about.shape.vocab)
         extra = _rope_factors(merged.base.config, about.shape)
         if extra:
-            writer.add_tensor_info("rope_freqs.weight", (len(extra),), np.dtype(np.float32), 4 * len(extra))
+            writer.add_tensor_info(
+                "rope_freqs.weight", (len(extra),), np.dtype(np.float32), 4 * len(extra)
+            )
         names = _names(merged, about.shape)
         for name, there in names.items():
             stored, size = _stored(merged.shape(name), kind)
-            writer.add_tensor_info(there, _storage_shape(merged.shape(name), stored), _numpy_type(stored), size, raw_dtype=stored)
+            writer.add_tensor_info(
+                there,
+                _storage_shape(merged.shape(name), stored),
+                _numpy_type(stored),
+                size,
+                raw_dtype=stored,
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -103,7 +123,9 @@ def write(merged: Merged, tokenizer_folder: Path, about: About, kind: GgufType, 
         writer.close()
 
 
-def _add_hyperparameters(writer: Any, config: Mapping[str, Any], about: About, kind: GgufType) -> None:
+def _add_hyperparameters(
+    writer: Any, config: Mapping[str, Any], about: About, kind: GgufType
+) -> None:
     import gguf
 
     shape, rope = about.shape, _rope(config)
@@ -131,25 +153,36 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises: ModelError for a scaling that is not written here.
     """
-    found = {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_parameters") or config.get("rope_scaling") or {})}
+    found = {
+        "rope_theta": config.get("rope_theta", 10000.0),
+        **(config.get("rope_parameters") or config.get("rope_scaling") or {}),
+    }
     kind = found.get("rope_type", found.get("type", "default"))
     if kind not in ("default", "llama3"):
-        raise ModelError(f"the base's rope_type={kind} is not written to a GGUF here; default and llama3 are")
+        raise ModelError(
+            f"the base's rope_type={kind} is not written to a GGUF here; default and llama3 are"
+        )
     return found | {"rope_type": kind}
 
 
 def _rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
     """What llama.cpp divides each rotary frequency by; empty where none is scaled.
 
-    Source: Llama 3.1's own scaling, as in transformers.modeling_rope_utils and llama.cpp's converter.
+    Source: Llama 3.1's own scaling, as in transformers.modeling_rope_utils and llama.cpp's
+        converter.
     """
     rope = _rope(config)
     if rope["rope_type"] != "llama3":
         return []
-    old, low, high = rope["original_max_position_embeddings"], rope["low_freq_factor"], rope["high_freq_factor"]
+    old, low, high = (
+        rope["original_max_position_embeddings"],
+        rope["low_freq_factor"],
+        rope["high_freq_factor"],
+    )
     factors = []
     for place in range(0, shape.head_dim, 2):
-        turns = old / (2 * math.pi * rope["rope_theta"] ** (place / shape.head_dim))  # of this frequency within the old context
+        # of this frequency within the old context
+        turns = old / (2 * math.pi * rope["rope_theta"] ** (place / shape.head_dim))
         smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
         factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
     return factors
@@ -159,7 +192,9 @@ def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
     import gguf
 
     rule = splitting_rule(folder)
-    tokens, kinds = _vocabulary(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")), vocab)
+    tokens, kinds = _vocabulary(
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")), vocab
+    )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(rule)
     writer.add_token_list(tokens)
@@ -168,16 +203,22 @@ def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
     for name in ("bos", "eos", "pad"):
         if (token := tokenizer_files.special(folder, f"{name}_token")) in tokens:
             special.special_token_ids[name] = tokens.index(token)
-    special.add_special_token = {"bos": "bos" in special.special_token_ids, "eos": False}  # every training text began with one
+    # every training text began with one
+    special.add_special_token = {"bos": "bos" in special.special_token_ids, "eos": False}
     special.add_to_gguf(writer, quiet=True)
 
 
 def _vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Every token by its id, and its kind: control tokens are never read from plain text, user-defined ones are."""
+    """Every token by its id, and its kind: control tokens are never read from plain text,
+    user-defined ones are.
+    """
     import gguf
 
     if tokenizer["model"]["type"] != "BPE":
-        raise ModelError(f"the tokenizer is a {tokenizer['model']['type']} and only byte-level BPE is written to a GGUF here")
+        raise ModelError(
+            f"the tokenizer is a {tokenizer['model']['type']} and only byte-level BPE is written to"
+            " a GGUF here"
+        )
     tokens = [f"[PAD{number}]" for number in range(size)]
     kinds = [int(gguf.TokenType.UNUSED)] * size
     for token, number in tokenizer["model"]["vocab"].items():
@@ -185,13 +226,17 @@ def _vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], lis
     for added in tokenizer["added_tokens"]:
         is_control = added["special"] or _looks_special(added["content"])
         tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = int(gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED)
+        kinds[added["id"]] = int(
+            gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED
+        )
     return tokens, kinds
 
 
 def _looks_special(token: str) -> bool:
     """As llama.cpp's converter decides it."""
-    marked = (token.startswith("<|") and token.endswith("|>")) or (token.startswith("<｜") and token.endswith("｜>"))
+    marked = (token.startswith("<|") and token.endswith("|>")) or (
+        token.startswith("<｜") and token.endswith("｜>")
+    )
     return marked or token in ("<pad>", "<mask>")
 
 
@@ -199,7 +244,9 @@ def _names(merged: Merged, shape: ModelShape) -> dict[str, str]:
     """The name in a GGUF of every tensor."""
     import gguf
 
-    architecture = {Family.llama: gguf.MODEL_ARCH.LLAMA, Family.qwen2: gguf.MODEL_ARCH.QWEN2}[shape.family]
+    architecture = {Family.llama: gguf.MODEL_ARCH.LLAMA, Family.qwen2: gguf.MODEL_ARCH.QWEN2}[
+        shape.family
+    ]
     known = gguf.get_tensor_name_map(architecture, shape.layers)
     found = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in merged.names}
     if unknown := [name for name, there in found.items() if there is None]:
@@ -224,7 +271,9 @@ def _storage_shape(shape: Sequence[int], stored: Any) -> Sequence[int]:
     """The shape in the numbers that are written: bytes, for what numpy has no type for."""
     import gguf
 
-    return shape if _numpy_type(stored).itemsize > 1 else gguf.quant_shape_to_byte_shape(shape, stored)
+    return (
+        shape if _numpy_type(stored).itemsize > 1 else gguf.quant_shape_to_byte_shape(shape, stored)
+    )
 
 
 def _numpy_type(stored: Any) -> Any:
@@ -245,6 +294,8 @@ def _data(merged: Merged, name: str, shape: ModelShape, kind: GgufType) -> Any:
 
 
 def _interleaved(values: Any, heads: int) -> Any:
-    """Rows of each head from halves to neighbours: llama.cpp rotates pairs that lie side by side for this architecture."""
+    """Rows of each head from halves to neighbours: llama.cpp rotates pairs that lie side by side
+    for this architecture.
+    """
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape).copy()

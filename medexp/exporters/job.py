@@ -61,17 +61,23 @@ class Job:
     @cached_property
     def base(self) -> BaseIdentity:
         """What the adapter says its base is, under the name that others know it by."""
-        return artifact.without_place(artifact.base_of(self.adapter, self.run.model), self.run.model)
+        return artifact.without_place(
+            artifact.base_of(self.adapter, self.run.model), self.run.model
+        )
 
     @property
     def served(self) -> Served:
-        """How it is served: room for the longest text it was trained on and a whole answer after it."""
+        """How it is served: room for the longest text it was trained on and a whole answer after
+        it.
+        """
         context = self.run.training.max_seq_tokens + self.run.evaluation.max_new_tokens
         return Served(self.name, context, self.options.dtype.value)
 
     @property
     def merges(self) -> bool:
-        """Are the weights of the base needed? With to=vllm only where vLLM cannot serve the adapter over its base."""
+        """Are the weights of the base needed? With to=vllm only where vLLM cannot serve the adapter
+        over its base.
+        """
         if self.options.to is ExportTo.vllm:
             return self.not_over_base is not None
         return self.options.to is not ExportTo.adapter
@@ -79,18 +85,28 @@ class Job:
     @property
     def not_over_base(self) -> str | None:
         """Why vLLM cannot serve the adapter over its base."""
-        return serving.vllm_refuses(self.run.lora.r, self.run.lora.dora, self.run.lora.bias is not Bias.none)
+        return serving.vllm_refuses(
+            self.run.lora.r, self.run.lora.dora, self.run.lora.bias is not Bias.none
+        )
 
     @cached_property
     def merged(self) -> Merged:
         """Base and adapter, opened but not read."""
         found = weights.find(self.run.model)
-        if note := artifact.check_adapter(self.adapter, self.run.lora, self.run.model, found, "run"):
+        if note := artifact.check_adapter(
+            self.adapter, self.run.lora, self.run.model, found, "run"
+        ):
             self.show.say(note, NOTE)
         if found.gguf is not None:
             with self.show.stage("converting the embedded model, once"):
-                found = weights.convert(found, self.run.model, stack.load_transformers(self.run.hardware))
-        place = Path(found.location) if Path(found.location).is_absolute() else hub.download(found.location, found.commit)
+                found = weights.convert(
+                    found, self.run.model, stack.load_transformers(self.run.hardware)
+                )
+        place = (
+            Path(found.location)
+            if Path(found.location).is_absolute()
+            else hub.download(found.location, found.commit)
+        )
         return Merged(Checkpoint(place, stack.load_bitsandbytes), self.adapter)
 
 
@@ -110,26 +126,42 @@ def write(job: Job, place: Path) -> None:
 
 def _write_adapter(job: Job, place: Path) -> dict[str, str]:
     shutil.copyfile(job.adapter / artifact.WEIGHTS, place / artifact.WEIGHTS)
-    artifact.write_adapter_config(artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name}, place)
+    artifact.write_adapter_config(
+        artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name}, place
+    )
     base_identity.write(job.base, place)
     if (job.adapter / "run.yaml").is_file():
-        made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / "run.yaml")))  # an older medexp kept places as they are
+        # an older medexp kept places as they are
+        made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / "run.yaml")))
         (place / "run.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(made)), encoding="utf-8")
     if job.not_over_base is None:
         is_nf4 = job.run.model.quantisation is Quantisation.nf4
         served = replace(job.served, dtype=job.run.hardware.dtype.value)
-        words = serving.vllm_adapter(served, job.base.name, job.base.hub_id is None, job.run.lora.r, is_nf4)
-        (place / "serve.sh").write_text(serving.script(served, words, is_merged=False), encoding="utf-8")
+        words = serving.vllm_adapter(
+            served, job.base.name, job.base.hub_id is None, job.run.lora.r, is_nf4
+        )
+        (place / "serve.sh").write_text(
+            serving.script(served, words, is_merged=False), encoding="utf-8"
+        )
     return {"adapter": artifact.WEIGHTS}
 
 
 def _write_merged(job: Job, place: Path) -> dict[str, str]:
     if job.options.to is ExportTo.vllm:
-        job.show.say(f"vLLM serves no adapter with {job.not_over_base} over its base; the weights are merged", NOTE)
-    with job.show.counting(f"merging into {job.options.dtype.value}", len(job.merged.names)) as advance:
+        job.show.say(
+            f"vLLM serves no adapter with {job.not_over_base} over its base; the weights are"
+            " merged",
+            NOTE,
+        )
+    with job.show.counting(
+        f"merging into {job.options.dtype.value}", len(job.merged.names)
+    ) as advance:
         merge.write(job.merged, place, job.options.dtype, advance)
     merge.write_generation_config(job.merged.base, place)
-    (place / "serve.sh").write_text(serving.script(job.served, serving.vllm_merged(job.served), is_merged=True), encoding="utf-8")
+    (place / "serve.sh").write_text(
+        serving.script(job.served, serving.vllm_merged(job.served), is_merged=True),
+        encoding="utf-8",
+    )
     return {"merged": "model.safetensors"}
 
 
@@ -139,13 +171,20 @@ def _write_gguf(job: Job, place: Path) -> dict[str, str]:
     about = gguf_file.About(job.name, job.run.model.licence, job.run.model.shape)
     names = job.merged.names
     whole = file if kind in WRITTEN_HERE else place / "to-quantise.gguf"
-    with job.show.counting(f"writing a GGUF in {kind.value if whole is file else 'f16'}", len(names)) as advance:
+    with job.show.counting(
+        f"writing a GGUF in {kind.value if whole is file else 'f16'}", len(names)
+    ) as advance:
         gguf_file.write(job.merged, place, about, kind, whole, advance)
     if whole is not file:
         with job.show.counting(f"quantising to {kind.value}", len(names)) as advance:
-            quantiser.quantise(quantiser.find(kind, job.options.llama_cpp), whole, file, kind, advance)
+            quantiser.quantise(
+                quantiser.find(kind, job.options.llama_cpp), whole, file, kind, advance
+            )
         whole.unlink()
-    for each in [*place.glob("tokenizer*"), *(place / name for name in ("chat_template.jinja", "special_tokens_map.json"))]:
+    for each in [
+        *place.glob("tokenizer*"),
+        *(place / name for name in ("chat_template.jinja", "special_tokens_map.json")),
+    ]:
         each.unlink(missing_ok=True)  # the GGUF holds them
     if job.options.to is ExportTo.gguf:
         return {"gguf": file.name}
@@ -157,15 +196,23 @@ def _modelfile(job: Job, gguf_name: str) -> str:
     eos = tokenizer_files.special(job.adapter, "eos_token") or ""
     context = min(job.served.max_tokens, int(job.merged.base.config["max_position_embeddings"]))
     parameters = templates.ollama_parameters([eos], context, job.run.evaluation.max_new_tokens)
-    comments = [f"ollama create {job.name} -f Modelfile && ollama run {job.name}", "Not for clinical use."]
-    return templates.modelfile(gguf_name, templates.go(job.run.prompt, eos), parameters, job.run.model.licence, comments)
+    comments = [
+        f"ollama create {job.name} -f Modelfile && ollama run {job.name}",
+        "Not for clinical use.",
+    ]
+    return templates.modelfile(
+        gguf_name, templates.go(job.run.prompt, eos), parameters, job.run.model.licence, comments
+    )
 
 
 def _facts(job: Job, files: dict[str, str]) -> card.Facts:
     run, kind = job.run, next(iter(files))
     whole = f"{run.model.hub_id or run.model.name} with the adapter merged in"
     what = {
-        "adapter": f"A {'DoRA' if run.lora.dora else 'LoRA'} adapter for {run.model.hub_id or run.model.name}",
+        "adapter": (
+            f"A {'DoRA' if run.lora.dora else 'LoRA'} adapter for"
+            f" {run.model.hub_id or run.model.name}"
+        ),
         "merged": f"{whole}, in {job.options.dtype.value}",
         "gguf": f"{whole}, as a GGUF in {job.options.quantisation.value}",
     }[kind]
@@ -175,23 +222,51 @@ def _facts(job: Job, files: dict[str, str]) -> card.Facts:
         name=job.name,
         run_id=job.run_id,
         measures=_measures(job.subject),
-        usage=card.usage(job.name, files, job.not_over_base is None or job.merges, is_local=job.base.hub_id is None),
+        usage=card.usage(
+            job.name,
+            files,
+            job.not_over_base is None or job.merges,
+            is_local=job.base.hub_id is None,
+        ),
     )
 
 
 def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
-    """The scorecard of the answers stored with the run; of an older run the held-out loss that MLflow has."""
+    """The scorecard of the answers stored with the run; of an older run the held-out loss that
+    MLflow has.
+    """
     if subject.record is not None:
-        record = Record.of_json(subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}")
-        lines = [each for each in scorecard.card(record, lexicon.load()).lines if each.comparison is not None]
-        return [(each.measure.title, _change(each.before, each.after), each.verdict, page.interval(each)) for each in lines]
+        record = Record.of_json(
+            subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
+        )
+        lines = [
+            each
+            for each in scorecard.card(record, lexicon.load()).lines
+            if each.comparison is not None
+        ]
+        return [
+            (
+                each.measure.title,
+                _change(each.before, each.after),
+                each.verdict,
+                page.interval(each),
+            )
+            for each in lines
+        ]
     had = subject.kept.metrics if subject.kept is not None else {}
     if not {"result/loss_before", "result/loss_paired_low"} <= set(had):
         return []
     keys = ("paired_change", "paired_low", "paired_high", "sign_test_p")
     change, low, high, p_value = (had[f"result/loss_{name}"] for name in keys)
     figures = _change(had["result/loss_before"], had["result/loss_after"])
-    return [("held-out loss, all", figures, "", f"{change:+.3g} [{low:+.3g}, {high:+.3g}], p {p_value:.2g}")]
+    return [
+        (
+            "held-out loss, all",
+            figures,
+            "",
+            f"{change:+.3g} [{low:+.3g}, {high:+.3g}], p {p_value:.2g}",
+        )
+    ]
 
 
 def _change(before: float | None, after: float | None) -> str:

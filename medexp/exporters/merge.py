@@ -1,7 +1,9 @@
-"""Base and adapter as one set of weights, a tensor at a time, and as a Transformers checkpoint of files of a GiB.
+"""Base and adapter as one set of weights, a tensor at a time, and as a Transformers checkpoint of
+files of a GiB.
 
-Each matrix is merged in float32 and rounded once, as PEFT's merge_and_unload does on the same base. An NF4 base is dequantised:
-those are the weights that the adapter was trained against, so no second download and no second model.
+Each matrix is merged in float32 and rounded once, as PEFT's merge_and_unload does on the same base.
+An NF4 base is dequantised: those are the weights that the adapter was trained against, so no second
+download and no second model.
 """
 
 import json
@@ -26,12 +28,15 @@ class Merged:
         self.base = base
         self.scale = projections.scale(artifact.adapter_config(folder))
         self._file = folder / artifact.WEIGHTS
-        self._changes: dict[str, dict[str, str]] = {}  # of a tensor, by part: the key in the adapter's file
+        # of a tensor, by part: the key in the adapter's file
+        self._changes: dict[str, dict[str, str]] = {}
         for key in artifact.shapes(folder):
             name, part = projections.target(key)
             self._changes.setdefault(name, {})[part] = key
         if unknown := sorted(set(self._changes) - set(base.tensors)):
-            raise ModelError(f"the adapter changes {unknown[0]} and the base in {base.folder} has no such tensor")
+            raise ModelError(
+                f"the adapter changes {unknown[0]} and the base in {base.folder} has no such tensor"
+            )
 
     @property
     def names(self) -> Sequence[str]:
@@ -68,7 +73,8 @@ def merged_bytes(base: Checkpoint) -> int:
 
 
 def write(merged: Merged, folder: Path, dtype: MergedDtype, advance: Callable[[int], None]) -> None:
-    """Write model*.safetensors, their index and config.json to `folder`; `advance` is told of every tensor.
+    """Write model*.safetensors, their index and config.json to `folder`; `advance` is told of every
+    tensor.
 
     Raises: ModelError if a weight is too large for float16.
     """
@@ -85,7 +91,10 @@ def write(merged: Merged, folder: Path, dtype: MergedDtype, advance: Callable[[i
         save_file(gathered, folder / file, metadata={"format": "pt"})
         del gathered
     if len(files) > 1:
-        index = {"metadata": {"total_size": merged_bytes(merged.base)}, "weight_map": _weight_map(files)}
+        index = {
+            "metadata": {"total_size": merged_bytes(merged.base)},
+            "weight_map": _weight_map(files),
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     write_config(merged.base.config, folder, dtype)
 
@@ -94,14 +103,20 @@ def write_config(config: Mapping[str, Any], folder: Path, dtype: MergedDtype) ->
     """config.json of the base without its quantisation and its makers' paths."""
     left_out = ("quantization_config", "_name_or_path", "_model_name_or_path", "torch_dtype")
     kept = {name: value for name, value in config.items() if name not in left_out}
-    (folder / "config.json").write_text(json.dumps(kept | {"dtype": dtype.value}, indent=2, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps(kept | {"dtype": dtype.value}, indent=2, sort_keys=True) + "\n"
+    )
 
 
 def write_generation_config(base: Checkpoint, folder: Path) -> None:
     """generation_config.json of the base, where it has one."""
     file = base.folder / "generation_config.json"
     if file.is_file():
-        kept = {name: value for name, value in json.loads(file.read_text()).items() if name != "_from_model_config"}
+        kept = {
+            name: value
+            for name, value in json.loads(file.read_text()).items()
+            if name != "_from_model_config"
+        }
         (folder / file.name).write_text(json.dumps(kept, indent=2) + "\n")
 
 
@@ -110,12 +125,16 @@ def _cast(name: str, tensor: Any, precision: Any) -> Any:
 
     cast = tensor.to(precision).contiguous()
     if precision is torch.float16 and not bool(torch.isfinite(cast).all()):
-        raise ModelError(f"{name} holds a value that float16 cannot; export with export.dtype=bfloat16")
+        raise ModelError(
+            f"{name} holds a value that float16 cannot; export with export.dtype=bfloat16"
+        )
     return cast
 
 
 def _files(merged: Merged) -> dict[str, list[str]]:
-    """The names of the files to write and of the tensors in each, at most FILE_BYTES unless one tensor is larger."""
+    """The names of the files to write and of the tensors in each, at most FILE_BYTES unless one
+    tensor is larger.
+    """
     groups: list[list[str]] = []
     filled = FILE_BYTES
     for name in merged.names:
@@ -127,7 +146,10 @@ def _files(merged: Merged) -> dict[str, list[str]]:
         filled += size
     if len(groups) == 1:
         return {"model.safetensors": groups[0]}
-    return {f"model-{number:05}-of-{len(groups):05}.safetensors": names for number, names in enumerate(groups, 1)}
+    return {
+        f"model-{number:05}-of-{len(groups):05}.safetensors": names
+        for number, names in enumerate(groups, 1)
+    }
 
 
 def _weight_map(files: Mapping[str, Sequence[str]]) -> dict[str, str]:

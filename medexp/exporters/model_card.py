@@ -1,4 +1,6 @@
-"""The model card (README.md) of an export, filled from its run: Markdown under YAML that the Hub reads. Text only."""
+"""The model card (README.md) of an export, filled from its run: Markdown under YAML that the Hub
+reads. Text only.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,9 @@ _LIBRARY = {"adapter": "peft", "finetune": "transformers", "quantized": "gguf"}
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says: the `kind` of export (adapter, merged, gguf) and in words, its run, the measures as rows of a table."""
+    """What a card says: the `kind` of export (adapter, merged, gguf) and in words, its run, the
+    measures as rows of a table.
+    """
 
     kind: str
     what: str
@@ -38,11 +42,15 @@ def render(run: RunConfig, facts: Facts) -> str:
         f"---\n{OmegaConf.to_yaml(OmegaConf.create(metadata(run, facts)))}---",
         f"# {facts.name}",
         f"> **Not for clinical use.** {NOT_FOR_CLINICAL_USE.partition(': ')[2].capitalize()}",
-        f"{facts.what}. Made by medexp" + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
+        f"{facts.what}. Made by medexp"
+        + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
         "## How to use it\n\n" + facts.usage,
         "## Prompt\n\n" + _prompt(run),
         "## What changed\n\n" + _measures(facts.measures),
-        "## Data\n\n" + _table(("cases", "from", "licence"), list(_sources(run))) + "\n\n" + _split(run),
+        "## Data\n\n"
+        + _table(("cases", "from", "licence"), list(_sources(run)))
+        + "\n\n"
+        + _split(run),
         "## Training\n\n" + _table(("", ""), list(_settings(run))),
         "## Limits\n\n" + "\n".join(f"- {each}" for each in _limits(run, facts)),
         "## Licences\n\n" + _table(("", "licence"), [("base model", run.model.licence), *licences]),
@@ -53,32 +61,56 @@ def render(run: RunConfig, facts: Facts) -> str:
 def metadata(run: RunConfig, facts: Facts) -> dict[str, object]:
     """The front matter, in the Hub's words."""
     relation = _RELATION[facts.kind]
-    found: dict[str, object] = {"language": ["en"], **_licence(run.model.licence), "library_name": _LIBRARY[relation]}
+    found: dict[str, object] = {
+        "language": ["en"],
+        **_licence(run.model.licence),
+        "library_name": _LIBRARY[relation],
+    }
     if run.model.hub_id is not None:
         found |= {"base_model": run.model.hub_id, "base_model_relation": relation}
-    if data := [each.hub_id for each in parts.sources(run.dataset) if each.hub_id is not None and each.path is None]:
+    if data := [
+        each.hub_id
+        for each in parts.sources(run.dataset)
+        if each.hub_id is not None and each.path is None
+    ]:
         found["datasets"] = data
-    tags = ["medexp", "medical", "not-for-clinical-use", *(["lora"] if relation == "adapter" else [])]
+    tags = [
+        "medexp",
+        "medical",
+        "not-for-clinical-use",
+        *(["lora"] if relation == "adapter" else []),
+    ]
     return found | {"pipeline_tag": "text-generation", "tags": tags}
 
 
 def _licence(words: str) -> dict[str, object]:
-    """Licence of the base: an identifier of the Hub's where it is one, else `other` under a name of its own."""
+    """Licence of the base: an identifier of the Hub's where it is one, else `other` under a name of
+    its own.
+    """
     known = _LICENCES.get(words)
-    return {"license": known} if known else {"license": "other", "license_name": "see-licences-below"}
+    return (
+        {"license": known} if known else {"license": "other", "license_name": "see-licences-below"}
+    )
 
 
 def _sources(run: RunConfig) -> Iterator[tuple[str, str, str]]:
     shares = {part.name: f", weight {part.weight:g}" for part in run.dataset.mixture}
     for each in parts.sources(run.dataset):
-        place = f"{each.hub_id}{f' @ {each.revision}' if each.revision else ''}" if each.path is None else "a local file"
+        place = (
+            f"{each.hub_id}{f' @ {each.revision}' if each.revision else ''}"
+            if each.path is None
+            else "a local file"
+        )
         if each.path is not None and each.name == "clinical_cases":
             place = "shipped with medexp"
         yield each.name, place + shares.get(each.name, ""), each.licence
 
 
 def _prompt(run: RunConfig) -> str:
-    about = "It was trained on this text around a question, BOS before it, and on no other; `{question}` is the user's text."
+    about = (
+        "It was trained on this text around a question, BOS before it, and on no other;"
+        " `{question}` is the user's text."
+    )
     after = "It continues with this, and EOS:"
     return "\n\n".join([about, _block(run.prompt.question), after, _block(run.prompt.completion)])
 
@@ -86,51 +118,91 @@ def _prompt(run: RunConfig) -> str:
 def _split(run: RunConfig) -> str:
     data = run.dataset
     group = f", no {data.group_by} on both sides" if data.group_by else ""
-    return f"{data.held_out} cases were held out (split seed {data.split_seed}{group}); every measure above is on them."
+    return (
+        f"{data.held_out} cases were held out (split seed {data.split_seed}{group}); every measure"
+        " above is on them."
+    )
 
 
 def _settings(run: RunConfig) -> Iterator[tuple[str, str]]:
     lora, training = run.lora, run.training
     yield "adapter", _adapter(lora)
-    length = f"{training.max_steps} steps" if training.max_steps is not None else f"{training.epochs:g} epochs"
-    yield "length", f"{length} of {training.cases_a_step} cases, at most {training.max_seq_tokens} tokens each"
+    length = (
+        f"{training.max_steps} steps"
+        if training.max_steps is not None
+        else f"{training.epochs:g} epochs"
+    )
+    yield (
+        "length",
+        f"{length} of {training.cases_a_step} cases, at most {training.max_seq_tokens} tokens each",
+    )
     schedule = f"{training.schedule.value} with {training.warmup_steps} warm-up steps"
-    yield "optimizer", f"{training.optimizer.value}, learning rate {training.learning_rate:g}, {schedule}"
+    yield (
+        "optimizer",
+        f"{training.optimizer.value}, learning rate {training.learning_rate:g}, {schedule}",
+    )
     yield "loss on", training.loss_on.value
     yield "seed", str(training.seed)
-    yield "base weights", {"none": "as stored", "nf4": "NF4, dequantised layer by layer"}[run.model.quantisation.value]
-    ceiling = f", at most {run.hardware.vram_ceiling_gib:g} GiB of VRAM" if run.hardware.vram_ceiling_gib else ""
+    yield (
+        "base weights",
+        {"none": "as stored", "nf4": "NF4, dequantised layer by layer"}[
+            run.model.quantisation.value
+        ],
+    )
+    ceiling = (
+        f", at most {run.hardware.vram_ceiling_gib:g} GiB of VRAM"
+        if run.hardware.vram_ceiling_gib
+        else ""
+    )
     yield "hardware", f"{run.hardware.name}, {run.hardware.dtype.value}{ceiling}"
 
 
 def _adapter(lora: Lora) -> str:
     kind = "DoRA" if lora.dora else "LoRA"
     stabilised = ", rank-stabilised" if lora.rank_stabilised else ""
-    return f"{kind}, rank {lora.r}, alpha {lora.alpha}{stabilised}, on {', '.join(lora.target_modules)}"
+    return (
+        f"{kind}, rank {lora.r}, alpha {lora.alpha}{stabilised}, on"
+        f" {', '.join(lora.target_modules)}"
+    )
 
 
 def _limits(run: RunConfig, facts: Facts) -> Iterator[str]:
     yield "No clinician has validated its answers. It must not inform the care of a real person."
-    yield "It answers one question at a time: neither conversations nor system messages were trained on."
-    yield f"Cases in training were at most {run.training.max_seq_tokens} tokens long, question, reasoning and answer together."
+    yield (
+        "It answers one question at a time: neither conversations nor system messages were"
+        " trained on."
+    )
+    yield (
+        f"Cases in training were at most {run.training.max_seq_tokens} tokens long, question,"
+        " reasoning and answer together."
+    )
     if run.model.package is not None:
         base = f"the 4-bit weights of the Python package {run.model.package}, dequantised"
         yield f"Its base is {base}; other copies of {run.model.hub_id} differ."
     if facts.kind != "adapter" and run.model.quantisation.value == "nf4":
-        yield "The base was dequantised from NF4, as in training: these are not the 16-bit original's weights plus an adapter."
+        yield (
+            "The base was dequantised from NF4, as in training: these are not the 16-bit original's"
+            " weights plus an adapter."
+        )
 
 
 def _measures(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "No measures are stored with this run."
     head = ("measure", "base -> tuned", "verdict", "change [95 %]")
-    about = "Held-out cases, base against tuned model, paired: bootstrap 95 % interval of the mean change, exact sign test."
+    about = (
+        "Held-out cases, base against tuned model, paired: bootstrap 95 % interval of the mean"
+        " change, exact sign test."
+    )
     return f"{about}\n\n{_table(head, rows)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )
 
 
 def _block(text: str) -> str:
@@ -139,11 +211,17 @@ def _block(text: str) -> str:
 
 
 def usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = False) -> str:
-    """How the export is used, as Markdown; `serves` where a serve.sh lies beside it, `is_local` where the base is not the Hub's."""
+    """How the export is used, as Markdown; `serves` where a serve.sh lies beside it, `is_local`
+    where the base is not the Hub's.
+    """
     if "Modelfile" in files:
-        return f'```console\n$ ollama create {name} -f Modelfile\n$ ollama run {name} "QUESTION"\n```'
+        return (
+            f'```console\n$ ollama create {name} -f Modelfile\n$ ollama run {name} "QUESTION"\n```'
+        )
     if "gguf" in files:
-        holds = "The file holds the run's prompt as its chat template: a user message is the question."
+        holds = (
+            "The file holds the run's prompt as its chat template: a user message is the question."
+        )
         return f"```console\n$ llama-server -m {files['gguf']} --jinja\n```\n\n{holds}"
     if "adapter" in files and is_local:
         return _over_local_base(serves)
@@ -151,7 +229,11 @@ def usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = Fa
     imports = f"from transformers import {loader}, AutoTokenizer"
     if "adapter" in files:
         imports = f"from peft import {loader}\nfrom transformers import AutoTokenizer"
-    servers = "vLLM" if "adapter" in files else "vLLM; with `sh serve.sh transformers`, Transformers' own server"
+    servers = (
+        "vLLM"
+        if "adapter" in files
+        else "vLLM; with `sh serve.sh transformers`, Transformers' own server"
+    )
     server = f"\n\n`sh serve.sh` serves it ({servers})." if serves else ""
     return f"""```python
 {imports}

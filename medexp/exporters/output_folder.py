@@ -1,4 +1,6 @@
-"""The folder that an export goes to: refused before anything is written, filled beside itself, and there whole or not at all."""
+"""The folder that an export goes to: refused before anything is written, filled beside itself, and
+there whole or not at all.
+"""
 
 import json
 import os
@@ -18,22 +20,28 @@ MARK = "export.json"  # what an export says of itself; no folder without it is e
 def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
     """Can an export of `needed_bytes` be written to `folder`?
 
-    Raises: OutputError if it holds something (with `overwrite`: something that is not an export), or the disk is too small.
+    Raises: OutputError if it holds something (with `overwrite`: something that is not an export),
+        or the disk is too small.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         is_export = (folder / MARK).is_file()
         if not is_export:
-            raise OutputError(f"export.folder={folder} is not empty and holds no export; give a new or an empty folder")
+            raise OutputError(
+                f"export.folder={folder} is not empty and holds no export; give a new or an empty"
+                " folder"
+            )
         if not overwrite:
-            raise OutputError(f"export.folder={folder} already holds an export; set overwrite=true to replace it")
+            raise OutputError(
+                f"export.folder={folder} already holds an export; set overwrite=true to replace it"
+            )
     parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} cannot be written; set export.folder=FOLDER")
     free = shutil.disk_usage(parent).free
     if needed_bytes > free:
         raise OutputError(
-            f"the export needs {size(needed_bytes)} on the disk of {parent} and {size(free)} are free; "
-            "make room, or set export.folder=FOLDER on another disk"
+            f"the export needs {size(needed_bytes)} on the disk of {parent} and {size(free)} are"
+            " free; make room, or set export.folder=FOLDER on another disk"
         )
 
 
@@ -52,13 +60,21 @@ def written(folder: Path) -> Iterator[Path]:
         hindrance = disk_space.hindrance(error, [folder.parent])
         if hindrance is None:
             raise
-        raise OutputError(f"{folder} cannot be written: {hindrance.what}; nothing of it was left") from error
+        raise OutputError(
+            f"{folder} cannot be written: {hindrance.what}; nothing of it was left"
+        ) from error
 
 
 def write_mark(folder: Path, facts: dict[str, object]) -> None:
     """Write export.json: `facts`, and the size of every file."""
-    files = {each.relative_to(folder).as_posix(): each.stat().st_size for each in sorted(folder.rglob("*")) if each.is_file()}
-    (folder / MARK).write_text(json.dumps(facts | {"files": files}, indent=2) + "\n", encoding="utf-8")
+    files = {
+        each.relative_to(folder).as_posix(): each.stat().st_size
+        for each in sorted(folder.rglob("*"))
+        if each.is_file()
+    }
+    (folder / MARK).write_text(
+        json.dumps(facts | {"files": files}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def files(folder: Path) -> list[tuple[str, str]]:

@@ -1,4 +1,5 @@
-"""llama.cpp's quantiser, for what the package `gguf` cannot write: from llama-cpp-python, or a build of llama.cpp.
+"""llama.cpp's quantiser, for what the package `gguf` cannot write: from llama-cpp-python, or a
+build of llama.cpp.
 
 Runs as a process of its own, so that Ctrl-C ends it, and its messages stay off the screen.
 """
@@ -26,7 +27,8 @@ _PLACE = re.compile(r"\[\s*(\d+)/\s*\d+\]")
 
 
 def find(kind: GgufType, given: str | None) -> tuple[str, ...]:
-    """The command that quantises: `given` (export.llama_cpp), else the package llama-cpp-python, else a program on PATH.
+    """The command that quantises: `given` (export.llama_cpp), else the package llama-cpp-python,
+    else a program on PATH.
 
     Raises: MachineError saying what is missing and how to get it.
     """
@@ -38,31 +40,44 @@ def find(kind: GgufType, given: str | None) -> tuple[str, ...]:
     if found is not None:
         return (found,)
     raise MachineError(
-        f"export.quantisation={kind.value} needs llama.cpp's quantiser, which is not here: pip install 'medexp[llama-cpp]' "
-        "(built from source with a C++ compiler, some minutes), or set export.llama_cpp=FOLDER where llama.cpp was built. "
-        "f16, bf16 and q8_0 need neither"
+        f"export.quantisation={kind.value} needs llama.cpp's quantiser, which is not here: pip"
+        " install 'medexp[llama-cpp]' (built from source with a C++ compiler, some minutes), or"
+        " set export.llama_cpp=FOLDER where llama.cpp was built. f16, bf16 and q8_0 need neither"
     )
 
 
 def _in_folder(place: Path) -> str:
-    tried = [place] if place.is_file() else [place / inside / _PROGRAM for inside in ("", "bin", "build/bin")]
+    tried = (
+        [place]
+        if place.is_file()
+        else [place / inside / _PROGRAM for inside in ("", "bin", "build/bin")]
+    )
     found = next((each for each in tried if each.is_file()), None)
     if found is None:
         raise MachineError(
-            f"export.llama_cpp={place} holds no {_PROGRAM} (looked in it, bin and build/bin); build llama.cpp there "
-            f"(cmake -B build && cmake --build build --target {_PROGRAM}), or give the program itself"
+            f"export.llama_cpp={place} holds no {_PROGRAM} (looked in it, bin and build/bin); build"
+            f" llama.cpp there (cmake -B build && cmake --build build --target {_PROGRAM}), or give"
+            " the program itself"
         )
     return str(found.resolve())
 
 
-def quantise(command: tuple[str, ...], source: Path, target: Path, kind: GgufType, advance: Callable[[int], None]) -> None:
+def quantise(
+    command: tuple[str, ...],
+    source: Path,
+    target: Path,
+    kind: GgufType,
+    advance: Callable[[int], None],
+) -> None:
     """Write `target` from the GGUF `source`; `advance` is told of every tensor.
 
     Raises: MachineError with the quantiser's last words if it fails.
     """
     words, done = [], 0
     whole = [*command, str(source), str(target), kind.name.upper()]
-    with subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+    with subprocess.Popen(
+        whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
         try:
             for line in process.stdout or ():
                 words.append(line.strip())
@@ -73,4 +88,7 @@ def quantise(command: tuple[str, ...], source: Path, target: Path, kind: GgufTyp
             process.kill()
             raise
     if process.returncode != 0:
-        raise MachineError(f"llama.cpp's quantiser ended with {process.returncode}: {' '.join(filter(None, words[-3:]))}")
+        raise MachineError(
+            f"llama.cpp's quantiser ended with {process.returncode}:"
+            f" {' '.join(filter(None, words[-3:]))}"
+        )

@@ -1,4 +1,6 @@
-"""The command that serves an export, as a shell script beside it. Text only; nothing here starts a server."""
+"""The command that serves an export, as a shell script beside it. Text only; nothing here starts a
+server.
+"""
 
 import json
 import re
@@ -6,7 +8,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes. Source: vLLM's LoRAConfig
+# what --max-lora-rank takes. Source: vLLM's LoRAConfig
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _NOT_PLAIN = re.compile(r"[^\w./ -]")  # inside double quotes of a shell
 _HERE = '"$here"'
 
@@ -30,30 +33,63 @@ def vllm_refuses(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
 
 
 def vllm_adapter(served: Served, base: str, is_local: bool, rank: int, is_nf4: bool) -> list[str]:
-    """The words of vLLM's command for the base with the adapter that lies beside the script. A base that is not the Hub's is the
-    folder in the variable BASE: where it lies is another place on every machine."""
+    """The words of vLLM's command for the base with the adapter that lies beside the script. A base
+    that is not the Hub's is the folder in the variable BASE: where it lies is another place on
+    every machine."""
     max_rank = next(each for each in VLLM_RANKS if each >= rank)
-    place = f'"${{BASE:?is the folder of the base model, {_NOT_PLAIN.sub("_", base)}: BASE=FOLDER sh serve.sh}}"'
-    words = ["vllm", "serve", place if is_local else shlex.quote(base), "--enable-lora", "--max-lora-rank", str(max_rank)]
+    place = (
+        f'"${{BASE:?is the folder of the base model, {_NOT_PLAIN.sub("_", base)}: BASE=FOLDER sh'
+        ' serve.sh}"'
+    )
+    words = [
+        "vllm",
+        "serve",
+        place if is_local else shlex.quote(base),
+        "--enable-lora",
+        "--max-lora-rank",
+        str(max_rank),
+    ]
     words += ["--lora-modules", f"{shlex.quote(served.name)}={_HERE}", "--tokenizer", _HERE]
     return words + (["--quantization", "bitsandbytes"] if is_nf4 else []) + _settings(served)
 
 
 def vllm_merged(served: Served) -> list[str]:
     """The words of vLLM's command for the merged weights beside the script."""
-    return ["vllm", "serve", _HERE, "--served-model-name", shlex.quote(served.name), *_settings(served)]
+    return [
+        "vllm",
+        "serve",
+        _HERE,
+        "--served-model-name",
+        shlex.quote(served.name),
+        *_settings(served),
+    ]
 
 
 def _settings(served: Served) -> list[str]:
     model = ["--dtype", served.dtype, "--max-model-len", str(served.max_tokens)]
-    return [*model, "--chat-template", f"{_HERE}/chat_template.jinja", "--host", "127.0.0.1", "--port", "8000"]
+    return [
+        *model,
+        "--chat-template",
+        f"{_HERE}/chat_template.jinja",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "8000",
+    ]
 
 
 def script(served: Served, vllm: Sequence[str], is_merged: bool) -> str:
-    """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`, which takes no adapter without its base and
-    knows a model by its folder alone. A first request stands in its head. Source: both run, benchmarks/export.
+    """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`, which takes no
+    adapter without its base and knows a model by its folder alone. A first request stands in its
+    head. Source: both run, benchmarks/export.
     """
-    request = json.dumps({"model": served.name, "temperature": 0, "messages": [{"role": "user", "content": "QUESTION"}]})
+    request = json.dumps(
+        {
+            "model": served.name,
+            "temperature": 0,
+            "messages": [{"role": "user", "content": "QUESTION"}],
+        }
+    )
     plain = _TRANSFORMERS.format(dtype=served.dtype) if is_merged else _NOT_TRANSFORMERS
     return f"""#!/bin/sh
 # Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.

@@ -1,29 +1,47 @@
-"""The tokenizer that a run trained with, as it goes into an export: its files, and the run's prompt as its chat template."""
+"""The tokenizer that a run trained with, as it goes into an export: its files, and the run's prompt
+as its chat template.
+"""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
+_FILES = (
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
 _CONFIG = "tokenizer_config.json"
 _OF_THIS_MACHINE = ("chat_template", "is_local", "local_files_only", "name_or_path")
 
 
 def copy(adapter: Path, folder: Path, chat_template: str) -> None:
-    """Copy the tokenizer beside `adapter` to `folder`, with `chat_template` in the place of its own."""
+    """Copy the tokenizer beside `adapter` to `folder`, with `chat_template` in the place of its
+    own.
+    """
     for name in _FILES:
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, folder / name)
-    config = {name: value for name, value in _config(adapter).items() if name not in _OF_THIS_MACHINE}
+    config = {
+        name: value for name, value in _config(adapter).items() if name not in _OF_THIS_MACHINE
+    }
     if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that Transformers 4 knows too
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # the name that Transformers 4 knows too
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / _CONFIG).write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
 
 def special(folder: Path, name: str) -> str | None:
-    """The text of a special token (bos_token, eos_token, pad_token) of the tokenizer in `folder`; None where it has none."""
+    """The text of a special token (bos_token, eos_token, pad_token) of the tokenizer in `folder`;
+    None where it has none.
+    """
     value = _config(folder).get(name)
     text: str | None = value["content"] if isinstance(value, dict) else value
     return text

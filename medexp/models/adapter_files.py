@@ -1,6 +1,8 @@
-"""The adapter as a folder: safetensors, adapter_config.json, what its base is, the tokenizer, and the run that made it.
+"""The adapter as a folder: safetensors, adapter_config.json, what its base is, the tokenizer, and
+the run that made it.
 
-No file of it says where the base lay: PEFT is told the name that others know it by, and `base_model.json` which weights it was.
+No file of it says where the base lay: PEFT is told the name that others know it by, and
+`base_model.json` which weights it was.
 """
 
 import json
@@ -30,7 +32,9 @@ _AS_TRAINED = {  # PEFT's names, and what an adapter has that is older than one 
 
 
 def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str, base: BaseIdentity) -> Path:
-    """Write the adapter, trained on `base`, to `folder`, whole or not at all; one already there is replaced. Returns `folder`."""
+    """Write the adapter, trained on `base`, to `folder`, whole or not at all; one already there is
+    replaced. Returns `folder`.
+    """
     with written_whole(folder) as half_done:
         tuned.network.save_pretrained(half_done, save_embedding_layers=False)
         _name_base(half_done, base)
@@ -40,63 +44,90 @@ def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str, base: BaseIdent
 
 
 def _name_base(folder: Path, base: BaseIdentity) -> None:
-    """In what PEFT wrote to `folder`, put the name of the base where its place was; and what it is beside it."""
+    """In what PEFT wrote to `folder`, put the name of the base where its place was; and what it is
+    beside it.
+    """
     config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     location = str(config["base_model_name_or_path"])
     write_adapter_config(config | {"base_model_name_or_path": base.name}, folder)
     if (card := folder / "README.md").is_file():
-        card.write_text(card.read_text(encoding="utf-8").replace(location, base.name), encoding="utf-8")
+        card.write_text(
+            card.read_text(encoding="utf-8").replace(location, base.name), encoding="utf-8"
+        )
     base_identity.write(base, folder)
 
 
-def check_adapter(folder: Path, lora: Lora, model: Model, weights: Weights, key: str = "lora.start_from") -> str | None:
-    """Check that the adapter in `folder`, which `key` names, is one of this base, rank, modules and scale, with DoRA and biases as
-    here; returns what should be said of the base, where it is another version of the one it was trained on.
+def check_adapter(
+    folder: Path, lora: Lora, model: Model, weights: Weights, key: str = "lora.start_from"
+) -> str | None:
+    """Check that the adapter in `folder`, which `key` names, is one of this base, rank, modules and
+    scale, with DoRA and biases as here; returns what should be said of the base, where it is
+    another version of the one it was trained on.
 
     Raises: ModelError saying what it was trained on instead.
     """
     file = folder / CONFIG
     if not file.is_file():
-        raise ModelError(f"{key}={folder} holds no adapter_config.json; give the folder of a PEFT adapter")
+        raise ModelError(
+            f"{key}={folder} holds no adapter_config.json; give the folder of a PEFT adapter"
+        )
     config = json.loads(file.read_text(encoding="utf-8"))
     note = _check_base(folder, config, model, weights, key)
-    if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(lora.target_modules):
+    if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(
+        lora.target_modules
+    ):
         raise ModelError(
-            f"the adapter in {folder} has rank {config.get('r')} on {listing(sorted(config.get('target_modules') or ()))}; "
-            "set lora.r and lora.target_modules to the same"
+            f"the adapter in {folder} has rank {config.get('r')} on"
+            f" {listing(sorted(config.get('target_modules') or ()))}; set lora.r and"
+            " lora.target_modules to the same"
         )
     _check_scale(config, lora, folder, key)
     return note
 
 
-def _check_base(folder: Path, config: Mapping[str, Any], model: Model, weights: Weights, key: str) -> str | None:
-    """Check that `weights` are those that the adapter in `folder` was trained on; returns what should be said of them.
+def _check_base(
+    folder: Path, config: Mapping[str, Any], model: Model, weights: Weights, key: str
+) -> str | None:
+    """Check that `weights` are those that the adapter in `folder` was trained on; returns what
+    should be said of them.
 
     Raises: ModelError where they are others.
     """
     name, here = str(config.get("base_model_name_or_path")), base_identity.named(model, weights)
-    if name == weights.location and not (folder / base_identity.FILE).is_file():  # as an older medexp wrote it, and PEFT does
+    # as an older medexp wrote it, and PEFT does
+    if name == weights.location and not (folder / base_identity.FILE).is_file():
         return None
     then = base_of(folder, model)
     if (then_from := then.source) and (here_from := here.source) and then_from[0] == here_from[0]:
         is_other = None not in (then_from[1], here_from[1]) and then_from != here_from
-        return f"the adapter was trained on {then}, and the base here is {here}" if is_other else None
+        return (
+            f"the adapter was trained on {then}, and the base here is {here}" if is_other else None
+        )
     here = base_identity.identity_of(model, weights)
     if then.weights is not None and then.weights == here.weights:
-        return None if then.config == here.config else f"the adapter was trained on these weights with another config.json ({then})"
+        return (
+            None
+            if then.config == here.config
+            else f"the adapter was trained on these weights with another config.json ({then})"
+        )
     names = {_last_part(each) for each in (here.name, weights.location)}
     if None in (then.weights, here.weights) and _last_part(then.name) in names:
-        return f"the adapter was trained on {name}; whether these are the same weights ({weights.location}) it does not say"
+        return (
+            f"the adapter was trained on {name}; whether these are the same weights"
+            f" ({weights.location}) it does not say"
+        )
     raise ModelError(
-        f"the adapter in {folder} was trained on {then}, and this run's base is {weights.location}, which "
-        f"{'is not known to be the same' if None in (then.weights, here.weights) else 'holds other weights'}; choose that model "
-        f"(model.path=FOLDER where it lies now), or another {key}"
+        f"the adapter in {folder} was trained on {then}, and this run's base is {weights.location},"
+        " which"
+        f" {'is not known to be the same' if None in (then.weights, here.weights) else 'holds other weights'};"
+        f" choose that model (model.path=FOLDER where it lies now), or another {key}"
     )
 
 
 def base_of(folder: Path, model: Model) -> BaseIdentity:
-    """Return what the adapter in `folder`, of a run of `model`, says of its base. Of an older medexp, or of another maker, it has
-    only PEFT's name of it: the folder that it lay in then, or its id on the Hub."""
+    """Return what the adapter in `folder`, of a run of `model`, says of its base. Of an older
+    medexp, or of another maker, it has only PEFT's name of it: the folder that it lay in then, or
+    its id on the Hub."""
     if (said := base_identity.read(folder)) is not None:
         return said
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -122,13 +153,30 @@ def _last_part(name: str) -> str:
 
 
 def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) -> None:
-    """Raises: ModelError where the same weights would be another change of the base than the one that was trained."""
-    ours = {"lora_alpha": lora.alpha, "use_rslora": lora.rank_stabilised, "use_dora": lora.dora, "bias": lora.bias.value}
+    """Raises: ModelError where the same weights would be another change of the base than the one
+    that was trained.
+    """
+    ours = {
+        "lora_alpha": lora.alpha,
+        "use_rslora": lora.rank_stabilised,
+        "use_dora": lora.dora,
+        "bias": lora.bias.value,
+    }
     theirs = {name: config.get(name, older) for name, (_, older) in _AS_TRAINED.items()}
-    if other := [f"{_AS_TRAINED[name][0]}={shown(theirs[name])}" for name in ours if theirs[name] != ours[name]]:
-        raise ModelError(f"the adapter in {folder} was trained with {' '.join(other)}; set the same here, or choose another {key}")
+    if other := [
+        f"{_AS_TRAINED[name][0]}={shown(theirs[name])}"
+        for name in ours
+        if theirs[name] != ours[name]
+    ]:
+        raise ModelError(
+            f"the adapter in {folder} was trained with {' '.join(other)}; set the same here, or"
+            f" choose another {key}"
+        )
     if found := unsupported(config):
-        raise ModelError(f"the adapter in {folder} has {found[0]}, which medexp does not train; choose another {key}")
+        raise ModelError(
+            f"the adapter in {folder} has {found[0]}, which medexp does not train; choose another"
+            f" {key}"
+        )
 
 
 def parameters(folder: Path) -> int | None:

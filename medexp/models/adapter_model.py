@@ -16,7 +16,9 @@ from medexp.models.patches.unsloth_scratch import hand_back
 
 @dataclass(frozen=True)
 class Weights:
-    """`location` is an absolute folder or a Hub id; `commit` the Hub's; `gguf` the file still to be converted into `location`."""
+    """`location` is an absolute folder or a Hub id; `commit` the Hub's; `gguf` the file still to be
+    converted into `location`.
+    """
 
     location: str
     commit: str | None
@@ -25,9 +27,10 @@ class Weights:
 
 @dataclass
 class Tuned:
-    """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases` holds what the base had where a
-    bias is trained with it, `notes` are what the user should be told of how it was loaded. `scratch` is the module of Unsloth
-    whose scratch memory is handed back after an evaluation, None where there is none or it is to stay."""
+    """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases`
+    holds what the base had where a bias is trained with it, `notes` are what the user should be
+    told of how it was loaded. `scratch` is the module of Unsloth whose scratch memory is handed
+    back after an evaluation, None where there is none or it is to stay."""
 
     network: Any
     tokenizer: Any
@@ -45,14 +48,19 @@ class Tuned:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No gradients, no dropout, mixed precision as in training; training mode is put back, and what Unsloth keeps of it on
-        the card is handed back."""
+        """No gradients, no dropout, mixed precision as in training; training mode is put back, and
+        what Unsloth keeps of it on the card is handed back."""
         import torch
 
         was_training, precision = self.network.training, getattr(torch, self.dtype.value)
         self.network.eval()
         try:
-            with torch.no_grad(), torch.autocast(self.device.type, precision, enabled=self.dtype is not Dtype.float32):
+            with (
+                torch.no_grad(),
+                torch.autocast(
+                    self.device.type, precision, enabled=self.dtype is not Dtype.float32
+                ),
+            ):
                 yield
         finally:
             self.network.train(was_training)
@@ -76,7 +84,9 @@ class Tuned:
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """The adapter takes no part, and biases that are trained with it, which PEFT leaves in place, are the base's."""
+        """The adapter takes no part, and biases that are trained with it, which PEFT leaves in
+        place, are the base's.
+        """
         import torch
 
         parameters = dict(self.network.named_parameters()) if self.base_biases else {}
@@ -104,10 +114,19 @@ def _without_peft_warning() -> Iterator[None]:
 
 
 def vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
-    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are added to a text."""
+    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are
+    added to a text.
+    """
     encoder = TextEncoder(tokenizer, prompt)
 
     def encode(text: str) -> list[int]:
         return list(encoder.encode([text])[0].ids)
 
-    return Vocabulary(encode, tokenizer.bos_token_id, tokenizer.eos_token_id, encoder.plain, encoder.written, encoder.ids)
+    return Vocabulary(
+        encode,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        encoder.plain,
+        encoder.written,
+        encoder.ids,
+    )

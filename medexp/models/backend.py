@@ -1,7 +1,9 @@
-"""The training stack: the only file that imports unsloth, transformers, trl, peft and bitsandbytes, in the order they need.
+"""The training stack: the only file that imports unsloth, transformers, trl, peft and bitsandbytes,
+in the order they need.
 
-Unsloth patches the others for the whole process and must come first; a process therefore has one engine. Importing takes
-10-35 s, so it is done once, by a door, when everything that can be refused without it has been refused.
+Unsloth patches the others for the whole process and must come first; a process therefore has one
+engine. Importing takes 10-35 s, so it is done once, by a door, when everything that can be refused
+without it has been refused.
 """
 
 import importlib
@@ -22,7 +24,9 @@ from medexp.system.imports import for_good
 
 @dataclass(frozen=True)
 class Stack:
-    """The imported modules; `unsloth` is None with the transformers engine. `notes` are what the user should be told of them."""
+    """The imported modules; `unsloth` is None with the transformers engine. `notes` are what the
+    user should be told of them.
+    """
 
     engine: Engine
     transformers: Any
@@ -34,7 +38,8 @@ class Stack:
 
 
 def load(hardware: Hardware, cache_dir: Path) -> Stack:
-    """Import the stack for `hardware.engine`; `cache_dir` is where Unsloth may write the trainers it generates.
+    """Import the stack for `hardware.engine`; `cache_dir` is where Unsloth may write the trainers
+    it generates.
 
     Raises: MachineError if Unsloth is asked for and not installed.
     """
@@ -55,7 +60,9 @@ def load(hardware: Hardware, cache_dir: Path) -> Stack:
 
 
 def load_transformers(hardware: Hardware) -> Stack:
-    """Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be trained with it."""
+    """Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be trained
+    with it.
+    """
     with quietly(), for_good():
         transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
@@ -71,7 +78,8 @@ def load_bitsandbytes() -> Any:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Banners that the stack prints go to the log file instead of the screen."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a kernel of the Hub as it is imported on a newer CPU
+    # asks for a kernel of the Hub as it is imported on a newer CPU
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
@@ -82,15 +90,17 @@ def quietly() -> Iterator[None]:
 
 
 _UNSLOTH_SETTINGS = {
-    # Left alone, Unsloth sizes these by the card's whole memory, not by the ceiling: a plan would take other memory elsewhere.
+    # Left alone, Unsloth sizes these by the card's whole memory, not by the ceiling: a plan would
+    # take other memory elsewhere.
     "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
-    "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",  # 256 trained no faster: 10,575 against 10,583 tokens/s (benchmarks/train)
+    # 256 trained no faster: 10,575 against 10,583 tokens/s (benchmarks/train)
+    "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB": "64",
 }
 
 
 def unread_settings(unsloth: Path) -> tuple[str, ...]:
-    """What the Unsloth in this folder does not do as it is told: a sentence for each of medexp's settings that is no longer read in
-    the file where it was."""
+    """What the Unsloth in this folder does not do as it is told: a sentence for each of medexp's
+    settings that is no longer read in the file where it was."""
     roots = {"unsloth": unsloth, "unsloth_zoo": unsloth.parent / "unsloth_zoo"}
 
     def reads(setting: private.Setting) -> bool:
@@ -101,10 +111,13 @@ def unread_settings(unsloth: Path) -> tuple[str, ...]:
 
 
 def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:
-    for name, value in (_UNSLOTH_SETTINGS | {"UNSLOTH_COMPILE_LOCATION": str(cache_dir / "unsloth_compiled")}).items():
+    for name, value in (
+        _UNSLOTH_SETTINGS | {"UNSLOTH_COMPILE_LOCATION": str(cache_dir / "unsloth_compiled")}
+    ).items():
         os.environ.setdefault(name, value)
-    # A tile's input is a view of the norm's output, and the fused MLP may not write its gradient into that. Nobody else may say so:
-    # recomputed layers that leave out their last product write there.
+    # A tile's input is a view of the norm's output, and the fused MLP may not write its gradient
+    # into that. Nobody else may say so: recomputed layers that leave out their last product write
+    # there.
     os.environ["UNSLOTH_RMSNORM_SAVE_OUTPUT"] = "1" if hardware.tile_mlp is True else "0"
     try:
         with quietly(), for_good():

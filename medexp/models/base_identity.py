@@ -1,7 +1,9 @@
-"""What a base model is, wherever it lies: its Hub id and commit, its package and version, and a digest of its weights.
+"""What a base model is, wherever it lies: its Hub id and commit, its package and version, and a
+digest of its weights.
 
-The digest reads the head of every safetensors file and three blocks of each tensor, so it depends neither on names of files nor
-on how they are split. Weights that were trained, merged or quantised again differ in every tensor that was touched.
+The digest reads the head of every safetensors file and three blocks of each tensor, so it depends
+neither on names of files nor on how they are split. Weights that were trained, merged or quantised
+again differ in every tensor that was touched.
 """
 
 import hashlib
@@ -20,13 +22,14 @@ from medexp.system import hub
 FILE = "base_model.json"  # beside the adapter
 _BLOCK_BYTES = 4096
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_OF_NO_EFFECT = ("transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")  # and what begins with _
+# and what begins with _
+_OF_NO_EFFECT = ("transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")
 
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """`name` is what others call it, without a path. `weights` and `config` are digests, None where there is nothing to read yet:
-    the embedded model before it was converted."""
+    """`name` is what others call it, without a path. `weights` and `config` are digests, None where
+    there is nothing to read yet: the embedded model before it was converted."""
 
     name: str
     hub_id: str | None = None
@@ -48,19 +51,27 @@ class BaseIdentity:
 
 
 def named(model: Model, weights: Weights) -> BaseIdentity:
-    """Return what the base of `model` is called, which was found as `weights`; none of its files is read."""
+    """Return what the base of `model` is called, which was found as `weights`; none of its files is
+    read.
+    """
     name = model.hub_id or Path(weights.location).name
     if model.path is not None:
         return BaseIdentity(name)
     if model.package is not None:
-        return BaseIdentity(name, package=model.package, version=(weights.commit or "").partition("==")[2] or None)
+        return BaseIdentity(
+            name, package=model.package, version=(weights.commit or "").partition("==")[2] or None
+        )
     return BaseIdentity(name, hub_id=model.hub_id, commit=weights.commit)
 
 
 def identity_of(model: Model, weights: Weights) -> BaseIdentity:
-    """Return what the base of `model` is, which was found as `weights`, with the digests of its files."""
+    """Return what the base of `model` is, which was found as `weights`, with the digests of its
+    files.
+    """
     folder = folder_of(weights)
-    return with_digests(named(model, weights), folder) if folder is not None else named(model, weights)
+    return (
+        with_digests(named(model, weights), folder) if folder is not None else named(model, weights)
+    )
 
 
 def with_digests(identity: BaseIdentity, folder: Path) -> BaseIdentity:
@@ -69,7 +80,9 @@ def with_digests(identity: BaseIdentity, folder: Path) -> BaseIdentity:
 
 
 def folder_of(weights: Weights) -> Path | None:
-    """Return the folder that holds the files of `weights`; None where they are still to be converted or downloaded."""
+    """Return the folder that holds the files of `weights`; None where they are still to be
+    converted or downloaded.
+    """
     if Path(weights.location).is_absolute():
         return Path(weights.location) if weights.gguf is None else None
     try:
@@ -84,7 +97,8 @@ def write(identity: BaseIdentity, folder: Path) -> None:
 
 
 def read(folder: Path) -> BaseIdentity | None:
-    """Return the identity beside the adapter in `folder`; None of an adapter of another maker, or an older medexp.
+    """Return the identity beside the adapter in `folder`; None of an adapter of another maker, or
+    an older medexp.
 
     Raises: ModelError if it cannot be read.
     """
@@ -96,20 +110,29 @@ def read(folder: Path) -> BaseIdentity | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file} cannot be read ({error}); give the folder of a whole adapter, or remove that file") from error
+        raise ModelError(
+            f"{file} cannot be read ({error}); give the folder of a whole adapter, or remove that"
+            " file"
+        ) from error
 
 
 def config_digest(folder: Path) -> str:
     """Return the digest of what config.json in `folder` says of the computation."""
     config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kept = {name: value for name, value in config.items() if name not in _OF_NO_EFFECT and not name.startswith("_")}
+    kept = {
+        name: value
+        for name, value in config.items()
+        if name not in _OF_NO_EFFECT and not name.startswith("_")
+    }
     return _digest(kept)
 
 
 def weights_digest(folder: Path) -> str | None:
-    """Return the digest of the weights in `folder`: name, type, shape and three blocks of every tensor; None if there are none.
+    """Return the digest of the weights in `folder`: name, type, shape and three blocks of every
+    tensor; None if there are none.
 
-    Costs one read of 12 KiB a tensor: milliseconds for a small model, under a second for one of 8B on a solid-state disk.
+    Costs one read of 12 KiB a tensor: milliseconds for a small model, under a second for one of 8B
+    on a solid-state disk.
     Raises: ModelError if a file of them is missing or broken.
     """
     tensors: dict[str, str] = {}
@@ -117,31 +140,44 @@ def weights_digest(folder: Path) -> str | None:
         try:
             with file.open("rb") as opened:
                 tensors |= (
-                    _tensors(opened) if file.suffix == ".safetensors" else {file.name: _sampled(opened, 0, file.stat().st_size)}
+                    _tensors(opened)
+                    if file.suffix == ".safetensors"
+                    else {file.name: _sampled(opened, 0, file.stat().st_size)}
                 )
         except (OSError, ValueError, KeyError, struct.error) as error:
-            raise ModelError(f"{file} cannot be read ({error}); give the folder of a whole checkpoint") from error
+            raise ModelError(
+                f"{file} cannot be read ({error}); give the folder of a whole checkpoint"
+            ) from error
     return _digest(sorted(tensors.items())) if tensors else None
 
 
 def _files(folder: Path) -> list[Path]:
     """The files that Transformers would load the weights from."""
     if (index := folder / _INDEX).is_file():
-        return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+        return [
+            folder / name
+            for name in sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        ]
     if (single := folder / _SINGLE).is_file():
         return [single]
     return sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _tensors(file: BinaryIO) -> dict[str, str]:
-    """A digest of every tensor of a safetensors file: eight bytes with the length of its head, the head in JSON, the tensors."""
+    """A digest of every tensor of a safetensors file: eight bytes with the length of its head, the
+    head in JSON, the tensors.
+    """
     (length,) = struct.unpack("<Q", file.read(8))
     head: dict[str, Any] = json.loads(file.read(length))
     found = {}
     for name, about in head.items():
         if name != "__metadata__":
             begin, end = about["data_offsets"]
-            found[name] = _digest([about["dtype"], about["shape"], _sampled(file, 8 + length + begin, end - begin)])
+            found[name] = _digest(
+                [about["dtype"], about["shape"], _sampled(file, 8 + length + begin, end - begin)]
+            )
     return found
 
 

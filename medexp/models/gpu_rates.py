@@ -1,6 +1,8 @@
-"""How fast the first CUDA card is at what training does: matrix products of a layer's shapes, copies on the card and over its link.
+"""How fast the first CUDA card is at what training does: matrix products of a layer's shapes,
+copies on the card and over its link.
 
-Refuses to be fast: every figure is the median of several timed runs after a warm-up, with the card waited for.
+Refuses to be fast: every figure is the median of several timed runs after a warm-up, with the card
+waited for.
 """
 
 import statistics
@@ -34,7 +36,9 @@ class Product:
 
 
 def products(shape: ModelShape, dtype: Dtype) -> Iterator[Product]:
-    """The rates of a decoder layer's products, as they are measured: every distinct size at every number of tokens."""
+    """The rates of a decoder layer's products, as they are measured: every distinct size at every
+    number of tokens.
+    """
     import torch
 
     precision = getattr(torch, dtype.value)
@@ -50,7 +54,11 @@ def layer_tflops(shape: ModelShape, measured: list[Product], tokens: int) -> flo
     """The rate over all projections of a layer at `tokens`."""
     rates = {(each.inputs, each.outputs): each for each in measured if each.tokens == tokens}
     sizes = list(linear_sizes(shape).values())
-    return sum(2 * tokens * a * b for a, b in sizes) / sum(rates[size].seconds for size in sizes) / 1e12
+    return (
+        sum(2 * tokens * a * b for a, b in sizes)
+        / sum(rates[size].seconds for size in sizes)
+        / 1e12
+    )
 
 
 def memory_gb_per_s() -> float:
@@ -63,7 +71,9 @@ def memory_gb_per_s() -> float:
 
 
 def link_gb_per_s(pinned: bool) -> float:
-    """Bytes a second from host memory to the card; streamed layers lie in pinned memory as far as the system allows."""
+    """Bytes a second from host memory to the card; streamed layers lie in pinned memory as far as
+    the system allows.
+    """
     import torch
 
     source = torch.empty(COPIED_BYTES, dtype=torch.uint8, pin_memory=pinned)
@@ -72,7 +82,9 @@ def link_gb_per_s(pinned: bool) -> float:
 
 
 def free_bytes() -> int:
-    """What is free on the card now that its context and kernels are there, with the cache handed back."""
+    """What is free on the card now that its context and kernels are there, with the cache handed
+    back.
+    """
     import torch
 
     torch.cuda.empty_cache()

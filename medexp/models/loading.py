@@ -1,4 +1,6 @@
-"""A base model with a fresh adapter on it, loaded by Unsloth or by transformers + PEFT, on one device."""
+"""A base model with a fresh adapter on it, loaded by Unsloth or by transformers + PEFT, on one
+device.
+"""
 
 import gc
 import os
@@ -8,27 +10,53 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.model_shape import check_shape
-from medexp.config.schema import Checkpointing, Device, Engine, Hardware, Lora, Model, Quantisation, RunConfig
+from medexp.config.schema import (
+    Checkpointing,
+    Device,
+    Engine,
+    Hardware,
+    Lora,
+    Model,
+    Quantisation,
+    RunConfig,
+)
 from medexp.errors import HostMemoryError, MedexpError, ModelError, first_line
 from medexp.models.adapter_model import Tuned, Weights
 from medexp.models.backend import Stack, quietly
 from medexp.models.patches.activation_offloading import Pieces, wait_on_host
-from medexp.models.patches.gradient_check import Recipe, difference_once, handed_back, shortened, waiting
-from medexp.models.patches.mlp_recompute import decoder_layers, fused_mlps, leave_out_last_product, unknown_part
+from medexp.models.patches.gradient_check import (
+    Recipe,
+    difference_once,
+    handed_back,
+    shortened,
+    waiting,
+)
+from medexp.models.patches.mlp_recompute import (
+    decoder_layers,
+    fused_mlps,
+    leave_out_last_product,
+    unknown_part,
+)
 from medexp.planning.memory_terms import Levers
 from medexp.planning.step_memory import is_shortened, waiting_bytes
 from medexp.system import private_names as private
 
 
 def load_tokenizer(weights: Weights, stack: Stack) -> Any:
-    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is masked by length).
+    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is
+    masked by length).
 
     Raises: ModelError if it cannot be read, or has no end of sequence.
     """
     with _reading("the tokenizer", weights, Exception):  # tokenizers has no type of its own
-        tokenizer = stack.transformers.AutoTokenizer.from_pretrained(weights.location, revision=_revision(weights))
+        tokenizer = stack.transformers.AutoTokenizer.from_pretrained(
+            weights.location, revision=_revision(weights)
+        )
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {weights.location} has no EOS token; a model trained with it could not end an answer")
+        raise ModelError(
+            f"the tokenizer of {weights.location} has no EOS token; a model trained with it could"
+            " not end an answer"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -36,21 +64,25 @@ def load_tokenizer(weights: Weights, stack: Stack) -> Any:
 
 @contextmanager
 def _reading(what: str, weights: Weights, *kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these `kinds` are about a file that is missing, cut off, or not this user's to read."""
+    """Errors of these `kinds` are about a file that is missing, cut off, or not this user's to
+    read.
+    """
     try:
         yield
     except MedexpError:
         raise
     except kinds as error:
         raise ModelError(
-            f"{what} of {weights.location} cannot be read ({first_line(error)}); copy the folder again, "
-            "and see that its files may be read"
+            f"{what} of {weights.location} cannot be read ({first_line(error)}); copy the folder"
+            " again, and see that its files may be read"
         ) from error
 
 
 def context_tokens(weights: Weights, stack: Stack) -> int:
     """How many tokens, prompt and answer together, the model in `weights` was made for."""
-    config = stack.transformers.AutoConfig.from_pretrained(weights.location, revision=_revision(weights))
+    config = stack.transformers.AutoConfig.from_pretrained(
+        weights.location, revision=_revision(weights)
+    )
     return int(config.max_position_embeddings)
 
 
@@ -71,13 +103,30 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     biases = _trained_biases(network)
     if run.lora.start_from is not None:
         _continue_from(Path(run.lora.start_from), network, stack)
-    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return Tuned(network, tokenizer, stack, run.hardware.dtype, trainable, biases, (*stack.notes, *notes), scratch)
+    trainable = sum(
+        parameter.numel() for parameter in network.parameters() if parameter.requires_grad
+    )
+    return Tuned(
+        network,
+        tokenizer,
+        stack,
+        run.hardware.dtype,
+        trainable,
+        biases,
+        (*stack.notes, *notes),
+        scratch,
+    )
 
 
 def _trained_biases(network: Any) -> dict[str, Any]:
-    """A copy in host memory of the base's biases that train with the adapter (lora.bias), while they are as the base has them."""
-    trained = ((name, each) for name, each in network.named_parameters() if each.requires_grad and name.endswith(".bias"))
+    """A copy in host memory of the base's biases that train with the adapter (lora.bias), while
+    they are as the base has them.
+    """
+    trained = (
+        (name, each)
+        for name, each in network.named_parameters()
+        if each.requires_grad and name.endswith(".bias")
+    )
     return {name: each.detach().to("cpu", copy=True) for name, each in trained}
 
 
@@ -129,7 +178,9 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tup
     checkpointing = run.training.gradient_checkpointing is not Checkpointing.off
     if run.model.quantisation is Quantisation.nf4:
         base = stack.peft.prepare_model_for_kbit_training(
-            base, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+            base,
+            use_gradient_checkpointing=checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
         )
         if run.hardware.device is Device.cpu:
             keep_cpu_weights_unpacked(base)
@@ -141,23 +192,32 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tup
 
 
 def keep_cpu_weights_unpacked(base: Any) -> None:
-    """On CPUs with avx512_bf16 bitsandbytes 0.50 repacks NF4 weights at the first forward without gradients, and every later
-    gradient is silently wrong.
+    """On CPUs with avx512_bf16 bitsandbytes 0.50 repacks NF4 weights at the first forward without
+    gradients, and every later gradient is silently wrong.
 
-    Raises: ModelError if bitsandbytes calls its switch otherwise, so that it cannot be kept from it.
+    Raises: ModelError if bitsandbytes calls its switch otherwise, so that it cannot be kept from
+        it.
     """
     repacking = [module for module in base.modules() if hasattr(module, private.REPACKS.last)]
     if not repacking:
-        raise ModelError(f"{private.REPACKS.absence()}; install bitsandbytes==0.50.2, or set model.quantisation=none")
+        raise ModelError(
+            f"{private.REPACKS.absence()}; install bitsandbytes==0.50.2, or set"
+            " model.quantisation=none"
+        )
     for module in repacking:
         setattr(module, private.REPACKS.last, False)
 
 
-def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...], Any]:
-    """The network, what the user should be told of it, and the module whose scratch memory may be handed back."""
+def _with_unsloth(
+    run: RunConfig, weights: Weights, stack: Stack
+) -> tuple[Any, tuple[str, ...], Any]:
+    """The network, what the user should be told of it, and the module whose scratch memory may be
+    handed back.
+    """
     hardware, training = run.hardware, run.training
     pieces = _host_memory(run)  # before anything is loaded: it may not be had
-    os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"  # read at every call of a layer
+    # read at every call of a layer
+    os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
         revision=_revision(weights),
@@ -172,7 +232,9 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, 
     network = stack.unsloth.FastLanguageModel.get_peft_model(
         network,
         **_lora_options(run.lora),
-        use_gradient_checkpointing="unsloth" if training.gradient_checkpointing is Checkpointing.unsloth else True,
+        use_gradient_checkpointing=(
+            "unsloth" if training.gradient_checkpointing is Checkpointing.unsloth else True
+        ),
         checkpoint_skip_layers=hardware.checkpoint_skip_layers,
         random_state=training.seed,
     )
@@ -185,12 +247,22 @@ def _with_unsloth(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, 
         let_activations_wait(run, network, pieces, stack)
     if scratch_stays is None:
         return network, notes, kernels.utils
-    return network, (*notes, f"what Unsloth keeps on the card after an evaluation is not handed back: {scratch_stays}"), None
+    return (
+        network,
+        (
+            *notes,
+            (
+                "what Unsloth keeps on the card after an evaluation is not handed back:"
+                f" {scratch_stays}"
+            ),
+        ),
+        None,
+    )
 
 
 def shorten(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> tuple[str, ...]:
-    """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be had. An MLP in tiles computes
-    it, and its plan counts on that."""
+    """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be
+    had. An MLP in tiles computes it, and its plan counts on that."""
     if not is_shortened(run) or run.hardware.tile_mlp is True:
         return ()
     asked = run.model.shape.layers - run.hardware.checkpoint_skip_layers
@@ -199,9 +271,11 @@ def shorten(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> tuple[s
     if not whole:
         return ()
     return (
-        f"{whole} of {asked} recomputed layers compute their last product, which nobody reads: "
-        f"{why or 'their MLP is not the one that medexp knows'}. "
-        "Steps take a few percent longer than planned; hardware.recompute_last_product=true plans for it",
+        (
+            f"{whole} of {asked} recomputed layers compute their last product, which nobody reads:"
+            f" {why or 'their MLP is not the one that medexp knows'}. Steps take a few percent"
+            " longer than planned; hardware.recompute_last_product=true plans for it"
+        ),
     )
 
 
@@ -210,7 +284,10 @@ def _reason_to_leave_whole(run: RunConfig, network: Any, kernels: Any, stack: St
     if (unknown := unknown_part(kernels)) is not None:
         return unknown
     if (marked := sum(map(is_kept, network.modules()))) != run.hardware.checkpoint_skip_layers:
-        return f"Unsloth marks {marked} layers as kept and {run.hardware.checkpoint_skip_layers} are to be"
+        return (
+            f"Unsloth marks {marked} layers as kept and {run.hardware.checkpoint_skip_layers} are"
+            " to be"
+        )
     mlps = fused_mlps(network, kernels, is_kept)
     if not mlps:
         return None
@@ -221,10 +298,13 @@ def let_activations_wait(run: RunConfig, network: Any, pieces: Pieces, stack: St
     """Raises: HostMemoryError where gradients would not be the same."""
     kept = kept_layers(network, run.hardware.checkpoint_skip_layers)
     recipe = _recipe(run, kept[0].mlp, stack)
-    wrong = difference_once("activation_offloading", waiting(pinned=run.hardware.device is Device.cuda), recipe)
+    wrong = difference_once(
+        "activation_offloading", waiting(pinned=run.hardware.device is Device.cuda), recipe
+    )
     if wrong is not None:
         raise HostMemoryError(
-            f"activations of kept layers cannot wait in host memory here: {wrong}; set hardware.offload_activations=false",
+            f"activations of kept layers cannot wait in host memory here: {wrong}; set"
+            " hardware.offload_activations=false",
             "activations cannot wait in host memory: gradients would be wrong",
         )
     wait_on_host(network, kept, pieces)
@@ -252,7 +332,12 @@ def _host_memory(run: RunConfig) -> Pieces | None:
     kept = run.hardware.checkpoint_skip_layers
     if run.hardware.offload_activations is not True or not kept:
         return None
-    return Pieces(waiting_bytes(run, Levers(run.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)), pinned=True)
+    return Pieces(
+        waiting_bytes(
+            run, Levers(run.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)
+        ),
+        pinned=True,
+    )
 
 
 def kept_layers(network: Any, asked: int) -> list[Any]:
@@ -264,7 +349,9 @@ def kept_layers(network: Any, asked: int) -> list[Any]:
     if len(kept) != asked:
         why = f"Unsloth marks {len(kept)} layers as kept and {asked} are to be"
         raise HostMemoryError(
-            f"{why} (medexp was run with unsloth {private.TESTED['unsloth']}); set hardware.offload_activations=false", why
+            f"{why} (medexp was run with unsloth {private.TESTED['unsloth']}); set"
+            " hardware.offload_activations=false",
+            why,
         )
     return kept
 
@@ -277,7 +364,8 @@ def is_kept(layer: Any) -> bool:
 def streamer(network: Any) -> Any:
     """What streams the layers of `network` from the host.
 
-    Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be recovered from.
+    Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be
+        recovered from.
     """
     found = private.STREAMER.of(network)
     if found is None or not hasattr(found, "reset"):
@@ -286,7 +374,9 @@ def streamer(network: Any) -> Any:
 
 
 def recover(tuned: Tuned) -> None:
-    """After a step that ended in the middle: streamed layers are put back in order, and what the step held is handed back."""
+    """After a step that ended in the middle: streamed layers are put back in order, and what the
+    step held is handed back.
+    """
     import torch
 
     swapper = private.STREAMER.of(tuned.network)  # none where no layer is streamed
@@ -298,10 +388,18 @@ def recover(tuned: Tuned) -> None:
 
 
 def _continue_from(folder: Path, network: Any, stack: Stack) -> None:
-    """Raises: ModelError if the adapter in `folder` and that of `network` are not of the same tensors."""
+    """Raises: ModelError if the adapter in `folder` and that of `network` are not of the same
+    tensors.
+    """
     ours = set(stack.peft.get_peft_model_state_dict(network, save_embedding_layers=False))
     weights = stack.peft.load_peft_weights(str(folder))
     if odd := sorted(ours ^ set(weights)):
-        which = f"{odd[0]} is {'missing there' if odd[0] in ours else 'not in this one'}, of {len(odd)} that do not match"
-        raise ModelError(f"the adapter in {folder} has other tensors than this run's ({which}); choose another lora.start_from")
+        which = (
+            f"{odd[0]} is {'missing there' if odd[0] in ours else 'not in this one'}, of {len(odd)}"
+            " that do not match"
+        )
+        raise ModelError(
+            f"the adapter in {folder} has other tensors than this run's ({which}); choose another"
+            " lora.start_from"
+        )
     stack.peft.set_peft_model_state_dict(network, weights)

@@ -1,7 +1,9 @@
-"""What an adapter does to a matrix of its base, from its adapter_config.json and the base's declared shape. Arithmetic only.
+"""What an adapter does to a matrix of its base, from its adapter_config.json and the base's
+declared shape. Arithmetic only.
 
-W' = W + scale * B A, scale = alpha / r, or alpha / sqrt(r) where it is rank-stabilised (Kalajdzievski 2023, arXiv:2312.03732);
-with DoRA W' = m * (W + scale * B A) / |W + scale * B A|, the norm over each row (Liu et al. 2024, arXiv:2402.09353).
+W' = W + scale * B A, scale = alpha / r, or alpha / sqrt(r) where it is rank-stabilised
+(Kalajdzievski 2023, arXiv:2312.03732); with DoRA W' = m * (W + scale * B A) / |W + scale * B A|,
+the norm over each row (Liu et al. 2024, arXiv:2402.09353).
 """
 
 import math
@@ -11,7 +13,10 @@ from typing import Any
 
 from medexp.config.schema import ModelShape
 
-_PREFIX, _PART = "base_model.model.", re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$")
+_PREFIX, _PART = (
+    "base_model.model.",
+    re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$"),
+)
 _BASE_LAYER = ".base_layer."
 _KNOWN = (  # settings of PEFT that are read here, or leave W' as it is above
     "r", "lora_alpha", "use_rslora", "use_dora", "bias", "lora_dropout", "target_modules", "exclude_modules",
@@ -32,13 +37,21 @@ def scale(config: Mapping[str, Any]) -> float:
 
 
 def unsupported(config: Mapping[str, Any]) -> list[str]:
-    """Settings of an adapter that change W' in ways that are not written here, or are not known: an older or a newer PEFT's."""
+    """Settings of an adapter that change W' in ways that are not written here, or are not known: an
+    older or a newer PEFT's.
+    """
     asked = {name: value for name, value in config.items() if value and name not in _KNOWN}
-    return [f"{name}={value}" for name, value in asked.items() if value not in _KNOWN_VALUES.get(name, ())]
+    return [
+        f"{name}={value}"
+        for name, value in asked.items()
+        if value not in _KNOWN_VALUES.get(name, ())
+    ]
 
 
 def target(key: str) -> tuple[str, str]:
-    """The tensor of the base that `key` of an adapter changes, and how: lora_A, lora_B, lora_magnitude_vector or replaced."""
+    """The tensor of the base that `key` of an adapter changes, and how: lora_A, lora_B,
+    lora_magnitude_vector or replaced.
+    """
     name = key.removeprefix(_PREFIX)
     part = _PART.search(name)
     if part is not None:
@@ -47,13 +60,17 @@ def target(key: str) -> tuple[str, str]:
 
 
 def misfits(shapes: Mapping[str, Sequence[int]], rank: int, shape: ModelShape) -> Iterator[str]:
-    """What in an adapter's tensors (`shapes` by key) is not of `rank` and `shape`, one sentence each."""
+    """What in an adapter's tensors (`shapes` by key) is not of `rank` and `shape`, one sentence
+    each.
+    """
     for key, found in shapes.items():
         name, part = target(key)
         match = re.fullmatch(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.(weight|bias)", name)
         sides = _sides(shape).get(match[2]) if match else None
         if match is None or sides is None or int(match[1]) >= shape.layers:
-            yield f"{name} is not a projection of the base, which has layers 0 to {shape.layers - 1}"
+            yield (
+                f"{name} is not a projection of the base, which has layers 0 to {shape.layers - 1}"
+            )
             continue
         rows, columns = sides
         wanted = {"lora_A": [rank, columns], "lora_B": [rows, rank]}.get(part, [rows])

@@ -1,6 +1,8 @@
-"""Keeps this process under its VRAM ceiling: the allocator refuses more, and an out-of-memory error says what to do.
+"""Keeps this process under its VRAM ceiling: the allocator refuses more, and an out-of-memory error
+says what to do.
 
-Outside the allocator lie the CUDA context and loaded kernels (0.2-0.8 GiB); a preset's ceiling already leaves room for them.
+Outside the allocator lie the CUDA context and loaded kernels (0.2-0.8 GiB); a preset's ceiling
+already leaves room for them.
 """
 
 import gc
@@ -14,7 +16,8 @@ from medexp.config.schema import Device, Hardware
 from medexp.errors import MachineError, VramCeilingError
 from medexp.system.units import bytes_of_gib, gib
 
-CRAWLS = 4.0  # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
+# times the planned step: what a spill costs is more, what an unmeasured card may be off is less
+CRAWLS = 4.0
 JUDGED_STEPS = 5  # a laptop that slept or was unplugged has one or two slow ones among them
 
 
@@ -36,8 +39,9 @@ class Meter:
         return max(self._largest, self.phase_peak_bytes())
 
     def restart(self) -> None:
-        """Hand back what is cached and begin a new peak; the largest of all peaks is kept. A trainer that is done with hangs in a
-        cycle of references, and its optimizer's state with it: that goes first."""
+        """Hand back what is cached and begin a new peak; the largest of all peaks is kept. A
+        trainer that is done with hangs in a cycle of references, and its optimizer's state with it:
+        that goes first."""
         if self.on_card:
             gc.collect()
             self._largest = max(self._largest, self.peak_bytes())
@@ -50,7 +54,9 @@ class Meter:
         return peak
 
     def spilled_bytes(self) -> int:
-        """What the allocator holds beyond everything in use on the card: it then lies in host memory, as Windows and WSL allow."""
+        """What the allocator holds beyond everything in use on the card: it then lies in host
+        memory, as Windows and WSL allow.
+        """
         if not self.on_card:
             return 0
         free, total = map(int, _cuda().mem_get_info())
@@ -62,8 +68,9 @@ class Meter:
         return allocated
 
     def retries(self) -> int:
-        """How often the allocator had to hand back what it cached to find room under the ceiling. The card stands still meanwhile:
-        a run in which this grows with its steps is slower than its plan."""
+        """How often the allocator had to hand back what it cached to find room under the ceiling.
+        The card stands still meanwhile: a run in which this grows with its steps is slower than its
+        plan."""
         retries: int = _cuda().memory_stats().get("num_alloc_retries", 0) if self.on_card else 0
         return retries
 
@@ -75,14 +82,17 @@ def _cuda() -> Any:
 
 
 def cap(hardware: Hardware) -> Meter:
-    """Cap the allocator of the first card at `hardware.vram_ceiling_gib` for the rest of the process; must come before any tensor.
+    """Cap the allocator of the first card at `hardware.vram_ceiling_gib` for the rest of the
+    process; must come before any tensor.
 
-    With `hardware.expandable_segments` freed memory is handed back in pages instead of being lost in fragments.
+    With `hardware.expandable_segments` freed memory is handed back in pages instead of being lost
+    in fragments.
 
     Raises: MachineError if less is free on the card than the ceiling promises.
     """
     meter = Meter(hardware)
-    if meter.on_card and hardware.expandable_segments:  # read by torch when it first touches the card
+    # read by torch when it first touches the card
+    if meter.on_card and hardware.expandable_segments:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if meter.on_card and meter.ceiling_bytes:
         free, total = _cuda().mem_get_info()
@@ -98,8 +108,9 @@ def refuse_if_busy(free_bytes: int, ceiling_bytes: int) -> None:
     """
     if free_bytes < ceiling_bytes:
         raise MachineError(
-            f"hardware.vram_ceiling_gib is {gib(ceiling_bytes):.2f} and only {gib(free_bytes):.2f} GiB are free on the card, "
-            f"{gib(ceiling_bytes - free_bytes):.2f} too few; close what else uses it, or lower hardware.vram_ceiling_gib"
+            f"hardware.vram_ceiling_gib is {gib(ceiling_bytes):.2f} and only {gib(free_bytes):.2f}"
+            f" GiB are free on the card, {gib(ceiling_bytes - free_bytes):.2f} too few; close what"
+            " else uses it, or lower hardware.vram_ceiling_gib"
         )
 
 
@@ -159,8 +170,9 @@ def ceiling(meter: Meter, phase: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise VramCeilingError(
-            f"out of GPU memory while {phase}: {gib(meter.peak_bytes()):.2f} GiB were reserved and "
-            f"hardware.vram_ceiling_gib is {gib(meter.ceiling_bytes):.2f}. Offload more layers (hardware.offload_layers), "
-            "shorten training.max_seq_tokens, or lower training.micro_batch and raise training.accumulation",
+            f"out of GPU memory while {phase}: {gib(meter.peak_bytes()):.2f} GiB were reserved and"
+            f" hardware.vram_ceiling_gib is {gib(meter.ceiling_bytes):.2f}. Offload more layers"
+            " (hardware.offload_layers), shorten training.max_seq_tokens, or lower"
+            " training.micro_batch and raise training.accumulation",
             phase,
         ) from error

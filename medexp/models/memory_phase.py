@@ -1,4 +1,6 @@
-"""What a run is doing on the card: in words for people, and as the phase of its memory plan for what goes on from there."""
+"""What a run is doing on the card: in words for people, and as the phase of its memory plan for
+what goes on from there.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,8 @@ from medexp.planning.memory_terms import Phase
 
 @contextmanager
 def during(phase: Phase, doing: str, meter: Meter) -> Iterator[None]:
-    """Everything inside belongs to `phase`, save what an inner one says otherwise; `doing` says it in words.
+    """Everything inside belongs to `phase`, save what an inner one says otherwise; `doing` says it
+    in words.
 
     Raises: VramCeilingError with that phase where memory runs out inside.
     """

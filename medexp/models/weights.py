@@ -1,7 +1,8 @@
-"""Where a model's weights are, and whether they are of the declared shape: decided from config.json, before torch loads.
+"""Where a model's weights are, and whether they are of the declared shape: decided from
+config.json, before torch loads.
 
-The embedded model lies in an installed package as GGUF and is converted once into a cache folder, which is the one thing here
-that needs the training stack.
+The embedded model lies in an installed package as GGUF and is converted once into a cache folder,
+which is the one thing here that needs the training stack.
 """
 
 import io
@@ -21,8 +22,8 @@ from medexp.system import hub, machine
 
 
 def find(model: Model, tokenizer_only: bool = False) -> Weights:
-    """The weights of `model`: its path, else its package, else the Hub; checked against the declared shape. With `tokenizer_only`
-    nothing else is downloaded.
+    """The weights of `model`: its path, else its package, else the Hub; checked against the
+    declared shape. With `tokenizer_only` nothing else is downloaded.
 
     Raises: ModelError if they are missing, unreachable, or of another shape.
     """
@@ -39,14 +40,18 @@ def find(model: Model, tokenizer_only: bool = False) -> Weights:
 
 
 def convert(weights: Weights, model: Model, stack: Stack) -> Weights:
-    """The embedded GGUF as a Transformers folder in bfloat16, written whole or not at all. Takes 15-25 s, once.
+    """The embedded GGUF as a Transformers folder in bfloat16, written whole or not at all. Takes
+    15-25 s, once.
 
     Source: the file is Q4_1; dequantising it loses nothing that is still in it.
     """
     import torch
 
     assert weights.gguf is not None
-    source = {"pretrained_model_name_or_path": str(weights.gguf.parent), "gguf_file": weights.gguf.name}
+    source = {
+        "pretrained_model_name_or_path": str(weights.gguf.parent),
+        "gguf_file": weights.gguf.name,
+    }
     tokenizer = stack.transformers.AutoTokenizer.from_pretrained(**source)
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # GGUF loading makes it the BOS token
     plain = stack.transformers.GgufConfig(dequantize=True)
@@ -97,7 +102,8 @@ def _on_hub(model: Model, tokenizer_only: bool) -> Weights:
             hub.download(model.hub_id, commit)
     except hub.HubError as error:
         raise ModelError(
-            f"model {model.hub_id} (revision {model.revision or 'main'}) could not be downloaded from the Hub: {error}. "
-            "Set model.path=FOLDER to a local copy, or HF_TOKEN in .env where it is gated"
+            f"model {model.hub_id} (revision {model.revision or 'main'}) could not be downloaded"
+            f" from the Hub: {error}. Set model.path=FOLDER to a local copy, or HF_TOKEN in .env"
+            " where it is gated"
         ) from error
     return Weights(model.hub_id, commit)

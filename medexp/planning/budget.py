@@ -1,7 +1,8 @@
-"""Every byte a run needs, from the model's declared shape and the run's levers. Arithmetic only; milliseconds.
+"""Every byte a run needs, from the model's declared shape and the run's levers. Arithmetic only;
+milliseconds.
 
-What is held for the whole run is exact (within 0.5 MiB of what torch allocates, benchmarks/vram); `step` knows what a training
-step adds.
+What is held for the whole run is exact (within 0.5 MiB of what torch allocates, benchmarks/vram);
+`step` knows what a training step adds.
 """
 
 from collections.abc import Callable
@@ -28,23 +29,33 @@ from medexp.planning.step_memory import is_offloaded, step_terms, waiting_bytes
 from medexp.system.units import MIB
 
 NF4_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a scale, scales a nested scale
-PREFETCHED_SLOTS = 3  # Unsloth keeps three layers of a streamed stack on the card: one in use, two on their way
+# Unsloth keeps three layers of a streamed stack on the card: one in use, two on their way
+PREFETCHED_SLOTS = 3
 EVALUATION_CHUNK_TOKENS = 256  # as in medexp.evaluation.losses
-# Held-out loss without gradients: tensors take 7 hidden + 3 ffn a token (to 1 MiB, two shapes), and this is the allocator's on top.
-EVALUATION_PER_HIDDEN, EVALUATION_PER_FFN, EVALUATION_FACTOR, EVALUATION_SLACK = 7, 3, 1.15, 220 * MIB
+# Held-out loss without gradients: tensors take 7 hidden + 3 ffn a token (to 1 MiB, two shapes), and
+# this is the allocator's on top.
+EVALUATION_PER_HIDDEN, EVALUATION_PER_FFN, EVALUATION_FACTOR, EVALUATION_SLACK = (
+    7,
+    3,
+    1.15,
+    220 * MIB,
+)
 CACHE_BLOCK_TOKENS, ANSWERING_SLACK = 512, 100 * MIB
 POSITIONS, POSITIONS_AT_FIRST = 131_072, 32_768
-WORKSPACE_BYTES = int(32.2 * MIB)  # cuBLAS' workspace (32 MiB on Hopper, 8 MiB elsewhere) and rotary tables, measured after loading
+# cuBLAS' workspace (32 MiB on Hopper, 8 MiB elsewhere) and rotary tables, measured after loading
+WORKSPACE_BYTES = int(32.2 * MIB)
 
 
 def budget(run: RunConfig, levers: Levers) -> Budget:
-    """What `run` takes with `levers`; micro-batch and accumulation of `run` itself are not looked at."""
+    """What `run` takes with `levers`; micro-batch and accumulation of `run` itself are not looked
+    at.
+    """
     return Budgets(run).of(levers)
 
 
 class Budgets:
-    """What `run` takes with any levers. A search looks at thousands: each part is worked out once for all that it does not depend
-    on, so `run` must stay as it is meanwhile."""
+    """What `run` takes with any levers. A search looks at thousands: each part is worked out once
+    for all that it does not depend on, so `run` must stay as it is meanwhile."""
 
     def __init__(self, run: RunConfig):
         self.run = run
@@ -53,7 +64,13 @@ class Budgets:
 
     def of(self, levers: Levers) -> Budget:
         """As `budget`."""
-        step = (levers.micro_batch, levers.kept_layers, levers.compiled, levers.tiled_mlp, levers.kept_on_host)
+        step = (
+            levers.micro_batch,
+            levers.kept_layers,
+            levers.compiled,
+            levers.tiled_mlp,
+            levers.kept_on_host,
+        )
         parts = (
             self._part(_weights, levers, levers.streamed_layers, levers.embedding_on_host),
             self._part(_dequantised, levers, levers.compiled),
@@ -63,7 +80,9 @@ class Budgets:
         )
         return Budget(levers, parts, self._link_bytes(levers))
 
-    def _part(self, terms: Callable[[RunConfig, Levers], list[Term]], levers: Levers, *depends_on: object) -> Part:
+    def _part(
+        self, terms: Callable[[RunConfig, Levers], list[Term]], levers: Levers, *depends_on: object
+    ) -> Part:
         key = (terms, *depends_on)
         if (known := self._parts.get(key)) is None:
             found = terms(self.run, levers)
@@ -73,25 +92,37 @@ class Budgets:
         return known
 
     def _link_bytes(self, levers: Levers) -> int:
-        key = (levers.micro_batch, levers.accumulation, levers.streamed_layers, levers.waiting_layers, levers.paged)
+        key = (
+            levers.micro_batch,
+            levers.accumulation,
+            levers.streamed_layers,
+            levers.waiting_layers,
+            levers.paged,
+        )
         if (known := self._links.get(key)) is None:
             known = self._links[key] = _link_bytes(self.run, levers)
         return known
 
 
 def layer_bytes(run: RunConfig) -> tuple[int, int]:
-    """Bytes of one frozen decoder layer: what a streamed layer leaves on the host, and the scales that stay on the card.
+    """Bytes of one frozen decoder layer: what a streamed layer leaves on the host, and the scales
+    that stay on the card.
 
-    Source: bitsandbytes' NF4 with double quantisation, a byte for two weights, a byte for 64, four bytes for 16,384.
+    Source: bitsandbytes' NF4 with double quantisation, a byte for two weights, a byte for 64, four
+        bytes for 16,384.
     """
     shape = run.model.shape
     sizes = tuple(linear_sizes(shape).values())
     width = 0 if run.model.quantisation is Quantisation.nf4 else WIDTHS[run.hardware.dtype]
-    return _layer_bytes(sizes, shape.family is Family.qwen2, width, run.hardware.device is Device.cpu)
+    return _layer_bytes(
+        sizes, shape.family is Family.qwen2, width, run.hardware.device is Device.cpu
+    )
 
 
 @cache
-def _layer_bytes(projections: tuple[tuple[int, int], ...], has_biases: bool, width: int, on_cpu: bool) -> tuple[int, int]:
+def _layer_bytes(
+    projections: tuple[tuple[int, int], ...], has_biases: bool, width: int, on_cpu: bool
+) -> tuple[int, int]:
     """As `layer_bytes`; `width` bytes a weight, 0 for NF4, where norms and biases have 2."""
     held = _exactly if on_cpu else rounded
     (hidden, query), (_, kv), *_ = projections
@@ -112,7 +143,9 @@ def _exactly(num_bytes: int) -> int:
 
 
 def _casts_to_float32(run: RunConfig) -> bool:
-    """Preparing NF4 weights for training, PEFT casts embedding, head and norms to float32; Unsloth leaves them in 16 bits."""
+    """Preparing NF4 weights for training, PEFT casts embedding, head and norms to float32; Unsloth
+    leaves them in 16 bits.
+    """
     return run.hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4
 
 
@@ -128,7 +161,13 @@ def _weights(run: RunConfig, levers: Levers) -> list[Term]:
     return [
         Term("layer weights", (shape.layers - streamed) * layer, Place.gpu, Phase.always, exact),
         Term("quantisation scales", shape.layers * scales, Place.gpu, Phase.always, exact),
-        Term("streamed-layer slots", min(PREFETCHED_SLOTS, streamed) * layer, Place.gpu, Phase.always, "Unsloth's pool, exact"),
+        Term(
+            "streamed-layer slots",
+            min(PREFETCHED_SLOTS, streamed) * layer,
+            Place.gpu,
+            Phase.always,
+            "Unsloth's pool, exact",
+        ),
         Term("streamed layers", streamed * layer, Place.host, Phase.always, exact),
         Term("embedding", table, embedding_place, Phase.always, exact),
         Term("lm_head", 0 if shape.tied_embeddings else table, Place.gpu, Phase.always, exact),
@@ -144,19 +183,31 @@ def _weights(run: RunConfig, levers: Levers) -> list[Term]:
 
 
 def _dequantised(run: RunConfig, levers: Levers) -> list[Term]:
-    """Where Unsloth dequantises the weight of a product that is not compiled, the largest one's size. It stays there until it is
-    handed back after an evaluation (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
+    """Where Unsloth dequantises the weight of a product that is not compiled, the largest one's
+    size. It stays there until it is handed back after an evaluation
+    (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
     if run.hardware.engine is not Engine.unsloth or run.model.quantisation is not Quantisation.nf4:
         return []
     in_training = not (levers.compiled and unfused.is_fused(run))
-    phases = [Phase.always] if in_training else [Phase.evaluation, *([Phase.answering] if run.evaluation.answers else [])]
+    phases = (
+        [Phase.always]
+        if in_training
+        else [Phase.evaluation, *([Phase.answering] if run.evaluation.answers else [])]
+    )
     scratch = dequantised_bytes(run.model.shape)
-    return [Term("dequantised weight", scratch, Place.gpu, phase, "largest projection in 16 bits") for phase in phases]
+    return [
+        Term("dequantised weight", scratch, Place.gpu, phase, "largest projection in 16 bits")
+        for phase in phases
+    ]
 
 
 def _optimizer_bytes(run: RunConfig) -> int:
     parameters = lora_parameters(run)
-    return 8 * parameters if run.training.optimizer is Optimizer.adamw_torch else 2 * parameters + 8 * parameters // 256
+    return (
+        8 * parameters
+        if run.training.optimizer is Optimizer.adamw_torch
+        else 2 * parameters + 8 * parameters // 256
+    )
 
 
 def _is_paged(run: RunConfig, levers: Levers) -> bool:
@@ -169,28 +220,46 @@ def _adapter(run: RunConfig, levers: Levers) -> list[Term]:
     return [
         Term("LoRA parameters", 4 * parameters, Place.gpu, Phase.always, "float32, exact"),
         Term("LoRA gradients", 4 * parameters, Place.gpu, Phase.training, "float32, exact"),
-        Term("optimizer state", _optimizer_bytes(run), state_place, Phase.always, "two moments, exact"),
+        Term(
+            "optimizer state",
+            _optimizer_bytes(run),
+            state_place,
+            Phase.always,
+            "two moments, exact",
+        ),
     ]
 
 
 def _evaluation(run: RunConfig, _: Levers) -> list[Term]:
     shape, evaluation = run.model.shape, run.evaluation
     tokens = evaluation.batch_size * evaluation.max_seq_tokens
-    head = 2 * shape.vocab * shape.hidden if _casts_to_float32(run) else 0  # back in 16 bits for every forward pass
+    # back in 16 bits for every forward pass
+    head = 2 * shape.vocab * shape.hidden if _casts_to_float32(run) else 0
     logits = 10 * EVALUATION_CHUNK_TOKENS * shape.vocab
     forward = 2 * tokens * (EVALUATION_PER_HIDDEN * shape.hidden + EVALUATION_PER_FFN * shape.ffn)
     measuring = head + int(EVALUATION_FACTOR * max(logits, forward)) + EVALUATION_SLACK
     if run.lora.dora:
-        measuring = max(measuring, head + int(unfused.FORWARD_FACTOR * unfused.forward_bytes(run, tokens)) + unfused.FORWARD_SLACK)
+        measuring = max(
+            measuring,
+            head
+            + int(unfused.FORWARD_FACTOR * unfused.forward_bytes(run, tokens))
+            + unfused.FORWARD_SLACK,
+        )
     return [
-        Term("held-out forward pass", measuring, Place.gpu, Phase.evaluation, "measured, benchmarks/vram"),
+        Term(
+            "held-out forward pass",
+            measuring,
+            Place.gpu,
+            Phase.evaluation,
+            "measured, benchmarks/vram",
+        ),
         *(_answering(run) if evaluation.answers else []),
     ]
 
 
 def may_answer(run: RunConfig, questions: int, longest: int) -> bool:
-    """Do so many questions, the longest of `longest` tokens, take no more memory to answer than was planned:
-    `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens` allows?"""
+    """Do so many questions, the longest of `longest` tokens, take no more memory to answer than was
+    planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens` allows?"""
     evaluation = run.evaluation
     needed, planned = (
         _answering_bytes(run, questions, longest),
@@ -200,34 +269,63 @@ def may_answer(run: RunConfig, questions: int, longest: int) -> bool:
 
 
 def _answering(run: RunConfig) -> list[Term]:
-    """Prompts as long as `evaluation.max_seq_tokens` allows. Unsloth copies the prompt's cache into one that grows by blocks, and
-    makes its rotary table once for every position a Llama or Qwen can have.
+    """Prompts as long as `evaluation.max_seq_tokens` allows. Unsloth copies the prompt's cache into
+    one that grows by blocks, and makes its rotary table once for every position a Llama or Qwen can
+    have.
 
     Source: unsloth.models.llama; 11 measured points (benchmarks/vram), between 0 and 12 % too high.
     """
     cache, forward = _answering_bytes(run, run.evaluation.batch_size, run.evaluation.max_seq_tokens)
-    rotary = 4 * (POSITIONS - POSITIONS_AT_FIRST) * run.model.shape.head_dim if run.hardware.engine is Engine.unsloth else 0
+    rotary = (
+        4 * (POSITIONS - POSITIONS_AT_FIRST) * run.model.shape.head_dim
+        if run.hardware.engine is Engine.unsloth
+        else 0
+    )
     return [
-        Term("key-value cache of answers", cache, Place.gpu, Phase.answering, "for full prompts, Unsloth's source"),
-        Term("forward pass of answers", forward, Place.gpu, Phase.answering, "measured, benchmarks/vram"),
-        Term("rotary table of answers", rotary, Place.gpu, Phase.always, "for 131,072 positions, exact"),
+        Term(
+            "key-value cache of answers",
+            cache,
+            Place.gpu,
+            Phase.answering,
+            "for full prompts, Unsloth's source",
+        ),
+        Term(
+            "forward pass of answers",
+            forward,
+            Place.gpu,
+            Phase.answering,
+            "measured, benchmarks/vram",
+        ),
+        Term(
+            "rotary table of answers",
+            rotary,
+            Place.gpu,
+            Phase.always,
+            "for 131,072 positions, exact",
+        ),
     ]
 
 
 def _answering_bytes(run: RunConfig, questions: int, longest: int) -> tuple[int, int]:
-    """Keys and values, and the forward pass, of `questions` answered together, the longest of `longest` tokens."""
+    """Keys and values, and the forward pass, of `questions` answered together, the longest of
+    `longest` tokens.
+    """
     shape, new_tokens, tokens = run.model.shape, run.evaluation.max_new_tokens, questions * longest
     is_unsloth = run.hardware.engine is Engine.unsloth
     room = -(-new_tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS if is_unsloth else new_tokens
     a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim
     cache = a_token * (tokens * (2 if is_unsloth else 1) + questions * room)
     forward = 2 * tokens * 3 * (shape.hidden + shape.ffn)
-    return cache, (unfused.forward_bytes(run, tokens) if run.lora.dora else forward) + ANSWERING_SLACK
+    return (
+        cache,
+        (unfused.forward_bytes(run, tokens) if run.lora.dora else forward) + ANSWERING_SLACK,
+    )
 
 
 def _link_bytes(run: RunConfig, levers: Levers) -> int:
-    """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch, hidden states and the activations
-    of kept layers out and back, a paged optimizer's state in and out."""
+    """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch,
+    hidden states and the activations of kept layers out and back, a paged optimizer's state in and
+    out."""
     tokens = levers.micro_batch * run.training.max_seq_tokens
     hidden = 2 * hidden_state_bytes(run.model.shape, tokens) if is_offloaded(run) else 0
     paged = 2 * _optimizer_bytes(run) if _is_paged(run, levers) else 0
@@ -236,5 +334,7 @@ def _link_bytes(run: RunConfig, levers: Levers) -> int:
 
 
 def streamed_link_bytes(run: RunConfig, streamed_layers: int) -> int:
-    """Bytes of streamed layers over the host link in one micro-batch, there for each pass; the last one is there already."""
+    """Bytes of streamed layers over the host link in one micro-batch, there for each pass; the last
+    one is there already.
+    """
     return max(0, 2 * streamed_layers - 2) * layer_bytes(run)[0]

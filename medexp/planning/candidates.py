@@ -1,4 +1,6 @@
-"""The levers that a config leaves open, in every combination worth looking at. Refuses to say which is best: `planner` does."""
+"""The levers that a config leaves open, in every combination worth looking at. Refuses to say which
+is best: `planner` does.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,14 +25,27 @@ def candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
 
 
 def thrifty(budgets: Budgets) -> Iterator[Levers]:
-    """The levers that take least memory of those the config leaves open: as few cases at a time as may be, all that can be
-    streamed streamed, nothing kept that was not asked for, and that on the host if it may be."""
+    """The levers that take least memory of those the config leaves open: as few cases at a time as
+    may be, all that can be streamed streamed, nothing kept that was not asked for, and that on the
+    host if it may be."""
     run = budgets.run
     size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
-    streamed = min(max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0))
+    streamed = min(
+        max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0)
+    )
     for compiled, tiled, paged in _variants(run, last_resorts=True):
         yield from _with_kept(
-            budgets, Levers(size, run.training.cases_a_step // size, streamed, max(_embeddings(run)), 0, compiled, tiled, paged)
+            budgets,
+            Levers(
+                size,
+                run.training.cases_a_step // size,
+                streamed,
+                max(_embeddings(run)),
+                0,
+                compiled,
+                tiled,
+                paged,
+            ),
         )
 
 
@@ -42,15 +57,24 @@ def is_by_hand(run: RunConfig) -> bool:
 def _sizes(run: RunConfig) -> list[int]:
     """Micro-batches that divide the effective batch, the smallest first."""
     effective = run.training.cases_a_step
-    return [run.training.micro_batch] if is_by_hand(run) else [size for size in range(1, effective + 1) if effective % size == 0]
+    return (
+        [run.training.micro_batch]
+        if is_by_hand(run)
+        else [size for size in range(1, effective + 1) if effective % size == 0]
+    )
 
 
 def _variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
-    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go with compiled layers, and what
-    Unsloth does not fuse takes least when it is compiled."""
+    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go
+    with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
     unsloth, fused = run.hardware.engine is Engine.unsloth, is_fused(run)
-    compiled = _asked(run.hardware.compile_layers, [unsloth] if not fused else [True, False] if unsloth else [False])
-    tiled = _asked(run.hardware.tile_mlp, [False, True] if unsloth and fused and last_resorts else [False])
+    compiled = _asked(
+        run.hardware.compile_layers,
+        [unsloth] if not fused else [True, False] if unsloth else [False],
+    )
+    tiled = _asked(
+        run.hardware.tile_mlp, [False, True] if unsloth and fused and last_resorts else [False]
+    )
     can_page = run.training.optimizer is Optimizer.adamw_8bit and last_resorts
     paged = _asked(run.hardware.page_optimizer, [False, True] if can_page else [False])
     return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
@@ -79,11 +103,16 @@ def _with_kept(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
     if asked is not True:
         yield from (replace(plain, kept_layers=kept) for kept in _kept(budgets, plain))
     if asked is not False:
-        yield from (replace(plain, kept_on_host=True, kept_layers=kept) for kept in _kept_on_host(budgets, plain))
+        yield from (
+            replace(plain, kept_on_host=True, kept_layers=kept)
+            for kept in _kept_on_host(budgets, plain)
+        )
 
 
 def _kept_on_host(budgets: Budgets, plain: Levers) -> list[int]:
-    """As many of those that are not streamed as the host holds, or a part of them where the link is slow."""
+    """As many of those that are not streamed as the host holds, or a part of them where the link is
+    slow.
+    """
     run = budgets.run
     hardware, most = run.hardware, run.model.shape.layers - plain.streamed_layers
     asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
@@ -115,7 +144,11 @@ def _kept(budgets: Budgets, plain: Levers) -> list[int]:
         return [asked] if asked <= most else []
     if asked == "max":
         return [most]
-    if not (plain.compiled and is_fused(run)) or run.hardware.vram_ceiling_gib is None or is_by_hand(run):
+    if (
+        not (plain.compiled and is_fused(run))
+        or run.hardware.vram_ceiling_gib is None
+        or is_by_hand(run)
+    ):
         return [0]
     ceiling = card_room(run.hardware.vram_ceiling_gib)
     none, one, two = (budgets.of(replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))

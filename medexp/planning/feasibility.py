@@ -1,4 +1,5 @@
-"""How far the card reaches: the largest values that fit, and for a run that does not, what stands in its way and what would fit.
+"""How far the card reaches: the largest values that fit, and for a run that does not, what stands
+in its way and what would fit.
 
 Every value offered was tried: it fits with the rest of the run as it is.
 """
@@ -37,7 +38,9 @@ def resized(run: RunConfig, rank: int | None = None, seq: int | None = None) -> 
 
 
 def longest_that_fits(run: RunConfig) -> int | None:
-    """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not even 64 does."""
+    """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not
+    even 64 does.
+    """
     most = _largest(lambda count: resized(run, seq=64 * count), LONGEST // 64)
     return 64 * most if most else None
 
@@ -48,10 +51,18 @@ def largest_rank_that_fits(run: RunConfig) -> int | None:
 
 
 def would_fit(run: RunConfig) -> Fitting:
-    """What would make `run`, which does not fit, fit by itself: fewer questions at a time where measuring or answering takes most;
-    the longest sequence at this rank, the largest rank at this length; levers set by hand that could be left to the planner."""
-    sizes = {"training.max_seq_tokens": longest_that_fits(run), "lora.r": largest_rank_that_fits(run)}
-    return _of_evaluation(run) | {key: value for key, value in sizes.items() if value is not None} | dict(_of_levers(run))
+    """What would make `run`, which does not fit, fit by itself: fewer questions at a time where
+    measuring or answering takes most; the longest sequence at this rank, the largest rank at this
+    length; levers set by hand that could be left to the planner."""
+    sizes = {
+        "training.max_seq_tokens": longest_that_fits(run),
+        "lora.r": largest_rank_that_fits(run),
+    }
+    return (
+        _of_evaluation(run)
+        | {key: value for key, value in sizes.items() if value is not None}
+        | dict(_of_levers(run))
+    )
 
 
 def refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
@@ -65,8 +76,9 @@ def refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
         return VramPlanError(f"{_host_is_short(run, plans)}. {hint}", nearest)
     term = least.budget.largest()
     return VramPlanError(
-        f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and hardware.vram_ceiling_gib is {ceiling:g} "
-        f"({(SAFETY - 1) * 100:.0f} % is left for error). Largest term: {term.name}, {term.num_bytes / GIB:.2f} GiB. {hint}",
+        f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and"
+        f" hardware.vram_ceiling_gib is {ceiling:g} ({(SAFETY - 1) * 100:.0f} % is left for error)."
+        f" Largest term: {term.name}, {term.num_bytes / GIB:.2f} GiB. {hint}",
         nearest,
     )
 
@@ -79,7 +91,10 @@ def _of_evaluation(run: RunConfig) -> Fitting:
     size = _largest(lambda count: _evaluated(run, batch_size=count), run.evaluation.batch_size - 1)
     if size:
         return {"evaluation.batch_size": size}
-    steps = _largest(lambda count: _evaluated(run, max_seq_tokens=64 * count), (run.evaluation.max_seq_tokens - 1) // 64)
+    steps = _largest(
+        lambda count: _evaluated(run, max_seq_tokens=64 * count),
+        (run.evaluation.max_seq_tokens - 1) // 64,
+    )
     return {"evaluation.max_seq_tokens": 64 * steps} if steps else {}
 
 
@@ -96,7 +111,9 @@ def _of_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
     for name in LEVERS:
         if getattr(run.hardware, name) != "auto" and _fits(_left_open(run, [name])):
             yield f"hardware.{name}", "auto"
-    if run.training.plan is Planning.manual and _fits(replace(run, training=replace(run.training, plan=Planning.fastest))):
+    if run.training.plan is Planning.manual and _fits(
+        replace(run, training=replace(run.training, plan=Planning.fastest))
+    ):
         yield "training.plan", "fastest"
 
 
@@ -114,7 +131,9 @@ def _left_open(run: RunConfig, names: Sequence[str]) -> RunConfig:
 
 
 def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
-    """The largest number up to `most` whose trial fits, 0 if none does; what fits at a number fits at every smaller one."""
+    """The largest number up to `most` whose trial fits, 0 if none does; what fits at a number fits
+    at every smaller one.
+    """
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -135,21 +154,32 @@ def _thrifty(run: RunConfig) -> Iterator[Plan]:
 
 
 def _streaming_less(run: RunConfig, plan: Plan) -> Plan:
-    """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be what is short."""
+    """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be
+    what is short.
+    """
     if run.hardware.vram_ceiling_gib is None or isinstance(run.hardware.offload_layers, int):
         return plan
     room = card_room(run.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
     back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(run)[0])
-    return predicted(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back)) if back else plan
+    return (
+        predicted(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back))
+        if back
+        else plan
+    )
 
 
 def _host_is_short(run: RunConfig, plans: Sequence[Plan]) -> str:
-    """The card could, the host cannot: by how much, for the plan under the ceiling that needs least of it."""
+    """The card could, the host cannot: by how much, for the plan under the ceiling that needs least
+    of it.
+    """
     ceiling = run.hardware.vram_ceiling_gib or float("inf")
     under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
     least = min(under, key=lambda plan: plan.budget.host_bytes)
     ram, levers = run.hardware.host_ram_gib or 0, least.levers
-    needs, room = f"{least.budget.host_bytes / GIB:.1f} GiB", f"{host_room(run, levers) / GIB:.1f} GiB"
+    needs, room = (
+        f"{least.budget.host_bytes / GIB:.1f} GiB",
+        f"{host_room(run, levers) / GIB:.1f} GiB",
+    )
     has = f"{room} may be used: hardware.host_ram_gib is {ram:g} and"
     beside = f"{host_beside(run) / GIB:.0f} GiB are for the process"
     if run.hardware.device is Device.cpu:
@@ -157,8 +187,8 @@ def _host_is_short(run: RunConfig, plans: Sequence[Plan]) -> str:
     waits = f", the activations of {layers(levers.kept_layers)}" if levers.kept_on_host else ""
     why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else beside
     return (
-        f"what is left off the card needs {needs} of host memory ({layers(levers.streamed_layers)} streamed{waits}) "
-        f"and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
+        f"what is left off the card needs {needs} of host memory ({layers(levers.streamed_layers)}"
+        f" streamed{waits}) and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
     )
 
 

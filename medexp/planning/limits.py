@@ -1,20 +1,31 @@
-"""What a plan may take: of the card under `hardware.vram_ceiling_gib`, of the host under `hardware.host_ram_gib`."""
+"""What a plan may take: of the card under `hardware.vram_ceiling_gib`, of the host under
+`hardware.host_ram_gib`.
+"""
 
 from medexp.config.schema import Device, RunConfig
 from medexp.planning.memory_terms import Levers
 from medexp.planning.step_time import Plan
 from medexp.system.units import GIB, bytes_of_gib
 
-PINNED_SHARE = 0.4  # of the host's memory for a plan that moves activations there: what is pinned is lost to all other programs
-SAFETY = 1.01  # a budget may be under what is measured by 1 % (benchmarks/vram): a plan leaves that much room
-HOST_BESIDE_BYTES = 3 * GIB  # Python, torch and CUDA's own host memory, measured on a run that streams nothing
-BESIDE_ON_CPU_BYTES = GIB  # Python and torch without CUDA: 0.6 GiB before a model is loaded (benchmarks/vram)
+# of the host's memory for a plan that moves activations there: what is pinned is lost to all other
+# programs
+PINNED_SHARE = 0.4
+# a budget may be under what is measured by 1 % (benchmarks/vram): a plan leaves that much room
+SAFETY = 1.01
+# Python, torch and CUDA's own host memory, measured on a run that streams nothing
+HOST_BESIDE_BYTES = 3 * GIB
+# Python and torch without CUDA: 0.6 GiB before a model is loaded (benchmarks/vram)
+BESIDE_ON_CPU_BYTES = GIB
 
 
 def fits(run: RunConfig, plan: Plan) -> bool:
-    """Is the peak within `hardware.vram_ceiling_gib`, and what lies on the host within `hardware.host_ram_gib`, where set?"""
+    """Is the peak within `hardware.vram_ceiling_gib`, and what lies on the host within
+    `hardware.host_ram_gib`, where set?
+    """
     ceiling = run.hardware.vram_ceiling_gib
-    return (ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)) and host_over(run, plan) <= 0
+    return (
+        ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)
+    ) and host_over(run, plan) <= 0
 
 
 def card_room(ceiling_gib: float) -> int:
@@ -35,5 +46,11 @@ def host_room(run: RunConfig, levers: Levers) -> int:
 
 
 def host_over(run: RunConfig, plan: Plan) -> int:
-    """By how many bytes `plan` takes more of the host than it may; 0 or less where it does not, or no limit is known."""
-    return 0 if run.hardware.host_ram_gib is None else plan.budget.host_bytes - host_room(run, plan.levers)
+    """By how many bytes `plan` takes more of the host than it may; 0 or less where it does not, or
+    no limit is known.
+    """
+    return (
+        0
+        if run.hardware.host_ram_gib is None
+        else plan.budget.host_bytes - host_room(run, plan.levers)
+    )

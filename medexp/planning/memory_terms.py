@@ -1,4 +1,6 @@
-"""The words of a memory budget: what takes bytes, where, when; the levers that trade them; shape arithmetic."""
+"""The words of a memory budget: what takes bytes, where, when; the levers that trade them; shape
+arithmetic.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ from typing import NamedTuple
 
 from medexp.config.schema import Dtype, ModelShape, RunConfig
 
-WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}  # bytes a number; float32 runs on a CPU alone
+# bytes a number; float32 runs on a CPU alone
+WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}
 ALLOCATION_UNIT = 512  # torch's caching allocator rounds every tensor up to this
 
 
@@ -22,7 +25,9 @@ class Place(Enum):
 
 
 class Phase(Enum):
-    """When bytes are held: for the whole run, only in training steps, while held-out cases are measured, or answered."""
+    """When bytes are held: for the whole run, only in training steps, while held-out cases are
+    measured, or answered.
+    """
 
     always = "always"
     training = "training step"
@@ -33,11 +38,12 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Levers:
-    """What can be traded for memory at the same result: micro-batch x accumulation stays the effective batch.
+    """What can be traded for memory at the same result: micro-batch x accumulation stays the
+    effective batch.
 
-    `compiled` decoder layers run faster and hold more; with `tiled_mlp` the MLP is computed a few thousand tokens at
-    a time, and once more in the backward pass; a `paged` optimizer keeps its state in host memory. What `kept_layers` save
-    waits in host memory with `kept_on_host`.
+    `compiled` decoder layers run faster and hold more; with `tiled_mlp` the MLP is computed a few
+    thousand tokens at a time, and once more in the backward pass; a `paged` optimizer keeps its
+    state in host memory. What `kept_layers` save waits in host memory with `kept_on_host`.
     """
 
     micro_batch: int
@@ -67,7 +73,9 @@ class Term(NamedTuple):
 
 
 class Part:
-    """Terms that depend on the same levers, and the bytes they come to, by phase: a search adds parts up, not terms."""
+    """Terms that depend on the same levers, and the bytes they come to, by phase: a search adds
+    parts up, not terms.
+    """
 
     def __init__(self, terms: Iterable[Term]):
         self.terms = tuple(term for term in terms if term.num_bytes > 0)
@@ -104,7 +112,9 @@ class Budget:
 
     @cached_property
     def peak_bytes(self) -> int:
-        """The most the allocator reserves: what is always there and the larger of a training step and an evaluation."""
+        """The most the allocator reserves: what is always there and the larger of a training step
+        and an evaluation.
+        """
         return _peak([part.on_card for part in self.parts])
 
     @cached_property
@@ -114,26 +124,35 @@ class Budget:
 
     def largest(self) -> Term:
         """The term that takes most of the card."""
-        return max((term for term in self.terms if term.place is Place.gpu), key=lambda term: term.num_bytes)
+        return max(
+            (term for term in self.terms if term.place is Place.gpu),
+            key=lambda term: term.num_bytes,
+        )
 
 
 _INDEX = {phase: index for index, phase in enumerate(Phase)}
 
 
 def _peak(held: Iterable[tuple[int, ...]]) -> int:
-    """What is always held, and the most that a phase adds; `held` are the bytes of each part, by phase."""
+    """What is always held, and the most that a phase adds; `held` are the bytes of each part, by
+    phase.
+    """
     always, *others = map(sum, zip(*held, strict=True))
     return always + max(others)
 
 
 def dequantised_bytes(shape: ModelShape) -> int:
-    """The largest projection of a layer in 16 bits: what Unsloth makes of a quantised weight for a product."""
+    """The largest projection of a layer in 16 bits: what Unsloth makes of a quantised weight for a
+    product.
+    """
     return 2 * shape.ffn * shape.hidden
 
 
 def linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
     """(in, out) of every projection of a decoder layer, the query's first, then the key's."""
-    return _linear_sizes(shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn)
+    return _linear_sizes(
+        shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
+    )
 
 
 @cache
@@ -158,7 +177,11 @@ def layer_parameters(shape: ModelShape) -> int:
 
 def lora_parameters(run: RunConfig) -> int:
     """Trained parameters: r x (in + out) a projection, and a magnitude an output with DoRA."""
-    sizes = [size for name, size in linear_sizes(run.model.shape).items() if name in run.lora.target_modules]
+    sizes = [
+        size
+        for name, size in linear_sizes(run.model.shape).items()
+        if name in run.lora.target_modules
+    ]
     magnitudes = sum(outputs for _, outputs in sizes) if run.lora.dora else 0
     return run.model.shape.layers * (run.lora.r * sum(map(sum, sizes)) + magnitudes)
 
@@ -169,5 +192,7 @@ def rounded(num_bytes: int) -> int:
 
 
 def hidden_state_bytes(shape: ModelShape, tokens: int) -> int:
-    """The input of every decoder layer for `tokens`, in 16 bits: what checkpointing keeps for the backward pass."""
+    """The input of every decoder layer for `tokens`, in 16 bits: what checkpointing keeps for the
+    backward pass.
+    """
     return shape.layers * 2 * tokens * shape.hidden

@@ -1,8 +1,10 @@
-"""The fastest way to run that fits under the ceiling: every combination of levers, its bytes (`budget`) and its predicted time.
+"""The fastest way to run that fits under the ceiling: every combination of levers, its bytes
+(`budget`) and its predicted time.
 
-Exact search over micro-batch, streamed layers, embedding, kept layers (on the card, or their activations on the host) and compiled
-layers; a tenth of a second. What costs more than it brings, a tiled MLP and a paged optimizer, is only looked at when nothing fits
-without, or only layers that are not compiled do. Levers that the config sets stay as they are.
+Exact search over micro-batch, streamed layers, embedding, kept layers (on the card, or their
+activations on the host) and compiled layers; a tenth of a second. What costs more than it brings, a
+tiled MLP and a paged optimizer, is only looked at when nothing fits without, or only layers that
+are not compiled do. Levers that the config sets stay as they are.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +46,9 @@ def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
 
 
 def searched(run: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
-    """The plans of `run`, best first, and those of them that `may` be taken; with last resorts where no compiled layers fit."""
+    """The plans of `run`, best first, and those of them that `may` be taken; with last resorts
+    where no compiled layers fit.
+    """
     plans = ranked(run)
     fitting = [*filter(may, plans)]
     if not any(plan.levers.compiled for plan in fitting):
@@ -54,8 +58,9 @@ def searched(run: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], l
 
 
 def preferred(run: RunConfig, fitting: list[Plan]) -> Plan:
-    """The one that takes least with `training.plan=frugal`, else the simplest of those whose predicted times are too close to tell
-    apart. `fitting` are plans that may be taken, best first."""
+    """The one that takes least with `training.plan=frugal`, else the simplest of those whose
+    predicted times are too close to tell apart. `fitting` are plans that may be taken, best first.
+    """
     if run.training.plan is Planning.frugal:
         return fitting[0]
     close = [plan for plan in fitting if plan.step_s <= fitting[0].step_s * TOO_CLOSE_TO_TELL]
@@ -63,27 +68,39 @@ def preferred(run: RunConfig, fitting: list[Plan]) -> Plan:
 
 
 def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
-    """An optimizer is paged, and activations are moved, only where that clearly brings something. Then the larger micro-batch:
-    whatever the cost model leaves out (launches, gaps, a slow host) is paid a micro-batch."""
+    """An optimizer is paged, and activations are moved, only where that clearly brings something.
+    Then the larger micro-batch: whatever the cost model leaves out (launches, gaps, a slow host) is
+    paid a micro-batch."""
     levers = plan.levers
-    return levers.paged, levers.kept_on_host, -levers.micro_batch, plan.step_s, plan.budget.peak_bytes
+    return (
+        levers.paged,
+        levers.kept_on_host,
+        -levers.micro_batch,
+        plan.step_s,
+        plan.budget.peak_bytes,
+    )
 
 
 def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
     """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
     is_frugal = run.training.plan is Planning.frugal
     predictions = Predictions(run)
-    plans = [predictions.of(levers) for levers in candidates(predictions.budgets, last_resorts or is_frugal)]
+    plans = [
+        predictions.of(levers)
+        for levers in candidates(predictions.budgets, last_resorts or is_frugal)
+    ]
     if is_frugal:
         return sorted(plans, key=lambda plan: (plan.budget.peak_bytes, plan.step_s))
     return sorted(plans, key=lambda plan: (plan.step_s, plan.budget.peak_bytes))
 
 
 def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
-    """The best plan of `asked` (its levers as the config has them) that takes clearly less in `phase` than `failed` did.
+    """The best plan of `asked` (its levers as the config has them) that takes clearly less in
+    `phase` than `failed` did.
 
-    One that needs no other weights on the card comes first; None if nothing takes less. The prediction of `failed` was too low by
-    an unknown factor: what is `SAFER` times smaller is likely to fit under it.
+    One that needs no other weights on the card comes first; None if nothing takes less. The
+    prediction of `failed` was too low by an unknown factor: what is `SAFER` times smaller is likely
+    to fit under it.
     """
     takes_less = [
         plan
@@ -117,7 +134,8 @@ LEVER_KEYS = (
     "hardware.tile_mlp",
     "hardware.page_optimizer",
 )  # what `apply` sets
-LEVER_PARAMS = {name: f"vram.{name.rpartition('.')[2]}" for name in LEVER_KEYS}  # in MLflow, after what was asked
+# in MLflow, after what was asked
+LEVER_PARAMS = {name: f"vram.{name.rpartition('.')[2]}" for name in LEVER_KEYS}
 
 
 def apply(run: RunConfig, plan: Plan) -> None:
@@ -143,7 +161,9 @@ def cell(run: RunConfig, rank: int, seq: int) -> Cell:
 
 
 def _distinct(plans: list[Plan]) -> Iterator[Plan]:
-    """The best plan of every micro-batch and number of layers kept on the card, or on the host: neighbours say nothing new."""
+    """The best plan of every micro-batch and number of layers kept on the card, or on the host:
+    neighbours say nothing new.
+    """
     seen = set()
     for plan in plans:
         levers = plan.levers
@@ -159,8 +179,17 @@ def is_planned(run: RunConfig) -> bool:
 
 
 def terms(plan: Plan) -> list[Term]:
-    """Every term of the plan, the card's first, what is always there before what comes and goes, largest first."""
-    return sorted(plan.budget.terms, key=lambda term: (term.place is Place.host, term.phase is not Phase.always, -term.num_bytes))
+    """Every term of the plan, the card's first, what is always there before what comes and goes,
+    largest first.
+    """
+    return sorted(
+        plan.budget.terms,
+        key=lambda term: (
+            term.place is Place.host,
+            term.phase is not Phase.always,
+            -term.num_bytes,
+        ),
+    )
 
 
 def sentence(plan: Plan, ceiling_gib: float | None) -> str:
@@ -168,7 +197,11 @@ def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     levers = plan.levers
     is_eager = not levers.compiled and levers.streamed_layers > 0
     parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
-    parts += [f"{layers(levers.streamed_layers)} streamed from the host"] if levers.streamed_layers else []
+    parts += (
+        [f"{layers(levers.streamed_layers)} streamed from the host"]
+        if levers.streamed_layers
+        else []
+    )
     parts += ["embedding on the host"] if levers.embedding_on_host else []
     where = ", their activations on the host" if levers.kept_on_host else ""
     parts += [f"{layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []

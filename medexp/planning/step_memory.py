@@ -1,59 +1,94 @@
-"""What a training step adds to what is always there: activations, recomputation, loss, and what the allocator cannot hand back.
+"""What a training step adds to what is always there: activations, recomputation, loss, and what the
+allocator cannot hand back.
 
-The formulas were fitted on measured reserved peaks as the smallest largest error that is nowhere below -0.6 % (benchmarks/vram says
-on which points, and the error on the others). N = micro-batch x sequence.
+The formulas were fitted on measured reserved peaks as the smallest largest error that is nowhere
+below -0.6 % (benchmarks/vram says on which points, and the error on the others). N = micro-batch x
+sequence.
 """
 
 from medexp.config.schema import Checkpointing, Device, Engine, RunConfig
-from medexp.planning.memory_terms import WIDTHS, Levers, Phase, Place, Term, dequantised_bytes, hidden_state_bytes, lora_parameters
-from medexp.planning.unfused_memory import EAGER_FACTOR, MLP, compiled_step, is_fused, is_in_mlp, product_bytes
+from medexp.planning.memory_terms import (
+    WIDTHS,
+    Levers,
+    Phase,
+    Place,
+    Term,
+    dequantised_bytes,
+    hidden_state_bytes,
+    lora_parameters,
+)
+from medexp.planning.unfused_memory import (
+    EAGER_FACTOR,
+    MLP,
+    compiled_step,
+    is_fused,
+    is_in_mlp,
+    product_bytes,
+)
 from medexp.system.units import MIB
 
-# Compiled layers, the tensors: to 0.6 % of the peak on 62 points of 1,024 tokens and more, 1B to 32B shapes (2026-11-26_h100*).
-# The peak is where a layer is computed again, or in its backward pass, where a dequantised weight is there too.
+# Compiled layers, the tensors: to 0.6 % of the peak on 62 points of 1,024 tokens and more, 1B to
+# 32B shapes (2026-11-26_h100*). The peak is where a layer is computed again, or in its backward
+# pass, where a dequantised weight is there too.
 FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 12.05, 6.16
 BACKWARD_PER_HIDDEN, BACKWARD_PER_FFN = 12.4, 3.0
-ATTENTION_ALONE_PER_FFN = 3.9  # ... with an adapter that leaves the MLP alone, and a dequantised weight
-LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096  # of Unsloth's fused loss, in bytes; there at the peak of every shape
-# What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted on the sixteen points of
-# 2026-11-26_h100.json that are called s_... and keep no layer; with the last product on twelve of ..._whole.json called o_...
+# ... with an adapter that leaves the MLP alone, and a dequantised weight
+ATTENTION_ALONE_PER_FFN = 3.9
+# of Unsloth's fused loss, in bytes; there at the peak of every shape
+LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096
+# What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted
+# on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
+# last product on twelve of ..._whole.json called o_...
 SLACK, SLACK_WITH_LAST_PRODUCT = (2.91, 0.453, 26 * MIB), (3.7, 0.946, 0)
 LEAST_SLACK = 1.1  # dequantised weights: steps of 256 and 512 tokens, 7B to 32B shapes
-# What a step takes at least beside the loss: of compiled layers, 1B to 8B shapes at 256 to 1,024 tokens; of others a 1B at 512.
+# What a step takes at least beside the loss: of compiled layers, 1B to 8B shapes at 256 to 1,024
+# tokens; of others a 1B at 512.
 SMALLEST_COMPILED_STEP, SMALLEST_STEP = 320 * MIB, 293 * MIB
-# Layers that are not compiled: 21 points of 2026-11-22_h200_double_buffer.json; backward, a dequantised weight is made anew.
+# Layers that are not compiled: 21 points of 2026-11-22_h200_double_buffer.json; backward, a
+# dequantised weight is made anew.
 EAGER_PER_HIDDEN, EAGER_PER_FFN, EAGER_PER_WEIGHT, EAGER_FIXED = 15.2, 2.58, 1.459, 122 * MIB
 # ... with a tiled MLP: six points of it, 2 x 2,048 to 16,384 tokens of the 8B shape.
 TILED_PER_HIDDEN, TILED_PER_FFN = 16.96, 1.423
-# A kept layer saves 5 hidden + 2 ffn a token by the source; six points, 3 to 20 layers, showed a quarter more.
+# A kept layer saves 5 hidden + 2 ffn a token by the source; six points, 3 to 20 layers, showed a
+# quarter more.
 KEPT_EACH = 1.24
-# ... or waits on the host, and only one layer's more than without is on the card: four points of the 8B shape; five of 1B and 3B.
+# ... or waits on the host, and only one layer's more than without is on the card: four points of
+# the 8B shape; five of 1B and 3B.
 WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
 WAITING_PIECE, PADDED_TOKENS = (
     8 * MIB,
     128,
 )  # medexp.models.patches.activation_offloading moves pieces of this size; attention is padded by a block
-# How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden states come on top.
+# How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden
+# states come on top.
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
-# transformers + PEFT + TRL peak in the loss, before there are gradients, or in a layer's backward pass: fitted on the eleven points
-# of 2026-11-22, -0.4 to +1.6 %; seven more, -0.5 to +4.0 %. The head's weights are copied to 16 bits for the loss.
+# transformers + PEFT + TRL peak in the loss, before there are gradients, or in a layer's backward
+# pass: fitted on the eleven points of 2026-11-22, -0.4 to +1.6 %; seven more, -0.5 to +4.0 %. The
+# head's weights are copied to 16 bits for the loss.
 LOSS_PER_HEAD, LOSS_PER_HIDDEN, LOSS_FIXED = 1.506, 32.87, 384 * MIB
 PLAIN_PER_HIDDEN, PLAIN_PER_FFN, PLAIN_PER_WEIGHT, PLAIN_FIXED = 57.87, 6.82, 1.913, 16 * MIB
 PLAIN_DORA_SHARE = 0.25  # of DoRA's product that is there at the peak: three points, +0.3 to +4.8 %
-# The same without a card: ten points of the embedded model (benchmarks/vram/on_cpu.py). Logits are whole there, in 32 bits, and so
-# is their gradient; what malloc keeps differs from point to point.
+# The same without a card: ten points of the embedded model (benchmarks/vram/on_cpu.py). Logits are
+# whole there, in 32 bits, and so is their gradient; what malloc keeps differs from point to point.
 CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB
 
 
 def step_terms(run: RunConfig, levers: Levers) -> list[Term]:
     """The terms of a training step of `run` with `levers`, gradients and optimizer left out."""
     tokens = levers.micro_batch * run.training.max_seq_tokens
-    return _unsloth(run, levers, tokens) if run.hardware.engine is Engine.unsloth else _plain(run, tokens)
+    return (
+        _unsloth(run, levers, tokens)
+        if run.hardware.engine is Engine.unsloth
+        else _plain(run, tokens)
+    )
 
 
 def is_offloaded(run: RunConfig) -> bool:
     """Do hidden states wait for the backward pass in host memory?"""
-    return run.hardware.engine is Engine.unsloth and run.training.gradient_checkpointing is Checkpointing.unsloth
+    return (
+        run.hardware.engine is Engine.unsloth
+        and run.training.gradient_checkpointing is Checkpointing.unsloth
+    )
 
 
 def is_shortened(run: RunConfig) -> bool:
@@ -72,10 +107,30 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     slack = max(0, max(fitted, SMALLEST_STEP + loss) - recompute - loss - staging)
     return [
         _hidden_states(run, tokens),
-        Term("staging of hidden states", staging, Place.gpu, training, "Unsloth's two buffers, exact"),
-        Term("recompute peak of a layer", recompute, Place.gpu, training, "fitted slope, benchmarks/vram"),
-        Term("layers kept un-recomputed", _kept_bytes(run, levers, tokens), Place.gpu, training, "fitted, benchmarks/vram"),
-        Term("activations of kept layers", waiting_bytes(run, levers), Place.host, training, "what a layer saves, in 8 MiB pieces"),
+        Term(
+            "staging of hidden states", staging, Place.gpu, training, "Unsloth's two buffers, exact"
+        ),
+        Term(
+            "recompute peak of a layer",
+            recompute,
+            Place.gpu,
+            training,
+            "fitted slope, benchmarks/vram",
+        ),
+        Term(
+            "layers kept un-recomputed",
+            _kept_bytes(run, levers, tokens),
+            Place.gpu,
+            training,
+            "fitted, benchmarks/vram",
+        ),
+        Term(
+            "activations of kept layers",
+            waiting_bytes(run, levers),
+            Place.host,
+            training,
+            "what a layer saves, in 8 MiB pieces",
+        ),
         Term("loss chunk", loss, Place.gpu, training, "left of Unsloth's fused loss, measured"),
         Term("allocator slack", slack, Place.gpu, training, "fitted, benchmarks/vram"),
     ]
@@ -85,10 +140,20 @@ def _hidden_states(run: RunConfig, tokens: int) -> Term:
     """A layer's input each: exact on the card, in blocks of a power of two on the host."""
     layers, whole = run.model.shape.layers, hidden_state_bytes(run.model.shape, tokens)
     if not is_offloaded(run):
-        return Term("hidden states kept for backward", whole, Place.gpu, Phase.training, "exact, arXiv:1604.06174")
+        return Term(
+            "hidden states kept for backward",
+            whole,
+            Place.gpu,
+            Phase.training,
+            "exact, arXiv:1604.06174",
+        )
     block = 1 << (whole // layers - 1).bit_length()
     return Term(
-        "hidden states kept for backward", layers * block, Place.host, Phase.training, "a layer's input each, arXiv:1604.06174"
+        "hidden states kept for backward",
+        layers * block,
+        Place.host,
+        Phase.training,
+        "a layer's input each, arXiv:1604.06174",
     )
 
 
@@ -100,14 +165,24 @@ def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
     weight = dequantised_bytes(shape)
     if is_in_mlp(run):
         again = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn)
-        backward = 2 * tokens * (BACKWARD_PER_HIDDEN * shape.hidden + BACKWARD_PER_FFN * shape.ffn) + weight
+        backward = (
+            2 * tokens * (BACKWARD_PER_HIDDEN * shape.hidden + BACKWARD_PER_FFN * shape.ffn)
+            + weight
+        )
         layer, is_whole = max(again, backward), not is_shortened(run)
     else:
-        layer = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + ATTENTION_ALONE_PER_FFN * shape.ffn) + weight
+        layer = (
+            2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + ATTENTION_ALONE_PER_FFN * shape.ffn)
+            + weight
+        )
         is_whole = False
     per_hidden, weights, fixed = SLACK_WITH_LAST_PRODUCT if is_whole else SLACK
-    slack = max(2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight)
-    return int(layer) - _staging_bytes(run, tokens), int(max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(run))
+    slack = max(
+        2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight
+    )
+    return int(layer) - _staging_bytes(run, tokens), int(
+        max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(run)
+    )
 
 
 def _staging_bytes(run: RunConfig, tokens: int) -> int:
@@ -121,18 +196,26 @@ def _loss_bytes(run: RunConfig) -> int:
 
 def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
     shape = run.model.shape
-    per_hidden, per_ffn = (TILED_PER_HIDDEN, TILED_PER_FFN) if levers.tiled_mlp else (EAGER_PER_HIDDEN, EAGER_PER_FFN)
+    per_hidden, per_ffn = (
+        (TILED_PER_HIDDEN, TILED_PER_FFN) if levers.tiled_mlp else (EAGER_PER_HIDDEN, EAGER_PER_FFN)
+    )
     tile = largest_tile(shape.hidden, tokens) if levers.tiled_mlp else tokens
-    slope = int(2 * (EAGER_SLOPE_HIDDEN * tokens * shape.hidden + EAGER_SLOPE_FFN * tile * shape.ffn))
+    slope = int(
+        2 * (EAGER_SLOPE_HIDDEN * tokens * shape.hidden + EAGER_SLOPE_FFN * tile * shape.ffn)
+    )
     fixed = EAGER_PER_WEIGHT * dequantised_bytes(shape) + EAGER_FIXED
     fitted = int(2 * (per_hidden * tokens * shape.hidden + per_ffn * tile * shape.ffn) + fixed)
-    return slope, fitted if is_fused(run) else int(EAGER_FACTOR * fitted) + product_bytes(run, tokens)
+    return slope, (
+        fitted if is_fused(run) else int(EAGER_FACTOR * fitted) + product_bytes(run, tokens)
+    )
 
 
 def largest_tile(hidden: int, tokens: int) -> int:
-    """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time, and the rest is a tile of its own.
+    """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time, and the
+    rest is a tile of its own.
 
-    Source: unsloth_zoo.tiled_mlp ("arctic"), where a comment says that the rest is added to the last, and the code does not.
+    Source: unsloth_zoo.tiled_mlp ("arctic"), where a comment says that the rest is added to the
+        last, and the code does not.
     """
     return min(tokens, hidden)
 
@@ -140,13 +223,18 @@ def largest_tile(hidden: int, tokens: int) -> int:
 def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_saved_numbers(run, tokens))) + WAITING_FIXED
-    each = 2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn) if is_fused(run) else compiled_step(run, tokens)[0]
+    each = (
+        2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn)
+        if is_fused(run)
+        else compiled_step(run, tokens)[0]
+    )
     return int(KEPT_EACH * levers.kept_layers * each)
 
 
 def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
-    """How many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five as wide as the model, keys before
-    and after rotation, queries and attention's output and keys and values padded by a block, two as wide as the MLP.
+    """How many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five as
+    wide as the model, keys before and after rotation, queries and attention's output and keys and
+    values padded by a block, two as wide as the MLP.
 
     Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
     """
@@ -154,11 +242,19 @@ def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
     limit = run.training.max_seq_tokens
     padded = attended_tokens(tokens // limit, limit)
     query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return [tokens * shape.hidden] * 5 + [tokens * kv] * 2 + [padded * query] * 2 + [padded * kv] * 2 + [tokens * shape.ffn] * 2
+    return (
+        [tokens * shape.hidden] * 5
+        + [tokens * kv] * 2
+        + [padded * query] * 2
+        + [padded * kv] * 2
+        + [tokens * shape.ffn] * 2
+    )
 
 
 def attended_tokens(cases: int, longest: int) -> int:
-    """The tokens of a batch as attention takes them, every case padded to the longest and by a block: many short cases are more."""
+    """The tokens of a batch as attention takes them, every case padded to the longest and by a
+    block: many short cases are more.
+    """
     return cases * (longest + PADDED_TOKENS)
 
 
@@ -170,25 +266,45 @@ def waiting_bytes(run: RunConfig, levers: Levers) -> int:
 
 
 def _plain(run: RunConfig, tokens: int) -> list[Term]:
-    if run.hardware.device is Device.cpu or run.training.gradient_checkpointing is Checkpointing.off:
+    if (
+        run.hardware.device is Device.cpu
+        or run.training.gradient_checkpointing is Checkpointing.off
+    ):
         return _unchunked(run, tokens)
     shape, training = run.model.shape, Phase.training
     hidden_states, gradients = hidden_state_bytes(shape, tokens), 4 * lora_parameters(run)
     loss_fixed = int(2 * LOSS_PER_HEAD * shape.vocab * shape.hidden) + LOSS_FIXED - gradients
     layer_fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED
     in_loss = (int(2 * tokens * LOSS_PER_HIDDEN * shape.hidden), max(0, loss_fixed))
-    in_layer = (int(2 * tokens * (PLAIN_PER_HIDDEN * shape.hidden + PLAIN_PER_FFN * shape.ffn)), layer_fixed)
+    in_layer = (
+        int(2 * tokens * (PLAIN_PER_HIDDEN * shape.hidden + PLAIN_PER_FFN * shape.ffn)),
+        layer_fixed,
+    )
     activations, fixed = max(in_loss, in_layer, key=sum)
     fixed += int(PLAIN_DORA_SHARE * product_bytes(run, 0))
     return [
-        Term("hidden states kept for backward", hidden_states, Place.gpu, training, "exact, arXiv:1604.06174"),
-        Term("activations of the loss or a layer", activations, Place.gpu, training, "fitted, benchmarks/vram"),
+        Term(
+            "hidden states kept for backward",
+            hidden_states,
+            Place.gpu,
+            training,
+            "exact, arXiv:1604.06174",
+        ),
+        Term(
+            "activations of the loss or a layer",
+            activations,
+            Place.gpu,
+            training,
+            "fitted, benchmarks/vram",
+        ),
         Term("16-bit copies and slack", fixed, Place.gpu, training, "fitted, benchmarks/vram"),
     ]
 
 
 def _unchunked(run: RunConfig, tokens: int) -> list[Term]:
-    """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is taken to need as much."""
+    """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is
+    taken to need as much.
+    """
     shape, training, width = run.model.shape, Phase.training, WIDTHS[run.hardware.dtype]
     is_off = run.training.gradient_checkpointing is Checkpointing.off
     saved = EAGER_FACTOR if run.lora.dora else 1
@@ -196,9 +312,27 @@ def _unchunked(run: RunConfig, tokens: int) -> list[Term]:
     hidden_states = 0 if is_off else width * shape.layers * tokens * shape.hidden
     measured = "fitted on a CPU, benchmarks/vram"
     return [
-        Term("hidden states kept for backward", hidden_states, Place.gpu, training, "exact, arXiv:1604.06174"),
-        Term("activations of all layers", a_layer * shape.layers if is_off else 0, Place.gpu, training, measured),
+        Term(
+            "hidden states kept for backward",
+            hidden_states,
+            Place.gpu,
+            training,
+            "exact, arXiv:1604.06174",
+        ),
+        Term(
+            "activations of all layers",
+            a_layer * shape.layers if is_off else 0,
+            Place.gpu,
+            training,
+            measured,
+        ),
         Term("activations of a layer", 0 if is_off else a_layer, Place.gpu, training, measured),
-        Term("logits and their gradient", CPU_PER_LOGIT * tokens * shape.vocab, Place.gpu, training, measured),
+        Term(
+            "logits and their gradient",
+            CPU_PER_LOGIT * tokens * shape.vocab,
+            Place.gpu,
+            training,
+            measured,
+        ),
         Term("what malloc keeps", CPU_FIXED, Place.gpu, training, measured),
     ]

@@ -1,7 +1,8 @@
-"""How long a step should take: products, passes over activations, dequantisation, launches, and what crosses the host link.
+"""How long a step should take: products, passes over activations, dequantisation, launches, and
+what crosses the host link.
 
-Refuses to choose: `planner` does. Constants are what is left of measured steps (benchmarks/train); rates are the card's own,
-published in its preset or measured by `medexp.calibrate`.
+Refuses to choose: `planner` does. Constants are what is left of measured steps (benchmarks/train);
+rates are the card's own, published in its preset or measured by `medexp.calibrate`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,27 +12,35 @@ from medexp.planning.budget import Budgets, streamed_link_bytes
 from medexp.planning.memory_terms import Budget, Levers, layer_parameters
 from medexp.planning.step_memory import is_shortened
 
-# What is left of a measured step after products at the rate that medexp.calibrate measures, dequantisation and gaps, on an H200
-# (4,136 GB/s) and an H100 (2,897; benchmarks/train): a part that does not follow the memory's rate (attention and the adapters'
-# narrow products are slower than a wide one), and bytes moved a token and layer, in 16-bit passes over hidden + ffn.
+# What is left of a measured step after products at the rate that medexp.calibrate measures,
+# dequantisation and gaps, on an H200 (4,136 GB/s) and an H100 (2,897; benchmarks/train): a part
+# that does not follow the memory's rate (attention and the adapters' narrow products are slower
+# than a wide one), and bytes moved a token and layer, in 16-bit passes over hidden + ffn.
 BESIDE_WIDE_PRODUCTS = 1.25
 PASSES_BESIDE_PRODUCTS = 35
 DEQUANTISED_BYTES = 2.6  # a parameter and pass: half a byte read, two written, scales
-# Python and the driver need this long to launch a layer's kernels (forward, recompute, backward), whatever the card: on the H200
-# a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387 s for 32 layers).
+# Python and the driver need this long to launch a layer's kernels (forward, recompute, backward),
+# whatever the card: on the H200 a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387
+# s for 32 layers).
 LAUNCH_S_A_LAYER = 0.012
-# Gaps between kernels that no product hides: two micro-batches of 4,096 tokens against one of 8,192 (benchmarks/train).
+# Gaps between kernels that no product hides: two micro-batches of 4,096 tokens against one of 8,192
+# (benchmarks/train).
 GAPS_S_A_LAYER = 0.0007
-EAGER_COST = 1.016  # a step without compiled layers against one with them, 4 x 2 on the H200 (benchmarks/train)
-# Activations that wait on the host hide behind products as long as the link is at leisure. Five measured points
-# (benchmarks/train), two of them at the pace of a laptop's card, were 3 to 24 % faster than this says, none slower.
+# a step without compiled layers against one with them, 4 x 2 on the H200 (benchmarks/train)
+EAGER_COST = 1.016
+# Activations that wait on the host hide behind products as long as the link is at leisure. Five
+# measured points (benchmarks/train), two of them at the pace of a laptop's card, were 3 to 24 %
+# faster than this says, none slower.
 BUSY_LINK, OVERLAP = 0.6, 4
-DEFAULT_CARD = (100.0, 1000.0, 12.0)  # TFLOP/s, GB/s, GB/s where a preset is silent: only the order of plans is then meant
+# TFLOP/s, GB/s, GB/s where a preset is silent: only the order of plans is then meant
+DEFAULT_CARD = (100.0, 1000.0, 12.0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Levers with what they take and how fast they should be; without figures of the card (`is_timed`) only their order counts."""
+    """Levers with what they take and how fast they should be; without figures of the card
+    (`is_timed`) only their order counts.
+    """
 
     budget: Budget
     step_s: float
@@ -46,7 +55,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Seconds of one micro-batch, forward and backward: whatever its length, for every token, and at least."""
+    """Seconds of one micro-batch, forward and backward: whatever its length, for every token, and
+    at least.
+    """
 
     fixed_s: float
     token_s: float
@@ -60,15 +71,20 @@ class MicroBatch:
 def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
     """What a micro-batch of `run` takes on the card.
 
-    Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a kept layer and where nothing is
-    recomputed of it), 4 in the head.
+    Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a
+    kept layer and where nothing is recomputed of it), 4 in the head.
     """
     shape = run.model.shape
     tflops, memory, _ = _rates(run)
     recomputed = 1 - levers.kept_layers / shape.layers
-    again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0  # the MLP once more, 2 FLOP a weight
+    # the MLP once more, 2 FLOP a weight
+    again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0
     flops = _flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again
-    left_out = recomputed * shape.layers * shape.hidden * shape.ffn if is_shortened(run) and not levers.tiled_mlp else 0
+    left_out = (
+        recomputed * shape.layers * shape.hidden * shape.ffn
+        if is_shortened(run) and not levers.tiled_mlp
+        else 0
+    )
     products_s = BESIDE_WIDE_PRODUCTS * (flops - 2 * left_out) / (tflops * 1e12)
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
@@ -78,14 +94,28 @@ def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
     gaps_s = shape.layers * GAPS_S_A_LAYER
     eager = 1.0 if levers.compiled else EAGER_COST
-    return MicroBatch(eager * (dequantised_s + gaps_s), eager * (products_s + beside_s), eager * launched_s)
+    return MicroBatch(
+        eager * (dequantised_s + gaps_s), eager * (products_s + beside_s), eager * launched_s
+    )
 
 
 def short_micro_batch(run: RunConfig) -> MicroBatch:
-    """What a micro-batch of `run` (levers set) takes when it is shorter than planned; streamed layers cross the link in full."""
+    """What a micro-batch of `run` (levers set) takes when it is shorter than planned; streamed
+    layers cross the link in full.
+    """
     hardware = run.hardware
-    streamed, kept = (each if isinstance(each, int) else 0 for each in (hardware.offload_layers, hardware.checkpoint_skip_layers))
-    levers = Levers(1, 1, streamed, kept_layers=kept, compiled=hardware.compile_layers is True, tiled_mlp=hardware.tile_mlp is True)
+    streamed, kept = (
+        each if isinstance(each, int) else 0
+        for each in (hardware.offload_layers, hardware.checkpoint_skip_layers)
+    )
+    levers = Levers(
+        1,
+        1,
+        streamed,
+        kept_layers=kept,
+        compiled=hardware.compile_layers is True,
+        tiled_mlp=hardware.tile_mlp is True,
+    )
     whole = on_card(run, levers)
     streamed_s = streamed_link_bytes(run, streamed) / (_rates(run)[2] * 1e9)
     return replace(whole, least_s=max(whole.least_s, streamed_s))
@@ -111,11 +141,23 @@ class Predictions:
         tokens = levers.micro_batch * run.training.max_seq_tokens
         on_card_s = levers.accumulation * self._micro_batch(levers).seconds(tokens)
         linked_s = needed.link_bytes / link_a_s
-        looked_up_s = levers.accumulation * tokens * 2 * run.model.shape.hidden / link_a_s if levers.embedding_on_host else 0.0
-        step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s  # copies nearly hide behind products
+        looked_up_s = (
+            levers.accumulation * tokens * 2 * run.model.shape.hidden / link_a_s
+            if levers.embedding_on_host
+            else 0.0
+        )
+        # copies nearly hide behind products
+        step_s = max(on_card_s, linked_s) + 0.002 * min(on_card_s, linked_s) + looked_up_s
         if levers.kept_on_host:
-            step_s = (on_card_s**OVERLAP + (linked_s / BUSY_LINK) ** OVERLAP) ** (1 / OVERLAP) + looked_up_s
-        return Plan(needed, step_s, levers.accumulation * tokens / step_s, is_timed=run.hardware.matmul_tflops is not None)
+            step_s = (on_card_s**OVERLAP + (linked_s / BUSY_LINK) ** OVERLAP) ** (
+                1 / OVERLAP
+            ) + looked_up_s
+        return Plan(
+            needed,
+            step_s,
+            levers.accumulation * tokens / step_s,
+            is_timed=run.hardware.matmul_tflops is not None,
+        )
 
     def _micro_batch(self, levers: Levers) -> MicroBatch:
         key = (levers.kept_layers, levers.compiled, levers.tiled_mlp)
@@ -128,12 +170,15 @@ def _rates(run: RunConfig) -> tuple[float, float, float]:
     """TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
     hardware = run.hardware
     known = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
-    tflops, memory, link = (rate or default for rate, default in zip(known, DEFAULT_CARD, strict=True))
+    tflops, memory, link = (
+        rate or default for rate, default in zip(known, DEFAULT_CARD, strict=True)
+    )
     return tflops, memory, link
 
 
 def _flops_a_token(shape: ModelShape, seq: int, recomputed: float) -> float:
-    attention = 2 * seq * shape.heads * shape.head_dim  # causal: half of 4 x seq x width, a layer and forward pass
-    return shape.layers * ((4 + 2 * recomputed) * layer_parameters(shape) + (3.5 + recomputed) * attention) + (
-        4 * shape.vocab * shape.hidden
-    )
+    # causal: half of 4 x seq x width, a layer and forward pass
+    attention = 2 * seq * shape.heads * shape.head_dim
+    return shape.layers * (
+        (4 + 2 * recomputed) * layer_parameters(shape) + (3.5 + recomputed) * attention
+    ) + (4 * shape.vocab * shape.hidden)

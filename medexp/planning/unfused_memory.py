@@ -1,7 +1,9 @@
-"""What DoRA and trained biases take on a card: neither goes through Unsloth's fused kernels, so more is kept for the backward pass.
+"""What DoRA and trained biases take on a card: neither goes through Unsloth's fused kernels, so
+more is kept for the backward pass.
 
-PEFT's DoRA also makes the adapter's whole product of each projection from an identity matrix, in float32 and anew in every pass
-(peft.tuners.lora.dora); in compiled layers the matrix is never made. Fitted on 17 points (benchmarks/vram, grid_unfused.json).
+PEFT's DoRA also makes the adapter's whole product of each projection from an identity matrix, in
+float32 and anew in every pass (peft.tuners.lora.dora); in compiled layers the matrix is never made.
+Fitted on 17 points (benchmarks/vram, grid_unfused.json).
 """
 
 from medexp.config.schema import Bias, Engine, Family, RunConfig
@@ -9,14 +11,17 @@ from medexp.planning.memory_terms import linear_sizes
 from medexp.system.units import MIB
 
 MLP = ("gate_proj", "up_proj", "down_proj")
-# Compiled layers, bytes reserved in a step: 12 points with DoRA, between -1.0 and +1.8 % of the whole, and 5 with trained biases,
-# between -0.3 and +3.0 %. An MLP without an adapter is as it is without DoRA.
+# Compiled layers, bytes reserved in a step: 12 points with DoRA, between -1.0 and +1.8 % of the
+# whole, and 5 with trained biases, between -0.3 and +3.0 %. An MLP without an adapter is as it is
+# without DoRA.
 DORA_PER_HIDDEN, DORA_PER_FFN, DORA_PER_WEIGHT, DORA_FIXED = 31.4, 18.1, 9.12, 135 * MIB
 BIAS_PER_HIDDEN, BIAS_PER_FFN, BIAS_FIXED = 14.2, 7.6, 102 * MIB
 DORA_PER_FFN_BESIDE, FORWARD_PER_FFN_BESIDE = 4.1, 3
-# Layers that are not compiled: cautious, one point took 11 % less than this says. PEFT saves more of a projection.
+# Layers that are not compiled: cautious, one point took 11 % less than this says. PEFT saves more
+# of a projection.
 EAGER_FACTOR = 2.5
-# A pass without gradients, bytes allocated: the product of the largest projection, or the activations; to 4 % on 12 points.
+# A pass without gradients, bytes allocated: the product of the largest projection, or the
+# activations; to 4 % on 12 points.
 IDENTITY, PRODUCT, PRODUCT_PER_INPUT, PRODUCT_FIXED = 4, 8, 9, 24 * MIB
 FORWARD_PER_WEIGHT, FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 8.7, 11, 10
 FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB  # what the allocator reserves on top
@@ -28,14 +33,16 @@ def is_fused(run: RunConfig) -> bool:
 
 
 def can_stream(run: RunConfig) -> bool:
-    """Can layers wait on the host? Not with DoRA, whose magnitudes are made of weights on the card (a CUDA error in PEFT), nor
-    where biases of a streamed layer would be trained."""
+    """Can layers wait on the host? Not with DoRA, whose magnitudes are made of weights on the card
+    (a CUDA error in PEFT), nor where biases of a streamed layer would be trained."""
     trains_its_biases = run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
     return run.hardware.engine is Engine.unsloth and not run.lora.dora and not trains_its_biases
 
 
 def compiled_step(run: RunConfig, tokens: int) -> tuple[int, int]:
-    """Bytes of a step of `tokens` in compiled layers: what grows with the tokens, and all that is reserved."""
+    """Bytes of a step of `tokens` in compiled layers: what grows with the tokens, and all that is
+    reserved.
+    """
     shape = run.model.shape
     if not run.lora.dora:
         slope = int(2 * tokens * (BIAS_PER_HIDDEN * shape.hidden + BIAS_PER_FFN * shape.ffn))
@@ -46,10 +53,15 @@ def compiled_step(run: RunConfig, tokens: int) -> tuple[int, int]:
 
 
 def product_bytes(run: RunConfig, tokens: int) -> int:
-    """Bytes of DoRA's largest product, made for a pass over `tokens` in layers that are not compiled; 0 without DoRA."""
+    """Bytes of DoRA's largest product, made for a pass over `tokens` in layers that are not
+    compiled; 0 without DoRA.
+    """
     if not run.lora.dora:
         return 0
-    takes = (each * (IDENTITY * each + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens) for each, outputs in _tuned_sizes(run))
+    takes = (
+        each * (IDENTITY * each + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
+        for each, outputs in _tuned_sizes(run)
+    )
     return max(takes) + PRODUCT_FIXED
 
 
@@ -57,11 +69,17 @@ def forward_bytes(run: RunConfig, tokens: int) -> int:
     """Bytes allocated in a pass of DoRA over `tokens` without gradients."""
     shape, per_ffn = run.model.shape, FORWARD_PER_FFN if is_in_mlp(run) else FORWARD_PER_FFN_BESIDE
     activations = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn)
-    return max(product_bytes(run, tokens), int(FORWARD_PER_WEIGHT * _largest_weight(run)) + activations)
+    return max(
+        product_bytes(run, tokens), int(FORWARD_PER_WEIGHT * _largest_weight(run)) + activations
+    )
 
 
 def _tuned_sizes(run: RunConfig) -> list[tuple[int, int]]:
-    return [size for name, size in linear_sizes(run.model.shape).items() if name in run.lora.target_modules]
+    return [
+        size
+        for name, size in linear_sizes(run.model.shape).items()
+        if name in run.lora.target_modules
+    ]
 
 
 def _largest_weight(run: RunConfig) -> int:

@@ -1,4 +1,6 @@
-"""An answer cut into pieces that can be shown: by section, and within it what counts against it. Text only; a page colours them."""
+"""An answer cut into pieces that can be shown: by section, and within it what counts against it.
+Text only; a page colours them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Block:
-    """A run of an answer under one heading: `section` is reasoning, one of the four, or "" before any heading."""
+    """A run of an answer under one heading: `section` is reasoning, one of the four, or "" before
+    any heading.
+    """
 
     section: str
     pieces: tuple[Piece, ...]
@@ -39,12 +43,18 @@ def blocks(text: str, scored: Scored | None = None) -> list[Block]:
             start = at
         section = heading or section
         at += len(line)
-    return [*found, Block(section, _pieces(text, start, len(text), marks))] if start < len(text) else found
+    return (
+        [*found, Block(section, _pieces(text, start, len(text), marks))]
+        if start < len(text)
+        else found
+    )
 
 
 def _marks(scored: Scored) -> list[tuple[int, int, str]]:
     claims = [(each.start, each.end, f"unsupported {each.kind}") for each in scored.claims]
-    against = [(each.start, each.end, f"contradicts the {each.about}") for each in scored.contradictions]
+    against = [
+        (each.start, each.end, f"contradicts the {each.about}") for each in scored.contradictions
+    ]
     kept = list(against)  # a contradiction says more than that the same words are unsupported
     for mark in claims:
         if not any(mark[0] < end and start < mark[1] for start, end, _ in kept):
@@ -52,7 +62,9 @@ def _marks(scored: Scored) -> list[tuple[int, int, str]]:
     return sorted(kept)
 
 
-def _pieces(text: str, start: int, end: int, marks: Sequence[tuple[int, int, str]]) -> tuple[Piece, ...]:
+def _pieces(
+    text: str, start: int, end: int, marks: Sequence[tuple[int, int, str]]
+) -> tuple[Piece, ...]:
     pieces, at = [], start
     for left, right, why in marks:
         if start <= left and right <= end:

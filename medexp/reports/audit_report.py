@@ -1,4 +1,6 @@
-"""The audit as one self-contained HTML page: figures, histograms, findings, and three cases with what is learnt in colour."""
+"""The audit as one self-contained HTML page: figures, histograms, findings, and three cases with
+what is learnt in colour.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -37,17 +39,21 @@ def page(run: RunConfig, seen: Inspection) -> str:
     body = [
         f"<h1>{escape(title)}</h1><p>{escape(seen.audit.sentence())}</p>",
         _rules(seen),
-        "<h2>What became of the records</h2>" + _table(("records", "training", "held out", "why"), list(_funnel(seen))),
+        "<h2>What became of the records</h2>"
+        + _table(("records", "training", "held out", "why"), list(_funnel(seen))),
         "<h2>Tokens per case (training)</h2>",
         f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
-        "<div class='charts'>" + "".join(_histogram(name, each) for name, each in seen.lengths.items()) + "</div>",
+        "<div class='charts'>"
+        + "".join(_histogram(name, each) for name, each in seen.lengths.items())
+        + "</div>",
         "<h2>What the loss is taken on</h2>" + _shares(seen),
         "<h2>Three cases: the shortest, the middle, the longest</h2>" + _key(seen),
         *map(_case, seen.previews),
         *_repeats("Training questions that nearly repeat another one", seen.repeats),
         *_repeats("Training questions that nearly repeat a held-out one", seen.near_held_out),
         *_leaks(seen.leaks),
-        "<h2>Reasoning and language</h2>" + _table(("finding", "training cases"), [*_reasoning(seen), *_languages(seen)]),
+        "<h2>Reasoning and language</h2>"
+        + _table(("finding", "training cases"), [*_reasoning(seen), *_languages(seen)]),
     ]
     view = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
     head = f"<meta charset='utf-8'>{view}<title>{escape(title)}</title><style>{_STYLE}</style>"
@@ -56,8 +62,13 @@ def page(run: RunConfig, seen: Inspection) -> str:
 
 def _rules(seen: Inspection) -> str:
     if not seen.broken:
-        return f"<p class='ok'>All checks passed. Looked for overlap with: {escape(', '.join(seen.measured))}.</p>"
-    return "<ul>" + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in seen.broken) + "</ul>"
+        return (
+            "<p class='ok'>All checks passed. Looked for overlap with:"
+            f" {escape(', '.join(seen.measured))}.</p>"
+        )
+    return (
+        "<ul>" + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in seen.broken) + "</ul>"
+    )
 
 
 def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
@@ -70,7 +81,12 @@ def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
     if whole.faulty:
         yield f"{whole.faulty:,} left out", "", "", "cannot be read as cases (dataset.faulty=drop)"
     if whole.told_apart:
-        yield f"{whole.told_apart:,} told apart", "", "", "the answer began with its reasoning, in <think> marks"
+        yield (
+            f"{whole.told_apart:,} told apart",
+            "",
+            "",
+            "the answer began with its reasoning, in <think> marks",
+        )
     if whole.plain_control:
         yield (
             f"{whole.plain_control:,} with marks",
@@ -86,9 +102,17 @@ def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
             "the same question, whatever its case and spaces, stands there before",
         )
     if whole.withheld:
-        yield f"{whole.withheld:,} withheld", f"{whole.withheld:,}", "", "the question or its group is held out from another part"
+        yield (
+            f"{whole.withheld:,} withheld",
+            f"{whole.withheld:,}",
+            "",
+            "the question or its group is held out from another part",
+        )
     limit = f"longer than the limit ({seen.max_tokens:,} tokens in training), "
-    dropped, trimmed = train.dropped_overlong + held_out.dropped_overlong, train.trimmed_reasoning + held_out.trimmed_reasoning
+    dropped, trimmed = (
+        train.dropped_overlong + held_out.dropped_overlong,
+        train.trimmed_reasoning + held_out.trimmed_reasoning,
+    )
     if dropped:
         yield (
             f"{dropped:,} dropped",
@@ -99,7 +123,12 @@ def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
     yield f"{train.kept + held_out.kept:,} kept", f"{train.kept:,}", f"{held_out.kept:,}", ""
     if trimmed:
         what = limit + "so the reasoning ends at an earlier sentence; answer and EOS are whole"
-        yield f"{trimmed:,} of them trimmed", f"{train.trimmed_reasoning:,}", f"{held_out.trimmed_reasoning:,}", what
+        yield (
+            f"{trimmed:,} of them trimmed",
+            f"{train.trimmed_reasoning:,}",
+            f"{held_out.trimmed_reasoning:,}",
+            what,
+        )
     for part in whole.parts if len(whole.parts) > 1 else ():
         draws = f"{part.drawn:,} draws, each case {part.drawn / part.kept:.1f} times"
         yield f"part {part.name}", f"{part.kept:,}", "", f"weight {part.weight:g}: {draws}"
@@ -110,37 +139,52 @@ def _histogram(name: str, lengths: Lengths) -> str:
     tallest, count, width, height = max(lengths.bins), len(lengths.bins), 320, 120
     step = width / count
     bars = "".join(
-        f"<rect x='{place * step:.1f}' y='{height - height * cases / tallest:.1f}' width='{step * 0.9:.1f}' "
-        f"height='{height * cases / tallest:.1f}' fill='#2a78b5'><title>{place * lengths.width} to "
-        f"{(place + 1) * lengths.width - 1} tokens: {cases} cases</title></rect>"
+        f"<rect x='{place * step:.1f}' y='{height - height * cases / tallest:.1f}'"
+        f" width='{step * 0.9:.1f}' height='{height * cases / tallest:.1f}'"
+        f" fill='#2a78b5'><title>{place * lengths.width} to {(place + 1) * lengths.width - 1}"
+        f" tokens: {cases} cases</title></rect>"
         for place, cases in enumerate(lengths.bins)
     )
-    ticks = f"<text x='0' y='{height + 15}' font-size='11'>0</text>" + (
-        f"<text x='{width}' y='{height + 15}' font-size='11' text-anchor='end'>{count * lengths.width:,}</text>"
+    ticks = (
+        f"<text x='0' y='{height + 15}' font-size='11'>0</text>"
+        + f"<text x='{width}' y='{height + 15}' font-size='11'"
+        f" text-anchor='end'>{count * lengths.width:,}</text>"
     )
     figures = f"median {lengths.median:g}, p95 {lengths.p95:,}, longest {lengths.longest:,}"
     label = f"{escape(name)}: {figures}"
     return (
-        f"<figure style='margin:0'><figcaption><b>{escape(name)}</b> <span class='small'>{figures}</span></figcaption>"
-        f"<svg viewBox='0 0 {width} {height + 20}' width='{width}' height='{height + 20}' role='img' aria-label='{label}'>"
-        f"{bars}{ticks}</svg></figure>"
+        f"<figure style='margin:0'><figcaption><b>{escape(name)}</b> <span"
+        f" class='small'>{figures}</span></figcaption><svg viewBox='0 0 {width} {height + 20}'"
+        f" width='{width}' height='{height + 20}' role='img'"
+        f" aria-label='{label}'>{bars}{ticks}</svg></figure>"
     )
 
 
 def _shares(seen: Inspection) -> str:
     total = sum(seen.label_tokens.values())
     bars = "".join(
-        f"<div title='{escape(name)}' style='width:{100 * count / total:.2f}%;background:{COLOURS[Role(name)]};height:1.6em'></div>"
+        f"<div title='{escape(name)}'"
+        f" style='width:{100 * count / total:.2f}%;background:{COLOURS[Role(name)]};height:1.6em'></div>"
         for name, count in seen.label_tokens.items()
     )
-    rows = [(name, f"{count:,}", f"{100 * count / total:.1f} %") for name, count in seen.label_tokens.items()]
-    return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _table(("labels that are", "tokens", "share"), rows)
+    rows = [
+        (name, f"{count:,}", f"{100 * count / total:.1f} %")
+        for name, count in seen.label_tokens.items()
+    ]
+    return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _table(
+        ("labels that are", "tokens", "share"), rows
+    )
 
 
 def _key(seen: Inspection) -> str:
     learnt = {role: colour for role, colour in COLOURS.items() if role.value in seen.label_tokens}
-    names = "".join(f"<span style='background:{colour}'>{role.value}</span>" for role, colour in learnt.items())
-    return f"<p class='key'>In the loss: {names} <span class='off'>grey: read, not in the loss</span></p>"
+    names = "".join(
+        f"<span style='background:{colour}'>{role.value}</span>" for role, colour in learnt.items()
+    )
+    return (
+        f"<p class='key'>In the loss: {names} <span class='off'>grey: read, not in the"
+        " loss</span></p>"
+    )
 
 
 def _case(pieces: Sequence[Piece]) -> str:
@@ -156,8 +200,12 @@ def _piece(piece: Piece) -> str:
 
 def _repeats(title: str, found: Sequence[Repeat]) -> Iterator[str]:
     if found:
-        rows = [(each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:EXAMPLES]]
-        yield f"<h2>{escape(title)}: {_counted(found)}</h2>" + _table(("question", "repeats", "similarity"), rows)
+        rows = [
+            (each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:EXAMPLES]
+        ]
+        yield f"<h2>{escape(title)}: {_counted(found)}</h2>" + _table(
+            ("question", "repeats", "similarity"), rows
+        )
 
 
 def _counted(found: Sequence[object]) -> str:
@@ -167,7 +215,8 @@ def _counted(found: Sequence[object]) -> str:
 def _leaks(found: Sequence[Leak]) -> Iterator[str]:
     if found:
         rows = [
-            (each.question, each.measured, "whole question" if each.same_question else each.shared) for each in found[:EXAMPLES]
+            (each.question, each.measured, "whole question" if each.same_question else each.shared)
+            for each in found[:EXAMPLES]
         ]
         yield f"<h2>Training cases that share text with what is measured on: {_counted(found)}</h2>"
         yield _table(("question", "measured on", "shared"), rows)
@@ -179,7 +228,10 @@ def _reasoning(seen: Inspection) -> Iterator[tuple[str, str]]:
     yield "another case's reasoning", str(len(faults.of_another_case))
     yield "reasoning that is the answer", str(len(faults.same_as_answer))
     yield "repetitive reasoning", str(len(faults.in_circles))
-    yield "a word for a missing value as answer or reasoning, held-out cases too", str(len(seen.missing_values))
+    yield (
+        "a word for a missing value as answer or reasoning, held-out cases too",
+        str(len(seen.missing_values)),
+    )
 
 
 def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:
@@ -190,11 +242,17 @@ def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The table in a box that scrolls; a column of figures alone is set to the right."""
     figures = [
-        any(row[place] for row in rows) and all(_FIGURE.fullmatch(row[place]) for row in rows) for place in range(len(columns))
+        any(row[place] for row in rows) and all(_FIGURE.fullmatch(row[place]) for row in rows)
+        for place in range(len(columns))
     ]
     looks = [" class='n'" if each else "" for each in figures]
-    head = "".join(f"<th{look}>{escape(column)}</th>" for look, column in zip(looks, columns, strict=True))
+    head = "".join(
+        f"<th{look}>{escape(column)}</th>" for look, column in zip(looks, columns, strict=True)
+    )
     body = "".join(
-        "<tr>" + "".join(f"<td{look}>{escape(cell)}</td>" for look, cell in zip(looks, row, strict=True)) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td{look}>{escape(cell)}</td>" for look, cell in zip(looks, row, strict=True))
+        + "</tr>"
+        for row in rows
     )
     return f"<div class='wide' tabindex='0'><table><tr>{head}</tr>{body}</table></div>"

@@ -1,4 +1,6 @@
-"""Charts: what fits over rank x sequence length as PNG and HTML table; a run's loss and the lengths of its answers as SVG text."""
+"""Charts: what fits over rank x sequence length as PNG and HTML table; a run's loss and the lengths
+of its answers as SVG text.
+"""
 
 import html
 import io
@@ -10,7 +12,8 @@ from medexp.planning.planner import Cell, sentence
 
 _FITS, _DOES_NOT = "#2a78b5", "#d9d9d9"
 _BEFORE, _AFTER, _LIMIT = "#8f99a8", "#2a78b5", "#c23030"
-_INK, _DARKEST = "#0a1c2c", 0.7  # how much of the colour the fastest cell has: dark words are easily read on it
+# how much of the colour the fastest cell has: dark words are easily read on it
+_INK, _DARKEST = "#0a1c2c", 0.7
 
 
 def draw_frontier(cells: Sequence[Cell], title: str, folder: Path) -> tuple[Path, Path]:
@@ -25,20 +28,26 @@ def draw_frontier(cells: Sequence[Cell], title: str, folder: Path) -> tuple[Path
     return png, page
 
 
-def loss_curve_svg(training: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]) -> str:
+def loss_curve_svg(
+    training: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]
+) -> str:
     """Training and held-out loss over steps, as an SVG element."""
     figure, axes = _small_figure()
     axes.plot(*zip(*training, strict=True), color=_BEFORE, linewidth=1.2, label="training")
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), color=_AFTER, marker="o", markersize=4, label="held out")
+        axes.plot(
+            *zip(*held_out, strict=True), color=_AFTER, marker="o", markersize=4, label="held out"
+        )
     axes.set(xlabel="step", ylabel="loss, nats a token")
     axes.legend(frameon=False)
     return _svg(figure)
 
 
-def length_histogram_svg(before: Sequence[tuple[int, bool]], after: Sequence[tuple[int, bool]]) -> str:
-    """How long the answers are, before and after, as an SVG element: (tokens, did it end by itself) of each. Those that the limit
-    cut off stand apart, beyond the line that marks it."""
+def length_histogram_svg(
+    before: Sequence[tuple[int, bool]], after: Sequence[tuple[int, bool]]
+) -> str:
+    """How long the answers are, before and after, as an SVG element: (tokens, did it end by itself)
+    of each. Those that the limit cut off stand apart, beyond the line that marks it."""
     figure, axes = _small_figure()
     sides = (before, after)
     limit = max((tokens for side in sides for tokens, ended in side if not ended), default=0)
@@ -47,7 +56,9 @@ def length_histogram_svg(before: Sequence[tuple[int, bool]], after: Sequence[tup
     ended = [[tokens for tokens, has_ended in side if has_ended] for side in sides]
     axes.hist(ended, bins, color=[_BEFORE, _AFTER], label=["before", "after"])
     if limit:
-        _cut_off(axes, limit, longest, [sum(not has_ended for _, has_ended in side) for side in sides])
+        _cut_off(
+            axes, limit, longest, [sum(not has_ended for _, has_ended in side) for side in sides]
+        )
     axes.set(xlabel="tokens of the whole answer", ylabel="answers")
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
@@ -55,12 +66,23 @@ def length_histogram_svg(before: Sequence[tuple[int, bool]], after: Sequence[tup
 
 
 def _cut_off(axes: Any, limit: int, longest: int, counts: Sequence[int]) -> None:
-    """The line of the limit, and beyond it, where no scale is, how many answers it cut off before and after."""
+    """The line of the limit, and beyond it, where no scale is, how many answers it cut off before
+    and after.
+    """
     width, places = longest / 20, (longest + longest / 20, longest + longest / 10)
     axes.axvline(limit, color=_LIMIT, linestyle="--", linewidth=1, label=f"limit, {limit} tokens")
-    axes.bar(places, counts, width, color=[_BEFORE, _AFTER], hatch="///", edgecolor="white", linewidth=0)
+    axes.bar(
+        places, counts, width, color=[_BEFORE, _AFTER], hatch="///", edgecolor="white", linewidth=0
+    )
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= limit])
-    axes.annotate("cut off", (sum(places) / 2, 0), (0, -12), textcoords="offset points", ha="center", fontsize=9)
+    axes.annotate(
+        "cut off",
+        (sum(places) / 2, 0),
+        (0, -12),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+    )
     axes.set_xlim(0, longest + 3 * width)
 
 
@@ -77,7 +99,8 @@ def _svg(figure: Any) -> str:
     from matplotlib import rc_context
 
     text = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medexp"}):  # text stays text; the same ids for the same chart
+    # text stays text; the same ids for the same chart
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medexp"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -99,8 +122,17 @@ def _draw_png(cells: Sequence[Cell], title: str, file: Path) -> None:
         axes.text(column, row, _word(cell), ha="center", va="center", color=_INK, fontsize=9)
     axes.set_xticks(range(len(seqs)), [f"{seq:,}" for seq in seqs])
     axes.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
-    axes.set(xlim=(-0.5, len(seqs) - 0.5), ylim=(-0.5, len(ranks) - 0.5), xlabel="sequence length, tokens", ylabel="LoRA rank")
-    shown = "predicted tokens/s where a plan fits" if _is_timed(cells) else "where a plan fits; speeds are not known"
+    axes.set(
+        xlim=(-0.5, len(seqs) - 0.5),
+        ylim=(-0.5, len(ranks) - 0.5),
+        xlabel="sequence length, tokens",
+        ylabel="LoRA rank",
+    )
+    shown = (
+        "predicted tokens/s where a plan fits"
+        if _is_timed(cells)
+        else "where a plan fits; speeds are not known"
+    )
     axes.set_title(f"{title}\n{shown}", fontsize=10, loc="left")
     figure.savefig(file, dpi=144)
 
@@ -124,7 +156,9 @@ def _shade(cell: Cell, fastest: float) -> str:
     if cell.plan is None:
         return _DOES_NOT
     strength = _DARKEST * (cell.plan.tokens_per_s / fastest if cell.plan.is_timed else 1.0)
-    return "#" + "".join(f"{round(255 - (255 - part) * strength):02x}" for part in bytes.fromhex(_FITS[1:]))
+    return "#" + "".join(
+        f"{round(255 - (255 - part) * strength):02x}" for part in bytes.fromhex(_FITS[1:])
+    )
 
 
 def _rectangle(column: int, row: int, color: str) -> Any:
@@ -138,14 +172,18 @@ def _page(cells: Sequence[Cell], title: str) -> str:
     by_place, fastest = {(cell.rank, cell.seq): cell for cell in cells}, _fastest(cells)
     head = "".join(f"<th scope='col'>{seq:,}</th>" for seq in seqs)
     rows = "".join(
-        f"<tr><th scope='row'>{rank}</th>" + "".join(_table_cell(by_place[rank, seq], fastest) for seq in seqs) + "</tr>"
+        f"<tr><th scope='row'>{rank}</th>"
+        + "".join(_table_cell(by_place[rank, seq], fastest) for seq in seqs)
+        + "</tr>"
         for rank in reversed(ranks)
     )
     plans = "".join(_plan(by_place[rank, seq]) for rank in reversed(ranks) for seq in seqs)
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport'"
+        " content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{_what(cells)} – means that no plan fits. Choose a cell for its plan, below.</p>"
+        f"<h1>{html.escape(title)}</h1><p>{_what(cells)} – means that no plan fits. Choose a cell"
+        " for its plan, below.</p>"
         f"<div class='wide' tabindex='0'><table><tr><th>rank</th>{head}</tr>{rows}</table></div>"
         f"<h2>Plans</h2><ul>{plans}</ul></html>"
     )
@@ -160,27 +198,33 @@ def _what(cells: Sequence[Cell]) -> str:
 
 
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72em;padding:1.2em}h1{font-size:1.4em}h2{font-size:1.1em}"
-    "table{border-spacing:3px}td,th{padding:.5em .8em;text-align:right;white-space:nowrap}th[scope=row],th:first-child"
-    "{position:sticky;left:0;background:white}"
-    "td a{color:inherit;display:block;margin:-.5em -.8em;padding:.5em .8em}li:target{background:#fff3c4}"
-    f"td{{color:{_INK}}}td.not{{background:{_DOES_NOT}}}"
-    ".wide{overflow-x:auto;background:linear-gradient(to left,white 30%,transparent) right/2.5em 100% no-repeat local,"
-    "linear-gradient(to left,#999,transparent) right/.8em 100% no-repeat scroll}"
+    "body{font:15px/1.5 system-ui,sans-serif;margin:0"
+    " auto;max-width:72em;padding:1.2em}h1{font-size:1.4em}h2{font-size:1.1em}table{border-spacing:3px}td,th{padding:.5em"
+    " .8em;text-align:right;white-space:nowrap}th[scope=row],th:first-child{position:sticky;left:0;background:white}td"
+    " a{color:inherit;display:block;margin:-.5em -.8em;padding:.5em"
+    f" .8em}}li:target{{background:#fff3c4}}td{{color:{_INK}}}td.not{{background:{_DOES_NOT}}}.wide{{overflow-x:auto;background:linear-gradient(to"
+    " left,white 30%,transparent) right/2.5em 100% no-repeat local,linear-gradient(to"
+    " left,#999,transparent) right/.8em 100% no-repeat scroll}"
 )
 
 
 def _table_cell(cell: Cell, fastest: float) -> str:
     if cell.plan is None:
         return "<td class='not' title='nothing fits'>–</td>"
-    look, plan = f"background:{_shade(cell, fastest)}", html.escape(sentence(cell.plan, None), quote=True)
+    look, plan = (
+        f"background:{_shade(cell, fastest)}",
+        html.escape(sentence(cell.plan, None), quote=True),
+    )
     return f"<td style='{look}' title='{plan}'><a href='#{_anchor(cell)}'>{_word(cell)}</a></td>"
 
 
 def _plan(cell: Cell) -> str:
     if cell.plan is None:
         return ""
-    return f"<li id='{_anchor(cell)}'><b>r={cell.rank}, {cell.seq:,} tokens</b>: {html.escape(sentence(cell.plan, None))}</li>"
+    return (
+        f"<li id='{_anchor(cell)}'><b>r={cell.rank}, {cell.seq:,} tokens</b>:"
+        f" {html.escape(sentence(cell.plan, None))}</li>"
+    )
 
 
 def _anchor(cell: Cell) -> str:

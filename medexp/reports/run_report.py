@@ -1,5 +1,5 @@
-"""report.html of a run: one file that opens offline, in a browser or in MLflow's artifact view. Nothing in it is loaded from
-elsewhere."""
+"""report.html of a run: one file that opens offline, in a browser or in MLflow's artifact view.
+Nothing in it is loaded from elsewhere."""
 
 import re
 from collections.abc import Sequence
@@ -15,15 +15,19 @@ from medexp.reports.annotations import Block, blocks
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.units import GIB, figure
 
-_HEADING, _ITEM, _STRONG = re.compile(r"\s*#{1,6}\s+(.+)"), re.compile(r"^(\s*)[-*]\s+"), re.compile(r"\*\*(\S(?:.*?\S)?)\*\*")
+_HEADING, _ITEM, _STRONG = (
+    re.compile(r"\s*#{1,6}\s+(.+)"),
+    re.compile(r"^(\s*)[-*]\s+"),
+    re.compile(r"\*\*(\S(?:.*?\S)?)\*\*"),
+)
 _EDGES = re.compile(r"^\W+|\W+$")
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
 class About:
-    """What the page says of the run beside its measures: a title, rows of facts, curves of (step, loss), bytes of VRAM (0: no
-    card)."""
+    """What the page says of the run beside its measures: a title, rows of facts, curves of (step,
+    loss), bytes of VRAM (0: no card)."""
 
     title: str
     facts: Sequence[tuple[str, str]]
@@ -46,12 +50,16 @@ class Shown:
 
 
 def filled(name: str, **values: object) -> str:
-    """The template `name` filled with `values` and with what every page knows: the size of a GiB, the warning, how figures are
-    written."""
+    """The template `name` filled with `values` and with what every page knows: the size of a GiB,
+    the warning, how figures are written."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"figure": figure, "interval": interval, "rendered": rendered}
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
@@ -67,23 +75,39 @@ def render(record: Record, card: Card, about: About) -> str:
         about=about,
         card=card,
         cases=_shown(record, card),
-        loss_curve=charts.loss_curve_svg(about.training_loss, about.held_out_loss) if about.training_loss else "",
+        loss_curve=(
+            charts.loss_curve_svg(about.training_loss, about.held_out_loss)
+            if about.training_loss
+            else ""
+        ),
         lengths=charts.length_histogram_svg(*lengths) if record.cases else "",
         accuracies=accuracies(record),
-        vram=[("planned", about.planned_bytes), ("measured", about.measured_bytes)] if about.ceiling_bytes else [],
+        vram=(
+            [("planned", about.planned_bytes), ("measured", about.measured_bytes)]
+            if about.ceiling_bytes
+            else []
+        ),
     )
 
 
 def rendered(block: Block) -> Any:
-    """The words of `block` as HTML, its Markdown drawn; without the mark that ends reasoning, which its colour says. "" where there
-    are none."""
+    """The words of `block` as HTML, its Markdown drawn; without the mark that ends reasoning, which
+    its colour says. "" where there are none."""
     from markupsafe import Markup, escape
 
     marked = "".join(
-        f'<u title="{escape(each.against)}">{escape(each.text)}</u>' if each.against else str(escape(each.text))
+        (
+            f'<u title="{escape(each.against)}">{escape(each.text)}</u>'
+            if each.against
+            else str(escape(each.text))
+        )
         for each in block.pieces
     )
-    shown = marked.rstrip().removesuffix(str(escape("</think>"))) if block.section == "reasoning" else marked
+    shown = (
+        marked.rstrip().removesuffix(str(escape("</think>")))
+        if block.section == "reasoning"
+        else marked
+    )
     return Markup("\n".join(map(_line, shown.strip("\n").splitlines())).strip())
 
 
@@ -103,7 +127,10 @@ def interval(line: Line) -> str:
 def _shown(record: Record, card: Card) -> list[Shown]:
     found = []
     for case, before, after in zip(record.cases, card.before, card.after, strict=True):
-        counts = [f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported" for each in (before, after)]
+        counts = [
+            f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported"
+            for each in (before, after)
+        ]
         found.append(
             Shown(
                 case.question,

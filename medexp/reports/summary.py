@@ -1,4 +1,6 @@
-"""What a finished run says about itself: the summary, and every answered question before and after. Text only."""
+"""What a finished run says about itself: the summary, and every answered question before and after.
+Text only.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,13 +9,17 @@ from medexp.data.cases import Case
 from medexp.evaluation.paired_stats import Comparison
 from medexp.system.units import GIB, duration
 
-NOT_FOR_CLINICAL_USE = "Not for clinical use: these answers are a model's, written to study fine-tuning, and can be wrong."
+NOT_FOR_CLINICAL_USE = (
+    "Not for clinical use: these answers are a model's, written to study fine-tuning, and can be"
+    " wrong."
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of a finished run. Losses in nats a token, over all tokens; `last_loss` is the training loss of the last step;
-    `loss` compares held-out cases by their tokens, `structure` the answers one by one (None where none were asked for)."""
+    """The figures of a finished run. Losses in nats a token, over all tokens; `last_loss` is the
+    training loss of the last step; `loss` compares held-out cases by their tokens, `structure` the
+    answers one by one (None where none were asked for)."""
 
     loss_before: float
     loss_after: float
@@ -44,7 +50,9 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     if outcome.planned_bytes and outcome.peak_bytes:
         values["vram/planned_bytes"] = outcome.planned_bytes
         values["vram/measured_bytes"] = outcome.peak_bytes
-        values["vram/planned_error_percent"] = 100 * (outcome.planned_bytes / outcome.peak_bytes - 1)
+        values["vram/planned_error_percent"] = 100 * (
+            outcome.planned_bytes / outcome.peak_bytes - 1
+        )
     if outcome.steps_s:
         values["result/tokens_per_s"] = outcome.tokens / outcome.steps_s
     return values
@@ -53,19 +61,43 @@ def metrics(outcome: Outcome) -> dict[str, float]:
 def summary(outcome: Outcome, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
     """Rows of the summary table."""
     rows = [
-        ("held-out loss", _change(outcome.loss_before, outcome.loss_after, outcome.loss, more_is_better=False)),
+        (
+            "held-out loss",
+            _change(outcome.loss_before, outcome.loss_after, outcome.loss, more_is_better=False),
+        ),
         ("training loss, last step", f"{outcome.last_loss:.4f}"),
         ("steps", f"{outcome.steps}, {outcome.trainable:,} parameters trained"),
     ]
     if outcome.structure is not None:
         structure = outcome.structure
-        rows.insert(1, ("four sections", _change(structure.before, structure.after, structure, more_is_better=True)))
+        rows.insert(
+            1,
+            (
+                "four sections",
+                _change(structure.before, structure.after, structure, more_is_better=True),
+            ),
+        )
     if outcome.steps_s:
-        rows.append(("speed", f"{outcome.tokens / outcome.steps_s:,.0f} tokens/s over {outcome.tokens:,} tokens"))
+        rows.append(
+            (
+                "speed",
+                f"{outcome.tokens / outcome.steps_s:,.0f} tokens/s over {outcome.tokens:,} tokens",
+            )
+        )
     if outcome.ceiling_bytes:
         planned = f", {outcome.planned_bytes / GIB:.2f} planned" if outcome.planned_bytes else ""
-        rows.append(("peak VRAM reserved", f"{outcome.peak_bytes / GIB:.2f} of {outcome.ceiling_bytes / GIB:.2f} GiB{planned}"))
-    return [*rows, ("whole run", duration(outcome.elapsed_s)), ("adapter", adapter), ("MLflow run", mlflow_run)]
+        rows.append(
+            (
+                "peak VRAM reserved",
+                f"{outcome.peak_bytes / GIB:.2f} of {outcome.ceiling_bytes / GIB:.2f} GiB{planned}",
+            )
+        )
+    return [
+        *rows,
+        ("whole run", duration(outcome.elapsed_s)),
+        ("adapter", adapter),
+        ("MLflow run", mlflow_run),
+    ]
 
 
 def _kept(name: str, comparison: Comparison) -> dict[str, float]:
@@ -77,16 +109,23 @@ def _kept(name: str, comparison: Comparison) -> dict[str, float]:
     }
 
 
-def _change(before: float, after: float, comparison: Comparison | None, more_is_better: bool) -> str:
+def _change(
+    before: float, after: float, comparison: Comparison | None, more_is_better: bool
+) -> str:
     """before -> after, verdict, the change with its 95 % interval, cases, sign test."""
     figures = f"{before:.4f} -> {after:.4f}"
     if comparison is None:
         return figures
     interval = f"{comparison.change:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
-    return f"{figures}: {comparison.verdict(more_is_better)} ({interval}, {comparison.pairs} cases, p {comparison.p_value:.2g})"
+    return (
+        f"{figures}: {comparison.verdict(more_is_better)} ({interval}, {comparison.pairs} cases, p"
+        f" {comparison.p_value:.2g})"
+    )
 
 
-def before_after(cases: Sequence[Case], before: Sequence[str], after: Sequence[str]) -> Mapping[str, Sequence[str]]:
+def before_after(
+    cases: Sequence[Case], before: Sequence[str], after: Sequence[str]
+) -> Mapping[str, Sequence[str]]:
     """The answered questions as columns: question, reference, base answer, tuned answer."""
     return {
         "question": [case.question for case in cases],

@@ -1,7 +1,7 @@
 """Trial after trial: asked for, planned, started if it fits, told.
 
-What cannot fit costs no process and none of the trials asked for. Several threads work on one study, and several sweepers may: the
-number of a trial says who was first.
+What cannot fit costs no process and none of the trials asked for. Several threads work on one
+study, and several sweepers may: the number of a trial says who was first.
 """
 
 import math
@@ -22,7 +22,17 @@ from medexp.sweep.search.proposal import VRAM, Proposal, judged
 from medexp.sweep.search.search_space import quoted
 from medexp.sweep.spec import Question
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import FOLDER, MEASURED, OWNER, PLANNED, RETRIES, WHY, Study, ending_of, id_of
+from medexp.sweep.study.study import (
+    FOLDER,
+    MEASURED,
+    OWNER,
+    PLANNED,
+    RETRIES,
+    WHY,
+    Study,
+    ending_of,
+    id_of,
+)
 from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_whole
 from medexp.system import disk_space, machine
 from medexp.system import private_names as private
@@ -39,8 +49,16 @@ STILL_ENDING_S = 120
 class Trials:
     """The trials of one study, as this process works on them."""
 
-    def __init__(self, study: Study, question: Question, base: RunConfig, launcher: Any, show: Screen):
-        self.study, self._question, self._base, self._launcher, self._show = study, question, base, launcher, show
+    def __init__(
+        self, study: Study, question: Question, base: RunConfig, launcher: Any, show: Screen
+    ):
+        self.study, self._question, self._base, self._launcher, self._show = (
+            study,
+            question,
+            base,
+            launcher,
+            show,
+        )
         self._settings = study.settings
         self._watched = (*study.settings.objectives, *study.settings.constraints)
         self._lock = threading.RLock()
@@ -55,13 +73,21 @@ class Trials:
         self.parent_run_id = ""
 
     def take_up(self) -> None:
-        """Trials that a dead sweeper left: told where they have come to an end, tried again where they have not."""
+        """Trials that a dead sweeper left: told where they have come to an end, tried again where
+        they have not.
+        """
         for frozen in self.study.leftovers():
             folder, trial = self.study.folder_of(frozen), self.study.trial(frozen)
             self._let_it_end(frozen.number, folder)
             outcome = read_outcome(folder) if folder else None
-            if outcome is not None and outcome.ending is not Ending.stopped and self._settings.repeats == 1:
-                self._tell(trial, _of_numbers(outcome, self._watched), frozen.user_attrs.get(PLANNED, 0))
+            if (
+                outcome is not None
+                and outcome.ending is not Ending.stopped
+                and self._settings.repeats == 1
+            ):
+                self._tell(
+                    trial, _of_numbers(outcome, self._watched), frozen.user_attrs.get(PLANNED, 0)
+                )
             elif outcome is not None and outcome.ending is Ending.stopped:
                 self._again(trial, Ending.stopped, outcome.why)
             else:
@@ -70,33 +96,50 @@ class Trials:
     def _let_it_end(self, number: int, folder: Path | None) -> None:
         process = read_whole(folder / "process.json") if folder else None
         if process:
-            wait_for_end(process, STILL_ENDING_S, lambda: self._show.say(f"trial {number} of an earlier command is still ending"))
+            wait_for_end(
+                process,
+                STILL_ENDING_S,
+                lambda: self._show.say(f"trial {number} of an earlier command is still ending"),
+            )
 
     def _again(self, trial: Any, ending: Ending, why: str) -> None:
-        """Give up a trial that was cut short and have its values tried next: checkpoint and MLflow run are found by them."""
+        """Give up a trial that was cut short and have its values tried next: checkpoint and MLflow
+        run are found by them.
+        """
         frozen = self.study.frozen(trial)
         attempt = frozen.user_attrs.get("attempt", 1)
         if ending is Ending.died and attempt >= RETRIES:
-            self.study.tell(trial, Outcome(Ending.crashed, f"died {attempt} times without a word"), {})
-        elif self.study.tell(trial, Outcome(ending, why), {}) and set(frozen.params) >= set(self.study.space.dimensions):
+            self.study.tell(
+                trial, Outcome(Ending.crashed, f"died {attempt} times without a word"), {}
+            )
+        elif self.study.tell(trial, Outcome(ending, why), {}) and set(frozen.params) >= set(
+            self.study.space.dimensions
+        ):
             self.study.enqueue(frozen.params, continues=self.study.frozen(trial))
 
     def beat(self) -> None:
-        """Tell other sweepers that the trials of this one are alive; a storage that is away for a moment is tried again later."""
+        """Tell other sweepers that the trials of this one are alive; a storage that is away for a
+        moment is tried again later.
+        """
         with self._lock, suppress(Exception):
             self.study.heartbeat([id_of(each) for each in self.in_flight.values()])
 
     def asked_to_stop(self, number: int = signal.SIGINT) -> None:
-        """Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second ends them."""
+        """Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second ends
+        them.
+        """
         self.stops += 1
         self.stopped_by = signal.Signals(number)
         if self.stops == 1:
-            self._show.say("stopping: running trials finish their step and keep it (once more ends them now)")
+            self._show.say(
+                "stopping: running trials finish their step and keep it (once more ends them now)"
+            )
         stop = getattr(self._launcher, "interrupt" if self.stops == 1 else "kill", None)
         if stop is not None:
             stop()
         elif self.stops > 1:
-            self.leaves_now = True  # a launcher that cannot be told: its jobs are taken up by the next command
+            # a launcher that cannot be told: its jobs are taken up by the next command
+            self.leaves_now = True
 
     def work(self) -> None:
         """Trials until there are enough; what goes wrong with the sweep itself is kept in `error`."""
@@ -108,7 +151,11 @@ class Trials:
 
     def _is_over(self) -> bool:
         timeout = self._settings.timeout
-        return bool(self.stops or self.error or (timeout is not None and time.monotonic() - self._began > timeout))
+        return bool(
+            self.stops
+            or self.error
+            or (timeout is not None and time.monotonic() - self._began > timeout)
+        )
 
     def _next(self) -> tuple[Any, Proposal] | None:
         """The next trial that may start; None when there are enough, or nothing is left to try."""
@@ -129,7 +176,9 @@ class Trials:
         return None
 
     def _may_ask(self) -> bool:
-        """Is a trial waiting to be continued, or is there room for one more and something left to try?"""
+        """Is a trial waiting to be continued, or is there room for one more and something left to
+        try?
+        """
         if self.study.waiting():
             return True
         has_room = self.study.done() + self.study.pending() < self._settings.n_trials
@@ -140,19 +189,28 @@ class Trials:
         if self.study.is_exhausted():
             why = "every point was tried"
         else:
-            why = f"nothing new is proposed: the last {self._repeated} points had all been tried before"
-        self._say_once(f"{why}, so the sweep ends with {done} of {wanted} trials; a wider space or another sampler has more")
+            why = (
+                f"nothing new is proposed: the last {self._repeated} points had all been tried"
+                " before"
+            )
+        self._say_once(
+            f"{why}, so the sweep ends with {done} of {wanted} trials; a wider space or another"
+            " sampler has more"
+        )
 
     def _look_after_others(self) -> None:
-        """Only trials of other sweepers are left: say which, and take them up when nobody holds them any more."""
+        """Only trials of other sweepers are left: say which, and take them up when nobody holds
+        them any more.
+        """
         self.take_up()
         for each in self.study.trials():
             if each.state.name == "RUNNING":
                 held_by = each.user_attrs.get(OWNER) or {"pid": "?", "host": "?"}
                 silent_s = storage.STALE_AFTER_BEATS * self._settings.heartbeat_s
                 self._say_once(
-                    f"waiting for trial {each.number}, which process {held_by['pid']} on {held_by['host']} has begun; "
-                    f"it is tried again once nothing was heard of it for {silent_s} s"
+                    f"waiting for trial {each.number}, which process {held_by['pid']} on"
+                    f" {held_by['host']} has begun; it is tried again once nothing was heard of it"
+                    f" for {silent_s} s"
                 )
 
     def _say_once(self, text: str) -> None:
@@ -165,7 +223,12 @@ class Trials:
         trial = self.study.ask()
         values = self._question.values(trial)
         here = machine.shared(machine.read(), self.study.settings.n_jobs)
-        proposal = judged(self.study.space.overrides(values), self._question.compose, here, self._question.launch_dir)
+        proposal = judged(
+            self.study.space.overrides(values),
+            self._question.compose,
+            here,
+            self._question.launch_dir,
+        )
         trial.set_user_attr(PLANNED, proposal.planned_bytes)
         if not self._is_startable(trial, proposal):
             return None
@@ -176,7 +239,9 @@ class Trials:
     def _is_startable(self, trial: Any, proposal: Proposal) -> bool:
         """Is it worth a process? If not, the study is told why."""
         if self.study.is_surplus(trial):
-            self.study.tell(trial, Outcome(Ending.surplus, "another sweeper had asked for the last one"), {})
+            self.study.tell(
+                trial, Outcome(Ending.surplus, "another sweeper had asked for the last one"), {}
+            )
         elif not proposal.fits:
             self.study.tell(trial, Outcome(Ending.infeasible, proposal.why), proposal.violations)
             self._count_refused(proposal)
@@ -189,23 +254,39 @@ class Trials:
 
     def _count_refused(self, proposal: Proposal) -> None:
         self._refused += 1
-        nothing_left = self.study.is_exhausted() and not self.study.pending() and not self.study.done()
+        nothing_left = (
+            self.study.is_exhausted() and not self.study.pending() and not self.study.done()
+        )
         if self._refused >= FRUITLESS_IN_A_ROW or nothing_left:
             done, tried = self.study.done(), self.study.count(Ending.infeasible)
-            nothing, started = ("nothing more", f"{done} trials are done") if done else ("nothing", "none was started")
+            nothing, started = (
+                ("nothing more", f"{done} trials are done")
+                if done
+                else ("nothing", "none was started")
+            )
             last = " ".join(proposal.overrides[-len(self.study.space.dimensions) :])
             raise SweepFailed(
-                f"{nothing} in this space fits: {tried} proposals were planned, {started}. The last one ({last}) {proposal.why}"
+                f"{nothing} in this space fits: {tried} proposals were planned, {started}. The last"
+                f" one ({last}) {proposal.why}"
             )
 
     def _try_out(self, trial: Any, proposal: Proposal) -> None:
         outcomes: list[Outcome] = []
         for repeat in range(self._settings.repeats):
-            outcomes.append(self._finished(trial, repeat) or self._launched(trial, proposal, repeat))
+            outcomes.append(
+                self._finished(trial, repeat) or self._launched(trial, proposal, repeat)
+            )
             if outcomes[-1].ending is not Ending.done:
                 break
             if self._is_pruned(trial, outcomes):
-                outcomes.append(replace(outcomes[-1], ending=Ending.pruned, why=f"after {len(outcomes)} repeats", elapsed_s=0.0))
+                outcomes.append(
+                    replace(
+                        outcomes[-1],
+                        ending=Ending.pruned,
+                        why=f"after {len(outcomes)} repeats",
+                        elapsed_s=0.0,
+                    )
+                )
                 break
         with self._lock:
             del self.in_flight[trial.number]
@@ -225,7 +306,9 @@ class Trials:
         Raises: OutputError naming the folder.
         """
         try:
-            disk_space.refuse_full([self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES)
+            disk_space.refuse_full(
+                [self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES
+            )
         except OutputError as error:
             self._again(trial, Ending.stopped, str(error))
             raise
@@ -235,7 +318,8 @@ class Trials:
         count = len(outcomes)
         if self._settings.repeats == 1 or len(self._settings.objectives) > 1:
             return False
-        if (objective := self._settings.objectives[0]) not in outcomes[-1].metrics:  # said once they are told
+        # said once they are told
+        if (objective := self._settings.objectives[0]) not in outcomes[-1].metrics:
             return False
         trial.report(outcomes[-1].metrics[objective], count)
         return count < self._settings.repeats and bool(trial.should_prune())
@@ -265,18 +349,29 @@ class Trials:
         (folder / "outcome.json").unlink(missing_ok=True)
         began, failure = time.perf_counter(), None
         try:
-            where = [f"hydra.sweep.dir={quoted(str(self._question.folder))}", f"hydra.sweep.subdir={subdir}"]
-            returned = self._launcher.launch([[*proposal.overrides, *seeded, *where]], initial_job_idx=trial.number)
+            where = [
+                f"hydra.sweep.dir={quoted(str(self._question.folder))}",
+                f"hydra.sweep.subdir={subdir}",
+            ]
+            returned = self._launcher.launch(
+                [[*proposal.overrides, *seeded, *where]], initial_job_idx=trial.number
+            )
             failure = private.JOB_RETURN.of(returned[0]) if returned else None
         except Exception as error:  # a launcher that lost its worker says so in its own way
             failure = error
-        found = read_outcome(folder) or Outcome(Ending.crashed, str(failure or "no result came back"))
+        found = read_outcome(folder) or Outcome(
+            Ending.crashed, str(failure or "no result came back")
+        )
         (folder / "trial.json").unlink(missing_ok=True)
         return _of_numbers(replace(found, elapsed_s=time.perf_counter() - began), self._watched)
 
     def _ticket(self, trial: Any, name: str) -> Ticket:
         is_child = hasattr(self._launcher, "interrupt")
-        tags = {"mlflow.parentRunId": self.parent_run_id, "medexp.study": self.study.name, "medexp.trial": str(trial.number)}
+        tags = {
+            "mlflow.parentRunId": self.parent_run_id,
+            "medexp.study": self.study.name,
+            "medexp.trial": str(trial.number),
+        }
         return Ticket(
             study_name=self.study.name,
             storage=self.study.url,
@@ -292,17 +387,25 @@ class Trials:
     def _tell(self, trial: Any, outcome: Outcome, planned: int) -> None:
         """Tell the study what a trial that was started came to, and by how much it kept its limits.
 
-        Raises: ConfigError if it did not log what is optimised or limited; its values are then tried again.
+        Raises: ConfigError if it did not log what is optimised or limited; its values are then
+            tried again.
         """
         measured = outcome.metrics.get("vram/measured_bytes")
-        metrics = outcome.metrics | {"sweep/planned_bytes": float(planned), "sweep/peak_gib": gib(int(measured or planned))}
+        metrics = outcome.metrics | {
+            "sweep/planned_bytes": float(planned),
+            "sweep/peak_gib": gib(int(measured or planned)),
+        }
         if outcome.ending is Ending.done:
             self._refuse_unlogged(trial, metrics)
         ceiling = bytes_of_gib(self._base.hardware.vram_ceiling_gib or 0)
         limits = {VRAM: float((measured or planned) - ceiling)} if ceiling else {}
         if outcome.ending is Ending.vram:  # by how much is not known: it was refused
             limits[VRAM] = max(limits.get(VRAM, 0.0), ceiling / 100, 1.0)
-        limits |= {name: metrics[name] - most for name, most in self._settings.constraints.items() if name in metrics}
+        limits |= {
+            name: metrics[name] - most
+            for name, most in self._settings.constraints.items()
+            if name in metrics
+        }
         self.study.tell(trial, replace(outcome, metrics=metrics), limits, {MEASURED: measured})
 
     def _refuse_unlogged(self, trial: Any, metrics: Mapping[str, float]) -> None:
@@ -317,9 +420,15 @@ class Trials:
 
         Raises: SweepFailed where none came to a value and more failed than may.
         """
-        failed = [each for each in self.study.trials() if (ending := ending_of(each)) and ending.is_failure]
+        failed = [
+            each
+            for each in self.study.trials()
+            if (ending := ending_of(each)) and ending.is_failure
+        ]
         if failed and not self.study.best():
-            self._refuse_more(Outcome(ending_of(failed[-1]) or Ending.crashed, failed[-1].user_attrs.get(WHY, "")))
+            self._refuse_more(
+                Outcome(ending_of(failed[-1]) or Ending.crashed, failed[-1].user_attrs.get(WHY, ""))
+            )
 
     def _check_failure(self, outcome: Outcome) -> None:
         """Stop where going on cannot help."""
@@ -334,10 +443,10 @@ class Trials:
         failures, allowed = self.study.failures(), self._settings.max_failure_rate
         if failures > allowed * self._settings.n_trials:
             raise SweepFailed(
-                f"{failures} of {self.study.done()} trials failed, hydra.sweeper.max_failure_rate={allowed:g} "
-                f"of {self._settings.n_trials} allows {int(allowed * self._settings.n_trials)}. "
-                f"The last one, {outcome.ending.value}: {outcome.why}. "
-                f"What they printed is in {self._question.folder}/*/trial.log"
+                f"{failures} of {self.study.done()} trials failed,"
+                f" hydra.sweeper.max_failure_rate={allowed:g} of {self._settings.n_trials} allows"
+                f" {int(allowed * self._settings.n_trials)}. The last one, {outcome.ending.value}:"
+                f" {outcome.why}. What they printed is in {self._question.folder}/*/trial.log"
             )
 
 
@@ -349,5 +458,13 @@ def seed_of(proposal: Proposal) -> int:
 
 def _of_numbers(outcome: Outcome, names: Sequence[str]) -> Outcome:
     """`outcome`, diverged where one of these metrics is no number that others can be held against."""
-    wrong = [f"{name} is {outcome.metrics[name]}" for name in names if not math.isfinite(outcome.metrics.get(name, 0.0))]
-    return replace(outcome, ending=Ending.diverged, why=", ".join(wrong)) if outcome.ending is Ending.done and wrong else outcome
+    wrong = [
+        f"{name} is {outcome.metrics[name]}"
+        for name in names
+        if not math.isfinite(outcome.metrics.get(name, 0.0))
+    ]
+    return (
+        replace(outcome, ending=Ending.diverged, why=", ".join(wrong))
+        if outcome.ending is Ending.done and wrong
+        else outcome
+    )

@@ -1,4 +1,6 @@
-"""A sweep as a story: the space, the study as it was left, then trial after trial until there are enough, and what came of it."""
+"""A sweep as a story: the space, the study as it was left, then trial after trial until there are
+enough, and what came of it.
+"""
 
 import shlex
 import signal
@@ -39,14 +41,21 @@ _ASKED = "asked"  # of a study: its fixed part, as `flatten.identity` has it
 
 
 def sweep(
-    options: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, context: HydraContext, task: TaskFunction
+    options: Mapping[str, Any],
+    arguments: Sequence[str],
+    config: DictConfig,
+    context: HydraContext,
+    task: TaskFunction,
 ) -> list[Any]:
     """Run the sweep; returns the best trials (one, or a Pareto front).
 
-    Raises: BadInput before anything starts; SweepFailed; RunInterrupted, with everything kept for the same command.
+    Raises: BadInput before anything starts; SweepFailed; RunInterrupted, with everything kept for
+        the same command.
     """
     asked, show = settings(options), Screen()
-    over = space(asked.params, arguments, context.config_loader, asked.custom_search_space is not None)
+    over = space(
+        asked.params, arguments, context.config_loader, asked.custom_search_space is not None
+    )
     question = Question(asked, over, config, context)
     base = question.checked()
     study = _study(question, base)
@@ -64,7 +73,8 @@ def sweep(
             _work(trials, Board(show, study), asked)
             trials.refuse_failures()
         except BaseException as error:
-            with suppress(Exception):  # what ended the sweep may keep this from being written too; it is the one to be told of
+            # what ended the sweep may keep this from being written too; it is the one to be told of
+            with suppress(Exception):
                 results.keep(parent, study, _best_preset(question, study))
             raise results.in_words(error, question.folder, study) from error
         best_file = _best_preset(question, study)
@@ -93,7 +103,9 @@ def _study(question: Question, base: RunConfig) -> Study:
     try:
         question.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{question.folder} cannot be written ({error.strerror}); set hydra.sweep.dir=FOLDER") from error
+        raise OutputError(
+            f"{question.folder} cannot be written ({error.strerror}); set hydra.sweep.dir=FOLDER"
+        ) from error
     url = question.settings.storage or storage.default_url(question.folder)
     study = open_study(name, url, question.space, question.settings)
     study.folder = question.folder
@@ -119,7 +131,11 @@ def _same_run(study: Study, base: RunConfig) -> None:
     if kept is None:
         return
     keys = sorted({*now, *kept})
-    changed = [f"{key}={now.get(key)} (was {kept.get(key)})" for key in keys if now.get(key) != kept.get(key)]
+    changed = [
+        f"{key}={now.get(key)} (was {kept.get(key)})"
+        for key in keys
+        if now.get(key) != kept.get(key)
+    ]
     if changed:
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise ConfigError(
@@ -155,21 +171,27 @@ def _enough_asked(study: Study) -> None:
     done, wanted = study.done(), study.settings.n_trials
     if done > wanted:
         raise ConfigError(
-            f"sweep.n_trials={wanted} is a total and study {study.name} has {done} finished trials already: nothing to do; "
-            f"set sweep.n_trials above {done} for more"
+            f"sweep.n_trials={wanted} is a total and study {study.name} has {done} finished trials"
+            f" already: nothing to do; set sweep.n_trials above {done} for more"
         )
 
 
 def _launcher(question: Question, task: TaskFunction) -> Any:
     from hydra.core.plugins import Plugins
 
-    return Plugins.instance().instantiate_launcher(hydra_context=question.context, task_function=task, config=question.config)
+    return Plugins.instance().instantiate_launcher(
+        hydra_context=question.context, task_function=task, config=question.config
+    )
 
 
 def _begin_with_defaults(study: Study, base: RunConfig) -> None:
-    """Where a sampler is free to begin anywhere, the run as it is configured comes first: the one to beat."""
+    """Where a sampler is free to begin anywhere, the run as it is configured comes first: the one
+    to beat.
+    """
     values = names.values_of(base, study.space)
-    if values is not None and not str(study.settings.sampler["_target_"]).endswith(("GridSampler", "BruteForceSampler")):
+    if values is not None and not str(study.settings.sampler["_target_"]).endswith(
+        ("GridSampler", "BruteForceSampler")
+    ):
         study.enqueue(values)
 
 
@@ -189,7 +211,8 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
                 each.join(0.1 / asked.n_jobs)
     if trials.stops:
         raise RunInterrupted(
-            f"stopped with {trials.study.done()} of {asked.n_trials} trials done; everything is kept, the same command continues",
+            f"stopped with {trials.study.done()} of {asked.n_trials} trials done; everything is"
+            " kept, the same command continues",
             trials.stopped_by,
         )
     if trials.error is not None:
@@ -197,14 +220,22 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
 
 
 def _best_preset(question: Question, study: Study) -> Path | None:
-    """best.yaml of the best trial, None before there is one; of a Pareto front, of the one with the best first objective."""
+    """best.yaml of the best trial, None before there is one; of a Pareto front, of the one with the
+    best first objective.
+    """
     trial = results.first_of(study)
     if trial is None:
         return None
     took = sum(each.user_attrs.get("elapsed_s", 0.0) for each in study.trials())
-    said = ", ".join(f"{name} {value:.6g}" for name, value in zip(study.settings.objectives, trial.values, strict=True))
+    said = ", ".join(
+        f"{name} {value:.6g}"
+        for name, value in zip(study.settings.objectives, trial.values, strict=True)
+    )
     if (repeats := study.settings.repeats) > 1:
-        said += f" (the mean of {repeats} runs with training.seed from the one below up: the command is the first of them)"
+        said += (
+            f" (the mean of {repeats} runs with training.seed from the one below up: the command is"
+            " the first of them)"
+        )
     head = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
         f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; "
@@ -225,7 +256,10 @@ class _Signals:
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {
+                number: signal.signal(number, self._hear)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

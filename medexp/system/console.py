@@ -1,8 +1,10 @@
-"""What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is not a terminal.
+"""What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is
+not a terminal.
 
-Progress goes to standard error, results to standard output, so that a pipe gets the results alone. Text is shown as it is: square
-brackets in it are never markup, and what would steer a terminal is spelt out, whoever wrote it. A character that the terminal
-does not have is replaced by one that it has, and what is said once nobody reads it any more goes nowhere: neither ends a run.
+Progress goes to standard error, results to standard output, so that a pipe gets the results alone.
+Text is shown as it is: square brackets in it are never markup, and what would steer a terminal is
+spelt out, whoever wrote it. A character that the terminal does not have is replaced by one that it
+has, and what is said once nobody reads it any more goes nowhere: neither ends a run.
 """
 
 import codecs
@@ -38,22 +40,28 @@ _IN_ASCII = str.maketrans(
 
 
 def prepare_streams() -> None:
-    """Have standard output and error replace what their encoding lacks, and drop what is said on standard error once its reader
-    has gone."""
+    """Have standard output and error replace what their encoding lacks, and drop what is said on
+    standard error once its reader has gone."""
     codecs.register_error("medexp.nearest", _nearest)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="medexp.nearest")
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
         raw = io.BufferedWriter(_Unread(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+        sys.stderr = io.TextIOWrapper(
+            raw, sys.stderr.encoding, sys.stderr.errors, line_buffering=True
+        )
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:
-    """What stands for the characters that an encoding lacks, in ASCII: letters without their marks, else a question mark."""
+    """What stands for the characters that an encoding lacks, in ASCII: letters without their marks,
+    else a question mark.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    plain = unicodedata.normalize("NFKD", error.object[error.start : error.end].translate(_IN_ASCII)).translate(_IN_ASCII)
+    plain = unicodedata.normalize(
+        "NFKD", error.object[error.start : error.end].translate(_IN_ASCII)
+    ).translate(_IN_ASCII)
     kept = (each if each.isascii() else "?" for each in plain if not unicodedata.combining(each))
     return "".join(kept), error.end
 
@@ -79,7 +87,9 @@ def _discard(descriptor: int) -> None:
 
 @contextmanager
 def quiet_when_unread() -> Iterator[None]:
-    """Where the reader of standard output has gone, as head does, the program ends at once, quietly, as if by SIGPIPE."""
+    """Where the reader of standard output has gone, as head does, the program ends at once,
+    quietly, as if by SIGPIPE.
+    """
     try:
         try:
             yield
@@ -106,7 +116,9 @@ class Screen:
         self.results, self.log = _console(sys.stdout), _console(sys.stderr)
 
     def say(self, text: str, mark: str = "", title: str = "") -> None:
-        """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it stays one in a log file."""
+        """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it
+        stays one in a log file.
+        """
         _print(self.log, Text.assemble(_marked(mark), (title, "bold"), text))
 
     @contextmanager
@@ -114,7 +126,9 @@ class Screen:
         """Shows that `label` is under way, and when it is done, how long it took."""
         began = time.perf_counter()
         if self.log.is_terminal:
-            with self.log.status(Text(label), spinner="dots" if self.log.encoding.startswith("utf") else "line"):
+            with self.log.status(
+                Text(label), spinner="dots" if self.log.encoding.startswith("utf") else "line"
+            ):
                 yield
         else:
             yield
@@ -130,24 +144,41 @@ class Screen:
         self._took(label, began)
 
     def _took(self, label: str, began: float) -> None:
-        _print(self.log, Text.assemble(_marked(DONE), label, " ", (duration(time.perf_counter() - began), "dim")))
+        _print(
+            self.log,
+            Text.assemble(
+                _marked(DONE), label, " ", (duration(time.perf_counter() - began), "dim")
+            ),
+        )
 
     def result(self, text: str, mark: str = "", style: str = "") -> None:
-        """One line of the outcome, on standard output, after DONE, NOTE or WRONG, or in rich's `style`; it stays one in a pipe."""
+        """One line of the outcome, on standard output, after DONE, NOTE or WRONG, or in rich's
+        `style`; it stays one in a pipe.
+        """
         _print(self.results, Text.assemble(_marked(mark), (text, style)))
 
     def raw(self, text: str) -> None:
         """`text` on standard output, for programs."""
         self.results.file.write(visible(text) + "\n")
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False) -> None:
-        """A table on standard output; `prose` gives every column the same width. Words of up to 40 letters that stand alone (ids,
-        figures) are kept whole as long as other columns can give way."""
-        table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=any(columns))
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False
+    ) -> None:
+        """A table on standard output; `prose` gives every column the same width. Words of up to 40
+        letters that stand alone (ids, figures) are kept whole as long as other columns can give
+        way."""
+        table = Table(
+            title=Text(title), title_justify="left", title_style="bold", show_header=any(columns)
+        )
         table.expand = prose
         for place, column in enumerate(columns):
             is_word = all(" " not in row[place] and len(row[place]) <= 40 for row in rows)
-            table.add_column(Text(column), overflow="fold", ratio=1 if prose else None, no_wrap=is_word and not prose)
+            table.add_column(
+                Text(column),
+                overflow="fold",
+                ratio=1 if prose else None,
+                no_wrap=is_word and not prose,
+            )
         for row in rows:
             table.add_row(*map(Text, row))
         self.results.print(table)
@@ -155,9 +186,13 @@ class Screen:
 
 
 class SafeConsole(Console):
-    """A console whose own escape sequences are the only ones that it sends: text, Markdown and tables by others have none."""
+    """A console whose own escape sequences are the only ones that it sends: text, Markdown and
+    tables by others have none.
+    """
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         """Return the segments of `renderable`, the text in them made visible."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)
@@ -168,7 +203,9 @@ class SafeConsole(Console):
 
 
 def _console(stream: TextIO) -> Console:
-    """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take 80."""
+    """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take
+    80.
+    """
     narrow = stream.isatty() or "COLUMNS" in os.environ
     return SafeConsole(file=stream, highlight=False, width=None if narrow else 120)
 
@@ -189,15 +226,21 @@ def _progress(console: Console, *columns: MofNCompleteColumn | TextColumn) -> Pr
 
 
 class TrainingProgress:
-    """A watcher: a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every tenth of the way."""
+    """A watcher: a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every
+    tenth of the way.
+    """
 
-    def __init__(self, screen: Screen, last_step: int, reserved_bytes: Callable[[], int], ceiling_bytes: int):
+    def __init__(
+        self, screen: Screen, last_step: int, reserved_bytes: Callable[[], int], ceiling_bytes: int
+    ):
         self._screen, self._last_step = screen, last_step
         self._reserved_bytes, self._ceiling_bytes = reserved_bytes, ceiling_bytes
         self._every = max(1, last_step // 10)
         self._began = time.perf_counter()
         self._first_step: int | None = None
-        self._progress = _progress(screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False))
+        self._progress = _progress(
+            screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False)
+        )
         self._task = self._progress.add_task("training", total=last_step, now="")
 
     def __enter__(self) -> "TrainingProgress":
@@ -209,11 +252,17 @@ class TrainingProgress:
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         """Show the step."""
-        now = f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f} tokens/s{self._vram()}"
-        if self._first_step is None:  # its time is compilation and warming up: the rest is estimated without it
+        now = (
+            f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f}"
+            f" tokens/s{self._vram()}"
+        )
+        # its time is compilation and warming up: the rest is estimated without it
+        if self._first_step is None:
             self._first_step, self._began = step, time.perf_counter()
         self._progress.update(self._task, completed=step, now=now)
-        if not self._screen.log.is_terminal and (step % self._every == 0 or step in (1, self._last_step)):
+        if not self._screen.log.is_terminal and (
+            step % self._every == 0 or step in (1, self._last_step)
+        ):
             self._screen.say(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
 
     def _vram(self) -> str:
@@ -225,4 +274,7 @@ class TrainingProgress:
         done = step - (self._first_step or step)
         if done == 0 or step == self._last_step:
             return ""
-        return f"  {duration((time.perf_counter() - self._began) / done * (self._last_step - step))} to go"
+        return (
+            f"  {duration((time.perf_counter() - self._began) / done * (self._last_step - step))}"
+            " to go"
+        )

@@ -1,5 +1,5 @@
-"""What keeps a file from being written: recognised, here alone, in what the system, torch, safetensors, tokenizers and sqlite say
-of it, each in its own words."""
+"""What keeps a file from being written: recognised, here alone, in what the system, torch,
+safetensors, tokenizers and sqlite say of it, each in its own words."""
 
 import errno
 import tempfile
@@ -11,7 +11,13 @@ from typing import NamedTuple
 from medexp.errors import OutputError
 from medexp.system.units import MIB
 
-FULL = "No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "database or disk is full"
+FULL = (
+    "No space left on device",
+    "os error 28",
+    "Disk quota exceeded",
+    "os error 122",
+    "database or disk is full",
+)
 TOO_LARGE = "File too large", "os error 27"
 FORBIDDEN = (
     "Permission denied", "os error 13", "Operation not permitted", "os error 1)", "Read-only file system", "os error 30",
@@ -32,14 +38,25 @@ class Hindrance(NamedTuple):
 
 
 def out_of_room(error: BaseException) -> BaseException | None:
-    """Return `error`, or the first of those that led to it, that says there is no room to write; None where none does."""
-    return next((each for each in _chain(error) if _says(each, FULL, NO_ROOM) or _says(each, TOO_LARGE, (errno.EFBIG,))), None)
+    """Return `error`, or the first of those that led to it, that says there is no room to write;
+    None where none does.
+    """
+    return next(
+        (
+            each
+            for each in _chain(error)
+            if _says(each, FULL, NO_ROOM) or _says(each, TOO_LARGE, (errno.EFBIG,))
+        ),
+        None,
+    )
 
 
 def hindrance(error: BaseException, places: Sequence[Path]) -> Hindrance | None:
-    """Return why something could not be written, where `error` or one that led to it says so, else None.
+    """Return why something could not be written, where `error` or one that led to it says so, else
+    None.
 
-    The file's folder is looked at where it is named, else `places` and the system's folder for temporary files.
+    The file's folder is looked at where it is named, else `places` and the system's folder for
+    temporary files.
     """
     folders = [*places, Path(tempfile.gettempdir())]
     if (found := out_of_room(error)) is not None:
@@ -59,7 +76,9 @@ def refuse_full(folders: Sequence[Path], enough_bytes: int) -> None:
     """
     for folder in folders:
         if folder.exists() and (free := disk_usage(folder).free) < enough_bytes:
-            raise OutputError(f"{_is_full(folder, free)}; free some space, the same command continues")
+            raise OutputError(
+                f"{_is_full(folder, free)}; free some space, the same command continues"
+            )
 
 
 def _too_large() -> Hindrance:
@@ -73,27 +92,43 @@ def _no_room(error: BaseException, folders: Sequence[Path]) -> Hindrance:
     if free < FULL_BELOW:
         return Hindrance(_is_full(fullest, free), "there is room")
     reason = _first_line(error)
-    where = f"{named} cannot be written ({reason})" if named else f"something cannot be written ({reason})"
-    left = f"the disk of {fullest} has {free // MIB:,} MiB left: too little for what was to be written, or a quota is used up"
+    where = (
+        f"{named} cannot be written ({reason})"
+        if named
+        else f"something cannot be written ({reason})"
+    )
+    left = (
+        f"the disk of {fullest} has {free // MIB:,} MiB left: too little for what was to be"
+        " written, or a quota is used up"
+    )
     return Hindrance(f"{where}; {left}", "there is room")
 
 
 def _not_allowed(error: BaseException, folders: Sequence[Path]) -> Hindrance:
     named = _named(error)
     refused = None if named else next(filter(None, map(_refusal, folders)), None)
-    what = f"{named} cannot be used ({_first_line(error)})" if named else refused or f"a file cannot be used ({_first_line(error)})"
+    what = (
+        f"{named} cannot be used ({_first_line(error)})"
+        if named
+        else refused or f"a file cannot be used ({_first_line(error)})"
+    )
     return Hindrance(what, "it can be written")
 
 
 def _unsaid(error: BaseException, folders: Sequence[Path]) -> Hindrance:
-    """A full disk and a folder that cannot be written look the same to whoever reads torch's words alone: look."""
+    """A full disk and a folder that cannot be written look the same to whoever reads torch's words
+    alone: look.
+    """
     if refused := next(filter(None, map(_refusal, folders)), None):
         return Hindrance(refused, "it can be written")
     fullest, free = _fullest(folders)
     if free < FULL_BELOW:
         return Hindrance(_is_full(fullest, free), "there is room")
     left = f"the disk of {fullest} has {free // MIB:,} MiB left"
-    return Hindrance(f"a file could not be written, and torch does not say why ({_first_line(error)}); {left}", "that is mended")
+    return Hindrance(
+        f"a file could not be written, and torch does not say why ({_first_line(error)}); {left}",
+        "that is mended",
+    )
 
 
 def _refusal(folder: Path) -> str | None:
@@ -102,7 +137,9 @@ def _refusal(folder: Path) -> str | None:
         with tempfile.TemporaryFile(dir=_existing(folder)):
             return None
     except OSError as error:
-        return f"{folder} cannot be written ({error.strerror})" if error.errno in NOT_ALLOWED else None
+        return (
+            f"{folder} cannot be written ({error.strerror})" if error.errno in NOT_ALLOWED else None
+        )
 
 
 def _is_full(folder: Path, free: int) -> str:
@@ -116,7 +153,11 @@ def _fullest(folders: Sequence[Path]) -> tuple[Path, int]:
 
 
 def _named(error: BaseException) -> Path | None:
-    return Path(error.filename) if isinstance(error, OSError) and isinstance(error.filename, str) else None
+    return (
+        Path(error.filename)
+        if isinstance(error, OSError) and isinstance(error.filename, str)
+        else None
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -125,7 +166,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _says(error: BaseException, words: Sequence[str], numbers: Sequence[int]) -> bool:
-    return (isinstance(error, OSError) and error.errno in numbers) or any(each in str(error) for each in words)
+    return (isinstance(error, OSError) and error.errno in numbers) or any(
+        each in str(error) for each in words
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -139,7 +182,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and what it says that it came from: something forbidden may have been seen to before, and is then no reason."""
+    """`error`, and what it says that it came from: something forbidden may have been seen to
+    before, and is then no reason.
+    """
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -147,4 +192,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _existing(place: Path) -> Path:
-    return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
+    return next(
+        folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir()
+    )

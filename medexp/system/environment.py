@@ -1,7 +1,7 @@
 """What every process of medexp has in its environment before a library reads it.
 
-`import medexp` calls `prepare` first of all, so that commands, Hydra's plugins, trials of a sweep and
-notebooks have it alike; child processes inherit it.
+`import medexp` calls `prepare` first of all, so that commands, Hydra's plugins, trials of a sweep
+and notebooks have it alike; child processes inherit it.
 """
 
 import os
@@ -11,10 +11,12 @@ from collections.abc import MutableMapping
 # set one of these for another project meant this one. Sources were read in the installed versions;
 # those of Unsloth, vLLM, Ray and W&B, which may be there too, are named as they are known to be.
 NO_USAGE_REPORTS = {
-    # huggingface_hub/constants.py takes 1, on, yes or true; mlflow/telemetry/utils.py takes true alone.
+    # huggingface_hub/constants.py takes 1, on, yes or true; mlflow/telemetry/utils.py takes true
+    # alone.
     "DO_NOT_TRACK": "true",
-    # huggingface_hub/constants.py: send_telemetry, called by Gradio and by TRL whenever a trainer is
-    # made (trl/trainer/base_trainer.py), and the user agent that transformers/utils/hub.py makes.
+    # huggingface_hub/constants.py: send_telemetry, called by Gradio and by TRL whenever a trainer
+    # is made (trl/trainer/base_trainer.py), and the user agent that transformers/utils/hub.py
+    # makes.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # datasets/load.py and evaluate/loading.py ask the Hub for a file so as to be counted.
     "HF_UPDATE_DOWNLOAD_COUNTS": "FALSE",

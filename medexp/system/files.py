@@ -18,9 +18,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def write_json(file: Path, value: object, indent: int | None = None, private: bool = False, durable: bool = True) -> None:
-    """Write `value` as JSON so that a reader sees all of it or the file that was there before, also after a power cut (but for
-    `durable=False`, which does not wait for the disk); `private`: for this user alone."""
+def write_json(
+    file: Path,
+    value: object,
+    indent: int | None = None,
+    private: bool = False,
+    durable: bool = True,
+) -> None:
+    """Write `value` as JSON so that a reader sees all of it or the file that was there before, also
+    after a power cut (but for `durable=False`, which does not wait for the disk); `private`: for
+    this user alone."""
     half_done = file.with_name(f".{file.name}-{os.getpid()}-{threading.get_ident()}")
     try:
         half_done.touch(0o600 if private else 0o666)
@@ -35,7 +42,9 @@ def write_json(file: Path, value: object, indent: int | None = None, private: bo
 
 
 def flush(place: Path) -> None:
-    """Wait until a file, or the list of a folder's files, is on the disk; some systems cannot tell of a folder."""
+    """Wait until a file, or the list of a folder's files, is on the disk; some systems cannot tell
+    of a folder.
+    """
     is_folder = place.is_dir()
     with suppress(OSError) if is_folder else nullcontext():
         opened = os.open(place, os.O_RDONLY if is_folder else os.O_RDWR)
@@ -47,8 +56,9 @@ def flush(place: Path) -> None:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` that takes its place, and that of what was there, once everything was written; on any other
-    ending it is gone, and what was there stands where it stood. What a process that was killed has left there goes, too."""
+    """A hidden folder beside `folder` that takes its place, and that of what was there, once
+    everything was written; on any other ending it is gone, and what was there stands where it
+    stood. What a process that was killed has left there goes, too."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     half_done = _hidden_beside(folder)
     try:
@@ -66,8 +76,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _held(folder: Path, waits: bool = False) -> Iterator[bool]:
-    """Hold `folder` while this process lives; False where another does (with `waits` it is waited for), or where folders cannot be
-    locked, as on Windows."""
+    """Hold `folder` while this process lives; False where another does (with `waits` it is waited
+    for), or where folders cannot be locked, as on Windows."""
     if fcntl is None:
         yield False
         return
@@ -97,7 +107,9 @@ def _hidden_beside(folder: Path) -> Path:
 
 
 def _replace(folder: Path, whole: Path) -> None:
-    """What was there is moved aside first, and removed last; it comes back where `whole` cannot take its place."""
+    """What was there is moved aside first, and removed last; it comes back where `whole` cannot
+    take its place.
+    """
     if not folder.exists():
         whole.rename(folder)
         return

@@ -4,30 +4,42 @@ import logging
 import re
 from pathlib import Path
 
-_BEFORE, _AFTER = r"(?<![\w.~-])", r"(?![\w-]|\.\w)"  # so that /home/ann is not found in /home/anne, nor in /mnt/home/ann
+# so that /home/ann is not found in /home/anne, nor in /mnt/home/ann
+_BEFORE, _AFTER = r"(?<![\w.~-])", r"(?![\w-]|\.\w)"
 
 
 def with_tilde(text: str) -> str:
-    """Return `text` with this user's home folder in it as ~, which every path of a config may begin with."""
+    """Return `text` with this user's home folder in it as ~, which every path of a config may begin
+    with.
+    """
     for home in _homes():
         text = re.sub(f"{_BEFORE}{re.escape(home)}{_AFTER}", "~", text)
     return text
 
 
 def short(path: Path) -> Path:
-    """Return `path` as it is typed in the current folder: from there where it lies below it, else from the home folder."""
+    """Return `path` as it is typed in the current folder: from there where it lies below it, else
+    from the home folder.
+    """
     here = Path.cwd()
-    return path.relative_to(here) if path != here and path.is_relative_to(here) else Path(with_tilde(str(path)))
+    return (
+        path.relative_to(here)
+        if path != here and path.is_relative_to(here)
+        else Path(with_tilde(str(path)))
+    )
 
 
 def _homes() -> list[str]:
-    """The home folder as the environment names it and, where that is a link, as it is called without."""
+    """The home folder as the environment names it and, where that is a link, as it is called
+    without.
+    """
     try:
         named = Path.home()
         found = [named, named.resolve()]
     except (OSError, RuntimeError):  # an account without a home
         return []
-    return list(dict.fromkeys(str(each) for each in found if len(each.parts) > 1))  # / would be found everywhere
+    # / would be found everywhere
+    return list(dict.fromkeys(str(each) for each in found if len(each.parts) > 1))
 
 
 class TildeFormatter(logging.Formatter):

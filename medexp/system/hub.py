@@ -1,7 +1,9 @@
-"""The one door to the Hugging Face Hub: which commit a name stands for, and fetching small files and tables.
+"""The one door to the Hugging Face Hub: which commit a name stands for, and fetching small files
+and tables.
 
-Asks the Hub once, with a short timeout, before anything downloads: its own client retries an unreachable host for half a
-minute a file. What lies in the local cache is used when the Hub does not answer.
+Asks the Hub once, with a short timeout, before anything downloads: its own client retries an
+unreachable host for half a minute a file. What lies in the local cache is used when the Hub does
+not answer.
 """
 
 import os
@@ -13,7 +15,8 @@ from typing import Any
 from medexp.errors import OutputError, first_line
 from medexp.system import disk_space
 
-_OF_A_MODEL = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # its weights, configuration and tokenizer
+# its weights, configuration and tokenizer
+_OF_A_MODEL = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
 
 class HubError(Exception):
@@ -22,8 +25,8 @@ class HubError(Exception):
 
 @contextmanager
 def asking(*refusals: type[Exception]) -> Iterator[None]:
-    """What the Hub's clients say of the Hub, of the way to it, and of `refusals` becomes one line. Everything else is a defect or
-    this machine's, and stays what it is.
+    """What the Hub's clients say of the Hub, of the way to it, and of `refusals` becomes one line.
+    Everything else is a defect or this machine's, and stays what it is.
 
     Raises: HubError; OutputError where the disk is full.
     """
@@ -44,17 +47,27 @@ def _is_of_the_hub(error: Exception) -> bool:
     import httpx
     from huggingface_hub import errors
 
-    if isinstance(error, httpx.HTTPError | httpx.InvalidURL | ConnectionError | TimeoutError | errors.HFValidationError):
+    if isinstance(
+        error,
+        httpx.HTTPError
+        | httpx.InvalidURL
+        | ConnectionError
+        | TimeoutError
+        | errors.HFValidationError,
+    ):
         return True
     if isinstance(error, errors.EntryNotFoundError | errors.RevisionResolutionError):
         return True
-    return isinstance(error, OSError) and error.errno is None  # the clients' own; those of the system have a number
+    # the clients' own; those of the system have a number
+    return isinstance(error, OSError) and error.errno is None
 
 
 def commit_of(kind: str, repo: str, revision: str | None) -> str:
-    """The commit that `revision` (default: the main branch) of `repo` is at, in the local cache where the Hub does not answer.
+    """The commit that `revision` (default: the main branch) of `repo` is at, in the local cache
+    where the Hub does not answer.
 
-    `kind` is "model" or "dataset". Raises: HubError if it does not exist, is gated, or is neither reachable nor cached.
+    `kind` is "model" or "dataset". Raises: HubError if it does not exist, is gated, or is neither
+    reachable nor cached.
     """
     import httpx
     from huggingface_hub import HfApi, constants
@@ -67,7 +80,9 @@ def commit_of(kind: str, repo: str, revision: str | None) -> str:
             info = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10)
     except HubError as error:
         if isinstance(error.__cause__, GatedRepoError):
-            raise HubError("access is gated: ask for it on its page and set HF_TOKEN in .env") from error
+            raise HubError(
+                "access is gated: ask for it on its page and set HF_TOKEN in .env"
+            ) from error
         if not isinstance(error.__cause__, httpx.TransportError):
             raise
         found = _cached(kind, repo, revision, f"no connection ({error})")
@@ -81,7 +96,11 @@ def _cached(kind: str, repo: str, revision: str | None, why: str) -> str:
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = [each for each in scan_cache_dir().repos if each.repo_id == repo and each.repo_type == kind]
+        repos = [
+            each
+            for each in scan_cache_dir().repos
+            if each.repo_id == repo and each.repo_type == kind
+        ]
     except CacheNotFound:
         repos = []
     for kept in (each for one in repos for each in one.revisions):
@@ -106,7 +125,9 @@ def fetch(repo: str, name: str, revision: str | None) -> Path:
 
 
 def download(repo: str, revision: str | None) -> Path:
-    """Bring the weights and tokenizer of model `repo` into the local cache, with progress bars; the folder. Raises: HubError."""
+    """Bring the weights and tokenizer of model `repo` into the local cache, with progress bars; the
+    folder. Raises: HubError.
+    """
     from huggingface_hub import snapshot_download
 
     with asking(RuntimeError):
@@ -114,17 +135,27 @@ def download(repo: str, revision: str | None) -> Path:
 
 
 def downloaded(repo: str, revision: str | None) -> Path:
-    """Return the folder of model `repo` in the local cache, without asking the Hub. Raises: HubError if it is not there."""
+    """Return the folder of model `repo` in the local cache, without asking the Hub. Raises:
+    HubError if it is not there.
+    """
     from huggingface_hub import snapshot_download
 
     with asking(RuntimeError):
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_OF_A_MODEL, local_files_only=True))
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=_OF_A_MODEL, local_files_only=True
+            )
+        )
 
 
-def push(folder: Path, repo: str, token: str, private: bool, message: str, leave_out: Sequence[str]) -> str:
-    """Upload what is in `folder`, save `leave_out`, to model `repo`, made where it is not there; the address of the commit.
+def push(
+    folder: Path, repo: str, token: str, private: bool, message: str, leave_out: Sequence[str]
+) -> str:
+    """Upload what is in `folder`, save `leave_out`, to model `repo`, made where it is not there;
+    the address of the commit.
 
-    Large files go first, with progress bars; what is visible changes in one commit at the end. Raises: HubError.
+    Large files go first, with progress bars; what is visible changes in one commit at the end.
+    Raises: HubError.
     """
     from huggingface_hub import HfApi
 
@@ -132,7 +163,11 @@ def push(folder: Path, repo: str, token: str, private: bool, message: str, leave
     with asking(RuntimeError, ValueError):  # ValueError: what storage refused
         api.create_repo(repo, repo_type="model", private=private, exist_ok=True)
         done = api.upload_folder(
-            repo_id=repo, folder_path=folder, repo_type="model", commit_message=message, ignore_patterns=list(leave_out)
+            repo_id=repo,
+            folder_path=folder,
+            repo_type="model",
+            commit_message=message,
+            ignore_patterns=list(leave_out),
         )
     return str(done.commit_url)
 
@@ -142,5 +177,6 @@ def load_table(repo: str, config: str | None, revision: str | None) -> list[dict
     import datasets
 
     datasets.disable_progress_bars()
-    with asking(RuntimeError, ValueError, datasets.exceptions.DatasetsError):  # ValueError: no such config, no such split
+    # ValueError: no such config, no such split
+    with asking(RuntimeError, ValueError, datasets.exceptions.DatasetsError):
         return list(datasets.load_dataset(repo, config, revision=revision, split="train").to_list())

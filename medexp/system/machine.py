@@ -1,4 +1,5 @@
-"""What this computer has, read without torch: the CUDA driver is asked through ctypes, in milliseconds, calibrations are read back.
+"""What this computer has, read without torch: the CUDA driver is asked through ctypes, in
+milliseconds, calibrations are read back.
 
 Refuses to guess: where the driver does not answer there is no card.
 """
@@ -17,7 +18,8 @@ import psutil
 from medexp.system.files import write_json
 from medexp.system.units import GIB
 
-RAM_SHARED_BY = "MEDEXP_RAM_SHARED_BY"  # in the environment of a trial: how many run beside each other on this machine
+# in the environment of a trial: how many run beside each other on this machine
+RAM_SHARED_BY = "MEDEXP_RAM_SHARED_BY"
 PRESETS_BY_VRAM = (  # card memory in GiB that a preset needs, largest first
     (135.0, "h200_141gb"),
     (23.0, "rtx4090_24gb"),
@@ -29,8 +31,9 @@ PRESETS_BY_VRAM = (  # card memory in GiB that a preset needs, largest first
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `medexp.calibrate` measured on a card: TFLOP/s of a layer's matrix products, GB/s on the card and to it from pinned
-    memory, bytes that are free once CUDA's context and kernels are there."""
+    """What `medexp.calibrate` measured on a card: TFLOP/s of a layer's matrix products, GB/s on the
+    card and to it from pinned memory, bytes that are free once CUDA's context and kernels are
+    there."""
 
     matmul_tflops: float
     memory_gb_per_s: float
@@ -50,8 +53,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor cores this process may use, the operating system, the CUDA devices, host memory in bytes (0: not known), and
-    whether the processor multiplies in bfloat16 itself: where it does not, products take seven times as long as in float32."""
+    """Processor cores this process may use, the operating system, the CUDA devices, host memory in
+    bytes (0: not known), and whether the processor multiplies in bfloat16 itself: where it does
+    not, products take seven times as long as in float32."""
 
     cores: int
     system: str
@@ -62,7 +66,11 @@ class Machine:
 
 def cache_dir() -> Path:
     """Where is kept what is costly to make again: MEDEXP_CACHE, else ~/.cache/medexp."""
-    return Path(os.environ.get("MEDEXP_CACHE") or Path.home() / ".cache" / "medexp").expanduser().resolve()
+    return (
+        Path(os.environ.get("MEDEXP_CACHE") or Path.home() / ".cache" / "medexp")
+        .expanduser()
+        .resolve()
+    )
 
 
 def keep(gpu: Gpu, calibration: Calibration) -> Path:
@@ -74,7 +82,11 @@ def keep(gpu: Gpu, calibration: Calibration) -> Path:
 
 
 def _calibration_file(name: str) -> Path:
-    return cache_dir() / "calibration" / f"{''.join(letter if letter.isalnum() else '_' for letter in name)}.json"
+    return (
+        cache_dir()
+        / "calibration"
+        / f"{''.join(letter if letter.isalnum() else '_' for letter in name)}.json"
+    )
 
 
 def _calibration(name: str) -> Calibration | None:
@@ -112,8 +124,16 @@ def read() -> Machine:
     if driver is not None:
         driver.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(driver, index) for index in range(count.value)) if driver else ()
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = Machine(available, platform.platform(), gpus, psutil.virtual_memory().total, multiplies_bfloat16(_processor()))
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    here = Machine(
+        available,
+        platform.platform(),
+        gpus,
+        psutil.virtual_memory().total,
+        multiplies_bfloat16(_processor()),
+    )
     return shared(here, int(os.environ.get(RAM_SHARED_BY, "1")))
 
 
@@ -126,12 +146,16 @@ def _processor() -> str:
 
 
 def multiplies_bfloat16(processor: str) -> bool:
-    """Has a processor with this entry in /proc/cpuinfo the instructions for it (AVX-512 or AMX on x86, BF16 on Arm)?"""
+    """Has a processor with this entry in /proc/cpuinfo the instructions for it (AVX-512 or AMX on
+    x86, BF16 on Arm)?
+    """
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor.split())
 
 
 def shared(machine: Machine, count: int) -> Machine:
-    """`machine` as one of `count` processes may use it that run side by side, a card each: its part of the memory."""
+    """`machine` as one of `count` processes may use it that run side by side, a card each: its part
+    of the memory.
+    """
     return replace(machine, ram_bytes=machine.ram_bytes // count)
 
 
@@ -146,8 +170,8 @@ def peak_bytes() -> int:
 
 
 def nearest_preset(machine: Machine) -> str:
-    """The largest hardware preset whose card is no larger than the first card here, and computes in a format that it has
-    (t4_16gb is the one in float16); `cpu` without a card."""
+    """The largest hardware preset whose card is no larger than the first card here, and computes in
+    a format that it has (t4_16gb is the one in float16); `cpu` without a card."""
     if not machine.gpus:
         return "cpu"
     card = machine.gpus[0]

@@ -1,11 +1,13 @@
-"""The one place through which medexp looks up what a library does not promise: the name, the versions it was run with, and what
-happens without it.
+"""The one place through which medexp looks up what a library does not promise: the name, the
+versions it was run with, and what happens without it.
 
-    found = SCRATCH.of(kernels)         # None where another version has no such name; SCRATCH.absence() says so in a sentence
-    storage = STORAGE.needed(study)     # MachineError where it is missing and nothing can be done without
+    found = SCRATCH.of(kernels)         # None where another version has no such name;
+    SCRATCH.absence() says so in a sentence storage = STORAGE.needed(study)     # MachineError where
+    it is missing and nothing can be done without
 
-A name that is there may still mean something else in another version: what computes gradients is tried besides
-(medexp.models.patches.gradient_check), and a version that was not run is said at the start of a run (`untested`).
+A name that is there may still mean something else in another version: what computes gradients is
+tried besides (medexp.models.patches.gradient_check), and a version that was not run is said at the
+start of a run (`untested`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +21,9 @@ from medexp.errors import MachineError
 
 @dataclass(frozen=True)
 class Versions:
-    """The versions of a library that medexp was run with, both ends included; digits that an end does not give are free."""
+    """The versions of a library that medexp was run with, both ends included; digits that an end
+    does not give are free.
+    """
 
     first: str
     last: str
@@ -46,7 +50,9 @@ TESTED = {
 
 @dataclass(frozen=True)
 class PrivateName:
-    """A name of `library`, written from where its owner is found; `without` says what happens where it is missing."""
+    """A name of `library`, written from where its owner is found; `without` says what happens where
+    it is missing.
+    """
 
     library: str
     name: str
@@ -73,7 +79,10 @@ class PrivateName:
     def absence(self) -> str:
         """A sentence for where it is missing."""
         have = f"{self.library} {installed(self.library) or '(not installed)'}"
-        return f"{have} has no {self.name}, which {self.library} {TESTED[self.library]} had: {self.without}"
+        return (
+            f"{have} has no {self.name}, which {self.library} {TESTED[self.library]} had:"
+            f" {self.without}"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,22 +97,50 @@ class Setting:
     def absence(self) -> str:
         """A sentence for where it is not read there any more."""
         have = f"{self.library} {installed(self.library) or '(not installed)'}"
-        return f"{have} does not read {self.name} in {self.file} as {TESTED[self.library]} did: {self.without}"
+        return (
+            f"{have} does not read {self.name} in {self.file} as {TESTED[self.library]} did:"
+            f" {self.without}"
+        )
 
 
-_BY_CARD = "it sizes the loss's memory by the whole card, and a plan may be off; the rehearsed step measures what it really takes"
+_BY_CARD = (
+    "it sizes the loss's memory by the whole card, and a plan may be off; the rehearsed step"
+    " measures what it really takes"
+)
 SETTINGS = (
-    Setting("unsloth", "UNSLOTH_DISABLE_STATISTICS", "models/_utils.py", "it may report the machine to its makers"),
-    Setting("unsloth_zoo", "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS", "fused_losses/fused_linear.py", _BY_CARD),
-    Setting("unsloth_zoo", "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB", "fused_losses/fused_linear.py", _BY_CARD),
-    Setting("unsloth_zoo", "UNSLOTH_COMPILE_LOCATION", "compiler.py", "it writes unsloth_compiled_cache into the current folder"),
+    Setting(
+        "unsloth",
+        "UNSLOTH_DISABLE_STATISTICS",
+        "models/_utils.py",
+        "it may report the machine to its makers",
+    ),
+    Setting(
+        "unsloth_zoo",
+        "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS",
+        "fused_losses/fused_linear.py",
+        _BY_CARD,
+    ),
+    Setting(
+        "unsloth_zoo", "UNSLOTH_FUSED_LINEAR_BWD_TILE_MB", "fused_losses/fused_linear.py", _BY_CARD
+    ),
+    Setting(
+        "unsloth_zoo",
+        "UNSLOTH_COMPILE_LOCATION",
+        "compiler.py",
+        "it writes unsloth_compiled_cache into the current folder",
+    ),
     Setting(
         "unsloth",
         "UNSLOTH_RMSNORM_SAVE_OUTPUT",
         "kernels/rms_layernorm.py",
         "a tiled MLP cannot train; set hardware.tile_mlp=false",
     ),
-    Setting("unsloth", "UNSLOTH_BLOCK_COMPILE", "models/_block_compile.py", "hardware.compile_layers has no effect"),
+    Setting(
+        "unsloth",
+        "UNSLOTH_BLOCK_COMPILE",
+        "models/_block_compile.py",
+        "hardware.compile_layers has no effect",
+    ),
 )
 
 _MLP = "recomputed layers compute their last product, and steps take a few percent longer"
@@ -115,20 +152,33 @@ SWIGLU = PrivateName("unsloth", "kernels.fast_lora.swiglu_fg_kernel", _MLP)
 SWIGLU_BACKWARD = PrivateName("unsloth", "kernels.fast_lora.swiglu_DWf_DW_dfg_kernel", _MLP)
 AMP_FORWARD = PrivateName("unsloth", "kernels.fast_lora.torch_amp_custom_fwd", _MLP)
 
-_SCRATCH_STAYS = "the weight that was dequantised last (up to 112 MiB of an 8B) stays on the card after an evaluation"
+_SCRATCH_STAYS = (
+    "the weight that was dequantised last (up to 112 MiB of an 8B) stays on the card after an"
+    " evaluation"
+)
 SCRATCH = PrivateName("unsloth", "kernels.utils._SCRATCH", _SCRATCH_STAYS)
 NF4_PLAN = PrivateName("unsloth", "quant_state._unsloth_nf4_plan", _SCRATCH_STAYS)
 KEPT_MARK = PrivateName(
-    "unsloth", "layer._unsloth_skip_checkpoint", "what kept layers save stays on the card, and recomputed ones are computed whole"
+    "unsloth",
+    "layer._unsloth_skip_checkpoint",
+    "what kept layers save stays on the card, and recomputed ones are computed whole",
 )
-STREAMER = PrivateName("unsloth", "network._unsloth_block_swap", "layers cannot be streamed; set hardware.offload_layers=0")
+STREAMER = PrivateName(
+    "unsloth",
+    "network._unsloth_block_swap",
+    "layers cannot be streamed; set hardware.offload_layers=0",
+)
 
 REPACKS = PrivateName(
     "bitsandbytes",
     "nn.Linear4bit.support_avx512bf16_for_cpu",
     "NF4 weights may be repacked on a CPU, after which gradients are wrong",
 )
-CARDS_USED = PrivateName("transformers", "TrainingArguments._n_gpu", "with two cards in sight the Trainer doubles the batch")
+CARDS_USED = PrivateName(
+    "transformers",
+    "TrainingArguments._n_gpu",
+    "with two cards in sight the Trainer doubles the batch",
+)
 
 _NO_STUDY = "a sweep cannot keep its study"
 STUDY_STORAGE = PrivateName("optuna", "study.Study._storage", _NO_STUDY)
@@ -136,10 +186,16 @@ STUDY_ID = PrivateName("optuna", "study.Study._study_id", _NO_STUDY)
 TRIAL_ID = PrivateName("optuna", "trial.Trial._trial_id", _NO_STUDY)
 SUGGEST = PrivateName("optuna", "trial.Trial._suggest", _NO_STUDY)
 STALE_TRIALS = PrivateName(
-    "optuna", "storage._get_stale_trial_ids", "trials of a sweeper that died on another machine stay RUNNING"
+    "optuna",
+    "storage._get_stale_trial_ids",
+    "trials of a sweeper that died on another machine stay RUNNING",
 )
-CACHED_STORAGE = PrivateName("optuna", "storage._backend", "connections to the study are closed when the process ends")
-_OTHER_SAMPLER = "its Gaussian process cannot learn from refused trials; set hydra/sweeper/sampler=tpe"
+CACHED_STORAGE = PrivateName(
+    "optuna", "storage._backend", "connections to the study are closed when the process ends"
+)
+_OTHER_SAMPLER = (
+    "its Gaussian process cannot learn from refused trials; set hydra/sweeper/sampler=tpe"
+)
 GP_LIMITS = PrivateName("optuna", "samplers.GPSampler._get_constraints_acqf_args", _OTHER_SAMPLER)
 GP_OPTIMUM = PrivateName("optuna", "samplers.GPSampler._optimize_acqf", _OTHER_SAMPLER)
 GP_SAMPLES = PrivateName("optuna", "samplers.GPSampler._n_preliminary_samples", _OTHER_SAMPLER)
@@ -147,7 +203,9 @@ GP_RANDOM = PrivateName("optuna", "samplers.GPSampler._rng", _OTHER_SAMPLER)
 GP_CACHE = PrivateName("optuna", "samplers.GPSampler._constraints_gprs_cache_list", _OTHER_SAMPLER)
 
 JOB_RETURN = PrivateName(
-    "hydra-core", "core.utils.JobReturn._return_value", "a launcher's failure is told as 'no result came back'"
+    "hydra-core",
+    "core.utils.JobReturn._return_value",
+    "a launcher's failure is told as 'no result came back'",
 )
 AS_TYPED = PrivateName(
     "hydra-core",
@@ -156,7 +214,9 @@ AS_TYPED = PrivateName(
 )
 
 VIEWS = PrivateName(
-    "mlflow", "the experiment's tag mlflow.sharedViewState.*", "links show the page without medexp's columns and charts"
+    "mlflow",
+    "the experiment's tag mlflow.sharedViewState.*",
+    "links show the page without medexp's columns and charts",
 )
 
 
@@ -167,13 +227,22 @@ def is_untested(library: str) -> bool:
 
 
 def untested(libraries: Iterable[str]) -> Iterator[str]:
-    """A sentence for each of `libraries` that is installed in a version medexp was never run with: what of it is untested."""
+    """A sentence for each of `libraries` that is installed in a version medexp was never run with:
+    what of it is untested.
+    """
     for library in libraries:
         if not is_untested(library):
             continue
         names = [each.name for each in NAMES if each.library == library]
-        inside = f"what medexp uses of its inside is untested there ({', '.join(names)})" if names else "it is untested there"
-        yield f"{library} {installed(library)} is installed; medexp was run with {TESTED[library]}, and {inside}"
+        inside = (
+            f"what medexp uses of its inside is untested there ({', '.join(names)})"
+            if names
+            else "it is untested there"
+        )
+        yield (
+            f"{library} {installed(library)} is installed; medexp was run with {TESTED[library]},"
+            f" and {inside}"
+        )
 
 
 @cache

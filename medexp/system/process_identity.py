@@ -1,4 +1,6 @@
-"""Is a process still there? Known by its number, its machine and when it began: numbers are given again."""
+"""Is a process still there? Known by its number, its machine and when it began: numbers are given
+again.
+"""
 
 import hashlib
 import json
@@ -27,7 +29,10 @@ def is_alive(process: Mapping[str, Any]) -> bool:
 
     try:
         found = psutil.Process(process["pid"])
-        return bool(abs(found.create_time() - process["began"]) < 1 and found.status() != psutil.STATUS_ZOMBIE)
+        return bool(
+            abs(found.create_time() - process["began"]) < 1
+            and found.status() != psutil.STATUS_ZOMBIE
+        )
     except psutil.Error:
         return False
 

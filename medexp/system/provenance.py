@@ -7,17 +7,26 @@ from pathlib import Path
 
 def environment() -> dict[str, str]:
     """The version of every installed package, by name."""
-    read_once = (each.metadata for each in metadata.distributions())  # each look parses the file anew
+    # each look parses the file anew
+    read_once = (each.metadata for each in metadata.distributions())
     packages = {each["Name"]: each["Version"] for each in read_once if each["Name"]}
     return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit checked out around `folder`, with "+" when files differ from it; None outside a checkout."""
+    """The commit checked out around `folder`, with "+" when files differ from it; None outside a
+    checkout.
+    """
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=False)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -1,5 +1,5 @@
-"""Bytes, GiB, durations, figures: conversions at the edge, for people. Inside, memory is an int in bytes, time a
-float in seconds."""
+"""Bytes, GiB, durations, figures: conversions at the edge, for people. Inside, memory is an int in
+bytes, time a float in seconds."""
 
 GIB = 2**30
 MIB = 2**20

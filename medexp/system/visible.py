@@ -2,8 +2,9 @@
 
 import re
 
-# C0 but tab and line feed, DEL and C1 (the 8-bit forms of ESC [ and ESC ]) move the cursor, recolour, retitle, write to the
-# clipboard; bidi embeddings, overrides and isolates show letters in another order (CVE-2021-42574); lone surrogates are no text.
+# C0 but tab and line feed, DEL and C1 (the 8-bit forms of ESC [ and ESC ]) move the cursor,
+# recolour, retitle, write to the clipboard; bidi embeddings, overrides and isolates show letters in
+# another order (CVE-2021-42574); lone surrogates are no text.
 _STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -22,11 +22,13 @@ _DATASET_KEYS = (
 
 
 def pin(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
-    """Set the revisions in `cfg` to the commits in `tags`, save those of a model or dataset that the
-    command line has `named`."""
+    """Set the revisions in `cfg` to the commits in `tags`, save those of a model or dataset that
+    the command line has `named`."""
     if MODEL in tags and cfg.model.path is None and not set(named) & set(_MODEL_KEYS):
         cfg.model.revision = tags[MODEL]
-    other_cases = [key for key in named if key in _DATASET_KEYS or key.startswith("dataset.mixture")]
+    other_cases = [
+        key for key in named if key in _DATASET_KEYS or key.startswith("dataset.mixture")
+    ]
     if DATASET in tags and not other_cases:
         _pin_cases(cfg.dataset, tags[DATASET].split(BETWEEN))
 

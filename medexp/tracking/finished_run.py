@@ -1,4 +1,6 @@
-"""A finished run found again, by its MLflow id or by the folder of its adapter: what it kept, and the config that made it."""
+"""A finished run found again, by its MLflow id or by the folder of its adapter: what it kept, and
+the config that made it.
+"""
 
 import re
 from collections.abc import Sequence
@@ -28,8 +30,8 @@ _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """Its adapter (None where it kept none), the config that made it, its stored record, what MLflow knows of it, and the adapter
-    it began with."""
+    """Its adapter (None where it kept none), the config that made it, its stored record, what
+    MLflow knows of it, and the adapter it began with."""
 
     asked: str
     adapter: Path | None
@@ -45,14 +47,16 @@ class FinishedRun:
 
 
 def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
-    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`, "last" (the newest there), or a
-    version in its model registry (models:/NAME@ALIAS, models:/NAME/VERSION).
+    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`,
+    "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
+    models:/NAME/VERSION).
 
     Raises: ConfigError if none is asked for; RunError if it is not there.
     """
     if not asked:
         raise ConfigError(
-            "run has no value: give run=ID, an MLflow run id (make ui lists them), run=last, or run=FOLDER of an adapter"
+            "run has no value: give run=ID, an MLflow run id (make ui lists them), run=last, or"
+            " run=FOLDER of an adapter"
         )
     if asked.startswith("models:"):
         return _kept(registry.run_of(_store(root), asked), root, asked)
@@ -61,12 +65,18 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         inside = folder if (folder / artifact.CONFIG).is_file() else folder / ADAPTER
         if not (inside / artifact.CONFIG).is_file():
             raise RunError(
-                f"run={asked} is a folder without adapter_config.json; give the folder of an adapter, or an MLflow run id"
+                f"run={asked} is a folder without adapter_config.json; give the folder of an"
+                " adapter, or an MLflow run id"
             )
         inside = inside.resolve()
-        return FinishedRun(asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None)
+        return FinishedRun(
+            asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None
+        )
     if not re.fullmatch(r"\w+", asked):
-        raise RunError(f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui lists them), or last")
+        raise RunError(
+            f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui"
+            " lists them), or last"
+        )
     return _kept(asked, root, asked)
 
 
@@ -81,7 +91,9 @@ def _existing(file: Path) -> Path | None:
 
 
 def _store(root: str) -> Tracking:
-    return Tracking(root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={})
+    return Tracking(
+        root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={}
+    )
 
 
 def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
@@ -89,31 +101,41 @@ def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
     return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun]:
-    """`cfg` with the groups of the run that `options` name in the place of its own, save what `overrides` name; and that run, so
-    that the whole command is about one: another may finish meanwhile, and be the last."""
+def as_it_was_made(
+    cfg: DictConfig, options: object, overrides: Sequence[str]
+) -> tuple[DictConfig, FinishedRun]:
+    """`cfg` with the groups of the run that `options` name in the place of its own, save what
+    `overrides` name; and that run, so that the whole command is about one: another may finish
+    meanwhile, and be the last."""
     assert isinstance(options, OfARun)
     subject = located(cfg, options.run)
     return recomposed(cfg, subject, overrides), subject
 
 
 def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what `overrides` name.
+    """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what
+    `overrides` name.
 
     Raises: RunError if the run has not kept its config.
     """
     if subject.composed is None:
         raise RunError(
-            f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an adapter folder); "
-            "it was not made by medexp, or its files were moved away without the store"
+            f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an"
+            " adapter folder); it was not made by medexp, or its files were moved away without the"
+            " store"
         )
     stored = OmegaConf.load(subject.composed)
     if not isinstance(stored, DictConfig) or "model" not in stored:
-        raise RunError(f"run={subject.asked}: {subject.composed} is not a composed config of medexp")
+        raise RunError(
+            f"run={subject.asked}: {subject.composed} is not a composed config of medexp"
+        )
     stored = _found_again(stored, cfg, subject)
-    made = OmegaConf.merge(cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"})
+    made = OmegaConf.merge(
+        cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"}
+    )
     assert isinstance(made, DictConfig)
-    for key in OmegaConf.missing_keys(stored):  # merging left this command's own default there: an older medexp kept no shape
+    # merging left this command's own default there: an older medexp kept no shape
+    for key in OmegaConf.missing_keys(stored):
         if OmegaConf.select(made, key.rpartition(".")[0] or key) is not None:
             OmegaConf.update(made, key, "???", merge=False)
     named = [match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides) if match]
@@ -135,16 +157,19 @@ def _found_again(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> D
 
 
 def continued(run: RunConfig, subject: FinishedRun, show: Screen) -> Weights:
-    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or another version of it, which is
-    said; `run` is set to begin with that adapter, and to the fastest plan that fits.
+    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
+    another version of it, which is said; `run` is set to begin with that adapter, and to the
+    fastest plan that fits.
 
-    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong together; VramPlanError.
+    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
+        together; VramPlanError.
     """
     if planner.is_planned(run):
         planner.apply(run, planner.choose(run)[0])
     if subject.adapter is None:
         raise RunError(
-            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give run=FOLDER of its adapter"
+            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
+            " run=FOLDER of its adapter"
         )
     found = weights.find(run.model)
     if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):

@@ -1,5 +1,5 @@
-"""Which runs are open in a process that lives? Each holds a lock under `tracking.root`/open, which the
-operating system lets go when the process dies, whatever it died of.
+"""Which runs are open in a process that lives? Each holds a lock under `tracking.root`/open, which
+the operating system lets go when the process dies, whatever it died of.
 
 Several processes may hold one run open, as sweepers that share a study do. A run also names the
 process that made it (tag PROCESS): one that died before it held the lock is known by it.
@@ -66,7 +66,9 @@ def bury(client: Any, run_ids: Sequence[str]) -> None:
         for run_id in run_ids:
             run = existing_run(client, run_id)
             if run is not None and run.info.status == "RUNNING":
-                why = "the process ended without reporting an error (killed, or the machine stopped)"
+                why = (
+                    "the process ended without reporting an error (killed, or the machine stopped)"
+                )
                 client.set_tag(run_id, "medexp.ended_by", why)
                 client.set_tag(run_id, "medexp.reason", "died")
                 client.set_terminated(run_id, "KILLED")

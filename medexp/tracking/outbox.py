@@ -76,7 +76,8 @@ class Outbox:
             self._say(f"{left} ({self._why}), nor to {file} ({error.strerror})")
         else:
             self._say(
-                f"{left} ({self._why}); {file} keeps what is left, and the next training, evaluation or sweep there writes it"
+                f"{left} ({self._why}); {file} keeps what is left, and the next training,"
+                " evaluation or sweep there writes it"
             )
 
     @property

@@ -1,6 +1,8 @@
-"""The runs that MLflow keeps: one of them found again, the trials of a study, and those whose process is gone.
+"""The runs that MLflow keeps: one of them found again, the trials of a study, and those whose
+process is gone.
 
-A process that is killed outright cannot say so: the next command that opens the store does (`bury`).
+A process that is killed outright cannot say so: the next command that opens the store does
+(`bury`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +23,9 @@ LAST = "last"  # in the place of a run's id
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that is in the store: its name, where each artifact that was asked for lies (those it has), its metrics, parameters and
-    tags, its status (FINISHED, KILLED, FAILED, RUNNING), and the digests of its held-out and of its training cases."""
+    """A run that is in the store: its name, where each artifact that was asked for lies (those it
+    has), its metrics, parameters and tags, its status (FINISHED, KILLED, FAILED, RUNNING), and the
+    digests of its held-out and of its training cases."""
 
     run_id: str
     name: str
@@ -37,56 +40,95 @@ class KeptRun:
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
-    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the newest that training has finished,
-    one with the first of `artifacts` before all others.
+    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the
+    newest that training has finished, one with the first of `artifacts` before all others.
 
     Raises: RunError if there is no such run.
     """
     client = existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
-    run = _last(client, experiments, artifacts[0]) if run_id == LAST else existing_run(client, run_id)
+    run = (
+        _last(client, experiments, artifacts[0]) if run_id == LAST else existing_run(client, run_id)
+    )
     if run is None:
         newest = client.search_runs(experiments, max_results=3)
         known = listing(f"{each.info.run_id} ({each.info.run_name})" for each in newest)
         raise RunError(
-            f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are {known}. See them with make ui"
+            f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are"
+            f" {known}. See them with make ui"
         )
     run_id = run.info.run_id
     folder = lies_in(run.info.artifact_uri)  # MLflow's own download would copy them
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
-    digests = {tag.value: each.dataset.digest for each in run.inputs.dataset_inputs for tag in each.tags}
+    digests = {
+        tag.value: each.dataset.digest for each in run.inputs.dataset_inputs for tag in each.tags
+    }
     params, tags = dict(run.data.params), dict(run.data.tags)
-    name, held, trained_on = run.info.run_name or run_id, digests.get("held-out"), digests.get("training")
-    return KeptRun(run_id, name, found, dict(run.data.metrics), held, tracker, params, tags, run.info.status, trained_on)
+    name, held, trained_on = (
+        run.info.run_name or run_id,
+        digests.get("held-out"),
+        digests.get("training"),
+    )
+    return KeptRun(
+        run_id,
+        name,
+        found,
+        dict(run.data.metrics),
+        held,
+        tracker,
+        params,
+        tags,
+        run.info.status,
+        trained_on,
+    )
 
 
 def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
-    """The ids of the finished trials of the newest study called `name`, best first, and the metric that says which is best.
+    """The ids of the finished trials of the newest study called `name`, best first, and the metric
+    that says which is best.
 
     Raises: RunError if there is no such study, naming those there are.
     """
     client = existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
-    named = client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000) if "'" not in name else []
+    named = (
+        client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000)
+        if "'" not in name
+        else []
+    )
     study = next((run for run in named if "mlflow.parentRunId" not in run.data.tags), None)
     if study is None:
-        marked = client.search_runs(experiments, "tags.`medexp.objective` LIKE '%'", max_results=200)
-        known = dict.fromkeys(run.data.tags["medexp.study"] for run in marked if "medexp.study" in run.data.tags)
-        raise RunError(f"study={name} is not in {tracking.root}; there are {listing(known)}{nearest(name, known)}")
+        marked = client.search_runs(
+            experiments, "tags.`medexp.objective` LIKE '%'", max_results=200
+        )
+        known = dict.fromkeys(
+            run.data.tags["medexp.study"] for run in marked if "medexp.study" in run.data.tags
+        )
+        raise RunError(
+            f"study={name} is not in {tracking.root}; there are"
+            f" {listing(known)}{nearest(name, known)}"
+        )
     objective = study.data.tags["medexp.objective"].partition(", ")[0]
     sign = -1 if study.data.tags.get("medexp.direction", "").startswith("maximize") else 1
     trials = [run for run in named if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
-    done = [run for run in trials if run.info.status == "FINISHED" and objective in run.data.metrics]
-    return [run.info.run_id for run in sorted(done, key=lambda run: sign * run.data.metrics[objective])], objective
+    done = [
+        run for run in trials if run.info.status == "FINISHED" and objective in run.data.metrics
+    ]
+    return [
+        run.info.run_id for run in sorted(done, key=lambda run: sign * run.data.metrics[objective])
+    ], objective
 
 
 def _last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
     """The newest run that training finished and that kept its adapter; where none did, the newest."""
     trained = "tags.mlflow.source.name = 'medexp.train' and attributes.status = 'FINISHED'"
-    runs = client.search_runs(experiments, trained, order_by=["attributes.end_time DESC"], max_results=200)
+    runs = client.search_runs(
+        experiments, trained, order_by=["attributes.end_time DESC"], max_results=200
+    )
     runs = [run for run in runs if "medexp.model" in run.data.tags]  # a sweep has a run of its own
-    with_adapter = (run for run in runs if (lies_in(run.info.artifact_uri) / adapter).is_dir())  # trials of a sweep keep none
+    # trials of a sweep keep none
+    with_adapter = (run for run in runs if (lies_in(run.info.artifact_uri) / adapter).is_dir())
     return next(with_adapter, next(iter(runs), None))
 
 

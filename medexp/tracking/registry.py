@@ -1,6 +1,8 @@
-"""MLflow's model registry: a finished run's adapter as a version of a registered model, and the run that a version came from.
+"""MLflow's model registry: a finished run's adapter as a version of a registered model, and the run
+that a version came from.
 
-A version points at the run's own adapter; nothing is copied. Its description and tags lead to the run and its report.
+A version points at the run's own adapter; nothing is copied. Its description and tags lead to the
+run and its report.
 """
 
 import re
@@ -15,8 +17,18 @@ from medexp.tracking.views import TRAINING_PAGES
 
 ADAPTER, REPORT = "adapter", "report.html"
 URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+|latest))")
-_NAME, _ALIAS = re.compile(r"[^/:@]*[^/:@\s.][^/:@]*"), re.compile(r"(?!latest$)(?![vV]\d+$)[\w-]+", re.IGNORECASE)
-_COPIED = ("medexp.model", "medexp.model_revision", "medexp.dataset", "medexp.hardware", "medexp.git_commit", "medexp.study")
+_NAME, _ALIAS = (
+    re.compile(r"[^/:@]*[^/:@\s.][^/:@]*"),
+    re.compile(r"(?!latest$)(?![vV]\d+$)[\w-]+", re.IGNORECASE),
+)
+_COPIED = (
+    "medexp.model",
+    "medexp.model_revision",
+    "medexp.dataset",
+    "medexp.hardware",
+    "medexp.git_commit",
+    "medexp.study",
+)
 
 
 @dataclass(frozen=True)
@@ -36,11 +48,11 @@ class Registered:
 
 
 def register(tracking: Tracking, run_id: str, name: str, alias: str) -> Registered:
-    """The adapter of run `run_id` as a version of registered model `name`, with `alias` moved to it; the version it already is,
-    where it was registered before.
+    """The adapter of run `run_id` as a version of registered model `name`, with `alias` moved to
+    it; the version it already is, where it was registered before.
 
-    Raises: ConfigError for a name or alias that MLflow cannot hold; RunError if there is no such run, it has not finished, or it
-    kept no adapter.
+    Raises: ConfigError for a name or alias that MLflow cannot hold; RunError if there is no such
+    run, it has not finished, or it kept no adapter.
     """
     check_names(name, alias)
     client = existing_store(tracking)
@@ -60,36 +72,58 @@ def check_names(name: str, alias: str) -> None:
     """
     problems = []
     if not _NAME.fullmatch(name):
-        problems.append(f"the registered model's name {name!r} is not allowed: give some text without /, : and @")
+        problems.append(
+            f"the registered model's name {name!r} is not allowed: give some text without /, :"
+            " and @"
+        )
     if not _ALIAS.fullmatch(alias):
-        problems.append(f"the alias {alias!r} is not allowed: letters, digits, _ and - make one, but not latest or v1, v2, ...")
+        problems.append(
+            f"the alias {alias!r} is not allowed: letters, digits, _ and - make one, but not latest"
+            " or v1, v2, ..."
+        )
     if problems:
         raise ConfigError(problems)
 
 
 def run_of(tracking: Tracking, uri: str) -> str:
-    """The id of the run whose adapter `uri` names: models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME/latest.
+    """The id of the run whose adapter `uri` names: models:/NAME@ALIAS, models:/NAME/VERSION or
+    models:/NAME/latest.
 
     Raises: RunError for another form, or where no such version is registered; says which there are.
     """
     asked = URI.fullmatch(uri)
     if asked is None:
-        raise RunError(f"run={uri} is not a registered model: models:/NAME@ALIAS or models:/NAME/VERSION is")
+        raise RunError(
+            f"run={uri} is not a registered model: models:/NAME@ALIAS or models:/NAME/VERSION is"
+        )
     client = existing_store(tracking)
     versions = _versions(client, asked["name"])
     found = _asked_for(client, versions, asked)
     if found is None:
-        raise RunError(f"run={uri} is not registered in {tracking.root}; {_known(client, asked['name'], versions)}")
+        raise RunError(
+            f"run={uri} is not registered in {tracking.root};"
+            f" {_known(client, asked['name'], versions)}"
+        )
     if not found.run_id:
-        raise RunError(f"run={uri} was not registered by medexp: it names no run of {tracking.root}")
+        raise RunError(
+            f"run={uri} was not registered by medexp: it names no run of {tracking.root}"
+        )
     return str(found.run_id)
 
 
 def _asked_for(client: Any, versions: list[Any], asked: re.Match[str]) -> Any:
     if asked["alias"]:
-        wanted = client.get_registered_model(asked["name"]).aliases.get(asked["alias"]) if versions else None
+        wanted = (
+            client.get_registered_model(asked["name"]).aliases.get(asked["alias"])
+            if versions
+            else None
+        )
     else:
-        wanted = str(max((int(each.version) for each in versions), default=0)) if asked["version"] == "latest" else asked["version"]
+        wanted = (
+            str(max((int(each.version) for each in versions), default=0))
+            if asked["version"] == "latest"
+            else asked["version"]
+        )
     return next((each for each in versions if str(each.version) == str(wanted)), None)
 
 
@@ -98,8 +132,10 @@ def _known(client: Any, name: str, versions: list[Any]) -> str:
     if not versions:
         return f"there are {listing(each.name for each in client.search_registered_models())}"
     aliases = client.get_registered_model(name).aliases
-    return f"{name} has versions {listing(sorted((str(each.version) for each in versions), key=int))} and aliases " + listing(
-        f"{alias} (version {version})" for alias, version in sorted(aliases.items())
+    return (
+        f"{name} has versions {listing(sorted((str(each.version) for each in versions), key=int))}"
+        " and aliases "
+        + listing(f"{alias} (version {version})" for alias, version in sorted(aliases.items()))
     )
 
 
@@ -124,7 +160,10 @@ def _finished(client: Any, run_id: str, root: str | None) -> Any:
     if run.info.status != "FINISHED":
         raise RunError(f"run={run_id} is {run.info.status}, and only a FINISHED run is registered")
     if ADAPTER not in {each.path for each in client.list_artifacts(run_id)}:
-        raise RunError(f"run={run_id} kept no adapter in MLflow (tracking.log_adapter=false), so there is nothing to register")
+        raise RunError(
+            f"run={run_id} kept no adapter in MLflow (tracking.log_adapter=false), so there is"
+            " nothing to register"
+        )
     return run
 
 
@@ -137,7 +176,8 @@ def _created(client: Any, run: Any, name: str) -> Any:
         if not is_missing(error):
             raise
         client.create_registered_model(
-            name, description="LoRA adapters of medexp; each version's description says what it changed."
+            name,
+            description="LoRA adapters of medexp; each version's description says what it changed.",
         )
     return client.create_model_version(
         name,
@@ -145,7 +185,11 @@ def _created(client: Any, run: Any, name: str) -> Any:
         run_id=run.info.run_id,
         tags=_tags(run),
         description=_description(run),
-        model_id=next((each.model_id for each in run.outputs.model_outputs), None) if run.outputs else None,
+        model_id=(
+            next((each.model_id for each in run.outputs.model_outputs), None)
+            if run.outputs
+            else None
+        ),
     )
 
 
@@ -159,5 +203,8 @@ def _tags(run: Any) -> Mapping[str, str]:
 def _description(run: Any) -> str:
     """Markdown: links to the run and its report, then what the run says about itself."""
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    links = f"[Run {run.info.run_name}]({page}?{TRAINING_PAGES}), [its report]({page}/artifacts/{REPORT}?{TRAINING_PAGES})"
+    links = (
+        f"[Run {run.info.run_name}]({page}?{TRAINING_PAGES}), [its"
+        f" report]({page}/artifacts/{REPORT}?{TRAINING_PAGES})"
+    )
     return "\n\n".join(filter(None, [links, run.data.tags.get("mlflow.note.content")]))

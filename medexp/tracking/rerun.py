@@ -1,5 +1,5 @@
-"""A finished run made again (`python -m medexp.train experiment=from_run run=ID`): its config put back, its loss held beside the
-first one's."""
+"""A finished run made again (`python -m medexp.train experiment=from_run run=ID`): its config put
+back, its loss held beside the first one's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,28 +17,39 @@ LOSS = "result/loss_after"
 _WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and those are the run's
 
 
-def as_it_was_made(cfg: DictConfig, options: object, overrides: Sequence[str]) -> tuple[DictConfig, FinishedRun | None]:
-    """`cfg`, with experiment=from_run the config of the run that `options` name, save what `overrides` name; and that run.
+def as_it_was_made(
+    cfg: DictConfig, options: object, overrides: Sequence[str]
+) -> tuple[DictConfig, FinishedRun | None]:
+    """`cfg`, with experiment=from_run the config of the run that `options` name, save what
+    `overrides` name; and that run.
 
-    Raises: ConfigError for one without the other; RunError or ConfigError as `finished.as_it_was_made` does.
+    Raises: ConfigError for one without the other; RunError or ConfigError as
+        `finished.as_it_was_made` does.
     """
     assert isinstance(options, TrainOptions)
     if not options.from_run:
         if options.run is not None:
             raise ConfigError(
-                f"run={options.run} is only read with experiment=from_run, which makes that run again; "
-                "add it, or leave run= out (lora.start_from=FOLDER goes on from an adapter)"
+                f"run={options.run} is only read with experiment=from_run, which makes that run"
+                " again; add it, or leave run= out (lora.start_from=FOLDER goes on from an"
+                " adapter)"
             )
         return cfg, None
     if options.run is None:
         raise ConfigError(
-            "experiment=from_run makes a finished run again: give run=ID, an MLflow run id (make ui lists them), or last"
+            "experiment=from_run makes a finished run again: give run=ID, an MLflow run id (make ui"
+            " lists them), or last"
         )
     for each in overrides:
         if (group := each.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
-            raise ConfigError(f"{each} has no effect with experiment=from_run: leave {group}= out and name the values themselves")
+            raise ConfigError(
+                f"{each} has no effect with experiment=from_run: leave {group}= out and name the"
+                " values themselves"
+            )
     made, subject = finished.as_it_was_made(cfg, options, overrides)
-    if subject.started_from is not None and not any(each.lstrip("+").startswith("lora.start_from=") for each in overrides):
+    if subject.started_from is not None and not any(
+        each.lstrip("+").startswith("lora.start_from=") for each in overrides
+    ):
         made.lora.start_from = str(subject.started_from)  # the folder it was read from may be gone
     return made, subject
 
@@ -52,7 +63,11 @@ class Restored:
     @property
     def tags(self) -> dict[str, object]:
         """What the new run says in MLflow of the first."""
-        return {"medexp.restores": self.subject.kept.run_id if self.subject.kept is not None else self.subject.asked}
+        return {
+            "medexp.restores": (
+                self.subject.kept.run_id if self.subject.kept is not None else self.subject.asked
+            )
+        }
 
     def commits(self, run: RunConfig) -> str | None:
         """Which Hub commits `run` takes because the first one did; None where there are none."""
@@ -60,16 +75,22 @@ class Restored:
         return commits.sentence(run, kept.tags) if kept is not None else None
 
     def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
-        """Is `loss`, on held-out cases of digest `held_out` after training on those of `trained_on`, what the first run had come
-        to?"""
+        """Is `loss`, on held-out cases of digest `held_out` after training on those of
+        `trained_on`, what the first run had come to?"""
         kept = self.subject.kept
         before = kept.metrics.get(LOSS) if kept is not None else None
         if kept is None or before is None:
             return f"run {self.subject.name} has kept no held-out loss to compare with"
         if kept.held_out != held_out:
-            return f"the held-out cases are not those of run {kept.run_id}, so {loss:.6g} is not comparable with its {before:.6g}"
+            return (
+                f"the held-out cases are not those of run {kept.run_id}, so {loss:.6g} is not"
+                f" comparable with its {before:.6g}"
+            )
         if loss == before:
             return f"held-out loss {loss!r}: the same as run {kept.run_id} had, to the digit"
         other = f": the training data is another (digest {trained_on}, there {kept.trained_on})"
         why = other if kept.trained_on not in (None, trained_on) else ""
-        return f"held-out loss {loss!r} differs by {loss - before:+.3g} from {before!r} of run {kept.run_id}{why}"
+        return (
+            f"held-out loss {loss!r} differs by {loss - before:+.3g} from {before!r} of run"
+            f" {kept.run_id}{why}"
+        )

@@ -1,4 +1,6 @@
-"""What a run is called in a list: the values that tell it from its neighbours, in a few words (`r16 lr2e-4 seq1024`)."""
+"""What a run is called in a list: the values that tell it from its neighbours, in a few words (`r16
+lr2e-4 seq1024`).
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,20 +15,26 @@ _SHORT = {
     "training.seed": "seed",
 }
 _ALWAYS = ("lora.r", "training.learning_rate", "training.max_seq_tokens")
-_TELLING = re.compile(r"\+{0,2}(?P<key>lora|lora\.\w+|training\.\w+|dataset|prompt|experiment)=(?P<value>.+)")
+_TELLING = re.compile(
+    r"\+{0,2}(?P<key>lora|lora\.\w+|training\.\w+|dataset|prompt|experiment)=(?P<value>.+)"
+)
 _UNTELLING = ("training.save_steps", "training.resume", "lora.start_from", "experiment=from_run")
 LONGEST = 80
 
 
 def run_name(run: RunConfig, overrides: Sequence[str] = ()) -> str:
-    """Rank, learning rate and length of `run`, then whatever else of its recipe the command line has named."""
+    """Rank, learning rate and length of `run`, then whatever else of its recipe the command line
+    has named.
+    """
     values = (run.lora.r, run.training.learning_rate, run.training.max_seq_tokens)
     named = [words({key: value}) for key, value in zip(_ALWAYS, values, strict=True)]
     return _clipped(" ".join([*named, *_others(overrides)]))
 
 
 def words(params: Mapping[str, object]) -> str:
-    """`params` (dotted key -> value) in a few words: `{"lora.r": 8, "training.learning_rate": 2e-4}` is `r8 lr2e-4`."""
+    """`params` (dotted key -> value) in a few words: `{"lora.r": 8, "training.learning_rate":
+    2e-4}` is `r8 lr2e-4`.
+    """
     return " ".join(_word(key, value) for key, value in params.items())
 
 

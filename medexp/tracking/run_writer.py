@@ -109,7 +109,9 @@ class RunWriter:
             half_done.unlink(missing_ok=True)
 
     def folder(self, values: Mapping[str, str]) -> None:
-        """Keep a copy of a folder as an artifact, whole or not at all, beside what is there already."""
+        """Keep a copy of a folder as an artifact, whole or not at all, beside what is there
+        already.
+        """
         target = self.artifacts / values["name"]
         with written_whole(target) as half_done:
             for whence in filter(Path.is_dir, (target, Path(values["folder"]))):

@@ -1,4 +1,5 @@
-"""MLflow's pages over the project's store: a server on 127.0.0.1 while it is open, and the links worth following.
+"""MLflow's pages over the project's store: a server on 127.0.0.1 while it is open, and the links
+worth following.
 
 Refuses to be reached from elsewhere: it listens on 127.0.0.1 and answers to that name alone.
 """
@@ -51,7 +52,9 @@ def listening(port: int | None, key: str) -> Iterator[socket.socket]:
         try:
             found.bind(("127.0.0.1", port or 0))
         except OSError as error:
-            raise MachineError(f"{key}={port} cannot be listened on ({error.strerror}); set another, or {key}=null") from error
+            raise MachineError(
+                f"{key}={port} cannot be listened on ({error.strerror}); set another, or {key}=null"
+            ) from error
         yield found
 
 
@@ -62,7 +65,9 @@ def free_port() -> int:
 
 
 def usual_port() -> int:
-    """The same port every time where it is free, so that a browser remembers columns and closed panels; else any that is."""
+    """The same port every time where it is free, so that a browser remembers columns and closed
+    panels; else any that is.
+    """
     try:
         _refuse_taken(USUAL_PORT)
     except MachineError:
@@ -72,9 +77,11 @@ def usual_port() -> int:
 
 @contextmanager
 def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
-    """The address of an MLflow server over the store of `tracking`, ready to answer; it and its workers end with the block.
+    """The address of an MLflow server over the store of `tracking`, ready to answer; it and its
+    workers end with the block.
 
-    Raises: RunError if there is no store yet; MachineError if the port is taken or the server does not come up.
+    Raises: RunError if there is no store yet; MachineError if the port is taken or the server does
+        not come up.
     """
     root = Path(tracking.root or ".")
     refuse_empty(root)
@@ -83,7 +90,11 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
         server = subprocess.Popen(
-            _command(root, port), env=_environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            _command(root, port),
+            env=_environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             _wait_until_ready(server, address, log)
@@ -93,20 +104,35 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
 
 
 def links(tracking: Tracking, address: str) -> Sequence[Link]:
-    """The experiment, the newest sweep's comparison, and the last run, where there are such; their views are kept with the
-    experiment."""
+    """The experiment, the newest sweep's comparison, and the last run, where there are such; their
+    views are kept with the experiment."""
     client = open_store(tracking)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None:
         return [Link("all experiments", address)]
     number = experiment.experiment_id
     runs = client.search_runs([number], max_results=1000)
-    found = [_viewed(client, views.all_runs(_peak(runs)), f"experiment {experiment.name}", address, number, charts=False)]
+    found = [
+        _viewed(
+            client,
+            views.all_runs(_peak(runs)),
+            f"experiment {experiment.name}",
+            address,
+            number,
+            charts=False,
+        )
+    ]
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
-    studies = [run for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags]
+    studies = [
+        run for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags
+    ]
     for newest in studies[:1]:
-        trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == newest.info.run_id]
-        found += _comparison(client, newest, [run for run in trials if run.info.status == "FINISHED"], address)
+        trials = [
+            run for run in runs if run.data.tags.get("mlflow.parentRunId") == newest.info.run_id
+        ]
+        found += _comparison(
+            client, newest, [run for run in trials if run.info.status == "FINISHED"], address
+        )
     if last := next((run for run in runs if run not in studies), None):
         page = f"{address}/#/experiments/{number}/runs/{last.info.run_id}"
         found.append(Link(f"last run, {last.info.run_name}", f"{page}?{TRAINING_PAGES}"))
@@ -121,16 +147,31 @@ def _comparison(client: Any, study: Any, trials: Sequence[Any], address: str) ->
     name, number = study.data.tags["medexp.study"], study.info.experiment_id
     view = views.sweep(name, [run.data.params for run in trials], _peak(trials))
     shown = trials[:COMPARED]
-    runs, experiments = (quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number]))
-    side_by_side = f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_PAGES}"
+    runs, experiments = (
+        quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number])
+    )
+    side_by_side = (
+        f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_PAGES}"
+    )
     return [
-        _viewed(client, view, f"sweep {name}, {len(trials)} trials in charts", address, number, charts=True),
+        _viewed(
+            client,
+            view,
+            f"sweep {name}, {len(trials)} trials in charts",
+            address,
+            number,
+            charts=True,
+        ),
         Link(f"sweep {name}, {len(shown)} trials side by side", side_by_side),
     ]
 
 
-def _viewed(client: Any, view: views.View, title: str, address: str, experiment_id: str, charts: bool) -> Link:
-    """The page in this view; without it where the version of MLflow is one whose views were not tried."""
+def _viewed(
+    client: Any, view: views.View, title: str, address: str, experiment_id: str, charts: bool
+) -> Link:
+    """The page in this view; without it where the version of MLflow is one whose views were not
+    tried.
+    """
     if is_untested(VIEWS.library):
         return Link(title, f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}")
     client.set_experiment_tag(experiment_id, *view.tag(int(time.time() * 1000)))
@@ -139,22 +180,34 @@ def _viewed(client: Any, view: views.View, title: str, address: str, experiment_
 
 def _peak(runs: Sequence[Any]) -> str:
     """The metric of peak memory that the newest of `runs` to have one has."""
-    return next((peak for run in runs for peak in views.PEAKS if peak in run.data.metrics), views.PEAKS[0])
+    return next(
+        (peak for run in runs for peak in views.PEAKS if peak in run.data.metrics), views.PEAKS[0]
+    )
 
 
 def _command(root: Path, port: int) -> list[str]:
     hosts = f"127.0.0.1:{port},localhost:{port}"
-    store = ["--backend-store-uri", store_uri(root), "--default-artifact-root", (root / "artifacts").as_uri()]
+    store = [
+        "--backend-store-uri",
+        store_uri(root),
+        "--default-artifact-root",
+        (root / "artifacts").as_uri(),
+    ]
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--allowed-hosts", hosts]
     return [sys.executable, "-m", "mlflow", "server", *store, *where]
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with nothing on PATH: the server needs no program but Python, and MLflow's assistant, which has no switch,
-    takes without asking whichever coding agent is there (Claude Code, Codex), and sends its makers what a person types and what
-    it looks up in the runs. Ollama on this machine, and a provider whose key was entered there, are left to it. Source:
+    """This process's, with nothing on PATH: the server needs no program but Python, and MLflow's
+    assistant, which has no switch, takes without asking whichever coding agent is there (Claude
+    Code, Codex), and sends its makers what a person types and what it looks up in the runs. Ollama
+    on this machine, and a provider whose key was entered there, are left to it. Source:
     mlflow/assistant/providers."""
-    return os.environ | {"PATH": "", "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false", "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "false"}
+    return os.environ | {
+        "PATH": "",
+        "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
+        "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "false",
+    }
 
 
 def _refuse_taken(port: int) -> None:
@@ -165,10 +218,15 @@ def _refuse_taken(port: int) -> None:
 def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
     until = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < until and server.poll() is None:
-        with suppress(urllib.error.URLError, ConnectionError, TimeoutError), urllib.request.urlopen(f"{address}/health", timeout=2):
+        with (
+            suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"{address}/health", timeout=2),
+        ):
             return
         time.sleep(0.3)
-    raise MachineError(f"MLflow's server did not come up within {READY_WITHIN_S:.0f} s; {log} says why")
+    raise MachineError(
+        f"MLflow's server did not come up within {READY_WITHIN_S:.0f} s; {log} says why"
+    )
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,7 @@
 """MLflow's store: made whole or not at all, opened, and asked whether a run is in it.
 
-Everything goes through `MlflowClient` with an explicit store, so nothing depends on the working directory or on MLflow's global
-state.
+Everything goes through `MlflowClient` with an explicit store, so nothing depends on the working
+directory or on MLflow's global state.
 """
 
 import os
@@ -45,18 +45,22 @@ def open_store(tracking: Tracking) -> Any:
     while True:
         wait_while_locked(root / STORE, Screen().say)
         try:
-            return MlflowClient(uri, uri)  # the registry is the same store, whatever the environment says
+            # the registry is the same store, whatever the environment says
+            return MlflowClient(uri, uri)
         except (MlflowException, SQLAlchemyError) as error:
             is_held = "locked" in str(error)
             if is_held and time.monotonic() - began < WAITS_S:
-                continue  # another program took it in between, or holds it so that only MLflow's own check fails
+                # another program took it in between, or holds it so that only MLflow's own check
+                # fails
+                continue
             remedy = (
                 "run the same command again once no other program holds it"
                 if is_held
                 else "move that file away, and the same command makes a new one"
             )
             raise OutputError(
-                f"MLflow cannot open {root / STORE} ({first_line(error)}); {remedy}, or set tracking.root=FOLDER"
+                f"MLflow cannot open {root / STORE} ({first_line(error)}); {remedy}, or set"
+                " tracking.root=FOLDER"
             ) from error
 
 
@@ -72,7 +76,10 @@ def existing_store(tracking: Tracking) -> Any:
 def refuse_empty(root: Path) -> None:
     """Raises: RunError if there is no store under `root`."""
     if not _has_store(root):
-        raise RunError(f"tracking.root={root} holds no runs yet; run python -m medexp.train first, or set tracking.root=FOLDER")
+        raise RunError(
+            f"tracking.root={root} holds no runs yet; run python -m medexp.train first, or set"
+            " tracking.root=FOLDER"
+        )
 
 
 def store_uri(root: Path) -> str:
@@ -86,8 +93,9 @@ def _has_store(root: Path) -> bool:
 
 
 def _make_store(root: Path) -> None:
-    """A store under `root`, by the first of all processes that want one: MLflow takes a second or two for its tables, and one
-    that is stopped or joined by another meanwhile is broken for good. So it is made under another name and renamed.
+    """A store under `root`, by the first of all processes that want one: MLflow takes a second or
+    two for its tables, and one that is stopped or joined by another meanwhile is broken for good.
+    So it is made under another name and renamed.
 
     Raises: OutputError if it cannot be written.
     """
@@ -97,11 +105,15 @@ def _make_store(root: Path) -> None:
             if not _has_store(root):
                 _fill(root / f".{STORE}.new").replace(root / STORE)
     except OSError as error:
-        raise OutputError(f"tracking.root={root} cannot be made ({error.strerror}); set tracking.root=FOLDER") from error
+        raise OutputError(
+            f"tracking.root={root} cannot be made ({error.strerror}); set tracking.root=FOLDER"
+        ) from error
 
 
 def _fill(file: Path) -> Path:
-    """`file` with MLflow's tables and its default experiment, and nothing that an earlier process left there."""
+    """`file` with MLflow's tables and its default experiment, and nothing that an earlier process
+    left there.
+    """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     for left in (file, file.with_name(f"{file.name}-journal")):

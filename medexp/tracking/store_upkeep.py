@@ -44,8 +44,8 @@ def prepare(root: Path) -> None:
     """See to it that MLflow can open the store under `root`, where there is one, and finds its
     artifacts beside it.
 
-    Raises: OutputError if a newer MLflow has written it, or it cannot be upgraded or rewritten; it is
-    then as it was.
+    Raises: OutputError if a newer MLflow has written it, or it cannot be upgraded or rewritten; it
+    is then as it was.
     """
     file = root / STORE
     wait_while_locked(file, Screen().say)
@@ -55,7 +55,9 @@ def prepare(root: Path) -> None:
         _upgrade(root)
         _bring_here(root)
     except (sqlite3.OperationalError, OSError) as error:
-        raise OutputError(f"{file} cannot be used ({error}); free what holds it, or set tracking.root=FOLDER") from error
+        raise OutputError(
+            f"{file} cannot be used ({error}); free what holds it, or set tracking.root=FOLDER"
+        ) from error
     except sqlite3.DatabaseError:
         return  # no database: MLflow is to say what it is
 
@@ -152,8 +154,9 @@ def _migrate(file: Path, kept: Path) -> None:
     except Exception as error:
         kept.unlink(missing_ok=True)
         raise OutputError(
-            f"MLflow could not upgrade {kept.with_name(STORE)} ({first_line(error)}), which is as it "
-            "was; set tracking.root=FOLDER for another store, or open it with the MLflow that wrote it"
+            f"MLflow could not upgrade {kept.with_name(STORE)} ({first_line(error)}), which is as"
+            " it was; set tracking.root=FOLDER for another store, or open it with the MLflow that"
+            " wrote it"
         ) from error
     finally:
         engine.dispose()
@@ -202,8 +205,8 @@ def _is_of_this_store(store: sqlite3.Connection, base: str, here: str) -> bool:
 
 
 def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
-    """Have addresses below `before` lead below `here`, save those of what only the place before has:
-    a medexp of before 2026-11-29 went on writing there."""
+    """Have addresses below `before` lead below `here`, save those of what only the place before
+    has: a medexp of before 2026-11-29 went on writing there."""
     for table, column in _present(store):
         rows = store.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
         for row, address in rows:
@@ -215,7 +218,8 @@ def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
             store.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (now, row))
             if table == "runs":  # its config names files of the project that lay beside the store
                 store.execute(
-                    "INSERT OR IGNORE INTO tags (key, value, run_uuid) SELECT ?, ?, run_uuid FROM runs WHERE rowid = ?",
+                    "INSERT OR IGNORE INTO tags (key, value, run_uuid) SELECT ?, ?, run_uuid FROM"
+                    " runs WHERE rowid = ?",
                     (MOVED_FROM, before, row),
                 )
 
@@ -232,7 +236,8 @@ def lies_in(uri: str) -> Path:
 
 
 def uri_of(file: Path) -> str:
-    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted where the path has % or ?.
+    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted
+    where the path has % or ?.
 
     The quoted form names its driver: MLflow would make the quoted folder, too.
 
@@ -243,4 +248,7 @@ def uri_of(file: Path) -> str:
     for uri in (f"sqlite:///{file}", f"sqlite+pysqlite:///{quote(str(file))}"):
         if (read := make_url(uri)).database == str(file) and not read.query:
             return uri
-    raise OutputError(f"tracking.root={file.parent} has a character that no sqlite address can have; set tracking.root=FOLDER")
+    raise OutputError(
+        f"tracking.root={file.parent} has a character that no sqlite address can have; set"
+        " tracking.root=FOLDER"
+    )

@@ -1,4 +1,6 @@
-"""MLflow keeps the run: parameters, step metrics, data, artifacts, and a status that is right whatever the ending."""
+"""MLflow keeps the run: parameters, step metrics, data, artifacts, and a status that is right
+whatever the ending.
+"""
 
 import json
 import math
@@ -65,8 +67,8 @@ class Tracker:
             begin()
 
     def history(self, name: str) -> list[tuple[int, float]]:
-        """Return the last value of metric `name` at every step, by step; where the store is away, of
-        the steps of this process."""
+        """Return the last value of metric `name` at every step, by step; where the store is away,
+        of the steps of this process."""
         logged = self._logged.get(name, {})
         if self._outbox is None or self._outbox.is_empty():
             with suppress_away():
@@ -76,7 +78,10 @@ class Tracker:
 
     def timed(self, name: str) -> list[tuple[float, float]]:
         """Every value of metric `name` with the second it was logged in, by time."""
-        return sorted((each.timestamp / 1000, each.value) for each in self._client.get_metric_history(self.run_id, name))
+        return sorted(
+            (each.timestamp / 1000, each.value)
+            for each in self._client.get_metric_history(self.run_id, name)
+        )
 
     def params(self, values: Mapping[str, Value]) -> None:
         """Log parameters; those that a continued run has already stay."""
@@ -91,9 +96,11 @@ class Tracker:
         """Say `markdown` in the place of the run's description."""
         self.tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
 
-    def model(self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]) -> None:
-        """List the adapter kept as artifact `folder` among the experiment's models, as one that this run has made; a continued run
-        that has one keeps it.
+    def model(
+        self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]
+    ) -> None:
+        """List the adapter kept as artifact `folder` among the experiment's models, as one that
+        this run has made; a continued run that has one keeps it.
 
         Its files are shared with the artifact (hard links), so that a model costs no disk.
         """
@@ -118,12 +125,16 @@ class Tracker:
         return self._outbox.artifacts / name
 
     def table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
-        """Keep a table that the MLflow page shows beside other runs' tables of the same name; a table there is replaced.
+        """Keep a table that the MLflow page shows beside other runs' tables of the same name; a
+        table there is replaced.
 
         MLflow's own log_table would append to it.
         """
         rows = zip(*columns.values(), strict=True)
-        self.json({"columns": [*columns], "data": [[_as_json(cell) for cell in row] for row in rows]}, file)
+        self.json(
+            {"columns": [*columns], "data": [[_as_json(cell) for cell in row] for row in rows]},
+            file,
+        )
         self._put("table", file)
 
     def data(self, inputs: Sequence[DataInput]) -> None:
@@ -150,10 +161,12 @@ def open_run(
     name: str,
     say: Callable[[str], None] | None = None,
 ) -> Iterator[Tracker]:
-    """A run in MLflow: run `run_id` opened again where it is still there, else a new one called `name`.
+    """A run in MLflow: run `run_id` opened again where it is still there, else a new one called
+    `name`.
 
-    It ends FINISHED, KILLED when it was stopped from outside, FAILED on anything else; tags hold the error's text and its reason
-    (vram, diverged, input, stopped, pruned, defect). `say` is told where the store is away.
+    It ends FINISHED, KILLED when it was stopped from outside, FAILED on anything else; tags hold
+    the error's text and its reason (vram, diverged, input, stopped, pruned, defect). `say` is told
+    where the store is away.
 
     Raises: OutputError where another program has the store locked for too long to begin.
     """
@@ -167,8 +180,11 @@ def open_run(
     tracker = Tracker(client, *found, Outbox(writer, root, say))
     continued = tracker.run_id == run_id
     monitors: list[Any] = []
-    if tracking.system_metrics:  # MLflow's comparison draws the metric that was logged first: let it be one of the run's own
-        tracker.on_first_metrics = lambda: monitors.append(_system_metrics(client, tracker.run_id, resume=continued))
+    # MLflow's comparison draws the metric that was logged first: let it be one of the run's own
+    if tracking.system_metrics:
+        tracker.on_first_metrics = lambda: monitors.append(
+            _system_metrics(client, tracker.run_id, resume=continued)
+        )
     still_open = ExitStack()
     still_open.enter_context(held_open(root, tracker.run_id))
     try:
@@ -216,9 +232,12 @@ def _experiment(client: Any, tracking: Tracking) -> str:
     found = client.get_experiment_by_name(tracking.experiment)
     if found is None:
         location = (Path(tracking.root or ".") / "artifacts").as_uri()
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's pages for training, not for agents
+        # opens MLflow's pages for training, not for agents
+        kind = {"mlflow.experimentKind": "custom_model_development"}
         try:
-            return str(client.create_experiment(tracking.experiment, artifact_location=location, tags=kind))
+            return str(
+                client.create_experiment(tracking.experiment, artifact_location=location, tags=kind)
+            )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

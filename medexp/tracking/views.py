@@ -1,8 +1,8 @@
-"""Views of an experiment's runs in MLflow: which runs, columns and charts its page shows. MLflow keeps a view as a tag of the
-experiment and lists it in the page's menu "Views"; a link names one.
+"""Views of an experiment's runs in MLflow: which runs, columns and charts its page shows. MLflow
+keeps a view as a tag of the experiment and lists it in the page's menu "Views"; a link names one.
 
-MLflow's own comparison page (`#/compare-runs`) takes nothing but runs from its address; it draws the first three parameters that
-differ, by name, and the metric that was logged first.
+MLflow's own comparison page (`#/compare-runs`) takes nothing but runs from its address; it draws
+the first three parameters that differ, by name, and the metric that was logged first.
 Source: the state that MLflow 3.17's own "Save as new view" writes.
 """
 
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LOSS, STRUCTURE = "result/loss_after", "eval/structure/after"
-TRAINING_PAGES = "workflowType=machine_learning"  # MLflow's menu for training, not the one for agents
+# MLflow's menu for training, not the one for agents
+TRAINING_PAGES = "workflowType=machine_learning"
 PEAKS = ("vram/peak_gib", "host/peak_gib")
 ALWAYS = ("lora.r", "training.learning_rate", "training.max_seq_tokens")
 CREATED = "attributes.start_time"
@@ -36,7 +37,12 @@ class View:
     def tag(self, now_ms: int) -> tuple[str, str]:
         """The experiment's tag that holds it."""
         return _TAG + self.key, json.dumps(
-            {"name": self.name, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(self.state)}
+            {
+                "name": self.name,
+                "createdAt": now_ms,
+                "updatedAt": now_ms,
+                "state": json.dumps(self.state),
+            }
         )
 
     def url(self, address: str, experiment_id: str, charts: bool) -> str:
@@ -46,28 +52,36 @@ class View:
 
 
 def all_runs(peak: str) -> View:
-    """Every run with what it was made with and what came of it; `peak` is the metric of its peak memory."""
+    """Every run with what it was made with and what came of it; `peak` is the metric of its peak
+    memory.
+    """
     return View("medexp: runs", {"searchFilter": "", **_columns(ALWAYS, (LOSS, STRUCTURE, peak))})
 
 
 def sweep(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
-    """The finished trials of `study` in parallel coordinates: what varied among the parameters of `trials`, then structure,
-    peak memory and held-out loss; below it the loss over that memory."""
+    """The finished trials of `study` in parallel coordinates: what varied among the parameters of
+    `trials`, then structure, peak memory and held-out loss; below it the loss over that memory."""
     varied = dimensions(trials)
-    finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"  # the sweep's own run is not a trial
+    # the sweep's own run is not a trial
+    finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"
     metrics = (STRUCTURE, peak, LOSS)  # lines are coloured by the last
     mark = '"' if "'" in study else "'"
     return View(
         f"medexp: sweep {study}",
         {
             "searchFilter": f'tags."medexp.study" = {mark}{study}{mark} AND {finished_trials}',
-            "orderByKey": f"metrics.`{LOSS}`",  # the best first; by date MLflow would hide the trials under the sweep's own run
+            # the best first; by date MLflow would hide the trials under the sweep's own run
+            "orderByKey": f"metrics.`{LOSS}`",
             "orderByAsc": True,
             **_columns(varied, metrics),
             "runsHiddenMode": "SHOW_ALL",
-            "compareRunSections": [{"uuid": _SECTION, "name": f"{study}: trials compared", "columns": 1} | _shown()],
+            "compareRunSections": [
+                {"uuid": _SECTION, "name": f"{study}: trials compared", "columns": 1} | _shown()
+            ],
             "compareRunCharts": [
-                _chart("PARALLEL", selectedParams=varied, selectedMetrics=metrics, showAllRuns=True),
+                _chart(
+                    "PARALLEL", selectedParams=varied, selectedMetrics=metrics, showAllRuns=True
+                ),
                 _chart("SCATTER", xaxis=_axis(peak), yaxis=_axis(LOSS), runsCountToCompare=100),
             ],
             "isAccordionReordered": True,
@@ -76,8 +90,12 @@ def sweep(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
 
 
 def dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
-    """Rank, learning rate and length, then every other parameter of a recipe that differs among `trials`."""
-    keys = sorted({key for each in trials for key in each if not key.startswith(_OF_THE_PLAN)} - set(ALWAYS))
+    """Rank, learning rate and length, then every other parameter of a recipe that differs among
+    `trials`.
+    """
+    keys = sorted(
+        {key for each in trials for key in each if not key.startswith(_OF_THE_PLAN)} - set(ALWAYS)
+    )
     return [*ALWAYS, *(key for key in keys if len({each.get(key) for each in trials}) > 1)]
 
 
@@ -86,7 +104,11 @@ def _columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]
     figures = [*(f"params.`{key}`" for key in params), *(f"metrics.`{key}`" for key in metrics)]
     own = ["attributes.`Models`", "attributes.`Dataset`"]
     widths = dict.fromkeys(figures, 140) | dict.fromkeys(own, 180) | {CREATED: 120}
-    return {"selectedColumns": [*figures, *own], "columnOrder": [CREATED, *figures, *own], "columnWidths": widths}
+    return {
+        "selectedColumns": [*figures, *own],
+        "columnOrder": [CREATED, *figures, *own],
+        "columnWidths": widths,
+    }
 
 
 def _shown() -> dict[str, object]:
@@ -94,7 +116,13 @@ def _shown() -> dict[str, object]:
 
 
 def _chart(kind: str, **settings: object) -> dict[str, object]:
-    own = {"uuid": f"{_SECTION}-{kind.lower()}", "type": kind, "metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
+    own = {
+        "uuid": f"{_SECTION}-{kind.lower()}",
+        "type": kind,
+        "metricSectionId": _SECTION,
+        "deleted": False,
+        "isGenerated": False,
+    }
     return own | settings
 
 

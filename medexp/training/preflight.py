@@ -1,7 +1,8 @@
-"""A planned run is seen to fit before it is trained: the longest real batch goes through a step, for real, and is forgotten again.
+"""A planned run is seen to fit before it is trained: the longest real batch goes through a step,
+for real, and is forgotten again.
 
-Where it does not fit, the next-safer plan is tried, with the weights that are loaded as long as micro-batches alone can help.
-Refuses to know what is kept of it: the door logs the phases.
+Where it does not fit, the next-safer plan is tried, with the weights that are loaded as long as
+micro-batches alone can help. Refuses to know what is kept of it: the door logs the phases.
 """
 
 import copy
@@ -47,7 +48,9 @@ class PhaseBytes:
 
 @dataclass(frozen=True)
 class Settled:
-    """A loaded model, the plan that it was seen to fit with, and what each phase took; `tried` are the plans that did not fit."""
+    """A loaded model, the plan that it was seen to fit with, and what each phase took; `tried` are
+    the plans that did not fit.
+    """
 
     tuned: Tuned
     plan: Plan
@@ -57,12 +60,20 @@ class Settled:
     def metrics(self) -> dict[str, float]:
         """Planned and measured bytes of every phase."""
         named = {each.phase.name: each for each in self.phases}
-        planned = {f"vram/probe/{name}/planned_bytes": float(each.planned) for name, each in named.items()}
-        return planned | {f"vram/probe/{name}/measured_bytes": float(each.measured) for name, each in named.items()}
+        planned = {
+            f"vram/probe/{name}/planned_bytes": float(each.planned) for name, each in named.items()
+        }
+        return planned | {
+            f"vram/probe/{name}/measured_bytes": float(each.measured)
+            for name, each in named.items()
+        }
 
     def as_dict(self) -> dict[str, object]:
         """The plans as plain values."""
-        return {"chosen": planner.as_dict(self.plan), "did_not_fit": [*map(planner.as_dict, self.tried)]}
+        return {
+            "chosen": planner.as_dict(self.plan),
+            "did_not_fit": [*map(planner.as_dict, self.tried)],
+        }
 
 
 def settle(
@@ -75,20 +86,24 @@ def settle(
     work: Workspace,
     say: Callable[[str], None],
 ) -> Settled:
-    """The model of `run`, with the first plan that a real step fits: `plan`, else up to `hardware.replan` safer ones of `asked`
-    (`run` before a plan was applied); where activations cannot wait in host memory as was planned, one whose
-    activations stay on the card. The levers of `run` are set to it. A run that was settled before only loads; one that ran out of
-    memory later on begins with the next-safer plan.
+    """The model of `run`, with the first plan that a real step fits: `plan`, else up to
+    `hardware.replan` safer ones of `asked` (`run` before a plan was applied); where activations
+    cannot wait in host memory as was planned, one whose activations stay on the card. The levers of
+    `run` are set to it. A run that was settled before only loads; one that ran out of memory later
+    on begins with the next-safer plan.
 
-    Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with planned and measured bytes when no
-    plan fits, or none is left.
+    Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with
+    planned and measured bytes when no plan fits, or none is left.
     """
     if (kept := settled_plan(asked, plan, work)) is not None:
         planner.apply(run, kept)
         with during(Phase.always, DOING[Phase.always], meter):
             return Settled(load(), kept)
     if (safer := _after_running_out(asked, work)) is not None:
-        say(f"the last attempt ran out of memory with this plan; next: {planner.sentence(safer, None)}")
+        say(
+            "the last attempt ran out of memory with this plan; next:"
+            f" {planner.sentence(safer, None)}"
+        )
         plan = safer
         planner.apply(run, plan)
     tried: list[Plan] = []
@@ -106,13 +121,18 @@ def settle(
             asked = _with_activations_on_the_card(asked)
             safer, why = planner.choose(asked)[0], error.why
         except VramCeilingError as error:
-            found = planner.safer(asked, plan, _phase(error.phase)) if len(tried) < run.hardware.replan else None
+            found = (
+                planner.safer(asked, plan, _phase(error.phase))
+                if len(tried) < run.hardware.replan
+                else None
+            )
             if found is None:
                 raise _nothing_left(error, [*tried, plan], meter) from error
             safer, why = found, f"{error.doing} did not fit"
         say(f"{why}; next: {planner.sentence(safer, None)}")
         tried.append(plan)
-        if tuned is not None:  # outside the handler, whose traceback holds what the step had allocated
+        # outside the handler, whose traceback holds what the step had allocated
+        if tuned is not None:
             model.recover(tuned)
         tuned = None if planner.needs_reload(plan, safer) else tuned
         plan = safer
@@ -121,8 +141,8 @@ def settle(
 
 
 def settled_plan(asked: RunConfig, plan: Plan, work: Workspace) -> Plan | None:
-    """Return the plan that the run of `work` was seen to fit with, where this machine has the memory
-    for it; None where `plan`, made for this machine, is to be tried in its place."""
+    """Return the plan that the run of `work` was seen to fit with, where this machine has the
+    memory for it; None where `plan`, made for this machine, is to be tried in its place."""
     if (levers := work.settled()) is None:
         return None
     kept = predicted(asked, levers)
@@ -134,12 +154,18 @@ def settled_plan(asked: RunConfig, plan: Plan, work: Workspace) -> Plan | None:
 
 
 def _after_running_out(asked: RunConfig, work: Workspace) -> Plan | None:
-    """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out, or nothing is safer."""
+    """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out,
+    or nothing is safer.
+    """
     if (found := work.ran_out()) is None:
         return None
     levers, phase = found
     safer = planner.safer(asked, predicted(asked, levers), _phase(phase))
-    is_another_order = asked.training.group_by_length and safer is not None and safer.levers.micro_batch != levers.micro_batch
+    is_another_order = (
+        asked.training.group_by_length
+        and safer is not None
+        and safer.levers.micro_batch != levers.micro_batch
+    )
     return None if is_another_order else safer
 
 
@@ -155,20 +181,31 @@ def _phase(value: str | None) -> Phase:
 def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) -> VramCeilingError:
     planned = ", then ".join(f"{gib(plan.budget.peak_bytes):.2f} GiB" for plan in tried)
     return VramCeilingError(
-        f"{error}. Planned: {planned}; measured: {gib(meter.peak_bytes()):.2f} GiB and more was asked for. "
-        "Nothing safer is left to try: raise hardware.replan, set levers to auto, or lower training.max_seq_tokens",
+        f"{error}. Planned: {planned}; measured: {gib(meter.peak_bytes()):.2f} GiB and more was"
+        " asked for. Nothing safer is left to try: raise hardware.replan, set levers to auto, or"
+        " lower training.max_seq_tokens",
         error.doing,
         error.phase,
     )
 
 
-def _rehearse(run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: Meter) -> tuple[PhaseBytes, ...]:
-    """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the adapter is as it was."""
+def _rehearse(
+    run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: Meter
+) -> tuple[PhaseBytes, ...]:
+    """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the
+    adapter is as it was.
+    """
     held_out = longest_batch(sorted(ready.held_out.encoded, key=_tokens), run.evaluation.batch_size)
     rows = largest_micro_batch(run, ready.rows)
     once = copy.copy(run)
     twice = min(2, run.training.accumulation)
-    once.training = replace(run.training, micro_batch=len(rows), accumulation=twice, batch_by=BatchBy.cases, warmup_steps=0)
+    once.training = replace(
+        run.training,
+        micro_batch=len(rows),
+        accumulation=twice,
+        batch_by=BatchBy.cases,
+        warmup_steps=0,
+    )
     work: dict[Phase, Callable[[], object]] = {
         Phase.evaluation: lambda: case_losses(tuned, held_out, run.evaluation.batch_size),
         Phase.training: lambda: trainer.fit(tuned, list(rows) * twice, once, None, None, []),
@@ -186,13 +223,24 @@ def _rehearse(run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: 
 
 def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
     """Of `rows` taken `size` at a time, those that are longest when padded to each other."""
-    return max((rows[start : start + size] for start in range(0, len(rows), size)), key=_padded_tokens)
+    return max(
+        (rows[start : start + size] for start in range(0, len(rows), size)), key=_padded_tokens
+    )
 
 
 def largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
-    """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding counted, attention's too."""
-    steps = (trainer.rows_of(run, rows, step) for step in range(1, len(rows) // run.training.cases_a_step + 1))
-    together = ([step[case] for case in cases] for step in steps for cases in trainer.micro_batches(run, [*map(_tokens, step)]))
+    """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding
+    counted, attention's too.
+    """
+    steps = (
+        trainer.rows_of(run, rows, step)
+        for step in range(1, len(rows) // run.training.cases_a_step + 1)
+    )
+    together = (
+        [step[case] for case in cases]
+        for step in steps
+        for cases in trainer.micro_batches(run, [*map(_tokens, step)])
+    )
     return max(together, key=lambda batch: attended_tokens(len(batch), max(map(_tokens, batch))))
 
 

@@ -1,7 +1,9 @@
-"""The folder of a run that is not finished yet: its checkpoints, the answers made so far, and the MLflow run it belongs to.
+"""The folder of a run that is not finished yet: its checkpoints, the answers made so far, and the
+MLflow run it belongs to.
 
-Named by the run's fingerprint, so the same command finds it again after any ending. Held by a lock that the operating system
-lets go when the process dies, whatever it died of; gone once the run has finished.
+Named by the run's fingerprint, so the same command finds it again after any ending. Held by a lock
+that the operating system lets go when the process dies, whatever it died of; gone once the run has
+finished.
 """
 
 import json
@@ -55,12 +57,17 @@ class Workspace:
         write_json(self.folder / "levers.json", asdict(levers))
 
     def ran_out(self) -> tuple[Levers, str | None] | None:
-        """The levers with which an earlier process ran out of memory after they had seemed to fit, and in which phase (its value;
-        None in a file of an older medexp)."""
-        return _read(self.folder / "ran_out.json", lambda found: (Levers(**found["levers"]), found.get("phase")))
+        """The levers with which an earlier process ran out of memory after they had seemed to fit,
+        and in which phase (its value; None in a file of an older medexp)."""
+        return _read(
+            self.folder / "ran_out.json",
+            lambda found: (Levers(**found["levers"]), found.get("phase")),
+        )
 
     def unsettle(self, phase: str | None) -> None:
-        """The levers did not fit after all, in the phase of this value: the next process is to take others."""
+        """The levers did not fit after all, in the phase of this value: the next process is to take
+        others.
+        """
         if (levers := self.settled()) is not None:
             write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase})
             (self.folder / "levers.json").unlink()
@@ -81,7 +88,8 @@ class Workspace:
 
     @contextmanager
     def with_room(self, *also: Path) -> Iterator[None]:
-        """Where nothing can be written, here or in `also`: what was half written goes, so that MLflow can say how it ended.
+        """Where nothing can be written, here or in `also`: what was half written goes, so that
+        MLflow can say how it ended.
 
         Raises: OutputError saying what hinders, and from where the same command continues.
         """
@@ -97,7 +105,11 @@ class Workspace:
                 if not _is_whole(folder):
                     shutil.rmtree(folder, ignore_errors=True)
             last = self.last_checkpoint()
-            where = f"from {last.name}, which is kept," if last else "this run, which has no checkpoint yet,"
+            where = (
+                f"from {last.name}, which is kept,"
+                if last
+                else "this run, which has no checkpoint yet,"
+            )
             what, until = hindrance
             raise OutputError(f"{what}; the same command continues {where} once {until}") from error
 
@@ -107,8 +119,9 @@ class Workspace:
 
     def finish(self) -> None:
         """The run is complete: nothing here is needed any more."""
-        # The run's id goes last: one killed in between must not leave checkpoints that the same command would continue in
-        # another MLflow run, which would then lack every step before them.
+        # The run's id goes last: one killed in between must not leave checkpoints that the same
+        # command would continue in another MLflow run, which would then lack every step before
+        # them.
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         _let_go(self._lock)
@@ -126,8 +139,9 @@ def claimed(
     resume: Resume,
     former: str | None = None,
 ) -> Iterator[Workspace]:
-    """The workspace of the run with this fingerprint under `root`, held while it is used: the one an earlier process left
-    (with `resume=auto`; an older medexp called it `former`), else a new one.
+    """The workspace of the run with this fingerprint under `root`, held while it is used: the one
+    an earlier process left (with `resume=auto`; an older medexp called it `former`), else a new
+    one.
 
     Raises: OutputError if it cannot be written, or the disk is full.
     """
@@ -146,7 +160,9 @@ def claimed(
 
 
 def _claim(root: Path, fingerprint: str, resume: Resume, former: str | None) -> Workspace:
-    """One that was left is taken before a new one is made: the same command may have run twice at once, and one of them died."""
+    """One that was left is taken before a new one is made: the same command may have run twice at
+    once, and one of them died.
+    """
     left = [folder for name in (fingerprint, former) if name for folder in _left(root, name)]
     for folder in left if resume is Resume.auto else ():
         lock = _try_lock(folder)
@@ -166,8 +182,15 @@ def _claim(root: Path, fingerprint: str, resume: Resume, former: str | None) -> 
 def _left(root: Path, fingerprint: str) -> list[Path]:
     """The folders of runs with this fingerprint, the first one first."""
     numbered = re.compile(rf"{re.escape(fingerprint)}(?:-(\d+))?")
-    matches = ((numbered.fullmatch(each.name), each) for each in root.glob(f"{fingerprint}*") if each.is_dir())
-    return [folder for _, folder in sorted((int(match[1] or 1), folder) for match, folder in matches if match)]
+    matches = (
+        (numbered.fullmatch(each.name), each)
+        for each in root.glob(f"{fingerprint}*")
+        if each.is_dir()
+    )
+    return [
+        folder
+        for _, folder in sorted((int(match[1] or 1), folder) for match, folder in matches if match)
+    ]
 
 
 def dead_runs(tracking: Tracking) -> list[str]:
@@ -196,14 +219,16 @@ def _try_lock(folder: Path) -> FileLock | None:
         return None
     except OSError as error:
         raise OutputError(
-            f"{folder.parent} cannot be written ({error.strerror}); set tracking.root=FOLDER or MEDEXP_HOME"
+            f"{folder.parent} cannot be written ({error.strerror}); set tracking.root=FOLDER or"
+            " MEDEXP_HOME"
         ) from error
     return lock
 
 
 def _let_go(lock: FileLock) -> None:
     """Release a lock whose folder is gone, and its file with it."""
-    with suppress(PermissionError):  # Windows keeps an open file; elsewhere it goes before another process can hold it
+    # Windows keeps an open file; elsewhere it goes before another process can hold it
+    with suppress(PermissionError):
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
@@ -222,13 +247,19 @@ def _step_of(folder: Path) -> int:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Its state file comes last when a process writes, and may come first when a machine stops: every other file is looked at."""
+    """Its state file comes last when a process writes, and may come first when a machine stops:
+    every other file is looked at.
+    """
     state = _read(folder / "trainer_state.json", dict)
     if not state or state.get("global_step") != _step_of(folder):
         return False
     pickled = [*folder.glob("*.pt"), *folder.glob("*.pth")]
     there = {each.name for each in pickled}
-    return {"optimizer.pt", "scheduler.pt"} <= there and all(map(_ends, pickled)) and _holds_its_tensors(folder / WEIGHTS)
+    return (
+        {"optimizer.pt", "scheduler.pt"} <= there
+        and all(map(_ends, pickled))
+        and _holds_its_tensors(folder / WEIGHTS)
+    )
 
 
 def _ends(file: Path) -> bool:
@@ -241,12 +272,16 @@ def _ends(file: Path) -> bool:
 
 
 def _holds_its_tensors(file: Path) -> bool:
-    """Is the safetensors `file` as long as its head says? Eight bytes give the head's length, and it every tensor's place."""
+    """Is the safetensors `file` as long as its head says? Eight bytes give the head's length, and
+    it every tensor's place.
+    """
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             head = json.loads(opened.read(length)) if length < file.stat().st_size else {}
-        ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+        ends = [
+            tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"
+        ]
         return bool(ends) and 8 + length + max(ends) == file.stat().st_size
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False

@@ -63,7 +63,9 @@ from medexp.training.trainer import Fitted
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to: its figures, where the adapter lies, its MLflow run, and the last value of every metric there."""
+    """What a run came to: its figures, where the adapter lies, its MLflow run, and the last value
+    of every metric there.
+    """
 
     outcome: report.Outcome
     adapter: Path
@@ -84,12 +86,17 @@ class Job(Measured):
 
 
 def train(
-    run: RunConfig, invocation: Invocation, show: Screen, part: Part | None = None, restored: Restored | None = None
+    run: RunConfig,
+    invocation: Invocation,
+    show: Screen,
+    part: Part | None = None,
+    restored: Restored | None = None,
 ) -> TrainResult:
-    """Train the adapter that `run` describes, and answer the held-out questions before and after; `part` is its place in a sweep,
-    `restored` the finished run that it makes again.
+    """Train the adapter that `run` describes, and answer the held-out questions before and after;
+    `part` is its place in a sweep, `restored` the finished run that it makes again.
 
-    Raises: any error of `medexp.errors`; what was done until then is kept, and the same call continues it.
+    Raises: any error of `medexp.errors`; what was done until then is kept, and the same call
+        continues it.
     """
     began = time.perf_counter()
     prepare(Path(run.tracking.root or "."))  # a store that cannot be opened is refused at once
@@ -129,29 +136,64 @@ def train(
             _log_start(tracker, run, invocation, cases, sides, ready, base.weights)
             tracker.json(seen.as_dict(), "data/audit.json")
             tracker.text(audit_page.page(run, seen), "data/audit.html")
-            with show.stage(f"loading {run.model.name}" + (", a step to see that it fits" if plan is not None else "")):
+            with show.stage(
+                f"loading {run.model.name}"
+                + (", a step to see that it fits" if plan is not None else "")
+            ):
                 load = partial(model.load, run, base.weights, base.tokenizer, base.modules)
-                settled = None if plan is None else settle(asked, run, plan, load, ready, meter, work, partial(show.say, mark=NOTE))
+                settled = (
+                    None
+                    if plan is None
+                    else settle(
+                        asked, run, plan, load, ready, meter, work, partial(show.say, mark=NOTE)
+                    )
+                )
                 tuned = load() if settled is None else settled.tuned
             for each in tuned.notes:
                 show.say(each, NOTE)
             if settled is not None:
                 plan = settled.plan
                 _log_plan(tracker, run, settled, runners_up, show)
-                if run.training.group_by_length:  # batches follow the micro-batch, and that may be another now
+                # batches follow the micro-batch, and that may be another now
+                if run.training.group_by_length:
                     ready = speller.prepared(run, sides)
-            known, of_base = known_base(run, base.weights, ready), base_identity.identity_of(run.model, base.weights)
-            result = _compare(Job(run, show, work, ready, tuned, meter, known, invocation, tracker, plan, began, of_base, part))
+            known, of_base = (
+                known_base(run, base.weights, ready),
+                base_identity.identity_of(run.model, base.weights),
+            )
+            result = _compare(
+                Job(
+                    run,
+                    show,
+                    work,
+                    ready,
+                    tuned,
+                    meter,
+                    known,
+                    invocation,
+                    tracker,
+                    plan,
+                    began,
+                    of_base,
+                    part,
+                )
+            )
         work.finish()
-    if part is None and (left := leftovers.sentence(run.tracking)):  # a sweep's trials would say it each
+    # a sweep's trials would say it each
+    if part is None and (left := leftovers.sentence(run.tracking)):
         show.say(left, NOTE)
     if restored:
-        show.result(restored.sentence(result.outcome.loss_after, digest_of(sides.held_out), digest_of(sides.train)))
+        show.result(
+            restored.sentence(
+                result.outcome.loss_after, digest_of(sides.held_out), digest_of(sides.train)
+            )
+        )
     return result
 
 
 def _plan(run: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
-    """The plan of `run`, set in it, and the runners-up; on a CPU nothing is planned, but what its memory cannot hold is refused.
+    """The plan of `run`, set in it, and the runners-up; on a CPU nothing is planned, but what its
+    memory cannot hold is refused.
 
     Raises: VramPlanError.
     """
@@ -162,7 +204,9 @@ def _plan(run: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
     return chosen, runners_up
 
 
-def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> tuple[Prepared, Inspection]:
+def _prepared(
+    speller: Speller, run: RunConfig, sides: Split, show: Screen
+) -> tuple[Prepared, Inspection]:
     """The cases as rows of tokens, and what the audit says about them."""
     ready = speller.prepared(run, sides)
     show.say(f"cases: {ready.audit.sentence()}", DONE)
@@ -173,13 +217,17 @@ def _prepared(speller: Speller, run: RunConfig, sides: Split, show: Screen) -> t
     return ready, seen
 
 
-def _log_plan(tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Sequence[Plan], show: Screen) -> None:
+def _log_plan(
+    tracker: Tracker, run: RunConfig, settled: Settled, runners_up: Sequence[Plan], show: Screen
+) -> None:
     leaves = flatten(run)
     tracker.params({param: leaves[name] for name, param in planner.LEVER_PARAMS.items()})
     if settled.phases:  # a continued run was seen to fit before
         show.say(f"measured: {'; '.join(each.sentence() for each in settled.phases)}", DONE)
         tracker.metrics(0, settled.metrics())
-        tracker.json(settled.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json")
+        tracker.json(
+            settled.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json"
+        )
 
 
 def _compare(job: Job) -> TrainResult:
@@ -191,7 +239,9 @@ def _compare(job: Job) -> TrainResult:
     fitted = _fit(job, resume_from)
     with job.show.stage("measuring the tuned model's held-out loss"):
         losses_after = job.losses()
-    job.tracker.metrics(fitted.last_step, {"eval/loss": _of_numbers(losses_after, fitted.last_step)})
+    job.tracker.metrics(
+        fitted.last_step, {"eval/loss": _of_numbers(losses_after, fitted.last_step)}
+    )
     after = job.answers(base=False)
     record = job.record((before, after), (losses_before, losses_after))
     card = measuring.card(record, job.run.evaluation, job.tuned.stack)
@@ -214,7 +264,8 @@ def _of_numbers(losses: Sequence[CaseLoss], step: int) -> float:
     loss = mean_loss(losses)
     if not math.isfinite(loss):
         raise TrainingDiverged(
-            f"the held-out loss is {loss} after step {step}; lower training.learning_rate, or lengthen training.warmup_steps"
+            f"the held-out loss is {loss} after step {step}; lower training.learning_rate, or"
+            " lengthen training.warmup_steps"
         )
     return loss
 
@@ -222,14 +273,25 @@ def _of_numbers(losses: Sequence[CaseLoss], step: int) -> float:
 def _fit(job: Job, resume_from: Path | None) -> Fitted:
     meter = job.meter
     with (
-        TrainingProgress(job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes) as progress,
+        TrainingProgress(
+            job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes
+        ) as progress,
         during(Phase.training, "training", meter),
     ):
-        return trainer.fit(job.tuned, job.ready.rows, job.run, job.work.checkpoints, resume_from, [progress, Recorder(job)])
+        return trainer.fit(
+            job.tuned,
+            job.ready.rows,
+            job.run,
+            job.work.checkpoints,
+            resume_from,
+            [progress, Recorder(job)],
+        )
 
 
 class Recorder:
-    """A watcher: every step to MLflow, and the held-out loss every so many steps (the last one is measured afterwards)."""
+    """A watcher: every step to MLflow, and the held-out loss every so many steps (the last one is
+    measured afterwards).
+    """
 
     def __init__(self, job: Job):
         self._job = job
@@ -261,17 +323,26 @@ class Recorder:
         run, plan = self._job.run, self._job.plan
         if plan is None or not plan.is_timed:
             return None
-        return trainer.step_seconds(run, [len(row.input_ids) for row in trainer.rows_of(run, self._job.ready.rows, step)])
+        return trainer.step_seconds(
+            run, [len(row.input_ids) for row in trainer.rows_of(run, self._job.ready.rows, step)]
+        )
 
 
 def _run_name(run: RunConfig, invocation: Invocation, part: Part | None = None) -> str:
-    return run.tracking.run_name or (part.ticket.name if part else run_name(run, invocation.overrides))
+    return run.tracking.run_name or (
+        part.ticket.name if part else run_name(run, invocation.overrides)
+    )
 
 
 def _headline(run: RunConfig, work: Workspace) -> str:
     checkpoint = work.last_checkpoint()
-    news = "" if work.is_new else f", continued from {checkpoint.name if checkpoint else 'the start'}"
-    return f" on {run.dataset.name}, hardware={run.hardware.name}, engine {run.hardware.engine.value}{news}"
+    news = (
+        "" if work.is_new else f", continued from {checkpoint.name if checkpoint else 'the start'}"
+    )
+    return (
+        f" on {run.dataset.name}, hardware={run.hardware.name}, engine"
+        f" {run.hardware.engine.value}{news}"
+    )
 
 
 def _log_start(
@@ -284,8 +355,15 @@ def _log_start(
     found: Weights,
 ) -> None:
     origin = with_tilde(cases.origin.replace(str(SHIPPED), "medexp/data"))
-    later = planner.LEVER_KEYS if planner.is_planned(run) else ()  # a run may be planned anew until a step was seen to fit
-    tracker.params({name: value for name, value in telling(run, invocation.overrides).items() if name not in later})
+    # a run may be planned anew until a step was seen to fit
+    later = planner.LEVER_KEYS if planner.is_planned(run) else ()
+    tracker.params(
+        {
+            name: value
+            for name, value in telling(run, invocation.overrides).items()
+            if name not in later
+        }
+    )
     tracker.note(note.begun(run, note.question(invocation.experiment_yaml)))
     tracker.tags(
         {
@@ -305,8 +383,16 @@ def _log_start(
     )
     tracker.data(
         [
-            DataInput(run.dataset.name, "training", digest_of(sides.train), origin, ready.audit.train.kept),
-            DataInput(run.dataset.name, "held-out", digest_of(sides.held_out), origin, ready.audit.held_out.kept),
+            DataInput(
+                run.dataset.name, "training", digest_of(sides.train), origin, ready.audit.train.kept
+            ),
+            DataInput(
+                run.dataset.name,
+                "held-out",
+                digest_of(sides.held_out),
+                origin,
+                ready.audit.held_out.kept,
+            ),
         ]
     )
     tracker.text(invocation.composed_yaml, "config/composed.yaml")
@@ -316,7 +402,9 @@ def _log_start(
     tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
 
 
-def _outcome(job: Job, fitted: Fitted, losses: tuple[list[CaseLoss], list[CaseLoss]], card: Card) -> report.Outcome:
+def _outcome(
+    job: Job, fitted: Fitted, losses: tuple[list[CaseLoss], list[CaseLoss]], card: Card
+) -> report.Outcome:
     before, after = losses
     return report.Outcome(
         loss_before=mean_loss(before),
@@ -343,12 +431,20 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
     outcome, name = result.outcome, _run_name(job.run, job.invocation, job.part)
     if job.run.tracking.log_adapter:
         kept = job.tracker.folder(result.adapter, ADAPTER)
-        about_it = {"medexp.model": job.run.model.name, "medexp.dataset": job.run.dataset.name, "medexp.run": name}
-        job.tracker.model(f"{job.run.model.name}-r{job.run.lora.r}", kept, telling(job.run, ()), about_it)
+        about_it = {
+            "medexp.model": job.run.model.name,
+            "medexp.dataset": job.run.dataset.name,
+            "medexp.run": name,
+        }
+        job.tracker.model(
+            f"{job.run.model.name}-r{job.run.lora.r}", kept, telling(job.run, ()), about_it
+        )
     if peak := machine.peak_bytes():
         job.tracker.metrics(outcome.steps, {"host/peak_gib": gib(peak)})
     asked = note.question(job.invocation.experiment_yaml)
-    job.tracker.note(note.finished(job.run, asked, outcome, card, job.tracker.page, job.tracker.run_id))
+    job.tracker.note(
+        note.finished(job.run, asked, outcome, card, job.tracker.page, job.tracker.run_id)
+    )
     about = About(
         f"{job.run.model.name} {name} on {job.run.dataset.name}",
         report.summary(outcome, f"{result.adapter.name}/ beside this page", result.run_id),
@@ -357,19 +453,29 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
         ceiling_bytes=outcome.ceiling_bytes,
         **measuring.curves(job.tracker),
     )
-    return measuring.keep(job.tracker, record, card, about, outcome.steps, job.invocation.output_dir)
+    return measuring.keep(
+        job.tracker, record, card, about, outcome.steps, job.invocation.output_dir
+    )
 
 
 def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
     for case in record.cases:
         pair = [report.clipped(case.base.text, 900), report.clipped(case.tuned.text, 900)]
-        job.show.table(f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True)
+        job.show.table(
+            f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True
+        )
     if record.cases:
         job.show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     measuring.show(job.show, "What changed", record, card)
-    job.show.table("This run", ("", ""), report.summary(result.outcome, str(short(result.adapter)), result.run_id))
+    job.show.table(
+        "This run",
+        ("", ""),
+        report.summary(result.outcome, str(short(result.adapter)), result.run_id),
+    )
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
-    job.show.result(f'Ask it: python -m medexp.ask {_found_by(job.run.tracking, result)} question="..."')
+    job.show.result(
+        f'Ask it: python -m medexp.ask {_found_by(job.run.tracking, result)} question="..."'
+    )
 
 
 def _found_by(kept_in: Tracking, result: TrainResult) -> str:
@@ -378,5 +484,7 @@ def _found_by(kept_in: Tracking, result: TrainResult) -> str:
         return word("run", str(short(result.adapter)))
     is_usual = kept_in.root == tracking_root(None, Path.cwd())
     return (
-        f"run={result.run_id}" if is_usual else f"run={result.run_id} {word('tracking.root', str(short(Path(kept_in.root or ''))))}"
+        f"run={result.run_id}"
+        if is_usual
+        else f"run={result.run_id} {word('tracking.root', str(short(Path(kept_in.root or ''))))}"
     )

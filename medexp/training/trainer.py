@@ -1,7 +1,9 @@
-"""One optimisation with TRL's SFT trainer, on rows that are already tokens, in an order that is already decided.
+"""One optimisation with TRL's SFT trainer, on rows that are already tokens, in an order that is
+already decided.
 
-Adds to it: checkpoints that continue with the very next case, a stop that finishes the step and keeps it, and an end when the
-loss is no longer a number. Refuses to know what its watchers do with what it tells them.
+Adds to it: checkpoints that continue with the very next case, a stop that finishes the step and
+keeps it, and an end when the loss is no longer a number. Refuses to know what its watchers do with
+what it tells them.
 """
 
 import math
@@ -30,15 +32,17 @@ MICRO_BATCHES, TOKENS = "micro_batches", "tokens"
 
 
 class Watcher(Protocol):
-    """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm, train/learning_rate, speed/tokens_per_s and
-    speed/step_s."""
+    """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm,
+    train/learning_rate, speed/tokens_per_s and speed/step_s."""
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None: ...
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training came to: the last step, its loss; tokens without padding and seconds in steps of this process."""
+    """What training came to: the last step, its loss; tokens without padding and seconds in steps
+    of this process.
+    """
 
     last_step: int
     last_loss: float
@@ -54,14 +58,18 @@ def fit(
     resume_from: Path | None,
     watchers: Sequence[Watcher],
 ) -> Fitted:
-    """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a checkpoint) where there is one;
-    nothing is written without `checkpoints`. A step's rows go through the model in the micro-batches of `micro_batches`.
+    """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a
+    checkpoint) where there is one; nothing is written without `checkpoints`. A step's rows go
+    through the model in the micro-batches of `micro_batches`.
 
-    Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step; TrainingDiverged when the loss
-    is not finite; MedexpError when a step was not trained on its own rows.
+    Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step;
+    TrainingDiverged when the loss is not finite; MedexpError when a step was not trained on its own
+    rows.
     """
     steps = len(rows) // run.training.cases_a_step
-    bridge = _bridge(tuned, watchers, lambda step: sum(len(row.input_ids) for row in rows_of(run, rows, step)))
+    bridge = _bridge(
+        tuned, watchers, lambda step: sum(len(row.input_ids) for row in rows_of(run, rows, step))
+    )
     with quietly():
         trainer = _trainer_class(tuned, bridge.trained_on)(
             model=tuned.network,
@@ -71,7 +79,10 @@ def fit(
             processing_class=tuned.tokenizer,
             callbacks=[bridge],
         )
-    for printer in (tuned.stack.transformers.PrinterCallback, tuned.stack.transformers.ProgressCallback):
+    for printer in (
+        tuned.stack.transformers.PrinterCallback,
+        tuned.stack.transformers.ProgressCallback,
+    ):
         trainer.remove_callback(printer)
     tuned.stack.transformers.set_seed(run.training.seed)
     what = "the step under way is finished and kept" if checkpoints else "a step is being tried"
@@ -94,37 +105,50 @@ def rows_of(run: RunConfig, rows: Sequence[Encoded], step: int) -> Sequence[Enco
 
 
 def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
-    """Which of a step's cases, `lengths` tokens each, go through the model together, as `training.batch_by` says."""
+    """Which of a step's cases, `lengths` tokens each, go through the model together, as
+    `training.batch_by` says.
+    """
     training = run.training
     if training.batch_by is BatchBy.cases:
         return in_turn(len(lengths), training.micro_batch)
 
     planned = attended_tokens(training.micro_batch, training.max_seq_tokens)
-    return filled(lengths, lambda cases, longest: attended_tokens(cases, longest) <= planned, short_micro_batch(run).seconds)
+    return filled(
+        lengths,
+        lambda cases, longest: attended_tokens(cases, longest) <= planned,
+        short_micro_batch(run).seconds,
+    )
 
 
 def step_seconds(run: RunConfig, lengths: Sequence[int]) -> float:
-    """What a step with cases of these lengths should take on the card, by the planner's cost model; the plan's own figure is for
-    cases as long as the limit."""
+    """What a step with cases of these lengths should take on the card, by the planner's cost model;
+    the plan's own figure is for cases as long as the limit."""
     one = short_micro_batch(run)
-    return sum(one.seconds(len(cases) * max(lengths[case] for case in cases)) for cases in micro_batches(run, lengths))
+    return sum(
+        one.seconds(len(cases) * max(lengths[case] for case in cases))
+        for cases in micro_batches(run, lengths)
+    )
 
 
 def _trainer_class(tuned: Tuned, trained_on: Callable[[int], None]) -> Any:
-    """TRL's trainer, for batches that hold a whole step: it goes through their micro-batches one after another, and tells
-    `trained_on` how many tokens they had."""
+    """TRL's trainer, for batches that hold a whole step: it goes through their micro-batches one
+    after another, and tells `trained_on` how many tokens they had."""
 
     class Stepping(tuned.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        def training_step(
+            self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+        ) -> Any:
             loss, together = 0.0, inputs[MICRO_BATCHES]
-            self.current_gradient_accumulation_steps = len(together)  # divides means, where a loss is not a sum over tokens
+            # divides means, where a loss is not a sum over tokens
+            self.current_gradient_accumulation_steps = len(together)
             for micro_batch in together:
                 loss = loss + super().training_step(model, micro_batch, num_items_in_batch)
             trained_on(inputs[TOKENS])
             return loss
 
-        # A checkpoint lasts as long as the run, and TRL's card of it cannot be made where the locale is not UTF-8: its
-        # template is read in the locale's encoding (huggingface_hub.RepoCard.from_template).
+        # A checkpoint lasts as long as the run, and TRL's card of it cannot be made where the
+        # locale is not UTF-8: its template is read in the locale's encoding
+        # (huggingface_hub.RepoCard.from_template).
         def create_model_card(self, *_: Any, **__: Any) -> None:
             return None
 
@@ -135,7 +159,8 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
     training, on_cpu = run.training, run.hardware.device is Device.cpu
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
-        "per_device_train_batch_size": training.cases_a_step,  # cut into micro-batches by the trainer class
+        # cut into micro-batches by the trainer class
+        "per_device_train_batch_size": training.cases_a_step,
         "gradient_accumulation_steps": 1,  # Unsloth's own default is 2
         "max_steps": steps,
         "learning_rate": training.learning_rate,
@@ -155,7 +180,8 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
         "save_steps": training.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
-        # Either would ask the card for a number between backward pass and optimizer, whose kernels then start late.
+        # Either would ask the card for a number between backward pass and optimizer, whose kernels
+        # then start late.
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "no",
         "report_to": "none",
@@ -171,7 +197,9 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
     # A plan is for one card; with two in sight the Trainer would double the batch.
     setattr(arguments, private.CARDS_USED.last, min(1, arguments.n_gpu))
     if arguments.n_gpu > 1:
-        raise MachineError(f"{private.CARDS_USED.absence()}; let one card be seen: CUDA_VISIBLE_DEVICES=0")
+        raise MachineError(
+            f"{private.CARDS_USED.absence()}; let one card be seen: CUDA_VISIBLE_DEVICES=0"
+        )
     return arguments
 
 
@@ -186,10 +214,13 @@ def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
     )
 
 
-def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
-    """A collator: a step's rows padded on the right and masked by their length (the padding token may be EOS), as the micro-batches
-    they are trained in; their tokens without padding; and all of it whole, by which the Trainer counts what a loss is divided by.
-    It is cut and counted before it is on a card: to look cases up there, or to count, waits for all that the card was given to do.
+def _whole_step(
+    run: RunConfig, pad_id: int
+) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
+    """A collator: a step's rows padded on the right and masked by their length (the padding token
+    may be EOS), as the micro-batches they are trained in; their tokens without padding; and all of
+    it whole, by which the Trainer counts what a loss is divided by. It is cut and counted before it
+    is on a card: to look cases up there, or to count, waits for all that the card was given to do.
     """
     import torch
 
@@ -210,14 +241,18 @@ def _whole_step(run: RunConfig, pad_id: int) -> Callable[[list[dict[str, list[in
             width = max(lengths[case] for case in cases)
             return {name: each[cases, :width] for name, each in whole.items()}
 
-        return whole | {MICRO_BATCHES: [*map(together, micro_batches(run, lengths))], TOKENS: sum(lengths)}
+        return whole | {
+            MICRO_BATCHES: [*map(together, micro_batches(run, lengths))],
+            TOKENS: sum(lengths),
+        }
 
     return collate
 
 
 def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int], int]) -> Any:
-    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was asked to. It holds the tokens of a
-    step against `tokens_of`: Unsloth patches the trainer and its defaults, and has once taken two steps' rows for one."""
+    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was
+    asked to. It holds the tokens of a step against `tokens_of`: Unsloth patches the trainer and its
+    defaults, and has once taken two steps' rows for one."""
     synchronize = _synchronizer(tuned)
 
     class Bridge(tuned.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
@@ -240,23 +275,31 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            for place in [*(each for each in checkpoint.rglob("*") if each.is_file()), checkpoint, checkpoint.parent]:
+            for place in [
+                *(each for each in checkpoint.rglob("*") if each.is_file()),
+                checkpoint,
+                checkpoint.parent,
+            ]:
                 flush(place)  # a power cut leaves the last two whole
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
+        ) -> None:
             if "loss" not in logs:  # the summary at the end of training
                 return
             if not math.isfinite(logs["loss"]):
                 raise TrainingDiverged(
-                    f"the training loss is {logs['loss']} at step {state.global_step}; lower training.learning_rate, "
-                    "lengthen training.warmup_steps, or look at the cases of this step"
+                    f"the training loss is {logs['loss']} at step {state.global_step}; lower"
+                    " training.learning_rate, lengthen training.warmup_steps, or look at the cases"
+                    " of this step"
                 )
             self.tokens += self.step_tokens
             if self.step_tokens != (given := tokens_of(state.global_step)):
                 raise MedexpError(
-                    f"step {state.global_step} was trained on {self.step_tokens:,} tokens and its cases have {given:,}: this "
-                    "version of the training stack batches differently from what medexp expects; install the versions of "
-                    "pyproject.toml, and report it"
+                    f"step {state.global_step} was trained on {self.step_tokens:,} tokens and its"
+                    f" cases have {given:,}: this version of the training stack batches differently"
+                    " from what medexp expects; install the versions of pyproject.toml, and"
+                    " report it"
                 )
             metrics = {
                 "train/loss": logs["loss"],

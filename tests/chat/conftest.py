@@ -33,7 +33,12 @@ class Trained:
     @property
     def words(self) -> list[str]:
         """The command line that asks it."""
-        return ["-m", "medexp.ask", f"run={self.result.run_id}", f"tracking.root={self.doors.root / 'mlruns'}"]
+        return [
+            "-m",
+            "medexp.ask",
+            f"run={self.result.run_id}",
+            f"tracking.root={self.doors.root / 'mlruns'}",
+        ]
 
     @property
     def artifacts(self) -> Path:
@@ -43,7 +48,9 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def talkative_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer: Any) -> Path:
-    """A tiny random model whose layers outweigh its embedding: left as it is, it says its last token again and again."""
+    """A tiny random model whose layers outweigh its embedding: left as it is, it says its last
+    token again and again.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -75,7 +82,9 @@ def trained(
 @pytest.fixture(scope="session")
 def respondent(trained: Trained) -> Respondent:
     """The tuned model of the finished run, loaded as the door does."""
-    subject = finished.find(trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root)
+    subject = finished.find(
+        trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
+    )
     found, show = finished.continued(trained.run, subject, Screen()), Screen()
     base = measuring.opened(trained.run, found, show)
     asked = answering.questions(trained.run, base, GREEDY)

@@ -1,4 +1,6 @@
-"""The door as a user has it: one question, a pipe, JSON, a conversation on a real pseudo-terminal, and what is refused."""
+"""The door as a user has it: one question, a pipe, JSON, a conversation on a real pseudo-terminal,
+and what is refused.
+"""
 
 import json
 import os
@@ -25,12 +27,21 @@ def asked(words: list[str], cwd: Path, piped: str = "") -> tuple[int, str, str]:
     """Exit status, standard output and standard error of the door with `piped` on standard input."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=env, input=piped, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *words],
+        cwd=cwd,
+        env=env,
+        input=piped,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_piped_vignette_is_answered_in_plain_text_as_it_is_stored(trained, tmp_path: Path) -> None:
+def test_a_piped_vignette_is_answered_in_plain_text_as_it_is_stored(
+    trained, tmp_path: Path
+) -> None:
     case = json.loads((trained.artifacts / "evaluation/record.json").read_text())["cases"][0]
     status, output, log = asked(trained.words, tmp_path, piped=case["question"] + "\n")
     assert status == 0, log
@@ -44,8 +55,12 @@ def test_a_piped_vignette_is_answered_in_plain_text_as_it_is_stored(trained, tmp
 
 def test_json_is_an_object_a_question_and_nothing_else(trained, tmp_path: Path) -> None:
     case = json.loads((trained.artifacts / "evaluation/record.json").read_text())["cases"][1]
-    lines = "\n".join(json.dumps({"question": each}) for each in (case["question"], "Why?\nAnd now?"))
-    status, output, log = asked([*trained.words, "ask.format=json", "ask.max_new_tokens=16"], tmp_path, piped=lines)
+    lines = "\n".join(
+        json.dumps({"question": each}) for each in (case["question"], "Why?\nAnd now?")
+    )
+    status, output, log = asked(
+        [*trained.words, "ask.format=json", "ask.max_new_tokens=16"], tmp_path, piped=lines
+    )
     assert status == 0, log
     first, second = map(json.loads, output.splitlines())
     assert (first["question"], first["answer"], first["tokens"]) == (
@@ -53,7 +68,11 @@ def test_json_is_an_object_a_question_and_nothing_else(trained, tmp_path: Path) 
         case["tuned"]["text"],
         case["tuned"]["tokens"],
     )
-    assert (first["run"], first["model"], first["base"]) == (trained.result.run_id, "smollm2_135m", False)
+    assert (first["run"], first["model"], first["base"]) == (
+        trained.result.run_id,
+        "smollm2_135m",
+        False,
+    )
     assert first["ended"] is False
     assert first["seconds"] > 0
     assert second["question"] == "Why?\nAnd now?"
@@ -63,9 +82,18 @@ REFUSED = {
     "no run": (["question=a"], "run has no value"),
     "unknown run": (["run=no/such", "question=a"], "run=no/such does not exist"),
     "empty question": (["run=last", "question= "], "the question is empty"),
-    "a page and json": (["run=last", "ui=true", "ask.format=json"], "goes with neither question=... nor ask.format=json"),
-    "temperature": (["run=last", "question=a", "ask.temperature=-1"], "ask.temperature=-1.0 is out of range"),
-    "top p": (["run=last", "question=a", "ask.top_p=1.5"], "ask.top_p=1.5 is out of range: allowed is above 0 and at most 1"),
+    "a page and json": (
+        ["run=last", "ui=true", "ask.format=json"],
+        "goes with neither question=... nor ask.format=json",
+    ),
+    "temperature": (
+        ["run=last", "question=a", "ask.temperature=-1"],
+        "ask.temperature=-1.0 is out of range",
+    ),
+    "top p": (
+        ["run=last", "question=a", "ask.top_p=1.5"],
+        "ask.top_p=1.5 is out of range: allowed is above 0 and at most 1",
+    ),
     "reasoning": (["run=last", "question=a", "ask.reasoning=fold"], "allowed are show, hide"),
     "too long": (["run=last", "question=" + "pain " * 3000], "2032 are allowed"),
     "broken pipe": (["run=last"], "line 2 of standard input"),
@@ -86,7 +114,9 @@ def test_without_gradio_the_page_says_how_to_get_it(trained, tmp_path: Path) -> 
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['gradio'] = None\n")
-    status, output = command(*trained.words, "ui=true", cwd=tmp_path, PYTHONPATH=f"{hidden}{os.pathsep}{ROOT}")
+    status, output = command(
+        *trained.words, "ui=true", cwd=tmp_path, PYTHONPATH=f"{hidden}{os.pathsep}{ROOT}"
+    )
     assert status == 2
     assert output == "medexp: ui=true needs the package gradio: pip install 'medexp[ui]'\n"
 
@@ -99,7 +129,13 @@ class Terminal:
         if self.pid == 0:
             os.chdir(cwd)
             # No answers to cursor position requests come from this terminal.
-            os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "100", "LINES": "30"}
+            os.environ |= {
+                "PYTHONPATH": str(ROOT),
+                "TERM": "xterm",
+                "PROMPT_TOOLKIT_NO_CPR": "1",
+                "COLUMNS": "100",
+                "LINES": "30",
+            }
             os.execv(sys.executable, [sys.executable, *words])
         self.output, self._read_to = "", 0
 
@@ -170,7 +206,11 @@ def test_a_conversation_on_a_terminal(trained, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_single_question_with_130(trained, tmp_path: Path) -> None:
-    words = [*trained.words, "question=A man's pain, 54: what's next? (BP 90/60)", "ask.max_new_tokens=1900"]
+    words = [
+        *trained.words,
+        "question=A man's pain, 54: what's next? (BP 90/60)",
+        "ask.max_new_tokens=1900",
+    ]
     with closing(Terminal(words, tmp_path)) as terminal:
         terminal.until(" tokens · Ctrl-C stops")
         terminal.type("\x03")

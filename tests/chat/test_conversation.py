@@ -34,8 +34,15 @@ def said(talk: Conversation) -> str:
 def test_a_follow_up_is_asked_below_the_case_and_reset_forgets_it(talk: Conversation) -> None:
     for line in ("A man of 54.", "He is a smoker.", "/reset", "A child."):
         talk.take(line)
-    assert [turn[0].question for turn in talk.turns] == ["A man of 54.", "A man of 54.\n\nHe is a smoker.", "A child."]
-    assert talk.turns[1][0].text == talk.respondent.reply("A man of 54.\n\nHe is a smoker.", lambda _: False).text
+    assert [turn[0].question for turn in talk.turns] == [
+        "A man of 54.",
+        "A man of 54.\n\nHe is a smoker.",
+        "A child.",
+    ]
+    assert (
+        talk.turns[1][0].text
+        == talk.respondent.reply("A man of 54.\n\nHe is a smoker.", lambda _: False).text
+    )
 
 
 def test_compare_asks_the_base_the_same_once(talk: Conversation) -> None:

@@ -1,4 +1,6 @@
-"""Questions from outside: Hydra reads back what was typed, and a pipe holds one question or one a line."""
+"""Questions from outside: Hydra reads back what was typed, and a pipe holds one question or one a
+line.
+"""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +23,13 @@ def read_back(word: str) -> object:
     return cfg.ask.question
 
 
-@given(TYPED.filter(lambda text: text != "null" and not (len(text) > 1 and text[0] == text[-1] and text[0] in "'\"")))
+@given(
+    TYPED.filter(
+        lambda text: (
+            text != "null" and not (len(text) > 1 and text[0] == text[-1] and text[0] in "'\"")
+        )
+    )
+)
 def test_a_question_comes_back_letter_by_letter(text: str) -> None:
     assert read_back(quoted([f"question={text}"])[0]) == text
 
@@ -48,7 +56,11 @@ def test_brackets_without_end_are_a_question_like_any_other() -> None:
 
 def test_what_windows_and_word_processors_write_is_read() -> None:
     lines = '{"question": "a"}\r\n{"question": "b\u2028c\x85d"}\r\n'
-    assert questions(decoded(b"\xef\xbb\xbf" + lines.encode())) == questions("\ufeff" + lines) == ["a", "b\u2028c\x85d"]
+    assert (
+        questions(decoded(b"\xef\xbb\xbf" + lines.encode()))
+        == questions("\ufeff" + lines)
+        == ["a", "b\u2028c\x85d"]
+    )
 
 
 def test_what_is_no_utf_8_is_refused_in_a_sentence() -> None:

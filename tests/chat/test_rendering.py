@@ -14,7 +14,10 @@ from medexp.chat.reply import Reply
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.console import SafeConsole
 
-TEXT = "It is red.\nPerhaps viral.\n</think>\n\n## Symptoms\n- Gritty eyes\n- No pain\n## Red Flags\n- Pain"
+TEXT = (
+    "It is red.\nPerhaps viral.\n</think>\n\n## Symptoms\n- Gritty eyes\n- No pain\n## Red Flags\n-"
+    " Pain"
+)
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -34,7 +37,9 @@ def on_a_terminal(text: str, with_reasoning: bool = True, reasons: bool = True) 
 
 
 def lasting(output: str) -> list[str]:
-    """The lines left once every erasure and cursor movement is carried out: what a person sees in the end."""
+    """The lines left once every erasure and cursor movement is carried out: what a person sees in
+    the end.
+    """
     lines, row, column = [""], 0, 0
     for code, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z])|([^\x1b])", output):
         if code:
@@ -93,7 +98,9 @@ def test_sections_without_an_end_of_the_reasoning_are_headed_in_the_end() -> Non
     painter = PlainPainter(stream, with_reasoning=True)
     painter.heard(grown(text[:20]))
     painter.whole(grown(text, whole=True), 400)
-    assert stream.getvalue().startswith(f"Reasoning:\n{text}\n\nAnswer:\n## Symptoms\n- Gritty eyes\n## Causes\n- A virus\n\n[")
+    assert stream.getvalue().startswith(
+        f"Reasoning:\n{text}\n\nAnswer:\n## Symptoms\n- Gritty eyes\n## Causes\n- A virus\n\n["
+    )
 
 
 def test_a_second_end_of_the_reasoning_loses_nothing() -> None:
@@ -105,7 +112,9 @@ def test_no_more_is_drawn_than_the_terminal_is_high() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=40, height=10)
     console.print(Tail(Text("\n".join(f"line {number}" for number in range(50)))))
-    assert CODES.sub("", stream.getvalue()).split("\n")[:-1] == [f"line {number}" for number in range(42, 50)]
+    assert CODES.sub("", stream.getvalue()).split("\n")[:-1] == [
+        f"line {number}" for number in range(42, 50)
+    ]
 
 
 @pytest.mark.parametrize("with_reasoning", [True, False])
@@ -136,7 +145,9 @@ def test_a_pipe_gets_reasoning_without_an_end_once() -> None:
 
 def test_base_and_tuned_stand_side_by_side() -> None:
     console = Console(file=io.StringIO(), width=80, record=True)
-    console.print(beside(grown("Base says.", whole=True), grown(TEXT, whole=True), with_reasoning=False))
+    console.print(
+        beside(grown("Base says.", whole=True), grown(TEXT, whole=True), with_reasoning=False)
+    )
     text = console.export_text()
     assert "viral" not in text
     said = next(line for line in text.splitlines() if "Base says." in line)
@@ -146,10 +157,15 @@ def test_base_and_tuned_stand_side_by_side() -> None:
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_an_answer_sends_no_escape_sequences(is_terminal):
-    evil = "Think \x1b[2J\x9b31m.</think>\n## Symptoms\n- \x1b]0;mine\x07pain \u202e[here](http://evil/)"
+    evil = (
+        "Think \x1b[2J\x9b31m.</think>\n## Symptoms\n- \x1b]0;mine\x07pain"
+        " \u202e[here](http://evil/)"
+    )
     stream = io.StringIO()
     painter = (
-        LivePainter(SafeConsole(file=stream, force_terminal=True, color_system=None, width=80), True)
+        LivePainter(
+            SafeConsole(file=stream, force_terminal=True, color_system=None, width=80), True
+        )
         if is_terminal
         else PlainPainter(stream, True)
     )

@@ -50,8 +50,12 @@ def test_while_it_grows_only_the_last_part_changes(cut: int) -> None:
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_plain_text_only_grows_at_its_end(pieces: list[str]) -> None:
-    text = "".join(pieces).replace("</think>", "", "".join(pieces).count("</think>") - 1)  # one end of the reasoning at most
-    shown = [plain(reply(text[:end].strip(), whole=False), with_reasoning=True) for end in range(len(text) + 1)]
+    # one end of the reasoning at most
+    text = "".join(pieces).replace("</think>", "", "".join(pieces).count("</think>") - 1)
+    shown = [
+        plain(reply(text[:end].strip(), whole=False), with_reasoning=True)
+        for end in range(len(text) + 1)
+    ]
     for earlier, later in pairwise(shown):
         assert later.startswith(earlier)
 
@@ -63,7 +67,10 @@ def test_half_an_end_of_the_reasoning_is_not_shown() -> None:
 
 
 def test_reasoning_without_an_end_is_the_answer_once_nothing_more_comes() -> None:
-    assert (reply("Rest.", whole=False).reasoning, reply("Rest.", whole=False).answer) == ("Rest.", "")
+    assert (reply("Rest.", whole=False).reasoning, reply("Rest.", whole=False).answer) == (
+        "Rest.",
+        "",
+    )
     assert (reply("Rest.").reasoning, reply("Rest.").answer) == ("", "Rest.")
     assert "never ended" in note(reply("Rest.", ended=False), 400)
     assert "cut off by ask.max_new_tokens=400" in note(reply("Rest.", ended=False), 400)
@@ -87,7 +94,13 @@ def test_the_json_of_a_reply() -> None:
     assert found["sections"] == {
         "symptoms": ["Red, gritty eyes", "No pain"], "causes": ["A virus"], "precautions": ["Wash hands"], "red flags": ["Pain"],
     }  # fmt: skip
-    assert (found["run"], found["model"], found["tokens"], found["seconds"], found["ended"]) == ("id", "tiny", 7, 1.25, True)
+    assert (found["run"], found["model"], found["tokens"], found["seconds"], found["ended"]) == (
+        "id",
+        "tiny",
+        7,
+        1.25,
+        True,
+    )
     assert found["reasoning_closed"] is True
     assert str(found["notice"]).startswith("Not for clinical use")
 

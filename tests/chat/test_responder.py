@@ -1,4 +1,6 @@
-"""The answer that is heard token by token is the one that an evaluation keeps, and what cannot be asked is refused."""
+"""The answer that is heard token by token is the one that an evaluation keeps, and what cannot be
+asked is refused.
+"""
 
 import json
 from dataclasses import replace
@@ -21,7 +23,11 @@ def test_greedy_answers_are_those_that_the_run_has_stored(trained, respondent: R
     for case in record["cases"]:
         for side in ("base", "tuned"):
             reply = respondent.reply(case["question"], nobody, base=side == "base")
-            assert (reply.text, reply.tokens, reply.ended) == (case[side]["text"], case[side]["tokens"], case[side]["ended"])
+            assert (reply.text, reply.tokens, reply.ended) == (
+                case[side]["text"],
+                case[side]["tokens"],
+                case[side]["ended"],
+            )
             assert reply.whole
             assert not reply.stopped
     assert record["cases"][0]["base"] != record["cases"][0]["tuned"]
@@ -43,13 +49,21 @@ def test_an_answer_ends_where_the_listener_says(respondent: Respondent) -> None:
     assert respondent.reply("Why?", nobody).text == full.text
 
 
-def test_a_drawn_answer_is_the_same_again_and_another_with_another_seed(respondent: Respondent) -> None:
+def test_a_drawn_answer_is_the_same_again_and_another_with_another_seed(
+    respondent: Respondent,
+) -> None:
     drawn = replace(respondent.sampling, temperature=1.5, top_p=1.0)
-    texts = [respondent.reply("Why?", nobody, sampling=replace(drawn, seed=seed)).text for seed in (1, 1, 2)]
+    texts = [
+        respondent.reply("Why?", nobody, sampling=replace(drawn, seed=seed)).text
+        for seed in (1, 1, 2)
+    ]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
     least = replace(drawn, top_p=1e-6)
-    assert respondent.reply("Why?", nobody, sampling=least).text == respondent.reply("Why?", nobody).text
+    assert (
+        respondent.reply("Why?", nobody, sampling=least).text
+        == respondent.reply("Why?", nobody).text
+    )
 
 
 def test_another_prompt_asks_in_other_words(respondent: Respondent) -> None:
@@ -65,7 +79,13 @@ def test_another_prompt_asks_in_other_words(respondent: Respondent) -> None:
     [
         ("  \n", "the question is empty"),
         ("a </think> b", "holds '</think>', which the model reads as a control token"),
-        ("pain " * 3000, r"has 30\d\d tokens with prompt=clinical_sections and 2032 are allowed: the context of 2048 less"),
+        (
+            "pain " * 3000,
+            (
+                r"has 30\d\d tokens with prompt=clinical_sections and 2032 are allowed: the context"
+                r" of 2048 less"
+            ),
+        ),
     ],
     ids=["empty", "marker", "too long"],
 )
@@ -86,5 +106,7 @@ def test_added_tokens_in_a_question_are_asked_as_plain_text(respondent: Responde
 
 
 def test_room_for_no_question_at_all_is_refused(respondent: Respondent) -> None:
-    with pytest.raises(ConfigError, match=r"ask\.max_new_tokens=2048 leaves nothing of the model's context of 2048"):
+    with pytest.raises(
+        ConfigError, match=r"ask\.max_new_tokens=2048 leaves nothing of the model's context of 2048"
+    ):
         respondent.reply("Why?", nobody, sampling=replace(respondent.sampling, max_new_tokens=2048))

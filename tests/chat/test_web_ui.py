@@ -1,4 +1,6 @@
-"""The page in a real browser: both answers come, the controls work, and nothing beyond this machine is asked for."""
+"""The page in a real browser: both answers come, the controls work, and nothing beyond this machine
+is asked for.
+"""
 
 import json
 import os
@@ -30,7 +32,9 @@ def page_url(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     words = [*trained.words, "ui=true", "ask.open=false"]
     folder = tmp_path_factory.mktemp("page")
-    with subprocess.Popen([sys.executable, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as door:
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
+    ) as door:
         assert door.stdout is not None
         yield door.stdout.readline().strip()
         door.send_signal(signal.SIGINT)
@@ -54,7 +58,9 @@ def page(opened: tuple[Any, list[str]], page_url: str) -> Any:
 
 
 def allow(page: Any, tokens: str) -> None:
-    """Set the most new tokens. Gradio draws the controls when they are unfolded, and for a moment puts its own values back."""
+    """Set the most new tokens. Gradio draws the controls when they are unfolded, and for a moment
+    puts its own values back.
+    """
     page.get_by_text("Prompt and sampling").click()
     box = page.get_by_label("Most new tokens")
     for _ in range(50):
@@ -66,12 +72,18 @@ def allow(page: Any, tokens: str) -> None:
     raise AssertionError(f"the field holds {box.input_value()}")
 
 
-def ask(page: Any, question: str, until: str = "tokens in", without: str | None = None) -> dict[str, str]:
-    """What the columns say once both statuses hold `until` and not `without`, which those of the question before must not do."""
+def ask(
+    page: Any, question: str, until: str = "tokens in", without: str | None = None
+) -> dict[str, str]:
+    """What the columns say once both statuses hold `until` and not `without`, which those of the
+    question before must not do.
+    """
     page.get_by_label("Question").fill(question)
     page.get_by_role("button", name="Ask both").click()
     for side in ("tuned", "base"):
-        page.locator(f".prose.{side}-status").filter(has_text=until, has_not_text=without).wait_for()
+        page.locator(f".prose.{side}-status").filter(
+            has_text=until, has_not_text=without
+        ).wait_for()
     return {
         f"{side} {part}": page.locator(f".prose.{side}-{part}").text_content().strip()
         for side in ("base", "tuned")
@@ -100,7 +112,8 @@ def test_an_answer_moves_nothing_and_empty_reasoning_has_no_box(page: Any) -> No
 
     empty = place()
     assert not page.get_by_text("Reasoning", exact=True).count()
-    assert "reasoning never ended" in ask(page, "Why?")["tuned status"]  # so all of it is the answer
+    # so all of it is the answer
+    assert "reasoning never ended" in ask(page, "Why?")["tuned status"]
     assert place() == empty
     assert not page.get_by_text("Reasoning", exact=True).count()
 
@@ -127,7 +140,12 @@ def test_prompt_and_sampling_are_what_the_controls_say(page: Any) -> None:
     fewer = ask(page, "Why?", until="3 tokens in ")
     assert greedy["tuned answer"].startswith(fewer["tuned answer"])
     page.get_by_label("Prompt", exact=True).click()
-    assert page.get_by_role("option").all_text_contents()[0].strip().endswith("the run's own (clinical_sections)")
+    assert (
+        page.get_by_role("option")
+        .all_text_contents()[0]
+        .strip()
+        .endswith("the run's own (clinical_sections)")
+    )
     page.get_by_role("option", name="direct").click()
     assert "reasoning never ended" in greedy["tuned status"]
     ask(page, "Why?", until="3 tokens in ", without="reasoning")
@@ -155,7 +173,9 @@ def test_another_host_name_is_not_answered_and_the_policy_is_sent(page_url: str)
     with urllib.request.urlopen(page_url, timeout=30) as answer:
         assert "default-src 'self'" in answer.headers["content-security-policy"]
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        urllib.request.urlopen(urllib.request.Request(page_url, headers={"Host": "evil.example"}), timeout=30)
+        urllib.request.urlopen(
+            urllib.request.Request(page_url, headers={"Host": "evil.example"}), timeout=30
+        )
 
 
 def test_a_port_that_is_taken_is_said() -> None:
@@ -163,7 +183,10 @@ def test_a_port_that_is_taken_is_said() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(MachineError, match=f"ask.port={port} cannot be listened on"), pages.listening(port, "ask.port"):
+        with (
+            pytest.raises(MachineError, match=f"ask.port={port} cannot be listened on"),
+            pages.listening(port, "ask.port"),
+        ):
             pass
 
 

@@ -1,4 +1,6 @@
-"""The command line as a user has it: bad input ends in one sentence and exit code 2, before anything heavy is loaded."""
+"""The command line as a user has it: bad input ends in one sentence and exit code 2, before
+anything heavy is loaded.
+"""
 
 import datetime
 import http.server
@@ -32,34 +34,112 @@ def lines(*records: dict[str, object]) -> str:
 
 REFUSED = {
     "unknown group": (["hardwear=cpu"], "hardwear does not exist", "did you mean hardware?"),
-    "unknown option": (["hardware=rtx4050"], "hardware=rtx4050 does not exist", "did you mean rtx4050_6gb?"),
+    "unknown option": (
+        ["hardware=rtx4050"],
+        "hardware=rtx4050 does not exist",
+        "did you mean rtx4050_6gb?",
+    ),
     "unknown key": (["lora.rnk=8"], "lora.rnk does not exist", "lora has r, alpha"),
-    "key of another library": (["per_device_train_batch_size=4"], "per_device_train_batch_size", "training.micro_batch=4"),
-    "option of another library": (["--learning_rate", "1e-4"], "--learning_rate is no option", "training.learning_rate=1e-4"),
-    "cut by the shell": (["dataset.path=my", "cases.csv"], "'cases.csv' is no key=value", "'dataset.path=my cases.csv'"),
-    "name that the grammar dislikes": (["dataset=local", "dataset.path=~/病例, (1)=ü.csv"], "/病例, (1)=ü.csv does not exist"),
+    "key of another library": (
+        ["per_device_train_batch_size=4"],
+        "per_device_train_batch_size",
+        "training.micro_batch=4",
+    ),
+    "option of another library": (
+        ["--learning_rate", "1e-4"],
+        "--learning_rate is no option",
+        "training.learning_rate=1e-4",
+    ),
+    "cut by the shell": (
+        ["dataset.path=my", "cases.csv"],
+        "'cases.csv' is no key=value",
+        "'dataset.path=my cases.csv'",
+    ),
+    "name that the grammar dislikes": (
+        ["dataset=local", "dataset.path=~/病例, (1)=ü.csv"],
+        "/病例, (1)=ü.csv does not exist",
+    ),
     "two of Hydra's modes": (["-m", "--cfg", "job"], "-m, --cfg", "do not go together"),
     "reference to nothing": (["lora.r=${nope}"], "lora.r: Interpolation key 'nope' not found"),
-    "escape sequence": (["model.path=\x1b[31m\x1b]0;x\x07\u202e"], "\\u001b[31m\\u001b]0;x\\u0007\\u202e holds no config.json"),
-    "unknown key, mistyped": (["training.max_step=8"], "training.max_step", "did you mean training.max_steps?"),
+    "escape sequence": (
+        ["model.path=\x1b[31m\x1b]0;x\x07\u202e"],
+        "\\u001b[31m\\u001b]0;x\\u0007\\u202e holds no config.json",
+    ),
+    "unknown key, mistyped": (
+        ["training.max_step=8"],
+        "training.max_step",
+        "did you mean training.max_steps?",
+    ),
     "unknown key, forced in": (["+lora.rnk=8"], "lora.rnk does not exist", "alpha"),
-    "known key, forced in": (["+lora.r=8"], "lora.r is there already", "write lora.r=8, without the +"),
+    "known key, forced in": (
+        ["+lora.r=8"],
+        "lora.r is there already",
+        "write lora.r=8, without the +",
+    ),
     "wrong type": (["lora.r=many"], "lora.r", "allowed is int"),
-    "no such word": (["dataset.overlong=cut"], "dataset.overlong=cut is not allowed", "drop, trim_reasoning, error"),
+    "no such word": (
+        ["dataset.overlong=cut"],
+        "dataset.overlong=cut is not allowed",
+        "drop, trim_reasoning, error",
+    ),
     "unreadable override": (["lora.r=[1"], "cannot be read", "'lora.r=[A,B]'"),
     "rank 0": (["lora.r=0"], "lora.r=0", "at least 1"),
-    "negative learning rate": (["training.learning_rate=-1"], "training.learning_rate=-1.0", "above 0"),
-    "no length": (["training.max_seq_tokens=0"], "training.max_seq_tokens=0", "conf/training/cpu.yaml"),
-    "card without a card": (["hardware=rtx4050_6gb"], "hardware=rtx4050_6gb needs a CUDA card", "hardware=cpu"),
-    "missing file": (["dataset=local", "dataset.path=none.json"], "none.json does not exist", "JSONL"),
+    "negative learning rate": (
+        ["training.learning_rate=-1"],
+        "training.learning_rate=-1.0",
+        "above 0",
+    ),
+    "no length": (
+        ["training.max_seq_tokens=0"],
+        "training.max_seq_tokens=0",
+        "conf/training/cpu.yaml",
+    ),
+    "card without a card": (
+        ["hardware=rtx4050_6gb"],
+        "hardware=rtx4050_6gb needs a CUDA card",
+        "hardware=cpu",
+    ),
+    "missing file": (
+        ["dataset=local", "dataset.path=none.json"],
+        "none.json does not exist",
+        "JSONL",
+    ),
     "no file given": (["dataset=local"], "dataset=local has no file", "dataset.path=FILE"),
-    "missing weights": (["model.path=nowhere"], "nowhere holds no config.json", "Transformers checkpoint"),
-    "unwritable store": (["tracking.root=/dev/null/x"], "/dev/null/x/unfinished cannot be written", "tracking.root"),
-    "output that no folder can be": ([f"hydra.run.dir=/tmp/{'x' * 300}"], "cannot be used (File name too long)", "hydra.run.dir"),
-    "unwritable output": (["hydra.run.dir=/dev/null/x"], "/dev/null/x cannot be used", "hydra.run.dir"),
-    "fewer cases than the split needs": (["dataset.held_out=200"], "dataset.held_out=200", "lower dataset.held_out"),
-    "answers that are not held out": (["evaluation.answers=20"], "evaluation.answers=20", "dataset.held_out=16"),
-    "adapter that is none": (["lora.start_from=nowhere"], "nowhere holds no adapter_config.json", "PEFT adapter"),
+    "missing weights": (
+        ["model.path=nowhere"],
+        "nowhere holds no config.json",
+        "Transformers checkpoint",
+    ),
+    "unwritable store": (
+        ["tracking.root=/dev/null/x"],
+        "/dev/null/x/unfinished cannot be written",
+        "tracking.root",
+    ),
+    "output that no folder can be": (
+        [f"hydra.run.dir=/tmp/{'x' * 300}"],
+        "cannot be used (File name too long)",
+        "hydra.run.dir",
+    ),
+    "unwritable output": (
+        ["hydra.run.dir=/dev/null/x"],
+        "/dev/null/x cannot be used",
+        "hydra.run.dir",
+    ),
+    "fewer cases than the split needs": (
+        ["dataset.held_out=200"],
+        "dataset.held_out=200",
+        "lower dataset.held_out",
+    ),
+    "answers that are not held out": (
+        ["evaluation.answers=20"],
+        "evaluation.answers=20",
+        "dataset.held_out=16",
+    ),
+    "adapter that is none": (
+        ["lora.start_from=nowhere"],
+        "nowhere holds no adapter_config.json",
+        "PEFT adapter",
+    ),
 }
 
 
@@ -77,8 +157,16 @@ def test_bad_input_is_one_sentence_and_exit_code_2(name: str, tmp_path: Path) ->
 BROKEN_FILES = {
     "no dataset": ("cases.json", json.dumps({"Question": "one"}), "must hold one array of objects"),
     "no JSON": ("cases.json", "[{]", "line 1"),
-    "missing column": ("cases.jsonl", lines({"Question": "q", "Response": "a"}), "it has Question, Response"),
-    "empty field": ("cases.jsonl", lines(record(), record(Response=" ")), "row 2 of cases.jsonl: 'Response' is empty"),
+    "missing column": (
+        "cases.jsonl",
+        lines({"Question": "q", "Response": "a"}),
+        "it has Question, Response",
+    ),
+    "empty field": (
+        "cases.jsonl",
+        lines(record(), record(Response=" ")),
+        "row 2 of cases.jsonl: 'Response' is empty",
+    ),
     "field that is no text": (
         "cases.jsonl",
         lines(record(), record(), record(Question=7)),
@@ -102,15 +190,22 @@ def test_a_broken_file_is_refused_by_its_place(name: str, tmp_path: Path) -> Non
 
 
 def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
-    status, output = command(*TRAIN, "lora.r=0", "training.learning_rate=0", "evaluation.answers=-1", cwd=tmp_path)
+    status, output = command(
+        *TRAIN, "lora.r=0", "training.learning_rate=0", "evaluation.answers=-1", cwd=tmp_path
+    )
     assert status == 2
     assert len(output.splitlines()) == 3
 
 
 def test_every_case_over_long_is_refused(tmp_path: Path) -> None:
-    status, output = command(*TRAIN, "training.max_seq_tokens=16", "tracking.root=runs", cwd=tmp_path)
+    status, output = command(
+        *TRAIN, "training.max_seq_tokens=16", "tracking.root=runs", cwd=tmp_path
+    )
     assert status == 2
-    assert "every one of the 138 training cases is longer than training.max_seq_tokens=16 tokens" in output
+    assert (
+        "every one of the 138 training cases is longer than training.max_seq_tokens=16 tokens"
+        in output
+    )
 
 
 def test_a_refusal_loads_nothing_heavy_and_takes_under_a_second(tmp_path: Path) -> None:
@@ -159,7 +254,9 @@ def test_a_gated_model_says_what_to_set(tmp_path: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = f"http://127.0.0.1:{server.server_port}"
-        status, output = command(*TRAIN, *HUB, cwd=tmp_path, HF_ENDPOINT=place, HF_HOME=str(tmp_path))
+        status, output = command(
+            *TRAIN, *HUB, cwd=tmp_path, HF_ENDPOINT=place, HF_HOME=str(tmp_path)
+        )
         server.shutdown()
     assert (status, output.count("\n")) == (2, 1), output
     assert "gated" in output
@@ -167,10 +264,14 @@ def test_a_gated_model_says_what_to_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(HUB, "model.path=FOLDER"), (["dataset=medical_o1"], "dataset.path=FILE")], ids=["model", "dataset"]
+    ("words", "said"),
+    [(HUB, "model.path=FOLDER"), (["dataset=medical_o1"], "dataset.path=FILE")],
+    ids=["model", "dataset"],
 )
 def test_an_unreachable_hub_says_what_to_set(words: list[str], said: str, tmp_path: Path) -> None:
-    status, output = command(*TRAIN, *words, cwd=tmp_path, HF_ENDPOINT=NOBODY_THERE, HF_HOME=str(tmp_path))
+    status, output = command(
+        *TRAIN, *words, cwd=tmp_path, HF_ENDPOINT=NOBODY_THERE, HF_HOME=str(tmp_path)
+    )
     assert (status, output.count("\n")) == (2, 1), output
     assert said in output
 
@@ -178,7 +279,9 @@ def test_an_unreachable_hub_says_what_to_set(words: list[str], said: str, tmp_pa
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/another/base", "r": 16}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "/another/base", "r": 16})
+    )
     status, output = command(*TRAIN, f"lora.start_from={adapter}", cwd=tmp_path)
     assert (status, output.count("\n")) == (2, 1), output
     assert "was trained on /another/base" in output
@@ -187,10 +290,19 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_embedded_model_trains_on_a_users_own_cases_from_any_folder(tmp_path: Path) -> None:
     cases = [
-        record(Question=f"Patient {number} has a cough. What now?", Response=f"Rest for {number} days.") for number in range(12)
+        record(
+            Question=f"Patient {number} has a cough. What now?", Response=f"Rest for {number} days."
+        )
+        for number in range(12)
     ]
     own = written(tmp_path, "own.json", json.dumps(cases))
-    words = ["debug=fast", "dataset=local", own, "dataset.max_cases=null", "tracking.system_metrics=false"]
+    words = [
+        "debug=fast",
+        "dataset=local",
+        own,
+        "dataset.max_cases=null",
+        "tracking.system_metrics=false",
+    ]
     status, output = command(*TRAIN, *words, cwd=tmp_path)
     assert status == 0, output
     assert "12 records, 10 to train on, 2 held out" in output
@@ -200,7 +312,9 @@ def test_the_embedded_model_trains_on_a_users_own_cases_from_any_folder(tmp_path
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
 
 
-def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_taken_as_it_is(
+    tmp_path: Path,
+) -> None:
     named, by_time = tmp_path / "named", tmp_path / "outputs" / f"{datetime.date.today():%Y}"
     for folder in (named, by_time):  # as another command leaves it
         folder.mkdir(parents=True)
@@ -216,4 +330,6 @@ def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_ta
 def test_every_folder_that_is_named_by_the_time_is_claimed() -> None:
     for file in conf_dir().glob("*.yaml"):
         text = file.read_text()
-        assert ("dir: outputs/${now:" in text) == ("_target_: medexp.cli.app.OwnFolder" in text), file
+        assert ("dir: outputs/${now:" in text) == ("_target_: medexp.cli.app.OwnFolder" in text), (
+            file
+        )

@@ -1,4 +1,6 @@
-"""Command lines and files that the fuzzer (benchmarks/torture) found to end in exit code 1 or in a traceback."""
+"""Command lines and files that the fuzzer (benchmarks/torture) found to end in exit code 1 or in a
+traceback.
+"""
 
 from pathlib import Path
 
@@ -18,15 +20,27 @@ FOUND = {
         ["plan", "evaluation.judge=${lora.r}"],
         "evaluation.judge=16 is not allowed: it is a group",
     ),
-    "a command's own group that refers to a word": (["audit", "audit=${model.name}"], "audit=smollm2_135m is not allowed"),
+    "a command's own group that refers to a word": (
+        ["audit", "audit=${model.name}"],
+        "audit=smollm2_135m is not allowed",
+    ),
     "a number of 400 digits": (
         ["plan", f"training.max_seq_tokens={'9' * 400}"],
         "training.max_seq_tokens=(more than 2^63) is out of",
     ),
-    "a number of 5,000 digits": (["plan", f"training.max_seq_tokens={'9' * 5000}"], "training.max_seq_tokens"),
+    "a number of 5,000 digits": (
+        ["plan", f"training.max_seq_tokens={'9' * 5000}"],
+        "training.max_seq_tokens",
+    ),
     "an option longer than a file's name may be": (["plan", f"dataset=x{'9' * 5000}"], "dataset"),
-    "a flag that needs another": (["audit", "--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
-    "a setting of Hydra's that it asserts": (["plan", "hydra.verbose=1"], "assert isinstance(verbose_config, (bool, str))"),
+    "a flag that needs another": (
+        ["audit", "--resolve"],
+        "--resolve flag can only be used in conjunction with --cfg",
+    ),
+    "a setting of Hydra's that it asserts": (
+        ["plan", "hydra.verbose=1"],
+        "assert isinstance(verbose_config, (bool, str))",
+    ),
     "the root of another command": (
         ["train", "--config-name=plan"],
         "--config-name=plan has no group train",
@@ -46,4 +60,10 @@ def test_a_command_line_is_refused_in_one_sentence(name: str, tmp_path: Path) ->
 def test_a_dotenv_that_is_no_text_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"HF_TOKEN=\xfe\n")
     status, output = command("-m", "medexp.plan", cwd=tmp_path)
-    assert (status, output) == (2, f"medexp: {tmp_path / '.env'} is not UTF-8 text (byte 9); save it as UTF-8, or move it away\n")
+    assert (status, output) == (
+        2,
+        (
+            f"medexp: {tmp_path / '.env'} is not UTF-8 text (byte 9); save it as UTF-8, or move it"
+            " away\n"
+        ),
+    )

@@ -1,4 +1,6 @@
-"""Terminals that are not UTF-8, and pipes whose reader has gone: nothing ends in a traceback, and no finished run is lost."""
+"""Terminals that are not UTF-8, and pipes whose reader has gone: nothing ends in a traceback, and
+no finished run is lost.
+"""
 
 import codecs
 import os
@@ -14,11 +16,18 @@ from medexp.system.console import _nearest
 
 ROOT = Path(__file__).parents[2]
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
-ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+ASCII_LOCALE = {
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONIOENCODING": "",
+}
 
 
 def unread(words: list[str], cwd: Path, with_errors: bool = False) -> tuple[int, str]:
-    """Exit status of a command whose standard output (and error) has no reader any more, and what is on standard error."""
+    """Exit status of a command whose standard output (and error) has no reader any more, and what
+    is on standard error.
+    """
     reader, writer = os.pipe()
     os.close(reader)
     errors = writer if with_errors else subprocess.PIPE
@@ -52,12 +61,18 @@ def test_a_reader_that_has_gone_is_no_fault(words: list[str], status: int, tmp_p
 
 
 def test_a_run_that_nobody_reads_is_finished(doors: Doors) -> None:
-    status, _ = unread(["-m", "medexp.train", *doors.overrides("evaluation.answers=1")], doors.root, with_errors=True)
+    status, _ = unread(
+        ["-m", "medexp.train", *doors.overrides("evaluation.answers=1")],
+        doors.root,
+        with_errors=True,
+    )
     assert status == 0
     assert [each.info.status for each in doors.runs()] == ["FINISHED"]
 
 
-def test_a_run_in_an_ascii_locale_is_finished_and_keeps_what_it_was_given(doors: Doors, tmp_path: Path) -> None:
+def test_a_run_in_an_ascii_locale_is_finished_and_keeps_what_it_was_given(
+    doors: Doors, tmp_path: Path
+) -> None:
     words = doors.overrides("evaluation.answers=1", "training.max_steps=2", "training.save_steps=1")
     status, output = command("-m", "medexp.train", *words, cwd=doors.root, **ASCII_LOCALE)
     assert status == 0, output
@@ -70,9 +85,13 @@ def test_a_run_in_an_ascii_locale_is_finished_and_keeps_what_it_was_given(doors:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
-def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(encoding: str, doors: Doors) -> None:
+def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(
+    encoding: str, doors: Doors
+) -> None:
     left_out = ("debug", "evaluation", "tracking.system")
-    words = [each for each in doors.overrides("dataset.max_cases=24") if not each.startswith(left_out)]
+    words = [
+        each for each in doors.overrides("dataset.max_cases=24") if not each.startswith(left_out)
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "medexp.audit", *words], cwd=doors.root, capture_output=True, timeout=300, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
@@ -93,6 +112,8 @@ def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(encoding: str, d
         ("a lone \udcff", "utf-8", "a lone ?"),
     ],
 )
-def test_what_an_encoding_lacks_is_replaced_by_the_nearest(text: str, encoding: str, shown: str) -> None:
+def test_what_an_encoding_lacks_is_replaced_by_the_nearest(
+    text: str, encoding: str, shown: str
+) -> None:
     codecs.register_error("medexp.test", _nearest)
     assert text.encode(encoding, "medexp.test").decode(encoding) == shown

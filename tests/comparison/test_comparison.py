@@ -1,4 +1,6 @@
-"""What is said of runs side by side: only what differs, what is paired and what is not, and how sure it is."""
+"""What is said of runs side by side: only what differs, what is paired and what is not, and how
+sure it is.
+"""
 
 import json
 import re
@@ -12,11 +14,26 @@ from hypothesis import strategies as st
 
 from medexp.comparison.compare_report import render
 from medexp.comparison.comparison import PAUSE_S, Comparing, Cost, as_dict, energy_wh, said
-from medexp.comparison.tables import change_rows, contrast_rows, cost_rows, honest, quiet, remarks, run_rows, setting_rows, shared
+from medexp.comparison.tables import (
+    change_rows,
+    contrast_rows,
+    cost_rows,
+    honest,
+    quiet,
+    remarks,
+    run_rows,
+    setting_rows,
+    shared,
+)
 from medexp.config.flatten import differing, settings, shown
 from medexp.system.units import GIB
 
-ALIKE = {"model__name": "tiny", "lora__alpha": "16", "prompt__question": "Q", "dataset__name": "cases"}
+ALIKE = {
+    "model__name": "tiny",
+    "lora__alpha": "16",
+    "prompt__question": "Q",
+    "dataset__name": "cases",
+}
 GOOD, POOR = evaluated(range(12), nats=10), evaluated(range(12), text="Rest.")
 
 
@@ -29,14 +46,29 @@ def three() -> Comparing:
     """A poor run, a good one, and one that failed."""
     return comparing(
         run("A", POOR, Cost(elapsed_s=61.0, steps=60, loss_after=3.2), lora__r="8", **ALIKE),
-        run("B", GOOD, Cost(elapsed_s=30.0, tokens_per_s=360.2, trained=4884480), lora__r="16", **ALIKE),
-        run("C", None, missing="failed before its answers were stored (VramCeilingError: ...)", lora__r="16", **ALIKE),
+        run(
+            "B",
+            GOOD,
+            Cost(elapsed_s=30.0, tokens_per_s=360.2, trained=4884480),
+            lora__r="16",
+            **ALIKE,
+        ),
+        run(
+            "C",
+            None,
+            missing="failed before its answers were stored (VramCeilingError: ...)",
+            lora__r="16",
+            **ALIKE,
+        ),
     )
 
 
 def test_only_what_differs_is_in_the_table_and_the_rest_in_a_line(three: Comparing) -> None:
     assert setting_rows(three) == ([("lora.r", "8", "16", "16")], [])
-    assert shared(three) == "All: tiny fine-tuned, on cases; 4 settings are the same in all, different: 1."
+    assert (
+        shared(three)
+        == "All: tiny fine-tuned, on cases; 4 settings are the same in all, different: 1."
+    )
 
 
 def test_what_goes_with_another_name_is_told_apart() -> None:
@@ -47,13 +79,18 @@ def test_what_goes_with_another_name_is_told_apart() -> None:
     )
     assert setting_rows(found) == ([("model.name", "small", "large", "–")], ["model.shape.layers"])
     assert "rank 8" in shared(found)
-    assert shared(comparing(run("A", GOOD), run("B", GOOD))).startswith("Fewer than two of these runs have kept their config")
+    assert shared(comparing(run("A", GOOD), run("B", GOOD))).startswith(
+        "Fewer than two of these runs have kept their config"
+    )
     assert setting_rows(comparing(run("A", GOOD), run("B", GOOD))) == ([], [])
 
 
 def test_a_setting_that_an_older_run_has_not_heard_of_is_no_news_while_it_is_off() -> None:
     newer = run("A", GOOD, hardware__tile_mlp="false", hardware__replan="2", lora__r="8")
-    assert setting_rows(comparing(newer, run("B", GOOD, lora__r="8"))) == ([("hardware.replan", "2", "–")], ["hardware.tile_mlp"])
+    assert setting_rows(comparing(newer, run("B", GOOD, lora__r="8"))) == (
+        [("hardware.replan", "2", "–")],
+        ["hardware.tile_mlp"],
+    )
 
 
 def test_what_has_no_pair_has_no_row() -> None:
@@ -93,7 +130,13 @@ def test_changes_and_contrasts_are_in_rows_by_measure(three: Comparing) -> None:
         ("", "B", "0 -> 1", "improved"),
     ]
     rows = contrast_rows(three, wanted)
-    assert rows[0][:5] == ("held-out loss, answer", "B", "0.5 | 0.25", "better", "-0.25 [-0.25, -0.25]")
+    assert rows[0][:5] == (
+        "held-out loss, answer",
+        "B",
+        "0.5 | 0.25",
+        "better",
+        "-0.25 [-0.25, -0.25]",
+    )
     assert rows[0][5].startswith("0.00049 | 0.00")
     assert rows[1][:2] == ("four sections (0 to 1)", "B")
 
@@ -104,7 +147,8 @@ def test_measures_without_news_are_told_apart(three: Comparing) -> None:
     assert not without_news & {"loss_answer", "structure", "words"}
     same = comparing(run("A", POOR), run("B", POOR))
     assert "red_flag_recall" in {each.key for each in quiet(same)}
-    assert not {"loss_answer", "structure"} & {each.key for each in quiet(same)}  # these are always shown
+    # these are always shown
+    assert not {"loss_answer", "structure"} & {each.key for each in quiet(same)}
 
 
 def test_a_run_that_cannot_be_compared_says_why(three: Comparing) -> None:
@@ -117,15 +161,29 @@ def test_a_run_that_cannot_be_compared_says_why(three: Comparing) -> None:
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
-        (evaluated([8, 9]), "B against A: other held-out cases (2 and 8, none in common): no loss is paired."),
+        (
+            evaluated([8, 9]),
+            "B against A: other held-out cases (2 and 8, none in common): no loss is paired.",
+        ),
         (evaluated(range(4)), "B against A: 4 and 8 held-out cases, the 4 in common are paired."),
-        (evaluated(range(4)), "B against A: 4 and 8 answered questions, the 4 in common are paired."),
-        (evaluated(answers=4), "B against A: 4 and 8 answered questions, the 4 in common are paired."),
-        (evaluated(answers=0, cases=[1]), "B: no question was answered (evaluation.answers=0); compared by losses alone."),
+        (
+            evaluated(range(4)),
+            "B against A: 4 and 8 answered questions, the 4 in common are paired.",
+        ),
+        (
+            evaluated(answers=4),
+            "B against A: 4 and 8 answered questions, the 4 in common are paired.",
+        ),
+        (
+            evaluated(answers=0, cases=[1]),
+            "B: no question was answered (evaluation.answers=0); compared by losses alone.",
+        ),
         (
             evaluated(range(9), digests=False),
-            "B against A: a record is older than the digests of held-out cases, and the counts of labelled tokens are not the same "
-            "(9 cases, 8): no loss is paired.",
+            (
+                "B against A: a record is older than the digests of held-out cases, and the counts"
+                " of labelled tokens are not the same (9 cases, 8): no loss is paired."
+            ),
         ),
     ],
 )
@@ -143,9 +201,14 @@ def test_more_than_another_adapter_is_said() -> None:
             run("B", yours, prompt__question="Which?", model__name="b", prompt__name="p"),
         )
     )
-    assert said_of.startswith("B against A: another model and another prompt; what is compared is that too, not the adapter alone.")
+    assert said_of.startswith(
+        "B against A: another model and another prompt; what is compared is that too, not the"
+        " adapter alone."
+    )
     assert said_of.endswith("Losses are not paired: the labelled tokens differ.")
-    assert remarks(comparing(run("A", mine, model__name="a"), run("B", mine, model__name="a"))) == []
+    assert (
+        remarks(comparing(run("A", mine, model__name="a"), run("B", mine, model__name="a"))) == []
+    )
 
 
 def test_so_many_comparisons_are_spoken_of(three: Comparing) -> None:
@@ -166,7 +229,13 @@ def test_costs_are_shown_where_any_run_has_them(three: Comparing) -> None:
         ("tokens/s", "–", "360", "–"),
         ("whole run", "1 min 01 s", "30 s", "–"),
     ]
-    card = Cost(planned_bytes=5 * GIB, measured_bytes=4 * GIB, ceiling_bytes=8 * GIB, energy_wh=12.34, loss_before=4.0)
+    card = Cost(
+        planned_bytes=5 * GIB,
+        measured_bytes=4 * GIB,
+        ceiling_bytes=8 * GIB,
+        energy_wh=12.34,
+        loss_before=4.0,
+    )
     assert cost_rows(comparing(run("A", None, card))) == [
         ("held-out loss, before", "4"),
         ("GiB of VRAM planned", "5.00"),
@@ -177,13 +246,16 @@ def test_costs_are_shown_where_any_run_has_them(three: Comparing) -> None:
 
 
 def test_energy_is_the_area_under_the_power() -> None:
-    assert energy_wh([(0.0, 100.0), (36.0, 100.0), (72.0, 300.0)]) == pytest.approx((36 * 100 + 36 * 200) / 3600)
+    assert energy_wh([(0.0, 100.0), (36.0, 100.0), (72.0, 300.0)]) == pytest.approx(
+        (36 * 100 + 36 * 200) / 3600
+    )
     assert energy_wh([(0.0, 100.0)]) is None
     assert energy_wh([]) is None
 
 
 @given(
-    st.lists(st.tuples(st.floats(1, PAUSE_S * 0.99), st.floats(0, 700)), min_size=2, max_size=12), st.floats(PAUSE_S * 1.01, 1e5)
+    st.lists(st.tuples(st.floats(1, PAUSE_S * 0.99), st.floats(0, 700)), min_size=2, max_size=12),
+    st.floats(PAUSE_S * 1.01, 1e5),
 )
 def test_a_pause_costs_nothing(samples: list[tuple[float, float]], pause: float) -> None:
     now, timed = 0.0, []
@@ -208,7 +280,11 @@ def test_plain_values_are_json_and_name_every_run(three: Comparing) -> None:
         "adjusted_p": 0,
     }  # fmt: skip
     assert against["measures"]["condition_named"]["verdict"] == "not compared"
-    assert against["shared_cases"] == {"held_out": [12, 12, 12], "answered": [12, 12, 12], "is_known": True}
+    assert against["shared_cases"] == {
+        "held_out": [12, 12, 12],
+        "answered": [12, 12, 12],
+        "is_known": True,
+    }
     assert as_dict(comparing(three.runs[0], three.runs[2]))["reference"] is None
 
 
@@ -216,22 +292,39 @@ def test_answers_are_found_by_question(three: Comparing) -> None:
     first = three.asked[0]
     each = said(three.runs[1], first.places[1])
     assert each is not None
-    assert each.figures == ("0.00 for its sections, 0 unsupported", "1.00 for its sections, 0 unsupported")
+    assert each.figures == (
+        "0.00 for its sections, 0 unsupported",
+        "1.00 for its sections, 0 unsupported",
+    )
     assert said(three.runs[2], None) is None
 
 
 def test_what_all_have_answered_comes_first() -> None:
     mine, yours = evaluated(range(6)), evaluated((7, 3, 1))
     found = comparing(run("A", mine), run("B", yours))
-    assert [each.places for each in found.asked] == [(1, 2), (3, 1), (0, None), (2, None), (4, None), (5, None), (None, 0)]
+    assert [each.places for each in found.asked] == [
+        (1, 2),
+        (3, 1),
+        (0, None),
+        (2, None),
+        (4, None),
+        (5, None),
+        (None, 0),
+    ]
 
 
-def test_the_strips_of_a_measure_have_one_scale_and_say_which_side_is_better(three: Comparing) -> None:
+def test_the_strips_of_a_measure_have_one_scale_and_say_which_side_is_better(
+    three: Comparing,
+) -> None:
     found = comparing(*three.runs[:2], run("D", evaluated(range(12), nats=15)))
     page = render(found, "")
     (row,) = re.findall(r"<tr><td>held-out loss, answer<div.*?</tr>", page, re.DOTALL)
     assert '<div class="small">better: left</div>' in row
-    ends = re.findall(r'<span class="small">(-0\.26)</span><svg class="forest".*?</svg><span class="small">(\+0\.26)</span>', row)
+    ends = re.findall(
+        r'<span class="small">(-0\.26)</span><svg class="forest".*?</svg><span'
+        r' class="small">(\+0\.26)</span>',
+        row,
+    )
     assert len(ends) == 2  # of B and of D, whose interval is half as far out
     middles = [float(each) for each in re.findall(r'<line x1="([\d.]+)" x2="\1" y1="3"', row)]
     assert [50 - each for each in middles] == [48, 24]
@@ -265,13 +358,20 @@ def test_the_page_draws_vram_and_folds_what_goes_with_a_name() -> None:
     page = render(
         comparing(
             run("A", None, cost, missing="x", model__name="a", model__licence="<b>"),
-            replace(run("B", None, missing="y", model__name="b", model__licence="c"), run_id=None, page=""),
+            replace(
+                run("B", None, missing="y", model__name="b", model__licence="c"),
+                run_id=None,
+                page="",
+            ),
         ),
         "",
     )
     assert "VRAM, of 8.00 GiB allowed" in page
     assert "width: 50.0%" in page
-    assert "also different, but only because of the settings above, or for features that are off: 1" in page
+    assert (
+        "also different, but only because of the settings above, or for features that are off: 1"
+        in page
+    )
     assert "&lt;b&gt;" in page
     assert "<td>asked-B</td>" in page.replace("\n", "")
     assert "No held-out question was answered in any of these runs" in page
@@ -282,7 +382,11 @@ def test_what_a_model_says_is_shown_and_never_run() -> None:
     assert "<script" not in render(comparing(run("A", bad), run("B", bad)), "")
 
 
-@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.sampled_from("xyz")), min_size=2, max_size=5))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("abcd"), st.sampled_from("xyz")), min_size=2, max_size=5
+    )
+)
 def test_settings_differ_exactly_where_the_runs_do(runs: list[dict[str, str]]) -> None:
     found = differing(runs)
     for name in {name for each in runs for name in each}:
@@ -293,7 +397,13 @@ def test_settings_differ_exactly_where_the_runs_do(runs: list[dict[str, str]]) -
 
 def test_settings_are_written_as_on_the_command_line() -> None:
     groups = {
-        "lora": {"r": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"], "start_from": None, "dora": True},
+        "lora": {
+            "r": 8,
+            "dropout": 0.0,
+            "target_modules": ["q_proj", "v_proj"],
+            "start_from": None,
+            "dora": True,
+        },
         "tracking": {"root": "x"},
         "dataset": {"mixture": [{"use": "medical_o1"}]},
         "sweep": {"n_trials": 3},
@@ -309,10 +419,20 @@ def test_settings_are_written_as_on_the_command_line() -> None:
 def test_a_fraction_has_the_digits_that_tell_it_from_the_others():
     rates = ["0.0016384312345678901", "0.0023849182374981", "2e-05", "0.004"]
     labels = "ABCD"
-    found = comparing(*(run(label, GOOD, training__learning_rate=rate) for label, rate in zip(labels, rates, strict=True)))
-    assert setting_rows(found)[0] == [("training.learning_rate", "0.001638", "0.002385", "2e-05", "0.004")]
-    near = comparing(*(run(label, GOOD, training__learning_rate=f"0.00163843{label}123") for label in "12"))
+    found = comparing(
+        *(
+            run(label, GOOD, training__learning_rate=rate)
+            for label, rate in zip(labels, rates, strict=True)
+        )
+    )
+    assert setting_rows(found)[0] == [
+        ("training.learning_rate", "0.001638", "0.002385", "2e-05", "0.004")
+    ]
+    near = comparing(
+        *(run(label, GOOD, training__learning_rate=f"0.00163843{label}123") for label in "12")
+    )
     assert setting_rows(near)[0] == [("training.learning_rate", "0.001638431", "0.001638432")]
     same = comparing(*(run(label, GOOD, training__learning_rate=rates[0]) for label in labels))
     assert "learning rate 0.001638;" in shared(same) or "learning rate 0.001638," in shared(same)
-    assert as_dict(found)["settings"]["training.learning_rate"]["A"] == rates[0]  # programs get all of it
+    # programs get all of it
+    assert as_dict(found)["settings"]["training.learning_rate"]["A"] == rates[0]

@@ -1,4 +1,6 @@
-"""Runs are contrasted over the cases they share and no others, and a difference is called only beside all other comparisons."""
+"""Runs are contrasted over the cases they share and no others, and a difference is called only
+beside all other comparisons.
+"""
 
 from dataclasses import replace
 
@@ -43,14 +45,18 @@ def test_cases_are_matched_by_what_they_are_and_not_by_their_place() -> None:
     ours = contrast(evaluated(cases=[0, 1, 2, 3]), evaluated(cases=[3, 2, 1, 0])).comparison
     assert ours is not None
     assert (ours.pairs, ours.change) == (4, 0)
-    structure = contrast(evaluated(cases=[0, 1, 2]), evaluated(cases=[9, 2, 1]), "structure").comparison
+    structure = contrast(
+        evaluated(cases=[0, 1, 2]), evaluated(cases=[9, 2, 1]), "structure"
+    ).comparison
     assert structure is not None
     assert structure.pairs == 2
 
 
 def test_of_other_cases_nothing_is_paired_and_it_says_why() -> None:
     mine, yours = evaluated(cases=[0, 1]), evaluated(cases=[2, 3])
-    assert contrast(mine, yours).missing.startswith("no held-out case with the same labelled tokens in both")
+    assert contrast(mine, yours).missing.startswith(
+        "no held-out case with the same labelled tokens in both"
+    )
     assert contrast(mine, yours, "structure").missing == "no held-out case in both"
     assert contrast(mine, yours).verdict == "not compared"
     found = overlap(mine, yours)
@@ -65,7 +71,8 @@ def test_a_loss_over_other_tokens_of_the_same_case_is_no_pair() -> None:
     yours = replace(yours, record=replace(yours.record, tuned_losses=longer))
     assert overlap(mine, yours).held_out == (8, 8, 8)
     assert contrast(mine, yours, "loss_completion").comparison is None
-    assert contrast(mine, yours, "loss_answer").comparison is not None  # as many tokens of the answer as before
+    # as many tokens of the answer as before
+    assert contrast(mine, yours, "loss_answer").comparison is not None
     assert contrast(mine, yours, "structure").comparison is not None
 
 
@@ -82,8 +89,15 @@ def test_records_without_digests_are_paired_by_place_where_all_counts_agree() ->
 
 def test_without_answers_the_losses_are_compared_alone() -> None:
     found = contrasts(evaluated(answers=0), [evaluated(answers=0, nats=10)])[0]
-    assert {each.measure.key for each in found if each.comparison} == {"loss_completion", "loss_reasoning", "loss_answer"}
-    assert "no held-out question was answered" in contrast(evaluated(answers=0), evaluated(), "structure").missing
+    assert {each.measure.key for each in found if each.comparison} == {
+        "loss_completion",
+        "loss_reasoning",
+        "loss_answer",
+    }
+    assert (
+        "no held-out question was answered"
+        in contrast(evaluated(answers=0), evaluated(), "structure").missing
+    )
 
 
 def test_better_follows_the_measure_s_own_direction() -> None:
@@ -117,7 +131,9 @@ def test_judges_and_benchmarks_are_paired_where_they_were_asked_alike() -> None:
     def run(right: tuple[bool, ...], **settings: str) -> Evaluated:
         marks = tuple(Judgement(mark, "", 1, 0.0) for mark in (3.0, None, 5.0))
         known = {name.replace("__", "."): value for name, value in settings.items()}
-        return evaluated(settings=known, benchmarks={"medqa": Graded(right, right)}, judged=Judged(marks, marks))
+        return evaluated(
+            settings=known, benchmarks={"medqa": Graded(right, right)}, judged=Judged(marks, marks)
+        )
 
     right = (True, False, True, True)
     same = contrasts(run(right), [run(right)])[0]
@@ -134,8 +150,13 @@ def test_judges_and_benchmarks_are_paired_where_they_were_asked_alike() -> None:
 
 
 def test_a_judge_that_gave_no_mark_says_so() -> None:
-    silent = Judged((Judgement(None, "", 1, 0.0),), (Judgement(None, "", 1, 0.0),), "the endpoint was away")
-    assert contrast(evaluated(judged=silent), evaluated(judged=silent), "judge").missing == "the endpoint was away"
+    silent = Judged(
+        (Judgement(None, "", 1, 0.0),), (Judgement(None, "", 1, 0.0),), "the endpoint was away"
+    )
+    assert (
+        contrast(evaluated(judged=silent), evaluated(judged=silent), "judge").missing
+        == "the endpoint was away"
+    )
 
 
 def test_questions_come_in_the_order_of_the_first_run_that_has_them() -> None:
@@ -148,7 +169,9 @@ def test_questions_come_in_the_order_of_the_first_run_that_has_them() -> None:
     assert found[0].reference == REFERENCE
 
 
-def test_the_answers_of_a_run_are_known_by_the_question_whatever_its_case_and_by_the_reference() -> None:
+def test_the_answers_of_a_run_are_known_by_the_question_whatever_its_case_and_by_the_reference() -> (
+    None
+):
     case = evaluated([1]).record.cases[0]
     assert replace(case, question=case.question.upper() + " ").digest == case.digest
     assert replace(case, reference="Another.").digest != case.digest
@@ -156,14 +179,18 @@ def test_the_answers_of_a_run_are_known_by_the_question_whatever_its_case_and_by
 
 def test_a_part_without_tokens_has_no_loss() -> None:
     run = evaluated(range(2))
-    whole = tuple(CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in run.record.tuned_losses)
+    whole = tuple(
+        CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in run.record.tuned_losses
+    )
     run = replace(run, record=replace(run.record, tuned_losses=whole))
     assert tuned_values(run, "loss_reasoning") == {}
     assert len(tuned_values(run, "loss_answer")) == 2
 
 
 @given(st.lists(st.tuples(st.floats(-4, 4), st.floats(-4, 4)), min_size=1, max_size=20))
-def test_turning_a_comparison_round_turns_its_sign_and_nothing_else(pairs: list[tuple[float, float]]) -> None:
+def test_turning_a_comparison_round_turns_its_sign_and_nothing_else(
+    pairs: list[tuple[float, float]],
+) -> None:
     before, after = zip(*pairs, strict=True)
     there, back = compare(before, after), compare(after, before)
     assert there.change == -back.change
@@ -174,13 +201,17 @@ def test_turning_a_comparison_round_turns_its_sign_and_nothing_else(pairs: list[
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_holm_never_lowers_a_p_keeps_their_order_and_calls_none_that_bonferroni_does_not_allow_first(p_values: list[float]) -> None:
+def test_holm_never_lowers_a_p_keeps_their_order_and_calls_none_that_bonferroni_does_not_allow_first(
+    p_values: list[float],
+) -> None:
     adjusted = holm(p_values)
     assert all(raw <= now <= 1 for raw, now in zip(p_values, adjusted, strict=True))
     assert adjusted[p_values.index(min(p_values))] == min(1.0, len(p_values) * min(p_values))
     ranked = sorted(range(len(p_values)), key=p_values.__getitem__)
     assert [adjusted[place] for place in ranked] == sorted(adjusted)
-    assert all(now <= min(1.0, len(p_values) * raw) for raw, now in zip(p_values, adjusted, strict=True))
+    assert all(
+        now <= min(1.0, len(p_values) * raw) for raw, now in zip(p_values, adjusted, strict=True)
+    )
 
 
 def test_holm_on_a_known_family() -> None:

@@ -1,5 +1,5 @@
-"""What a user types and Hydra's grammar dislikes is read where it can only mean one thing; else the sentence says what to type, and
-that is read."""
+"""What a user types and Hydra's grammar dislikes is read where it can only mean one thing; else the
+sentence says what to type, and that is read."""
 
 import re
 import shlex
@@ -28,7 +28,11 @@ READ = [
     ("lora.target_modules=[q_proj, v_proj]", "lora.target_modules", ["q_proj", "v_proj"]),
     ("evaluation.benchmarks=médqa", "evaluation.benchmarks", ["médqa"]),
     ("evaluation.benchmarks=[médqa,~x,a=b]", "evaluation.benchmarks", ["médqa", "~x", "a=b"]),
-    ("tracking.tags={owner: Jürgen, at: 10:30}", "tracking.tags", {"owner": "Jürgen", "at": "10:30"}),
+    (
+        "tracking.tags={owner: Jürgen, at: 10:30}",
+        "tracking.tags",
+        {"owner": "Jürgen", "at": "10:30"},
+    ),
     ("tracking.tags={a:1}", "tracking.tags", {"a": "1"}),
     ("tracking.tags.owner=Jürgen Groß", "tracking.tags", {"owner": "Jürgen Groß"}),
     ("+tracking.tags.owner=me", "tracking.tags", {"owner": "me"}),
@@ -76,7 +80,16 @@ SAID = [  # words, the sentence, what it tells to type
 ]  # fmt: skip
 
 
-KEYS = ["dataset.path", "lora.r", "lora.target_modules", "tracking.tags", "hardware", "nope", "hydra.run.dir", ""]
+KEYS = [
+    "dataset.path",
+    "lora.r",
+    "lora.target_modules",
+    "tracking.tags",
+    "hardware",
+    "nope",
+    "hydra.run.dir",
+    "",
+]
 
 
 def parse(word):
@@ -101,12 +114,16 @@ def test_what_can_only_mean_one_thing_is_read(compose, word, key, value):
     assert (OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) == value
 
 
-@pytest.mark.parametrize(("words", "sentence", "told"), SAID, ids=[" ".join(words) for words, *_ in SAID])
+@pytest.mark.parametrize(
+    ("words", "sentence", "told"), SAID, ids=[" ".join(words) for words, *_ in SAID]
+)
 def test_what_cannot_be_read_is_said_with_what_to_type(compose, words, sentence, told):
     with pytest.raises(ConfigError) as refused:
         readable(words, TrainConfig)
     is_sweep, word = told.startswith("-m "), told.removeprefix("-m ")
-    assert refused.value.problems == (sentence.format(("-m " if is_sweep else "") + shlex.quote(word)),)
+    assert refused.value.problems == (
+        sentence.format(("-m " if is_sweep else "") + shlex.quote(word)),
+    )
     read = readable([*["-m"] * (is_sweep or "-m " in sentence), word], TrainConfig)
     assert read[-1] == word or compose(read[-1]) is not None
 
@@ -114,7 +131,16 @@ def test_what_cannot_be_read_is_said_with_what_to_type(compose, words, sentence,
 def test_options_may_stand_anywhere():
     words = ["lora.r=4", "-m", "lora.alpha=8", "--config-dir", "x", "seed/a=1", "--cfg=job"]
     read = readable(["a.b=1", *words], TrainConfig)
-    assert read == ["-m", "--config-dir", "x", "--cfg=job", "a.b=1", "lora.r=4", "lora.alpha=8", "seed/a=1"]
+    assert read == [
+        "-m",
+        "--config-dir",
+        "x",
+        "--cfg=job",
+        "a.b=1",
+        "lora.r=4",
+        "lora.alpha=8",
+        "seed/a=1",
+    ]
     assert readable(read, TrainConfig) == read
 
 
@@ -123,9 +149,18 @@ def test_options_may_stand_anywhere():
     [
         (["--cfg", "nope"], "argument --cfg/-c: invalid choice: 'nope'"),
         (["--config-dir"], "argument --config-dir/-cd: expected one argument"),
-        (["--resume"], "--resume is no option; settings are written key=value, without dashes: --help lists them"),
+        (
+            ["--resume"],
+            (
+                "--resume is no option; settings are written key=value, without dashes: --help"
+                " lists them"
+            ),
+        ),
         (["lora.r"], "'lora.r' has no value; write lora.r=VALUE"),
-        (["dataset.path=F\udce4lle.csv"], "'dataset.path=F\\udce4lle.csv' holds bytes that are not UTF-8 text"),
+        (
+            ["dataset.path=F\udce4lle.csv"],
+            "'dataset.path=F\\udce4lle.csv' holds bytes that are not UTF-8 text",
+        ),
         (["~/x.csv"], "'~/x.csv' is no key=value"),
         (["läufe=3"], "läufe does not exist; the run has model"),
     ],
@@ -144,11 +179,16 @@ def test_every_wrong_word_is_said_at_once():
 
 
 def test_a_home_is_found_where_hydra_would_make_a_folder_called_tilde():
-    assert readable(["hydra.run.dir=~/x", "--config-dir=~/y"], TrainConfig) == [f"--config-dir={HOME}/y", f"hydra.run.dir={HOME}/x"]
+    assert readable(["hydra.run.dir=~/x", "--config-dir=~/y"], TrainConfig) == [
+        f"--config-dir={HOME}/y",
+        f"hydra.run.dir={HOME}/x",
+    ]
 
 
 def test_the_home_of_nobody_is_a_name(resolved):
-    words = readable(["hydra.run.dir=~nobody9/x", "dataset=local", "dataset.path=~nobody9/x"], TrainConfig)
+    words = readable(
+        ["hydra.run.dir=~nobody9/x", "dataset=local", "dataset.path=~nobody9/x"], TrainConfig
+    )
     assert words[0] == "hydra.run.dir='~nobody9/x'"
     assert (resolved(*words).dataset.path or "").endswith("/~nobody9/x")
 
@@ -164,10 +204,21 @@ def test_a_command_without_sweeps_offers_none():
 
 
 def test_a_sweep_is_left_to_hydra():
-    words = ["-m", "training.learning_rate=tag(log,interval(1e-5,1e-3))", "lora.r=choice(8,16)", "lora=all_linear,attention_only"]
+    words = [
+        "-m",
+        "training.learning_rate=tag(log,interval(1e-5,1e-3))",
+        "lora.r=choice(8,16)",
+        "lora=all_linear,attention_only",
+    ]
     assert readable(words, TrainConfig) == words
-    assert readable(["-m", "dataset.path=~/a.csv,Fälle.csv"], TrainConfig) == ["-m", "dataset.path='~/a.csv','Fälle.csv'"]
-    assert readable(["-m", "dataset.path=choice(~/a.csv,b.csv)"], TrainConfig) == ["-m", "dataset.path=choice('~/a.csv',b.csv)"]
+    assert readable(["-m", "dataset.path=~/a.csv,Fälle.csv"], TrainConfig) == [
+        "-m",
+        "dataset.path='~/a.csv','Fälle.csv'",
+    ]
+    assert readable(["-m", "dataset.path=choice(~/a.csv,b.csv)"], TrainConfig) == [
+        "-m",
+        "dataset.path=choice('~/a.csv',b.csv)",
+    ]
 
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])

@@ -84,14 +84,25 @@ def test_every_leaf_tells_two_runs_apart_except_where_results_are_kept(run):
 
 
 def test_what_does_not_change_what_comes_out(run):
-    others = {name for name in flatten(run) if not is_of_experiment(name) and not name.startswith("tracking.")}
-    assert others == {"training.resume", "training.save_steps", "evaluation.reuse_base", "dataset.faulty"}
+    others = {
+        name
+        for name in flatten(run)
+        if not is_of_experiment(name) and not name.startswith("tracking.")
+    }
+    assert others == {
+        "training.resume",
+        "training.save_steps",
+        "evaluation.reuse_base",
+        "dataset.faulty",
+    }
     assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))
 
 
 def test_a_card_s_pace_is_only_predicted_with(run):
     told_apart = {name for name in flatten(run) if is_of_experiment(name) != is_of_identity(name)}
-    assert told_apart == {f"hardware.{name}" for name in ("matmul_tflops", "memory_gb_per_s", "host_link_gb_per_s")}
+    assert told_apart == {
+        f"hardware.{name}" for name in ("matmul_tflops", "memory_gb_per_s", "host_link_gb_per_s")
+    }
 
 
 def test_what_the_machine_adds_and_what_a_plan_sets_is_no_part_of_a_run(resolved, large_card):
@@ -115,12 +126,22 @@ def test_memory_that_was_asked_for_is_part_of_a_run(resolved):
 def test_a_moved_project_asks_for_the_same(resolved, tmp_path):
     def of(place, *more):
         launched = tmp_path / place
-        asked = ["hardware=cpu", "dataset=local", "dataset.path=cases.csv", "lora.start_from=mlruns/a", *more]
+        asked = [
+            "hardware=cpu",
+            "dataset=local",
+            "dataset.path=cases.csv",
+            "lora.start_from=mlruns/a",
+            *more,
+        ]
         return fingerprint(resolved(*asked, launch_dir=launched), "digest")
 
     assert of("old") == of("new")
     assert of("old") != of("old", "dataset.path=other.csv")
-    assert of("old", "dataset.path=/x/cases.csv") == of("new", "dataset.path=/x/cases.csv") != of("old")
+    assert (
+        of("old", "dataset.path=/x/cases.csv")
+        == of("new", "dataset.path=/x/cases.csv")
+        != of("old")
+    )
 
 
 def test_a_run_that_must_not_resume_is_still_the_same_run(run):
@@ -131,7 +152,10 @@ def test_a_run_that_must_not_resume_is_still_the_same_run(run):
 
 def test_the_most_telling_come_first_and_nulls_are_left_out(run):
     may_change = ["training.save_steps=7", "training.resume=never", "evaluation.reuse_base=false"]
-    told = telling(run, ["training.max_grad_norm=0.5", "+tracking.tags.study=pilot", "experiment=x", *may_change])
+    told = telling(
+        run,
+        ["training.max_grad_norm=0.5", "+tracking.tags.study=pilot", "experiment=x", *may_change],
+    )
     assert list(told)[:3] == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
     assert list(told).index("training.max_grad_norm") < list(told).index("training.seed")
     assert None not in told.values()

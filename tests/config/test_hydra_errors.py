@@ -91,7 +91,10 @@ def test_a_mistyped_override_is_one_sentence(compose, override, sentence):
         ("lora.r=${nope}", "lora.r: Interpolation key 'nope' not found"),
         (
             "training.seed=${oc.env:MEDEXP_NOT_SET}",
-            "training.seed: KeyError raised while resolving interpolation: \"Environment variable 'MEDEXP_NOT_SET' not found\"",
+            (
+                'training.seed: KeyError raised while resolving interpolation: "Environment'
+                " variable 'MEDEXP_NOT_SET' not found\""
+            ),
         ),
     ],
 )
@@ -102,7 +105,9 @@ def test_a_reference_to_nothing_is_one_sentence(compose, large_card, tmp_path, o
     assert explain(refused.value, RunConfig) == sentence
 
 
-@pytest.mark.parametrize("error", [ValueError("a defect"), KeyError("x"), OSError("disk"), RuntimeError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("a defect"), KeyError("x"), OSError("disk"), RuntimeError()]
+)
 def test_a_defect_is_not_explained_away(error):
     assert explain(error, RunConfig) is None
 

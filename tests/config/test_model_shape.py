@@ -46,17 +46,26 @@ def test_what_the_weights_do_not_say_is_not_compared(smollm2):
         ("vocab_size", 49153, "vocab is 49153 there and 49152 here"),
         ("tie_word_embeddings", False, "tied_embeddings is False there and True here"),
         ("model_type", "qwen2", "family is qwen2 there and llama here"),
-        ("quantization_config", {"load_in_4bit": True}, "they are quantised there and model.quantisation=none here"),
+        (
+            "quantization_config",
+            {"load_in_4bit": True},
+            "they are quantised there and model.quantisation=none here",
+        ),
     ],
 )
 def test_a_difference_is_named(smollm2, theirs, value, said):
-    with pytest.raises(ModelError, match=f"model=smollm2_135m do not have the declared shape: {said}. Choose .* model.shape$"):
+    with pytest.raises(
+        ModelError,
+        match=f"model=smollm2_135m do not have the declared shape: {said}. Choose .* model.shape$",
+    ):
         check_shape(smollm2, SMOLLM2 | {theirs: value})
 
 
 def test_every_difference_is_named_at_once(smollm2):
     with pytest.raises(ModelError) as refused:
-        check_shape(smollm2, SMOLLM2 | {"num_hidden_layers": 32, "vocab_size": 1, "model_type": "qwen2"})
+        check_shape(
+            smollm2, SMOLLM2 | {"num_hidden_layers": 32, "vocab_size": 1, "model_type": "qwen2"}
+        )
     assert len(re.findall(r"there and", str(refused.value))) == 3
 
 
@@ -73,14 +82,20 @@ LLAMA = {
 
 
 def test_other_four_bit_weights_are_not_nf4(resolved):
-    with pytest.raises(ModelError, match=r"they are quantised by gptq there and model.quantisation=nf4 here"):
-        check_shape(resolved("hardware=rtx4050_6gb").model, {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    with pytest.raises(
+        ModelError, match=r"they are quantised by gptq there and model.quantisation=nf4 here"
+    ):
+        check_shape(
+            resolved("hardware=rtx4050_6gb").model,
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        )
 
 
 def test_a_model_without_a_shape_has_that_of_its_checkpoint(resolved, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     local = resolved("hardware=rtx4050_6gb", "model=local", f"model.path={tmp_path}").model
-    assert local.shape == resolved("hardware=rtx4050_6gb").model.shape  # heads' width and untied embeddings are what is left out
+    # heads' width and untied embeddings are what is left out
+    assert local.shape == resolved("hardware=rtx4050_6gb").model.shape
 
 
 @pytest.mark.parametrize(
@@ -88,8 +103,14 @@ def test_a_model_without_a_shape_has_that_of_its_checkpoint(resolved, tmp_path):
     [
         ("{bad", "config.json cannot be read"),
         ("[1]", "config.json holds no object"),
-        (json.dumps(LLAMA | {"model_type": "qwen3"}), "is of family qwen3; plans are made for llama, qwen2"),
-        (json.dumps(LLAMA | {"num_hidden_layers": None, "vocab_size": 0}), "no number for num_hidden_layers, vocab_size"),
+        (
+            json.dumps(LLAMA | {"model_type": "qwen3"}),
+            "is of family qwen3; plans are made for llama, qwen2",
+        ),
+        (
+            json.dumps(LLAMA | {"num_hidden_layers": None, "vocab_size": 0}),
+            "no number for num_hidden_layers, vocab_size",
+        ),
         (None, "holds no config.json"),
     ],
 )

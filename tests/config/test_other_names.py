@@ -1,4 +1,6 @@
-"""Who types a name of another library is told in one sentence what is written here, and that can be typed."""
+"""Who types a name of another library is told in one sentence what is written here, and that can be
+typed.
+"""
 
 import re
 
@@ -12,7 +14,9 @@ from medexp.config.other_names import in_our_words
 from medexp.errors import ConfigError
 
 KEYS = dict(keys_of(TrainConfig))
-EVERY = sorted({*other_names._KEYS, *other_names._BY_VALUE, *other_names._ALSO, *other_names._INSTEAD})
+EVERY = sorted(
+    {*other_names._KEYS, *other_names._BY_VALUE, *other_names._ALSO, *other_names._INSTEAD}
+)
 PLANNED = "; on a card the plan chooses it, and training.plan=manual keeps yours"
 TYPED = [
     # Transformers, TRL
@@ -21,11 +25,17 @@ TYPED = [
     ("num_train_epochs=3", "write training.epochs=3 training.max_steps=null"),
     ("max_length=512", "write training.max_seq_tokens=512"),
     ("lr_scheduler_type=cosine", "write training.schedule=cosine"),
-    ("lr_scheduler_type=polynomial", "it is training.schedule, one of linear, cosine, constant, constant_with_warmup"),
+    (
+        "lr_scheduler_type=polynomial",
+        "it is training.schedule, one of linear, cosine, constant, constant_with_warmup",
+    ),
     ("warmup_ratio=0.1", "a warm-up is counted in steps: training.warmup_steps=NUMBER"),
     ("optim=adamw_torch_fused", "write training.optimizer=adamw_torch"),
     ("optim=adamw_8bit", "write training.optimizer=adamw_8bit"),
-    ("optim=lion_8bit", "it is training.optimizer, one of adamw_torch, adamw_8bit, paged_adamw_8bit"),
+    (
+        "optim=lion_8bit",
+        "it is training.optimizer, one of adamw_torch, adamw_8bit, paged_adamw_8bit",
+    ),
     ("output_dir=./out", "write hydra.run.dir=./out"),
     ("eval_steps=10", "write evaluation.every_steps=10"),
     ("gradient_checkpointing=true", "write training.gradient_checkpointing=standard"),
@@ -43,14 +53,29 @@ TYPED = [
     ("micro_batch_size=2", f"write training.micro_batch=2{PLANNED}"),
     ("sequence_len=2048", "write training.max_seq_tokens=2048"),
     ("lora_r=8", "write lora.r=8"),
-    ("base_model=x", "choose one with model=OPTION, or a checkpoint of your own with model=local model.path=FOLDER"),
+    (
+        "base_model=x",
+        (
+            "choose one with model=OPTION, or a checkpoint of your own with model=local"
+            " model.path=FOLDER"
+        ),
+    ),
     ("sample_packing=true", "write training.batch_by=tokens"),
     # LLaMA-Factory
     ("cutoff_len=2048", "write training.max_seq_tokens=2048"),
     ("lora_rank=8", "write lora.r=8"),
     ("quantization_bit=4", "write model.quantisation=nf4"),
-    ("model_name_or_path=x", "choose one with model=OPTION, or a checkpoint of your own with model=local model.path=FOLDER"),
-    ("neftune_noise_alpha=5", "noise on the embeddings (NEFTune) is not offered; lora.dropout regularises"),
+    (
+        "model_name_or_path=x",
+        (
+            "choose one with model=OPTION, or a checkpoint of your own with model=local"
+            " model.path=FOLDER"
+        ),
+    ),
+    (
+        "neftune_noise_alpha=5",
+        "noise on the embeddings (NEFTune) is not offered; lora.dropout regularises",
+    ),
 ]
 
 
@@ -63,14 +88,21 @@ def test_a_name_of_another_library_is_answered_with_ours(word, meant):
 
 def test_every_name_has_a_sentence_whose_keys_exist(compose):
     hydra_too = KEYS | {"hydra.run.dir": str, "ask.temperature": float, "export.repo": str}
-    said = {text for name in EVERY for value in (None, "1", "true", "x") if (text := in_our_words(name, value, KEYS))}
+    said = {
+        text
+        for name in EVERY
+        for value in (None, "1", "true", "x")
+        if (text := in_our_words(name, value, KEYS))
+    }
     assert all(in_our_words(name, None, KEYS) for name in EVERY)
     named = {key for text in said for key in re.findall(r"\b(?:[a-z]+\.)+[a-z_]+\b", text)}
     assert named - {"medexp.ask", "medexp.export"} <= set(hydra_too)
 
 
 def test_what_is_told_can_be_typed(compose):
-    told = {text for _, text in TYPED} | {text for each in other_names._BY_VALUE.values() for text in each.values()}
+    told = {text for _, text in TYPED} | {
+        text for each in other_names._BY_VALUE.values() for text in each.values()
+    }
     words = {word.rstrip(";,") for text in told for word in re.findall(r"[a-z_.]+=[\w./-]+", text)}
     words -= {"model=OPTION", "model.path=FOLDER", "training.warmup_steps=NUMBER"}
     assert len(words) > 30
@@ -78,4 +110,6 @@ def test_what_is_told_can_be_typed(compose):
 
 
 def test_keys_of_our_own_are_not_renamed():
-    assert readable([f"{key}=1" for key in ("lora.r", "training.seed", "dataset.revision")], TrainConfig)
+    assert readable(
+        [f"{key}=1" for key in ("lora.r", "training.seed", "dataset.revision")], TrainConfig
+    )

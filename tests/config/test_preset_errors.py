@@ -9,7 +9,9 @@ from medexp.cli import app
 from medexp.config.command_options import TrainConfig
 
 LORA, HEAD = "defaults: [all_linear, _self_]\n", "# @package _global_\n"
-PACKAGE = "line 1: begin the file with the line # @package _global_; without it all of it is put under "
+PACKAGE = (
+    "line 1: begin the file with the line # @package _global_; without it all of it is put under "
+)
 BROKEN = {  # file under conf/: what it holds, what is said after its name
     "a wrong key": (
         "lora",
@@ -176,7 +178,10 @@ def explained(tmp_path, monkeypatch, file, data, *words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", *words])
     app.register()
-    with hydra.initialize_config_dir(str(app.conf_dir()), version_base="1.3"), pytest.raises(Exception) as refused:  # noqa: PT011
+    with (
+        hydra.initialize_config_dir(str(app.conf_dir()), version_base="1.3"),
+        pytest.raises(Exception) as refused,  # noqa: PT011
+    ):
         hydra.compose("train", list(words))
     return app._explained(refused.value, TrainConfig)
 
@@ -192,11 +197,15 @@ def test_a_broken_preset_is_said_with_file_and_line(tmp_path, monkeypatch, name)
 
 def test_a_file_that_ends_in_yml_is_said(tmp_path, monkeypatch):
     sentence = explained(tmp_path, monkeypatch, "lora/mine.yml", f"{LORA}r: 5\n", "lora=mine")
-    assert sentence == "conf/lora/mine.yml ends in .yml, which Hydra does not read; call it mine.yaml"
+    assert (
+        sentence == "conf/lora/mine.yml ends in .yml, which Hydra does not read; call it mine.yaml"
+    )
 
 
 def test_what_the_command_line_says_wrong_is_no_presets_fault(tmp_path, monkeypatch):
-    sentence = explained(tmp_path, monkeypatch, "lora/mine.yaml", f"{LORA}r: 5\n", "lora=mine", "lora.rnk=5")
+    sentence = explained(
+        tmp_path, monkeypatch, "lora/mine.yaml", f"{LORA}r: 5\n", "lora=mine", "lora.rnk=5"
+    )
     assert sentence is not None
     assert sentence.startswith("lora.rnk does not exist")
 
@@ -208,4 +217,7 @@ def test_what_a_preset_leaves_out_is_said(tmp_path, problems, data, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (problem,) = problems("lora=mine")
     key = "lora.alpha" if data else "lora.r"
-    assert problem.startswith(f"{key} has no value in conf/lora/mine.yaml: set it there or on the command line, or begin that file")
+    assert problem.startswith(
+        f"{key} has no value in conf/lora/mine.yaml: set it there or on the command line, or begin"
+        " that file"
+    )

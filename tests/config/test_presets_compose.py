@@ -14,15 +14,26 @@ from medexp.system.units import GIB
 
 CONF = command.conf_dir()
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
-GROUPS = [folder for folder in CONF.rglob("*") if folder.is_dir() and "hydra" not in folder.parts[len(CONF.parts) :]]
-OPTIONS = sorted((file.parent.relative_to(CONF).as_posix(), file.stem) for group in GROUPS for file in group.glob("*.yaml"))
-MODELS = [option for group, option in OPTIONS if group == "model" and option != "local"]  # which has no shape before a file is read
+GROUPS = [
+    folder
+    for folder in CONF.rglob("*")
+    if folder.is_dir() and "hydra" not in folder.parts[len(CONF.parts) :]
+]
+OPTIONS = sorted(
+    (file.parent.relative_to(CONF).as_posix(), file.stem)
+    for group in GROUPS
+    for file in group.glob("*.yaml")
+)
+# which has no shape before a file is read
+MODELS = [option for group, option in OPTIONS if group == "model" and option != "local"]
 PRESETS = [option for group, option in OPTIONS if group == "hardware" and option != "auto"]
 
 # What an option needs beside it, as its own comment or the message against it says.
 NEEDS = {
     ("dataset", "local"): ["dataset.path=cases.csv"],
-    ("dataset", "mixture"): ["dataset.mixture=[{use: medical_o1, weight: 3}, {use: clinical_cases, weight: 1}]"],
+    ("dataset", "mixture"): [
+        "dataset.mixture=[{use: medical_o1, weight: 3}, {use: clinical_cases, weight: 1}]"
+    ],
     ("evaluation/judge", "endpoint"): ["evaluation.judge.model=m"],
     ("prompt", "direct"): ["dataset.overlong=drop"],
     ("training", "seed"): ["hardware=rtx4090_24gb"],
@@ -38,7 +49,13 @@ WORKLOADS = {  # preset: model, dataset, prompt, training's optimizer, answers
 
 
 def workload(run):
-    return (run.model.name, run.dataset.name, run.prompt.name, run.training.optimizer.value, run.evaluation.answers)
+    return (
+        run.model.name,
+        run.dataset.name,
+        run.prompt.name,
+        run.training.optimizer.value,
+        run.evaluation.answers,
+    )
 
 
 def comment_of(file: str) -> str:
@@ -48,10 +65,20 @@ def comment_of(file: str) -> str:
 def test_every_yaml_is_a_root_an_option_or_hydra_s():
     found = {file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml")}
     hydras = {name for name in found if name.startswith("hydra/")}
-    assert found - hydras == {f"{name}.yaml" for name in ROOTS} | {f"{group}/{option}.yaml" for group, option in OPTIONS}
-    ours = {"hydra/job_logging/medexp.yaml", "hydra/help/medexp.yaml", "hydra/sweeper/medexp.yaml", "hydra/launcher/medexp.yaml"}
+    assert found - hydras == {f"{name}.yaml" for name in ROOTS} | {
+        f"{group}/{option}.yaml" for group, option in OPTIONS
+    }
+    ours = {
+        "hydra/job_logging/medexp.yaml",
+        "hydra/help/medexp.yaml",
+        "hydra/sweeper/medexp.yaml",
+        "hydra/launcher/medexp.yaml",
+    }
     assert {name for name in hydras if name.count("/") == 2} == ours
-    assert {Path(name).parent.as_posix() for name in hydras - ours} == {"hydra/sweeper/sampler", "hydra/sweeper/pruner"}
+    assert {Path(name).parent.as_posix() for name in hydras - ours} == {
+        "hydra/sweeper/sampler",
+        "hydra/sweeper/pruner",
+    }
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -69,7 +96,10 @@ def test_hydra_s_own_groups_are_ours():
     assert ours.job.chdir is False
 
 
-@pytest.mark.parametrize(("group", "option"), [each for each in OPTIONS if each[0] != "hardware" and each != ("model", "local")])
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [each for each in OPTIONS if each[0] != "hardware" and each != ("model", "local")],
+)
 def test_every_option_resolves(resolved, group, option):
     run = resolved(f"{group}={option}", *NEEDS.get((group, option), []))
     chosen = getattr(run, group, None)
@@ -103,9 +133,20 @@ def test_the_default_is_the_embedded_model_on_a_cpu(resolved, no_card):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_the_command_line_wins_over_a_preset(resolved, before):
-    wanted = ["model=llama_3_2_3b", "dataset=clinical_cases", "prompt=r1_reasoning", "training=cpu", "evaluation=quick"]
+    wanted = [
+        "model=llama_3_2_3b",
+        "dataset=clinical_cases",
+        "prompt=r1_reasoning",
+        "training=cpu",
+        "evaluation=quick",
+    ]
     chosen = [*wanted, "hardware=rtx4050_6gb"] if before else ["hardware=rtx4050_6gb", *wanted]
-    more = ["lora.r=8", "hardware.vram_ceiling_gib=4", "training.max_steps=7", "training.gradient_checkpointing=standard"]
+    more = [
+        "lora.r=8",
+        "hardware.vram_ceiling_gib=4",
+        "training.max_steps=7",
+        "training.gradient_checkpointing=standard",
+    ]
     run = resolved(*chosen, *more)
     assert workload(run) == ("llama_3_2_3b", "clinical_cases", "r1_reasoning", "adamw_torch", 8)
     assert (run.hardware.vram_ceiling_gib, run.training.max_steps, run.lora.r) == (4, 7, 8)
@@ -123,7 +164,12 @@ def test_debug_overfit_trains_on_two_cases(resolved):
 
 
 def test_attention_only_trains_attention_only(resolved):
-    assert resolved("lora=attention_only").lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert resolved("lora=attention_only").lora.target_modules == [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    ]
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "cpu"])
@@ -150,7 +196,11 @@ def test_the_command_lines_in_local_yaml_work(resolved):
     typed = re.findall(r"\S+=\S*\w", comment_of("dataset/local.yaml"))
     assert len(typed) == 5
     run = resolved("dataset=local", *typed)
-    assert (run.dataset.columns.question, run.dataset.columns.reasoning, run.prompt.name) == ("vignette", None, "direct")
+    assert (run.dataset.columns.question, run.dataset.columns.reasoning, run.prompt.name) == (
+        "vignette",
+        None,
+        "direct",
+    )
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -163,7 +213,9 @@ def test_reasoning_is_trimmed_only_where_it_may_be(resolved):
     assert resolved("hardware=rtx4050_6gb").dataset.overlong is Overlong.trim_reasoning
 
 
-def test_a_project_s_own_preset_is_found_and_cannot_hide_a_shipped_one(resolved, tmp_path, monkeypatch):
+def test_a_project_s_own_preset_is_found_and_cannot_hide_a_shipped_one(
+    resolved, tmp_path, monkeypatch
+):
     shipped = (CONF / "lora" / "all_linear.yaml").read_text()
     (tmp_path / "conf" / "lora").mkdir(parents=True)
     (tmp_path / "conf" / "lora" / "tiny.yaml").write_text(shipped.replace("r: 16", "r: 2", 1))
@@ -183,7 +235,9 @@ def test_a_project_s_own_preset_is_found_and_cannot_hide_a_shipped_one(resolved,
         ([Gpu("H200", int(139.8 * GIB), True)], "h200_141gb", 139.05),
     ],
 )
-def test_auto_is_the_nearest_preset_with_the_ceiling_of_this_card(resolved, monkeypatch, cards, preset, ceiling):
+def test_auto_is_the_nearest_preset_with_the_ceiling_of_this_card(
+    resolved, monkeypatch, cards, preset, ceiling
+):
     here = Machine(cores=8, system="by hand", gpus=tuple(cards))
     monkeypatch.setattr(machine, "read", lambda: here)
     run = resolved("hardware=auto", on=here)

@@ -22,10 +22,14 @@ def test_every_shipped_preset_is_there_with_its_question() -> None:
     assert found()["direct"].startswith("### Task:\nYou are a physician.")
 
 
-def test_a_projects_own_is_there_too_unless_it_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_projects_own_is_there_too_unless_it_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "conf" / "prompt"
     folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text('name: mine\nquestion: "Q: {question}"\ncompletion: "{answer}"\n')
+    (folder / "mine.yaml").write_text(
+        'name: mine\nquestion: "Q: {question}"\ncompletion: "{answer}"\n'
+    )
     (folder / "empty.yaml").write_text('name: empty\nquestion: "Q:"\ncompletion: "{answer}"\n')
     monkeypatch.chdir(tmp_path)
     assert set(found()) == SHIPPED | {"mine"}

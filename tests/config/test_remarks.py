@@ -4,12 +4,12 @@ import re
 from medexp.config.remarks import on_schedule
 
 WARMUP = (
-    "training.warmup_steps=5 is not less than the 4 steps of this run: the learning rate never reaches "
-    "training.learning_rate=0.004; set training.warmup_steps=0"
+    "training.warmup_steps=5 is not less than the 4 steps of this run: the learning rate never"
+    " reaches training.learning_rate=0.004; set training.warmup_steps=0"
 )
 EVERY = (
-    "evaluation.every_steps=20 is more than the 4 steps of this run: the held-out loss is measured before and after, and not on "
-    "the way; set evaluation.every_steps=2 to measure it halfway"
+    "evaluation.every_steps=20 is more than the 4 steps of this run: the held-out loss is measured"
+    " before and after, and not on the way; set evaluation.every_steps=2 to measure it halfway"
 )
 
 

@@ -140,7 +140,11 @@ def test_every_rule_has_a_test():
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
-    [pytest.param(*case, id=f"{rule[1:]}: {' '.join(case[0])}") for rule, cases in BROKEN.items() for case in cases],
+    [
+        pytest.param(*case, id=f"{rule[1:]}: {' '.join(case[0])}")
+        for rule, cases in BROKEN.items()
+        for case in cases
+    ],
 )
 def test_a_broken_rule_names_the_key_and_what_is_allowed(problems, overrides, said):
     (problem,) = problems(*overrides)
@@ -157,8 +161,18 @@ def test_a_broken_rule_names_the_key_and_what_is_allowed(problems, overrides, sa
         [CARD, "hardware.engine=transformers"],
         [CARD, "hardware.engine=unsloth", "lora.bias=all"],
         ["hardware=cpu", "lora.bias=all"],
-        [CARD, "hardware.offload_layers=auto", "hardware.checkpoint_skip_layers=auto", "hardware.offload_embedding=auto"],
-        [CARD, "hardware.offload_layers=48", "hardware.checkpoint_skip_layers=max", "hardware.offload_embedding=false"],
+        [
+            CARD,
+            "hardware.offload_layers=auto",
+            "hardware.checkpoint_skip_layers=auto",
+            "hardware.offload_embedding=auto",
+        ],
+        [
+            CARD,
+            "hardware.offload_layers=48",
+            "hardware.checkpoint_skip_layers=max",
+            "hardware.offload_embedding=false",
+        ],
         [f"lora.target_modules=[{','.join(PROJECTIONS[:1])}]"],
         ["prompt=direct"],
         ["prompt=direct", "dataset.columns.reasoning=null"],
@@ -177,7 +191,12 @@ def test_what_the_rules_allow(resolved, overrides):
 
 
 def test_all_problems_of_all_rules_are_raised_together(problems):
-    said = problems("training.epochs=1", "training.optimizer=adamw_8bit", "lora.target_modules=[x_proj,y_proj]", "dataset=local")
+    said = problems(
+        "training.epochs=1",
+        "training.optimizer=adamw_8bit",
+        "lora.target_modules=[x_proj,y_proj]",
+        "dataset=local",
+    )
     assert [problem.partition(" ")[0].partition("=")[0] for problem in said] == [
         "training.max_steps",
         "training.optimizer",
@@ -188,13 +207,25 @@ def test_all_problems_of_all_rules_are_raised_together(problems):
 
 
 def test_all_ranges_of_all_groups_are_raised_together(problems):
-    assert problems("lora.r=0", "lora.dropout=2", "training.micro_batch=0", "model.shape.layers=0", "~tracking") == (
-        "model.shape.layers=0 is out of range: allowed is at least 1 (set in conf/model/smollm2_135m.yaml or on the command line)",
-        "lora.r=0 is out of range: allowed is at least 1 and at most 1024 "
-        "(set in conf/lora/all_linear.yaml or on the command line)",
-        "lora.dropout=2.0 is out of range: allowed is at least 0 and at most 0.99 "
-        "(set in conf/lora/all_linear.yaml or on the command line)",
-        "training.micro_batch=0 is out of range: allowed is at least 1 (set in conf/training/cpu.yaml or on the command line)",
+    assert problems(
+        "lora.r=0", "lora.dropout=2", "training.micro_batch=0", "model.shape.layers=0", "~tracking"
+    ) == (
+        (
+            "model.shape.layers=0 is out of range: allowed is at least 1 (set in"
+            " conf/model/smollm2_135m.yaml or on the command line)"
+        ),
+        (
+            "lora.r=0 is out of range: allowed is at least 1 and at most 1024 "
+            "(set in conf/lora/all_linear.yaml or on the command line)"
+        ),
+        (
+            "lora.dropout=2.0 is out of range: allowed is at least 0 and at most 0.99 "
+            "(set in conf/lora/all_linear.yaml or on the command line)"
+        ),
+        (
+            "training.micro_batch=0 is out of range: allowed is at least 1 (set in"
+            " conf/training/cpu.yaml or on the command line)"
+        ),
         "tracking has no value: choose tracking=OPTION or set it",
     )
 
@@ -231,14 +262,22 @@ def card(gib: float, has_bfloat16: bool = True) -> Machine:
 
 def test_a_preset_with_a_card_needs_one(resolved, no_card):
     with pytest.raises(
-        MachineError, match=r"hardware=rtx4050_6gb needs a CUDA card.*use hardware=cpu.*nvidia-smi.*CUDA_VISIBLE_DEVICES"
+        MachineError,
+        match=(
+            r"hardware=rtx4050_6gb needs a CUDA card.*use"
+            r" hardware=cpu.*nvidia-smi.*CUDA_VISIBLE_DEVICES"
+        ),
     ):
         resolved("hardware=rtx4050_6gb", on=no_card)
 
 
 def test_a_ceiling_above_the_card_is_refused_with_the_card_s_size(problems):
     (problem,) = problems("hardware=rtx3060_12gb", on=card(8))
-    assert problem == "hardware.vram_ceiling_gib=11 is more than the card has (8.00 GiB); lower it or use hardware=auto"
+    assert (
+        problem
+        == "hardware.vram_ceiling_gib=11 is more than the card has (8.00 GiB); lower it or use"
+        " hardware=auto"
+    )
 
 
 def test_a_ceiling_of_the_whole_card_is_allowed(resolved):
@@ -247,15 +286,24 @@ def test_a_ceiling_of_the_whole_card_is_allowed(resolved):
 
 def test_bfloat16_on_a_card_without_it_is_refused(problems, resolved):
     (problem,) = problems(CARD, on=card(24, has_bfloat16=False))
-    assert problem == "hardware.dtype=bfloat16 is not supported by the card; set hardware.dtype=float16"
+    assert (
+        problem
+        == "hardware.dtype=bfloat16 is not supported by the card; set hardware.dtype=float16"
+    )
     resolved(CARD, "hardware.dtype=float16", on=card(24, has_bfloat16=False))
 
 
 def test_auto_computes_in_what_the_machine_is_fast_in(resolved, no_card):
     assert resolved("hardware=cpu", on=no_card).hardware.dtype is Dtype.bfloat16
-    assert resolved("hardware=cpu", on=replace(no_card, has_bfloat16=False)).hardware.dtype is Dtype.float32
+    assert (
+        resolved("hardware=cpu", on=replace(no_card, has_bfloat16=False)).hardware.dtype
+        is Dtype.float32
+    )
     assert resolved(CARD, "hardware.dtype=auto", on=card(24)).hardware.dtype is Dtype.bfloat16
-    assert resolved(CARD, "hardware.dtype=auto", on=card(24, has_bfloat16=False)).hardware.dtype is Dtype.float16
+    assert (
+        resolved(CARD, "hardware.dtype=auto", on=card(24, has_bfloat16=False)).hardware.dtype
+        is Dtype.float16
+    )
 
 
 def test_both_problems_of_a_card_are_raised_together(problems):
@@ -279,13 +327,18 @@ def test_engine_auto_is_unsloth_on_a_card(resolved, overrides, engine):
 
 
 def test_a_ceiling_that_is_not_set_is_the_card_less_what_others_use(resolved):
-    hardware = resolved(CARD, "hardware.vram_ceiling_gib=null", "hardware.card_vram_gib=null", on=card(23.6)).hardware
+    hardware = resolved(
+        CARD, "hardware.vram_ceiling_gib=null", "hardware.card_vram_gib=null", on=card(23.6)
+    ).hardware
     assert hardware.card_vram_gib == 23.6
     assert hardware.vram_ceiling_gib == 22.85
 
 
 def test_a_ceiling_that_is_set_stays(resolved):
-    assert resolved(CARD, "hardware.vram_ceiling_gib=7.5", on=card(24)).hardware.vram_ceiling_gib == 7.5
+    assert (
+        resolved(CARD, "hardware.vram_ceiling_gib=7.5", on=card(24)).hardware.vram_ceiling_gib
+        == 7.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,9 +350,13 @@ def test_a_ceiling_that_is_set_stays(resolved):
         ("'~/cases.csv'", "/home/me/cases.csv"),
     ],
 )
-def test_paths_are_absolute_from_where_the_command_was_started(resolved, monkeypatch, given, absolute):
+def test_paths_are_absolute_from_where_the_command_was_started(
+    resolved, monkeypatch, given, absolute
+):
     monkeypatch.setenv("HOME", "/home/me")
-    run = resolved("dataset=local", f"dataset.path={given}", f"model.path={given}", f"lora.start_from={given}")
+    run = resolved(
+        "dataset=local", f"dataset.path={given}", f"model.path={given}", f"lora.start_from={given}"
+    )
     assert (run.dataset.path, run.model.path, run.lora.start_from) == (absolute, absolute, absolute)
 
 
@@ -312,7 +369,9 @@ def test_paths_are_absolute_from_where_the_command_was_started(resolved, monkeyp
         ("/kept", ["tracking.root=runs"], "/launched/here/runs"),
     ],
 )
-def test_runs_are_kept_where_medexp_home_or_the_command_line_says(resolved, monkeypatch, home, overrides, root):
+def test_runs_are_kept_where_medexp_home_or_the_command_line_says(
+    resolved, monkeypatch, home, overrides, root
+):
     monkeypatch.delenv("MEDEXP_HOME", raising=False)
     if home is not None:
         monkeypatch.setenv("MEDEXP_HOME", home)
@@ -320,10 +379,17 @@ def test_runs_are_kept_where_medexp_home_or_the_command_line_says(resolved, monk
 
 
 def test_what_is_kept_of_a_config_has_absolute_paths(compose):
-    words = ["dataset=mixture", "dataset.mixture=[{use: local, path: a.csv, weight: 1}]", "lora.start_from=out/adapter"]
+    words = [
+        "dataset=mixture",
+        "dataset.mixture=[{use: local, path: a.csv, weight: 1}]",
+        "lora.start_from=out/adapter",
+    ]
     cfg = compose(*words, "evaluation.benchmark_files.medqa=m.jsonl")
     made = anchored(cfg, Path("/launched"))
-    assert (made.lora.start_from, made.dataset.mixture[0].path) == ("/launched/out/adapter", "/launched/a.csv")
+    assert (made.lora.start_from, made.dataset.mixture[0].path) == (
+        "/launched/out/adapter",
+        "/launched/a.csv",
+    )
     assert made.evaluation.benchmark_files.medqa == "/launched/m.jsonl"
     assert (made.model.path, cfg.lora.start_from) == (None, "out/adapter")
 
@@ -334,7 +400,9 @@ def test_paths_that_are_absolute_or_shipped_stay(compose):
     assert (made.model.path, made.dataset.path) == ("/weights", cfg.dataset.path)
 
 
-def test_what_is_kept_of_a_config_names_no_user_and_is_read_back_to_the_same(compose, tmp_path, monkeypatch):
+def test_what_is_kept_of_a_config_names_no_user_and_is_read_back_to_the_same(
+    compose, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path / "dr.ann"))
     words = [
         "dataset=mixture",
@@ -358,5 +426,7 @@ def test_the_shipped_cases_are_kept_by_name(compose):
 
 
 def test_the_shape_that_was_read_from_the_weights_is_kept(compose, tiny_model):
-    kept = OmegaConf.create(kept_yaml(compose("model=local", f"model.path={tiny_model}"), Path("/launched")))
+    kept = OmegaConf.create(
+        kept_yaml(compose("model=local", f"model.path={tiny_model}"), Path("/launched"))
+    )
     assert (kept.model.shape.layers, kept.model.shape.family) == (2, "llama")

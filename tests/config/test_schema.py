@@ -23,7 +23,12 @@ def values_of(kind: type[Group], **changes: object) -> dict[str, object]:
 
 
 GROUPS = [each.type for each in fields(RunConfig)]
-NUMBERS = [(kind, each.name) for kind in [*GROUPS, ModelShape] for each in fields(kind) if "low" in each.metadata]
+NUMBERS = [
+    (kind, each.name)
+    for kind in [*GROUPS, ModelShape]
+    for each in fields(kind)
+    if "low" in each.metadata
+]
 
 
 @pytest.mark.parametrize("kind", [*GROUPS, ModelShape])
@@ -37,7 +42,9 @@ def test_no_field_has_a_default(kind):
 @pytest.mark.parametrize("kind", [*GROUPS, ModelShape])
 def test_every_number_has_a_range(kind):
     for each in fields(kind):
-        assert ("low" in each.metadata) == (each.type in (int, float, int | None, float | None)), each.name
+        assert ("low" in each.metadata) == (each.type in (int, float, int | None, float | None)), (
+            each.name
+        )
 
 
 @pytest.mark.parametrize(("kind", "name"), NUMBERS)
@@ -78,7 +85,11 @@ def test_an_optional_number_may_be_null():
 def test_every_number_that_is_wrong_is_named_at_once():
     with pytest.raises(ConfigError) as refused:
         Evaluation(answers=-1, max_new_tokens=0, batch_size=1, max_seq_tokens=16, every_steps=0)
-    assert [problem.partition("=")[0] for problem in refused.value.problems] == ["answers", "max_new_tokens", "every_steps"]
+    assert [problem.partition("=")[0] for problem in refused.value.problems] == [
+        "answers",
+        "max_new_tokens",
+        "every_steps",
+    ]
 
 
 def test_the_shape_of_a_model_says_where_it_is():

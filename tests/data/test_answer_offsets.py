@@ -23,11 +23,16 @@ def test_without_reasoning_all_of_the_completion_is_answer(characters, decoded):
 
 
 def test_what_follows_the_answer_belongs_to_it(characters, decoded):
-    assert started(Prompt("tail", "{question}\n", "{reasoning} {answer} Bye."), characters, decoded) == "Rest. Bye.⟩"
+    assert (
+        started(Prompt("tail", "{question}\n", "{reasoning} {answer} Bye."), characters, decoded)
+        == "Rest. Bye.⟩"
+    )
 
 
 def test_a_token_over_the_border_belongs_to_the_answer(characters):
-    pairs = Vocabulary(lambda text: [hash(text[at : at + 2]) % 10**6 + 3 for at in range(0, len(text), 2)], None, 2)
+    pairs = Vocabulary(
+        lambda text: [hash(text[at : at + 2]) % 10**6 + 3 for at in range(0, len(text), 2)], None, 2
+    )
     prompt = Prompt("odd", "{question}", "{reasoning}{answer}")
     case = Case("Q", "abc", "def")
     encoded = encode(prompt, case, pairs, LossOn.completion)

@@ -1,4 +1,6 @@
-"""Batches of cases: every case once, none over the limit, and no cut of the sorted cases is faster, or has fewer batches."""
+"""Batches of cases: every case once, none over the limit, and no cut of the sorted cases is faster,
+or has fewer batches.
+"""
 
 from collections.abc import Callable
 from itertools import product
@@ -32,24 +34,33 @@ def cuts(lengths: list[int]) -> list[list[list[int]]]:
 
 
 @given(LENGTHS, st.integers(2048, 8192), st.integers(0, 4096), st.integers(0, 4096))
-def test_nothing_is_lost_nothing_is_over_and_nothing_is_faster(lengths: list[int], most: int, fixed: int, least: int) -> None:
+def test_nothing_is_lost_nothing_is_over_and_nothing_is_faster(
+    lengths: list[int], most: int, fixed: int, least: int
+) -> None:
     def seconds(tokens: int) -> int:
         return max(fixed + tokens, least)
 
     groups = filled(lengths, within(most), seconds)
     assert sorted(case for group in groups for case in group) == list(range(len(lengths)))
     assert all(padded(group, lengths) <= most for group in groups)
-    possible = [way for way in cuts(lengths) if all(padded(group, lengths) <= most for group in way)]
+    possible = [
+        way for way in cuts(lengths) if all(padded(group, lengths) <= most for group in way)
+    ]
     fastest = min(sum(seconds(padded(group, lengths)) for group in way) for way in possible)
     assert sum(seconds(padded(group, lengths)) for group in groups) == fastest
 
 
 def test_full_cases_stay_as_many_a_micro_batch_as_planned() -> None:
-    assert [len(group) for group in filled([2048] * 8, within(4096), lambda tokens: 100 + tokens)] == [2, 2, 2, 2]
+    assert [
+        len(group) for group in filled([2048] * 8, within(4096), lambda tokens: 100 + tokens)
+    ] == [2, 2, 2, 2]
 
 
 def test_short_cases_share_a_micro_batch_and_a_long_one_does_not_pad_them() -> None:
-    assert filled([500, 2000, 500, 500, 500], within(2048), lambda tokens: 100 + tokens) == [[1], [0, 2, 3, 4]]
+    assert filled([500, 2000, 500, 500, 500], within(2048), lambda tokens: 100 + tokens) == [
+        [1],
+        [0, 2, 3, 4],
+    ]
 
 
 def test_cases_keep_apart_where_a_micro_batch_costs_nothing() -> None:
@@ -69,5 +80,7 @@ def test_no_cut_has_fewer_groups(lengths: list[int], most: int) -> None:
     groups, may = fewest(lengths, within(most)), within(most)
     assert sorted(case for group in groups for case in group) == list(range(len(lengths)))
     assert all(may(len(group), max(lengths[case] for case in group)) for group in groups)
-    allowed = [way for way in cuts(lengths) if all(may(len(group), lengths[group[0]]) for group in way)]
+    allowed = [
+        way for way in cuts(lengths) if all(may(len(group), lengths[group[0]]) for group in way)
+    ]
     assert len(groups) == min(map(len, allowed))

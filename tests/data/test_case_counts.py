@@ -11,7 +11,9 @@ CASE = Case("q", "r", "a")
 
 def side(*lengths: int, dropped: int = 0, trimmed: int = 0) -> Encoding:
     """Cases of these token lengths, the last two tokens of each learnt."""
-    encoded = tuple(Encoded([5] * length, [-100] * (length - 2) + [5, 2], length - 2) for length in lengths)
+    encoded = tuple(
+        Encoded([5] * length, [-100] * (length - 2) + [5, 2], length - 2) for length in lengths
+    )
     return Encoding((CASE,) * len(lengths), encoded, dropped, trimmed)
 
 
@@ -21,11 +23,27 @@ def test_every_record_is_accounted_for():
     assert done == CaseAudit(
         records=11,
         duplicate_questions=2,
-        train=SideAudit(kept=4, dropped_overlong=2, trimmed_reasoning=1, tokens_median=7, tokens_longest=9, label_tokens=8),
-        held_out=SideAudit(kept=2, dropped_overlong=1, trimmed_reasoning=0, tokens_median=8, tokens_longest=8, label_tokens=4),
+        train=SideAudit(
+            kept=4,
+            dropped_overlong=2,
+            trimmed_reasoning=1,
+            tokens_median=7,
+            tokens_longest=9,
+            label_tokens=8,
+        ),
+        held_out=SideAudit(
+            kept=2,
+            dropped_overlong=1,
+            trimmed_reasoning=0,
+            tokens_median=8,
+            tokens_longest=8,
+            label_tokens=4,
+        ),
     )
-    assert done.sentence() == (
-        "11 records, 4 to train on, 2 held out, 2 duplicates removed, 3 over-long dropped, 1 reasonings trimmed"
+    assert (
+        done.sentence()
+        == "11 records, 4 to train on, 2 held out, 2 duplicates removed, 3 over-long dropped, 1"
+        " reasonings trimmed"
     )
 
 
@@ -33,10 +51,18 @@ def test_what_was_met_in_the_files_is_counted_and_said():
     met = Reading(faulty=3, blank=4, told_apart=5, notes=("a.csv is UTF-16",))
     marked = replace(side(3), plain=1)
     done = audit(Split((CASE,), (CASE,), records=2, duplicates=0, reading=met), marked, marked)
-    assert (done.records, done.faulty, done.blank, done.told_apart, done.plain_control) == (5, 3, 4, 5, 2)
-    assert done.sentence() == (
-        "5 records, 1 to train on, 1 held out, 3 faulty left out, 4 blank rows passed over, "
-        "5 reasonings told apart from the answer at <think> marks, 2 with control tokens as plain text; a.csv is UTF-16"
+    assert (done.records, done.faulty, done.blank, done.told_apart, done.plain_control) == (
+        5,
+        3,
+        4,
+        5,
+        2,
+    )
+    assert (
+        done.sentence()
+        == "5 records, 1 to train on, 1 held out, 3 faulty left out, 4 blank rows passed over, 5"
+        " reasonings told apart from the answer at <think> marks, 2 with control tokens as plain"
+        " text; a.csv is UTF-16"
     )
 
 

@@ -20,7 +20,9 @@ def test_the_columns_say_what_is_what():
 
 
 def test_white_space_around_a_text_is_removed():
-    assert case_of({name: f" \n{text}\t" for name, text in RECORD.items()}, COLUMNS, "row 1") == Case("Fever?", "Think.", "Rest.")
+    assert case_of(
+        {name: f" \n{text}\t" for name, text in RECORD.items()}, COLUMNS, "row 1"
+    ) == Case("Fever?", "Think.", "Rest.")
 
 
 def test_without_a_reasoning_column_there_is_no_reasoning():
@@ -34,7 +36,11 @@ def test_other_columns_are_kept_as_text():
 
 
 def test_a_list_is_its_items_between_semicolons():
-    case = case_of(RECORD | {"synonyms": ["STEMI", "heart attack"], "codes": [1, 2], "one": ["x"]}, COLUMNS, "row 1")
+    case = case_of(
+        RECORD | {"synonyms": ["STEMI", "heart attack"], "codes": [1, 2], "one": ["x"]},
+        COLUMNS,
+        "row 1",
+    )
     assert case.extra == {"synonyms": "STEMI; heart attack", "codes": "1; 2", "one": "x"}
 
 
@@ -51,18 +57,25 @@ def test_reasoning_in_an_answer_is_told_apart_at_its_marks(answer, blank):
 
 
 def test_an_answer_beside_a_column_of_reasoning_stays_as_it_is():
-    assert case_of(RECORD | {"Response": MARKED}, COLUMNS, "row 1") == Case("Fever?", "Think.", MARKED)
+    assert case_of(RECORD | {"Response": MARKED}, COLUMNS, "row 1") == Case(
+        "Fever?", "Think.", MARKED
+    )
 
 
 def test_marks_around_a_column_of_reasoning_are_no_part_of_it():
-    assert case_of(RECORD | {"Complex_CoT": "<think>\nHot.\n</think>"}, COLUMNS, "row 1") == Case("Fever?", "Hot.", "Rest.")
+    assert case_of(RECORD | {"Complex_CoT": "<think>\nHot.\n</think>"}, COLUMNS, "row 1") == Case(
+        "Fever?", "Hot.", "Rest."
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
         ("<think>Hot. Rest.", "'Response' holds <think> marks that do not pair"),
-        ("<think>Hot.</think>Rest.<think>Or?</think>Drink.", "'Response' holds <think> marks that do not pair"),
+        (
+            "<think>Hot.</think>Rest.<think>Or?</think>Drink.",
+            "'Response' holds <think> marks that do not pair",
+        ),
         ("<think>Hot.</think>\n", "'Response' has no answer after </think>"),
     ],
 )
@@ -72,7 +85,9 @@ def test_marks_that_tell_nothing_apart_name_the_row(answer, said):
 
 
 @pytest.mark.parametrize("name", ["Question", "ward"])
-@pytest.mark.parametrize(("text", "what"), [("a\0b", "a NUL character"), ("a\udc80", "half a character")])
+@pytest.mark.parametrize(
+    ("text", "what"), [("a\0b", "a NUL character"), ("a\udc80", "half a character")]
+)
 def test_what_is_no_text_names_the_row_whatever_the_column(name, text, what):
     with pytest.raises(DataError, match=f"^row 7: '{name}' holds {what}"):
         case_of(RECORD | {name: text}, COLUMNS, "row 7")
@@ -88,12 +103,15 @@ def test_a_value_nested_too_deeply_to_be_written_names_the_row():
 
 @pytest.mark.parametrize("missing", list(RECORD))
 def test_a_missing_column_lists_the_columns(missing):
-    record = {name: text for name, text in RECORD.items() if name != missing} | {missing.lower(): "x"}
+    record = {name: text for name, text in RECORD.items() if name != missing} | {
+        missing.lower(): "x"
+    }
     with pytest.raises(DataError) as refused:
         case_of(record, COLUMNS, "row 7 of cases.json")
     said = str(refused.value)
     assert said.startswith(
-        f"row 7 of cases.json has no column '{missing}'; it has {', '.join(record)}; did you mean {missing.lower()}?"
+        f"row 7 of cases.json has no column '{missing}'; it has {', '.join(record)}; did you mean"
+        f" {missing.lower()}?"
     )
     assert said.endswith("Name your columns with dataset.columns.question, .reasoning and .answer")
 
@@ -110,7 +128,9 @@ def test_an_empty_field_names_the_row(name, empty):
         case_of(RECORD | {name: empty}, COLUMNS, "row 7")
 
 
-@pytest.mark.parametrize(("value", "kind"), [(7, "int"), (["a"], "list"), ({"a": 1}, "dict"), (True, "bool")])
+@pytest.mark.parametrize(
+    ("value", "kind"), [(7, "int"), (["a"], "list"), ({"a": 1}, "dict"), (True, "bool")]
+)
 def test_a_field_that_is_no_text_names_the_row_and_what_it_is(value, kind):
     with pytest.raises(DataError, match=f"^row 7: 'Response' is {kind}, not text$"):
         case_of(RECORD | {"Response": value}, COLUMNS, "row 7")
@@ -143,7 +163,8 @@ def test_digests_are_equal_exactly_when_the_cases_are(some, others):
         ([Case("a", "b", "c")], [Case("a", "bc", "")]),
         ([Case("a\0", "b", "c")], [Case("a", "\0b", "c")]),
         ([Case("a", "b", "c"), Case("d", "e", "f")], [Case("d", "e", "f"), Case("a", "b", "c")]),
-        ([Case("a", "b", "c", {"condition": "flu"})], [Case("a", "b", "c", {"condition": "cold"})]),  # another split
+        # another split
+        ([Case("a", "b", "c", {"condition": "flu"})], [Case("a", "b", "c", {"condition": "cold"})]),
         ([], [Case("", "", "")]),
     ],
 )

@@ -33,7 +33,9 @@ def test_there_are_enough_of_them(records):
 def test_every_record_has_exactly_these_keys_with_text(records):
     for record in records:
         assert list(record) == KEYS
-        assert all(isinstance(text, str) and text == text.strip() != "" for text in record.values()), record
+        assert all(
+            isinstance(text, str) and text == text.strip() != "" for text in record.values()
+        ), record
 
 
 def test_every_answer_has_the_four_sections_in_order_with_items(records):
@@ -54,25 +56,34 @@ def test_urgency_reaches_from_self_limiting_to_emergency(records):
 
 
 def test_a_condition_belongs_to_one_specialty(records):
-    assert len({(record["condition"], record["specialty"]) for record in records}) == len({r["condition"] for r in records})
+    assert len({(record["condition"], record["specialty"]) for record in records}) == len(
+        {r["condition"] for r in records}
+    )
 
 
 def test_no_question_is_there_twice(records):
-    assert len({" ".join(record["Question"].casefold().split()) for record in records}) == len(records)
+    assert len({" ".join(record["Question"].casefold().split()) for record in records}) == len(
+        records
+    )
 
 
 def test_no_two_records_share_more_than_half_of_their_words_in_a_row(records):
     grams = [five_grams(record) for record in records]
     assert min(map(len, grams)) > 50
     for (one, some), (two, others) in combinations(enumerate(grams), 2):
-        assert len(some & others) <= min(len(some), len(others)) / 2, (records[one]["Question"], records[two]["Question"])
+        assert len(some & others) <= min(len(some), len(others)) / 2, (
+            records[one]["Question"],
+            records[two]["Question"],
+        )
 
 
 @pytest.mark.parametrize("seed", [3407, 0, 1])
 def test_a_condition_stands_on_one_side_of_the_split_only(resolved, records, seed):
     dataset = resolved("dataset=clinical_cases", f"dataset.split_seed={seed}").dataset
     sides = split(source.load(dataset).cases, dataset)
-    trained, held_out = ({case.extra["condition"] for case in side} for side in (sides.train, sides.held_out))
+    trained, held_out = (
+        {case.extra["condition"] for case in side} for side in (sides.train, sides.held_out)
+    )
     assert not trained & held_out
     assert trained | held_out == {record["condition"] for record in records}
     assert len(sides.train) + len(sides.held_out) == len(records)

@@ -1,4 +1,6 @@
-"""Added tokens of a tokenizer that stand in a text as words act in none: they are encoded as the letters that they are."""
+"""Added tokens of a tokenizer that stand in a text as words act in none: they are encoded as the
+letters that they are.
+"""
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -8,21 +10,36 @@ from medexp.config.schema import Prompt
 from medexp.data.control_tokens import TextEncoder
 
 DIRECT = Prompt("direct", "Q: {question}\nA: ", "{answer}")
-R1 = Prompt("r1", "<｜User｜>{question}<｜Assistant｜><think>\n", "{reasoning}\n</think>\n\n{answer}")
+R1 = Prompt(
+    "r1", "<｜User｜>{question}<｜Assistant｜><think>\n", "{reasoning}\n</think>\n\n{answer}"
+)
 
 
 @pytest.fixture(scope="module")
 def like_llama_3():
-    """Bytes alone, whole words of the vocabulary taken as they are, special tokens beyond it, and some that are not special, as
-    DeepSeek adds them to Llama 3; one of the vocabulary's own, as SmolLM2 has them, and letters and spaces, as others do."""
+    """Bytes alone, whole words of the vocabulary taken as they are, special tokens beyond it, and
+    some that are not special, as DeepSeek adds them to Llama 3; one of the vocabulary's own, as
+    SmolLM2 has them, and letters and spaces, as others do."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: number for number, letter in enumerate([*letters, "<|pad|>"])}
     made = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
-    made.add_special_tokens(["<|pad|>", "<|begin_of_text|>", "<|eot_id|>", "<|reserved_special_token_0|>"])
-    made.add_tokens([AddedToken(each, special=False, normalized=each[1] != "t") for each in ("<think>", "</think>", "<｜User｜>")])
+    made.pre_tokenizer, made.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        decoders.ByteLevel(),
+    )
+    made.add_special_tokens(
+        ["<|pad|>", "<|begin_of_text|>", "<|eot_id|>", "<|reserved_special_token_0|>"]
+    )
+    made.add_tokens(
+        [
+            AddedToken(each, special=False, normalized=each[1] != "t")
+            for each in ("<think>", "</think>", "<｜User｜>")
+        ]
+    )
     made.add_tokens(["<｜Assistant｜>", "ő", "    ", "<tool_call>"])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>"
+    )
 
 
 @pytest.fixture(scope="module", params=["embedded", "llama"])
@@ -56,5 +73,7 @@ def test_letters_and_spaces_among_the_added_tokens_are_vocabulary(like_llama_3):
 
 def test_a_text_without_them_is_what_the_tokenizer_makes_of_it(tokenizer):
     texts = ["Fever?", "a <b> c", "<|eot", "  \n", ""]
-    encoded = [encoding.ids for encoding in TextEncoder(tokenizer, DIRECT).encode([*texts, "<|eot_id|>"])][:-1]
+    encoded = [
+        encoding.ids for encoding in TextEncoder(tokenizer, DIRECT).encode([*texts, "<|eot_id|>"])
+    ][:-1]
     assert encoded == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

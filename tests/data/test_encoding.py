@@ -12,16 +12,25 @@ from medexp.data.prompts import ask, render
 from medexp.errors import DataError
 
 BOS, EOS = 1, 2
-TEXTS = st.lists(st.text(max_size=8) | st.sampled_from(["{answer}", "{", "}", "</think>", "\n\n", ". "]), max_size=4).map("".join)
+TEXTS = st.lists(
+    st.text(max_size=8) | st.sampled_from(["{answer}", "{", "}", "</think>", "\n\n", ". "]),
+    max_size=4,
+).map("".join)
 CASES = st.builds(Case, TEXTS, TEXTS, TEXTS)
 SENTENCES = st.lists(st.from_regex(r"[a-z]{1,12}[.!?]", fullmatch=True), min_size=1, max_size=8)
 GAPS = st.lists(st.sampled_from([" ", "  ", "\n", "\n\n"]), min_size=8, max_size=8)
-REASONINGS = st.builds(lambda sentences, gaps: "".join(map("".join, zip(sentences, gaps, strict=False))).strip(), SENTENCES, GAPS)
+REASONINGS = st.builds(
+    lambda sentences, gaps: "".join(map("".join, zip(sentences, gaps, strict=False))).strip(),
+    SENTENCES,
+    GAPS,
+)
 REASONED = st.builds(Case, st.text(max_size=10), REASONINGS, st.text(min_size=1, max_size=10))
 
 
 @given(CASES, st.sampled_from(LossOn))
-def test_the_inference_prompt_is_an_exact_prefix_of_the_training_ids(prompt, characters, case, loss_on):
+def test_the_inference_prompt_is_an_exact_prefix_of_the_training_ids(
+    prompt, characters, case, loss_on
+):
     asked = prompt_ids(ask(prompt, case.question), characters)
     encoded = encode(prompt, case, characters, loss_on)
     assert encoded.input_ids[: len(asked)] == asked
@@ -37,7 +46,9 @@ def test_the_labels_are_the_reasoning_the_answer_and_eos(prompt, characters, dec
 
 
 @given(CASES)
-def test_the_tokens_are_the_whole_text_between_one_bos_and_one_eos(prompt, characters, decoded, case):
+def test_the_tokens_are_the_whole_text_between_one_bos_and_one_eos(
+    prompt, characters, decoded, case
+):
     encoded = encode(prompt, case, characters, LossOn.completion)
     text = render(prompt, case)
     assert decoded(encoded.input_ids) == "⟨" + text.prompt + text.completion + "⟩"
@@ -86,14 +97,26 @@ def test_error_names_the_case_its_length_and_the_limit(prompt, characters):
     case = Case("Why is the sky blue?", "r" * 50, "a")
     tokens = length(prompt, case, characters)
     with pytest.raises(DataError) as refused:
-        encode_all(prompt, [Case("q", "r", "a"), case], characters, tokens - 1, Overlong.error, LossOn.completion)
+        encode_all(
+            prompt,
+            [Case("q", "r", "a"), case],
+            characters,
+            tokens - 1,
+            Overlong.error,
+            LossOn.completion,
+        )
     said = str(refused.value)
-    assert said.startswith(f"case 2 ('Why is the sky blue?'...) has {tokens} tokens and the limit is {tokens - 1}; raise the limit")
+    assert said.startswith(
+        f"case 2 ('Why is the sky blue?'...) has {tokens} tokens and the limit is {tokens - 1};"
+        " raise the limit"
+    )
     assert "dataset.overlong=drop or trim_reasoning" in said
 
 
 @given(REASONED, st.integers(1, 120), st.sampled_from(LossOn))
-def test_trimming_keeps_the_longest_run_of_sentences_that_fits(prompt, characters, case, limit, loss_on):
+def test_trimming_keeps_the_longest_run_of_sentences_that_fits(
+    prompt, characters, case, limit, loss_on
+):
     done = encode_all(prompt, [case], characters, limit, Overlong.trim_reasoning, loss_on)
     ends = [match.end() for match in re.finditer(r"[.!?](?=\s|$)", case.reasoning)]
     prefixes = [replace(case, reasoning=case.reasoning[:end]) for end in ends]
@@ -129,7 +152,12 @@ def test_an_answer_that_is_too_long_alone_is_dropped_even_when_trimming(prompt, 
 
 def test_one_long_sentence_cannot_be_trimmed(prompt, characters):
     case = Case("q", "no end in sight " * 10, "a")
-    assert encode_all(prompt, [case], characters, 60, Overlong.trim_reasoning, LossOn.completion).dropped == 1
+    assert (
+        encode_all(
+            prompt, [case], characters, 60, Overlong.trim_reasoning, LossOn.completion
+        ).dropped
+        == 1
+    )
 
 
 CHINESE = "先想感染。再看胸片！“要紧吗？”第一；再查血常规"
@@ -138,40 +166,75 @@ CHINESE = "先想感染。再看胸片！“要紧吗？”第一；再查血常
 @pytest.mark.parametrize(
     ("reasoning", "kept"),
     [
-        (CHINESE, ["先想感染。", "先想感染。再看胸片！", "先想感染。再看胸片！“要紧吗？”", "先想感染。再看胸片！“要紧吗？”第一；"]),
-        ("- rule out sepsis\n- then  \n\n- the rest", ["- rule out sepsis", "- rule out sepsis\n- then"]),
+        (
+            CHINESE,
+            [
+                "先想感染。",
+                "先想感染。再看胸片！",
+                "先想感染。再看胸片！“要紧吗？”",
+                "先想感染。再看胸片！“要紧吗？”第一；",
+            ],
+        ),
+        (
+            "- rule out sepsis\n- then  \n\n- the rest",
+            ["- rule out sepsis", "- rule out sepsis\n- then"],
+        ),
         ("At 38.5 it is high. Next", ["At 38.5 it is high."]),
     ],
 )
-def test_reasoning_may_end_where_its_language_ends_a_sentence_or_a_line(prompt, characters, reasoning, kept):
+def test_reasoning_may_end_where_its_language_ends_a_sentence_or_a_line(
+    prompt, characters, reasoning, kept
+):
     found = []
-    for limit in range(length(prompt, Case("q", "", "a"), characters), length(prompt, Case("q", reasoning, "a"), characters)):
-        done = encode_all(prompt, [Case("q", reasoning, "a")], characters, limit, Overlong.trim_reasoning, LossOn.completion)
+    for limit in range(
+        length(prompt, Case("q", "", "a"), characters),
+        length(prompt, Case("q", reasoning, "a"), characters),
+    ):
+        done = encode_all(
+            prompt,
+            [Case("q", reasoning, "a")],
+            characters,
+            limit,
+            Overlong.trim_reasoning,
+            LossOn.completion,
+        )
         found += [case.reasoning for case in done.cases]
     assert list(dict.fromkeys(found)) == kept
 
 
 @pytest.mark.parametrize("mark", ["<|User|>", "</think>"])
 @pytest.mark.parametrize("field", ["question", "reasoning", "answer"])
-def test_cases_with_a_mark_that_the_prompt_writes_are_refused_all_at_once(prompt, characters, field, mark):
+def test_cases_with_a_mark_that_the_prompt_writes_are_refused_all_at_once(
+    prompt, characters, field, mark
+):
     vocabulary = replace(characters, written=frozenset({"<|User|>"}))
     cases = [
         replace(
-            Case(f"What is {number}?", "Think.", "This."), place=f"row {number} of a.csv", **({field: f"a {mark} b"} if bad else {})
+            Case(f"What is {number}?", "Think.", "This."),
+            place=f"row {number} of a.csv",
+            **({field: f"a {mark} b"} if bad else {}),
         )
         for number, bad in enumerate([False, *[True] * 12])
     ]
     with pytest.raises(DataError) as refused:
         encode_all(prompt, cases, vocabulary, 1000, Overlong.drop, LossOn.completion)
     *named, last = refused.value.problems
-    assert [re.match(r"row \d+", each)[0] for each in named] == [f"row {number}" for number in range(1, 11)]
+    assert [re.match(r"row \d+", each)[0] for each in named] == [
+        f"row {number}" for number in range(1, 11)
+    ]
     assert f"holds {mark!r}, which the model reads as a control token" in named[0]
-    assert last.startswith("12 texts hold control tokens of the prompt; the first 10 are named above")
+    assert last.startswith(
+        "12 texts hold control tokens of the prompt; the first 10 are named above"
+    )
 
 
 def test_other_control_tokens_are_counted(prompt, characters):
     vocabulary = replace(characters, plain=frozenset({"<|im_end|>", "<file|"}))
-    cases = [Case("q <|im_end|>", "r <|im_end|>", "a"), Case("q", "r", "a"), Case("q", "r", "<file|s>")]
+    cases = [
+        Case("q <|im_end|>", "r <|im_end|>", "a"),
+        Case("q", "r", "a"),
+        Case("q", "r", "<file|s>"),
+    ]
     assert encode_all(prompt, cases, vocabulary, 1000, Overlong.drop, LossOn.completion).plain == 2
 
 
@@ -179,4 +242,6 @@ def test_a_text_that_is_read_as_a_control_token_all_the_same_is_refused(prompt, 
     """As a normalizer may do, which takes ＜ for <."""
     vocabulary = replace(characters, control_ids=frozenset({ord("＜") + 3}))
     with pytest.raises(DataError, match="holds text, which the model reads as a control token"):
-        encode_all(prompt, [Case("q", "r", "a ＜ b")], vocabulary, 1000, Overlong.drop, LossOn.completion)
+        encode_all(
+            prompt, [Case("q", "r", "a ＜ b")], vocabulary, 1000, Overlong.drop, LossOn.completion
+        )

@@ -1,4 +1,6 @@
-"""The promises of test_encoding and test_prompts once more, with the embedded model's own tokenizer."""
+"""The promises of test_encoding and test_prompts once more, with the embedded model's own
+tokenizer.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +13,11 @@ from medexp.data.encoding import IGNORED, encode, encode_all, prompt_ids
 from medexp.data.prompts import ask, render
 from medexp.models.adapter_model import vocabulary
 
-LETTERS = st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs", "Cc"])  # the rest is partly not in its vocabulary
-PIECES = st.text(LETTERS, max_size=12) | st.sampled_from(["{answer}", "\t", "\n", "\r\n", " . ", "</think>", "≥38 °C", "発熱"])
+# the rest is partly not in its vocabulary
+LETTERS = st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs", "Cc"])
+PIECES = st.text(LETTERS, max_size=12) | st.sampled_from(
+    ["{answer}", "\t", "\n", "\r\n", " . ", "</think>", "≥38 °C", "発熱"]
+)
 TEXTS = st.lists(PIECES, max_size=4).map("".join)
 CASES = st.builds(Case, TEXTS, TEXTS, TEXTS)
 
@@ -28,13 +33,18 @@ def run(resolved):
 
 
 def test_the_ends_of_a_text_are_the_chat_models(embedded_tokenizer, real):
-    assert embedded_tokenizer.convert_ids_to_tokens([real.bos_id, real.eos_id]) == ["<|im_start|>", "<|im_end|>"]
+    assert embedded_tokenizer.convert_ids_to_tokens([real.bos_id, real.eos_id]) == [
+        "<|im_start|>",
+        "<|im_end|>",
+    ]
     assert real.bos_id not in real.encode("no special tokens are added")
 
 
 @given(CASES)
 @settings(max_examples=150)
-def test_the_inference_prompt_is_an_exact_prefix_and_the_rest_is_learnt(embedded_tokenizer, run, real, case):
+def test_the_inference_prompt_is_an_exact_prefix_and_the_rest_is_learnt(
+    embedded_tokenizer, run, real, case
+):
     encoded = encode(run.prompt, case, real, LossOn.completion)
     asked = prompt_ids(ask(run.prompt, case.question), real)
     learnt = [label for label in encoded.labels if label != IGNORED]
@@ -42,13 +52,17 @@ def test_the_inference_prompt_is_an_exact_prefix_and_the_rest_is_learnt(embedded
     assert (encoded.input_ids[0], encoded.input_ids.count(real.bos_id)) == (real.bos_id, 1)
     assert (learnt[-1], encoded.input_ids.count(real.eos_id)) == (real.eos_id, 1)
     text = render(run.prompt, case)
-    asked_text, learnt_text = embedded_tokenizer.batch_decode([asked[1:], learnt[:-1]], clean_up_tokenization_spaces=False)
+    asked_text, learnt_text = embedded_tokenizer.batch_decode(
+        [asked[1:], learnt[:-1]], clean_up_tokenization_spaces=False
+    )
     assert (asked_text, learnt_text) == (text.prompt, text.completion)
     assert learnt_text.startswith(case.reasoning)
 
 
 def test_every_shipped_case_fits_the_cpu_preset_s_length(run, real):
     cases = source.load(run.dataset).cases
-    encoded = encode_all(run.prompt, cases, real, run.training.max_seq_tokens, Overlong.error, LossOn.completion)
+    encoded = encode_all(
+        run.prompt, cases, real, run.training.max_seq_tokens, Overlong.error, LossOn.completion
+    )
     assert len(encoded.cases) == len(cases)
     assert run.evaluation.max_seq_tokens >= run.training.max_seq_tokens

@@ -23,9 +23,13 @@ def turns(speaker: str, text: str, roles: tuple[str, str, str]) -> list[dict[str
 
 
 CHATS = {
-    "sharegpt.json": [{"id": 1, "conversations": turns("from", "value", ("system", "human", "gpt"))}],
+    "sharegpt.json": [
+        {"id": 1, "conversations": turns("from", "value", ("system", "human", "gpt"))}
+    ],
     "messages.jsonl": [{"messages": turns("role", "content", ("system", "user", "assistant"))}],
-    "conversation.json": [{"conversation": turns("role", "content", ("system", "user", "assistant"))}],
+    "conversation.json": [
+        {"conversation": turns("role", "content", ("system", "user", "assistant"))}
+    ],
 }
 
 
@@ -39,7 +43,9 @@ def refusal(dataset, path: Path) -> str:
 def columns_in(said: str) -> Columns:
     found = dict(re.findall(r"dataset\.columns\.(\w+)=(\S+)", said))
     kept = {"question": "Question", "answer": "Response"} | found
-    return Columns(kept["question"], None if kept["reasoning"] == "null" else kept["reasoning"], kept["answer"])
+    return Columns(
+        kept["question"], None if kept["reasoning"] == "null" else kept["reasoning"], kept["answer"]
+    )
 
 
 def converted(said: str, folder: Path) -> Path:
@@ -60,19 +66,27 @@ def test_the_three_lines_make_cases_of_a_chat(dataset, tmp_path, name):
     assert said.startswith(f"{name} is a chat of ")
     assert "prompt=direct" not in said
     made = loading.load(dataset(path=str(converted(said, tmp_path)), columns=columns_in(said)))
-    ((case),) = made.cases
+    (case,) = made.cases
     assert (case.question, case.reasoning, case.answer) == (ASKED, "Ottawa.", "X-ray.")
 
 
 @pytest.mark.parametrize(
     ("records", "question"),
     [
-        ([{"instruction": "Answer.", "input": f"q{number}", "output": "a"} for number in range(2)], "q0"),
+        (
+            [
+                {"instruction": "Answer.", "input": f"q{number}", "output": "a"}
+                for number in range(2)
+            ],
+            "q0",
+        ),
         ([{"instruction": f"q{number}", "input": "", "output": "a"} for number in range(2)], "q0"),
         ([{"instruction": f"q{number}", "output": "a"} for number in range(2)], "q0"),
     ],
 )
-def test_an_alpaca_file_is_read_with_the_columns_that_are_named(dataset, tmp_path, records, question):
+def test_an_alpaca_file_is_read_with_the_columns_that_are_named(
+    dataset, tmp_path, records, question
+):
     path = tmp_path / "alpaca.json"
     path.write_text(json.dumps(records))
     said = refusal(dataset, path)
@@ -84,8 +98,15 @@ def test_an_alpaca_file_is_read_with_the_columns_that_are_named(dataset, tmp_pat
 def test_alpaca_instructions_that_differ_are_joined_with_their_inputs(dataset, tmp_path):
     path = tmp_path / "alpaca.json"
     path.write_text(
-        json.dumps([{"instruction": "Why?", "input": "q", "output": "a"}, {"instruction": "How?", "input": "", "output": "b"}])
+        json.dumps(
+            [
+                {"instruction": "Why?", "input": "q", "output": "a"},
+                {"instruction": "How?", "input": "", "output": "b"},
+            ]
+        )
     )
     said = refusal(dataset, path)
-    cases = loading.load(dataset(path=str(converted(said, tmp_path)), columns=columns_in(said))).cases
+    cases = loading.load(
+        dataset(path=str(converted(said, tmp_path)), columns=columns_in(said))
+    ).cases
     assert [case.question for case in cases] == ["Why?\n\nq", "How?"]

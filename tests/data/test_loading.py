@@ -13,10 +13,23 @@ from medexp.errors import DataError
 from medexp.system import hub
 
 RECORDS = [
-    {"Question": "Fever, what now?", "Complex_CoT": "Hot.\nSo: ill.", "Response": 'Rest, "drink".', "condition": "flu"},
-    {"Question": "Hústen?\u2028Why", "Complex_CoT": "Cold.", "Response": "喝水 🫖", "condition": "cold"},
+    {
+        "Question": "Fever, what now?",
+        "Complex_CoT": "Hot.\nSo: ill.",
+        "Response": 'Rest, "drink".',
+        "condition": "flu",
+    },
+    {
+        "Question": "Hústen?\u2028Why",
+        "Complex_CoT": "Cold.",
+        "Response": "喝水 🫖",
+        "condition": "cold",
+    },
 ]
-CASES = tuple(Case(r["Question"], r["Complex_CoT"], r["Response"], {"condition": r["condition"]}) for r in RECORDS)
+CASES = tuple(
+    Case(r["Question"], r["Complex_CoT"], r["Response"], {"condition": r["condition"]})
+    for r in RECORDS
+)
 
 
 def write_json(path, records):
@@ -24,7 +37,10 @@ def write_json(path, records):
 
 
 def write_jsonl(path, records):
-    path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n",
+        encoding="utf-8",
+    )
 
 
 def write_csv(path, records):
@@ -98,7 +114,9 @@ def test_a_broken_line_of_jsonl_is_named(refusal, tmp_path):
     assert re.match(r"line 3 of cases.jsonl is not valid JSON: ", refusal(path))
 
 
-@pytest.mark.parametrize(("line", "kind"), [("[1]", "list"), ('"text"', "str"), ("null", "NoneType"), ("7", "int")])
+@pytest.mark.parametrize(
+    ("line", "kind"), [("[1]", "list"), ('"text"', "str"), ("null", "NoneType"), ("7", "int")]
+)
 def test_a_line_of_jsonl_that_is_no_object_is_named(refusal, tmp_path, line, kind):
     path = tmp_path / "cases.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + f"\n{line}\n")
@@ -111,10 +129,14 @@ def test_broken_json_names_the_line(refusal, tmp_path):
     assert re.match(rf"{path} is not valid JSON: .* in line 3; fix it$", refusal(path))
 
 
-@pytest.mark.parametrize("content", ['{"Question": "q"}', '"text"', "[1, 2]", '[{"Question": "q"}, null]', "null"])
+@pytest.mark.parametrize(
+    "content", ['{"Question": "q"}', '"text"', "[1, 2]", '[{"Question": "q"}, null]', "null"]
+)
 def test_json_that_is_no_array_of_objects_is_no_dataset(refusal, tmp_path, content):
     (tmp_path / "cases.json").write_text(content)
-    assert refusal(tmp_path / "cases.json").endswith("is JSON but not a dataset: it must hold one array of objects")
+    assert refusal(tmp_path / "cases.json").endswith(
+        "is JSON but not a dataset: it must hold one array of objects"
+    )
 
 
 def test_broken_csv_is_named(refusal, tmp_path):
@@ -126,7 +148,11 @@ def test_broken_csv_is_named(refusal, tmp_path):
 def test_a_csv_row_with_an_unquoted_comma_is_not_cut(refusal, tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text("Question,Complex_CoT,Response\nq,r,a\nq,r,rest, and drink\n")
-    assert refusal(path) == "row 3 of cases.csv has more cells than the header has columns; quote a cell that holds a separator"
+    assert (
+        refusal(path)
+        == "row 3 of cases.csv has more cells than the header has columns; quote a cell that holds"
+        " a separator"
+    )
 
 
 def test_empty_cells_after_the_last_column_are_nothing(dataset, tmp_path):
@@ -140,23 +166,33 @@ def test_a_csv_row_that_is_too_short_names_the_column_it_lacks(refusal, tmp_path
 
 
 def test_rows_are_counted_as_a_spreadsheet_and_an_editor_count_them(refusal, tmp_path):
-    (tmp_path / "cases.csv").write_text('Question,Complex_CoT,Response\n\nq,"two\nlines",a\n\n\nq,r,\n')
+    (tmp_path / "cases.csv").write_text(
+        'Question,Complex_CoT,Response\n\nq,"two\nlines",a\n\n\nq,r,\n'
+    )
     assert refusal(tmp_path / "cases.csv").startswith("row 6 of cases.csv: 'Response' is empty")
-    (tmp_path / "cases.jsonl").write_text(f"{json.dumps(RECORDS[0])}\n\n{json.dumps(RECORDS[1] | {'Response': ''})}\n")
+    (tmp_path / "cases.jsonl").write_text(
+        f"{json.dumps(RECORDS[0])}\n\n{json.dumps(RECORDS[1] | {'Response': ''})}\n"
+    )
     assert refusal(tmp_path / "cases.jsonl").startswith("row 3 of cases.jsonl: 'Response' is empty")
 
 
 def test_two_columns_of_one_name_are_refused(refusal, tmp_path):
     (tmp_path / "cases.csv").write_text("Question,Complex_CoT,Response,Response,,\nq,r,a,b,,\n")
-    assert refusal(tmp_path / "cases.csv") == (
-        f"{tmp_path / 'cases.csv'} has more than one column 'Response'; rename or remove all but one"
+    assert (
+        refusal(tmp_path / "cases.csv")
+        == f"{tmp_path / 'cases.csv'} has more than one column 'Response'; rename or remove all"
+        " but one"
     )
 
 
-@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+@pytest.mark.parametrize(
+    ("separator", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")]
+)
 def test_another_separator_is_read_and_said(dataset, tmp_path, separator, name):
     rows = ["Question|Complex_CoT|Response", "q, now|r|38,6", '"a ""b"" | c"|r|a', "\n"]
-    (tmp_path / "cases.csv").write_text("\n".join(rows).replace(" | ", "~").replace("|", separator).replace("~", f" {separator} "))
+    (tmp_path / "cases.csv").write_text(
+        "\n".join(rows).replace(" | ", "~").replace("|", separator).replace("~", f" {separator} ")
+    )
     loaded = source.load(dataset(path=str(tmp_path / "cases.csv")))
     assert loaded.cases == (Case("q, now", "r", "38,6"), Case(f'a "b" {separator} c', "r", "a"))
     assert loaded.reading.notes == (f"cases.csv has cells parted by {name}",)
@@ -171,14 +207,18 @@ def test_a_long_cell_is_read(dataset, tmp_path):
 BLANKS = [("", WRITERS), (" ", WRITERS), (None, WRITERS), (float("nan"), [".json", ".jsonl"])]
 
 
-@pytest.mark.parametrize(("blank", "ending"), [(blank, ending) for blank, endings in BLANKS for ending in endings])
+@pytest.mark.parametrize(
+    ("blank", "ending"), [(blank, ending) for blank, endings in BLANKS for ending in endings]
+)
 def test_a_record_without_a_group_is_named(dataset, refusal, tmp_path, blank, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"condition": blank}])
     row = 3 if ending == ".csv" else 2
-    assert refusal(path, group_by="condition") == (
-        f"row {row} of cases{ending}: 'condition' is empty, and dataset.group_by=condition would make one group of all such "
-        "records; fill it, or set dataset.group_by=null to split case by case"
+    assert (
+        refusal(path, group_by="condition")
+        == f"row {row} of cases{ending}: 'condition' is empty, and dataset.group_by=condition would"
+        " make one group of all such records; fill it, or set dataset.group_by=null to split"
+        " case by case"
     )
     assert len(source.load(dataset(path=str(path))).cases) == 2
 
@@ -186,39 +226,60 @@ def test_a_record_without_a_group_is_named(dataset, refusal, tmp_path, blank, en
 def test_a_number_that_is_none_groups_nothing(refusal, tmp_path):
     path = tmp_path / "cases.parquet"
     write_parquet(path, [RECORDS[0] | {"condition": 1.5}, RECORDS[1] | {"condition": float("nan")}])
-    assert refusal(path, group_by="condition").startswith("row 2 of cases.parquet: 'condition' is empty")
+    assert refusal(path, group_by="condition").startswith(
+        "row 2 of cases.parquet: 'condition' is empty"
+    )
 
 
 def test_a_text_file_called_parquet_is_named(refusal, tmp_path):
     (tmp_path / "cases.parquet").write_text("Question,Complex_CoT,Response\n")
-    assert refusal(tmp_path / "cases.parquet").startswith(f"{tmp_path / 'cases.parquet'} is not a Parquet file: ")
+    assert refusal(tmp_path / "cases.parquet").startswith(
+        f"{tmp_path / 'cases.parquet'} is not a Parquet file: "
+    )
 
 
-@pytest.mark.parametrize(("ending", "wrong"), [(".json", "é"), (".jsonl", "é"), (".csv", "患者患者"), (".csv", "жар")])
+@pytest.mark.parametrize(
+    ("ending", "wrong"), [(".json", "é"), (".jsonl", "é"), (".csv", "患者患者"), (".csv", "жар")]
+)
 def test_a_file_that_is_not_utf_8_names_the_byte(refusal, tmp_path, ending, wrong):
     path = tmp_path / f"cases{ending}"
-    path.write_bytes(b"x" * 20_000 + wrong.encode({"é": "latin-1", "жар": "cp1251"}.get(wrong, "gbk")) + b"\n")
+    path.write_bytes(
+        b"x" * 20_000 + wrong.encode({"é": "latin-1", "жар": "cp1251"}.get(wrong, "gbk")) + b"\n"
+    )
     assert refusal(path) == f"{path} is not UTF-8 text (byte 20000); save it as UTF-8"
 
 
 @pytest.mark.parametrize("name", ["nothing.json", "."])
 def test_a_missing_file_is_named_with_its_key(refusal, tmp_path, name):
     path = tmp_path / name
-    assert refusal(path) == f"dataset.path={path} does not exist; give a JSON, JSONL, CSV or Parquet file"
-
-
-@pytest.mark.parametrize(("name", "ending"), [("cases.xlsx", ".xlsx"), ("cases", "nothing"), ("cases.json.gz", ".gz")])
-def test_an_unknown_ending_lists_the_known_ones(refusal, tmp_path, name, ending):
-    (tmp_path / name).write_text("x")
-    assert refusal(tmp_path / name) == f"dataset.path={tmp_path / name} ends in {ending}; allowed are .json, .jsonl, .csv, .parquet"
+    assert (
+        refusal(path)
+        == f"dataset.path={path} does not exist; give a JSON, JSONL, CSV or Parquet file"
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("c.json", "[]"), ("c.jsonl", "\n\n"), ("c.csv", ""), ("c.csv", "Question,Response\n")]
+    ("name", "ending"), [("cases.xlsx", ".xlsx"), ("cases", "nothing"), ("cases.json.gz", ".gz")]
+)
+def test_an_unknown_ending_lists_the_known_ones(refusal, tmp_path, name, ending):
+    (tmp_path / name).write_text("x")
+    assert (
+        refusal(tmp_path / name)
+        == f"dataset.path={tmp_path / name} ends in {ending}; allowed are .json, .jsonl, .csv,"
+        " .parquet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("c.json", "[]"), ("c.jsonl", "\n\n"), ("c.csv", ""), ("c.csv", "Question,Response\n")],
 )
 def test_a_file_without_records_says_how_many_are_needed(refusal, tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    assert refusal(tmp_path / name, held_out=16) == f"{tmp_path / name} holds no records; dataset=local needs at least 17"
+    assert (
+        refusal(tmp_path / name, held_out=16)
+        == f"{tmp_path / name} holds no records; dataset=local needs at least 17"
+    )
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -226,7 +287,8 @@ def test_a_missing_column_lists_the_columns(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [{"vignette": "q", "why": "r", "Response": "a"}])
     assert refusal(path).startswith(
-        f"row {2 if ending == '.csv' else 1} of cases{ending} has no column 'Question'; it has vignette, why, Response"
+        f"row {2 if ending == '.csv' else 1} of cases{ending} has no column 'Question'; it has"
+        " vignette, why, Response"
     )
 
 
@@ -234,7 +296,9 @@ def test_a_missing_column_lists_the_columns(refusal, tmp_path, ending):
 def test_an_empty_field_names_the_row(refusal, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, [RECORDS[0], RECORDS[1] | {"Response": "  "}])
-    assert refusal(path) == f"row {3 if ending == '.csv' else 2} of cases{ending}: 'Response' is empty"
+    assert (
+        refusal(path) == f"row {3 if ending == '.csv' else 2} of cases{ending}: 'Response' is empty"
+    )
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".parquet"])
@@ -246,14 +310,22 @@ def test_a_field_that_is_no_text_names_the_row(refusal, tmp_path, ending):
 
 def test_half_a_character_in_json_names_the_row(refusal, tmp_path):
     write_json(tmp_path / "cases.json", [RECORDS[0], RECORDS[1] | {"Response": "half \ud83d"}])
-    assert refusal(tmp_path / "cases.json").startswith("row 2 of cases.json: 'Response' holds half a character")
+    assert refusal(tmp_path / "cases.json").startswith(
+        "row 2 of cases.json: 'Response' holds half a character"
+    )
 
 
 def test_a_dataset_of_the_hub_is_its_rows_at_a_commit(dataset, monkeypatch):
     monkeypatch.setattr(hub, "commit_of", lambda *_: "c0ffee")
-    monkeypatch.setattr(hub, "load_table", lambda *asked: RECORDS if asked == ("me/cases", "en", "c0ffee") else [])
+    monkeypatch.setattr(
+        hub, "load_table", lambda *asked: RECORDS if asked == ("me/cases", "en", "c0ffee") else []
+    )
     loaded = source.load(dataset(hub_id="me/cases", config="en"))
-    assert (loaded.cases, loaded.origin, loaded.commit) == (CASES, "hf://datasets/me/cases/en", "c0ffee")
+    assert (loaded.cases, loaded.origin, loaded.commit) == (
+        CASES,
+        "hf://datasets/me/cases/en",
+        "c0ffee",
+    )
 
 
 def test_a_hub_that_does_not_answer_says_what_to_do(dataset, monkeypatch):
@@ -264,22 +336,30 @@ def test_a_hub_that_does_not_answer_says_what_to_do(dataset, monkeypatch):
     with pytest.raises(DataError) as refused:
         source.load(dataset(hub_id="me/cases", config="en"))
     said = str(refused.value)
-    assert said.startswith("dataset me/cases (en, revision main) could not be downloaded from the Hub: no connection.")
+    assert said.startswith(
+        "dataset me/cases (en, revision main) could not be downloaded from the Hub: no connection."
+    )
     assert "Set dataset.path=FILE" in said
     assert "HF_TOKEN" in said
 
 
 def test_all_faulty_rows_are_counted_and_the_first_ten_named(dataset, tmp_path):
     path = tmp_path / "cases.csv"
-    rows = [RECORDS[0] | {"Question": f"q{number}", "Response": "" if number % 2 else "a"} for number in range(24)]
+    rows = [
+        RECORDS[0] | {"Question": f"q{number}", "Response": "" if number % 2 else "a"}
+        for number in range(24)
+    ]
     write_csv(path, rows)
     with pytest.raises(DataError) as refused:
         source.load(dataset(path=str(path)))
     *named, last = refused.value.problems
-    assert named == [f"row {number} of cases.csv: 'Response' is empty" for number in range(3, 23, 2)]
-    assert last == (
-        "12 of 24 rows of cases.csv cannot be used; the first 10 are named above: fix or remove them, or set dataset.faulty=drop "
-        "to leave them out"
+    assert named == [
+        f"row {number} of cases.csv: 'Response' is empty" for number in range(3, 23, 2)
+    ]
+    assert (
+        last
+        == "12 of 24 rows of cases.csv cannot be used; the first 10 are named above: fix or remove"
+        " them, or set dataset.faulty=drop to leave them out"
     )
     loaded = source.load(dataset(path=str(path), faulty=Faulty.drop))
     assert [case.question for case in loaded.cases] == [f"q{number}" for number in range(0, 24, 2)]
@@ -287,7 +367,9 @@ def test_all_faulty_rows_are_counted_and_the_first_ten_named(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv"])
-def test_faults_of_every_kind_are_named_in_their_order_and_may_be_dropped(dataset, tmp_path, ending):
+def test_faults_of_every_kind_are_named_in_their_order_and_may_be_dropped(
+    dataset, tmp_path, ending
+):
     path = tmp_path / f"cases{ending}"
     whole = json.dumps(RECORDS[0])
     path.write_text(f"{whole}\n{{nonsense}}\n{json.dumps(RECORDS[0] | {'Response': 5})}\n[]\n")
@@ -298,7 +380,9 @@ def test_faults_of_every_kind_are_named_in_their_order_and_may_be_dropped(datase
     with pytest.raises(DataError) as refused:
         source.load(dataset(path=str(path)))
     first = 3 if ending == ".csv" else 2
-    assert [int(re.search(r"(?:row|line) (\d+)", each)[1]) for each in refused.value.problems[:3]] == [first, first + 1, first + 2]
+    assert [
+        int(re.search(r"(?:row|line) (\d+)", each)[1]) for each in refused.value.problems[:3]
+    ] == [first, first + 1, first + 2]
 
 
 def test_a_file_of_which_nothing_is_left_is_refused_even_when_dropping(dataset, tmp_path):
@@ -321,7 +405,9 @@ def test_json_is_read_by_what_it_holds(dataset, tmp_path, ending):
     WRITERS[other](path, RECORDS)
     loaded = source.load(dataset(path=str(path)))
     assert loaded.cases == CASES
-    assert loaded.reading.notes == (f"cases{ending} holds {'JSON Lines' if ending == '.json' else 'one JSON array'}",)
+    assert loaded.reading.notes == (
+        f"cases{ending} holds {'JSON Lines' if ending == '.json' else 'one JSON array'}",
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
@@ -332,15 +418,25 @@ def test_unicode_is_read_in_every_encoding(dataset, tmp_path, encoding, ending):
     path.write_bytes(path.read_bytes().decode().encode(encoding))
     loaded = source.load(dataset(path=str(path)))
     assert loaded.cases == CASES
-    assert [encoding[:6].upper() in note for note in loaded.reading.notes] == ([] if encoding == "utf-8-sig" else [True])
+    assert [encoding[:6].upper() in note for note in loaded.reading.notes] == (
+        [] if encoding == "utf-8-sig" else [True]
+    )
 
 
 def test_what_a_european_excel_writes_is_read(dataset, tmp_path):
-    text = 'sep=;\r\nQuestion;Complex_CoT;Response\r\n"Größe 1,80 m; 39,5 °C";Näher: „heiß“ – 5 €;Café d\'été, señor…\r\n;;\r\n'
+    text = (
+        'sep=;\r\nQuestion;Complex_CoT;Response\r\n"Größe 1,80 m; 39,5 °C";Näher: „heiß“ – 5 €;Café'
+        " d'été, señor…\r\n;;\r\n"
+    )
     (tmp_path / "cases.csv").write_bytes(text.encode("cp1252"))
     loaded = source.load(dataset(path=str(tmp_path / "cases.csv")))
-    assert loaded.cases == (Case("Größe 1,80 m; 39,5 °C", "Näher: „heiß“ – 5 €", "Café d'été, señor…"),)
-    assert loaded.reading.notes == ("cases.csv is Windows-1252", "cases.csv has cells parted by semicolons")
+    assert loaded.cases == (
+        Case("Größe 1,80 m; 39,5 °C", "Näher: „heiß“ – 5 €", "Café d'été, señor…"),
+    )
+    assert loaded.reading.notes == (
+        "cases.csv is Windows-1252",
+        "cases.csv has cells parted by semicolons",
+    )
     assert loaded.cases[0].place == "row 3 of cases.csv"
 
 
@@ -352,14 +448,20 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize(("text", "encoding"), [*FOREIGN, ("für Grüße", "mac-roman"), ("für Ärzte, Größe", "cp850")])
+@pytest.mark.parametrize(
+    ("text", "encoding"), [*FOREIGN, ("für Grüße", "mac-roman"), ("für Ärzte, Größe", "cp850")]
+)
 def test_another_old_encoding_is_not_taken_for_western(refusal, tmp_path, text, encoding):
-    (tmp_path / "cases.csv").write_bytes(f"Question,Complex_CoT,Response\n{text},r,a\n".encode(encoding))
+    (tmp_path / "cases.csv").write_bytes(
+        f"Question,Complex_CoT,Response\n{text},r,a\n".encode(encoding)
+    )
     assert "is not UTF-8 text" in refusal(tmp_path / "cases.csv")
 
 
 def test_commas_in_a_header_of_semicolons_part_nothing(dataset, tmp_path):
-    (tmp_path / "cases.csv").write_text("Question;Complex_CoT;Response;age, sex\nq, a;r;a, b, c;1\n")
+    (tmp_path / "cases.csv").write_text(
+        "Question;Complex_CoT;Response;age, sex\nq, a;r;a, b, c;1\n"
+    )
     (case,) = source.load(dataset(path=str(tmp_path / "cases.csv"))).cases
     assert (case.question, case.answer, case.extra) == ("q, a", "a, b, c", {"age, sex": "1"})
 
@@ -367,12 +469,27 @@ def test_commas_in_a_header_of_semicolons_part_nothing(dataset, tmp_path):
 HOSTILE = {
     "deep array": ("[" * 100_000, "is not valid JSON: it is nested too deeply in line 1; fix it"),
     "deep value": ('[{"Question": ' + "[" * 100_000 + "]" * 100_000 + "}]", "nested too deeply"),
-    "long integer": ('[\n{"Question": "q", "age": ' + "9" * 5000 + "}]", "an integer of over 4,300 digits in line 2"),
-    "NUL": ('[{"Question": "q\\u0000", "Complex_CoT": "r", "Response": "a"}]', "row 1 of cases.json: 'Question' holds a NUL"),
+    "long integer": (
+        '[\n{"Question": "q", "age": ' + "9" * 5000 + "}]",
+        "an integer of over 4,300 digits in line 2",
+    ),
+    "NUL": (
+        '[{"Question": "q\\u0000", "Complex_CoT": "r", "Response": "a"}]',
+        "row 1 of cases.json: 'Question' holds a NUL",
+    ),
     "raw NUL": ('[{"Question": "q\0"}]', "Invalid control character"),
-    "NaN": ('[{"Question": "q", "Complex_CoT": "r", "Response": NaN}]', "row 1 of cases.json: 'Response' is empty"),
-    "infinity": ('[{"Question": "q", "Complex_CoT": "r", "Response": Infinity}]', "'Response' is float, not text"),
-    "surrogate": ('[{"Question": "q\\udc00", "Complex_CoT": "r", "Response": "a"}]', "'Question' holds half a character"),
+    "NaN": (
+        '[{"Question": "q", "Complex_CoT": "r", "Response": NaN}]',
+        "row 1 of cases.json: 'Response' is empty",
+    ),
+    "infinity": (
+        '[{"Question": "q", "Complex_CoT": "r", "Response": Infinity}]',
+        "'Response' is float, not text",
+    ),
+    "surrogate": (
+        '[{"Question": "q\\udc00", "Complex_CoT": "r", "Response": "a"}]',
+        "'Question' holds half a character",
+    ),
 }
 
 
@@ -384,7 +501,12 @@ def test_hostile_json_is_refused_in_a_sentence(refusal, tmp_path, kind):
 
 
 def test_hostile_lines_are_faulty_rows(dataset, tmp_path):
-    lines = [json.dumps(RECORDS[0]), '{"Question": ' + "[" * 100_000, '{"Question": ' + "9" * 5000 + "}", '{"Question": "\0"}']
+    lines = [
+        json.dumps(RECORDS[0]),
+        '{"Question": ' + "[" * 100_000,
+        '{"Question": ' + "9" * 5000 + "}",
+        '{"Question": "\0"}',
+    ]
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))
     loaded = source.load(dataset(path=str(tmp_path / "cases.jsonl"), faulty=Faulty.drop))
     assert (loaded.cases, loaded.reading.faulty) == (CASES[:1], 3)
@@ -396,37 +518,55 @@ PLAIN = Prompt("direct", "Q: {question}\n", "{answer}")
 
 def test_answers_with_marks_are_read_with_either_prompt(dataset, tmp_path):
     write_csv(
-        tmp_path / "cases.csv", [{"Question": "q", "Response": "<think>r</think>a"}, {"Question": "p", "Response": "s</think>b"}]
+        tmp_path / "cases.csv",
+        [
+            {"Question": "q", "Response": "<think>r</think>a"},
+            {"Question": "p", "Response": "s</think>b"},
+        ],
     )
     columns = Columns("Question", None, "Response")
     for prompt in (REASONING, PLAIN):
         loaded = source.load(dataset(path=str(tmp_path / "cases.csv"), columns=columns), prompt)
         assert loaded.cases == (Case("q", "r", "a"), Case("p", "s", "b"))
         assert loaded.reading.told_apart == 2
-    assert loaded.reading.notes == ("prompt=direct trains on the answer alone, without the reasoning told apart",)
+    assert loaded.reading.notes == (
+        "prompt=direct trains on the answer alone, without the reasoning told apart",
+    )
 
 
 def test_a_prompt_that_reasons_needs_reasoning_in_every_row(dataset, refusal, tmp_path):
     columns, path = Columns("Question", None, "Response"), tmp_path / "cases.csv"
     write_csv(path, [{"Question": "q", "Response": "a"}] * 2)
-    assert refusal(path, REASONING, columns=columns) == (
-        "prompt=reasons needs a chain of thought, dataset.columns.reasoning is null, and no answer of cases.csv holds one between "
-        "<think> and </think>; use prompt=direct dataset.overlong=drop"
+    assert (
+        refusal(path, REASONING, columns=columns)
+        == "prompt=reasons needs a chain of thought, dataset.columns.reasoning is null, and no"
+        " answer of cases.csv holds one between <think> and </think>; use prompt=direct"
+        " dataset.overlong=drop"
     )
     assert len(source.load(dataset(path=str(path), columns=columns), PLAIN).cases) == 2
-    write_csv(path, [{"Question": "q", "Response": "a"}, {"Question": "q", "Response": "<think>r</think>a"}])
-    assert refusal(path, REASONING, columns=columns) == "row 2 of cases.csv has no reasoning, and prompt=reasons asks for it"
+    write_csv(
+        path,
+        [{"Question": "q", "Response": "a"}, {"Question": "q", "Response": "<think>r</think>a"}],
+    )
+    assert (
+        refusal(path, REASONING, columns=columns)
+        == "row 2 of cases.csv has no reasoning, and prompt=reasons asks for it"
+    )
 
 
 def test_a_mark_that_would_end_the_reasoning_early_is_a_faulty_row(dataset, refusal, tmp_path):
-    write_json(tmp_path / "cases.json", [RECORDS[0], RECORDS[0] | {"Complex_CoT": "so </think> then"}])
-    assert refusal(tmp_path / "cases.json", REASONING).startswith("row 2 of cases.json: the reasoning holds a <think> mark")
+    write_json(
+        tmp_path / "cases.json", [RECORDS[0], RECORDS[0] | {"Complex_CoT": "so </think> then"}]
+    )
+    assert refusal(tmp_path / "cases.json", REASONING).startswith(
+        "row 2 of cases.json: the reasoning holds a <think> mark"
+    )
     assert len(source.load(dataset(path=str(tmp_path / "cases.json")), PLAIN).cases) == 2
 
 
 def test_columns_of_other_names_are_proposed(refusal, tmp_path):
     write_csv(tmp_path / "cases.csv", [{"question": "q", "Model answer": "?", "Answer": "a"}])
     assert refusal(tmp_path / "cases.csv").endswith(
-        "as in dataset.columns.question=question dataset.columns.reasoning=null dataset.columns.answer=Answer prompt=direct "
-        "dataset.overlong=drop"
+        "as in dataset.columns.question=question dataset.columns.reasoning=null"
+        " dataset.columns.answer=Answer prompt=direct dataset.overlong=drop"
     )

@@ -1,4 +1,6 @@
-"""Mixtures: exact proportions, nothing lost or doubled, nothing held out from one part trained on from another."""
+"""Mixtures: exact proportions, nothing lost or doubled, nothing held out from one part trained on
+from another.
+"""
 
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +16,9 @@ from medexp.data.mixture import sides
 from medexp.data.order import cases_an_epoch, mixed_order, quotas, training_order
 from medexp.errors import DataError
 
-WEIGHTS = st.lists(st.integers(1, 99).map(lambda hundredths: hundredths / 100), min_size=1, max_size=5)
+WEIGHTS = st.lists(
+    st.integers(1, 99).map(lambda hundredths: hundredths / 100), min_size=1, max_size=5
+)
 COLUMNS = Columns(question="q", reasoning="r", answer="a")
 
 
@@ -23,18 +27,24 @@ def part(name: str, weight: float, group_by: str | None = None) -> Part:
 
 
 def cases(name: str, count: int, conditions: int = 0) -> list[Case]:
-    extra = [{"condition": f"c{place % conditions}"} if conditions else {} for place in range(count)]
+    extra = [
+        {"condition": f"c{place % conditions}"} if conditions else {} for place in range(count)
+    ]
     return [Case(f"{name} {place}", "r", "a", extra[place]) for place in range(count)]
 
 
 @pytest.fixture
 def mixed(dataset):
     """mixed(parts, **changes): a Dataset that is a mixture."""
-    return lambda parts, **changes: dataset(name="mixture", mixture=list(parts), held_out=changes.pop("held_out", 4), **changes)
+    return lambda parts, **changes: dataset(
+        name="mixture", mixture=list(parts), held_out=changes.pop("held_out", 4), **changes
+    )
 
 
 @given(WEIGHTS, st.integers(0, 150), st.integers(0, 9))
-def test_after_any_number_of_draws_every_part_is_within_one_case_of_its_share(weights, num_drawn, seed):
+def test_after_any_number_of_draws_every_part_is_within_one_case_of_its_share(
+    weights, num_drawn, seed
+):
     order = mixed_order([1000] * len(weights), weights, num_drawn, seed)
     shares = [Fraction(str(weight)) for weight in weights]
     for drawn in range(num_drawn + 1):
@@ -43,7 +53,12 @@ def test_after_any_number_of_draws_every_part_is_within_one_case_of_its_share(we
             assert abs(counts[place] - drawn * share / sum(shares)) < 1
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.1, 0.5, 1, 3])), min_size=1, max_size=4), st.integers(0, 80))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9), st.sampled_from([0.1, 0.5, 1, 3])), min_size=1, max_size=4
+    ),
+    st.integers(0, 80),
+)
 def test_within_a_part_no_case_is_seen_again_before_all_were_seen(parts, num_drawn):
     sizes, weights = zip(*parts, strict=True)
     counts = Counter(mixed_order(sizes, weights, num_drawn, 3407))
@@ -57,7 +72,9 @@ def test_within_a_part_no_case_is_seen_again_before_all_were_seen(parts, num_dra
 @given(WEIGHTS, st.integers(0, 60), st.integers(0, 60))
 def test_a_resumed_run_goes_on_with_the_very_next_case(weights, done, more):
     sizes = [7] * len(weights)
-    assert mixed_order(sizes, weights, done + more, 1)[:done] == mixed_order(sizes, weights, done, 1)
+    assert mixed_order(sizes, weights, done + more, 1)[:done] == mixed_order(
+        sizes, weights, done, 1
+    )
 
 
 @given(st.integers(1, 40), st.integers(0, 90), st.integers(0, 9))
@@ -79,7 +96,8 @@ def test_grouping_by_length_keeps_the_draws():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "weights", "draws"), [([10], [1.0], 10), ([90, 5], [0.9, 0.1], 100), ([10, 5], [0.5, 0.5], 20), ([3, 3], [2, 1], 9)]
+    ("sizes", "weights", "draws"),
+    [([10], [1.0], 10), ([90, 5], [0.9, 0.1], 100), ([10, 5], [0.5, 0.5], 20), ([3, 3], [2, 1], 9)],
 )
 def test_an_epoch_ends_when_every_case_was_seen(sizes, weights, draws):
     assert cases_an_epoch(sizes, weights) == draws
@@ -91,11 +109,17 @@ def test_quotas_add_up_and_are_within_one_of_exact(total, weights):
     shares = [Fraction(str(weight)) for weight in weights]
     shared = quotas(total, weights)
     assert sum(shared) == total
-    assert all(abs(count - total * share / sum(shares)) < 1 for count, share in zip(shared, shares, strict=True))
+    assert all(
+        abs(count - total * share / sum(shares)) < 1
+        for count, share in zip(shared, shares, strict=True)
+    )
 
 
 def test_held_out_cases_come_from_every_part_by_its_weight(mixed):
-    made = sides([cases("big", 60), cases("small", 30)], mixed([part("big", 0.75), part("small", 0.25)], held_out=8))
+    made = sides(
+        [cases("big", 60), cases("small", 30)],
+        mixed([part("big", 0.75), part("small", 0.25)], held_out=8),
+    )
     assert Counter(case.question.split()[0] for case in made.held_out) == {"big": 6, "small": 2}
     assert [(share.name, share.cases) for share in made.shares] == [("big", 54), ("small", 28)]
     assert (made.records, made.duplicates, made.withheld) == (90, 0, 0)
@@ -106,7 +130,9 @@ def test_measured_are_the_cases_that_the_named_option_would_hold_out_alone(mixed
     grouped, other = cases("small", 30, conditions=15), cases("big", 60)
     alone = sides([grouped], dataset(held_out=6, group_by="condition"))
     of_small = part("small", 0.1, "condition")
-    both = mixed([part("big", 0.9), of_small], held_out=6, held_out_from=replace(of_small, weight=0.0))
+    both = mixed(
+        [part("big", 0.9), of_small], held_out=6, held_out_from=replace(of_small, weight=0.0)
+    )
     made = sides([other, grouped], both)
     assert made.held_out == alone.held_out
     assert [(share.name, share.cases) for share in made.shares] == [("big", 60), ("small", 24)]
@@ -121,10 +147,16 @@ def test_a_dataset_can_be_measured_on_another(dataset):
 
 
 def test_no_condition_held_out_from_one_part_is_trained_on_from_another(mixed):
-    """`second` is not grouped itself, and yet must not teach the conditions that are held out from `first`."""
+    """`second` is not grouped itself, and yet must not teach the conditions that are held out from
+    `first`.
+    """
     first, second = cases("first", 20, conditions=5), cases("second", 20, conditions=5)
-    made = sides([first, second], mixed([part("first", 1, "condition"), part("second", 1)], held_out=8))
-    conditions = {case.extra["condition"] for case in made.held_out if case.question.startswith("first")}
+    made = sides(
+        [first, second], mixed([part("first", 1, "condition"), part("second", 1)], held_out=8)
+    )
+    conditions = {
+        case.extra["condition"] for case in made.held_out if case.question.startswith("first")
+    }
     assert conditions
     assert not conditions & {case.extra["condition"] for case in made.train}
     assert made.withheld > 0
@@ -133,33 +165,58 @@ def test_no_condition_held_out_from_one_part_is_trained_on_from_another(mixed):
 
 def test_no_question_held_out_from_one_part_is_trained_on_from_another(mixed):
     same = cases("same", 20)
-    other = [Case(case.question.upper(), "r", "another answer") for case in same] + cases("other", 5)
+    other = [Case(case.question.upper(), "r", "another answer") for case in same] + cases(
+        "other", 5
+    )
     made = sides([same, other], mixed([part("same", 1), part("other", 1)], held_out=8))
     assert not {case.key for case in made.held_out} & {case.key for case in made.train}
     assert len({case.key for case in made.train}) == len(made.train)
 
 
 def test_max_cases_are_shared_out_by_weight(mixed):
-    made = sides([cases("big", 60), cases("small", 30)], mixed([part("big", 0.9), part("small", 0.1)], held_out=2, max_cases=8))
+    made = sides(
+        [cases("big", 60), cases("small", 30)],
+        mixed([part("big", 0.9), part("small", 0.1)], held_out=2, max_cases=8),
+    )
     assert [share.cases for share in made.shares] == [5, 1]
     assert len(made.held_out) == 2
 
 
 def test_every_part_has_at_least_one_case_with_max_cases(mixed):
-    made = sides([cases("big", 60), cases("small", 30)], mixed([part("big", 0.99), part("small", 0.01)], held_out=2, max_cases=8))
+    made = sides(
+        [cases("big", 60), cases("small", 30)],
+        mixed([part("big", 0.99), part("small", 0.01)], held_out=2, max_cases=8),
+    )
     assert [share.cases for share in made.shares] == [6, 1]
 
 
 def test_a_part_that_is_too_small_is_named(mixed):
-    with pytest.raises(DataError, match=r"dataset=small has 2 different questions and dataset.held_out=4 leaves none to train on"):
-        sides([cases("big", 60), cases("small", 2)], mixed([part("big", 0.5), part("small", 0.5)], held_out=8))
+    with pytest.raises(
+        DataError,
+        match=(
+            r"dataset=small has 2 different questions and dataset.held_out=4 leaves none to"
+            r" train on"
+        ),
+    ):
+        sides(
+            [cases("big", 60), cases("small", 2)],
+            mixed([part("big", 0.5), part("small", 0.5)], held_out=8),
+        )
 
 
 def test_a_part_of_which_nothing_is_new_is_named(mixed):
     with pytest.raises(DataError, match="nothing of copy is left to train on"):
-        sides([cases("same", 9), cases("same", 9)], mixed([part("first", 9), part("copy", 1)], held_out=1))
+        sides(
+            [cases("same", 9), cases("same", 9)],
+            mixed([part("first", 9), part("copy", 1)], held_out=1),
+        )
 
 
 def test_too_few_to_measure_on_is_said(dataset):
-    with pytest.raises(DataError, match=r"dataset=other has 2 different questions and dataset.held_out=3; lower it"):
-        sides([cases("own", 10), cases("other", 2)], dataset(held_out=3, held_out_from=part("other", 0.0)))
+    with pytest.raises(
+        DataError, match=r"dataset=other has 2 different questions and dataset.held_out=3; lower it"
+    ):
+        sides(
+            [cases("own", 10), cases("other", 2)],
+            dataset(held_out=3, held_out_from=part("other", 0.0)),
+        )

@@ -15,7 +15,15 @@ LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=90)
 
 @pytest.mark.parametrize(
     ("epochs", "num_cases", "cases_per_step", "steps"),
-    [(1, 8, 8, 1), (1, 9, 8, 2), (3, 8, 8, 3), (0.5, 8, 2, 2), (0.01, 8, 8, 1), (2, 1, 8, 1), (1.5, 10, 4, 4)],
+    [
+        (1, 8, 8, 1),
+        (1, 9, 8, 2),
+        (3, 8, 8, 3),
+        (0.5, 8, 2, 2),
+        (0.01, 8, 8, 1),
+        (2, 1, 8, 1),
+        (1.5, 10, 4, 4),
+    ],
 )
 def test_steps_see_every_case_as_often_as_asked(epochs, num_cases, cases_per_step, steps):
     assert steps_for(epochs, num_cases, cases_per_step) == steps
@@ -32,7 +40,9 @@ def test_every_whole_pass_sees_every_case_once(num_cases, num_drawn, seed):
 
 @given(COUNTS, st.integers(0, 100), st.integers(0, 100), SEEDS)
 def test_a_longer_run_begins_as_a_shorter_one(num_cases, some, more, seed):
-    assert training_order(num_cases, some + more, seed)[:some] == training_order(num_cases, some, seed)
+    assert training_order(num_cases, some + more, seed)[:some] == training_order(
+        num_cases, some, seed
+    )
 
 
 @given(LENGTHS, st.integers(0, 200), SEEDS, st.integers(1, 4))
@@ -68,7 +78,10 @@ def test_grouped_batches_hold_cases_of_like_length(lengths, num_batches, seed, b
     window = batch * GROUPED_BATCHES
     for first in range(0, len(grouped), window):
         taken = [lengths[index] for index in grouped[first : first + window]]
-        batches = sorted((min(taken[at : at + batch]), max(taken[at : at + batch])) for at in range(0, len(taken), batch))
+        batches = sorted(
+            (min(taken[at : at + batch]), max(taken[at : at + batch]))
+            for at in range(0, len(taken), batch)
+        )
         assert all(below[1] <= above[0] for below, above in pairwise(batches))
 
 

@@ -20,7 +20,11 @@ SIDES = Split(TRAIN, HELD_OUT, records=18, duplicates=2)
 
 @pytest.fixture(scope="module")
 def base(resolved):
-    return resolved("training.max_seq_tokens=500", "evaluation.max_seq_tokens=500", "training.group_by_length=false")
+    return resolved(
+        "training.max_seq_tokens=500",
+        "evaluation.max_seq_tokens=500",
+        "training.group_by_length=false",
+    )
 
 
 @pytest.fixture
@@ -60,7 +64,9 @@ def test_grouping_puts_like_lengths_into_a_batch(run, characters):
     run.training.max_steps, run.training.micro_batch, run.training.accumulation = 5, 2, 1
     run.training.group_by_length = True
     lengths = [len(row.input_ids) for row in prepare(run, SIDES, characters).rows]
-    assert {abs(first - second) for first, second in zip(lengths[::2], lengths[1::2], strict=True)} == {len("Think. ")}
+    assert {
+        abs(first - second) for first, second in zip(lengths[::2], lengths[1::2], strict=True)
+    } == {len("Think. ")}
 
 
 def test_the_same_run_has_the_same_rows_and_another_seed_others(run, characters):
@@ -77,11 +83,16 @@ def test_what_is_held_out_does_not_depend_on_the_training_length_or_loss(run, ch
 
 
 @pytest.mark.parametrize("loss_on", LossOn)
-def test_training_learns_what_loss_on_says_and_held_out_loss_is_on_completions(run, characters, loss_on):
+def test_training_learns_what_loss_on_says_and_held_out_loss_is_on_completions(
+    run, characters, loss_on
+):
     run.training.loss_on = loss_on
     ready = prepare(run, SIDES, characters)
     assert all((IGNORED in row.labels) == (loss_on is LossOn.completion) for row in ready.rows)
-    assert all(row.labels[: row.prompt_tokens] == [IGNORED] * row.prompt_tokens for row in ready.held_out.encoded)
+    assert all(
+        row.labels[: row.prompt_tokens] == [IGNORED] * row.prompt_tokens
+        for row in ready.held_out.encoded
+    )
 
 
 def test_every_question_is_asked_as_it_is_trained(run, characters):
@@ -107,20 +118,29 @@ def test_only_held_out_cases_that_fit_are_asked(run, characters):
     assert ready.audit.held_out.dropped_overlong == 1
 
 
-@pytest.mark.parametrize(("group", "which", "count"), [("training", "training", 10), ("evaluation", "held-out", 6)])
+@pytest.mark.parametrize(
+    ("group", "which", "count"), [("training", "training", 10), ("evaluation", "held-out", 6)]
+)
 def test_a_side_where_nothing_fits_names_the_key_to_raise(run, characters, group, which, count):
     getattr(run, group).max_seq_tokens = 16
     with pytest.raises(DataError) as refused:
         prepare(run, SIDES, characters)
-    assert str(refused.value) == (
-        f"every one of the {count} {which} cases is longer than {group}.max_seq_tokens=16 tokens; "
+    assert (
+        str(refused.value)
+        == f"every one of the {count} {which} cases is longer than {group}.max_seq_tokens=16"
+        " tokens; "
         "raise it, or set dataset.overlong=trim_reasoning"
     )
 
 
 def test_the_audit_is_of_both_sides(run, characters):
     done = prepare(run, SIDES, characters).audit
-    assert (done.records, done.duplicate_questions, done.train.kept, done.held_out.kept) == (18, 2, 10, 6)
+    assert (done.records, done.duplicate_questions, done.train.kept, done.held_out.kept) == (
+        18,
+        2,
+        10,
+        6,
+    )
 
 
 @given(st.integers(0, 40), st.integers(0, 50))
@@ -140,20 +160,37 @@ SHARED = Split(TRAIN, HELD_OUT, 18, 2, shares=(Share("first", 0.9, 8), Share("se
 def test_a_mixture_draws_from_its_parts_by_weight(run, characters, decoded):
     run.training.max_steps, run.training.micro_batch, run.training.accumulation = 10, 2, 1
     ready = prepare(run, SHARED, characters)
-    of_second = [row for row in ready.rows if "\ntrain 8\n" in decoded(row.input_ids) or "\ntrain 9\n" in decoded(row.input_ids)]
+    of_second = [
+        row
+        for row in ready.rows
+        if "\ntrain 8\n" in decoded(row.input_ids) or "\ntrain 9\n" in decoded(row.input_ids)
+    ]
     assert len(of_second) == 2
-    assert [(part.name, part.kept, part.drawn) for part in ready.audit.parts] == [("first", 8, 18), ("second", 2, 2)]
-    assert ready.audit.sentence().endswith("; first 18/20 draws of 8 cases (2.2 x), second 2/20 draws of 2 cases (1.0 x)")
+    assert [(part.name, part.kept, part.drawn) for part in ready.audit.parts] == [
+        ("first", 8, 18),
+        ("second", 2, 2),
+    ]
+    assert ready.audit.sentence().endswith(
+        "; first 18/20 draws of 8 cases (2.2 x), second 2/20 draws of 2 cases (1.0 x)"
+    )
 
 
 def test_a_weight_that_draws_nothing_is_refused(run, characters):
     run.training.max_steps, run.training.micro_batch, run.training.accumulation = 1, 2, 1
-    with pytest.raises(DataError, match=r"second with weight 0.1 gives none of the 2 cases of 1 steps; raise its weight"):
+    with pytest.raises(
+        DataError,
+        match=r"second with weight 0.1 gives none of the 2 cases of 1 steps; raise its weight",
+    ):
         prepare(run, SHARED, characters)
 
 
 def test_a_part_where_nothing_fits_is_named(run, characters):
     run.training.max_seq_tokens, run.dataset.overlong = 280, Overlong.drop
     long = tuple(Case(f"long {number}", "Think. " * 60, "a") for number in range(2))
-    with pytest.raises(DataError, match=r"every one of the 2 second training cases is longer than training.max_seq_tokens=280"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"every one of the 2 second training cases is longer than training.max_seq_tokens=280"
+        ),
+    ):
         prepare(run, Split((*TRAIN[:8], *long), HELD_OUT, 16, 0, SHARED.shares), characters)

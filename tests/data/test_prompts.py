@@ -6,7 +6,22 @@ from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.prompts import ask, closes_reasoning, reasons, render
 
-HOSTILE = st.sampled_from(["{question}", "{reasoning}", "{answer}", "{", "}", "{}", "{0}", "%s", "\\1", "\\g<0>", "$x", "</think>"])
+HOSTILE = st.sampled_from(
+    [
+        "{question}",
+        "{reasoning}",
+        "{answer}",
+        "{",
+        "}",
+        "{}",
+        "{0}",
+        "%s",
+        "\\1",
+        "\\g<0>",
+        "$x",
+        "</think>",
+    ]
+)
 TEXTS = st.lists(st.text(max_size=8) | HOSTILE, max_size=4).map("".join)
 CASES = st.builds(Case, TEXTS, TEXTS, TEXTS)
 

@@ -10,19 +10,31 @@ from medexp.errors import DataError
 
 QUESTIONS = st.sampled_from(["a", "A", " a ", "b", "B b", "b  B", "c", "d", "e", "f", "g", "h"])
 CONDITIONS = st.sampled_from(["flu", "cold", "gout", "acne"])
-DRAWN = st.builds(lambda question, condition: Case(question, "r", "a", {"condition": condition}), QUESTIONS, CONDITIONS)
+DRAWN = st.builds(
+    lambda question, condition: Case(question, "r", "a", {"condition": condition}),
+    QUESTIONS,
+    CONDITIONS,
+)
 TWO_OF_EACH = [
     Case(f"{condition} {number}", "r", "a", {"condition": condition})
     for condition in ("flu", "cold", "gout", "acne")
     for number in "12"
 ]
 CASES = st.lists(DRAWN, max_size=20).flatmap(lambda drawn: st.permutations(drawn + TWO_OF_EACH))
-# At most 16 questions, of which at most two groups (8 + 2 x 2 questions) are held out: something is always left to train on.
-SETTINGS = {"held_out": st.integers(1, 4), "max_cases": st.none() | st.integers(13, 17), "split_seed": st.integers(0, 5)}
+# At most 16 questions, of which at most two groups (8 + 2 x 2 questions) are held out: something is
+# always left to train on.
+SETTINGS = {
+    "held_out": st.integers(1, 4),
+    "max_cases": st.none() | st.integers(13, 17),
+    "split_seed": st.integers(0, 5),
+}
 
 
 def some_cases(count: int, conditions: int = 1) -> list[Case]:
-    return [Case(f"question {number}", "r", "a", {"condition": f"c{number % conditions}"}) for number in range(count)]
+    return [
+        Case(f"question {number}", "r", "a", {"condition": f"c{number % conditions}"})
+        for number in range(count)
+    ]
 
 
 BY_CONDITION_OR_NOT = st.sampled_from([None, "condition"])
@@ -31,7 +43,9 @@ BY_CONDITION_OR_NOT = st.sampled_from([None, "condition"])
 @st.composite
 def made_splits(draw, group_by=BY_CONDITION_OR_NOT):
     """(cases, settings) of a split that can be made."""
-    return draw(CASES), {name: draw(values) for name, values in SETTINGS.items()} | {"group_by": draw(group_by)}
+    return draw(CASES), {name: draw(values) for name, values in SETTINGS.items()} | {
+        "group_by": draw(group_by)
+    }
 
 
 def of(dataset, cases, settings) -> Split:
@@ -48,7 +62,9 @@ def test_no_question_is_on_both_sides_or_twice_on_one(dataset, made):
 @given(made_splits(group_by=st.just("condition")))
 def test_no_group_is_on_both_sides(dataset, made):
     sides = of(dataset, *made)
-    assert not {case.extra["condition"] for case in sides.train} & {case.extra["condition"] for case in sides.held_out}
+    assert not {case.extra["condition"] for case in sides.train} & {
+        case.extra["condition"] for case in sides.held_out
+    }
 
 
 @given(made_splits(group_by=st.just("condition")))
@@ -57,8 +73,12 @@ def test_held_out_groups_are_whole(dataset, made):
     sides = of(dataset, cases, settings)
     whole = of(dataset, cases, settings | {"max_cases": None})
     for condition in {case.extra["condition"] for case in sides.held_out}:
-        everywhere = [case for case in whole.train + whole.held_out if case.extra["condition"] == condition]
-        assert [case for case in sides.held_out if case.extra["condition"] == condition] == everywhere
+        everywhere = [
+            case for case in whole.train + whole.held_out if case.extra["condition"] == condition
+        ]
+        assert [
+            case for case in sides.held_out if case.extra["condition"] == condition
+        ] == everywhere
 
 
 @given(made_splits())
@@ -97,7 +117,10 @@ def test_sizes_are_what_was_asked(dataset, made):
 
 def test_another_seed_makes_another_split(dataset):
     cases = some_cases(40)
-    splits = {tuple(case.key for case in split(cases, dataset(held_out=10, split_seed=seed)).held_out) for seed in range(10)}
+    splits = {
+        tuple(case.key for case in split(cases, dataset(held_out=10, split_seed=seed)).held_out)
+        for seed in range(10)
+    }
     assert len(splits) == 10
 
 
@@ -112,7 +135,10 @@ def test_more_training_cases_do_not_change_what_is_held_out(dataset):
 
 @pytest.mark.parametrize(("count", "held_out"), [(5, 5), (5, 6), (0, 1), (1, 1)])
 def test_too_few_cases_say_how_many_there_are(dataset, count, held_out):
-    with pytest.raises(DataError, match=f"has {count} different questions and dataset.held_out={held_out} leaves none"):
+    with pytest.raises(
+        DataError,
+        match=f"has {count} different questions and dataset.held_out={held_out} leaves none",
+    ):
         split(some_cases(count), dataset(held_out=held_out))
 
 
@@ -123,6 +149,10 @@ def test_one_group_cannot_be_split(dataset):
 
 def test_an_unknown_group_column_lists_the_columns(dataset):
     with pytest.raises(
-        DataError, match=r"dataset.group_by=ward is not a column of every record; there are condition. Set dataset.group_by=null"
+        DataError,
+        match=(
+            r"dataset.group_by=ward is not a column of every record; there are condition. Set"
+            r" dataset.group_by=null"
+        ),
     ):
         split(some_cases(5), dataset(group_by="ward"))

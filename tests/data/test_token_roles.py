@@ -17,22 +17,37 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def spelled_by_character(prompt, case):
-    return {text: Spelled([ord(letter) + 3 for letter in text], range(1, len(text) + 1)) for text in texts_of(prompt, [case])}
+    return {
+        text: Spelled([ord(letter) + 3 for letter in text], range(1, len(text) + 1))
+        for text in texts_of(prompt, [case])
+    }
 
 
 @given(TEXTS, TEXTS, TEXTS)
-def test_with_a_token_a_character_roles_are_the_texts(prompt, characters, question, reasoning, answer):
+def test_with_a_token_a_character_roles_are_the_texts(
+    prompt, characters, question, reasoning, answer
+):
     case = Case(question, reasoning, answer)
-    cut = pieces(prompt, case, encode(prompt, case, characters, LossOn.completion), spelled_by_character(prompt, case))
+    cut = pieces(
+        prompt,
+        case,
+        encode(prompt, case, characters, LossOn.completion),
+        spelled_by_character(prompt, case),
+    )
     total = Counter()
     for piece in cut:
         total[piece.role] += piece.tokens
     assert {role: total[role] for role in (Role.question, Role.reasoning, Role.answer, Role.eos)} == {
         Role.question: len(question), Role.reasoning: len(reasoning), Role.answer: len(answer), Role.eos: 1,
     }  # fmt: skip
-    assert total[Role.instructions] == 1 + len("Q: \n<think>\n")  # BOS and what stands around the question
+    # BOS and what stands around the question
+    assert total[Role.instructions] == 1 + len("Q: \n<think>\n")
     assert total[Role.marks] == len("\n</think>\n\n")
-    assert all(piece.text == getattr(case, piece.role.value) for piece in cut if hasattr(case, piece.role.value))
+    assert all(
+        piece.text == getattr(case, piece.role.value)
+        for piece in cut
+        if hasattr(case, piece.role.value)
+    )
 
 
 @pytest.mark.parametrize("loss_on", LossOn)
@@ -40,7 +55,9 @@ def test_what_is_learnt_is_what_has_labels(prompt, characters, loss_on):
     case = Case("question?", "Because.", "answer")
     encoded = encode(prompt, case, characters, loss_on)
     cut = pieces(prompt, case, encoded, spelled_by_character(prompt, case))
-    assert sum(piece.tokens for piece in cut if piece.learnt) == sum(label != IGNORED for label in encoded.labels)
+    assert sum(piece.tokens for piece in cut if piece.learnt) == sum(
+        label != IGNORED for label in encoded.labels
+    )
     assert {piece.role for piece in cut if piece.learnt and piece.tokens} == (
         set(Role) if loss_on is LossOn.all else {Role.reasoning, Role.answer, Role.marks, Role.eos}
     )
@@ -52,11 +69,14 @@ def speller(embedded_tokenizer, resolved_prompt) -> Speller:
 
 
 @given(TEXTS, TEXTS, TEXTS)
-def test_with_the_real_tokenizer_roles_add_up_to_the_row(speller, resolved_prompt, question, reasoning, answer):
+def test_with_the_real_tokenizer_roles_add_up_to_the_row(
+    speller, resolved_prompt, question, reasoning, answer
+):
     case = Case(question, reasoning, answer)
     encoded = encode(resolved_prompt, case, speller.vocabulary, LossOn.completion)
     speller.spell(texts_of(resolved_prompt, [case]))
-    assert encode(resolved_prompt, case, speller.vocabulary, LossOn.completion) == encoded  # known texts are spelled alike
+    # known texts are spelled alike
+    assert encode(resolved_prompt, case, speller.vocabulary, LossOn.completion) == encoded
     cut = pieces(resolved_prompt, case, encoded, speller.known)
     assert sum(piece.tokens for piece in cut) == len(encoded.input_ids)
 
@@ -70,7 +90,9 @@ def test_the_leading_space_of_a_word_counts_with_the_word(speller):
     prompt = Prompt("p", "{question}", "So: {reasoning} then {answer}.")
     case = Case("Why?", "because it hurts", "rest")
     speller.spell(texts_of(prompt, [case]))
-    cut = pieces(prompt, case, encode(prompt, case, speller.vocabulary, LossOn.completion), speller.known)
+    cut = pieces(
+        prompt, case, encode(prompt, case, speller.vocabulary, LossOn.completion), speller.known
+    )
     assert [(piece.role.value, piece.tokens) for piece in cut if piece.role is not Role.instructions] == [
         ("question", 2), ("marks", 2), ("reasoning", 3), ("marks", 1), ("answer", 1), ("marks", 1), ("EOS", 1),
     ]  # fmt: skip

@@ -1,4 +1,6 @@
-"""Every command line that README and docs/ show composes and passes the checks that come before loading."""
+"""Every command line that README and docs/ show composes and passes the checks that come before
+loading.
+"""
 
 import re
 import shlex
@@ -10,7 +12,8 @@ from medexp.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Commands whose config is checked like a run's; the others are about a finished run, and are composed alone.
+# Commands whose config is checked like a run's; the others are about a finished run, and are
+# composed alone.
 OF_A_RUN = {"train", "plan", "audit"}
 SWEPT = re.compile(r"=(choice|interval|range|tag|int)\(")
 
@@ -20,7 +23,9 @@ def documented_commands() -> list[tuple[str, str, tuple[str, ...]]]:
     found = []
     for page in PAGES:
         for line in page.read_text(encoding="utf-8").splitlines():
-            if line.startswith("$ ") and (match := re.search(r"^[^#]*python -m medexp\.(\w+)(.*)", line)):
+            if line.startswith("$ ") and (
+                match := re.search(r"^[^#]*python -m medexp\.(\w+)(.*)", line)
+            ):
                 words = tuple(shlex.split(re.split(r" <(?= )| \|", match[2])[0], comments=True))
                 found.append((page.relative_to(ROOT).as_posix(), match[1], words))
     return found

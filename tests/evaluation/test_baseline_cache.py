@@ -1,4 +1,6 @@
-"""The base is asked once by all runs that would hear the same from it, and again by one that would not."""
+"""The base is asked once by all runs that would hear the same from it, and again by one that would
+not.
+"""
 
 import os
 import shutil
@@ -45,7 +47,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def base_side(doors: Doors, result: training_run.TrainResult) -> tuple[object, object]:
-    record = measuring.Record.of_json((result.adapter.parent / measuring.RECORD).read_text(), "here")
+    record = measuring.Record.of_json(
+        (result.adapter.parent / measuring.RECORD).read_text(), "here"
+    )
     return [case.base for case in record.cases], record.base_losses
 
 
@@ -56,7 +60,9 @@ def test_a_second_run_does_not_ask_the_base_again(doors: Doors, asked: list[str]
     second = doors.train("training.learning_rate=5e-3", "lora.r=4", name="second")
     assert asked == ["losses", "tuned answers"]
     assert base_side(doors, first) == base_side(doors, second)
-    assert doors.history(first.run_id, "eval/loss")[0] == doors.history(second.run_id, "eval/loss")[0]
+    assert (
+        doors.history(first.run_id, "eval/loss")[0] == doors.history(second.run_id, "eval/loss")[0]
+    )
 
 
 def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list[str]) -> None:
@@ -68,7 +74,9 @@ def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list
 
 
 def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path]:
-    ready = prepare(run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer, run.prompt))
+    ready = prepare(
+        run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer, run.prompt)
+    )
     known = known_base.known_base(run, found, ready)
     assert known is not None
     return known.answers, known._losses
@@ -83,24 +91,39 @@ def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
     return lambda *overrides: files_of(doors.run(*overrides), weights.find(run.model), tokenizer)
 
 
-def test_what_decides_it_and_nothing_else(places: Callable[..., tuple[Path, Path]], doors: Doors) -> None:
+def test_what_decides_it_and_nothing_else(
+    places: Callable[..., tuple[Path, Path]], doors: Doors
+) -> None:
     answers, losses = places()
-    training = "lora.r=4", "training.learning_rate=1e-3", "training.max_seq_tokens=600", "training.seed=5"
+    training = (
+        "lora.r=4",
+        "training.learning_rate=1e-3",
+        "training.max_seq_tokens=600",
+        "training.seed=5",
+    )
     assert places(*training) == (answers, losses)
     only_answers = places("evaluation.answers=1"), places("evaluation.max_new_tokens=5")
     assert all(each[0] != answers and each[1] == losses for each in only_answers)
-    other = places("dataset.split_seed=7"), places("prompt=direct"), places("hardware.dtype=float16")
+    other = (
+        places("dataset.split_seed=7"),
+        places("prompt=direct"),
+        places("hardware.dtype=float16"),
+    )
     assert all(each[0] != answers and each[1] != losses for each in other)
 
 
-def test_a_checkpoint_that_was_written_again_is_another_base(places: Callable[..., tuple[Path, Path]], doors: Doors) -> None:
+def test_a_checkpoint_that_was_written_again_is_another_base(
+    places: Callable[..., tuple[Path, Path]], doors: Doors
+) -> None:
     before = places()
     file = doors.model / "model.safetensors"
     os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000))
     assert not set(places()) & set(before)
 
 
-def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_is_not(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_is_not(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
     assert known_base._checkpoint(moved) == known_base._checkpoint(tiny_model)
     file = moved / "model.safetensors"

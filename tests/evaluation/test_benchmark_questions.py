@@ -9,8 +9,18 @@ from medexp.evaluation.benchmark_questions import questions
 MEDQA = {"question": "Why?", "options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "answer_idx": "C"}
 MEDMCQA = {"question": "Why?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 2}
 PUBMEDQA = {"question": "Why?", "contexts": ["One.", "Two."], "final_decision": "maybe"}
-MMLU = {"question": " Why? ", "choices": ["a", "b", "c", "d"], "answer": 2, "subject": "medical_genetics"}
-ROWS = {Benchmark.medqa: MEDQA, Benchmark.medmcqa: MEDMCQA, Benchmark.pubmedqa: PUBMEDQA, Benchmark.mmlu_medical: MMLU}
+MMLU = {
+    "question": " Why? ",
+    "choices": ["a", "b", "c", "d"],
+    "answer": 2,
+    "subject": "medical_genetics",
+}
+ROWS = {
+    Benchmark.medqa: MEDQA,
+    Benchmark.medmcqa: MEDMCQA,
+    Benchmark.pubmedqa: PUBMEDQA,
+    Benchmark.mmlu_medical: MMLU,
+}
 
 
 @pytest.mark.parametrize("benchmark", Benchmark)
@@ -25,14 +35,19 @@ def test_the_prompts_are_those_of_lm_eval():
     medmcqa = pytest.importorskip("lm_eval.tasks.medmcqa.utils_medmcqa")
     pubmedqa = pytest.importorskip("lm_eval.tasks.pubmedqa.preprocess_pubmedqa")
     medqa = pytest.importorskip("lm_eval.tasks.medqa.preprocess_medqa")
-    asked = {benchmark: questions(benchmark, [row], "here")[0].prompt for benchmark, row in ROWS.items()}
+    asked = {
+        benchmark: questions(benchmark, [row], "here")[0].prompt for benchmark, row in ROWS.items()
+    }
     assert asked[Benchmark.medmcqa] == medmcqa.doc_to_text(MEDMCQA)
-    assert asked[Benchmark.pubmedqa] == pubmedqa.doc_to_text({"CONTEXTS": ["One.", "Two."], "QUESTION": "Why?"})
+    assert asked[Benchmark.pubmedqa] == pubmedqa.doc_to_text(
+        {"CONTEXTS": ["One.", "Two."], "QUESTION": "Why?"}
+    )
     assert asked[Benchmark.medqa] == medqa.doc_to_text(
         {"sent1": "Why?", "ending0": "a", "ending1": "b", "ending2": "c", "ending3": "d"}
     )
-    assert asked[Benchmark.mmlu_medical] == (
-        "The following are multiple choice questions (with answers) about medical genetics.\n\n"
+    assert (
+        asked[Benchmark.mmlu_medical]
+        == "The following are multiple choice questions (with answers) about medical genetics.\n\n"
         "Why?\nA. a\nB. b\nC. c\nD. d\nAnswer:"
     )
 
@@ -55,10 +70,17 @@ def test_a_broken_row_is_named(benchmark, row):
         questions(benchmark, [ROWS[benchmark] | {"cop": 0, "answer": 0}, row], "here")
 
 
-@pytest.mark.parametrize(("benchmark", "key"), [(Benchmark.medmcqa, "cop"), (Benchmark.mmlu_medical, "answer")])
+@pytest.mark.parametrize(
+    ("benchmark", "key"), [(Benchmark.medmcqa, "cop"), (Benchmark.mmlu_medical, "answer")]
+)
 def test_keys_counted_from_1_are_refused(benchmark, key):
     rows = [ROWS[benchmark] | {key: value} for value in (1, 2, 3, 4)]
-    with pytest.raises(DataError, match=rf"here: `{key}` goes from 1 to 4 and never is 0, so it is counted from 1.*subtract 1"):
+    with pytest.raises(
+        DataError,
+        match=(
+            rf"here: `{key}` goes from 1 to 4 and never is 0, so it is counted from 1.*subtract 1"
+        ),
+    ):
         questions(benchmark, rows, "here")
     with pytest.raises(DataError, match="counted from 1"):  # no 4 among many
         questions(benchmark, rows[:3] * 10, "here")

@@ -1,4 +1,6 @@
-"""The real sentence model: what means the same is nearer than what does not. Skipped where its package is not installed."""
+"""The real sentence model: what means the same is nearer than what does not. Skipped where its
+package is not installed.
+"""
 
 from importlib import metadata
 
@@ -22,7 +24,8 @@ def embedder(resolved) -> Embedder:
 
 def test_a_paraphrase_is_near_and_another_topic_is_not(embedder: Embedder) -> None:
     ((near, far),) = embedder(
-        ["Trouble breathing at rest"], ["She is short of breath even when sitting still", "Pay the invoice by Friday"]
+        ["Trouble breathing at rest"],
+        ["She is short of breath even when sitting still", "Pay the invoice by Friday"],
     )
     assert near > 0.4
     assert far < 0.2
@@ -31,7 +34,9 @@ def test_a_paraphrase_is_near_and_another_topic_is_not(embedder: Embedder) -> No
 def test_a_vector_does_not_depend_on_what_else_is_asked(embedder: Embedder) -> None:
     fresh = Embedder(embedder._network, embedder._tokenizer)
     alone = fresh(["Fever"], ["High temperature"])
-    assert embedder(["Fever", "Rash"], ["Pain", "High temperature"])[0][1] == pytest.approx(alone[0][0], abs=1e-6)
+    assert embedder(["Fever", "Rash"], ["Pain", "High temperature"])[0][1] == pytest.approx(
+        alone[0][0], abs=1e-6
+    )
 
 
 def test_nothing_has_no_cosines(embedder: Embedder) -> None:

@@ -27,7 +27,9 @@ def tuned(doors: Doors) -> Tuned:
 
 
 def made(tuned: Tuned, kept_in: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
-    return answers(tuned, PROMPTS, 8, at_most(batch_size), kept_in=kept_in, base=base, advance=lambda _: None)
+    return answers(
+        tuned, PROMPTS, 8, at_most(batch_size), kept_in=kept_in, base=base, advance=lambda _: None
+    )
 
 
 def test_a_batch_answers_as_one_by_one(tuned: Tuned, tmp_path: Path) -> None:
@@ -62,12 +64,17 @@ def test_kept_answers_are_not_made_again_and_a_torn_line_is(tuned: Tuned, tmp_pa
     kept.write_text(json.dumps(known) + "\n" + first[:20])
     again = made(tuned, kept)
     assert again[known["case"]].text == "from the file"
-    assert [each for each in again if each.case != known["case"]] == [each for each in whole if each.case != known["case"]]
+    assert [each for each in again if each.case != known["case"]] == [
+        each for each in whole if each.case != known["case"]
+    ]
 
 
 def test_an_answer_after_one_cut_inside_a_character_has_a_line_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    whole, cut = Answer(0, "a\u2028line, a \u0085page", 3, True), Answer(1, "23 \N{DEGREE SIGN}C", 3, True)
+    whole, cut = (
+        Answer(0, "a\u2028line, a \u0085page", 3, True),
+        Answer(1, "23 \N{DEGREE SIGN}C", 3, True),
+    )
     keep(whole, file)
     keep(cut, file)
     written = file.read_bytes()

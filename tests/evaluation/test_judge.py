@@ -1,4 +1,6 @@
-"""The judge over HTTP, at a server of this test's own: marks and cost come back, and a server that is down or odd stops nothing."""
+"""The judge over HTTP, at a server of this test's own: marks and cost come back, and a server that
+is down or odd stops nothing.
+"""
 
 import json
 import socket
@@ -16,14 +18,22 @@ from medexp.evaluation.record import Answer, Answered, Judged, Judgement, Record
 from medexp.evaluation.scorecard import card
 
 CASES = tuple(
-    Answered(f"Case {at}?", "Give fluids.", {}, Answer(at, "Hm.</think>Rest.", 3, True), Answer(at, "So.</think>Fluids.", 3, True))
+    Answered(
+        f"Case {at}?",
+        "Give fluids.",
+        {},
+        Answer(at, "Hm.</think>Rest.", 3, True),
+        Answer(at, "So.</think>Fluids.", 3, True),
+    )
     for at in range(6)
 )
 
 
 @contextmanager
 def endpoint(reply: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a server that answers chat completions with `reply(request)`, and the requests it got."""
+    """The address of a server that answers chat completions with `reply(request)`, and the requests
+    it got.
+    """
     got: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,8 +42,16 @@ def endpoint(reply: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             status, content = reply(got[-1])
             message = {"role": "assistant", "content": content}
             usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
-            body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
-            whole = json.dumps(body | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+            body = {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "usage": usage,
+            }
+            whole = json.dumps(
+                body | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            ).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(whole)))
@@ -50,7 +68,11 @@ def endpoint(reply: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def judge(url: str) -> Judge:
-    return Judge(model="m", url=url, instructions="The case {{ inputs }}, the reference {{ expectations }}: mark {{ outputs }}.")
+    return Judge(
+        model="m",
+        url=url,
+        instructions="The case {{ inputs }}, the reference {{ expectations }}: mark {{ outputs }}.",
+    )
 
 
 def marks(request: dict[str, Any]) -> tuple[int, str]:
@@ -71,7 +93,13 @@ def test_marks_reasons_and_cost_come_back_and_are_compared(lexicon) -> None:
 
 
 def test_a_record_with_judgements_survives_storing() -> None:
-    record = Record(True, CASES, (), (), judged=Judged((Judgement(None, "?", 1, 0.5),), (Judgement(4.0, "ok", 2, 0.5),), "half"))
+    record = Record(
+        True,
+        CASES,
+        (),
+        (),
+        judged=Judged((Judgement(None, "?", 1, 0.5),), (Judgement(4.0, "ok", 2, 0.5),), "half"),
+    )
     assert Record.of_json(json.dumps(record.as_json()), "here") == record
 
 

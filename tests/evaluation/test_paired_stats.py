@@ -13,7 +13,8 @@ numbers = st.floats(-1e6, 1e6)
 
 
 @pytest.mark.parametrize(
-    ("ups", "downs", "p"), [(6, 0, 0.03125), (0, 6, 0.03125), (5, 1, 0.21875), (3, 3, 1.0), (0, 0, 1.0), (8, 2, 0.109375)]
+    ("ups", "downs", "p"),
+    [(6, 0, 0.03125), (0, 6, 0.03125), (5, 1, 0.21875), (3, 3, 1.0), (0, 0, 1.0), (8, 2, 0.109375)],
 )
 def test_the_sign_test_is_exact(ups, downs, p):
     assert sign_test([1.0] * ups + [-1.0] * downs + [0.0]) == p
@@ -41,7 +42,10 @@ def test_a_few_large_falls_do_not_make_an_improvement_of_many_rises():
 @given(st.lists(st.tuples(numbers, numbers), min_size=6, max_size=12))
 def test_what_is_called_a_change_is_where_most_of_the_cases_went(pairs):
     found = compare(*zip(*pairs, strict=True))
-    rose, fell = sum(late > early for early, late in pairs), sum(late < early for early, late in pairs)
+    rose, fell = (
+        sum(late > early for early, late in pairs),
+        sum(late < early for early, late in pairs),
+    )
     if found.is_detected:
         assert (rose > fell) == (found.change > 0)
 
@@ -54,7 +58,9 @@ def test_weights_weigh_means_change_and_interval_and_not_the_sign_test():
     assert found.low < found.change < found.high
     assert found.p_value == compare(before, after).p_value
     alike, plain = compare(before, after, [7, 7, 7]), compare(before, after)
-    assert (alike.change, alike.low, alike.high) == pytest.approx((plain.change, plain.low, plain.high))
+    assert (alike.change, alike.low, alike.high) == pytest.approx(
+        (plain.change, plain.low, plain.high)
+    )
 
 
 def test_the_interval_of_a_weighted_mean_covers_it():
@@ -65,7 +71,8 @@ def test_the_interval_of_a_weighted_mean_covers_it():
         after = [chance.gauss(-0.5, 0.4) for _ in tokens]
         found = compare([0.0] * 30, after, tokens, seed)
         covered += found.low <= -0.5 <= found.high
-    assert covered >= 176  # 88 % of 200: a percentile bootstrap of 30 falls a little short of its 95 %
+    # 88 % of 200: a percentile bootstrap of 30 falls a little short of its 95 %
+    assert covered >= 176
 
 
 def test_chance_alone_is_rarely_called_a_change():
@@ -73,7 +80,9 @@ def test_chance_alone_is_rarely_called_a_change():
     for seed in range(200):
         chance = random.Random(seed)
         values = [chance.gauss(0, 1) for _ in range(12)]
-        detected += compare(values, [value + chance.gauss(0, 1) for value in values], seed=seed).is_detected
+        detected += compare(
+            values, [value + chance.gauss(0, 1) for value in values], seed=seed
+        ).is_detected
     assert detected <= 10  # 5 % of 200; interval and sign test must agree, so it is fewer
 
 
@@ -103,7 +112,9 @@ def test_unpaired_values_are_refused(before, after):
 def test_a_share_has_two_intervals_that_agree():
     found = proportion([True] * 30 + [False] * 70)
     assert (found.count, found.share) == (100, 0.3)
-    assert found.wilson == pytest.approx(binomtest(30, 100).proportion_ci(method="wilson"), abs=1e-9)
+    assert found.wilson == pytest.approx(
+        binomtest(30, 100).proportion_ci(method="wilson"), abs=1e-9
+    )
     assert found.bootstrap == pytest.approx(found.wilson, abs=0.02)
 
 
@@ -111,7 +122,9 @@ def test_a_share_has_two_intervals_that_agree():
 def test_no_interval_of_a_share_leaves_0_to_1(right):
     low, high = proportion([True] * right + [False] * (20 - right)).wilson
     assert 0 <= low + 1e-12 < high <= 1
-    assert (low, high) == pytest.approx(binomtest(right, 20).proportion_ci(method="wilson"), abs=1e-9)
+    assert (low, high) == pytest.approx(
+        binomtest(right, 20).proportion_ci(method="wilson"), abs=1e-9
+    )
 
 
 def test_a_share_of_nothing_is_refused():

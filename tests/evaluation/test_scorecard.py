@@ -1,4 +1,6 @@
-"""A record survives storing; a card is the same again from what was stored; what cannot be measured is said."""
+"""A record survives storing; a card is the same again from what was stored; what cannot be measured
+is said.
+"""
 
 import json
 from math import exp
@@ -15,11 +17,22 @@ GENERIC = "You should rest, drink a lot of water, and see a doctor if it does no
 
 
 def recorded(
-    before: str = GENERIC, after: str = f"So.</think>{REFERENCE}", question: str = QUESTION, reasons: bool = True
+    before: str = GENERIC,
+    after: str = f"So.</think>{REFERENCE}",
+    question: str = QUESTION,
+    reasons: bool = True,
 ) -> Record:
-    cases = [Case(f"{question} {number}", "", REFERENCE, {"condition": "tonsillitis"}) for number in ("a", "b", "c", "d", "e", "f")]
-    answers = [[Answer(at, text, 9, text is after) for at in range(len(cases))] for text in (before, after)]
-    losses = [[CaseLoss(nats + at / 7, 10, nats / 3, 4) for at in range(len(cases))] for nats in (30.0, 20.0)]
+    cases = [
+        Case(f"{question} {number}", "", REFERENCE, {"condition": "tonsillitis"})
+        for number in ("a", "b", "c", "d", "e", "f")
+    ]
+    answers = [
+        [Answer(at, text, 9, text is after) for at in range(len(cases))] for text in (before, after)
+    ]
+    losses = [
+        [CaseLoss(nats + at / 7, 10, nats / 3, 4) for at in range(len(cases))]
+        for nats in (30.0, 20.0)
+    ]
     return record_of(reasons, cases, (answers[0], answers[1]), (losses[0], losses[1]))
 
 
@@ -30,7 +43,10 @@ def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
     assert card(again, lexicon).metrics() == card(record, lexicon).metrics()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "reasons": true, "cases": [{}]}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"version": 1}', '{"version": 1, "reasons": true, "cases": [{}]}', "null"],
+)
 def test_what_is_no_record_is_refused_by_its_place(text):
     with pytest.raises(DataError, match="here is not a stored evaluation"):
         Record.of_json(text, "here")
@@ -71,22 +87,31 @@ def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(
     before = [CaseLoss(2.0 * 10, 10, 10.0, 5)] * 9 + [CaseLoss(2.0 * 400, 400, 400.0, 200)]
     after = [CaseLoss(1.5 * 10, 10, 7.5, 5)] * 9 + [CaseLoss(2.25 * 400, 400, 450.0, 200)]
     found = card(record_of(True, [], ([], []), (before, after)), lexicon)
-    values = {name.rpartition("/")[2]: value for name, value in found.metrics().items() if name.startswith("eval/loss_completion/")}
+    values = {
+        name.rpartition("/")[2]: value
+        for name, value in found.metrics().items()
+        if name.startswith("eval/loss_completion/")
+    }
     assert values["delta"] == pytest.approx(values["after"] - values["before"])
-    assert values["low"] < 0 < values["delta"] < values["high"]  # one case has most of the tokens: it decides
+    # one case has most of the tokens: it decides
+    assert values["low"] < 0 < values["delta"] < values["high"]
     assert found.line("loss_completion").verdict == "no detectable change"
 
 
 def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
     values = card(recorded(), lexicon).metrics()
-    assert values["eval/structure/delta"] == values["eval/structure/after"] - values["eval/structure/before"]
+    assert (
+        values["eval/structure/delta"]
+        == values["eval/structure/after"] - values["eval/structure/before"]
+    )
     assert not any("embedding" in name for name in values)
 
 
 def test_empty_answers_are_measured_for_what_they_are(lexicon):
     found = card(recorded(before=""), lexicon)
     assert found.before[0].values["structure"] == 0
-    assert found.before[0].values["unsupported_per_100_words"] is None  # nothing said is not the same as nothing false said
+    # nothing said is not the same as nothing false said
+    assert found.before[0].values["unsupported_per_100_words"] is None
     assert found.line("unsupported_per_100_words").verdict == "not measured"
     assert "empty" in found.line("unsupported_per_100_words").missing
 
@@ -101,14 +126,21 @@ def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
     found = card(recorded(after=answer, question=question), lexicon)
     assert found.line("structure").after == 1
     assert found.line("same_language").after == 1
-    for key in ("unsupported_per_100_words", "contradictions", "condition_named", "red_flag_recall"):
+    for key in (
+        "unsupported_per_100_words",
+        "contradictions",
+        "condition_named",
+        "red_flag_recall",
+    ):
         assert found.line(key).verdict == "not measured"
         assert "English" in found.line(key).missing
 
 
 def test_without_reasoning_its_measures_are_missing(lexicon):
     record = recorded(reasons=False)
-    whole = [CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in record.base_losses]
+    whole = [
+        CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in record.base_losses
+    ]
     found = card(Record(False, record.cases, tuple(whole), tuple(whole)), lexicon)
     for key in ("loss_reasoning", "think_closed"):
         assert found.line(key).missing == "the prompt asks for no reasoning"
@@ -118,11 +150,16 @@ def test_cases_without_condition_or_sections_leave_content_out(lexicon):
     case = Case(QUESTION, "", "Rest and drink; see a doctor if it is not better after some days.")
     both = [Answer(0, GENERIC, 9, True)]
     found = card(record_of(True, [case], (both, both), ([], [])), lexicon)
-    assert {found.line(key).verdict for key in ("condition_named", "red_flag_recall", "loss_answer")} == {"not measured"}
+    assert {
+        found.line(key).verdict for key in ("condition_named", "red_flag_recall", "loss_answer")
+    } == {"not measured"}
 
 
 def test_no_answers_at_all_is_said(lexicon):
-    found = card(record_of(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])), lexicon)
+    found = card(
+        record_of(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])),
+        lexicon,
+    )
     assert found.line("structure").missing == "no held-out question was answered"
     assert found.line("loss_answer").verdict == "too few cases"
 

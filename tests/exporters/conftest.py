@@ -1,4 +1,6 @@
-"""Small bases of both architectures with adapters that PEFT made, for what an export does with weights."""
+"""Small bases of both architectures with adapters that PEFT made, for what an export does with
+weights.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +13,13 @@ from medexp.exporters.base_checkpoint import Checkpoint
 from medexp.exporters.merge import Merged
 from medexp.models import backend as stack
 
-SIDES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIDES = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -49,7 +57,13 @@ def _randomised(network: Any) -> None:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
     """pair(family, dtype="float32", nf4=False, config={}, **lora): a Pair."""
 
-    def made(family: str, dtype: str = "float32", nf4: bool = False, config: dict[str, Any] | None = None, **lora: Any) -> Pair:
+    def made(
+        family: str,
+        dtype: str = "float32",
+        nf4: bool = False,
+        config: dict[str, Any] | None = None,
+        **lora: Any,
+    ) -> Pair:
         import torch
         import transformers
         from peft import LoraConfig, get_peft_model
@@ -57,13 +71,18 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
         folder = tmp_path_factory.mktemp(family)
         kind = {"llama": "Llama", "qwen2": "Qwen2"}[family]
         torch.manual_seed(0)
-        made_config = getattr(transformers, f"{kind}Config")(**{"vocab_size": 300, **SIDES, **(config or {})})
+        made_config = getattr(transformers, f"{kind}Config")(
+            **{"vocab_size": 300, **SIDES, **(config or {})}
+        )
         network = getattr(transformers, f"{kind}ForCausalLM")(made_config).to(getattr(torch, dtype))
         _randomised(network)
         network.save_pretrained(folder / "base")
         if nf4:
             network = _as_nf4(folder / "base", folder / "nf4")
-        tuned = get_peft_model(network, LoraConfig(**{"r": 4, "target_modules": PROJECTIONS, "task_type": "CAUSAL_LM", **lora}))
+        tuned = get_peft_model(
+            network,
+            LoraConfig(**{"r": 4, "target_modules": PROJECTIONS, "task_type": "CAUSAL_LM", **lora}),
+        )
         _randomised(tuned)
         tuned.save_pretrained(folder / "adapter")
         return Pair(folder / ("nf4" if nf4 else "base"), folder / "adapter", tuned)
@@ -76,7 +95,10 @@ def _as_nf4(plain: Path, folder: Path) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
     network = AutoModelForCausalLM.from_pretrained(
         plain, quantization_config=settings, device_map={"": "cpu"}, dtype=torch.bfloat16

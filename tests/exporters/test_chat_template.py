@@ -13,13 +13,17 @@ from medexp.data.prompts import ask
 from medexp.exporters import chat_template as templates
 
 QUESTION = "A man says \"help\", {{ .Prompt }} and {question}; C:\\new\n\tcost: 5 % 'ok' – Ärztin?"
-SHIPPED = [Prompt(**OmegaConf.load(file)) for file in sorted((conf_dir() / "prompt").glob("*.yaml"))]  # type: ignore[arg-type]
+SHIPPED = [
+    Prompt(**OmegaConf.load(file)) for file in sorted((conf_dir() / "prompt").glob("*.yaml"))
+]  # type: ignore[arg-type]
 AWKWARD = Prompt("awkward", 'Say "{{ x }}" or """y"""\r\n\\n it\'s {question}"', "{answer}")
 PROMPTS = pytest.mark.parametrize("prompt", [*SHIPPED, AWKWARD], ids=lambda prompt: prompt.name)
 
 
 def rendered_by_go(template: str, values: dict[str, str]) -> str:
-    """What Go's text/template makes of the part of its language that a Modelfile of ours uses: fields and quoted strings."""
+    """What Go's text/template makes of the part of its language that a Modelfile of ours uses:
+    fields and quoted strings.
+    """
 
     def action(match: re.Match[str]) -> str:
         inside = match[1]
@@ -39,9 +43,13 @@ def template_in(modelfile: str) -> str:
 
 @PROMPTS
 def test_ollama_renders_the_training_prompt(prompt: Prompt) -> None:
-    written = templates.modelfile("m.gguf", templates.go(prompt, "<|end|>"), [("stop", "<|end|>")], "MIT", ["a comment"])
+    written = templates.modelfile(
+        "m.gguf", templates.go(prompt, "<|end|>"), [("stop", "<|end|>")], "MIT", ["a comment"]
+    )
     values = {"Prompt": QUESTION, "System": "", "Response": ""}
-    assert rendered_by_go(template_in(written).partition("{{ .Response }}")[0], values) == ask(prompt, QUESTION)
+    assert rendered_by_go(template_in(written).partition("{{ .Response }}")[0], values) == ask(
+        prompt, QUESTION
+    )
 
 
 @PROMPTS
@@ -52,7 +60,9 @@ def test_an_earlier_turn_ends_as_a_training_text_does(prompt: Prompt) -> None:
 
 
 def test_the_modelfile_sets_what_the_run_was_measured_with() -> None:
-    written = templates.modelfile("m.gguf", "{{ .Prompt }}", templates.ollama_parameters(["</s>"], 928, 288), "MIT", [])
+    written = templates.modelfile(
+        "m.gguf", "{{ .Prompt }}", templates.ollama_parameters(["</s>"], 928, 288), "MIT", []
+    )
     assert written.splitlines() == [
         "FROM ./m.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 928", "PARAMETER num_predict 288",
         "PARAMETER temperature 0", "PARAMETER repeat_penalty 1", 'PARAMETER stop "</s>"', 'LICENSE """MIT"""',

@@ -1,4 +1,6 @@
-"""GGUF files read back by Transformers and by the package gguf: the same network, the same tokens, or a refusal."""
+"""GGUF files read back by Transformers and by the package gguf: the same network, the same tokens,
+or a refusal.
+"""
 
 import json
 import shutil
@@ -35,7 +37,15 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, embedded_tokenize
 
 def _about(family: str, vocab: int = 49152) -> About:
     shape = ModelShape(
-        family=Family(family), layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=vocab, tied_embeddings=True
+        family=Family(family),
+        layers=2,
+        hidden=64,
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        ffn=128,
+        vocab=vocab,
+        tied_embeddings=True,
     )
     return About("tiny", "MIT", shape)
 
@@ -52,16 +62,26 @@ def _logits(network: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize(("family", "kind", "largest"), [("llama", GgufType.f16, 2e-3), ("qwen2", GgufType.q8_0, 3e-2)])
+@pytest.mark.parametrize(
+    ("family", "kind", "largest"), [("llama", GgufType.f16, 2e-3), ("qwen2", GgufType.q8_0, 3e-2)]
+)
 def test_transformers_reads_the_same_network(
-    pair: Callable[..., Any], tokenizer_folder: Path, tmp_path: Path, family: str, kind: GgufType, largest: float
+    pair: Callable[..., Any],
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    family: str,
+    kind: GgufType,
+    largest: float,
 ) -> None:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     made = pair(family, config={"vocab_size": 49152, "tie_word_embeddings": True}, lora_alpha=16)
     file = _written(made, tokenizer_folder, family, kind, tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        tmp_path,
+        gguf_file=file.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
     )
     ours, wanted = _logits(loaded), _logits(made.network.merge_and_unload())
     assert (ours - wanted).abs().max() < largest * wanted.abs().max()
@@ -69,17 +89,24 @@ def test_transformers_reads_the_same_network(
     assert expected < file.stat().st_size < expected + 4_000_000  # the tokenizer
 
 
-def test_the_tokenizer_is_the_one_of_training(pair: Callable[..., Any], tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_is_the_one_of_training(
+    pair: Callable[..., Any], tokenizer_folder: Path, tmp_path: Path
+) -> None:
     made = pair("llama", config={"vocab_size": 49152, "tie_word_embeddings": True})
     read = gguf.GGUFReader(_written(made, tokenizer_folder, "llama", GgufType.bf16, tmp_path))
-    value = {name: field.contents() for name, field in read.fields.items() if name.startswith("tokenizer.")}
+    value = {
+        name: field.contents()
+        for name, field in read.fields.items()
+        if name.startswith("tokenizer.")
+    }
     known = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
     assert value["tokenizer.ggml.pre"] == "smollm"
     assert value["tokenizer.ggml.tokens"][known["model"]["vocab"]["Ġthe"]] == "Ġthe"
     assert value["tokenizer.ggml.merges"][0] == " ".join(known["model"]["merges"][0])
     assert (value["tokenizer.ggml.bos_token_id"], value["tokenizer.ggml.eos_token_id"]) == (1, 2)
     assert value["tokenizer.ggml.token_type"][2] == gguf.TokenType.CONTROL
-    assert value["tokenizer.ggml.add_bos_token"] is True  # llama.cpp's own converter says False here; training texts had one
+    # llama.cpp's own converter says False here; training texts had one
+    assert value["tokenizer.ggml.add_bos_token"] is True
     assert value["tokenizer.chat_template"] == "{{ bos_token }}"
     down = next(each for each in read.tensors if each.name == "blk.1.ffn_down.weight")
     wanted = made.merged().tensor("model.layers.1.mlp.down_proj.weight").bfloat16().float().numpy()
@@ -104,12 +131,21 @@ def test_llama_3_s_rotary_scaling_is_the_one_of_transformers() -> None:
         "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }  # fmt: skip
-    config = LlamaConfig(hidden_size=512, num_attention_heads=4, head_dim=128, max_position_embeddings=131072, rope_parameters=rope)
+    config = LlamaConfig(
+        hidden_size=512,
+        num_attention_heads=4,
+        head_dim=128,
+        max_position_embeddings=131072,
+        rope_parameters=rope,
+    )
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     plain = 1.0 / 500000.0 ** (torch.arange(0, 128, 2) / 128)
     shape = _about("llama").shape
     shape.head_dim = 128
-    for spelled in ({"rope_parameters": rope}, {"rope_theta": 500000.0, "rope_scaling": {**rope, "rope_theta": 500000.0}}):
+    for spelled in (
+        {"rope_parameters": rope},
+        {"rope_theta": 500000.0, "rope_scaling": {**rope, "rope_theta": 500000.0}},
+    ):
         factors = torch.tensor(gguf_file._rope_factors(spelled, shape))
         torch.testing.assert_close(plain / factors, scaled, rtol=1e-4, atol=0)
     assert not gguf_file._rope_factors({"rope_theta": 1e4}, shape)
@@ -128,7 +164,9 @@ def test_rows_are_interleaved_head_by_head() -> None:
     assert gguf_file._interleaved(rows, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
-def test_the_chat_template_of_a_run_goes_in(tokenizer_folder: Path, tmp_path: Path, prompt: Any) -> None:
+def test_the_chat_template_of_a_run_goes_in(
+    tokenizer_folder: Path, tmp_path: Path, prompt: Any
+) -> None:
     from transformers import AutoTokenizer
 
     tokenizer_files.copy(tokenizer_folder, tmp_path, templates.jinja(prompt))

@@ -1,4 +1,6 @@
-"""Merged weights beside PEFT's own, of every kind of adapter that medexp trains, and as a checkpoint that loads."""
+"""Merged weights beside PEFT's own, of every kind of adapter that medexp trains, and as a
+checkpoint that loads.
+"""
 
 import json
 from collections.abc import Callable
@@ -31,18 +33,26 @@ def _ignored(_: int) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_weights_are_those_of_merge_and_unload(pair: Callable[..., Any], family: str, lora: dict[str, Any]) -> None:
+def test_weights_are_those_of_merge_and_unload(
+    pair: Callable[..., Any], family: str, lora: dict[str, Any]
+) -> None:
     made = pair(family, **lora)
     ours = made.merged()
     peft = made.by_peft()
     assert set(ours.names) == set(peft)
     for name in ours.names:
         torch.testing.assert_close(
-            ours.tensor(name), peft[name], rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            ours.tensor(name),
+            peft[name],
+            rtol=1e-5,
+            atol=1e-6,
+            msg=lambda text, name=name: f"{name}: {text}",
         )
 
 
-def test_bfloat16_is_rounded_once_as_peft_rounds_it(pair: Callable[..., Any], tmp_path: Path) -> None:
+def test_bfloat16_is_rounded_once_as_peft_rounds_it(
+    pair: Callable[..., Any], tmp_path: Path
+) -> None:
     made = pair("llama", "bfloat16", lora_alpha=16, config={"tie_word_embeddings": True})
     merge.write(made.merged(), tmp_path, MergedDtype.bfloat16, _ignored)
     ours, peft = load_file(tmp_path / "model.safetensors"), made.by_peft()
@@ -50,16 +60,24 @@ def test_bfloat16_is_rounded_once_as_peft_rounds_it(pair: Callable[..., Any], tm
     assert all(torch.equal(ours[name], peft[name]) for name in ours)
 
 
-def test_a_base_in_nf4_is_merged_as_it_was_trained_on(pair: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_base_in_nf4_is_merged_as_it_was_trained_on(
+    pair: Callable[..., Any], tmp_path: Path
+) -> None:
     made = pair("llama", "bfloat16", nf4=True, lora_alpha=16)
     merge.write(made.merged(), tmp_path, MergedDtype.bfloat16, _ignored)
     ours = load_file(tmp_path / "model.safetensors")
-    layers = {name: each for name, each in made.network.get_base_model().named_modules() if hasattr(each, "lora_A")}
+    layers = {
+        name: each
+        for name, each in made.network.get_base_model().named_modules()
+        if hasattr(each, "lora_A")
+    }
     assert len(layers) == 14
     for name, layer in layers.items():
         seen = layer.base_layer.weight  # what the adapter was put upon
         plain = bitsandbytes.functional.dequantize_4bit(seen.data, seen.quant_state).float()
-        assert torch.equal(ours[f"{name}.weight"], (plain + layer.get_delta_weight("default")).bfloat16())
+        assert torch.equal(
+            ours[f"{name}.weight"], (plain + layer.get_delta_weight("default")).bfloat16()
+        )
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
 
 
@@ -81,22 +99,36 @@ def test_files_are_cut_at_their_size_and_load_as_one(
     assert all(torch.equal(loaded[name], peft[name].half()) for name in peft)
 
 
-def test_a_value_that_float16_cannot_hold_is_refused(pair: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_value_that_float16_cannot_hold_is_refused(
+    pair: Callable[..., Any], tmp_path: Path
+) -> None:
     made = pair("llama")
     weights = load_file(made.base / "model.safetensors")
     weights["model.norm.weight"][0] = 1e6
     save_file(weights, made.base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"model.norm.weight holds a value that float16 cannot; export with export.dtype=bfloat16"):
+    with pytest.raises(
+        ModelError,
+        match=(
+            r"model.norm.weight holds a value that float16 cannot; export with"
+            r" export.dtype=bfloat16"
+        ),
+    ):
         merge.write(made.merged(), tmp_path, MergedDtype.float16, _ignored)
 
 
-def test_a_base_without_safetensors_or_otherwise_quantised_is_refused(pair: Callable[..., Any]) -> None:
+def test_a_base_without_safetensors_or_otherwise_quantised_is_refused(
+    pair: Callable[..., Any],
+) -> None:
     made = pair("llama")
     config = json.loads((made.base / "config.json").read_text())
-    (made.base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    (made.base / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq"}})
+    )
     with pytest.raises(ModelError, match="quantised in a way that is not read here"):
         made.merged()
     (made.base / "config.json").write_text(json.dumps(config))
     (made.base / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"has no model.safetensors; only safetensors checkpoints are exported"):
+    with pytest.raises(
+        ModelError, match=r"has no model.safetensors; only safetensors checkpoints are exported"
+    ):
         made.merged()

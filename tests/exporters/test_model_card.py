@@ -8,20 +8,34 @@ from huggingface_hub import ModelCard
 from medexp.config.schema import RunConfig
 from medexp.exporters import model_card as card
 
-MEASURES = [("held-out loss, all", "4.05 -> 3.32", "improved", "-0.73 [-0.78, -0.68], p 3e-05, n 16")]
+MEASURES = [
+    ("held-out loss, all", "4.05 -> 3.32", "improved", "-0.73 [-0.78, -0.68], p 3e-05, n 16")
+]
 
 
 def _card(run: RunConfig, kind: str) -> ModelCard:
-    files = {"adapter": {"adapter": "a"}, "merged": {"merged": "m"}, "gguf": {"gguf": "x.gguf", "Modelfile": "Modelfile"}}[kind]
-    facts = card.Facts(kind, "A thing", "mine", "1dcdb309", MEASURES, card.usage("mine", files, serves=True))
+    files = {
+        "adapter": {"adapter": "a"},
+        "merged": {"merged": "m"},
+        "gguf": {"gguf": "x.gguf", "Modelfile": "Modelfile"},
+    }[kind]
+    facts = card.Facts(
+        kind, "A thing", "mine", "1dcdb309", MEASURES, card.usage("mine", files, serves=True)
+    )
     return ModelCard(card.render(run, facts))
 
 
 @pytest.mark.parametrize(
     ("kind", "relation", "library"),
-    [("adapter", "adapter", "peft"), ("merged", "finetune", "transformers"), ("gguf", "quantized", "gguf")],
+    [
+        ("adapter", "adapter", "peft"),
+        ("merged", "finetune", "transformers"),
+        ("gguf", "quantized", "gguf"),
+    ],
 )
-def test_the_front_matter_is_the_hub_s(resolved: Callable[..., RunConfig], kind: str, relation: str, library: str) -> None:
+def test_the_front_matter_is_the_hub_s(
+    resolved: Callable[..., RunConfig], kind: str, relation: str, library: str
+) -> None:
     found = _card(resolved("hardware=rtx4050_6gb"), kind).data
     assert (found["base_model_relation"], found["library_name"]) == (relation, library)
     assert found["base_model"] == "unsloth/DeepSeek-R1-Distill-Llama-8B-bnb-4bit"
@@ -35,23 +49,37 @@ def test_a_licence_that_the_hub_knows_is_its_word(resolved: Callable[..., RunCon
     assert _card(resolved(), "adapter").data["license"] == "apache-2.0"
 
 
-def test_a_reader_finds_prompt_measures_data_limits_and_licences(resolved: Callable[..., RunConfig]) -> None:
-    run = resolved("dataset=medical_o1_structured", "hardware=rtx4050_6gb", "lora.rank_stabilised=true")
+def test_a_reader_finds_prompt_measures_data_limits_and_licences(
+    resolved: Callable[..., RunConfig],
+) -> None:
+    run = resolved(
+        "dataset=medical_o1_structured", "hardware=rtx4050_6gb", "lora.rank_stabilised=true"
+    )
     text = _card(run, "merged").text
     assert run.prompt.question.rstrip() in text
-    assert "| held-out loss, all | 4.05 -> 3.32 | improved | -0.73 [-0.78, -0.68], p 3e-05, n 16 |" in text
-    assert "| medical_o1 | FreedomIntelligence/medical-o1-reasoning-SFT, weight 0.9 | Apache-2.0 |" in text
+    assert (
+        "| held-out loss, all | 4.05 -> 3.32 | improved | -0.73 [-0.78, -0.68], p 3e-05, n 16 |"
+        in text
+    )
+    assert (
+        "| medical_o1 | FreedomIntelligence/medical-o1-reasoning-SFT, weight 0.9 | Apache-2.0 |"
+        in text
+    )
     assert "| clinical_cases | shipped with medexp, weight 0.1 | Apache-2.0 |" in text
     assert "LoRA, rank 16, alpha 16, rank-stabilised" in text
     assert "MIT, and the Llama 3.1 Community License" in text
     assert "Not for clinical use" in text
     assert "dequantised from NF4" in text
-    assert "No measures are stored" in card.render(run, card.Facts("adapter", "A thing", "mine", None, [], ""))
+    assert "No measures are stored" in card.render(
+        run, card.Facts("adapter", "A thing", "mine", None, [], "")
+    )
 
 
 def test_how_to_use_it_fits_the_kind(resolved: Callable[..., RunConfig]) -> None:
     run = resolved()
     assert "AutoPeftModelForCausalLM" in _card(run, "adapter").text
-    assert "from transformers import AutoModelForCausalLM, AutoTokenizer" in _card(run, "merged").text
+    assert (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer" in _card(run, "merged").text
+    )
     assert "ollama create mine -f Modelfile" in _card(run, "gguf").text
     assert "serve.sh" not in card.usage("mine", {"adapter": "a"}, serves=False)

@@ -46,10 +46,14 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert folder.files(tmp_path / "out")[1] == ("weights", "0.0 KiB")
 
 
-def test_a_disk_that_is_too_small_is_said_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_said_with_both_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3 * GIB))
-    with pytest.raises(OutputError, match=r"needs 15.50 GiB on the disk of .* and 3.00 GiB are free"):
+    with pytest.raises(
+        OutputError, match=r"needs 15.50 GiB on the disk of .* and 3.00 GiB are free"
+    ):
         folder.check(tmp_path / "not/there/yet", False, int(15.5 * GIB))
     folder.check(tmp_path / "not/there/yet", False, 3 * GIB)
 
@@ -74,6 +78,9 @@ def test_a_disk_that_fills_up_meanwhile_is_one_sentence(tmp_path: Path) -> None:
         with folder.written(tmp_path / "out"), Path("/dev/full").open("w") as device:
             device.write("weights")
 
-    with pytest.raises(OutputError, match=r"out cannot be written: .*No space left on device.*; nothing of it was left"):
+    with pytest.raises(
+        OutputError,
+        match=r"out cannot be written: .*No space left on device.*; nothing of it was left",
+    ):
         filled()
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,6 @@
-"""llama.cpp's quantiser: found, or said to be missing; its failure told. Here a program stands in that takes the same words."""
+"""llama.cpp's quantiser: found, or said to be missing; its failure told. Here a program stands in
+that takes the same words.
+"""
 
 import stat
 from pathlib import Path
@@ -18,23 +20,35 @@ def _program(folder: Path, script: str) -> Path:
     return file
 
 
-def test_nothing_there_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_there_is_said_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(
-        MachineError, match=r"q4_k_m needs llama.cpp's quantiser.*pip install 'medexp\[llama-cpp\]'.*export.llama_cpp"
+        MachineError,
+        match=(
+            r"q4_k_m needs llama.cpp's quantiser.*pip install"
+            r" 'medexp\[llama-cpp\]'.*export.llama_cpp"
+        ),
     ):
         quantiser.find(GgufType.q4_k_m, None)
-    with pytest.raises(MachineError, match=r"holds no llama-quantize \(looked in it, bin and build/bin\)"):
+    with pytest.raises(
+        MachineError, match=r"holds no llama-quantize \(looked in it, bin and build/bin\)"
+    ):
         quantiser.find(GgufType.q4_k_m, str(tmp_path))
 
 
 def test_a_build_is_found_and_its_progress_told(tmp_path: Path) -> None:
-    program = _program(tmp_path / "build/bin", 'echo "[   1/   3] a"; echo "[   3/   3] c" >&2; echo "$3" > "$2"')
+    program = _program(
+        tmp_path / "build/bin", 'echo "[   1/   3] a"; echo "[   3/   3] c" >&2; echo "$3" > "$2"'
+    )
     command = quantiser.find(GgufType.q4_k_m, str(tmp_path))
     assert command == quantiser.find(GgufType.q4_k_m, str(program)) == (str(program),)
     told: list[int] = []
-    quantiser.quantise(command, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.q4_k_m, told.append)
+    quantiser.quantise(
+        command, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.q4_k_m, told.append
+    )
     assert (tmp_path / "out.gguf").read_text() == "Q4_K_M\n"
     assert told == [1, 2]
 
@@ -42,4 +56,6 @@ def test_a_build_is_found_and_its_progress_told(tmp_path: Path) -> None:
 def test_a_failure_is_told_in_its_own_words(tmp_path: Path) -> None:
     command = (str(_program(tmp_path, 'echo "main: failed to quantize"; exit 1')),)
     with pytest.raises(MachineError, match="ended with 1: main: failed to quantize"):
-        quantiser.quantise(command, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.q2_k, lambda _: None)
+        quantiser.quantise(
+            command, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.q2_k, lambda _: None
+        )

@@ -16,7 +16,15 @@ from medexp.exporters.merge import Merged
 from medexp.models import backend as stack
 
 SHAPE = ModelShape(
-    family=Family.llama, layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152, tied_embeddings=True
+    family=Family.llama,
+    layers=30,
+    hidden=576,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    ffn=1536,
+    vocab=49152,
+    tied_embeddings=True,
 )
 
 
@@ -26,20 +34,29 @@ def _ignored(_: int) -> None:
 
 def _answer(network: Any, ids: torch.Tensor) -> list[int]:
     with torch.no_grad():
-        made = network.eval().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, pad_token_id=2)
+        made = network.eval().generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=16,
+            do_sample=False,
+            pad_token_id=2,
+        )
     said: list[int] = made[0, ids.shape[1] :].tolist()
     return said
 
 
 @pytest.mark.slow
-def test_merged_weights_and_gguf_give_the_tokens_of_base_and_adapter(embedded_tokenizer: Any, tmp_path: Path) -> None:
+def test_merged_weights_and_gguf_give_the_tokens_of_base_and_adapter(
+    embedded_tokenizer: Any, tmp_path: Path
+) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, GgufConfig
 
     base = Path(embedded_tokenizer.name_or_path)
     torch.manual_seed(0)
     apart = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=8, task_type="CAUSAL_LM", lora_alpha=16)
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(r=8, task_type="CAUSAL_LM", lora_alpha=16),
     )
     for name, parameter in apart.named_parameters():
         if "lora_B" in name:
@@ -47,19 +64,41 @@ def test_merged_weights_and_gguf_give_the_tokens_of_base_and_adapter(embedded_to
     apart.save_pretrained(tmp_path / "adapter")
     embedded_tokenizer.save_pretrained(tmp_path / "adapter")
     merged = Merged(Checkpoint(base, stack.load_bitsandbytes), tmp_path / "adapter")
-    ids = torch.tensor([[1, *embedded_tokenizer("### Query:\nWhat causes chest pain?\n\n### Answer:\n")["input_ids"]]])
+    ids = torch.tensor(
+        [
+            [
+                1,
+                *embedded_tokenizer("### Query:\nWhat causes chest pain?\n\n### Answer:\n")[
+                    "input_ids"
+                ],
+            ]
+        ]
+    )
 
     (tmp_path / "merged").mkdir()
     merge.write(merged, tmp_path / "merged", MergedDtype.bfloat16, _ignored)
     (tmp_path / "gguf").mkdir()
     tokenizer_files.copy(tmp_path / "adapter", tmp_path / "gguf", "")
-    gguf_file.write(merged, tmp_path / "gguf", About("tuned", "MIT", SHAPE), GgufType.f16, tmp_path / "gguf/f16.gguf", _ignored)
+    gguf_file.write(
+        merged,
+        tmp_path / "gguf",
+        About("tuned", "MIT", SHAPE),
+        GgufType.f16,
+        tmp_path / "gguf/f16.gguf",
+        _ignored,
+    )
     read_back = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "gguf", gguf_file="f16.gguf", dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        tmp_path / "gguf",
+        gguf_file="f16.gguf",
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
     )
     assert _answer(read_back, ids) == _answer(apart, ids)
 
     halved = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.bfloat16)
     by_peft = apart.merge_and_unload().to(torch.bfloat16)
-    assert all(torch.equal(value, by_peft.state_dict()[name]) for name, value in halved.state_dict().items())
+    assert all(
+        torch.equal(value, by_peft.state_dict()[name])
+        for name, value in halved.state_dict().items()
+    )
     assert _answer(halved, ids) == _answer(by_peft, ids)

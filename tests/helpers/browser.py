@@ -1,4 +1,6 @@
-"""For tests in a real browser: Debian's Chromium through Playwright, without any other network than 127.0.0.1."""
+"""For tests in a real browser: Debian's Chromium through Playwright, without any other network than
+127.0.0.1.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -24,11 +26,13 @@ def window(chromium: str, width: int = 1500, height: int = 1000) -> Iterator[tup
 
     asked: list[str] = []
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])  # a container's root has no sandbox
+        # a container's root has no sandbox
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(PATIENCE_MS)
         page.context.route(
-            lambda url: not url.startswith(("http://127.0.0.1:", "data:", "blob:")), lambda route: _refuse(route, asked)
+            lambda url: not url.startswith(("http://127.0.0.1:", "data:", "blob:")),
+            lambda route: _refuse(route, asked),
         )
         yield page, asked
         browser.close()

@@ -1,4 +1,6 @@
-"""For tests of whole runs: a tiny model with the embedded tokenizer, runs in this process, and commands in their own."""
+"""For tests of whole runs: a tiny model with the embedded tokenizer, runs in this process, and
+commands in their own.
+"""
 
 import json
 import os
@@ -26,12 +28,16 @@ QUICK = [
 ]
 
 
-HYDRA_S = 0.15  # processor seconds for importing Hydra where a second is a second; CI's machine takes 0.19, an older EPYC 0.3
+# processor seconds for importing Hydra where a second is a second; CI's machine takes 0.19, an
+# older EPYC 0.3
+HYDRA_S = 0.15
 
 
 @dataclass(frozen=True)
 class Start:
-    """A command that ended: its exit status, what it imported, and its processor seconds where Hydra takes HYDRA_S."""
+    """A command that ended: its exit status, what it imported, and its processor seconds where
+    Hydra takes HYDRA_S.
+    """
 
     status: int
     modules: frozenset[str]
@@ -41,8 +47,8 @@ class Start:
 def quickest_start(*words: str, cwd: Path) -> Start:
     """The quickest of three starts of `python words...`.
 
-    A busy neighbour slows all on this machine to half, for seconds or for minutes: so each is held against an import of Hydra
-    right before it.
+    A busy neighbour slows all on this machine to half, for seconds or for minutes: so each is held
+    against an import of Hydra right before it.
     """
     return min((_start(words, cwd) for _ in range(3)), key=lambda start: start.took_s)
 
@@ -53,7 +59,11 @@ def _start(words: Sequence[str], cwd: Path) -> Start:
     between = _children_s()
     status, output = command("-X", "importtime", *words, cwd=cwd)
     took = _children_s() - between
-    modules = (line.rpartition("|")[2].strip() for line in output.splitlines() if line.startswith("import time:"))
+    modules = (
+        line.rpartition("|")[2].strip()
+        for line in output.splitlines()
+        if line.startswith("import time:")
+    )
     return Start(status, frozenset(modules), HYDRA_S * took / (between - before))
 
 
@@ -62,8 +72,8 @@ def _children_s() -> float:
 
 
 def write_tiny_model(folder: Path, tokenizer: Any, tokens: int = TOKENS) -> Path:
-    """A random Llama of the TINY shape in `folder`, with the first `tokens` of `tokenizer`: of a model this small, the whole
-    vocabulary would be nearly all there is to compute and to read."""
+    """A random Llama of the TINY shape in `folder`, with the first `tokens` of `tokenizer`: of a
+    model this small, the whole vocabulary would be nearly all there is to compute and to read."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -89,7 +99,9 @@ def change_one_weight(folder: Path, place: tuple[int, int] = (0, 0)) -> None:
 
 
 def _keep_first(tokens: int, file: Path) -> None:
-    """Byte-pair encoding numbers its tokens as it merges them, so that the first ones are a vocabulary of their own."""
+    """Byte-pair encoding numbers its tokens as it merges them, so that the first ones are a
+    vocabulary of their own.
+    """
     whole = json.loads(file.read_text())
     model = whole["model"]
     model["vocab"] = {token: number for token, number in model["vocab"].items() if number < tokens}
@@ -117,7 +129,9 @@ class Doors:
 
     def train(self, *more: str, name: str = "out") -> TrainResult:
         """A quick run in this process."""
-        return train(self.run(*more), Invocation(self.root / name, tuple(more), "composed: yaml\n"), Screen())
+        return train(
+            self.run(*more), Invocation(self.root / name, tuple(more), "composed: yaml\n"), Screen()
+        )
 
     def client(self) -> Any:
         """MLflow's client over the runs made here."""
@@ -128,7 +142,9 @@ class Doors:
     def runs(self) -> list[Any]:
         """Every MLflow run made here, newest first."""
         client = self.client()
-        return list(client.search_runs([each.experiment_id for each in client.search_experiments()]))
+        return list(
+            client.search_runs([each.experiment_id for each in client.search_experiments()])
+        )
 
     def history(self, run_id: str, metric: str) -> dict[int, float]:
         """The last value of `metric` at every step."""
@@ -143,7 +159,9 @@ def command(*words: str, cwd: Path, **environment: str) -> tuple[int, str]:
 
 
 def killed_at(line_part: str, words: list[str], cwd: Path) -> int:
-    """Exit status of `python words...` killed outright as soon as it prints a line with `line_part`."""
+    """Exit status of `python words...` killed outright as soon as it prints a line with
+    `line_part`.
+    """
     with _started(words, cwd, {}) as process:
         for line in process.stdout or ():
             if line_part in line:
@@ -151,6 +169,15 @@ def killed_at(line_part: str, words: list[str], cwd: Path) -> int:
     return process.returncode
 
 
-def _started(words: Iterable[str], cwd: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def _started(
+    words: Iterable[str], cwd: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
-    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

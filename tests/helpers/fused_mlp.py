@@ -1,5 +1,6 @@
-"""A stand-in for unsloth.kernels.fast_lora that needs no card, with its names, its inputs and what it keeps between its passes; the
-real one is compared with on a card (benchmarks/train/check_patches.py)."""
+"""A stand-in for unsloth.kernels.fast_lora that needs no card, with its names, its inputs and what
+it keeps between its passes; the real one is compared with on a card
+(benchmarks/train/check_patches.py)."""
 
 from functools import wraps
 from types import MethodType, SimpleNamespace
@@ -28,8 +29,22 @@ class LoRAMLP(torch.autograd.Function):
         ctx, X, gateW, gateW_quant, gateA, gateB, gateS, upW, upW_quant, upA, upB, upS, downW, downW_quant, downA, downB, downS,
         _forward_function, _backward_function, inplace=True, dropout_p=None, gateBias=None, upBias=None, downBias=None,
     ):  # fmt: skip
-        gate, up = matmul_lora(X, gateW, None, gateA, gateB, gateS), matmul_lora(X, upW, None, upA, upB, upS)
-        ctx.custom_saved_tensors = (gateW, None, gateS, upW, None, upS, downW, None, downS, _backward_function)
+        gate, up = (
+            matmul_lora(X, gateW, None, gateA, gateB, gateS),
+            matmul_lora(X, upW, None, upA, upB, upS),
+        )
+        ctx.custom_saved_tensors = (
+            gateW,
+            None,
+            gateS,
+            upW,
+            None,
+            upS,
+            downW,
+            None,
+            downS,
+            _backward_function,
+        )
         ctx.save_for_backward(gateA, gateB, upA, upB, downA, downB, X, gate, up, None, None, None)
         return matmul_lora(_forward_function(gate, up), downW, None, downA, downB, downS)
 
@@ -40,11 +55,32 @@ class LoRAMLP(torch.autograd.Function):
         leaves = [each.detach().requires_grad_() for each in tensors]
         gate_a, gate_b, up_a, up_b, down_a, down_b, hidden, *_ = leaves
         with torch.enable_grad():
-            gate, up = matmul_lora(hidden, gate_w, None, gate_a, gate_b, gate_s), matmul_lora(hidden, up_w, None, up_a, up_b, up_s)
+            gate, up = (
+                matmul_lora(hidden, gate_w, None, gate_a, gate_b, gate_s),
+                matmul_lora(hidden, up_w, None, up_a, up_b, up_s),
+            )
             out = matmul_lora(activation(gate, up), down_w, None, down_a, down_b, down_s)
         d_ga, d_gb, d_ua, d_ub, d_da, d_db, d_hidden = torch.autograd.grad(out, leaves[:7], d_out)
         none = [None] * 7
-        return d_hidden, None, None, d_ga, d_gb, None, None, None, d_ua, d_ub, None, None, None, d_da, d_db, None, *none
+        return (
+            d_hidden,
+            None,
+            None,
+            d_ga,
+            d_gb,
+            None,
+            None,
+            None,
+            d_ua,
+            d_ub,
+            None,
+            None,
+            None,
+            d_da,
+            d_db,
+            None,
+            *none,
+        )
 
 
 def get_lora_parameters(projection: Any) -> tuple[Any, ...]:
@@ -57,7 +93,9 @@ def kernels_with(function: Any) -> SimpleNamespace:
     """The names of unsloth.kernels.fast_lora that are used, around `function`."""
 
     def apply_lora_mlp_swiglu(self: Any, X: Any, inplace: bool = True) -> Any:
-        projections = [value for name in NAMES for value in get_lora_parameters(getattr(self, name))]
+        projections = [
+            value for name in NAMES for value in get_lora_parameters(getattr(self, name))
+        ]
         return function.apply(X, *projections, activation, None, inplace, None, None, None, None)
 
     return SimpleNamespace(
@@ -112,7 +150,9 @@ class Layer(nn.Module):
         super().__init__()
         self.self_attn, self.mlp, self.outputs = nn.Identity(), nn.Module(), []
         self.mlp.act_fn = nn.SiLU()
-        for name, (inputs, outputs) in zip(NAMES, ((hidden, ffn), (hidden, ffn), (ffn, hidden)), strict=True):
+        for name, (inputs, outputs) in zip(
+            NAMES, ((hidden, ffn), (hidden, ffn), (ffn, hidden)), strict=True
+        ):
             setattr(self.mlp, name, nn.Linear(inputs, outputs, bias=False))
 
     def forward(self, hidden: Any) -> Any:
@@ -121,10 +161,14 @@ class Layer(nn.Module):
         return out
 
 
-def layers_with(kernels: SimpleNamespace, count: int = 2, hidden: int = 8, ffn: int = 24) -> nn.ModuleList:
+def layers_with(
+    kernels: SimpleNamespace, count: int = 2, hidden: int = 8, ffn: int = 24
+) -> nn.ModuleList:
     """Layers with an adapter, whose MLPs run in `kernels`, as Unsloth leaves them."""
     layers = nn.ModuleList([Layer(hidden, ffn) for _ in range(count)])
-    peft.inject_adapter_in_model(peft.LoraConfig(r=2, lora_alpha=1, target_modules=[*NAMES]), layers)
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=2, lora_alpha=1, target_modules=[*NAMES]), layers
+    )
     for layer in layers:
         for name in NAMES:
             for side in ("lora_A", "lora_B"):

@@ -1,5 +1,5 @@
-"""The part of the Hugging Face Hub's API that an upload without Xet uses (HF_HUB_DISABLE_XET=1), on a free port of this machine.
-What came in is kept."""
+"""The part of the Hugging Face Hub's API that an upload without Xet uses (HF_HUB_DISABLE_XET=1), on
+a free port of this machine. What came in is kept."""
 
 import base64
 import hashlib
@@ -14,14 +14,17 @@ from typing import Any
 
 @dataclass
 class Hub:
-    """What was uploaded: repos by name with what they were created with, files by path, the tokens that came along."""
+    """What was uploaded: repos by name with what they were created with, files by path, the tokens
+    that came along.
+    """
 
     address: str = ""
     repos: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
-    stored: dict[str, bytes] = field(default_factory=dict)  # large files by SHA-256, not yet committed
+    # large files by SHA-256, not yet committed
+    stored: dict[str, bytes] = field(default_factory=dict)
 
 
 @contextmanager
@@ -43,7 +46,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             known = self.path.removeprefix("/api/models/").partition("?")[0] in hub.repos
             self._answer(
-                {"siblings": [], "id": "me/tuned", "sha": "0" * 40} if known else {"error": "Not found"}, 200 if known else 404
+                (
+                    {"siblings": [], "id": "me/tuned", "sha": "0" * 40}
+                    if known
+                    else {"error": "Not found"}
+                ),
+                200 if known else 404,
             )
 
         def do_PUT(self) -> None:
@@ -52,7 +60,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self._answer({})
 
         def do_POST(self) -> None:
-            body, token = self._body(), (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+            body, token = (
+                self._body(),
+                (self.headers.get("Authorization") or "").removeprefix("Bearer "),
+            )
             hub.tokens.add(token)
             if token != "good":
                 self._answer({"error": "Invalid username or password."}, 401)
@@ -63,10 +74,21 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif "/preupload/" in self.path:
                 self._answer({"files": [_mode(each) for each in json.loads(body)["files"]]})
             elif self.path.endswith("/info/lfs/objects/batch"):
-                self._answer({"transfer": "basic", "objects": [_action(hub, each) for each in json.loads(body)["objects"]]})
+                self._answer(
+                    {
+                        "transfer": "basic",
+                        "objects": [_action(hub, each) for each in json.loads(body)["objects"]],
+                    }
+                )
             elif "/commit/" in self.path:
                 _commit(hub, [json.loads(line) for line in body.splitlines()])
-                self._answer({"commitUrl": f"{hub.address}/me/tuned/commit/1", "commitOid": "1" * 40, "pullRequestUrl": None})
+                self._answer(
+                    {
+                        "commitUrl": f"{hub.address}/me/tuned/commit/1",
+                        "commitOid": "1" * 40,
+                        "pullRequestUrl": None,
+                    }
+                )
             else:
                 self._answer({})
 
@@ -96,11 +118,19 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 def _mode(file: dict[str, Any]) -> dict[str, Any]:
     large = file["path"].endswith((".safetensors", ".gguf"))
-    return {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
+    return {
+        "path": file["path"],
+        "uploadMode": "lfs" if large else "regular",
+        "shouldIgnore": False,
+        "oid": None,
+    }
 
 
 def _action(hub: Hub, asked: dict[str, Any]) -> dict[str, Any]:
-    return {**asked, "actions": {"upload": {"href": f"{hub.address}/lfs/{asked['oid']}", "header": {}}}}
+    return {
+        **asked,
+        "actions": {"upload": {"href": f"{hub.address}/lfs/{asked['oid']}", "header": {}}},
+    }
 
 
 def _commit(hub: Hub, lines: list[dict[str, Any]]) -> None:

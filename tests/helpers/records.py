@@ -1,4 +1,6 @@
-"""Runs as they come out of an evaluation, made by hand: as many cases, answers and losses as a test needs."""
+"""Runs as they come out of an evaluation, made by hand: as many cases, answers and losses as a test
+needs.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,22 +21,53 @@ def evaluated(
     settings: Mapping[str, str] | None = None,
     **more: object,
 ) -> Evaluated:
-    """A run on held-out `cases`, of which it answered the first `answers` (all); its answers lose `nats` / 40 a token."""
+    """A run on held-out `cases`, of which it answered the first `answers` (all); its answers lose
+    `nats` / 40 a token.
+    """
     said = [
-        Answered(f"{QUESTION} {case}", REFERENCE, {}, Answer(at, "", 0, False), Answer(at, f"So.</think>{text}", 9, True))
+        Answered(
+            f"{QUESTION} {case}",
+            REFERENCE,
+            {},
+            Answer(at, "", 0, False),
+            Answer(at, f"So.</think>{text}", 9, True),
+        )
         for at, case in enumerate(list(cases)[:answers])
     ]
     names = (
-        tuple(Answered(f"{QUESTION} {case}", REFERENCE, {}, said[0].base, said[0].base).digest for case in cases) if said else ()
+        tuple(
+            Answered(f"{QUESTION} {case}", REFERENCE, {}, said[0].base, said[0].base).digest
+            for case in cases
+        )
+        if said
+        else ()
     )
     names = names or tuple(f"case {case}" for case in cases)
-    losses = [tuple(CaseLoss(2 * value + case / 7, 100 + case, value, 40) for case in cases) for value in (30.0, nats)]
-    record = Record(True, tuple(said), losses[0], losses[1], held_out=names if digests else (), **more)  # type: ignore[arg-type]
+    losses = [
+        tuple(CaseLoss(2 * value + case / 7, 100 + case, value, 40) for case in cases)
+        for value in (30.0, nats)
+    ]
+    record = Record(
+        True, tuple(said), losses[0], losses[1], held_out=names if digests else (), **more
+    )  # type: ignore[arg-type]
     return Evaluated(record, card(record, lexicon.load()), settings or {})
 
 
-def run(label: str, made: Evaluated | None, cost: Cost | None = None, missing: str = "", **settings: str) -> Run:
+def run(
+    label: str, made: Evaluated | None, cost: Cost | None = None, missing: str = "", **settings: str
+) -> Run:
     """A finished run with what came of it, and its settings with __ for a dot."""
     known = {name.replace("__", "."): value for name, value in settings.items()}
     page = f"#/experiments/1/runs/id-{label}"
-    return Run(label, f"run {label}", f"asked-{label}", f"id-{label}", "finished", known, cost or Cost(), made, missing, page)
+    return Run(
+        label,
+        f"run {label}",
+        f"asked-{label}",
+        f"id-{label}",
+        "finished",
+        known,
+        cost or Cost(),
+        made,
+        missing,
+        page,
+    )

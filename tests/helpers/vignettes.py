@@ -1,8 +1,8 @@
 """A vignette with its reference, in the words of the shipped cases."""
 
 QUESTION = (
-    "A 29-year-old woman has had a sore throat and fever of 38.4 °C for three days, no cough. She takes ramipril 5 mg. "
-    "She is allergic to penicillin. What is it?"
+    "A 29-year-old woman has had a sore throat and fever of 38.4 °C for three days, no cough. She"
+    " takes ramipril 5 mg. She is allergic to penicillin. What is it?"
 )
 REFERENCE = """## Symptoms
 - Sore throat and fever for three days without cough

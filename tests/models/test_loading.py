@@ -32,9 +32,21 @@ def biased(tmp_path: Path, embedded_tokenizer: Any, doors_in: Callable[..., Door
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     Qwen2ForCausalLM(
-        Qwen2Config(vocab_size=49152, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, **sizes)
+        Qwen2Config(
+            vocab_size=49152,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            **sizes,
+        )
     ).save_pretrained(tmp_path / "qwen2")
     embedded_tokenizer.save_pretrained(tmp_path / "qwen2")
     (tmp_path / "runs").mkdir()
@@ -48,10 +60,14 @@ def loaded(doors: Doors, *overrides: str) -> Tuned:
     return model.load(run, found, model.load_tokenizer(found, modules), modules)
 
 
-@pytest.mark.parametrize(("option", "modules"), [("all_linear", ALL), ("attention_only", ATTENTION)])
+@pytest.mark.parametrize(
+    ("option", "modules"), [("all_linear", ALL), ("attention_only", ATTENTION)]
+)
 def test_exactly_the_adapter_trains(doors: Doors, option: str, modules: set[str]) -> None:
     tuned = loaded(doors, f"lora={option}", "lora.r=4")
-    trained = {name for name, parameter in tuned.network.named_parameters() if parameter.requires_grad}
+    trained = {
+        name for name, parameter in tuned.network.named_parameters() if parameter.requires_grad
+    }
     kinds = {(name.split(".")[-4], name.split(".")[-3]) for name in trained}
     assert kinds == {(module, side) for module in modules for side in ("lora_A", "lora_B")}
     assert len(trained) == 2 * 2 * len(modules)
@@ -60,15 +76,21 @@ def test_exactly_the_adapter_trains(doors: Doors, option: str, modules: set[str]
 
 def test_the_adapter_is_float32_on_a_bfloat16_base(doors: Doors) -> None:
     tuned = loaded(doors, "hardware.dtype=bfloat16")
-    assert {parameter.dtype for parameter in tuned.network.parameters() if parameter.requires_grad} == {torch.float32}
-    assert {parameter.dtype for parameter in tuned.network.parameters() if not parameter.requires_grad} == {torch.bfloat16}
+    assert {
+        parameter.dtype for parameter in tuned.network.parameters() if parameter.requires_grad
+    } == {torch.float32}
+    assert {
+        parameter.dtype for parameter in tuned.network.parameters() if not parameter.requires_grad
+    } == {torch.bfloat16}
 
 
 def test_rank_stabilised_scales_by_the_root_of_the_rank(doors: Doors) -> None:
     scales = {}
     for switch in ("true", "false"):
         tuned = loaded(doors, "lora.r=4", "lora.alpha=8", f"lora.rank_stabilised={switch}")
-        scales[switch] = tuned.network.base_model.model.model.layers[0].mlp.up_proj.scaling["default"]
+        scales[switch] = tuned.network.base_model.model.model.layers[0].mlp.up_proj.scaling[
+            "default"
+        ]
     assert scales == {"true": 4.0, "false": 2.0}
 
 
@@ -81,13 +103,20 @@ def test_dora_adds_a_magnitude_an_output(doors: Doors) -> None:
 def test_measuring_before_training_changes_no_gradient(doors: Doors, engine_weights: str) -> None:
     measured = doors.train(f"model.quantisation={engine_weights}", "training.resume=never")
     silent = doors.train(
-        f"model.quantisation={engine_weights}", "evaluation.answers=0", "evaluation.batch_size=1", "training.resume=never"
+        f"model.quantisation={engine_weights}",
+        "evaluation.answers=0",
+        "evaluation.batch_size=1",
+        "training.resume=never",
     )
-    assert doors.history(measured.run_id, "train/loss") == doors.history(silent.run_id, "train/loss")
+    assert doors.history(measured.run_id, "train/loss") == doors.history(
+        silent.run_id, "train/loss"
+    )
 
 
 def test_nf4_on_a_cpu_learns(doors: Doors) -> None:
-    result = doors.train("model.quantisation=nf4", "training.learning_rate=1e-2", "training.max_steps=8")
+    result = doors.train(
+        "model.quantisation=nf4", "training.learning_rate=1e-2", "training.max_steps=8"
+    )
     assert result.outcome.loss_after < result.outcome.loss_before - 0.05
 
 
@@ -97,9 +126,14 @@ def test_weights_of_another_shape_are_refused(doors: Doors) -> None:
     assert "vocab" not in str(refused.value)
 
 
-def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(doors: Doors) -> None:
+def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(
+    doors: Doors,
+) -> None:
     tuned = loaded(doors, "hardware.dtype=float32")
-    cases = [Encoded(list(range(10, 10 + length)), [IGNORED] * 3 + list(range(13, 10 + length)), 3) for length in (8, 20, 600)]
+    cases = [
+        Encoded(list(range(10, 10 + length)), [IGNORED] * 3 + list(range(13, 10 + length)), 3)
+        for length in (8, 20, 600)
+    ]
     losses = [held_out_loss(tuned, cases, batch_size) for batch_size in (1, 2, 3)]
     total, tokens = 0.0, 0
     for case in cases:
@@ -107,7 +141,9 @@ def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(d
             logits = tuned.network(torch.tensor([case.input_ids])).logits[0, :-1].float()
         targets = torch.tensor(case.labels[1:])
         kept = targets != IGNORED
-        total += torch.nn.functional.cross_entropy(logits[kept], targets[kept], reduction="sum").item()
+        total += torch.nn.functional.cross_entropy(
+            logits[kept], targets[kept], reduction="sum"
+        ).item()
         tokens += int(kept.sum())
     assert losses == pytest.approx([total / tokens] * 3, rel=1e-5)
 
@@ -124,7 +160,12 @@ def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
 def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: str) -> None:
-    words = "model.shape.family=qwen2", f"lora.bias={bias}", "evaluation.reuse_base=false", "training.resume=never"
+    words = (
+        "model.shape.family=qwen2",
+        f"lora.bias={bias}",
+        "evaluation.reuse_base=false",
+        "training.resume=never",
+    )
     cases = [Encoded([5, 6, 7, 8], [IGNORED, 6, 7, 8], 1)]
     tuned = loaded(biased, *words)
     assert sum(name.endswith("_proj.base_layer.bias") for name in tuned.base_biases) == 6
@@ -136,9 +177,15 @@ def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: st
     with tuned.as_base():
         assert held_out_loss(tuned, cases, 1) == base != changed
     assert held_out_loss(tuned, cases, 1) == changed
-    first = biased.train(*words, "training.learning_rate=1e-1", "evaluation.answers=0", name="first")
+    first = biased.train(
+        *words, "training.learning_rate=1e-1", "evaluation.answers=0", name="first"
+    )
     further = biased.train(
-        *words, f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", "evaluation.answers=0", name="further"
+        *words,
+        f"lora.start_from={first.adapter}",
+        "training.learning_rate=1e-12",
+        "evaluation.answers=0",
+        name="further",
     )
     assert further.outcome.loss_before == first.outcome.loss_before != first.outcome.loss_after
     assert further.outcome.loss_after == pytest.approx(first.outcome.loss_after, abs=1e-3)
@@ -152,7 +199,10 @@ def test_an_adapter_of_other_tensors_is_refused(doors: Doors) -> None:
     whole = load_file(file)
     one = min(whole)
     save_file({name: each for name, each in whole.items() if name != one}, file)
-    with pytest.raises(ModelError, match=rf"other tensors than this run's \({one} is missing there, of 1 that do not match\)"):
+    with pytest.raises(
+        ModelError,
+        match=rf"other tensors than this run's \({one} is missing there, of 1 that do not match\)",
+    ):
         loaded(doors, f"lora.start_from={first.adapter}")
     save_file(whole | {"base_model.model.lm_head.lora_A.weight": whole[one].clone()}, file)
     with pytest.raises(ModelError, match=r"lm_head\.lora_A.weight is not in this one"):
@@ -174,14 +224,18 @@ def test_the_switch_that_keeps_nf4_weights_as_they_are_is_there_and_off(doors: D
     assert hasattr(layer, private.REPACKS.last)
     tuned = loaded(doors, "model.quantisation=nf4")
     switches = [
-        getattr(each, private.REPACKS.last) for each in tuned.network.modules() if isinstance(each, bitsandbytes.nn.Linear4bit)
+        getattr(each, private.REPACKS.last)
+        for each in tuned.network.modules()
+        if isinstance(each, bitsandbytes.nn.Linear4bit)
     ]
     assert switches
     assert not any(switches)
 
 
 def test_a_switch_of_another_name_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"bitsandbytes .* has no .*; install bitsandbytes==0\.50\.2"):
+    with pytest.raises(
+        ModelError, match=r"bitsandbytes .* has no .*; install bitsandbytes==0\.50\.2"
+    ):
         model.keep_cpu_weights_unpacked(torch.nn.Linear(2, 2))
 
 

@@ -11,7 +11,9 @@ from medexp.system.units import bytes_of_gib
 
 
 def test_a_busy_card_is_refused_by_how_much():
-    with pytest.raises(MachineError, match=r"is 5\.25 and only 5\.00 GiB are free on the card, 0\.25 too few"):
+    with pytest.raises(
+        MachineError, match=r"is 5\.25 and only 5\.00 GiB are free on the card, 0\.25 too few"
+    ):
         guard.refuse_if_busy(bytes_of_gib(5), bytes_of_gib(5.25))
 
 
@@ -46,7 +48,9 @@ LINUX, WSL = "Linux-6.8.0-x86_64", "Linux-5.15.167.4-microsoft-standard-WSL2-x86
 def test_more_reserved_than_the_card_has_in_use_lies_elsewhere(metered):
     meter = metered(5.2, 1.5, 6)
     assert meter.spilled_bytes() == pytest.approx(bytes_of_gib(0.7), abs=4)
-    with pytest.raises(VramCeilingError, match=r"\(0\.70 GiB of it lie in host memory\).*does not fit in 5\.25 GiB"):
+    with pytest.raises(
+        VramCeilingError, match=r"\(0\.70 GiB of it lie in host memory\).*does not fit in 5\.25 GiB"
+    ):
         guard.SpillGuard(meter, LINUX).stepped(40.0, None)
 
 
@@ -59,7 +63,9 @@ def take(meter, system, *steps_s, planned_s=40.0):
 
 def test_steps_that_crawl_are_a_spill_where_drivers_spill(metered):
     meter, crawling = metered(5.2, 0.3, 6), [40.0] + 5 * [200.0]
-    with pytest.raises(VramCeilingError, match=r"a step takes 200\.0 s, 40\.0 s a step were planned"):
+    with pytest.raises(
+        VramCeilingError, match=r"a step takes 200\.0 s, 40\.0 s a step were planned"
+    ):
         take(meter, WSL, *crawling)
     take(meter, LINUX, *crawling)
     take(meter, WSL, *[120.0] * 20)
@@ -78,7 +84,12 @@ def test_a_process_s_first_step_and_a_slow_one_among_others_are_no_spill(metered
 
 def test_a_cpu_has_no_meter(resolved, no_card):
     meter = guard.cap(resolved(on=no_card).hardware)
-    assert (meter.on_card, meter.ceiling_bytes, meter.reserved_bytes(), meter.peak_bytes()) == (False, 0, 0, 0)
+    assert (meter.on_card, meter.ceiling_bytes, meter.reserved_bytes(), meter.peak_bytes()) == (
+        False,
+        0,
+        0,
+        0,
+    )
     assert meter.retries() == 0
 
 

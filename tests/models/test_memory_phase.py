@@ -1,4 +1,6 @@
-"""Memory that runs out says in which phase: as a value for what goes on from there, in words for people."""
+"""Memory that runs out says in which phase: as a value for what goes on from there, in words for
+people.
+"""
 
 import json
 from pathlib import Path
@@ -44,7 +46,10 @@ def test_a_spill_has_the_phase_it_was_seen_in(meter: Meter) -> None:
 def test_the_next_process_is_told_the_phase(meter: Meter, tmp_path: Path) -> None:
     with claimed(tmp_path, "abc", Resume.auto) as work:
         work.settle(Levers(4, 1))
-    left, answering = claimed(tmp_path, "abc", Resume.auto), during(Phase.answering, "any words", meter)
+    left, answering = (
+        claimed(tmp_path, "abc", Resume.auto),
+        during(Phase.answering, "any words", meter),
+    )
     with pytest.raises(VramCeilingError), left, answering:
         raise torch.OutOfMemoryError
     with claimed(tmp_path, "abc", Resume.auto) as work:
@@ -55,5 +60,7 @@ def test_what_an_older_medexp_wrote_is_read(tmp_path: Path) -> None:
     with claimed(tmp_path, "abc", Resume.auto) as work:
         work.settle(Levers(4, 1))
         levers = json.loads((work.folder / "levers.json").read_text())
-        (work.folder / "ran_out.json").write_text(json.dumps({"levers": levers, "doing": "answering 4 held-out questions"}))
+        (work.folder / "ran_out.json").write_text(
+            json.dumps({"levers": levers, "doing": "answering 4 held-out questions"})
+        )
         assert work.ran_out() == (Levers(4, 1), None)

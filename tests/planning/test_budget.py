@@ -1,4 +1,6 @@
-"""The budget against what cards were measured to take (benchmarks/vram/results), and the arithmetic behind it."""
+"""The budget against what cards were measured to take (benchmarks/vram/results), and the arithmetic
+behind it.
+"""
 
 import json
 from pathlib import Path
@@ -7,11 +9,22 @@ from statistics import median
 import pytest
 
 from medexp.planning.budget import budget, layer_bytes, may_answer
-from medexp.planning.memory_terms import Levers, Phase, Place, dequantised_bytes, layer_parameters, lora_parameters
+from medexp.planning.memory_terms import (
+    Levers,
+    Phase,
+    Place,
+    dequantised_bytes,
+    layer_parameters,
+    lora_parameters,
+)
 from medexp.system.units import MIB
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "vram" / "results"
-NOTHING_SAVED = ["hardware.checkpoint_skip_layers=0", "hardware.offload_layers=0", "hardware.offload_embedding=false"]
+NOTHING_SAVED = [
+    "hardware.checkpoint_skip_layers=0",
+    "hardware.offload_layers=0",
+    "hardware.offload_embedding=false",
+]
 EIGHT_B = ["hardware=rtx4050_6gb", *NOTHING_SAVED]
 
 
@@ -19,7 +32,11 @@ def points(name: str, date: str = "2026-11-22", card: str = "h200") -> list[dict
     return json.loads((RESULTS / f"{date}_{card}{name}.json").read_text())
 
 
-LATEST = [point for name in ("", "_whole", "_small", "_wide") for point in points(name, "2026-11-26", "h100")]
+LATEST = [
+    point
+    for name in ("", "_whole", "_small", "_wide")
+    for point in points(name, "2026-11-26", "h100")
+]
 
 
 @pytest.fixture
@@ -27,12 +44,29 @@ def budgeted(resolved):
     """budgeted(point, *more): the run of a measured point, and its budget."""
 
     def made(point: dict, *more: str):
-        shape = [f"training.max_seq_tokens={point['seq']}", f"training.micro_batch={point['micro_batch']}"]
-        run = resolved("hardware=h200_141gb", *NOTHING_SAVED, *shape, "evaluation.answers=0", *point["overrides"], *more)
+        shape = [
+            f"training.max_seq_tokens={point['seq']}",
+            f"training.micro_batch={point['micro_batch']}",
+        ]
+        run = resolved(
+            "hardware=h200_141gb",
+            *NOTHING_SAVED,
+            *shape,
+            "evaluation.answers=0",
+            *point["overrides"],
+            *more,
+        )
         hardware = run.hardware
         saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
         on_host = hardware.offload_activations is True
-        levers = Levers(point["micro_batch"], 2, *saved, is_compiled(point), hardware.tile_mlp is True, kept_on_host=on_host)
+        levers = Levers(
+            point["micro_batch"],
+            2,
+            *saved,
+            is_compiled(point),
+            hardware.tile_mlp is True,
+            kept_on_host=on_host,
+        )
         return run, budget(run, levers)
 
     return made
@@ -46,7 +80,12 @@ def is_fitted_on(point: dict) -> bool:
     """A constant of compiled layers was set by it, or by the same step in another process."""
     (family, shape, *_), tokens = point["name"].split("_"), point["micro_batch"] * point["seq"]
     is_small = family in ("z", "v") and (tokens <= 512 or shape in ("1b", "14b", "32b"))
-    return (family == "s" and is_compiled(point)) or family in ("o", "zw") or point["name"] == "k_w_1b_k12" or is_small
+    return (
+        (family == "s" and is_compiled(point))
+        or family in ("o", "zw")
+        or point["name"] == "k_w_1b_k12"
+        or is_small
+    )
 
 
 def is_compiled(point: dict) -> bool:
@@ -54,19 +93,25 @@ def is_compiled(point: dict) -> bool:
 
 
 def test_what_lies_there_after_loading_is_exact(budgeted):
-    every = points("") + points("_validation") + points("_double_buffer") + points("_unseen") + LATEST
+    every = (
+        points("") + points("_validation") + points("_double_buffer") + points("_unseen") + LATEST
+    )
     fresh = {point["name"]: point for point in reversed(every) if not is_plain(point)}
     assert len(fresh) == 103
     later = {"optimizer state", "dequantised weight"}
     for point in fresh.values():
         _, needed = budgeted(point)
-        held = [term for term in needed.terms if term.place is Place.gpu and term.phase is Phase.always]
+        held = [
+            term for term in needed.terms if term.place is Place.gpu and term.phase is Phase.always
+        ]
         held_bytes = sum(term.num_bytes for term in held if term.name not in later)
         assert held_bytes == pytest.approx(point["after_load_bytes"], abs=0.5 * MIB), point["name"]
 
 
 def errors(budgeted, measured: list[dict], *more: str, beside: int = 0) -> list[float]:
-    """Predicted over measured peak of a training step, in percent; with so many dequantised weights `beside` what is planned."""
+    """Predicted over measured peak of a training step, in percent; with so many dequantised weights
+    `beside` what is planned.
+    """
     found = []
     for point in measured:
         run, needed = budgeted(point, *more)
@@ -85,8 +130,14 @@ def test_all_that_was_measured_with_today_s_settings(budgeted):
 
 def test_what_tensors_take_in_compiled_layers_follows_from_the_shape(budgeted):
     """Nothing of it is the allocator's: all terms of a step but the slack."""
-    measured = [each for each in LATEST if is_compiled(each) and each["micro_batch"] * each["seq"] >= 1024]
-    plain = [each for each in measured if "checkpoint_skip_layers" not in str(each["overrides"]) and each["name"] != "z_1b"]
+    measured = [
+        each for each in LATEST if is_compiled(each) and each["micro_batch"] * each["seq"] >= 1024
+    ]
+    plain = [
+        each
+        for each in measured
+        if "checkpoint_skip_layers" not in str(each["overrides"]) and each["name"] != "z_1b"
+    ]
     off = []
     for point in plain:
         _, needed = budgeted(point)
@@ -106,10 +157,13 @@ def test_points_that_nothing_was_fitted_on(budgeted):
 
 
 def test_compiled_layers_as_another_card_took_them_days_before(budgeted):
-    """Of today's constants only KEPT_EACH comes from some of these, and no other was fitted on them. Then the last product was
-    computed, and after the held-out loss a dequantised weight stayed."""
+    """Of today's constants only KEPT_EACH comes from some of these, and no other was fitted on
+    them. Then the last product was computed, and after the held-out loss a dequantised weight
+    stayed."""
     before = points("_double_buffer") + points("_unseen") + points("_waiting", "2026-11-23")
-    found = errors(budgeted, [*filter(is_compiled, before)], "hardware.recompute_last_product=true", beside=1)
+    found = errors(
+        budgeted, [*filter(is_compiled, before)], "hardware.recompute_last_product=true", beside=1
+    )
     assert len(found) == 44
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
@@ -119,7 +173,9 @@ def test_compiled_layers_as_another_card_took_them_days_before(budgeted):
 
 def test_layers_that_are_not_compiled(budgeted):
     """Twenty-one points were fitted on."""
-    before = [point for point in points("_double_buffer") + points("_unseen") if not is_compiled(point)]
+    before = [
+        point for point in points("_double_buffer") + points("_unseen") if not is_compiled(point)
+    ]
     found = errors(budgeted, before)
     assert len(found) == 34
     assert median(map(abs, found)) <= 2
@@ -131,21 +187,26 @@ def test_activations_on_the_host_take_one_layer_of_the_card_however_many_wait(re
     run = resolved(*EIGHT_B)
     few, many = (budget(run, Levers(2, 4, 0, True, kept, kept_on_host=True)) for kept in (6, 15))
     assert few.peak_bytes == many.peak_bytes
-    saved = 487 * MIB  # what was seen to leave a layer of 2 x 2,048 tokens (benchmarks/train), in pieces of 8 MiB
+    # what was seen to leave a layer of 2 x 2,048 tokens (benchmarks/train), in pieces of 8 MiB
+    saved = 487 * MIB
     waiting = {term.name: term.num_bytes for term in many.terms}["activations of kept layers"]
     assert 14 * saved <= waiting <= 14 * 1.06 * saved
     assert many.link_bytes - few.link_bytes == pytest.approx(4 * 2 * 9 * waiting / 14)
 
 
 def test_plain_transformers_as_fitted(budgeted):
-    found = errors(budgeted, [point for point in points("") + points("_validation") if is_plain(point)])
+    found = errors(
+        budgeted, [point for point in points("") + points("_validation") if is_plain(point)]
+    )
     assert len(found) == 11
     assert max(found) <= 2
     assert min(found) >= -0.6
 
 
 def test_plain_transformers_on_points_that_nothing_was_fitted_on(budgeted):
-    found = errors(budgeted, [point for point in points("_shortened", "2026-11-25", "h100") if is_plain(point)])
+    found = errors(
+        budgeted, [point for point in points("_shortened", "2026-11-25", "h100") if is_plain(point)]
+    )
     assert len(found) == 7
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
@@ -154,14 +215,19 @@ def test_plain_transformers_on_points_that_nothing_was_fitted_on(budgeted):
 
 def test_the_peak_of_answering(budgeted):
     """Four prompts of 512 tokens, 16 new ones: the cache by Unsloth's source, the rest measured."""
-    asked = ["evaluation.answers=1", "evaluation.batch_size=4", "evaluation.max_seq_tokens=512", "evaluation.max_new_tokens=16"]
+    asked = [
+        "evaluation.answers=1",
+        "evaluation.batch_size=4",
+        "evaluation.max_seq_tokens=512",
+        "evaluation.max_new_tokens=16",
+    ]
     any_point = {point["name"]: point for point in points("_unseen")}
     for measured in points("_answers"):
         if "dora" not in measured["name"]:
             _, needed = budgeted(any_point[measured["name"]], *asked)
-            assert needed.bytes_in(Phase.answering) == pytest.approx(measured["answers_reserved_bytes"], rel=0.045), measured[
-                "name"
-            ]
+            assert needed.bytes_in(Phase.answering) == pytest.approx(
+                measured["answers_reserved_bytes"], rel=0.045
+            ), measured["name"]
 
 
 def test_the_golden_bytes_of_the_seed_s_recipe(resolved):
@@ -192,7 +258,11 @@ def test_streaming_frees_all_but_three_slots(resolved):
 def test_the_embedding_moves_to_the_host_whole(resolved):
     run = resolved(*EIGHT_B)
     here, there = (budget(run, Levers(2, 4, 0, on_host)) for on_host in (False, True))
-    assert here.peak_bytes - there.peak_bytes == there.host_bytes - here.host_bytes == 2 * 128_256 * 4096
+    assert (
+        here.peak_bytes - there.peak_bytes
+        == there.host_bytes - here.host_bytes
+        == 2 * 128_256 * 4096
+    )
 
 
 def test_more_of_anything_takes_more(resolved):
@@ -212,7 +282,10 @@ def test_without_a_card_everything_is_host_memory(resolved, no_card):
 
 def test_short_questions_go_together_in_the_memory_that_was_planned(resolved):
     run = resolved(
-        "hardware=rtx4050_6gb", "evaluation.batch_size=2", "evaluation.max_seq_tokens=1024", "evaluation.max_new_tokens=768"
+        "hardware=rtx4050_6gb",
+        "evaluation.batch_size=2",
+        "evaluation.max_seq_tokens=1024",
+        "evaluation.max_new_tokens=768",
     )
     assert may_answer(run, 2, 1024)
     assert not may_answer(run, 3, 1024)
@@ -221,7 +294,9 @@ def test_short_questions_go_together_in_the_memory_that_was_planned(resolved):
     def answering(questions: int, longest: int) -> int:
         run.evaluation.batch_size, run.evaluation.max_seq_tokens = questions, longest
         levers = Levers(2, 4, 20, True, 0, True)
-        return sum(term.num_bytes for term in budget(run, levers).terms if term.phase is Phase.answering)
+        return sum(
+            term.num_bytes for term in budget(run, levers).terms if term.phase is Phase.answering
+        )
 
     assert answering(4, 256) <= answering(2, 1024) < answering(3, 1024)
 
@@ -250,7 +325,9 @@ def test_dora_and_biases_on_the_points_they_were_fitted_on(budgeted):
     ],
 )
 def test_dora_and_biases_on_later_points_never_take_more(budgeted, name, most):
-    """Nothing was fitted on the first three; the others showed where plans had been a third to a half too high."""
+    """Nothing was fitted on the first three; the others showed where plans had been a third to a
+    half too high.
+    """
     found = errors(budgeted, [point for point in UNFUSED_UNSEEN if point["name"] == name])
     assert found
     assert min(found) >= 0
@@ -258,14 +335,28 @@ def test_dora_and_biases_on_later_points_never_take_more(budgeted, name, most):
 
 
 def test_dora_is_measured_and_asked_in_more_memory_than_it_trains_with(budgeted):
-    """A pass that is not compiled makes the identity matrix of the widest projection: the peak of short sequences."""
+    """A pass that is not compiled makes the identity matrix of the widest projection: the peak of
+    short sequences.
+    """
     for point in [each for each in UNFUSED if "dora" in each["name"]]:
-        at_a_time = [f"evaluation.batch_size={point['micro_batch']}", f"evaluation.max_seq_tokens={point['seq']}"]
+        at_a_time = [
+            f"evaluation.batch_size={point['micro_batch']}",
+            f"evaluation.max_seq_tokens={point['seq']}",
+        ]
         _, needed = budgeted(point, *at_a_time)
-        assert needed.bytes_in(Phase.evaluation) == pytest.approx(point["evaluation_reserved_bytes"], rel=0.065), point
+        assert needed.bytes_in(Phase.evaluation) == pytest.approx(
+            point["evaluation_reserved_bytes"], rel=0.065
+        ), point
         assert needed.bytes_in(Phase.evaluation) > 0.97 * point["evaluation_reserved_bytes"], point
-    asked = ["evaluation.answers=1", "evaluation.batch_size=4", "evaluation.max_seq_tokens=512", "evaluation.max_new_tokens=16"]
+    asked = [
+        "evaluation.answers=1",
+        "evaluation.batch_size=4",
+        "evaluation.max_seq_tokens=512",
+        "evaluation.max_new_tokens=16",
+    ]
     any_point = {point["name"]: point for point in UNFUSED + UNFUSED_UNSEEN}
     for measured in points("_unfused_answers", "2026-11-23"):
         _, needed = budgeted(any_point[measured["name"]], *asked)
-        assert needed.bytes_in(Phase.answering) == pytest.approx(measured["answers_reserved_bytes"], rel=0.1), measured["name"]
+        assert needed.bytes_in(Phase.answering) == pytest.approx(
+            measured["answers_reserved_bytes"], rel=0.1
+        ), measured["name"]

@@ -1,4 +1,6 @@
-"""The budget against the tensors themselves: the embedded model with its adapter, loaded and trained for a step on a CPU."""
+"""The budget against the tensors themselves: the embedded model with its adapter, loaded and
+trained for a step on a CPU.
+"""
 
 from pathlib import Path
 
@@ -20,11 +22,21 @@ def loaded(resolved, no_card, embedded_tokenizer):
     """loaded(*overrides): the run, the model of it, and the predicted bytes by term."""
 
     def made(*overrides: str):
-        run = resolved("hardware=cpu", "training.micro_batch=1", "training.accumulation=1", *overrides, on=no_card)
+        run = resolved(
+            "hardware=cpu",
+            "training.micro_batch=1",
+            "training.accumulation=1",
+            *overrides,
+            on=no_card,
+        )
         modules = stack.load(run.hardware, machine.cache_dir())
         tuned = model.load(run, weights.find(run.model), embedded_tokenizer, modules)
         terms = budget(run, Levers(1, 1)).terms
-        return run, tuned, {term.name: term.num_bytes for term in terms if term.phase is Phase.always}
+        return (
+            run,
+            tuned,
+            {term.name: term.num_bytes for term in terms if term.phase is Phase.always},
+        )
 
     return made
 
@@ -34,10 +46,16 @@ def size(tensors) -> int:
 
 
 def parameters(tuned, *parts: str):
-    return [value for name, value in tuned.network.named_parameters() if any(part in name for part in parts)]
+    return [
+        value
+        for name, value in tuned.network.named_parameters()
+        if any(part in name for part in parts)
+    ]
 
 
-@pytest.mark.parametrize("adapter", [["lora.r=16"], ["lora=attention_only", "lora.r=5"], ["lora.r=8", "lora.dora=true"]])
+@pytest.mark.parametrize(
+    "adapter", [["lora.r=16"], ["lora=attention_only", "lora.r=5"], ["lora.r=8", "lora.dora=true"]]
+)
 def test_weights_and_adapter_take_what_was_planned_to_the_byte(loaded, adapter):
     _, tuned, planned = loaded(*adapter)
     adapted = parameters(tuned, "lora_")
@@ -54,16 +72,27 @@ def test_the_optimizer_s_moments_take_what_was_planned_to_the_byte(loaded, tmp_p
     trainer.fit(tuned, [Encoded([1, 5, 6, 7, 2], [-100, 5, 6, 7, 2], 1)], run, tmp_path, None, [])
     (kept,) = tmp_path.glob("checkpoint-1/optimizer.pt")
     state = torch.load(kept, weights_only=True)["state"].values()
-    assert size(moment[name] for moment in state for name in ("exp_avg", "exp_avg_sq")) == planned["optimizer state"]
+    assert (
+        size(moment[name] for moment in state for name in ("exp_avg", "exp_avg_sq"))
+        == planned["optimizer state"]
+    )
     assert {name for moment in state for name in moment} == {"exp_avg", "exp_avg_sq", "step"}
 
 
 def test_nf4_weights_take_what_was_planned_to_a_thousandth(loaded):
     _, tuned, planned = loaded("model.quantisation=nf4")
-    packed = [each for each in tuned.network.parameters() if getattr(each, "quant_state", None) is not None]
+    packed = [
+        each
+        for each in tuned.network.parameters()
+        if getattr(each, "quant_state", None) is not None
+    ]
     assert len(packed) == 7 * 30
     states = [each.quant_state for each in packed]
-    scales = [tensor for each in states for tensor in (each.absmax, each.code, each.offset, each.state2.absmax, each.state2.code)]
+    scales = [
+        tensor
+        for each in states
+        for tensor in (each.absmax, each.code, each.offset, each.state2.absmax, each.state2.code)
+    ]
     taken = size(tuned.network.parameters()) + size(scales)
     assert sum(planned.values()) - planned["optimizer state"] == pytest.approx(taken, rel=1e-3)
     assert size(parameters(tuned, "embed_tokens")) == planned["embedding"]

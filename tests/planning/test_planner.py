@@ -20,7 +20,12 @@ from medexp.system.units import GIB, bytes_of_gib
 CARD = "hardware=rtx4050_6gb"
 ON_CARD = "hardware.offload_activations=false"
 PRESETS = ["rtx4050_6gb", "rtx3060_12gb", "t4_16gb", "rtx4090_24gb", "h200_141gb"]
-MODELS = ["smollm2_135m", "deepseek_r1_distill_qwen_1_5b", "llama_3_2_3b", "deepseek_r1_distill_llama_8b"]
+MODELS = [
+    "smollm2_135m",
+    "deepseek_r1_distill_qwen_1_5b",
+    "llama_3_2_3b",
+    "deepseek_r1_distill_llama_8b",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,9 @@ def test_the_8b_fits_6_gb_only_by_leaving_parts_on_the_host(resolved):
     chosen, _ = planner.choose(resolved(CARD, ON_CARD))
     assert chosen.levers == Levers(4, 2, 23, True, 0)
     with pytest.raises(VramPlanError, match=r"hardware\.vram_ceiling_gib is 5\.25"):
-        planner.choose(resolved(CARD, "hardware.offload_layers=0", "hardware.offload_embedding=false"))
+        planner.choose(
+            resolved(CARD, "hardware.offload_layers=0", "hardware.offload_embedding=false")
+        )
 
 
 def test_the_14b_and_8192_tokens_fit_where_unsloth_s_own_plan_refuses(resolved):
@@ -54,7 +61,10 @@ def test_the_14b_and_8192_tokens_fit_where_unsloth_s_own_plan_refuses(resolved):
 def test_the_chosen_plan_is_within_what_can_be_told_of_the_fastest(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose(run)
-    fastest = min((plan for plan in planner.ranked(run) if limits.fits(run, plan)), key=lambda plan: plan.step_s)
+    fastest = min(
+        (plan for plan in planner.ranked(run) if limits.fits(run, plan)),
+        key=lambda plan: plan.step_s,
+    )
     assert chosen.step_s <= fastest.step_s * planner.TOO_CLOSE_TO_TELL
 
 
@@ -67,7 +77,9 @@ def test_frugal_takes_least(resolved):
 def test_manual_keeps_the_batch_and_a_number_stays(resolved):
     manual, _ = planner.choose(resolved(CARD, "training.plan=manual"))
     assert (manual.levers.micro_batch, manual.levers.accumulation) == (2, 4)
-    pinned, _ = planner.choose(resolved(CARD, "hardware.offload_layers=28", "hardware.checkpoint_skip_layers=0"))
+    pinned, _ = planner.choose(
+        resolved(CARD, "hardware.offload_layers=28", "hardware.checkpoint_skip_layers=0")
+    )
     assert (pinned.levers.streamed_layers, pinned.levers.kept_layers) == (28, 0)
 
 
@@ -81,7 +93,10 @@ def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(reso
 
 
 def test_less_host_memory_keeps_fewer_there(resolved):
-    kept = [planner.choose(resolved(CARD, f"hardware.host_ram_gib={ram}"))[0].levers for ram in (16, 12, 8)]
+    kept = [
+        planner.choose(resolved(CARD, f"hardware.host_ram_gib={ram}"))[0].levers
+        for ram in (16, 12, 8)
+    ]
     assert kept[0].kept_layers > kept[1].kept_layers
     assert not kept[2].kept_on_host
 
@@ -95,7 +110,11 @@ def test_what_would_fit_where_the_host_is_short(resolved):
 
 
 def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_card(resolved):
-    h200 = ["hardware.matmul_tflops=720.6", "hardware.memory_gb_per_s=4136", "hardware.host_link_gb_per_s=53.9"]
+    h200 = [
+        "hardware.matmul_tflops=720.6",
+        "hardware.memory_gb_per_s=4136",
+        "hardware.host_link_gb_per_s=53.9",
+    ]
     run = resolved(CARD, *h200)
     assert not planner.choose(run)[0].levers.kept_on_host
     for levers, measured in (  # benchmarks/train, 2026-11-23
@@ -108,14 +127,24 @@ def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_car
 
 def test_activations_that_are_asked_to_the_host(resolved):
     asked = [CARD, "hardware.offload_activations=true"]
-    assert planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=4"))[0].levers.kept_layers == 4
-    assert planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=0"))[0].levers.kept_layers == 0
-    most, _ = planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=max", "hardware.host_ram_gib=64"))
+    assert (
+        planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=4"))[0].levers.kept_layers
+        == 4
+    )
+    assert (
+        planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=0"))[0].levers.kept_layers
+        == 0
+    )
+    most, _ = planner.choose(
+        resolved(*asked, "hardware.checkpoint_skip_layers=max", "hardware.host_ram_gib=64")
+    )
     assert most.levers.kept_layers + most.levers.streamed_layers == 32
     by_hand = [*asked, "training.plan=manual", "hardware.checkpoint_skip_layers=9"]
     chosen, _ = planner.choose(resolved(*by_hand, "hardware.host_ram_gib=24"))
     assert (chosen.levers.kept_layers, chosen.levers.kept_on_host) == (9, True)
-    with pytest.raises(VramPlanError, match=r"activations of 9 layers\) and 6\.4 GiB.*40% of it may be pinned"):
+    with pytest.raises(
+        VramPlanError, match=r"activations of 9 layers\) and 6\.4 GiB.*40% of it may be pinned"
+    ):
         planner.choose(resolved(*by_hand))
 
 
@@ -131,7 +160,10 @@ def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
 
 def test_what_would_fit_does_and_one_more_does_not(resolved):
     run = resolved(CARD, "training.max_seq_tokens=65536")
-    with pytest.raises(VramPlanError, match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21440"):
+    with pytest.raises(
+        VramPlanError,
+        match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21440",
+    ):
         planner.choose(run)
     assert planner.choose(reach.resized(run, seq=21440))
     with pytest.raises(VramPlanError):
@@ -147,11 +179,19 @@ def test_a_tied_embedding_stays_and_plain_transformers_has_no_levers(resolved):
     tied, _ = planner.choose(resolved(CARD, "model=llama_3_2_3b"))
     assert not tied.levers.embedding_on_host
     plain, _ = planner.choose(resolved("hardware=rtx4090_24gb", "hardware.engine=transformers"))
-    assert (plain.levers.streamed_layers, plain.levers.embedding_on_host, plain.levers.kept_layers) == (0, False, 0)
+    assert (
+        plain.levers.streamed_layers,
+        plain.levers.embedding_on_host,
+        plain.levers.kept_layers,
+    ) == (0, False, 0)
 
 
 def test_the_predicted_speed_on_the_card_that_was_measured(resolved):
-    h200 = ["hardware.matmul_tflops=720.6", "hardware.memory_gb_per_s=4136", "hardware.host_link_gb_per_s=53.9"]
+    h200 = [
+        "hardware.matmul_tflops=720.6",
+        "hardware.memory_gb_per_s=4136",
+        "hardware.host_link_gb_per_s=53.9",
+    ]
     run = resolved(CARD, "hardware.recompute_last_product=true", *h200)
     planned = predicted(run, Levers(4, 2, 24, True, 0)).tokens_per_s
     plain = predicted(run, Levers(2, 4, 14, True, 0)).tokens_per_s
@@ -160,9 +200,16 @@ def test_the_predicted_speed_on_the_card_that_was_measured(resolved):
 
 
 def test_what_leaving_out_the_last_product_brings_on_the_card_that_was_measured(resolved):
-    h100 = ["hardware.matmul_tflops=737.2", "hardware.memory_gb_per_s=2897", "hardware.host_link_gb_per_s=53.7"]
+    h100 = [
+        "hardware.matmul_tflops=737.2",
+        "hardware.memory_gb_per_s=2897",
+        "hardware.host_link_gb_per_s=53.7",
+    ]
     whole, without = (
-        predicted(resolved(CARD, f"hardware.recompute_last_product={each}", *h100), Levers(4, 2, 24, True, 0)).tokens_per_s
+        predicted(
+            resolved(CARD, f"hardware.recompute_last_product={each}", *h100),
+            Levers(4, 2, 24, True, 0),
+        ).tokens_per_s
         for each in ("true", "false")
     )
     assert whole == pytest.approx(10_224, rel=0.03)  # benchmarks/train, 2026-11-25
@@ -172,10 +219,16 @@ def test_what_leaving_out_the_last_product_brings_on_the_card_that_was_measured(
 def test_a_plan_in_words_and_as_values(resolved):
     on_card, _ = planner.choose(resolved(CARD, ON_CARD))
     words = planner.sentence(on_card, 5.25)
-    assert words.startswith("4 x 2 cases a step, 23 layers streamed from the host, embedding on the host: 5.18 of 5.25 GiB, ")
+    assert words.startswith(
+        "4 x 2 cases a step, 23 layers streamed from the host, embedding on the host: 5.18 of 5.25"
+        " GiB, "
+    )
     run = resolved(CARD)
     chosen, _ = planner.choose(run)
-    assert "15 layers not recomputed, their activations on the host: 5.10 of 5.25 GiB" in planner.sentence(chosen, 5.25)
+    assert (
+        "15 layers not recomputed, their activations on the host: 5.10 of 5.25 GiB"
+        in planner.sentence(chosen, 5.25)
+    )
     values = planner.as_dict(chosen)
     assert values["peak_bytes"] == chosen.budget.peak_bytes
     assert {type(term["bytes"]) for term in values["terms"]} == {int}
@@ -216,8 +269,13 @@ def test_layers_are_left_uncompiled_before_more_is_given_up(resolved):
 
 
 def test_host_memory_is_a_ceiling_too(resolved):
-    with pytest.raises(VramPlanError, match=r"needs 8\.1 GiB of host memory \(\d+ layers streamed\) and 5\.0 GiB.*_ram_gib is 8"):
-        planner.choose(resolved(CARD, "model=deepseek_r1_distill_qwen_14b", "hardware.host_ram_gib=8"))
+    with pytest.raises(
+        VramPlanError,
+        match=r"needs 8\.1 GiB of host memory \(\d+ layers streamed\) and 5\.0 GiB.*_ram_gib is 8",
+    ):
+        planner.choose(
+            resolved(CARD, "model=deepseek_r1_distill_qwen_14b", "hardware.host_ram_gib=8")
+        )
 
 
 def test_a_safer_plan_takes_less_and_keeps_the_loaded_weights_if_it_can(resolved):
@@ -229,7 +287,9 @@ def test_a_safer_plan_takes_less_and_keeps_the_loaded_weights_if_it_can(resolved
     smallest = predicted(asked, replace(chosen.levers, micro_batch=1, accumulation=8))
     reloaded = planner.safer(asked, smallest, Phase.training)
     assert planner.needs_reload(smallest, reloaded)
-    assert reloaded.budget.bytes_in(Phase.training) * planner.SAFER <= smallest.budget.bytes_in(Phase.training)
+    assert reloaded.budget.bytes_in(Phase.training) * planner.SAFER <= smallest.budget.bytes_in(
+        Phase.training
+    )
 
 
 def test_levers_set_by_hand_have_nothing_safer(resolved):
@@ -254,8 +314,14 @@ def test_levers_set_by_hand_have_nothing_safer(resolved):
     more=st.floats(0.1, 8),
 )
 @settings(max_examples=12, deadline=None)
-def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_frugal(on_laptop, rank, seq, ceiling, more):
-    run = reach.resized(replace(on_laptop, hardware=replace(on_laptop.hardware, vram_ceiling_gib=ceiling)), rank, seq)
+def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_frugal(
+    on_laptop, rank, seq, ceiling, more
+):
+    run = reach.resized(
+        replace(on_laptop, hardware=replace(on_laptop.hardware, vram_ceiling_gib=ceiling)),
+        rank,
+        seq,
+    )
     chosen, _ = planner.choose(run)
     higher = replace(run, hardware=replace(run.hardware, vram_ceiling_gib=ceiling + more))
     assert limits.fits(higher, chosen)
@@ -284,8 +350,15 @@ def test_a_plan_is_the_same_whatever_was_looked_at_before(on_laptop, looked_at):
     in_a_search = Predictions(on_laptop)
     for levers in looked_at:
         known, alone = in_a_search.of(levers), predicted(on_laptop, levers)
-        assert (known.step_s, known.tokens_per_s, known.levers) == (alone.step_s, alone.tokens_per_s, levers)
-        assert (known.budget.terms, known.budget.link_bytes) == (alone.budget.terms, alone.budget.link_bytes)
+        assert (known.step_s, known.tokens_per_s, known.levers) == (
+            alone.step_s,
+            alone.tokens_per_s,
+            levers,
+        )
+        assert (known.budget.terms, known.budget.link_bytes) == (
+            alone.budget.terms,
+            alone.budget.link_bytes,
+        )
 
 
 @given(
@@ -306,14 +379,26 @@ def test_more_rank_tokens_or_cases_never_take_less(on_laptop, levers, rank, seq)
     ("words", "nearest"),
     [
         (["evaluation.batch_size=8"], "evaluation.batch_size"),
-        (["evaluation.answers=0", "evaluation.batch_size=64", "evaluation.max_seq_tokens=8192"], "evaluation.batch_size"),
         (
-            ["model=deepseek_r1_distill_qwen_32b", "hardware.host_ram_gib=24", "training.max_seq_tokens=1024"],
+            ["evaluation.answers=0", "evaluation.batch_size=64", "evaluation.max_seq_tokens=8192"],
+            "evaluation.batch_size",
+        ),
+        (
+            [
+                "model=deepseek_r1_distill_qwen_32b",
+                "hardware.host_ram_gib=24",
+                "training.max_seq_tokens=1024",
+            ],
             "evaluation.batch_size",
         ),
         (["hardware.checkpoint_skip_layers=32"], "hardware.checkpoint_skip_layers"),
         (
-            ["training.plan=manual", "training.micro_batch=8", "training.accumulation=1", "training.max_seq_tokens=8192"],
+            [
+                "training.plan=manual",
+                "training.micro_batch=8",
+                "training.accumulation=1",
+                "training.max_seq_tokens=8192",
+            ],
             "training.plan",
         ),
     ],
@@ -333,14 +418,23 @@ def test_nothing_is_offered_that_does_not_fit(resolved):
 
 
 def test_a_tile_is_never_longer_than_the_model_is_wide():
-    assert [largest_tile(4096, tokens) for tokens in (100, 4096, 5000, 16383, 16384)] == [100, 4096, 4096, 4096, 4096]
+    assert [largest_tile(4096, tokens) for tokens in (100, 4096, 5000, 16383, 16384)] == [
+        100,
+        4096,
+        4096,
+        4096,
+        4096,
+    ]
 
 
 def test_a_cpu_run_is_held_against_the_memory_of_its_machine(resolved):
     here = Machine(2, "by hand", (), 16 * GIB)
     assert planner.choose(resolved(on=here))[0].budget.host_bytes < 3 * GIB
     with pytest.raises(
-        VramPlanError, match=r"the run needs .* GiB of memory and 15.0 GiB may be used: hardware.host_ram_gib is 16"
+        VramPlanError,
+        match=(
+            r"the run needs .* GiB of memory and 15.0 GiB may be used: hardware.host_ram_gib is 16"
+        ),
     ):
         planner.choose(resolved("model=deepseek_r1_distill_qwen_14b", on=here))
 
@@ -353,18 +447,31 @@ def test_dora_and_trained_biases_go_without_fused_kernels(resolved):
     assert dora > 2 * plain
     assert 0.9 * plain < biased < 1.3 * plain
     engine = "hardware.engine=transformers"
-    plain, dora = (budget(resolved("hardware=rtx4090_24gb", engine, *w), Levers(1, 8)).peak_bytes for w in ([], ["lora.dora=true"]))
+    plain, dora = (
+        budget(resolved("hardware=rtx4090_24gb", engine, *w), Levers(1, 8)).peak_bytes
+        for w in ([], ["lora.dora=true"])
+    )
     assert dora > 1.01 * plain
 
 
 def test_dora_is_planned_in_compiled_layers_that_stay_on_the_card(resolved):
     chosen = planner.choose(resolved(CARD, "model=llama_3_2_3b", "lora.dora=true"))[0].levers
     assert (chosen.streamed_layers, chosen.kept_layers, chosen.compiled) == (0, 0, True)
-    with pytest.raises(ConfigError, match=r"offload_layers=3 does not go with lora.dora=true, .* set offload_layers to 0 or auto"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"offload_layers=3 does not go with lora.dora=true, .* set offload_layers to 0 or auto"
+        ),
+    ):
         resolved(CARD, "lora.dora=true", "hardware.offload_layers=3")
     with pytest.raises(VramPlanError, match=r"Would fit: lora.dora=false$"):
         planner.choose(resolved(CARD, "lora.dora=true"))
     qwen = "model=deepseek_r1_distill_qwen_14b"
-    assert planner.choose(resolved("hardware=rtx4090_24gb", qwen, "lora.bias=all"))[0].levers.streamed_layers == 0
+    assert (
+        planner.choose(resolved("hardware=rtx4090_24gb", qwen, "lora.bias=all"))[
+            0
+        ].levers.streamed_layers
+        == 0
+    )
     with pytest.raises(ConfigError, match=r"lora.bias=all, .* or lora.bias=none"):
         resolved(CARD, qwen, "lora.bias=all", "hardware.offload_layers=3")

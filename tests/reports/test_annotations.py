@@ -16,13 +16,23 @@ def scored(text: str, lexicon) -> Scored:
 
 def test_sections_and_reasoning_are_blocks():
     found = blocks(f"So.</think>\nWell.\n{REFERENCE}")
-    assert [block.section for block in found] == ["reasoning", "", "symptoms", "causes", "precautions", "red flags"]
+    assert [block.section for block in found] == [
+        "reasoning",
+        "",
+        "symptoms",
+        "causes",
+        "precautions",
+        "red flags",
+    ]
 
 
 def test_unsupported_and_contradicting_words_are_marked(lexicon):
     text = "Hm.</think>This 54-year-old takes warfarin and amoxicillin."
     marks = [
-        (piece.text, piece.against) for block in blocks(text, scored(text, lexicon)) for piece in block.pieces if piece.against
+        (piece.text, piece.against)
+        for block in blocks(text, scored(text, lexicon))
+        for piece in block.pieces
+        if piece.against
     ]
     assert marks == [
         ("54-year-old", "contradicts the age"),

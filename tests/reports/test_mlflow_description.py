@@ -23,20 +23,33 @@ def outcome() -> Outcome:
 def card() -> Card:
     before, after = [4.0, 4.1, 4.2, 4.0, 4.1, 4.2], [3.0, 3.1, 3.2, 3.1, 3.0, 3.2]
     fell = Line(BY_KEY["loss_completion"], 4.1, 3.1, compare(before, after))
-    lines = [Line(measure, missing="not asked") for key, measure in BY_KEY.items() if key != "loss_completion"]
+    lines = [
+        Line(measure, missing="not asked")
+        for key, measure in BY_KEY.items()
+        if key != "loss_completion"
+    ]
     return Card((fell, *lines), (), ())
 
 
 def test_the_question_of_a_shipped_experiment_is_its_own() -> None:
     yaml = (conf_dir() / "experiment" / "2026-11-22_sections_alone.yaml").read_text()
-    assert note.question(yaml) == "what do the shipped cases alone do, whose answers have the four sections?"
+    assert (
+        note.question(yaml)
+        == "what do the shipped cases alone do, whose answers have the four sections?"
+    )
 
 
 @pytest.mark.parametrize(
     ("yaml", "asked"),
     [
-        ("# @package _global_\n# Question: which r\n# is best?\n# Result: 8\nlora:\n  r: 8\n", "which r is best?"),
-        ("# Question: s: which lora.r is best?\n#   python -m medexp.train\n", "s: which lora.r is best?"),
+        (
+            "# @package _global_\n# Question: which r\n# is best?\n# Result: 8\nlora:\n  r: 8\n",
+            "which r is best?",
+        ),
+        (
+            "# Question: s: which lora.r is best?\n#   python -m medexp.train\n",
+            "s: which lora.r is best?",
+        ),
         ("# Question: why?\nlora:\n  r: 8 # Question: no\n", "why?"),
         ("lora:\n  r: 8\n", ""),
         ("", ""),
@@ -46,15 +59,23 @@ def test_a_question_ends_where_its_result_begins(yaml: str, asked: str) -> None:
     assert note.question(yaml) == asked
 
 
-def test_the_verdict_comes_first_then_the_question_and_the_links(resolved, outcome: Outcome, card: Card) -> None:
+def test_the_verdict_comes_first_then_the_question_and_the_links(
+    resolved, outcome: Outcome, card: Card
+) -> None:
     said = note.finished(resolved("hardware=cpu"), "why?", outcome, card, PAGE, RUN).split("\n\n")
     report = "#/experiments/1/runs/abc/artifacts/report.html?workflowType=machine_learning"
-    assert said[0] == f"Held-out loss **4.1 → 3.1** (improved). [Before and after, side by side]({report})"
+    assert (
+        said[0]
+        == f"Held-out loss **4.1 → 3.1** (improved). [Before and after, side by side]({report})"
+    )
     assert said[1] == "**Question:** why?"
     assert said[2].startswith("- held-out loss, all: 4.1 → 3.1, improved (-1 [")
     assert "\n" not in said[2]  # what was not measured is not listed
     assert "artifacts/config/composed.yaml?workflowType=machine_learning)" in said[3]
-    assert "60 steps, 4,884,480 parameters trained, 1 min 15 s, 300 tokens/s, peak 5.00 GiB of VRAM, 4.00 planned" in said[4]
+    assert (
+        "60 steps, 4,884,480 parameters trained, 1 min 15 s, 300 tokens/s, peak 5.00 GiB of VRAM,"
+        " 4.00 planned" in said[4]
+    )
     assert "    python -m medexp.train experiment=from_run run=abc" in said[5].splitlines()
     assert "Not for clinical use" in said[6]
 
@@ -67,13 +88,16 @@ def test_nothing_is_said_of_what_was_not_asked(resolved, outcome: Outcome, card:
 def test_an_evaluation_says_its_verdict_and_no_command(card: Card) -> None:
     said = note.measured(card, PAGE)
     assert said.startswith(
-        "Held-out loss **4.1 → 3.1** (improved). [Before and after, side by side](#/experiments/1/runs/abc/artifacts/"
+        "Held-out loss **4.1 → 3.1** (improved). [Before and after, side by"
+        " side](#/experiments/1/runs/abc/artifacts/"
     )
     assert "python -m" not in said
 
 
 def test_a_study_says_its_best_or_that_there_is_none() -> None:
-    said = note.study(["lora.r"], "r8", {"result/loss_after": 3.25}, {"done": 4, "pruned": 1}, PAGE, "multirun/s")
+    said = note.study(
+        ["lora.r"], "r8", {"result/loss_after": 3.25}, {"done": 4, "pruned": 1}, PAGE, "multirun/s"
+    )
     assert said.startswith("Best so far: **r8**, result/loss_after **3.25**.")
     assert "which `lora.r` is best?" in said
     assert "4 done, 1 pruned" in said

@@ -1,4 +1,6 @@
-"""The page of a run: complete, safe with whatever a model says, and honest about what was not measured."""
+"""The page of a run: complete, safe with whatever a model says, and honest about what was not
+measured.
+"""
 
 import re
 
@@ -19,11 +21,21 @@ LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))
 
 def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> str:
     asked = tuple(
-        Answered(QUESTION, REFERENCE, {}, Answer(at, "", 0, False), Answer(at, f"So.</think>{said}", 5, True))
+        Answered(
+            QUESTION,
+            REFERENCE,
+            {},
+            Answer(at, "", 0, False),
+            Answer(at, f"So.</think>{said}", 5, True),
+        )
         for at in range(cases)
     )
-    record = Record(True, asked, LOSSES, LATER, benchmarks={"medqa": Graded((True, False), (True, True))})
-    return render(record, card(record, lexicon.load()), About("A run", [("model", "tiny")], **about))
+    record = Record(
+        True, asked, LOSSES, LATER, benchmarks={"medqa": Graded((True, False), (True, True))}
+    )
+    return render(
+        record, card(record, lexicon.load()), About("A run", [("model", "tiny")], **about)
+    )
 
 
 def test_what_a_model_says_is_shown_and_never_run() -> None:
@@ -38,7 +50,10 @@ def test_unsupported_terms_are_underlined_with_the_reason() -> None:
 
 def test_sections_have_their_colours_and_an_empty_answer_says_so() -> None:
     page = rendered(REFERENCE)
-    assert all(f'<div class="block {name}">' in page for name in ("reasoning", "symptoms", "causes", "precautions", "red-flags"))
+    assert all(
+        f'<div class="block {name}">' in page
+        for name in ("reasoning", "symptoms", "causes", "precautions", "red-flags")
+    )
     assert "(empty)" in page
 
 
@@ -61,7 +76,8 @@ def test_answers_that_the_limit_cut_off_stand_apart() -> None:
     drawn = length_histogram_svg(cut, ended)
     assert ">limit, 320 tokens<" in drawn
     assert ">cut off<" in drawn
-    assert max(map(int, re.findall(r">(\d+)</text>", drawn))) <= 320  # beyond the limit there is no scale
+    # beyond the limit there is no scale
+    assert max(map(int, re.findall(r">(\d+)</text>", drawn))) <= 320
     assert not re.search("limit|cut off", length_histogram_svg(ended, ended))
 
 
@@ -83,7 +99,9 @@ def test_verdicts_intervals_and_reasons_are_in_the_table() -> None:
     assert '<td class="improved">improved</td>' in page
     assert "-1 [-1, -1], p 0.031, n 6" in page
     assert "evaluation.embedding is off" in page
-    assert '<td>MedQA</td><td>tuned</td><td class="number">2</td><td class="number">1.000</td>' in page
+    assert (
+        '<td>MedQA</td><td>tuned</td><td class="number">2</td><td class="number">1.000</td>' in page
+    )
 
 
 def test_planned_and_measured_vram_are_drawn_against_the_ceiling() -> None:
@@ -100,6 +118,8 @@ def test_curves_are_drawn_where_there_are_any() -> None:
     assert "No held-out question was answered" in rendered(cases=0)
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.0, "0"), (3.14159, "3.142"), (120.34, "120.3")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "–"), (0.0, "0"), (3.14159, "3.142"), (120.34, "120.3")]
+)
 def test_figures_have_four_digits(value: float | None, shown: str) -> None:
     assert figure(value) == shown

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from medexp.data.cases import Case
 from medexp.evaluation.paired_stats import compare
-from medexp.reports.summary import NOT_FOR_CLINICAL_USE, Outcome, before_after, clipped, metrics, summary
+from medexp.reports.summary import (
+    NOT_FOR_CLINICAL_USE,
+    Outcome,
+    before_after,
+    clipped,
+    metrics,
+    summary,
+)
 from medexp.system.units import GIB
 
 ON_CARD = Outcome(
@@ -66,7 +73,12 @@ def test_a_cpu_has_no_peak_vram():
 def test_before_and_after_are_columns_of_equal_length():
     cases = [Case("q1", "r1", "a1"), Case("q2", "r2", "a2")]
     columns = before_after(cases, ["b1", "b2"], ["t1", "t2"])
-    assert columns == {"question": ["q1", "q2"], "reference": ["a1", "a2"], "base": ["b1", "b2"], "tuned": ["t1", "t2"]}
+    assert columns == {
+        "question": ["q1", "q2"],
+        "reference": ["a1", "a2"],
+        "base": ["b1", "b2"],
+        "tuned": ["t1", "t2"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -98,6 +110,8 @@ def test_the_warning_says_that_it_is_not_for_clinical_use():
 
 def test_answers_are_compared_where_there_are_some():
     built = replace(ON_CARD, structure=compare([0.0] * 6, [0.75, 1.0, 0.5, 1.0, 0.25, 0.5]))
-    assert dict(summary(built, "", ""))["four sections"].startswith("0.0000 -> 0.6667: improved (+0.667 [")
+    assert dict(summary(built, "", ""))["four sections"].startswith(
+        "0.0000 -> 0.6667: improved (+0.667 ["
+    )
     assert metrics(built)["result/structure_paired_change"] == pytest.approx(2 / 3)
     assert not any("structure" in name for name in metrics(ON_CARD))

@@ -1,4 +1,6 @@
-"""What tests of a sweep share: settings as they are shipped, a study in a folder, and sweeps of the tiny model."""
+"""What tests of a sweep share: settings as they are shipped, a study in a folder, and sweeps of the
+tiny model.
+"""
 
 import json
 import os
@@ -31,12 +33,16 @@ from medexp.sweep.study.study import Study, open_study
 from medexp.sweep.study.trial_files import Ending, Outcome
 from medexp.system.console import Screen
 
-SPACE = Space({"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-5, 1e-3, log=True)})
+SPACE = Space(
+    {"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-5, 1e-3, log=True)}
+)
 
 
 @pytest.fixture(scope="session")
 def asked() -> Callable[..., Settings]:
-    """asked(*overrides): the options of a sweep, as conf/hydra/sweeper/medexp.yaml and the command line make them."""
+    """asked(*overrides): the options of a sweep, as conf/hydra/sweeper/medexp.yaml and the command
+    line make them.
+    """
 
     def made(*overrides: str) -> Settings:
         command.register()
@@ -44,7 +50,9 @@ def asked() -> Callable[..., Settings]:
             cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
         options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
         assert isinstance(options, dict)
-        return settings({str(key): value for key, value in options.items() if not str(key).startswith("_")})
+        return settings(
+            {str(key): value for key, value in options.items() if not str(key).startswith("_")}
+        )
 
     return made
 
@@ -54,8 +62,12 @@ def opened(tmp_path: Path, asked: Callable[..., Settings]) -> Iterator[Callable[
     """opened(*overrides, space=SPACE, name="s", url=...): a study on sqlite."""
     studies = []
 
-    def made(*overrides: str, space: Space = SPACE, name: str = "s", url: str | None = None) -> Study:
-        studies.append(open_study(name, url or storage.default_url(tmp_path), space, asked(*overrides)))
+    def made(
+        *overrides: str, space: Space = SPACE, name: str = "s", url: str | None = None
+    ) -> Study:
+        studies.append(
+            open_study(name, url or storage.default_url(tmp_path), space, asked(*overrides))
+        )
         return studies[-1]
 
     yield made
@@ -71,7 +83,12 @@ class Sweeps:
 
     def words(self, *more: str) -> list[str]:
         """The command line of a quick sweep called `s`."""
-        quick = [*self.doors.overrides(), "evaluation.answers=0", "hydra.sweeper.study_name=s", *more]
+        quick = [
+            *self.doors.overrides(),
+            "evaluation.answers=0",
+            "hydra.sweeper.study_name=s",
+            *more,
+        ]
         return ["-m", "medexp.train", "-m", *quick]
 
     def run(self, *more: str) -> tuple[int, str]:
@@ -149,7 +166,9 @@ def _postgres_binaries() -> Path | None:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real PostgreSQL of its own, without a database's name; skips where the Debian package is not installed."""
+    """The URL of a real PostgreSQL of its own, without a database's name; skips where the Debian
+    package is not installed.
+    """
     import pwd
     import shutil
     import socket
@@ -170,10 +189,22 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
 
     def pg(tool: str, *words: str) -> None:
-        subprocess.run([*as_user, str(initdb.parent / tool), *words], check=True, capture_output=True, cwd="/")
+        subprocess.run(
+            [*as_user, str(initdb.parent / tool), *words], check=True, capture_output=True, cwd="/"
+        )
 
     pg("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "medexp", "--no-sync")
-    pg("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", f"-p {port} -k {folder} -h 127.0.0.1 -F", "start")
+    pg(
+        "pg_ctl",
+        "-D",
+        f"{folder}/data",
+        "-w",
+        "-l",
+        f"{folder}/log",
+        "-o",
+        f"-p {port} -k {folder} -h 127.0.0.1 -F",
+        "start",
+    )
     yield f"postgresql+psycopg://medexp@127.0.0.1:{port}"
     pg("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
     shutil.rmtree(folder)
@@ -187,7 +218,9 @@ def postgresql(postgres_server: str) -> str:
     import psycopg
 
     name = f"study_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(f"{postgres_server.replace('+psycopg', '')}/postgres", autocommit=True) as connection:
+    with psycopg.connect(
+        f"{postgres_server.replace('+psycopg', '')}/postgres", autocommit=True
+    ) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"{postgres_server}/{name}"
 
@@ -196,14 +229,22 @@ Ends = Callable[[dict[str, Any]], Outcome]
 
 
 class Stubs:
-    """Sweeps in this process: everything is real but the trials, whose ends are made up, and MLflow."""
+    """Sweeps in this process: everything is real but the trials, whose ends are made up, and
+    MLflow.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path):
         self.root, self.started, self.said = root, [], []  # type: ignore[var-annotated]
-        self.ends: Ends = lambda params: Outcome(Ending.done, "", {"result/loss_after": 1.0 + params.get("lora.r", 0) / 100})
+        self.ends: Ends = lambda params: Outcome(
+            Ending.done, "", {"result/loss_after": 1.0 + params.get("lora.r", 0) / 100}
+        )
         monkeypatch.chdir(root)
         monkeypatch.setattr(sweeper, "_launcher", lambda *_: self)
-        monkeypatch.setattr(results, "parent_run", lambda *_: nullcontext(SimpleNamespace(run_id="parent", folder=lambda *_: None)))
+        monkeypatch.setattr(
+            results,
+            "parent_run",
+            lambda *_: nullcontext(SimpleNamespace(run_id="parent", folder=lambda *_: None)),
+        )
         monkeypatch.setattr(results, "keep", lambda *_: None)
         monkeypatch.setattr(results, "register_best", lambda *_: None)
         monkeypatch.setattr(charts, "draw", lambda *_: [])
@@ -223,14 +264,25 @@ class Stubs:
         command.register()
         with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
-            given = ["hydra.sweeper.study_name=s", f"tracking.root={quoted(str(self.root / 'mlruns'))}", *words]
+            given = [
+                "hydra.sweeper.study_name=s",
+                f"tracking.root={quoted(str(self.root / 'mlruns'))}",
+                *words,
+            ]
             cfg = loader.load_configuration("train", given, run_mode=RunMode.MULTIRUN)
-            options = {str(key): value for key, value in cfg.hydra.sweeper.items() if not str(key).startswith("_")}
+            options = {
+                str(key): value
+                for key, value in cfg.hydra.sweeper.items()
+                if not str(key).startswith("_")
+            }
             tasks = list(cfg.hydra.overrides.task)
             sweeper.sweep(options, tasks, cfg, HydraContext(loader, Callbacks()), lambda _: None)
             url = options["storage"] or storage.default_url(self.root / "multirun" / "s")
             return open_study(
-                cfg.hydra.sweeper.study_name, url, space(options["params"], tasks, loader, custom=True), settings(options)
+                cfg.hydra.sweeper.study_name,
+                url,
+                space(options["params"], tasks, loader, custom=True),
+                settings(options),
             )
 
     def points(self, key: str = "lora.r") -> list[Any]:

@@ -1,4 +1,6 @@
-"""Which trials a sweep starts, which it does not, and how it ends: with everything real but the trials."""
+"""Which trials a sweep starts, which it does not, and how it ends: with everything real but the
+trials.
+"""
 
 import math
 import os
@@ -32,26 +34,41 @@ def loss(value: float) -> Outcome:
 def test_a_real_interval_of_one_point_is_tried_once(stubs):
     stubs.run("training.learning_rate=interval(1e-3,1e-3)", "sweep.n_trials=2")
     assert len(stubs.started) == 1
-    assert [each for each in stubs.said if "every point was tried, so the sweep ends with 1 of 2 trials" in each]
+    assert [
+        each
+        for each in stubs.said
+        if "every point was tried, so the sweep ends with 1 of 2 trials" in each
+    ]
 
 
 def test_a_sampler_that_proposes_nothing_new_ends_the_sweep(stubs, monkeypatch):
     monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 6)
     fixed = ["hydra/sweeper/sampler=partial_fixed", "hydra.sweeper.sampler.fixed_params={lora.r:8}"]
-    study = stubs.run("lora.r=choice(8,32)", "training.max_seq_tokens=choice(480,640)", "sweep.n_trials=4", *fixed)
+    study = stubs.run(
+        "lora.r=choice(8,32)", "training.max_seq_tokens=choice(480,640)", "sweep.n_trials=4", *fixed
+    )
     assert sorted(stubs.points("training.max_seq_tokens")) == [480, 640]
     assert endings(study).count("copied") >= 6
-    assert any("nothing new is proposed: the last 6 points had all been tried before" in each for each in stubs.said)
+    assert any(
+        "nothing new is proposed: the last 6 points had all been tried before" in each
+        for each in stubs.said
+    )
 
 
 @pytest.mark.parametrize("ending", [Ending.diverged, Ending.pruned])
 def test_what_would_end_so_again_is_not_tried_again(stubs, opened, ending):
     stubs.ends = lambda _: Outcome(ending, "why")
     study = stubs.run(
-        "lora.r=choice(4,8,16,32)", "sweep.n_trials=4", "hydra/sweeper/sampler=random", "hydra.sweeper.max_failure_rate=1"
+        "lora.r=choice(4,8,16,32)",
+        "sweep.n_trials=4",
+        "hydra/sweeper/sampler=random",
+        "hydra.sweeper.max_failure_rate=1",
     )
     assert sorted(stubs.points()) == [4, 8, 16, 32]
-    assert {each.state.name for each in study.trials() if ending_of(each) is Ending.copied} <= {"FAIL", "PRUNED"}
+    assert {each.state.name for each in study.trials() if ending_of(each) is Ending.copied} <= {
+        "FAIL",
+        "PRUNED",
+    }
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
@@ -86,7 +103,9 @@ def test_a_range_that_moved_has_points_of_its_own(stubs):
 def test_a_grid_goes_on_where_it_was_and_loses_no_point(stubs):
     words = ["lora.r=range(4,10)", "hydra/sweeper/sampler=grid"]
     study = stubs.run(*words, "sweep.n_trials=2")
-    study.tell(study.ask(), Outcome(Ending.surplus, "another sweeper had asked for the last one"), {})
+    study.tell(
+        study.ask(), Outcome(Ending.surplus, "another sweeper had asked for the last one"), {}
+    )
     cut = study.ask()
     study.tell(cut, Outcome(Ending.stopped), {})
     study.enqueue(study.frozen(cut).params, continues=study.frozen(cut))
@@ -133,7 +152,11 @@ def test_what_cannot_work_is_refused_before_anything_starts(stubs, words, said):
 
 
 @pytest.mark.parametrize(
-    "asked", ["hydra.sweeper.objective=vram/measured_byte", "hydra.sweeper.constraints={vram/measured_byte:1}"]
+    "asked",
+    [
+        "hydra.sweeper.objective=vram/measured_byte",
+        "hydra.sweeper.constraints={vram/measured_byte:1}",
+    ],
 )
 def test_a_metric_that_turns_out_not_to_be_logged_leaves_a_study_that_can_be_used(stubs, asked):
     with pytest.raises(ConfigError, match="vram/measured_byte is not logged by a run"):
@@ -147,8 +170,12 @@ def test_a_metric_that_turns_out_not_to_be_logged_leaves_a_study_that_can_be_use
 
 
 def test_a_constraint_that_is_logged_is_kept(stubs):
-    stubs.ends = lambda params: Outcome(Ending.done, "", {LOSS: 1 / params["lora.r"], "host/peak_gib": float(params["lora.r"])})
-    study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", "hydra.sweeper.constraints={host/peak_gib:5}")
+    stubs.ends = lambda params: Outcome(
+        Ending.done, "", {LOSS: 1 / params["lora.r"], "host/peak_gib": float(params["lora.r"])}
+    )
+    study = stubs.run(
+        "lora.r=choice(4,8)", "sweep.n_trials=2", "hydra.sweeper.constraints={host/peak_gib:5}"
+    )
     assert [each.params["lora.r"] for each in study.best()] == [4]
 
 
@@ -176,7 +203,11 @@ def test_an_outcome_of_an_earlier_attempt_is_not_believed_through_any_launcher(s
 
 
 def test_a_study_that_starts_afresh_has_a_name_that_its_storage_has_not(stubs, tmp_path):
-    words = ["lora.r=choice(4,8)", "sweep.n_trials=2", f"hydra.sweeper.storage=sqlite:///{tmp_path}/x.db"]
+    words = [
+        "lora.r=choice(4,8)",
+        "sweep.n_trials=2",
+        f"hydra.sweeper.storage=sqlite:///{tmp_path}/x.db",
+    ]
     stubs.run(*words)
     study = stubs.run(*words, "hydra.sweep.dir=elsewhere", "hydra.sweeper.resume=never")
     assert (study.name, len(stubs.started)) == ("s-2", 4)
@@ -189,19 +220,32 @@ def test_what_holds_the_storage_s_password_is_for_this_user_alone(stubs):
 
 
 @pytest.mark.parametrize("kept_in", ["{}/x.journal", "sqlite:///{}/x.db"])
-def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_again(stubs, kept_in, monkeypatch):
+def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_again(
+    stubs, kept_in, monkeypatch
+):
     url = kept_in.format(stubs.root)
-    words = ["lora.r=choice(4,8)", "sweep.n_trials=2", f"hydra.sweeper.storage={url}", "hydra.sweeper.heartbeat_s=1"]
+    words = [
+        "lora.r=choice(4,8)",
+        "sweep.n_trials=2",
+        f"hydra.sweeper.storage={url}",
+        "hydra.sweeper.heartbeat_s=1",
+    ]
     study = stubs.run(*words[:1], "sweep.n_trials=1", *words[2:])
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(study_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0})
+        elsewhere.setattr(
+            study_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
+        )
         study._me = study_module.owner()
         study.ask()  # and dies before its first beat
     assert socket.gethostname() != "elsewhere"
     study.close()
     again = stubs.run(*words)
     assert again.done() == 2
-    assert [each for each in stubs.said if "waiting for trial 1, which process 7 on elsewhere has begun" in each]
+    assert [
+        each
+        for each in stubs.said
+        if "waiting for trial 1, which process 7 on elsewhere has begun" in each
+    ]
 
 
 @pytest.mark.parametrize("name", ["50% done?", "p%41q", "a#b {c}"])
@@ -217,9 +261,15 @@ def test_a_folder_of_any_name_holds_a_study(stubs, name, monkeypatch):
 
 def test_samplers_without_an_end_are_stopped_in_time(stubs, monkeypatch):
     monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 5)
-    (stubs.root / "fewer_points.py").write_text("def more(cfg, trial):\n    trial.suggest_categorical('lora.r', [4, 8])\n")
+    (stubs.root / "fewer_points.py").write_text(
+        "def more(cfg, trial):\n    trial.suggest_categorical('lora.r', [4, 8])\n"
+    )
     monkeypatch.syspath_prepend(str(stubs.root))
-    stubs.run("hydra.sweeper.custom_search_space=fewer_points.more", "sweep.n_trials=5", "hydra/sweeper/sampler=random")
+    stubs.run(
+        "hydra.sweeper.custom_search_space=fewer_points.more",
+        "sweep.n_trials=5",
+        "hydra/sweeper/sampler=random",
+    )
     assert sorted(stubs.points()) == [4, 8]
 
 
@@ -251,7 +301,9 @@ def test_a_study_goes_on_where_it_was_moved_to(stubs, tmp_path, monkeypatch):
 def test_the_best_preset_names_files_that_are_found_from_anywhere(stubs, tmp_path, compose):
     (stubs.root / "my cases").mkdir()
     path = "dataset.path='my cases/mine.jsonl'"
-    stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", path, "lora.start_from=adapter", "dataset=local")
+    stubs.run(
+        "lora.r=choice(4,8)", "sweep.n_trials=2", path, "lora.start_from=adapter", "dataset=local"
+    )
     text = (stubs.root / "multirun" / "s" / "best.yaml").read_text()
     best = yaml.safe_load(text)
     assert best["dataset"]["path"] == str(stubs.root / "my cases" / "mine.jsonl")

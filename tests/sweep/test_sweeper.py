@@ -16,16 +16,24 @@ from medexp.tracking import finished_run as finished
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
     # The plan of 40,000 tokens takes over 0.9 GiB of host memory, that of 580 takes under 0.75.
-    words = ["training.max_seq_tokens=choice(580,40000,640)", "hardware.vram_ceiling_gib=0.75", "sweep.n_trials=3"]
+    words = [
+        "training.max_seq_tokens=choice(580,40000,640)",
+        "hardware.vram_ceiling_gib=0.75",
+        "sweep.n_trials=3",
+    ]
     status, output = sweeps.run(*words)
     assert status == 0, output
     trials = sweeps.trials()
     started = {folder.name for folder in sweeps.folder.glob("[0-9]*")}
     done = [each for each in trials if each.user_attrs["ending"] == "done"]
     refused = [each for each in trials if each.user_attrs["ending"] == "infeasible"]
-    assert {each.params["training.max_seq_tokens"] for each in done} == {580, 640}  # every point that fits, once
+    # every point that fits, once
+    assert {each.params["training.max_seq_tokens"] for each in done} == {580, 640}
     assert {str(each.number) for each in done} == started
-    assert all(each.params["training.max_seq_tokens"] == 40000 and each.constraints["vram_bytes"] > 0 for each in refused)
+    assert all(
+        each.params["training.max_seq_tokens"] == 40000 and each.constraints["vram_bytes"] > 0
+        for each in refused
+    )
     assert refused
     assert f"{len(refused)} proposals could not fit" in output
     _in_mlflow(sweeps, done)
@@ -41,17 +49,26 @@ def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
     assert (status, len(sweeps.trials())) == (0, len(trials)), output
     status, output = sweeps.run(*words[:-1], "sweep.n_trials=1")
     assert status == 2
-    assert "sweep.n_trials=1 is a total and study s has 2 finished trials already: nothing to do" in output
+    assert (
+        "sweep.n_trials=1 is a total and study s has 2 finished trials already: nothing to do"
+        in output
+    )
 
 
 def _in_mlflow(sweeps, done) -> None:
     runs = sweeps.doors.runs()
     (parent,) = [run for run in runs if run.info.run_name == "s"]
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert {run.info.run_id for run in nested} == {each.user_attrs["mlflow_run_id"] for each in done}
+    assert {run.info.run_id for run in nested} == {
+        each.user_attrs["mlflow_run_id"] for each in done
+    }
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.info.run_name for run in nested} == {f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done}
-    assert [name for run in nested for name in run.data.metrics if known_metrics.problem(name)] == []
+    assert {run.info.run_name for run in nested} == {
+        f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done
+    }
+    assert [
+        name for run in nested for name in run.data.metrics if known_metrics.problem(name)
+    ] == []
     assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
     assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first
     kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
@@ -60,7 +77,10 @@ def _in_mlflow(sweeps, done) -> None:
     assert "plotly" in (kept / "charts/sweep.html").read_text().lower()
     assert (kept / "best.yaml").read_text() == (sweeps.folder / "best.yaml").read_text()
     best = min(done, key=lambda each: each.value)
-    assert f"Best so far: **seq{best.params['training.max_seq_tokens']}**" in parent.data.tags["mlflow.note.content"]
+    assert (
+        f"Best so far: **seq{best.params['training.max_seq_tokens']}**"
+        in parent.data.tags["mlflow.note.content"]
+    )
     registered = finished.find("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
     assert registered is not None
     assert registered.run_id == best.user_attrs["mlflow_run_id"]
@@ -77,7 +97,8 @@ def test_no_ending_loses_anything(sweeps):
     process = sweeps.start(*words)
     sweeps.until("0/progress.json", '"step": 3')
     sweeps.kill(process)
-    sweeps.until("0/outcome.json", "stopped by SIGTERM after step")  # its trial hears of it, keeps its step and ends
+    # its trial hears of it, keeps its step and ends
+    sweeps.until("0/outcome.json", "stopped by SIGTERM after step")
 
     process = sweeps.start(*words)
     sweeps.until("1/progress.json")
@@ -89,7 +110,9 @@ def test_no_ending_loses_anything(sweeps):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
-    assert "stopped with 0 of 1 trials done; everything is kept, the same command continues" in output
+    assert (
+        "stopped with 0 of 1 trials done; everything is kept, the same command continues" in output
+    )
     assert {each.info.status for each in sweeps.doors.runs()} == {"KILLED"}
 
     status, output = sweeps.run(*words)
@@ -97,14 +120,22 @@ def test_no_ending_loses_anything(sweeps):
     assert sweeps.endings() == ["stopped", "died", "stopped", "done"]
     assert len({each.params["lora.r"] for each in sweeps.trials()}) == 1
     assert [each.user_attrs.get("continues") for each in sweeps.trials()] == [None, 0, 1, 2]
-    assert all("continued from checkpoint-" in (sweeps.folder / f"{number}/trial.log").read_text() for number in (1, 2, 3))
+    assert all(
+        "continued from checkpoint-" in (sweeps.folder / f"{number}/trial.log").read_text()
+        for number in (1, 2, 3)
+    )
     run, parent = sorted(sweeps.doors.runs(), key=lambda each: each.info.run_name == "s")
     assert set(sweeps.doors.history(run.info.run_id, "train/loss")) == set(range(1, 25))
     assert {run.info.status, parent.info.status} == {"FINISHED"}
 
 
 def test_a_second_ctrl_c_ends_at_once_and_the_same_command_goes_on(sweeps):
-    words = ["lora.r=choice(4,8)", "sweep.n_trials=1", "training.max_steps=4000", "training.save_steps=2"]
+    words = [
+        "lora.r=choice(4,8)",
+        "sweep.n_trials=1",
+        "training.max_steps=4000",
+        "training.save_steps=2",
+    ]
     process = sweeps.start(*words)
     sweeps.until("0/progress.json", '"step": 3')
     trial = sweeps.pid(0)
@@ -130,9 +161,17 @@ def more(cfg, trial):
 
 
 def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
-    preset = ["sweep=pareto_loss_vram", "lora.r=choice(4,8)", "training.max_seq_tokens=choice(580,640)"]
+    preset = [
+        "sweep=pareto_loss_vram",
+        "lora.r=choice(4,8)",
+        "training.max_seq_tokens=choice(580,640)",
+    ]
     (sweeps.root / "space_of_mine.py").write_text(OWN_SPACE)
-    options = ["hydra.sweeper.repeats=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.custom_search_space=space_of_mine.more"]
+    options = [
+        "hydra.sweeper.repeats=2",
+        "hydra.sweeper.n_jobs=2",
+        "hydra.sweeper.custom_search_space=space_of_mine.more",
+    ]
     process = sweeps.start(
         *preset, *options, "sweep.n_trials=2", "hydra/sweeper/sampler=random", "training.max_steps=2",
         PYTHONPATH=f"{Path(__file__).parents[2]}:{sweeps.root}",
@@ -140,13 +179,20 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "Pareto front" in output
-    runs = {run.info.run_name.partition(":")[0]: run for run in sweeps.doors.runs() if run.info.run_name != "s"}
+    runs = {
+        run.info.run_name.partition(":")[0]: run
+        for run in sweeps.doors.runs()
+        if run.info.run_name != "s"
+    }
     assert set(runs) == {"0-1", "0-2", "1-1", "1-2"}
     for trial in sweeps.trials():
         of_trial = [run.data for name, run in runs.items() if name.startswith(f"{trial.number}-")]
         assert len({run.params["training.seed"] for run in of_trial}) == 2
         loss = sum(run.metrics["result/loss_after"] for run in of_trial) / 2
-        assert trial.values == [pytest.approx(loss), pytest.approx(trial.user_attrs["planned_bytes"] / 2**30)]
+        assert trial.values == [
+            pytest.approx(loss),
+            pytest.approx(trial.user_attrs["planned_bytes"] / 2**30),
+        ]
         assert ("lora.rank_stabilised" in trial.params) == (trial.params["lora.r"] == 8)
     assert (sweeps.folder / "charts/pareto_front.png").stat().st_size > 5000
     best = finished.find("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
@@ -156,7 +202,13 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
 
 def test_a_trial_that_dies_fails_alone_and_a_hopeless_one_is_pruned(sweeps):
     prune = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=0.1"]
-    process = sweeps.start("lora.r=choice(4,8)", "sweep.n_trials=2", "training.max_steps=400", "evaluation.every_steps=2", *prune)
+    process = sweeps.start(
+        "lora.r=choice(4,8)",
+        "sweep.n_trials=2",
+        "training.max_steps=400",
+        "evaluation.every_steps=2",
+        *prune,
+    )
     sweeps.until("0/process.json")
     os.kill(sweeps.pid(0), signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
@@ -169,12 +221,16 @@ def test_a_trial_that_dies_fails_alone_and_a_hopeless_one_is_pruned(sweeps):
 
 
 def test_a_loss_that_is_no_number_is_a_failure_with_its_reason(sweeps):
-    diverging = ["training.learning_rate=choice(1e30,2e30)", "training.max_grad_norm=1e30", "training.max_steps=4"]
+    diverging = [
+        "training.learning_rate=choice(1e30,2e30)",
+        "training.max_grad_norm=1e30",
+        "training.max_steps=4",
+    ]
     status, output = sweeps.run("sweep.n_trials=1", *diverging)
     assert status == 6, output
     assert (
-        "1 of 1 trials failed, hydra.sweeper.max_failure_rate=0.5 of 1 allows 0. The last one, diverged: the training loss is"
-        in output
+        "1 of 1 trials failed, hydra.sweeper.max_failure_rate=0.5 of 1 allows 0. The last one,"
+        " diverged: the training loss is" in output
     )
     assert sweeps.endings() == ["diverged"]
 
@@ -183,7 +239,8 @@ def test_two_sweepers_share_a_study_and_one_goes_on_when_the_other_is_killed(swe
     words = ["lora.r=range(2,40)", "sweep.n_trials=2", f"hydra.sweeper.storage={postgresql}"]
     first = sweeps.start(*words)
     sweeps.until("0/process.json")
-    os.kill(sweeps.pid(0), signal.SIGSTOP)  # it must not be done before it is killed, however slow this machine is
+    # it must not be done before it is killed, however slow this machine is
+    os.kill(sweeps.pid(0), signal.SIGSTOP)
     second = sweeps.start(*words)
     sweeps.until("1/process.json")
     sweeps.kill(first)
@@ -204,13 +261,20 @@ def small_disk(tmp_path):
     """A disk of 12 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], check=False).returncode:
+    if (
+        os.getuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], check=False
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_an_end_in_one_sentence_and_the_sweep_goes_on_when_there_is_room(sweeps, small_disk):
+def test_a_full_disk_is_an_end_in_one_sentence_and_the_sweep_goes_on_when_there_is_room(
+    sweeps, small_disk
+):
     words = [
         "lora.r=choice(4,8)",
         "sweep.n_trials=1",
@@ -240,11 +304,29 @@ def test_a_full_disk_is_an_end_in_one_sentence_and_the_sweep_goes_on_when_there_
         (["lora.rank=choice(4,8)"], "lora.rank does not exist; it is lora.r"),
         (["lora.r=int(interval(0,8))"], "the sweep would try lora.r=0 is out of range"),
         (["lora.r=range(8,8)"], "the range is empty"),
-        (["lora.r=choice(4,8)", "hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs=0 is out of range: allowed is at least 1"),
-        (["lora.r=choice(4,8)", "hydra.sweeper.direction=down"], "hydra.sweeper.direction=down is not allowed"),
-        (["lora.r=choice(4,8)", "hydra.sweeper.storage=nosuch://x"], "the study's storage nosuch://x does not answer"),
-        (["lora.r=choice(4,8)", "hydra.sweeper.custom_search_space=no.such"], "custom_search_space=no.such cannot be imported"),
-        (["sweep=rank_lr"], "sweep=rank_lr does not exist; there are grid_rank, pareto_loss_vram, rank_lr_seq, seeds"),
+        (
+            ["lora.r=choice(4,8)", "hydra.sweeper.n_jobs=0"],
+            "hydra.sweeper.n_jobs=0 is out of range: allowed is at least 1",
+        ),
+        (
+            ["lora.r=choice(4,8)", "hydra.sweeper.direction=down"],
+            "hydra.sweeper.direction=down is not allowed",
+        ),
+        (
+            ["lora.r=choice(4,8)", "hydra.sweeper.storage=nosuch://x"],
+            "the study's storage nosuch://x does not answer",
+        ),
+        (
+            ["lora.r=choice(4,8)", "hydra.sweeper.custom_search_space=no.such"],
+            "custom_search_space=no.such cannot be imported",
+        ),
+        (
+            ["sweep=rank_lr"],
+            (
+                "sweep=rank_lr does not exist; there are grid_rank, pareto_loss_vram, rank_lr_seq,"
+                " seeds"
+            ),
+        ),
         (["hardware=rtx4050_6gb", "lora.r=choice(4,8)"], "needs a CUDA card"),
     ],
 )
@@ -256,7 +338,9 @@ def test_bad_input_ends_in_one_sentence_before_anything_starts(sweeps, words, sa
 
 
 def test_nothing_that_fits_is_an_end_that_names_the_term(sweeps):
-    status, output = sweeps.run("lora.r=choice(4,8)", "hardware.vram_ceiling_gib=0.2", "hydra/sweeper/sampler=grid")
+    status, output = sweeps.run(
+        "lora.r=choice(4,8)", "hardware.vram_ceiling_gib=0.2", "hydra/sweeper/sampler=grid"
+    )
     assert status == 6, output
     assert "nothing in this space fits: 2 proposals were planned, none was started" in output
     assert "largest term: what malloc keeps" in output

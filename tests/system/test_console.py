@@ -35,7 +35,10 @@ def test_stages_and_bars_are_named_as_they_are(capsys: pytest.CaptureFixture[str
         pass
     with show.counting(NAME, 1) as advance:
         advance(1)
-    assert [line.startswith(f"✓ {NAME} 0") for line in capsys.readouterr().err.splitlines()] == [True, True]
+    assert [line.startswith(f"✓ {NAME} 0") for line in capsys.readouterr().err.splitlines()] == [
+        True,
+        True,
+    ]
 
 
 def test_tables_hold_titles_heads_and_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +46,9 @@ def test_tables_hold_titles_heads_and_cells_as_they_are(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.count(NAME) == 3
 
 
-def test_on_a_terminal_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     show = Screen()
     assert show.log.is_terminal

@@ -1,4 +1,6 @@
-"""A full disk, a file that is too large and a folder that may not be written are told apart, whoever says it."""
+"""A full disk, a file that is too large and a folder that may not be written are told apart,
+whoever says it.
+"""
 
 import errno
 import os
@@ -14,7 +16,9 @@ from medexp.system import disk_space
 FULL = {
     "system": OSError(errno.ENOSPC, "No space left on device"),
     "quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
-    "safetensors": Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    "safetensors": Exception(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    ),
     "sqlite": Exception("(sqlite3.OperationalError) database or disk is full"),
 }
 
@@ -30,7 +34,9 @@ def failing(work: Callable[[], object]) -> BaseException:
 
 @pytest.fixture
 def shut(tmp_path: Path) -> Iterator[Path]:
-    """A folder in which this process may make no file, whoever started it: root becomes nobody meanwhile."""
+    """A folder in which this process may make no file, whoever started it: root becomes nobody
+    meanwhile.
+    """
     folder = tmp_path / "shut"
     folder.mkdir()
     for each in (tmp_path, *tmp_path.parents[:2]):
@@ -44,7 +50,9 @@ def shut(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("error", FULL.values(), ids=FULL)
-def test_no_room_is_said_with_what_is_left(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_said_with_what_is_left(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = disk_space.hindrance(error, [tmp_path])
     assert found is not None
     assert found.until == "there is room"
@@ -64,13 +72,19 @@ def test_no_room_is_seen_behind_what_it_led_to(tmp_path: Path) -> None:
 
 def test_a_folder_that_may_not_be_written_is_not_called_full(shut: Path) -> None:
     system = failing(lambda: (shut / "file").write_text("x"))
-    assert disk_space.hindrance(system, [shut]) == (f"{shut}/file cannot be used (Permission denied)", "it can be written")
+    assert disk_space.hindrance(system, [shut]) == (
+        f"{shut}/file cannot be used (Permission denied)",
+        "it can be written",
+    )
     # Torch's and safetensors' words do not say which file it was.
     for error in (
         RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
         Exception("I/O error: Permission denied (os error 13)"),
     ):
-        assert disk_space.hindrance(error, [shut]) == (f"{shut} cannot be written (Permission denied)", "it can be written")
+        assert disk_space.hindrance(error, [shut]) == (
+            f"{shut} cannot be written (Permission denied)",
+            "it can be written",
+        )
 
 
 def test_what_torch_does_not_explain_is_not_explained(tmp_path: Path) -> None:

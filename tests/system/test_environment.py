@@ -9,11 +9,26 @@ from helpers.commands import command
 from medexp.system import environment
 
 SHOW = "import sys, os, json; import medexp; print(json.dumps([dict(os.environ), [*sys.modules]]))"
-LIBRARIES = {"torch", "numpy", "transformers", "huggingface_hub", "mlflow", "datasets", "gradio", "hydra"}
+LIBRARIES = {
+    "torch",
+    "numpy",
+    "transformers",
+    "huggingface_hub",
+    "mlflow",
+    "datasets",
+    "gradio",
+    "hydra",
+}
 
 
-def test_usage_reports_are_off_before_anything_is_imported_whatever_the_user_has_set(tmp_path: Path) -> None:
-    opted_in = {"DO_NOT_TRACK": "0", "HF_HUB_DISABLE_TELEMETRY": "0", "MLFLOW_DISABLE_TELEMETRY": "false"}
+def test_usage_reports_are_off_before_anything_is_imported_whatever_the_user_has_set(
+    tmp_path: Path,
+) -> None:
+    opted_in = {
+        "DO_NOT_TRACK": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "false",
+    }
     status, output = command("-c", SHOW, cwd=tmp_path, **opted_in, GRADIO_ANALYTICS_ENABLED="True")
     assert status == 0, output
     variables, modules = json.loads(output)
@@ -49,6 +64,8 @@ def test_idle_threads_sleep_unless_the_user_says_how_long_they_spin(name: str) -
 def test_libgomp_reads_it(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     unset = f"import os; [os.environ.pop(name, None) for name in {environment.WAITING}]"
-    status, output = command("-c", f"{unset}; import medexp, torch", cwd=tmp_path, OMP_DISPLAY_ENV="TRUE")
+    status, output = command(
+        "-c", f"{unset}; import medexp, torch", cwd=tmp_path, OMP_DISPLAY_ENV="TRUE"
+    )
     assert status == 0, output
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in output

@@ -29,7 +29,9 @@ def test_a_new_folder_takes_the_place_of_the_old(old: Path) -> None:
     assert names(old.parent) == ["adapter"]
 
 
-def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rename = Path.rename
 
     def refused(self: Path, target: Path) -> Path:
@@ -51,7 +53,9 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
-def test_others_may_read_what_the_umask_allows_and_it_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_may_read_what_the_umask_allows_and_it_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = os.umask(0o027)
     monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask is the whole process's"))
     try:
@@ -76,9 +80,14 @@ with written_whole(Path(sys.argv[1])) as half_done:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot lock a folder")
 def test_what_a_killed_process_left_goes_and_what_another_is_writing_stays(old: Path) -> None:
-    processes = [subprocess.Popen([sys.executable, "-c", HOLD, str(old)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", HOLD, str(old)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     try:
-        assert [process.stdout.readline() for process in processes if process.stdout] == ["begun\n"] * 2
+        assert [process.stdout.readline() for process in processes if process.stdout] == [
+            "begun\n"
+        ] * 2
         processes[0].kill()
         processes[0].wait()
         assert len(names(old.parent)) == 3

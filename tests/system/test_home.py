@@ -25,7 +25,9 @@ def test_another_folder_is_none(home: Path, other: str) -> None:
     assert with_tilde(other.format(home)) == other.format(home)
 
 
-def test_a_home_that_is_a_link_is_found_under_both_names(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_is_a_link_is_found_under_both_names(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "link").symlink_to(home)
     monkeypatch.setenv("HOME", str(tmp_path / "link"))
     assert with_tilde(f"{home}/a {tmp_path}/link/b") == "~/a ~/b"
@@ -36,7 +38,9 @@ def test_the_root_folder_is_nobody_s_home(monkeypatch: pytest.MonkeyPatch) -> No
     assert with_tilde("a / b, /data/c") == "a / b, /data/c"
 
 
-def test_a_path_is_shown_from_here_or_from_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_shown_from_here_or_from_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "project").mkdir()
     monkeypatch.chdir(home / "project")
     places = (home / "project/outputs/a", home / "b", Path("/srv/c"))

@@ -16,7 +16,10 @@ from medexp.system.units import GIB
 
 
 def with_cards(*gib_and_bfloat16: tuple[float, bool]) -> Machine:
-    gpus = tuple(Gpu(f"card {number}", int(size * GIB), bf16) for number, (size, bf16) in enumerate(gib_and_bfloat16))
+    gpus = tuple(
+        Gpu(f"card {number}", int(size * GIB), bf16)
+        for number, (size, bf16) in enumerate(gib_and_bfloat16)
+    )
     return Machine(cores=8, system="by hand", gpus=gpus)
 
 
@@ -30,7 +33,8 @@ def with_cards(*gib_and_bfloat16: tuple[float, bool]) -> Machine:
         ([(11.49, True)], "rtx4050_6gb"),
         ([(11.5, True)], "rtx3060_12gb"),
         ([(15.0, False)], "t4_16gb"),  # what a T4 reports
-        ([(15.99, True)], "rtx3060_12gb"),  # an RTX 4080 has bfloat16, which the T4's preset would waste
+        # an RTX 4080 has bfloat16, which the T4's preset would waste
+        ([(15.99, True)], "rtx3060_12gb"),
         ([(23.6, True)], "rtx4090_24gb"),
         ([(79.2, True)], "rtx4090_24gb"),
         ([(31.7, False)], "t4_16gb"),  # a V100: every larger preset is in bfloat16
@@ -71,7 +75,9 @@ def test_this_machine_has_the_cards_its_driver_lists():
     listed = []
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+        listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split(
+            "\n"
+        )
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         pytest.skip("the driver hides cards and nvidia-smi does not")
     assert {card.name for card in machine.read().gpus} == set(filter(None, listed))
@@ -80,15 +86,30 @@ def test_this_machine_has_the_cards_its_driver_lists():
 def test_a_hidden_card_does_not_count():
     ask = "from medexp.system import machine; print(len(machine.read().gpus))"
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    assert subprocess.run([sys.executable, "-c", ask], env=hidden, capture_output=True, text=True, check=True).stdout == "0\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", ask], env=hidden, capture_output=True, text=True, check=True
+        ).stdout
+        == "0\n"
+    )
 
 
 def test_reading_the_machine_needs_no_torch():
-    ask = "import sys; from medexp.system import machine; machine.read(); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "False\n"
+    ask = (
+        "import sys; from medexp.system import machine; machine.read(); print('torch' in"
+        " sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
-FIGURES = Calibration(matmul_tflops=24.5, memory_gb_per_s=180, host_link_gb_per_s=11.2, free_bytes=int(5.1 * GIB))
+FIGURES = Calibration(
+    matmul_tflops=24.5, memory_gb_per_s=180, host_link_gb_per_s=11.2, free_bytes=int(5.1 * GIB)
+)
 
 
 def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
@@ -112,11 +133,17 @@ def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():
     card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, True, FIGURES)
     node = command._nearest(Machine(8, "by hand", (card,)))
     assert node["defaults"] == ["rtx4050_6gb", "_self_"]
-    assert node["hardware"] == {"matmul_tflops": 24.5, "memory_gb_per_s": 180, "host_link_gb_per_s": 11.2}
+    assert node["hardware"] == {
+        "matmul_tflops": 24.5,
+        "memory_gb_per_s": 180,
+        "host_link_gb_per_s": 11.2,
+    }
 
 
 def test_auto_computes_in_a_format_that_the_card_has(resolved, monkeypatch):
-    here = Machine(8, "by hand", (Gpu("NVIDIA GeForce RTX 2080 Ti", 11 * GIB, has_bfloat16=False),), 64 * GIB)
+    here = Machine(
+        8, "by hand", (Gpu("NVIDIA GeForce RTX 2080 Ti", 11 * GIB, has_bfloat16=False),), 64 * GIB
+    )
     monkeypatch.setattr(machine, "read", lambda: here)
     assert resolved("hardware=auto", on=here).hardware.dtype is Dtype.float16
     assert command._nearest(here)["defaults"] == ["rtx4050_6gb", "_self_"]
@@ -131,7 +158,11 @@ def test_auto_counts_on_the_memory_that_this_machine_has(resolved, monkeypatch):
 @pytest.mark.parametrize(("free_gib", "ceiling"), [(5.1, 5.1), (5.9, 5.25)])
 def test_the_ceiling_of_auto_is_what_was_seen_free(resolved, free_gib, ceiling):
     card = Gpu("card", 6 * GIB, True, replace(FIGURES, free_bytes=int(free_gib * GIB)))
-    run = resolved("hardware=rtx4050_6gb", "hardware.vram_ceiling_gib=null", on=Machine(8, "by hand", (card,), 12 * GIB))
+    run = resolved(
+        "hardware=rtx4050_6gb",
+        "hardware.vram_ceiling_gib=null",
+        on=Machine(8, "by hand", (card,), 12 * GIB),
+    )
     assert run.hardware.vram_ceiling_gib == pytest.approx(ceiling)
     assert run.hardware.host_ram_gib == 12
 

@@ -1,4 +1,6 @@
-"""What medexp uses of libraries' insides is there, in the versions that it says, and what is not there is said."""
+"""What medexp uses of libraries' insides is there, in the versions that it says, and what is not
+there is said.
+"""
 
 import tomllib
 from pathlib import Path
@@ -17,7 +19,15 @@ NAME = PrivateName("optuna", "study.Study._inner", "nothing works")
 
 @pytest.mark.parametrize(
     ("version", "is_in"),
-    [("5.0.0", True), ("5.0.7", True), ("5.0.0rc1", True), ("5.1.0", False), ("4.9", False), ("6", False), ("50.0", False)],
+    [
+        ("5.0.0", True),
+        ("5.0.7", True),
+        ("5.0.0rc1", True),
+        ("5.1.0", False),
+        ("4.9", False),
+        ("6", False),
+        ("50.0", False),
+    ],
 )
 def test_a_version_between_the_tested_ones_is_tested(version, is_in):
     assert Versions("5.0", "5.0").has(version) is is_in
@@ -38,7 +48,10 @@ def test_the_package_asks_for_versions_that_were_run():
     from packaging.requirements import Requirement
 
     extras = PYPROJECT["optional-dependencies"]
-    asked = {each.name: each.specifier for each in map(Requirement, [*PYPROJECT["dependencies"], *extras["gpu"]])}
+    asked = {
+        each.name: each.specifier
+        for each in map(Requirement, [*PYPROJECT["dependencies"], *extras["gpu"]])
+    }
     for library, newer in {
         "unsloth": "2026.10.10", "unsloth_zoo": "2026.11.1", "mlflow": "3.18.0", "optuna": "5.1.0", "hydra-core": "1.4.0",
     }.items():  # fmt: skip
@@ -51,7 +64,10 @@ def test_another_version_is_said_with_what_of_it_is_untested(monkeypatch):
     versions = {"optuna": "5.1.0", "mlflow": "3.17.2"}
     monkeypatch.setattr(private, "installed", versions.get)
     (said,) = untested(["optuna", "mlflow", "unsloth"])
-    assert said.startswith("optuna 5.1.0 is installed; medexp was run with 5.0, and what medexp uses of its inside is untested")
+    assert said.startswith(
+        "optuna 5.1.0 is installed; medexp was run with 5.0, and what medexp uses of its inside is"
+        " untested"
+    )
     assert "samplers.GPSampler._optimize_acqf" in said
 
 
@@ -59,7 +75,11 @@ def test_a_name_that_cannot_be_done_without_is_a_sentence():
     assert NAME.needed(SimpleNamespace(_inner=3)) == 3
     assert NAME.of(SimpleNamespace()) is None
     with pytest.raises(
-        MachineError, match=r"optuna 5\.0\.\d has no study\.Study\._inner, which optuna 5\.0 had: nothing works; install"
+        MachineError,
+        match=(
+            r"optuna 5\.0\.\d has no study\.Study\._inner, which optuna 5\.0 had: nothing works;"
+            r" install"
+        ),
     ):
         NAME.needed(SimpleNamespace())
 

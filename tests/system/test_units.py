@@ -9,7 +9,9 @@ def test_a_gib_is_1024_mib():
     assert GIB == 1024 * MIB == 1_073_741_824
 
 
-@pytest.mark.parametrize(("value", "num_bytes"), [(0, 0), (1, GIB), (5.25, 5_637_144_576), (1 / GIB, 1), (0.9 / GIB, 0)])
+@pytest.mark.parametrize(
+    ("value", "num_bytes"), [(0, 0), (1, GIB), (5.25, 5_637_144_576), (1 / GIB, 1), (0.9 / GIB, 0)]
+)
 def test_bytes_of_gib_rounds_down(value, num_bytes):
     assert bytes_of_gib(value) == num_bytes
 

@@ -22,7 +22,11 @@ EVIL = {
     "override": "\u202etxt.exe\u2066\u2069",
     "half a character": "\udc9b",
 }
-SENT = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), *"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"} - {
+SENT = {
+    *map(chr, range(0x20)),
+    *map(chr, range(0x7F, 0xA0)),
+    *"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",
+} - {
     "\n",
     "\t",
 }
@@ -57,11 +61,18 @@ def test_no_renderable_sends_what_others_wrote(text, is_terminal):
     table = Table(title=Text(text))
     table.add_column(Text(text))
     table.add_row(Text(text), Panel(text))
-    for thing in (text, Text(text, style="bold"), Markdown(f"# {text}\n`{text}`\n\n    {text}"), table):
+    for thing in (
+        text,
+        Text(text, style="bold"),
+        Markdown(f"# {text}\n`{text}`\n\n    {text}"),
+        table,
+    ):
         assert not SENT & {*printed(thing, is_terminal)}, thing
 
 
 def test_a_consoles_own_styles_are_sent():
     stream = io.StringIO()
-    SafeConsole(file=stream, force_terminal=True, color_system="standard").print(Text("a\x1b[2Jb", style="bold"))
+    SafeConsole(file=stream, force_terminal=True, color_system="standard").print(
+        Text("a\x1b[2Jb", style="bold")
+    )
     assert stream.getvalue() == "\x1b[1ma\\u001b[2Jb\x1b[0m\n"

@@ -1,4 +1,6 @@
-"""A run that is gone on from takes the Hub commits that it recorded, and its project's files where they lie now."""
+"""A run that is gone on from takes the Hub commits that it recorded, and its project's files where
+they lie now.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -36,9 +38,19 @@ class Kept:
 
     def keep(self, *words: str, **tags: str) -> None:
         root = str(self.project / "mlruns")
-        where = Tracking(root=root, experiment="medexp", run_name=None, system_metrics=False, log_adapter=True, tags={})
+        where = Tracking(
+            root=root,
+            experiment="medexp",
+            run_name=None,
+            system_metrics=False,
+            log_adapter=True,
+            tags={},
+        )
         with open_run(where, None, "first") as run:
-            run.text(OmegaConf.to_yaml(anchored(self.compose(*words), self.project), resolve=True), COMPOSED)
+            run.text(
+                OmegaConf.to_yaml(anchored(self.compose(*words), self.project), resolve=True),
+                COMPOSED,
+            )
             run.tags({f"medexp.{name}": value for name, value in tags.items()})
         self.run_id = run.run_id
 
@@ -63,7 +75,11 @@ def test_model_and_cases_are_those_that_were_recorded(kept: Kept) -> None:
     kept.keep(*HUB, "dataset=medical_o1", model_revision=MODEL, dataset_revision=CASES)
     run, said = kept.again()
     assert (run.model.revision, run.dataset.revision) == (MODEL, CASES)
-    assert said == f"as that run had them from the Hub: {run.model.hub_id} at {MODEL}, {run.dataset.hub_id} at {CASES}"
+    assert (
+        said
+        == f"as that run had them from the Hub: {run.model.hub_id} at {MODEL}, {run.dataset.hub_id}"
+        f" at {CASES}"
+    )
 
 
 def test_a_part_of_a_mixture_has_the_commit_of_its_own(kept: Kept) -> None:
@@ -82,7 +98,9 @@ def test_a_part_of_a_mixture_has_the_commit_of_its_own(kept: Kept) -> None:
         (["dataset=clinical_cases"], (MODEL, None)),
     ],
 )
-def test_what_the_command_line_names_wins(kept: Kept, words: list[str], revisions: tuple[str | None, str | None]) -> None:
+def test_what_the_command_line_names_wins(
+    kept: Kept, words: list[str], revisions: tuple[str | None, str | None]
+) -> None:
     kept.keep(*HUB, "dataset=medical_o1", model_revision=MODEL, dataset_revision=CASES)
     run, _ = kept.again(*words)
     assert run.model.revision not in {MODEL} or revisions[0] == MODEL
@@ -104,17 +122,25 @@ def test_the_files_of_a_project_are_found_where_it_lies_now(kept: Kept, tmp_path
     words = [
         "hardware=cpu",
         "dataset=mixture",
-        f"dataset.mixture=[{{use: local, path: cases.jsonl, weight: 1}}, {{use: local, path: {elsewhere}, weight: 1}}]",
+        (
+            "dataset.mixture=[{use: local, path: cases.jsonl, weight: 1}, {use: local, path:"
+            f" {elsewhere}, weight: 1}}]"
+        ),
     ]
     kept.keep(*words, "evaluation.benchmark_files.medqa=cases.jsonl")
     kept.project = Path(shutil.copytree(kept.project, tmp_path / "copy"))
     run, _ = kept.again()
-    assert [each.path for each in run.dataset.mixture] == [str(tmp_path / "copy" / "cases.jsonl"), str(elsewhere)]
+    assert [each.path for each in run.dataset.mixture] == [
+        str(tmp_path / "copy" / "cases.jsonl"),
+        str(elsewhere),
+    ]
     assert run.evaluation.benchmark_files.medqa == str(tmp_path / "copy" / "cases.jsonl")
 
 
 def test_the_shipped_cases_are_those_of_this_medexp(kept: Kept) -> None:
-    kept.keep("hardware=cpu", "dataset.path=/gone/lib/site-packages/medexp/data/clinical_cases.jsonl")
+    kept.keep(
+        "hardware=cpu", "dataset.path=/gone/lib/site-packages/medexp/data/clinical_cases.jsonl"
+    )
     run, _ = kept.again()
     assert Path(str(run.dataset.path)).is_file()
     kept.keep("hardware=cpu", "dataset.path=/gone/mine.jsonl")

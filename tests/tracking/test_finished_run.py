@@ -21,7 +21,10 @@ def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> 
     doors.train("lora.r=2")
     newest = doors.train("lora.r=4")
     client = doors.client()
-    unfinished = client.create_run(client.get_run(newest.run_id).info.experiment_id, tags={"mlflow.source.name": "medexp.train"})
+    unfinished = client.create_run(
+        client.get_run(newest.run_id).info.experiment_id,
+        tags={"mlflow.source.name": "medexp.train"},
+    )
     found = finished.find("last", str(root), doors.root)
     assert found.kept is not None
     assert found.kept.run_id == newest.run_id != unfinished.info.run_id
@@ -33,7 +36,9 @@ def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> 
 
 def test_a_mistyped_store_is_said_and_not_made(tmp_path: Path) -> None:
     nowhere = tmp_path / "mlrunz"
-    with pytest.raises(RunError, match=r"mlrunz holds no runs yet; run python -m medexp\.train first"):
+    with pytest.raises(
+        RunError, match=r"mlrunz holds no runs yet; run python -m medexp\.train first"
+    ):
         finished.find("last", str(nowhere), tmp_path)
     assert not nowhere.exists()
 
@@ -46,7 +51,9 @@ def test_the_last_run_is_one_that_can_be_asked(doors: Doors) -> None:
     assert found.kept.run_id == kept.run_id
 
 
-def test_a_config_that_was_kept_before_a_key_existed_is_put_back(tmp_path: Path, compose: Callable[..., Any]) -> None:
+def test_a_config_that_was_kept_before_a_key_existed_is_put_back(
+    tmp_path: Path, compose: Callable[..., Any]
+) -> None:
     stored = compose("dataset=medical_o1", "dataset.held_out=7")
     lines = OmegaConf.to_yaml(stored, resolve=True).splitlines()
     kept = [line for line in lines if line != "  faulty: error"]

@@ -1,4 +1,6 @@
-"""A run of weights of one's own (model=local), used again by every command; and what it leaves names neither user nor machine."""
+"""A run of weights of one's own (model=local), used again by every command; and what it leaves
+names neither user nor machine.
+"""
 
 import re
 import shlex
@@ -31,18 +33,34 @@ class Kept:
     def command(self, *words: str, user: str = USER) -> tuple[int, str]:
         """`python -m words...` in the project."""
         home = self.home.parent / user
-        return command("-m", *words, cwd=home / "project", HOME=str(home), USER=user, LOGNAME=user, COLUMNS="200")
+        return command(
+            "-m",
+            *words,
+            cwd=home / "project",
+            HOME=str(home),
+            USER=user,
+            LOGNAME=user,
+            COLUMNS="200",
+        )
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, whole_vocabulary_model: Path, empty_store: Path) -> Kept:
+def kept(
+    tmp_path_factory: pytest.TempPathFactory, whole_vocabulary_model: Path, empty_store: Path
+) -> Kept:
     home = tmp_path_factory.mktemp("homes") / USER
     (home / "project" / "runs").mkdir(parents=True)
     shutil.copytree(whole_vocabulary_model, home / "base")
     shutil.copy(empty_store, home / "project" / "runs" / "mlflow.db")
     cases = Path(__file__).parents[2] / "medexp" / "data" / "clinical_cases.jsonl"
     shutil.copy(cases, home / "project" / "cases.jsonl")
-    words = ["model=local", f"model.path={home}/base", "model.quantisation=none", "dataset.path=cases.jsonl", "tracking.root=runs"]
+    words = [
+        "model=local",
+        f"model.path={home}/base",
+        "model.quantisation=none",
+        "dataset.path=cases.jsonl",
+        "tracking.root=runs",
+    ]
     status, said = Kept(home, "").command("medexp.train", *words, *QUICK)
     assert status == 0, said
     return Kept(home, said)
@@ -60,18 +78,35 @@ def test_no_file_of_a_run_or_of_an_export_names_user_or_machine(kept: Kept) -> N
         words = ["run=last", "tracking.root=runs", f"to={to}", f"export.folder=exported/{to}"]
         status, said = kept.command("medexp.export", *words)
         assert status == 0, said
-    status, said = kept.command("medexp.evaluate", "run=last", "tracking.root=runs", "evaluation.answers=0")
+    status, said = kept.command(
+        "medexp.evaluate", "run=last", "tracking.root=runs", "evaluation.answers=0"
+    )
     assert status == 0, said
     project = kept.home / "project"
     files = [
-        each for folder in ("runs/artifacts", "outputs", "exported") for each in (project / folder).rglob("*") if each.is_file()
+        each
+        for folder in ("runs/artifacts", "outputs", "exported")
+        for each in (project / folder).rglob("*")
+        if each.is_file()
     ]
-    files = [each for each in files if each.parent.name != ".hydra"]  # Hydra's own, of the command and not of the run
-    assert {"run.yaml", "README.md", "adapter_config.json", "report.html", "composed.yaml", "overrides.txt", "Modelfile"} <= {
-        each.name for each in files
-    }
+    # Hydra's own, of the command and not of the run
+    files = [each for each in files if each.parent.name != ".hydra"]
+    assert {
+        "run.yaml",
+        "README.md",
+        "adapter_config.json",
+        "report.html",
+        "composed.yaml",
+        "overrides.txt",
+        "Modelfile",
+    } <= {each.name for each in files}
     told = {USER, str(kept.home.parent), sys.prefix, str(Path(__file__).parents[2])}
-    found = [(each.relative_to(project), one) for each in files for one in told if one.encode() in each.read_bytes()]
+    found = [
+        (each.relative_to(project), one)
+        for each in files
+        for one in told
+        if one.encode() in each.read_bytes()
+    ]
     assert not found
 
 
@@ -81,7 +116,9 @@ def test_the_adapter_answers_in_another_home_with_the_base_in_another_place(kept
     (adapter,) = kept.home.glob("project/outputs/*/*/adapter")
     shutil.copytree(adapter, other / "project" / "adapter")
     shutil.copytree(kept.home / "base", other / "weights")
-    status, said = kept.command("medexp.ask", "run=adapter", f"model.path={other}/weights", "question=What?", user="another")
+    status, said = kept.command(
+        "medexp.ask", "run=adapter", f"model.path={other}/weights", "question=What?", user="another"
+    )
     assert status == 0, said
     assert "tokens in" in said
 

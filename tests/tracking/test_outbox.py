@@ -90,13 +90,19 @@ def test_a_store_that_is_locked_for_a_while_has_everything(
     assert set(doors.history(result.run_id, "eval/loss")) == {0, 3, 5}
     assert doors.client().get_run(result.run_id).info.status == "FINISHED"
     said = capsys.readouterr().err
-    assert f"{STORE} cannot be written (another program has locked it): what is logged waits" in said
+    assert (
+        f"{STORE} cannot be written (another program has locked it): what is logged waits" in said
+    )
     assert f"{STORE} can be written again, and has everything" in said
     assert not (doors.root / "mlruns/unwritten").exists()
 
 
 def test_a_store_that_stays_locked_costs_no_run_and_gets_everything_later(
-    doors: Doors, during_training, impatient: None, backup: Backup, capsys: pytest.CaptureFixture[str]
+    doors: Doors,
+    during_training,
+    impatient: None,
+    backup: Backup,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     during_training(2, None)
     result = doors.train(*STEPS)

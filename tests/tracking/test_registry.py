@@ -16,11 +16,15 @@ from medexp.tracking import registry
 def kept(doors: Doors) -> Callable[..., str]:
     """kept(**tags): the id of a finished run with an adapter and a report, made without training."""
     client = doors.client()
-    experiment = client.create_experiment("medexp", artifact_location=(doors.root / "mlruns" / "artifacts").as_uri())
+    experiment = client.create_experiment(
+        "medexp", artifact_location=(doors.root / "mlruns" / "artifacts").as_uri()
+    )
 
     def made(status: str = "FINISHED", adapter: bool = True, **tags: str) -> str:
         run = client.create_run(
-            experiment, run_name="r4", tags={"medexp.model": "tiny", "mlflow.note.content": "**loss** fell"} | tags
+            experiment,
+            run_name="r4",
+            tags={"medexp.model": "tiny", "mlflow.note.content": "**loss** fell"} | tags,
         )
         if adapter:
             client.log_text(run.info.run_id, '{"r": 4}', "adapter/adapter_config.json")
@@ -36,7 +40,9 @@ def store(doors: Doors) -> Tracking:
     return doors.run().tracking
 
 
-def test_a_run_is_registered_once_and_the_alias_moves(doors: Doors, store: Tracking, kept: Callable[..., str]) -> None:
+def test_a_run_is_registered_once_and_the_alias_moves(
+    doors: Doors, store: Tracking, kept: Callable[..., str]
+) -> None:
     first, second = kept(), kept()
     one = registry.register(store, first, "clinical", "champion")
     assert (one.version, one.is_new, one.uri) == ("1", True, "models:/clinical@champion")
@@ -44,10 +50,15 @@ def test_a_run_is_registered_once_and_the_alias_moves(doors: Doors, store: Track
     again = registry.register(store, first, "clinical", "former")
     assert (two.version, again.version, again.is_new) == ("2", "1", False)
     aliases = doors.client().get_registered_model("clinical").aliases
-    assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "2", "former": "1"}
+    assert {alias: str(version) for alias, version in aliases.items()} == {
+        "champion": "2",
+        "former": "1",
+    }
 
 
-def test_a_version_leads_to_its_adapter_its_run_and_its_report(doors: Doors, store: Tracking, kept: Callable[..., str]) -> None:
+def test_a_version_leads_to_its_adapter_its_run_and_its_report(
+    doors: Doors, store: Tracking, kept: Callable[..., str]
+) -> None:
     run = kept()
     registry.register(store, run, "clinical", "champion")
     version = doors.client().get_model_version("clinical", "1")
@@ -55,12 +66,18 @@ def test_a_version_leads_to_its_adapter_its_run_and_its_report(doors: Doors, sto
     assert Path(version.source.removeprefix("file://"), "adapter_config.json").is_file()
     assert version.tags["medexp.report"] == f"runs:/{run}/report.html"
     assert version.tags["medexp.model"] == "tiny"
-    assert f"/runs/{run}/artifacts/report.html?workflowType=machine_learning)" in version.description
+    assert (
+        f"/runs/{run}/artifacts/report.html?workflowType=machine_learning)" in version.description
+    )
     assert version.description.endswith("**loss** fell")
 
 
-@pytest.mark.parametrize("asked", ["models:/clinical@champion", "models:/clinical/2", "models:/clinical/latest"])
-def test_every_door_finds_it(doors: Doors, store: Tracking, kept: Callable[..., str], asked: str) -> None:
+@pytest.mark.parametrize(
+    "asked", ["models:/clinical@champion", "models:/clinical/2", "models:/clinical/latest"]
+)
+def test_every_door_finds_it(
+    doors: Doors, store: Tracking, kept: Callable[..., str], asked: str
+) -> None:
     registry.register(store, kept(), "clinical", "other")
     run = kept()
     registry.register(store, run, "clinical", "champion")
@@ -80,7 +97,9 @@ def test_every_door_finds_it(doors: Doors, store: Tracking, kept: Callable[..., 
         ("models:/clinical", "models:/NAME@ALIAS or models:/NAME/VERSION is"),
     ],
 )
-def test_what_is_not_registered_is_said(doors: Doors, store: Tracking, kept: Callable[..., str], asked: str, said: str) -> None:
+def test_what_is_not_registered_is_said(
+    doors: Doors, store: Tracking, kept: Callable[..., str], asked: str, said: str
+) -> None:
     registry.register(store, kept(), "clinical", "champion")
     with pytest.raises(RunError) as refused:
         finished.find(asked, str(doors.root / "mlruns"), doors.root)
@@ -107,7 +126,9 @@ def test_a_version_that_somebody_else_made_is_said(doors: Doors, store: Tracking
         ("a", "the best", "alias 'the best' is not allowed"),
     ],
 )
-def test_names_that_mlflow_cannot_hold_are_refused(store: Tracking, name: str, alias: str, said: str) -> None:
+def test_names_that_mlflow_cannot_hold_are_refused(
+    store: Tracking, name: str, alias: str, said: str
+) -> None:
     with pytest.raises(ConfigError) as refused:
         registry.register(store, "0" * 32, name, alias)
     assert said in str(refused.value)

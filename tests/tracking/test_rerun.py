@@ -22,7 +22,9 @@ from medexp.training.run import TrainResult, train
 
 
 class Trains:
-    """`python -m medexp.train` with these words, in this process, in folders that can be thrown away."""
+    """`python -m medexp.train` with these words, in this process, in folders that can be thrown
+    away.
+    """
 
     def __init__(self, doors: Doors, compose: Callable[..., Any]):
         self.doors, self._compose = doors, compose
@@ -62,7 +64,13 @@ def trains(
 @pytest.fixture(scope="module")
 def first(trains: Trains) -> TrainResult:
     """A run whose output folder is gone."""
-    recipe = ("lora.r=4", "training.learning_rate=1e-2", "training.seed=7", "dataset.split_seed=5", "evaluation.answers=0")
+    recipe = (
+        "lora.r=4",
+        "training.learning_rate=1e-2",
+        "training.seed=7",
+        "dataset.split_seed=5",
+        "evaluation.answers=0",
+    )
     result = trains.train(*trains.doors.overrides(*recipe))
     shutil.rmtree(trains.doors.root / "out")
     return result
@@ -73,12 +81,17 @@ def test_a_run_is_restored_from_mlflow_alone_to_the_same_loss(
 ) -> None:
     again = trains.again(first.run_id)
     assert again.outcome.loss_after == first.outcome.loss_after != first.outcome.loss_before
-    assert f"held-out loss {first.outcome.loss_after!r}: the same as run {first.run_id} had, to the digit" in " ".join(
-        capsys.readouterr().out.split()
+    assert (
+        f"held-out loss {first.outcome.loss_after!r}: the same as run {first.run_id} had, to the"
+        " digit" in " ".join(capsys.readouterr().out.split())
     )
     assert trains.tags(again)["medexp.restores"] == first.run_id
     params = trains.doors.client().get_run(again.run_id).data.params
-    assert (params["lora.r"], params["training.seed"], params["model.path"]) == ("4", "7", str(trains.doors.model))
+    assert (params["lora.r"], params["training.seed"], params["model.path"]) == (
+        "4",
+        "7",
+        str(trains.doors.model),
+    )
 
 
 def test_what_the_command_line_names_wins_and_the_difference_is_said(
@@ -87,17 +100,22 @@ def test_what_the_command_line_names_wins_and_the_difference_is_said(
     other = trains.again(first.run_id, "training.seed=8")
     assert trains.doors.client().get_run(other.run_id).data.params["training.seed"] == "8"
     difference = f"{other.outcome.loss_after - first.outcome.loss_after:+.3g}"
-    assert f"differs by {difference} from {first.outcome.loss_after!r} of run {first.run_id}" in " ".join(
-        capsys.readouterr().out.split()
+    assert (
+        f"differs by {difference} from {first.outcome.loss_after!r} of run {first.run_id}"
+        in " ".join(capsys.readouterr().out.split())
     )
 
 
-def test_the_adapter_that_a_run_started_from_is_restored_too(trains: Trains, first: TrainResult) -> None:
+def test_the_adapter_that_a_run_started_from_is_restored_too(
+    trains: Trains, first: TrainResult
+) -> None:
     adapter = trains.doors.root / "first_adapter"
     kept = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root).adapter
     assert kept is not None
     shutil.copytree(kept, adapter)
-    went_on = trains.train(*trains.doors.overrides("lora.r=4", f"lora.start_from={adapter}", "evaluation.answers=0"))
+    went_on = trains.train(
+        *trains.doors.overrides("lora.r=4", f"lora.start_from={adapter}", "evaluation.answers=0")
+    )
     shutil.rmtree(adapter)
     again = trains.again(went_on.run_id)
     assert again.outcome.loss_before == went_on.outcome.loss_before
@@ -107,13 +125,19 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(trains: Trains, fir
 def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> None:
     subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
     assert subject.kept is not None
-    assert "held-out cases are not those of run" in Restored(subject).sentence(3.0, "another digest", "")
+    assert "held-out cases are not those of run" in Restored(subject).sentence(
+        3.0, "another digest", ""
+    )
     nothing = replace(subject, kept=replace(subject.kept, metrics={}))
-    assert "has kept no held-out loss to compare with" in Restored(nothing).sentence(3.0, subject.kept.held_out or "", "")
+    assert "has kept no held-out loss to compare with" in Restored(nothing).sentence(
+        3.0, subject.kept.held_out or "", ""
+    )
     assert Restored(replace(subject, kept=None)).tags == {"medexp.restores": first.run_id}
 
 
-def test_training_data_that_was_changed_is_named(trains: Trains, first: TrainResult, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_data_that_was_changed_is_named(
+    trains: Trains, first: TrainResult, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = trains.again(first.run_id, "dataset.max_cases=6")
     said = " ".join(capsys.readouterr().out.split())
     subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
@@ -121,7 +145,9 @@ def test_training_data_that_was_changed_is_named(trains: Trains, first: TrainRes
     assert f"of run {first.run_id}: the training data is another (digest" in said
     assert f"there {subject.kept.trained_on})" in said
     assert other.outcome.loss_before == first.outcome.loss_before
-    seed = Restored(subject).sentence(3.0, subject.kept.held_out or "", subject.kept.trained_on or "")
+    seed = Restored(subject).sentence(
+        3.0, subject.kept.held_out or "", subject.kept.trained_on or ""
+    )
     assert seed.endswith(f"of run {first.run_id}")
 
 
@@ -136,23 +162,38 @@ def test_without_the_experiment_a_config_stays_as_it_is(compose: Callable[..., A
         (["run=abc"], "run=abc is only read with experiment=from_run"),
         (["experiment=from_run"], "experiment=from_run makes a finished run again: give run=ID"),
         (["experiment=from_run", "run=nosuch"], "run=nosuch is neither a folder nor a run in"),
-        (["experiment=from_run", "run=last", "debug=fast"], "debug=fast has no effect with experiment=from_run"),
+        (
+            ["experiment=from_run", "run=last", "debug=fast"],
+            "debug=fast has no effect with experiment=from_run",
+        ),
         (
             ["-m", "experiment=from_run", "run=last", "lora.r=choice(4,8)"],
             "experiment=from_run makes one run again and cannot be swept",
         ),
     ],
 )
-def test_bad_input_ends_in_one_sentence_before_anything_heavy(doors: Doors, words: list[str], said: str) -> None:
-    status, output = command("-m", "medexp.train", *words, f"tracking.root={doors.root / 'mlruns'}", cwd=doors.root)
+def test_bad_input_ends_in_one_sentence_before_anything_heavy(
+    doors: Doors, words: list[str], said: str
+) -> None:
+    status, output = command(
+        "-m", "medexp.train", *words, f"tracking.root={doors.root / 'mlruns'}", cwd=doors.root
+    )
     assert (status, output.count("\n")) == (2, 1), output
     assert said in output
 
 
-def test_from_run_refuses_a_run_that_kept_no_config(doors: Doors, compose: Callable[..., Any]) -> None:
+def test_from_run_refuses_a_run_that_kept_no_config(
+    doors: Doors, compose: Callable[..., Any]
+) -> None:
     client = doors.client()
-    run = client.create_run(client.create_experiment("medexp", artifact_location=(doors.root / "a").as_uri()))
-    words = ["experiment=from_run", f"run={run.info.run_id}", f"tracking.root={doors.root / 'mlruns'}"]
+    run = client.create_run(
+        client.create_experiment("medexp", artifact_location=(doors.root / "a").as_uri())
+    )
+    words = [
+        "experiment=from_run",
+        f"run={run.info.run_id}",
+        f"tracking.root={doors.root / 'mlruns'}",
+    ]
     cfg = compose(*words)
     options = frame._own_options(cfg, "train")
     with pytest.raises(finished.RunError, match="has no config beside it"):

@@ -32,13 +32,19 @@ from medexp.training.run import train
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
-RUNS = {"r4 lr1e-3 seq640": (4, 1e-3), "r8 lr2e-3 seq640": (8, 2e-3), "r16 lr4e-3 seq640": (16, 4e-3)}
+RUNS = {
+    "r4 lr1e-3 seq640": (4, 1e-3),
+    "r8 lr2e-3 seq640": (8, 2e-3),
+    "r16 lr4e-3 seq640": (16, 4e-3),
+}
 AXES = ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """MLflow's server over the runs, as medexp.ui starts it: the links it prints by their titles, and what was trained."""
+    """MLflow's server over the runs, as medexp.ui starts it: the links it prints by their titles,
+    and what was trained.
+    """
 
     links: dict[str, str]
     losses: dict[str, float]
@@ -70,9 +76,20 @@ def _sweep(doors: Doors) -> None:
     """A study as medexp.sweep keeps it, every trial a part of it."""
     frame.register()
     with hydra.initialize_config_dir(str(frame.conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("train", ["sweep.n_trials=2", "hydra/sweeper/sampler=grid"], return_hydra_config=True)
-    options = {str(key): value for key, value in OmegaConf.to_container(cfg.hydra.sweeper, resolve=True).items() if key[0] != "_"}
-    study = open_study("ranks", storage.default_url(doors.root), Space({"lora.r": Choice((4, 8))}), settings(options))
+        cfg = hydra.compose(
+            "train", ["sweep.n_trials=2", "hydra/sweeper/sampler=grid"], return_hydra_config=True
+        )
+    options = {
+        str(key): value
+        for key, value in OmegaConf.to_container(cfg.hydra.sweeper, resolve=True).items()
+        if key[0] != "_"
+    }
+    study = open_study(
+        "ranks",
+        storage.default_url(doors.root),
+        Space({"lora.r": Choice((4, 8))}),
+        settings(options),
+    )
     where = doors.run("tracking.experiment=medexp").tracking
     with results.parent_run(where, study, doors.root, print) as parent:
         for _ in range(2):
@@ -84,12 +101,20 @@ def _sweep(doors: Doors) -> None:
 
 def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
     trial = study.ask()
-    tags = {"mlflow.parentRunId": parent_run_id, "medexp.study": study.name, "medexp.trial": str(trial.number)}
+    tags = {
+        "mlflow.parentRunId": parent_run_id,
+        "medexp.study": study.name,
+        "medexp.trial": str(trial.number),
+    }
     name = f"{trial.number}: {naming.words(trial.params)}"
-    ticket = Ticket(study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags)
+    ticket = Ticket(
+        study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags
+    )
     folder = doors.root / str(trial.number)
     folder.mkdir()
-    run = doors.run(f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp", "evaluation.answers=1")
+    run = doors.run(
+        f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp", "evaluation.answers=1"
+    )
     done = train(run, Invocation(folder, (), "composed: yaml\n"), Screen(), Part(ticket, folder))
     study.tell(trial, Outcome(Ending.done, "", dict(done.metrics), done.run_id), {})
 
@@ -113,9 +138,17 @@ def losses(doors: Doors) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def site(doors: Doors, losses: dict[str, float]) -> Iterator[Site]:
-    words = ["-m", "medexp.ui", f"tracking.root={doors.root / 'mlruns'}", f"ui.port={pages.free_port()}", "ui.open=false"]
+    words = [
+        "-m",
+        "medexp.ui",
+        f"tracking.root={doors.root / 'mlruns'}",
+        f"ui.port={pages.free_port()}",
+        "ui.open=false",
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, *words], cwd=doors.root, env=env, stdout=subprocess.PIPE, text=True) as door:
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=doors.root, env=env, stdout=subprocess.PIPE, text=True
+    ) as door:
         assert door.stdout is not None
         lines = [door.stdout.readline().strip() for _ in range(10)]
         yield Site(dict(zip(lines[::2], lines[1::2], strict=True)), losses)
@@ -125,7 +158,9 @@ def site(doors: Doors, losses: dict[str, float]) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def page(chromium: str, site: Site) -> Iterator[Any]:
-    """A window in which MLflow's assistant has been closed; nothing but the server has been asked for anything at the end."""
+    """A window in which MLflow's assistant has been closed; nothing but the server has been asked
+    for anything at the end.
+    """
     with browser.window(chromium) as (opened, elsewhere):
         opened.goto(site.link("experiment medexp"))
         opened.get_by_role("button", name="Close", exact=True).click()
@@ -139,7 +174,14 @@ def test_the_list_of_runs_says_what_varied_and_what_came_of_it(page: Any, site: 
         page.get_by_role("link", name=name, exact=True).wait_for()
         assert page.get_by_text(str(loss)[:7]).count(), loss
     seen = page.locator("body").inner_text()
-    for text in ("Model training", "medexp: runs", "lora.r", "result/loss_after", "ranks", "smollm2_135m-r16"):
+    for text in (
+        "Model training",
+        "medexp: runs",
+        "lora.r",
+        "result/loss_after",
+        "ranks",
+        "smollm2_135m-r16",
+    ):
         assert text in seen, text
     assert not re.search(r"Traces\s+Sessions", seen)  # the menu is that for training
 
@@ -155,9 +197,10 @@ def test_a_run_opens_with_its_verdict_and_its_rank_first(page: Any, site: Site) 
     assert "Not for clinical use" in seen
     assert "medexp.model" in seen
     parameters = seen[seen.index("Parameters (") :]
-    assert re.match(r"Parameters \(\d\d\)\s+Parameter\s+Value\s+lora\.r\s+8\s+training\.learning_rate\s+0\.002", parameters), (
-        parameters[:200]
-    )
+    assert re.match(
+        r"Parameters \(\d\d\)\s+Parameter\s+Value\s+lora\.r\s+8\s+training\.learning_rate\s+0\.002",
+        parameters,
+    ), parameters[:200]
 
 
 def test_its_report_opens_from_its_description(page: Any, site: Site) -> None:
@@ -183,7 +226,8 @@ def test_three_runs_are_compared_in_parallel_coordinates(page: Any, site: Site) 
     page.get_by_role("heading", name="Comparing 3 Runs").wait_for()
     axes = page.locator(".axis-title")
     axes.first.wait_for()
-    assert axes.all_text_contents() == ["lora.r", "training.learning_rate", "eval/loss"]  # those that differ, and the held-out loss
+    # those that differ, and the held-out loss
+    assert axes.all_text_contents() == ["lora.r", "training.learning_rate", "eval/loss"]
 
 
 def test_a_sweep_shows_everything_without_a_click(page: Any, site: Site) -> None:
@@ -191,7 +235,12 @@ def test_a_sweep_shows_everything_without_a_click(page: Any, site: Site) -> None
     page.get_by_text("ranks: trials compared").wait_for()
     axes = page.locator(".parcoords .label")
     axes.first.wait_for()
-    assert axes.all_text_contents() == [*AXES, "eval/structure/after", "host/peak_gib", "result/loss_after"]
+    assert axes.all_text_contents() == [
+        *AXES,
+        "eval/structure/after",
+        "host/peak_gib",
+        "result/loss_after",
+    ]
     seen = page.locator("body").inner_text()
     for rank in (4, 8):
         assert re.search(rf"\d: r{rank}\b", seen), seen

@@ -44,13 +44,23 @@ def project(made: Path, tmp_path: Path) -> Path:
 
 def tracking(project: Path) -> Tracking:
     root = str(project / "mlruns")
-    return Tracking(root=root, experiment="medexp", run_name=None, system_metrics=False, log_adapter=True, tags={})
+    return Tracking(
+        root=root,
+        experiment="medexp",
+        run_name=None,
+        system_metrics=False,
+        log_adapter=True,
+        tags={},
+    )
 
 
 def addresses(project: Path) -> set[str]:
     """Every address in the store."""
     with closing(sqlite3.connect(project / "mlruns" / "mlflow.db")) as store:
-        found = [store.execute(f"SELECT {column} FROM {table}").fetchall() for table, column in store_upkeep._ADDRESSES]
+        found = [
+            store.execute(f"SELECT {column} FROM {table}").fetchall()
+            for table, column in store_upkeep._ADDRESSES
+        ]
     return {each for rows in found for (each,) in rows if each is not None}
 
 
@@ -67,7 +77,9 @@ def write_run(project: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_a_store_finds_its_artifacts_where_it_lies_now(project: Path, tmp_path: Path, how: Callable[..., Any]) -> None:
+def test_a_store_finds_its_artifacts_where_it_lies_now(
+    project: Path, tmp_path: Path, how: Callable[..., Any]
+) -> None:
     now = tmp_path / "now, with a space"
     how(str(project), str(now))
     first = run_called(now, "first")
@@ -86,12 +98,17 @@ def test_a_store_finds_its_artifacts_where_it_lies_now(project: Path, tmp_path: 
 
 def test_the_first_place_of_a_run_is_remembered(project: Path, made: Path, tmp_path: Path) -> None:
     shutil.move(project, tmp_path / "again")
-    assert run_called(tmp_path / "again", "first").tags[store_upkeep.MOVED_FROM] == (made / "mlruns" / "artifacts").as_uri()
+    assert (
+        run_called(tmp_path / "again", "first").tags[store_upkeep.MOVED_FROM]
+        == (made / "mlruns" / "artifacts").as_uri()
+    )
     write_run(tmp_path / "again", "second")
     assert store_upkeep.MOVED_FROM not in run_called(tmp_path / "again", "second").tags
 
 
-def test_a_run_that_was_written_to_the_old_place_is_still_read_there(project: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_written_to_the_old_place_is_still_read_there(
+    project: Path, tmp_path: Path
+) -> None:
     written = write_run(project, "astray")
     now = tmp_path / "now"
     shutil.copytree(project, now)
@@ -106,19 +123,29 @@ def test_an_experiment_on_another_disk_stays_there(project: Path, tmp_path: Path
     client = open_store(tracking(project))
     number = client.create_experiment("large", artifact_location=elsewhere.as_uri())
     shutil.move(project, tmp_path / "now")
-    assert open_store(tracking(tmp_path / "now")).get_experiment(number).artifact_location == elsewhere.as_uri()
+    assert (
+        open_store(tracking(tmp_path / "now")).get_experiment(number).artifact_location
+        == elsewhere.as_uri()
+    )
 
 
 def test_two_processes_at_once_leave_one_right_store(project: Path, tmp_path: Path) -> None:
     shutil.move(project, tmp_path / "now")
     at_once = multiprocessing.get_context("fork")
-    started = [at_once.Process(target=store_upkeep.prepare, args=(tmp_path / "now" / "mlruns",)) for _ in range(4)]
+    started = [
+        at_once.Process(target=store_upkeep.prepare, args=(tmp_path / "now" / "mlruns",))
+        for _ in range(4)
+    ]
     for each in started:
         each.start()
     for each in started:
         each.join(60)
     assert [each.exitcode for each in started] == [0, 0, 0, 0]
-    assert run_called(tmp_path / "now", "first").artifacts["answers.txt"].is_relative_to(tmp_path / "now")
+    assert (
+        run_called(tmp_path / "now", "first")
+        .artifacts["answers.txt"]
+        .is_relative_to(tmp_path / "now")
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 100, None])
@@ -153,32 +180,45 @@ def store_of(schema: str, root: Path) -> Path:
     where = (root / "artifacts").as_uri()
     with closing(sqlite3.connect(file)) as store, store:
         store.execute(
-            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) VALUES (1, 'medexp', ?, 'active')",
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)"
+            " VALUES (1, 'medexp', ?, 'active')",
             (where,),
         )
         store.execute(
-            "INSERT INTO runs (run_uuid, name, user_id, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id)"
-            " VALUES ('abc', 'first', 'me', 'FINISHED', 1, 2, 'active', ?, 1)",
+            "INSERT INTO runs (run_uuid, name, user_id, status, start_time, end_time,"
+            " lifecycle_stage, artifact_uri, experiment_id) VALUES ('abc', 'first', 'me',"
+            " 'FINISHED', 1, 2, 'active', ?, 1)",
             (f"{where}/abc/artifacts",),
         )
         store.execute("INSERT INTO params (key, value, run_uuid) VALUES ('lora.r', '8', 'abc')")
     return file
 
 
-def test_a_store_of_an_older_mlflow_is_upgraded_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_of_an_older_mlflow_is_upgraded_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = store_of(OLDER, tmp_path / "mlruns")
     run = open_store(tracking(tmp_path)).get_run("abc")
     assert (run.info.run_name, run.data.params) == ("first", {"lora.r": "8"})
     assert store_upkeep._is_current(file)
     kept = file.with_name(f"mlflow-{OLDER}.db")
     assert store_upkeep._schema_of(kept) == OLDER
-    assert f"was of an older MLflow and has been upgraded; as it was, it is kept as {kept.name}" in capsys.readouterr().err
-    assert {each.name for each in file.parent.iterdir()} <= {"mlflow.db", kept.name, ".mlflow.db.lock"}
+    assert (
+        f"was of an older MLflow and has been upgraded; as it was, it is kept as {kept.name}"
+        in capsys.readouterr().err
+    )
+    assert {each.name for each in file.parent.iterdir()} <= {
+        "mlflow.db",
+        kept.name,
+        ".mlflow.db.lock",
+    }
     open_store(tracking(tmp_path))
     assert capsys.readouterr().err == ""
 
 
-def test_a_store_of_a_newer_mlflow_is_refused_and_not_touched(tmp_path: Path, empty_store: Path) -> None:
+def test_a_store_of_a_newer_mlflow_is_refused_and_not_touched(
+    tmp_path: Path, empty_store: Path
+) -> None:
     (tmp_path / "mlruns").mkdir()
     file = shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
     with closing(sqlite3.connect(file)) as store, store:

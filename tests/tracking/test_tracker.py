@@ -1,4 +1,6 @@
-"""The store: made whole or not at all, wherever the folder lies, and what it keeps of a run that is continued."""
+"""The store: made whole or not at all, wherever the folder lies, and what it keeps of a run that is
+continued.
+"""
 
 import json
 import signal
@@ -27,17 +29,30 @@ with open_run(store, None, "a run"):
 
 
 def store(root: Path) -> Tracking:
-    return Tracking(root=str(root), experiment="here", run_name=None, system_metrics=False, log_adapter=False, tags={})
+    return Tracking(
+        root=str(root),
+        experiment="here",
+        run_name=None,
+        system_metrics=False,
+        log_adapter=False,
+        tags={},
+    )
 
 
 def named_runs(root: Path) -> list[str]:
     client = open_store(store(root))
-    return [run.info.run_name for run in client.search_runs([each.experiment_id for each in client.search_experiments()])]
+    return [
+        run.info.run_name
+        for run in client.search_runs([each.experiment_id for each in client.search_experiments()])
+    ]
 
 
 def test_two_first_runs_at_once_make_one_store(tmp_path: Path) -> None:
     root = tmp_path / "new"
-    both = [subprocess.Popen([sys.executable, "-c", OPEN, str(root)], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", OPEN, str(root)], stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert named_runs(root) == ["a run", "a run"]
@@ -46,7 +61,9 @@ def test_two_first_runs_at_once_make_one_store(tmp_path: Path) -> None:
 def test_a_store_whose_maker_was_killed_is_made_by_the_next(tmp_path: Path) -> None:
     places = tmp_path / STORE, tmp_path / f".{STORE}.new"
     with subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)]) as process:
-        while process.poll() is None and not any(place.exists() and place.stat().st_size for place in places):
+        while process.poll() is None and not any(
+            place.exists() and place.stat().st_size for place in places
+        ):
             pass
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -55,13 +72,17 @@ def test_a_store_whose_maker_was_killed_is_made_by_the_next(tmp_path: Path) -> N
     assert (status, output) == (0, "opened\n")
 
 
-@pytest.mark.parametrize("left", [b"", b"no database at all, and longer than the head of one: " * 4])
+@pytest.mark.parametrize(
+    "left", [b"", b"no database at all, and longer than the head of one: " * 4]
+)
 def test_a_store_that_is_none(tmp_path: Path, left: bytes) -> None:
     (tmp_path / STORE).write_bytes(left)
     if not left:
         assert named_runs(tmp_path) == []
         return
-    with pytest.raises(OutputError, match=r"mlflow\.db \(.*file is not a database.*\); move that file away") as refused:
+    with pytest.raises(
+        OutputError, match=r"mlflow\.db \(.*file is not a database.*\); move that file away"
+    ) as refused:
         open_store(store(tmp_path))
     assert "\n" not in str(refused.value)
     assert (tmp_path / STORE).read_bytes() == left
@@ -78,7 +99,10 @@ def test_the_store_lies_under_its_root_whatever_that_is_called(tmp_path: Path, n
     assert [each.name for each in tmp_path.iterdir()] == [name]
     assert {STORE, "artifacts"} <= {each.name for each in root.iterdir()}
     assert named_runs(root) == ["a run"]
-    assert find_run(store(root), tracker.run_id, ["note.txt"]).artifacts["note.txt"].read_text() == "kept"
+    assert (
+        find_run(store(root), tracker.run_id, ["note.txt"]).artifacts["note.txt"].read_text()
+        == "kept"
+    )
 
 
 def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
@@ -89,10 +113,15 @@ def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
     for turn in range(2):
         with open_run(store(tmp_path / "runs"), run_id, "a run") as tracker:
             tracker.params({"lora.r": 4, "vram.offload_layers": turn})
-            tracker.table({"question": ["why?"], "score": [float("nan")], "turn": [turn]}, "answers/before_after.json")
+            tracker.table(
+                {"question": ["why?"], "score": [float("nan")], "turn": [turn]},
+                "answers/before_after.json",
+            )
             kept = tracker.folder(adapter, "adapter")
             if turn == 0:  # died after the model was begun, before the run was told
-                tracker._client.create_logged_model(tracker.experiment_id, "small-r4", tracker.run_id)
+                tracker._client.create_logged_model(
+                    tracker.experiment_id, "small-r4", tracker.run_id
+                )
             else:
                 tracker.model("small-r4", kept, {"lora.r": 4}, {})
                 tracker.model("small-r4", kept, {"lora.r": 4}, {})
@@ -101,13 +130,26 @@ def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
     run = client.get_run(run_id)
     assert run.data.params == {"lora.r": "4", "vram.offload_layers": "0"}
     assert run.data.tags["vram.offload_layers"] == "1"
-    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "answers/before_after.json", "type": "table"}]
-    found = find_run(store(tmp_path / "runs"), run_id, ["answers/before_after.json"]).artifacts["answers/before_after.json"]
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "answers/before_after.json", "type": "table"}
+    ]
+    found = find_run(store(tmp_path / "runs"), run_id, ["answers/before_after.json"]).artifacts[
+        "answers/before_after.json"
+    ]
     table = pandas.read_json(found, orient="split")  # as MLflow's load_table does
-    assert (list(table["question"]), list(table["turn"]), list(table["score"].isna())) == (["why?"], [1], [True])
+    assert (list(table["question"]), list(table["turn"]), list(table["score"].isna())) == (
+        ["why?"],
+        [1],
+        [True],
+    )
     (model,) = client.search_logged_models([tracker.experiment_id])
-    assert ([each.model_id for each in run.outputs.model_outputs], model.status.value) == ([model.model_id], "READY")
-    assert (Path(model.artifact_location.removeprefix("file://")) / "adapter_model.safetensors").read_text() == "weights"
+    assert ([each.model_id for each in run.outputs.model_outputs], model.status.value) == (
+        [model.model_id],
+        "READY",
+    )
+    assert (
+        Path(model.artifact_location.removeprefix("file://")) / "adapter_model.safetensors"
+    ).read_text() == "weights"
 
 
 def statuses(root: Path) -> dict[str, str]:
@@ -116,9 +158,14 @@ def statuses(root: Path) -> dict[str, str]:
     return {run.info.run_id: run.info.status for run in runs}
 
 
-def test_a_run_whose_process_died_before_it_held_it_open_is_killed_by_the_next(tmp_path: Path) -> None:
+def test_a_run_whose_process_died_before_it_held_it_open_is_killed_by_the_next(
+    tmp_path: Path,
+) -> None:
     dying = OPEN + "    import os; os.kill(os.getpid(), 9)\n"
-    assert subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False).returncode
+        == -signal.SIGKILL
+    )
     for lock in (tmp_path / "open").glob("*.*.lock"):
         lock.unlink()  # as if it had been killed a moment earlier
     (dead,) = statuses(tmp_path)

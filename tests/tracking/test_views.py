@@ -25,17 +25,27 @@ TRIALS = [
 def test_rank_rate_and_length_come_first_and_what_else_varied_follows() -> None:
     assert dimensions(TRIALS) == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
     varied = [TRIALS[0] | {"lora.dropout": "0"}, TRIALS[1] | {"lora.dropout": "0.1"}]
-    assert dimensions(varied) == ["lora.r", "training.learning_rate", "training.max_seq_tokens", "lora.dropout"]
+    assert dimensions(varied) == [
+        "lora.r",
+        "training.learning_rate",
+        "training.max_seq_tokens",
+        "lora.dropout",
+    ]
 
 
 def test_a_sweep_shows_its_finished_trials_in_parallel_coordinates() -> None:
     state = sweep("it's", TRIALS, "vram/peak_gib").state
     assert (
         state["searchFilter"]
-        == 'tags."medexp.study" = "it\'s" AND tags."medexp.trial" != \'\' AND attributes.status = \'FINISHED\''
+        == 'tags."medexp.study" = "it\'s" AND tags."medexp.trial" != \'\' AND attributes.status ='
+        " 'FINISHED'"
     )
     parallel, scatter = state["compareRunCharts"]
-    assert parallel["selectedParams"] == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
+    assert parallel["selectedParams"] == [
+        "lora.r",
+        "training.learning_rate",
+        "training.max_seq_tokens",
+    ]
     assert parallel["selectedMetrics"] == (STRUCTURE, "vram/peak_gib", LOSS)
     assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == ("vram/peak_gib", LOSS)
     (section,) = state["compareRunSections"]
@@ -56,5 +66,8 @@ def test_a_view_keeps_its_place_and_fits_into_a_tag() -> None:
 def test_a_link_opens_the_view() -> None:
     view = all_runs("vram/peak_gib")
     words = f"viewStateShareKey={view.key}&workflowType=machine_learning"
-    assert view.url("http://127.0.0.1:1", "3", charts=False) == f"http://127.0.0.1:1/#/experiments/3/runs?{words}"
+    assert (
+        view.url("http://127.0.0.1:1", "3", charts=False)
+        == f"http://127.0.0.1:1/#/experiments/3/runs?{words}"
+    )
     assert "runs?compareRunsMode=CHART&view" in view.url("http://127.0.0.1:1", "3", charts=True)

@@ -16,7 +16,14 @@ from medexp.training.resume import claimed, unfinished
 @pytest.fixture
 def tracking(tmp_path: Path) -> Tracking:
     root = str(tmp_path / "mlruns")
-    return Tracking(root=root, experiment="medexp", run_name=None, system_metrics=False, log_adapter=True, tags={})
+    return Tracking(
+        root=root,
+        experiment="medexp",
+        run_name=None,
+        system_metrics=False,
+        log_adapter=True,
+        tags={},
+    )
 
 
 def leave(tracking: Tracking, name: str, days: float, num_bytes: int = 0) -> Path:
@@ -48,7 +55,11 @@ def test_what_is_old_or_large_is_mentioned(tracking: Tracking, days: float, num_
 
 
 def test_only_what_is_old_and_nobody_s_is_removed(tracking: Tracking) -> None:
-    old, young, held = leave(tracking, "old", 40), leave(tracking, "young", 3), leave(tracking, "held", 50)
+    old, young, held = (
+        leave(tracking, "old", 40),
+        leave(tracking, "young", 3),
+        leave(tracking, "held", 50),
+    )
     with claimed(unfinished(tracking), "held", Resume.auto):
         removed = leftovers.remove(tracking, 30)
     assert [each.name for each in removed] == ["old"]
@@ -57,7 +68,9 @@ def test_only_what_is_old_and_nobody_s_is_removed(tracking: Tracking) -> None:
     assert list(unfinished(tracking).iterdir()) == []
 
 
-def test_the_command_lists_them_and_removes_what_is_asked_for(tracking: Tracking, tmp_path: Path) -> None:
+def test_the_command_lists_them_and_removes_what_is_asked_for(
+    tracking: Tracking, tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit), open_run(tracking, None, "stopped") as run:
         raise SystemExit
     with claimed(unfinished(tracking), "abc", Resume.auto) as work:

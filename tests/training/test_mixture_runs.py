@@ -1,4 +1,6 @@
-"""Whole runs on a mixture: proportions, what is measured, and a stop in the middle that loses and doubles no case."""
+"""Whole runs on a mixture: proportions, what is measured, and a stop in the middle that loses and
+doubles no case.
+"""
 
 import json
 import os
@@ -11,21 +13,43 @@ from helpers.commands import Doors
 from medexp.errors import RunInterrupted
 from medexp.training.run import Recorder
 
-LONGER = ["training.max_steps=5", "training.micro_batch=2", "training.save_steps=2", "evaluation.every_steps=9"]
+LONGER = [
+    "training.max_steps=5",
+    "training.micro_batch=2",
+    "training.save_steps=2",
+    "evaluation.every_steps=9",
+]
 
 
 @pytest.fixture
 def mixture(tmp_path: Path) -> list[str]:
-    """Overrides of a mixture, four to one, of a file and the shipped cases, measured on the shipped ones."""
+    """Overrides of a mixture, four to one, of a file and the shipped cases, measured on the shipped
+    ones.
+    """
     records = [
-        {"Question": f"What of case {number}?", "Complex_CoT": "Hm. Well.", "Response": f"{number}."} for number in range(12)
+        {
+            "Question": f"What of case {number}?",
+            "Complex_CoT": "Hm. Well.",
+            "Response": f"{number}.",
+        }
+        for number in range(12)
     ]
     (tmp_path / "plain.json").write_text(json.dumps(records))
-    parts = f"{{use: local, weight: 4, path: {tmp_path / 'plain.json'}}}, {{use: clinical_cases, weight: 1}}"
-    return ["dataset=mixture", f"dataset.mixture=[{parts}]", "dataset.held_out_from=clinical_cases", "dataset.max_cases=null"]
+    parts = (
+        f"{{use: local, weight: 4, path: {tmp_path / 'plain.json'}}}, {{use: clinical_cases,"
+        " weight: 1}"
+    )
+    return [
+        "dataset=mixture",
+        f"dataset.mixture=[{parts}]",
+        "dataset.held_out_from=clinical_cases",
+        "dataset.max_cases=null",
+    ]
 
 
-def test_a_stopped_run_goes_on_with_the_very_next_case(doors: Doors, mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_with_the_very_next_case(
+    doors: Doors, mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unbroken = doors.train(*mixture, *LONGER, "training.resume=never")
     plain = Recorder.stepped
 
@@ -39,7 +63,9 @@ def test_a_stopped_run_goes_on_with_the_very_next_case(doors: Doors, mixture, mo
     with pytest.raises(RunInterrupted):
         doors.train(*mixture, *LONGER)
     continued = doors.train(*mixture, *LONGER)
-    assert doors.history(continued.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
+    assert doors.history(continued.run_id, "train/loss") == doors.history(
+        unbroken.run_id, "train/loss"
+    )
     assert continued.outcome.loss_after == unbroken.outcome.loss_after
 
 
@@ -48,6 +74,13 @@ def test_a_mixture_is_kept_with_the_run(doors: Doors, mixture, tmp_path: Path) -
     run = doors.client().get_run(result.run_id)
     assert run.data.params["dataset.mixture.0.weight"] == "4.0"
     assert run.data.params["dataset.held_out_from.name"] == "clinical_cases"
-    kept = json.loads(Path(doors.client().download_artifacts(result.run_id, "data/audit.json", str(tmp_path))).read_text())
-    assert [(part["name"], part["kept"], part["drawn"]) for part in kept["parts"]] == [("local", 12, 8), ("clinical_cases", 152, 2)]
+    kept = json.loads(
+        Path(
+            doors.client().download_artifacts(result.run_id, "data/audit.json", str(tmp_path))
+        ).read_text()
+    )
+    assert [(part["name"], part["kept"], part["drawn"]) for part in kept["parts"]] == [
+        ("local", 12, 8),
+        ("clinical_cases", 152, 2),
+    ]
     assert kept["held_out"]["kept"] == 2

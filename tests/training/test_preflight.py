@@ -28,12 +28,21 @@ from medexp.system import machine
 from medexp.training.preflight import Settled, longest_batch, settle, settled_plan
 from medexp.training.resume import Workspace, claimed
 
-BATCHES = ["training.plan=fastest", "training.micro_batch=4", "training.accumulation=1", "hardware.replan=2", "lora.dropout=0.1"]
-IN_TURN = "training.group_by_length=false"  # grouped cases come in another order when the micro-batch is another
+BATCHES = [
+    "training.plan=fastest",
+    "training.micro_batch=4",
+    "training.accumulation=1",
+    "hardware.replan=2",
+    "lora.dropout=0.1",
+]
+# grouped cases come in another order when the micro-batch is another
+IN_TURN = "training.group_by_length=false"
 
 
 class Card:
-    """A run of the tiny model, whose training steps run out of memory `refusals` times before one goes through."""
+    """A run of the tiny model, whose training steps run out of memory `refusals` times before one
+    goes through.
+    """
 
     def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
         self.asked, self.run = doors.run(*BATCHES, *more), doors.run(*BATCHES, *more)
@@ -55,19 +64,25 @@ class Card:
 
     def ready(self) -> Prepared:
         return prepare(
-            self.run, split(source.load(self.run.dataset).cases, self.run.dataset), vocabulary(self.tokenizer, self.run.prompt)
+            self.run,
+            split(source.load(self.run.dataset).cases, self.run.dataset),
+            vocabulary(self.tokenizer, self.run.prompt),
         )
 
     def settle(self, work: Workspace) -> Settled:
         plan = predicted(self.asked, Levers(4, 1, compiled=False))
         meter = Meter(self.run.hardware)
-        return settle(self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append)
+        return settle(
+            self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append
+        )
 
     def run_out(self) -> None:
         """Seem to fit, and run out of memory while training."""
         with claimed(self.folder, "probe", Resume.auto) as work:
             self.settle(work)
-            raise VramCeilingError("out of GPU memory while training", "training", Phase.training.value)
+            raise VramCeilingError(
+                "out of GPU memory while training", "training", Phase.training.value
+            )
 
 
 @pytest.fixture
@@ -84,9 +99,16 @@ def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) 
     after = [each for each in settled.tuned.network.parameters() if each.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(fresh, after, strict=True))
     assert all(each.grad is None for each in after)
-    assert [each.phase for each in settled.phases] == [Phase.always, Phase.evaluation, Phase.training]
+    assert [each.phase for each in settled.phases] == [
+        Phase.always,
+        Phase.evaluation,
+        Phase.training,
+    ]
     assert settled.tried == ()
-    assert set(settled.metrics()) >= {"vram/probe/training/planned_bytes", "vram/probe/training/measured_bytes"}
+    assert set(settled.metrics()) >= {
+        "vram/probe/training/planned_bytes",
+        "vram/probe/training/measured_bytes",
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -123,7 +145,9 @@ def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(card: Callable[..., C
     assert "did not fit" in tried.said[0]
 
 
-def test_where_less_can_be_pinned_activations_stay_on_the_card(card: Callable[..., Card], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_less_can_be_pinned_activations_stay_on_the_card(
+    card: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried, load, refusals = card(), Card.load, ["once", "and again"]
 
     def refused(self: Card) -> Tuned:
@@ -143,11 +167,17 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(card: Callable[..
     assert "cannot pin more host memory; next: " in tried.said[0]
 
 
-def test_when_nothing_fits_planned_and_measured_stand_side_by_side(card: Callable[..., Card]) -> None:
+def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
+    card: Callable[..., Card],
+) -> None:
     tried = card(refusals=9)
     with claimed(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(
-            VramCeilingError, match=r"while taking a training step on the longest batch.*Planned: .* GiB, then .* GiB.*measured: "
+            VramCeilingError,
+            match=(
+                r"while taking a training step on the longest batch.*Planned: .* GiB, then .*"
+                r" GiB.*measured: "
+            ),
         ) as refused:
             tried.settle(work)
         assert work.settled() is None
@@ -182,14 +212,19 @@ def test_a_run_that_ran_out_later_continues_with_a_safer_plan(card: Callable[...
 
 
 def test_a_continued_run_keeps_the_order_of_its_cases(card: Callable[..., Card]) -> None:
-    first, second = card(0, "training.group_by_length=true"), card(0, "training.group_by_length=true")
+    first, second = (
+        card(0, "training.group_by_length=true"),
+        card(0, "training.group_by_length=true"),
+    )
     with pytest.raises(VramCeilingError):
         first.run_out()
     with claimed(second.folder, "probe", Resume.auto) as work:
         assert second.settle(work).plan.levers.micro_batch == 4
 
 
-def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(resolved: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(
+    resolved: Callable[..., RunConfig], tmp_path: Path
+) -> None:
     asked = resolved("hardware=rtx4050_6gb", IN_TURN)
     settled = planner.choose(asked)[0].levers
     plan = predicted(asked, replace(settled, micro_batch=2, accumulation=4))
@@ -211,5 +246,8 @@ def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(resolved: Callabl
 def test_the_longest_batch_counts_its_padding(card: Callable[..., Card]) -> None:
     rows = card().ready().rows
     batch = longest_batch(rows, 2)
-    padded = [2 * max(len(row.input_ids) for row in rows[start : start + 2]) for start in range(0, len(rows), 2)]
+    padded = [
+        2 * max(len(row.input_ids) for row in rows[start : start + 2])
+        for start in range(0, len(rows), 2)
+    ]
     assert 2 * max(len(row.input_ids) for row in batch) == max(padded)

@@ -28,7 +28,9 @@ with claimed(Path(sys.argv[1]), sys.argv[2], Resume.auto) as workspace:
 
 @contextmanager
 def another_process_holding(root: Path, fingerprint: str) -> Iterator[subprocess.Popen]:
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(root), fingerprint], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root), fingerprint], stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == fingerprint
@@ -47,7 +49,11 @@ def write_checkpoint(folder: Path, step: int, state: str | None) -> Path:
     checkpoint.mkdir(parents=True)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"step": torch.ones(64)}, checkpoint / name)
-    save_file({"lora_A": torch.ones(4, 4), "lora_B": torch.zeros(4)}, checkpoint / WEIGHTS, {"format": "pt"})
+    save_file(
+        {"lora_A": torch.ones(4, 4), "lora_B": torch.zeros(4)},
+        checkpoint / WEIGHTS,
+        {"format": "pt"},
+    )
     if state is not None:
         (checkpoint / "trainer_state.json").write_text(state)
     return checkpoint
@@ -99,12 +105,18 @@ def test_resume_never_leaves_what_is_there_alone(tmp_path):
 
 
 def test_two_runs_at_once_have_a_workspace_each(tmp_path):
-    with claimed(tmp_path, "abc", Resume.auto) as first, claimed(tmp_path, "abc", Resume.auto) as second:
+    with (
+        claimed(tmp_path, "abc", Resume.auto) as first,
+        claimed(tmp_path, "abc", Resume.auto) as second,
+    ):
         assert first.folder != second.folder
 
 
 def test_a_workspace_held_by_another_process_is_not_taken(tmp_path):
-    with another_process_holding(tmp_path, "abc"), claimed(tmp_path, "abc", Resume.auto) as workspace:
+    with (
+        another_process_holding(tmp_path, "abc"),
+        claimed(tmp_path, "abc", Resume.auto) as workspace,
+    ):
         assert workspace.folder.name == "abc-2"
         assert workspace.is_new
         assert list(abandoned(tmp_path)) == []
@@ -192,18 +204,28 @@ def test_base_and_tuned_answers_are_kept_apart(tmp_path):
 
 def test_a_root_that_cannot_be_written_is_named_with_its_key(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"cannot be written.*tracking.root=FOLDER or MEDEXP_HOME"):
+    with pytest.raises(
+        OutputError, match=r"cannot be written.*tracking.root=FOLDER or MEDEXP_HOME"
+    ):
         leave_unfinished(tmp_path / "file" / "unfinished", "abc")
 
 
-TORN = {"empty": lambda whole: whole[:0], "cut": lambda whole: whole[: len(whole) // 2], "zeros": lambda whole: bytes(len(whole))}
+TORN = {
+    "empty": lambda whole: whole[:0],
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "zeros": lambda whole: bytes(len(whole)),
+}
 
 
 @pytest.mark.parametrize("how", TORN)
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", WEIGHTS, "trainer_state.json"])
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", WEIGHTS, "trainer_state.json"]
+)
 def test_a_checkpoint_with_a_torn_file_is_skipped(tmp_path, name, how):
     with claimed(tmp_path, "abc", Resume.auto) as workspace:
-        older, newer = (write_checkpoint(workspace.checkpoints, step, whole(step)) for step in (10, 20))
+        older, newer = (
+            write_checkpoint(workspace.checkpoints, step, whole(step)) for step in (10, 20)
+        )
         assert workspace.last_checkpoint() == newer
         (newer / name).write_bytes(TORN[how]((newer / name).read_bytes()))
         assert workspace.last_checkpoint() == older
@@ -223,11 +245,18 @@ def test_a_file_that_cannot_be_read_counts_as_absent(tmp_path, text):
         (tmp_path / "abc" / f"{name}.json").write_text(text)
     assert [workspace.mlflow_run_id for workspace in abandoned(tmp_path)] == [None]
     with claimed(tmp_path, "abc", Resume.auto) as workspace:
-        assert (workspace.mlflow_run_id, workspace.settled(), workspace.ran_out()) == (None, None, None)
+        assert (workspace.mlflow_run_id, workspace.settled(), workspace.ran_out()) == (
+            None,
+            None,
+            None,
+        )
 
 
 def test_what_a_second_run_at_once_left_is_found_again(tmp_path):
-    with claimed(tmp_path, "abc", Resume.auto) as first, claimed(tmp_path, "abc", Resume.auto) as second:
+    with (
+        claimed(tmp_path, "abc", Resume.auto) as first,
+        claimed(tmp_path, "abc", Resume.auto) as second,
+    ):
         second.belongs_to("second")
         first.finish()
     with claimed(tmp_path, "abc", Resume.auto) as workspace:
@@ -272,12 +301,16 @@ with claimed(Path(sys.argv[1]), "abc", Resume.auto) as workspace:
 """
 
 
-def test_a_kill_while_a_finished_run_is_cleared_leaves_no_checkpoint_without_its_mlflow_run(tmp_path):
+def test_a_kill_while_a_finished_run_is_cleared_leaves_no_checkpoint_without_its_mlflow_run(
+    tmp_path,
+):
     for removal in range(1, 30):
         root = tmp_path / str(removal)
         leave_unfinished(root, "abc")
         write_checkpoint(root / "abc" / "checkpoints", 2, whole(2))
-        died = subprocess.run([sys.executable, "-c", DIE_WHILE_FINISHING, str(root), str(removal)], check=False).returncode
+        died = subprocess.run(
+            [sys.executable, "-c", DIE_WHILE_FINISHING, str(root), str(removal)], check=False
+        ).returncode
         if died == 0:
             break
         with claimed(root, "abc", Resume.auto) as workspace:

@@ -1,4 +1,6 @@
-"""Whole runs of a tiny model: what they leave behind, how they end, and that they continue as if nothing had happened."""
+"""Whole runs of a tiny model: what they leave behind, how they end, and that they continue as if
+nothing had happened.
+"""
 
 import errno
 import json
@@ -12,14 +14,25 @@ import pytest
 import torch
 from helpers.commands import Doors, command, killed_at
 
-from medexp.errors import ModelError, OutputError, RunInterrupted, TrainingDiverged, VramCeilingError
+from medexp.errors import (
+    ModelError,
+    OutputError,
+    RunInterrupted,
+    TrainingDiverged,
+    VramCeilingError,
+)
 from medexp.system import stopping
 from medexp.system.stopping import Terminated
 from medexp.training import trainer
 from medexp.training.resume import Workspace
 from medexp.training.run import Job
 
-LONGER = ["training.max_steps=6", "training.save_steps=2", "evaluation.every_steps=3", "training.micro_batch=2"]
+LONGER = [
+    "training.max_steps=6",
+    "training.save_steps=2",
+    "evaluation.every_steps=3",
+    "training.micro_batch=2",
+]
 
 
 @pytest.fixture
@@ -81,13 +94,21 @@ def test_a_run_reads_well_in_mlflow(doors: Doors) -> None:
     assert len(run.data.params) < 30
     assert "None" not in run.data.params.values()
     before, after = result.outcome.loss_before, result.outcome.loss_after
-    assert run.data.tags["mlflow.note.content"].startswith(f"Held-out loss **{before:.4g} → {after:.4g}** (")
+    assert run.data.tags["mlflow.note.content"].startswith(
+        f"Held-out loss **{before:.4g} → {after:.4g}** ("
+    )
     assert run.data.metrics["host/peak_gib"] > 0.1
     (output,) = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
-    assert (model.name, model.source_run_id, model.status.value) == ("smollm2_135m-r4", result.run_id, "READY")
+    assert (model.name, model.source_run_id, model.status.value) == (
+        "smollm2_135m-r4",
+        result.run_id,
+        "READY",
+    )
     assert model.params["lora.r"] == "4"
-    (kept,) = Path(model.artifact_location.removeprefix("file://")).glob("adapter_model.safetensors")
+    (kept,) = Path(model.artifact_location.removeprefix("file://")).glob(
+        "adapter_model.safetensors"
+    )
     artifact = Path(run.info.artifact_uri.removeprefix("file://")) / "adapter" / kept.name
     assert kept.samefile(artifact)  # a model costs no disk
 
@@ -106,7 +127,8 @@ def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "exit_code"),
-    [([signal.SIGINT], 130), ([signal.SIGTERM] * 3, 143)],  # a dying parent sends one SIGTERM for each of its threads
+    # a dying parent sends one SIGTERM for each of its threads
+    [([signal.SIGINT], 130), ([signal.SIGTERM] * 3, 143)],
 )
 def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(
     doors: Doors, interrupted, numbers: list[int], exit_code: int
@@ -123,8 +145,12 @@ def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(
     ended = doors.client().get_run(continued.run_id)
     assert ended.info.status == "FINISHED"
     assert not {"medexp.reason", "medexp.ended_by"} & set(ended.data.tags)
-    assert doors.history(continued.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
-    assert doors.history(continued.run_id, "eval/loss") == doors.history(unbroken.run_id, "eval/loss")
+    assert doors.history(continued.run_id, "train/loss") == doors.history(
+        unbroken.run_id, "train/loss"
+    )
+    assert doors.history(continued.run_id, "eval/loss") == doors.history(
+        unbroken.run_id, "eval/loss"
+    )
     assert not list((doors.root / "mlruns/unfinished").glob("*/checkpoints"))
 
 
@@ -206,7 +232,9 @@ def test_a_run_killed_outright_continues_too(doors: Doors) -> None:
     assert "continued from checkpoint-4" in output
     newest = doors.runs()[0]
     assert (len(doors.runs()), newest.info.status) == (2, "FINISHED")
-    assert doors.history(newest.info.run_id, "train/loss") == doors.history(unbroken.run_id, "train/loss")
+    assert doors.history(newest.info.run_id, "train/loss") == doors.history(
+        unbroken.run_id, "train/loss"
+    )
     assert newest.data.metrics["result/loss_after"] == unbroken.outcome.loss_after
 
 
@@ -218,18 +246,25 @@ def test_work_whose_mlflow_run_was_deleted_goes_on_in_a_new_one(doors: Doors, in
     doors.client().delete_run(deleted.info.run_id)
     continued = doors.train(*LONGER)
     assert continued.run_id != deleted.info.run_id
-    assert set(doors.history(continued.run_id, "train/loss")) == {4, 5, 6}  # the step under way was finished and kept
+    # the step under way was finished and kept
+    assert set(doors.history(continued.run_id, "train/loss")) == {4, 5, 6}
 
 
-def test_a_run_goes_on_when_what_is_not_the_experiment_has_changed(doors: Doors, interrupted) -> None:
+def test_a_run_goes_on_when_what_is_not_the_experiment_has_changed(
+    doors: Doors, interrupted
+) -> None:
     interrupted(3, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(RunInterrupted):
-        doors.train(*LONGER, "training.save_steps=1", "training.resume=never", "evaluation.reuse_base=false")
+        doors.train(
+            *LONGER, "training.save_steps=1", "training.resume=never", "evaluation.reuse_base=false"
+        )
     continued = doors.train(*LONGER, "training.save_steps=5", "training.resume=auto")
     assert [run.info.run_id for run in doors.runs()] == [continued.run_id]
 
 
-def test_a_run_killed_before_it_was_let_go_has_everything_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_before_it_was_let_go_has_everything_once(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Workspace, "finish", lambda _: None)
     first = doors.train()
     monkeypatch.undo()
@@ -253,18 +288,30 @@ def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
     ("steps", "said"),
     [
         ("training.max_steps=4", r"the training loss is .*lower training\.learning_rate"),
-        ("training.max_steps=1", r"the held-out loss is nan after step 1; lower training\.learning_rate"),
+        (
+            "training.max_steps=1",
+            r"the held-out loss is nan after step 1; lower training\.learning_rate",
+        ),
     ],
 )
-def test_a_loss_that_is_no_number_fails_the_run_and_says_so(doors: Doors, steps: str, said: str) -> None:
+def test_a_loss_that_is_no_number_fails_the_run_and_says_so(
+    doors: Doors, steps: str, said: str
+) -> None:
     with pytest.raises(TrainingDiverged, match=said):
-        doors.train(steps, "training.learning_rate=1e30", "training.max_grad_norm=1e30", "training.warmup_steps=0")
+        doors.train(
+            steps,
+            "training.learning_rate=1e30",
+            "training.max_grad_norm=1e30",
+            "training.warmup_steps=0",
+        )
     assert doors.runs()[0].info.status == "FAILED"
     assert "TrainingDiverged" in doors.runs()[0].data.tags["medexp.ended_by"]
     assert doors.runs()[0].data.tags["medexp.reason"] == "diverged"
 
 
-def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(doors: Doors, interrupted) -> None:
+def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(
+    doors: Doors, interrupted
+) -> None:
     def run_out() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -272,7 +319,10 @@ def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(do
     with pytest.raises(VramCeilingError, match="out of GPU memory while training") as failed:
         doors.train(*LONGER)
     assert failed.value.exit_code == 3
-    assert (doors.runs()[0].info.status, doors.runs()[0].data.tags["medexp.reason"]) == ("FAILED", "vram")
+    assert (doors.runs()[0].info.status, doors.runs()[0].data.tags["medexp.reason"]) == (
+        "FAILED",
+        "vram",
+    )
     assert list((doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
     assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
 
@@ -280,7 +330,10 @@ def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(do
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "torch does not say why"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+            "torch does not say why",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (Exception("File too large (os error 27)"), "ulimit -f"),  # tokenizers
     ],
@@ -297,33 +350,49 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_last_whole_checkpoint_is_kept
             raise said
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match=f"{told}.*continues from checkpoint-2, which is kept,") as failed:
+    with pytest.raises(
+        OutputError, match=f"{told}.*continues from checkpoint-2, which is kept,"
+    ) as failed:
         doors.train(*LONGER)
     monkeypatch.undo()
     assert (failed.value.exit_code, "\n" in str(failed.value)) == (2, False)
     assert doors.runs()[0].info.status == "FAILED"
-    assert [each.name for each in (doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-*")] == ["checkpoint-2"]
+    assert [
+        each.name for each in (doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-*")
+    ] == ["checkpoint-2"]
     assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
 
 
 def test_the_held_out_loss_does_not_depend_on_the_training_length(doors: Doors) -> None:
-    short, long = doors.train("training.max_seq_tokens=580"), doors.train("training.max_seq_tokens=640")
+    short, long = (
+        doors.train("training.max_seq_tokens=580"),
+        doors.train("training.max_seq_tokens=640"),
+    )
     assert short.outcome.loss_before == long.outcome.loss_before
 
 
-@pytest.mark.parametrize("way", [[], ["lora.alpha=32"], ["lora.rank_stabilised=true"], ["lora.dora=true"]], ids=str)
+@pytest.mark.parametrize(
+    "way", [[], ["lora.alpha=32"], ["lora.rank_stabilised=true"], ["lora.dora=true"]], ids=str
+)
 def test_an_adapter_can_be_trained_further(doors: Doors, way: list[str]) -> None:
     quiet = ["evaluation.answers=0", *way]
     first = doors.train("training.learning_rate=1e-2", *quiet, name="first")
     assert first.outcome.loss_after < first.outcome.loss_before - 1e-3
-    further = doors.train(f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", *quiet, name="further")
+    further = doors.train(
+        f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", *quiet, name="further"
+    )
     assert further.outcome.loss_after == pytest.approx(first.outcome.loss_after, abs=1e-4)
 
 
-@pytest.mark.parametrize("way", ["lora.alpha=32", "lora.rank_stabilised=true", "lora.dora=true", "lora.bias=all"])
+@pytest.mark.parametrize(
+    "way", ["lora.alpha=32", "lora.rank_stabilised=true", "lora.dora=true", "lora.bias=all"]
+)
 def test_an_adapter_goes_on_at_its_own_scale_or_not_at_all(doors: Doors, way: str) -> None:
     first = doors.train(way, "evaluation.answers=0", name="first")
-    with pytest.raises(ModelError, match=f"was trained with {way}; set the same here, or choose another lora.start_from"):
+    with pytest.raises(
+        ModelError,
+        match=f"was trained with {way}; set the same here, or choose another lora.start_from",
+    ):
         doors.train(f"lora.start_from={first.adapter}", name="further")
 
 
@@ -331,20 +400,30 @@ def test_an_adapter_with_a_scale_of_its_own_for_a_module_is_refused(doors: Doors
     first = doors.train("evaluation.answers=0", name="first")
     file = first.adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {"q_proj": 64}}))
-    with pytest.raises(ModelError, match=r"has alpha_pattern=\{'q_proj': 64\}, which medexp does not train"):
+    with pytest.raises(
+        ModelError, match=r"has alpha_pattern=\{'q_proj': 64\}, which medexp does not train"
+    ):
         doors.train(f"lora.start_from={first.adapter}", name="further")
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(doors: Doors) -> None:
     losses = [
-        doors.history(doors.train(seed).run_id, "train/loss") for seed in ["training.seed=1", "training.seed=1", "training.seed=2"]
+        doors.history(doors.train(seed).run_id, "train/loss")
+        for seed in ["training.seed=1", "training.seed=1", "training.seed=2"]
     ]
     assert losses[0] == losses[1] != losses[2]
 
 
-@pytest.mark.parametrize(("file", "said"), [("model.safetensors", "the weights of"), ("tokenizer.json", "the tokenizer of")])
-def test_a_file_of_the_model_that_is_cut_off_is_one_sentence(doors: Doors, tmp_path: Path, file: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("model.safetensors", "the weights of"), ("tokenizer.json", "the tokenizer of")],
+)
+def test_a_file_of_the_model_that_is_cut_off_is_one_sentence(
+    doors: Doors, tmp_path: Path, file: str, said: str
+) -> None:
     cut = shutil.copytree(doors.model, tmp_path / "cut")
     os.truncate(cut / file, 1000)
-    with pytest.raises(ModelError, match=rf"{said} {cut} cannot be read \(.+\); copy the folder again"):
+    with pytest.raises(
+        ModelError, match=rf"{said} {cut} cannot be read \(.+\); copy the folder again"
+    ):
         doors.train(f"model.path={cut}")

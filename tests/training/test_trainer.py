@@ -36,10 +36,17 @@ class Steps:
 
     def __init__(self, doors: Doors, *overrides: str):
         self.run = doors.run(*STEPS, *overrides)
-        modules, found = stack.load(self.run.hardware, machine.cache_dir()), weights.find(self.run.model)
-        self.tuned: Tuned = model.load(self.run, found, model.load_tokenizer(found, modules), modules)
+        modules, found = (
+            stack.load(self.run.hardware, machine.cache_dir()),
+            weights.find(self.run.model),
+        )
+        self.tuned: Tuned = model.load(
+            self.run, found, model.load_tokenizer(found, modules), modules
+        )
         sides = split(source.load(self.run.dataset).cases, self.run.dataset)
-        self.ready: Prepared = prepare(self.run, sides, vocabulary(self.tuned.tokenizer, self.run.prompt))
+        self.ready: Prepared = prepare(
+            self.run, sides, vocabulary(self.tuned.tokenizer, self.run.prompt)
+        )
         self.metrics: list[dict[str, float]] = []
         self.sizes: list[tuple[int, int]] = []
         self.tuned.network.register_forward_pre_hook(self.saw, with_kwargs=True)
@@ -58,49 +65,81 @@ def steps(doors: Doors) -> Callable[..., Steps]:
 
 
 def test_a_step_does_not_depend_on_its_micro_batches(steps: Callable[..., Steps]) -> None:
-    one_by_one = steps("training.micro_batch=1", "training.accumulation=6", "training.batch_by=cases")
+    one_by_one = steps(
+        "training.micro_batch=1", "training.accumulation=6", "training.batch_by=cases"
+    )
     full = steps("training.micro_batch=2", "training.batch_by=tokens")
     assert [cases for cases, _ in one_by_one.sizes] == [1] * 12
     assert len(full.sizes) < len(one_by_one.sizes)
     for key in ("train/loss", "train/grad_norm"):
-        assert [step[key] for step in full.metrics] == pytest.approx([step[key] for step in one_by_one.metrics], rel=1e-5)
+        assert [step[key] for step in full.metrics] == pytest.approx(
+            [step[key] for step in one_by_one.metrics], rel=1e-5
+        )
     assert full.fitted.tokens == one_by_one.fitted.tokens
 
 
-def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(steps: Callable[..., Steps]) -> None:
+def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(
+    steps: Callable[..., Steps],
+) -> None:
     full = steps("training.micro_batch=2", "training.batch_by=tokens")
-    assert max(cases * tokens for cases, tokens in full.sizes) <= 2 * full.run.training.max_seq_tokens
+    assert (
+        max(cases * tokens for cases, tokens in full.sizes) <= 2 * full.run.training.max_seq_tokens
+    )
     probed = largest_micro_batch(full.run, full.ready.rows)
     most = max(attended_tokens(cases, tokens) for cases, tokens in full.sizes)
     assert attended_tokens(len(probed), max(len(row.input_ids) for row in probed)) == most
 
 
-def test_full_cases_take_as_long_as_planned_and_short_ones_less(resolved: Callable[..., RunConfig]) -> None:
-    run = resolved("hardware=rtx4050_6gb", "training.plan=manual", "hardware.offload_layers=20", "hardware.offload_embedding=true")
+def test_full_cases_take_as_long_as_planned_and_short_ones_less(
+    resolved: Callable[..., RunConfig],
+) -> None:
+    run = resolved(
+        "hardware=rtx4050_6gb",
+        "training.plan=manual",
+        "hardware.offload_layers=20",
+        "hardware.offload_embedding=true",
+    )
     plan = planner.choose(run)[0]
     planner.apply(run, plan)
-    assert trainer.step_seconds(run, [run.training.max_seq_tokens] * 8) == pytest.approx(plan.step_s, rel=0.05)
+    assert trainer.step_seconds(run, [run.training.max_seq_tokens] * 8) == pytest.approx(
+        plan.step_s, rel=0.05
+    )
     assert trainer.step_seconds(run, [256] * 8) < plan.step_s / 4
 
 
-def test_a_second_card_is_left_alone(steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_card_is_left_alone(
+    steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = steps("training.max_steps=1")
     made.run.hardware.device = Device.cuda
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     arguments = trainer._arguments(made.run, made.tuned, 1, None)
     assert arguments.n_gpu == 1
-    assert arguments.train_batch_size == made.run.training.micro_batch * made.run.training.accumulation
+    assert (
+        arguments.train_batch_size == made.run.training.micro_batch * made.run.training.accumulation
+    )
 
 
-def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(steps: Callable[..., Steps]) -> None:
+def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(
+    steps: Callable[..., Steps],
+) -> None:
     """The token count and a look for NaN did: 1 to 2 % of a step on an H100 (benchmarks/train)."""
     made = steps("training.max_steps=1")
     arguments = trainer._arguments(made.run, made.tuned, 1, None)
-    assert (arguments.include_num_input_tokens_seen, arguments.logging_nan_inf_filter) == ("no", False)
-    whole = trainer._whole_step(made.run, 0)([{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}])
+    assert (arguments.include_num_input_tokens_seen, arguments.logging_nan_inf_filter) == (
+        "no",
+        False,
+    )
+    whole = trainer._whole_step(made.run, 0)(
+        [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}]
+    )
     together = whole[trainer.MICRO_BATCHES]
-    assert [token for batch in together for row in batch["input_ids"].tolist() for token in row if token] == [1, 2, 3, 4]
-    assert whole[trainer.TOKENS] == sum(int(batch["attention_mask"].sum()) for batch in together) == 4
+    assert [
+        token for batch in together for row in batch["input_ids"].tolist() for token in row if token
+    ] == [1, 2, 3, 4]
+    assert (
+        whole[trainer.TOKENS] == sum(int(batch["attention_mask"].sum()) for batch in together) == 4
+    )
 
 
 UNSLOTHS_DEFAULTS = {  # of its SFTConfig, unsloth/models/rl.py
@@ -119,14 +158,26 @@ def test_other_defaults_of_the_trainers_settings_change_no_step(
     steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = steps("training.max_steps=1")
-    plain, config = trainer._arguments(made.run, made.tuned, 1, None), made.tuned.stack.trl.SFTConfig
-    monkeypatch.setattr(made.tuned.stack.trl, "SFTConfig", lambda **options: config(**UNSLOTHS_DEFAULTS | options))
+    plain, config = (
+        trainer._arguments(made.run, made.tuned, 1, None),
+        made.tuned.stack.trl.SFTConfig,
+    )
+    monkeypatch.setattr(
+        made.tuned.stack.trl, "SFTConfig", lambda **options: config(**UNSLOTHS_DEFAULTS | options)
+    )
     arguments = trainer._arguments(made.run, made.tuned, 1, None)
-    assert {key: getattr(arguments, key) for key in UNSLOTHS_DEFAULTS} == {key: getattr(plain, key) for key in UNSLOTHS_DEFAULTS}
-    assert arguments.train_batch_size * arguments.gradient_accumulation_steps == made.run.training.cases_a_step
+    assert {key: getattr(arguments, key) for key in UNSLOTHS_DEFAULTS} == {
+        key: getattr(plain, key) for key in UNSLOTHS_DEFAULTS
+    }
+    assert (
+        arguments.train_batch_size * arguments.gradient_accumulation_steps
+        == made.run.training.cases_a_step
+    )
 
 
-def test_a_step_on_other_rows_than_its_own_ends_the_run(steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_on_other_rows_than_its_own_ends_the_run(
+    steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = trainer._arguments
 
     def doubled(*args: object) -> object:
@@ -135,5 +186,7 @@ def test_a_step_on_other_rows_than_its_own_ends_the_run(steps: Callable[..., Ste
         return found
 
     monkeypatch.setattr(trainer, "_arguments", doubled)
-    with pytest.raises(MedexpError, match=r"step 1 was trained on [\d,]+ tokens and its cases have [\d,]+: "):
+    with pytest.raises(
+        MedexpError, match=r"step 1 was trained on [\d,]+ tokens and its cases have [\d,]+: "
+    ):
         steps()

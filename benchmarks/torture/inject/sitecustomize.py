@@ -1,11 +1,12 @@
-"""Comes into every Python that has this folder on its path: dies at a file operation, or has its clock set back, as TORTURE_* say.
+"""Comes into every Python that has this folder on its path: dies at a file operation, or has its
+clock set back, as TORTURE_* say.
 
 TORTURE_COUNT=FILE        how many file operations there were, written at the end
-TORTURE_DIE=NUMBER:S      kill -9, S seconds after file operation NUMBER
-TORTURE_CLOCK=AFTER:BY    AFTER seconds from the start the clock is BY seconds further (negative: set back)
+TORTURE_DIE=NUMBER:S      kill -9, S seconds after file operation NUMBER TORTURE_CLOCK=AFTER:BY
+AFTER seconds from the start the clock is BY seconds further (negative: set back)
 
-File operations are what Python's audit events show: files opened to write, renamed, removed, linked, folders made, databases
-opened.
+File operations are what Python's audit events show: files opened to write, renamed, removed,
+linked, folders made, databases opened.
 """
 
 import atexit
@@ -15,7 +16,15 @@ import sys
 import threading
 import time
 
-_EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "sqlite3.connect", "os.truncate"}
+_EVENTS = {
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "sqlite3.connect",
+    "os.truncate",
+}
 _count = 0
 
 
@@ -25,7 +34,9 @@ def _die() -> None:
 
 def _watch(event: str, args: tuple) -> None:
     global _count  # noqa: PLW0603
-    if event not in _EVENTS and not (event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)):
+    if event not in _EVENTS and not (
+        event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+    ):
         return
     _count += 1
     if _count == _at:
@@ -44,7 +55,8 @@ def _set_clock(after_s: float, by_s: float) -> None:
 
 _number, _, _later = os.environ.get("TORTURE_DIE", "0:0").partition(":")
 _at, _later_s = int(_number), float(_later)
-if os.environ.pop("TORTURE_DIE", None) or "TORTURE_COUNT" in os.environ:  # this process's, not its children's
+# this process's, not its children's
+if os.environ.pop("TORTURE_DIE", None) or "TORTURE_COUNT" in os.environ:
     sys.addaudithook(_watch)
 if _counted := os.environ.pop("TORTURE_COUNT", None):
 

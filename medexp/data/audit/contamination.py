@@ -1,8 +1,11 @@
-"""Do training cases hold what is measured on? By the same question, or by any run of WINDOW words in common.
+"""Do training cases hold what is measured on? By the same question, or by any run of WINDOW words
+in common.
 
-A run of words that stands in more than FREQUENT training cases is a phrase of the trade, as the last sentence of an exam question
-is, and tells nothing: it counts only in a case that shares MOST of a measured text.
-Source: Brown et al. 2020, arXiv:2005.14165, appendix C, which ignores 13-grams that match more than ten training documents.
+A run of words that stands in more than FREQUENT training cases is a phrase of the trade, as the
+last sentence of an exam question is, and tells nothing: it counts only in a case that shares MOST
+of a measured text.
+Source: Brown et al. 2020, arXiv:2005.14165, appendix C, which ignores 13-grams that match more than
+    ten training documents.
 """
 
 from collections import Counter
@@ -12,7 +15,8 @@ from dataclasses import dataclass
 from medexp.data.audit.words import words_of
 from medexp.data.cases import Case
 
-WINDOW = 13  # words; Brown et al. 2020, arXiv:2005.14165, and lm-eval's decontamination use the same
+# words; Brown et al. 2020, arXiv:2005.14165, and lm-eval's decontamination use the same
+WINDOW = 13
 FREQUENT = 10  # training cases
 MOST = 0.5  # of the runs of words of a measured text
 
@@ -21,7 +25,9 @@ Gram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Overlap:
-    """A training case (its number) and what it shares with text `measured` of `name`: a run of words, or its whole question."""
+    """A training case (its number) and what it shares with text `measured` of `name`: a run of
+    words, or its whole question.
+    """
 
     case: int
     name: str
@@ -31,7 +37,9 @@ class Overlap:
 
 
 class Measured:
-    """What is measured on, by name: questions to compare whole, and texts to compare by runs of words."""
+    """What is measured on, by name: questions to compare whole, and texts to compare by runs of
+    words.
+    """
 
     def __init__(self) -> None:
         self._questions: dict[Gram, tuple[str, int]] = {}
@@ -39,7 +47,9 @@ class Measured:
         self._sizes: dict[tuple[str, int], int] = {}
 
     def add(self, name: str, questions: Sequence[str], texts: Sequence[str]) -> None:
-        """`texts[i]` is what a training case must not share a run of words with, `questions[i]` its question."""
+        """`texts[i]` is what a training case must not share a run of words with, `questions[i]` its
+        question.
+        """
         for place, (question, text) in enumerate(zip(questions, texts, strict=True)):
             self._questions.setdefault(tuple(words_of(question)), (name, place))
             found = set(grams(words_of(text)))
@@ -51,27 +61,47 @@ class Measured:
         """What `case` shares with what is measured."""
         question = words_of(case.question)
         parts = (question, words_of(case.reasoning), words_of(case.answer))
-        # In the order of the text, each run once; the same text measured twice is the one that was added first.
-        runs = dict.fromkeys(gram for words in parts for gram in grams(words) if gram in self._grams)
+        # In the order of the text, each run once; the same text measured twice is the one that was
+        # added first.
+        runs = dict.fromkeys(
+            gram for words in parts for gram in grams(words) if gram in self._grams
+        )
         same = self._questions.get(tuple(question))
         return Shared(same, "" if same is None else " ".join(question), tuple(runs))
 
     def overlap(self, place: int, shared: "Shared", frequent: Collection[Gram]) -> Overlap | None:
-        """The first thing of `shared`, by case number `place`, that tells something; the whole question is looked at first."""
+        """The first thing of `shared`, by case number `place`, that tells something; the whole
+        question is looked at first.
+        """
         if shared.question is not None:
             return Overlap(place, *shared.question, shared.asked, same_question=True)
-        gram = next((each for each in shared.runs if each not in frequent), None) or self._much(shared.runs)
-        return Overlap(place, *self._grams[gram], " ".join(gram), same_question=False) if gram is not None else None
+        gram = next((each for each in shared.runs if each not in frequent), None) or self._much(
+            shared.runs
+        )
+        return (
+            Overlap(place, *self._grams[gram], " ".join(gram), same_question=False)
+            if gram is not None
+            else None
+        )
 
     def _much(self, runs: Sequence[Gram]) -> Gram | None:
         """The first of `runs` that belongs to a measured text of which they are MOST."""
         counts = Counter(self._grams[gram] for gram in runs)
-        return next((gram for gram in runs if counts[where := self._grams[gram]] >= MOST * self._sizes[where]), None)
+        return next(
+            (
+                gram
+                for gram in runs
+                if counts[where := self._grams[gram]] >= MOST * self._sizes[where]
+            ),
+            None,
+        )
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What a training case shares: where its whole question is measured, its words, and each run of words that is measured."""
+    """What a training case shares: where its whole question is measured, its words, and each run of
+    words that is measured.
+    """
 
     question: tuple[str, int] | None
     asked: str
@@ -83,7 +113,11 @@ def overlaps(cases: Sequence[Case], measured: Measured) -> list[Overlap]:
     shared = [measured.shared(case) for case in cases]
     counts = Counter(gram for each in shared for gram in each.runs)
     frequent = {gram for gram, count in counts.items() if count > FREQUENT}
-    return [found for place, each in enumerate(shared) if (found := measured.overlap(place, each, frequent))]
+    return [
+        found
+        for place, each in enumerate(shared)
+        if (found := measured.overlap(place, each, frequent))
+    ]
 
 
 def grams(words: Sequence[str]) -> Iterator[Gram]:
@@ -93,8 +127,8 @@ def grams(words: Sequence[str]) -> Iterator[Gram]:
 
 
 def benchmark_texts(records: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
-    """(question, question with its context) of every benchmark record that has a question: MedQA, MedMCQA and PubMedQA name theirs
-    alike."""
+    """(question, question with its context) of every benchmark record that has a question: MedQA,
+    MedMCQA and PubMedQA name theirs alike."""
     for record in records:
         question = record.get("question")
         if isinstance(question, str) and question.strip():

@@ -1,7 +1,9 @@
-"""Cases that nearly repeat another one's question: candidates by MinHash, each checked by its exact Jaccard similarity.
+"""Cases that nearly repeat another one's question: candidates by MinHash, each checked by its exact
+Jaccard similarity.
 
-A question is its set of SHINGLE-word sequences; two are near when they share at least NEAR of all sequences of both, which a few
-exchanged words in a vignette of fifty leave true and another patient with the same disease does not.
+A question is its set of SHINGLE-word sequences; two are near when they share at least NEAR of all
+sequences of both, which a few exchanged words in a vignette of fifty leave true and another patient
+with the same disease does not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,12 +13,15 @@ from typing import Any
 from medexp.data.audit.words import words_of
 
 SHINGLE, NEAR = 3, 0.6
-_PERMUTATIONS, _BANDS = 128, 32  # bands of 4: a pair at 0.6 is found with 98.8 %, at 0.8 with all but 1 in 10^7
+# bands of 4: a pair at 0.6 is found with 98.8 %, at 0.8 with all but 1 in 10^7
+_PERMUTATIONS, _BANDS = 128, 32
 
 
 @dataclass(frozen=True)
 class NearPair:
-    """Text number `case` nearly repeats text number `of`, with this Jaccard similarity (1 where their words are the same)."""
+    """Text number `case` nearly repeats text number `of`, with this Jaccard similarity (1 where
+    their words are the same).
+    """
 
     case: int
     of: int
@@ -24,7 +29,9 @@ class NearPair:
 
 
 def near_duplicates(texts: Sequence[str], seed: int = 0) -> list[NearPair]:
-    """For every text that nearly repeats an earlier one, the most similar of those that themselves repeat none."""
+    """For every text that nearly repeats an earlier one, the most similar of those that themselves
+    repeat none.
+    """
     originals, found = _Index(seed), []
     for place, text in enumerate(texts):
         if (best := originals.nearest(place, text)) is not None:
@@ -35,11 +42,15 @@ def near_duplicates(texts: Sequence[str], seed: int = 0) -> list[NearPair]:
 
 
 def near_to(texts: Sequence[str], others: Sequence[str], seed: int = 0) -> list[NearPair]:
-    """For every one of `texts` that nearly repeats one of `others`, the most similar of those; `of` counts in `others`."""
+    """For every one of `texts` that nearly repeats one of `others`, the most similar of those; `of`
+    counts in `others`.
+    """
     index = _Index(seed)
     for place, text in enumerate(others):
         index.add(place, text)
-    return [best for place, text in enumerate(texts) if (best := index.nearest(place, text)) is not None]
+    return [
+        best for place, text in enumerate(texts) if (best := index.nearest(place, text)) is not None
+    ]
 
 
 class _Index:
@@ -62,7 +73,10 @@ class _Index:
     def nearest(self, case: int, text: str) -> NearPair | None:
         """The kept text most similar to `text`, the earliest of equals; None where none is near."""
         shingles = _shingles(text)
-        near = ((similarity(shingles, self._kept[other]), -other) for other in self._lsh.query(self._sketch(shingles)))
+        near = (
+            (similarity(shingles, self._kept[other]), -other)
+            for other in self._lsh.query(self._sketch(shingles))
+        )
         alike, place = max(near, default=(0.0, 0))
         return NearPair(case, -place, alike) if alike >= NEAR else None
 

@@ -1,4 +1,6 @@
-"""Which language a text is in, by its letter sequences. For short notes full of numbers it is a guess: look at the counts."""
+"""Which language a text is in, by its letter sequences. For short notes full of numbers it is a
+guess: look at the counts.
+"""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""What is wrong with chains of thought as teaching material: none there, another case's, the answer itself, or going round in
-circles."""
+"""What is wrong with chains of thought as teaching material: none there, another case's, the answer
+itself, or going round in circles."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from medexp.data.audit.words import words_of
 from medexp.data.cases import Case
 
-CIRCLES, FEWEST = 0.25, 4  # a quarter or more of at least four sentences say again what an earlier one said
+# a quarter or more of at least four sentences say again what an earlier one said
+CIRCLES, FEWEST = 0.25, 4
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*")
 
 
@@ -44,4 +45,6 @@ def faults(cases: Sequence[Case]) -> ReasoningFaults:
 def goes_in_circles(text: str) -> bool:
     """Do CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier one?"""
     sentences = [each for part in _SENTENCE_END.split(text) if (each := " ".join(words_of(part)))]
-    return len(sentences) >= FEWEST and len(sentences) - len(set(sentences)) >= CIRCLES * len(sentences)
+    return len(sentences) >= FEWEST and len(sentences) - len(set(sentences)) >= CIRCLES * len(
+        sentences
+    )

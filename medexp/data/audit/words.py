@@ -1,4 +1,6 @@
-"""Words of a text for comparing texts: lower case, without punctuation; a Chinese or Japanese character counts as a word."""
+"""Words of a text for comparing texts: lower case, without punctuation; a Chinese or Japanese
+character counts as a word.
+"""
 
 import re
 

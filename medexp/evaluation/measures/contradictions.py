@@ -1,17 +1,21 @@
-"""Does an answer contradict what its question says of the patient: age, sex, pregnancy, allergy? By rules over the texts.
+"""Does an answer contradict what its question says of the patient: age, sex, pregnancy, allergy? By
+rules over the texts.
 
 The rules, in full:
-- Age: the question states exactly one age and the answer states another ("45-year-old", "aged 45"), or calls a person of 18 or
-  more a child or baby, or one under 13 a man, woman or elderly, where the question speaks of nobody else. Limits ("over 65 years")
-  are not ages.
-- Sex: the question's words are all of one sex (woman, she, his ...) and the answer's all of the other.
-- Pregnancy: the question says pregnant and the answer says not pregnant; or the question says not pregnant, or its words are all
-  male, and the answer says that the patient is pregnant.
-- Allergy: the question says allergic to a drug (allergic, anaphylaxis or a reaction to it; its name before "allergy") and the
-  answer recommends it or one of its family (FAMILIES) without denying it. A drug that is only taken is no allergen;
-  or the answer says that there is no allergy where the question states one, or the other way round.
+- Age: the question states exactly one age and the answer states another ("45-year-old", "aged 45"),
+  or calls a person of 18 or more a child or baby, or one under 13 a man, woman or elderly, where
+  the question speaks of nobody else. Limits ("over 65 years") are not ages.
+- Sex: the question's words are all of one sex (woman, she, his ...) and the answer's all of the
+  other.
+- Pregnancy: the question says pregnant and the answer says not pregnant; or the question says not
+  pregnant, or its words are all male, and the answer says that the patient is pregnant.
+- Allergy: the question says allergic to a drug (allergic, anaphylaxis or a reaction to it; its name
+  before "allergy") and the answer recommends it or one of its family (FAMILIES) without denying it.
+  A drug that is only taken is no allergen; or the answer says that there is no allergy where the
+  question states one, or the other way round.
 
-It misses whatever is put in other words, and says nothing of conditions, history or organs. English only.
+It misses whatever is put in other words, and says nothing of conditions, history or organs. English
+only.
 """
 
 import re
@@ -33,30 +37,46 @@ FAMILIES = {
     "sulfonamides": ("co-trimoxazole", "sulfamethoxazole", "sulfasalazine", "sulfadiazine"),
     "macrolides": ("erythromycin", "clarithromycin", "azithromycin"),
 }  # fmt: skip
-_FEMALE = frozenset("woman women female girl she her hers herself lady mother housewife waitress actress widow".split())
-_MALE = frozenset("man men male boy he his him himself gentleman father widower".split())
-_CHILD = re.compile(r"\b(?:this|the|a) (?:child|baby|infant|toddler|newborn|boy|girl)\b", re.IGNORECASE)
-_ADULT = re.compile(
-    r"\b(?:this|the|an?) (?:(?:elderly|adult|old) (?:man|woman|patient|person)|man|woman|lady|gentleman)\b", re.IGNORECASE
+_FEMALE = frozenset(
+    "woman women female girl she her hers herself lady mother housewife waitress actress widow".split()
 )
-_AGE = re.compile(
-    r"(?<![\w.])(\d{1,3})[\s-](?:(year|month|week|day)s?[\s-]old)\b|\baged? (\d{1,3})\b(?!\s*(?:month|week|day|or|and|to))",
+_MALE = frozenset("man men male boy he his him himself gentleman father widower".split())
+_CHILD = re.compile(
+    r"\b(?:this|the|a) (?:child|baby|infant|toddler|newborn|boy|girl)\b", re.IGNORECASE
+)
+_ADULT = re.compile(
+    r"\b(?:this|the|an?) (?:(?:elderly|adult|old)"
+    r" (?:man|woman|patient|person)|man|woman|lady|gentleman)\b",
     re.IGNORECASE,
 )
-_LIMIT = re.compile(r"\b(?:over|under|above|below|than|least|most|from|to|after|before|until|every|any)\s+$", re.IGNORECASE)
+_AGE = re.compile(
+    r"(?<![\w.])(\d{1,3})[\s-](?:(year|month|week|day)s?[\s-]old)\b|\baged?"
+    r" (\d{1,3})\b(?!\s*(?:month|week|day|or|and|to))",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile(
+    r"\b(?:over|under|above|below|than|least|most|from|to|after|before|until|every|any)\s+$",
+    re.IGNORECASE,
+)
 _PREGNANT = re.compile(r"\b(?:pregnant|gestation|trimester|antenatal|gravid)\b", re.IGNORECASE)
 _OTHERS = re.compile(
-    r"\b(?:pregnan\w*|birth|born|baby|deliver\w*|mother|father|son|daughter|children|breastfe\w+|nurser\w+)\b", re.IGNORECASE
+    r"\b(?:pregnan\w*|birth|born|baby|deliver\w*|mother|father|son|daughter|children|breastfe\w+|nurser\w+)\b",
+    re.IGNORECASE,
 )
 _IS_PREGNANT = re.compile(
-    r"\b(?:(?:is|being|currently|patient['’]s|her|his|this|current) (?:\w+ )?pregnan(?:t|cy)|pregnant (?:woman|patient|lady))\b",
+    r"\b(?:(?:is|being|currently|patient['’]s|her|his|this|current) (?:\w+"
+    r" )?pregnan(?:t|cy)|pregnant (?:woman|patient|lady))\b",
     re.IGNORECASE,
 )
 _NOT_PREGNANT = re.compile(
-    r"\b(?:not pregnant|n['’]t pregnant|non-pregnant|pregnancy (?:test )?(?:is |was )?(?:negative|excluded))\b", re.IGNORECASE
+    r"\b(?:not pregnant|n['’]t pregnant|non-pregnant|pregnancy (?:test )?(?:is |was"
+    r" )?(?:negative|excluded))\b",
+    re.IGNORECASE,
 )
 _ALLERGIC = re.compile(r"\b(?:allerg(?:ic|y|ies)|anaphyla\w+|hypersensitiv\w+)\b", re.IGNORECASE)
-_NO_ALLERGY = re.compile(r"\b(?:no (?:known |drug |relevant )*allerg\w+|not allergic)\b", re.IGNORECASE)
+_NO_ALLERGY = re.compile(
+    r"\b(?:no (?:known |drug |relevant )*allerg\w+|not allergic)\b", re.IGNORECASE
+)
 # What follows "allergic to", as far as the clause goes on naming what it is.
 _ALLERGIC_TO = re.compile(
     r"\b(?<!not )(?:allerg(?:ic|y|ies)|hypersensitiv\w+|anaphyla\w+|reaction|rash|angioedema)"
@@ -65,13 +85,18 @@ _ALLERGIC_TO = re.compile(
     r"\b(?! (?:penicillins?|aspirin|sulf\w+|ibuprofen|codeine|latex)\b))",
     re.IGNORECASE,
 )
-_NAMED_ALLERGY = re.compile(r"[\s-](?:drug )?(?:allergy|allergies|anaphylaxis|hypersensitivity|intolerance)\b", re.IGNORECASE)
+_NAMED_ALLERGY = re.compile(
+    r"[\s-](?:drug )?(?:allergy|allergies|anaphylaxis|hypersensitivity|intolerance)\b",
+    re.IGNORECASE,
+)
 _CLAUSE = re.compile(r"[^.;!?\n]+")
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """What of the vignette (`about`: age, sex, pregnancy or allergy) the words `text` at [start, end) of the answer contradict."""
+    """What of the vignette (`about`: age, sex, pregnancy or allergy) the words `text` at [start,
+    end) of the answer contradict.
+    """
 
     about: str
     text: str
@@ -83,8 +108,16 @@ def contradictions(answer: str, question: str, lexicon: Lexicon) -> list[Contrad
     """Every contradiction found, in the order above; places are those in the whole answer."""
     text = answer_part(answer)
     offset = len(answer) - len(text)
-    found = [*_age(text, question), *_sex(text, question), *_pregnancy(text, question), *_allergy(text, question, lexicon)]
-    return [Contradiction(about, text[start:end], start + offset, end + offset) for about, start, end in found]
+    found = [
+        *_age(text, question),
+        *_sex(text, question),
+        *_pregnancy(text, question),
+        *_allergy(text, question, lexicon),
+    ]
+    return [
+        Contradiction(about, text[start:end], start + offset, end + offset)
+        for about, start, end in found
+    ]
 
 
 def age_years(question: str) -> float | None:
@@ -106,7 +139,11 @@ Place = tuple[str, int, int]
 def _ages(text: str) -> list[tuple[float, int, int]]:
     shares = {"year": 1.0, "month": 1 / 12, "week": 1 / 52, "day": 1 / 365}
     return [
-        (float(match[1] or match[3]) * shares[(match[2] or "year").casefold()], match.start(), match.end())
+        (
+            float(match[1] or match[3]) * shares[(match[2] or "year").casefold()],
+            match.start(),
+            match.end(),
+        )
         for match in _AGE.finditer(text)
         if not _LIMIT.search(text[: match.start()])
     ]
@@ -118,7 +155,8 @@ def _age(text: str, question: str) -> list[Place]:
         return []
     found = [("age", start, end) for years, start, end in _ages(text) if years != stated]
     wrong_stage = _CHILD if stated >= 18 else _ADULT if stated < 13 else None
-    if wrong_stage is None or wrong_stage.search(question) or _OTHERS.search(question):  # somebody else may be meant
+    # somebody else may be meant
+    if wrong_stage is None or wrong_stage.search(question) or _OTHERS.search(question):
         return found
     return found + [("age", *each.span()) for each in wrong_stage.finditer(text)]
 
@@ -128,7 +166,14 @@ def _sex(text: str, question: str) -> list[Place]:
     if asked is None or said is None or asked == said:
         return []
     wrong = _FEMALE if said == "female" else _MALE
-    return [("sex", *next(match.span() for match in re.finditer(r"\w+", text) if match[0].casefold() in wrong))]
+    return [
+        (
+            "sex",
+            *next(
+                match.span() for match in re.finditer(r"\w+", text) if match[0].casefold() in wrong
+            ),
+        )
+    ]
 
 
 def _pregnancy(text: str, question: str) -> list[Place]:
@@ -137,7 +182,9 @@ def _pregnancy(text: str, question: str) -> list[Place]:
         return [("pregnancy", *each.span()) for each in _NOT_PREGNANT.finditer(text)]
     if denied or sex(question) == "male":
         found = (
-            each for each in _IS_PREGNANT.finditer(text) if not _NOT_PREGNANT.search(text[max(0, each.start() - 8) : each.end()])
+            each
+            for each in _IS_PREGNANT.finditer(text)
+            if not _NOT_PREGNANT.search(text[max(0, each.start() - 8) : each.end()])
         )
         return [
             ("pregnancy", *each.span())
@@ -153,7 +200,12 @@ def _allergens(text: str, lexicon: Lexicon) -> frozenset[str]:
     for clause in _CLAUSE.finditer(text):
         drugs = [each for each in mentions(clause[0], lexicon) if each.kind == "drug"]
         for stated in _ALLERGIC_TO.finditer(clause[0]):
-            found |= {concept for each in drugs if stated.start("to") <= each.start < stated.end("to") for concept in each.concepts}
+            found |= {
+                concept
+                for each in drugs
+                if stated.start("to") <= each.start < stated.end("to")
+                for concept in each.concepts
+            }
         if not _NO_ALLERGY.search(clause[0]):
             named = (each for each in drugs if _NAMED_ALLERGY.match(clause[0], each.end))
             found |= {concept for each in named for concept in each.concepts}
@@ -167,10 +219,15 @@ def _allergy(text: str, question: str, lexicon: Lexicon) -> list[Place]:
     if not allergens:
         if not _NO_ALLERGY.search(question):
             return []
-        return [("allergy", *each.span()) for each in re.finditer(r"\b(?:is |known to be )allergic to \w+", text)]
+        return [
+            ("allergy", *each.span())
+            for each in re.finditer(r"\b(?:is |known to be )allergic to \w+", text)
+        ]
     found: list[Place] = [("allergy", *each.span()) for each in _NO_ALLERGY.finditer(text)]
     for each in mentions(text, lexicon):
-        clause = next((one[0] for one in _CLAUSE.finditer(text) if one.start() <= each.start < one.end()), "")
+        clause = next(
+            (one[0] for one in _CLAUSE.finditer(text) if one.start() <= each.start < one.end()), ""
+        )
         if (
             each.kind == "drug"
             and not each.negated

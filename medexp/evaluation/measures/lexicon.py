@@ -1,4 +1,6 @@
-"""The shipped lexicon of clinical terms, read once. Its head says where it comes from; benchmarks/answers/lexicon.py makes it."""
+"""The shipped lexicon of clinical terms, read once. Its head says where it comes from;
+benchmarks/answers/lexicon.py makes it.
+"""
 
 import gzip
 from functools import cache
@@ -11,7 +13,9 @@ FILE = Path(__file__).with_name("clinical_terms.tsv.gz")
 
 @cache
 def load() -> Lexicon:
-    """Drugs and findings in English: about 7,800 concepts under 37,000 names. Takes a tenth of a second."""
+    """Drugs and findings in English: about 7,800 concepts under 37,000 names. Takes a tenth of a
+    second.
+    """
     lines = gzip.decompress(FILE.read_bytes()).decode().splitlines()
     rows = (line.split("\t") for line in lines if not line.startswith("#"))
     return lexicon_of((kind, concept, trees, names) for kind, concept, trees, names in rows)

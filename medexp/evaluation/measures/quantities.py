@@ -1,13 +1,14 @@
-"""Numbers in clinical text, with their units: what was given, how long, how high. Text only, English.
+"""Numbers in clinical text, with their units: what was given, how long, how high. Text only,
+English.
 
 The rules, in full:
-- A number is digits with an optional decimal part, thousands comma or range (both ends count); `120/80` is two numbers. A number
-  word (two, twenty-five) counts where a unit follows it. Digits that belong to a name (V4, B12, CHA2DS2, 12-lead, 5-HT) and the
-  numbers of a list are none.
-- Units of mass, volume and time are brought to one base (1 g is 1000 mg, 48 hours are two days, a month 30 days); other units are
-  compared by name, rates (mg/kg) by their first unit.
-- Two quantities agree when value and unit do. Where one has no unit the bare numbers are compared, but a number word without a unit
-  (two cannulae) says nothing about a dose or a time.
+- A number is digits with an optional decimal part, thousands comma or range (both ends count);
+  `120/80` is two numbers. A number word (two, twenty-five) counts where a unit follows it. Digits
+  that belong to a name (V4, B12, CHA2DS2, 12-lead, 5-HT) and the numbers of a list are none.
+- Units of mass, volume and time are brought to one base (1 g is 1000 mg, 48 hours are two days, a
+  month 30 days); other units are compared by name, rates (mg/kg) by their first unit.
+- Two quantities agree when value and unit do. Where one has no unit the bare numbers are compared,
+  but a number word without a unit (two cannulae) says nothing about a dose or a time.
 """
 
 import re
@@ -31,18 +32,40 @@ _UNITS: dict[str, tuple[str, float]] = {
     **dict.fromkeys(("%", "percent", "per cent"), ("%", 1.0)),
     **dict.fromkeys(("mm", "millimetre", "millimetres"), ("mm", 1.0)),
     **dict.fromkeys(("cm", "centimetre", "centimetres"), ("mm", 10.0)),
-    **{name: (name, 1.0) for name in ("mmol", "umol", "µmol", "mmhg", "kpa", "iu", "°c", "°f", "bpm", "meq", "ng", "pg")},
+    **{
+        name: (name, 1.0)
+        for name in (
+            "mmol",
+            "umol",
+            "µmol",
+            "mmhg",
+            "kpa",
+            "iu",
+            "°c",
+            "°f",
+            "bpm",
+            "meq",
+            "ng",
+            "pg",
+        )
+    },
     **dict.fromkeys(("unit", "units"), ("unit", 1.0)),
-    **dict.fromkeys(("tablet", "tablets", "capsule", "capsules", "puff", "puffs", "dose", "doses"), ("dose", 1.0)),
+    **dict.fromkeys(
+        ("tablet", "tablets", "capsule", "capsules", "puff", "puffs", "dose", "doses"),
+        ("dose", 1.0),
+    ),
 }
-_SCALES = {name.casefold(): scale for name, scale in _UNITS.items()}  # casefold brings both signs for micro together
+# casefold brings both signs for micro together
+_SCALES = {name.casefold(): scale for name, scale in _UNITS.items()}
 _DOSE_UNITS = frozenset(("mg", "ml", "unit", "iu", "dose"))
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_WORD_VALUES = {word: value for value, word in enumerate(_SMALL)} | {word: 10 * tens for tens, word in enumerate(_TENS, 2)}
+_WORD_VALUES = {word: value for value, word in enumerate(_SMALL)} | {
+    word: 10 * tens for tens, word in enumerate(_TENS, 2)
+}
 _UNIT = "|".join(sorted(map(re.escape, {*_UNITS, *_SCALES}), key=len, reverse=True))
 _DIGITS = re.compile(
     rf"(?<![\w.])(?<![A-Za-z]-)(\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:\s?(?:-|–|to)\s?(\d+(?:\.\d+)?))?"
@@ -58,8 +81,8 @@ _LIST_NUMBER = re.compile(r"^[\s#*-]*\d+[.)](?=\s)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number at [start, end) of a text: `value` in `unit`, the base of its dimension (None where it has no unit), `bare` as it
-    stands there."""
+    """A number at [start, end) of a text: `value` in `unit`, the base of its dimension (None where
+    it has no unit), `bare` as it stands there."""
 
     text: str
     start: int

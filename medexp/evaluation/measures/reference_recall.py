@@ -1,17 +1,22 @@
-"""Does an answer say what the reference says: the condition by name, its red flags, its precautions? By words, or by meaning.
+"""Does an answer say what the reference says: the condition by name, its red flags, its
+precautions? By words, or by meaning.
 
 The rules, in full:
-- The condition is named when the answer, without denying it, holds a term of the same concept (synonyms of the
-  lexicon, of condition_synonyms.tsv, and those that the case carries in `synonyms`), or one line of it has all
-  content words of the condition or of a synonym. A name in capitals alone (PE, CAP) is looked for in capitals.
-  A line that a question mark ends names nothing.
-- An item of the reference is recalled when one line of the answer, in whatever section, holds at least MIN_SHARE of its content
-  words (stems), denied where the item denies them and affirmed where it affirms them: "give aspirin" does not recall "do not give
-  aspirin". Recall is the share of items recalled, over the items of one section of the reference.
-- By meaning: the same with the cosine of two sentence embeddings, at least MIN_COSINE, in place of shared words.
+- The condition is named when the answer, without denying it, holds a term of the same concept
+  (synonyms of the lexicon, of condition_synonyms.tsv, and those that the case carries in
+  `synonyms`), or one line of it has all content words of the condition or of a synonym. A name in
+  capitals alone (PE, CAP) is looked for in capitals. A line that a question mark ends names
+  nothing.
+- An item of the reference is recalled when one line of the answer, in whatever section, holds at
+  least MIN_SHARE of its content words (stems), denied where the item denies them and affirmed where
+  it affirms them: "give aspirin" does not recall "do not give aspirin". Recall is the share of
+  items recalled, over the items of one section of the reference.
+- By meaning: the same with the cosine of two sentence embeddings, at least MIN_COSINE, in place of
+  shared words.
 
-A recalled item may still be wrong in a detail (`support` looks for those). The thresholds are chosen so that few items
-are found in a good answer to another case; benchmarks/answers has the figures.
+A recalled item may still be wrong in a detail (`support` looks for those). The thresholds are
+chosen so that few items are found in a good answer to another case; benchmarks/answers has the
+figures.
 """
 
 import re
@@ -29,23 +34,43 @@ _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
 
 def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool:
     """Does `answer` name the condition, by one of `names` or a synonym of theirs?"""
-    names = [*names, *(synonym for name in names for synonym in condition_synonyms().get(name.casefold(), ()))]
-    meant = {concept for name in names for each in mentions(name, lexicon) if each.text == name for concept in each.concepts}
+    names = [
+        *names,
+        *(synonym for name in names for synonym in condition_synonyms().get(name.casefold(), ())),
+    ]
+    meant = {
+        concept
+        for name in names
+        for each in mentions(name, lexicon)
+        if each.text == name
+        for concept in each.concepts
+    }
     text = answer_part(answer)
     if any(meant & set(each.concepts) and not each.negated for each in mentions(text, lexicon)):
         return True
-    return any(_holds(line, name) for line in lines(answer) if not line.endswith("?") for name in names)
+    return any(
+        _holds(line, name) for line in lines(answer) if not line.endswith("?") for name in names
+    )
 
 
 @cache
 def condition_synonyms() -> Mapping[str, tuple[str, ...]]:
-    """Return the hand-checked synonyms of the shipped conditions, by the condition's name in lower case."""
-    rows = Path(__file__).with_name("condition_synonyms.tsv").read_text(encoding="utf-8").splitlines()
-    return {name: tuple(synonyms.split(";")) for name, _, synonyms in (row.partition("\t") for row in rows)}
+    """Return the hand-checked synonyms of the shipped conditions, by the condition's name in lower
+    case.
+    """
+    rows = (
+        Path(__file__).with_name("condition_synonyms.tsv").read_text(encoding="utf-8").splitlines()
+    )
+    return {
+        name: tuple(synonyms.split(";"))
+        for name, _, synonyms in (row.partition("\t") for row in rows)
+    }
 
 
 def lines(answer: str) -> list[str]:
-    """The lines of the answer part, without bullets and numbers; long paragraphs sentence by sentence."""
+    """The lines of the answer part, without bullets and numbers; long paragraphs sentence by
+    sentence.
+    """
     found = [_BULLET.sub("", line).strip() for line in answer_part(answer).splitlines()]
     return [part for line in found for part in re.split(r"(?<=[.!?。])\s+", line) if part]
 
@@ -60,30 +85,46 @@ def lexical_recall(reference_items: Sequence[str], answer: str) -> float | None:
     if not reference_items:
         return None
     said = [_polar_stems(line) for line in lines(answer)]
-    return sum(_is_recalled(_polar_stems(item), said) for item in reference_items) / len(reference_items)
+    return sum(_is_recalled(_polar_stems(item), said) for item in reference_items) / len(
+        reference_items
+    )
 
 
 def embedded_recall(cosines: Sequence[Sequence[float]]) -> float | None:
-    """The share of items with a line near in meaning; `cosines` has a row an item and a column a line of the answer."""
+    """The share of items with a line near in meaning; `cosines` has a row an item and a column a
+    line of the answer.
+    """
     if not cosines:
         return None
     return sum(max(row, default=0.0) >= MIN_COSINE for row in cosines) / len(cosines)
 
 
-def _is_recalled(wanted: frozenset[tuple[str, bool]], said: Sequence[frozenset[tuple[str, bool]]]) -> bool:
+def _is_recalled(
+    wanted: frozenset[tuple[str, bool]], said: Sequence[frozenset[tuple[str, bool]]]
+) -> bool:
     return bool(wanted) and any(len(wanted & line) >= MIN_SHARE * len(wanted) for line in said)
 
 
 def _polar_stems(line: str) -> frozenset[tuple[str, bool]]:
     """Return the stem of every content word of `line`, and whether it is denied there."""
-    return frozenset((stem, is_negated(line, start, end)) for _, start, end in spans(line) for stem in stems(line[start:end]))
+    return frozenset(
+        (stem, is_negated(line, start, end))
+        for _, start, end in spans(line)
+        for stem in stems(line[start:end])
+    )
 
 
 def _holds(line: str, name: str) -> bool:
     """Return whether `line` has all content words of `name`, and denies none of them."""
     if name.isupper():
-        return any(not is_negated(line, *at.span()) for at in re.finditer(rf"\b{re.escape(name)}\b", line))
+        return any(
+            not is_negated(line, *at.span()) for at in re.finditer(rf"\b{re.escape(name)}\b", line)
+        )
     wanted = stems(name)
     found = [(start, end) for _, start, end in spans(line) if stems(line[start:end]) & wanted]
     said = frozenset(stem for start, end in found for stem in stems(line[start:end]))
-    return bool(wanted) and wanted <= said and not any(is_negated(line, start, end) for start, end in found)
+    return (
+        bool(wanted)
+        and wanted <= said
+        and not any(is_negated(line, start, end) for start, end in found)
+    )

@@ -1,15 +1,18 @@
-"""Is an answer built as asked: Symptoms, Causes, Precautions, Red Flags, each with something in it? A score from its text alone.
+"""Is an answer built as asked: Symptoms, Causes, Precautions, Red Flags, each with something in it?
+A score from its text alone.
 
 The rules, in full:
-- Only what follows the last `</think>` counts. A heading begins a line: the section's name in English or Chinese (NAMES), whatever
-  its case, with or without Markdown marks, a number or a word like "possible" before it. It ends its line, or a colon follows and
-  the section's text begins behind it ("1. **Symptoms**: fever, cough"). Names inside a sentence are not headings.
-- A section has substance when its text has at least MIN_WORDS different words (twice as many Chinese characters), at least half of
-  its lines differ from one another, and it is not the copy of an earlier section (at most MAX_OVERLAP of its different words in
-  common).
-- The score is the share of the four sections with substance, times OUT_OF_ORDER when those sections come in another order, times
-  REPEATED when any of the four headings stands more than once.
-- The items of a section are its lines that begin with a bullet or a number, or all its lines where none does.
+- Only what follows the last `</think>` counts. A heading begins a line: the section's name in
+  English or Chinese (NAMES), whatever its case, with or without Markdown marks, a number or a word
+  like "possible" before it. It ends its line, or a colon follows and the section's text begins
+  behind it ("1. **Symptoms**: fever, cough"). Names inside a sentence are not headings.
+- A section has substance when its text has at least MIN_WORDS different words (twice as many
+  Chinese characters), at least half of its lines differ from one another, and it is not the copy of
+  an earlier section (at most MAX_OVERLAP of its different words in common).
+- The score is the share of the four sections with substance, times OUT_OF_ORDER when those sections
+  come in another order, times REPEATED when any of the four headings stands more than once.
+- The items of a section are its lines that begin with a bullet or a number, or all its lines where
+  none does.
 
 It says nothing about whether the content is true.
 """
@@ -64,8 +67,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Structure:
-    """What the rules above found in an answer: its score in [0, 1], the sections with substance and how many items each has, and
-    why it is not more."""
+    """What the rules above found in an answer: its score in [0, 1], the sections with substance and
+    how many items each has, and why it is not more."""
 
     score: float
     sections: tuple[str, ...]
@@ -92,8 +95,15 @@ def structure(text: str) -> Structure:
     names = tuple(section.name for section in kept)
     in_order = list(names) == sorted(names, key=SECTIONS.index)
     repeated = len(found) > len(first)
-    score = len(names) / len(SECTIONS) * (1 if in_order else OUT_OF_ORDER) * (REPEATED if repeated else 1)
-    return Structure(score, names, {section.name: len(section.items) for section in kept}, in_order, repeated)
+    score = (
+        len(names)
+        / len(SECTIONS)
+        * (1 if in_order else OUT_OF_ORDER)
+        * (REPEATED if repeated else 1)
+    )
+    return Structure(
+        score, names, {section.name: len(section.items) for section in kept}, in_order, repeated
+    )
 
 
 def sections(text: str) -> list[Section]:
@@ -122,8 +132,12 @@ def heading_alone(line: str) -> str | None:
 
 def _has_substance(section: Section) -> bool:
     is_chinese = any("\u3400" <= word[0] <= "\u9fff" for word in section.words)
-    return len(section.words) >= MIN_WORDS * (2 if is_chinese else 1) and 2 * len(set(section.lines)) >= len(section.lines)
+    return len(section.words) >= MIN_WORDS * (2 if is_chinese else 1) and 2 * len(
+        set(section.lines)
+    ) >= len(section.lines)
 
 
 def _is_copy(section: Section, earlier: Section) -> bool:
-    return len(section.words & earlier.words) > MAX_OVERLAP * min(len(section.words), len(earlier.words))
+    return len(section.words & earlier.words) > MAX_OVERLAP * min(
+        len(section.words), len(earlier.words)
+    )

@@ -1,7 +1,9 @@
-"""The form of an answer: did it end by itself, how long is it, does it repeat itself, is it in the question's language?
+"""The form of an answer: did it end by itself, how long is it, does it repeat itself, is it in the
+question's language?
 
-The rules, in full: repetition is the share of word 4-grams of the whole text (reasoning too) that stood in it before; the language
-(`words.language`) must be that of the question, where both can be told; the reasoning is closed when `</think>` stands in the text.
+The rules, in full: repetition is the share of word 4-grams of the whole text (reasoning too) that
+stood in it before; the language (`words.language`) must be that of the question, where both can be
+told; the reasoning is closed when `</think>` stands in the text.
 """
 
 from medexp.data.prompts import THINK_END
@@ -11,7 +13,9 @@ NGRAM = 4
 
 
 def repetition(text: str) -> float:
-    """The share of word 4-grams that are repeats, 0 to under 1; 0 for a text of fewer than four words."""
+    """The share of word 4-grams that are repeats, 0 to under 1; 0 for a text of fewer than four
+    words.
+    """
     found = words(text)
     grams = [tuple(found[at : at + NGRAM]) for at in range(len(found) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,19 +1,25 @@
-"""What does an answer assert that neither the question nor the reference supports? Drugs, findings, numbers and doses.
+"""What does an answer assert that neither the question nor the reference supports? Drugs, findings,
+numbers and doses.
 
 The rules, in full:
-- The answer is what follows the last `</think>`; evidence is the question and the reference answer (not its chain of thought).
-- A drug or finding (`terms`) that the answer does not deny is supported when the evidence names the same concept, a narrower one
-  (pain, where the evidence has chest pain), or all of its content words somewhere (`words.stems`).
-- What the patient has stands under Symptoms: a finding that the evidence names only among the reference's Red Flags (what may yet
-  come) is unsupported there. One that the evidence only denies ("no fever") is so under Symptoms, under Causes and in an answer
-  without sections; a drug that it only denies ("never aspirin") everywhere.
+- The answer is what follows the last `</think>`; evidence is the question and the reference answer
+  (not its chain of thought).
+- A drug or finding (`terms`) that the answer does not deny is supported when the evidence names the
+  same concept, a narrower one (pain, where the evidence has chest pain), or all of its content
+  words somewhere (`words.stems`).
+- What the patient has stands under Symptoms: a finding that the evidence names only among the
+  reference's Red Flags (what may yet come) is unsupported there. One that the evidence only denies
+  ("no fever") is so under Symptoms, under Causes and in an answer without sections; a drug that it
+  only denies ("never aspirin") everywhere.
 - A number (`quantities`) is supported when the evidence has one that agrees with it.
 - Every occurrence counts; the rate is unsupported claims per 100 words of the answer.
 
-What it misses: terms that are not in the lexicon; wrong relations between supported terms (the dose of one drug given to another,
-cause and effect swapped, left for right); negations beyond `terms`' rules; anything false but also in the evidence. What it counts
-and should not: a true statement that the reference does not make. So it compares two models on the same cases; its size alone is no
-rate of errors. It reads English: in another language only numbers would be seen, and it is not used there.
+What it misses: terms that are not in the lexicon; wrong relations between supported terms (the dose
+of one drug given to another, cause and effect swapped, left for right); negations beyond `terms`'
+rules; anything false but also in the evidence. What it counts and should not: a true statement that
+the reference does not make. So it compares two models on the same cases; its size alone is no rate
+of errors. It reads English: in another language only numbers would be seen, and it is not used
+there.
 """
 
 from collections.abc import Sequence
@@ -27,7 +33,9 @@ from medexp.evaluation.measures.words import answer_part, stems
 
 @dataclass(frozen=True)
 class Claim:
-    """Something at [start, end) of an answer that nothing supports; `kind` is drug, finding, dose or number."""
+    """Something at [start, end) of an answer that nothing supports; `kind` is drug, finding, dose
+    or number.
+    """
 
     text: str
     start: int
@@ -37,8 +45,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a question and a reference say: concepts affirmed, present (affirmed outside Red Flags) and denied; content words of all
-    and of what is present; quantities."""
+    """What a question and a reference say: concepts affirmed, present (affirmed outside Red Flags)
+    and denied; content words of all and of what is present; quantities."""
 
     affirmed: frozenset[Concept]
     present: frozenset[Concept]
@@ -50,8 +58,12 @@ class Evidence:
 
 def evidence(question: str, reference: str, lexicon: Lexicon) -> Evidence:
     """What `question` and `reference` support."""
-    warned = "\n".join(line for each in sections(reference) if each.name == "red flags" for line in each.lines)
-    rest = "\n".join(line for line in answer_part(reference).splitlines() if line.strip() not in warned)
+    warned = "\n".join(
+        line for each in sections(reference) if each.name == "red flags" for line in each.lines
+    )
+    rest = "\n".join(
+        line for line in answer_part(reference).splitlines() if line.strip() not in warned
+    )
     present = [mention for text in (question, rest) for mention in mentions(text, lexicon)]
     found = [*present, *mentions(warned, lexicon)]
     affirmed = _concepts(found, negated=False)
@@ -61,16 +73,22 @@ def evidence(question: str, reference: str, lexicon: Lexicon) -> Evidence:
         denied=_concepts(found, negated=True) - affirmed,
         stems=stems(f"{question} {rest} {warned}"),
         present_stems=stems(f"{question} {rest}"),
-        quantities=tuple(each for text in (question, rest, warned) for each in quantities(text, every_word=True)),
+        quantities=tuple(
+            each for text in (question, rest, warned) for each in quantities(text, every_word=True)
+        ),
     )
 
 
 def _concepts(found: Sequence[Mention], negated: bool) -> frozenset[Concept]:
-    return frozenset(concept for mention in found if mention.negated is negated for concept in mention.concepts)
+    return frozenset(
+        concept for mention in found if mention.negated is negated for concept in mention.concepts
+    )
 
 
 def unsupported(answer: str, known: Evidence, lexicon: Lexicon) -> list[Claim]:
-    """The claims of `answer` that `known` does not support, in order; places are those in the whole answer."""
+    """The claims of `answer` that `known` does not support, in order; places are those in the whole
+    answer.
+    """
     text = answer_part(answer)
     offset = len(answer) - len(text)
     claims = [
@@ -83,13 +101,20 @@ def unsupported(answer: str, known: Evidence, lexicon: Lexicon) -> list[Claim]:
         for each in quantities(text)
         if not any(each.agrees(other) for other in known.quantities)
     ]
-    return [replace(each, start=each.start + offset, end=each.end + offset) for each in _once(claims)]
+    return [
+        replace(each, start=each.start + offset, end=each.end + offset) for each in _once(claims)
+    ]
 
 
 def _is_supported(mention: Mention, known: Evidence, section: str | None) -> bool:
     of_the_patient = section == "symptoms" and mention.kind == "finding"
-    concepts, content = (known.present, known.present_stems) if of_the_patient else (known.affirmed, known.stems)
-    if any(concept in concepts or any(is_wider(concept, other) for other in concepts) for concept in mention.concepts):
+    concepts, content = (
+        (known.present, known.present_stems) if of_the_patient else (known.affirmed, known.stems)
+    )
+    if any(
+        concept in concepts or any(is_wider(concept, other) for other in concepts)
+        for concept in mention.concepts
+    ):
         return True
     if any(concept in known.denied for concept in mention.concepts):
         return mention.kind == "finding" and section in ("precautions", "red flags")
@@ -105,4 +130,6 @@ def _section(text: str, at: int) -> str | None:
 
 def _once(claims: Sequence[Claim]) -> list[Claim]:
     """In order of place; the two ends of a range are one claim."""
-    return sorted({(each.start, each.end): each for each in claims}.values(), key=lambda each: each.start)
+    return sorted(
+        {(each.start, each.end): each for each in claims}.values(), key=lambda each: each.start
+    )

@@ -1,7 +1,9 @@
-"""Text as words, for every measure of answers: lower case, accents and digits as they are, a Chinese character is a word.
+"""Text as words, for every measure of answers: lower case, accents and digits as they are, a
+Chinese character is a word.
 
-Also which part of an answer counts, and which language it is in. Tells English and Chinese from everything else and no more:
-by script, and for Latin script by the share of English function words among its different words (few in a list of findings).
+Also which part of an answer counts, and which language it is in. Tells English and Chinese from
+everything else and no more: by script, and for Latin script by the share of English function words
+among its different words (few in a list of findings).
 """
 
 import re
@@ -16,19 +18,23 @@ _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
 POSSESSIVE = re.compile(r"[’'`]s?\b")
 _STEM = stemmer("english")
 _ENGLISH = frozenset(
-    "a about after all also an and any are as at be been but by can do does for from had has have he her "
-    "his how if in into is it its "
-    "may more no nor not of on only or other she should so some such than that the their them then there "
-    "these they this to until up "
-    "was were what when where which while who will with without you your".split()
+    "a about after all also an and any are as at be been but by can do does for from had has have"
+    " he her his how if in into is it its may more no nor not of on only or other she should so"
+    " some such than that the their them then there these they this to until up was were what when"
+    " where which while who will with without you your".split()
 )
-STOP_WORDS = _ENGLISH | frozenset("because both each even like make most need own same still take too under very via yet".split())
+STOP_WORDS = _ENGLISH | frozenset(
+    "because both each even like make most need own same still take too under very via yet".split()
+)
 # English and hardly any other language's: a, no, of, in, is and the like are left out.
 _TELLING = frozenset(
-    "the and with for that this are should not from if which when may be by to or his her he she without while "
-    # What notes are made of that leave function words out; spelt so in no other language of Latin script at hand.
-    "year years old day days hour hours week weeks month months woman girl boy history pain chest heart blood breath shortness "
-    "fever cough headache vomiting left right since after before what next started taking takes presents complains".split()
+    "the and with for that this are should not from if which when may be by to or his her he she"
+    " without while "
+    # What notes are made of that leave function words out; spelt so in no other language of Latin
+    # script at hand.
+    "year years old day days hour hours week weeks month months woman girl boy history pain chest"
+    " heart blood breath shortness fever cough headache vomiting left right since after before what"
+    " next started taking takes presents complains".split()
 )
 MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 
@@ -49,7 +55,9 @@ def spans(text: str) -> list[tuple[str, int, int]]:
 
 
 def stems(text: str) -> frozenset[str]:
-    """The different content words of `text`, each cut to its stem (Porter's English stemmer), spelt one way."""
+    """The different content words of `text`, each cut to its stem (Porter's English stemmer), spelt
+    one way.
+    """
     return frozenset(_stem(word) for word in words(text) if word not in STOP_WORDS)
 
 
@@ -65,7 +73,11 @@ def fold(word: str) -> str:
 
 def singular(word: str) -> str:
     """`word` without a plural s; a word that ends in ss, is or us keeps it."""
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "is", "us")) else word
+    return (
+        word[:-1]
+        if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "is", "us"))
+        else word
+    )
 
 
 def term_key(name: str) -> tuple[str, ...]:
@@ -74,7 +86,9 @@ def term_key(name: str) -> tuple[str, ...]:
 
 
 def language(text: str) -> str | None:
-    """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS different words, none Chinese)."""
+    """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS
+    different words, none Chinese).
+    """
     found = words(text)
     han = sum(1 for word in found if re.match(f"[{_HAN}]", word))
     if han and han >= MIN_HAN * len(found):

@@ -1,11 +1,13 @@
-"""Activations of kept layers wait for the backward pass in pinned host memory, so that a layer need not be computed twice.
+"""Activations of kept layers wait for the backward pass in pinned host memory, so that a layer need
+not be computed twice.
 
-Recomputing a layer costs a third of its time; sending what it saved over the host link and back costs next to nothing while the
-link is faster than the layer. Copies run beside the computation: out while the next layers run, back while the kept layer above
-is in its backward pass. The card holds two kept layers' activations at most, however many wait.
+Recomputing a layer costs a third of its time; sending what it saved over the host link and back
+costs next to nothing while the link is faster than the layer. Copies run beside the computation:
+out while the next layers run, back while the kept layer above is in its backward pass. The card
+holds two kept layers' activations at most, however many wait.
 
-Source: torch.autograd.graph.saved_tensors_hooks. torchtune's and TRL's `OffloadActivations` does the same for whole models, and
-without fetching ahead.
+Source: torch.autograd.graph.saved_tensors_hooks. torchtune's and TRL's `OffloadActivations` does
+the same for whole models, and without fetching ahead.
 """
 
 import weakref
@@ -19,12 +21,15 @@ from medexp.errors import HostMemoryError
 from medexp.system.units import MIB
 
 LEAST_BYTES = MIB  # what is smaller stays where it is
-PIECE_BYTES = 8 * MIB  # host memory is pinned, and copied, in pieces: others (streamed weights) get their turn between two
+# host memory is pinned, and copied, in pieces: others (streamed weights) get their turn between two
+PIECE_BYTES = 8 * MIB
 
 
 @dataclass(eq=False)
 class _Saved:
-    """Memory that autograd saved something in: on the card until it has been sent, on the host, on the card again."""
+    """Memory that autograd saved something in: on the card until it has been sent, on the host, on
+    the card again.
+    """
 
     on_card: Any
     num_bytes: int
@@ -34,7 +39,9 @@ class _Saved:
 
 @dataclass(eq=False)
 class _Visit:
-    """One forward pass of one kept layer, and that of the kept layer before it; `sent` and `fetched` are the ends of its copies."""
+    """One forward pass of one kept layer, and that of the kept layer before it; `sent` and
+    `fetched` are the ends of its copies.
+    """
 
     before: "_Visit | None"
     is_last: bool
@@ -51,7 +58,8 @@ class _Visit:
         self.sent = self.fetched = None
 
     def __del__(self) -> None:
-        self.wait()  # a graph was dropped: nothing may be given the memory that a copy still reads or writes
+        # a graph was dropped: nothing may be given the memory that a copy still reads or writes
+        self.wait()
 
 
 @dataclass(eq=False)
@@ -65,7 +73,8 @@ class _Packed:
 
 
 class Pieces:
-    """Host memory, `num_bytes` of it to begin with, that is used over and over; a piece is free when what reads it is done.
+    """Host memory, `num_bytes` of it to begin with, that is used over and over; a piece is free
+    when what reads it is done.
 
     Raises: HostMemoryError if the system cannot pin more.
     """
@@ -74,11 +83,16 @@ class Pieces:
         import torch
 
         self._torch, self._pinned = torch, pinned
-        self._free: list[tuple[Any, Any]] = [(self._new(), None) for _ in range(-(-num_bytes // PIECE_BYTES))]
+        self._free: list[tuple[Any, Any]] = [
+            (self._new(), None) for _ in range(-(-num_bytes // PIECE_BYTES))
+        ]
 
     def take(self, num_bytes: int) -> list[tuple[Any, Any]]:
         """Enough pieces for `num_bytes`, each with the event to wait for."""
-        return [self._free.pop() if self._free else (self._new(), None) for _ in range(-(-num_bytes // PIECE_BYTES))]
+        return [
+            self._free.pop() if self._free else (self._new(), None)
+            for _ in range(-(-num_bytes // PIECE_BYTES))
+        ]
 
     def give(self, pieces: list[Any], read: Any) -> None:
         """`pieces` may be written once `read` has happened."""
@@ -89,8 +103,9 @@ class Pieces:
             return self._torch.empty(PIECE_BYTES, dtype=self._torch.uint8, pin_memory=self._pinned)
         except RuntimeError as error:
             raise HostMemoryError(
-                "the system cannot pin more host memory for the activations of kept layers (hardware.offload_activations); "
-                "set it to false, or lower hardware.host_ram_gib or hardware.checkpoint_skip_layers"
+                "the system cannot pin more host memory for the activations of kept layers"
+                " (hardware.offload_activations); set it to false, or lower hardware.host_ram_gib"
+                " or hardware.checkpoint_skip_layers"
             ) from error
 
 
@@ -104,12 +119,18 @@ class Waiting:
         import torch
 
         self._torch, self._device, self._settled, self._pieces = torch, device, settled, pieces
-        self._streams = (torch.cuda.Stream(device), torch.cuda.Stream(device)) if device.type == "cuda" else None
+        self._streams = (
+            (torch.cuda.Stream(device), torch.cuda.Stream(device))
+            if device.type == "cuda"
+            else None
+        )
         self._latest: Callable[[], _Visit | None] = lambda: None
 
     @contextmanager
     def layer(self, is_first: bool, is_last: bool) -> Iterator[None]:
-        """What autograd saves inside leaves for the host at once, unless the layer is the last, whose is needed first."""
+        """What autograd saves inside leaves for the host at once, unless the layer is the last,
+        whose is needed first.
+        """
         before = None if is_first else self._latest()
         if before is not None:
             _leave(before)
@@ -125,7 +146,12 @@ class Waiting:
     def _pack(self, visit: _Visit, tensor: Any) -> Any:
         storage = tensor.untyped_storage()
         address, is_whole = storage.data_ptr(), storage.nbytes() < 2 * tensor.nbytes
-        if tensor.device != self._device or tensor.nbytes < LEAST_BYTES or address in self._settled or not is_whole:
+        if (
+            tensor.device != self._device
+            or tensor.nbytes < LEAST_BYTES
+            or address in self._settled
+            or not is_whole
+        ):
             return tensor
         if address not in visit.saved:
             flat = self._torch.empty(0, dtype=self._torch.uint8, device=self._device).set_(storage)
@@ -134,7 +160,9 @@ class Waiting:
                 self._send(visit, visit.saved[address])
         saved = visit.saved[address]
         saved.uses += 1
-        return _Packed(visit, saved, tensor.dtype, (tensor.size(), tensor.stride(), tensor.storage_offset()))
+        return _Packed(
+            visit, saved, tensor.dtype, (tensor.size(), tensor.stride(), tensor.storage_offset())
+        )
 
     def _unpack(self, packed: Any) -> Any:
         if not isinstance(packed, _Packed):
@@ -166,10 +194,14 @@ class Waiting:
         _leave(visit)
         back = [saved for saved in visit.saved.values() if saved.on_host is not None]
         for saved in back:
-            saved.on_card = self._torch.empty(saved.num_bytes, dtype=self._torch.uint8, device=self._device)
+            saved.on_card = self._torch.empty(
+                saved.num_bytes, dtype=self._torch.uint8, device=self._device
+            )
         with self._beside(1) as stream:
             for saved in back:
-                for part, piece in zip(saved.on_card.split(PIECE_BYTES), saved.on_host, strict=True):
+                for part, piece in zip(
+                    saved.on_card.split(PIECE_BYTES), saved.on_host, strict=True
+                ):
                     _copy(part, piece[: part.numel()])
             visit.fetched = stream and stream.record_event()
         for saved in back:
@@ -204,7 +236,9 @@ def _leave(visit: _Visit) -> None:
 
 
 def settled(network: Any) -> frozenset[int]:
-    """The addresses of all that `network` holds for good: parameters, buffers, the scales of quantised weights."""
+    """The addresses of all that `network` holds for good: parameters, buffers, the scales of
+    quantised weights.
+    """
     held: list[Any] = [*network.parameters(), *network.buffers()]
     for weight in list(held):
         state = getattr(weight, "quant_state", None)
@@ -214,7 +248,9 @@ def settled(network: Any) -> frozenset[int]:
 
 
 def wait_on_host(network: Any, layers: Iterable[Any], pieces: Pieces) -> Waiting:
-    """Let what `layers` of `network`, in their order, save in training wait in `pieces`; an embedding may lie there already."""
+    """Let what `layers` of `network`, in their order, save in training wait in `pieces`; an
+    embedding may lie there already.
+    """
     chosen = list(layers)
     waiting = Waiting(next(chosen[0].parameters()).device, settled(network), pieces)
     for layer in chosen:

@@ -1,8 +1,10 @@
-"""Is a patch right with the libraries that are installed? Small random layers, made as those of the run are, go forward and
-backward with it and without it; gradients must be the same within rounding, or the patch is left off.
+"""Is a patch right with the libraries that are installed? Small random layers, made as those of the
+run are, go forward and backward with it and without it; gradients must be the same within rounding,
+or the patch is left off.
 
-A patch stands in for the inside of a library, and another version may have another inside behind the same names: a function that
-saves its tensors in another order gives wrong gradients that are finite, and nobody notices.
+A patch stands in for the inside of a library, and another version may have another inside behind
+the same names: a function that saves its tensors in another order gives wrong gradients that are
+finite, and nobody notices.
 """
 
 import math
@@ -16,16 +18,20 @@ from medexp.models.patches.activation_offloading import Pieces, wait_on_host
 from medexp.models.patches.mlp_recompute import leave_out_last_product
 from medexp.models.patches.unsloth_scratch import hand_back
 
-HIDDEN, FFN, TOKENS, LAYERS, RANK = 256, 512, 1088, 4, 8  # what an MLP saves is large enough to leave for the host: 1 MiB
+# what an MLP saves is large enough to leave for the host: 1 MiB
+HIDDEN, FFN, TOKENS, LAYERS, RANK = 256, 512, 1088, 4, 8
 KEPT = (1, 3)  # as in a run, layers that are recomputed lie between those that are not
 PROJECTIONS = {"gate_proj": (HIDDEN, FFN), "up_proj": (HIDDEN, FFN), "down_proj": (FFN, HIDDEN)}
 
-Patch = Callable[[Any, Sequence[Any]], object]  # changes layers; the second are those of them that are not recomputed
+# changes layers; the second are those of them that are not recomputed
+Patch = Callable[[Any, Sequence[Any]], object]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What small layers have of a run's: the card, the precision of its products, and the MLP of one of its layers."""
+    """What small layers have of a run's: the card, the precision of its products, and the MLP of
+    one of its layers.
+    """
 
     stack: Stack
     device: Any
@@ -35,14 +41,20 @@ class Recipe:
     @property
     def key(self) -> tuple[object, ...]:
         """The same for recipes of layers that compute in the same way."""
-        return (str(self.device), self.dtype, *(_kind(getattr(self.mlp, name)) for name in PROJECTIONS))
+        return (
+            str(self.device),
+            self.dtype,
+            *(_kind(getattr(self.mlp, name)) for name in PROJECTIONS),
+        )
 
 
 def shortened(kernels: Any) -> Patch:
     """Recomputed layers leave out their last product; `kernels` is unsloth.kernels.fast_lora."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
-        count = leave_out_last_product(layers, kernels, lambda layer: any(layer is each for each in kept))
+        count = leave_out_last_product(
+            layers, kernels, lambda layer: any(layer is each for each in kept)
+        )
         assert count == len(layers) - len(kept), f"{count} small layers took it"
 
     return patch
@@ -58,7 +70,9 @@ def waiting(pinned: bool) -> Patch:
 
 
 def handed_back(kernels: Any, recipe: "Recipe") -> Patch:
-    """What an evaluation leaves on the card is let go of before the step; `kernels` is unsloth.kernels.utils."""
+    """What an evaluation leaves on the card is let go of before the step; `kernels` is
+    unsloth.kernels.utils.
+    """
 
     def patch(layers: Any, _: Sequence[Any]) -> None:
         import torch
@@ -85,7 +99,8 @@ def difference_once(name: str, patch: Patch, recipe: Recipe) -> str | None:
 
 
 def difference(patch: Patch, recipe: Recipe) -> str | None:
-    """What `patch` changes in gradients that it should not, in words; None where they are the same within rounding.
+    """What `patch` changes in gradients that it should not, in words; None where they are the same
+    within rounding.
 
     The random numbers of this process are not touched.
     """
@@ -104,11 +119,16 @@ def difference(patch: Patch, recipe: Recipe) -> str | None:
     wrong = [name for name in expected if not _is_close(found[name], expected[name], rounding)]
     if not wrong:
         return None
-    return f"{len(wrong)} of {len(expected)} gradients of small layers were wrong with it ({wrong[0]} first)"
+    return (
+        f"{len(wrong)} of {len(expected)} gradients of small layers were wrong with it ({wrong[0]}"
+        " first)"
+    )
 
 
 def _gradients(recipe: Recipe, patch: Patch) -> dict[str, Any]:
-    """The gradients of small layers, and of what goes into them, after `patch`; always of the same layers and input."""
+    """The gradients of small layers, and of what goes into them, after `patch`; always of the same
+    layers and input.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -117,7 +137,11 @@ def _gradients(recipe: Recipe, patch: Patch) -> dict[str, Any]:
     patch(layers, [layers[place] for place in KEPT])
     out = hidden
     for place, layer in enumerate(layers):
-        out = _forward(layer, recipe)(out) if place in KEPT else _recomputed(_forward(layer, recipe), out)
+        out = (
+            _forward(layer, recipe)(out)
+            if place in KEPT
+            else _recomputed(_forward(layer, recipe), out)
+        )
     out.float().square().mean().backward()
     trained = {name: each.grad for name, each in layers.named_parameters() if each.requires_grad}
     return {"the input": hidden.grad} | trained
@@ -135,14 +159,18 @@ def _forward(layer: Any, recipe: Recipe) -> Callable[[Any], Any]:
     import torch
 
     def forward(hidden: Any) -> Any:
-        with torch.autocast(recipe.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32):
+        with torch.autocast(
+            recipe.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32
+        ):
             return layer(hidden)
 
     return forward
 
 
 def _recomputed(forward: Callable[[Any], Any], hidden: Any) -> Any:
-    """What gradient checkpointing does, to the end of the layer, without the buffers and counters of Unsloth's own."""
+    """What gradient checkpointing does, to the end of the layer, without the buffers and counters
+    of Unsloth's own.
+    """
     import torch
 
     class Recomputed(torch.autograd.Function):  # type: ignore[misc]
@@ -242,8 +270,18 @@ def _is_quantised(projection: Any) -> bool:
 
 def _kind(projection: Any) -> tuple[object, ...]:
     base = _base(projection)
-    adapters = [str(each.weight.dtype) for each in projection.lora_A.values()] if _has_adapter(projection) else []
-    return (type(projection), type(base), _is_quantised(projection), base.bias is not None, *adapters)
+    adapters = (
+        [str(each.weight.dtype) for each in projection.lora_A.values()]
+        if _has_adapter(projection)
+        else []
+    )
+    return (
+        type(projection),
+        type(base),
+        _is_quantised(projection),
+        base.bias is not None,
+        *adapters,
+    )
 
 
 def _named(error: Exception) -> str:

@@ -1,12 +1,16 @@
-"""What a layer need not compute a second time: the last product of its MLP, whose value nobody reads.
+"""What a layer need not compute a second time: the last product of its MLP, whose value nobody
+reads.
 
-Gradient checkpointing runs a layer again for what its backward pass needs of the inside. The layer's output is not among it, and
-so neither is the product that the output is made of: a quarter of what is computed again (59 of 218 million weights in a layer
-of the 8B). torch's own checkpointing stops early for that reason; Unsloth's runs the layer to its end.
+Gradient checkpointing runs a layer again for what its backward pass needs of the inside. The
+layer's output is not among it, and so neither is the product that the output is made of: a quarter
+of what is computed again (59 of 218 million weights in a layer of the 8B). torch's own
+checkpointing stops early for that reason; Unsloth's runs the layer to its end.
 
-NaN stands in its place: whoever reads it after all ends the run by its loss, instead of training on a wrong number.
+NaN stands in its place: whoever reads it after all ends the run by its loss, instead of training on
+a wrong number.
 
-Source: the forward and backward pass of `unsloth.kernels.fast_lora.LoRA_MLP`, whose backward pass is used as it is.
+Source: the forward and backward pass of `unsloth.kernels.fast_lora.LoRA_MLP`, whose backward pass
+    is used as it is.
 """
 
 import inspect
@@ -23,16 +27,30 @@ _PARTS = (
 )
 INPUTS = (  # of LoRA_MLP.forward, as they were read; another version may have others
     *("ctx", "X"),
-    *(f"{name}{part}" for name in ("gate", "up", "down") for part in ("W", "W_quant", "A", "B", "S")),
-    *("_forward_function", "_backward_function", "inplace", "dropout_p", "gateBias", "upBias", "downBias"),
+    *(
+        f"{name}{part}"
+        for name in ("gate", "up", "down")
+        for part in ("W", "W_quant", "A", "B", "S")
+    ),
+    *(
+        "_forward_function",
+        "_backward_function",
+        "inplace",
+        "dropout_p",
+        "gateBias",
+        "upBias",
+        "downBias",
+    ),
 )
 
 
 def leave_out_last_product(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) -> int:
-    """Let the layers of `network` that are recomputed leave out what nobody reads; returns how many do.
+    """Let the layers of `network` that are recomputed leave out what nobody reads; returns how many
+    do.
 
-    `kernels` is unsloth.kernels.fast_lora; layers for which `is_kept` are not recomputed, and need all of it. Left alone are MLPs
-    without Unsloth's fused function, and all where that function has other inputs than those known here.
+    `kernels` is unsloth.kernels.fast_lora; layers for which `is_kept` are not recomputed, and need
+    all of it. Left alone are MLPs without Unsloth's fused function, and all where that function has
+    other inputs than those known here.
     """
     found = fused_mlps(network, kernels, is_kept)
     if not found:
@@ -48,7 +66,11 @@ def fused_mlps(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) -> li
     if unknown_part(kernels):
         return []
     fused = kernels.apply_lora_mlp_swiglu
-    return [layer.mlp for layer in decoder_layers(network) if not is_kept(layer) and _function(layer.mlp) is fused]
+    return [
+        layer.mlp
+        for layer in decoder_layers(network)
+        if not is_kept(layer) and _function(layer.mlp) is fused
+    ]
 
 
 def unknown_part(kernels: Any) -> str | None:
@@ -57,13 +79,20 @@ def unknown_part(kernels: Any) -> str | None:
         if each.of(kernels) is None:
             return each.absence()
     if tuple(inspect.signature(private.LORA_MLP.of(kernels).forward).parameters) != INPUTS:
-        return f"{private.LORA_MLP.name} takes other inputs than it did in unsloth {private.TESTED['unsloth']}"
+        return (
+            f"{private.LORA_MLP.name} takes other inputs than it did in unsloth"
+            f" {private.TESTED['unsloth']}"
+        )
     return None
 
 
 def decoder_layers(network: Any) -> list[Any]:
     """The layers of `network` that have an attention and an MLP, in their order."""
-    return [module for module in network.modules() if hasattr(module, "mlp") and hasattr(module, "self_attn")]
+    return [
+        module
+        for module in network.modules()
+        if hasattr(module, "mlp") and hasattr(module, "self_attn")
+    ]
 
 
 def _function(mlp: Any) -> Any:
@@ -72,17 +101,29 @@ def _function(mlp: Any) -> Any:
 
 
 def _shortened(kernels: Any) -> Callable[..., Any]:
-    """The forward pass of an MLP in a recomputed layer. Its first pass is without gradients, and whole."""
+    """The forward pass of an MLP in a recomputed layer. Its first pass is without gradients, and
+    whole.
+    """
     import torch
 
     whole, unread = kernels.apply_lora_mlp_swiglu, _unread(kernels)
-    parameters, activation, backward = kernels.get_lora_parameters, kernels.swiglu_fg_kernel, kernels.swiglu_DWf_DW_dfg_kernel
+    parameters, activation, backward = (
+        kernels.get_lora_parameters,
+        kernels.swiglu_fg_kernel,
+        kernels.swiglu_DWf_DW_dfg_kernel,
+    )
 
     def forward(self: Any, hidden: Any, inplace: bool = True) -> Any:
         if not torch.is_grad_enabled():
             return whole(self, hidden, inplace)
-        projections = (*parameters(self.gate_proj), *parameters(self.up_proj), *parameters(self.down_proj))
-        return unread.apply(hidden, *projections, activation, backward, inplace, None, None, None, None)
+        projections = (
+            *parameters(self.gate_proj),
+            *parameters(self.up_proj),
+            *parameters(self.down_proj),
+        )
+        return unread.apply(
+            hidden, *projections, activation, backward, inplace, None, None, None, None
+        )
 
     return forward
 
@@ -103,8 +144,15 @@ def _unread(kernels: Any) -> Any:
             up = kernels.matmul_lora(X, upW, upW_quant, upA, upB, upS)
             weights = (gateW, gateW_quant, gateS, upW, upW_quant, upS, downW, downW_quant, downS)
             ctx.custom_saved_tensors = (*weights, _backward_function)
-            ctx.save_for_backward(gateA, gateB, upA, upB, downA, downB, X, gate, up, None, None, None)
-            ctx.inplace, ctx.dropout_p, ctx.biases, ctx.global_buffer = inplace, (0.0,) * 3, (False,) * 3, True
+            ctx.save_for_backward(
+                gateA, gateB, upA, upB, downA, downB, X, gate, up, None, None, None
+            )
+            ctx.inplace, ctx.dropout_p, ctx.biases, ctx.global_buffer = (
+                inplace,
+                (0.0,) * 3,
+                (False,) * 3,
+                True,
+            )
             return torch.full_like(X, math.nan)
 
     return Unread

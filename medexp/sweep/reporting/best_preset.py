@@ -1,4 +1,6 @@
-"""A trial as an experiment preset: its hardware, and every value that differs from what that hardware composes to."""
+"""A trial as an experiment preset: its hardware, and every value that differs from what that
+hardware composes to.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +15,8 @@ _NOT_THE_EXPERIMENT = ("tracking", "sweep", "run", "train", "hydra")
 
 
 def preset(cfg: DictConfig, plain: Callable[[str], DictConfig], head: str) -> str:
-    """The YAML of an experiment that composes to `cfg`; `plain(hardware)` is what that hardware composes to by itself.
+    """The YAML of an experiment that composes to `cfg`; `plain(hardware)` is what that hardware
+    composes to by itself.
 
     `head` says above it what the experiment asked and found.
     """
@@ -26,7 +29,9 @@ def preset(cfg: DictConfig, plain: Callable[[str], DictConfig], head: str) -> st
 
 
 def write(text: str, folder: Path) -> Path:
-    """Write `text` to `folder`/best.yaml, and where `--config-dir folder experiment=best` looks for it."""
+    """Write `text` to `folder`/best.yaml, and where `--config-dir folder experiment=best` looks for
+    it.
+    """
     file = folder / "best.yaml"
     file.write_text(text, encoding="utf-8")
     (folder / "experiment").mkdir(exist_ok=True)
@@ -35,7 +40,11 @@ def write(text: str, folder: Path) -> Path:
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    groups = {str(key): OmegaConf.to_container(cfg[key], resolve=True) for key in cfg if key not in _NOT_THE_EXPERIMENT}
+    groups = {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True)
+        for key in cfg
+        if key not in _NOT_THE_EXPERIMENT
+    }
     return {key: _words(value) for key, value in groups.items()}
 
 

@@ -1,4 +1,6 @@
-"""A study in pictures: one self-contained HTML page (plotly) and a PNG of each chart (matplotlib, which needs no browser)."""
+"""A study in pictures: one self-contained HTML page (plotly) and a PNG of each chart (matplotlib,
+which needs no browser).
+"""
 
 import logging
 import warnings
@@ -19,7 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
-    """Write sweep.html and the PNGs into `folder`; returns their paths. A chart that the trials do not suffice for is left out."""
+    """Write sweep.html and the PNGs into `folder`; returns their paths. A chart that the trials do
+    not suffice for is left out.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -32,11 +36,24 @@ def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
     pages = _charts(study, visualization, lambda: _rank_by_length_page(study, run))
     pictures = _charts(study, in_matplotlib, lambda: _rank_by_length_picture(study, run))
     figures = [figure for name, make in pages.items() if (figure := _tried(name, make)) is not None]
-    parts = [figure.to_html(full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)]
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=index == 0)
+        for index, figure in enumerate(figures)
+    ]
     page = folder / "sweep.html"
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{study.name}</title>"
-    page.write_text(f"{head}<body style='font:15px system-ui'>{''.join(parts)}{_left_out(study)}</body></html>", encoding="utf-8")
-    return [page, *(file for name, make in pictures.items() if (file := _saved(name, make, folder)) is not None)]
+    page.write_text(
+        f"{head}<body style='font:15px system-ui'>{''.join(parts)}{_left_out(study)}</body></html>",
+        encoding="utf-8",
+    )
+    return [
+        page,
+        *(
+            file
+            for name, make in pictures.items()
+            if (file := _saved(name, make, folder)) is not None
+        ),
+    ]
 
 
 def _finished(study: Study) -> int:
@@ -48,17 +65,28 @@ def _left_out(study: Study) -> str:
     """Why the page does not say which parameter matters most, "" where it does or is not asked."""
     if len(study.settings.objectives) > 1 or _finished(study) >= TELLING:
         return ""
-    return f"<p>Which parameter matters most is drawn from {TELLING} finished trials on; there are {_finished(study)}.</p>"
+    return (
+        f"<p>Which parameter matters most is drawn from {TELLING} finished trials on; there are"
+        f" {_finished(study)}.</p>"
+    )
 
 
-def _charts(study: Study, shown: Any, rank_by_length: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+def _charts(
+    study: Study, shown: Any, rank_by_length: Callable[[], Any]
+) -> dict[str, Callable[[], Any]]:
     """Charts by name, made by `shown`: Optuna's module for plotly or for matplotlib."""
     if len(study.settings.objectives) > 1:
-        return {"pareto_front": lambda: shown.plot_pareto_front(study.optuna, target_names=list(study.settings.objectives))}
+        return {
+            "pareto_front": lambda: shown.plot_pareto_front(
+                study.optuna, target_names=list(study.settings.objectives)
+            )
+        }
     name = study.settings.objectives[0]
     charts: dict[str, Callable[[], Any]] = {
         "history": lambda: shown.plot_optimization_history(study.optuna, target_name=name),
-        "parallel_coordinates": lambda: _readable(shown.plot_parallel_coordinate(study.optuna, target_name=name)),
+        "parallel_coordinates": lambda: _readable(
+            shown.plot_parallel_coordinate(study.optuna, target_name=name)
+        ),
     }
     if _finished(study) >= TELLING:
         charts["importance"] = lambda: shown.plot_param_importances(study.optuna, target_name=name)
@@ -66,16 +94,23 @@ def _charts(study: Study, shown: Any, rank_by_length: Callable[[], Any]) -> dict
 
 
 def _readable(chart: Any) -> Any:
-    """`chart` of parallel coordinates with every line in sight: Optuna draws the worst one white on white."""
+    """`chart` of parallel coordinates with every line in sight: Optuna draws the worst one white on
+    white.
+    """
     if not hasattr(chart, "data"):
         return _readable_picture(chart)
     from plotly.colors import sample_colorscale
 
     scale = [[at / (len(LINES) - 1), colour] for at, colour in enumerate(LINES)]
     for each in chart.data:
-        if each.mode == "lines" and each.y[0] is not None:  # the first axis is the objective, from 0 to 1
-            each.update(line={"color": sample_colorscale(scale, each.y[0])[0], "width": 2}, opacity=0.9)
-    return chart.update_traces({"marker.colorscale": scale, "marker.reversescale": False}, {"mode": "markers"})
+        # the first axis is the objective, from 0 to 1
+        if each.mode == "lines" and each.y[0] is not None:
+            each.update(
+                line={"color": sample_colorscale(scale, each.y[0])[0], "width": 2}, opacity=0.9
+            )
+    return chart.update_traces(
+        {"marker.colorscale": scale, "marker.reversescale": False}, {"mode": "markers"}
+    )
 
 
 def _readable_picture(axes: Any) -> Any:
@@ -122,11 +157,17 @@ def _has_both(study: Study) -> bool:
 
 
 def frontier(study: Study, run: RunConfig) -> list[tuple[int, int]]:
-    """(rank, the longest sequence that fits) over the ranks of the study; empty without a ceiling on a card."""
+    """(rank, the longest sequence that fits) over the ranks of the study; empty without a ceiling
+    on a card.
+    """
     if run.hardware.vram_ceiling_gib is None or not planner.is_planned(run):
         return []
     ranks = sorted({int(each.params[RANK]) for each in study.trials() if RANK in each.params})
-    return [(rank, longest) for rank in ranks if (longest := reach.longest_that_fits(reach.resized(run, rank=rank)))]
+    return [
+        (rank, longest)
+        for rank in ranks
+        if (longest := reach.longest_that_fits(reach.resized(run, rank=rank)))
+    ]
 
 
 def _points(study: Study) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -134,7 +175,11 @@ def _points(study: Study) -> tuple[Sequence[Any], Sequence[Any]]:
     trials = study.trials()
     return (
         [each for each in trials if ending_of(each) is Ending.done],
-        [each for each in trials if ending_of(each) is Ending.infeasible and {RANK, LENGTH} <= set(each.params)],
+        [
+            each
+            for each in trials
+            if ending_of(each) is Ending.infeasible and {RANK, LENGTH} <= set(each.params)
+        ],
     )
 
 
@@ -142,7 +187,9 @@ def _rank_by_length_page(study: Study, run: RunConfig) -> Any:
     from plotly import graph_objects
 
     done, refused = _points(study)
-    figure = graph_objects.Figure(layout={"title": f"{study.settings.objectives[0]} over rank x sequence length"})
+    figure = graph_objects.Figure(
+        layout={"title": f"{study.settings.objectives[0]} over rank x sequence length"}
+    )
     values = [each.value for each in done]
     figure.add_scatter(
         x=[each.params[LENGTH] for each in done], y=[each.params[RANK] for each in done], mode="markers", name="trained",

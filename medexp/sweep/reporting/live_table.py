@@ -1,4 +1,5 @@
-"""The live table of a sweep: every trial that was started, those under way, and how long the rest will take.
+"""The live table of a sweep: every trial that was started, those under way, and how long the rest
+will take.
 
 On a terminal it redraws in place; elsewhere every finished trial is a line.
 """
@@ -27,7 +28,11 @@ class Board:
 
     def __init__(self, show: Screen, study: Study):
         self._show, self._study = show, study
-        self._live = Live(console=show.log, auto_refresh=False, transient=True) if show.log.is_terminal else None
+        self._live = (
+            Live(console=show.log, auto_refresh=False, transient=True)
+            if show.log.is_terminal
+            else None
+        )
         self._told: set[int] = set()
         self._began: dict[int, float] = {}
         self._next_look = 0.0
@@ -66,11 +71,17 @@ class Board:
                 if ending_of(each) not in _UNSTARTED:
                     trial, what, planned, measured, value, state, took = row(each)
                     memory = f"  {measured or planned} GiB" if measured or planned else ""
-                    self._show.say(f"  trial {trial}  {what}  {value or '-'}{memory}  {state}  {took}{self._left(trials)}")
+                    self._show.say(
+                        f"  trial {trial}  {what}  {value or '-'}{memory}  {state} "
+                        f" {took}{self._left(trials)}"
+                    )
 
     def _table(self, trials: list[Any]) -> Table:
         done = self._study.done()
-        title = f"{self._study.name}: {done} of {self._study.settings.n_trials} trials{self._left(trials)}"
+        title = (
+            f"{self._study.name}: {done} of {self._study.settings.n_trials}"
+            f" trials{self._left(trials)}"
+        )
         table = Table(title=Text(title), title_justify="left")
         for column in COLUMNS:
             table.add_column(column, overflow="fold")
@@ -78,7 +89,11 @@ class Board:
         for each in started[-SHOWN:]:
             cells = row(each)
             if not each.state.is_finished() and each.number in self._began:
-                cells = (*cells[:-2], self._progress(each), duration(time.monotonic() - self._began[each.number]))
+                cells = (
+                    *cells[:-2],
+                    self._progress(each),
+                    duration(time.monotonic() - self._began[each.number]),
+                )
             table.add_row(*map(Text, cells))
         never = sum(ending_of(each) is Ending.infeasible for each in trials)
         table.caption = f"{never} proposals could not fit and were not started" if never else None
@@ -90,7 +105,11 @@ class Board:
         return f"step {found['step']}/{found['steps']}" if found else "starting"
 
     def _left(self, trials: list[Any]) -> str:
-        took = [each.user_attrs[ELAPSED] for each in trials if each.user_attrs.get(ELAPSED) and ending_of(each) not in _UNSTARTED]
+        took = [
+            each.user_attrs[ELAPSED]
+            for each in trials
+            if each.user_attrs.get(ELAPSED) and ending_of(each) not in _UNSTARTED
+        ]
         left = self._study.settings.n_trials - self._study.done()
         if not took or left <= 0:
             return ""
@@ -101,7 +120,11 @@ def row(trial: Any) -> tuple[str, ...]:
     """The cells of a trial under COLUMNS."""
     ending, attrs = ending_of(trial), trial.user_attrs
     values = trial.values if ending in (Ending.done, Ending.copied) else None
-    said = f"{ending.value}: {attrs[WHY][:80]}" if ending and ending not in (Ending.done, Ending.pruned) and attrs.get(WHY) else ""
+    said = (
+        f"{ending.value}: {attrs[WHY][:80]}"
+        if ending and ending not in (Ending.done, Ending.pruned) and attrs.get(WHY)
+        else ""
+    )
     return (
         str(trial.number),
         point(trial.params),

@@ -74,7 +74,9 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
     """Log the best trial, the counts and the proposals that never started with the parent run."""
     trials = study.trials()
     step = study.done()
-    parent.metrics(step, {f"trials/{name}": float(number) for name, number in counts(study).items()})
+    parent.metrics(
+        step, {f"trials/{name}": float(number) for name, number in counts(study).items()}
+    )
     if luck := over_seeds(study):
         parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
     best = study.best()
@@ -82,40 +84,65 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
         values = dict(zip(study.settings.objectives, best[0].values, strict=True))
         parent.metrics(step, {f"best/{name}": value for name, value in values.items()})
         parent.metrics(
-            step, {f"best/{key}": float(value) for key, value in best[0].params.items() if isinstance(value, int | float)}
+            step,
+            {
+                f"best/{key}": float(value)
+                for key, value in best[0].params.items()
+                if isinstance(value, int | float)
+            },
         )
-        parent.tags({"best.trial": best[0].number, "best.run_id": best[0].user_attrs.get(RUN), "best.point": point(best[0].params)})
+        parent.tags(
+            {
+                "best.trial": best[0].number,
+                "best.run_id": best[0].user_attrs.get(RUN),
+                "best.point": point(best[0].params),
+            }
+        )
     refused = [each for each in trials if ending_of(each) is Ending.infeasible]
     if refused:
         columns: dict[str, list[object]] = {"trial": [each.number for each in refused]}
         for key in study.space.dimensions:
             columns[key] = [each.params.get(key) for each in refused]
-        columns["planned_gib"] = [round(gib(each.user_attrs.get(PLANNED, 0)), 3) for each in refused]
-        columns["over_by_gib"] = [round(each.constraints.get("vram_bytes", 0.0) / GIB, 3) for each in refused]
+        columns["planned_gib"] = [
+            round(gib(each.user_attrs.get(PLANNED, 0)), 3) for each in refused
+        ]
+        columns["over_by_gib"] = [
+            round(each.constraints.get("vram_bytes", 0.0) / GIB, 3) for each in refused
+        ]
         columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
         parent.json(columns, "infeasible_proposals.json")
     parent.json([plain(each) for each in trials], "trials.json")
-    parent.note(_description(study, parent.page, str(short(best_file.parent)) if best_file is not None else ""))
+    parent.note(
+        _description(
+            study, parent.page, str(short(best_file.parent)) if best_file is not None else ""
+        )
+    )
     if best_file is not None:
         parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
 
 
 def _description(study: Study, page: str, folder: str) -> str:
     best = first_of(study)
-    figures = dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
+    figures = (
+        dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
+    )
     point_of_best = words(best.params) if best is not None else ""
-    return note.study(list(study.space.dimensions), point_of_best, figures, counts(study), page, folder)
+    return note.study(
+        list(study.space.dimensions), point_of_best, figures, counts(study), page, folder
+    )
 
 
 def first_of(study: Study) -> Any:
-    """The best trial; of a Pareto front, the one with the best first objective. None before there is one."""
+    """The best trial; of a Pareto front, the one with the best first objective. None before there
+    is one.
+    """
     sign = 1 if study.settings.directions[0] == "minimize" else -1
     return min(study.best(), key=lambda each: sign * each.values[0], default=None)
 
 
 def register_best(where: Tracking, study: Study) -> registry.Registered | None:
-    """The best trial's adapter as models:/STUDY@best in MLflow's registry, kept with its run if trials keep none there; None
-    where it is gone."""
+    """The best trial's adapter as models:/STUDY@best in MLflow's registry, kept with its run if
+    trials keep none there; None where it is gone."""
     best = first_of(study)
     run_id = best.user_attrs.get(RUN) if best is not None else None
     if run_id is None:
@@ -147,21 +174,40 @@ def plain(trial: Any) -> dict[str, object]:
     }
 
 
-def show_all(show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None) -> None:
+def show_all(
+    show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None
+) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
     best = study.best()
-    started = [each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts]
-    show.table(f"{study.name}: {', '.join(study.settings.objectives)}", COLUMNS, [row(each) for each in started])
+    started = [
+        each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts
+    ]
+    show.table(
+        f"{study.name}: {', '.join(study.settings.objectives)}",
+        COLUMNS,
+        [row(each) for each in started],
+    )
     title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
     rows = [(title, f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
     rows += _beaten(study, best) + _by_luck(study)
     tally = counts(study)
     rows.append(
-        ("never started", f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)} repeated a finished one")
+        (
+            "never started",
+            (
+                f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)}"
+                " repeated a finished one"
+            ),
+        )
     )
     if best_file is not None:
         rows.append(("best.yaml", str(best_file)))
-        rows.append(("again", f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best"))
+        rows.append(
+            (
+                "again",
+                f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best",
+            )
+        )
     if registered is not None:
         rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
     rows.append(("study", storage.without_password(study.url)))
@@ -181,16 +227,28 @@ def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
     sign = 1 if study.settings.directions[0] == "minimize" else -1
     second = min(others, key=lambda each: sign * each.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
-    said = [("it beat", f"{count}; the next best, trial {second.number} ({point(second.params)}), had {_values(second)}")]
+    said = [
+        (
+            "it beat",
+            (
+                f"{count}; the next best, trial {second.number} ({point(second.params)}), had"
+                f" {_values(second)}"
+            ),
+        )
+    ]
     if first in best:
         said.append(("the first", "is the best: nothing that was tried beat it"))
     elif first is not second:
-        said.append(("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}"))
+        said.append(
+            ("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}")
+        )
     return said
 
 
 def over_seeds(study: Study) -> tuple[float, float] | None:
-    """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or with fewer than two runs."""
+    """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or
+    with fewer than two runs.
+    """
     if set(study.space.dimensions) != {"training.seed"} or len(study.settings.objectives) > 1:
         return None
     values = [each.value for each in study.trials() if ending_of(each) is Ending.done]
@@ -199,7 +257,11 @@ def over_seeds(study: Study) -> tuple[float, float] | None:
 
 def _by_luck(study: Study) -> list[tuple[str, str]]:
     found = over_seeds(study)
-    return [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")] if found else []
+    return (
+        [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")]
+        if found
+        else []
+    )
 
 
 def mean(outcomes: Sequence[Outcome]) -> Outcome:
@@ -217,6 +279,13 @@ def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
     if (hindrance := disk_space.hindrance(error, [folder])) is not None:
         return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
     chain = [error, error.__cause__, error.__context__]
-    if any(type(each).__module__.startswith("sqlalchemy") or type(each).__name__ == "StorageInternalError" for each in chain):
-        return storage.unreachable(study.url, error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)))
+    if any(
+        type(each).__module__.startswith("sqlalchemy")
+        or type(each).__name__ == "StorageInternalError"
+        for each in chain
+    ):
+        return storage.unreachable(
+            study.url,
+            error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)),
+        )
     return error

@@ -1,7 +1,9 @@
-"""Optuna's Gaussian process, learning from every trial: as Optuna has it, it reads finished trials and nothing else.
+"""Optuna's Gaussian process, learning from every trial: as Optuna has it, it reads finished trials
+and nothing else.
 
-What cannot fit then leaves no trace, and the same point is proposed again and again. Here the processes of the limits learn from
-refused proposals, that of the objective from what was pruned or failed, and no point is proposed twice.
+What cannot fit then leaves no trace, and the same point is proposed again and again. Here the
+processes of the limits learn from refused proposals, that of the objective from what was pruned or
+failed, and no point is proposed twice.
 
 Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
@@ -35,11 +37,17 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         self._refused: list[FrozenTrial] = []
         self._tried: list[FrozenTrial] = []
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         """The next point; empty where it is to be drawn at random."""
         trials = study.get_trials(deepcopy=False)
-        self._tried = [each for each in trials if each.state.is_finished() and _has(each, search_space)]
-        self._refused = [each for each in self._tried if each.state == TrialState.PRUNED and _is_over(each)]
+        self._tried = [
+            each for each in trials if each.state.is_finished() and _has(each, search_space)
+        ]
+        self._refused = [
+            each for each in self._tried if each.state == TrialState.PRUNED and _is_over(each)
+        ]
         valued = _valued(self._tried, study.directions)
         typical = _typical([*self._refused, *(each for each, _ in valued)])
         self._limits = list(typical)
@@ -49,16 +57,24 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         proposed: dict[str, Any] = super().sample_relative(shown, trial, search_space)
         return proposed
 
-    def _get_constraints_acqf_args(self, constraint_vals: Any, internal_search_space: Any, normalized_params: Any) -> Any:
-        """A process for each limit, over the trials with a value and the refused ones that say how far they are from it."""
+    def _get_constraints_acqf_args(
+        self, constraint_vals: Any, internal_search_space: Any, normalized_params: Any
+    ) -> Any:
+        """A process for each limit, over the trials with a value and the refused ones that say how
+        far they are from it.
+        """
         processes, thresholds = [], []
         for column, name in enumerate(self._limits):
             refused = [each for each in self._refused if name in each.constraints]
             over = np.array([each.constraints[name] for each in refused])
-            points = np.concatenate([normalized_params, internal_search_space.get_normalized_params(refused)])
+            points = np.concatenate(
+                [normalized_params, internal_search_space.get_normalized_params(refused)]
+            )
             self._constraints_gprs_cache_list = None
             process, threshold = super()._get_constraints_acqf_args(
-                np.concatenate([constraint_vals[:, column], over])[:, None], internal_search_space, points
+                np.concatenate([constraint_vals[:, column], over])[:, None],
+                internal_search_space,
+                points,
             )
             processes += process
             thresholds += threshold
@@ -102,15 +118,30 @@ def _is_over(trial: FrozenTrial) -> bool:
     return any(value > 0 for value in trial.constraints.values())
 
 
-def _valued(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[tuple[FrozenTrial, list[float]]]:
-    """Trials with their values: pruned ones with what they would have come to, failed ones with the worst of the others."""
+def _valued(
+    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
+) -> list[tuple[FrozenTrial, list[float]]]:
+    """Trials with their values: pruned ones with what they would have come to, failed ones with the
+    worst of the others.
+    """
     completed = [each for each in trials if each.state == TrialState.COMPLETE]
     if not completed:
         return []
     columns = zip(*(each.values for each in completed), strict=True)
-    worst = [(max if way == StudyDirection.MINIMIZE else min)(column) for way, column in zip(directions, columns, strict=True)]
-    pruned = [each for each in trials if each.state == TrialState.PRUNED and each.intermediate_values and not _is_over(each)]
-    failed = [each for each in trials if each.state == TrialState.FAIL and (ending := ending_of(each)) and ending.is_failure]
+    worst = [
+        (max if way == StudyDirection.MINIMIZE else min)(column)
+        for way, column in zip(directions, columns, strict=True)
+    ]
+    pruned = [
+        each
+        for each in trials
+        if each.state == TrialState.PRUNED and each.intermediate_values and not _is_over(each)
+    ]
+    failed = [
+        each
+        for each in trials
+        if each.state == TrialState.FAIL and (ending := ending_of(each)) and ending.is_failure
+    ]
     return [
         *((each, each.values) for each in completed),
         *((each, [_foreseen(each, completed)]) for each in pruned),
@@ -119,21 +150,38 @@ def _valued(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection])
 
 
 def _foreseen(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
-    """The last value that a pruned trial reported, moved on by what completed ones moved from that step to their end."""
+    """The last value that a pruned trial reported, moved on by what completed ones moved from that
+    step to their end.
+    """
     step = max(trial.intermediate_values)
-    moves = [each.values[0] - each.intermediate_values[step] for each in completed if step in each.intermediate_values]
+    moves = [
+        each.values[0] - each.intermediate_values[step]
+        for each in completed
+        if step in each.intermediate_values
+    ]
     known = [each for each in moves if math.isfinite(each)]
     reported: float = trial.intermediate_values[step]
     return reported + (statistics.median(known) if known else 0.0)
 
 
 def _typical(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """For each limit, where a trial is taken to be that does not say: as far below it as others are from it on average."""
+    """For each limit, where a trial is taken to be that does not say: as far below it as others are
+    from it on average.
+    """
     names = sorted({name for each in trials for name in each.constraints})
-    return {name: -statistics.mean(abs(each.constraints[name]) for each in trials if name in each.constraints) for name in names}
+    return {
+        name: -statistics.mean(
+            abs(each.constraints[name]) for each in trials if name in each.constraints
+        )
+        for name in names
+    }
 
 
-def _finished(trial: FrozenTrial, values: Sequence[float], typical: Mapping[str, float]) -> FrozenTrial:
+def _finished(
+    trial: FrozenTrial, values: Sequence[float], typical: Mapping[str, float]
+) -> FrozenTrial:
     """`trial` as one that came to these values and says where it is to every limit."""
     limits = {name: trial.constraints.get(name, value) for name, value in typical.items()}
-    return create_trial(values=values, params=trial.params, distributions=trial.distributions, constraints=limits)
+    return create_trial(
+        values=values, params=trial.params, distributions=trial.distributions, constraints=limits
+    )

@@ -1,8 +1,9 @@
 """Every point once, by medexp's own count of what was tried.
 
-Optuna's GridSampler knows points by their place in a list that its seed shuffles, and takes every finished trial for a visited
-point: with another seed at resume the places mean other points, a proposal that was given back ("one too many") is never made
-again, and a trial that is continued, which has no place, ends it in a KeyError.
+Optuna's GridSampler knows points by their place in a list that its seed shuffles, and takes every
+finished trial for a visited point: with another seed at resume the places mean other points, a
+proposal that was given back ("one too many") is never made again, and a trial that is continued,
+which has no place, ends it in a KeyError.
 """
 
 import itertools
@@ -20,7 +21,9 @@ from medexp.sweep.study.trial_files import TRIED
 
 
 class GridSampler(BaseSampler):  # type: ignore[misc]
-    """Draws the points of `search_space` in an order that `seed` makes, without those that were tried or are under way."""
+    """Draws the points of `search_space` in an order that `seed` makes, without those that were
+    tried or are under way.
+    """
 
     def __init__(self, search_space: Mapping[str, Sequence[Any]], seed: int | None = None):
         self._names = list(search_space)
@@ -34,21 +37,39 @@ class GridSampler(BaseSampler):  # type: ignore[misc]
         free = (each for each in self._points if tuple(map(str, each)) not in taken)
         self._drawn[trial.number] = dict(zip(self._names, next(free, self._points[0]), strict=True))
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+    def infer_relative_search_space(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
         """Nothing is drawn together."""
         return {}
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:  # noqa: ARG002
+    def sample_relative(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+        search_space: Any,  # noqa: ARG002
+    ) -> dict[str, Any]:
         """Nothing is drawn together."""
         return {}
 
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:  # noqa: ARG002
+    def sample_independent(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,  # noqa: ARG002
+    ) -> Any:
         """The value at the point of `trial`.
 
         Raises: ValueError for what is no part of the grid.
         """
         if param_name not in self._names:
-            raise ValueError(f"a grid holds what was declared and {param_name} was not; take hydra/sweeper/sampler=brute_force")
+            raise ValueError(
+                f"a grid holds what was declared and {param_name} was not; take"
+                " hydra/sweeper/sampler=brute_force"
+            )
         return self._drawn[trial.number][param_name]
 
     def _point(self, trial: FrozenTrial) -> tuple[str, ...]:

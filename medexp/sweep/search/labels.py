@@ -1,4 +1,6 @@
-"""The words of a sweep: the study's name, its headline, and the values its own configuration stands at."""
+"""The words of a sweep: the study's name, its headline, and the values its own configuration stands
+at.
+"""
 
 from collections.abc import Container, Mapping
 from itertools import count
@@ -11,12 +13,15 @@ from medexp.sweep.search.search_space import Choice, Dimension, Space, Value, Wh
 
 
 def study_name(space: Space, choices: Mapping[str, Any], run: RunConfig) -> str:
-    """What a study is called that has been given no name: its preset, or what varies; then the hardware it is sized for."""
+    """What a study is called that has been given no name: its preset, or what varies; then the
+    hardware it is sized for.
+    """
     preset = choices.get("sweep")
     what = (
         preset
         if preset not in (None, "null")
-        else "-".join(key.replace(".", "_").replace("/", "_") for key in space.dimensions) or "custom"
+        else "-".join(key.replace(".", "_").replace("/", "_") for key in space.dimensions)
+        or "custom"
     )
     return f"{what}-{run.hardware.name}"
 
@@ -25,7 +30,9 @@ def headline(study: Any, run: RunConfig, folder: Path) -> str:
     """The first line of a sweep, after its name."""
     done, wanted = study.done(), study.settings.n_trials
     news = f", {done} done already" if done else ""
-    ceiling = f" under {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
+    ceiling = (
+        f" under {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
+    )
     what = ", ".join(study.space.dimensions) or "a space of its own"
     where = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     on = f"{run.model.name}, hardware={run.hardware.name}{ceiling}"
@@ -33,7 +40,9 @@ def headline(study: Any, run: RunConfig, folder: Path) -> str:
 
 
 def unused(name: str, root: Path, taken: Container[str] = ()) -> str:
-    """`name`, or the first of name-2, name-3, ... that has no folder under `root` yet and is not `taken`."""
+    """`name`, or the first of name-2, name-3, ... that has no folder under `root` yet and is not
+    `taken`.
+    """
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(each for each in names if each not in taken and not (root / each).exists())
 
@@ -43,7 +52,8 @@ def values_of(run: RunConfig, space: Space) -> dict[str, Value] | None:
     now = flatten(run)
     values = {key: now.get(key) for key in space.dimensions}
     if all(
-        isinstance(values[key], str | int | float | bool) and holds(each, values[key]) for key, each in space.dimensions.items()
+        isinstance(values[key], str | int | float | bool) and holds(each, values[key])
+        for key, each in space.dimensions.items()
     ):
         return {key: _as_in(space.dimensions[key], value) for key, value in values.items()}
     return None
@@ -56,11 +66,20 @@ def holds(dimension: Dimension, value: Any) -> bool:
     if isinstance(value, bool | str) or not dimension.low <= value <= dimension.high:
         return False
     step = dimension.step
-    return not step or abs((value - dimension.low) / step - round((value - dimension.low) / step)) < 1e-9
+    return (
+        not step
+        or abs((value - dimension.low) / step - round((value - dimension.low) / step)) < 1e-9
+    )
 
 
 def _as_in(dimension: Dimension, value: Any) -> Value:
-    return value if isinstance(dimension, Choice) else int(value) if isinstance(dimension, Whole) else float(value)
+    return (
+        value
+        if isinstance(dimension, Choice)
+        else int(value)
+        if isinstance(dimension, Whole)
+        else float(value)
+    )
 
 
 def point(params: Mapping[str, Any]) -> str:

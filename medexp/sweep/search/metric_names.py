@@ -1,4 +1,6 @@
-"""Metrics that a run logs, as far as their names are known before one was made: a typo is then no whole run later."""
+"""Metrics that a run logs, as far as their names are known before one was made: a typo is then no
+whole run later.
+"""
 
 from dataclasses import fields
 from functools import cache
@@ -9,22 +11,32 @@ from medexp.evaluation.paired_stats import compare
 from medexp.evaluation.scorecard import MEASURES, Card, Line
 from medexp.reports import summary as report
 
-OPEN = ("train", "speed", "vram", "host", "judge")  # any name below these: what there is depends on the machine and the run
+# any name below these: what there is depends on the machine and the run
+OPEN = ("train", "speed", "vram", "host", "judge")
 OF_A_TRIAL = ("sweep/planned_bytes", "sweep/peak_gib")
 
 
 def problem(name: str) -> str:
-    """What is wrong with `name` as a metric of a run; "" where nothing is, or where only a run can tell."""
+    """What is wrong with `name` as a metric of a run; "" where nothing is, or where only a run can
+    tell.
+    """
     family = name.partition("/")[0]
     if name in _known() or family in OPEN or _of_a_benchmark(name):
         return ""
-    return f"{name} is no metric of a run{nearest(name, _known())}; metrics begin with {', '.join(_families())}"
+    return (
+        f"{name} is no metric of a run{nearest(name, _known())}; metrics begin with"
+        f" {', '.join(_families())}"
+    )
 
 
 def _of_a_benchmark(name: str) -> bool:
     """Benchmarks have names of their own, and the ends that every measure has."""
     parts = name.split("/")
-    return len(parts) == 3 and parts[0] == "eval" and any(known.endswith(f"/{parts[2]}") for known in _known())
+    return (
+        len(parts) == 3
+        and parts[0] == "eval"
+        and any(known.endswith(f"/{parts[2]}") for known in _known())
+    )
 
 
 def _families() -> list[str]:
@@ -35,6 +47,11 @@ def _families() -> list[str]:
 def _known() -> frozenset[str]:
     """What a run with every figure has, by the functions that name them."""
     same = compare([1.0], [1.0])
-    figures: dict[str, Any] = dict.fromkeys((each.name for each in fields(report.Outcome)), 1) | {"loss": same, "structure": same}
+    figures: dict[str, Any] = dict.fromkeys((each.name for each in fields(report.Outcome)), 1) | {
+        "loss": same,
+        "structure": same,
+    }
     card = Card(tuple(Line(measure, 1.0, 1.0, same) for measure in MEASURES), (), ())
-    return frozenset({*report.metrics(report.Outcome(**figures)), *card.metrics(), "eval/loss", *OF_A_TRIAL})
+    return frozenset(
+        {*report.metrics(report.Outcome(**figures)), *card.metrics(), "eval/loss", *OF_A_TRIAL}
+    )

@@ -58,7 +58,8 @@ def settings(options: Mapping[str, Any]) -> Settings:
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for name, value in options.items()
     }
-    plain["constraints"] = plain.get("constraints") or {}  # null in the YAML: Hydra lets a command line fill that, not {}
+    # null in the YAML: Hydra lets a command line fill that, not {}
+    plain["constraints"] = plain.get("constraints") or {}
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
     except OmegaConfBaseException as error:
@@ -71,8 +72,8 @@ def settings(options: Mapping[str, Any]) -> Settings:
     ]
     if len(made.directions) != len(made.objectives):
         problems.append(
-            f"hydra.sweeper.direction has {len(made.directions)} entries and hydra.sweeper.objective has "
-            f"{len(made.objectives)}; give one an objective"
+            f"hydra.sweeper.direction has {len(made.directions)} entries and"
+            f" hydra.sweeper.objective has {len(made.objectives)}; give one an objective"
         )
     if problems:
         raise ConfigError(problems)

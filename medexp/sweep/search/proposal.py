@@ -1,4 +1,6 @@
-"""What a proposal would take, known before anything starts: composed, checked and planned in milliseconds."""
+"""What a proposal would take, known before anything starts: composed, checked and planned in
+milliseconds.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,9 @@ CONFIG = "config"
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial before it starts. `violations`: constraints by name, above 0 where they are broken; `why` says so in words."""
+    """A trial before it starts. `violations`: constraints by name, above 0 where they are broken;
+    `why` says so in words.
+    """
 
     overrides: tuple[str, ...]
     run: RunConfig | None
@@ -38,7 +42,10 @@ class Proposal:
 
 
 def judged(
-    overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig], machine: Machine, launch_dir: Path
+    overrides: Sequence[str],
+    compose: Callable[[Sequence[str]], DictConfig],
+    machine: Machine,
+    launch_dir: Path,
 ) -> Proposal:
     """The proposal with these overrides: what it takes, and whether it can run at all.
 
@@ -51,7 +58,9 @@ def judged(
     return planned(overrides, run)
 
 
-def run_of(cfg: DictConfig, machine: Machine, launch_dir: Path, needs_card: bool = False) -> RunConfig:
+def run_of(
+    cfg: DictConfig, machine: Machine, launch_dir: Path, needs_card: bool = False
+) -> RunConfig:
     """The checked run in `cfg`, which still holds Hydra's own node.
 
     Raises: ConfigError, MachineError.
@@ -63,9 +72,11 @@ def run_of(cfg: DictConfig, machine: Machine, launch_dir: Path, needs_card: bool
 
 
 def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
-    """The proposal of `run`: bytes of the plan it would take, and by how much the thriftiest one is over the ceiling.
+    """The proposal of `run`: bytes of the plan it would take, and by how much the thriftiest one is
+    over the ceiling.
 
-    On a card these are bytes on the card; on a CPU, bytes of host memory, held against a ceiling only where one is set.
+    On a card these are bytes on the card; on a CPU, bytes of host memory, held against a ceiling
+    only where one is set.
     """
     ceiling = bytes_of_gib(run.hardware.vram_ceiling_gib or 0)
     plans, fitting = planner.searched(run, lambda plan: _fits(run, plan, ceiling))
@@ -76,12 +87,26 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
     least = min(plans, key=_needs)
     over = int(_needs(least) * limits.SAFETY) + 1 - ceiling
     if over <= 0:  # the card could hold it; what is streamed is too much for the host
-        why = f"what is left off the card needs more than hardware.host_ram_gib={run.hardware.host_ram_gib:g}"
-        return Proposal(tuple(overrides), run, _needs(least), ceiling, {HOST: _host_over(run, plans, ceiling)}, why)
-    largest = max((term for term in least.budget.terms if term.place is _place(run)), key=lambda term: term.num_bytes)
+        why = (
+            "what is left off the card needs more than"
+            f" hardware.host_ram_gib={run.hardware.host_ram_gib:g}"
+        )
+        return Proposal(
+            tuple(overrides),
+            run,
+            _needs(least),
+            ceiling,
+            {HOST: _host_over(run, plans, ceiling)},
+            why,
+        )
+    largest = max(
+        (term for term in least.budget.terms if term.place is _place(run)),
+        key=lambda term: term.num_bytes,
+    )
     why = (
-        f"needs {_needs(least) / GIB:.2f} GiB, hardware.vram_ceiling_gib is {run.hardware.vram_ceiling_gib:g}; "
-        f"largest term: {largest.name}, {largest.num_bytes / GIB:.2f} GiB"
+        f"needs {_needs(least) / GIB:.2f} GiB, hardware.vram_ceiling_gib is"
+        f" {run.hardware.vram_ceiling_gib:g}; largest term: {largest.name},"
+        f" {largest.num_bytes / GIB:.2f} GiB"
     )
     return Proposal(tuple(overrides), run, _needs(least), ceiling, {VRAM: float(over)}, why)
 
@@ -89,13 +114,24 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
 def _fits(run: RunConfig, plan: Plan, ceiling: int) -> bool:
     if planner.is_planned(run):
         return limits.fits(run, plan)
-    return (not ceiling or _needs(plan) * limits.SAFETY <= ceiling) and limits.host_over(run, plan) <= 0
+    return (not ceiling or _needs(plan) * limits.SAFETY <= ceiling) and limits.host_over(
+        run, plan
+    ) <= 0
 
 
 def _host_over(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:
-    """By how many bytes the plan under the ceiling that needs least of the host is over hardware.host_ram_gib."""
+    """By how many bytes the plan under the ceiling that needs least of the host is over
+    hardware.host_ram_gib.
+    """
     return float(
-        max(1, min(limits.host_over(run, plan) for plan in plans if _needs(plan) * limits.SAFETY <= ceiling or not ceiling))
+        max(
+            1,
+            min(
+                limits.host_over(run, plan)
+                for plan in plans
+                if _needs(plan) * limits.SAFETY <= ceiling or not ceiling
+            ),
+        )
     )
 
 

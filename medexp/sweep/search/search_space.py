@@ -1,9 +1,9 @@
 """From Hydra's sweep syntax to a table of dimensions. Text and arithmetic only: knows no sampler.
 
-lora.r=choice(8,16,32) or lora.r=8,16,32          one of these
-lora.r=range(8,65,8)                              whole numbers in steps, the end excluded as in Hydra
-lora.r=int(interval(4,64))                        whole numbers, both ends included
-'training.learning_rate=tag(log,interval(1e-5,1e-3))'   real numbers, drawn on a log scale
+lora.r=choice(8,16,32) or lora.r=8,16,32          one of these lora.r=range(8,65,8)
+whole numbers in steps, the end excluded as in Hydra lora.r=int(interval(4,64))
+whole numbers, both ends included 'training.learning_rate=tag(log,interval(1e-5,1e-3))'   real
+numbers, drawn on a log scale
 """
 
 import math
@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 
 from medexp.errors import ConfigError
 from medexp.system import private_names as private
@@ -70,7 +77,11 @@ class Real:
         """How many values there are."""
         if self.low == self.high:
             return 1
-        return math.inf if self.step is None else math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        return (
+            math.inf
+            if self.step is None
+            else math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        )
 
     def ends(self) -> tuple[Value, ...]:
         """Values worth checking before anything starts."""
@@ -82,30 +93,46 @@ Dimension = Choice | Whole | Real
 
 @dataclass(frozen=True)
 class Space:
-    """What varies (`dimensions`, by key) and what is the same in every trial (`fixed`, as overrides)."""
+    """What varies (`dimensions`, by key) and what is the same in every trial (`fixed`, as
+    overrides).
+    """
 
     dimensions: Mapping[str, Dimension]
     fixed: tuple[str, ...] = ()
     custom: bool = field(default=False)  # a function of the user adds more while it runs
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # + or ++, of the keys that were given with one
+    # + or ++, of the keys that were given with one
+    prefixes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> float:
         """How many points there are, infinite with a real number among them."""
-        return math.inf if self.custom else math.prod(each.size for each in self.dimensions.values())
+        return (
+            math.inf if self.custom else math.prod(each.size for each in self.dimensions.values())
+        )
 
     def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
         """The command line of the trial at `values`."""
-        return (*self.fixed, *(f"{self.prefixes.get(key, '')}{key}={text_of(value)}" for key, value in values.items()))
+        return (
+            *self.fixed,
+            *(
+                f"{self.prefixes.get(key, '')}{key}={text_of(value)}"
+                for key, value in values.items()
+            ),
+        )
 
 
-def space(params: Mapping[str, Any], arguments: Sequence[str], config_loader: Any, custom: bool = False) -> Space:
+def space(
+    params: Mapping[str, Any], arguments: Sequence[str], config_loader: Any, custom: bool = False
+) -> Space:
     """The space that hydra.sweeper.params and the command line span; the command line wins.
 
-    Raises: ConfigError with every range that is empty, reversed or impossible, or if nothing varies.
+    Raises: ConfigError with every range that is empty, reversed or impossible, or if nothing
+        varies.
     """
     parser = OverridesParser.create(config_loader=config_loader)
-    parsed = parser.parse_overrides([f"{key}={value}" for key, value in params.items()] + list(arguments))
+    parsed = parser.parse_overrides(
+        [f"{key}={value}" for key, value in params.items()] + list(arguments)
+    )
     latest = {_key(each): each for each in parsed}
     dimensions: dict[str, Dimension] = {}
     problems = []
@@ -118,7 +145,10 @@ def space(params: Mapping[str, Any], arguments: Sequence[str], config_loader: An
     if problems:
         raise ConfigError(problems)
     if not dimensions and not custom:
-        raise ConfigError("nothing varies: give a range, as in lora.r=choice(8,16,32), or a preset, as in sweep=rank_lr_seq")
+        raise ConfigError(
+            "nothing varies: give a range, as in lora.r=choice(8,16,32), or a preset, as in"
+            " sweep=rank_lr_seq"
+        )
     prefixes = {key: found for key in dimensions if (found := _prefix(latest[key]))}
     fixed = tuple(each.input_line or "" for each in latest.values() if not each.is_sweep_override())
     return Space(dimensions, fixed, custom, prefixes)
@@ -130,8 +160,8 @@ def quoted(text: str) -> str:
 
 
 def lengths(device: object, seq: int) -> str:
-    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to eight times it on a card, where
-    the ceiling decides."""
+    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to
+    eight times it on a card, where the ceiling decides."""
     on_card = getattr(device, "name", str(device)) != "cpu"
     low, high = (seq // 2, 8 * seq) if on_card else (6 * seq // 10, seq)
     step = max(1, seq // 2 if on_card else seq // 5)
@@ -140,7 +170,9 @@ def lengths(device: object, seq: int) -> str:
 
 def text_of(value: Value) -> str:
     """`value` as Hydra reads it back."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _key(override: Override) -> str:
@@ -160,16 +192,23 @@ def _dimension(override: Override) -> Dimension:
         return _range(sweep)
     if isinstance(sweep, ChoiceSweep) and "log" in sweep.tags:
         raise ValueError("a choice has no scale; give interval(low,high) to draw on a log scale")
-    values = tuple(map(_value, sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator()))
+    values = tuple(
+        map(_value, sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator())
+    )
     if not values:
         raise ValueError("nothing to choose from")
     return Choice(tuple(dict.fromkeys(values)))
 
 
 def _value(given: Any) -> Value:
-    if isinstance(given, str) and not re.fullmatch(r"[\w./:+-]+", given):  # Hydra has taken its quotes off
+    # Hydra has taken its quotes off
+    if isinstance(given, str) and not re.fullmatch(r"[\w./:+-]+", given):
         return quoted(given)
-    return given if given is None or isinstance(given, str | int | float | bool) else str(private.AS_TYPED.needed(Override)(given))
+    return (
+        given
+        if given is None or isinstance(given, str | int | float | bool)
+        else str(private.AS_TYPED.needed(Override)(given))
+    )
 
 
 def _interval(sweep: IntervalSweep) -> Dimension:
@@ -185,11 +224,17 @@ def _interval(sweep: IntervalSweep) -> Dimension:
 def _range(sweep: RangeSweep) -> Dimension:
     values = list(sweep.range()) if sweep.step else []
     if not values:
-        raise ValueError(f"the range is empty: from {sweep.start} to {sweep.stop} (excluded) in steps of {sweep.step}")
+        raise ValueError(
+            f"the range is empty: from {sweep.start} to {sweep.stop} (excluded) in steps of"
+            f" {sweep.step}"
+        )
     low, high, log = min(values), max(values), "log" in sweep.tags
     _check(low, high, log)
     if log:
-        raise ValueError("a range has steps and cannot be drawn on a log scale; use tag(log,int(interval(low,high)))")
+        raise ValueError(
+            "a range has steps and cannot be drawn on a log scale; use"
+            " tag(log,int(interval(low,high)))"
+        )
     step = abs(sweep.step)
     if all(isinstance(each, int) for each in values):
         return Whole(int(low), int(high), int(step))
@@ -200,6 +245,9 @@ def _check(low: float, high: float, log: bool) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("both ends must be numbers")
     if low > high:
-        raise ValueError(f"the range is reversed: it begins at {low:g} and ends at {high:g}; write the smaller number first")
+        raise ValueError(
+            f"the range is reversed: it begins at {low:g} and ends at {high:g}; write the smaller"
+            " number first"
+        )
     if log and low <= 0:
         raise ValueError(f"a log scale begins above 0, not at {low:g}")

@@ -17,12 +17,17 @@ def distribution(dimension: Dimension) -> Any:
     if isinstance(dimension, Choice):
         return known.CategoricalDistribution(dimension.values)
     if isinstance(dimension, Whole):
-        return known.IntDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
-    return known.FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+        return known.IntDistribution(
+            dimension.low, dimension.high, log=dimension.log, step=dimension.step
+        )
+    return known.FloatDistribution(
+        dimension.low, dimension.high, log=dimension.log, step=dimension.step
+    )
 
 
 def sampler(options: Mapping[str, Any], space: Space, trials: int) -> Any:
-    """The sampler that `options` names, its seed moved on by the trials there are, or its start would repeat itself.
+    """The sampler that `options` names, its seed moved on by the trials there are, or its start
+    would repeat itself.
 
     Raises: ConfigError for options that the sampler does not take.
     """
@@ -45,9 +50,15 @@ def refuse_sampler(options: Mapping[str, Any], space: Space, objectives: Sequenc
     if _is(options, "BruteForceSampler"):
         for key, each in space.dimensions.items():
             if not math.isfinite(each.size):
-                raise ConfigError(f"{key} has no end of points: {name} needs choice(...) or range(...); {_ANOTHER}")
+                raise ConfigError(
+                    f"{key} has no end of points: {name} needs choice(...) or range(...);"
+                    f" {_ANOTHER}"
+                )
     if _is(options, "CmaEsSampler") and len(objectives) > 1:
-        raise ConfigError(f"{name} has one objective and hydra.sweeper.objective has {len(objectives)}; {_ANOTHER}")
+        raise ConfigError(
+            f"{name} has one objective and hydra.sweeper.objective has {len(objectives)};"
+            f" {_ANOTHER}"
+        )
     if isinstance(options.get("base_sampler"), Mapping):
         refuse_sampler(options["base_sampler"], space, objectives)
 
@@ -79,7 +90,9 @@ def _made(options: Mapping[str, Any], what: str) -> Any:
         return instantiate(dict(options), _convert_="all")
     except (HydraException, TypeError, ValueError, ImportError) as error:
         first = first_line(error.__cause__ or error)
-        raise ConfigError(f"hydra.sweeper.{what}={options.get('_target_')} cannot be made: {first}") from error
+        raise ConfigError(
+            f"hydra.sweeper.{what}={options.get('_target_')} cannot be made: {first}"
+        ) from error
 
 
 def _grid(space: Space) -> dict[str, list[Value]]:

@@ -1,4 +1,6 @@
-"""Where a study is kept: sqlite in its folder, a journal file, or any database that Optuna knows, as PostgreSQL."""
+"""Where a study is kept: sqlite in its folder, a journal file, or any database that Optuna knows,
+as PostgreSQL.
+"""
 
 import logging
 import os
@@ -21,7 +23,8 @@ def default_url(folder: Path) -> str:
 
 
 def connect(url: str, heartbeat_s: int | None = None) -> Any:
-    """Optuna's storage at `url`; `*.log` or `*.journal` is a journal file. Waits up to a minute for one that is locked or away.
+    """Optuna's storage at `url`; `*.log` or `*.journal` is a journal file. Waits up to a minute for
+    one that is locked or away.
 
     Raises: OutputError if it does not answer until then.
     """
@@ -37,11 +40,19 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
         try:
             if not url.startswith(("sqlite", "postgresql", "mysql", "mariadb")):
                 return get_storage(url)
-            options = {"connect_args": {"timeout": WAITS_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-            return RDBStorage(
-                url, options, heartbeat_interval=heartbeat_s, grace_period=heartbeat_s and STALE_AFTER_BEATS * heartbeat_s
+            options = (
+                {"connect_args": {"timeout": WAITS_S}}
+                if url.startswith("sqlite")
+                else {"pool_pre_ping": True}
             )
-        except (OperationalError, IntegrityError) as error:  # the second: two made its tables at once, and the other was first
+            return RDBStorage(
+                url,
+                options,
+                heartbeat_interval=heartbeat_s,
+                grace_period=heartbeat_s and STALE_AFTER_BEATS * heartbeat_s,
+            )
+        # the second: two made its tables at once, and the other was first
+        except (OperationalError, IntegrityError) as error:
             if time.monotonic() > deadline:
                 raise unreachable(url, error, f", tried for {WAITS_S:.0f} s") from error
             time.sleep(1)
@@ -54,8 +65,9 @@ def unreachable(url: str, error: Exception, tried: str = "") -> OutputError:
     cause = getattr(error, "orig", None) or error
     first = (str(cause).strip().splitlines() or [type(error).__name__])[0]
     return OutputError(
-        f"the study's storage {without_password(url)} does not answer ({first}){tried}; "
-        "set hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's folder"
+        f"the study's storage {without_password(url)} does not answer ({first}){tried}; set"
+        " hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's"
+        " folder"
     )
 
 
@@ -63,14 +75,17 @@ def without_password(url: str) -> str:
     """`url` fit to be shown."""
     scheme, found, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}:***@{host}" if found and at and ":" in user else url
+    return (
+        f"{scheme}://{user.partition(':')[0]}:***@{host}" if found and at and ":" in user else url
+    )
 
 
 def _refuse_memory(url: str) -> None:
     if url == ":memory:" or url.removeprefix("sqlite://").strip("/") in ("", ":memory:"):
         raise OutputError(
-            f"hydra.sweeper.storage={url} is memory of this process, and trials are processes of their own; "
-            "leave it out for a file in the study's folder, or give FILE.journal or a database"
+            f"hydra.sweeper.storage={url} is memory of this process, and trials are processes of"
+            " their own; leave it out for a file in the study's folder, or give FILE.journal or a"
+            " database"
         )
 
 
@@ -100,7 +115,9 @@ def _journal(path: str) -> Any:
 
 
 def _quiet() -> None:
-    """Optuna's own lines go to the file of the command; what it says of itself being new is no news to the user."""
+    """Optuna's own lines go to the file of the command; what it says of itself being new is no news
+    to the user.
+    """
     import optuna
 
     optuna.logging.disable_default_handler()

@@ -1,8 +1,9 @@
-"""An Optuna study that is shared, continued and counted: what was asked, what is told, and what still has to be done.
+"""An Optuna study that is shared, continued and counted: what was asked, what is told, and what
+still has to be done.
 
-Every trial ends in one of `outcome.Ending`. Optuna is told COMPLETE for a value; PRUNED for what was pruned and, with its violation
-as a constraint, for what cannot fit or ran out of memory; FAIL for the rest. Samplers learn from pruned trials and forget
-failed ones.
+Every trial ends in one of `outcome.Ending`. Optuna is told COMPLETE for a value; PRUNED for what
+was pruned and, with its violation as a constraint, for what cannot fit or ran out of memory; FAIL
+for the rest. Samplers learn from pruned trials and forget failed ones.
 """
 
 import math
@@ -97,7 +98,8 @@ class Study:
     def ask(self) -> Any:
         """A new trial with its values drawn, or one that waits to be continued."""
         trial = self.optuna.ask()
-        self.heartbeat([id_of(trial)])  # before it has an owner: one that dies here must be found out, too
+        # before it has an owner: one that dies here must be found out, too
+        self.heartbeat([id_of(trial)])
         trial.set_user_attr(OWNER, self._me)
         self._draw_apart()
         for key, dimension in self.space.dimensions.items():
@@ -106,8 +108,8 @@ class Study:
         return trial
 
     def _hand_on(self, trial: Any) -> None:
-        """Report again what the trial that `trial` continues has reported: the pruner holds it against
-        others. With repeats every one of them is reported once it is known again."""
+        """Report again what the trial that `trial` continues has reported: the pruner holds it
+        against others. With repeats every one of them is reported once it is known again."""
         if self.settings.repeats == 1:
             for before in self.continued(trial)[:1]:
                 for step, value in before.intermediate_values.items():
@@ -124,18 +126,27 @@ class Study:
         return found
 
     def _draw_apart(self) -> None:
-        """Sweepers that begin together begin with one seed: where another is at work, draw from chance of one's own."""
+        """Sweepers that begin together begin with one seed: where another is at work, draw from
+        chance of one's own.
+        """
         if not self._draws_apart and any(
-            each.state.name == "RUNNING" and each.user_attrs.get(OWNER) != self._me and not self._is_orphan(each)
+            each.state.name == "RUNNING"
+            and each.user_attrs.get(OWNER) != self._me
+            and not self._is_orphan(each)
             for each in self.trials()
         ):
             self.optuna.sampler.reseed_rng()
             self._draws_apart = True
 
     def is_surplus(self, trial: Any) -> bool:
-        """Were enough trials asked for before this one? Several sweepers ask at once; numbers say who was first."""
+        """Were enough trials asked for before this one? Several sweepers ask at once; numbers say
+        who was first.
+        """
         before = [each for each in self.trials() if each.number < trial.number]
-        held = sum(not each.state.is_finished() or bool((ending := ending_of(each)) and ending.counts) for each in before)
+        held = sum(
+            not each.state.is_finished() or bool((ending := ending_of(each)) and ending.counts)
+            for each in before
+        )
         return held >= self.settings.n_trials
 
     def enqueue(self, values: Mapping[str, Value], continues: Any | None = None) -> None:
@@ -145,27 +156,43 @@ class Study:
             has_died = ending_of(continues) is Ending.died  # a stop uses up none of the attempts
             earlier = continues.user_attrs.get("attempt", 1)
             attempt = {CONTINUES: continues.number, "attempt": earlier + has_died}
-        self.optuna.enqueue_trial(dict(values), user_attrs=attempt, skip_if_exists=continues is None)
+        self.optuna.enqueue_trial(
+            dict(values), user_attrs=attempt, skip_if_exists=continues is None
+        )
 
     def same_point(self, trial: Any) -> Any | None:
-        """The trial that `trial` would repeat: one whose end would be the same again, or an earlier one that is under way."""
+        """The trial that `trial` would repeat: one whose end would be the same again, or an earlier
+        one that is under way.
+        """
         self._let_earlier_be_drawn(trial)
-        twins = [each for each in self.trials() if each.number != trial.number and each.params == trial.params]
+        twins = [
+            each
+            for each in self.trials()
+            if each.number != trial.number and each.params == trial.params
+        ]
         settled = [each for each in twins if ending_of(each) in _SETTLED]
-        under_way = [each for each in twins if each.number < trial.number and each.state.name == "RUNNING"]
+        under_way = [
+            each for each in twins if each.number < trial.number and each.state.name == "RUNNING"
+        ]
         return next(iter(settled + under_way), None)
 
     def _let_earlier_be_drawn(self, trial: Any) -> None:
-        """Wait for the values of trials that other sweepers asked for before this one: of two that agree, the earlier one runs."""
+        """Wait for the values of trials that other sweepers asked for before this one: of two that
+        agree, the earlier one runs.
+        """
         deadline = time.monotonic() + DRAWN_WITHIN_S
         while time.monotonic() < deadline and any(
-            each.number < trial.number and each.state.name == "RUNNING" and set(each.params) < set(self.space.dimensions)
+            each.number < trial.number
+            and each.state.name == "RUNNING"
+            and set(each.params) < set(self.space.dimensions)
             for each in self.trials()
         ):
             time.sleep(0.1)
 
     def copy(self, trial: Any, twin: Any) -> None:
-        """Tell `trial` what `twin`, the same point, came to; where that is still under way, that it is one too many."""
+        """Tell `trial` what `twin`, the same point, came to; where that is still under way, that it
+        is one too many.
+        """
         ending = ending_of(twin)
         same = f"the same point as trial {twin.number}"
         if ending is None:
@@ -177,16 +204,31 @@ class Study:
         self.tell(trial, Outcome(Ending.copied, why), twin.constraints, twin=twin)
 
     def is_exhausted(self) -> bool:
-        """Has every point of a finite space been tried, or is under way? Of another space only its sampler can tell."""
+        """Has every point of a finite space been tried, or is under way? Of another space only its
+        sampler can tell.
+        """
         if not math.isfinite(self.space.size):
             return self.exhausted
-        taken = (each for each in self.trials() if each.state.name == "RUNNING" or ending_of(each) in TRIED)
-        points = {tuple(str(each.params[key]) for key in self.space.dimensions) for each in taken if self.space_holds(each.params)}
+        taken = (
+            each
+            for each in self.trials()
+            if each.state.name == "RUNNING" or ending_of(each) in TRIED
+        )
+        points = {
+            tuple(str(each.params[key]) for key in self.space.dimensions)
+            for each in taken
+            if self.space_holds(each.params)
+        }
         return len(points) >= self.space.size
 
     def space_holds(self, params: Mapping[str, Any]) -> bool:
-        """Do these values lie in the space as it is asked for now? A study's ranges may have been others before."""
-        return all(key in params and holds(each, params[key]) for key, each in self.space.dimensions.items())
+        """Do these values lie in the space as it is asked for now? A study's ranges may have been
+        others before.
+        """
+        return all(
+            key in params and holds(each, params[key])
+            for key, each in self.space.dimensions.items()
+        )
 
     def tell(
         self,
@@ -196,13 +238,18 @@ class Study:
         notes: Mapping[str, object] | None = None,
         twin: Any | None = None,
     ) -> bool:
-        """Record how `trial` ended, its state and values those of `twin` where it has one; False where somebody else had already
-        done so, and it stays as it is."""
+        """Record how `trial` ended, its state and values those of `twin` where it has one; False
+        where somebody else had already done so, and it stays as it is."""
         import optuna
 
         states = optuna.trial.TrialState
         state, values = self._state(outcome, states) if twin is None else (twin.state, twin.values)
-        kept = {ENDING: outcome.ending.value, WHY: outcome.why[:500], ELAPSED: round(outcome.elapsed_s, 3), RUN: outcome.run_id}
+        kept = {
+            ENDING: outcome.ending.value,
+            WHY: outcome.why[:500],
+            ELAPSED: round(outcome.elapsed_s, 3),
+            RUN: outcome.run_id,
+        }
         try:
             for name, value in (kept | dict(notes or {})).items():
                 if value not in (None, ""):
@@ -239,17 +286,23 @@ class Study:
             for each in names:
                 if each not in metrics:
                     raise ConfigError(
-                        f"hydra.sweeper.{option}: {each} is not logged by a run{nearest(each, metrics)}; "
-                        f"there are {listing(sorted(metrics))}"
+                        f"hydra.sweeper.{option}: {each} is not logged by a"
+                        f" run{nearest(each, metrics)}; there are {listing(sorted(metrics))}"
                     )
 
     def best(self) -> list[Any]:
-        """The best trial, or with several objectives the Pareto front; empty where none finished. Feasible ones only."""
+        """The best trial, or with several objectives the Pareto front; empty where none finished.
+        Feasible ones only.
+        """
         finished = [
-            each for each in self.trials() if ending_of(each) is Ending.done and all(v <= 0 for v in each.constraints.values())
+            each
+            for each in self.trials()
+            if ending_of(each) is Ending.done and all(v <= 0 for v in each.constraints.values())
         ]
         if len(self.settings.objectives) > 1:
-            return [each for each in finished if not any(self._beats(other, each) for other in finished)]
+            return [
+                each for each in finished if not any(self._beats(other, each) for other in finished)
+            ]
         sign = self._signs()[0]
         return sorted(finished, key=lambda each: sign * each.value)[:1]
 
@@ -257,12 +310,17 @@ class Study:
         return [1 if each == "minimize" else -1 for each in self.settings.directions]
 
     def _beats(self, one: Any, other: Any) -> bool:
-        pairs = [(sign * a, sign * b) for sign, a, b in zip(self._signs(), one.values, other.values, strict=True)]
+        pairs = [
+            (sign * a, sign * b)
+            for sign, a, b in zip(self._signs(), one.values, other.values, strict=True)
+        ]
         return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
     def leftovers(self) -> list[Any]:
         """Trials marked as running whose sweeper is gone."""
-        return [each for each in self.trials() if each.state.name == "RUNNING" and self._is_orphan(each)]
+        return [
+            each for each in self.trials() if each.state.name == "RUNNING" and self._is_orphan(each)
+        ]
 
     def _is_orphan(self, trial: Any) -> bool:
         held_by = trial.user_attrs.get(OWNER)
@@ -284,14 +342,19 @@ class Study:
         return list(find(private.STUDY_ID.needed(self.optuna))) if find else []
 
     def heartbeat(self, trial_ids: Sequence[int]) -> None:
-        """Tell other sweepers that these trials are alive: in the storage's own way, or as a note where it has none (journals)."""
+        """Tell other sweepers that these trials are alive: in the storage's own way, or as a note
+        where it has none (journals).
+        """
         from optuna.exceptions import UpdateFinishedTrialError
 
         record = getattr(self._storage, "record_heartbeat", None)
         for each in trial_ids:
             if record is not None:
                 record(each)
-            elif time.monotonic() > self._beaten_at.get(each, -math.inf) + 0.9 * self.settings.heartbeat_s:
+            elif (
+                time.monotonic()
+                > self._beaten_at.get(each, -math.inf) + 0.9 * self.settings.heartbeat_s
+            ):
                 with suppress(UpdateFinishedTrialError):
                     self._storage.set_trial_user_attr(each, BEAT, time.time())
                 self._beaten_at[each] = time.monotonic()
@@ -313,13 +376,15 @@ class Study:
         self.exhausted = True
 
 
-_SETTLED = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)  # another try of the same point would end so, too
+# another try of the same point would end so, too
+_SETTLED = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
 
 
 def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
     """The study `name` at `url`, new or as it was left.
 
-    Raises: OutputError for a storage that does not answer; ConfigError where the study there was made for something else.
+    Raises: OutputError for a storage that does not answer; ConfigError where the study there was
+        made for something else.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -327,7 +392,10 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
     refuse_sampler(settings.sampler, space, settings.objectives)
     kept_in = storage.connect(url, settings.heartbeat_s)
     try:
-        earlier = {each.study_name: each for each in optuna.study.get_all_study_summaries(kept_in, include_best_trial=False)}
+        earlier = {
+            each.study_name: each
+            for each in optuna.study.get_all_study_summaries(kept_in, include_best_trial=False)
+        }
         if name in earlier:
             _same_directions(name, earlier[name], settings)
         study = optuna.create_study(
@@ -360,22 +428,28 @@ def _same_directions(name: str, earlier: Any, settings: Settings) -> None:
     kept = tuple(each.name.lower() for each in earlier.directions)
     if kept != settings.directions:
         raise ConfigError(
-            f"study {name} has direction {listing(kept)} and hydra.sweeper.direction is {listing(settings.directions)}; "
-            "set it back, or give the new study a name: hydra.sweeper.study_name=NAME"
+            f"study {name} has direction {listing(kept)} and hydra.sweeper.direction is"
+            f" {listing(settings.directions)}; set it back, or give the new study a name:"
+            " hydra.sweeper.study_name=NAME"
         )
 
 
 def _same_space(study: Study) -> None:
-    """Optuna refuses a categorical that has changed in the middle of a sweep: say so before it begins."""
+    """Optuna refuses a categorical that has changed in the middle of a sweep: say so before it
+    begins.
+    """
     for each in study.trials():
         for key, kept in each.distributions.items():
             if key not in study.space.dimensions:
                 continue
             now = distribution(study.space.dimensions[key])
-            if type(now) is not type(kept) or (hasattr(kept, "choices") and now.choices != kept.choices):
+            if type(now) is not type(kept) or (
+                hasattr(kept, "choices") and now.choices != kept.choices
+            ):
                 raise ConfigError(
-                    f"study {study.name} was begun with {key} from {_words(kept)} and is now asked for {_words(now)}; "
-                    "set it back, or give the new study a name: hydra.sweeper.study_name=NAME"
+                    f"study {study.name} was begun with {key} from {_words(kept)} and is now asked"
+                    f" for {_words(now)}; set it back, or give the new study a name:"
+                    " hydra.sweeper.study_name=NAME"
                 )
 
 
@@ -386,7 +460,9 @@ def _words(kept: Any) -> str:
 
 
 def ending_of(trial: Any) -> Ending | None:
-    """How a finished trial ended; None while it has not. Trials of another hand (optuna-dashboard) go by Optuna's own state."""
+    """How a finished trial ended; None while it has not. Trials of another hand (optuna-dashboard)
+    go by Optuna's own state.
+    """
     if not trial.state.is_finished():
         return None
     word = trial.user_attrs.get(ENDING)

@@ -1,7 +1,8 @@
-"""What became of a trial, as a file in its folder: written whole or not at all, so that it outlives whoever waited for it.
+"""What became of a trial, as a file in its folder: written whole or not at all, so that it outlives
+whoever waited for it.
 
-A trial's folder holds `trial.json` (which trial of which study it is: `Ticket`), `progress.json` (how far it is) and, at its end,
-`outcome.json`.
+A trial's folder holds `trial.json` (which trial of which study it is: `Ticket`), `progress.json`
+(how far it is) and, at its end, `outcome.json`.
 """
 
 import json
@@ -14,7 +15,9 @@ from medexp.system.files import write_json
 
 
 class Ending(Enum):
-    """How a trial ended. Which of them use up the budget of trials, and which count as failures, is said below."""
+    """How a trial ended. Which of them use up the budget of trials, and which count as failures, is
+    said below.
+    """
 
     done = "done"
     pruned = "pruned"  # by the pruner, while it trained
@@ -27,7 +30,8 @@ class Ending(Enum):
     copied = "copied"  # the same point as an earlier trial: what that came to, no process
     stopped = "stopped"  # Ctrl-C; goes on in a later trial
     died = "died"  # its sweeper and it were killed; goes on in a later trial
-    surplus = "surplus"  # asked for by two sweepers at once, or a point that another is just trying; one too many
+    # asked for by two sweepers at once, or a point that another is just trying; one too many
+    surplus = "surplus"
 
     @property
     def counts(self) -> bool:
@@ -57,12 +61,16 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Keep it as `folder`/outcome.json."""
-        write_json(folder / "outcome.json", asdict(self) | {"ending": self.ending.value}, private=True)
+        write_json(
+            folder / "outcome.json", asdict(self) | {"ending": self.ending.value}, private=True
+        )
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """Which trial of which study a process is. `parent_pid` is set where the trial must not outlive the sweeper."""
+    """Which trial of which study a process is. `parent_pid` is set where the trial must not outlive
+    the sweeper.
+    """
 
     study_name: str
     storage: str

@@ -1,4 +1,6 @@
-"""From Hydra's jobs to commands: each is `python -m medexp.<door>` with its overrides, in a process of its own."""
+"""From Hydra's jobs to commands: each is `python -m medexp.<door>` with its overrides, in a process
+of its own.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,13 +36,20 @@ class JobFailed(MedexpError):
 class Jobs:
     """The jobs of one sweep."""
 
-    def __init__(self, hydra_context: Any, config: DictConfig, n_jobs: int, timeout_s: float | None):
+    def __init__(
+        self, hydra_context: Any, config: DictConfig, n_jobs: int, timeout_s: float | None
+    ):
         self._loader, self._config, self._timeout_s = hydra_context.config_loader, config, timeout_s
-        on_card = config.hardware.device != "cpu" and str(getattr(config.hardware.device, "name", "")) != "cpu"
+        on_card = (
+            config.hardware.device != "cpu"
+            and str(getattr(config.hardware.device, "name", "")) != "cpu"
+        )
         self.processes = Processes(slots(n_jobs, machine.read(), on_card))
         self._n_jobs = n_jobs
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[JobReturn]:
         """Run all jobs; one JobReturn each, in order."""
         numbered = list(enumerate(job_overrides, start=initial_job_idx))
         if len(numbered) == 1:
@@ -58,18 +67,38 @@ class Jobs:
 
     def _command(self, cfg: DictConfig, folder: Path) -> list[str]:
         """What a person would type for this run alone."""
-        kept = [each for each in cfg.hydra.overrides.hydra if not each.lstrip("+~").startswith(_OF_THE_SWEEP)]
-        added = [each.path for each in cfg.hydra.runtime.config_sources if each.provider == "command-line"]
+        kept = [
+            each
+            for each in cfg.hydra.overrides.hydra
+            if not each.lstrip("+~").startswith(_OF_THE_SWEEP)
+        ]
+        added = [
+            each.path
+            for each in cfg.hydra.runtime.config_sources
+            if each.provider == "command-line"
+        ]
         folders = [word for path in added for word in ("--config-dir", path)]
         door = python_module(f"medexp.{cfg.hydra.job.config_name}")
-        return [*door, *folders, *cfg.hydra.overrides.task, *kept, f"hydra.run.dir={quoted(str(folder))}"]
+        return [
+            *door,
+            *folders,
+            *cfg.hydra.overrides.task,
+            *kept,
+            f"hydra.run.dir={quoted(str(folder))}",
+        ]
 
 
-def _job_return(overrides: Sequence[str], cfg: DictConfig, folder: Path, outcome: Outcome) -> JobReturn:
+def _job_return(
+    overrides: Sequence[str], cfg: DictConfig, folder: Path, outcome: Outcome
+) -> JobReturn:
     done = outcome.ending is Ending.done
     made = JobReturn(
         overrides=list(overrides), cfg=cfg, hydra_cfg=cfg, working_dir=str(folder), task_name=cfg.hydra.job.name,
         status=JobStatus.COMPLETED if done else JobStatus.FAILED,
     )  # fmt: skip
-    made.return_value = outcome.metrics.get("result/loss_after") if done else JobFailed(f"{outcome.ending.value}: {outcome.why}")
+    made.return_value = (
+        outcome.metrics.get("result/loss_after")
+        if done
+        else JobFailed(f"{outcome.ending.value}: {outcome.why}")
+    )
     return made

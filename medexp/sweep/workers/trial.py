@@ -1,6 +1,8 @@
-"""A training process's part in a study: it says how far it is, hears whether it is worth going on, and leaves its outcome.
+"""A training process's part in a study: it says how far it is, hears whether it is worth going on,
+and leaves its outcome.
 
-Found through `trial.json` in the run's output folder, whatever launcher started the process. Refuses to know how trials are chosen.
+Found through `trial.json` in the run's output folder, whatever launcher started the process.
+Refuses to know how trials are chosen.
 """
 
 import atexit
@@ -36,7 +38,12 @@ class Part:
     def stepped(self, step: int, steps: int) -> None:
         """Say how far training is."""
         with suppress(OSError):  # only the table would miss it
-            write_json(self._folder / "progress.json", {"step": step, "steps": steps}, private=True, durable=False)
+            write_json(
+                self._folder / "progress.json",
+                {"step": step, "steps": steps},
+                private=True,
+                durable=False,
+            )
 
     def report(self, step: int, loss: float) -> None:
         """Hand the held-out loss after `step` to the study.
@@ -53,7 +60,9 @@ class Part:
             _log.exception("the study's storage did not take the loss of step %s", step)
             return
         if is_hopeless:
-            raise TrialPruned(f"pruned: held-out loss {loss:.4f} after step {step} is behind the other trials")
+            raise TrialPruned(
+                f"pruned: held-out loss {loss:.4f} after step {step} is behind the other trials"
+            )
 
     def finished(self, metrics: Mapping[str, float], run_id: str) -> None:
         """Leave the outcome of a run that came to its end."""
@@ -63,7 +72,9 @@ class Part:
 
     def failed(self, error: BaseException) -> None:
         """Leave the outcome of a run that did not."""
-        self._leave(Outcome(_ending(error), str(error) or type(error).__name__, {}, None, self._elapsed_s()))
+        self._leave(
+            Outcome(_ending(error), str(error) or type(error).__name__, {}, None, self._elapsed_s())
+        )
 
     def _leave(self, outcome: Outcome) -> None:
         outcome.write(self._folder)
@@ -92,7 +103,9 @@ class Part:
 
 @contextmanager
 def taking_part(folder: Path) -> Iterator[Part | None]:
-    """The trial that `folder` belongs to, None for a run of its own; however it ends, its outcome is left there."""
+    """The trial that `folder` belongs to, None for a run of its own; however it ends, its outcome
+    is left there.
+    """
     ticket = read_ticket(folder)
     if ticket is None:
         yield None
@@ -108,7 +121,9 @@ def taking_part(folder: Path) -> Iterator[Part | None]:
 
 
 def _end_at_once() -> None:
-    """Python takes seconds to take the training stack apart, and all that is to be kept is on disk: the next trial waits for it."""
+    """Python takes seconds to take the training stack apart, and all that is to be kept is on disk:
+    the next trial waits for it.
+    """
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -123,7 +138,9 @@ def _ending(error: BaseException) -> Ending:
 
 
 def _end_with(parent_pid: int | None) -> None:
-    """Have the system send SIGTERM when the sweeper dies: the step under way is finished and kept, and the card is free again."""
+    """Have the system send SIGTERM when the sweeper dies: the step under way is finished and kept,
+    and the card is free again.
+    """
     if parent_pid is None:
         return
     hear_ctrl_c()  # the sweeper sends it: this process has a session of its own

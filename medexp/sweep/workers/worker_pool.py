@@ -1,6 +1,8 @@
-"""Trials as processes of their own: a crash, a leak or a CUDA fault ends one trial and nothing else.
+"""Trials as processes of their own: a crash, a leak or a CUDA fault ends one trial and nothing
+else.
 
-Each gets a slot: a card (CUDA_VISIBLE_DEVICES) or its share of the processor cores. Its screen goes to `trial.log` in its folder.
+Each gets a slot: a card (CUDA_VISIBLE_DEVICES) or its share of the processor cores. Its screen goes
+to `trial.log` in its folder.
 """
 
 import os
@@ -22,11 +24,19 @@ from medexp.system.machine import RAM_SHARED_BY, Machine
 from medexp.system.process_identity import owner_of
 
 GRACE_S = 30.0  # between asking a trial to stop and stopping it
-_ENDINGS_BY_EXIT = {2: Ending.input, 3: Ending.vram, 4: Ending.diverged, 5: Ending.pruned, 130: Ending.stopped, 143: Ending.stopped}
+_ENDINGS_BY_EXIT = {
+    2: Ending.input,
+    3: Ending.vram,
+    4: Ending.diverged,
+    5: Ending.pruned,
+    130: Ending.stopped,
+    143: Ending.stopped,
+}
 
 
 def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
-    """The environment of each of `n_jobs` processes at once: a card each and a part of the host's memory, or cores shared out.
+    """The environment of each of `n_jobs` processes at once: a card each and a part of the host's
+    memory, or cores shared out.
 
     Raises: MachineError with more jobs than cards.
     """
@@ -34,8 +44,13 @@ def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         cards = given.split(",") if given else [str(index) for index in range(len(machine.gpus))]
         if n_jobs > len(cards):
-            raise MachineError(f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_are(len(cards))}; lower it")
-        return [{"CUDA_VISIBLE_DEVICES": card, RAM_SHARED_BY: str(n_jobs)} for card in cards[:n_jobs]]
+            raise MachineError(
+                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_are(len(cards))};"
+                " lower it"
+            )
+        return [
+            {"CUDA_VISIBLE_DEVICES": card, RAM_SHARED_BY: str(n_jobs)} for card in cards[:n_jobs]
+        ]
     if n_jobs == 1:
         return [{}]
     threads = str(max(1, machine.cores // n_jobs))
@@ -58,7 +73,9 @@ class Processes:
         self._stopping = self._killed = False
 
     def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> Outcome:
-        """Run `command` with `folder` for its log and its outcome, and return that outcome, or what its exit status says."""
+        """Run `command` with `folder` for its log and its outcome, and return that outcome, or what
+        its exit status says.
+        """
         environment = self._free.get()
         began = time.perf_counter()
         try:
@@ -70,14 +87,20 @@ class Processes:
         if found is None or is_late:
             elapsed_s = time.perf_counter() - began
             if self._killed:
-                found = Outcome(Ending.stopped, "ended at once by a second Ctrl-C", elapsed_s=elapsed_s)
+                found = Outcome(
+                    Ending.stopped, "ended at once by a second Ctrl-C", elapsed_s=elapsed_s
+                )
             else:
-                found = _from_status(process.returncode, folder, elapsed_s, timeout_s if is_late else None)
+                found = _from_status(
+                    process.returncode, folder, elapsed_s, timeout_s if is_late else None
+                )
             with suppress(OSError):  # a full disk: whoever waits has it all the same
                 found.write(folder)
         return found
 
-    def _started(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _started(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "outcome.json").unlink(missing_ok=True)
         with (folder / "trial.log").open("ab") as log:
@@ -127,7 +150,9 @@ class Processes:
 
 
 def _plain_environment() -> dict[str, str]:
-    """This process's, without what medexp.cli.app sets for itself: a trial's error is one sentence, too."""
+    """This process's, without what medexp.cli.app sets for itself: a trial's error is one sentence,
+    too.
+    """
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
@@ -142,13 +167,23 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 def _from_status(status: int, folder: Path, elapsed_s: float, timeout_s: float | None) -> Outcome:
     """What a process that left no outcome of its own died of."""
     if timeout_s is not None:
-        return Outcome(Ending.timeout, f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s", elapsed_s=elapsed_s)
+        return Outcome(
+            Ending.timeout,
+            f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s",
+            elapsed_s=elapsed_s,
+        )
     said = last_words(folder / "trial.log")
     if status < 0:
         ending = Ending.stopped if -status in (signal.SIGINT, signal.SIGTERM) else Ending.crashed
-        return Outcome(ending, f"killed by {signal.Signals(-status).name}; {said}", elapsed_s=elapsed_s)
+        return Outcome(
+            ending, f"killed by {signal.Signals(-status).name}; {said}", elapsed_s=elapsed_s
+        )
     ending = _ENDINGS_BY_EXIT.get(status, Ending.crashed)
-    return Outcome(ending, said if ending is not Ending.crashed else f"exit status {status}; {said}", elapsed_s=elapsed_s)
+    return Outcome(
+        ending,
+        said if ending is not Ending.crashed else f"exit status {status}; {said}",
+        elapsed_s=elapsed_s,
+    )
 
 
 def last_words(log: Path) -> str:

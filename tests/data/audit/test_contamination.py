@@ -1,6 +1,13 @@
 import pytest
 
-from medexp.data.audit.contamination import FREQUENT, WINDOW, Measured, benchmark_texts, grams, overlaps
+from medexp.data.audit.contamination import (
+    FREQUENT,
+    WINDOW,
+    Measured,
+    benchmark_texts,
+    grams,
+    overlaps,
+)
 from medexp.data.cases import Case
 
 RUN = "an ultrasound shows dilation of the right ureter and renal pelvis which of these"  # 14 words
@@ -39,7 +46,11 @@ def test_a_short_question_is_compared_whole(measured):
 
 def test_grams_are_every_run():
     words = [str(number) for number in range(WINDOW + 2)]
-    assert list(grams(words)) == [tuple(words[:WINDOW]), tuple(words[1 : WINDOW + 1]), tuple(words[2:])]
+    assert list(grams(words)) == [
+        tuple(words[:WINDOW]),
+        tuple(words[1 : WINDOW + 1]),
+        tuple(words[2:]),
+    ]
     assert list(grams(words[: WINDOW - 1])) == []
 
 
@@ -51,23 +62,34 @@ def test_questions_of_the_three_benchmarks_are_read():
         {"question": " "},
         {"prompt": "no question"},
     ]
-    assert list(benchmark_texts(records)) == [("medqa?", "medqa?"), ("medmcqa?", "medmcqa?"), ("pubmedqa?", "pubmedqa? one two")]
+    assert list(benchmark_texts(records)) == [
+        ("medqa?", "medqa?"),
+        ("medmcqa?", "medmcqa?"),
+        ("pubmedqa?", "pubmedqa? one two"),
+    ]
 
 
-STEM = "Which of the following is the most likely explanation of the findings in this patient"  # 15 words
+# 15 words
+STEM = "Which of the following is the most likely explanation of the findings in this patient"
 
 
 def unrelated(count: int, first: int = 0) -> list[Case]:
     """Cases that have STEM in common and nothing else."""
     return [
-        Case(" ".join(f"word{number * 40 + at}" for at in range(30)) + f" {STEM}?", "r", f"a{number}")
+        Case(
+            " ".join(f"word{number * 40 + at}" for at in range(30)) + f" {STEM}?", "r", f"a{number}"
+        )
         for number in range(first, first + count)
     ]
 
 
 def held_out(cases: list[Case]) -> Measured:
     made = Measured()
-    made.add("held-out cases", [case.question for case in cases], [f"{case.question} {case.answer}" for case in cases])
+    made.add(
+        "held-out cases",
+        [case.question for case in cases],
+        [f"{case.question} {case.answer}" for case in cases],
+    )
     return made
 
 
@@ -87,6 +109,9 @@ def test_text_that_is_really_shared_is_found_beside_a_stem():
 
 def test_a_measured_text_that_many_cases_hold_is_found_however_many_they_are():
     measured = unrelated(8, first=100)
-    copies = [Case(f"{measured[3].question} And question {number}?", "r", "a") for number in range(3 * FREQUENT)]
+    copies = [
+        Case(f"{measured[3].question} And question {number}?", "r", "a")
+        for number in range(3 * FREQUENT)
+    ]
     found = overlaps([*unrelated(50), *copies], held_out(measured))
     assert [each.case for each in found] == list(range(50, 50 + 3 * FREQUENT))

@@ -5,12 +5,14 @@ import pytest
 from medexp.data.audit.duplicates import NEAR, near_duplicates, near_to, similarity
 
 VIGNETTE = (
-    "A 58-year-old bus driver walks into the emergency department grey and sweating after fifty minutes of heavy central chest "
-    "pressure spreading to his jaw. He smokes twenty cigarettes daily. Pulse 52, BP 104/66. What should the team do next?"
+    "A 58-year-old bus driver walks into the emergency department grey and sweating after fifty"
+    " minutes of heavy central chest pressure spreading to his jaw. He smokes twenty cigarettes"
+    " daily. Pulse 52, BP 104/66. What should the team do next?"
 )
 ANOTHER_PATIENT = (
-    "A 71-year-old retired joiner comes to the surgery pale and breathless after two hours of dull chest tightness in his "
-    "left arm. He has never smoked. Pulse 96, BP 150/88. What should the doctor do next?"
+    "A 71-year-old retired joiner comes to the surgery pale and breathless after two hours of dull"
+    " chest tightness in his left arm. He has never smoked. Pulse 96, BP 150/88. What should the"
+    " doctor do next?"
 )
 
 
@@ -21,7 +23,9 @@ def with_words_changed(text: str, count: int, seed: int) -> str:
     return " ".join(words)
 
 
-@pytest.mark.parametrize("change", [str.upper, lambda text: text.replace(",", ";"), lambda text: text.replace(" ", "\n")])
+@pytest.mark.parametrize(
+    "change", [str.upper, lambda text: text.replace(",", ";"), lambda text: text.replace(" ", "\n")]
+)
 def test_letters_marks_and_spaces_make_no_difference(change):
     (pair,) = near_duplicates([VIGNETTE, change(VIGNETTE)])
     assert (pair.case, pair.of, pair.similarity) == (1, 0, 1)
@@ -73,4 +77,7 @@ def test_what_repeats_an_earlier_text_is_still_seen_to_repeat_another_one():
     held_out = with_words_changed(VIGNETTE, 2, 1)
     train = [VIGNETTE, with_words_changed(VIGNETTE, 1, 2), ANOTHER_PATIENT]
     assert [(pair.case, pair.of) for pair in near_duplicates(train)] == [(1, 0)]
-    assert [(pair.case, pair.of) for pair in near_to(train, [ANOTHER_PATIENT[::-1], held_out])] == [(0, 1), (1, 1)]
+    assert [(pair.case, pair.of) for pair in near_to(train, [ANOTHER_PATIENT[::-1], held_out])] == [
+        (0, 1),
+        (1, 1),
+    ]

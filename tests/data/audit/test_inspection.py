@@ -1,4 +1,6 @@
-"""The audit's findings and rules, each broken by cases made for it; with the tiny vocabulary of a token a character."""
+"""The audit's findings and rules, each broken by cases made for it; with the tiny vocabulary of a
+token a character.
+"""
 
 import json
 from dataclasses import replace
@@ -13,12 +15,35 @@ from medexp.data.encoding import Encoding, encode_all
 from medexp.data.split import Split
 from medexp.data.token_roles import Spelled, texts_of
 
-WORDS = ["fever", "cough", "rash", "pain", "pallor", "syncope", "vertigo", "nausea", "oedema", "jaundice", "tremor", "ataxia"]
+WORDS = [
+    "fever",
+    "cough",
+    "rash",
+    "pain",
+    "pallor",
+    "syncope",
+    "vertigo",
+    "nausea",
+    "oedema",
+    "jaundice",
+    "tremor",
+    "ataxia",
+]
 TRAIN = [
-    Case(f"A patient of {age} years has {first} and {second}; what is it?", f"{first} with {second} at {age}.", f"Answer {age}.")
+    Case(
+        f"A patient of {age} years has {first} and {second}; what is it?",
+        f"{first} with {second} at {age}.",
+        f"Answer {age}.",
+    )
     for age, (first, second) in enumerate([(a, b) for a in WORDS for b in WORDS if a != b], 20)
 ]
-HELD_OUT = [Case("Why does the knee of this old sailor swell every spring, and what would you do now?", "Crystals.", "Gout.")]
+HELD_OUT = [
+    Case(
+        "Why does the knee of this old sailor swell every spring, and what would you do now?",
+        "Crystals.",
+        "Gout.",
+    )
+]
 
 
 @pytest.fixture
@@ -33,7 +58,10 @@ def inspected(prompt, characters):
         overlong: Overlong = Overlong.drop,
         **benchmarks: list[str],
     ) -> Inspection:
-        sides = [encode_all(prompt, side, characters, limit, overlong, loss_on) for side in (train, held_out)]
+        sides = [
+            encode_all(prompt, side, characters, limit, overlong, loss_on)
+            for side in (train, held_out)
+        ]
         seen = audit(Split(tuple(train), tuple(held_out), len(train) + len(held_out), 0), *sides)
         pairs = {name: [(text, text) for text in texts] for name, texts in benchmarks.items()}
         return inspect(prompt, seen, limit, *sides, _spelled(prompt, sides[0]), pairs)
@@ -42,7 +70,10 @@ def inspected(prompt, characters):
 
 
 def _spelled(prompt: Prompt, side: Encoding) -> dict[str, Spelled]:
-    return {text: Spelled([0] * len(text), range(1, len(text) + 1)) for text in texts_of(prompt, side.cases)}
+    return {
+        text: Spelled([0] * len(text), range(1, len(text) + 1))
+        for text in texts_of(prompt, side.cases)
+    }
 
 
 def test_sound_cases_break_no_rule(inspected):
@@ -55,9 +86,15 @@ def test_a_large_group_that_is_held_out_whole_is_said(inspected):
     seen = inspected(TRAIN)
     for wanted, count in ((0, 0), (1, 0)):
         assert len(replace(seen, audit=replace(seen.audit, held_out_wanted=wanted)).broken) == count
-    large = replace(seen.audit, held_out=replace(seen.audit.held_out, kept=38, dropped_overlong=2), held_out_wanted=16)
+    large = replace(
+        seen.audit,
+        held_out=replace(seen.audit.held_out, kept=38, dropped_overlong=2),
+        held_out_wanted=16,
+    )
     (rule,) = replace(seen, audit=large).broken
-    assert rule.startswith("40 cases are held out and dataset.held_out=16 were asked for: groups are held out whole")
+    assert rule.startswith(
+        "40 cases are held out and dataset.held_out=16 were asked for: groups are held out whole"
+    )
 
 
 def test_lengths_and_labels_are_counted_by_part(inspected):
@@ -86,24 +123,43 @@ def test_three_cases_are_shown_by_length(inspected):
 
 LONG_RUN = "the knee of this old sailor swell every spring, and what would you do"
 BROKEN = {
-    "a held-out question": ([Case(HELD_OUT[0].question.upper(), "Because it is so.", "a")], "share a question or 13 words"),
-    "13 words of one": ([Case("Another question altogether?", f"I read: {LONG_RUN}.", "a")], "share a question or 13 words"),
+    "a held-out question": (
+        [Case(HELD_OUT[0].question.upper(), "Because it is so.", "a")],
+        "share a question or 13 words",
+    ),
+    "13 words of one": (
+        [Case("Another question altogether?", f"I read: {LONG_RUN}.", "a")],
+        "share a question or 13 words",
+    ),
     "nearly a held-out question": (
         [Case(HELD_OUT[0].question.replace("sailor", "farmer"), "Because it is so.", "a")],
         "1 training questions nearly repeat a held-out one",
     ),
     "near duplicates": (
-        [replace(case, question=case.question + " Now?", reasoning=case.question) for case in TRAIN[:9]],
+        [
+            replace(case, question=case.question + " Now?", reasoning=case.question)
+            for case in TRAIN[:9]
+        ],
         "9 of 141 training cases that nearly repeat another one: 6.4 %, allowed is 2 %",
     ),
-    "no reasoning": ([Case("Is there nothing to think about here?", "", "a")], "1 training cases have no reasoning"),
+    "no reasoning": (
+        [Case("Is there nothing to think about here?", "", "a")],
+        "1 training cases have no reasoning",
+    ),
     "circles": (
-        [Case(f"Question {word}?", f"It is {word}. Well. It is {word}. Yes.", word) for word in WORDS],
+        [
+            Case(f"Question {word}?", f"It is {word}. Well. It is {word}. Yes.", word)
+            for word in WORDS
+        ],
         "12 of 144 training cases whose reasoning is copied or repetitive: 8.3 %, allowed is 1 %",
     ),
     "another language": (
         [
-            Case(f"一名{year}岁男性患者因胸痛就诊, 最可能的诊断是什么?", f"心电图{year}.", "心肌梗死。立即治疗。")
+            Case(
+                f"一名{year}岁男性患者因胸痛就诊, 最可能的诊断是什么?",
+                f"心电图{year}.",
+                "心肌梗死。立即治疗。",
+            )
             for year in range(30, 36)
         ],
         "6 of 138 training cases in another language than en: 4.3 %, allowed is 2 %",
@@ -114,7 +170,9 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_rule_is_broken_by_its_own_cases(inspected, name):
     added, said = BROKEN[name]
-    assert any(said in rule for rule in inspected(TRAIN + added).broken), inspected(TRAIN + added).broken
+    assert any(said in rule for rule in inspected(TRAIN + added).broken), inspected(
+        TRAIN + added
+    ).broken
 
 
 def test_a_benchmark_s_question_in_the_training_cases_is_found(inspected):
@@ -126,11 +184,17 @@ def test_a_benchmark_s_question_in_the_training_cases_is_found(inspected):
 
 
 @pytest.mark.parametrize(
-    ("overlong", "said"), [(Overlong.drop, "dropped for length"), (Overlong.trim_reasoning, "with shortened reasoning")]
+    ("overlong", "said"),
+    [(Overlong.drop, "dropped for length"), (Overlong.trim_reasoning, "with shortened reasoning")],
 )
 def test_what_length_costs_is_a_rule(inspected, overlong, said):
-    long = [Case(f"Is it {word}?", f"{word} first. " + f"Then {word} again {'and ' * 60}.", "a") for word in WORDS * 6]
-    assert any(said in rule for rule in inspected(TRAIN + long, limit=240, overlong=overlong).broken)
+    long = [
+        Case(f"Is it {word}?", f"{word} first. " + f"Then {word} again {'and ' * 60}.", "a")
+        for word in WORDS * 6
+    ]
+    assert any(
+        said in rule for rule in inspected(TRAIN + long, limit=240, overlong=overlong).broken
+    )
 
 
 def test_without_a_prompt_that_reasons_empty_reasoning_is_no_fault(inspected):
@@ -140,7 +204,10 @@ def test_without_a_prompt_that_reasons_empty_reasoning_is_no_fault(inspected):
 
 
 def test_a_label_without_eos_is_a_fault(inspected):
-    assert any("EOS is not among their labels" in rule for rule in replace(inspected(TRAIN), without_eos=2).broken)
+    assert any(
+        "EOS is not among their labels" in rule
+        for rule in replace(inspected(TRAIN), without_eos=2).broken
+    )
 
 
 def test_the_json_holds_counts_and_few_examples(inspected):
@@ -152,7 +219,9 @@ def test_the_json_holds_counts_and_few_examples(inspected):
     assert values["broken_rules"]
 
 
-@pytest.mark.parametrize(("tokens", "width"), [([1], 1), ([23], 1), ([24], 2), ([527, 3], 50), ([2047], 100)])
+@pytest.mark.parametrize(
+    ("tokens", "width"), [([1], 1), ([23], 1), ([24], 2), ([527, 3], 50), ([2047], 100)]
+)
 def test_a_histogram_holds_every_case_once(tokens, width):
     lengths = lengths_of(tokens)
     assert (lengths.width, sum(lengths.bins), lengths.longest) == (width, len(tokens), max(tokens))
@@ -163,10 +232,20 @@ def test_a_histogram_holds_every_case_once(tokens, width):
 def test_a_word_for_a_missing_value_is_found_on_both_sides(inspected, word):
     train = [replace(TRAIN[0], answer=word, place="row 3 of a.csv"), *TRAIN[1:30]]
     (rule,) = inspected(train, [replace(HELD_OUT[0], reasoning=word)]).broken
-    assert rule.startswith(f"2 cases have a word for a missing value as answer or reasoning ({word} in row 3 of a.csv, {word} in ")
+    assert rule.startswith(
+        f"2 cases have a word for a missing value as answer or reasoning ({word} in row 3 of a.csv,"
+        f" {word} in "
+    )
 
 
 def test_a_short_answer_is_no_missing_value(inspected):
     assert (
-        inspected([replace(TRAIN[0], answer="None is needed."), replace(TRAIN[1], answer="No"), *TRAIN[2:30]]).missing_values == []
+        inspected(
+            [
+                replace(TRAIN[0], answer="None is needed."),
+                replace(TRAIN[1], answer="No"),
+                *TRAIN[2:30],
+            ]
+        ).missing_values
+        == []
     )

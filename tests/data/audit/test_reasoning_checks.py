@@ -11,7 +11,12 @@ def test_every_fault_is_counted_by_case():
         [Case("1", good, "a"), Case("2", "", "a"), Case("3", good.upper(), "a"), Case("4", "It is gout.", "It is gout"),
          Case("5", circles, "a"), Case("6", "—", "a")]
     )  # fmt: skip
-    assert (found.empty, found.of_another_case, found.same_as_answer, found.in_circles) == ((1, 5), (2,), (3,), (4,))
+    assert (found.empty, found.of_another_case, found.same_as_answer, found.in_circles) == (
+        (1, 5),
+        (2,),
+        (3,),
+        (4,),
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,5 +31,8 @@ def test_a_sentence_shows_its_language(text, language):
 
 
 def test_languages_are_counted_the_most_frequent_first():
-    english, german = "The patient has a fever and a cough since yesterday.", "Der Patient hat seit gestern Fieber und Husten."
+    english, german = (
+        "The patient has a fever and a cough since yesterday.",
+        "Der Patient hat seit gestern Fieber und Husten.",
+    )
     assert languages_of([german, english, english]) == [("en", 2), ("de", 1)]

@@ -16,7 +16,12 @@ def test_one_concept_in_every_spelling(text, lexicon):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("paracetamol", "acetaminophen"), ("adrenaline", "epinephrine"), ("heart attack", "myocardial infarction")]
+    ("one", "other"),
+    [
+        ("paracetamol", "acetaminophen"),
+        ("adrenaline", "epinephrine"),
+        ("heart attack", "myocardial infarction"),
+    ],
 )
 def test_synonyms_mean_the_same(one, other, lexicon):
     assert {*mentions(one, lexicon)[0].concepts} & {*mentions(other, lexicon)[0].concepts}
@@ -81,11 +86,21 @@ def test_ordinary_clinical_phrases_are_read_the_right_way_round(text, denied, le
 
 
 def test_a_wider_concept_is_known_by_its_tree():
-    wide, narrow = Concept("finding", "pain", ("C1.2",)), Concept("finding", "chest pain", ("C1.2.3", "C9"))
+    wide, narrow = (
+        Concept("finding", "pain", ("C1.2",)),
+        Concept("finding", "chest pain", ("C1.2.3", "C9")),
+    )
     assert is_wider(wide, narrow)
     assert not is_wider(narrow, wide)
     assert not is_wider(wide, Concept("finding", "other", ("C1.23",)))
 
 
 def test_everyday_words_are_no_terms(lexicon):
-    assert named("He said it was hard at the combined school; a disease, an injury, plan B and the wounds", lexicon) == []
+    assert (
+        named(
+            "He said it was hard at the combined school; a disease, an injury, plan B and the"
+            " wounds",
+            lexicon,
+        )
+        == []
+    )

@@ -7,7 +7,11 @@ import pytest
 from medexp.cli.app import conf_dir
 from medexp.evaluation.measures.contradictions import age_years, contradictions, sex
 
-MAN, WOMAN, CHILD = "A 45-year-old man coughs.", "A 29-year-old woman faints.", "A 4-year-old girl coughs."
+MAN, WOMAN, CHILD = (
+    "A 45-year-old man coughs.",
+    "A 29-year-old woman faints.",
+    "A 4-year-old girl coughs.",
+)
 ALLERGIC = "A 45-year-old man, allergic to penicillin, coughs."
 
 
@@ -75,7 +79,13 @@ def test_an_age_is_read_where_there_is_one(text, age):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("Her pulse", "female"), ("the man", "male"), ("her husband, a man", None), ("a patient", None)]
+    ("text", "told"),
+    [
+        ("Her pulse", "female"),
+        ("the man", "male"),
+        ("her husband, a man", None),
+        ("a patient", None),
+    ],
 )
 def test_the_sex_is_told_where_all_words_agree(text, told):
     assert sex(text) == told
@@ -84,4 +94,6 @@ def test_the_sex_is_told_where_all_words_agree(text, told):
 def test_no_shipped_reference_contradicts_its_question(lexicon):
     file = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert [r["condition"] for r in records if contradictions(r["Response"], r["Question"], lexicon)] == []
+    assert [
+        r["condition"] for r in records if contradictions(r["Response"], r["Question"], lexicon)
+    ] == []

@@ -27,7 +27,9 @@ from medexp.evaluation.measures.quantities import quantities
     ],
 )
 def test_numbers_are_read_with_their_units(text, found):
-    assert [(each.value, each.unit) for each in quantities(text)] == [(pytest.approx(value), unit) for value, unit in found]
+    assert [(each.value, each.unit) for each in quantities(text)] == [
+        (pytest.approx(value), unit) for value, unit in found
+    ]
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,18 @@ def test_the_condition_is_named_by_any_of_its_names(answer, names, is_named, lex
 @pytest.mark.parametrize(("condition", "synonyms"), condition_synonyms().items())
 def test_every_synonym_names_its_condition_and_a_denied_one_does_not(condition, synonyms, lexicon):
     for synonym in synonyms:
-        assert names_condition(f"The most likely diagnosis is {synonym}.", [condition], lexicon), synonym
+        assert names_condition(f"The most likely diagnosis is {synonym}.", [condition], lexicon), (
+            synonym
+        )
         assert not names_condition(f"This is not {synonym}.", [condition], lexicon), synonym
 
 
 def test_every_shipped_condition_has_synonyms():
     shipped = read_file(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
     # Pityriasis rosea has no other name.
-    assert {record["condition"] for record in shipped} - set(condition_synonyms()) == {"pityriasis rosea"}
+    assert {record["condition"] for record in shipped} - set(condition_synonyms()) == {
+        "pityriasis rosea"
+    }
 
 
 def test_a_synonym_names_no_other_condition(lexicon):
@@ -62,11 +66,15 @@ def test_a_synonym_names_no_other_condition(lexicon):
 
 def test_capitals_are_looked_for_in_capitals(lexicon):
     assert names_condition("CAP, most likely.", ["community-acquired pneumonia"], lexicon)
-    assert not names_condition("Take the cap off the inhaler.", ["community-acquired pneumonia"], lexicon)
+    assert not names_condition(
+        "Take the cap off the inhaler.", ["community-acquired pneumonia"], lexicon
+    )
 
 
 def test_words_in_another_order_are_denied_too(lexicon):
-    assert not names_condition("There is no exacerbation of asthma.", ["asthma exacerbation"], lexicon)
+    assert not names_condition(
+        "There is no exacerbation of asthma.", ["asthma exacerbation"], lexicon
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,10 @@ def test_an_item_said_the_other_way_round_is_not_recalled(item, answer, recalled
 
 
 def test_items_of_a_section_come_without_bullets():
-    assert items(REFERENCE, "red flags") == ("Drooling or stridor: airway obstruction", "Rash with neck stiffness: meningitis")
+    assert items(REFERENCE, "red flags") == (
+        "Drooling or stridor: airway obstruction",
+        "Rash with neck stiffness: meningitis",
+    )
     assert items("Rest and drink.", "red flags") == ()
 
 

@@ -1,4 +1,6 @@
-"""The structure score on answers written to fool it, and on the shipped references, which all deserve 1."""
+"""The structure score on answers written to fool it, and on the shipped references, which all
+deserve 1.
+"""
 
 import pytest
 from hypothesis import given
@@ -6,7 +8,13 @@ from hypothesis import strategies as st
 
 from medexp.cli.app import conf_dir
 from medexp.data.loading import read_file
-from medexp.evaluation.measures.sections import SECTIONS, heading_alone, section_at, sections, structure
+from medexp.evaluation.measures.sections import (
+    SECTIONS,
+    heading_alone,
+    section_at,
+    sections,
+    structure,
+)
 
 GOOD = """The picture fits biliary pain.
 </think>
@@ -37,7 +45,9 @@ def test_a_missing_section_costs_a_quarter(section):
     assert structure(without(section)).score == 0.75
 
 
-@pytest.mark.parametrize("style", ["**{}**", "{}:", "### {}", "1. {}", "2) **{}:**", "{}", "- {} -"])
+@pytest.mark.parametrize(
+    "style", ["**{}**", "{}:", "### {}", "1. {}", "2) **{}:**", "{}", "- {} -"]
+)
 def test_headings_are_known_in_every_dress(style):
     text = GOOD
     for name in ("Symptoms", "Causes", "Precautions", "Red Flags"):
@@ -45,7 +55,9 @@ def test_headings_are_known_in_every_dress(style):
     assert structure(text).score == 1
 
 
-@pytest.mark.parametrize("style", ["1. **{}**: {}", "### {}: {}", "**{}:** {}", "{}: {}", "- **Possible {}**: {}"])
+@pytest.mark.parametrize(
+    "style", ["1. **{}**: {}", "### {}: {}", "**{}:** {}", "{}: {}", "- **Possible {}**: {}"]
+)
 def test_a_section_may_begin_behind_its_heading(style):
     lines = {
         "Symptoms": "Colicky right upper pain after fatty food for two hours",
@@ -59,7 +71,9 @@ def test_a_section_may_begin_behind_its_heading(style):
 
 
 def test_other_words_for_the_sections_count():
-    text = GOOD.replace("## Symptoms", "## Signs and symptoms").replace("## Red Flags", "## Warning signs")
+    text = GOOD.replace("## Symptoms", "## Signs and symptoms").replace(
+        "## Red Flags", "## Warning signs"
+    )
     assert structure(text).score == 1
 
 
@@ -74,12 +88,29 @@ def test_headings_only_are_nothing():
 
 
 def test_thin_sections_are_nothing():
-    assert structure("## Symptoms\n- Pain\n## Causes\n- Stones\n## Precautions\n- Rest\n## Red Flags\n- Fever\n").score == 0
+    assert (
+        structure(
+            "## Symptoms\n- Pain\n## Causes\n- Stones\n## Precautions\n- Rest\n## Red Flags\n-"
+            " Fever\n"
+        ).score
+        == 0
+    )
 
 
 def test_keyword_stuffing_is_nothing():
-    assert structure("Symptoms, causes, precautions and red flags: symptoms of causes, red flags of precautions. " * 5).score == 0
-    assert structure("## Symptoms Causes Precautions Red Flags\nall of them here in one long line of text").score == 0
+    assert (
+        structure(
+            "Symptoms, causes, precautions and red flags: symptoms of causes, red flags of"
+            " precautions. " * 5
+        ).score
+        == 0
+    )
+    assert (
+        structure(
+            "## Symptoms Causes Precautions Red Flags\nall of them here in one long line of text"
+        ).score
+        == 0
+    )
 
 
 def test_another_order_costs():
@@ -89,12 +120,24 @@ def test_another_order_costs():
 
 
 def test_a_repeated_section_costs():
-    assert structure(GOOD + "## Red Flags\n- Fever with rigors, yellow eyes, or pain beyond six hours\n").score == 0.75
+    assert (
+        structure(
+            GOOD + "## Red Flags\n- Fever with rigors, yellow eyes, or pain beyond six hours\n"
+        ).score
+        == 0.75
+    )
 
 
 def test_a_copied_section_counts_once():
     line = "- Colicky right upper pain after fatty food for two hours\n"
-    assert structure("".join(f"## {name}\n{line}" for name in ("Symptoms", "Causes", "Precautions", "Red Flags"))).score == 0.25
+    assert (
+        structure(
+            "".join(
+                f"## {name}\n{line}" for name in ("Symptoms", "Causes", "Precautions", "Red Flags")
+            )
+        ).score
+        == 0.25
+    )
 
 
 def test_a_line_said_over_and_over_is_no_substance():

@@ -1,4 +1,6 @@
-"""What is supported and what is not, by section; and the floors of precision and recall on the hand-made answers."""
+"""What is supported and what is not, by section; and the floors of precision and recall on the
+hand-made answers.
+"""
 
 import importlib.util
 import sys
@@ -13,7 +15,9 @@ from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsup
 @pytest.fixture(scope="module")
 def said(lexicon):
     known = evidence(QUESTION, REFERENCE, lexicon)
-    return lambda answer: [(claim.kind, claim.text) for claim in unsupported(answer, known, lexicon)]
+    return lambda answer: [
+        (claim.kind, claim.text) for claim in unsupported(answer, known, lexicon)
+    ]
 
 
 def test_the_reference_supports_itself(said):
@@ -44,7 +48,9 @@ def test_a_wider_finding_is_supported_and_a_narrower_one_is_not(lexicon):
     known = evidence("He has chest pain.", "It is bacterial pneumonia.", lexicon)
     assert unsupported("Pain in the chest, pneumonia.", known, lexicon) == []
     known = evidence("He has pain.", "It is pneumonia.", lexicon)
-    assert [claim.text for claim in unsupported("Bacterial pneumonia.", known, lexicon)] == ["Bacterial pneumonia"]
+    assert [claim.text for claim in unsupported("Bacterial pneumonia.", known, lexicon)] == [
+        "Bacterial pneumonia"
+    ]
 
 
 def test_a_denied_finding_cannot_be_a_symptom_or_a_cause_but_a_warning(said):

@@ -19,7 +19,9 @@ def test_spans_say_where_words_stand():
     assert [text[start:end] for _, start, end in spans(text)] == ["No", "Fever"]
 
 
-@pytest.mark.parametrize(("text", "part"), [("a</think>b", "b"), ("no end", "no end"), ("x</think>y</think> z", " z")])
+@pytest.mark.parametrize(
+    ("text", "part"), [("a</think>b", "b"), ("no end", "no end"), ("x</think>y</think> z", " z")]
+)
 def test_the_answer_follows_the_last_end_of_thinking(text, part):
     assert answer_part(text) == part
 
@@ -49,9 +51,27 @@ def test_a_term_has_one_key_in_every_spelling(name, key):
         ("The patient should rest and drink, and come back if the fever is not gone.", "en"),
         ("患者应休息并多喝水，如发热不退应复诊。", "zh"),
         ("Der Patient soll sich ausruhen und viel trinken, bei Fieber wiederkommen.", "other"),
-        ("El paciente debe descansar y beber mucha agua, y volver si la fiebre no cede en tres días.", "other"),
-        ("Le patient doit se reposer et boire beaucoup d'eau; revenir si la fièvre persiste plus de trois jours.", "other"),
-        ("- Breathlessness and sputum\n- No ankle swelling\n- Chronic bronchitis\n- Acute asthma", "en"),
+        (
+            (
+                "El paciente debe descansar y beber mucha agua, y volver si la fiebre no cede en"
+                " tres días."
+            ),
+            "other",
+        ),
+        (
+            (
+                "Le patient doit se reposer et boire beaucoup d'eau; revenir si la fièvre persiste"
+                " plus de trois jours."
+            ),
+            "other",
+        ),
+        (
+            (
+                "- Breathlessness and sputum\n- No ankle swelling\n- Chronic bronchitis\n- Acute"
+                " asthma"
+            ),
+            "en",
+        ),
         # Notes as they are written on a ward, without function words.
         ("71F, SOB 2 days, hx COPD, on tiotropium. BP 100/60, RR 28, sats 86%", "en"),
         ("38M crushing chest pain, sweating, ECG inferior ST elevation, smoker", "en"),
@@ -75,4 +95,8 @@ def test_any_text_has_words_and_a_language(text):
 def test_every_shipped_text_is_english():
     file = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert {language(record[name]) for record in records for name in ("Question", "Complex_CoT", "Response")} == {"en"}
+    assert {
+        language(record[name])
+        for record in records
+        for name in ("Question", "Complex_CoT", "Response")
+    } == {"en"}

@@ -1,6 +1,8 @@
-"""On PYTHONPATH, it refuses this process and its children every address but this machine's, and writes down who asked for it.
+"""On PYTHONPATH, it refuses this process and its children every address but this machine's, and
+writes down who asked for it.
 
-A line of JSON an attempt goes to the file that REACHED_OUT names. Python alone is watched, as whatever medexp starts is Python.
+A line of JSON an attempt goes to the file that REACHED_OUT names. Python alone is watched, as
+whatever medexp starts is Python.
 """
 
 import ipaddress
@@ -35,12 +37,18 @@ def _refused(doing: str, host: object, error: OSError) -> OSError:
 
 
 def _watch_addresses(name: str, of: int) -> None:
-    """Have socket.socket's method `name`, whose argument number `of` (or the last one) is an address, refuse those elsewhere."""
+    """Have socket.socket's method `name`, whose argument number `of` (or the last one) is an
+    address, refuse those elsewhere.
+    """
     plain = getattr(socket.socket, name)
 
     def method(self: socket.socket, *given: Any) -> Any:
         address = given[of] if len(given) > abs(of) or of == 0 else None
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address is not None and not _is_here(address[0]):
+        if (
+            self.family in (socket.AF_INET, socket.AF_INET6)
+            and address is not None
+            and not _is_here(address[0])
+        ):
             raise _refused(name, address[0], ConnectionRefusedError(111, "no network in this test"))
         return plain(self, *given)
 
@@ -63,5 +71,11 @@ if "REACHED_OUT" in os.environ:
     _watch_addresses("connect", 0)
     _watch_addresses("connect_ex", 0)
     _watch_addresses("sendto", -1)
-    for each in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"):
+    for each in (
+        "getaddrinfo",
+        "gethostbyname",
+        "gethostbyname_ex",
+        "gethostbyaddr",
+        "getnameinfo",
+    ):
         _watch_names(each)

@@ -1,4 +1,6 @@
-"""What kept layers save waits on the host: gradients stay what they were, to the bit, however late a copy is made."""
+"""What kept layers save waits on the host: gradients stay what they were, to the bit, however late
+a copy is made.
+"""
 
 import gc
 import weakref
@@ -18,7 +20,9 @@ WIDTH, TOKENS, LAYERS, KEPT = 64, 32, 6, (1, 3, 5)
 
 
 class Layer(torch.nn.Module):
-    """A residual MLP, and a product that saves its input and the input's transpose: one memory, seen twice."""
+    """A residual MLP, and a product that saves its input and the input's transpose: one memory,
+    seen twice.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +46,9 @@ def network(make: Callable[[], torch.nn.Module] = Layer) -> torch.nn.ModuleList:
 
 def forward(layers: torch.nn.ModuleList, seed: int) -> torch.Tensor:
     """The loss of one micro-batch; layers that are not kept are recomputed, as Unsloth does it."""
-    hidden = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    hidden = torch.randn(
+        TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
     for place, layer in enumerate(layers):
         hidden = layer(hidden) if place in KEPT else checkpoint(layer, hidden, use_reentrant=True)
     return (hidden * hidden).mean()
@@ -70,7 +76,8 @@ def test_gradients_are_the_same_to_the_bit() -> None:
     assert waiting._pieces._free  # something did leave, and its memory is free again
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own tracer asks for it
+# torch's own tracer asks for it
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_layers_too() -> None:
     def compiled() -> Layer:
         layer = Layer()
@@ -87,15 +94,28 @@ class Memory:
     """A part of a tensor that may be gone when it is looked for."""
 
     def __init__(self, part: torch.Tensor) -> None:
-        self.storage, self.where = StorageWeakRef(part.untyped_storage()), (part.storage_offset(), part.size(), part.stride())
+        self.storage, self.where = (
+            StorageWeakRef(part.untyped_storage()),
+            (
+                part.storage_offset(),
+                part.size(),
+                part.stride(),
+            ),
+        )
 
     def found(self) -> torch.Tensor | None:
         storage = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
-        return None if storage is None else torch.empty(0, dtype=torch.uint8).set_(storage, *self.where)
+        return (
+            None
+            if storage is None
+            else torch.empty(0, dtype=torch.uint8).set_(storage, *self.where)
+        )
 
 
 class LateStream:
-    """A stream that copies nothing before it is waited for; memory that was given back by then holds something else."""
+    """A stream that copies nothing before it is waited for; memory that was given back by then
+    holds something else.
+    """
 
     current: "LateStream | None" = None
 
@@ -122,7 +142,9 @@ class LateStream:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.Waiting], None]:
-    """late(waiting): its copies are made at the last moment that its events allow, as over a busy link."""
+    """late(waiting): its copies are made at the last moment that its events allow, as over a busy
+    link.
+    """
     computing = LateStream()
 
     def copy(to: torch.Tensor, source: torch.Tensor) -> None:
@@ -144,7 +166,9 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.Waiting], None
     return apply
 
 
-def test_the_latest_copies_that_the_events_allow_are_early_enough(late: Callable[[offloading.Waiting], None]) -> None:
+def test_the_latest_copies_that_the_events_allow_are_early_enough(
+    late: Callable[[offloading.Waiting], None],
+) -> None:
     expected = gradients(network())
     layers = network()
     late(waiting_on_host(layers))
@@ -161,7 +185,9 @@ def test_a_wait_that_is_forgotten_would_be_noticed(
         gradients(layers)
 
 
-def test_a_graph_that_is_dropped_waits_for_its_copies(late: Callable[[offloading.Waiting], None]) -> None:
+def test_a_graph_that_is_dropped_waits_for_its_copies(
+    late: Callable[[offloading.Waiting], None],
+) -> None:
     layers = network()
     waiting = waiting_on_host(layers)
     late(waiting)
@@ -205,7 +231,9 @@ def test_two_kept_layers_are_on_the_card_at_most() -> None:
 
     def on_card() -> int:
         alive = [visit for ref in visits if (visit := ref()) is not None]
-        return sum(any(saved.on_card is not None for saved in visit.saved.values()) for visit in alive)
+        return sum(
+            any(saved.on_card is not None for saved in visit.saved.values()) for visit in alive
+        )
 
     seen: list[int] = []
 
@@ -215,7 +243,9 @@ def test_two_kept_layers_are_on_the_card_at_most() -> None:
 
     waiting._fetch = counted
     for place in KEPT:
-        layers[place].register_forward_hook(lambda *_: visits.append(weakref.ref(waiting._latest())))
+        layers[place].register_forward_hook(
+            lambda *_: visits.append(weakref.ref(waiting._latest()))
+        )
     forward(layers, 0).backward()
     assert seen == [2, 2]
 
@@ -235,7 +265,9 @@ def test_only_training_leaves_anything() -> None:
 def test_weights_stay_and_so_do_the_scales_of_quantised_ones() -> None:
     layers = network()
     weight = layers[1].up.weight
-    weight.quant_state = SimpleNamespace(absmax=torch.ones(4), state2=SimpleNamespace(absmax=torch.ones(2)))
+    weight.quant_state = SimpleNamespace(
+        absmax=torch.ones(4), state2=SimpleNamespace(absmax=torch.ones(2))
+    )
     stay = offloading.settled(layers)
     held = [weight, weight.quant_state.absmax, weight.quant_state.state2.absmax]
     assert {each.untyped_storage().data_ptr() for each in held} <= stay
@@ -254,5 +286,8 @@ def test_no_more_pinned_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch, "empty", refused)
-    with pytest.raises(HostMemoryError, match=r"cannot pin more host memory.*hardware\.offload_activations.*set it to false"):
+    with pytest.raises(
+        HostMemoryError,
+        match=r"cannot pin more host memory.*hardware\.offload_activations.*set it to false",
+    ):
         offloading.Pieces(1, pinned=True)

@@ -62,7 +62,9 @@ def test_patches_that_are_right_change_nothing():
 def test_activations_do_leave(monkeypatch):
     sent: list[int] = []
     copy = activation_offloading._copy
-    monkeypatch.setattr(activation_offloading, "_copy", lambda to, source: sent.append(len(to)) or copy(to, source))
+    monkeypatch.setattr(
+        activation_offloading, "_copy", lambda to, source: sent.append(len(to)) or copy(to, source)
+    )
     assert difference(waiting(pinned=False), recipe()) is None
     assert sum(sent) > 2 * 2 * gradient_check.TOKENS * gradient_check.FFN  # there and back
 
@@ -82,7 +84,9 @@ def test_a_copy_that_loses_something_is_refused_and_nothing_is_patched(monkeypat
     monkeypatch.setattr(activation_offloading, "_copy", loses_half)
     monkeypatch.setattr(gradient_check, "_found", {})
     layers = kept_layers()
-    with pytest.raises(HostMemoryError, match=r"were wrong with it.*set hardware\.offload_activations=false") as refused:
+    with pytest.raises(
+        HostMemoryError, match=r"were wrong with it.*set hardware\.offload_activations=false"
+    ) as refused:
         model.let_activations_wait(run, layers, pieces, STACK)
     assert refused.value.why == "activations cannot wait in host memory: gradients would be wrong"
     assert not any("forward" in layer.__dict__ for layer in layers)
@@ -92,7 +96,9 @@ def test_kept_layers_that_are_not_marked_keep_their_activations(resolved):
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=3")
     run.hardware.checkpoint_skip_layers = 2
     with pytest.raises(HostMemoryError, match="Unsloth marks 3 layers as kept and 2 are to be"):
-        model.let_activations_wait(run, kept_layers(), activation_offloading.Pieces(0, pinned=False), STACK)
+        model.let_activations_wait(
+            run, kept_layers(), activation_offloading.Pieces(0, pinned=False), STACK
+        )
 
 
 def test_a_hand_back_that_changes_a_weight_is_seen(monkeypatch):
@@ -113,10 +119,14 @@ def test_a_patch_that_fails_is_left_off_and_so_is_one_that_cannot_be_tried():
     def fails(*_: object) -> None:
         raise RuntimeError("no such kernel\nmore")
 
-    assert difference(fails, recipe()) == "small layers failed with it (RuntimeError: no such kernel)"
+    assert (
+        difference(fails, recipe()) == "small layers failed with it (RuntimeError: no such kernel)"
+    )
     odd = recipe()
     odd.mlp.gate_proj.base_layer = torch.nn.Identity()
-    assert str(difference(shortened(RIGHT), odd)).startswith("it could not be tried on small layers (Attribute")
+    assert str(difference(shortened(RIGHT), odd)).startswith(
+        "it could not be tried on small layers (Attribute"
+    )
 
 
 def test_the_random_numbers_of_a_run_are_not_touched():
@@ -133,9 +143,13 @@ def test_quantised_layers_are_made_like_those_of_the_run(dtype):
     layers = layers_with(RIGHT, count=1, hidden=64, ffn=64)
     mlp = layers[0].mlp
     for name in gradient_check.PROJECTIONS:
-        made = bitsandbytes.nn.Linear4bit(64, 64, False, compute_dtype=dtype, quant_type="nf4").to("cpu")
+        made = bitsandbytes.nn.Linear4bit(64, 64, False, compute_dtype=dtype, quant_type="nf4").to(
+            "cpu"
+        )
         getattr(mlp, name).base_layer = made
-    found = gradient_check._projection(mlp.gate_proj.base_layer, 256, 512, Recipe(STACK, CPU, dtype, mlp))
+    found = gradient_check._projection(
+        mlp.gate_proj.base_layer, 256, 512, Recipe(STACK, CPU, dtype, mlp)
+    )
     assert type(found) is bitsandbytes.nn.Linear4bit
     assert tuple(found.weight.quant_state.shape) == (512, 256)
     assert found.weight.quant_state.nested

@@ -1,4 +1,6 @@
-"""A recomputed layer leaves out the product that nobody reads, and its gradients are what they were."""
+"""A recomputed layer leaves out the product that nobody reads, and its gradients are what they
+were.
+"""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -29,11 +31,17 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def planned(resolved: Callable[..., RunConfig], *words: str) -> RunConfig:
     """A run of two recomputed layers that was planned for a card, as the layers are made here."""
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", *words)
-    run.hardware.checkpoint_skip_layers, run.hardware.device, run.hardware.dtype = 0, Device.cpu, Dtype.float32
+    run.hardware.checkpoint_skip_layers, run.hardware.device, run.hardware.dtype = (
+        0,
+        Device.cpu,
+        Dtype.float32,
+    )
     return run
 
 
-def gradients(kernels: SimpleNamespace, change: Callable[[Any], object]) -> tuple[Any, list[Any], list[Any]]:
+def gradients(
+    kernels: SimpleNamespace, change: Callable[[Any], object]
+) -> tuple[Any, list[Any], list[Any]]:
     """Output, gradients and layers of two checkpointed layers, `change` made to them before."""
     torch.manual_seed(3)
     layers = layers_with(kernels)
@@ -50,7 +58,9 @@ def gradients(kernels: SimpleNamespace, change: Callable[[Any], object]) -> tupl
 def test_gradients_and_the_output_are_the_same_and_what_is_left_out_is_no_number(kernels):
     out, whole, _ = gradients(kernels, lambda layers: None)
     assert len(whole) == 13
-    same, shortened, layers = gradients(kernels, lambda layers: leave_out_last_product(layers, kernels, lambda layer: False))
+    same, shortened, layers = gradients(
+        kernels, lambda layers: leave_out_last_product(layers, kernels, lambda layer: False)
+    )
     assert torch.equal(out, same)
     assert all(torch.equal(one, other) for one, other in zip(whole, shortened, strict=True))
     for layer in layers:
@@ -98,16 +108,22 @@ def test_an_mlp_in_tiles_is_planned_whole_and_nothing_is_said(resolved, kernels)
         ("hardware.recompute_last_product=true", 0, 0),
     ],
 )
-def test_what_a_plan_counts_on_and_the_model_does_not_do_is_said(resolved, kernels, word, fused, said):
+def test_what_a_plan_counts_on_and_the_model_does_not_do_is_said(
+    resolved, kernels, word, fused, said
+):
     run = planned(resolved, word)
     layers = layers_with(kernels)
     for layer in layers[fused:]:
         del layer.mlp.forward
     notes = model.shorten(run, layers, kernels, STACK)
-    assert [note.partition(",")[0] for note in notes] == ["1 of 2 recomputed layers compute their last product"] * said
+    assert [note.partition(",")[0] for note in notes] == [
+        "1 of 2 recomputed layers compute their last product"
+    ] * said
 
 
-def note(resolved: Any, layers: nn.ModuleList, kernels: SimpleNamespace, *words: str, kept: int = 0) -> str:
+def note(
+    resolved: Any, layers: nn.ModuleList, kernels: SimpleNamespace, *words: str, kept: int = 0
+) -> str:
     """What is said of two layers that are both to leave it out; none of them does."""
     run = planned(resolved, *words)
     run.hardware.checkpoint_skip_layers = kept
@@ -117,14 +133,20 @@ def note(resolved: Any, layers: nn.ModuleList, kernels: SimpleNamespace, *words:
     return said
 
 
-def test_a_function_that_saves_its_tensors_in_another_order_is_found_and_left_alone(resolved, kernels):
+def test_a_function_that_saves_its_tensors_in_another_order_is_found_and_left_alone(
+    resolved, kernels
+):
     other = kernels_with(SavesInAnotherOrder)
     whole = gradients(other, lambda layers: None)[1]
-    wrong = gradients(other, lambda layers: leave_out_last_product(layers, other, lambda layer: False))[1]
+    wrong = gradients(
+        other, lambda layers: leave_out_last_product(layers, other, lambda layer: False)
+    )[1]
     assert all(each.isfinite().all() for each in wrong)  # nobody would notice
     assert sum(not torch.allclose(one, each) for one, each in zip(whole, wrong, strict=True)) >= 9
     said = note(resolved, layers_with(other), other)
-    assert said.startswith("2 of 2 recomputed layers compute their last product, which nobody reads: ")
+    assert said.startswith(
+        "2 of 2 recomputed layers compute their last product, which nobody reads: "
+    )
     assert "gradients of small layers were wrong with it" in said
     assert "hardware.recompute_last_product=true plans for it" in said
 
@@ -132,7 +154,9 @@ def test_a_function_that_saves_its_tensors_in_another_order_is_found_and_left_al
 def test_it_is_tried_once_a_process(resolved, kernels, monkeypatch):
     tried: list[object] = []
     difference = gradient_check.difference
-    monkeypatch.setattr(gradient_check, "difference", lambda *given: tried.append(given) or difference(*given))
+    monkeypatch.setattr(
+        gradient_check, "difference", lambda *given: tried.append(given) or difference(*given)
+    )
     run = planned(resolved)
     assert model.shorten(run, layers_with(kernels), kernels, STACK) == ()
     assert model.shorten(run, layers_with(kernels), kernels, STACK) == ()
@@ -143,7 +167,9 @@ def test_it_is_tried_once_a_process(resolved, kernels, monkeypatch):
 def test_a_name_that_is_gone_is_said(resolved, kernels, name):
     layers = layers_with(kernels)
     delattr(kernels, name)
-    assert f"has no kernels.fast_lora.{name}, which unsloth 2026.10.6 to 2026.10.9 had" in note(resolved, layers, kernels)
+    assert f"has no kernels.fast_lora.{name}, which unsloth 2026.10.6 to 2026.10.9 had" in note(
+        resolved, layers, kernels
+    )
 
 
 def test_kept_layers_that_are_not_marked_are_said(resolved, kernels):

@@ -13,13 +13,18 @@ from medexp.system.private_names import NF4_PLAN
 def quantised(place: torch.Tensor) -> nn.Module:
     """A layer as bitsandbytes and Unsloth leave it once its weight was dequantised into `place`."""
     layer = nn.Linear(2, 2)
-    layer.weight.quant_state = SimpleNamespace(**{NF4_PLAN.last: ["address", place, place.view(2, 2)]})
+    layer.weight.quant_state = SimpleNamespace(
+        **{NF4_PLAN.last: ["address", place, place.view(2, 2)]}
+    )
     return layer
 
 
 def test_nothing_holds_the_place_any_more():
     place = torch.empty(4, dtype=torch.bfloat16)
-    network, kernels = nn.Sequential(quantised(place), nn.Linear(2, 2)), SimpleNamespace(_SCRATCH={("weight", 0): place})
+    network, kernels = (
+        nn.Sequential(quantised(place), nn.Linear(2, 2)),
+        SimpleNamespace(_SCRATCH={("weight", 0): place}),
+    )
     gone = weakref.ref(place)
     del place
     assert hand_back(network, kernels) == 8

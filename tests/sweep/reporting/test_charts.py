@@ -20,11 +20,18 @@ LOSSES = [3.0, 3.4, 3.1]
 
 @pytest.fixture
 def drawn(
-    opened: Callable[..., Study], resolved: Callable[..., RunConfig], no_card: Machine, tmp_path: Path
+    opened: Callable[..., Study],
+    resolved: Callable[..., RunConfig],
+    no_card: Machine,
+    tmp_path: Path,
 ) -> Callable[..., tuple[Path, str]]:
-    """drawn(losses, *overrides): the folder with the charts of a study whose trials came to `losses`, and its page."""
+    """drawn(losses, *overrides): the folder with the charts of a study whose trials came to
+    `losses`, and its page.
+    """
 
-    def made(losses: Sequence[float], *overrides: str, ending: Ending = Ending.done) -> tuple[Path, str]:
+    def made(
+        losses: Sequence[float], *overrides: str, ending: Ending = Ending.done
+    ) -> tuple[Path, str]:
         study = opened("hydra/sweeper/sampler=random", *overrides)
         for at, loss in enumerate(losses):
             outcome = Outcome(Ending.done if at == 0 else ending, "", {"result/loss_after": loss})
@@ -42,10 +49,13 @@ def lines(page: str) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_no_trial_is_drawn_white_on_white(drawn: Callable[..., tuple[Path, str]], direction: str) -> None:
+def test_no_trial_is_drawn_white_on_white(
+    drawn: Callable[..., tuple[Path, str]], direction: str
+) -> None:
     folder, page = drawn(LOSSES, f"hydra.sweeper.direction={direction}")
     ends = [tuple(round(255 * part) for part in to_rgb(charts.LINES[at])) for at in (0, -1)]
-    assert (lines(page)[0], lines(page)[1]) == (ends[0], ends[1])  # the least and the largest, whichever is the best
+    # the least and the largest, whichever is the best
+    assert (lines(page)[0], lines(page)[1]) == (ends[0], ends[1])
     assert len(lines(page)) == len(LOSSES)
     pixels = imread(folder / "parallel_coordinates.png")[..., :3]
     for colour in charts.LINES[::2]:
@@ -56,7 +66,9 @@ def test_trials_that_came_to_the_same_are_drawn_too(drawn: Callable[..., tuple[P
     assert len(lines(drawn([3.0, 3.0])[1])) == 2
 
 
-@pytest.mark.parametrize(("count", "ending"), [(charts.TELLING - 1, Ending.done), (charts.TELLING, Ending.copied)])
+@pytest.mark.parametrize(
+    ("count", "ending"), [(charts.TELLING - 1, Ending.done), (charts.TELLING, Ending.copied)]
+)
 def test_which_parameter_matters_is_not_drawn_from_few_trials(
     drawn: Callable[..., tuple[Path, str]], count: int, ending: Ending
 ) -> None:
@@ -66,7 +78,9 @@ def test_which_parameter_matters_is_not_drawn_from_few_trials(
     assert f"drawn from {charts.TELLING} finished trials on; there are {finished}." in page
 
 
-def test_which_parameter_matters_is_drawn_from_enough(drawn: Callable[..., tuple[Path, str]]) -> None:
+def test_which_parameter_matters_is_drawn_from_enough(
+    drawn: Callable[..., tuple[Path, str]],
+) -> None:
     folder, page = drawn([3.0 + at / 10 for at in range(charts.TELLING)])
     assert (folder / "importance.png").stat().st_size > 5000
     assert "finished trials on" not in page

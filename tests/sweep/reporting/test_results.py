@@ -36,7 +36,12 @@ def composed():
     [
         ["lora.r=8"],
         ["sweep=rank_lr_seq", "lora.r=8", "training.learning_rate=0.00123456789"],
-        ["hardware=rtx4050_6gb", "lora=attention_only", "training.max_seq_tokens=4096", "prompt=r1_reasoning"],
+        [
+            "hardware=rtx4050_6gb",
+            "lora=attention_only",
+            "training.max_seq_tokens=4096",
+            "prompt=r1_reasoning",
+        ],
         [
             "hardware=rtx4050_6gb",
             "dataset=clinical_cases",
@@ -44,12 +49,22 @@ def composed():
             "training.epochs=1",
             "training.max_steps=null",
         ],
-        ["debug=fast", "hardware.vram_ceiling_gib=0.5", "dataset.columns.reasoning=null", "prompt=direct"],
+        [
+            "debug=fast",
+            "hardware.vram_ceiling_gib=0.5",
+            "dataset.columns.reasoning=null",
+            "prompt=direct",
+        ],
     ],
 )
 def test_the_preset_composes_to_the_very_run(composed, resolved, tmp_path, large_card, overrides):
     preset.write(
-        preset.preset(composed(*overrides), lambda hardware: composed(f"hardware={hardware}"), "Question: which?"), tmp_path
+        preset.preset(
+            composed(*overrides),
+            lambda hardware: composed(f"hardware={hardware}"),
+            "Question: which?",
+        ),
+        tmp_path,
     )
     again = composed("experiment=best", folder=tmp_path)
     wanted = composed(*overrides)
@@ -59,7 +74,9 @@ def test_the_preset_composes_to_the_very_run(composed, resolved, tmp_path, large
 
 def test_the_preset_holds_what_differs_and_nothing_else(composed):
     text = preset.preset(
-        composed("lora.r=8", "tracking.experiment=mine"), lambda hardware: composed(f"hardware={hardware}"), "Question: which?"
+        composed("lora.r=8", "tracking.experiment=mine"),
+        lambda hardware: composed(f"hardware={hardware}"),
+        "Question: which?",
     )
     assert text.startswith("# @package _global_\n# Question: which?\n")
     assert yaml.safe_load(text) == {"defaults": [{"override /hardware": "cpu"}], "lora": {"r": 8}}
@@ -96,12 +113,21 @@ def test_a_study_that_starts_afresh_gets_the_next_name(tmp_path):
         ({"lora": Choice(("all_linear",))}, None),
     ],
 )
-def test_the_run_as_configured_comes_first_where_it_lies_in_the_space(resolved, no_card, space, values):
-    assert names.values_of(resolved("training.learning_rate=5e-4", on=no_card), Space(space)) == values
+def test_the_run_as_configured_comes_first_where_it_lies_in_the_space(
+    resolved, no_card, space, values
+):
+    assert (
+        names.values_of(resolved("training.learning_rate=5e-4", on=no_card), Space(space)) == values
+    )
 
 
 def test_the_mean_of_repeats():
-    made = results.mean([Outcome(Ending.done, "", {"a": 1.0, "b": 1.0}, "x", 2.0), Outcome(Ending.done, "", {"a": 3.0}, "y", 4.0)])
+    made = results.mean(
+        [
+            Outcome(Ending.done, "", {"a": 1.0, "b": 1.0}, "x", 2.0),
+            Outcome(Ending.done, "", {"a": 3.0}, "y", 4.0),
+        ]
+    )
     assert made == Outcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
 
 
@@ -117,8 +143,16 @@ def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
 @pytest.mark.parametrize(
     ("losses", "beaten", "first"),
     [
-        ([3.0, 2.0, 2.5], "2 others; the next best, trial 2 (r=3), had 2.5000", "trial 0 (r=1) had 3.0000"),
-        ([2.0, 3.0], "1 other; the next best, trial 1 (r=2), had 3.0000", "is the best: nothing that was tried beat it"),
+        (
+            [3.0, 2.0, 2.5],
+            "2 others; the next best, trial 2 (r=3), had 2.5000",
+            "trial 0 (r=1) had 3.0000",
+        ),
+        (
+            [2.0, 3.0],
+            "1 other; the next best, trial 1 (r=2), had 3.0000",
+            "is the best: nothing that was tried beat it",
+        ),
         ([2.0, 1.0], "1 other; the next best, trial 0 (r=1), had 2.0000", None),
     ],
 )
@@ -132,9 +166,16 @@ def test_the_best_is_held_against_the_run_as_configured(opened, losses, beaten, 
 
 
 def test_a_row_says_what_a_trial_came_to(opened):
-    study = opened(space=Space({"lora.r": Choice((4,)), "training.learning_rate": Choice((0.00012345,))}))
+    study = opened(
+        space=Space({"lora.r": Choice((4,)), "training.learning_rate": Choice((0.00012345,))})
+    )
     first, second = study.ask(), study.ask()
-    study.tell(first, Outcome(Ending.done, "", {"result/loss_after": 3.14159}, elapsed_s=61), {}, {"measured_bytes": 2**30})
+    study.tell(
+        first,
+        Outcome(Ending.done, "", {"result/loss_after": 3.14159}, elapsed_s=61),
+        {},
+        {"measured_bytes": 2**30},
+    )
     study.tell(second, Outcome(Ending.crashed, "killed by SIGKILL"), {})
     assert [board.row(each) for each in study.trials()] == [
         ("0", "r=4, learning_rate=0.000123", "", "1.00", "3.1416", "done", "1 min 01 s"),
@@ -144,13 +185,21 @@ def test_a_row_says_what_a_trial_came_to(opened):
 
 def test_the_presets_of_a_sweep_fit_the_hardware(composed):
     cpu, card = composed("sweep=rank_lr_seq"), composed("sweep=rank_lr_seq", "hardware=rtx4050_6gb")
-    assert OmegaConf.to_container(cpu.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(384, 641, 128)"
-    assert OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"] == "range(1024, 16385, 1024)"
+    assert (
+        OmegaConf.to_container(cpu.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"]
+        == "range(384, 641, 128)"
+    )
+    assert (
+        OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"]
+        == "range(1024, 16385, 1024)"
+    )
     assert (cpu.hydra.sweeper.n_trials, cpu.evaluation.answers) == (8, 0)
 
 
 def test_sweepers_that_begin_at_once_share_one_run_in_mlflow(opened, tmp_path):
-    where = Tracking(str(tmp_path / "mlruns"), "e", None, system_metrics=False, log_adapter=False, tags={})
+    where = Tracking(
+        str(tmp_path / "mlruns"), "e", None, system_metrics=False, log_adapter=False, tags={}
+    )
     studies, both = [opened(), opened()], Barrier(2, timeout=60)
 
     def begin(study):

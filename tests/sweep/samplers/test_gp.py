@@ -34,7 +34,9 @@ def length(trial):
 
 
 def test_it_learns_where_the_ceiling_is(opened):
-    """The loss falls towards lengths that do not fit; Optuna's own would propose the longest for ever."""
+    """The loss falls towards lengths that do not fit; Optuna's own would propose the longest for
+    ever.
+    """
     study, refusals = opened(GP, space=LENGTH), 0
     while study.done() < 12:
         trial = study.ask()
@@ -72,7 +74,9 @@ def test_every_point_of_a_small_space_is_tried_before_one_is_tried_again(opened)
 
 
 def test_trials_under_way_are_not_proposed_again(opened):
-    study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=3", "hydra.sweeper.n_jobs=2", space=LENGTH)
+    study = opened(
+        GP, "hydra.sweeper.sampler.n_startup_trials=3", "hydra.sweeper.n_jobs=2", space=LENGTH
+    )
     for _ in range(5):
         trial = study.ask()
         done(study, trial, abs(length(trial) - 2000) / 1000, {VRAM: -1.0})
@@ -80,13 +84,22 @@ def test_trials_under_way_are_not_proposed_again(opened):
 
 
 def test_two_objectives_under_a_limit(opened):
-    study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=2", "hydra.sweeper.objective=[a,b]", space=LENGTH)
+    study = opened(
+        GP,
+        "hydra.sweeper.sampler.n_startup_trials=2",
+        "hydra.sweeper.objective=[a,b]",
+        space=LENGTH,
+    )
     for _ in range(6):
         trial = study.ask()
         if length(trial) > 4000:
             refused(study, trial, {VRAM: 1.0})
         else:
-            study.tell(trial, Outcome(Ending.done, "", {"a": -float(length(trial)), "b": float(length(trial))}), {VRAM: -1.0})
+            study.tell(
+                trial,
+                Outcome(Ending.done, "", {"a": -float(length(trial)), "b": float(length(trial))}),
+                {VRAM: -1.0},
+            )
     assert study.ask().params
 
 
@@ -99,7 +112,11 @@ def test_a_continued_study_goes_on_from_what_it_learnt(opened):
     for tokens in (2560, 6400):
         study.enqueue({"training.max_seq_tokens": tokens})
         refused(study, study.ask(), {VRAM: tokens - 2000.0})
-    assert 640 < length(opened(GP, "hydra.sweeper.sampler.n_startup_trials=2", space=LENGTH).ask()) < 2560
+    assert (
+        640
+        < length(opened(GP, "hydra.sweeper.sampler.n_startup_trials=2", space=LENGTH).ask())
+        < 2560
+    )
 
 
 def test_a_range_that_grew_is_searched(opened):
@@ -111,7 +128,9 @@ def test_a_range_that_grew_is_searched(opened):
 
 
 def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
-    """A pruned trial would have moved on as others did; a failed one is as bad as the worst; what was cut short says nothing."""
+    """A pruned trial would have moved on as others did; a failed one is as bad as the worst; what
+    was cut short says nothing.
+    """
     study = opened(GP, space=LENGTH)
     for at_four, loss in ((5.0, 4.0), (6.0, 4.5)):
         trial = study.ask()
@@ -122,15 +141,28 @@ def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
         if ending is Ending.pruned:
             trial.report(9.0, 2)
             trial.report(7.0, 4)
-        study.tell(trial, Outcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {})
+        study.tell(
+            trial, Outcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {}
+        )
     found = _valued(study.trials(), study.optuna.directions)
-    assert [(each.number, values) for each, values in found] == [(0, [4.0]), (1, [4.5]), (2, [5.75]), (3, [4.5])]
-    assert all(each.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) for each, _ in found)
+    assert [(each.number, values) for each, values in found] == [
+        (0, [4.0]),
+        (1, [4.5]),
+        (2, [5.75]),
+        (3, [4.5]),
+    ]
+    assert all(
+        each.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) for each, _ in found
+    )
 
 
 @pytest.mark.parametrize(
     ("preset", "sampler"),
-    [("rank_lr_seq", "ThoroughGPSampler"), ("pareto_loss_vram", "ThoroughGPSampler"), ("grid_rank", "GridSampler")],
+    [
+        ("rank_lr_seq", "ThoroughGPSampler"),
+        ("pareto_loss_vram", "ThoroughGPSampler"),
+        ("grid_rank", "GridSampler"),
+    ],
 )
 def test_the_sampler_of_a_preset(asked, preset, sampler):
     assert asked(f"sweep={preset}").sampler["_target_"].endswith(sampler)

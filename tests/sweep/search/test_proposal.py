@@ -28,7 +28,9 @@ def test_what_fits_is_the_plan_a_run_would_take(proposal, resolved):
 def test_what_does_not_fit_says_by_how_many_bytes_and_which_term(proposal, resolved):
     overrides = [*CARD, "training.max_seq_tokens=65536"]
     made = proposal(*overrides)
-    least = min(each.budget.peak_bytes for each in planner.ranked(resolved(*overrides), last_resorts=True))
+    least = min(
+        each.budget.peak_bytes for each in planner.ranked(resolved(*overrides), last_resorts=True)
+    )
     assert not made.fits
     assert made.violations[VRAM] == pytest.approx(least * limits.SAFETY - bytes_of_gib(5.25), abs=2)
     assert "largest term: recompute peak of a layer" in made.why
@@ -36,7 +38,10 @@ def test_what_does_not_fit_says_by_how_many_bytes_and_which_term(proposal, resol
 
 
 def test_the_violation_grows_with_the_length(proposal):
-    over = [proposal(*CARD, f"training.max_seq_tokens={seq}").violations[VRAM] for seq in (32768, 49152, 65536)]
+    over = [
+        proposal(*CARD, f"training.max_seq_tokens={seq}").violations[VRAM]
+        for seq in (32768, 49152, 65536)
+    ]
     assert over == sorted(over)
     assert min(over) > 0
 
@@ -52,7 +57,9 @@ def test_a_cpu_has_no_ceiling_unless_one_is_set(proposal):
     assert free.fits
     assert free.violations == {}
     assert free.planned_bytes > 0
-    assert not proposal("hardware=cpu", f"hardware.vram_ceiling_gib={free.planned_bytes / GIB / 2:.3f}").fits
+    assert not proposal(
+        "hardware=cpu", f"hardware.vram_ceiling_gib={free.planned_bytes / GIB / 2:.3f}"
+    ).fits
 
 
 def test_a_point_that_breaks_a_rule_is_a_violation_not_an_error(compose, no_card, monkeypatch):

@@ -6,7 +6,16 @@ import pytest
 
 from medexp.cli import app as command
 from medexp.errors import ConfigError
-from medexp.sweep.search.search_space import Choice, Real, Space, Whole, lengths, quoted, space, text_of
+from medexp.sweep.search.search_space import (
+    Choice,
+    Real,
+    Space,
+    Whole,
+    lengths,
+    quoted,
+    space,
+    text_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +55,9 @@ def test_what_is_written_is_what_is_drawn_from(loader, written, dimension):
 
 
 def test_a_glob_over_a_group_is_a_choice_of_its_options(loader):
-    assert space({}, ["lora=glob(*)"], loader).dimensions == {"lora": Choice(("all_linear", "attention_only"))}
+    assert space({}, ["lora=glob(*)"], loader).dimensions == {
+        "lora": Choice(("all_linear", "attention_only"))
+    }
 
 
 @pytest.mark.parametrize(
@@ -116,4 +127,6 @@ def test_a_quoted_path_survives_hydra(text):
 
 def test_lengths_end_where_the_cases_of_a_cpu_do_and_go_on_to_the_ceiling_of_a_card(loader):
     assert space({"x": lengths("cpu", 640)}, [], loader).dimensions == {"x": Whole(384, 640, 128)}
-    assert space({"x": lengths("cuda", 2048)}, [], loader).dimensions == {"x": Whole(1024, 16384, 1024)}
+    assert space({"x": lengths("cuda", 2048)}, [], loader).dimensions == {
+        "x": Whole(1024, 16384, 1024)
+    }

@@ -90,7 +90,12 @@ for file in sys.argv[1:]:
 
 
 def test_sweepers_that_make_one_new_study_at_once_all_have_it(tmp_path):
-    words = [sys.executable, "-c", CONNECT, *(str(tmp_path / f"{number}.db") for number in range(6))]
+    words = [
+        sys.executable,
+        "-c",
+        CONNECT,
+        *(str(tmp_path / f"{number}.db") for number in range(6)),
+    ]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen(words, text=True, **pipes) for _ in range(3)]
     for each in processes:

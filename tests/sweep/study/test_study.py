@@ -1,4 +1,6 @@
-"""The study: what counts, what is told, how it continues, and who was first where several ask at once."""
+"""The study: what counts, what is told, how it continues, and who was first where several ask at
+once.
+"""
 
 import copy
 import multiprocessing
@@ -22,7 +24,9 @@ from medexp.system import process_identity as alive
 from medexp.system.units import GIB
 
 LOSS = "result/loss_after"
-SAMPLERS = sorted(file.stem for file in (command.conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
+SAMPLERS = sorted(
+    file.stem for file in (command.conf_dir() / "hydra/sweeper/sampler").glob("*.yaml")
+)
 PRUNERS = sorted(file.stem for file in (command.conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
 FINITE = Space({"lora.r": Choice((4, 8)), "training.max_seq_tokens": Whole(128, 384, 128)})
 
@@ -78,16 +82,29 @@ def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
     again.lora.r += 1  # one of its dimensions
     sweeper._same_run(study, again)
     again.lora.alpha += 1
-    with pytest.raises(ConfigError, match=rf"begun with other settings: lora\.alpha={again.lora.alpha} \(was {base.lora.alpha}\);"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            rf"begun with other settings: lora\.alpha={again.lora.alpha} \(was {base.lora.alpha}\);"
+        ),
+    ):
         sweeper._same_run(study, again)
 
 
 def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
     study = opened()
-    before, now = (resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB)) for ram in (8, 16))
-    kept = {name: value for name, value in flatten(before).items() if name not in study.space.dimensions}
-    kept |= {"evaluation.reuse_base": True, "hydra.sweeper.objective": list(study.settings.objectives)}
-    kept |= {"dataset.path": f"/elsewhere/{Path(str(kept['dataset.path'])).name}"}  # the project was moved since
+    before, now = (
+        resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB)) for ram in (8, 16)
+    )
+    kept = {
+        name: value for name, value in flatten(before).items() if name not in study.space.dimensions
+    }
+    kept |= {
+        "evaluation.reuse_base": True,
+        "hydra.sweeper.objective": list(study.settings.objectives),
+    }
+    # the project was moved since
+    kept |= {"dataset.path": f"/elsewhere/{Path(str(kept['dataset.path'])).name}"}
     study.optuna.set_user_attr("base", kept)
     sweeper._same_run(study, now)
     sweeper._same_run(study, before)
@@ -101,7 +118,9 @@ def test_a_study_goes_on_with_more_memory_but_not_with_another_ceiling(opened, r
     for ram in (8, 16):
         sweeper._same_run(study, resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB)))
     with pytest.raises(ConfigError, match=r"hardware\.vram_ceiling_gib=4\.0 \(was None\)"):
-        sweeper._same_run(study, resolved("hardware=cpu", "hardware.vram_ceiling_gib=4", on=no_card))
+        sweeper._same_run(
+            study, resolved("hardware=cpu", "hardware.vram_ceiling_gib=4", on=no_card)
+        )
 
 
 def test_the_axes_of_plots_are_called_by_their_metric(opened):
@@ -118,7 +137,11 @@ def test_the_best_of_two_objectives_is_a_front(opened):
 def test_an_objective_that_is_not_logged_is_refused_with_what_is(opened):
     study = opened("hydra.sweeper.objective=result/los")
     with pytest.raises(
-        ConfigError, match=r"objective: result/los is not logged by a run; did you mean result/loss_after\?; there are"
+        ConfigError,
+        match=(
+            r"objective: result/los is not logged by a run; did you mean result/loss_after\?;"
+            r" there are"
+        ),
     ):
         told(study)
 
@@ -146,14 +169,23 @@ def test_sqlite_and_a_journal_file_both_keep_a_study(opened, tmp_path, url):
 
 def test_another_direction_is_refused(opened):
     opened()
-    with pytest.raises(ConfigError, match=r"study s has direction minimize and hydra\.sweeper\.direction is maximize"):
+    with pytest.raises(
+        ConfigError,
+        match=r"study s has direction minimize and hydra\.sweeper\.direction is maximize",
+    ):
         opened("hydra.sweeper.direction=maximize")
 
 
 def test_another_number_of_objectives_is_refused(opened):
     opened()
-    two = ["hydra.sweeper.objective=[result/loss_after,sweep/peak_gib]", "hydra.sweeper.direction=minimize"]
-    with pytest.raises(ConfigError, match=r"study s has direction minimize and hydra\.sweeper\.direction is minimize, minimize"):
+    two = [
+        "hydra.sweeper.objective=[result/loss_after,sweep/peak_gib]",
+        "hydra.sweeper.direction=minimize",
+    ]
+    with pytest.raises(
+        ConfigError,
+        match=r"study s has direction minimize and hydra\.sweeper\.direction is minimize, minimize",
+    ):
         opened(*two)
 
 
@@ -163,7 +195,10 @@ def test_as_many_directions_as_objectives_are_asked_for(opened):
 
 
 def test_a_sampler_inside_another_goes_on_with_other_draws_too(opened):
-    words = ["hydra/sweeper/sampler=partial_fixed", "hydra.sweeper.sampler.fixed_params={lora.r:16}"]
+    words = [
+        "hydra/sweeper/sampler=partial_fixed",
+        "hydra.sweeper.sampler.fixed_params={lora.r:16}",
+    ]
     drawn = [told(opened(*words)).params for _ in range(3)]
     assert {each["lora.r"] for each in drawn} == {16}
     assert len({each["training.learning_rate"] for each in drawn}) == 3
@@ -172,7 +207,9 @@ def test_a_sampler_inside_another_goes_on_with_other_draws_too(opened):
 @pytest.mark.parametrize("now", [Choice((4, 8, 32)), Whole(4, 16)])
 def test_a_categorical_that_changed_is_refused(opened, now):
     told(opened(space=Space({"lora.r": Choice((4, 8, 16))})))
-    with pytest.raises(ConfigError, match=r"was begun with lora\.r from choice\(4, 8, 16\) and is now asked for"):
+    with pytest.raises(
+        ConfigError, match=r"was begun with lora\.r from choice\(4, 8, 16\) and is now asked for"
+    ):
         opened(space=Space({"lora.r": now}))
 
 
@@ -220,11 +257,15 @@ def test_a_grid_tries_every_point_once_and_ends(opened, sampler):
 
 def test_a_grid_needs_a_finite_space(opened):
     with pytest.raises(ConfigError, match=r"training\.learning_rate has no grid"):
-        opened("hydra/sweeper/sampler=grid", space=Space({"training.learning_rate": Real(1e-5, 1e-3)}))
+        opened(
+            "hydra/sweeper/sampler=grid", space=Space({"training.learning_rate": Real(1e-5, 1e-3)})
+        )
 
 
 def test_an_option_that_a_sampler_does_not_take_is_refused(opened):
-    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.sampler=optuna\.samplers\.TPESampler cannot be made"):
+    with pytest.raises(
+        ConfigError, match=r"hydra\.sweeper\.sampler=optuna\.samplers\.TPESampler cannot be made"
+    ):
         opened("+hydra.sweeper.sampler.sead=1")
 
 
@@ -241,14 +282,18 @@ def test_a_trial_that_was_cut_short_is_tried_next_with_its_values(opened):
     study.enqueue(study.trials()[0].params, continues=study.trials()[0])
     again = study.ask()
     assert again.params == cut.params
-    assert (study.trials()[1].user_attrs["continues"], study.trials()[1].user_attrs["attempt"]) == (0, 2)
+    assert (study.trials()[1].user_attrs["continues"], study.trials()[1].user_attrs["attempt"]) == (
+        0,
+        2,
+    )
 
 
 def test_a_running_trial_is_left_over_once_its_process_is_gone(opened):
     study = opened()
     mine = study.ask()
     assert study.leftovers() == []
-    mine.set_user_attr("sweeper", study.trials()[0].user_attrs["sweeper"] | {"began": 1.0})  # its number belongs to another now
+    # its number belongs to another now
+    mine.set_user_attr("sweeper", study.trials()[0].user_attrs["sweeper"] | {"began": 1.0})
     assert [each.number for each in study.leftovers()] == [0]
 
 
@@ -272,12 +317,21 @@ def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
     assert not study.is_surplus(third)
 
 
-SHARED = ["hydra/sweeper/sampler=random", "lora.r=range(2,40)", "hardware.vram_ceiling_gib=2.2", "sweep.n_trials=12"]
+SHARED = [
+    "hydra/sweeper/sampler=random",
+    "lora.r=range(2,40)",
+    "hardware.vram_ceiling_gib=2.2",
+    "sweep.n_trials=12",
+]
 SHARED += ["hardware.dtype=bfloat16"]  # some of these ranks fit, on every processor
 
 
-def _sweep(url: str, started: "multiprocessing.Queue[tuple[int, int]]", folder: str, together: Any) -> None:
-    """One of several sweepers: the whole of it but its trials, which take a moment and come to what their rank says."""
+def _sweep(
+    url: str, started: "multiprocessing.Queue[tuple[int, int]]", folder: str, together: Any
+) -> None:
+    """One of several sweepers: the whole of it but its trials, which take a moment and come to what
+    their rank says.
+    """
     import time
 
     from tests.sweep.conftest import Stubs
@@ -300,7 +354,9 @@ def _sweep(url: str, started: "multiprocessing.Queue[tuple[int, int]]", folder: 
 def shared_url(request, tmp_path):
     if request.param == "postgresql":
         return request.getfixturevalue("postgresql")
-    return {"sqlite": f"sqlite:///{tmp_path}/shared.db", "journal": f"{tmp_path}/shared.journal"}[request.param]
+    return {"sqlite": f"sqlite:///{tmp_path}/shared.db", "journal": f"{tmp_path}/shared.journal"}[
+        request.param
+    ]
 
 
 def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened, tmp_path: Path):
@@ -308,7 +364,10 @@ def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened,
     opened(*SHARED[:1], "sweep.n_trials=12", space=space, url=shared_url)  # its tables, once
     context = multiprocessing.get_context("spawn")
     started, together = context.Queue(), context.Barrier(2)
-    workers = [context.Process(target=_sweep, args=(shared_url, started, str(tmp_path), together)) for _ in range(2)]
+    workers = [
+        context.Process(target=_sweep, args=(shared_url, started, str(tmp_path), together))
+        for _ in range(2)
+    ]
     for each in workers:
         each.start()
     for each in workers:
@@ -320,12 +379,18 @@ def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened,
     assert study.count(Ending.infeasible) > 0  # they came in between
     begun = [started.get() for _ in range(12)]
     assert started.empty()
-    done = [(each.number, each.params["lora.r"]) for each in study.trials() if ending_of(each) is Ending.done]
+    done = [
+        (each.number, each.params["lora.r"])
+        for each in study.trials()
+        if ending_of(each) is Ending.done
+    ]
     assert sorted(begun) == done
     assert len({rank for _, rank in done}) == 12  # no point twice
 
 
-def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agree_runs(opened, monkeypatch):
+def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agree_runs(
+    opened, monkeypatch
+):
     one = opened("hydra/sweeper/sampler=random")
     monkeypatch.setattr(study_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
     other = opened("hydra/sweeper/sampler=random")
@@ -353,6 +418,10 @@ def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
     study.tell(first, Outcome(Ending.pruned, "behind"), {VRAM: -1.0})
     again = study.ask()
     study.copy(again, study.same_point(again))
-    (_, copied) = study.trials()
-    assert (copied.state.name, copied.intermediate_values, copied.constraints) == ("PRUNED", {3: 2.5}, {VRAM: -1.0})
+    _, copied = study.trials()
+    assert (copied.state.name, copied.intermediate_values, copied.constraints) == (
+        "PRUNED",
+        {3: 2.5},
+        {VRAM: -1.0},
+    )
     assert study.done() == 1

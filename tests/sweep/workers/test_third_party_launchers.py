@@ -9,10 +9,16 @@ RAY = importlib.util.find_spec("ray") is not None
 
 
 @pytest.mark.parametrize(
-    "launcher", ["submitit_local", pytest.param("ray", marks=pytest.mark.skipif(not RAY, reason="needs medexp[ray]"))]
+    "launcher",
+    [
+        "submitit_local",
+        pytest.param("ray", marks=pytest.mark.skipif(not RAY, reason="needs medexp[ray]")),
+    ],
 )
 def test_a_sweep_through_a_launcher_of_a_cluster(sweeps, launcher):
-    status, output = sweeps.run("lora.r=choice(4,8)", "sweep.n_trials=1", f"hydra/launcher={launcher}")
+    status, output = sweeps.run(
+        "lora.r=choice(4,8)", "sweep.n_trials=1", f"hydra/launcher={launcher}"
+    )
     assert status == 0, output
     assert sweeps.endings() == ["done"]
     (trial,) = sweeps.trials()
@@ -25,7 +31,10 @@ def test_a_sweep_through_a_launcher_of_a_cluster(sweeps, launcher):
 
 def test_a_point_that_a_cluster_s_job_refuses_is_known_for_what_it_is(sweeps):
     status, output = sweeps.run(
-        "training.max_seq_tokens=choice(64,65)", "sweep.n_trials=1", "hydra/launcher=submitit_local", "dataset.overlong=drop"
+        "training.max_seq_tokens=choice(64,65)",
+        "sweep.n_trials=1",
+        "hydra/launcher=submitit_local",
+        "dataset.overlong=drop",
     )
     assert status == 6, output
     assert "The last one, input: every one of the" in output

@@ -16,7 +16,9 @@ from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
 
 CPU = Machine(cores=8, system="by hand", gpus=())
-TWO_CARDS = Machine(cores=8, system="by hand", gpus=(Gpu("A", 6 * GIB, True), Gpu("B", 6 * GIB, True)))
+TWO_CARDS = Machine(
+    cores=8, system="by hand", gpus=(Gpu("A", 6 * GIB, True), Gpu("B", 6 * GIB, True))
+)
 
 
 def python(code: str) -> list[str]:
@@ -32,13 +34,33 @@ def run(code: str, folder, timeout_s=None, environments=({},)) -> Outcome:
     [
         ("import os; os.abort()", Ending.crashed, "killed by SIGABRT"),
         ("import ctypes; ctypes.string_at(0)", Ending.crashed, "killed by SIGSEGV"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", Ending.crashed, "killed by SIGKILL"),
-        ("raise RuntimeError('CUDA error: an illegal memory access')", Ending.crashed, "exit status 1; RuntimeError: CUDA error"),
-        ("import sys; sys.exit('medexp: lora.r=0 is out of range')", Ending.crashed, "exit status 1; lora.r=0 is out of range"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            Ending.crashed,
+            "killed by SIGKILL",
+        ),
+        (
+            "raise RuntimeError('CUDA error: an illegal memory access')",
+            Ending.crashed,
+            "exit status 1; RuntimeError: CUDA error",
+        ),
+        (
+            "import sys; sys.exit('medexp: lora.r=0 is out of range')",
+            Ending.crashed,
+            "exit status 1; lora.r=0 is out of range",
+        ),
         ("import sys; print('medexp: no file'); sys.exit(2)", Ending.input, "no file"),
-        ("import sys; print('medexp: out of GPU memory'); sys.exit(3)", Ending.vram, "out of GPU memory"),
+        (
+            "import sys; print('medexp: out of GPU memory'); sys.exit(3)",
+            Ending.vram,
+            "out of GPU memory",
+        ),
         ("import sys; sys.exit(4)", Ending.diverged, "it printed nothing"),
-        ("import os, signal; os.kill(os.getpid(), 9)", Ending.crashed, "killed by SIGKILL; it printed nothing"),
+        (
+            "import os, signal; os.kill(os.getpid(), 9)",
+            Ending.crashed,
+            "killed by SIGKILL; it printed nothing",
+        ),
         ("import sys; sys.exit(5)", Ending.pruned, ""),
         ("import sys; sys.exit(130)", Ending.stopped, ""),
     ],
@@ -51,8 +73,13 @@ def test_what_a_process_died_of(tmp_path, code, ending, why):
 
 
 def test_an_outcome_that_was_left_is_believed_whatever_came_after(tmp_path):
-    left = json.dumps({"ending": "done", "why": "", "metrics": {"a": 1.0}, "run_id": "x", "elapsed_s": 1.0})
-    outcome = run(f"open({str(tmp_path / 'outcome.json')!r}, 'w').write({left!r}); import os; os.abort()", tmp_path)
+    left = json.dumps(
+        {"ending": "done", "why": "", "metrics": {"a": 1.0}, "run_id": "x", "elapsed_s": 1.0}
+    )
+    outcome = run(
+        f"open({str(tmp_path / 'outcome.json')!r}, 'w').write({left!r}); import os; os.abort()",
+        tmp_path,
+    )
     assert (outcome.ending, outcome.metrics) == (Ending.done, {"a": 1.0})
 
 
@@ -67,9 +94,9 @@ def test_what_may_hold_a_password_is_for_this_user_alone(tmp_path):
     ticket.write(tmp_path)
     Outcome(Ending.crashed, "postgresql://me:secret@host/db did not answer").write(tmp_path)
     assert read_ticket(tmp_path) == ticket
-    assert {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == dict.fromkeys(
-        ("trial.json", "outcome.json"), "0o600"
-    )
+    assert {
+        file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()
+    } == dict.fromkeys(("trial.json", "outcome.json"), "0o600")
 
 
 def test_half_an_outcome_is_none(tmp_path):
@@ -78,7 +105,9 @@ def test_half_an_outcome_is_none(tmp_path):
 
 
 def ends(pid: int, within_s: float) -> bool:
-    """Does it end soon? The kernel takes its time after SIGKILL; a zombie waits for whoever inherits it."""
+    """Does it end soon? The kernel takes its time after SIGKILL; a zombie waits for whoever
+    inherits it.
+    """
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         try:
@@ -109,16 +138,22 @@ def test_a_late_process_is_asked_then_stopped_with_what_it_started(tmp_path, mon
 def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_path):
     both = Processes([{}, {}])
     heard = (
-        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(130)); print('up', flush=True); time.sleep(60)"
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(130));"
+        " print('up', flush=True); time.sleep(60)"
     )
     outcomes: list[Outcome] = []
     threads = [
-        threading.Thread(target=lambda each=each: outcomes.append(both.run(python(heard), tmp_path / each, None))) for each in "ab"
+        threading.Thread(
+            target=lambda each=each: outcomes.append(both.run(python(heard), tmp_path / each, None))
+        )
+        for each in "ab"
     ]
     for each in threads:
         each.start()
     while not all(
-        (tmp_path / each / "trial.log").exists() and "up\n" in (tmp_path / each / "trial.log").read_text() for each in "ab"
+        (tmp_path / each / "trial.log").exists()
+        and "up\n" in (tmp_path / each / "trial.log").read_text()
+        for each in "ab"
     ):
         time.sleep(0.05)
     both.interrupt()
@@ -130,8 +165,14 @@ def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_pat
 def test_each_process_has_a_card_of_its_own_and_no_two_the_same(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     pool = Processes(slots(2, TWO_CARDS, on_card=True))
-    code = "import os, time; print('card', os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(1)"
-    threads = [threading.Thread(target=pool.run, args=(python(code), tmp_path / str(each), None)) for each in range(4)]
+    code = (
+        "import os, time; print('card', os.environ['CUDA_VISIBLE_DEVICES'], flush=True);"
+        " time.sleep(1)"
+    )
+    threads = [
+        threading.Thread(target=pool.run, args=(python(code), tmp_path / str(each), None))
+        for each in range(4)
+    ]
     for each in threads:
         each.start()
     for each in threads:
@@ -142,19 +183,29 @@ def test_each_process_has_a_card_of_its_own_and_no_two_the_same(tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("visible", "n_jobs", "cards"),
-    [(None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"]), ("3,5", 1, ["3"]), ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"])],
+    [
+        (None, 2, ["0", "1"]),
+        ("3,5", 2, ["3", "5"]),
+        ("3,5", 1, ["3"]),
+        ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"]),
+    ],
 )
 def test_cards_are_those_this_process_may_see(monkeypatch, visible, n_jobs, cards):
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in slots(n_jobs, TWO_CARDS, on_card=True)] == cards
+    assert [
+        each["CUDA_VISIBLE_DEVICES"] for each in slots(n_jobs, TWO_CARDS, on_card=True)
+    ] == cards
 
 
 def test_trials_that_run_side_by_side_share_the_host_s_memory(tmp_path):
     """What one pins for streamed layers and activations, the other cannot have."""
-    ram = "import psutil; from medexp.system import machine; print(psutil.virtual_memory().total // machine.read().ram_bytes)"
+    ram = (
+        "import psutil; from medexp.system import machine; print(psutil.virtual_memory().total //"
+        " machine.read().ram_bytes)"
+    )
     pool = Processes(slots(2, TWO_CARDS, on_card=True))
     pool.run([sys.executable, "-c", ram], tmp_path, None)
     assert "\n2\n" in (tmp_path / "trial.log").read_text()
@@ -162,7 +213,9 @@ def test_trials_that_run_side_by_side_share_the_host_s_memory(tmp_path):
 
 def test_more_jobs_than_cards_are_refused(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(MachineError, match=r"hydra\.sweeper\.n_jobs=3 asks for a card each and there are 2 cards"):
+    with pytest.raises(
+        MachineError, match=r"hydra\.sweeper\.n_jobs=3 asks for a card each and there are 2 cards"
+    ):
         slots(3, TWO_CARDS, on_card=True)
 
 
