@@ -34,7 +34,7 @@ from medexp.evaluation.evaluator import Measured
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card
 from medexp.models import backend as stack
-from medexp.models.memory_phase import during
+from medexp.models.memory_phase import memory_phase
 from medexp.planning.memory_terms import Phase
 from medexp.reports import mlflow_description as note
 from medexp.reports import summary as report
@@ -150,7 +150,7 @@ def _asked(job: Measured, questions: dict[Benchmark, list[ChoiceQuestion]]) -> R
         return record
     with (
         job.show.stage("asking the benchmarks, base and tuned"),
-        during(Phase.evaluation, "asking the benchmarks", job.meter),
+        memory_phase(Phase.evaluation, "asking the benchmarks", job.meter),
     ):
         return replace(
             record, benchmarks=benchmarks.graded(job.tuned, job.run.evaluation, questions)

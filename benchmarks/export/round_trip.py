@@ -121,7 +121,7 @@ def main() -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from medexp.cli.app import register
+    from medexp.config.registration import register
 
     register()  # the resolver that names the shipped cases
     run = OmegaConf.load(given.adapter / "run.yaml")

@@ -25,7 +25,7 @@ from pathlib import Path
 import hydra
 import torch
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
@@ -106,8 +106,8 @@ def main() -> None:
 
 
 def _composed(overrides: list[str]) -> RunConfig:
-    command.register()
-    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    register()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", overrides)
     return resolve(cfg, machine.read(), Path.cwd(), {})
 

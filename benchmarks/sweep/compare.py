@@ -26,7 +26,7 @@ import hydra
 from omegaconf import OmegaConf
 from surrogate import Surrogate
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.sweep.search.options import settings
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import Real, Space, Whole
@@ -55,8 +55,8 @@ def asked(sampler: str, seed: int, trials: int) -> object:
         f"hydra.sweeper.sampler.seed={seed}",
         f"sweep.n_trials={trials}",
     ]
-    command.register()
-    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    register()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", words, return_hydra_config=True)
     options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
     return settings({key: value for key, value in options.items() if not key.startswith("_")})

@@ -23,7 +23,7 @@ from compare import limits_of, space_of
 from omegaconf import OmegaConf
 from surrogate import Surrogate
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility as reach
 from medexp.planning import planner
@@ -40,8 +40,8 @@ SHARES = (0.9, 0.95, 0.99)
 
 def composed(words: list[str]) -> object:
     """The composed config of medexp.train with these words."""
-    command.register()
-    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    register()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra.compose("train", words, return_hydra_config=True)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility as reach
 from medexp.sweep.study import storage
@@ -33,8 +33,8 @@ CARD = ["hardware=rtx4050_6gb"]
 
 def longest(ranks: list[int]) -> dict[int, int | None]:
     """By rank, the longest sequence that the planner lets under the ceiling of CARD."""
-    command.register()
-    with initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", CARD), machine.read(), Path.cwd(), {}, needs_card=False)
     return {rank: reach.longest_that_fits(reach.resized(run, rank=rank)) for rank in ranks}
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-from medexp.cli.app import SCHEMAS, conf_dir
 from medexp.config.command_options import AuditConfig, PlanConfig, TrainConfig
 from medexp.config.hydra_errors import keys_of
+from medexp.config.registration import SCHEMAS, conf_dir
 from medexp.config.schema import RunConfig
 
 PROGRAMS: dict[str, type[RunConfig]] = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.cli.app import conf_dir, register
+from medexp.config.registration import conf_dir, register
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.prompts import render

@@ -81,7 +81,7 @@ def composed(model: str, overrides: list[str]) -> Any:
     """The run that `overrides` describe, with its plan applied."""
     from hydra import compose, initialize_config_dir
 
-    from medexp.cli.app import conf_dir, register
+    from medexp.config.registration import conf_dir, register
     from medexp.config.resolve import resolve
     from medexp.planning import planner
     from medexp.system import machine

@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from medexp.cli.app import conf_dir, register
+from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.data import loading as source
 from medexp.data.preparation import prepare

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.cli.app import conf_dir, register
+from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import Engine
 from medexp.planning.budget import budget

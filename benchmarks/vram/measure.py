@@ -31,7 +31,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     import torch
     from hydra import compose, initialize_config_dir
 
-    from medexp.cli.app import conf_dir, register
+    from medexp.config.registration import conf_dir, register
     from medexp.config.resolve import resolve
     from medexp.data.encoding import Encoded
     from medexp.evaluation.losses import held_out_loss

@@ -34,7 +34,7 @@ POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
 
 def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
     """The run of a point, of the embedded model."""
-    from medexp.cli.app import conf_dir, register
+    from medexp.config.registration import conf_dir, register
     from medexp.config.resolve import resolve
     from medexp.system import machine
 

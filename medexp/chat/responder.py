@@ -24,7 +24,7 @@ from medexp.evaluation.record import Answer
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models.adapter_model import Tuned, vocabulary
-from medexp.models.memory_phase import during
+from medexp.models.memory_phase import memory_phase
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import Screen
 
@@ -124,7 +124,7 @@ class Respondent:
             return stopped
 
         try:
-            with during(Phase.answering, "answering", self.meter):
+            with memory_phase(Phase.answering, "answering", self.meter):
                 answer = generation.spoken(self.tuned, ids, sampling, base, listening)
         except BaseException:
             # ended in the middle of a token: the next question finds the model in order

@@ -10,14 +10,13 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from dotenv import load_dotenv
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -26,39 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medexp.config import hydra_errors as mistakes
 from medexp.config.command_line import readable
-from medexp.config.command_options import (
-    AskConfig,
-    AuditConfig,
-    CleanConfig,
-    CompareConfig,
-    EvaluateConfig,
-    ExportConfig,
-    PlanConfig,
-    TrainConfig,
-    UiConfig,
-)
 from medexp.config.preset_errors import explain_preset
-from medexp.config.resolve import SHIPPED, kept_yaml, resolve
+from medexp.config.registration import SCHEMAS, conf_dir, register
+from medexp.config.resolve import kept_yaml, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, first_line
-from medexp.sweep.search.search_space import lengths
 from medexp.system import console, disk_space, machine, stopping
 from medexp.system.stopping import Terminated
 from medexp.system.visible import visible
 
-# A root's first default is one of these.
-SCHEMAS: dict[str, type[RunConfig]] = {
-    "run": RunConfig,
-    "train": TrainConfig,
-    "plan": PlanConfig,
-    "ask": AskConfig,
-    "audit": AuditConfig,
-    "evaluate": EvaluateConfig,
-    "compare": CompareConfig,
-    "export": ExportConfig,
-    "ui": UiConfig,
-    "clean": CleanConfig,
-}
 _NO_PLACE = (
     errno.EACCES,
     errno.EPERM,
@@ -83,36 +58,6 @@ class Invocation:
     options: object = None
     experiment_yaml: str = ""
     subject: object = None
-
-
-def conf_dir() -> Path:
-    """The folder of the shipped YAML: conf/ of a checkout, or the copy inside an installed package."""
-    package = Path(__file__).resolve().parent.parent
-    checkout = package.parent / "conf"
-    return checkout if (checkout / "train.yaml").is_file() else package / "conf"
-
-
-def register() -> None:
-    """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    OmegaConf.register_new_resolver(
-        "medexp.shipped", lambda name: str(SHIPPED / name), replace=True
-    )
-    OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
-    ConfigStore.instance().store(
-        group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_"
-    )
-
-
-def _nearest(here: machine.Machine) -> dict[str, object]:
-    """The preset nearest to this machine, with what was measured on its card in place of published
-    figures.
-    """
-    measured = here.gpus[0].calibration if here.gpus else None
-    figures = asdict(measured) if measured else {}
-    figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
-    return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
 
 
 class OwnFolder(Callback):

@@ -30,7 +30,7 @@ from medexp.models import weights
 from medexp.models.adapter_model import Tuned, Weights, vocabulary
 from medexp.models.backend import Stack
 from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import during
+from medexp.models.memory_phase import memory_phase
 from medexp.planning import budget, planner
 from medexp.planning.memory_terms import Phase
 from medexp.reports import run_report as page
@@ -75,7 +75,7 @@ def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
     """The model of `run` with the adapter it starts from, under the ceiling."""
     with (
         show.stage(f"loading {run.model.name} and the adapter"),
-        during(Phase.always, "loading the model", base.meter),
+        memory_phase(Phase.always, "loading the model", base.meter),
     ):
         return model.load(run, base.weights, base.tokenizer, base.modules)
 
@@ -119,7 +119,7 @@ class Measured:
             f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
         )
         with (
-            during(Phase.answering, label, self.meter),
+            memory_phase(Phase.answering, label, self.meter),
             self.show.counting(label, count) as advance,
         ):
             return generation.answers(
@@ -145,7 +145,7 @@ class Measured:
 
     def losses(self) -> list[CaseLoss]:
         """The loss of every held-out case with the adapter, its answer told apart."""
-        with during(Phase.evaluation, "measuring the held-out loss", self.meter):
+        with memory_phase(Phase.evaluation, "measuring the held-out loss", self.meter):
             return case_losses(
                 self.tuned,
                 self.ready.held_out.encoded,

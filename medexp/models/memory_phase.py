@@ -12,7 +12,7 @@ from medexp.planning.memory_terms import Phase
 
 
 @contextmanager
-def during(phase: Phase, doing: str, meter: Meter) -> Iterator[None]:
+def memory_phase(phase: Phase, doing: str, meter: Meter) -> Iterator[None]:
     """Everything inside belongs to `phase`, save what an inner one says otherwise; `doing` says it
     in words.
 

@@ -17,7 +17,7 @@ from medexp.evaluation.losses import case_losses
 from medexp.models import loading as model
 from medexp.models.adapter_model import Tuned
 from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import during
+from medexp.models.memory_phase import memory_phase
 from medexp.planning import limits, planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_memory import attended_tokens
@@ -97,7 +97,7 @@ def settle(
     """
     if (kept := settled_plan(asked, plan, work)) is not None:
         planner.apply(run, kept)
-        with during(Phase.always, DOING[Phase.always], meter):
+        with memory_phase(Phase.always, DOING[Phase.always], meter):
             return Settled(load(), kept)
     if (safer := _after_running_out(asked, work)) is not None:
         say(
@@ -110,7 +110,7 @@ def settle(
     tuned: Tuned | None = None
     while True:
         try:
-            with during(Phase.always, DOING[Phase.always], meter):
+            with memory_phase(Phase.always, DOING[Phase.always], meter):
                 tuned = tuned or load()
             phases = _rehearse(run, plan, tuned, ready, meter)
             work.settle(plan.levers)
@@ -214,7 +214,7 @@ def _rehearse(
     with tuned.keeping_weights():
         for phase, do in work.items():
             meter.restart()
-            with during(phase, DOING[phase], meter):
+            with memory_phase(phase, DOING[phase], meter):
                 do()
             found.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
     meter.restart()

@@ -33,7 +33,7 @@ from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models.adapter_model import Weights
 from medexp.models.base_identity import BaseIdentity
-from medexp.models.memory_phase import during
+from medexp.models.memory_phase import memory_phase
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan
@@ -276,7 +276,7 @@ def _fit(job: Job, resume_from: Path | None) -> Fitted:
         TrainingProgress(
             job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes
         ) as progress,
-        during(Phase.training, "training", meter),
+        memory_phase(Phase.training, "training", meter),
     ):
         return trainer.fit(
             job.tuned,

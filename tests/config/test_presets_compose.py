@@ -4,7 +4,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.config.schema import Device, Overlong
 from medexp.data import loading as source
 from medexp.data.split import split
@@ -12,7 +12,7 @@ from medexp.system import machine
 from medexp.system.machine import PRESETS_BY_VRAM, Gpu, Machine, nearest_preset
 from medexp.system.units import GIB
 
-CONF = command.conf_dir()
+CONF = conf_dir()
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
 GROUPS = [
     folder
@@ -87,7 +87,7 @@ def test_every_root_composes(compose, root):
 
 
 def test_hydra_s_own_groups_are_ours():
-    command.register()
+    register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         ours = hydra.compose("train", return_hydra_config=True).hydra
     assert ours.help.app_name == "medexp"

@@ -5,15 +5,15 @@ from pathlib import Path
 import hydra
 import pytest
 
-from medexp.cli import app as command
 from medexp.config.prompt_presets import presets
+from medexp.config.registration import conf_dir, register
 
 SHIPPED = {"clinical", "clinical_sections", "direct", "r1_reasoning"}
 
 
 def found() -> dict[str, str]:
-    command.register()
-    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    register()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return {name: prompt.question for name, prompt in presets().items()}
 
 

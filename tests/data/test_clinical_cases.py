@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from medexp.cli.app import conf_dir
+from medexp.config.registration import conf_dir
 from medexp.data import loading as source
 from medexp.data.split import split
 

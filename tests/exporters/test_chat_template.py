@@ -7,7 +7,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from omegaconf import OmegaConf
 
-from medexp.cli.app import conf_dir
+from medexp.config.registration import conf_dir
 from medexp.config.schema import Prompt
 from medexp.data.prompts import ask
 from medexp.exporters import chat_template as templates

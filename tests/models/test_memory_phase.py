@@ -11,7 +11,7 @@ import torch
 from medexp.config.schema import Resume
 from medexp.errors import VramCeilingError
 from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import during
+from medexp.models.memory_phase import memory_phase
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.training.resume import claimed
 
@@ -23,22 +23,22 @@ def meter(resolved) -> Meter:
 
 def test_the_phase_does_not_depend_on_the_words(meter: Meter) -> None:
     out = pytest.raises(VramCeilingError, match="out of GPU memory while asking the benchmarks")
-    with out as ended, during(Phase.evaluation, "asking the benchmarks", meter):
+    with out as ended, memory_phase(Phase.evaluation, "asking the benchmarks", meter):
         raise torch.OutOfMemoryError
     assert ended.value.doing == "asking the benchmarks"
     assert ended.value.phase == Phase.evaluation.value
 
 
 def test_the_inner_phase_is_the_one(meter: Meter) -> None:
-    training = during(Phase.training, "training", meter)
-    measuring = during(Phase.evaluation, "measuring the held-out loss", meter)
+    training = memory_phase(Phase.training, "training", meter)
+    measuring = memory_phase(Phase.evaluation, "measuring the held-out loss", meter)
     with pytest.raises(VramCeilingError) as ended, training, measuring:
         raise torch.OutOfMemoryError
     assert ended.value.phase == Phase.evaluation.value
 
 
 def test_a_spill_has_the_phase_it_was_seen_in(meter: Meter) -> None:
-    with pytest.raises(VramCeilingError) as ended, during(Phase.training, "training", meter):
+    with pytest.raises(VramCeilingError) as ended, memory_phase(Phase.training, "training", meter):
         raise VramCeilingError("the driver has spilled to host memory")
     assert ended.value.phase == Phase.training.value
 
@@ -48,7 +48,7 @@ def test_the_next_process_is_told_the_phase(meter: Meter, tmp_path: Path) -> Non
         work.settle(Levers(4, 1))
     left, answering = (
         claimed(tmp_path, "abc", Resume.auto),
-        during(Phase.answering, "any words", meter),
+        memory_phase(Phase.answering, "any words", meter),
     )
     with pytest.raises(VramCeilingError), left, answering:
         raise torch.OutOfMemoryError

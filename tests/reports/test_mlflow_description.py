@@ -2,7 +2,7 @@
 
 import pytest
 
-from medexp.cli.app import conf_dir
+from medexp.config.registration import conf_dir
 from medexp.evaluation.paired_stats import compare
 from medexp.evaluation.scorecard import BY_KEY, Card, Line
 from medexp.reports import mlflow_description as note

@@ -23,7 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.sweep import sweeper
 from medexp.sweep.reporting import charts, results
 from medexp.sweep.search.options import Settings, settings
@@ -45,8 +45,8 @@ def asked() -> Callable[..., Settings]:
     """
 
     def made(*overrides: str) -> Settings:
-        command.register()
-        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        register()
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
         options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
         assert isinstance(options, dict)
@@ -261,8 +261,8 @@ class Stubs:
 
     def run(self, *words: str) -> Study:
         """A sweep to its end; the study as it then is."""
-        command.register()
-        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        register()
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             given = [
                 "hydra.sweeper.study_name=s",

@@ -11,7 +11,7 @@ import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig, Tracking
 from medexp.system.machine import Machine
@@ -29,7 +29,7 @@ class Kept:
 
     def __init__(self, project: Path, on: Machine):
         self.project, self.on = project, on
-        command.register()
+        register()
         self.run_id = ""
 
     def compose(self, *words: str) -> DictConfig:
@@ -67,7 +67,7 @@ def kept(tmp_path: Path, empty_store: Path, no_card: Machine) -> Iterator[Kept]:
     project = tmp_path / "project"
     (project / "mlruns").mkdir(parents=True)
     shutil.copy(empty_store, project / "mlruns" / "mlflow.db")
-    with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield Kept(project, replace(no_card, ram_bytes=2**40))
 
 

@@ -15,8 +15,8 @@ from helpers import browser
 from helpers.commands import Doors
 from omegaconf import OmegaConf
 
-from medexp.cli import app as frame
 from medexp.cli.app import Invocation
+from medexp.config.registration import conf_dir, register
 from medexp.sweep.reporting import results
 from medexp.sweep.search.options import settings
 from medexp.sweep.search.search_space import Choice, Space
@@ -74,8 +74,8 @@ def doors(
 
 def _sweep(doors: Doors) -> None:
     """A study as medexp.sweep keeps it, every trial a part of it."""
-    frame.register()
-    with hydra.initialize_config_dir(str(frame.conf_dir()), version_base="1.3"):
+    register()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose(
             "train", ["sweep.n_trials=2", "hydra/sweeper/sampler=grid"], return_hydra_config=True
         )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medexp.cli.app import conf_dir
+from medexp.config.registration import conf_dir
 from medexp.evaluation.measures.contradictions import age_years, contradictions, sex
 
 MAN, WOMAN, CHILD = (

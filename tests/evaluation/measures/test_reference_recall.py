@@ -3,7 +3,7 @@
 import pytest
 from helpers.vignettes import REFERENCE
 
-from medexp.cli.app import conf_dir
+from medexp.config.registration import conf_dir
 from medexp.data.loading import read_file
 from medexp.evaluation.measures.reference_recall import (
     condition_synonyms,

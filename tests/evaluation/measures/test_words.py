@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.cli.app import conf_dir
+from medexp.config.registration import conf_dir
 from medexp.evaluation.measures.words import answer_part, language, spans, stems, term_key, words
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from medexp.config.registration import conf_dir, register
 from medexp.planning import feasibility as reach
 from medexp.planning import limits, planner
 from medexp.sweep.search.proposal import CONFIG, VRAM, judged, planned
@@ -65,11 +66,9 @@ def test_a_cpu_has_no_ceiling_unless_one_is_set(proposal):
 def test_a_point_that_breaks_a_rule_is_a_violation_not_an_error(compose, no_card, monkeypatch):
     import hydra
 
-    from medexp.cli import app as command
-
     def whole(overrides):
-        command.register()
-        with hydra.initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        register()
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose("train", list(overrides), return_hydra_config=True)
 
     made = judged(["hardware=cpu", "training.optimizer=adamw_8bit"], whole, no_card, Path("/tmp"))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from medexp.cli import app as command
+from medexp.config.registration import conf_dir, register
 from medexp.errors import ConfigError
 from medexp.sweep.search.search_space import (
     Choice,
@@ -23,8 +23,8 @@ def loader():
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    command.register()
-    with initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 

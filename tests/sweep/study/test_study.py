@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from medexp.cli import app as command
 from medexp.config.flatten import flatten
+from medexp.config.registration import conf_dir
 from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
@@ -24,10 +24,8 @@ from medexp.system import process_identity as alive
 from medexp.system.units import GIB
 
 LOSS = "result/loss_after"
-SAMPLERS = sorted(
-    file.stem for file in (command.conf_dir() / "hydra/sweeper/sampler").glob("*.yaml")
-)
-PRUNERS = sorted(file.stem for file in (command.conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
+SAMPLERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
+PRUNERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
 FINITE = Space({"lora.r": Choice((4, 8)), "training.max_seq_tokens": Whole(128, 384, 128)})
 
 

@@ -1,0 +1,67 @@
+"""The schemas and resolvers that Hydra must know before it composes a command's configuration."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from medexp.config.command_options import (
+    AskConfig,
+    AuditConfig,
+    CleanConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PlanConfig,
+    TrainConfig,
+    UiConfig,
+)
+from medexp.config.resolve import SHIPPED
+from medexp.config.schema import RunConfig
+from medexp.sweep.search.search_space import lengths
+from medexp.system import machine
+
+# A root's first default is one of these.
+SCHEMAS: dict[str, type[RunConfig]] = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "plan": PlanConfig,
+    "ask": AskConfig,
+    "audit": AuditConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "export": ExportConfig,
+    "ui": UiConfig,
+    "clean": CleanConfig,
+}
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped YAML: conf/ of a checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "train.yaml").is_file() else package / "conf"
+
+
+def register() -> None:
+    """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    OmegaConf.register_new_resolver(
+        "medexp.shipped", lambda name: str(SHIPPED / name), replace=True
+    )
+    OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
+    ConfigStore.instance().store(
+        group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_"
+    )
+
+
+def _nearest(here: machine.Machine) -> dict[str, object]:
+    """The preset nearest to this machine, with what was measured on its card in place of published
+    figures.
+    """
+    measured = here.gpus[0].calibration if here.gpus else None
+    figures = asdict(measured) if measured else {}
+    figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
+    return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
