@@ -5,7 +5,7 @@ non-text field, by their place.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
@@ -130,14 +130,33 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 def _extra(name: str, value: object, place: str) -> str:
     """A value of another column as text; a list as its items between semicolons, as `synonyms` are
-    written.
+    written, or as JSON where that could not be taken apart again: see `list_items`.
     """
     try:
-        text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        text = _joined(value) if isinstance(value, list | tuple) else str(value)
     except RecursionError as error:
         raise DataError(f"{place}: {name!r} is nested too deeply") from error
     _refuse_no_text(text, name, place)
     return text
+
+
+def _joined(values: Sequence[object]) -> str:
+    items = [str(value) for value in values if not is_blank(value)]
+    text = "; ".join(items)
+    is_faithful = list_items(text) == [item.strip() for item in items]
+    return text if is_faithful else json.dumps(items, ensure_ascii=False)
+
+
+def list_items(cell: str) -> list[str]:
+    """Return the items of a list that a cell holds as text: a JSON array of them, one a line, or
+    between semicolons; in this order of preference.
+    """
+    try:
+        array = json.loads(cell) if cell.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        array = None
+    parts = array if isinstance(array, list) else cell.split("\n" if "\n" in cell.strip() else ";")
+    return [item for part in parts if part is not None and (item := str(part).strip())]
 
 
 def _refuse_no_text(text: str, name: str, place: str) -> None:
