@@ -6,8 +6,10 @@ Over all shipped cases: the share of `must_say` statements said and the `must_no
 advised, in the case's own reference, in that of the other case of its condition (sibling), in those
 of OTHERS cases of other conditions, in the reference with every item negated, and in "rest at
 home"; and how well coverage tells reference and sibling from the rest (AUC). Then over
-safety_answers.jsonl: 61 short answers written from the questions alone, without a look at the
-statements, half of them with advice that would harm. What the figures say: README.md beside this
+safety_answers.jsonl: 103 short answers written from the questions alone, half of them with advice
+that would harm; the rules were mended on the half called tuning, the other was scored once they
+stood. Last over hand_made.jsonl: 64 answers written for another measure, before these statements.
+What the figures say: README.md beside this
 file.
 """
 
@@ -153,6 +155,7 @@ def main() -> None:
     for half in ("tuning", "held-out"):
         answers = [answer for answer in map(json.loads, lines) if answer["half"] == half]
         _print_hand_made(half, records, answers, options.show)
+    _print_twins(records)
 
 
 def _print_hand_made(
@@ -180,6 +183,26 @@ def _print_hand_made(
     for answer, harms in zip(answers, found, strict=True) if is_shown else ():
         if bool(harms) != answer["harm"]:
             print(f"    case {answer['case']}: {answer['answer']} {[harm.text for harm in harms]}")
+
+
+def _print_twins(records: Sequence[Record]) -> None:
+    # The folder of this script is on the path only where it runs as a script.
+    import validate
+
+    places = [
+        int(json.loads(line)["case"])
+        for line in (HERE / "hand_made.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    for is_faulty in (False, True):
+        answers = [
+            (records[place], marked.answer)
+            for place, marked in zip(places, validate.read(), strict=True)
+            if bool(marked.errors) is is_faulty
+        ]
+        coverage = mean(mean(statements_said(text, its["must_say"])) for its, text in answers)
+        harms = sum(bool(must_not_say(text, its["must_not_say"])) for its, text in answers)
+        kind = "with errors" if is_faulty else "without errors"
+        print(f"{kind}: coverage {coverage:.3f}, harm in {harms} of {len(answers)}")
 
 
 if __name__ == "__main__":
