@@ -38,7 +38,7 @@ from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, RunInterrupted
 from medexp.evaluation import evaluator as measuring
 from medexp.evaluation.generation import Sampling
-from medexp.models.adapter_model import Weights
+from medexp.models.weights import Weights
 from medexp.system.console import Screen
 from medexp.tracking import finished_run as finished
 from medexp.tracking import server as pages

@@ -27,7 +27,7 @@ from medexp.data.tokenizer_cache import Speller
 from medexp.errors import DataError
 from medexp.models import backend as stack
 from medexp.models import weights
-from medexp.models.loading import load_tokenizer
+from medexp.models.tokenizer import load_tokenizer
 from medexp.reports import audit_report as audit_page
 from medexp.system import machine
 from medexp.system.console import DONE, WRONG, Screen

@@ -34,10 +34,12 @@ from medexp.evaluation.evaluator import Measured
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Card
 from medexp.models import backend as stack
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import memory_phase
 from medexp.planning.memory_terms import Phase
 from medexp.reports import mlflow_description as note
 from medexp.reports import summary as report
+from medexp.reports.console_tables import print_scorecard
+from medexp.reports.publish import publish_evaluation, read_loss_curves
 from medexp.reports.run_report import About
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Screen
@@ -46,7 +48,8 @@ from medexp.system.units import bytes_of_gib, duration
 from medexp.tracking import finished_run as finished
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
-from medexp.tracking.finished_run import COMPOSED, RECORD, FinishedRun
+from medexp.tracking.artifact_names import COMPOSED_CONFIG, RECORD
+from medexp.tracking.finished_run import FinishedRun
 from medexp.training.resume import Workspace, claimed, dead_runs, unfinished
 
 
@@ -69,7 +72,7 @@ def evaluate(
     else:
         record, found, kept = _measured(run, invocation, subject, show)
     show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    measuring.show(show, f"What changed: {subject.name}", record, found)
+    print_scorecard(show, f"What changed: {subject.name}", record, found)
     show.result(
         f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
         f" {duration(time.perf_counter() - began)}"
@@ -103,9 +106,9 @@ def _keep(
             work.belongs_to(tracker.run_id)
         tracker.tags(_tags(subject))
         tracker.params(telling(run, invocation.overrides))
-        tracker.text(invocation.composed_yaml, COMPOSED)
+        tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
         about = _about(run, subject, record, tracker.run_id)
-        page = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
+        page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
         tracker.note(note.measured(found, tracker.page))
         return Kept(tracker.run_id, page)
 
@@ -240,7 +243,7 @@ def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) ->
         planned_bytes=planned,
         measured_bytes=measured,
         ceiling_bytes=bytes_of_gib(run.hardware.vram_ceiling_gib or 0) if measured else 0,
-        **measuring.curves(subject.kept.tracker),
+        **read_loss_curves(subject.kept.tracker),
     )
 
 

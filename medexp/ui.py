@@ -17,6 +17,7 @@ from medexp.config.schema import RunConfig
 from medexp.system.console import NOTE, Screen
 from medexp.system.private_names import VIEWS, untested
 from medexp.tracking import server as pages
+from medexp.tracking.links import links
 from medexp.training import leftovers
 
 
@@ -32,7 +33,7 @@ def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
             address = serving.enter_context(pages.serving(run.tracking, port, log))
         for sentence in untested(("mlflow",)):
             show.say(f"{sentence}: {VIEWS.without}", NOTE)
-        found = pages.links(run.tracking, address)
+        found = links(run.tracking, address)
         for each in found:
             show.result(f"{each.title}\n  {each.url}")
         if left := leftovers.sentence(run.tracking):

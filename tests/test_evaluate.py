@@ -28,6 +28,7 @@ from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 from medexp.system.console import Screen
 from medexp.tracking import tracker as tracking
@@ -307,7 +308,7 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
     run = finished.doors.run(exact, f"lora.start_from={finished.result.adapter}")
     modules = stack.load(run.hardware, machine.cache_dir())
     where = weights.find(run.model)
-    tuned = model.load(run, where, model.load_tokenizer(where, modules), modules)
+    tuned = model.load(run, where, load_tokenizer(where, modules), modules)
     asked = questions(
         Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file"
     )

@@ -17,6 +17,7 @@ import pytest
 from helpers.commands import Doors, command
 
 from medexp.tracking import server as pages
+from medexp.tracking.links import links
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +39,7 @@ def swept(doors: Doors) -> Doors:
 
 
 def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -> None:
-    found = pages.links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
+    found = links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
     assert [each.title for each in found] == [
         "experiment medexp", "sweep rank-cpu, 2 trials in charts", "sweep rank-cpu, 2 trials side by side", "last run, trial 2",
         "its report",

@@ -23,14 +23,15 @@ from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
 from medexp.data.cases import Case
-from medexp.data.encoding import prompt_ids
+from medexp.data.encoding import prompt_ids, vocabulary
 from medexp.data.prompts import ask
 from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.words import answer_part, words
 from medexp.evaluation.record import Answer
-from medexp.models.adapter_model import Tuned, Weights, vocabulary
+from medexp.models.adapter_model import Tuned
+from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.system.console import Screen
 from medexp.tracking import finished_run as finished

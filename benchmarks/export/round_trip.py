@@ -44,10 +44,9 @@ json.dump({"same": same, "answers": answers}, open(out + ".json", "w"))
 
 def questions(run: Any, tokenizer: Any) -> tuple[list[str], list[list[int]]]:
     """Every case of the run's data as a prompt: its text and its tokens, BOS first."""
-    from medexp.data.encoding import prompt_ids
+    from medexp.data.encoding import prompt_ids, vocabulary
     from medexp.data.loading import read_file
     from medexp.data.prompts import ask
-    from medexp.models.adapter_model import vocabulary
 
     rows = read_file(Path(run.dataset.path).expanduser(), "the cases")
     texts = [ask(run.prompt, row[run.dataset.columns.question]) for row in rows]

@@ -29,7 +29,7 @@ from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
-from medexp.data.encoding import prompt_ids
+from medexp.data.encoding import prompt_ids, vocabulary
 from medexp.data.prompts import ask
 from medexp.data.split import split
 from medexp.evaluation import generation
@@ -37,7 +37,8 @@ from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import budget, planner
 from medexp.system import machine
 from medexp.system.units import gib
@@ -117,7 +118,7 @@ def _loaded(run: RunConfig) -> Tuned:
     found = weights.find(run.model)
     if found.gguf is not None:
         found = weights.convert(found, run.model, modules)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    return model.load(run, found, load_tokenizer(found, modules), modules)
 
 
 def _tokens_per_s(

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.data import loading as source
+from medexp.data.encoding import vocabulary
 from medexp.data.preparation import prepare
 from medexp.data.split import split
-from medexp.models.adapter_model import vocabulary
 from medexp.system.machine import read
 
 

@@ -20,6 +20,8 @@ import time
 import traceback
 from pathlib import Path
 
+from medexp.models.tokenizer import load_tokenizer
+
 HERE = Path(__file__).resolve().parent
 STEPS = 3
 
@@ -38,7 +40,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     from medexp.models import backend as stack
     from medexp.models import loading as model
     from medexp.models import memory_guard as guard
-    from medexp.models.adapter_model import Weights
+    from medexp.models.weights import Weights
     from medexp.system import machine
     from medexp.training import trainer
 
@@ -68,7 +70,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     guard.cap(run.hardware)
     modules = stack.load(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
     found = Weights(str(checkpoints / entry["shape"]), None)
-    tuned = model.load(run, found, model.load_tokenizer(found, modules), modules)
+    tuned = model.load(run, found, load_tokenizer(found, modules), modules)
     torch.cuda.synchronize()
     results = []
     for micro_batch, seq in entry["points"]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system.units import GIB
 
 POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
@@ -70,7 +71,7 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     modules = stack.load(run.hardware, Path("/tmp/compiled-cpu"))
     before = resident("VmRSS")
     found = weights.find(run.model)
-    tuned = model.load(run, found, model.load_tokenizer(found, modules), modules)
+    tuned = model.load(run, found, load_tokenizer(found, modules), modules)
     gc.collect()
     loaded = resident("VmRSS")
     rows = [

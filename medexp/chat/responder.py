@@ -13,7 +13,7 @@ from typing import Any
 from medexp.chat.reply import Reply, as_json
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data import prompts
-from medexp.data.encoding import prompt_ids
+from medexp.data.encoding import prompt_ids, vocabulary
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import ConfigError
 from medexp.evaluation import evaluator as measuring
@@ -23,8 +23,9 @@ from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
-from medexp.models.adapter_model import Tuned, vocabulary
-from medexp.models.memory_phase import memory_phase
+from medexp.models.adapter_model import Tuned
+from medexp.models.memory_guard import memory_phase
+from medexp.models.tokenizer import context_tokens
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import Screen
 
@@ -144,7 +145,7 @@ def _grown(empty: Reply, answer: Answer, began: float) -> Reply:
 def questions(run: RunConfig, base: Opened, sampling: Sampling) -> Questions:
     """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
     return Questions(
-        base.tokenizer, run.prompt, sampling, model.context_tokens(base.weights, base.modules)
+        base.tokenizer, run.prompt, sampling, context_tokens(base.weights, base.modules)
     )
 
 

@@ -7,8 +7,8 @@ from medexp.comparison import tables as comparison_rows
 from medexp.comparison.comparison import Comparing, line_of, said
 from medexp.comparison.contrasts import Asked, Contrast
 from medexp.evaluation.scorecard import Line, Measure
-from medexp.reports import run_report as page
 from medexp.reports.annotations import Block, blocks
+from medexp.reports.page_template import filled
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Question:
 def render(found: Comparing, mlflow: str) -> str:
     """The page as HTML; links lead to the MLflow server at address `mlflow`."""
     rows, follow = comparison_rows.setting_rows(found)
-    return page.filled(
+    return filled(
         "compare.html",
         found=found,
         mlflow=mlflow.rstrip("/"),

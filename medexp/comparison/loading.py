@@ -26,9 +26,9 @@ from medexp.planning.planner import LEVER_PARAMS
 from medexp.system.units import bytes_of_gib
 from medexp.tracking import finished_run as finished
 from medexp.tracking import queries as kept_runs
-from medexp.tracking.finished_run import RECORD, FinishedRun
+from medexp.tracking.artifact_names import ADAPTER, RECORD
+from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.queries import KeptRun
-from medexp.tracking.registry import ADAPTER
 
 FEWEST, MOST = 2, 12
 CAUTION = (

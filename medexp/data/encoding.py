@@ -4,10 +4,11 @@ means dropped, or a shorter chain of thought, or an error, as `dataset.overlong`
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from medexp.config.schema import LossOn, Overlong, Prompt
 from medexp.data.cases import Case
-from medexp.data.control_tokens import matching
+from medexp.data.control_tokens import TextEncoder, matching
 from medexp.data.prompts import render
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import DataError
@@ -194,3 +195,22 @@ def _with_less_reasoning(
         else:
             high = middle - 1
     return shorter[low - 1] if low else None
+
+
+def vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
+    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are
+    added to a text.
+    """
+    encoder = TextEncoder(tokenizer, prompt)
+
+    def encode(text: str) -> list[int]:
+        return list(encoder.encode([text])[0].ids)
+
+    return Vocabulary(
+        encode,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        encoder.plain,
+        encoder.written,
+        encoder.ids,
+    )

@@ -10,12 +10,11 @@ from typing import Any
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data.audit.inspection import Inspection, inspect
 from medexp.data.control_tokens import TextEncoder
-from medexp.data.encoding import Vocabulary
+from medexp.data.encoding import Vocabulary, vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import Split
 from medexp.data.token_roles import Spelled, texts_of
 from medexp.errors import ModelError
-from medexp.models.adapter_model import vocabulary
 
 BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
 

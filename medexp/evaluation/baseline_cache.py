@@ -18,8 +18,8 @@ from medexp.config.schema import Device, RunConfig
 from medexp.data.encoding import Encoded
 from medexp.data.preparation import Prepared
 from medexp.evaluation.record import CaseLoss
-from medexp.models.adapter_model import Weights
 from medexp.models.base_identity import config_digest, weights_digest
+from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.system.files import write_json
 

@@ -5,15 +5,14 @@ One way from answers to figures: `keep` writes the record to MLflow, and everyth
 is computed from that record.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Engine, Evaluation, Quantisation, RunConfig
 from medexp.data import answer_offsets as parts
+from medexp.data.encoding import vocabulary
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
 from medexp.evaluation import embedding, generation, scorecard
@@ -27,20 +26,16 @@ from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, Weights, vocabulary
+from medexp.models.adapter_model import Tuned
 from medexp.models.backend import Stack
-from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import Meter, memory_phase
+from medexp.models.tokenizer import load_tokenizer
+from medexp.models.weights import Weights
 from medexp.planning import budget, planner
 from medexp.planning.memory_terms import Phase
-from medexp.reports import run_report as page
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Screen
 from medexp.system.private_names import untested
-from medexp.system.units import figure
-from medexp.tracking.finished_run import RECORD
-from medexp.tracking.registry import REPORT
-from medexp.tracking.tracker import Tracker
 from medexp.training.resume import Workspace
 
 
@@ -68,7 +63,7 @@ def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
     if found.gguf is not None:
         with show.stage("converting the embedded model, once"):
             found = weights.convert(found, run.model, modules)
-    return Opened(meter, modules, found, model.load_tokenizer(found, modules))
+    return Opened(meter, modules, found, load_tokenizer(found, modules))
 
 
 def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
@@ -202,98 +197,3 @@ def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
     if found.failure:
         show.say(f"{found.failure}; the run goes on without", NOTE)
     return replace(record, judged=found)
-
-
-def keep(
-    tracker: Tracker, record: Record, found: Card, about: page.About, step: int, folder: Path
-) -> Path:
-    """Write record, metrics, tables and report.html to the run in MLflow; record and page also into
-    `folder`. Returns the page.
-    """
-    tracker.json(record.as_json(), RECORD)
-    tracker.metrics(step, found.metrics())
-    if record.judged is not None:
-        asked = [*record.judged.base, *record.judged.tuned]
-        cost = {
-            "tokens": sum(each.tokens for each in asked),
-            "dollars": sum(each.dollars for each in asked),
-        }
-        tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
-    if record.cases:
-        tracker.table(per_case(record, found), "evaluation/per_case.json")
-    rendered = page.render(record, found, about)
-    tracker.text(rendered, REPORT)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / REPORT
-    file.write_text(rendered, encoding="utf-8")
-    beside = folder / RECORD  # where it lies beside the adapter in MLflow, too
-    beside.parent.mkdir(exist_ok=True)
-    beside.write_text(json.dumps(record.as_json()), encoding="utf-8")
-    return file
-
-
-def per_case(record: Record, found: Card) -> Mapping[str, Sequence[object]]:
-    """A row for every answered case: its question, and every measure before and after."""
-    table: dict[str, list[object]] = {"question": [case.question for case in record.cases]}
-    for line in found.lines:
-        if line.comparison is not None and not line.measure.key.startswith("loss_"):
-            table[f"{line.measure.key}_before"] = [
-                each.values.get(line.measure.key) for each in found.before
-            ]
-            table[f"{line.measure.key}_after"] = [
-                each.values.get(line.measure.key) for each in found.after
-            ]
-    for side, scored in (("before", found.before), ("after", found.after)):
-        table[f"unsupported_{side}"] = [
-            "; ".join(f"{claim.kind}: {claim.text}" for claim in each.claims) for each in scored
-        ]
-        table[f"contradicting_{side}"] = [
-            "; ".join(f"{one.about}: {one.text}" for one in each.contradictions) for each in scored
-        ]
-    return table
-
-
-def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
-    """Rows for a table: benchmark, model, accuracy, and its two intervals."""
-    return [
-        (
-            name,
-            side,
-            f"{each.share:.3f} of {each.count}",
-            f"{each.wilson[0]:.3f} to {each.wilson[1]:.3f}",
-            f"{each.bootstrap[0]:.3f} to {each.bootstrap[1]:.3f}",
-        )
-        for name, side, each in scorecard.accuracies(record)
-    ]
-
-
-def show(screen: Screen, title: str, record: Record, found: Card) -> None:
-    """Print what was measured, a row a measure, and below it what was not and why."""
-    measured = [line for line in found.lines if line.comparison is not None]
-    rows = [
-        (
-            line.measure.title,
-            f"{figure(line.before)} -> {figure(line.after)}",
-            line.verdict,
-            page.interval(line),
-        )
-        for line in measured
-    ]
-    screen.table(title, ("measure", "before -> after", "verdict", "change [95 %]"), rows)
-    if record.benchmarks:
-        screen.table(
-            "Benchmarks",
-            ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"),
-            accuracy_rows(record),
-        )
-    for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
-        names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
-        screen.result(f"not measured: {names}: {why}", style="dim")
-
-
-def curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
-    """The loss curves of a training run, for `page.About`."""
-    return {
-        "training_loss": tracker.history("train/loss"),
-        "held_out_loss": tracker.history("eval/loss"),
-    }

@@ -28,11 +28,12 @@ from medexp.models import adapter_files as artifact
 from medexp.models import backend as stack
 from medexp.models import base_identity, weights
 from medexp.models.base_identity import BaseIdentity
-from medexp.reports import run_report as page
+from medexp.reports.page_template import interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Screen
 from medexp.system.units import figure
-from medexp.tracking.finished_run import RECORD, FinishedRun
+from medexp.tracking.artifact_names import ADAPTER_WEIGHTS, RECORD
+from medexp.tracking.finished_run import FinishedRun
 
 GGUF = (ExportTo.gguf, ExportTo.ollama)
 
@@ -125,7 +126,7 @@ def write(job: Job, place: Path) -> None:
 
 
 def _write_adapter(job: Job, place: Path) -> dict[str, str]:
-    shutil.copyfile(job.adapter / artifact.WEIGHTS, place / artifact.WEIGHTS)
+    shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, place / ADAPTER_WEIGHTS)
     artifact.write_adapter_config(
         artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name}, place
     )
@@ -143,7 +144,7 @@ def _write_adapter(job: Job, place: Path) -> dict[str, str]:
         (place / "serve.sh").write_text(
             serving.script(served, words, is_merged=False), encoding="utf-8"
         )
-    return {"adapter": artifact.WEIGHTS}
+    return {"adapter": ADAPTER_WEIGHTS}
 
 
 def _write_merged(job: Job, place: Path) -> dict[str, str]:
@@ -249,7 +250,7 @@ def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
                 each.measure.title,
                 _change(each.before, each.after),
                 each.verdict,
-                page.interval(each),
+                interval(each),
             )
             for each in lines
         ]

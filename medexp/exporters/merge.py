@@ -17,6 +17,7 @@ from medexp.exporters.base_checkpoint import Checkpoint
 from medexp.models import adapter_files as artifact
 from medexp.models import lora_math as projections
 from medexp.system.units import GIB
+from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
 FILE_BYTES = GIB  # of an exported file: what is gathered in memory before it is written
 
@@ -27,7 +28,7 @@ class Merged:
     def __init__(self, base: Checkpoint, folder: Path):
         self.base = base
         self.scale = projections.scale(artifact.adapter_config(folder))
-        self._file = folder / artifact.WEIGHTS
+        self._file = folder / ADAPTER_WEIGHTS
         # of a tensor, by part: the key in the adapter's file
         self._changes: dict[str, dict[str, str]] = {}
         for key in artifact.shapes(folder):

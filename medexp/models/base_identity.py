@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from medexp.config.schema import Model
 from medexp.errors import ModelError
-from medexp.models.adapter_model import Weights
+from medexp.models.weights import Weights
 from medexp.system import hub
 
 FILE = "base_model.json"  # beside the adapter

@@ -4,8 +4,6 @@ device.
 
 import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from medexp.config.schema import (
     Quantisation,
     RunConfig,
 )
-from medexp.errors import HostMemoryError, MedexpError, ModelError, first_line
-from medexp.models.adapter_model import Tuned, Weights
+from medexp.errors import HostMemoryError, ModelError
+from medexp.models.adapter_model import Tuned
 from medexp.models.backend import Stack, quietly
 from medexp.models.patches.activation_offloading import Pieces, wait_on_host
 from medexp.models.patches.gradient_check import (
@@ -37,53 +35,11 @@ from medexp.models.patches.mlp_recompute import (
     leave_out_last_product,
     unknown_part,
 )
+from medexp.models.tokenizer import refuse_unreadable, revision_of
+from medexp.models.weights import Weights
 from medexp.planning.memory_terms import Levers
 from medexp.planning.step_memory import is_shortened, waiting_bytes
 from medexp.system import private_names as private
-
-
-def load_tokenizer(weights: Weights, stack: Stack) -> Any:
-    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is
-    masked by length).
-
-    Raises: ModelError if it cannot be read, or has no end of sequence.
-    """
-    with _reading("the tokenizer", weights, Exception):  # tokenizers has no type of its own
-        tokenizer = stack.transformers.AutoTokenizer.from_pretrained(
-            weights.location, revision=_revision(weights)
-        )
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"the tokenizer of {weights.location} has no EOS token; a model trained with it could"
-            " not end an answer"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-@contextmanager
-def _reading(what: str, weights: Weights, *kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these `kinds` are about a file that is missing, cut off, or not this user's to
-    read.
-    """
-    try:
-        yield
-    except MedexpError:
-        raise
-    except kinds as error:
-        raise ModelError(
-            f"{what} of {weights.location} cannot be read ({first_line(error)}); copy the folder"
-            " again, and see that its files may be read"
-        ) from error
-
-
-def context_tokens(weights: Weights, stack: Stack) -> int:
-    """How many tokens, prompt and answer together, the model in `weights` was made for."""
-    config = stack.transformers.AutoConfig.from_pretrained(
-        weights.location, revision=_revision(weights)
-    )
-    return int(config.max_position_embeddings)
 
 
 def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
@@ -95,11 +51,11 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
 
     stack.transformers.set_seed(run.training.seed)
     load_with = _with_unsloth if stack.engine is Engine.unsloth else _with_peft
-    with quietly(), _reading("the weights", weights, OSError, SafetensorError):
+    with quietly(), refuse_unreadable("the weights", weights, OSError, SafetensorError):
         network, notes, scratch = load_with(run, weights, stack)
     check_shape(run.model, network.config.to_dict())
     for config in network.peft_config.values():
-        config.base_model_name_or_path, config.revision = weights.location, _revision(weights)
+        config.base_model_name_or_path, config.revision = weights.location, revision_of(weights)
     biases = _trained_biases(network)
     if run.lora.start_from is not None:
         _continue_from(Path(run.lora.start_from), network, stack)
@@ -128,10 +84,6 @@ def _trained_biases(network: Any) -> dict[str, Any]:
         if each.requires_grad and name.endswith(".bias")
     )
     return {name: each.detach().to("cpu", copy=True) for name, each in trained}
-
-
-def _revision(weights: Weights) -> str | None:
-    return None if Path(weights.location).is_absolute() else weights.commit
 
 
 def _dtype(hardware: Hardware) -> Any:
@@ -169,7 +121,7 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tup
     """The network, what the user should be told of it, and no scratch memory."""
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
-        revision=_revision(weights),
+        revision=revision_of(weights),
         dtype=_dtype(run.hardware),
         device_map={"": 0 if run.hardware.device is Device.cuda else "cpu"},
         attn_implementation="sdpa",
@@ -220,7 +172,7 @@ def _with_unsloth(
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
-        revision=_revision(weights),
+        revision=revision_of(weights),
         max_seq_length=max(training.max_seq_tokens, run.evaluation.max_seq_tokens),
         dtype=_dtype(hardware),
         load_in_4bit=run.model.quantisation is Quantisation.nf4,

@@ -15,16 +15,20 @@ from medexp.config.schema import RunConfig, Tracking
 from medexp.errors import ConfigError, RunError
 from medexp.models import adapter_files as artifact
 from medexp.models import weights
-from medexp.models.adapter_model import Weights
+from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.system.console import NOTE, Screen
 from medexp.tracking import commits, registry
 from medexp.tracking import queries as kept_runs
-from medexp.tracking.registry import ADAPTER
+from medexp.tracking.artifact_names import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    COMPOSED_CONFIG,
+    RECORD,
+    STARTED_FROM,
+)
 from medexp.tracking.store_upkeep import MOVED_FROM, lies_in
 
-COMPOSED, RECORD = "config/composed.yaml", "evaluation/record.json"
-STARTED_FROM = "started_from"  # the adapter a run began with
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
 
@@ -62,8 +66,8 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         return _kept(registry.run_of(_store(root), asked), root, asked)
     folder = launch_dir / Path(asked).expanduser()
     if folder.is_dir():
-        inside = folder if (folder / artifact.CONFIG).is_file() else folder / ADAPTER
-        if not (inside / artifact.CONFIG).is_file():
+        inside = folder if (folder / ADAPTER_CONFIG).is_file() else folder / ADAPTER
+        if not (inside / ADAPTER_CONFIG).is_file():
             raise RunError(
                 f"run={asked} is a folder without adapter_config.json; give the folder of an"
                 " adapter, or an MLflow run id"
@@ -81,9 +85,13 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
 
 
 def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
-    kept = kept_runs.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
+    kept = kept_runs.find_run(
+        _store(root), run_id, (ADAPTER, COMPOSED_CONFIG, RECORD, STARTED_FROM)
+    )
     has = kept.artifacts.get
-    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept, has(STARTED_FROM))
+    return FinishedRun(
+        asked, has(ADAPTER), has(COMPOSED_CONFIG), has(RECORD), kept, has(STARTED_FROM)
+    )
 
 
 def _existing(file: Path) -> Path | None:
@@ -120,7 +128,7 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
     """
     if subject.composed is None:
         raise RunError(
-            f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an"
+            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in an"
             " adapter folder); it was not made by medexp, or its files were moved away without the"
             " store"
         )

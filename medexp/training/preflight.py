@@ -16,8 +16,7 @@ from medexp.errors import HostMemoryError, VramCeilingError
 from medexp.evaluation.losses import case_losses
 from medexp.models import loading as model
 from medexp.models.adapter_model import Tuned
-from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning import limits, planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_memory import attended_tokens

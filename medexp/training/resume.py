@@ -24,8 +24,8 @@ from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingErro
 from medexp.planning.memory_terms import Levers
 from medexp.system import disk_space
 from medexp.system.files import write_json
+from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
-WEIGHTS = "adapter_model.safetensors"
 RUN = "run.json"  # which MLflow run a workspace belongs to
 Found = TypeVar("Found")
 
@@ -258,7 +258,7 @@ def _is_whole(folder: Path) -> bool:
     return (
         {"optimizer.pt", "scheduler.pt"} <= there
         and all(map(_ends, pickled))
-        and _holds_its_tensors(folder / WEIGHTS)
+        and _holds_its_tensors(folder / ADAPTER_WEIGHTS)
     )
 
 

@@ -31,15 +31,17 @@ from medexp.models import adapter_files as artifact
 from medexp.models import base_identity, weights
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
-from medexp.models.adapter_model import Weights
 from medexp.models.base_identity import BaseIdentity
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import memory_phase
+from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan
 from medexp.reports import audit_report as audit_page
 from medexp.reports import mlflow_description as note
 from medexp.reports import summary as report
+from medexp.reports.console_tables import print_scorecard
+from medexp.reports.publish import publish_evaluation, read_loss_curves
 from medexp.reports.run_report import About
 from medexp.sweep.workers.trial import Part
 from medexp.system import machine
@@ -49,8 +51,7 @@ from medexp.system.provenance import environment, git_commit
 from medexp.system.units import gib
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
-from medexp.tracking.finished_run import STARTED_FROM
-from medexp.tracking.registry import ADAPTER
+from medexp.tracking.artifact_names import ADAPTER, STARTED_FROM
 from medexp.tracking.rerun import Restored
 from medexp.tracking.run_name import run_name
 from medexp.tracking.store_upkeep import prepare
@@ -451,9 +452,9 @@ def _log_end(job: Job, result: TrainResult, record: Record, card: Card) -> Path:
         planned_bytes=outcome.planned_bytes,
         measured_bytes=outcome.peak_bytes,
         ceiling_bytes=outcome.ceiling_bytes,
-        **measuring.curves(job.tracker),
+        **read_loss_curves(job.tracker),
     )
-    return measuring.keep(
+    return publish_evaluation(
         job.tracker, record, card, about, outcome.steps, job.invocation.output_dir
     )
 
@@ -466,7 +467,7 @@ def _print(job: Job, result: TrainResult, record: Record, card: Card) -> None:
         )
     if record.cases:
         job.show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    measuring.show(job.show, "What changed", record, card)
+    print_scorecard(job.show, "What changed", record, card)
     job.show.table(
         "This run",
         ("", ""),

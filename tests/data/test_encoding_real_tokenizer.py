@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from medexp.config.schema import LossOn, Overlong
 from medexp.data import loading as source
 from medexp.data.cases import Case
-from medexp.data.encoding import IGNORED, encode, encode_all, prompt_ids
+from medexp.data.encoding import IGNORED, encode, encode_all, prompt_ids, vocabulary
 from medexp.data.prompts import ask, render
-from medexp.models.adapter_model import vocabulary
 
 # the rest is partly not in its vocabulary
 LETTERS = st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs", "Cc"])

@@ -13,6 +13,7 @@ from helpers.commands import Doors, change_one_weight
 
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
+from medexp.data.encoding import vocabulary
 from medexp.data.preparation import prepare
 from medexp.data.split import split
 from medexp.evaluation import baseline_cache as known_base
@@ -20,9 +21,9 @@ from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
 from medexp.evaluation.record import CaseLoss
 from medexp.models import backend as stack
-from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Weights, vocabulary
+from medexp.models.tokenizer import load_tokenizer
+from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.training import run as training_run
 
@@ -87,7 +88,7 @@ def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
     """places(*overrides): where the base's answers and losses lie."""
     run = doors.run()
     found = weights.find(run.model)
-    tokenizer = model.load_tokenizer(found, stack.load(run.hardware, machine.cache_dir()))
+    tokenizer = load_tokenizer(found, stack.load(run.hardware, machine.cache_dir()))
     return lambda *overrides: files_of(doors.run(*overrides), weights.find(run.model), tokenizer)
 
 

@@ -13,6 +13,7 @@ from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 
 PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
@@ -23,7 +24,7 @@ def tuned(doors: Doors) -> Tuned:
     run = doors.run("hardware.dtype=float32")
     modules = stack.load(run.hardware, machine.cache_dir())
     found = weights.find(run.model)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    return model.load(run, found, load_tokenizer(found, modules), modules)
 
 
 def made(tuned: Tuned, kept_in: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:

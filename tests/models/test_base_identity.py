@@ -13,8 +13,8 @@ from medexp.config.schema import RunConfig
 from medexp.errors import ModelError
 from medexp.models import base_identity
 from medexp.models.adapter_files import base_of, check_adapter, without_place
-from medexp.models.adapter_model import Weights
 from medexp.models.base_identity import BaseIdentity, config_digest, identity_of, weights_digest
+from medexp.models.weights import Weights
 
 HUB, COMMIT = "unsloth/DeepSeek-R1-Distill-Llama-8B-bnb-4bit", "c0ffee"
 

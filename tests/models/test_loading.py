@@ -17,6 +17,7 @@ from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 from medexp.system import private_names as private
 
@@ -57,7 +58,7 @@ def loaded(doors: Doors, *overrides: str) -> Tuned:
     run = doors.run(*overrides)
     modules = stack.load(run.hardware, machine.cache_dir())
     found = weights.find(run.model)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    return model.load(run, found, load_tokenizer(found, modules), modules)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> 
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
     with pytest.raises(ModelError, match="no EOS token"):
-        model.load_tokenizer(weights.Weights(str(tmp_path / "endless"), None), modules)
+        load_tokenizer(weights.Weights(str(tmp_path / "endless"), None), modules)
 
 
 def test_the_switch_that_keeps_nf4_weights_as_they_are_is_there_and_off(doors: Doors) -> None:

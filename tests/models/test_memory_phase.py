@@ -10,8 +10,7 @@ import torch
 
 from medexp.config.schema import Resume
 from medexp.errors import VramCeilingError
-from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.training.resume import claimed
 

@@ -11,7 +11,7 @@ from helpers.vignettes import QUESTION, REFERENCE
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, Answered, CaseLoss, Graded, Record
 from medexp.evaluation.scorecard import card
-from medexp.reports.frontier_chart import length_histogram_svg
+from medexp.reports.run_charts import length_histogram_svg
 from medexp.reports.run_report import About, render
 from medexp.system.units import GIB, figure
 

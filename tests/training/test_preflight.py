@@ -13,14 +13,16 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Device, Resume, RunConfig
 from medexp.data import loading as source
+from medexp.data.encoding import vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split
 from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import Tuned
 from medexp.models.memory_guard import Meter
+from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.planning.step_time import predicted
@@ -49,7 +51,7 @@ class Card:
         self.asked.hardware.device = Device.cuda  # only planned for: bytes then count as the card's
         self.modules = stack.load(self.run.hardware, machine.cache_dir())
         self.found = weights.find(self.run.model)
-        self.tokenizer = model.load_tokenizer(self.found, self.modules)
+        self.tokenizer = load_tokenizer(self.found, self.modules)
         self.folder, self.refusals, self.said = folder, refusals, []
 
     def load(self) -> Tuned:

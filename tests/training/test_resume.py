@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from medexp.config.schema import Resume
 from medexp.errors import OutputError
-from medexp.training.resume import WEIGHTS, abandoned, claimed
+from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
+from medexp.training.resume import abandoned, claimed
 
 HOLD = """
 import sys, time
@@ -51,7 +52,7 @@ def write_checkpoint(folder: Path, step: int, state: str | None) -> Path:
         torch.save({"step": torch.ones(64)}, checkpoint / name)
     save_file(
         {"lora_A": torch.ones(4, 4), "lora_B": torch.zeros(4)},
-        checkpoint / WEIGHTS,
+        checkpoint / ADAPTER_WEIGHTS,
         {"format": "pt"},
     )
     if state is not None:
@@ -219,7 +220,7 @@ TORN = {
 
 @pytest.mark.parametrize("how", TORN)
 @pytest.mark.parametrize(
-    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", WEIGHTS, "trainer_state.json"]
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", ADAPTER_WEIGHTS, "trainer_state.json"]
 )
 def test_a_checkpoint_with_a_torn_file_is_skipped(tmp_path, name, how):
     with claimed(tmp_path, "abc", Resume.auto) as workspace:
@@ -231,7 +232,7 @@ def test_a_checkpoint_with_a_torn_file_is_skipped(tmp_path, name, how):
         assert workspace.last_checkpoint() == older
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", WEIGHTS])
+@pytest.mark.parametrize("name", ["optimizer.pt", ADAPTER_WEIGHTS])
 def test_a_checkpoint_without_a_file_is_skipped(tmp_path, name):
     with claimed(tmp_path, "abc", Resume.auto) as workspace:
         (write_checkpoint(workspace.checkpoints, 10, whole(10)) / name).unlink()

@@ -8,13 +8,15 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Device, RunConfig
 from medexp.data import loading as source
+from medexp.data.encoding import vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split
 from medexp.errors import MedexpError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
 from medexp.planning.step_memory import attended_tokens
 from medexp.system import machine
@@ -40,9 +42,7 @@ class Steps:
             stack.load(self.run.hardware, machine.cache_dir()),
             weights.find(self.run.model),
         )
-        self.tuned: Tuned = model.load(
-            self.run, found, model.load_tokenizer(found, modules), modules
-        )
+        self.tuned: Tuned = model.load(self.run, found, load_tokenizer(found, modules), modules)
         sides = split(source.load(self.run.dataset).cases, self.run.dataset)
         self.ready: Prepared = prepare(
             self.run, sides, vocabulary(self.tuned.tokenizer, self.run.prompt)

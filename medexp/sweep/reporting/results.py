@@ -25,6 +25,7 @@ from medexp.system.units import GIB, gib
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import registry
 from medexp.tracking import tracker as tracking
+from medexp.tracking.artifact_names import ADAPTER
 from medexp.tracking.run_name import words
 from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
@@ -151,8 +152,8 @@ def register_best(where: Tracking, study: Study) -> registry.Registered | None:
     # Its run is in another store, or was deleted, or the store is locked: the study's own figures
     # do not depend on it.
     with suppress(RunError), suppress_away():
-        if folder is not None and (folder / registry.ADAPTER).is_dir():
-            kept_runs.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
+        if folder is not None and (folder / ADAPTER).is_dir():
+            kept_runs.add_folder(where, run_id, folder / ADAPTER, ADAPTER)
         return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
     return None
 

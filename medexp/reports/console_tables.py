@@ -1,0 +1,46 @@
+"""TODO: say what this module holds."""
+
+from medexp.evaluation import scorecard
+from medexp.evaluation.record import Record
+from medexp.evaluation.scorecard import Card
+from medexp.reports.page_template import interval
+from medexp.system.console import Screen
+from medexp.system.units import figure
+
+
+def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
+    """Rows for a table: benchmark, model, accuracy, and its two intervals."""
+    return [
+        (
+            name,
+            side,
+            f"{each.share:.3f} of {each.count}",
+            f"{each.wilson[0]:.3f} to {each.wilson[1]:.3f}",
+            f"{each.bootstrap[0]:.3f} to {each.bootstrap[1]:.3f}",
+        )
+        for name, side, each in scorecard.accuracies(record)
+    ]
+
+
+def print_scorecard(screen: Screen, title: str, record: Record, found: Card) -> None:
+    """Print what was measured, a row a measure, and below it what was not and why."""
+    measured = [line for line in found.lines if line.comparison is not None]
+    rows = [
+        (
+            line.measure.title,
+            f"{figure(line.before)} -> {figure(line.after)}",
+            line.verdict,
+            interval(line),
+        )
+        for line in measured
+    ]
+    screen.table(title, ("measure", "before -> after", "verdict", "change [95 %]"), rows)
+    if record.benchmarks:
+        screen.table(
+            "Benchmarks",
+            ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"),
+            accuracy_rows(record),
+        )
+    for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
+        names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
+        screen.result(f"not measured: {names}: {why}", style="dim")
