@@ -36,8 +36,8 @@ from medexp.config.command_options import AskFormat, AskOptions, Reasoning
 from medexp.config.prompt_presets import presets
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, RunInterrupted
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation.generation import Sampling
+from medexp.models.session import open_session, prepare_finished_run
 from medexp.models.weights import Weights
 from medexp.system.console import Screen
 from medexp.tracking import finished_run as finished
@@ -61,7 +61,7 @@ def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen)
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    found = finished.continued(run, subject, show)
+    found = prepare_finished_run(run, subject, show)
     if options.ui:
         with pages.listening(options.port, "ask.port") as socket:
             webpage.serve(
@@ -134,7 +134,7 @@ def _ready(
     show: Screen,
 ) -> Respondent:
     """The run loaded, once every question is seen to be one that it can be asked."""
-    base = measuring.opened(run, found, show)
+    base = open_session(run, found, show)
     new = options.max_new_tokens or run.evaluation.max_new_tokens
     questions = answering.questions(
         run, base, Sampling(new, options.temperature, options.top_p, options.seed)

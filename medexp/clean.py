@@ -9,14 +9,14 @@ from medexp.config.command_options import CleanOptions
 from medexp.config.schema import RunConfig
 from medexp.system.console import Screen
 from medexp.training import leftovers
-from medexp.training.resume import unfinished
+from medexp.training.resume import unfinished_runs_dir
 
 
 def clean(run: RunConfig, options: CleanOptions, show: Screen) -> None:
     """List the unfinished runs; with `options.days` remove the old ones among them."""
     found = leftovers.found(run.tracking)
     if not found:
-        show.result(f"{unfinished(run.tracking)} holds no unfinished run")
+        show.result(f"{unfinished_runs_dir(run.tracking)} holds no unfinished run")
         return
     columns = ("run", "checkpoint", "MLflow run", "GiB", "untouched for")
     show.table("Unfinished runs", columns, [each.row() for each in found])

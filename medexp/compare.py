@@ -22,7 +22,7 @@ from medexp.comparison import compare_report as comparison_page
 from medexp.comparison import comparison
 from medexp.comparison import loading as compared
 from medexp.comparison import tables as comparison_rows
-from medexp.comparison.comparison import Comparing
+from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions, Format
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
@@ -33,7 +33,7 @@ from medexp.system.units import duration
 COLUMN = 36  # characters that an answer needs beside others
 
 
-def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
+def compare(run: RunConfig, options: CompareOptions, show: Screen) -> RunComparison:
     """Print the comparison that `options` ask for, and write its page.
 
     Raises: ConfigError, RunError, DataError or OutputError in one sentence.
@@ -114,7 +114,7 @@ def _written(page: str, given: Path | None) -> Path:
     return file
 
 
-def _print(show: Screen, found: Comparing, answers: int) -> None:
+def _print(show: Screen, found: RunComparison, answers: int) -> None:
     labels = tuple(run.label for run in found.runs)
     show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
     show.table(
@@ -140,7 +140,7 @@ def _print(show: Screen, found: Comparing, answers: int) -> None:
     _print_answers(show, found, answers)
 
 
-def _print_measures(show: Screen, found: Comparing) -> None:
+def _print_measures(show: Screen, found: RunComparison) -> None:
     quiet = comparison_rows.quiet(found)
     loud = [each for each in found.measures if each not in quiet]
     if (first := found.reference) is not None and (
@@ -171,7 +171,7 @@ def _print_measures(show: Screen, found: Comparing) -> None:
         show.result("")
 
 
-def _print_answers(show: Screen, found: Comparing, answers: int) -> None:
+def _print_answers(show: Screen, found: RunComparison, answers: int) -> None:
     """The tuned answers to the first questions, as many runs side by side as the terminal has room
     for.
     """
@@ -182,7 +182,7 @@ def _print_answers(show: Screen, found: Comparing, answers: int) -> None:
         if run.evaluated is not None and run.evaluated.record.cases
     ][:room]
     for case in found.asked[:answers]:
-        said = [comparison.said(found.runs[at], case.places[at]) for at in answering]
+        said = [comparison.find_answers(found.runs[at], case.places[at]) for at in answering]
         heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
                  for at, each in zip(answering, said, strict=True)]  # fmt: skip
         texts = [report.clipped(each.tuned, 900) if each else "(not asked)" for each in said]

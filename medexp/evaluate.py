@@ -28,19 +28,20 @@ from medexp.data.tokenizer_cache import Speller
 from medexp.errors import RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation import evaluator as measuring
-from medexp.evaluation.baseline_cache import known_base
+from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.benchmark_questions import ChoiceQuestion, questions
-from medexp.evaluation.evaluator import Measured
+from medexp.evaluation.evaluator import Evaluator
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Card
+from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
 from medexp.models.memory_guard import memory_phase
+from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.planning.memory_terms import Phase
 from medexp.reports import mlflow_description as note
 from medexp.reports import summary as report
 from medexp.reports.console_tables import print_scorecard
 from medexp.reports.publish import publish_evaluation, read_loss_curves
-from medexp.reports.run_report import About
+from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Screen
 from medexp.system.home import short, with_tilde
@@ -50,7 +51,7 @@ from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import COMPOSED_CONFIG, RECORD
 from medexp.tracking.finished_run import FinishedRun
-from medexp.training.resume import Workspace, claimed, dead_runs, unfinished
+from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
 
 
 def evaluate(
@@ -59,7 +60,7 @@ def evaluate(
     subject: FinishedRun,
     invocation: Invocation,
     show: Screen,
-) -> Card:
+) -> Scorecard:
     """Measure `subject`, which was made with `run`, print and keep what changed.
 
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
@@ -93,13 +94,13 @@ def _keep(
     invocation: Invocation,
     subject: FinishedRun,
     record: Record,
-    found: Card,
-    work: Workspace | None,
+    found: Scorecard,
+    work: ResumableRun | None,
 ) -> Kept:
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
     the middle of this.
     """
-    kept_runs.bury(run.tracking, dead_runs(run.tracking))
+    kept_runs.bury(run.tracking, list_dead_mlflow_runs(run.tracking))
     earlier = work.mlflow_run_id if work else None
     with tracking.open_run(run.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
@@ -115,24 +116,32 @@ def _keep(
 
 def _measured(
     run: RunConfig, invocation: Invocation, subject: FinishedRun, show: Screen
-) -> tuple[Record, Card, Kept]:
+) -> tuple[Record, Scorecard, Kept]:
     """Load base and adapter, ask, score, and keep."""
-    found = finished.continued(run, subject, show)
+    found = prepare_finished_run(run, subject, show)
     questions = _questions(run.evaluation)
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
     names = [f"evaluate-{of(run, cases.digest)}" for of in (fingerprint, former_fingerprint)]
-    with claimed(unfinished(run.tracking), names[0], run.training.resume, names[1]) as work:
+    with acquire(
+        unfinished_runs_dir(run.tracking), names[0], run.training.resume, names[1]
+    ) as work:
         _point_out_other_cases(subject, sides, show)
         show.say(
             f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}",
             title=subject.name,
         )
-        base = measuring.opened(run, found, show)
+        base = open_session(run, found, show)
         ready = Speller(base.tokenizer, run.prompt).prepared(run, sides)
-        tuned = measuring.tuned(run, base, show)
-        job = Measured(
-            run, show, work, ready, tuned, base.meter, known_base(run, base.weights, ready)
+        tuned = load_model_under_ceiling(run, base, show)
+        job = Evaluator(
+            run,
+            show,
+            work.answers,
+            ready,
+            tuned,
+            base.meter,
+            open_baseline_cache(run, base.weights, ready),
         )
         record = _asked(job, questions)
         card = measuring.card(record, run.evaluation, base.modules)
@@ -141,7 +150,7 @@ def _measured(
     return record, card, kept
 
 
-def _asked(job: Measured, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:
+def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:
     """Losses, answers and benchmarks of base and tuned model."""
     losses_before = job.base_losses()
     with job.show.stage("measuring the tuned model's held-out loss"):
@@ -187,7 +196,7 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     }
 
 
-def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Card]:
+def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Scorecard]:
     """Score the stored answers, and say whether the figures are those stored with them."""
     if subject.record is None:
         raise RunError(
@@ -219,7 +228,7 @@ def _tags(subject: FinishedRun) -> dict[str, object]:
     }
 
 
-def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> About:
+def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> ReportHeader:
     """What report.html says beside the measures: of a run in MLflow also its curves and its VRAM."""
     facts = [
         ("evaluated", with_tilde(subject.asked)),
@@ -231,13 +240,13 @@ def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) ->
         ("MLflow run", run_id),
     ]
     if subject.kept is None:
-        return About(subject.name, facts)
+        return ReportHeader(subject.name, facts)
     kept = subject.kept.metrics
     planned, measured = (
         int(kept.get("vram/planned_bytes", 0)),
         int(kept.get("vram/measured_bytes", 0)),
     )
-    return About(
+    return ReportHeader(
         subject.name,
         facts,
         planned_bytes=planned,

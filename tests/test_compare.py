@@ -17,7 +17,7 @@ from medexp.cli import app as frame
 from medexp.cli.app import Invocation
 from medexp.compare import asked, compare
 from medexp.comparison import loading as compared
-from medexp.comparison.comparison import Comparing
+from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
@@ -25,7 +25,8 @@ from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunErro
 from medexp.models import adapter_files as artifact
 from medexp.system import machine
 from medexp.system.console import Screen
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 OTHER_CASES = "dataset.split_seed=7"
 
@@ -54,7 +55,7 @@ class Kept:
         assert isinstance(options, CompareOptions)
         return resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False), options
 
-    def compare(self, *words: str) -> Comparing:
+    def compare(self, *words: str) -> RunComparison:
         """`python -m medexp.compare words...`."""
         return compare(*self.options(*words), Screen())
 

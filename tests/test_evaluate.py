@@ -23,7 +23,7 @@ from medexp.evaluate import evaluate
 from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
 from medexp.evaluation.benchmark_questions import questions
-from medexp.evaluation.scorecard import Card
+from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -33,7 +33,8 @@ from medexp.system import machine
 from medexp.system.console import Screen
 from medexp.tracking import tracker as tracking
 from medexp.tracking.finished_run import as_it_was_made
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 ANSWERED = "eval/structure/after"
 
@@ -50,7 +51,7 @@ class Finished:
         )
         self.metrics = doors.client().get_run(self.result.run_id).data.metrics
 
-    def evaluate(self, run: str | Path | None, *more: str) -> Card:
+    def evaluate(self, run: str | Path | None, *more: str) -> Scorecard:
         """`python -m medexp.evaluate run=... more...`."""
         words = [
             f"run={run}" if run else "run=null",

@@ -33,7 +33,8 @@ from medexp.system import machine
 from medexp.system.console import Screen
 from medexp.tracking.finished_run import as_it_was_made
 from medexp.tracking.registry import Registered
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 ROOT = Path(__file__).parents[1]
 

@@ -25,12 +25,12 @@ from medexp.data import mixture
 from medexp.data.cases import Case
 from medexp.data.encoding import prompt_ids, vocabulary
 from medexp.data.prompts import ask
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.words import answer_part, words
 from medexp.evaluation.record import Answer
 from medexp.models.adapter_model import Tuned
+from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.system.console import Screen
@@ -52,7 +52,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     run, found = _composed(overrides)
     show = Screen()
-    tuned = measuring.tuned(run, measuring.opened(run, found, show), show)
+    tuned = load_model_under_ceiling(run, open_session(run, found, show), show)
     cases = mixture.sides(source.load(run.dataset).by_source, run.dataset).held_out[: options.cases]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
     vocabulary_ = vocabulary(tuned.tokenizer)
@@ -87,7 +87,7 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
         command._own_options(cfg, "ask")
         subject = finished.located(cfg, asked)
         run = resolve(finished.recomposed(cfg, subject, overrides), machine.read(), Path.cwd(), {})
-    return run, finished.continued(run, subject)
+    return run, prepare_finished_run(run, subject)
 
 
 def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[Answer]:

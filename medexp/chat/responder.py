@@ -16,15 +16,14 @@ from medexp.data import prompts
 from medexp.data.encoding import prompt_ids, vocabulary
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import ConfigError
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
-from medexp.evaluation.evaluator import Opened
 from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models.adapter_model import Tuned
 from medexp.models.memory_guard import memory_phase
+from medexp.models.session import Session, load_model_under_ceiling
 from medexp.models.tokenizer import context_tokens
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import Screen
@@ -142,7 +141,7 @@ def _grown(empty: Reply, answer: Answer, began: float) -> Reply:
     )
 
 
-def questions(run: RunConfig, base: Opened, sampling: Sampling) -> Questions:
+def questions(run: RunConfig, base: Session, sampling: Sampling) -> Questions:
     """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
     return Questions(
         base.tokenizer, run.prompt, sampling, context_tokens(base.weights, base.modules)
@@ -150,7 +149,9 @@ def questions(run: RunConfig, base: Opened, sampling: Sampling) -> Questions:
 
 
 def respondent(
-    name: str, run_id: str, run: RunConfig, base: Opened, asked: Questions, show: Screen
+    name: str, run_id: str, run: RunConfig, base: Session, asked: Questions, show: Screen
 ) -> Respondent:
     """The model of `run` with its adapter, loaded and ready to answer."""
-    return Respondent(name, run_id, run, measuring.tuned(run, base, show), asked, base.meter)
+    return Respondent(
+        name, run_id, run, load_model_under_ceiling(run, base, show), asked, base.meter
+    )

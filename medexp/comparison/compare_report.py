@@ -4,11 +4,11 @@ from elsewhere; its links to runs lead to an MLflow server of this machine."""
 from dataclasses import dataclass
 
 from medexp.comparison import tables as comparison_rows
-from medexp.comparison.comparison import Comparing, line_of, said
-from medexp.comparison.contrasts import Asked, Contrast
+from medexp.comparison.comparison import RunComparison, find_answers, line_of
+from medexp.comparison.contrasts import AnsweredQuestion, Contrast
 from medexp.evaluation.scorecard import Line, Measure
-from medexp.reports.annotations import Block, blocks
-from medexp.reports.page_template import filled
+from medexp.reports.annotations import Block, split_into_blocks
+from medexp.reports.page_template import fill_template
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Question:
     not_asked: list[str]
 
 
-def render(found: Comparing, mlflow: str) -> str:
+def render(found: RunComparison, mlflow: str) -> str:
     """The page as HTML; links lead to the MLflow server at address `mlflow`."""
     rows, follow = comparison_rows.setting_rows(found)
-    return filled(
+    return fill_template(
         "compare.html",
         found=found,
         mlflow=mlflow.rstrip("/"),
@@ -73,12 +73,12 @@ def render(found: Comparing, mlflow: str) -> str:
     )
 
 
-def _changes(found: Comparing, measure: Measure) -> list[Line | None]:
+def _changes(found: RunComparison, measure: Measure) -> list[Line | None]:
     return [line_of(run, measure.key) for run in found.runs if run.evaluated]
 
 
 def _contrasts(
-    found: Comparing, measure: Measure
+    found: RunComparison, measure: Measure
 ) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
     """The contrasts in `measure` with their places on a line, and the difference at that line's
     ends (0: there is no line).
@@ -99,7 +99,7 @@ def _interval(each: Contrast | None, widest: float) -> Interval | None:
     return Interval(*(round(place, 1) for place in places))
 
 
-def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
+def _bars(found: RunComparison) -> dict[int, list[tuple[str, int]]]:
     """For every ceiling the bytes planned and measured under it."""
     bars: dict[int, list[tuple[str, int]]] = {}
     for run in found.runs:
@@ -113,13 +113,16 @@ def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
     return bars
 
 
-def _question(found: Comparing, asked: Asked) -> Question:
+def _question(found: RunComparison, asked: AnsweredQuestion) -> Question:
     answers, without = [], []
     for run, place in zip(found.runs, asked.places, strict=True):
-        each = said(run, place)
+        each = find_answers(run, place)
         if each is None:
             without.append(run.label)
         else:
-            both = blocks(each.base, each.before), blocks(each.tuned, each.after)
+            both = (
+                split_into_blocks(each.base, each.before),
+                split_into_blocks(each.tuned, each.after),
+            )
             answers.append(Answers(run.label, run.name, *both, each.figures))
-    return Question(asked.question, blocks(asked.reference), answers, without)
+    return Question(asked.question, split_into_blocks(asked.reference), answers, without)

@@ -7,12 +7,12 @@ from functools import cached_property
 from itertools import pairwise
 
 from medexp.comparison.contrasts import (
-    Asked,
+    AnsweredQuestion,
     Contrast,
     Evaluated,
     Overlap,
-    asked,
     contrasts,
+    list_answered_questions,
     overlap,
 )
 from medexp.config.flatten import differing
@@ -43,13 +43,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in a comparison: `asked` is how it was asked for, `ended` how it ended; `missing` says
+    """A run in a comparison: `list_answered_questions` is how it was asked for, `ended` how it ended; `missing` says
     why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
     `trained_on` the digest of its training cases (None where it is not known)."""
 
     label: str
     name: str
-    asked: str
+    list_answered_questions: str
     run_id: str | None
     ended: str
     settings: Mapping[str, str]
@@ -61,7 +61,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Versus:
+class AgainstReference:
     """A run against the reference, measure by measure, and how many cases they share."""
 
     run: Run
@@ -74,7 +74,7 @@ class Versus:
 
 
 @dataclass(frozen=True)
-class Comparing:
+class RunComparison:
     """Two or more runs; the first that was evaluated is the reference of all others. `title` says
     how they were chosen, `caution` what that choice does to the comparison."""
 
@@ -89,7 +89,7 @@ class Comparing:
         return evaluated[0] if len(evaluated) > 1 else None
 
     @cached_property
-    def versus(self) -> tuple[Versus, ...]:
+    def versus(self) -> tuple[AgainstReference, ...]:
         """Every other evaluated run against the reference."""
         first = self.reference
         if first is None or first.evaluated is None:
@@ -101,7 +101,7 @@ class Comparing:
         ]
         found = contrasts(first.evaluated, [each for _, each in others])
         return tuple(
-            Versus(run, row, overlap(first.evaluated, each))
+            AgainstReference(run, row, overlap(first.evaluated, each))
             for (run, each), row in zip(others, found, strict=True)
         )
 
@@ -132,12 +132,13 @@ class Comparing:
         return tuple(known[key] for key in dict.fromkeys(order) if key in known)
 
     @cached_property
-    def asked(self) -> list[Asked]:
+    def list_answered_questions(self) -> list[AnsweredQuestion]:
         """Every answered question with its place in every run, those first that most runs have
         answered.
         """
         return sorted(
-            asked([run.evaluated for run in self.runs]), key=lambda each: each.places.count(None)
+            list_answered_questions([run.evaluated for run in self.runs]),
+            key=lambda each: each.places.count(None),
         )
 
     @cached_property
@@ -156,7 +157,7 @@ class Comparing:
 
 
 @dataclass(frozen=True)
-class Said:
+class AnswerPair:
     """What a run's base and tuned model said to a question, as scored."""
 
     base: str
@@ -175,12 +176,12 @@ class Said:
         return counts[0], counts[1]
 
 
-def said(run: Run, place: int | None) -> Said | None:
+def find_answers(run: Run, place: int | None) -> AnswerPair | None:
     """The answers of `run` at `place` of its record; None where it has none."""
     if run.evaluated is None or place is None:
         return None
     case, card = run.evaluated.record.cases[place], run.evaluated.card
-    return Said(case.base.text, card.before[place], case.tuned.text, card.after[place])
+    return AnswerPair(case.base.text, card.before[place], case.tuned.text, card.after[place])
 
 
 def line_of(run: Run, key: str) -> Line | None:
@@ -206,7 +207,7 @@ def energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
     )
 
 
-def as_dict(found: Comparing) -> dict[str, object]:
+def as_dict(found: RunComparison) -> dict[str, object]:
     """All of it as plain values with stable keys, but the answers."""
     return {
         "title": found.title,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from medexp.evaluation.paired_stats import LEVEL, Comparison, compare, holm
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.evaluation.scorecard import Card, Measure
+from medexp.evaluation.scorecard import Measure, Scorecard
 
 _PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
     "loss_completion": lambda loss: loss,
@@ -27,7 +27,7 @@ class Evaluated:
     """A run's record, scored, and the settings it was made with by their dotted names."""
 
     record: Record
-    card: Card
+    card: Scorecard
     settings: Mapping[str, str]
 
 
@@ -84,7 +84,7 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnsweredQuestion:
     """A held-out question, its reference, and where in each run's record it lies (None where it was
     not answered there).
     """
@@ -127,7 +127,7 @@ def overlap(reference: Evaluated, other: Evaluated) -> Overlap:
     return Overlap(_counts(*held_out), _counts(*answered), _have_digests(reference, other))
 
 
-def asked(runs: Sequence[Evaluated | None]) -> list[Asked]:
+def list_answered_questions(runs: Sequence[Evaluated | None]) -> list[AnsweredQuestion]:
     """Every question that was answered in any of `runs`, in the order of the first that has it."""
     places = [
         {case.digest: place for place, case in enumerate(run.record.cases)} if run else {}
@@ -136,7 +136,9 @@ def asked(runs: Sequence[Evaluated | None]) -> list[Asked]:
     cases = {case.digest: case for run in reversed(runs) if run for case in run.record.cases}
     order = dict.fromkeys(digest for each in places for digest in each)
     return [
-        Asked(cases[key].question, cases[key].reference, tuple(each.get(key) for each in places))
+        AnsweredQuestion(
+            cases[key].question, cases[key].reference, tuple(each.get(key) for each in places)
+        )
         for key in order
     ]
 

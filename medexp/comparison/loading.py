@@ -11,7 +11,7 @@ from string import ascii_uppercase
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medexp.comparison.comparison import Comparing, Cost, Run, energy_wh
+from medexp.comparison.comparison import Cost, Run, RunComparison, energy_wh
 from medexp.comparison.contrasts import Evaluated
 from medexp.config.flatten import settings
 from medexp.config.resolve import movable
@@ -39,7 +39,7 @@ _POWER = re.compile(r"system/gpu_\d+_power_usage_watts")
 NAMED = 3  # runs in a title
 
 
-def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparing:
+def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> RunComparison:
     """The runs that `asked` name (ids, folders of adapters, last), in that order.
 
     Raises: RunError for one that is not there, or two that are the same; DataError for a stored
@@ -63,7 +63,7 @@ def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparin
     )
 
 
-def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
+def of_study(name: str, where: Tracking, launch_dir: Path) -> RunComparison:
     """The finished trials of study `name`, best first, the best `MOST` of them.
 
     Raises: RunError if there is no such study, or if fewer than two trials have finished.
@@ -81,8 +81,8 @@ def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
     return replace(_comparing(title, found, where), caution=CAUTION)
 
 
-def _comparing(title: str, found: Sequence[FinishedRun], where: Tracking) -> Comparing:
-    return Comparing(
+def _comparing(title: str, found: Sequence[FinishedRun], where: Tracking) -> RunComparison:
+    return RunComparison(
         title,
         tuple(
             _run(label, each, where) for label, each in zip(ascii_uppercase, found, strict=False)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from medexp.comparison.comparison import Comparing, Run, Versus, line_of
+from medexp.comparison.comparison import AgainstReference, Run, RunComparison, line_of
 from medexp.evaluation.paired_stats import pairs_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, duration, figure
@@ -42,7 +42,7 @@ _FRACTION = re.compile(r"-?\d*\.\d+(e[+-]?\d+)?|-?\d+(\.\d+)?e[+-]?\d+")
 _NAMED = ("model", "dataset", "prompt", "hardware")
 
 
-def shared(found: Comparing) -> str:
+def shared(found: RunComparison) -> str:
     """What all runs have in common, in a line."""
     configured = [run.settings for run in found.runs if run.settings]
     if len(configured) < 2:
@@ -59,7 +59,7 @@ def shared(found: Comparing) -> str:
     )
 
 
-def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
+def setting_rows(found: RunComparison) -> tuple[list[tuple[str, ...]], list[str]]:
     """A row for every setting that differs, a cell for every run; and the names of those that say
     nothing more: they come with another model or data set, or are off where they are known (a run
     of an older medexp has not heard of them)."""
@@ -74,7 +74,7 @@ def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
     return rows, [name for name in found.differences if name not in names]
 
 
-def _follows(name: str, found: Comparing) -> bool:
+def _follows(name: str, found: RunComparison) -> bool:
     group = name.partition(".")[0]
     return group in _NAMED and name != f"{group}.name" and f"{group}.name" in found.differences
 
@@ -104,7 +104,7 @@ def _cell(value: str | None) -> str:
     return text if len(text) <= 60 else text[:58] + " …"
 
 
-def run_rows(found: Comparing) -> list[tuple[str, ...]]:
+def run_rows(found: RunComparison) -> list[tuple[str, ...]]:
     """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its
     folder.
     """
@@ -120,7 +120,7 @@ def run_rows(found: Comparing) -> list[tuple[str, ...]]:
     return rows
 
 
-def remarks(found: Comparing) -> list[str]:
+def remarks(found: RunComparison) -> list[str]:
     """What a reader must know before comparing: runs that cannot be compared, or only in part, and
     why.
     """
@@ -147,7 +147,7 @@ def remarks(found: Comparing) -> list[str]:
     return [*said, found.caution] if found.caution else said
 
 
-def _remarks(first: Run, versus: Versus) -> Iterator[str]:
+def _remarks(first: Run, versus: AgainstReference) -> Iterator[str]:
     lap, run = versus.overlap, versus.run
     shared_cases, mine, yours = lap.held_out
     answered, my_answers, your_answers = lap.answered
@@ -171,7 +171,7 @@ def _remarks(first: Run, versus: Versus) -> Iterator[str]:
     yield from _unlike(first, run, versus)
 
 
-def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
+def _unlike(first: Run, run: Run, versus: AgainstReference) -> Iterator[str]:
     if not (first.settings and run.settings):
         return
     other = [
@@ -190,7 +190,7 @@ def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
         )
 
 
-def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
+def change_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
     """A row for every measure and run: measure (once), label, before -> after, verdict, change with
     its interval.
     """
@@ -206,7 +206,7 @@ def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str
     return rows
 
 
-def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
+def contrast_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
     """A row for every measure and other run: measure (once), label, both means over the pairs,
     verdict, difference, p, pairs.
     """
@@ -232,7 +232,7 @@ def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[s
     return rows
 
 
-def quiet(found: Comparing) -> list[Measure]:
+def quiet(found: RunComparison) -> list[Measure]:
     """The measures beside losses and structure in which no run changed beyond chance, and none
     differs from the reference.
     """
@@ -243,7 +243,7 @@ def quiet(found: Comparing) -> list[Measure]:
     ]
 
 
-def _is_news(found: Comparing, key: str) -> bool:
+def _is_news(found: RunComparison, key: str) -> bool:
     lines = [line_of(run, key) for run in found.runs]
     others = [versus.contrast(key) for versus in found.versus]
     return any(line and line.comparison and line.comparison.is_detected for line in lines) or any(
@@ -251,7 +251,7 @@ def _is_news(found: Comparing, key: str) -> bool:
     )
 
 
-def honest(found: Comparing) -> list[str]:
+def honest(found: RunComparison) -> list[str]:
     """How the verdicts are to be read, and what so many comparisons allow."""
     lines = [
         line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines
@@ -278,7 +278,7 @@ def _corrected(first: Run, comparisons: int) -> str:
     )
 
 
-def _too_few(found: Comparing) -> Iterator[str]:
+def _too_few(found: RunComparison) -> Iterator[str]:
     """Is there a measure with too few pairs to pass unless others pass before it?"""
     fewest = min(
         each.comparison.pairs
@@ -295,7 +295,7 @@ def _too_few(found: Comparing) -> Iterator[str]:
         )
 
 
-def cost_rows(found: Comparing) -> list[tuple[str, ...]]:
+def cost_rows(found: RunComparison) -> list[tuple[str, ...]]:
     """A row for every figure of cost that some run has, a cell for every run."""
     rows: list[tuple[str, ...]] = []
     for name, (title, written) in _COSTS.items():

@@ -30,7 +30,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth
 
 
 @dataclass(frozen=True)
-class KnownBase:
+class BaselineCache:
     """`answers` is a JSONL file that grows as they come; losses lie whole in a file of their own."""
 
     answers: Path
@@ -50,7 +50,7 @@ class KnownBase:
         write_json(self._losses, [asdict(each) for each in losses])
 
 
-def known_base(run: RunConfig, weights: Weights, ready: Prepared) -> KnownBase | None:
+def open_baseline_cache(run: RunConfig, weights: Weights, ready: Prepared) -> BaselineCache | None:
     """Where the base of `run` is known, or will be, on the cases of `ready`; None with
     `evaluation.reuse_base=false`.
     """
@@ -59,7 +59,7 @@ def known_base(run: RunConfig, weights: Weights, ready: Prepared) -> KnownBase |
     folder, base = Path(run.tracking.root or ".") / "base", _base(run, weights)
     folder.mkdir(parents=True, exist_ok=True)
     asked = [*ready.prompts], run.evaluation.max_new_tokens
-    return KnownBase(
+    return BaselineCache(
         folder / f"answers-{_digest(base, asked)}.jsonl",
         folder
         / f"losses-{_digest(base, run.prompt.completion, _cases(ready.held_out.encoded))}.json",

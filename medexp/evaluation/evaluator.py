@@ -1,105 +1,53 @@
 """What train and evaluate do alike with a model that has an adapter: answer, measure losses, score,
 and keep what was found.
 
-One way from answers to figures: `keep` writes the record to MLflow, and everything else it writes
-is computed from that record.
+One way from answers to figures: the record is written to MLflow, and everything else that is
+written there is computed from that record. `answers_file` says where answers are kept as they come.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from pathlib import Path
 
-from medexp.config.schema import Engine, Evaluation, Quantisation, RunConfig
+from medexp.config.schema import Evaluation, RunConfig
 from medexp.data import answer_offsets as parts
 from medexp.data.encoding import vocabulary
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
 from medexp.evaluation import embedding, generation, scorecard
 from medexp.evaluation import judge as judging
-from medexp.evaluation.baseline_cache import KnownBase
+from medexp.evaluation.baseline_cache import BaselineCache
 from medexp.evaluation.losses import case_losses
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
-from medexp.evaluation.scorecard import Card
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import memory_guard as guard
-from medexp.models import weights
+from medexp.evaluation.scorecard import Scorecard
 from medexp.models.adapter_model import Tuned
 from medexp.models.backend import Stack
 from medexp.models.memory_guard import Meter, memory_phase
-from medexp.models.tokenizer import load_tokenizer
-from medexp.models.weights import Weights
 from medexp.planning import budget, planner
 from medexp.planning.memory_terms import Phase
-from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Screen
-from medexp.system.private_names import untested
-from medexp.training.resume import Workspace
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The training stack under its memory cap, and a run's weights and tokenizer, ready for the
-    model to be loaded.
-    """
-
-    meter: Meter
-    modules: Stack
-    weights: Weights
-    tokenizer: Any
-
-
-def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
-    """Import the stack, convert the embedded model where that was never done here, and load the
-    tokenizer of `found`.
-    """
-    for each in untested(libraries_of(run)):
-        show.say(each, NOTE)
-    with show.stage("loading the training stack"):
-        meter = guard.cap(run.hardware)
-        modules = stack.load(run.hardware, machine.cache_dir())
-    if found.gguf is not None:
-        with show.stage("converting the embedded model, once"):
-            found = weights.convert(found, run.model, modules)
-    return Opened(meter, modules, found, load_tokenizer(found, modules))
-
-
-def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
-    """The model of `run` with the adapter it starts from, under the ceiling."""
-    with (
-        show.stage(f"loading {run.model.name} and the adapter"),
-        memory_phase(Phase.always, "loading the model", base.meter),
-    ):
-        return model.load(run, base.weights, base.tokenizer, base.modules)
-
-
-def libraries_of(run: RunConfig) -> list[str]:
-    """The libraries whose insides `run` relies on."""
-    with_unsloth = ["unsloth", "unsloth_zoo"] if run.hardware.engine is Engine.unsloth else []
-    quantised = ["bitsandbytes"] if run.model.quantisation is not Quantisation.none else []
-    return [*with_unsloth, *quantised, "transformers", "mlflow"]
 
 
 @dataclass
-class Measured:
+class Evaluator:
     """A model under measurement: what is asked of it, and where its answers are kept until all have
     come.
     """
 
     run: RunConfig
     show: Screen
-    work: Workspace
+    answers_file: Callable[[str], Path]
     ready: Prepared
     tuned: Tuned
     meter: Meter
-    known: KnownBase | None
+    known: BaselineCache | None
 
     def answers(self, base: bool) -> list[Answer]:
         """The answers of the base, or with the adapter; those already kept are not made again."""
         whose, count = "base" if base else "tuned", len(self.ready.prompts)
-        kept_in = self.known.answers if base and self.known else self.work.answers(whose)
+        kept_in = self.known.answers if base and self.known else self.answers_file(whose)
         kept = generation.kept(kept_in)
         if len(kept) == count:
             if count:
@@ -174,7 +122,7 @@ class Measured:
         )
 
 
-def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:
+def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Scorecard:
     """The scorecard of `record`, with what is recalled by meaning where `evaluation.embedding` asks
     for it.
     """

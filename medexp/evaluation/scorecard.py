@@ -142,7 +142,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Card:
+class Scorecard:
     """All measures, in the order of MEASURES, and both answers of every case as scored."""
 
     lines: tuple[Line, ...]
@@ -164,7 +164,7 @@ class Card:
         return values
 
 
-def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Card:
+def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
     """The scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
     before = tuple(
         score(each, each.base, record.reasons, lexicon, cosines) for each in record.cases
@@ -174,7 +174,7 @@ def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Ca
     )
     losses = {line.measure.key: line for line in _loss_lines(record)}
     lines = [losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES]
-    return Card((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
+    return Scorecard((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
 
 
 def score(

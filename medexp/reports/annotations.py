@@ -11,7 +11,7 @@ from medexp.evaluation.scorecard import Scored
 
 
 @dataclass(frozen=True)
-class Piece:
+class MarkedText:
     """Words of an answer and why they count against it ("" where they do not)."""
 
     text: str
@@ -25,10 +25,10 @@ class Block:
     """
 
     section: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MarkedText, ...]
 
 
-def blocks(text: str, scored: Scored | None = None) -> list[Block]:
+def split_into_blocks(text: str, scored: Scored | None = None) -> list[Block]:
     """`text` block by block, in order and complete; what `scored` found is marked."""
     marks = _marks(scored) if scored is not None else []
     found, start, section = [], 0, ""
@@ -64,10 +64,10 @@ def _marks(scored: Scored) -> list[tuple[int, int, str]]:
 
 def _pieces(
     text: str, start: int, end: int, marks: Sequence[tuple[int, int, str]]
-) -> tuple[Piece, ...]:
+) -> tuple[MarkedText, ...]:
     pieces, at = [], start
     for left, right, why in marks:
         if start <= left and right <= end:
-            pieces += [Piece(text[at:left]), Piece(text[left:right], why)]
+            pieces += [MarkedText(text[at:left]), MarkedText(text[left:right], why)]
             at = right
-    return tuple(piece for piece in (*pieces, Piece(text[at:end])) if piece.text)
+    return tuple(piece for piece in (*pieces, MarkedText(text[at:end])) if piece.text)

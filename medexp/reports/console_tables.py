@@ -2,7 +2,7 @@
 
 from medexp.evaluation import scorecard
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Card
+from medexp.evaluation.scorecard import Scorecard
 from medexp.reports.page_template import interval
 from medexp.system.console import Screen
 from medexp.system.units import figure
@@ -22,7 +22,7 @@ def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def print_scorecard(screen: Screen, title: str, record: Record, found: Card) -> None:
+def print_scorecard(screen: Screen, title: str, record: Record, found: Scorecard) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
     measured = [line for line in found.lines if line.comparison is not None]
     rows = [

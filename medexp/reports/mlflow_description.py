@@ -5,8 +5,8 @@ what came of it, what next.
 from collections.abc import Mapping, Sequence
 
 from medexp.config.schema import RunConfig
-from medexp.evaluation.scorecard import Card, Line
-from medexp.reports.summary import NOT_FOR_CLINICAL_USE, Outcome
+from medexp.evaluation.scorecard import Line, Scorecard
+from medexp.reports.summary import NOT_FOR_CLINICAL_USE, RunSummary
 from medexp.system.units import GIB, duration, figure
 from medexp.tracking.views import TRAINING_PAGES
 
@@ -43,7 +43,7 @@ def begun(run: RunConfig, asked: str) -> str:
 
 
 def finished(
-    run: RunConfig, asked: str, outcome: Outcome, card: Card, page: str, run_id: str
+    run: RunConfig, asked: str, outcome: RunSummary, card: Scorecard, page: str, run_id: str
 ) -> str:
     """The description of a finished run; `page` is the path of its page in MLflow
     (`#/experiments/1/runs/...`).
@@ -62,7 +62,7 @@ def finished(
     )
 
 
-def measured(card: Card, page: str) -> str:
+def measured(card: Scorecard, page: str) -> str:
     """The description of an evaluation of a finished run, which is the run above it."""
     return _paragraphs(_opening(card, page), _measures(card), f"*{NOT_FOR_CLINICAL_USE}*")
 
@@ -118,7 +118,7 @@ def _what(run: RunConfig) -> str:
     )
 
 
-def _opening(card: Card, page: str) -> str:
+def _opening(card: Scorecard, page: str) -> str:
     """One line, all that can be clicked before MLflow unfolds a description."""
     return " ".join(
         filter(
@@ -127,7 +127,7 @@ def _opening(card: Card, page: str) -> str:
     )
 
 
-def _verdict(card: Card) -> str:
+def _verdict(card: Scorecard) -> str:
     """The two figures everything turns on, as a sentence."""
     said = [
         f"{title} **{figure(line.before)} → {figure(line.after)}** ({line.verdict})"
@@ -138,7 +138,7 @@ def _verdict(card: Card) -> str:
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 
 
-def _measures(card: Card) -> str:
+def _measures(card: Scorecard) -> str:
     """A list: MLflow draws a Markdown table without any space between its cells."""
     return "\n".join(
         _measure(line) for key in _SHOWN if (line := card.line(key)).comparison is not None
@@ -158,7 +158,7 @@ def _measure(line: Line) -> str:
     )
 
 
-def _effort(outcome: Outcome) -> str:
+def _effort(outcome: RunSummary) -> str:
     said = [
         f"{outcome.steps} steps",
         f"{outcome.trainable:,} parameters trained",

@@ -25,7 +25,7 @@ _EDGES = re.compile(r"^\W+|\W+$")
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def filled(name: str, **values: object) -> str:
+def fill_template(name: str, **values: object) -> str:
     """The template `name` filled with `values` and with what every page knows: the size of a GiB,
     the warning, how figures are written."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -37,12 +37,12 @@ def filled(name: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "interval": interval, "rendered": rendered}
+    environment.filters |= {"figure": figure, "interval": interval, "rendered": render_block}
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
     return str(environment.get_template(name).render(**values))
 
 
-def rendered(block: Block) -> Any:
+def render_block(block: Block) -> Any:
     """The words of `block` as HTML, its Markdown drawn; without the mark that ends reasoning, which
     its colour says. "" where there are none."""
     from markupsafe import Markup, escape

@@ -5,14 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Card
+from medexp.evaluation.scorecard import Scorecard
 from medexp.reports import run_report as page
 from medexp.tracking.artifact_names import RECORD, REPORT
 from medexp.tracking.tracker import Tracker
 
 
 def publish_evaluation(
-    tracker: Tracker, record: Record, found: Card, about: page.About, step: int, folder: Path
+    tracker: Tracker,
+    record: Record,
+    found: Scorecard,
+    about: page.ReportHeader,
+    step: int,
+    folder: Path,
 ) -> Path:
     """Write record, metrics, tables and report.html to the run in MLflow; record and page also into
     `folder`. Returns the page.
@@ -39,7 +44,7 @@ def publish_evaluation(
     return file
 
 
-def per_case_table(record: Record, found: Card) -> Mapping[str, Sequence[object]]:
+def per_case_table(record: Record, found: Scorecard) -> Mapping[str, Sequence[object]]:
     """A row for every answered case: its question, and every measure before and after."""
     table: dict[str, list[object]] = {"question": [case.question for case in record.cases]}
     for line in found.lines:
@@ -61,7 +66,7 @@ def per_case_table(record: Record, found: Card) -> Mapping[str, Sequence[object]
 
 
 def read_loss_curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
-    """The loss curves of a training run, for `page.About`."""
+    """The loss curves of a training run, for `page.ReportHeader`."""
     return {
         "training_loss": tracker.history("train/loss"),
         "held_out_loss": tracker.history("eval/loss"),

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Card, accuracies
-from medexp.reports.annotations import Block, blocks
-from medexp.reports.page_template import filled
+from medexp.evaluation.scorecard import Scorecard, accuracies
+from medexp.reports.annotations import Block, split_into_blocks
+from medexp.reports.page_template import fill_template
 from medexp.reports.run_charts import length_histogram_svg, loss_curve_svg
 
 
 @dataclass(frozen=True)
-class About:
+class ReportHeader:
     """What the page says of the run beside its measures: a title, rows of facts, curves of (step,
     loss), bytes of VRAM (0: no card)."""
 
@@ -26,7 +26,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Shown:
+class CaseRow:
     """A case on the page: the question, the reference and both answers in blocks."""
 
     question: str
@@ -36,11 +36,11 @@ class Shown:
     counts: tuple[str, str]
 
 
-def render(record: Record, card: Card, about: About) -> str:
+def render(record: Record, card: Scorecard, about: ReportHeader) -> str:
     """The page as HTML."""
     answers = [[each.base for each in record.cases], [each.tuned for each in record.cases]]
     lengths = [[(each.tokens, each.ended) for each in side] for side in answers]
-    return filled(
+    return fill_template(
         "report.html",
         about=about,
         card=card,
@@ -58,7 +58,7 @@ def render(record: Record, card: Card, about: About) -> str:
     )
 
 
-def _shown(record: Record, card: Card) -> list[Shown]:
+def _shown(record: Record, card: Scorecard) -> list[CaseRow]:
     found = []
     for case, before, after in zip(record.cases, card.before, card.after, strict=True):
         counts = [
@@ -66,11 +66,11 @@ def _shown(record: Record, card: Card) -> list[Shown]:
             for each in (before, after)
         ]
         found.append(
-            Shown(
+            CaseRow(
                 case.question,
-                blocks(case.reference),
-                blocks(case.base.text, before),
-                blocks(case.tuned.text, after),
+                split_into_blocks(case.reference),
+                split_into_blocks(case.base.text, before),
+                split_into_blocks(case.tuned.text, after),
                 (counts[0], counts[1]),
             )
         )

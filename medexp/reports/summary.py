@@ -16,7 +16,7 @@ NOT_FOR_CLINICAL_USE = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunSummary:
     """The figures of a finished run. Losses in nats a token, over all tokens; `last_loss` is the
     training loss of the last step; `loss` compares held-out cases by their tokens, `structure` the
     answers one by one (None where none were asked for)."""
@@ -36,7 +36,7 @@ class Outcome:
     structure: Comparison | None = None
 
 
-def metrics(outcome: Outcome) -> dict[str, float]:
+def metrics(outcome: RunSummary) -> dict[str, float]:
     """The figures that are kept with the run beside those of its steps."""
     values = {
         "result/loss_before": outcome.loss_before,
@@ -58,7 +58,7 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     return values
 
 
-def summary(outcome: Outcome, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
+def summary(outcome: RunSummary, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
     """Rows of the summary table."""
     rows = [
         (

@@ -11,13 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.config.command_options import OfARun
 from medexp.config.resolve import found_again, tracking_root
-from medexp.config.schema import RunConfig, Tracking
+from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
-from medexp.models import adapter_files as artifact
-from medexp.models import weights
-from medexp.models.weights import Weights
-from medexp.planning import planner
-from medexp.system.console import NOTE, Screen
 from medexp.tracking import commits, registry
 from medexp.tracking import queries as kept_runs
 from medexp.tracking.artifact_names import (
@@ -162,25 +157,3 @@ def _found_again(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> D
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
     project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
     return found_again(stored, lies_in(moved_from).parents[1] if moved_from else None, project)
-
-
-def continued(run: RunConfig, subject: FinishedRun, show: Screen) -> Weights:
-    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
-    another version of it, which is said; `run` is set to begin with that adapter, and to the
-    fastest plan that fits.
-
-    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
-        together; VramPlanError.
-    """
-    if planner.is_planned(run):
-        planner.apply(run, planner.choose(run)[0])
-    if subject.adapter is None:
-        raise RunError(
-            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
-            " run=FOLDER of its adapter"
-        )
-    found = weights.find(run.model)
-    if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
-        show.say(note, NOTE)
-    run.lora.start_from = str(subject.adapter)
-    return found

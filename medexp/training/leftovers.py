@@ -10,7 +10,7 @@ from medexp.config.schema import Tracking
 from medexp.errors import OutputError
 from medexp.system.units import GIB
 from medexp.tracking import queries as kept_runs
-from medexp.training.resume import Workspace, abandoned, unfinished
+from medexp.training.resume import ResumableRun, iterate_abandoned_runs, unfinished_runs_dir
 
 MENTIONED_DAYS, MENTIONED_BYTES = 14, 2 * GIB  # older or more than this is said after a run
 DAY_S = 86400
@@ -39,7 +39,7 @@ class Leftover:
 
 def found(tracking: Tracking) -> list[Leftover]:
     """Every unfinished run of the store of `tracking` that no process is at work on, oldest first."""
-    left = map(_measured, abandoned(unfinished(tracking)))
+    left = map(_measured, iterate_abandoned_runs(unfinished_runs_dir(tracking)))
     return sorted(left, key=lambda each: -each.untouched_s)
 
 
@@ -54,7 +54,7 @@ def sentence(tracking: Tracking) -> str | None:
         return None
     much, age = f"{counted(left)}, {counted_gib(left)}", _days(left[0].days)
     return (
-        f"{unfinished(tracking)} holds {much}, untouched for up to {age}: "
+        f"{unfinished_runs_dir(tracking)} holds {much}, untouched for up to {age}: "
         "the commands that began them continue them, python -m medexp.clean lists and removes them"
     )
 
@@ -65,7 +65,7 @@ def remove(tracking: Tracking, days: float) -> list[Leftover]:
     old = [each for each in found(tracking) if each.days >= days]
     kept_runs.bury(tracking, [each.mlflow_run_id for each in old if each.mlflow_run_id])
     names = {each.name for each in old}
-    for workspace in abandoned(unfinished(tracking)):
+    for workspace in iterate_abandoned_runs(unfinished_runs_dir(tracking)):
         # Measured again: a command may have taken it up and let it go meanwhile.
         if workspace.folder.name in names and _measured(workspace).days >= days:
             workspace.finish()
@@ -82,7 +82,7 @@ def counted_gib(left: Sequence[Leftover]) -> str:
     return f"{sum(each.num_bytes for each in left) / GIB:.2f} GiB"
 
 
-def _measured(workspace: Workspace) -> Leftover:
+def _measured(workspace: ResumableRun) -> Leftover:
     num_bytes, touched = 0, 0.0
     for file in (workspace.folder, *workspace.folder.rglob("*")):
         with suppress(OSError):  # gone meanwhile

@@ -23,7 +23,7 @@ from medexp.planning.step_memory import attended_tokens
 from medexp.planning.step_time import Plan, predicted
 from medexp.system.units import gib
 from medexp.training import trainer
-from medexp.training.resume import Workspace
+from medexp.training.resume import ResumableRun
 
 DOING = {
     Phase.always: "loading the model",
@@ -46,7 +46,7 @@ class PhaseBytes:
 
 
 @dataclass(frozen=True)
-class Settled:
+class PreflightResult:
     """A loaded model, the plan that it was seen to fit with, and what each phase took; `tried` are
     the plans that did not fit.
     """
@@ -75,16 +75,16 @@ class Settled:
         }
 
 
-def settle(
+def run_preflight(
     asked: RunConfig,
     run: RunConfig,
     plan: Plan,
     load: Callable[[], Tuned],
     ready: Prepared,
     meter: Meter,
-    work: Workspace,
+    work: ResumableRun,
     say: Callable[[str], None],
-) -> Settled:
+) -> PreflightResult:
     """The model of `run`, with the first plan that a real step fits: `plan`, else up to
     `hardware.replan` safer ones of `asked` (`run` before a plan was applied); where activations
     cannot wait in host memory as was planned, one whose activations stay on the card. The levers of
@@ -94,10 +94,10 @@ def settle(
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with
     planned and measured bytes when no plan fits, or none is left.
     """
-    if (kept := settled_plan(asked, plan, work)) is not None:
+    if (kept := find_fitting_plan(asked, plan, work)) is not None:
         planner.apply(run, kept)
         with memory_phase(Phase.always, DOING[Phase.always], meter):
-            return Settled(load(), kept)
+            return PreflightResult(load(), kept)
     if (safer := _after_running_out(asked, work)) is not None:
         say(
             "the last attempt ran out of memory with this plan; next:"
@@ -111,9 +111,9 @@ def settle(
         try:
             with memory_phase(Phase.always, DOING[Phase.always], meter):
                 tuned = tuned or load()
-            phases = _rehearse(run, plan, tuned, ready, meter)
+            phases = _run_longest_step(run, plan, tuned, ready, meter)
             work.settle(plan.levers)
-            return Settled(tuned, plan, phases, tuple(tried))
+            return PreflightResult(tuned, plan, phases, tuple(tried))
         except HostMemoryError as error:
             if asked.hardware.offload_activations is True:
                 raise
@@ -139,7 +139,7 @@ def settle(
         meter.restart()
 
 
-def settled_plan(asked: RunConfig, plan: Plan, work: Workspace) -> Plan | None:
+def find_fitting_plan(asked: RunConfig, plan: Plan, work: ResumableRun) -> Plan | None:
     """Return the plan that the run of `work` was seen to fit with, where this machine has the
     memory for it; None where `plan`, made for this machine, is to be tried in its place."""
     if (levers := work.settled()) is None:
@@ -152,7 +152,7 @@ def settled_plan(asked: RunConfig, plan: Plan, work: Workspace) -> Plan | None:
     return None if has_one_order and not limits.fits(asked, kept) else kept
 
 
-def _after_running_out(asked: RunConfig, work: Workspace) -> Plan | None:
+def _after_running_out(asked: RunConfig, work: ResumableRun) -> Plan | None:
     """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out,
     or nothing is safer.
     """
@@ -188,7 +188,7 @@ def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) 
     )
 
 
-def _rehearse(
+def _run_longest_step(
     run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: Meter
 ) -> tuple[PhaseBytes, ...]:
     """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the

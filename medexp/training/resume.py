@@ -30,7 +30,7 @@ RUN = "run.json"  # which MLflow run a workspace belongs to
 Found = TypeVar("Found")
 
 
-class Workspace:
+class ResumableRun:
     """One unfinished run. `is_new` is False when an earlier process left it."""
 
     def __init__(self, folder: Path, lock: FileLock):
@@ -127,25 +127,25 @@ class Workspace:
         _let_go(self._lock)
 
 
-def unfinished(tracking: Tracking) -> Path:
+def unfinished_runs_dir(tracking: Tracking) -> Path:
     """Where the workspaces of a store's runs lie."""
     return Path(tracking.root or ".") / "unfinished"
 
 
 @contextmanager
-def claimed(
+def acquire(
     root: Path,
     fingerprint: str,
     resume: Resume,
     former: str | None = None,
-) -> Iterator[Workspace]:
+) -> Iterator[ResumableRun]:
     """The workspace of the run with this fingerprint under `root`, held while it is used: the one
     an earlier process left (with `resume=auto`; an older medexp called it `former`), else a new
     one.
 
     Raises: OutputError if it cannot be written, or the disk is full.
     """
-    workspace = _claim(root, fingerprint, resume, former)
+    workspace = _acquire(root, fingerprint, resume, former)
     try:
         with workspace.with_room():
             yield workspace
@@ -159,7 +159,7 @@ def claimed(
         workspace.release()
 
 
-def _claim(root: Path, fingerprint: str, resume: Resume, former: str | None) -> Workspace:
+def _acquire(root: Path, fingerprint: str, resume: Resume, former: str | None) -> ResumableRun:
     """One that was left is taken before a new one is made: the same command may have run twice at
     once, and one of them died.
     """
@@ -167,7 +167,7 @@ def _claim(root: Path, fingerprint: str, resume: Resume, former: str | None) -> 
     for folder in left if resume is Resume.auto else ():
         lock = _try_lock(folder)
         if lock is not None and folder.exists():
-            return Workspace(folder, lock)
+            return ResumableRun(folder, lock)
         if lock is not None:  # it was finished meanwhile
             _let_go(lock)
     for number in count(1):
@@ -175,7 +175,7 @@ def _claim(root: Path, fingerprint: str, resume: Resume, former: str | None) -> 
         lock = None if folder.exists() else _try_lock(folder)
         if lock is not None:
             folder.mkdir(exist_ok=True)
-            return Workspace(folder, lock)
+            return ResumableRun(folder, lock)
     raise AssertionError("count() does not end")
 
 
@@ -193,17 +193,21 @@ def _left(root: Path, fingerprint: str) -> list[Path]:
     ]
 
 
-def dead_runs(tracking: Tracking) -> list[str]:
+def list_dead_mlflow_runs(tracking: Tracking) -> list[str]:
     """The MLflow runs of every workspace whose process is gone."""
-    return [each.mlflow_run_id for each in abandoned(unfinished(tracking)) if each.mlflow_run_id]
+    return [
+        each.mlflow_run_id
+        for each in iterate_abandoned_runs(unfinished_runs_dir(tracking))
+        if each.mlflow_run_id
+    ]
 
 
-def abandoned(root: Path) -> Iterator[Workspace]:
+def iterate_abandoned_runs(root: Path) -> Iterator[ResumableRun]:
     """Every workspace whose process is gone, each held while it is looked at."""
     for folder in sorted(each for each in root.glob("*") if each.is_dir()):
         lock = _try_lock(folder)
         if lock is not None:
-            workspace = Workspace(folder, lock)
+            workspace = ResumableRun(folder, lock)
             try:
                 yield workspace
             finally:

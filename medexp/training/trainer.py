@@ -31,7 +31,7 @@ from medexp.system.stopping import Asked
 MICRO_BATCHES, TOKENS = "micro_batches", "tokens"
 
 
-class Watcher(Protocol):
+class StepCallback(Protocol):
     """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm,
     train/learning_rate, speed/tokens_per_s and speed/step_s."""
 
@@ -39,7 +39,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What training came to: the last step, its loss; tokens without padding and seconds in steps
     of this process.
     """
@@ -56,8 +56,8 @@ def fit(
     run: RunConfig,
     checkpoints: Path | None,
     resume_from: Path | None,
-    watchers: Sequence[Watcher],
-) -> Fitted:
+    watchers: Sequence[StepCallback],
+) -> FitResult:
     """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a
     checkpoint) where there is one; nothing is written without `checkpoints`. A step's rows go
     through the model in the micro-batches of `micro_batches`.
@@ -95,7 +95,7 @@ def fit(
         again = kept if checkpoints else "; the same command begins again"
         raise RunInterrupted(f"stopped by {signal.Signals(asked.by).name}{again}", asked.by)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Fitted(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
+    return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
 def rows_of(run: RunConfig, rows: Sequence[Encoded], step: int) -> Sequence[Encoded]:
@@ -249,7 +249,7 @@ def _whole_step(
     return collate
 
 
-def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int], int]) -> Any:
+def _bridge(tuned: Tuned, watchers: Sequence[StepCallback], tokens_of: Callable[[int], int]) -> Any:
     """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was
     asked to. It holds the tokens of a step against `tokens_of`: Unsloth patches the trainer and its
     defaults, and has once taken two steps' rows for one."""

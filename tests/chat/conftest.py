@@ -13,11 +13,12 @@ from medexp.chat import responder as answering
 from medexp.chat.responder import Respondent
 from medexp.cli.app import Invocation
 from medexp.config.schema import RunConfig
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation.generation import Sampling
+from medexp.models.session import open_session, prepare_finished_run
 from medexp.system.console import Screen
 from medexp.tracking import finished_run as finished
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 GREEDY = Sampling(max_new_tokens=16, temperature=0.0, top_p=0.95, seed=0)
 
@@ -85,7 +86,7 @@ def respondent(trained: Trained) -> Respondent:
     subject = finished.find(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
     )
-    found, show = finished.continued(trained.run, subject, Screen()), Screen()
-    base = measuring.opened(trained.run, found, show)
+    found, show = prepare_finished_run(trained.run, subject, Screen()), Screen()
+    base = open_session(trained.run, found, show)
     asked = answering.questions(trained.run, base, GREEDY)
     return answering.respondent(subject.name, trained.result.run_id, trained.run, base, asked, show)

@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.comparison.compare_report import render
-from medexp.comparison.comparison import PAUSE_S, Comparing, Cost, as_dict, energy_wh, said
+from medexp.comparison.comparison import (
+    PAUSE_S,
+    Cost,
+    RunComparison,
+    as_dict,
+    energy_wh,
+    find_answers,
+)
 from medexp.comparison.tables import (
     change_rows,
     contrast_rows,
@@ -37,12 +44,12 @@ ALIKE = {
 GOOD, POOR = evaluated(range(12), nats=10), evaluated(range(12), text="Rest.")
 
 
-def comparing(*runs: object, caution: str = "") -> Comparing:
-    return Comparing("Some runs", tuple(runs), caution)  # type: ignore[arg-type]
+def comparing(*runs: object, caution: str = "") -> RunComparison:
+    return RunComparison("Some runs", tuple(runs), caution)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def three() -> Comparing:
+def three() -> RunComparison:
     """A poor run, a good one, and one that failed."""
     return comparing(
         run("A", POOR, Cost(elapsed_s=61.0, steps=60, loss_after=3.2), lora__r="8", **ALIKE),
@@ -63,7 +70,7 @@ def three() -> Comparing:
     )
 
 
-def test_only_what_differs_is_in_the_table_and_the_rest_in_a_line(three: Comparing) -> None:
+def test_only_what_differs_is_in_the_table_and_the_rest_in_a_line(three: RunComparison) -> None:
     assert setting_rows(three) == ([("lora.r", "8", "16", "16")], [])
     assert (
         shared(three)
@@ -105,7 +112,7 @@ def test_long_settings_are_cut_and_missing_ones_shown() -> None:
     assert rows[1] == ("lora.r", "–", "1")
 
 
-def test_the_first_evaluated_run_is_the_reference(three: Comparing) -> None:
+def test_the_first_evaluated_run_is_the_reference(three: RunComparison) -> None:
     assert three.reference is three.runs[0]
     assert [each.run.label for each in three.versus] == ["B"]
     assert comparing(three.runs[2], *three.runs[:2]).reference is three.runs[0]
@@ -113,14 +120,14 @@ def test_the_first_evaluated_run_is_the_reference(three: Comparing) -> None:
     assert (alone.reference, alone.versus, alone.comparisons) == (None, (), 0)
 
 
-def test_every_run_has_its_row(three: Comparing) -> None:
+def test_every_run_has_its_row(three: RunComparison) -> None:
     assert run_rows(three)[1] == ("B", "run B", "finished", "12 held out, 12 answered", "id-B")
     assert run_rows(three)[2][3].startswith("failed before")
     folder = replace(three.runs[0], run_id=None)
     assert run_rows(comparing(folder))[0][4] == "asked-A"
 
 
-def test_changes_and_contrasts_are_in_rows_by_measure(three: Comparing) -> None:
+def test_changes_and_contrasts_are_in_rows_by_measure(three: RunComparison) -> None:
     wanted = [each for each in three.measures if each.key in ("loss_answer", "structure")]
     changes = change_rows(three, wanted)
     assert [row[:4] for row in changes] == [
@@ -141,7 +148,7 @@ def test_changes_and_contrasts_are_in_rows_by_measure(three: Comparing) -> None:
     assert rows[1][:2] == ("four sections (0 to 1)", "B")
 
 
-def test_measures_without_news_are_told_apart(three: Comparing) -> None:
+def test_measures_without_news_are_told_apart(three: RunComparison) -> None:
     without_news = {each.key for each in quiet(three)}
     assert "contradictions" in without_news
     assert not without_news & {"loss_answer", "structure", "words"}
@@ -151,7 +158,7 @@ def test_measures_without_news_are_told_apart(three: Comparing) -> None:
     assert not {"loss_answer", "structure"} & {each.key for each in quiet(same)}
 
 
-def test_a_run_that_cannot_be_compared_says_why(three: Comparing) -> None:
+def test_a_run_that_cannot_be_compared_says_why(three: RunComparison) -> None:
     assert remarks(three) == ["C: failed before its answers were stored (VramCeilingError: ...)"]
     alone = remarks(comparing(three.runs[0], three.runs[2]))
     assert alone[-1].startswith("Nothing is compared case by case: fewer than two")
@@ -211,7 +218,7 @@ def test_more_than_another_adapter_is_said() -> None:
     )
 
 
-def test_so_many_comparisons_are_spoken_of(three: Comparing) -> None:
+def test_so_many_comparisons_are_spoken_of(three: RunComparison) -> None:
     own, corrected = honest(three)
     verdicts = sum(len(change_rows(three, [each])) for each in three.measures)
     assert f"one in twenty of the {verdicts}" in own
@@ -221,7 +228,7 @@ def test_so_many_comparisons_are_spoken_of(three: Comparing) -> None:
     assert len(honest(comparing(three.runs[0], three.runs[2]))) == 1
 
 
-def test_costs_are_shown_where_any_run_has_them(three: Comparing) -> None:
+def test_costs_are_shown_where_any_run_has_them(three: RunComparison) -> None:
     assert cost_rows(three) == [
         ("held-out loss, after", "3.2", "–", "–"),
         ("steps", "60", "–", "–"),
@@ -268,7 +275,7 @@ def test_a_pause_costs_nothing(samples: list[tuple[float, float]], pause: float)
     assert twice == pytest.approx(2 * once)
 
 
-def test_plain_values_are_json_and_name_every_run(three: Comparing) -> None:
+def test_plain_values_are_json_and_name_every_run(three: RunComparison) -> None:
     found = json.loads(json.dumps(as_dict(three), allow_nan=False))
     assert [each["label"] for each in found["runs"]] == ["A", "B", "C"]
     assert found["reference"] == "A"
@@ -288,15 +295,15 @@ def test_plain_values_are_json_and_name_every_run(three: Comparing) -> None:
     assert as_dict(comparing(three.runs[0], three.runs[2]))["reference"] is None
 
 
-def test_answers_are_found_by_question(three: Comparing) -> None:
+def test_answers_are_found_by_question(three: RunComparison) -> None:
     first = three.asked[0]
-    each = said(three.runs[1], first.places[1])
+    each = find_answers(three.runs[1], first.places[1])
     assert each is not None
     assert each.figures == (
         "0.00 for its sections, 0 unsupported",
         "1.00 for its sections, 0 unsupported",
     )
-    assert said(three.runs[2], None) is None
+    assert find_answers(three.runs[2], None) is None
 
 
 def test_what_all_have_answered_comes_first() -> None:
@@ -314,7 +321,7 @@ def test_what_all_have_answered_comes_first() -> None:
 
 
 def test_the_strips_of_a_measure_have_one_scale_and_say_which_side_is_better(
-    three: Comparing,
+    three: RunComparison,
 ) -> None:
     found = comparing(*three.runs[:2], run("D", evaluated(range(12), nats=15)))
     page = render(found, "")
@@ -333,13 +340,13 @@ def test_the_strips_of_a_measure_have_one_scale_and_say_which_side_is_better(
 
 
 @pytest.mark.browser
-def test_the_page_is_no_wider_than_a_phone(three: Comparing) -> None:
+def test_the_page_is_no_wider_than_a_phone(three: RunComparison) -> None:
     with browser.window(browser.chromium(), width=400) as (page, _):
         page.set_content(render(three, ""))
         assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
-def test_the_page_stands_alone_and_shows_it_all(three: Comparing) -> None:
+def test_the_page_stands_alone_and_shows_it_all(three: RunComparison) -> None:
     page = render(three, "http://127.0.0.1:5000/")
     assert not re.search(r"<script|src=|@import|<link|url\(", page)
     assert page.count('class="case"') == 12

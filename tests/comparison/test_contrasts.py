@@ -10,7 +10,14 @@ from helpers.vignettes import REFERENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.comparison.contrasts import Contrast, Evaluated, asked, contrasts, overlap, tuned_values
+from medexp.comparison.contrasts import (
+    Contrast,
+    Evaluated,
+    contrasts,
+    list_answered_questions,
+    overlap,
+    tuned_values,
+)
 from medexp.evaluation.paired_stats import LEVEL, compare, holm, pairs_needed, sign_test
 from medexp.evaluation.record import CaseLoss, Graded, Judged, Judgement
 from medexp.evaluation.scorecard import Measure
@@ -160,7 +167,7 @@ def test_a_judge_that_gave_no_mark_says_so() -> None:
 
 
 def test_questions_come_in_the_order_of_the_first_run_that_has_them() -> None:
-    found = asked([evaluated([1, 2]), None, evaluated([2, 3])])
+    found = list_answered_questions([evaluated([1, 2]), None, evaluated([2, 3])])
     assert [(each.question[-1], each.places) for each in found] == [
         ("1", (0, None, None)),
         ("2", (1, None, 0)),

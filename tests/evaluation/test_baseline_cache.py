@@ -25,7 +25,7 @@ from medexp.models import weights
 from medexp.models.tokenizer import load_tokenizer
 from medexp.models.weights import Weights
 from medexp.system import machine
-from medexp.training import run as training_run
+from medexp.training.context import TrainResult
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return heard
 
 
-def base_side(doors: Doors, result: training_run.TrainResult) -> tuple[object, object]:
+def base_side(doors: Doors, result: TrainResult) -> tuple[object, object]:
     record = measuring.Record.of_json(
         (result.adapter.parent / measuring.RECORD).read_text(), "here"
     )
@@ -78,7 +78,7 @@ def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path
     ready = prepare(
         run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer, run.prompt)
     )
-    known = known_base.known_base(run, found, ready)
+    known = known_base.open_baseline_cache(run, found, ready)
     assert known is not None
     return known.answers, known._losses
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_i
 
 @pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])
 def test_losses_that_cannot_be_read_are_measured_again(tmp_path: Path, text: str) -> None:
-    known = known_base.KnownBase(tmp_path / "answers.jsonl", tmp_path / "losses.json")
+    known = known_base.BaselineCache(tmp_path / "answers.jsonl", tmp_path / "losses.json")
     (tmp_path / "losses.json").write_text(text)
     assert known.losses() is None
     known.keep([CaseLoss(1.0, 2, 0.5, 1)])

@@ -16,7 +16,8 @@ from medexp.cli.app import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system import machine
 from medexp.system.console import Screen
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 TINY = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 128}
 TOKENS = 12288  # of the vocabulary: the shipped cases are then under 640 tokens, as with all 49,152

@@ -4,23 +4,23 @@ import pytest
 
 from medexp.config.registration import conf_dir
 from medexp.evaluation.paired_stats import compare
-from medexp.evaluation.scorecard import BY_KEY, Card, Line
+from medexp.evaluation.scorecard import BY_KEY, Line, Scorecard
 from medexp.reports import mlflow_description as note
-from medexp.reports.summary import Outcome
+from medexp.reports.summary import RunSummary
 
 PAGE, RUN = "#/experiments/1/runs/abc", "abc"
 
 
 @pytest.fixture
-def outcome() -> Outcome:
-    return Outcome(
+def outcome() -> RunSummary:
+    return RunSummary(
         loss_before=4.0, loss_after=3.0, last_loss=3.1, steps=60, tokens=6000, steps_s=20.0, elapsed_s=75.0, trainable=4_884_480,
         peak_bytes=5 * 2**30, ceiling_bytes=6 * 2**30, planned_bytes=4 * 2**30,
     )  # fmt: skip
 
 
 @pytest.fixture
-def card() -> Card:
+def card() -> Scorecard:
     before, after = [4.0, 4.1, 4.2, 4.0, 4.1, 4.2], [3.0, 3.1, 3.2, 3.1, 3.0, 3.2]
     fell = Line(BY_KEY["loss_completion"], 4.1, 3.1, compare(before, after))
     lines = [
@@ -28,7 +28,7 @@ def card() -> Card:
         for key, measure in BY_KEY.items()
         if key != "loss_completion"
     ]
-    return Card((fell, *lines), (), ())
+    return Scorecard((fell, *lines), (), ())
 
 
 def test_the_question_of_a_shipped_experiment_is_its_own() -> None:
@@ -60,7 +60,7 @@ def test_a_question_ends_where_its_result_begins(yaml: str, asked: str) -> None:
 
 
 def test_the_verdict_comes_first_then_the_question_and_the_links(
-    resolved, outcome: Outcome, card: Card
+    resolved, outcome: RunSummary, card: Scorecard
 ) -> None:
     said = note.finished(resolved("hardware=cpu"), "why?", outcome, card, PAGE, RUN).split("\n\n")
     report = "#/experiments/1/runs/abc/artifacts/report.html?workflowType=machine_learning"
@@ -80,12 +80,14 @@ def test_the_verdict_comes_first_then_the_question_and_the_links(
     assert "Not for clinical use" in said[6]
 
 
-def test_nothing_is_said_of_what_was_not_asked(resolved, outcome: Outcome, card: Card) -> None:
+def test_nothing_is_said_of_what_was_not_asked(
+    resolved, outcome: RunSummary, card: Scorecard
+) -> None:
     assert "Question" not in note.finished(resolved("hardware=cpu"), "", outcome, card, PAGE, RUN)
     assert note.begun(resolved("hardware=cpu"), "").startswith("`smollm2_135m` on `clinical_cases`")
 
 
-def test_an_evaluation_says_its_verdict_and_no_command(card: Card) -> None:
+def test_an_evaluation_says_its_verdict_and_no_command(card: Scorecard) -> None:
     said = note.measured(card, PAGE)
     assert said.startswith(
         "Held-out loss **4.1 → 3.1** (improved). [Before and after, side by"

@@ -12,7 +12,7 @@ from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, Answered, CaseLoss, Graded, Record
 from medexp.evaluation.scorecard import card
 from medexp.reports.run_charts import length_histogram_svg
-from medexp.reports.run_report import About, render
+from medexp.reports.run_report import ReportHeader, render
 from medexp.system.units import GIB, figure
 
 LOSSES = tuple(CaseLoss(30.0 + number, 10, 9.0, 4) for number in range(6))
@@ -34,7 +34,7 @@ def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> s
         True, asked, LOSSES, LATER, benchmarks={"medqa": Graded((True, False), (True, True))}
     )
     return render(
-        record, card(record, lexicon.load()), About("A run", [("model", "tiny")], **about)
+        record, card(record, lexicon.load()), ReportHeader("A run", [("model", "tiny")], **about)
     )
 
 

@@ -8,7 +8,7 @@ from medexp.data.cases import Case
 from medexp.evaluation.paired_stats import compare
 from medexp.reports.summary import (
     NOT_FOR_CLINICAL_USE,
-    Outcome,
+    RunSummary,
     before_after,
     clipped,
     metrics,
@@ -16,7 +16,7 @@ from medexp.reports.summary import (
 )
 from medexp.system.units import GIB
 
-ON_CARD = Outcome(
+ON_CARD = RunSummary(
     loss_before=2.5,
     loss_after=2.25,
     last_loss=2.0,

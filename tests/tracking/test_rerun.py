@@ -18,7 +18,8 @@ from medexp.system import machine
 from medexp.system.console import Screen
 from medexp.tracking import finished_run as finished
 from medexp.tracking.rerun import Restored, as_it_was_made
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 
 class Trains:

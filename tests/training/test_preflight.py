@@ -27,8 +27,13 @@ from medexp.planning import planner
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.planning.step_time import predicted
 from medexp.system import machine
-from medexp.training.preflight import Settled, longest_batch, settle, settled_plan
-from medexp.training.resume import Workspace, claimed
+from medexp.training.preflight import (
+    PreflightResult,
+    find_fitting_plan,
+    longest_batch,
+    run_preflight,
+)
+from medexp.training.resume import ResumableRun, acquire
 
 BATCHES = [
     "training.plan=fastest",
@@ -71,16 +76,16 @@ class Card:
             vocabulary(self.tokenizer, self.run.prompt),
         )
 
-    def settle(self, work: Workspace) -> Settled:
+    def run_preflight(self, work: ResumableRun) -> PreflightResult:
         plan = predicted(self.asked, Levers(4, 1, compiled=False))
         meter = Meter(self.run.hardware)
-        return settle(
+        return run_preflight(
             self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append
         )
 
     def run_out(self) -> None:
         """Seem to fit, and run out of memory while training."""
-        with claimed(self.folder, "probe", Resume.auto) as work:
+        with acquire(self.folder, "probe", Resume.auto) as work:
             self.settle(work)
             raise VramCeilingError(
                 "out of GPU memory while training", "training", Phase.training.value
@@ -95,7 +100,7 @@ def card(doors: Doors, tmp_path: Path) -> Callable[..., Card]:
 def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) -> None:
     tried = card()
     fresh = [each.clone() for each in tried.load().network.parameters() if each.requires_grad]
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         settled = tried.settle(work)
         assert work.settled() == Levers(4, 1, compiled=False)
     after = [each for each in settled.tuned.network.parameters() if each.requires_grad]
@@ -127,7 +132,7 @@ def test_a_stop_in_the_probes_step_is_heard(
 
     loaded.network.register_forward_pre_hook(stop)
     tried.load = lambda: loaded  # type: ignore[method-assign]
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(RunInterrupted, match="the same command begins again") as stopped:
             tried.settle(work)
         assert stopped.value.exit_code == 128 + number
@@ -137,7 +142,7 @@ def test_a_stop_in_the_probes_step_is_heard(
 
 def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(card: Callable[..., Card]) -> None:
     tried = card(refusals=1)
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         settled = tried.settle(work)
         assert work.settled() == settled.plan.levers
     assert [plan.levers.micro_batch for plan in settled.tried] == [4]
@@ -159,7 +164,7 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(
 
     monkeypatch.setattr(Card, "load", refused)
     tried.asked.hardware.offload_activations = True
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(HostMemoryError):
             tried.settle(work)
         tried.asked.hardware.offload_activations = "auto"
@@ -173,7 +178,7 @@ def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
     card: Callable[..., Card],
 ) -> None:
     tried = card(refusals=9)
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(
             VramCeilingError,
             match=(
@@ -189,9 +194,9 @@ def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
 
 def test_a_continued_run_takes_the_plan_it_had_settled_for(card: Callable[..., Card]) -> None:
     first, second = card(refusals=1), card()
-    with claimed(first.folder, "probe", Resume.auto) as work:
+    with acquire(first.folder, "probe", Resume.auto) as work:
         levers = first.settle(work).plan.levers
-    with claimed(second.folder, "probe", Resume.auto) as work:
+    with acquire(second.folder, "probe", Resume.auto) as work:
         settled = second.settle(work)
     assert settled.plan.levers == levers
     assert settled.phases == ()
@@ -202,13 +207,13 @@ def test_a_run_that_ran_out_later_continues_with_a_safer_plan(card: Callable[...
     first, second, third = (card(0, IN_TURN) for _ in range(3))
     with pytest.raises(VramCeilingError):
         first.run_out()
-    with claimed(second.folder, "probe", Resume.auto) as work:
+    with acquire(second.folder, "probe", Resume.auto) as work:
         settled = second.settle(work)
         assert work.settled() == settled.plan.levers
     assert settled.plan.levers.micro_batch < 4
     assert second.run.training.micro_batch == settled.plan.levers.micro_batch
     assert "ran out of memory with this plan; next: " in second.said[0]
-    with claimed(third.folder, "probe", Resume.auto) as work:
+    with acquire(third.folder, "probe", Resume.auto) as work:
         assert third.settle(work).plan.levers == settled.plan.levers
     assert third.said == []
 
@@ -220,7 +225,7 @@ def test_a_continued_run_keeps_the_order_of_its_cases(card: Callable[..., Card])
     )
     with pytest.raises(VramCeilingError):
         first.run_out()
-    with claimed(second.folder, "probe", Resume.auto) as work:
+    with acquire(second.folder, "probe", Resume.auto) as work:
         assert second.settle(work).plan.levers.micro_batch == 4
 
 
@@ -233,14 +238,14 @@ def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(
     assert settled != plan.levers
     smaller = replace(asked, hardware=replace(asked.hardware, host_ram_gib=3.2))
     in_order = replace(smaller, training=replace(asked.training, group_by_length=True))
-    with claimed(tmp_path, "probe", Resume.auto) as work:
-        assert settled_plan(asked, plan, work) is None
+    with acquire(tmp_path, "probe", Resume.auto) as work:
+        assert find_fitting_plan(asked, plan, work) is None
         work.settle(settled)
-        kept = settled_plan(asked, plan, work)
+        kept = find_fitting_plan(asked, plan, work)
         assert kept is not None
         assert kept.levers == settled
-        assert settled_plan(smaller, plan, work) is None
-        kept = settled_plan(in_order, plan, work)
+        assert find_fitting_plan(smaller, plan, work) is None
+        kept = find_fitting_plan(in_order, plan, work)
         assert kept is not None
         assert kept.levers == settled
 

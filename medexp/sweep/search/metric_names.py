@@ -8,7 +8,7 @@ from typing import Any
 
 from medexp.errors import nearest
 from medexp.evaluation.paired_stats import compare
-from medexp.evaluation.scorecard import MEASURES, Card, Line
+from medexp.evaluation.scorecard import MEASURES, Line, Scorecard
 from medexp.reports import summary as report
 
 # any name below these: what there is depends on the machine and the run
@@ -47,11 +47,13 @@ def _families() -> list[str]:
 def _known() -> frozenset[str]:
     """What a run with every figure has, by the functions that name them."""
     same = compare([1.0], [1.0])
-    figures: dict[str, Any] = dict.fromkeys((each.name for each in fields(report.Outcome)), 1) | {
+    figures: dict[str, Any] = dict.fromkeys(
+        (each.name for each in fields(report.RunSummary)), 1
+    ) | {
         "loss": same,
         "structure": same,
     }
-    card = Card(tuple(Line(measure, 1.0, 1.0, same) for measure in MEASURES), (), ())
+    card = Scorecard(tuple(Line(measure, 1.0, 1.0, same) for measure in MEASURES), (), ())
     return frozenset(
-        {*report.metrics(report.Outcome(**figures)), *card.metrics(), "eval/loss", *OF_A_TRIAL}
+        {*report.metrics(report.RunSummary(**figures)), *card.metrics(), "eval/loss", *OF_A_TRIAL}
     )
