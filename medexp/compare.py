@@ -53,7 +53,7 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> RunCompari
         page = comparison_page.render(found, options.mlflow)
     file = _written(page, given or None)
     if options.format is Format.json:
-        said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
+        said = {"remarks": comparison_rows.caveats(found), "page": str(file)}
         show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
         _print(show, found, options.answers)
@@ -132,7 +132,7 @@ def _print(show: Screen, found: RunComparison, answers: int) -> None:
             f" {', '.join(follow)}",
             style="dim",
         )
-    for remark in comparison_rows.remarks(found):
+    for remark in comparison_rows.caveats(found):
         show.result(remark, NOTE)
     _print_measures(show, found)
     if costs := comparison_rows.cost_rows(found):
@@ -141,7 +141,7 @@ def _print(show: Screen, found: RunComparison, answers: int) -> None:
 
 
 def _print_measures(show: Screen, found: RunComparison) -> None:
-    quiet = comparison_rows.quiet(found)
+    quiet = comparison_rows.unchanged_measures(found)
     loud = [each for each in found.measures if each not in quiet]
     if (first := found.reference) is not None and (
         rows := comparison_rows.contrast_rows(found, loud)
@@ -166,7 +166,7 @@ def _print_measures(show: Screen, found: RunComparison) -> None:
             style="dim",
         )
     if found.measures:
-        for sentence in comparison_rows.honest(found):
+        for sentence in comparison_rows.reading_notes(found):
             show.result(sentence, style="dim")
         show.result("")
 
@@ -181,7 +181,7 @@ def _print_answers(show: Screen, found: RunComparison, answers: int) -> None:
         for at, run in enumerate(found.runs)
         if run.evaluated is not None and run.evaluated.record.cases
     ][:room]
-    for case in found.asked[:answers]:
+    for case in found.answered_questions[:answers]:
         said = [comparison.find_answers(found.runs[at], case.places[at]) for at in answering]
         heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
                  for at, each in zip(answering, said, strict=True)]  # fmt: skip

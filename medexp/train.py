@@ -15,7 +15,7 @@ from medexp.config.schema import RunConfig
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    from medexp.sweep.workers.trial import taking_part
+    from medexp.sweep.workers.trial import open_trial
     from medexp.system.console import Screen
 
     # what the config alone can be refused for has been, without these
@@ -24,10 +24,10 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     from medexp.training.run import train
 
     restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
-    with taking_part(invocation.output_dir) as part:
-        result = train(run, invocation, Screen(), part, restored)
-        if part:
-            part.finished(result.metrics, result.run_id)
+    with open_trial(invocation.output_dir) as trial:
+        result = train(run, invocation, Screen(), trial, restored)
+        if trial:
+            trial.finished(result.metrics, result.run_id)
     return result.outcome.loss_after
 
 

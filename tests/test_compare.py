@@ -129,8 +129,8 @@ def study(kept: Kept) -> str:
 
 def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     found = kept.compare(kept.runs(kept.plain, kept.ranked))
-    (versus,) = found.versus
-    loss = versus.contrast("loss_completion")
+    (against,) = found.against_reference
+    loss = against.contrast("loss_completion")
     assert loss is not None
     assert loss.comparison is not None
     client = kept.doors.client()
@@ -146,7 +146,7 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
     ]
     assert (loss.comparison.before, loss.comparison.after) == pytest.approx(means)
     assert records[0]["held_out"] == records[1]["held_out"]
-    assert (versus.overlap.held_out, versus.overlap.answered) == ((2, 2, 2), (2, 2, 2))
+    assert (against.shared_cases.held_out, against.shared_cases.answered) == ((2, 2, 2), (2, 2, 2))
     assert set(found.differences) == {"lora.r"}
     printed = capsys.readouterr().out
     for expected in (
@@ -196,7 +196,7 @@ def test_other_held_out_cases_are_not_paired(
 def test_a_folder_with_a_record_beside_it_is_as_good_as_its_id(kept: Kept, tmp_path: Path) -> None:
     by_id = kept.compare(kept.runs(kept.plain, kept.ranked))
     by_folder = kept.compare(kept.runs(str(kept.plain.adapter), str(kept.ranked.adapter.parent)))
-    assert by_folder.versus[0].contrasts == by_id.versus[0].contrasts
+    assert by_folder.against_reference[0].contrasts == by_id.against_reference[0].contrasts
     assert by_folder.differences == by_id.differences
     assert by_folder.runs[0].cost.trained == by_id.runs[0].cost.trained
     bare = shutil.copytree(kept.ranked.adapter, tmp_path / "adapter")
@@ -204,7 +204,7 @@ def test_a_folder_with_a_record_beside_it_is_as_good_as_its_id(kept: Kept, tmp_p
     assert found.runs[2].missing.startswith(
         "no evaluation/record.json beside the adapter; measure it first: python -m medexp.eval"
     )
-    assert len(found.versus) == 1
+    assert len(found.against_reference) == 1
 
 
 def test_last_is_the_newest_and_not_to_be_given_twice(kept: Kept) -> None:

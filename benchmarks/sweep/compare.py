@@ -31,7 +31,7 @@ from medexp.sweep.search.options import settings
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import Real, Space, Whole
 from medexp.sweep.study.study import open_study
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
 HERE = Path(__file__).resolve().parent
 # the run as configured: hardware=rtx4050_6gb's rank and length
@@ -95,7 +95,7 @@ def paid(
         while len(running) < at_a_time:
             trial = study.ask()
             if plans and not surrogate.fits(trial.params["r"], trial.params["seq"]):
-                study.tell(trial, Outcome(Ending.infeasible), limits_of(surrogate, trial))
+                study.tell(trial, TrialOutcome(Ending.infeasible), limits_of(surrogate, trial))
                 refused += 1
             else:
                 running.append(trial)
@@ -103,10 +103,12 @@ def paid(
         limits = limits_of(surrogate, trial) if tells else {}
         if surrogate.fits(trial.params["r"], trial.params["seq"]):
             losses.append(surrogate.loss(**trial.params))
-            study.tell(trial, Outcome(Ending.done, "", {"result/loss_after": losses[-1]}), limits)
+            study.tell(
+                trial, TrialOutcome(Ending.done, "", {"result/loss_after": losses[-1]}), limits
+            )
         else:
             losses.append(float("inf"))
-            study.tell(trial, Outcome(Ending.vram if tells else Ending.crashed), limits)
+            study.tell(trial, TrialOutcome(Ending.vram if tells else Ending.crashed), limits)
     return losses, refused
 
 

@@ -29,7 +29,7 @@ from medexp.planning import feasibility as reach
 from medexp.planning import planner
 from medexp.sweep.search.options import settings
 from medexp.sweep.study.study import open_study
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import machine
 from medexp.system.units import GIB
 
@@ -143,7 +143,7 @@ def run(
         fits = ground.surrogate.fits(trial.params["r"], trial.params["seq"])
         limits = limits_of(ground.surrogate, trial)
         if not fits and plans:
-            study.tell(trial, Outcome(Ending.infeasible), limits)
+            study.tell(trial, TrialOutcome(Ending.infeasible), limits)
             refused += 1
             continue
         if fits:
@@ -154,13 +154,13 @@ def run(
             found.append(point)
             study.tell(
                 trial,
-                Outcome(
+                TrialOutcome(
                     Ending.done, "", {"result/loss_after": point[0], "sweep/peak_gib": point[1]}
                 ),
                 limits,
             )
         else:
-            study.tell(trial, Outcome(Ending.vram), limits)
+            study.tell(trial, TrialOutcome(Ending.vram), limits)
         shares.append(ground.worth(found) / ground.best)
     return shares, refused
 

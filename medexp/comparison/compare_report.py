@@ -23,7 +23,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerBlocks:
     """A run's answers to a question, in blocks, with what counts for and against them; None where
     it was not asked.
     """
@@ -36,12 +36,12 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionRow:
     """A held-out question, its reference, and the answers of every run that was asked it."""
 
     question: str
     reference: list[Block]
-    answers: list[Answers]
+    answers: list[AnswerBlocks]
     not_asked: list[str]
 
 
@@ -59,17 +59,17 @@ def render(found: RunComparison, mlflow: str) -> str:
         shared=comparison_rows.shared(found),
         settings=rows,
         follow=[(name, found.differences[name]) for name in follow],
-        remarks=comparison_rows.remarks(found),
-        honest=comparison_rows.honest(found),
+        remarks=comparison_rows.caveats(found),
+        honest=comparison_rows.reading_notes(found),
         changes=[(measure, _changes(found, measure)) for measure in found.measures],
         contrasts=(
             [(measure, *_contrasts(found, measure)) for measure in found.measures]
-            if found.versus
+            if found.against_reference
             else []
         ),
         costs=comparison_rows.cost_rows(found),
         bars=_bars(found),
-        questions=[_question(found, each) for each in found.asked],
+        questions=[_question(found, each) for each in found.answered_questions],
     )
 
 
@@ -83,7 +83,7 @@ def _contrasts(
     """The contrasts in `measure` with their places on a line, and the difference at that line's
     ends (0: there is no line).
     """
-    row = [versus.contrast(measure.key) for versus in found.versus]
+    row = [against.contrast(measure.key) for against in found.against_reference]
     compared = [each.comparison for each in row if each is not None and each.comparison is not None]
     widest = max((max(abs(each.low), abs(each.high)) for each in compared), default=0.0)
     return [(each, _interval(each, widest)) for each in row], widest * 50 / 48
@@ -113,7 +113,7 @@ def _bars(found: RunComparison) -> dict[int, list[tuple[str, int]]]:
     return bars
 
 
-def _question(found: RunComparison, asked: AnsweredQuestion) -> Question:
+def _question(found: RunComparison, asked: AnsweredQuestion) -> QuestionRow:
     answers, without = [], []
     for run, place in zip(found.runs, asked.places, strict=True):
         each = find_answers(run, place)
@@ -124,5 +124,5 @@ def _question(found: RunComparison, asked: AnsweredQuestion) -> Question:
                 split_into_blocks(each.base, each.before),
                 split_into_blocks(each.tuned, each.after),
             )
-            answers.append(Answers(run.label, run.name, *both, each.figures))
-    return Question(asked.question, split_into_blocks(asked.reference), answers, without)
+            answers.append(AnswerBlocks(run.label, run.name, *both, each.figures))
+    return QuestionRow(asked.question, split_into_blocks(asked.reference), answers, without)

@@ -10,10 +10,10 @@ from medexp.comparison.contrasts import (
     AnsweredQuestion,
     Contrast,
     Evaluated,
-    Overlap,
+    SharedCases,
     contrasts,
+    count_shared_cases,
     list_answered_questions,
-    overlap,
 )
 from medexp.config.flatten import differing
 from medexp.evaluation.paired_stats import Comparison
@@ -43,13 +43,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in a comparison: `list_answered_questions` is how it was asked for, `ended` how it ended; `missing` says
-    why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
+    """A run in a comparison: `requested_as` is what the user named it by, `ended` how it ended;
+    `missing` says why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
     `trained_on` the digest of its training cases (None where it is not known)."""
 
     label: str
     name: str
-    list_answered_questions: str
+    requested_as: str
     run_id: str | None
     ended: str
     settings: Mapping[str, str]
@@ -66,7 +66,7 @@ class AgainstReference:
 
     run: Run
     contrasts: tuple[Contrast, ...]
-    overlap: Overlap
+    shared_cases: SharedCases
 
     def contrast(self, key: str) -> Contrast | None:
         """The contrast in measure `key`."""
@@ -89,7 +89,7 @@ class RunComparison:
         return evaluated[0] if len(evaluated) > 1 else None
 
     @cached_property
-    def versus(self) -> tuple[AgainstReference, ...]:
+    def against_reference(self) -> tuple[AgainstReference, ...]:
         """Every other evaluated run against the reference."""
         first = self.reference
         if first is None or first.evaluated is None:
@@ -101,7 +101,7 @@ class RunComparison:
         ]
         found = contrasts(first.evaluated, [each for _, each in others])
         return tuple(
-            AgainstReference(run, row, overlap(first.evaluated, each))
+            AgainstReference(run, row, count_shared_cases(first.evaluated, each))
             for (run, each), row in zip(others, found, strict=True)
         )
 
@@ -109,7 +109,9 @@ class RunComparison:
     def comparisons(self) -> int:
         """How many contrasts could be taken: what every p is corrected for."""
         return sum(
-            each.comparison is not None for versus in self.versus for each in versus.contrasts
+            each.comparison is not None
+            for against in self.against_reference
+            for each in against.contrasts
         )
 
     @cached_property
@@ -132,7 +134,7 @@ class RunComparison:
         return tuple(known[key] for key in dict.fromkeys(order) if key in known)
 
     @cached_property
-    def list_answered_questions(self) -> list[AnsweredQuestion]:
+    def answered_questions(self) -> list[AnsweredQuestion]:
         """Every answered question with its place in every run, those first that most runs have
         answered.
         """
@@ -218,11 +220,11 @@ def as_dict(found: RunComparison) -> dict[str, object]:
         "runs": [_run_dict(run) for run in found.runs],
         "against_reference": [
             {
-                "run": versus.run.label,
-                "shared_cases": asdict(versus.overlap),
-                "measures": {each.measure.key: _contrast_dict(each) for each in versus.contrasts},
+                "run": against.run.label,
+                "shared_cases": asdict(against.shared_cases),
+                "measures": {each.measure.key: _contrast_dict(each) for each in against.contrasts},
             }
-            for versus in found.versus
+            for against in found.against_reference
         ],
     }  # fmt: skip
 
@@ -241,7 +243,7 @@ def _run_dict(run: Run) -> dict[str, object]:
         "label": run.label,
         "name": run.name,
         "mlflow_run_id": run.run_id,
-        "asked": run.asked,
+        "asked": run.requested_as,
         "ended": run.ended,
     }
     return facts | {"missing": run.missing, "cost": asdict(run.cost), "measures": changed}

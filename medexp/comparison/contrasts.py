@@ -70,7 +70,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Overlap:
+class SharedCases:
     """How many cases two runs share, of how many each has: all that are held out, and those of them
     that were answered.
 
@@ -118,13 +118,13 @@ def contrasts(
     ]
 
 
-def overlap(reference: Evaluated, other: Evaluated) -> Overlap:
+def count_shared_cases(reference: Evaluated, other: Evaluated) -> SharedCases:
     """How many cases `other` shares with `reference`."""
     answered = [{case.digest for case in run.record.cases} for run in (reference, other)]
     held_out = [
         set(_names(run.record, _have_digests(reference, other))) for run in (reference, other)
     ]
-    return Overlap(_counts(*held_out), _counts(*answered), _have_digests(reference, other))
+    return SharedCases(_counts(*held_out), _counts(*answered), _have_digests(reference, other))
 
 
 def list_answered_questions(runs: Sequence[Evaluated | None]) -> list[AnsweredQuestion]:

@@ -116,11 +116,11 @@ def run_rows(found: RunComparison) -> list[tuple[str, ...]]:
             if record
             else run.missing
         )
-        rows.append((run.label, run.name, run.ended, counts, run.run_id or run.asked))
+        rows.append((run.label, run.name, run.ended, counts, run.run_id or run.requested_as))
     return rows
 
 
-def remarks(found: RunComparison) -> list[str]:
+def caveats(found: RunComparison) -> list[str]:
     """What a reader must know before comparing: runs that cannot be compared, or only in part, and
     why.
     """
@@ -143,12 +143,14 @@ def remarks(found: RunComparison) -> list[str]:
                 " or losses."
             ),
         ]
-    said += [sentence for each in found.versus for sentence in _remarks(found.reference, each)]
+    said += [
+        sentence for each in found.against_reference for sentence in _remarks(found.reference, each)
+    ]
     return [*said, found.caution] if found.caution else said
 
 
-def _remarks(first: Run, versus: AgainstReference) -> Iterator[str]:
-    lap, run = versus.overlap, versus.run
+def _remarks(first: Run, against: AgainstReference) -> Iterator[str]:
+    lap, run = against.shared_cases, against.run
     shared_cases, mine, yours = lap.held_out
     answered, my_answers, your_answers = lap.answered
     who = f"{run.label} against {first.label}"
@@ -168,10 +170,10 @@ def _remarks(first: Run, versus: AgainstReference) -> Iterator[str]:
             f"{who}: {your_answers} and {my_answers} answered questions, the {answered} in common"
             " are paired."
         )
-    yield from _unlike(first, run, versus)
+    yield from _unlike(first, run, against)
 
 
-def _unlike(first: Run, run: Run, versus: AgainstReference) -> Iterator[str]:
+def _unlike(first: Run, run: Run, against: AgainstReference) -> Iterator[str]:
     if not (first.settings and run.settings):
         return
     other = [
@@ -180,8 +182,10 @@ def _unlike(first: Run, run: Run, versus: AgainstReference) -> Iterator[str]:
         if any(first.settings.get(key) != run.settings.get(key) for key in keys)
     ]
     if other:
-        loss = versus.contrast("loss_completion")
-        is_unpaired = loss is not None and loss.comparison is None and versus.overlap.held_out[0]
+        loss = against.contrast("loss_completion")
+        is_unpaired = (
+            loss is not None and loss.comparison is None and against.shared_cases.held_out[0]
+        )
         alone = " Losses are not paired: the labelled tokens differ." if is_unpaired else ""
         who = f"{run.label} against {first.label}"
         yield (
@@ -213,14 +217,14 @@ def contrast_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tup
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
-        for versus in found.versus:
-            each = versus.contrast(measure.key)
+        for against in found.against_reference:
+            each = against.contrast(measure.key)
             if each is not None and (compared := each.comparison) is not None:
                 means = f"{figure(compared.before)} | {figure(compared.after)}"
                 p_values = f"{compared.p_value:.2g} | {each.adjusted_p:.2g}"
                 row = (
                     title,
-                    versus.run.label,
+                    against.run.label,
                     means,
                     each.verdict,
                     compared.interval(),
@@ -232,7 +236,7 @@ def contrast_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tup
     return rows
 
 
-def quiet(found: RunComparison) -> list[Measure]:
+def unchanged_measures(found: RunComparison) -> list[Measure]:
     """The measures beside losses and structure in which no run changed beyond chance, and none
     differs from the reference.
     """
@@ -245,13 +249,13 @@ def quiet(found: RunComparison) -> list[Measure]:
 
 def _is_news(found: RunComparison, key: str) -> bool:
     lines = [line_of(run, key) for run in found.runs]
-    others = [versus.contrast(key) for versus in found.versus]
+    others = [against.contrast(key) for against in found.against_reference]
     return any(line and line.comparison and line.comparison.is_detected for line in lines) or any(
         each and each.is_hinted for each in others
     )
 
 
-def honest(found: RunComparison) -> list[str]:
+def reading_notes(found: RunComparison) -> list[str]:
     """How the verdicts are to be read, and what so many comparisons allow."""
     lines = [
         line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines
@@ -282,8 +286,8 @@ def _too_few(found: RunComparison) -> Iterator[str]:
     """Is there a measure with too few pairs to pass unless others pass before it?"""
     fewest = min(
         each.comparison.pairs
-        for versus in found.versus
-        for each in versus.contrasts
+        for against in found.against_reference
+        for each in against.contrasts
         if each.comparison is not None
     )
     needed = pairs_needed(found.comparisons)

@@ -33,7 +33,7 @@ from medexp.sweep.study.study import (
     ending_of,
     id_of,
 )
-from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_whole
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_outcome, read_whole
 from medexp.system import disk_space, machine
 from medexp.system import private_names as private
 from medexp.system.console import Screen
@@ -110,9 +110,9 @@ class Trials:
         attempt = frozen.user_attrs.get("attempt", 1)
         if ending is Ending.died and attempt >= RETRIES:
             self.study.tell(
-                trial, Outcome(Ending.crashed, f"died {attempt} times without a word"), {}
+                trial, TrialOutcome(Ending.crashed, f"died {attempt} times without a word"), {}
             )
-        elif self.study.tell(trial, Outcome(ending, why), {}) and set(frozen.params) >= set(
+        elif self.study.tell(trial, TrialOutcome(ending, why), {}) and set(frozen.params) >= set(
             self.study.space.dimensions
         ):
             self.study.enqueue(frozen.params, continues=self.study.frozen(trial))
@@ -240,10 +240,14 @@ class Trials:
         """Is it worth a process? If not, the study is told why."""
         if self.study.is_surplus(trial):
             self.study.tell(
-                trial, Outcome(Ending.surplus, "another sweeper had asked for the last one"), {}
+                trial,
+                TrialOutcome(Ending.surplus, "another sweeper had asked for the last one"),
+                {},
             )
         elif not proposal.fits:
-            self.study.tell(trial, Outcome(Ending.infeasible, proposal.why), proposal.violations)
+            self.study.tell(
+                trial, TrialOutcome(Ending.infeasible, proposal.why), proposal.violations
+            )
             self._count_refused(proposal)
         elif (twin := self.study.same_point(trial)) is not None:
             self.study.copy(trial, twin)
@@ -271,7 +275,7 @@ class Trials:
             )
 
     def _try_out(self, trial: Any, proposal: Proposal) -> None:
-        outcomes: list[Outcome] = []
+        outcomes: list[TrialOutcome] = []
         for repeat in range(self._settings.repeats):
             outcomes.append(
                 self._finished(trial, repeat) or self._launched(trial, proposal, repeat)
@@ -313,7 +317,7 @@ class Trials:
             self._again(trial, Ending.stopped, str(error))
             raise
 
-    def _is_pruned(self, trial: Any, outcomes: list[Outcome]) -> bool:
+    def _is_pruned(self, trial: Any, outcomes: list[TrialOutcome]) -> bool:
         """With repeats the pruner is asked after each of them, its value reported at its number."""
         count = len(outcomes)
         if self._settings.repeats == 1 or len(self._settings.objectives) > 1:
@@ -324,7 +328,7 @@ class Trials:
         trial.report(outcomes[-1].metrics[objective], count)
         return count < self._settings.repeats and bool(trial.should_prune())
 
-    def _finished(self, trial: Any, repeat: int) -> Outcome | None:
+    def _finished(self, trial: Any, repeat: int) -> TrialOutcome | None:
         """What this repeat came to in a trial that `trial` continues; None where it was cut short."""
         for before in self.study.continued(trial) if self._settings.repeats > 1 else ():
             folder = self._question.folder / self._subdir(before, repeat)
@@ -339,12 +343,12 @@ class Trials:
         of_several = self._settings.repeats > 1
         return f"{trial.number}-{repeat + 1}" if of_several else str(trial.number)
 
-    def _launched(self, trial: Any, proposal: Proposal, repeat: int) -> Outcome:
+    def _launched(self, trial: Any, proposal: Proposal, repeat: int) -> TrialOutcome:
         """Run it and wait; its outcome comes from its folder, whatever became of the launcher."""
         subdir = self._subdir(trial, repeat)
         folder = self._question.folder / subdir
         trial.set_user_attr(FOLDER, str(folder))
-        self._ticket(trial, subdir).write(folder)
+        self._trial_spec(trial, subdir).write(folder)
         seeded = [f"training.seed={seed_of(proposal) + repeat}"] if repeat else []
         (folder / "outcome.json").unlink(missing_ok=True)
         began, failure = time.perf_counter(), None
@@ -359,20 +363,20 @@ class Trials:
             failure = private.JOB_RETURN.of(returned[0]) if returned else None
         except Exception as error:  # a launcher that lost its worker says so in its own way
             failure = error
-        found = read_outcome(folder) or Outcome(
+        found = read_outcome(folder) or TrialOutcome(
             Ending.crashed, str(failure or "no result came back")
         )
         (folder / "trial.json").unlink(missing_ok=True)
         return _of_numbers(replace(found, elapsed_s=time.perf_counter() - began), self._watched)
 
-    def _ticket(self, trial: Any, name: str) -> Ticket:
+    def _trial_spec(self, trial: Any, name: str) -> TrialSpec:
         is_child = hasattr(self._launcher, "interrupt")
         tags = {
             "mlflow.parentRunId": self.parent_run_id,
             "medexp.study": self.study.name,
             "medexp.trial": str(trial.number),
         }
-        return Ticket(
+        return TrialSpec(
             study_name=self.study.name,
             storage=self.study.url,
             trial_id=id_of(trial),
@@ -384,7 +388,7 @@ class Trials:
             parent_pid=os.getpid() if is_child else None,
         )
 
-    def _tell(self, trial: Any, outcome: Outcome, planned: int) -> None:
+    def _tell(self, trial: Any, outcome: TrialOutcome, planned: int) -> None:
         """Tell the study what a trial that was started came to, and by how much it kept its limits.
 
         Raises: ConfigError if it did not log what is optimised or limited; its values are then
@@ -427,10 +431,12 @@ class Trials:
         ]
         if failed and not self.study.best():
             self._refuse_more(
-                Outcome(ending_of(failed[-1]) or Ending.crashed, failed[-1].user_attrs.get(WHY, ""))
+                TrialOutcome(
+                    ending_of(failed[-1]) or Ending.crashed, failed[-1].user_attrs.get(WHY, "")
+                )
             )
 
-    def _check_failure(self, outcome: Outcome) -> None:
+    def _check_failure(self, outcome: TrialOutcome) -> None:
         """Stop where going on cannot help."""
         if not outcome.ending.is_failure:
             return
@@ -439,7 +445,7 @@ class Trials:
             raise ConfigError(f"the first {refused} trials were refused: {outcome.why}")
         self._refuse_more(outcome)
 
-    def _refuse_more(self, outcome: Outcome) -> None:
+    def _refuse_more(self, outcome: TrialOutcome) -> None:
         failures, allowed = self.study.failures(), self._settings.max_failure_rate
         if failures > allowed * self._settings.n_trials:
             raise SweepFailed(
@@ -456,7 +462,7 @@ def seed_of(proposal: Proposal) -> int:
     return proposal.run.training.seed
 
 
-def _of_numbers(outcome: Outcome, names: Sequence[str]) -> Outcome:
+def _of_numbers(outcome: TrialOutcome, names: Sequence[str]) -> TrialOutcome:
     """`outcome`, diverged where one of these metrics is no number that others can be held against."""
     wrong = [
         f"{name} is {outcome.metrics[name]}"

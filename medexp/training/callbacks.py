@@ -47,14 +47,14 @@ class StepRecorder:
             }
             self._spill.stepped(metrics["speed/step_s"], self._planned_s(step))
         job.tracker.metrics(step, metrics | memory)
-        if job.part:
-            job.part.stepped(step, job.ready.steps)
+        if job.trial:
+            job.trial.stepped(step, job.ready.steps)
         if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
             loss = mean_finite_loss(job.losses(), step)
             job.tracker.metrics(step, {"eval/loss": loss})
             job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
-            if job.part:
-                job.part.report(step, loss)
+            if job.trial:
+                job.trial.report(step, loss)
 
     def _planned_s(self, step: int) -> float | None:
         """What `step` should take; None where the card's pace is not known."""

@@ -137,7 +137,7 @@ def log_end(job: TrainContext, result: TrainResult, record: Record, card: Scorec
     texts = [each.base.text for each in record.cases], [each.tuned.text for each in record.cases]
     job.tracker.table(report.before_after(job.ready.asked, *texts), "answers/before_after.json")
     job.tracker.metrics(result.outcome.steps, report.metrics(result.outcome))
-    outcome, name = result.outcome, displayed_run_name(job.run, job.invocation, job.part)
+    outcome, name = result.outcome, displayed_run_name(job.run, job.invocation, job.trial)
     if job.run.tracking.log_adapter:
         kept = job.tracker.folder(result.adapter, ADAPTER)
         about_it = {

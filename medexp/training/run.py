@@ -33,7 +33,6 @@ from medexp.planning.step_time import Plan
 from medexp.reports import audit_report as audit_page
 from medexp.reports import summary as report
 from medexp.reports.console_tables import print_scorecard
-from medexp.sweep.workers.trial import Part
 from medexp.system.console import DONE, NOTE, Screen, TrainingProgress
 from medexp.system.home import short
 from medexp.tracking import queries as kept_runs
@@ -43,7 +42,12 @@ from medexp.tracking.run_name import run_name
 from medexp.tracking.store_upkeep import prepare
 from medexp.training import leftovers, trainer
 from medexp.training.callbacks import StepRecorder, mean_finite_loss
-from medexp.training.context import TrainContext, TrainResult, displayed_run_name
+from medexp.training.context import (
+    TrainContext,
+    TrainResult,
+    TrialReporter,
+    displayed_run_name,
+)
 from medexp.training.mlflow_logging import log_end, log_plan, log_start, summarise_run
 from medexp.training.preflight import find_fitting_plan, run_preflight
 from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
@@ -54,11 +58,11 @@ def train(
     run: RunConfig,
     invocation: Invocation,
     show: Screen,
-    part: Part | None = None,
+    trial: TrialReporter | None = None,
     restored: Restored | None = None,
 ) -> TrainResult:
     """Train the adapter that `run` describes, and answer the held-out questions before and after;
-    `part` is its place in a sweep, `restored` the finished run that it makes again.
+    `trial` is its place in a sweep, `restored` the finished run that it makes again.
 
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call
         continues it.
@@ -93,13 +97,13 @@ def train(
             tracking.open_run(
                 run.tracking,
                 work.mlflow_run_id,
-                displayed_run_name(run, invocation, part),
+                displayed_run_name(run, invocation, trial),
                 partial(show.say, mark=NOTE),
             ) as tracker,
             work.with_room(invocation.output_dir),
         ):
             work.belongs_to(tracker.run_id)
-            tracker.tags((part.ticket.tags if part else {}) | (restored.tags if restored else {}))
+            tracker.tags((trial.tags if trial else {}) | (restored.tags if restored else {}))
             log_start(tracker, run, invocation, cases, sides, ready, base.weights)
             tracker.json(seen.as_dict(), "data/audit.json")
             tracker.text(audit_page.page(run, seen), "data/audit.html")
@@ -143,12 +147,12 @@ def train(
                     plan,
                     began,
                     of_base,
-                    part,
+                    trial,
                 )
             )
         work.finish()
     # a sweep's trials would say it each
-    if part is None and (left := leftovers.sentence(run.tracking)):
+    if trial is None and (left := leftovers.sentence(run.tracking)):
         show.say(left, NOTE)
     if restored:
         show.result(

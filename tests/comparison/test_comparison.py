@@ -22,15 +22,15 @@ from medexp.comparison.comparison import (
     find_answers,
 )
 from medexp.comparison.tables import (
+    caveats,
     change_rows,
     contrast_rows,
     cost_rows,
-    honest,
-    quiet,
-    remarks,
+    reading_notes,
     run_rows,
     setting_rows,
     shared,
+    unchanged_measures,
 )
 from medexp.config.flatten import differing, settings, shown
 from medexp.system.units import GIB
@@ -114,10 +114,10 @@ def test_long_settings_are_cut_and_missing_ones_shown() -> None:
 
 def test_the_first_evaluated_run_is_the_reference(three: RunComparison) -> None:
     assert three.reference is three.runs[0]
-    assert [each.run.label for each in three.versus] == ["B"]
+    assert [each.run.label for each in three.against_reference] == ["B"]
     assert comparing(three.runs[2], *three.runs[:2]).reference is three.runs[0]
     alone = comparing(three.runs[2], three.runs[0])
-    assert (alone.reference, alone.versus, alone.comparisons) == (None, (), 0)
+    assert (alone.reference, alone.against_reference, alone.comparisons) == (None, (), 0)
 
 
 def test_every_run_has_its_row(three: RunComparison) -> None:
@@ -149,20 +149,20 @@ def test_changes_and_contrasts_are_in_rows_by_measure(three: RunComparison) -> N
 
 
 def test_measures_without_news_are_told_apart(three: RunComparison) -> None:
-    without_news = {each.key for each in quiet(three)}
+    without_news = {each.key for each in unchanged_measures(three)}
     assert "contradictions" in without_news
     assert not without_news & {"loss_answer", "structure", "words"}
     same = comparing(run("A", POOR), run("B", POOR))
-    assert "red_flag_recall" in {each.key for each in quiet(same)}
+    assert "red_flag_recall" in {each.key for each in unchanged_measures(same)}
     # these are always shown
-    assert not {"loss_answer", "structure"} & {each.key for each in quiet(same)}
+    assert not {"loss_answer", "structure"} & {each.key for each in unchanged_measures(same)}
 
 
 def test_a_run_that_cannot_be_compared_says_why(three: RunComparison) -> None:
-    assert remarks(three) == ["C: failed before its answers were stored (VramCeilingError: ...)"]
-    alone = remarks(comparing(three.runs[0], three.runs[2]))
+    assert caveats(three) == ["C: failed before its answers were stored (VramCeilingError: ...)"]
+    alone = caveats(comparing(three.runs[0], three.runs[2]))
     assert alone[-1].startswith("Nothing is compared case by case: fewer than two")
-    assert remarks(comparing(*three.runs[:2], caution="Chosen."))[-1] == "Chosen."
+    assert caveats(comparing(*three.runs[:2], caution="Chosen."))[-1] == "Chosen."
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ def test_a_run_that_cannot_be_compared_says_why(three: RunComparison) -> None:
     ],
 )
 def test_what_is_paired_only_in_part_is_said(other: object, sentence: str) -> None:
-    assert sentence in remarks(comparing(run("A", evaluated()), run("B", other)))  # type: ignore[arg-type]
+    assert sentence in caveats(comparing(run("A", evaluated()), run("B", other)))  # type: ignore[arg-type]
 
 
 def test_more_than_another_adapter_is_said() -> None:
     mine, yours = evaluated(), evaluated()
     longer = tuple(replace(loss, tokens=loss.tokens + 1) for loss in yours.record.tuned_losses)
     yours = replace(yours, record=replace(yours.record, tuned_losses=longer))
-    (said_of,) = remarks(
+    (said_of,) = caveats(
         comparing(
             run("A", mine, prompt__question="Q", model__name="a", prompt__name="p"),
             run("B", yours, prompt__question="Which?", model__name="b", prompt__name="p"),
@@ -214,18 +214,20 @@ def test_more_than_another_adapter_is_said() -> None:
     )
     assert said_of.endswith("Losses are not paired: the labelled tokens differ.")
     assert (
-        remarks(comparing(run("A", mine, model__name="a"), run("B", mine, model__name="a"))) == []
+        caveats(comparing(run("A", mine, model__name="a"), run("B", mine, model__name="a"))) == []
     )
 
 
 def test_so_many_comparisons_are_spoken_of(three: RunComparison) -> None:
-    own, corrected = honest(three)
+    own, corrected = reading_notes(three)
     verdicts = sum(len(change_rows(three, [each])) for each in three.measures)
     assert f"one in twenty of the {verdicts}" in own
     assert f"Holm's correction for all {three.comparisons} comparisons" in corrected
     few = comparing(run("A", evaluated(range(3))), run("B", evaluated(range(3))))
-    assert re.search(r"on its own with \d+ pairs or more; some here have 3\.", honest(few)[-1])
-    assert len(honest(comparing(three.runs[0], three.runs[2]))) == 1
+    assert re.search(
+        r"on its own with \d+ pairs or more; some here have 3\.", reading_notes(few)[-1]
+    )
+    assert len(reading_notes(comparing(three.runs[0], three.runs[2]))) == 1
 
 
 def test_costs_are_shown_where_any_run_has_them(three: RunComparison) -> None:
@@ -296,7 +298,7 @@ def test_plain_values_are_json_and_name_every_run(three: RunComparison) -> None:
 
 
 def test_answers_are_found_by_question(three: RunComparison) -> None:
-    first = three.asked[0]
+    first = three.answered_questions[0]
     each = find_answers(three.runs[1], first.places[1])
     assert each is not None
     assert each.figures == (
@@ -309,7 +311,7 @@ def test_answers_are_found_by_question(three: RunComparison) -> None:
 def test_what_all_have_answered_comes_first() -> None:
     mine, yours = evaluated(range(6)), evaluated((7, 3, 1))
     found = comparing(run("A", mine), run("B", yours))
-    assert [each.places for each in found.asked] == [
+    assert [each.places for each in found.answered_questions] == [
         (1, 2),
         (3, 1),
         (0, None),
@@ -354,7 +356,7 @@ def test_the_page_stands_alone_and_shows_it_all(three: RunComparison) -> None:
     assert '<span class="better">better</span>' in page
     assert page.count('<svg class="forest"') == sum(
         each.comparison is not None and (each.comparison.low != 0 or each.comparison.high != 0)
-        for versus in three.versus for each in versus.contrasts
+        for against in three.against_reference for each in against.contrasts
     )  # fmt: skip
     assert "C: failed before its answers were stored" in page
     assert "Not asked: C." in page

@@ -14,8 +14,8 @@ from medexp.comparison.contrasts import (
     Contrast,
     Evaluated,
     contrasts,
+    count_shared_cases,
     list_answered_questions,
-    overlap,
     tuned_values,
 )
 from medexp.evaluation.paired_stats import LEVEL, compare, holm, pairs_needed, sign_test
@@ -66,9 +66,9 @@ def test_of_other_cases_nothing_is_paired_and_it_says_why() -> None:
     )
     assert contrast(mine, yours, "structure").missing == "no held-out case in both"
     assert contrast(mine, yours).verdict == "not compared"
-    found = overlap(mine, yours)
+    found = count_shared_cases(mine, yours)
     assert (found.held_out, found.answered) == ((0, 2, 2), (0, 2, 2))
-    same = overlap(mine, mine)
+    same = count_shared_cases(mine, mine)
     assert (same.held_out, same.answered) == ((2, 2, 2), (2, 2, 2))
 
 
@@ -76,7 +76,7 @@ def test_a_loss_over_other_tokens_of_the_same_case_is_no_pair() -> None:
     mine, yours = evaluated(), evaluated()
     longer = tuple(replace(loss, tokens=loss.tokens + 1) for loss in yours.record.tuned_losses)
     yours = replace(yours, record=replace(yours.record, tuned_losses=longer))
-    assert overlap(mine, yours).held_out == (8, 8, 8)
+    assert count_shared_cases(mine, yours).held_out == (8, 8, 8)
     assert contrast(mine, yours, "loss_completion").comparison is None
     # as many tokens of the answer as before
     assert contrast(mine, yours, "loss_answer").comparison is not None
@@ -89,9 +89,9 @@ def test_records_without_digests_are_paired_by_place_where_all_counts_agree() ->
         found = contrast(old, other).comparison
         assert found is not None
         assert found.pairs == 8
-        assert not overlap(old, other).is_known
+        assert not count_shared_cases(old, other).is_known
     assert contrast(old, evaluated(cases=range(1, 9))).comparison is None
-    assert overlap(old, evaluated(cases=range(7))).held_out == (0, 8, 7)
+    assert count_shared_cases(old, evaluated(cases=range(7))).held_out == (0, 8, 7)
 
 
 def test_without_answers_the_losses_are_compared_alone() -> None:

@@ -30,7 +30,7 @@ from medexp.sweep.search.options import Settings, settings
 from medexp.sweep.search.search_space import Real, Space, Whole, quoted, space
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system.console import Screen
 
 SPACE = Space(
@@ -225,7 +225,7 @@ def postgresql(postgres_server: str) -> str:
     return f"{postgres_server}/{name}"
 
 
-Ends = Callable[[dict[str, Any]], Outcome]
+Ends = Callable[[dict[str, Any]], TrialOutcome]
 
 
 class Stubs:
@@ -235,7 +235,7 @@ class Stubs:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path):
         self.root, self.started, self.said = root, [], []  # type: ignore[var-annotated]
-        self.ends: Ends = lambda params: Outcome(
+        self.ends: Ends = lambda params: TrialOutcome(
             Ending.done, "", {"result/loss_after": 1.0 + params.get("lora.r", 0) / 100}
         )
         monkeypatch.chdir(root)

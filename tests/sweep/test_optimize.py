@@ -16,8 +16,8 @@ from medexp.sweep import optimize as trials_module
 from medexp.sweep.study import study as study_module
 from medexp.sweep.study.storage import default_url
 from medexp.sweep.study.study import ending_of
-from medexp.sweep.study.trial_files import Ending, Outcome, read_ticket
-from medexp.sweep.workers.trial import Part
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_trial_spec
+from medexp.sweep.workers.trial import TrialContext
 from medexp.system.process_identity import owner
 
 LOSS = "result/loss_after"
@@ -27,8 +27,8 @@ def endings(study) -> list[str]:
     return [ending_of(each).value for each in study.trials()]
 
 
-def loss(value: float) -> Outcome:
-    return Outcome(Ending.done, "", {LOSS: value})
+def loss(value: float) -> TrialOutcome:
+    return TrialOutcome(Ending.done, "", {LOSS: value})
 
 
 def test_a_real_interval_of_one_point_is_tried_once(stubs):
@@ -57,7 +57,7 @@ def test_a_sampler_that_proposes_nothing_new_ends_the_sweep(stubs, monkeypatch):
 
 @pytest.mark.parametrize("ending", [Ending.diverged, Ending.pruned])
 def test_what_would_end_so_again_is_not_tried_again(stubs, opened, ending):
-    stubs.ends = lambda _: Outcome(ending, "why")
+    stubs.ends = lambda _: TrialOutcome(ending, "why")
     study = stubs.run(
         "lora.r=choice(4,8,16,32)",
         "sweep.n_trials=4",
@@ -104,10 +104,10 @@ def test_a_grid_goes_on_where_it_was_and_loses_no_point(stubs):
     words = ["lora.r=range(4,10)", "hydra/sweeper/sampler=grid"]
     study = stubs.run(*words, "sweep.n_trials=2")
     study.tell(
-        study.ask(), Outcome(Ending.surplus, "another sweeper had asked for the last one"), {}
+        study.ask(), TrialOutcome(Ending.surplus, "another sweeper had asked for the last one"), {}
     )
     cut = study.ask()
-    study.tell(cut, Outcome(Ending.stopped), {})
+    study.tell(cut, TrialOutcome(Ending.stopped), {})
     study.enqueue(study.frozen(cut).params, continues=study.frozen(cut))
     study.close()
     stubs.run(*words, "sweep.n_trials=4")
@@ -170,7 +170,7 @@ def test_a_metric_that_turns_out_not_to_be_logged_leaves_a_study_that_can_be_use
 
 
 def test_a_constraint_that_is_logged_is_kept(stubs):
-    stubs.ends = lambda params: Outcome(
+    stubs.ends = lambda params: TrialOutcome(
         Ending.done, "", {LOSS: 1 / params["lora.r"], "host/peak_gib": float(params["lora.r"])}
     )
     study = stubs.run(
@@ -180,7 +180,7 @@ def test_a_constraint_that_is_logged_is_kept(stubs):
 
 
 def test_a_sweep_that_failed_fails_again(stubs):
-    stubs.ends = lambda _: Outcome(Ending.crashed, "killed by SIGSEGV")
+    stubs.ends = lambda _: TrialOutcome(Ending.crashed, "killed by SIGSEGV")
     for _ in range(2):
         with pytest.raises(SweepFailed, match=r"2 of 2 trials failed.*crashed: killed by SIGSEGV"):
             stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2")
@@ -317,7 +317,11 @@ def test_repeats_that_are_finished_count_when_a_trial_is_continued(stubs):
     def ends(params):
         seeds.append(params.get("training.seed"))  # the first repeat has that of the config
         is_cut = seeds.count(seeds[-1]) == 1 and seeds[-1] is not None
-        return Outcome(Ending.stopped, "stopped by SIGTERM") if is_cut else loss(float(len(seeds)))
+        return (
+            TrialOutcome(Ending.stopped, "stopped by SIGTERM")
+            if is_cut
+            else loss(float(len(seeds)))
+        )
 
     stubs.ends = ends
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1", "hydra.sweeper.repeats=3")
@@ -350,9 +354,11 @@ def test_repeats_that_were_all_finished_start_nothing(stubs):
 def test_a_continued_trial_hands_on_what_it_reported_to_the_pruner(stubs):
     def ends(params):
         folder = Path(params["hydra.sweep.dir"]) / str(params["hydra.sweep.subdir"])
-        part = Part(read_ticket(folder), folder)
+        part = TrialContext(read_trial_spec(folder), folder)
         part.report(4 if stubs.started[:-1] else 2, 0.5)
-        return loss(0.5) if stubs.started[:-1] else Outcome(Ending.stopped, "stopped by SIGTERM")
+        return (
+            loss(0.5) if stubs.started[:-1] else TrialOutcome(Ending.stopped, "stopped by SIGTERM")
+        )
 
     stubs.ends = ends
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")

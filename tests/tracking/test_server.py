@@ -22,8 +22,8 @@ from medexp.sweep.search.options import settings
 from medexp.sweep.search.search_space import Choice, Space
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
-from medexp.sweep.study.trial_files import Ending, Outcome, Ticket
-from medexp.sweep.workers.trial import Part
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec
+from medexp.sweep.workers.trial import TrialContext
 from medexp.system.console import Screen
 from medexp.tracking import registry
 from medexp.tracking import run_name as naming
@@ -107,7 +107,7 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
         "medexp.trial": str(trial.number),
     }
     name = f"{trial.number}: {naming.words(trial.params)}"
-    ticket = Ticket(
+    trial_spec = TrialSpec(
         study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags
     )
     folder = doors.root / str(trial.number)
@@ -115,8 +115,10 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
     run = doors.run(
         f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp", "evaluation.answers=1"
     )
-    done = train(run, Invocation(folder, (), "composed: yaml\n"), Screen(), Part(ticket, folder))
-    study.tell(trial, Outcome(Ending.done, "", dict(done.metrics), done.run_id), {})
+    done = train(
+        run, Invocation(folder, (), "composed: yaml\n"), Screen(), TrialContext(trial_spec, folder)
+    )
+    study.tell(trial, TrialOutcome(Ending.done, "", dict(done.metrics), done.run_id), {})
 
 
 @pytest.fixture(scope="module")

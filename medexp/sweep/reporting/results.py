@@ -17,7 +17,7 @@ from medexp.sweep.reporting.live_table import COLUMNS, row
 from medexp.sweep.search.labels import point
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space
 from medexp.system.console import Screen
 from medexp.system.home import short
@@ -265,7 +265,7 @@ def _by_luck(study: Study) -> list[tuple[str, str]]:
     )
 
 
-def mean(outcomes: Sequence[Outcome]) -> Outcome:
+def mean(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
     """One outcome of all repeats: the ending of the last, the mean of every metric."""
     last = outcomes[-1]
     shared = set.intersection(*(set(each.metrics) for each in outcomes))

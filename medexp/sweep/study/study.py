@@ -21,7 +21,7 @@ from medexp.sweep.search.options import Settings
 from medexp.sweep.search.search_space import Space, Value
 from medexp.sweep.study import storage
 from medexp.sweep.study.optuna_factory import distribution, pruner, refuse_sampler, sampler
-from medexp.sweep.study.trial_files import TRIED, Ending, Outcome
+from medexp.sweep.study.trial_files import TRIED, Ending, TrialOutcome
 from medexp.system import private_names as private
 from medexp.system.process_identity import is_alive, owner
 
@@ -196,12 +196,12 @@ class Study:
         ending = ending_of(twin)
         same = f"the same point as trial {twin.number}"
         if ending is None:
-            self.tell(trial, Outcome(Ending.surplus, f"{same}, which is under way"), {})
+            self.tell(trial, TrialOutcome(Ending.surplus, f"{same}, which is under way"), {})
             return
         for step, loss in twin.intermediate_values.items():
             trial.report(loss, step)
         why = same if ending is Ending.done else f"{same}: {ending.value}"
-        self.tell(trial, Outcome(Ending.copied, why), twin.constraints, twin=twin)
+        self.tell(trial, TrialOutcome(Ending.copied, why), twin.constraints, twin=twin)
 
     def is_exhausted(self) -> bool:
         """Has every point of a finite space been tried, or is under way? Of another space only its
@@ -233,7 +233,7 @@ class Study:
     def tell(
         self,
         trial: Any,
-        outcome: Outcome,
+        outcome: TrialOutcome,
         violations: Mapping[str, float],
         notes: Mapping[str, object] | None = None,
         twin: Any | None = None,
@@ -263,7 +263,7 @@ class Study:
             return False
         return True
 
-    def _state(self, outcome: Outcome, states: Any) -> tuple[Any, list[float] | None]:
+    def _state(self, outcome: TrialOutcome, states: Any) -> tuple[Any, list[float] | None]:
         if outcome.ending in (Ending.done, Ending.copied):
             return states.COMPLETE, self.values(outcome.metrics)
         return (states.PRUNED if outcome.ending in PRUNED_ENDINGS else states.FAIL), None

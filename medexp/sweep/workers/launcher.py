@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict
 
 from medexp.errors import MedexpError
 from medexp.sweep.search.search_space import quoted
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.sweep.workers.worker_pool import Processes, python_module, slots
 from medexp.system import machine
 
@@ -89,7 +89,7 @@ class Jobs:
 
 
 def _job_return(
-    overrides: Sequence[str], cfg: DictConfig, folder: Path, outcome: Outcome
+    overrides: Sequence[str], cfg: DictConfig, folder: Path, outcome: TrialOutcome
 ) -> JobReturn:
     done = outcome.ending is Ending.done
     made = JobReturn(

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medexp.errors import MachineError
-from medexp.sweep.study.trial_files import Ending, Outcome, read_outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_outcome
 from medexp.system.files import write_json
 from medexp.system.machine import RAM_SHARED_BY, Machine
 from medexp.system.process_identity import owner_of
@@ -72,7 +72,7 @@ class Processes:
         self._lock = threading.RLock()  # a second signal may come while the first is passed on
         self._stopping = self._killed = False
 
-    def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> Outcome:
+    def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> TrialOutcome:
         """Run `command` with `folder` for its log and its outcome, and return that outcome, or what
         its exit status says.
         """
@@ -87,7 +87,7 @@ class Processes:
         if found is None or is_late:
             elapsed_s = time.perf_counter() - began
             if self._killed:
-                found = Outcome(
+                found = TrialOutcome(
                     Ending.stopped, "ended at once by a second Ctrl-C", elapsed_s=elapsed_s
                 )
             else:
@@ -164,10 +164,12 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         return
 
 
-def _from_status(status: int, folder: Path, elapsed_s: float, timeout_s: float | None) -> Outcome:
+def _from_status(
+    status: int, folder: Path, elapsed_s: float, timeout_s: float | None
+) -> TrialOutcome:
     """What a process that left no outcome of its own died of."""
     if timeout_s is not None:
-        return Outcome(
+        return TrialOutcome(
             Ending.timeout,
             f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s",
             elapsed_s=elapsed_s,
@@ -175,11 +177,11 @@ def _from_status(status: int, folder: Path, elapsed_s: float, timeout_s: float |
     said = last_words(folder / "trial.log")
     if status < 0:
         ending = Ending.stopped if -status in (signal.SIGINT, signal.SIGTERM) else Ending.crashed
-        return Outcome(
+        return TrialOutcome(
             ending, f"killed by {signal.Signals(-status).name}; {said}", elapsed_s=elapsed_s
         )
     ending = _ENDINGS_BY_EXIT.get(status, Ending.crashed)
-    return Outcome(
+    return TrialOutcome(
         ending,
         said if ending is not Ending.crashed else f"exit status {status}; {said}",
         elapsed_s=elapsed_s,

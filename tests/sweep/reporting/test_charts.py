@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from medexp.config.schema import RunConfig
 from medexp.sweep.reporting import charts
 from medexp.sweep.study.study import Study
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system.machine import Machine
 
 LOSSES = [3.0, 3.4, 3.1]
@@ -34,7 +34,9 @@ def drawn(
     ) -> tuple[Path, str]:
         study = opened("hydra/sweeper/sampler=random", *overrides)
         for at, loss in enumerate(losses):
-            outcome = Outcome(Ending.done if at == 0 else ending, "", {"result/loss_after": loss})
+            outcome = TrialOutcome(
+                Ending.done if at == 0 else ending, "", {"result/loss_after": loss}
+            )
             study.tell(study.ask(), outcome, {})
         charts.draw(study, resolved(on=no_card), tmp_path / "charts")
         return tmp_path / "charts", (tmp_path / "charts/sweep.html").read_text()

@@ -15,7 +15,7 @@ from medexp.sweep.reporting import live_table as board
 from medexp.sweep.reporting import results
 from medexp.sweep.search import labels as names
 from medexp.sweep.search.search_space import Choice, Real, Space, Whole
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
 
 @pytest.fixture
@@ -124,18 +124,18 @@ def test_the_run_as_configured_comes_first_where_it_lies_in_the_space(
 def test_the_mean_of_repeats():
     made = results.mean(
         [
-            Outcome(Ending.done, "", {"a": 1.0, "b": 1.0}, "x", 2.0),
-            Outcome(Ending.done, "", {"a": 3.0}, "y", 4.0),
+            TrialOutcome(Ending.done, "", {"a": 1.0, "b": 1.0}, "x", 2.0),
+            TrialOutcome(Ending.done, "", {"a": 3.0}, "y", 4.0),
         ]
     )
-    assert made == Outcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
+    assert made == TrialOutcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
 
 
 def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
     study = opened(space=Space({"training.seed": Choice((1, 2, 3))}))
     for loss in (2.0, 4.0):
         assert results.over_seeds(study) is None
-        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
+        study.tell(study.ask(), TrialOutcome(Ending.done, "", {"result/loss_after": loss}), {})
     assert results.over_seeds(study) == pytest.approx((3.0, 2**0.5))
     assert results.over_seeds(opened(name="other")) is None
 
@@ -160,7 +160,7 @@ def test_the_best_is_held_against_the_run_as_configured(opened, losses, beaten, 
     study = opened(space=Space({"lora.r": Choice((1, 2, 3))}))
     for rank, loss in enumerate(losses, 1):
         study.enqueue({"lora.r": rank})
-        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
+        study.tell(study.ask(), TrialOutcome(Ending.done, "", {"result/loss_after": loss}), {})
     said = dict(results._beaten(study, study.best()))
     assert (said["it beat"], said.get("the first")) == (beaten, first)
 
@@ -172,11 +172,11 @@ def test_a_row_says_what_a_trial_came_to(opened):
     first, second = study.ask(), study.ask()
     study.tell(
         first,
-        Outcome(Ending.done, "", {"result/loss_after": 3.14159}, elapsed_s=61),
+        TrialOutcome(Ending.done, "", {"result/loss_after": 3.14159}, elapsed_s=61),
         {},
         {"measured_bytes": 2**30},
     )
-    study.tell(second, Outcome(Ending.crashed, "killed by SIGKILL"), {})
+    study.tell(second, TrialOutcome(Ending.crashed, "killed by SIGKILL"), {})
     assert [board.row(each) for each in study.trials()] == [
         ("0", "r=4, learning_rate=0.000123", "", "1.00", "3.1416", "done", "1 min 01 s"),
         ("1", "r=4, learning_rate=0.000123", "", "", "", "crashed: killed by SIGKILL", ""),

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 from medexp.sweep.samplers.gp import _valued
 from medexp.sweep.search.proposal import CONFIG, HOST, VRAM
 from medexp.sweep.search.search_space import Choice, Real, Space, Whole
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
 GP = "hydra/sweeper/sampler=gp"
 LOSS = "result/loss_after"
@@ -22,11 +22,11 @@ LENGTH = Space({"training.max_seq_tokens": Whole(64, 6400, 64)})
 
 
 def done(study, trial, loss, limits=None):
-    study.tell(trial, Outcome(Ending.done, "", {LOSS: loss}), limits or {})
+    study.tell(trial, TrialOutcome(Ending.done, "", {LOSS: loss}), limits or {})
 
 
 def refused(study, trial, limits):
-    study.tell(trial, Outcome(Ending.infeasible, "too long"), limits)
+    study.tell(trial, TrialOutcome(Ending.infeasible, "too long"), limits)
 
 
 def length(trial):
@@ -97,7 +97,9 @@ def test_two_objectives_under_a_limit(opened):
         else:
             study.tell(
                 trial,
-                Outcome(Ending.done, "", {"a": -float(length(trial)), "b": float(length(trial))}),
+                TrialOutcome(
+                    Ending.done, "", {"a": -float(length(trial)), "b": float(length(trial))}
+                ),
                 {VRAM: -1.0},
             )
     assert study.ask().params
@@ -142,7 +144,7 @@ def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
             trial.report(9.0, 2)
             trial.report(7.0, 4)
         study.tell(
-            trial, Outcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {}
+            trial, TrialOutcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {}
         )
     found = _valued(study.trials(), study.optuna.directions)
     assert [(each.number, values) for each, values in found] == [

@@ -19,7 +19,7 @@ from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import Choice, Real, Space, Whole
 from medexp.sweep.study import study as study_module
 from medexp.sweep.study.study import ending_of
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import process_identity as alive
 from medexp.system.units import GIB
 
@@ -31,7 +31,7 @@ FINITE = Space({"lora.r": Choice((4, 8)), "training.max_seq_tokens": Whole(128, 
 
 def told(study, ending=Ending.done, loss=1.0, violations=None):
     trial = study.ask()
-    study.tell(trial, Outcome(ending, "why", {LOSS: loss}), violations or {})
+    study.tell(trial, TrialOutcome(ending, "why", {LOSS: loss}), violations or {})
     return trial
 
 
@@ -128,7 +128,7 @@ def test_the_axes_of_plots_are_called_by_their_metric(opened):
 def test_the_best_of_two_objectives_is_a_front(opened):
     study = opened("hydra.sweeper.objective=[a,b]", "hydra.sweeper.direction=[minimize,maximize]")
     for a, b in [(1, 1), (2, 2), (3, 1), (1, 0.5)]:
-        study.tell(study.ask(), Outcome(Ending.done, "", {"a": a, "b": b}), {})
+        study.tell(study.ask(), TrialOutcome(Ending.done, "", {"a": a, "b": b}), {})
     assert sorted(each.number for each in study.best()) == [0, 1]
 
 
@@ -236,7 +236,7 @@ def test_every_pruner_hears_reports(opened, pruner):
         for step in range(4):
             trial.report(1.0 + offset + 0.001 * step, step)
             verdicts.append(trial.should_prune())
-        study.tell(trial, Outcome(Ending.done, "", {LOSS: 1.0 + offset}), {})
+        study.tell(trial, TrialOutcome(Ending.done, "", {LOSS: 1.0 + offset}), {})
     assert verdicts[:4] == [False] * 4
     if pruner in {"median", "percentile"}:
         assert verdicts[-4:] == [True] * 4
@@ -276,7 +276,7 @@ def test_a_finished_point_is_known_again(opened):
 def test_a_trial_that_was_cut_short_is_tried_next_with_its_values(opened):
     study = opened()
     cut = study.ask()
-    study.tell(cut, Outcome(Ending.died, "killed"), {})
+    study.tell(cut, TrialOutcome(Ending.died, "killed"), {})
     study.enqueue(study.trials()[0].params, continues=study.trials()[0])
     again = study.ask()
     assert again.params == cut.params
@@ -311,7 +311,7 @@ def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
     study = opened("sweep.n_trials=2")
     first, second, third = study.ask(), study.ask(), study.ask()
     assert [study.is_surplus(each) for each in (first, second, third)] == [False, False, True]
-    study.tell(first, Outcome(Ending.infeasible, "too long"), {VRAM: 1.0})
+    study.tell(first, TrialOutcome(Ending.infeasible, "too long"), {VRAM: 1.0})
     assert not study.is_surplus(third)
 
 
@@ -413,7 +413,7 @@ def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
     study = opened(space=Space({"lora.r": Choice((4,))}))
     first = study.ask()
     first.report(2.5, 3)
-    study.tell(first, Outcome(Ending.pruned, "behind"), {VRAM: -1.0})
+    study.tell(first, TrialOutcome(Ending.pruned, "behind"), {VRAM: -1.0})
     again = study.ask()
     study.copy(again, study.same_point(again))
     _, copied = study.trials()

@@ -9,7 +9,13 @@ import psutil
 import pytest
 
 from medexp.errors import MachineError
-from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_ticket
+from medexp.sweep.study.trial_files import (
+    Ending,
+    TrialOutcome,
+    TrialSpec,
+    read_outcome,
+    read_trial_spec,
+)
 from medexp.sweep.workers import worker_pool as processes
 from medexp.sweep.workers.worker_pool import Processes, slots
 from medexp.system.machine import Gpu, Machine
@@ -25,7 +31,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def run(code: str, folder, timeout_s=None, environments=({},)) -> Outcome:
+def run(code: str, folder, timeout_s=None, environments=({},)) -> TrialOutcome:
     return Processes(environments).run(python(code), folder, timeout_s)
 
 
@@ -84,16 +90,16 @@ def test_an_outcome_that_was_left_is_believed_whatever_came_after(tmp_path):
 
 
 def test_an_outcome_of_an_earlier_attempt_is_not(tmp_path):
-    Outcome(Ending.done).write(tmp_path)
+    TrialOutcome(Ending.done).write(tmp_path)
     assert run("import os; os.abort()", tmp_path).ending is Ending.crashed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such modes")
 def test_what_may_hold_a_password_is_for_this_user_alone(tmp_path):
-    ticket = Ticket("s", "postgresql://me:secret@host/db", 0, 0, "s/0", None, False, {})
-    ticket.write(tmp_path)
-    Outcome(Ending.crashed, "postgresql://me:secret@host/db did not answer").write(tmp_path)
-    assert read_ticket(tmp_path) == ticket
+    trial_spec = TrialSpec("s", "postgresql://me:secret@host/db", 0, 0, "s/0", None, False, {})
+    trial_spec.write(tmp_path)
+    TrialOutcome(Ending.crashed, "postgresql://me:secret@host/db did not answer").write(tmp_path)
+    assert read_trial_spec(tmp_path) == trial_spec
     assert {
         file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()
     } == dict.fromkeys(("trial.json", "outcome.json"), "0o600")
@@ -141,7 +147,7 @@ def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_pat
         "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(130));"
         " print('up', flush=True); time.sleep(60)"
     )
-    outcomes: list[Outcome] = []
+    outcomes: list[TrialOutcome] = []
     threads = [
         threading.Thread(
             target=lambda each=each: outcomes.append(both.run(python(heard), tmp_path / each, None))
