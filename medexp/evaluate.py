@@ -104,7 +104,7 @@ def _keep(
     earlier = work.mlflow_run_id if work else None
     with tracking.open_run(run.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
-            work.belongs_to(tracker.run_id)
+            work.remember_mlflow_run(tracker.run_id)
         tracker.tags(_tags(subject))
         tracker.params(telling(run, invocation.overrides))
         tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
@@ -137,14 +137,14 @@ def _measured(
         job = Evaluator(
             run,
             show,
-            work.answers,
+            work.answers_file,
             ready,
             tuned,
             base.meter,
             open_baseline_cache(run, base.weights, ready),
         )
         record = _asked(job, questions)
-        card = measuring.card(record, run.evaluation, base.modules)
+        card = measuring.score_record(record, run.evaluation, base.modules)
         kept = _keep(run, invocation, subject, record, card, work)
         work.finish()  # last: until then the answers are nowhere else
     return record, card, kept
@@ -207,7 +207,7 @@ def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
         subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
     )
     modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
-    found = measuring.card(record, run.evaluation, modules)
+    found = measuring.score_record(record, run.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]

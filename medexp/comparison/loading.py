@@ -146,7 +146,7 @@ def _evaluated(each: FinishedRun, made: Mapping[str, str]) -> Evaluated | None:
     record = Record.of_json(
         each.record.read_text(encoding="utf-8"), f"{RECORD} of run {each.asked}"
     )
-    return Evaluated(record, scorecard.card(record, lexicon.load()), made)
+    return Evaluated(record, scorecard.build_scorecard(record, lexicon.load()), made)
 
 
 def _missing(each: FinishedRun) -> str:

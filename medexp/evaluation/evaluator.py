@@ -122,7 +122,7 @@ class Evaluator:
         )
 
 
-def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Scorecard:
+def score_record(record: Record, evaluation: Evaluation, stack: Stack | None) -> Scorecard:
     """The scorecard of `record`, with what is recalled by meaning where `evaluation.embedding` asks
     for it.
     """
@@ -131,7 +131,7 @@ def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Scoreca
         if stack is not None and evaluation.embedding and record.cases
         else None
     )
-    return scorecard.card(record, lexicon.load(), cosines)
+    return scorecard.build_scorecard(record, lexicon.load(), cosines)
 
 
 def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:

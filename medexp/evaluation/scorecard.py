@@ -164,7 +164,7 @@ class Scorecard:
         return values
 
 
-def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
+def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
     """The scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
     before = tuple(
         score(each, each.base, record.reasons, lexicon, cosines) for each in record.cases

@@ -242,7 +242,7 @@ def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
         )
         lines = [
             each
-            for each in scorecard.card(record, lexicon.load()).lines
+            for each in scorecard.build_scorecard(record, lexicon.load()).lines
             if each.comparison is not None
         ]
         return [

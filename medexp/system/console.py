@@ -250,7 +250,7 @@ class TrainingProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
         """Show the step."""
         now = (
             f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f}"

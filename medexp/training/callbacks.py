@@ -35,7 +35,7 @@ class StepRecorder:
         self._job = job
         self._spill = guard.SpillGuard(job.meter, machine.read().system)
 
-    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
         """Log the step."""
         job, memory = self._job, {}
         if job.meter.on_card:

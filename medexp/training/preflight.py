@@ -112,7 +112,7 @@ def run_preflight(
             with memory_phase(Phase.always, DOING[Phase.always], meter):
                 tuned = tuned or load()
             phases = _run_longest_step(run, plan, tuned, ready, meter)
-            work.settle(plan.levers)
+            work.remember_fitting_levers(plan.levers)
             return PreflightResult(tuned, plan, phases, tuple(tried))
         except HostMemoryError as error:
             if asked.hardware.offload_activations is True:
@@ -142,7 +142,7 @@ def run_preflight(
 def find_fitting_plan(asked: RunConfig, plan: Plan, work: ResumableRun) -> Plan | None:
     """Return the plan that the run of `work` was seen to fit with, where this machine has the
     memory for it; None where `plan`, made for this machine, is to be tried in its place."""
-    if (levers := work.settled()) is None:
+    if (levers := work.fitting_levers()) is None:
         return None
     kept = predicted(asked, levers)
     # Grouped by length, cases come in another order with another micro-batch: what is half trained
@@ -156,7 +156,7 @@ def _after_running_out(asked: RunConfig, work: ResumableRun) -> Plan | None:
     """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out,
     or nothing is safer.
     """
-    if (found := work.ran_out()) is None:
+    if (found := work.levers_out_of_memory()) is None:
         return None
     levers, phase = found
     safer = planner.safer(asked, predicted(asked, levers), _phase(phase))

@@ -44,19 +44,19 @@ class ResumableRun:
         found = _read(self.folder / RUN, dict)
         return str(found["mlflow_run_id"]) if found and "mlflow_run_id" in found else None
 
-    def belongs_to(self, mlflow_run_id: str) -> None:
+    def remember_mlflow_run(self, mlflow_run_id: str) -> None:
         """Remember the MLflow run, written whole or not at all."""
         write_json(self.folder / RUN, {"mlflow_run_id": mlflow_run_id})
 
-    def settled(self) -> Levers | None:
+    def fitting_levers(self) -> Levers | None:
         """The levers that this run was seen to fit with, once it was."""
         return _read(self.folder / "levers.json", lambda found: Levers(**found))
 
-    def settle(self, levers: Levers) -> None:
+    def remember_fitting_levers(self, levers: Levers) -> None:
         """Remember the levers, written whole or not at all."""
         write_json(self.folder / "levers.json", asdict(levers))
 
-    def ran_out(self) -> tuple[Levers, str | None] | None:
+    def levers_out_of_memory(self) -> tuple[Levers, str | None] | None:
         """The levers with which an earlier process ran out of memory after they had seemed to fit,
         and in which phase (its value; None in a file of an older medexp)."""
         return _read(
@@ -64,11 +64,11 @@ class ResumableRun:
             lambda found: (Levers(**found["levers"]), found.get("phase")),
         )
 
-    def unsettle(self, phase: str | None) -> None:
+    def mark_out_of_memory(self, phase: str | None) -> None:
         """The levers did not fit after all, in the phase of this value: the next process is to take
         others.
         """
-        if (levers := self.settled()) is not None:
+        if (levers := self.fitting_levers()) is not None:
             write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase})
             (self.folder / "levers.json").unlink()
 
@@ -82,12 +82,12 @@ class ResumableRun:
         found = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
         return next((folder for folder in found if _is_whole(folder)), None)
 
-    def answers(self, whose: str) -> Path:
+    def answers_file(self, whose: str) -> Path:
         """The file that keeps the answers of "base" or "tuned" as they come."""
         return self.folder / f"answers_{whose}.jsonl"
 
     @contextmanager
-    def with_room(self, *also: Path) -> Iterator[None]:
+    def explaining_full_disk(self, *also: Path) -> Iterator[None]:
         """Where nothing can be written, here or in `also`: what was half written goes, so that
         MLflow can say how it ended.
 
@@ -147,13 +147,13 @@ def acquire(
     """
     workspace = _acquire(root, fingerprint, resume, former)
     try:
-        with workspace.with_room():
+        with workspace.explaining_full_disk():
             yield workspace
     except TrialPruned:
         workspace.finish()  # nobody will continue it
         raise
     except VramCeilingError as error:
-        workspace.unsettle(error.phase)
+        workspace.mark_out_of_memory(error.phase)
         raise
     finally:
         workspace.release()

@@ -100,9 +100,9 @@ def train(
                 displayed_run_name(run, invocation, trial),
                 partial(show.say, mark=NOTE),
             ) as tracker,
-            work.with_room(invocation.output_dir),
+            work.explaining_full_disk(invocation.output_dir),
         ):
-            work.belongs_to(tracker.run_id)
+            work.remember_mlflow_run(tracker.run_id)
             tracker.tags((trial.tags if trial else {}) | (restored.tags if restored else {}))
             log_start(tracker, run, invocation, cases, sides, ready, base.weights)
             tracker.json(seen.as_dict(), "data/audit.json")
@@ -136,7 +136,7 @@ def train(
                 TrainContext(
                     run,
                     show,
-                    work.answers,
+                    work.answers_file,
                     ready,
                     tuned,
                     meter,
@@ -203,7 +203,7 @@ def _compare(job: TrainContext) -> TrainResult:
     )
     after = job.answers(base=False)
     record = job.record((before, after), (losses_before, losses_after))
-    card = measuring.card(record, job.run.evaluation, job.tuned.stack)
+    card = measuring.score_record(record, job.run.evaluation, job.tuned.stack)
     with job.show.stage("saving the adapter"):
         folder = job.invocation.output_dir / "adapter"
         adapter = artifact.save_adapter(job.tuned, folder, job.invocation.composed_yaml, job.base)

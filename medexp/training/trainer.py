@@ -35,7 +35,7 @@ class StepCallback(Protocol):
     """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm,
     train/learning_rate, speed/tokens_per_s and speed/step_s."""
 
-    def stepped(self, step: int, metrics: dict[str, float]) -> None: ...
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def _bridge(tuned: Tuned, watchers: Sequence[StepCallback], tokens_of: Callable[
                 "speed/step_s": self.step_s,
             }
             for watcher in watchers:
-                watcher.stepped(state.global_step, metrics)
+                watcher.on_step_end(state.global_step, metrics)
             # What a watcher measured meanwhile belongs to this step: no other is begun.
             if self.asked.by is not None:
                 control.should_save = args.save_strategy != "no"

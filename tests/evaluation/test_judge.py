@@ -15,7 +15,7 @@ import pytest
 from medexp.config.schema import Judge
 from medexp.evaluation.judge import judged
 from medexp.evaluation.record import Answer, Answered, Judged, Judgement, Record
-from medexp.evaluation.scorecard import card
+from medexp.evaluation.scorecard import build_scorecard
 
 CASES = tuple(
     Answered(
@@ -88,7 +88,7 @@ def test_marks_reasons_and_cost_come_back_and_are_compared(lexicon) -> None:
     assert (len(got), got[0]["model"], got[0]["temperature"]) == (12, "m", 0)
     assert found.tuned[0] == Judgement(5.0, "because", 100, 0.0)
     assert (found.base[0].mark, found.failure) == (2.0, "")
-    line = card(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
+    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
     assert (line.before, line.after, line.verdict) == (2, 5, "improved")
 
 
@@ -110,7 +110,7 @@ def test_a_judge_that_is_down_is_said_and_stops_nothing(lexicon) -> None:
     found = judged(judge(url), CASES, lambda _: None)
     assert found.base == ()
     assert f"the judge at {url} does not answer" in found.failure
-    line = card(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
+    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
     assert (line.verdict, line.missing) == ("not measured", found.failure)
 
 
@@ -129,4 +129,7 @@ def test_what_is_no_mark_is_none(result: object, lexicon) -> None:
     with endpoint(lambda _: (200, json.dumps({"result": result, "rationale": "odd"}))) as (url, _):
         found = judged(judge(url), CASES[:1], lambda _: None)
     assert [each.mark for each in (*found.base, *found.tuned)] in ([None, None], [])
-    assert card(Record(True, CASES, (), (), judged=found), lexicon).line("judge").comparison is None
+    assert (
+        build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge").comparison
+        is None
+    )

@@ -9,7 +9,7 @@ from medexp.comparison.comparison import Cost, Run
 from medexp.comparison.contrasts import Evaluated
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, Answered, CaseLoss, Record
-from medexp.evaluation.scorecard import card
+from medexp.evaluation.scorecard import build_scorecard
 
 
 def evaluated(
@@ -50,7 +50,7 @@ def evaluated(
     record = Record(
         True, tuple(said), losses[0], losses[1], held_out=names if digests else (), **more
     )  # type: ignore[arg-type]
-    return Evaluated(record, card(record, lexicon.load()), settings or {})
+    return Evaluated(record, build_scorecard(record, lexicon.load()), settings or {})
 
 
 def run(

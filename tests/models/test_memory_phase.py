@@ -44,7 +44,7 @@ def test_a_spill_has_the_phase_it_was_seen_in(meter: Meter) -> None:
 
 def test_the_next_process_is_told_the_phase(meter: Meter, tmp_path: Path) -> None:
     with acquire(tmp_path, "abc", Resume.auto) as work:
-        work.settle(Levers(4, 1))
+        work.remember_fitting_levers(Levers(4, 1))
     left, answering = (
         acquire(tmp_path, "abc", Resume.auto),
         memory_phase(Phase.answering, "any words", meter),
@@ -52,14 +52,14 @@ def test_the_next_process_is_told_the_phase(meter: Meter, tmp_path: Path) -> Non
     with pytest.raises(VramCeilingError), left, answering:
         raise torch.OutOfMemoryError
     with acquire(tmp_path, "abc", Resume.auto) as work:
-        assert work.ran_out() == (Levers(4, 1), Phase.answering.value)
+        assert work.levers_out_of_memory() == (Levers(4, 1), Phase.answering.value)
 
 
 def test_what_an_older_medexp_wrote_is_read(tmp_path: Path) -> None:
     with acquire(tmp_path, "abc", Resume.auto) as work:
-        work.settle(Levers(4, 1))
+        work.remember_fitting_levers(Levers(4, 1))
         levers = json.loads((work.folder / "levers.json").read_text())
         (work.folder / "ran_out.json").write_text(
             json.dumps({"levers": levers, "doing": "answering 4 held-out questions"})
         )
-        assert work.ran_out() == (Levers(4, 1), None)
+        assert work.levers_out_of_memory() == (Levers(4, 1), None)

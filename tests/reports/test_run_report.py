@@ -10,7 +10,7 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, Answered, CaseLoss, Graded, Record
-from medexp.evaluation.scorecard import card
+from medexp.evaluation.scorecard import build_scorecard
 from medexp.reports.run_charts import length_histogram_svg
 from medexp.reports.run_report import ReportHeader, render
 from medexp.system.units import GIB, figure
@@ -34,7 +34,9 @@ def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> s
         True, asked, LOSSES, LATER, benchmarks={"medqa": Graded((True, False), (True, True))}
     )
     return render(
-        record, card(record, lexicon.load()), ReportHeader("A run", [("model", "tiny")], **about)
+        record,
+        build_scorecard(record, lexicon.load()),
+        ReportHeader("A run", [("model", "tiny")], **about),
     )
 
 

@@ -29,9 +29,9 @@ def tracking(tmp_path: Path) -> Tracking:
 def leave(tracking: Tracking, name: str, days: float, num_bytes: int = 0) -> Path:
     """An unfinished run untouched for so long."""
     with acquire(unfinished_runs_dir(tracking), name, Resume.auto) as work:
-        work.belongs_to(f"run-{name}")
-        work.answers("base").write_bytes(b"")
-        os.truncate(work.answers("base"), num_bytes)  # sparse: no disk is taken
+        work.remember_mlflow_run(f"run-{name}")
+        work.answers_file("base").write_bytes(b"")
+        os.truncate(work.answers_file("base"), num_bytes)  # sparse: no disk is taken
     then = time.time() - days * leftovers.DAY_S
     for file in (*work.folder.iterdir(), work.folder):
         os.utime(file, (then, then))
@@ -74,7 +74,7 @@ def test_the_command_lists_them_and_removes_what_is_asked_for(
     with pytest.raises(SystemExit), open_run(tracking, None, "stopped") as run:
         raise SystemExit
     with acquire(unfinished_runs_dir(tracking), "abc", Resume.auto) as work:
-        work.belongs_to(run.run_id)
+        work.remember_mlflow_run(run.run_id)
     status, output = command("-m", "medexp.clean", cwd=tmp_path)
     assert (status, "clean.days=N removes" in output, run.run_id in output) == (0, True, True)
     status, output = command("-m", "medexp.clean", "clean.days=1", cwd=tmp_path)

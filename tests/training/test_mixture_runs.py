@@ -53,7 +53,7 @@ def test_a_stopped_run_goes_on_with_the_very_next_case(
     unbroken = doors.train(*mixture, *LONGER, "training.resume=never")
     plain = StepRecorder.stepped
 
-    def stepped(recorder: StepRecorder, step: int, metrics: dict[str, float]) -> None:
+    def on_step_end(recorder: StepRecorder, step: int, metrics: dict[str, float]) -> None:
         plain(recorder, step, metrics)
         if step == 3:
             monkeypatch.setattr(StepRecorder, "stepped", plain)

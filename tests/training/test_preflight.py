@@ -102,7 +102,7 @@ def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) 
     fresh = [each.clone() for each in tried.load().network.parameters() if each.requires_grad]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         settled = tried.settle(work)
-        assert work.settled() == Levers(4, 1, compiled=False)
+        assert work.fitting_levers() == Levers(4, 1, compiled=False)
     after = [each for each in settled.tuned.network.parameters() if each.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(fresh, after, strict=True))
     assert all(each.grad is None for each in after)
@@ -136,7 +136,7 @@ def test_a_stop_in_the_probes_step_is_heard(
         with pytest.raises(RunInterrupted, match="the same command begins again") as stopped:
             tried.settle(work)
         assert stopped.value.exit_code == 128 + number
-        assert work.settled() is None
+        assert work.fitting_levers() is None
     assert not list(tmp_path.glob("medexp-writes-nothing/*"))
 
 
@@ -144,7 +144,7 @@ def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(card: Callable[..., C
     tried = card(refusals=1)
     with acquire(tried.folder, "probe", Resume.auto) as work:
         settled = tried.settle(work)
-        assert work.settled() == settled.plan.levers
+        assert work.fitting_levers() == settled.plan.levers
     assert [plan.levers.micro_batch for plan in settled.tried] == [4]
     assert settled.plan.levers.micro_batch < 4
     assert tried.run.training.micro_batch * tried.run.training.accumulation == 4
@@ -187,7 +187,7 @@ def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
             ),
         ) as refused:
             tried.settle(work)
-        assert work.settled() is None
+        assert work.fitting_levers() is None
     assert refused.value.exit_code == 3
     assert 9 - tried.refusals <= tried.run.hardware.replan + 1
 
@@ -209,7 +209,7 @@ def test_a_run_that_ran_out_later_continues_with_a_safer_plan(card: Callable[...
         first.run_out()
     with acquire(second.folder, "probe", Resume.auto) as work:
         settled = second.settle(work)
-        assert work.settled() == settled.plan.levers
+        assert work.fitting_levers() == settled.plan.levers
     assert settled.plan.levers.micro_batch < 4
     assert second.run.training.micro_batch == settled.plan.levers.micro_batch
     assert "ran out of memory with this plan; next: " in second.said[0]
@@ -240,7 +240,7 @@ def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(
     in_order = replace(smaller, training=replace(asked.training, group_by_length=True))
     with acquire(tmp_path, "probe", Resume.auto) as work:
         assert find_fitting_plan(asked, plan, work) is None
-        work.settle(settled)
+        work.remember_fitting_levers(settled)
         kept = find_fitting_plan(asked, plan, work)
         assert kept is not None
         assert kept.levers == settled

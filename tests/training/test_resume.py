@@ -21,7 +21,7 @@ from pathlib import Path
 from medexp.config.schema import Resume
 from medexp.training.resume import acquire
 with acquire(Path(sys.argv[1]), sys.argv[2], Resume.auto) as workspace:
-    workspace.belongs_to("held-run")
+    workspace.remember_mlflow_run("held-run")
     print(workspace.folder.name, flush=True)
     time.sleep(60)
 """
@@ -42,7 +42,7 @@ def another_process_holding(root: Path, fingerprint: str) -> Iterator[subprocess
 
 def leave_unfinished(root: Path, fingerprint: str, mlflow_run_id: str = "left-run") -> None:
     with acquire(root, fingerprint, Resume.auto) as workspace:
-        workspace.belongs_to(mlflow_run_id)
+        workspace.remember_mlflow_run(mlflow_run_id)
 
 
 def write_checkpoint(folder: Path, step: int, state: str | None) -> Path:
@@ -100,7 +100,7 @@ def test_resume_never_leaves_what_is_there_alone(tmp_path):
         with acquire(tmp_path, "abc", Resume.never) as workspace:
             assert workspace.folder.name == name
             assert workspace.is_new
-            workspace.belongs_to(name)
+            workspace.remember_mlflow_run(name)
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         assert workspace.mlflow_run_id == "first"
 
@@ -171,7 +171,7 @@ def test_a_finished_run_leaves_nothing(tmp_path):
     leave_unfinished(tmp_path, "abc")
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         write_checkpoint(workspace.checkpoints, 1, whole(1))
-        workspace.answers("base").write_text("{}")
+        workspace.answers_file("base").write_text("{}")
         workspace.finish()
         assert list(tmp_path.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
@@ -203,7 +203,7 @@ def test_a_folder_that_is_no_checkpoint_is_skipped(tmp_path):
 
 def test_base_and_tuned_answers_are_kept_apart(tmp_path):
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
-        files = {workspace.answers("base"), workspace.answers("tuned")}
+        files = {workspace.answers_file("base"), workspace.answers_file("tuned")}
         assert len(files) == 2
         assert {file.parent for file in files} == {workspace.folder}
 
@@ -251,7 +251,11 @@ def test_a_file_that_cannot_be_read_counts_as_absent(tmp_path, text):
         (tmp_path / "abc" / f"{name}.json").write_text(text)
     assert [workspace.mlflow_run_id for workspace in iterate_abandoned_runs(tmp_path)] == [None]
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
-        assert (workspace.mlflow_run_id, workspace.settled(), workspace.ran_out()) == (
+        assert (
+            workspace.mlflow_run_id,
+            workspace.fitting_levers(),
+            workspace.levers_out_of_memory(),
+        ) == (
             None,
             None,
             None,
@@ -263,7 +267,7 @@ def test_what_a_second_run_at_once_left_is_found_again(tmp_path):
         acquire(tmp_path, "abc", Resume.auto) as first,
         acquire(tmp_path, "abc", Resume.auto) as second,
     ):
-        second.belongs_to("second")
+        second.remember_mlflow_run("second")
         first.finish()
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         assert (workspace.folder.name, workspace.mlflow_run_id) == ("abc-2", "second")

@@ -43,7 +43,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
         real = trainer._bridge
 
         class Interrupter:
-            def stepped(self, step, _metrics):
+            def on_step_end(self, step, _metrics):
                 if step == at_step:
                     do()
 

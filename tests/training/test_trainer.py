@@ -55,7 +55,7 @@ class Steps:
     def saw(self, _network: object, _args: object, inputs: dict) -> None:
         self.sizes.append(tuple(inputs["input_ids"].shape))
 
-    def stepped(self, _step: int, metrics: dict[str, float]) -> None:
+    def on_step_end(self, _step: int, metrics: dict[str, float]) -> None:
         self.metrics.append(metrics)
 
 
