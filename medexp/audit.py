@@ -99,7 +99,7 @@ def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
     values.write_text(
         json.dumps(seen.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    html.write_text(audit_page.page(run, seen), encoding="utf-8")
+    html.write_text(audit_page.render_audit_page(run, seen), encoding="utf-8")
     return values, html
 
 

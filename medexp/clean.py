@@ -14,7 +14,7 @@ from medexp.training.resume import unfinished_runs_dir
 
 def clean(run: RunConfig, options: CleanOptions, show: Screen) -> None:
     """List the unfinished runs; with `options.days` remove the old ones among them."""
-    found = leftovers.found(run.tracking)
+    found = leftovers.list_leftovers(run.tracking)
     if not found:
         show.result(f"{unfinished_runs_dir(run.tracking)} holds no unfinished run")
         return
@@ -26,8 +26,8 @@ def clean(run: RunConfig, options: CleanOptions, show: Screen) -> None:
             " days"
         )
         return
-    removed = leftovers.remove(run.tracking, options.days)
-    show.result(f"{leftovers.counted(removed)} removed, {leftovers.counted_gib(removed)} freed")
+    removed = leftovers.remove_leftovers(run.tracking, options.days)
+    show.result(f"{leftovers.count_runs(removed)} removed, {leftovers.total_gib(removed)} freed")
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:

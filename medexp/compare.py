@@ -47,10 +47,10 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> RunCompari
         )
     with show.stage("reading the runs and scoring their answers"):
         if options.study:
-            found = compared.of_study(options.study, run.tracking, Path.cwd())
+            found = compared.load_study_trials(options.study, run.tracking, Path.cwd())
         else:
-            found = compared.of_runs(names, run.tracking, Path.cwd())
-        page = comparison_page.render(found, options.mlflow)
+            found = compared.load_runs(names, run.tracking, Path.cwd())
+        page = comparison_page.render_comparison(found, options.mlflow)
     file = _written(page, given or None)
     if options.format is Format.json:
         said = {"remarks": comparison_rows.caveats(found), "page": str(file)}
@@ -120,10 +120,10 @@ def _print(show: Screen, found: RunComparison, answers: int) -> None:
     show.table(
         found.title,
         ("", "run", "ended", "evaluated", "MLflow run or folder"),
-        comparison_rows.run_rows(found),
+        comparison_rows.build_run_rows(found),
     )
-    show.result(comparison_rows.shared(found))
-    rows, follow = comparison_rows.setting_rows(found)
+    show.result(comparison_rows.describe_shared_settings(found))
+    rows, follow = comparison_rows.build_setting_rows(found)
     if rows:
         show.table("Where they differ", ("setting", *labels), rows)
     if follow:
@@ -135,7 +135,7 @@ def _print(show: Screen, found: RunComparison, answers: int) -> None:
     for remark in comparison_rows.caveats(found):
         show.result(remark, NOTE)
     _print_measures(show, found)
-    if costs := comparison_rows.cost_rows(found):
+    if costs := comparison_rows.build_cost_rows(found):
         show.table("What they took", ("", *labels), costs)
     _print_answers(show, found, answers)
 
@@ -144,7 +144,7 @@ def _print_measures(show: Screen, found: RunComparison) -> None:
     quiet = comparison_rows.unchanged_measures(found)
     loud = [each for each in found.measures if each not in quiet]
     if (first := found.reference) is not None and (
-        rows := comparison_rows.contrast_rows(found, loud)
+        rows := comparison_rows.build_contrast_rows(found, loud)
     ):
         columns = (
             "measure",
@@ -156,7 +156,7 @@ def _print_measures(show: Screen, found: RunComparison) -> None:
             "n",
         )
         show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
-    if rows := comparison_rows.change_rows(found, loud):
+    if rows := comparison_rows.build_change_rows(found, loud):
         heads = ("measure", "", "before -> after", "verdict", "change [95 %]")
         show.table("What changed in each, against its own base", heads, rows)
     if quiet:
@@ -185,7 +185,7 @@ def _print_answers(show: Screen, found: RunComparison, answers: int) -> None:
         said = [comparison.find_answers(found.runs[at], case.places[at]) for at in answering]
         heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
                  for at, each in zip(answering, said, strict=True)]  # fmt: skip
-        texts = [report.clipped(each.tuned, 900) if each else "(not asked)" for each in said]
+        texts = [report.clip_text(each.tuned, 900) if each else "(not asked)" for each in said]
         show.table(f"Held out: {case.question}", heads, [texts], prose=True)
 
 

@@ -29,7 +29,7 @@ from medexp.errors import RunError
 from medexp.evaluation import benchmarks
 from medexp.evaluation import evaluator as measuring
 from medexp.evaluation.baseline_cache import open_baseline_cache
-from medexp.evaluation.benchmark_questions import ChoiceQuestion, questions
+from medexp.evaluation.benchmark_questions import ChoiceQuestion, parse_questions
 from medexp.evaluation.evaluator import Evaluator
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
@@ -37,7 +37,7 @@ from medexp.models import backend as stack
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.planning.memory_terms import Phase
-from medexp.reports import mlflow_description as note
+from medexp.reports import mlflow_description
 from medexp.reports import summary as report
 from medexp.reports.console_tables import print_scorecard
 from medexp.reports.publish import publish_evaluation, read_loss_curves
@@ -110,7 +110,7 @@ def _keep(
         tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
         about = _about(run, subject, record, tracker.run_id)
         page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
-        tracker.note(note.measured(found, tracker.page))
+        tracker.note(mlflow_description.describe_evaluation(found, tracker.page))
         return Kept(tracker.run_id, page)
 
 
@@ -165,7 +165,7 @@ def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> 
         memory_phase(Phase.evaluation, "asking the benchmarks", job.meter),
     ):
         return replace(
-            record, benchmarks=benchmarks.graded(job.tuned, job.run.evaluation, questions)
+            record, benchmarks=benchmarks.grade_benchmarks(job.tuned, job.run.evaluation, questions)
         )
 
 
@@ -187,7 +187,7 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     if evaluation.benchmarks or files:
         benchmarks.check_installed()
     return {
-        benchmark: questions(
+        benchmark: parse_questions(
             benchmark,
             source.read_file(file, f"evaluation.benchmark_files.{benchmark.value}"),
             file.name,

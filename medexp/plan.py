@@ -20,8 +20,7 @@ from medexp.config.command_options import Format, PlanOptions
 from medexp.config.model_shape import check_shape, config_in
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import ConfigError, VramPlanError
-from medexp.planning import feasibility as reach
-from medexp.planning import planner
+from medexp.planning import feasibility, planner
 from medexp.planning.step_time import Plan
 from medexp.reports import frontier_chart as charts
 from medexp.system.console import Screen
@@ -161,7 +160,7 @@ def _show_frontier(run: RunConfig, cells: list[planner.Cell], show: Screen) -> N
 
 
 def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
-    longest = reach.longest_that_fits(reach.resized(run, rank=rank))
+    longest = feasibility.longest_that_fits(feasibility.resized(run, rank=rank))
     best = planner.cell(run, rank, longest).plan if longest is not None else None
     if best is None:
         return "nothing fits", ""

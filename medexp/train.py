@@ -1,8 +1,10 @@
 """python -m medexp.train: from a composed config to an adapter, and the answers before and after.
 
-python -m medexp.train                                   # the embedded model on the shipped cases,
-on a CPU python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on a 6 GB card
-python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
+    # the embedded model on the shipped cases, on a CPU
+    python -m medexp.train
+    # the seed's recipe on a 6 GB card
+    python -m medexp.train hardware=rtx4050_6gb
+    python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """python -m medexp.ui: MLflow's pages over the runs that were made here, and the links worth
 following.
 
-python -m medexp.ui                  # port 5000 or a free one, the browser opened, Ctrl-C ends it
-python -m medexp.ui ui.port=5000 ui.open=false
+    # port 5000 or a free one, the browser opened, Ctrl-C ends it
+    python -m medexp.ui
+    python -m medexp.ui ui.port=5000 ui.open=false
 """
 
 import tempfile
@@ -36,7 +37,7 @@ def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
         found = links(run.tracking, address)
         for each in found:
             show.result(f"{each.title}\n  {each.url}")
-        if left := leftovers.sentence(run.tracking):
+        if left := leftovers.summarise_leftovers(run.tracking):
             show.say(left, NOTE)
         show.say("Ctrl-C ends it")
         if options.open:

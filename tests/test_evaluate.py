@@ -22,7 +22,7 @@ from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelE
 from medexp.evaluate import evaluate
 from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
-from medexp.evaluation.benchmark_questions import questions
+from medexp.evaluation.benchmark_questions import parse_questions
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
 from medexp.models import loading as model
@@ -157,7 +157,7 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
     assert tracking.Tracker.end is ending
     finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
     assert finished.doors.client().get_run(stopped.run_id).info.status == "KILLED"
-    monkeypatch.setattr(generation, "_generated", lambda *_: pytest.fail("it was answered before"))
+    monkeypatch.setattr(generation, "_generate", lambda *_: pytest.fail("it was answered before"))
     finished.evaluate(finished.result.run_id, *words)
     assert finished.doors.client().get_run(stopped.run_id).info.status == "FINISHED"
     assert not list((finished.doors.root / "mlruns/unfinished").iterdir())
@@ -188,7 +188,7 @@ def test_answers_made_before_a_stop_are_not_made_again(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[bool] = []
-    real = generation._batch
+    real = generation._answer_batch
 
     def batch(tuned: Any, cases: Any, prompts: Any, new: int, base: bool) -> Any:
         if len(made) == 3:
@@ -198,10 +198,12 @@ def test_answers_made_before_a_stop_are_not_made_again(
 
     words = ("evaluation.batch_size=1", "evaluation.max_new_tokens=3")
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "_batch", batch)
+        patch.setattr(generation, "_answer_batch", batch)
         with pytest.raises(KeyboardInterrupt):
             finished.evaluate(finished.result.adapter, *words)
-    monkeypatch.setattr(generation, "_batch", lambda *given: made.append(given[4]) or real(*given))
+    monkeypatch.setattr(
+        generation, "_answer_batch", lambda *given: made.append(given[4]) or real(*given)
+    )
     finished.evaluate(finished.result.adapter, *words)
     assert made == [True, True, False, False]
 
@@ -310,7 +312,7 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
     modules = stack.load(run.hardware, machine.cache_dir())
     where = weights.find(run.model)
     tuned = model.load(run, where, load_tokenizer(where, modules), modules)
-    asked = questions(
+    asked = parse_questions(
         Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file"
     )
     for side, as_base in (("base", tuned.as_base), ("tuned", nullcontext)):

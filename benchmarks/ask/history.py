@@ -93,11 +93,11 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
 def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         kept_in = Path(folder) / "answers"
-        return generation.answers(
+        return generation.generate_answers(
             tuned,
             prompts,
             new_tokens,
-            generation.at_most(len(prompts)),
+            generation.limit_batch_size(len(prompts)),
             kept_in,
             base=False,
             advance=lambda _: None,

@@ -66,11 +66,11 @@ def main() -> None:
     prompts = [
         prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out
     ]
-    _tokens_per_s(tuned, prompts[:1], 8, generation.at_most(1))  # the first call is slower
+    _tokens_per_s(tuned, prompts[:1], 8, generation.limit_batch_size(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
     for _ in range(options.rounds):
         for size in options.batches:
-            may = generation.at_most(size) if size else partial(budget.may_answer, run)
+            may = generation.limit_batch_size(size) if size else partial(budget.may_answer, run)
             speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, may))
             print(
                 "batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(
@@ -127,7 +127,7 @@ def _tokens_per_s(
     """Tokens a second, and a second of CPU time."""
     with tempfile.TemporaryDirectory() as folder:
         began, began_cpu = time.perf_counter(), time.process_time()
-        found = generation.answers(
+        found = generation.generate_answers(
             tuned,
             prompts,
             new_tokens,

@@ -27,9 +27,9 @@ from omegaconf import OmegaConf
 from surrogate import Surrogate
 
 from medexp.config.registration import conf_dir, register
-from medexp.sweep.search.options import settings
+from medexp.sweep.search.options import check_options
 from medexp.sweep.search.proposal import VRAM
-from medexp.sweep.search.search_space import Real, Space, Whole
+from medexp.sweep.search.search_space import FloatRange, IntRange, SearchSpace
 from medexp.sweep.study.study import open_study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
@@ -38,13 +38,17 @@ HERE = Path(__file__).resolve().parent
 START = {"r": 16, "lr": 5e-4, "seq": 2048}
 
 
-def space_of(surrogate: Surrogate) -> Space:
+def space_of(surrogate: Surrogate) -> SearchSpace:
     """The search space over the recording."""
     (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
     low, high = surrogate.lengths
-    lengths = Whole(low, low + (high - low) // 64 * 64, 64)
-    return Space(
-        {"r": Whole(low_r, high_r, log=True), "lr": Real(low_lr, high_lr, log=True), "seq": lengths}
+    lengths = IntRange(low, low + (high - low) // 64 * 64, 64)
+    return SearchSpace(
+        {
+            "r": IntRange(low_r, high_r, log=True),
+            "lr": FloatRange(low_lr, high_lr, log=True),
+            "seq": lengths,
+        }
     )
 
 
@@ -59,7 +63,7 @@ def asked(sampler: str, seed: int, trials: int) -> object:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", words, return_hydra_config=True)
     options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
-    return settings({key: value for key, value in options.items() if not key.startswith("_")})
+    return check_options({key: value for key, value in options.items() if not key.startswith("_")})
 
 
 def paid(

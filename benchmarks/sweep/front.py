@@ -25,9 +25,8 @@ from surrogate import Surrogate
 
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
-from medexp.planning import feasibility as reach
-from medexp.planning import planner
-from medexp.sweep.search.options import settings
+from medexp.planning import feasibility, planner
+from medexp.sweep.search.options import check_options
 from medexp.sweep.study.study import open_study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import machine
@@ -60,7 +59,8 @@ class Peaks:
         self._ranks = [ranks[0], ranks[-1]]  # bytes are linear in the rank
         places = product(self._ranks, self._lengths)
         self._gib = {
-            (rank, seq): planner.ranked(reach.resized(run, rank, seq))[0].budget.peak_bytes / GIB
+            (rank, seq): planner.ranked(feasibility.resized(run, rank, seq))[0].budget.peak_bytes
+            / GIB
             for rank, seq in places
         }
 
@@ -131,7 +131,7 @@ def run(
     ]
     seeded = [] if sampler == "grid" else [f"hydra.sweeper.sampler.seed={seed}"]
     options = OmegaConf.to_container(composed([*words, *seeded]).hydra.sweeper, resolve=True)
-    asked = settings({key: value for key, value in options.items() if not key.startswith("_")})
+    asked = check_options({key: value for key, value in options.items() if not key.startswith("_")})
     study = open_study(
         "s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(ground.surrogate), asked
     )

@@ -1,9 +1,10 @@
 """Write cases of random letters: rendered with a prompt and a byte-level tokenizer, each is exactly
 so many tokens long.
 
-python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl
-# every sequence full python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json
---prompt r1_reasoning --cases 50 --out /tmp/real.jsonl
+    # every sequence full
+    python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl
+    python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json --prompt r1_reasoning \
+        --cases 50 --out /tmp/real.jsonl
 
 The second's are as long as real ones; for those, prompt=clinical is too long in bytes.
 """

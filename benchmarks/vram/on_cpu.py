@@ -61,7 +61,7 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     import torch
 
     from medexp.data.encoding import Encoded
-    from medexp.evaluation.losses import held_out_loss
+    from medexp.evaluation.losses import measure_mean_loss
     from medexp.models import backend as stack
     from medexp.models import loading as model
     from medexp.models import weights
@@ -82,7 +82,7 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     training = resident("VmHWM")
     gc.collect()
     forget_peak()
-    held_out_loss(tuned, rows[: run.evaluation.batch_size], run.evaluation.batch_size)
+    measure_mean_loss(tuned, rows[: run.evaluation.batch_size], run.evaluation.batch_size)
     names = ("micro_batch", "seq", "r", "checkpointing")
     return dict(zip(names, point, strict=True)) | {
         "loaded_bytes": loaded - before,

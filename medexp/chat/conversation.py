@@ -12,10 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medexp.chat.interrupt import stoppable
-from medexp.chat.rendering import LivePainter, beside, drawing, painted
-from medexp.chat.reply import Reply, as_document
-from medexp.chat.responder import Respondent
+from medexp.chat.interrupt import intercept_ctrl_c
+from medexp.chat.rendering import (
+    LiveRenderer,
+    make_comparison_table,
+    open_live_region,
+    render_reply,
+)
+from medexp.chat.reply import Reply, format_document
+from medexp.chat.responder import Responder
 from medexp.config.command_options import Reasoning
 from medexp.errors import MedexpError, listing, nearest
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
@@ -42,7 +47,7 @@ class Conversation:
     or two a question.
     """
 
-    respondent: Respondent
+    respondent: Responder
     show: Screen
     with_reasoning: bool
     launch_dir: Path
@@ -100,8 +105,11 @@ class Conversation:
     def _ask(self, line: str) -> None:
         question = "\n\n".join([*self.case, line])
         self.respondent.questions.ids(question)  # refused before anything is drawn
-        with stoppable() as stop, LivePainter(self.show.results, self.with_reasoning) as painter:
-            reply = painted(self.respondent, question, painter, stop)
+        with (
+            intercept_ctrl_c() as stop,
+            LiveRenderer(self.show.results, self.with_reasoning) as painter,
+        ):
+            reply = render_reply(self.respondent, question, painter, stop)
         self.case.append(line)
         self.turns.append([reply])
 
@@ -111,14 +119,16 @@ class Conversation:
             return
         tuned = self.turns[-1][-1]
         if len(self.turns[-1]) == 1:
-            with stoppable() as stop, drawing(self.show.results) as draw:
+            with intercept_ctrl_c() as stop, open_live_region(self.show.results) as draw:
 
                 def heard(reply: Reply) -> bool:
-                    draw(beside(reply, tuned, self.with_reasoning))
+                    draw(make_comparison_table(reply, tuned, self.with_reasoning))
                     return stop.asked
 
                 self.turns[-1].insert(0, self.respondent.reply(tuned.question, heard, base=True))
-        self.show.results.print(beside(self.turns[-1][0], tuned, self.with_reasoning))
+        self.show.results.print(
+            make_comparison_table(self.turns[-1][0], tuned, self.with_reasoning)
+        )
         self.show.result(NOT_FOR_CLINICAL_USE, style="italic")
 
     def _reasoning(self, rest: str) -> None:
@@ -155,7 +165,7 @@ class Conversation:
             )
 
     def _document(self) -> str:
-        return as_document(f"Conversation with {self.respondent.name}", self.turns)
+        return format_document(f"Conversation with {self.respondent.name}", self.turns)
 
     def _json(self) -> str:
         turns = [[self.respondent.as_json(reply) for reply in replies] for replies in self.turns]
@@ -170,7 +180,7 @@ class Conversation:
         self.show.result(f"  {KEYS}")
 
 
-def terminal_reader() -> Callable[[str], str]:
+def make_terminal_reader() -> Callable[[str], str]:
     """Reads what is typed: several lines, edited and recalled with the arrow keys, kept in memory
     alone.
     """

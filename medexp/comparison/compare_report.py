@@ -4,9 +4,9 @@ from elsewhere; its links to runs lead to an MLflow server of this machine."""
 from dataclasses import dataclass
 
 from medexp.comparison import tables as comparison_rows
-from medexp.comparison.comparison import RunComparison, find_answers, line_of
+from medexp.comparison.comparison import RunComparison, find_answers, find_measure_result
 from medexp.comparison.contrasts import AnsweredQuestion, Contrast
-from medexp.evaluation.scorecard import Line, Measure
+from medexp.evaluation.scorecard import Measure, MeasureResult
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
 
@@ -45,39 +45,39 @@ class QuestionRow:
     not_asked: list[str]
 
 
-def render(found: RunComparison, mlflow: str) -> str:
+def render_comparison(found: RunComparison, mlflow: str) -> str:
     """The page as HTML; links lead to the MLflow server at address `mlflow`."""
-    rows, follow = comparison_rows.setting_rows(found)
+    rows, follow = comparison_rows.build_setting_rows(found)
     return fill_template(
         "compare.html",
         found=found,
         mlflow=mlflow.rstrip("/"),
         runs=[
             (run, row[3])
-            for run, row in zip(found.runs, comparison_rows.run_rows(found), strict=True)
+            for run, row in zip(found.runs, comparison_rows.build_run_rows(found), strict=True)
         ],
-        shared=comparison_rows.shared(found),
+        shared=comparison_rows.describe_shared_settings(found),
         settings=rows,
         follow=[(name, found.differences[name]) for name in follow],
         remarks=comparison_rows.caveats(found),
         honest=comparison_rows.reading_notes(found),
-        changes=[(measure, _changes(found, measure)) for measure in found.measures],
+        changes=[(measure, _list_results(found, measure)) for measure in found.measures],
         contrasts=(
-            [(measure, *_contrasts(found, measure)) for measure in found.measures]
+            [(measure, *_place_contrasts(found, measure)) for measure in found.measures]
             if found.against_reference
             else []
         ),
-        costs=comparison_rows.cost_rows(found),
-        bars=_bars(found),
-        questions=[_question(found, each) for each in found.answered_questions],
+        costs=comparison_rows.build_cost_rows(found),
+        bars=_memory_bars(found),
+        questions=[_question_row(found, each) for each in found.answered_questions],
     )
 
 
-def _changes(found: RunComparison, measure: Measure) -> list[Line | None]:
-    return [line_of(run, measure.key) for run in found.runs if run.evaluated]
+def _list_results(found: RunComparison, measure: Measure) -> list[MeasureResult | None]:
+    return [find_measure_result(run, measure.key) for run in found.runs if run.evaluated]
 
 
-def _contrasts(
+def _place_contrasts(
     found: RunComparison, measure: Measure
 ) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
     """The contrasts in `measure` with their places on a line, and the difference at that line's
@@ -86,10 +86,10 @@ def _contrasts(
     row = [against.contrast(measure.key) for against in found.against_reference]
     compared = [each.comparison for each in row if each is not None and each.comparison is not None]
     widest = max((max(abs(each.low), abs(each.high)) for each in compared), default=0.0)
-    return [(each, _interval(each, widest)) for each in row], widest * 50 / 48
+    return [(each, _place_interval(each, widest)) for each in row], widest * 50 / 48
 
 
-def _interval(each: Contrast | None, widest: float) -> Interval | None:
+def _place_interval(each: Contrast | None, widest: float) -> Interval | None:
     if each is None or each.comparison is None or not widest:
         return None
     places = [
@@ -99,7 +99,7 @@ def _interval(each: Contrast | None, widest: float) -> Interval | None:
     return Interval(*(round(place, 1) for place in places))
 
 
-def _bars(found: RunComparison) -> dict[int, list[tuple[str, int]]]:
+def _memory_bars(found: RunComparison) -> dict[int, list[tuple[str, int]]]:
     """For every ceiling the bytes planned and measured under it."""
     bars: dict[int, list[tuple[str, int]]] = {}
     for run in found.runs:
@@ -113,7 +113,7 @@ def _bars(found: RunComparison) -> dict[int, list[tuple[str, int]]]:
     return bars
 
 
-def _question(found: RunComparison, asked: AnsweredQuestion) -> QuestionRow:
+def _question_row(found: RunComparison, asked: AnsweredQuestion) -> QuestionRow:
     answers, without = [], []
     for run, place in zip(found.runs, asked.places, strict=True):
         each = find_answers(run, place)

@@ -9,15 +9,15 @@ from itertools import pairwise
 from medexp.comparison.contrasts import (
     AnsweredQuestion,
     Contrast,
-    Evaluated,
+    EvaluatedRun,
     SharedCases,
-    contrasts,
+    contrast_runs,
     count_shared_cases,
     list_answered_questions,
 )
 from medexp.config.flatten import differing
 from medexp.evaluation.paired_stats import Comparison
-from medexp.evaluation.scorecard import Line, Measure, Scored
+from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
 
 TRAINING_DATA = "training data"  # stands among the settings where runs were trained on other cases
 PAUSE_S = 60.0  # samples of power further apart than this: the run was stopped in between
@@ -42,7 +42,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """A run in a comparison: `requested_as` is what the user named it by, `ended` how it ended;
     `missing` says why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
     `trained_on` the digest of its training cases (None where it is not known)."""
@@ -54,7 +54,7 @@ class Run:
     ended: str
     settings: Mapping[str, str]
     cost: Cost
-    evaluated: Evaluated | None
+    evaluated: EvaluatedRun | None
     missing: str = ""
     page: str = ""
     trained_on: str | None = None
@@ -64,7 +64,7 @@ class Run:
 class AgainstReference:
     """A run against the reference, measure by measure, and how many cases they share."""
 
-    run: Run
+    run: ComparedRun
     contrasts: tuple[Contrast, ...]
     shared_cases: SharedCases
 
@@ -79,11 +79,11 @@ class RunComparison:
     how they were chosen, `caution` what that choice does to the comparison."""
 
     title: str
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
     caution: str = ""
 
     @cached_property
-    def reference(self) -> Run | None:
+    def reference(self) -> ComparedRun | None:
         """The run that the others are held against; None where fewer than two were evaluated."""
         evaluated = [run for run in self.runs if run.evaluated is not None]
         return evaluated[0] if len(evaluated) > 1 else None
@@ -99,7 +99,7 @@ class RunComparison:
             for run in self.runs
             if run is not first and run.evaluated is not None
         ]
-        found = contrasts(first.evaluated, [each for _, each in others])
+        found = contrast_runs(first.evaluated, [each for _, each in others])
         return tuple(
             AgainstReference(run, row, count_shared_cases(first.evaluated, each))
             for (run, each), row in zip(others, found, strict=True)
@@ -163,9 +163,9 @@ class AnswerPair:
     """What a run's base and tuned model said to a question, as scored."""
 
     base: str
-    before: Scored
+    before: ScoredAnswer
     tuned: str
-    after: Scored
+    after: ScoredAnswer
 
     @property
     def figures(self) -> tuple[str, str]:
@@ -178,7 +178,7 @@ class AnswerPair:
         return counts[0], counts[1]
 
 
-def find_answers(run: Run, place: int | None) -> AnswerPair | None:
+def find_answers(run: ComparedRun, place: int | None) -> AnswerPair | None:
     """The answers of `run` at `place` of its record; None where it has none."""
     if run.evaluated is None or place is None:
         return None
@@ -186,7 +186,7 @@ def find_answers(run: Run, place: int | None) -> AnswerPair | None:
     return AnswerPair(case.base.text, card.before[place], case.tuned.text, card.after[place])
 
 
-def line_of(run: Run, key: str) -> Line | None:
+def find_measure_result(run: ComparedRun, key: str) -> MeasureResult | None:
     """What changed in measure `key` of `run`; None where it was not evaluated, or has no such
     measure.
     """
@@ -197,7 +197,7 @@ def line_of(run: Run, key: str) -> Line | None:
     )
 
 
-def energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
+def integrate_energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
     """Watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left out. None
     under two samples.
     """
@@ -229,12 +229,12 @@ def as_dict(found: RunComparison) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _run_dict(run: Run) -> dict[str, object]:
+def _run_dict(run: ComparedRun) -> dict[str, object]:
     lines = run.evaluated.card.lines if run.evaluated else ()
     changed = {
         line.measure.key: (
             {"before": line.before, "after": line.after, "verdict": line.verdict}
-            | _plain(line.comparison)
+            | _comparison_dict(line.comparison)
         )
         for line in lines
         if line.comparison is not None
@@ -256,12 +256,12 @@ def _contrast_dict(each: Contrast) -> dict[str, object]:
     return {
         "verdict": each.verdict,
         **means,
-        **_plain(each.comparison),
+        **_comparison_dict(each.comparison),
         "adjusted_p": each.adjusted_p,
     }
 
 
-def _plain(compared: Comparison) -> dict[str, object]:
+def _comparison_dict(compared: Comparison) -> dict[str, object]:
     return {
         "change": compared.change,
         "low": compared.low,

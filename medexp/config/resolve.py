@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from medexp.config import dataset_sources as parts
+from medexp.config import dataset_sources
 from medexp.config.command_options import TrainConfig
 from medexp.config.model_shape import shape_in
 from medexp.config.schema import (
@@ -69,7 +69,7 @@ def resolve(
     Raises: ConfigError or MachineError carrying every problem found.
     """
     run = _objects(with_shape(cfg, launch_dir), choices)
-    if part_problems := list(parts.expand(run.dataset)):
+    if part_problems := list(dataset_sources.expand(run.dataset)):
         raise ConfigError(part_problems)
     _make_absolute(run, launch_dir)
     _fill_from_machine(run, machine)

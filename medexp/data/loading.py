@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medexp.config import dataset_sources as parts
+from medexp.config import dataset_sources
 from medexp.config.schema import Dataset, Faulty, Part, Prompt, Source
 from medexp.data.cases import AS_EXPECTED, Case, Reading, case_of, digest_of, is_blank, no_column
 from medexp.data.layouts import advice, overrides
@@ -41,7 +41,7 @@ def load(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
 
     Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
-    loaded = [_load(source, dataset, prompt) for source in parts.sources(dataset)]
+    loaded = [_load(source, dataset, prompt) for source in dataset_sources.sources(dataset)]
     if len(loaded) == 1:
         return loaded[0]
     commits = [each.commit for each in loaded if each.commit]

@@ -7,7 +7,7 @@ nor a group (`group_by` of the part it is held out from, where other parts have 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from medexp.config import dataset_sources as parts
+from medexp.config import dataset_sources
 from medexp.config.schema import Dataset, Part
 from medexp.data.cases import AS_EXPECTED, Case, Reading
 from medexp.data.order import quotas
@@ -19,7 +19,7 @@ def sides(
     read: Sequence[Sequence[Case]], dataset: Dataset, reading: Reading = AS_EXPECTED
 ) -> Split:
     """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order
-    of `parts.sources`); `reading`, what else was met there, goes with them.
+    of `dataset_sources.sources`); `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
     `max_cases` the different training cases are shared out by weight too, at least one a part.
@@ -27,7 +27,7 @@ def sides(
     """
     if not dataset.mixture and dataset.held_out_from is None:
         return replace(split(read[0], dataset), reading=reading)
-    sources, trained = parts.sources(dataset), parts.trained(dataset)
+    sources, trained = dataset_sources.sources(dataset), dataset_sources.trained(dataset)
     wanted = _held_out_counts(dataset, len(sources))
     both = [
         divided(cases, source.group_by, count, dataset.split_seed)
@@ -61,10 +61,10 @@ def _count(cases: Sequence[Sequence[Case]]) -> int:
 
 
 def _held_out_counts(dataset: Dataset, num_sources: int) -> list[int]:
-    trained = parts.trained(dataset)
+    trained = dataset_sources.trained(dataset)
     if dataset.held_out_from is None:
         return quotas(dataset.held_out, [part.weight for part in trained])
-    place = parts.measured_place(trained, dataset.held_out_from)
+    place = dataset_sources.measured_place(trained, dataset.held_out_from)
     measured = num_sources - 1 if place is None else place
     return [dataset.held_out if source == measured else 0 for source in range(num_sources)]
 

@@ -56,22 +56,22 @@ def open_baseline_cache(run: RunConfig, weights: Weights, ready: Prepared) -> Ba
     """
     if not run.evaluation.reuse_base:
         return None
-    folder, base = Path(run.tracking.root or ".") / "base", _base(run, weights)
+    folder, base = Path(run.tracking.root or ".") / "base", _describe_base(run, weights)
     folder.mkdir(parents=True, exist_ok=True)
     asked = [*ready.prompts], run.evaluation.max_new_tokens
     return BaselineCache(
         folder / f"answers-{_digest(base, asked)}.jsonl",
         folder
-        / f"losses-{_digest(base, run.prompt.completion, _cases(ready.held_out.encoded))}.json",
+        / f"losses-{_digest(base, run.prompt.completion, _case_tokens(ready.held_out.encoded))}.json",
     )
 
 
-def _base(run: RunConfig, weights: Weights) -> list[object]:
+def _describe_base(run: RunConfig, weights: Weights) -> list[object]:
     """All that makes the base say what it says."""
     hardware, on_card = run.hardware, run.hardware.device is Device.cuda
     return [
         VERSION,
-        weights.commit or _checkpoint(Path(weights.location)),
+        weights.commit or _describe_checkpoint(Path(weights.location)),
         run.model.quantisation.value,
         hardware.engine.value,
         hardware.dtype.value,
@@ -81,11 +81,11 @@ def _base(run: RunConfig, weights: Weights) -> list[object]:
     ]
 
 
-def _cases(cases: Sequence[Encoded]) -> list[object]:
+def _case_tokens(cases: Sequence[Encoded]) -> list[object]:
     return [[case.input_ids, case.labels] for case in cases]
 
 
-def _checkpoint(folder: Path) -> list[object]:
+def _describe_checkpoint(folder: Path) -> list[object]:
     """What a local checkpoint is, wherever it lies: what it holds, and that no file of it was
     written since, because the digest of the weights is of parts of them."""
     files = sorted(file for file in folder.iterdir() if file.is_file())

@@ -18,9 +18,9 @@ from medexp.data.prompts import closes_reasoning
 from medexp.evaluation import embedding, generation, scorecard
 from medexp.evaluation import judge as judging
 from medexp.evaluation.baseline_cache import BaselineCache
-from medexp.evaluation.losses import case_losses
+from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
+from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models.adapter_model import Tuned
 from medexp.models.backend import Stack
@@ -48,7 +48,7 @@ class Evaluator:
         """The answers of the base, or with the adapter; those already kept are not made again."""
         whose, count = "base" if base else "tuned", len(self.ready.prompts)
         kept_in = self.known.answers if base and self.known else self.answers_file(whose)
-        kept = generation.kept(kept_in)
+        kept = generation.read_answers(kept_in)
         if len(kept) == count:
             if count:
                 self.show.say(f"the {whose} model's {count} answers were made before", DONE)
@@ -57,7 +57,7 @@ class Evaluator:
         if planner.is_planned(self.run):
             may: Callable[[int, int], bool] = partial(budget.may_answer, self.run)
         else:
-            may = generation.at_most(self.run.evaluation.batch_size)
+            may = generation.limit_batch_size(self.run.evaluation.batch_size)
         label = (
             f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
         )
@@ -65,7 +65,7 @@ class Evaluator:
             memory_phase(Phase.answering, label, self.meter),
             self.show.counting(label, count) as advance,
         ):
-            return generation.answers(
+            return generation.generate_answers(
                 self.tuned,
                 self.ready.prompts,
                 self.run.evaluation.max_new_tokens,
@@ -89,7 +89,7 @@ class Evaluator:
     def losses(self) -> list[CaseLoss]:
         """The loss of every held-out case with the adapter, its answer told apart."""
         with memory_phase(Phase.evaluation, "measuring the held-out loss", self.meter):
-            return case_losses(
+            return measure_case_losses(
                 self.tuned,
                 self.ready.held_out.encoded,
                 self.run.evaluation.batch_size,
@@ -102,14 +102,14 @@ class Evaluator:
         losses: tuple[list[CaseLoss], list[CaseLoss]],
     ) -> Record:
         """All that was measured, before and after, and judged where a judge is asked for."""
-        record = record_of(
+        record = build_record(
             closes_reasoning(self.run.prompt),
             self.ready.asked,
             answers,
             losses,
             self.ready.held_out.cases,
         )
-        return judged(record, self.run.evaluation, self.show)
+        return add_judgements(record, self.run.evaluation, self.show)
 
     @cached_property
     def _answer_starts(self) -> list[int]:
@@ -127,21 +127,21 @@ def score_record(record: Record, evaluation: Evaluation, stack: Stack | None) ->
     for it.
     """
     cosines = (
-        embedding.load(stack)
+        embedding.load_embedder(stack)
         if stack is not None and evaluation.embedding and record.cases
         else None
     )
     return scorecard.build_scorecard(record, lexicon.load(), cosines)
 
 
-def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
+def add_judgements(record: Record, evaluation: Evaluation, show: Screen) -> Record:
     """`record` with the judgements of `evaluation.judge`, where one is asked for; what goes wrong
     with it is said, and no more.
     """
     if evaluation.judge.model is None or not record.cases:
         return record
     with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
-        found = judging.judged(evaluation.judge, record.cases, advance)
+        found = judging.judge_cases(evaluation.judge, record.cases, advance)
     if found.failure:
         show.say(f"{found.failure}; the run goes on without", NOTE)
     return replace(record, judged=found)

@@ -48,7 +48,7 @@ class Comparison:
         """`said`, unless there are too few cases for the sign test to come below 0.05, whatever
         they do.
         """
-        return said if self.pairs >= pairs_needed(1) else TOO_FEW
+        return said if self.pairs >= min_pairs_needed(1) else TOO_FEW
 
     def interval(self) -> str:
         """The mean change with its interval."""
@@ -59,7 +59,7 @@ class Comparison:
         return f"{self.interval()}, p {self.p_value:.2g}, n {self.pairs}"
 
 
-def compare(
+def compare_pairs(
     before: Sequence[float],
     after: Sequence[float],
     weights: Sequence[float] | None = None,
@@ -83,7 +83,7 @@ def compare(
     means = fmean(before, weights), fmean(after, weights)
     change = fmean(differences, weights)
     majority = sum((each > 0) - (each < 0) for each in differences)
-    return Comparison(len(before), *means, change, *interval, sign_test(differences), majority)
+    return Comparison(len(before), *means, change, *interval, sign_test_p(differences), majority)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Proportion:
     bootstrap: tuple[float, float]
 
 
-def proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
+def estimate_proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
     """The share of True in `right`.
 
     Raises: ValueError if there are none. Source: Wilson 1927, Probable inference; unlike share +-
@@ -122,7 +122,7 @@ def _wilson(share: float, number: int) -> tuple[float, float]:
     return (middle - spread) / scale, (middle + spread) / scale
 
 
-def sign_test(differences: Sequence[float]) -> float:
+def sign_test_p(differences: Sequence[float]) -> float:
     """The exact two-sided p of as many or more differences with one sign, if both signs were
     equally likely; 1 without any.
     """
@@ -132,7 +132,7 @@ def sign_test(differences: Sequence[float]) -> float:
     return min(1.0, 2 * tail / 2**total) if total else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
     """Every p adjusted for all of `p_values`, in their order: called below 0.05, one such family in
     twenty has a false call.
 
@@ -146,7 +146,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pairs_needed(comparisons: int) -> int:
+def min_pairs_needed(comparisons: int) -> int:
     """The fewest pairs with which the least p of a sign test, 2 / 2**pairs, passes Holm's
     correction for `comparisons` first.
     """

@@ -22,7 +22,12 @@ from medexp.models.base_identity import BaseIdentity
 from medexp.models.lora_math import unsupported
 from medexp.models.weights import Weights
 from medexp.system.files import written_whole
-from medexp.tracking.artifact_names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from medexp.tracking.artifact_names import (
+    ADAPTER_CONFIG,
+    ADAPTER_RUN_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_IDENTITY,
+)
 
 _AS_TRAINED = {  # PEFT's names, and what an adapter has that is older than one of them
     "lora_alpha": ("lora.alpha", 8),
@@ -40,7 +45,7 @@ def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str, base: BaseIdent
         tuned.network.save_pretrained(half_done, save_embedding_layers=False)
         _name_base(half_done, base)
         tuned.tokenizer.save_pretrained(half_done)
-        (half_done / "run.yaml").write_text(composed_yaml, encoding="utf-8")
+        (half_done / ADAPTER_RUN_CONFIG).write_text(composed_yaml, encoding="utf-8")
     return folder
 
 
@@ -96,7 +101,7 @@ def _check_base(
     """
     name, here = str(config.get("base_model_name_or_path")), base_identity.named(model, weights)
     # as an older medexp wrote it, and PEFT does
-    if name == weights.location and not (folder / base_identity.FILE).is_file():
+    if name == weights.location and not (folder / BASE_IDENTITY).is_file():
         return None
     then = base_of(folder, model)
     if (then_from := then.source) and (here_from := here.source) and then_from[0] == here_from[0]:

@@ -39,7 +39,7 @@ from medexp.models.tokenizer import refuse_unreadable, revision_of
 from medexp.models.weights import Weights
 from medexp.planning.memory_terms import Levers
 from medexp.planning.step_memory import is_shortened, waiting_bytes
-from medexp.system import private_names as private
+from medexp.system import private_names
 
 
 def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
@@ -150,14 +150,14 @@ def keep_cpu_weights_unpacked(base: Any) -> None:
     Raises: ModelError if bitsandbytes calls its switch otherwise, so that it cannot be kept from
         it.
     """
-    repacking = [module for module in base.modules() if hasattr(module, private.REPACKS.last)]
+    repacking = [module for module in base.modules() if hasattr(module, private_names.REPACKS.last)]
     if not repacking:
         raise ModelError(
-            f"{private.REPACKS.absence()}; install bitsandbytes==0.50.2, or set"
+            f"{private_names.REPACKS.absence()}; install bitsandbytes==0.50.2, or set"
             " model.quantisation=none"
         )
     for module in repacking:
-        setattr(module, private.REPACKS.last, False)
+        setattr(module, private_names.REPACKS.last, False)
 
 
 def _with_unsloth(
@@ -266,8 +266,8 @@ def reason_to_keep_scratch(run: RunConfig, network: Any, kernels: Any, stack: St
     """Why what an evaluation leaves on the card is not to be handed back, None where it may."""
     if run.hardware.device is not Device.cuda or run.model.quantisation is Quantisation.none:
         return None  # nothing is dequantised on a card
-    if not isinstance(private.SCRATCH.of(kernels), dict):
-        return private.SCRATCH.absence()
+    if not isinstance(private_names.SCRATCH.of(kernels), dict):
+        return private_names.SCRATCH.absence()
     recipe = _recipe(run, decoder_layers(network)[0].mlp, stack)
     return difference_once("unsloth_scratch", handed_back(kernels, recipe), recipe)
 
@@ -301,7 +301,7 @@ def kept_layers(network: Any, asked: int) -> list[Any]:
     if len(kept) != asked:
         why = f"Unsloth marks {len(kept)} layers as kept and {asked} are to be"
         raise HostMemoryError(
-            f"{why} (medexp was run with unsloth {private.TESTED['unsloth']}); set"
+            f"{why} (medexp was run with unsloth {private_names.TESTED['unsloth']}); set"
             " hardware.offload_activations=false",
             why,
         )
@@ -310,7 +310,7 @@ def kept_layers(network: Any, asked: int) -> list[Any]:
 
 def is_kept(layer: Any) -> bool:
     """Is `layer` one that Unsloth does not recompute?"""
-    return layer.__dict__.get(private.KEPT_MARK.last) is True
+    return layer.__dict__.get(private_names.KEPT_MARK.last) is True
 
 
 def streamer(network: Any) -> Any:
@@ -319,9 +319,9 @@ def streamer(network: Any) -> Any:
     Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be
         recovered from.
     """
-    found = private.STREAMER.of(network)
+    found = private_names.STREAMER.of(network)
     if found is None or not hasattr(found, "reset"):
-        raise ModelError(private.STREAMER.absence())
+        raise ModelError(private_names.STREAMER.absence())
     return found
 
 
@@ -331,7 +331,7 @@ def recover(tuned: Tuned) -> None:
     """
     import torch
 
-    swapper = private.STREAMER.of(tuned.network)  # none where no layer is streamed
+    swapper = private_names.STREAMER.of(tuned.network)  # none where no layer is streamed
     if swapper is not None:
         swapper.reset()
     gc.collect()

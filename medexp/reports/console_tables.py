@@ -3,7 +3,7 @@
 from medexp.evaluation import scorecard
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
-from medexp.reports.page_template import interval
+from medexp.reports.page_template import format_interval
 from medexp.system.console import Screen
 from medexp.system.units import figure
 
@@ -30,7 +30,7 @@ def print_scorecard(screen: Screen, title: str, record: Record, found: Scorecard
             line.measure.title,
             f"{figure(line.before)} -> {figure(line.after)}",
             line.verdict,
-            interval(line),
+            format_interval(line),
         )
         for line in measured
     ]

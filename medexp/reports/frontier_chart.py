@@ -22,25 +22,25 @@ def draw_frontier(cells: Sequence[Cell], title: str, folder: Path) -> tuple[Path
     folder.mkdir(parents=True, exist_ok=True)
     png, page = folder / "frontier.png", folder / "frontier.html"
     _draw_png(cells, title, png)
-    page.write_text(_page(cells, title), encoding="utf-8")
+    page.write_text(_render_page(cells, title), encoding="utf-8")
     return png, page
 
 
-def _axes(cells: Sequence[Cell]) -> tuple[list[int], list[int]]:
+def _list_axes(cells: Sequence[Cell]) -> tuple[list[int], list[int]]:
     return sorted({cell.rank for cell in cells}), sorted({cell.seq for cell in cells})
 
 
 def _draw_png(cells: Sequence[Cell], title: str, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    ranks, seqs = _axes(cells)
-    fastest = _fastest(cells)
+    ranks, seqs = _list_axes(cells)
+    fastest = _fastest_tokens_per_s(cells)
     figure = Figure(figsize=(1.6 + 0.95 * len(seqs), 1.4 + 0.5 * len(ranks)), layout="constrained")
     axes = figure.subplots()
     for cell in cells:
         column, row = seqs.index(cell.seq), ranks.index(cell.rank)
-        axes.add_patch(_rectangle(column, row, _shade(cell, fastest)))
-        axes.text(column, row, _word(cell), ha="center", va="center", color=_INK, fontsize=9)
+        axes.add_patch(_make_rectangle(column, row, _shade_cell(cell, fastest)))
+        axes.text(column, row, _cell_text(cell), ha="center", va="center", color=_INK, fontsize=9)
     axes.set_xticks(range(len(seqs)), [f"{seq:,}" for seq in seqs])
     axes.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
     axes.set(
@@ -58,7 +58,7 @@ def _draw_png(cells: Sequence[Cell], title: str, file: Path) -> None:
     figure.savefig(file, dpi=144)
 
 
-def _fastest(cells: Sequence[Cell]) -> float:
+def _fastest_tokens_per_s(cells: Sequence[Cell]) -> float:
     return max((cell.plan.tokens_per_s for cell in cells if cell.plan), default=1.0)
 
 
@@ -66,13 +66,13 @@ def _is_timed(cells: Sequence[Cell]) -> bool:
     return all(cell.plan is None or cell.plan.is_timed for cell in cells)
 
 
-def _word(cell: Cell) -> str:
+def _cell_text(cell: Cell) -> str:
     if cell.plan is None:
         return "–"
     return f"{cell.plan.tokens_per_s:,.0f}" if cell.plan.is_timed else "fits"
 
 
-def _shade(cell: Cell, fastest: float) -> str:
+def _shade_cell(cell: Cell, fastest: float) -> str:
     """The colour of a cell: the faster, the darker; one for all where speeds are not known."""
     if cell.plan is None:
         return _DOES_NOT
@@ -82,35 +82,38 @@ def _shade(cell: Cell, fastest: float) -> str:
     )
 
 
-def _rectangle(column: int, row: int, color: str) -> Any:
+def _make_rectangle(column: int, row: int, color: str) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=color, linewidth=0)
 
 
-def _page(cells: Sequence[Cell], title: str) -> str:
-    ranks, seqs = _axes(cells)
-    by_place, fastest = {(cell.rank, cell.seq): cell for cell in cells}, _fastest(cells)
+def _render_page(cells: Sequence[Cell], title: str) -> str:
+    ranks, seqs = _list_axes(cells)
+    by_place, fastest = (
+        {(cell.rank, cell.seq): cell for cell in cells},
+        _fastest_tokens_per_s(cells),
+    )
     head = "".join(f"<th scope='col'>{seq:,}</th>" for seq in seqs)
     rows = "".join(
         f"<tr><th scope='row'>{rank}</th>"
-        + "".join(_table_cell(by_place[rank, seq], fastest) for seq in seqs)
+        + "".join(_render_cell(by_place[rank, seq], fastest) for seq in seqs)
         + "</tr>"
         for rank in reversed(ranks)
     )
-    plans = "".join(_plan(by_place[rank, seq]) for rank in reversed(ranks) for seq in seqs)
+    plans = "".join(_render_plan(by_place[rank, seq]) for rank in reversed(ranks) for seq in seqs)
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport'"
         " content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{_what(cells)} – means that no plan fits. Choose a cell"
+        f"<h1>{html.escape(title)}</h1><p>{_describe_cells(cells)} – means that no plan fits. Choose a cell"
         " for its plan, below.</p>"
         f"<div class='wide' tabindex='0'><table><tr><th>rank</th>{head}</tr>{rows}</table></div>"
         f"<h2>Plans</h2><ul>{plans}</ul></html>"
     )
 
 
-def _what(cells: Sequence[Cell]) -> str:
+def _describe_cells(cells: Sequence[Cell]) -> str:
     """What the cells say, in words."""
     places = "over LoRA rank (rows) and sequence length (columns, tokens)"
     if _is_timed(cells):
@@ -129,24 +132,24 @@ _STYLE = (
 )
 
 
-def _table_cell(cell: Cell, fastest: float) -> str:
+def _render_cell(cell: Cell, fastest: float) -> str:
     if cell.plan is None:
         return "<td class='not' title='nothing fits'>–</td>"
     look, plan = (
-        f"background:{_shade(cell, fastest)}",
+        f"background:{_shade_cell(cell, fastest)}",
         html.escape(sentence(cell.plan, None), quote=True),
     )
-    return f"<td style='{look}' title='{plan}'><a href='#{_anchor(cell)}'>{_word(cell)}</a></td>"
+    return f"<td style='{look}' title='{plan}'><a href='#{_cell_anchor(cell)}'>{_cell_text(cell)}</a></td>"
 
 
-def _plan(cell: Cell) -> str:
+def _render_plan(cell: Cell) -> str:
     if cell.plan is None:
         return ""
     return (
-        f"<li id='{_anchor(cell)}'><b>r={cell.rank}, {cell.seq:,} tokens</b>:"
+        f"<li id='{_cell_anchor(cell)}'><b>r={cell.rank}, {cell.seq:,} tokens</b>:"
         f" {html.escape(sentence(cell.plan, None))}</li>"
     )
 
 
-def _anchor(cell: Cell) -> str:
+def _cell_anchor(cell: Cell) -> str:
     return f"r{cell.rank}-{cell.seq}"

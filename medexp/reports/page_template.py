@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.evaluation.measures.sections import heading_alone
-from medexp.evaluation.scorecard import Line
+from medexp.evaluation.scorecard import MeasureResult
 from medexp.reports.annotations import Block
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.units import GIB, figure
@@ -37,7 +37,7 @@ def fill_template(name: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "interval": interval, "rendered": render_block}
+    environment.filters |= {"figure": figure, "interval": format_interval, "rendered": render_block}
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
     return str(environment.get_template(name).render(**values))
 
@@ -60,10 +60,10 @@ def render_block(block: Block) -> Any:
         if block.section == "reasoning"
         else marked
     )
-    return Markup("\n".join(map(_line, shown.strip("\n").splitlines())).strip())
+    return Markup("\n".join(map(_render_line, shown.strip("\n").splitlines())).strip())
 
 
-def _line(line: str) -> str:
+def _render_line(line: str) -> str:
     if heading_alone(line) is not None:
         return f'<span class="heading">{_EDGES.sub("", line)}</span>'
     if (found := _HEADING.fullmatch(line)) is not None:
@@ -71,6 +71,6 @@ def _line(line: str) -> str:
     return _STRONG.sub(r"<strong>\1</strong>", _ITEM.sub(r"\1• ", line))
 
 
-def interval(line: Line) -> str:
+def format_interval(line: MeasureResult) -> str:
     """The paired change of a line with its 95 % interval and p."""
     return line.missing if line.comparison is None else line.comparison.figures()

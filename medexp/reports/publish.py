@@ -7,7 +7,7 @@ from pathlib import Path
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.reports import run_report as page
-from medexp.tracking.artifact_names import RECORD, REPORT
+from medexp.tracking.artifact_names import PER_CASE, RECORD, REPORT
 from medexp.tracking.tracker import Tracker
 
 
@@ -32,8 +32,8 @@ def publish_evaluation(
         }
         tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
     if record.cases:
-        tracker.table(per_case_table(record, found), "evaluation/per_case.json")
-    rendered = page.render(record, found, about)
+        tracker.table(per_case_table(record, found), PER_CASE)
+    rendered = page.render_report(record, found, about)
     tracker.text(rendered, REPORT)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / REPORT

@@ -13,11 +13,11 @@ _AFTER = "#2a78b5"
 _LIMIT = "#c23030"
 
 
-def loss_curve_svg(
+def draw_loss_curve(
     training: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]
 ) -> str:
     """Training and held-out loss over steps, as an SVG element."""
-    figure, axes = _small_figure()
+    figure, axes = _make_small_figure()
     axes.plot(*zip(*training, strict=True), color=_BEFORE, linewidth=1.2, label="training")
     if held_out:
         axes.plot(
@@ -25,15 +25,15 @@ def loss_curve_svg(
         )
     axes.set(xlabel="step", ylabel="loss, nats a token")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return _to_svg(figure)
 
 
-def length_histogram_svg(
+def draw_length_histogram(
     before: Sequence[tuple[int, bool]], after: Sequence[tuple[int, bool]]
 ) -> str:
     """How long the answers are, before and after, as an SVG element: (tokens, did it end by itself)
     of each. Those that the limit cut off stand apart, beyond the line that marks it."""
-    figure, axes = _small_figure()
+    figure, axes = _make_small_figure()
     sides = (before, after)
     limit = max((tokens for side in sides for tokens, ended in side if not ended), default=0)
     longest = max(limit, *(tokens + 1 for side in sides for tokens, _ in side))
@@ -41,16 +41,16 @@ def length_histogram_svg(
     ended = [[tokens for tokens, has_ended in side if has_ended] for side in sides]
     axes.hist(ended, bins, color=[_BEFORE, _AFTER], label=["before", "after"])
     if limit:
-        _cut_off(
+        _draw_cut_off(
             axes, limit, longest, [sum(not has_ended for _, has_ended in side) for side in sides]
         )
     axes.set(xlabel="tokens of the whole answer", ylabel="answers")
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
-    return _svg(figure)
+    return _to_svg(figure)
 
 
-def _cut_off(axes: Any, limit: int, longest: int, counts: Sequence[int]) -> None:
+def _draw_cut_off(axes: Any, limit: int, longest: int, counts: Sequence[int]) -> None:
     """The line of the limit, and beyond it, where no scale is, how many answers it cut off before
     and after.
     """
@@ -71,7 +71,7 @@ def _cut_off(axes: Any, limit: int, longest: int, counts: Sequence[int]) -> None
     axes.set_xlim(0, longest + 3 * width)
 
 
-def _small_figure() -> tuple[Any, Any]:
+def _make_small_figure() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, 2.9), layout="constrained")
@@ -80,7 +80,7 @@ def _small_figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def _to_svg(figure: Any) -> str:
     from matplotlib import rc_context
 
     text = io.StringIO()

@@ -8,7 +8,7 @@ from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard, accuracies
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
-from medexp.reports.run_charts import length_histogram_svg, loss_curve_svg
+from medexp.reports.run_charts import draw_length_histogram, draw_loss_curve
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CaseRow:
     counts: tuple[str, str]
 
 
-def render(record: Record, card: Scorecard, about: ReportHeader) -> str:
+def render_report(record: Record, card: Scorecard, about: ReportHeader) -> str:
     """The page as HTML."""
     answers = [[each.base for each in record.cases], [each.tuned for each in record.cases]]
     lengths = [[(each.tokens, each.ended) for each in side] for side in answers]
@@ -44,11 +44,11 @@ def render(record: Record, card: Scorecard, about: ReportHeader) -> str:
         "report.html",
         about=about,
         card=card,
-        cases=_shown(record, card),
+        cases=_case_rows(record, card),
         loss_curve=(
-            loss_curve_svg(about.training_loss, about.held_out_loss) if about.training_loss else ""
+            draw_loss_curve(about.training_loss, about.held_out_loss) if about.training_loss else ""
         ),
-        lengths=length_histogram_svg(*lengths) if record.cases else "",
+        lengths=draw_length_histogram(*lengths) if record.cases else "",
         accuracies=accuracies(record),
         vram=(
             [("planned", about.planned_bytes), ("measured", about.measured_bytes)]
@@ -58,7 +58,7 @@ def render(record: Record, card: Scorecard, about: ReportHeader) -> str:
     )
 
 
-def _shown(record: Record, card: Scorecard) -> list[CaseRow]:
+def _case_rows(record: Record, card: Scorecard) -> list[CaseRow]:
     found = []
     for case, before, after in zip(record.cases, card.before, card.after, strict=True):
         counts = [

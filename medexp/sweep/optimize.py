@@ -18,9 +18,9 @@ from typing import Any
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, SweepFailed
 from medexp.sweep.reporting import results
-from medexp.sweep.search.proposal import VRAM, Proposal, judged
-from medexp.sweep.search.search_space import quoted
-from medexp.sweep.spec import Question
+from medexp.sweep.search.proposal import VRAM, Proposal, make_proposal
+from medexp.sweep.search.search_space import quote_value
+from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import (
     FOLDER,
@@ -31,26 +31,31 @@ from medexp.sweep.study.study import (
     WHY,
     Study,
     ending_of,
-    id_of,
+    trial_id_of,
 )
-from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_outcome, read_whole
-from medexp.system import disk_space, machine
-from medexp.system import private_names as private
+from medexp.sweep.study.trial_files import (
+    Ending,
+    TrialOutcome,
+    TrialSpec,
+    read_json_object,
+    read_outcome,
+)
+from medexp.system import disk_space, machine, private_names
 from medexp.system.console import Screen
 from medexp.system.process_identity import wait_for_end
 from medexp.system.units import MIB, bytes_of_gib, gib
 from medexp.tracking.run_name import words
 
-FRUITLESS_IN_A_ROW = 200  # proposals that cannot fit, or that repeat an earlier one
-ENOUGH_FREE_BYTES = 20 * MIB
-STILL_ENDING_S = 120
+MAX_FRUITLESS_PROPOSALS = 200  # proposals that cannot fit, or that repeat an earlier one
+MIN_FREE_BYTES = 20 * MIB
+END_TIMEOUT_S = 120
 
 
 class Trials:
     """The trials of one study, as this process works on them."""
 
     def __init__(
-        self, study: Study, question: Question, base: RunConfig, launcher: Any, show: Screen
+        self, study: Study, question: SweepSpec, base: RunConfig, launcher: Any, show: Screen
     ):
         self.study, self._question, self._base, self._launcher, self._show = (
             study,
@@ -86,7 +91,7 @@ class Trials:
                 and self._settings.repeats == 1
             ):
                 self._tell(
-                    trial, _of_numbers(outcome, self._watched), frozen.user_attrs.get(PLANNED, 0)
+                    trial, _mark_diverged(outcome, self._watched), frozen.user_attrs.get(PLANNED, 0)
                 )
             elif outcome is not None and outcome.ending is Ending.stopped:
                 self._again(trial, Ending.stopped, outcome.why)
@@ -94,11 +99,11 @@ class Trials:
                 self._again(trial, Ending.died, "its sweeper and it ended without a word")
 
     def _let_it_end(self, number: int, folder: Path | None) -> None:
-        process = read_whole(folder / "process.json") if folder else None
+        process = read_json_object(folder / "process.json") if folder else None
         if process:
             wait_for_end(
                 process,
-                STILL_ENDING_S,
+                END_TIMEOUT_S,
                 lambda: self._show.say(f"trial {number} of an earlier command is still ending"),
             )
 
@@ -122,7 +127,7 @@ class Trials:
         moment is tried again later.
         """
         with self._lock, suppress(Exception):
-            self.study.heartbeat([id_of(each) for each in self.in_flight.values()])
+            self.study.heartbeat([trial_id_of(each) for each in self.in_flight.values()])
 
     def asked_to_stop(self, number: int = signal.SIGINT) -> None:
         """Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second ends
@@ -182,7 +187,9 @@ class Trials:
         if self.study.waiting():
             return True
         has_room = self.study.done() + self.study.pending() < self._settings.n_trials
-        return has_room and self._repeated < FRUITLESS_IN_A_ROW and not self.study.is_exhausted()
+        return (
+            has_room and self._repeated < MAX_FRUITLESS_PROPOSALS and not self.study.is_exhausted()
+        )
 
     def _say_why_fewer(self) -> None:
         done, wanted = self.study.done(), self._settings.n_trials
@@ -223,7 +230,7 @@ class Trials:
         trial = self.study.ask()
         values = self._question.values(trial)
         here = machine.shared(machine.read(), self.study.settings.n_jobs)
-        proposal = judged(
+        proposal = make_proposal(
             self.study.space.overrides(values),
             self._question.compose,
             here,
@@ -261,7 +268,7 @@ class Trials:
         nothing_left = (
             self.study.is_exhausted() and not self.study.pending() and not self.study.done()
         )
-        if self._refused >= FRUITLESS_IN_A_ROW or nothing_left:
+        if self._refused >= MAX_FRUITLESS_PROPOSALS or nothing_left:
             done, tried = self.study.done(), self.study.count(Ending.infeasible)
             nothing, started = (
                 ("nothing more", f"{done} trials are done")
@@ -295,7 +302,7 @@ class Trials:
         with self._lock:
             del self.in_flight[trial.number]
             self._repeated = 0  # a sampler that has heard of one more may think of something else
-            outcome = results.mean(outcomes)
+            outcome = results.average_outcomes(outcomes)
             if outcome.ending.is_failure:
                 self._refuse_full_disk(trial)
             if outcome.ending is Ending.stopped:
@@ -311,7 +318,7 @@ class Trials:
         """
         try:
             disk_space.refuse_full(
-                [self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES
+                [self._question.folder, Path(self._base.tracking.root or ".")], MIN_FREE_BYTES
             )
         except OutputError as error:
             self._again(trial, Ending.stopped, str(error))
@@ -335,7 +342,7 @@ class Trials:
             outcome = read_outcome(folder)
             if outcome is not None and outcome.ending is not Ending.stopped:
                 trial.set_user_attr(FOLDER, str(folder))
-                return _of_numbers(outcome, self._watched)
+                return _mark_diverged(outcome, self._watched)
         return None
 
     def _subdir(self, trial: Any, repeat: int) -> str:
@@ -349,25 +356,25 @@ class Trials:
         folder = self._question.folder / subdir
         trial.set_user_attr(FOLDER, str(folder))
         self._trial_spec(trial, subdir).write(folder)
-        seeded = [f"training.seed={seed_of(proposal) + repeat}"] if repeat else []
+        seeded = [f"training.seed={first_seed(proposal) + repeat}"] if repeat else []
         (folder / "outcome.json").unlink(missing_ok=True)
         began, failure = time.perf_counter(), None
         try:
             where = [
-                f"hydra.sweep.dir={quoted(str(self._question.folder))}",
+                f"hydra.sweep.dir={quote_value(str(self._question.folder))}",
                 f"hydra.sweep.subdir={subdir}",
             ]
             returned = self._launcher.launch(
                 [[*proposal.overrides, *seeded, *where]], initial_job_idx=trial.number
             )
-            failure = private.JOB_RETURN.of(returned[0]) if returned else None
+            failure = private_names.JOB_RETURN.of(returned[0]) if returned else None
         except Exception as error:  # a launcher that lost its worker says so in its own way
             failure = error
         found = read_outcome(folder) or TrialOutcome(
             Ending.crashed, str(failure or "no result came back")
         )
         (folder / "trial.json").unlink(missing_ok=True)
-        return _of_numbers(replace(found, elapsed_s=time.perf_counter() - began), self._watched)
+        return _mark_diverged(replace(found, elapsed_s=time.perf_counter() - began), self._watched)
 
     def _trial_spec(self, trial: Any, name: str) -> TrialSpec:
         is_child = hasattr(self._launcher, "interrupt")
@@ -379,7 +386,7 @@ class Trials:
         return TrialSpec(
             study_name=self.study.name,
             storage=self.study.url,
-            trial_id=id_of(trial),
+            trial_id=trial_id_of(trial),
             number=trial.number,
             name=f"{name}: {words(trial.params)}",
             pruner=self._settings.pruner,
@@ -456,13 +463,13 @@ class Trials:
             )
 
 
-def seed_of(proposal: Proposal) -> int:
+def first_seed(proposal: Proposal) -> int:
     """The seed of its first repeat; each further one has the next."""
     assert proposal.run is not None  # what was refused is not started
     return proposal.run.training.seed
 
 
-def _of_numbers(outcome: TrialOutcome, names: Sequence[str]) -> TrialOutcome:
+def _mark_diverged(outcome: TrialOutcome, names: Sequence[str]) -> TrialOutcome:
     """`outcome`, diverged where one of these metrics is no number that others can be held against."""
     wrong = [
         f"{name} is {outcome.metrics[name]}"

@@ -11,19 +11,21 @@ from omegaconf import DictConfig, open_dict
 
 from medexp.config.schema import Resume, RunConfig
 from medexp.errors import BadInput, ConfigError
-from medexp.sweep.search import labels as names
-from medexp.sweep.search.metric_names import problem
-from medexp.sweep.search.options import Settings
-from medexp.sweep.search.proposal import run_of
-from medexp.sweep.search.search_space import Space, Value
+from medexp.sweep.search import labels
+from medexp.sweep.search.metric_names import find_metric_problem
+from medexp.sweep.search.options import SweepOptions
+from medexp.sweep.search.proposal import resolve_config
+from medexp.sweep.search.search_space import SearchSpace, Value
 from medexp.sweep.study import storage
 from medexp.system import machine
 
 
-class Question:
+class SweepSpec:
     """What is asked: the settings, the space, and how a proposal is composed."""
 
-    def __init__(self, asked: Settings, over: Space, config: DictConfig, context: HydraContext):
+    def __init__(
+        self, asked: SweepOptions, over: SearchSpace, config: DictConfig, context: HydraContext
+    ):
         self.settings, self.space, self.config, self._context = asked, over, config, context
         self.launch_dir = Path(config.hydra.runtime.cwd)
         self.folder = self.launch_dir
@@ -104,7 +106,7 @@ class Question:
         for key, each in self.space.dimensions.items():
             for value in each.ends():
                 try:
-                    run_of(
+                    resolve_config(
                         self.compose(self.space.overrides(first | {key: value})),
                         machine.read(),
                         self.launch_dir,
@@ -122,7 +124,7 @@ class Question:
             f"hydra.sweeper.{option}: {said}"
             for option, names in asked.items()
             for each in names
-            if (said := problem(each))
+            if (said := find_metric_problem(each))
         ]
         if found:
             raise ConfigError(found)
@@ -132,11 +134,11 @@ class Question:
         the first point.
         """
         try:
-            return run_of(
+            return resolve_config(
                 self.compose(self.space.fixed), machine.read(), self.launch_dir, needs_card
             )
         except BadInput:
-            return run_of(
+            return resolve_config(
                 self.compose(self.space.overrides(first)),
                 machine.read(),
                 self.launch_dir,
@@ -148,7 +150,7 @@ class Question:
 
         Raises: ConfigError for a name that leads out of hydra.sweep.dir.
         """
-        given = self.settings.study_name or names.study_name(
+        given = self.settings.study_name or labels.default_study_name(
             self.space, dict(self.config.hydra.runtime.choices), base
         )
         root = (self.launch_dir / str(self.config.hydra.sweep.dir)).absolute()
@@ -157,7 +159,7 @@ class Question:
                 f"hydra.sweeper.study_name={given} leads out of {root}; a name is a folder there"
             )
         name = (
-            names.unused(given, root, self._kept_names())
+            labels.find_unused_name(given, root, self._kept_names())
             if self.settings.resume is Resume.never
             else given
         )
@@ -171,4 +173,4 @@ class Question:
         """The studies of the storage that is asked for; one that is left out has only its own
         folder's.
         """
-        return storage.study_names(self.settings.storage) if self.settings.storage else set()
+        return storage.list_study_names(self.settings.storage) if self.settings.storage else set()

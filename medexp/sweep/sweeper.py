@@ -15,18 +15,17 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config import flatten as flat
+from medexp.config import flatten
 from medexp.config.resolve import anchored, with_shape
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
 from medexp.sweep.optimize import Trials
-from medexp.sweep.reporting import best_preset as preset
-from medexp.sweep.reporting import charts, results
-from medexp.sweep.reporting.live_table import Board
-from medexp.sweep.search import labels as names
-from medexp.sweep.search.options import Settings, settings
-from medexp.sweep.search.search_space import space
-from medexp.sweep.spec import Question
+from medexp.sweep.reporting import best_preset, charts, results
+from medexp.sweep.reporting.live_table import LiveTable
+from medexp.sweep.search import labels
+from medexp.sweep.search.options import SweepOptions, check_options
+from medexp.sweep.search.search_space import parse_search_space
+from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
 from medexp.system import disk_space
@@ -34,10 +33,11 @@ from medexp.system.console import NOTE, Screen
 from medexp.system.private_names import untested
 from medexp.system.stopping import is_same_again
 from medexp.system.units import duration
+from medexp.tracking.artifact_names import CHARTS
 from medexp.tracking.tracker import Tracker
 
 _OBJECTIVE = "hydra.sweeper.objective"
-_ASKED = "asked"  # of a study: its fixed part, as `flatten.identity` has it
+_FIXED_PART = "asked"  # of a study: its fixed part, as `flatten.identity` has it
 
 
 def sweep(
@@ -52,52 +52,54 @@ def sweep(
     Raises: BadInput before anything starts; SweepFailed; RunInterrupted, with everything kept for
         the same command.
     """
-    asked, show = settings(options), Screen()
-    over = space(
+    asked, show = check_options(options), Screen()
+    over = parse_search_space(
         asked.params, arguments, context.config_loader, asked.custom_search_space is not None
     )
-    question = Question(asked, over, config, context)
+    question = SweepSpec(asked, over, config, context)
     base = question.checked()
-    study = _study(question, base)
-    _enough_asked(study)
-    trials = Trials(study, question, base, _launcher(question, task), show)
-    show.say(names.headline(study, base, question.folder), title=study.name)
+    study = _open_study(question, base)
+    _refuse_spent_budget(study)
+    trials = Trials(study, question, base, _make_launcher(question, task), show)
+    show.say(labels.format_headline(study, base, question.folder), title=study.name)
     for each in untested(("hydra-core", "optuna")):
         show.say(each, NOTE)
-    with results.parent_run(base.tracking, study, question.folder, show.say) as parent:
+    with results.open_parent_run(base.tracking, study, question.folder, show.say) as parent:
         trials.parent_run_id = parent.run_id
         try:
             trials.take_up()
             if not study.trials():
-                _begin_with_defaults(study, base)
-            _work(trials, Board(show, study), asked)
+                _enqueue_defaults(study, base)
+            _run_workers(trials, LiveTable(show, study), asked)
             trials.refuse_failures()
         except BaseException as error:
             # what ended the sweep may keep this from being written too; it is the one to be told of
             with suppress(Exception):
-                results.keep(parent, study, _best_preset(question, study))
-            raise results.in_words(error, question.folder, study) from error
-        best_file = _best_preset(question, study)
-        results.keep(parent, study, best_file)
-        _draw(study, base, question.folder / "charts", parent, show)
+                results.log_results(parent, study, _write_best_preset(question, study))
+            raise results.explain_error(error, question.folder, study) from error
+        best_file = _write_best_preset(question, study)
+        results.log_results(parent, study, best_file)
+        _draw_charts(study, base, question.folder / "charts", parent, show)
         registered = results.register_best(base.tracking, study)
-    results.show_all(show, study, best_file, registered)
+    results.print_results(show, study, best_file, registered)
     return study.best()
 
 
-def _draw(study: Study, base: RunConfig, folder: Path, parent: Tracker, show: Screen) -> None:
+def _draw_charts(
+    study: Study, base: RunConfig, folder: Path, parent: Tracker, show: Screen
+) -> None:
     """Draw the charts; what the study came to does not depend on them."""
     try:
         with show.stage("drawing the charts"):
-            charts.draw(study, base, folder)
-            parent.folder(folder, "charts")
+            charts.draw_charts(study, base, folder)
+            parent.folder(folder, CHARTS)
     except Exception as error:
         if disk_space.out_of_room(error) is not None:
             raise
         show.say(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
 
-def _study(question: Question, base: RunConfig) -> Study:
+def _open_study(question: SweepSpec, base: RunConfig) -> Study:
     """The study of `question`, new or as it was left."""
     name = question.named(base)
     try:
@@ -109,7 +111,7 @@ def _study(question: Question, base: RunConfig) -> Study:
     url = question.settings.storage or storage.default_url(question.folder)
     study = open_study(name, url, question.space, question.settings)
     study.folder = question.folder
-    _same_run(study, base)
+    _check_base_unchanged(study, base)
     kept = question.folder / "multirun.yaml"
     kept.touch()
     kept.chmod(0o600)  # the storage may hold a password
@@ -117,17 +119,17 @@ def _study(question: Question, base: RunConfig) -> Study:
     return study
 
 
-def _same_run(study: Study, base: RunConfig) -> None:
+def _check_base_unchanged(study: Study, base: RunConfig) -> None:
     """A study compares runs that differ in its dimensions only: refuse another base."""
     varies = tuple(study.space.dimensions)
-    now = {name: value for name, value in flat.identity(base).items() if name not in varies}
+    now = {name: value for name, value in flatten.identity(base).items() if name not in varies}
     now[_OBJECTIVE] = list(study.settings.objectives)
     attrs = study.optuna.user_attrs
-    kept = attrs.get(_ASKED) or _as_asked(attrs.get("base"), now, base)
+    kept = attrs.get(_FIXED_PART) or _migrate_fixed_part(attrs.get("base"), now, base)
     has_value = any(each.state.name == "COMPLETE" for each in study.trials())
     if kept is not None and not has_value:  # what was optimised has left no trace
         kept[_OBJECTIVE] = now[_OBJECTIVE]
-    study.optuna.set_user_attr(_ASKED, now if kept is None else kept)
+    study.optuna.set_user_attr(_FIXED_PART, now if kept is None else kept)
     if kept is None:
         return
     keys = sorted({*now, *kept})
@@ -144,7 +146,7 @@ def _same_run(study: Study, base: RunConfig) -> None:
         )
 
 
-def _as_asked(
+def _migrate_fixed_part(
     kept: dict[str, Any] | None,
     now: Mapping[str, Any],
     base: RunConfig,
@@ -163,11 +165,11 @@ def _as_asked(
         paths = isinstance(was, str) and isinstance(given, str) and Path(was).is_absolute()
         return name in base.asked or (paths and Path(was).name == Path(given).name)
 
-    of_today = (name for name in kept if name in now or flat.is_of_identity(name))
+    of_today = (name for name in kept if name in now or flatten.is_of_identity(name))
     return {name: now[name] if name in now and is_same(name) else kept[name] for name in of_today}
 
 
-def _enough_asked(study: Study) -> None:
+def _refuse_spent_budget(study: Study) -> None:
     done, wanted = study.done(), study.settings.n_trials
     if done > wanted:
         raise ConfigError(
@@ -176,7 +178,7 @@ def _enough_asked(study: Study) -> None:
         )
 
 
-def _launcher(question: Question, task: TaskFunction) -> Any:
+def _make_launcher(question: SweepSpec, task: TaskFunction) -> Any:
     from hydra.core.plugins import Plugins
 
     return Plugins.instance().instantiate_launcher(
@@ -184,22 +186,22 @@ def _launcher(question: Question, task: TaskFunction) -> Any:
     )
 
 
-def _begin_with_defaults(study: Study, base: RunConfig) -> None:
+def _enqueue_defaults(study: Study, base: RunConfig) -> None:
     """Where a sampler is free to begin anywhere, the run as it is configured comes first: the one
     to beat.
     """
-    values = names.values_of(base, study.space)
+    values = labels.find_configured_point(base, study.space)
     if values is not None and not str(study.settings.sampler["_target_"]).endswith(
         ("GridSampler", "BruteForceSampler")
     ):
         study.enqueue(values)
 
 
-def _work(trials: Trials, board: Board, asked: Settings) -> None:
+def _run_workers(trials: Trials, board: LiveTable, asked: SweepOptions) -> None:
     """As many threads as trials at a time; this one shows the table and hears Ctrl-C."""
     workers = [threading.Thread(target=trials.work, daemon=True) for _ in range(asked.n_jobs)]
     beat_at = 0.0
-    with _Signals(trials.asked_to_stop), board:
+    with _SignalHandlers(trials.asked_to_stop), board:
         for each in workers:
             each.start()
         while any(each.is_alive() for each in workers) and not trials.leaves_now:
@@ -219,11 +221,11 @@ def _work(trials: Trials, board: Board, asked: Settings) -> None:
         raise trials.error
 
 
-def _best_preset(question: Question, study: Study) -> Path | None:
+def _write_best_preset(question: SweepSpec, study: Study) -> Path | None:
     """best.yaml of the best trial, None before there is one; of a Pareto front, of the one with the
     best first objective.
     """
-    trial = results.first_of(study)
+    trial = results.select_best_trial(study)
     if trial is None:
         return None
     took = sum(each.user_attrs.get("elapsed_s", 0.0) for each in study.trials())
@@ -238,16 +240,18 @@ def _best_preset(question: Question, study: Study) -> Path | None:
         )
     head = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
-        f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; "
+        f"Result: trial {trial.number} of {study.done()} ({labels.format_params(trial.params)}): {said}; "
         f"{duration(took)} of training in all.\n"
         f"  python -m medexp.train --config-dir {shlex.quote(str(question.folder))} experiment=best"
     )
     cfg = with_shape(question.compose(study.space.overrides(trial.params)), question.launch_dir)
     anywhere = anchored(cfg, question.launch_dir)
-    return preset.write(preset.preset(anywhere, question.plain, head), question.folder)
+    return best_preset.write_preset(
+        best_preset.format_preset(anywhere, question.plain, head), question.folder
+    )
 
 
-class _Signals:
+class _SignalHandlers:
     """While open, Ctrl-C and SIGTERM call `heard` with their number instead of ending the process."""
 
     def __init__(self, heard: Callable[[int], None]):

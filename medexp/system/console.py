@@ -25,6 +25,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from medexp.system.disk_space import NO_ROOM
 from medexp.system.units import GIB, duration
 from medexp.system.visible import visible
 
@@ -39,6 +40,12 @@ _IN_ASCII = str.maketrans(
 )  # fmt: skip
 
 
+_LOST_RESULTS = (
+    "medexp: the disk that standard output is written to is full, so that what was to be printed is"
+    " lost; free some space there. What the run made is kept"
+)
+
+
 def prepare_streams() -> None:
     """Have standard output and error replace what their encoding lacks, and drop what is said on
     standard error once its reader has gone."""
@@ -46,11 +53,20 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="medexp.nearest")
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _replace_raw(sys.stdout, _Results)
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
-        raw = io.BufferedWriter(_Unread(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(
-            raw, sys.stderr.encoding, sys.stderr.errors, line_buffering=True
-        )
+        sys.stderr = _replace_raw(sys.stderr, _Unread)
+
+
+def _replace_raw(stream: io.TextIOWrapper, raw_class: type[io.FileIO]) -> io.TextIOWrapper:
+    """Return a stream like `stream`, to the same file, whose bytes are written by `raw_class`."""
+    stream.flush()
+    writer = io.BufferedWriter(raw_class(stream.fileno(), "w", closefd=False))
+    is_log = stream is sys.stderr
+    return io.TextIOWrapper(
+        writer, stream.encoding, stream.errors, line_buffering=is_log or stream.line_buffering
+    )
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:
@@ -66,11 +82,31 @@ def _nearest(error: UnicodeError) -> tuple[str, int]:
     return "".join(kept), error.end
 
 
-class _Unread(io.FileIO):
-    """A file that what is written goes nowhere once its reader has gone."""
+class _Results(io.FileIO):
+    """A file that drops what is written while its disk is full, and knows that it did.
+
+    Raising would end a run that is finished but for its printing, and Python tries again at its
+    end, with exit code 120.
+    """
+
+    is_incomplete = False
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
-        """Write, or not."""
+        """Write `data`, or drop it."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.is_incomplete = True
+            return len(data)
+
+
+class _Unread(_Results):
+    """A file that drops what is written once its reader has gone, too."""
+
+    def write(self, data: Any) -> int | None:
+        """Write `data`, or drop it."""
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -93,13 +129,27 @@ def quiet_when_unread() -> Iterator[None]:
     try:
         try:
             yield
-        finally:
-            sys.stdout.flush()
+        except BaseException as ending:
+            is_complete = _flush_results()
+            if is_complete or not isinstance(ending, SystemExit) or ending.code:
+                raise  # what went wrong is told by whoever takes it
+        else:
+            is_complete = _flush_results()
+        if not is_complete:
+            sys.stderr.write(f"{_LOST_RESULTS}\n")
+            sys.exit(2)
     except BrokenPipeError:
         if not _is_unread(sys.stdout):
             raise
         _discard(sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _flush_results() -> bool:
+    """Flush standard output; return whether all of it has come to its file."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return not (isinstance(raw, _Results) and raw.is_incomplete)
 
 
 def _is_unread(stream: TextIO) -> bool:

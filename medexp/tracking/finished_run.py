@@ -18,6 +18,7 @@ from medexp.tracking import queries as kept_runs
 from medexp.tracking.artifact_names import (
     ADAPTER,
     ADAPTER_CONFIG,
+    ADAPTER_RUN_CONFIG,
     COMPOSED_CONFIG,
     RECORD,
     STARTED_FROM,
@@ -69,7 +70,11 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
             )
         inside = inside.resolve()
         return FinishedRun(
-            asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None
+            asked,
+            inside,
+            _existing(inside / ADAPTER_RUN_CONFIG),
+            _existing(inside.parent / RECORD),
+            None,
         )
     if not re.fullmatch(r"\w+", asked):
         raise RunError(

@@ -61,6 +61,7 @@ class StepRecorder:
         run, plan = self._job.run, self._job.plan
         if plan is None or not plan.is_timed:
             return None
-        return trainer.step_seconds(
-            run, [len(row.input_ids) for row in trainer.rows_of(run, self._job.ready.rows, step)]
+        return trainer.predict_step_s(
+            run,
+            [len(row.input_ids) for row in trainer.rows_of_step(run, self._job.ready.rows, step)],
         )

@@ -18,7 +18,7 @@ from medexp.evaluation.scorecard import Scorecard
 from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.planning.step_time import Plan
-from medexp.reports import mlflow_description as note
+from medexp.reports import mlflow_description
 from medexp.reports import summary as report
 from medexp.reports.publish import publish_evaluation, read_loss_curves
 from medexp.reports.run_report import ReportHeader
@@ -27,7 +27,15 @@ from medexp.system.console import DONE, Screen
 from medexp.system.home import with_tilde
 from medexp.system.provenance import environment, git_commit
 from medexp.system.units import gib
-from medexp.tracking.artifact_names import ADAPTER, STARTED_FROM
+from medexp.tracking.artifact_names import (
+    ADAPTER,
+    ANSWERS,
+    COMPOSED_CONFIG,
+    ENVIRONMENT,
+    OVERRIDES,
+    PLAN,
+    STARTED_FROM,
+)
 from medexp.tracking.tracker import DataInput, Tracker
 from medexp.training.context import TrainContext, TrainResult, displayed_run_name
 from medexp.training.preflight import PreflightResult
@@ -46,9 +54,7 @@ def log_plan(
     if settled.phases:  # a continued run was seen to fit before
         show.say(f"measured: {'; '.join(each.sentence() for each in settled.phases)}", DONE)
         tracker.metrics(0, settled.metrics())
-        tracker.json(
-            settled.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}, "plan.json"
-        )
+        tracker.json(settled.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}, PLAN)
 
 
 def log_start(
@@ -70,7 +76,11 @@ def log_start(
             if name not in later
         }
     )
-    tracker.note(note.begun(run, note.question(invocation.experiment_yaml)))
+    tracker.note(
+        mlflow_description.describe_started_run(
+            run, mlflow_description.extract_question(invocation.experiment_yaml)
+        )
+    )
     tracker.tags(
         {
             "medexp.model": run.model.name,
@@ -101,11 +111,11 @@ def log_start(
             ),
         ]
     )
-    tracker.text(invocation.composed_yaml, "config/composed.yaml")
+    tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
     if run.lora.start_from is not None and run.tracking.log_adapter:
         tracker.folder(Path(run.lora.start_from), STARTED_FROM)
-    tracker.text(with_tilde("\n".join(invocation.overrides) + "\n"), "config/overrides.txt")
-    tracker.json({"packages": environment(), "machine": asdict(machine.read())}, "environment.json")
+    tracker.text(with_tilde("\n".join(invocation.overrides) + "\n"), OVERRIDES)
+    tracker.json({"packages": environment(), "machine": asdict(machine.read())}, ENVIRONMENT)
 
 
 def summarise_run(
@@ -135,8 +145,8 @@ def summarise_run(
 def log_end(job: TrainContext, result: TrainResult, record: Record, card: Scorecard) -> Path:
     """Keep the figures and the answers; returns where report.html lies."""
     texts = [each.base.text for each in record.cases], [each.tuned.text for each in record.cases]
-    job.tracker.table(report.before_after(job.ready.asked, *texts), "answers/before_after.json")
-    job.tracker.metrics(result.outcome.steps, report.metrics(result.outcome))
+    job.tracker.table(report.build_answer_columns(job.ready.asked, *texts), ANSWERS)
+    job.tracker.metrics(result.outcome.steps, report.run_metrics(result.outcome))
     outcome, name = result.outcome, displayed_run_name(job.run, job.invocation, job.trial)
     if job.run.tracking.log_adapter:
         kept = job.tracker.folder(result.adapter, ADAPTER)
@@ -150,13 +160,17 @@ def log_end(job: TrainContext, result: TrainResult, record: Record, card: Scorec
         )
     if peak := machine.peak_bytes():
         job.tracker.metrics(outcome.steps, {"host/peak_gib": gib(peak)})
-    asked = note.question(job.invocation.experiment_yaml)
+    asked = mlflow_description.extract_question(job.invocation.experiment_yaml)
     job.tracker.note(
-        note.finished(job.run, asked, outcome, card, job.tracker.page, job.tracker.run_id)
+        mlflow_description.describe_finished_run(
+            job.run, asked, outcome, card, job.tracker.page, job.tracker.run_id
+        )
     )
     about = ReportHeader(
         f"{job.run.model.name} {name} on {job.run.dataset.name}",
-        report.summary(outcome, f"{result.adapter.name}/ beside this page", result.run_id),
+        report.build_summary_rows(
+            outcome, f"{result.adapter.name}/ beside this page", result.run_id
+        ),
         planned_bytes=outcome.planned_bytes,
         measured_bytes=outcome.peak_bytes,
         ceiling_bytes=outcome.ceiling_bytes,

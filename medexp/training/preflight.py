@@ -13,7 +13,7 @@ from medexp.config.schema import BatchBy, RunConfig
 from medexp.data.encoding import Encoded
 from medexp.data.preparation import Prepared
 from medexp.errors import HostMemoryError, VramCeilingError
-from medexp.evaluation.losses import case_losses
+from medexp.evaluation.losses import measure_case_losses
 from medexp.models import loading as model
 from medexp.models.adapter_model import Tuned
 from medexp.models.memory_guard import Meter, memory_phase
@@ -98,7 +98,7 @@ def run_preflight(
         planner.apply(run, kept)
         with memory_phase(Phase.always, DOING[Phase.always], meter):
             return PreflightResult(load(), kept)
-    if (safer := _after_running_out(asked, work)) is not None:
+    if (safer := _plan_after_running_out(asked, work)) is not None:
         say(
             "the last attempt ran out of memory with this plan; next:"
             f" {planner.sentence(safer, None)}"
@@ -117,16 +117,16 @@ def run_preflight(
         except HostMemoryError as error:
             if asked.hardware.offload_activations is True:
                 raise
-            asked = _with_activations_on_the_card(asked)
+            asked = _keep_activations_on_card(asked)
             safer, why = planner.choose(asked)[0], error.why
         except VramCeilingError as error:
             found = (
-                planner.safer(asked, plan, _phase(error.phase))
+                planner.safer(asked, plan, _phase_of(error.phase))
                 if len(tried) < run.hardware.replan
                 else None
             )
             if found is None:
-                raise _nothing_left(error, [*tried, plan], meter) from error
+                raise _explain_nothing_fits(error, [*tried, plan], meter) from error
             safer, why = found, f"{error.doing} did not fit"
         say(f"{why}; next: {planner.sentence(safer, None)}")
         tried.append(plan)
@@ -152,14 +152,14 @@ def find_fitting_plan(asked: RunConfig, plan: Plan, work: ResumableRun) -> Plan 
     return None if has_one_order and not limits.fits(asked, kept) else kept
 
 
-def _after_running_out(asked: RunConfig, work: ResumableRun) -> Plan | None:
+def _plan_after_running_out(asked: RunConfig, work: ResumableRun) -> Plan | None:
     """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out,
     or nothing is safer.
     """
     if (found := work.levers_out_of_memory()) is None:
         return None
     levers, phase = found
-    safer = planner.safer(asked, predicted(asked, levers), _phase(phase))
+    safer = planner.safer(asked, predicted(asked, levers), _phase_of(phase))
     is_another_order = (
         asked.training.group_by_length
         and safer is not None
@@ -168,16 +168,18 @@ def _after_running_out(asked: RunConfig, work: ResumableRun) -> Plan | None:
     return None if is_another_order else safer
 
 
-def _with_activations_on_the_card(asked: RunConfig) -> RunConfig:
+def _keep_activations_on_card(asked: RunConfig) -> RunConfig:
     return replace(asked, hardware=replace(asked.hardware, offload_activations=False))
 
 
-def _phase(value: str | None) -> Phase:
+def _phase_of(value: str | None) -> Phase:
     """The phase of this value; where none was kept, the one that most runs spend their time in."""
     return Phase.training if value is None else Phase(value)
 
 
-def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) -> VramCeilingError:
+def _explain_nothing_fits(
+    error: VramCeilingError, tried: Sequence[Plan], meter: Meter
+) -> VramCeilingError:
     planned = ", then ".join(f"{gib(plan.budget.peak_bytes):.2f} GiB" for plan in tried)
     return VramCeilingError(
         f"{error}. Planned: {planned}; measured: {gib(meter.peak_bytes()):.2f} GiB and more was"
@@ -194,8 +196,10 @@ def _run_longest_step(
     """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the
     adapter is as it was.
     """
-    held_out = longest_batch(sorted(ready.held_out.encoded, key=_tokens), run.evaluation.batch_size)
-    rows = largest_micro_batch(run, ready.rows)
+    held_out = find_longest_batch(
+        sorted(ready.held_out.encoded, key=_count_tokens), run.evaluation.batch_size
+    )
+    rows = find_largest_micro_batch(run, ready.rows)
     once = copy.copy(run)
     twice = min(2, run.training.accumulation)
     once.training = replace(
@@ -206,7 +210,7 @@ def _run_longest_step(
         warmup_steps=0,
     )
     work: dict[Phase, Callable[[], object]] = {
-        Phase.evaluation: lambda: case_losses(tuned, held_out, run.evaluation.batch_size),
+        Phase.evaluation: lambda: measure_case_losses(tuned, held_out, run.evaluation.batch_size),
         Phase.training: lambda: trainer.fit(tuned, list(rows) * twice, once, None, None, []),
     }
     found = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
@@ -220,32 +224,35 @@ def _run_longest_step(
     return tuple(found)
 
 
-def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
+def find_longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
     """Of `rows` taken `size` at a time, those that are longest when padded to each other."""
     return max(
-        (rows[start : start + size] for start in range(0, len(rows), size)), key=_padded_tokens
+        (rows[start : start + size] for start in range(0, len(rows), size)),
+        key=_count_padded_tokens,
     )
 
 
-def largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
+def find_largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
     """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding
     counted, attention's too.
     """
     steps = (
-        trainer.rows_of(run, rows, step)
+        trainer.rows_of_step(run, rows, step)
         for step in range(1, len(rows) // run.training.cases_a_step + 1)
     )
     together = (
         [step[case] for case in cases]
         for step in steps
-        for cases in trainer.micro_batches(run, [*map(_tokens, step)])
+        for cases in trainer.split_into_micro_batches(run, [*map(_count_tokens, step)])
     )
-    return max(together, key=lambda batch: attended_tokens(len(batch), max(map(_tokens, batch))))
+    return max(
+        together, key=lambda batch: attended_tokens(len(batch), max(map(_count_tokens, batch)))
+    )
 
 
-def _padded_tokens(batch: Sequence[Encoded]) -> int:
-    return len(batch) * max(map(_tokens, batch))
+def _count_padded_tokens(batch: Sequence[Encoded]) -> int:
+    return len(batch) * max(map(_count_tokens, batch))
 
 
-def _tokens(row: Encoded) -> int:
+def _count_tokens(row: Encoded) -> int:
     return len(row.input_ids)

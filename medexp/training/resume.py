@@ -41,7 +41,7 @@ class ResumableRun:
     @property
     def mlflow_run_id(self) -> str | None:
         """The MLflow run this work belongs to, once there is one."""
-        found = _read(self.folder / RUN, dict)
+        found = _read_json(self.folder / RUN, dict)
         return str(found["mlflow_run_id"]) if found and "mlflow_run_id" in found else None
 
     def remember_mlflow_run(self, mlflow_run_id: str) -> None:
@@ -50,7 +50,7 @@ class ResumableRun:
 
     def fitting_levers(self) -> Levers | None:
         """The levers that this run was seen to fit with, once it was."""
-        return _read(self.folder / "levers.json", lambda found: Levers(**found))
+        return _read_json(self.folder / "levers.json", lambda found: Levers(**found))
 
     def remember_fitting_levers(self, levers: Levers) -> None:
         """Remember the levers, written whole or not at all."""
@@ -59,7 +59,7 @@ class ResumableRun:
     def levers_out_of_memory(self) -> tuple[Levers, str | None] | None:
         """The levers with which an earlier process ran out of memory after they had seemed to fit,
         and in which phase (its value; None in a file of an older medexp)."""
-        return _read(
+        return _read_json(
             self.folder / "ran_out.json",
             lambda found: (Levers(**found["levers"]), found.get("phase")),
         )
@@ -80,14 +80,14 @@ class ResumableRun:
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, if any."""
         found = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
-        return next((folder for folder in found if _is_whole(folder)), None)
+        return next((folder for folder in found if _is_complete_checkpoint(folder)), None)
 
     def answers_file(self, whose: str) -> Path:
         """The file that keeps the answers of "base" or "tuned" as they come."""
         return self.folder / f"answers_{whose}.jsonl"
 
     @contextmanager
-    def explaining_full_disk(self, *also: Path) -> Iterator[None]:
+    def explain_full_disk(self, *also: Path) -> Iterator[None]:
         """Where nothing can be written, here or in `also`: what was half written goes, so that
         MLflow can say how it ended.
 
@@ -102,7 +102,7 @@ class ResumableRun:
             if hindrance is None:
                 raise
             for folder in self.checkpoints.glob("checkpoint-*"):
-                if not _is_whole(folder):
+                if not _is_complete_checkpoint(folder):
                     shutil.rmtree(folder, ignore_errors=True)
             last = self.last_checkpoint()
             where = (
@@ -124,7 +124,7 @@ class ResumableRun:
         # them.
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        _let_go(self._lock)
+        _release_and_remove(self._lock)
 
 
 def unfinished_runs_dir(tracking: Tracking) -> Path:
@@ -147,7 +147,7 @@ def acquire(
     """
     workspace = _acquire(root, fingerprint, resume, former)
     try:
-        with workspace.explaining_full_disk():
+        with workspace.explain_full_disk():
             yield workspace
     except TrialPruned:
         workspace.finish()  # nobody will continue it
@@ -163,13 +163,18 @@ def _acquire(root: Path, fingerprint: str, resume: Resume, former: str | None) -
     """One that was left is taken before a new one is made: the same command may have run twice at
     once, and one of them died.
     """
-    left = [folder for name in (fingerprint, former) if name for folder in _left(root, name)]
+    left = [
+        folder
+        for name in (fingerprint, former)
+        if name
+        for folder in _list_earlier_dirs(root, name)
+    ]
     for folder in left if resume is Resume.auto else ():
         lock = _try_lock(folder)
         if lock is not None and folder.exists():
             return ResumableRun(folder, lock)
         if lock is not None:  # it was finished meanwhile
-            _let_go(lock)
+            _release_and_remove(lock)
     for number in count(1):
         folder = root / (fingerprint if number == 1 else f"{fingerprint}-{number}")
         lock = None if folder.exists() else _try_lock(folder)
@@ -179,7 +184,7 @@ def _acquire(root: Path, fingerprint: str, resume: Resume, former: str | None) -
     raise AssertionError("count() does not end")
 
 
-def _left(root: Path, fingerprint: str) -> list[Path]:
+def _list_earlier_dirs(root: Path, fingerprint: str) -> list[Path]:
     """The folders of runs with this fingerprint, the first one first."""
     numbered = re.compile(rf"{re.escape(fingerprint)}(?:-(\d+))?")
     matches = (
@@ -229,7 +234,7 @@ def _try_lock(folder: Path) -> FileLock | None:
     return lock
 
 
-def _let_go(lock: FileLock) -> None:
+def _release_and_remove(lock: FileLock) -> None:
     """Release a lock whose folder is gone, and its file with it."""
     # Windows keeps an open file; elsewhere it goes before another process can hold it
     with suppress(PermissionError):
@@ -237,7 +242,7 @@ def _let_go(lock: FileLock) -> None:
     lock.release()
 
 
-def _read(file: Path, of: Callable[[Any], Found]) -> Found | None:
+def _read_json(file: Path, of: Callable[[Any], Found]) -> Found | None:
     """What is in JSON `file`; None where it is not there or cannot be read, as after a power cut."""
     try:
         return of(json.loads(file.read_text(encoding="utf-8")))
@@ -250,23 +255,23 @@ def _step_of(folder: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete_checkpoint(folder: Path) -> bool:
     """Its state file comes last when a process writes, and may come first when a machine stops:
     every other file is looked at.
     """
-    state = _read(folder / "trainer_state.json", dict)
+    state = _read_json(folder / "trainer_state.json", dict)
     if not state or state.get("global_step") != _step_of(folder):
         return False
     pickled = [*folder.glob("*.pt"), *folder.glob("*.pth")]
     there = {each.name for each in pickled}
     return (
         {"optimizer.pt", "scheduler.pt"} <= there
-        and all(map(_ends, pickled))
-        and _holds_its_tensors(folder / ADAPTER_WEIGHTS)
+        and all(map(_is_complete_zip, pickled))
+        and _is_complete_safetensors(folder / ADAPTER_WEIGHTS)
     )
 
 
-def _ends(file: Path) -> bool:
+def _is_complete_zip(file: Path) -> bool:
     """Has what torch saved in `file` its end? It is a zip, and the list of its parts comes last."""
     try:
         with zipfile.ZipFile(file) as opened:
@@ -275,7 +280,7 @@ def _ends(file: Path) -> bool:
         return False
 
 
-def _holds_its_tensors(file: Path) -> bool:
+def _is_complete_safetensors(file: Path) -> bool:
     """Is the safetensors `file` as long as its head says? Eight bytes give the head's length, and
     it every tensor's place.
     """

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from medexp.cli.app import Invocation
-from medexp.config import flatten as flat
+from medexp.config import flatten
 from medexp.config.flatten import word
 from medexp.config.remarks import on_schedule
 from medexp.config.resolve import tracking_root
@@ -37,6 +37,7 @@ from medexp.system.console import DONE, NOTE, Screen, TrainingProgress
 from medexp.system.home import short
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
+from medexp.tracking.artifact_names import ADAPTER, AUDIT, AUDIT_PAGE
 from medexp.tracking.rerun import Restored
 from medexp.tracking.run_name import run_name
 from medexp.tracking.store_upkeep import prepare
@@ -78,7 +79,7 @@ def train(
         show.say(other_base, NOTE)
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
-    names = (flat.fingerprint(run, cases.digest), flat.former_fingerprint(run, cases.digest))
+    names = (flatten.fingerprint(run, cases.digest), flatten.former_fingerprint(run, cases.digest))
     with acquire(
         unfinished_runs_dir(run.tracking), names[0], run.training.resume, names[1]
     ) as work:
@@ -100,13 +101,13 @@ def train(
                 displayed_run_name(run, invocation, trial),
                 partial(show.say, mark=NOTE),
             ) as tracker,
-            work.explaining_full_disk(invocation.output_dir),
+            work.explain_full_disk(invocation.output_dir),
         ):
             work.remember_mlflow_run(tracker.run_id)
             tracker.tags((trial.tags if trial else {}) | (restored.tags if restored else {}))
             log_start(tracker, run, invocation, cases, sides, ready, base.weights)
-            tracker.json(seen.as_dict(), "data/audit.json")
-            tracker.text(audit_page.page(run, seen), "data/audit.html")
+            tracker.json(seen.as_dict(), AUDIT)
+            tracker.text(audit_page.render_audit_page(run, seen), AUDIT_PAGE)
             with show.stage(
                 f"loading {run.model.name}"
                 + (", a step to see that it fits" if plan is not None else "")
@@ -152,7 +153,7 @@ def train(
             )
         work.finish()
     # a sweep's trials would say it each
-    if trial is None and (left := leftovers.sentence(run.tracking)):
+    if trial is None and (left := leftovers.summarise_leftovers(run.tracking)):
         show.say(left, NOTE)
     if restored:
         show.result(
@@ -205,7 +206,7 @@ def _compare(job: TrainContext) -> TrainResult:
     record = job.record((before, after), (losses_before, losses_after))
     card = measuring.score_record(record, job.run.evaluation, job.tuned.stack)
     with job.show.stage("saving the adapter"):
-        folder = job.invocation.output_dir / "adapter"
+        folder = job.invocation.output_dir / ADAPTER
         adapter = artifact.save_adapter(job.tuned, folder, job.invocation.composed_yaml, job.base)
     outcome = summarise_run(job, fitted, (losses_before, losses_after), card)
     result = TrainResult(outcome, adapter, job.tracker.run_id, job.tracker.latest)
@@ -246,7 +247,7 @@ def _headline(run: RunConfig, work: ResumableRun) -> str:
 
 def _print(job: TrainContext, result: TrainResult, record: Record, card: Scorecard) -> None:
     for case in record.cases:
-        pair = [report.clipped(case.base.text, 900), report.clipped(case.tuned.text, 900)]
+        pair = [report.clip_text(case.base.text, 900), report.clip_text(case.tuned.text, 900)]
         job.show.table(
             f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True
         )
@@ -256,7 +257,7 @@ def _print(job: TrainContext, result: TrainResult, record: Record, card: Scoreca
     job.show.table(
         "This run",
         ("", ""),
-        report.summary(result.outcome, str(short(result.adapter)), result.run_id),
+        report.build_summary_rows(result.outcome, str(short(result.adapter)), result.run_id),
     )
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
     job.show.result(

@@ -23,8 +23,7 @@ from medexp.models.adapter_model import Tuned
 from medexp.models.backend import quietly
 from medexp.planning.step_memory import attended_tokens
 from medexp.planning.step_time import short_micro_batch
-from medexp.system import private_names as private
-from medexp.system import stopping
+from medexp.system import private_names, stopping
 from medexp.system.files import flush
 from medexp.system.stopping import Asked
 
@@ -68,14 +67,16 @@ def fit(
     """
     steps = len(rows) // run.training.cases_a_step
     bridge = _bridge(
-        tuned, watchers, lambda step: sum(len(row.input_ids) for row in rows_of(run, rows, step))
+        tuned,
+        watchers,
+        lambda step: sum(len(row.input_ids) for row in rows_of_step(run, rows, step)),
     )
     with quietly():
         trainer = _trainer_class(tuned, bridge.trained_on)(
             model=tuned.network,
             args=_arguments(run, tuned, steps, checkpoints),
             train_dataset=_dataset(tuned, rows),
-            data_collator=_whole_step(run, tuned.tokenizer.pad_token_id),
+            data_collator=_step_collator(run, tuned.tokenizer.pad_token_id),
             processing_class=tuned.tokenizer,
             callbacks=[bridge],
         )
@@ -98,13 +99,13 @@ def fit(
     return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
-def rows_of(run: RunConfig, rows: Sequence[Encoded], step: int) -> Sequence[Encoded]:
+def rows_of_step(run: RunConfig, rows: Sequence[Encoded], step: int) -> Sequence[Encoded]:
     """Those of `rows` that optimizer step `step` is taken on; steps count from 1."""
     size = run.training.cases_a_step
     return rows[(step - 1) * size : step * size]
 
 
-def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
+def split_into_micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     """Which of a step's cases, `lengths` tokens each, go through the model together, as
     `training.batch_by` says.
     """
@@ -120,13 +121,13 @@ def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     )
 
 
-def step_seconds(run: RunConfig, lengths: Sequence[int]) -> float:
+def predict_step_s(run: RunConfig, lengths: Sequence[int]) -> float:
     """What a step with cases of these lengths should take on the card, by the planner's cost model;
     the plan's own figure is for cases as long as the limit."""
     one = short_micro_batch(run)
     return sum(
         one.seconds(len(cases) * max(lengths[case] for case in cases))
-        for cases in micro_batches(run, lengths)
+        for cases in split_into_micro_batches(run, lengths)
     )
 
 
@@ -195,10 +196,10 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
         options["loss_type"] = "nll"  # its own fused loss; TRL's chunked one would take its place
     arguments = tuned.stack.trl.SFTConfig(**options)
     # A plan is for one card; with two in sight the Trainer would double the batch.
-    setattr(arguments, private.CARDS_USED.last, min(1, arguments.n_gpu))
+    setattr(arguments, private_names.CARDS_USED.last, min(1, arguments.n_gpu))
     if arguments.n_gpu > 1:
         raise MachineError(
-            f"{private.CARDS_USED.absence()}; let one card be seen: CUDA_VISIBLE_DEVICES=0"
+            f"{private_names.CARDS_USED.absence()}; let one card be seen: CUDA_VISIBLE_DEVICES=0"
         )
     return arguments
 
@@ -214,7 +215,7 @@ def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
     )
 
 
-def _whole_step(
+def _step_collator(
     run: RunConfig, pad_id: int
 ) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
     """A collator: a step's rows padded on the right and masked by their length (the padding token
@@ -242,7 +243,7 @@ def _whole_step(
             return {name: each[cases, :width] for name, each in whole.items()}
 
         return whole | {
-            MICRO_BATCHES: [*map(together, micro_batches(run, lengths))],
+            MICRO_BATCHES: [*map(together, split_into_micro_batches(run, lengths))],
             TOKENS: sum(lengths),
         }
 

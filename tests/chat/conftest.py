@@ -9,8 +9,8 @@ import pytest
 from helpers.commands import Doors, write_tiny_model
 from omegaconf import OmegaConf
 
-from medexp.chat import responder as answering
-from medexp.chat.responder import Respondent
+from medexp.chat import responder
+from medexp.chat.responder import Responder
 from medexp.cli.app import Invocation
 from medexp.config.schema import RunConfig
 from medexp.evaluation.generation import Sampling
@@ -81,12 +81,14 @@ def trained(
 
 
 @pytest.fixture(scope="session")
-def respondent(trained: Trained) -> Respondent:
+def respondent(trained: Trained) -> Responder:
     """The tuned model of the finished run, loaded as the door does."""
     subject = finished.find(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
     )
     found, show = prepare_finished_run(trained.run, subject, Screen()), Screen()
     base = open_session(trained.run, found, show)
-    asked = answering.questions(trained.run, base, GREEDY)
-    return answering.respondent(subject.name, trained.result.run_id, trained.run, base, asked, show)
+    asked = responder.make_question_encoder(trained.run, base, GREEDY)
+    return responder.load_responder(
+        subject.name, trained.result.run_id, trained.run, base, asked, show
+    )

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from medexp.chat.conversation import Conversation
-from medexp.chat.responder import Respondent
+from medexp.chat.responder import Responder
 from medexp.system.console import Screen
 
 
 @pytest.fixture
-def talk(respondent: Respondent, tmp_path: Path) -> Conversation:
+def talk(respondent: Responder, tmp_path: Path) -> Conversation:
     quick = replace(respondent.questions, sampling=replace(respondent.sampling, max_new_tokens=4))
     show = Screen()
     show.results = show.log = Console(file=io.StringIO(), width=100)

@@ -12,24 +12,24 @@ from helpers.records import evaluated, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.comparison.compare_report import render
+from medexp.comparison.compare_report import render_comparison
 from medexp.comparison.comparison import (
     PAUSE_S,
     Cost,
     RunComparison,
     as_dict,
-    energy_wh,
     find_answers,
+    integrate_energy_wh,
 )
 from medexp.comparison.tables import (
+    build_change_rows,
+    build_contrast_rows,
+    build_cost_rows,
+    build_run_rows,
+    build_setting_rows,
     caveats,
-    change_rows,
-    contrast_rows,
-    cost_rows,
+    describe_shared_settings,
     reading_notes,
-    run_rows,
-    setting_rows,
-    shared,
     unchanged_measures,
 )
 from medexp.config.flatten import differing, settings, shown
@@ -71,9 +71,9 @@ def three() -> RunComparison:
 
 
 def test_only_what_differs_is_in_the_table_and_the_rest_in_a_line(three: RunComparison) -> None:
-    assert setting_rows(three) == ([("lora.r", "8", "16", "16")], [])
+    assert build_setting_rows(three) == ([("lora.r", "8", "16", "16")], [])
     assert (
-        shared(three)
+        describe_shared_settings(three)
         == "All: tiny fine-tuned, on cases; 4 settings are the same in all, different: 1."
     )
 
@@ -84,17 +84,20 @@ def test_what_goes_with_another_name_is_told_apart() -> None:
         run("B", GOOD, model__name="large", model__shape__layers="30", lora__r="8"),
         run("C", GOOD),
     )
-    assert setting_rows(found) == ([("model.name", "small", "large", "–")], ["model.shape.layers"])
-    assert "rank 8" in shared(found)
-    assert shared(comparing(run("A", GOOD), run("B", GOOD))).startswith(
+    assert build_setting_rows(found) == (
+        [("model.name", "small", "large", "–")],
+        ["model.shape.layers"],
+    )
+    assert "rank 8" in describe_shared_settings(found)
+    assert describe_shared_settings(comparing(run("A", GOOD), run("B", GOOD))).startswith(
         "Fewer than two of these runs have kept their config"
     )
-    assert setting_rows(comparing(run("A", GOOD), run("B", GOOD))) == ([], [])
+    assert build_setting_rows(comparing(run("A", GOOD), run("B", GOOD))) == ([], [])
 
 
 def test_a_setting_that_an_older_run_has_not_heard_of_is_no_news_while_it_is_off() -> None:
     newer = run("A", GOOD, hardware__tile_mlp="false", hardware__replan="2", lora__r="8")
-    assert setting_rows(comparing(newer, run("B", GOOD, lora__r="8"))) == (
+    assert build_setting_rows(comparing(newer, run("B", GOOD, lora__r="8"))) == (
         [("hardware.replan", "2", "–")],
         ["hardware.tile_mlp"],
     )
@@ -102,12 +105,12 @@ def test_a_setting_that_an_older_run_has_not_heard_of_is_no_news_while_it_is_off
 
 def test_what_has_no_pair_has_no_row() -> None:
     found = comparing(run("A", evaluated([1])), run("B", evaluated([2])))
-    assert contrast_rows(found, found.measures) == []
+    assert build_contrast_rows(found, found.measures) == []
 
 
 def test_long_settings_are_cut_and_missing_ones_shown() -> None:
     found = comparing(run("A", GOOD, prompt__question="word " * 30), run("B", GOOD, lora__r="1"))
-    rows, _ = setting_rows(found)
+    rows, _ = build_setting_rows(found)
     assert [len(row[1]) for row in rows] == [60, 1]
     assert rows[1] == ("lora.r", "–", "1")
 
@@ -121,22 +124,28 @@ def test_the_first_evaluated_run_is_the_reference(three: RunComparison) -> None:
 
 
 def test_every_run_has_its_row(three: RunComparison) -> None:
-    assert run_rows(three)[1] == ("B", "run B", "finished", "12 held out, 12 answered", "id-B")
-    assert run_rows(three)[2][3].startswith("failed before")
+    assert build_run_rows(three)[1] == (
+        "B",
+        "run B",
+        "finished",
+        "12 held out, 12 answered",
+        "id-B",
+    )
+    assert build_run_rows(three)[2][3].startswith("failed before")
     folder = replace(three.runs[0], run_id=None)
-    assert run_rows(comparing(folder))[0][4] == "asked-A"
+    assert build_run_rows(comparing(folder))[0][4] == "asked-A"
 
 
 def test_changes_and_contrasts_are_in_rows_by_measure(three: RunComparison) -> None:
     wanted = [each for each in three.measures if each.key in ("loss_answer", "structure")]
-    changes = change_rows(three, wanted)
+    changes = build_change_rows(three, wanted)
     assert [row[:4] for row in changes] == [
         ("held-out loss, answer", "A", "0.75 -> 0.5", "improved"),
         ("", "B", "0.75 -> 0.25", "improved"),
         ("four sections (0 to 1)", "A", "0 -> 0", "no detectable change"),
         ("", "B", "0 -> 1", "improved"),
     ]
-    rows = contrast_rows(three, wanted)
+    rows = build_contrast_rows(three, wanted)
     assert rows[0][:5] == (
         "held-out loss, answer",
         "B",
@@ -220,7 +229,7 @@ def test_more_than_another_adapter_is_said() -> None:
 
 def test_so_many_comparisons_are_spoken_of(three: RunComparison) -> None:
     own, corrected = reading_notes(three)
-    verdicts = sum(len(change_rows(three, [each])) for each in three.measures)
+    verdicts = sum(len(build_change_rows(three, [each])) for each in three.measures)
     assert f"one in twenty of the {verdicts}" in own
     assert f"Holm's correction for all {three.comparisons} comparisons" in corrected
     few = comparing(run("A", evaluated(range(3))), run("B", evaluated(range(3))))
@@ -231,7 +240,7 @@ def test_so_many_comparisons_are_spoken_of(three: RunComparison) -> None:
 
 
 def test_costs_are_shown_where_any_run_has_them(three: RunComparison) -> None:
-    assert cost_rows(three) == [
+    assert build_cost_rows(three) == [
         ("held-out loss, after", "3.2", "–", "–"),
         ("steps", "60", "–", "–"),
         ("parameters trained", "–", "4,884,480", "–"),
@@ -245,7 +254,7 @@ def test_costs_are_shown_where_any_run_has_them(three: RunComparison) -> None:
         energy_wh=12.34,
         loss_before=4.0,
     )
-    assert cost_rows(comparing(run("A", None, card))) == [
+    assert build_cost_rows(comparing(run("A", None, card))) == [
         ("held-out loss, before", "4"),
         ("GiB of VRAM planned", "5.00"),
         ("GiB of VRAM measured", "4.00"),
@@ -255,11 +264,11 @@ def test_costs_are_shown_where_any_run_has_them(three: RunComparison) -> None:
 
 
 def test_energy_is_the_area_under_the_power() -> None:
-    assert energy_wh([(0.0, 100.0), (36.0, 100.0), (72.0, 300.0)]) == pytest.approx(
+    assert integrate_energy_wh([(0.0, 100.0), (36.0, 100.0), (72.0, 300.0)]) == pytest.approx(
         (36 * 100 + 36 * 200) / 3600
     )
-    assert energy_wh([(0.0, 100.0)]) is None
-    assert energy_wh([]) is None
+    assert integrate_energy_wh([(0.0, 100.0)]) is None
+    assert integrate_energy_wh([]) is None
 
 
 @given(
@@ -272,7 +281,7 @@ def test_a_pause_costs_nothing(samples: list[tuple[float, float]], pause: float)
         now += length
         timed.append((now, watt))
     later = [(second + now + pause, watt) for second, watt in timed]
-    once, twice = energy_wh(timed), energy_wh([*timed, *later])
+    once, twice = integrate_energy_wh(timed), integrate_energy_wh([*timed, *later])
     assert once is not None
     assert twice == pytest.approx(2 * once)
 
@@ -326,7 +335,7 @@ def test_the_strips_of_a_measure_have_one_scale_and_say_which_side_is_better(
     three: RunComparison,
 ) -> None:
     found = comparing(*three.runs[:2], run("D", evaluated(range(12), nats=15)))
-    page = render(found, "")
+    page = render_comparison(found, "")
     (row,) = re.findall(r"<tr><td>held-out loss, answer<div.*?</tr>", page, re.DOTALL)
     assert '<div class="small">better: left</div>' in row
     ends = re.findall(
@@ -344,12 +353,12 @@ def test_the_strips_of_a_measure_have_one_scale_and_say_which_side_is_better(
 @pytest.mark.browser
 def test_the_page_is_no_wider_than_a_phone(three: RunComparison) -> None:
     with browser.window(browser.chromium(), width=400) as (page, _):
-        page.set_content(render(three, ""))
+        page.set_content(render_comparison(three, ""))
         assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
 def test_the_page_stands_alone_and_shows_it_all(three: RunComparison) -> None:
-    page = render(three, "http://127.0.0.1:5000/")
+    page = render_comparison(three, "http://127.0.0.1:5000/")
     assert not re.search(r"<script|src=|@import|<link|url\(", page)
     assert page.count('class="case"') == 12
     assert '<a href="http://127.0.0.1:5000/#/experiments/1/runs/id-A">id-A</a>' in page
@@ -364,7 +373,7 @@ def test_the_page_stands_alone_and_shows_it_all(three: RunComparison) -> None:
 
 def test_the_page_draws_vram_and_folds_what_goes_with_a_name() -> None:
     cost = Cost(planned_bytes=4 * GIB, measured_bytes=2 * GIB, ceiling_bytes=8 * GIB)
-    page = render(
+    page = render_comparison(
         comparing(
             run("A", None, cost, missing="x", model__name="a", model__licence="<b>"),
             replace(
@@ -388,7 +397,7 @@ def test_the_page_draws_vram_and_folds_what_goes_with_a_name() -> None:
 
 def test_what_a_model_says_is_shown_and_never_run() -> None:
     bad = evaluated([1], text="<script>alert(1)</script>")
-    assert "<script" not in render(comparing(run("A", bad), run("B", bad)), "")
+    assert "<script" not in render_comparison(comparing(run("A", bad), run("B", bad)), "")
 
 
 @given(
@@ -434,14 +443,16 @@ def test_a_fraction_has_the_digits_that_tell_it_from_the_others():
             for label, rate in zip(labels, rates, strict=True)
         )
     )
-    assert setting_rows(found)[0] == [
+    assert build_setting_rows(found)[0] == [
         ("training.learning_rate", "0.001638", "0.002385", "2e-05", "0.004")
     ]
     near = comparing(
         *(run(label, GOOD, training__learning_rate=f"0.00163843{label}123") for label in "12")
     )
-    assert setting_rows(near)[0] == [("training.learning_rate", "0.001638431", "0.001638432")]
+    assert build_setting_rows(near)[0] == [("training.learning_rate", "0.001638431", "0.001638432")]
     same = comparing(*(run(label, GOOD, training__learning_rate=rates[0]) for label in labels))
-    assert "learning rate 0.001638;" in shared(same) or "learning rate 0.001638," in shared(same)
+    assert "learning rate 0.001638;" in describe_shared_settings(
+        same
+    ) or "learning rate 0.001638," in describe_shared_settings(same)
     # programs get all of it
     assert as_dict(found)["settings"]["training.learning_rate"]["A"] == rates[0]

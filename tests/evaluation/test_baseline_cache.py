@@ -32,7 +32,7 @@ from medexp.training.context import TrainResult
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who was asked: a word for every batch of answers and every pass over the held-out cases."""
     heard: list[str] = []
-    generated, case_losses = generation._generated, measuring.case_losses
+    generated, case_losses = generation._generate, measuring.case_losses
 
     def answering(tuned: Any, prompts: Any, max_new_tokens: int, base: bool, how: Any) -> Any:
         heard.append("base answers" if base else "tuned answers")
@@ -42,7 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         heard.append("losses")
         return case_losses(*args)
 
-    monkeypatch.setattr(generation, "_generated", answering)
+    monkeypatch.setattr(generation, "_generate", answering)
     monkeypatch.setattr(measuring, "case_losses", measured)
     return heard
 
@@ -126,12 +126,12 @@ def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_i
     tiny_model: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
-    assert known_base._checkpoint(moved) == known_base._checkpoint(tiny_model)
+    assert known_base._describe_checkpoint(moved) == known_base._describe_checkpoint(tiny_model)
     file = moved / "model.safetensors"
     written = file.stat().st_mtime_ns
     change_one_weight(moved)
     os.utime(file, ns=(written, written))
-    assert known_base._checkpoint(moved) != known_base._checkpoint(tiny_model)
+    assert known_base._describe_checkpoint(moved) != known_base._describe_checkpoint(tiny_model)
 
 
 @pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])

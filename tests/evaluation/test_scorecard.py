@@ -10,7 +10,7 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
-from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
+from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
 from medexp.evaluation.scorecard import MEASURES, build_scorecard
 
 GENERIC = "You should rest, drink a lot of water, and see a doctor if it does not get better."
@@ -33,7 +33,7 @@ def recorded(
         [CaseLoss(nats + at / 7, 10, nats / 3, 4) for at in range(len(cases))]
         for nats in (30.0, 20.0)
     ]
-    return record_of(reasons, cases, (answers[0], answers[1]), (losses[0], losses[1]))
+    return build_record(reasons, cases, (answers[0], answers[1]), (losses[0], losses[1]))
 
 
 def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
@@ -86,7 +86,7 @@ def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
 def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(lexicon):
     before = [CaseLoss(2.0 * 10, 10, 10.0, 5)] * 9 + [CaseLoss(2.0 * 400, 400, 400.0, 200)]
     after = [CaseLoss(1.5 * 10, 10, 7.5, 5)] * 9 + [CaseLoss(2.25 * 400, 400, 450.0, 200)]
-    found = build_scorecard(record_of(True, [], ([], []), (before, after)), lexicon)
+    found = build_scorecard(build_record(True, [], ([], []), (before, after)), lexicon)
     values = {
         name.rpartition("/")[2]: value
         for name, value in found.metrics().items()
@@ -149,7 +149,7 @@ def test_without_reasoning_its_measures_are_missing(lexicon):
 def test_cases_without_condition_or_sections_leave_content_out(lexicon):
     case = Case(QUESTION, "", "Rest and drink; see a doctor if it is not better after some days.")
     both = [Answer(0, GENERIC, 9, True)]
-    found = build_scorecard(record_of(True, [case], (both, both), ([], [])), lexicon)
+    found = build_scorecard(build_record(True, [case], (both, both), ([], [])), lexicon)
     assert {
         found.line(key).verdict for key in ("condition_named", "red_flag_recall", "loss_answer")
     } == {"not measured"}
@@ -157,7 +157,7 @@ def test_cases_without_condition_or_sections_leave_content_out(lexicon):
 
 def test_no_answers_at_all_is_said(lexicon):
     found = build_scorecard(
-        record_of(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])),
+        build_record(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])),
         lexicon,
     )
     assert found.line("structure").missing == "no held-out question was answered"

@@ -4,14 +4,16 @@ from helpers.vignettes import QUESTION, REFERENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.evaluation.record import Answer, Answered
-from medexp.evaluation.scorecard import Scored, score
+from medexp.evaluation.record import Answer, AnsweredCase
+from medexp.evaluation.scorecard import ScoredAnswer, score_answer
 from medexp.reports.annotations import split_into_blocks
 
 
-def scored(text: str, lexicon) -> Scored:
+def scored(text: str, lexicon) -> ScoredAnswer:
     answer = Answer(0, text, 1, True)
-    return score(Answered(QUESTION, REFERENCE, {}, answer, answer), answer, True, lexicon)
+    return score_answer(
+        AnsweredCase(QUESTION, REFERENCE, {}, answer, answer), answer, True, lexicon
+    )
 
 
 def test_sections_and_reasoning_are_blocks():

@@ -42,7 +42,7 @@ def test_a_real_interval_of_one_point_is_tried_once(stubs):
 
 
 def test_a_sampler_that_proposes_nothing_new_ends_the_sweep(stubs, monkeypatch):
-    monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 6)
+    monkeypatch.setattr(trials_module, "MAX_FRUITLESS_PROPOSALS", 6)
     fixed = ["hydra/sweeper/sampler=partial_fixed", "hydra.sweeper.sampler.fixed_params={lora.r:8}"]
     study = stubs.run(
         "lora.r=choice(8,32)", "training.max_seq_tokens=choice(480,640)", "sweep.n_trials=4", *fixed
@@ -260,7 +260,7 @@ def test_a_folder_of_any_name_holds_a_study(stubs, name, monkeypatch):
 
 
 def test_samplers_without_an_end_are_stopped_in_time(stubs, monkeypatch):
-    monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 5)
+    monkeypatch.setattr(trials_module, "MAX_FRUITLESS_PROPOSALS", 5)
     (stubs.root / "fewer_points.py").write_text(
         "def more(cfg, trial):\n    trial.suggest_categorical('lora.r', [4, 8])\n"
     )

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from medexp.cli.app import Invocation
 from medexp.config.registration import conf_dir, register
 from medexp.sweep.reporting import results
-from medexp.sweep.search.options import settings
-from medexp.sweep.search.search_space import Choice, Space
+from medexp.sweep.search.options import check_options
+from medexp.sweep.search.search_space import Choice, SearchSpace
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec
@@ -87,14 +87,14 @@ def _sweep(doors: Doors) -> None:
     study = open_study(
         "ranks",
         storage.default_url(doors.root),
-        Space({"lora.r": Choice((4, 8))}),
-        settings(options),
+        SearchSpace({"lora.r": Choice((4, 8))}),
+        check_options(options),
     )
     where = doors.run("tracking.experiment=medexp").tracking
-    with results.parent_run(where, study, doors.root, print) as parent:
+    with results.open_parent_run(where, study, doors.root, print) as parent:
         for _ in range(2):
             _trial(doors, study, parent.run_id)
-        results.keep(parent, study, None)
+        results.log_results(parent, study, None)
         assert results.register_best(where, study) is not None
     study.close()
 

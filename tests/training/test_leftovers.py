@@ -39,16 +39,16 @@ def leave(tracking: Tracking, name: str, days: float, num_bytes: int = 0) -> Pat
 
 
 def test_little_that_is_young_is_not_mentioned(tracking: Tracking) -> None:
-    assert leftovers.sentence(tracking) is None
+    assert leftovers.summarise_leftovers(tracking) is None
     leave(tracking, "abc", days=3)
-    assert leftovers.sentence(tracking) is None
+    assert leftovers.summarise_leftovers(tracking) is None
 
 
 @pytest.mark.parametrize(("days", "num_bytes"), [(40, 0), (1, 3 * 2**30)])
 def test_what_is_old_or_large_is_mentioned(tracking: Tracking, days: float, num_bytes: int) -> None:
     leave(tracking, "abc", days, num_bytes)
     leave(tracking, "abd", 0.1)
-    said = leftovers.sentence(tracking) or ""
+    said = leftovers.summarise_leftovers(tracking) or ""
     assert "holds 2 unfinished runs, " in said
     assert f"{num_bytes / 2**30:.2f} GiB, untouched for up to {days} day" in said
     assert "python -m medexp.clean" in said
@@ -61,10 +61,10 @@ def test_only_what_is_old_and_nobody_s_is_removed(tracking: Tracking) -> None:
         leave(tracking, "held", 50),
     )
     with acquire(unfinished_runs_dir(tracking), "held", Resume.auto):
-        removed = leftovers.remove(tracking, 30)
+        removed = leftovers.remove_leftovers(tracking, 30)
     assert [each.name for each in removed] == ["old"]
     assert [each.is_dir() for each in (old, young, held)] == [False, True, True]
-    assert [each.name for each in leftovers.remove(tracking, 0)] == ["held", "young"]
+    assert [each.name for each in leftovers.remove_leftovers(tracking, 0)] == ["held", "young"]
     assert list(unfinished_runs_dir(tracking).iterdir()) == []
 
 

@@ -51,15 +51,15 @@ def test_a_stopped_run_goes_on_with_the_very_next_case(
     doors: Doors, mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = doors.train(*mixture, *LONGER, "training.resume=never")
-    plain = StepRecorder.stepped
+    plain = StepRecorder.on_step_end
 
     def on_step_end(recorder: StepRecorder, step: int, metrics: dict[str, float]) -> None:
         plain(recorder, step, metrics)
         if step == 3:
-            monkeypatch.setattr(StepRecorder, "stepped", plain)
+            monkeypatch.setattr(StepRecorder, "on_step_end", plain)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(StepRecorder, "stepped", stepped)
+    monkeypatch.setattr(StepRecorder, "on_step_end", on_step_end)
     with pytest.raises(RunInterrupted):
         doors.train(*mixture, *LONGER)
     continued = doors.train(*mixture, *LONGER)

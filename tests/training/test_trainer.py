@@ -21,7 +21,7 @@ from medexp.planning import planner
 from medexp.planning.step_memory import attended_tokens
 from medexp.system import machine
 from medexp.training import trainer
-from medexp.training.preflight import largest_micro_batch
+from medexp.training.preflight import find_largest_micro_batch
 
 STEPS = [
     "training.plan=manual",
@@ -85,7 +85,7 @@ def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(
     assert (
         max(cases * tokens for cases, tokens in full.sizes) <= 2 * full.run.training.max_seq_tokens
     )
-    probed = largest_micro_batch(full.run, full.ready.rows)
+    probed = find_largest_micro_batch(full.run, full.ready.rows)
     most = max(attended_tokens(cases, tokens) for cases, tokens in full.sizes)
     assert attended_tokens(len(probed), max(len(row.input_ids) for row in probed)) == most
 
@@ -101,10 +101,10 @@ def test_full_cases_take_as_long_as_planned_and_short_ones_less(
     )
     plan = planner.choose(run)[0]
     planner.apply(run, plan)
-    assert trainer.step_seconds(run, [run.training.max_seq_tokens] * 8) == pytest.approx(
+    assert trainer.predict_step_s(run, [run.training.max_seq_tokens] * 8) == pytest.approx(
         plan.step_s, rel=0.05
     )
-    assert trainer.step_seconds(run, [256] * 8) < plan.step_s / 4
+    assert trainer.predict_step_s(run, [256] * 8) < plan.step_s / 4
 
 
 def test_a_second_card_is_left_alone(
@@ -130,7 +130,7 @@ def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(
         "no",
         False,
     )
-    whole = trainer._whole_step(made.run, 0)(
+    whole = trainer._step_collator(made.run, 0)(
         [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}]
     )
     together = whole[trainer.MICRO_BATCHES]

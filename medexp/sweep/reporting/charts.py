@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import RunConfig
-from medexp.planning import feasibility as reach
-from medexp.planning import planner
+from medexp.planning import feasibility, planner
 from medexp.sweep.study.study import Study, ending_of
 from medexp.sweep.study.trial_files import Ending
+from medexp.tracking.artifact_names import SWEEP_PAGE
 
 RANK, LENGTH = "lora.r", "training.max_seq_tokens"
-TELLING = 10  # finished trials: which parameter matters is chance among fewer
+MIN_TRIALS_FOR_IMPORTANCE = 10  # finished trials: which parameter matters is chance among fewer
 LINES = ("#08306b", "#8c6bb1", "#d9822b")  # from the least value to the largest
 _log = logging.getLogger(__name__)
 
 
-def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
+def draw_charts(study: Study, run: RunConfig, folder: Path) -> list[Path]:
     """Write sweep.html and the PNGs into `folder`; returns their paths. A chart that the trials do
     not suffice for is left out.
     """
@@ -28,22 +28,24 @@ def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
 
     mpl.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    if not _finished(study):
+    if not _count_finished(study):
         return []
     from optuna import visualization
     from optuna.visualization import matplotlib as in_matplotlib
 
-    pages = _charts(study, visualization, lambda: _rank_by_length_page(study, run))
-    pictures = _charts(study, in_matplotlib, lambda: _rank_by_length_picture(study, run))
-    figures = [figure for name, make in pages.items() if (figure := _tried(name, make)) is not None]
+    pages = _chart_makers(study, visualization, lambda: _make_rank_length_page(study, run))
+    pictures = _chart_makers(study, in_matplotlib, lambda: _make_rank_length_picture(study, run))
+    figures = [
+        figure for name, make in pages.items() if (figure := _make_or_skip(name, make)) is not None
+    ]
     parts = [
         figure.to_html(full_html=False, include_plotlyjs=index == 0)
         for index, figure in enumerate(figures)
     ]
-    page = folder / "sweep.html"
+    page = folder / SWEEP_PAGE
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{study.name}</title>"
     page.write_text(
-        f"{head}<body style='font:15px system-ui'>{''.join(parts)}{_left_out(study)}</body></html>",
+        f"{head}<body style='font:15px system-ui'>{''.join(parts)}{_importance_note(study)}</body></html>",
         encoding="utf-8",
     )
     return [
@@ -51,27 +53,27 @@ def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
         *(
             file
             for name, make in pictures.items()
-            if (file := _saved(name, make, folder)) is not None
+            if (file := _save_picture(name, make, folder)) is not None
         ),
     ]
 
 
-def _finished(study: Study) -> int:
+def _count_finished(study: Study) -> int:
     """Trials that were trained to their end; one that repeats another says nothing new."""
     return sum(ending_of(each) is Ending.done for each in study.trials())
 
 
-def _left_out(study: Study) -> str:
+def _importance_note(study: Study) -> str:
     """Why the page does not say which parameter matters most, "" where it does or is not asked."""
-    if len(study.settings.objectives) > 1 or _finished(study) >= TELLING:
+    if len(study.settings.objectives) > 1 or _count_finished(study) >= MIN_TRIALS_FOR_IMPORTANCE:
         return ""
     return (
-        f"<p>Which parameter matters most is drawn from {TELLING} finished trials on; there are"
-        f" {_finished(study)}.</p>"
+        f"<p>Which parameter matters most is drawn from {MIN_TRIALS_FOR_IMPORTANCE} finished trials on; there are"
+        f" {_count_finished(study)}.</p>"
     )
 
 
-def _charts(
+def _chart_makers(
     study: Study, shown: Any, rank_by_length: Callable[[], Any]
 ) -> dict[str, Callable[[], Any]]:
     """Charts by name, made by `shown`: Optuna's module for plotly or for matplotlib."""
@@ -84,21 +86,21 @@ def _charts(
     name = study.settings.objectives[0]
     charts: dict[str, Callable[[], Any]] = {
         "history": lambda: shown.plot_optimization_history(study.optuna, target_name=name),
-        "parallel_coordinates": lambda: _readable(
+        "parallel_coordinates": lambda: _recolor_lines(
             shown.plot_parallel_coordinate(study.optuna, target_name=name)
         ),
     }
-    if _finished(study) >= TELLING:
+    if _count_finished(study) >= MIN_TRIALS_FOR_IMPORTANCE:
         charts["importance"] = lambda: shown.plot_param_importances(study.optuna, target_name=name)
-    return charts | ({"rank_x_length": rank_by_length} if _has_both(study) else {})
+    return charts | ({"rank_x_length": rank_by_length} if _varies_rank_and_length(study) else {})
 
 
-def _readable(chart: Any) -> Any:
+def _recolor_lines(chart: Any) -> Any:
     """`chart` of parallel coordinates with every line in sight: Optuna draws the worst one white on
     white.
     """
     if not hasattr(chart, "data"):
-        return _readable_picture(chart)
+        return _recolor_picture_lines(chart)
     from plotly.colors import sample_colorscale
 
     scale = [[at / (len(LINES) - 1), colour] for at, colour in enumerate(LINES)]
@@ -113,7 +115,7 @@ def _readable(chart: Any) -> Any:
     )
 
 
-def _readable_picture(axes: Any) -> Any:
+def _recolor_picture_lines(axes: Any) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     for lines in axes.collections:
@@ -121,7 +123,7 @@ def _readable_picture(axes: Any) -> Any:
     return axes
 
 
-def _tried(name: str, make: Callable[[], Any]) -> Any:
+def _make_or_skip(name: str, make: Callable[[], Any]) -> Any:
     """The chart, None where the trials do not suffice for it: a picture less is no reason to fail."""
     import optuna
 
@@ -138,10 +140,10 @@ def _tried(name: str, make: Callable[[], Any]) -> Any:
         optuna.logging.set_verbosity(shown_before)
 
 
-def _saved(name: str, make: Callable[[], Any], folder: Path) -> Path | None:
+def _save_picture(name: str, make: Callable[[], Any], folder: Path) -> Path | None:
     from matplotlib import pyplot
 
-    axes = _tried(name, make)
+    axes = _make_or_skip(name, make)
     if axes is None:
         return None
     figure = (axes if hasattr(axes, "figure") else axes[0]).figure
@@ -152,11 +154,11 @@ def _saved(name: str, make: Callable[[], Any], folder: Path) -> Path | None:
     return file
 
 
-def _has_both(study: Study) -> bool:
+def _varies_rank_and_length(study: Study) -> bool:
     return {RANK, LENGTH} <= set(study.space.dimensions)
 
 
-def frontier(study: Study, run: RunConfig) -> list[tuple[int, int]]:
+def find_rank_length_frontier(study: Study, run: RunConfig) -> list[tuple[int, int]]:
     """(rank, the longest sequence that fits) over the ranks of the study; empty without a ceiling
     on a card.
     """
@@ -166,11 +168,11 @@ def frontier(study: Study, run: RunConfig) -> list[tuple[int, int]]:
     return [
         (rank, longest)
         for rank in ranks
-        if (longest := reach.longest_that_fits(reach.resized(run, rank=rank)))
+        if (longest := feasibility.longest_that_fits(feasibility.resized(run, rank=rank)))
     ]
 
 
-def _points(study: Study) -> tuple[Sequence[Any], Sequence[Any]]:
+def _split_done_and_refused(study: Study) -> tuple[Sequence[Any], Sequence[Any]]:
     """Trials with a value, and proposals that could not fit."""
     trials = study.trials()
     return (
@@ -183,10 +185,10 @@ def _points(study: Study) -> tuple[Sequence[Any], Sequence[Any]]:
     )
 
 
-def _rank_by_length_page(study: Study, run: RunConfig) -> Any:
+def _make_rank_length_page(study: Study, run: RunConfig) -> Any:
     from plotly import graph_objects
 
-    done, refused = _points(study)
+    done, refused = _split_done_and_refused(study)
     figure = graph_objects.Figure(
         layout={"title": f"{study.settings.objectives[0]} over rank x sequence length"}
     )
@@ -200,7 +202,7 @@ def _rank_by_length_page(study: Study, run: RunConfig) -> Any:
         x=[each.params[LENGTH] for each in refused], y=[each.params[RANK] for each in refused], mode="markers",
         name="could not fit, not started", marker={"symbol": "x", "color": "#999999", "size": 9},
     )  # fmt: skip
-    edge = frontier(study, run)
+    edge = find_rank_length_frontier(study, run)
     if edge:
         figure.add_scatter(
             x=[seq for _, seq in edge],
@@ -213,10 +215,10 @@ def _rank_by_length_page(study: Study, run: RunConfig) -> Any:
     return figure
 
 
-def _rank_by_length_picture(study: Study, run: RunConfig) -> Any:
+def _make_rank_length_picture(study: Study, run: RunConfig) -> Any:
     from matplotlib import pyplot
 
-    done, refused = _points(study)
+    done, refused = _split_done_and_refused(study)
     figure, axes = pyplot.subplots()
     dots = axes.scatter(
         [each.params[LENGTH] for each in done],
@@ -230,7 +232,7 @@ def _rank_by_length_picture(study: Study, run: RunConfig) -> Any:
             [each.params[LENGTH] for each in refused], [each.params[RANK] for each in refused], marker="x", c="#999999",
             label="could not fit, not started",
         )  # fmt: skip
-    edge = frontier(study, run)
+    edge = find_rank_length_frontier(study, run)
     if edge:
         axes.plot(
             [seq for _, seq in edge],

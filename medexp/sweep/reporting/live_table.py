@@ -12,18 +12,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from medexp.sweep.search.labels import point
+from medexp.sweep.search.labels import format_params
 from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, WHY, Study, ending_of
-from medexp.sweep.study.trial_files import Ending, read_whole
+from medexp.sweep.study.trial_files import Ending, read_json_object
 from medexp.system.console import Screen
 from medexp.system.units import GIB, duration
 
 COLUMNS = ("trial", "parameters", "GiB planned", "measured", "objective", "state", "time")
-SHOWN = 20
+MAX_ROWS = 20
 _UNSTARTED = (Ending.infeasible, Ending.copied, Ending.surplus)
 
 
-class Board:
+class LiveTable:
     """What a person sees while trials run."""
 
     def __init__(self, show: Screen, study: Study):
@@ -69,7 +69,7 @@ class Board:
             if each.state.is_finished() and each.number not in self._told:
                 self._told.add(each.number)
                 if ending_of(each) not in _UNSTARTED:
-                    trial, what, planned, measured, value, state, took = row(each)
+                    trial, what, planned, measured, value, state, took = make_row(each)
                     memory = f"  {measured or planned} GiB" if measured or planned else ""
                     self._show.say(
                         f"  trial {trial}  {what}  {value or '-'}{memory}  {state} "
@@ -86,8 +86,8 @@ class Board:
         for column in COLUMNS:
             table.add_column(column, overflow="fold")
         started = [each for each in trials if ending_of(each) not in _UNSTARTED]
-        for each in started[-SHOWN:]:
-            cells = row(each)
+        for each in started[-MAX_ROWS:]:
+            cells = make_row(each)
             if not each.state.is_finished() and each.number in self._began:
                 cells = (
                     *cells[:-2],
@@ -101,7 +101,7 @@ class Board:
 
     def _progress(self, trial: Any) -> str:
         folder = self._study.folder_of(trial)
-        found = read_whole(folder / "progress.json") if folder else None
+        found = read_json_object(folder / "progress.json") if folder else None
         return f"step {found['step']}/{found['steps']}" if found else "starting"
 
     def _left(self, trials: list[Any]) -> str:
@@ -116,7 +116,7 @@ class Board:
         return f", {duration(sum(took) / len(took) * left / self._study.settings.n_jobs)} to go"
 
 
-def row(trial: Any) -> tuple[str, ...]:
+def make_row(trial: Any) -> tuple[str, ...]:
     """The cells of a trial under COLUMNS."""
     ending, attrs = ending_of(trial), trial.user_attrs
     values = trial.values if ending in (Ending.done, Ending.copied) else None
@@ -127,19 +127,19 @@ def row(trial: Any) -> tuple[str, ...]:
     )
     return (
         str(trial.number),
-        point(trial.params),
-        _gib(attrs.get(PLANNED)),
-        _gib(attrs.get(MEASURED)),
-        " ".join(f"{value:.4f}" for value in values) if values else _last_report(trial),
+        format_params(trial.params),
+        _format_gib(attrs.get(PLANNED)),
+        _format_gib(attrs.get(MEASURED)),
+        " ".join(f"{value:.4f}" for value in values) if values else _format_last_report(trial),
         said or (ending.value if ending else trial.state.name.lower()),
         duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
     )
 
 
-def _last_report(trial: Any) -> str:
+def _format_last_report(trial: Any) -> str:
     reports = trial.intermediate_values
     return f"{reports[max(reports)]:.4f} at {max(reports)}" if reports else ""
 
 
-def _gib(num_bytes: float | None) -> str:
+def _format_gib(num_bytes: float | None) -> str:
     return f"{num_bytes / GIB:.2f}" if num_bytes else ""

@@ -12,9 +12,9 @@ from filelock import FileLock
 
 from medexp.config.schema import Tracking
 from medexp.errors import MedexpError, OutputError, RunError
-from medexp.reports import mlflow_description as note
-from medexp.sweep.reporting.live_table import COLUMNS, row
-from medexp.sweep.search.labels import point
+from medexp.reports import mlflow_description
+from medexp.sweep.reporting.live_table import COLUMNS, make_row
+from medexp.sweep.search.labels import format_params
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
@@ -25,17 +25,17 @@ from medexp.system.units import GIB, gib
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import registry
 from medexp.tracking import tracker as tracking
-from medexp.tracking.artifact_names import ADAPTER
+from medexp.tracking.artifact_names import ADAPTER, BEST_PRESET, INFEASIBLE_PROPOSALS, TRIALS
 from medexp.tracking.run_name import words
 from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
 
-PARENT = "mlflow_run_id"
-BEST = "best"
+PARENT_RUN = "mlflow_run_id"
+BEST_ALIAS = "best"
 
 
 @contextmanager
-def parent_run(
+def open_parent_run(
     where: Tracking,
     study: Study,
     folder: Path,
@@ -48,14 +48,14 @@ def parent_run(
     quiet = replace(where, system_metrics=False)
     with ExitStack() as open_while_sweeping:
         with FileLock(folder / ".parent.lock"):
-            known = study.optuna.user_attrs.get(PARENT)
+            known = study.optuna.user_attrs.get(PARENT_RUN)
             opened = tracking.open_run(quiet, known, study.name, say)
             tracker = open_while_sweeping.enter_context(opened)
-            study.optuna.set_user_attr(PARENT, tracker.run_id)
+            study.optuna.set_user_attr(PARENT_RUN, tracker.run_id)
         tracker.tags(
             {
                 "medexp.study": study.name,
-                "medexp.storage": storage.without_password(study.url),
+                "medexp.storage": storage.hide_password(study.url),
                 "medexp.objective": ", ".join(study.settings.objectives),
                 "medexp.direction": ", ".join(study.settings.directions),
                 "mlflow.source.name": "medexp.train",
@@ -65,20 +65,20 @@ def parent_run(
         kept_runs.bury(where, ())  # a trial that was killed alone: no later trial has told
 
 
-def counts(study: Study) -> dict[str, int]:
+def count_endings(study: Study) -> dict[str, int]:
     """How many trials ended in which way."""
     endings = [ending for ending in map(ending_of, study.trials()) if ending]
     return {each.value: endings.count(each) for each in Ending if each in endings}
 
 
-def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
+def log_results(parent: Tracker, study: Study, best_file: Path | None) -> None:
     """Log the best trial, the counts and the proposals that never started with the parent run."""
     trials = study.trials()
     step = study.done()
     parent.metrics(
-        step, {f"trials/{name}": float(number) for name, number in counts(study).items()}
+        step, {f"trials/{name}": float(number) for name, number in count_endings(study).items()}
     )
-    if luck := over_seeds(study):
+    if luck := compute_seed_statistics(study):
         parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
     best = study.best()
     if len(best) == 1 and best[0].values:
@@ -96,7 +96,7 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
             {
                 "best.trial": best[0].number,
                 "best.run_id": best[0].user_attrs.get(RUN),
-                "best.point": point(best[0].params),
+                "best.point": format_params(best[0].params),
             }
         )
     refused = [each for each in trials if ending_of(each) is Ending.infeasible]
@@ -111,29 +111,29 @@ def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
             round(each.constraints.get("vram_bytes", 0.0) / GIB, 3) for each in refused
         ]
         columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
-        parent.json(columns, "infeasible_proposals.json")
-    parent.json([plain(each) for each in trials], "trials.json")
+        parent.json(columns, INFEASIBLE_PROPOSALS)
+    parent.json([trial_as_dict(each) for each in trials], TRIALS)
     parent.note(
-        _description(
+        _make_description(
             study, parent.page, str(short(best_file.parent)) if best_file is not None else ""
         )
     )
     if best_file is not None:
-        parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
+        parent.text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
 
 
-def _description(study: Study, page: str, folder: str) -> str:
-    best = first_of(study)
+def _make_description(study: Study, page: str, folder: str) -> str:
+    best = select_best_trial(study)
     figures = (
         dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
     )
     point_of_best = words(best.params) if best is not None else ""
-    return note.study(
-        list(study.space.dimensions), point_of_best, figures, counts(study), page, folder
+    return mlflow_description.describe_study(
+        list(study.space.dimensions), point_of_best, figures, count_endings(study), page, folder
     )
 
 
-def first_of(study: Study) -> Any:
+def select_best_trial(study: Study) -> Any:
     """The best trial; of a Pareto front, the one with the best first objective. None before there
     is one.
     """
@@ -144,7 +144,7 @@ def first_of(study: Study) -> Any:
 def register_best(where: Tracking, study: Study) -> registry.Registered | None:
     """The best trial's adapter as models:/STUDY@best in MLflow's registry, kept with its run if
     trials keep none there; None where it is gone."""
-    best = first_of(study)
+    best = select_best_trial(study)
     run_id = best.user_attrs.get(RUN) if best is not None else None
     if run_id is None:
         return None
@@ -154,11 +154,11 @@ def register_best(where: Tracking, study: Study) -> registry.Registered | None:
     with suppress(RunError), suppress_away():
         if folder is not None and (folder / ADAPTER).is_dir():
             kept_runs.add_folder(where, run_id, folder / ADAPTER, ADAPTER)
-        return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
+        return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST_ALIAS)
     return None
 
 
-def plain(trial: Any) -> dict[str, object]:
+def trial_as_dict(trial: Any) -> dict[str, object]:
     """A trial as plain values."""
     ending = ending_of(trial)
     return {
@@ -175,7 +175,7 @@ def plain(trial: Any) -> dict[str, object]:
     }
 
 
-def show_all(
+def print_results(
     show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None
 ) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
@@ -186,12 +186,15 @@ def show_all(
     show.table(
         f"{study.name}: {', '.join(study.settings.objectives)}",
         COLUMNS,
-        [row(each) for each in started],
+        [make_row(each) for each in started],
     )
     title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
-    rows = [(title, f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
-    rows += _beaten(study, best) + _by_luck(study)
-    tally = counts(study)
+    rows = [
+        (title, f"trial {each.number}: {format_params(each.params)}: {_format_values(each)}")
+        for each in best
+    ]
+    rows += _comparison_rows(study, best) + _seed_rows(study)
+    tally = count_endings(study)
     rows.append(
         (
             "never started",
@@ -202,7 +205,7 @@ def show_all(
         )
     )
     if best_file is not None:
-        rows.append(("best.yaml", str(best_file)))
+        rows.append((BEST_PRESET, str(best_file)))
         rows.append(
             (
                 "again",
@@ -211,15 +214,15 @@ def show_all(
         )
     if registered is not None:
         rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
-    rows.append(("study", storage.without_password(study.url)))
+    rows.append(("study", storage.hide_password(study.url)))
     show.table("This sweep", ("", ""), rows)
 
 
-def _values(trial: Any) -> str:
+def _format_values(trial: Any) -> str:
     return ", ".join(f"{value:.4f}" for value in trial.values)
 
 
-def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
+def _comparison_rows(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
     done = [each for each in study.trials() if ending_of(each) is Ending.done]
     others = [each for each in done if each not in best]
     if len(study.settings.objectives) > 1 or not best or not others:
@@ -232,8 +235,8 @@ def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
         (
             "it beat",
             (
-                f"{count}; the next best, trial {second.number} ({point(second.params)}), had"
-                f" {_values(second)}"
+                f"{count}; the next best, trial {second.number} ({format_params(second.params)}), had"
+                f" {_format_values(second)}"
             ),
         )
     ]
@@ -241,12 +244,15 @@ def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
         said.append(("the first", "is the best: nothing that was tried beat it"))
     elif first is not second:
         said.append(
-            ("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}")
+            (
+                "the first",
+                f"trial {first.number} ({format_params(first.params)}) had {_format_values(first)}",
+            )
         )
     return said
 
 
-def over_seeds(study: Study) -> tuple[float, float] | None:
+def compute_seed_statistics(study: Study) -> tuple[float, float] | None:
     """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or
     with fewer than two runs.
     """
@@ -256,8 +262,8 @@ def over_seeds(study: Study) -> tuple[float, float] | None:
     return (fmean(values), stdev(values)) if len(values) > 1 else None
 
 
-def _by_luck(study: Study) -> list[tuple[str, str]]:
-    found = over_seeds(study)
+def _seed_rows(study: Study) -> list[tuple[str, str]]:
+    found = compute_seed_statistics(study)
     return (
         [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")]
         if found
@@ -265,7 +271,7 @@ def _by_luck(study: Study) -> list[tuple[str, str]]:
     )
 
 
-def mean(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
+def average_outcomes(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
     """One outcome of all repeats: the ending of the last, the mean of every metric."""
     last = outcomes[-1]
     shared = set.intersection(*(set(each.metrics) for each in outcomes))
@@ -273,7 +279,7 @@ def mean(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
     return replace(last, metrics=metrics, elapsed_s=sum(each.elapsed_s for each in outcomes))
 
 
-def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
+def explain_error(error: BaseException, folder: Path, study: Study) -> BaseException:
     """`error` of a sweep as one sentence where it is the disk's or the storage's, else as it is."""
     if isinstance(error, MedexpError):
         return error
@@ -285,7 +291,7 @@ def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
         or type(each).__name__ == "StorageInternalError"
         for each in chain
     ):
-        return storage.unreachable(
+        return storage.make_unreachable_error(
             study.url,
             error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)),
         )

@@ -20,7 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from medexp.sweep.study.study import ending_of
-from medexp.system import private_names as private
+from medexp.system import private_names
 
 
 class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
@@ -29,9 +29,9 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
     def __init__(self, **options: Any):
         super().__init__(**options)
         # An override of a method that Optuna no longer has would change nothing, silently.
-        for method in (private.GP_LIMITS, private.GP_OPTIMUM):
+        for method in (private_names.GP_LIMITS, private_names.GP_OPTIMUM):
             method.needed(GPSampler)
-        for each in (private.GP_SAMPLES, private.GP_RANDOM, private.GP_CACHE):
+        for each in (private_names.GP_SAMPLES, private_names.GP_RANDOM, private_names.GP_CACHE):
             each.needed(self)
         self._limits: list[str] = []
         self._refused: list[FrozenTrial] = []
@@ -43,17 +43,21 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         """The next point; empty where it is to be drawn at random."""
         trials = study.get_trials(deepcopy=False)
         self._tried = [
-            each for each in trials if each.state.is_finished() and _has(each, search_space)
+            each
+            for each in trials
+            if each.state.is_finished() and _is_drawn_from(each, search_space)
         ]
         self._refused = [
-            each for each in self._tried if each.state == TrialState.PRUNED and _is_over(each)
+            each
+            for each in self._tried
+            if each.state == TrialState.PRUNED and _violates_limit(each)
         ]
-        valued = _valued(self._tried, study.directions)
-        typical = _typical([*self._refused, *(each for each, _ in valued)])
+        valued = _pair_with_values(self._tried, study.directions)
+        typical = _typical_constraints([*self._refused, *(each for each, _ in valued)])
         self._limits = list(typical)
-        finished = [_finished(each, values, typical) for each, values in valued]
+        finished = [_as_completed_trial(each, values, typical) for each, values in valued]
         running = [each for each in trials if each.state == TrialState.RUNNING]
-        shown: Any = _Shown(study, [*finished, *running])
+        shown: Any = _FilteredStudy(study, [*finished, *running])
         proposed: dict[str, Any] = super().sample_relative(shown, trial, search_space)
         return proposed
 
@@ -84,15 +88,15 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         """The best point that has not been tried; where all seem to have been, the best."""
         best = super()._optimize_acqf(acqf, best_params)
         space = acqf.search_space
-        tried = {_key(each) for each in space.get_normalized_params(self._tried)}
-        if _key(best) not in tried:
+        tried = {_round_point(each) for each in space.get_normalized_params(self._tried)}
+        if _round_point(best) not in tried:
             return best
         drawn = space.sample_normalized_params(self._n_preliminary_samples, self._rng.rng)
-        points = np.array([each for each in drawn if _key(each) not in tried])
+        points = np.array([each for each in drawn if _round_point(each) not in tried])
         return points[np.argmax(acqf.eval_acqf_no_grad(points))] if len(points) else best
 
 
-class _Shown:
+class _FilteredStudy:
     """A study of which the sampler sees these trials."""
 
     def __init__(self, study: Study, trials: Sequence[FrozenTrial]):
@@ -105,20 +109,20 @@ class _Shown:
         return getattr(self._study, name)
 
 
-def _key(point: Any) -> tuple[float, ...]:
+def _round_point(point: Any) -> tuple[float, ...]:
     return tuple(np.round(point, 9))
 
 
-def _has(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
+def _is_drawn_from(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
     """Were its values drawn from this space?"""
     return all(trial.distributions.get(name) == each for name, each in search_space.items())
 
 
-def _is_over(trial: FrozenTrial) -> bool:
+def _violates_limit(trial: FrozenTrial) -> bool:
     return any(value > 0 for value in trial.constraints.values())
 
 
-def _valued(
+def _pair_with_values(
     trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
 ) -> list[tuple[FrozenTrial, list[float]]]:
     """Trials with their values: pruned ones with what they would have come to, failed ones with the
@@ -135,7 +139,9 @@ def _valued(
     pruned = [
         each
         for each in trials
-        if each.state == TrialState.PRUNED and each.intermediate_values and not _is_over(each)
+        if each.state == TrialState.PRUNED
+        and each.intermediate_values
+        and not _violates_limit(each)
     ]
     failed = [
         each
@@ -144,12 +150,12 @@ def _valued(
     ]
     return [
         *((each, each.values) for each in completed),
-        *((each, [_foreseen(each, completed)]) for each in pruned),
+        *((each, [_extrapolate_value(each, completed)]) for each in pruned),
         *((each, worst) for each in failed),
     ]
 
 
-def _foreseen(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
+def _extrapolate_value(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
     """The last value that a pruned trial reported, moved on by what completed ones moved from that
     step to their end.
     """
@@ -164,7 +170,7 @@ def _foreseen(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
     return reported + (statistics.median(known) if known else 0.0)
 
 
-def _typical(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """For each limit, where a trial is taken to be that does not say: as far below it as others are
     from it on average.
     """
@@ -177,7 +183,7 @@ def _typical(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     }
 
 
-def _finished(
+def _as_completed_trial(
     trial: FrozenTrial, values: Sequence[float], typical: Mapping[str, float]
 ) -> FrozenTrial:
     """`trial` as one that came to these values and says where it is to every limit."""

@@ -16,33 +16,38 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import ConfigError, listing, nearest
-from medexp.sweep.search.labels import holds
-from medexp.sweep.search.options import Settings
-from medexp.sweep.search.search_space import Space, Value
+from medexp.sweep.search.labels import contains_value
+from medexp.sweep.search.options import SweepOptions
+from medexp.sweep.search.search_space import SearchSpace, Value
 from medexp.sweep.study import storage
-from medexp.sweep.study.optuna_factory import distribution, pruner, refuse_sampler, sampler
+from medexp.sweep.study.optuna_factory import (
+    check_sampler,
+    make_distribution,
+    make_pruner,
+    make_sampler,
+)
 from medexp.sweep.study.trial_files import TRIED, Ending, TrialOutcome
-from medexp.system import private_names as private
+from medexp.system import private_names
 from medexp.system.process_identity import is_alive, owner
 
 ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES, BEAT = (
     "ending", "folder", "sweeper", "planned_bytes", "measured_bytes", "why", "elapsed_s", "mlflow_run_id", "continues", "beat",
 )  # fmt: skip
 RETRIES = 3
-DRAWN_WITHIN_S = 5.0  # a trial that another sweeper has asked for has its values
+SUGGEST_TIMEOUT_S = 5.0  # a trial that another sweeper has asked for has its values
 PRUNED_ENDINGS = (Ending.pruned, Ending.vram, Ending.infeasible)
 
 
-def id_of(trial: Any) -> int:
+def trial_id_of(trial: Any) -> int:
     """What the storage calls `trial`."""
-    found: int = private.TRIAL_ID.needed(trial)
+    found: int = private_names.TRIAL_ID.needed(trial)
     return found
 
 
 class Study:
     """The study `name` at `url`; several processes may hold it at once."""
 
-    def __init__(self, optuna_study: Any, url: str, space: Space, settings: Settings):
+    def __init__(self, optuna_study: Any, url: str, space: SearchSpace, settings: SweepOptions):
         self.optuna = optuna_study
         self.url, self.space, self.settings = url, space, settings
         self.folder: Path | None = None  # None: where each trial says
@@ -59,7 +64,7 @@ class Study:
 
     @property
     def _storage(self) -> Any:
-        return private.STUDY_STORAGE.needed(self.optuna)
+        return private_names.STUDY_STORAGE.needed(self.optuna)
 
     def trials(self) -> list[Any]:
         """Every trial, oldest first."""
@@ -89,7 +94,7 @@ class Study:
 
     def frozen(self, trial: Any) -> Any:
         """`trial` as the storage has it now."""
-        return self._storage.get_trial(id_of(trial))
+        return self._storage.get_trial(trial_id_of(trial))
 
     def failures(self) -> int:
         """Trials that failed."""
@@ -99,11 +104,11 @@ class Study:
         """A new trial with its values drawn, or one that waits to be continued."""
         trial = self.optuna.ask()
         # before it has an owner: one that dies here must be found out, too
-        self.heartbeat([id_of(trial)])
+        self.heartbeat([trial_id_of(trial)])
         trial.set_user_attr(OWNER, self._me)
         self._draw_apart()
         for key, dimension in self.space.dimensions.items():
-            private.SUGGEST.needed(trial)(key, distribution(dimension))
+            private_names.SUGGEST.needed(trial)(key, make_distribution(dimension))
         self._hand_on(trial)
         return trial
 
@@ -170,7 +175,7 @@ class Study:
             for each in self.trials()
             if each.number != trial.number and each.params == trial.params
         ]
-        settled = [each for each in twins if ending_of(each) in _SETTLED]
+        settled = [each for each in twins if ending_of(each) in CONCLUSIVE_ENDINGS]
         under_way = [
             each for each in twins if each.number < trial.number and each.state.name == "RUNNING"
         ]
@@ -180,7 +185,7 @@ class Study:
         """Wait for the values of trials that other sweepers asked for before this one: of two that
         agree, the earlier one runs.
         """
-        deadline = time.monotonic() + DRAWN_WITHIN_S
+        deadline = time.monotonic() + SUGGEST_TIMEOUT_S
         while time.monotonic() < deadline and any(
             each.number < trial.number
             and each.state.name == "RUNNING"
@@ -226,7 +231,7 @@ class Study:
         others before.
         """
         return all(
-            key in params and holds(each, params[key])
+            key in params and contains_value(each, params[key])
             for key, each in self.space.dimensions.items()
         )
 
@@ -329,7 +334,7 @@ class Study:
         if held_by["host"] == socket.gethostname():
             return not is_alive(held_by)
         if hasattr(self._storage, "record_heartbeat"):
-            return id_of(trial) in self._stale_ids()
+            return trial_id_of(trial) in self._stale_ids()
         beat = trial.user_attrs.get(BEAT)
         silent_s = self._age_s(trial) if beat is None else time.time() - beat
         return silent_s > storage.STALE_AFTER_BEATS * self.settings.heartbeat_s
@@ -338,8 +343,8 @@ class Study:
         return time.time() - trial.datetime_start.timestamp() if trial.datetime_start else 0.0
 
     def _stale_ids(self) -> list[int]:
-        find = private.STALE_TRIALS.of(self._storage)
-        return list(find(private.STUDY_ID.needed(self.optuna))) if find else []
+        find = private_names.STALE_TRIALS.of(self._storage)
+        return list(find(private_names.STUDY_ID.needed(self.optuna))) if find else []
 
     def heartbeat(self, trial_ids: Sequence[int]) -> None:
         """Tell other sweepers that these trials are alive: in the storage's own way, or as a note
@@ -363,11 +368,11 @@ class Study:
         """`frozen` as a trial that can be told."""
         import optuna
 
-        return optuna.trial.Trial(self.optuna, id_of(frozen))
+        return optuna.trial.Trial(self.optuna, trial_id_of(frozen))
 
     def close(self) -> None:
         """Let go of the connections to the storage."""
-        kept_in = private.CACHED_STORAGE.of(self._storage) or self._storage
+        kept_in = private_names.CACHED_STORAGE.of(self._storage) or self._storage
         if hasattr(kept_in, "engine"):
             kept_in.remove_session()
             kept_in.engine.dispose()
@@ -377,10 +382,10 @@ class Study:
 
 
 # another try of the same point would end so, too
-_SETTLED = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
+CONCLUSIVE_ENDINGS = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
 
 
-def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
+def open_study(name: str, url: str, space: SearchSpace, settings: SweepOptions) -> Study:
     """The study `name` at `url`, new or as it was left.
 
     Raises: OutputError for a storage that does not answer; ConfigError where the study there was
@@ -389,7 +394,7 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    refuse_sampler(settings.sampler, space, settings.objectives)
+    check_sampler(settings.sampler, space, settings.objectives)
     kept_in = storage.connect(url, settings.heartbeat_s)
     try:
         earlier = {
@@ -397,21 +402,21 @@ def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
             for each in optuna.study.get_all_study_summaries(kept_in, include_best_trial=False)
         }
         if name in earlier:
-            _same_directions(name, earlier[name], settings)
+            _check_directions(name, earlier[name], settings)
         study = optuna.create_study(
             storage=kept_in,
             study_name=name,
             directions=list(settings.directions),  # type: ignore[arg-type]
             load_if_exists=True,
-            pruner=pruner(settings.pruner),
+            pruner=make_pruner(settings.pruner),
         )
         if not any(each.state.name == "COMPLETE" for each in study.get_trials(deepcopy=False)):
             _name_objectives(study, settings.objectives)
         made = Study(study, url, space, settings)
-        _same_space(made)
-        study.sampler = sampler(settings.sampler, space, len(made.trials()))
+        _check_distributions(made)
+        study.sampler = make_sampler(settings.sampler, space, len(made.trials()))
     except SQLAlchemyError as error:
-        raise storage.unreachable(url, error) from error
+        raise storage.make_unreachable_error(url, error) from error
     return made
 
 
@@ -424,7 +429,7 @@ def _name_objectives(study: Any, objectives: Sequence[str]) -> None:
         study.set_metric_names(list(objectives))
 
 
-def _same_directions(name: str, earlier: Any, settings: Settings) -> None:
+def _check_directions(name: str, earlier: Any, settings: SweepOptions) -> None:
     kept = tuple(each.name.lower() for each in earlier.directions)
     if kept != settings.directions:
         raise ConfigError(
@@ -434,7 +439,7 @@ def _same_directions(name: str, earlier: Any, settings: Settings) -> None:
         )
 
 
-def _same_space(study: Study) -> None:
+def _check_distributions(study: Study) -> None:
     """Optuna refuses a categorical that has changed in the middle of a sweep: say so before it
     begins.
     """
@@ -442,18 +447,18 @@ def _same_space(study: Study) -> None:
         for key, kept in each.distributions.items():
             if key not in study.space.dimensions:
                 continue
-            now = distribution(study.space.dimensions[key])
+            now = make_distribution(study.space.dimensions[key])
             if type(now) is not type(kept) or (
                 hasattr(kept, "choices") and now.choices != kept.choices
             ):
                 raise ConfigError(
-                    f"study {study.name} was begun with {key} from {_words(kept)} and is now asked"
-                    f" for {_words(now)}; set it back, or give the new study a name:"
+                    f"study {study.name} was begun with {key} from {_describe_distribution(kept)} and is now asked"
+                    f" for {_describe_distribution(now)}; set it back, or give the new study a name:"
                     " hydra.sweeper.study_name=NAME"
                 )
 
 
-def _words(kept: Any) -> str:
+def _describe_distribution(kept: Any) -> str:
     if hasattr(kept, "choices"):
         return f"choice({', '.join(map(str, kept.choices))})"
     return f"interval({kept.low:g}, {kept.high:g})" if hasattr(kept, "low") else str(kept)

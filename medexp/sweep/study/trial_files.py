@@ -90,17 +90,17 @@ class TrialSpec:
 
 def read_outcome(folder: Path) -> TrialOutcome | None:
     """The outcome kept in `folder`, if its trial has come to one."""
-    found = read_whole(folder / "outcome.json")
+    found = read_json_object(folder / "outcome.json")
     return TrialOutcome(**(found | {"ending": Ending(found["ending"])})) if found else None
 
 
 def read_trial_spec(folder: Path) -> TrialSpec | None:
     """The spec in `folder`, if it is a trial's."""
-    found = read_whole(folder / "trial.json")
+    found = read_json_object(folder / "trial.json")
     return TrialSpec(**found) if found else None
 
 
-def read_whole(file: Path) -> dict[str, Any] | None:
+def read_json_object(file: Path) -> dict[str, Any] | None:
     """The JSON object in `file`; None where there is none."""
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -78,13 +78,19 @@ class TrialContext:
         """Leave the outcome of a run that came to its end."""
         self._leave(TrialOutcome(Ending.done, "", dict(metrics), run_id, self._elapsed_s()))
         if self.spec.parent_pid is not None:
-            atexit.register(_end_at_once)  # the last one registered is the first to be called
+            atexit.register(
+                _exit_without_teardown
+            )  # the last one registered is the first to be called
 
     def failed(self, error: BaseException) -> None:
         """Leave the outcome of a run that did not."""
         self._leave(
             TrialOutcome(
-                _ending(error), str(error) or type(error).__name__, {}, None, self._elapsed_s()
+                _ending_of_error(error),
+                str(error) or type(error).__name__,
+                {},
+                None,
+                self._elapsed_s(),
             )
         )
 
@@ -100,14 +106,14 @@ class TrialContext:
             import optuna
 
             from medexp.sweep.study import storage
-            from medexp.sweep.study.optuna_factory import pruner
+            from medexp.sweep.study.optuna_factory import make_pruner
 
             spec = self.spec
             study = optuna.load_study(
                 study_name=spec.study_name,
                 storage=storage.connect(spec.storage),
                 sampler=optuna.samplers.RandomSampler(),
-                pruner=pruner(spec.pruner),
+                pruner=make_pruner(spec.pruner),
             )
             self._optuna_trial = optuna.trial.Trial(study, spec.trial_id)
         return self._optuna_trial
@@ -123,7 +129,7 @@ def open_trial(folder: Path) -> Iterator[TrialContext | None]:
         yield None
         return
     trial = TrialContext(spec, folder)
-    _end_with(spec.parent_pid)
+    _terminate_with_parent(spec.parent_pid)
     try:
         yield trial
     except BaseException as error:
@@ -132,7 +138,7 @@ def open_trial(folder: Path) -> Iterator[TrialContext | None]:
         raise
 
 
-def _end_at_once() -> None:
+def _exit_without_teardown() -> None:
     """Python takes seconds to take the training stack apart, and all that is to be kept is on disk:
     the next trial waits for it.
     """
@@ -142,14 +148,14 @@ def _end_at_once() -> None:
     os._exit(0)
 
 
-def _ending(error: BaseException) -> Ending:
+def _ending_of_error(error: BaseException) -> Ending:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return Ending.stopped
     reason = error.reason if isinstance(error, MedexpError) else ""
     return Ending(reason) if reason in {each.value for each in Ending} else Ending.crashed
 
 
-def _end_with(parent_pid: int | None) -> None:
+def _terminate_with_parent(parent_pid: int | None) -> None:
     """Have the system send SIGTERM when the sweeper dies: the step under way is finished and kept,
     and the card is free again.
     """

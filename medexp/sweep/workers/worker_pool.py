@@ -34,7 +34,7 @@ _ENDINGS_BY_EXIT = {
 }
 
 
-def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
+def make_worker_environments(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
     """The environment of each of `n_jobs` processes at once: a card each and a part of the host's
     memory, or cores shared out.
 
@@ -45,7 +45,7 @@ def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
         cards = given.split(",") if given else [str(index) for index in range(len(machine.gpus))]
         if n_jobs > len(cards):
             raise MachineError(
-                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_are(len(cards))};"
+                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_describe_card_count(len(cards))};"
                 " lower it"
             )
         return [
@@ -57,11 +57,11 @@ def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
     return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(n_jobs)]
 
 
-def _are(count: int) -> str:
+def _describe_card_count(count: int) -> str:
     return "is one card" if count == 1 else f"are {count} cards"
 
 
-class Processes:
+class WorkerPool:
     """At most one process a slot at a time. May be called from several threads."""
 
     def __init__(self, environments: Sequence[Mapping[str, str]]):
@@ -91,7 +91,7 @@ class Processes:
                     Ending.stopped, "ended at once by a second Ctrl-C", elapsed_s=elapsed_s
                 )
             else:
-                found = _from_status(
+                found = _make_outcome_from_exit(
                     process.returncode, folder, elapsed_s, timeout_s if is_late else None
                 )
             with suppress(OSError):  # a full disk: whoever waits has it all the same
@@ -108,24 +108,24 @@ class Processes:
             log.flush()
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**_plain_environment(), **environment},
+                env={**_inherited_environment(), **environment},
             )  # fmt: skip
         with self._lock:
             self._running.add(process)
         write_json(folder / "process.json", owner_of(process.pid), private=True)
         if self._stopping:
-            _signal(process, signal.SIGINT)
+            _send_signal(process, signal.SIGINT)
         return process
 
     def _wait(self, process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGTERM)
+            _send_signal(process, signal.SIGTERM)
             try:
                 process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
+                _send_signal(process, signal.SIGKILL)
                 process.wait()
             return True
         finally:
@@ -146,17 +146,17 @@ class Processes:
     def _send(self, number: int) -> None:
         with self._lock:
             for process in self._running:
-                _signal(process, number)
+                _send_signal(process, number)
 
 
-def _plain_environment() -> dict[str, str]:
+def _inherited_environment() -> dict[str, str]:
     """This process's, without what medexp.cli.app sets for itself: a trial's error is one sentence,
     too.
     """
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+def _send_signal(process: subprocess.Popen[bytes], number: int) -> None:
     """To the whole session of the process: workers of its data loader go with it."""
     try:
         os.killpg(process.pid, number)
@@ -164,7 +164,7 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         return
 
 
-def _from_status(
+def _make_outcome_from_exit(
     status: int, folder: Path, elapsed_s: float, timeout_s: float | None
 ) -> TrialOutcome:
     """What a process that left no outcome of its own died of."""
@@ -174,7 +174,7 @@ def _from_status(
             f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s",
             elapsed_s=elapsed_s,
         )
-    said = last_words(folder / "trial.log")
+    said = read_last_line(folder / "trial.log")
     if status < 0:
         ending = Ending.stopped if -status in (signal.SIGINT, signal.SIGTERM) else Ending.crashed
         return TrialOutcome(
@@ -188,7 +188,7 @@ def _from_status(
     )
 
 
-def last_words(log: Path) -> str:
+def read_last_line(log: Path) -> str:
     """The last line of `log` that says something."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -198,6 +198,6 @@ def last_words(log: Path) -> str:
     return said[-1].removeprefix("medexp: ")[:400] if said else "it printed nothing"
 
 
-def python_module(name: str) -> list[str]:
+def make_module_command(name: str) -> list[str]:
     """The command that runs `name` with this interpreter."""
     return [sys.executable, "-m", name]

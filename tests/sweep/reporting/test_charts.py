@@ -38,7 +38,7 @@ def drawn(
                 Ending.done if at == 0 else ending, "", {"result/loss_after": loss}
             )
             study.tell(study.ask(), outcome, {})
-        charts.draw(study, resolved(on=no_card), tmp_path / "charts")
+        charts.draw_charts(study, resolved(on=no_card), tmp_path / "charts")
         return tmp_path / "charts", (tmp_path / "charts/sweep.html").read_text()
 
     return made
@@ -69,7 +69,11 @@ def test_trials_that_came_to_the_same_are_drawn_too(drawn: Callable[..., tuple[P
 
 
 @pytest.mark.parametrize(
-    ("count", "ending"), [(charts.TELLING - 1, Ending.done), (charts.TELLING, Ending.copied)]
+    ("count", "ending"),
+    [
+        (charts.MIN_TRIALS_FOR_IMPORTANCE - 1, Ending.done),
+        (charts.MIN_TRIALS_FOR_IMPORTANCE, Ending.copied),
+    ],
 )
 def test_which_parameter_matters_is_not_drawn_from_few_trials(
     drawn: Callable[..., tuple[Path, str]], count: int, ending: Ending
@@ -77,12 +81,15 @@ def test_which_parameter_matters_is_not_drawn_from_few_trials(
     folder, page = drawn([3.0 + at / 10 for at in range(count)], ending=ending)
     finished = count if ending is Ending.done else 1
     assert not (folder / "importance.png").exists()
-    assert f"drawn from {charts.TELLING} finished trials on; there are {finished}." in page
+    assert (
+        f"drawn from {charts.MIN_TRIALS_FOR_IMPORTANCE} finished trials on; there are {finished}."
+        in page
+    )
 
 
 def test_which_parameter_matters_is_drawn_from_enough(
     drawn: Callable[..., tuple[Path, str]],
 ) -> None:
-    folder, page = drawn([3.0 + at / 10 for at in range(charts.TELLING)])
+    folder, page = drawn([3.0 + at / 10 for at in range(charts.MIN_TRIALS_FOR_IMPORTANCE)])
     assert (folder / "importance.png").stat().st_size > 5000
     assert "finished trials on" not in page

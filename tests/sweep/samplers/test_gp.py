@@ -3,22 +3,22 @@
 import pytest
 from optuna.trial import TrialState
 
-from medexp.sweep.samplers.gp import _valued
+from medexp.sweep.samplers.gp import _pair_with_values
 from medexp.sweep.search.proposal import CONFIG, HOST, VRAM
-from medexp.sweep.search.search_space import Choice, Real, Space, Whole
+from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
 GP = "hydra/sweeper/sampler=gp"
 LOSS = "result/loss_after"
-ALL_KINDS = Space(
+ALL_KINDS = SearchSpace(
     {
-        "lora.r": Whole(4, 64, log=True),
-        "training.learning_rate": Real(1e-5, 1e-3, log=True),
+        "lora.r": IntRange(4, 64, log=True),
+        "training.learning_rate": FloatRange(1e-5, 1e-3, log=True),
         "lora.alpha": Choice((8, 16, 32)),
-        "training.max_seq_tokens": Whole(128, 2048, 64),
+        "training.max_seq_tokens": IntRange(128, 2048, 64),
     }
 )
-LENGTH = Space({"training.max_seq_tokens": Whole(64, 6400, 64)})
+LENGTH = SearchSpace({"training.max_seq_tokens": IntRange(64, 6400, 64)})
 
 
 def done(study, trial, loss, limits=None):
@@ -64,7 +64,9 @@ def test_trials_may_tell_of_different_limits(opened, limits, kept):
 
 
 def test_every_point_of_a_small_space_is_tried_before_one_is_tried_again(opened):
-    space = Space({"lora.r": Choice((4, 8, 16)), "training.max_seq_tokens": Whole(128, 384, 128)})
+    space = SearchSpace(
+        {"lora.r": Choice((4, 8, 16)), "training.max_seq_tokens": IntRange(128, 384, 128)}
+    )
     study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
     for count in range(9):
         trial = study.ask()
@@ -122,7 +124,7 @@ def test_a_continued_study_goes_on_from_what_it_learnt(opened):
 
 
 def test_a_range_that_grew_is_searched(opened):
-    for space in (LENGTH, Space({"training.max_seq_tokens": Whole(64, 12800, 64)})):
+    for space in (LENGTH, SearchSpace({"training.max_seq_tokens": IntRange(64, 12800, 64)})):
         study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
         for _ in range(3):
             done(study, study.ask(), 1.0)
@@ -146,7 +148,7 @@ def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
         study.tell(
             trial, TrialOutcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {}
         )
-    found = _valued(study.trials(), study.optuna.directions)
+    found = _pair_with_values(study.trials(), study.optuna.directions)
     assert [(each.number, values) for each, values in found] == [
         (0, [4.0]),
         (1, [4.5]),

@@ -16,7 +16,7 @@ from medexp.config.registration import conf_dir
 from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
-from medexp.sweep.search.search_space import Choice, Real, Space, Whole
+from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
 from medexp.sweep.study import study as study_module
 from medexp.sweep.study.study import ending_of
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
@@ -26,7 +26,7 @@ from medexp.system.units import GIB
 LOSS = "result/loss_after"
 SAMPLERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
 PRUNERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
-FINITE = Space({"lora.r": Choice((4, 8)), "training.max_seq_tokens": Whole(128, 384, 128)})
+FINITE = SearchSpace({"lora.r": Choice((4, 8)), "training.max_seq_tokens": IntRange(128, 384, 128)})
 
 
 def told(study, ending=Ending.done, loss=1.0, violations=None):
@@ -73,12 +73,12 @@ def test_the_best_is_feasible(opened):
 
 def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
     study, base = opened(), resolved("hardware=cpu")
-    sweeper._same_run(study, base)
+    sweeper._check_base_unchanged(study, base)
     again = copy.deepcopy(base)
     again.evaluation.reuse_base = not base.evaluation.reuse_base
     again.training.save_steps += 1
     again.lora.r += 1  # one of its dimensions
-    sweeper._same_run(study, again)
+    sweeper._check_base_unchanged(study, again)
     again.lora.alpha += 1
     with pytest.raises(
         ConfigError,
@@ -86,7 +86,7 @@ def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
             rf"begun with other settings: lora\.alpha={again.lora.alpha} \(was {base.lora.alpha}\);"
         ),
     ):
-        sweeper._same_run(study, again)
+        sweeper._check_base_unchanged(study, again)
 
 
 def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
@@ -104,19 +104,21 @@ def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
     # the project was moved since
     kept |= {"dataset.path": f"/elsewhere/{Path(str(kept['dataset.path'])).name}"}
     study.optuna.set_user_attr("base", kept)
-    sweeper._same_run(study, now)
-    sweeper._same_run(study, before)
+    sweeper._check_base_unchanged(study, now)
+    sweeper._check_base_unchanged(study, before)
     other = resolved("hardware=cpu", "dataset=local", "dataset.path=other.csv", on=no_card)
     with pytest.raises(ConfigError, match=r"begun with other settings: .*dataset\.name=local"):
-        sweeper._same_run(study, other)
+        sweeper._check_base_unchanged(study, other)
 
 
 def test_a_study_goes_on_with_more_memory_but_not_with_another_ceiling(opened, resolved, no_card):
     study = opened()
     for ram in (8, 16):
-        sweeper._same_run(study, resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB)))
+        sweeper._check_base_unchanged(
+            study, resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB))
+        )
     with pytest.raises(ConfigError, match=r"hardware\.vram_ceiling_gib=4\.0 \(was None\)"):
-        sweeper._same_run(
+        sweeper._check_base_unchanged(
             study, resolved("hardware=cpu", "hardware.vram_ceiling_gib=4", on=no_card)
         )
 
@@ -202,18 +204,18 @@ def test_a_sampler_inside_another_goes_on_with_other_draws_too(opened):
     assert len({each["training.learning_rate"] for each in drawn}) == 3
 
 
-@pytest.mark.parametrize("now", [Choice((4, 8, 32)), Whole(4, 16)])
+@pytest.mark.parametrize("now", [Choice((4, 8, 32)), IntRange(4, 16)])
 def test_a_categorical_that_changed_is_refused(opened, now):
-    told(opened(space=Space({"lora.r": Choice((4, 8, 16))})))
+    told(opened(space=SearchSpace({"lora.r": Choice((4, 8, 16))})))
     with pytest.raises(
         ConfigError, match=r"was begun with lora\.r from choice\(4, 8, 16\) and is now asked for"
     ):
-        opened(space=Space({"lora.r": now}))
+        opened(space=SearchSpace({"lora.r": now}))
 
 
 def test_a_range_may_grow(opened):
-    told(opened(space=Space({"lora.r": Whole(4, 16)})))
-    assert opened(space=Space({"lora.r": Whole(4, 64)})).done() == 1
+    told(opened(space=SearchSpace({"lora.r": IntRange(4, 16)})))
+    assert opened(space=SearchSpace({"lora.r": IntRange(4, 64)})).done() == 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -256,7 +258,8 @@ def test_a_grid_tries_every_point_once_and_ends(opened, sampler):
 def test_a_grid_needs_a_finite_space(opened):
     with pytest.raises(ConfigError, match=r"training\.learning_rate has no grid"):
         opened(
-            "hydra/sweeper/sampler=grid", space=Space({"training.learning_rate": Real(1e-5, 1e-3)})
+            "hydra/sweeper/sampler=grid",
+            space=SearchSpace({"training.learning_rate": FloatRange(1e-5, 1e-3)}),
         )
 
 
@@ -268,7 +271,7 @@ def test_an_option_that_a_sampler_does_not_take_is_refused(opened):
 
 
 def test_a_finished_point_is_known_again(opened):
-    study = opened(space=Space({"lora.r": Choice((4,))}))
+    study = opened(space=SearchSpace({"lora.r": Choice((4,))}))
     told(study)
     assert study.same_point(study.ask()).number == 0
 
@@ -358,7 +361,7 @@ def shared_url(request, tmp_path):
 
 
 def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened, tmp_path: Path):
-    space = Space({"lora.r": Whole(2, 39)})
+    space = SearchSpace({"lora.r": IntRange(2, 39)})
     opened(*SHARED[:1], "sweep.n_trials=12", space=space, url=shared_url)  # its tables, once
     context = multiprocessing.get_context("spawn")
     started, together = context.Queue(), context.Barrier(2)
@@ -410,7 +413,7 @@ def test_the_default_point_is_not_queued_twice(opened):
 
 
 def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
-    study = opened(space=Space({"lora.r": Choice((4,))}))
+    study = opened(space=SearchSpace({"lora.r": Choice((4,))}))
     first = study.ask()
     first.report(2.5, 3)
     study.tell(first, TrialOutcome(Ending.pruned, "behind"), {VRAM: -1.0})

@@ -17,7 +17,7 @@ from medexp.sweep.study.trial_files import (
     read_trial_spec,
 )
 from medexp.sweep.workers import worker_pool as processes
-from medexp.sweep.workers.worker_pool import Processes, slots
+from medexp.sweep.workers.worker_pool import WorkerPool, make_worker_environments
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
 
@@ -32,7 +32,7 @@ def python(code: str) -> list[str]:
 
 
 def run(code: str, folder, timeout_s=None, environments=({},)) -> TrialOutcome:
-    return Processes(environments).run(python(code), folder, timeout_s)
+    return WorkerPool(environments).run(python(code), folder, timeout_s)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_late_process_is_asked_then_stopped_with_what_it_started(tmp_path, mon
 
 
 def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_path):
-    both = Processes([{}, {}])
+    both = WorkerPool([{}, {}])
     heard = (
         "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(130));"
         " print('up', flush=True); time.sleep(60)"
@@ -170,7 +170,7 @@ def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_pat
 
 def test_each_process_has_a_card_of_its_own_and_no_two_the_same(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    pool = Processes(slots(2, TWO_CARDS, on_card=True))
+    pool = WorkerPool(make_worker_environments(2, TWO_CARDS, on_card=True))
     code = (
         "import os, time; print('card', os.environ['CUDA_VISIBLE_DEVICES'], flush=True);"
         " time.sleep(1)"
@@ -202,7 +202,8 @@ def test_cards_are_those_this_process_may_see(monkeypatch, visible, n_jobs, card
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [
-        each["CUDA_VISIBLE_DEVICES"] for each in slots(n_jobs, TWO_CARDS, on_card=True)
+        each["CUDA_VISIBLE_DEVICES"]
+        for each in make_worker_environments(n_jobs, TWO_CARDS, on_card=True)
     ] == cards
 
 
@@ -212,7 +213,7 @@ def test_trials_that_run_side_by_side_share_the_host_s_memory(tmp_path):
         "import psutil; from medexp.system import machine; print(psutil.virtual_memory().total //"
         " machine.read().ram_bytes)"
     )
-    pool = Processes(slots(2, TWO_CARDS, on_card=True))
+    pool = WorkerPool(make_worker_environments(2, TWO_CARDS, on_card=True))
     pool.run([sys.executable, "-c", ram], tmp_path, None)
     assert "\n2\n" in (tmp_path / "trial.log").read_text()
 
@@ -222,12 +223,16 @@ def test_more_jobs_than_cards_are_refused(monkeypatch):
     with pytest.raises(
         MachineError, match=r"hydra\.sweeper\.n_jobs=3 asks for a card each and there are 2 cards"
     ):
-        slots(3, TWO_CARDS, on_card=True)
+        make_worker_environments(3, TWO_CARDS, on_card=True)
 
 
 def test_cores_are_shared_out():
-    assert slots(1, CPU, on_card=False) == [{}]  # as a run of its own, to the same bits
-    assert [each["OMP_NUM_THREADS"] for each in slots(3, CPU, on_card=False)] == ["2", "2", "2"]
+    assert make_worker_environments(1, CPU, on_card=False) == [
+        {}
+    ]  # as a run of its own, to the same bits
+    assert [
+        each["OMP_NUM_THREADS"] for each in make_worker_environments(3, CPU, on_card=False)
+    ] == ["2", "2", "2"]
 
 
 def test_a_log_begins_with_its_command_and_keeps_earlier_attempts(tmp_path):
