@@ -28,7 +28,7 @@ from medexp.errors import DataError
 from medexp.models import backend as stack
 from medexp.models import weights
 from medexp.models.tokenizer import load_tokenizer
-from medexp.reports import audit_report as audit_page
+from medexp.reports import audit_report
 from medexp.system import machine
 from medexp.system.console import DONE, WRONG, Screen
 from medexp.system.visible import visible
@@ -99,7 +99,7 @@ def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
     values.write_text(
         json.dumps(seen.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    html.write_text(audit_page.render_audit_page(run, seen), encoding="utf-8")
+    html.write_text(audit_report.render_audit_page(run, seen), encoding="utf-8")
     return values, html
 
 

@@ -18,15 +18,13 @@ import webbrowser
 from pathlib import Path
 
 from medexp.cli.app import Invocation, new_folder, run_door
-from medexp.comparison import compare_report as comparison_page
-from medexp.comparison import comparison
-from medexp.comparison import loading as compared
-from medexp.comparison import tables as comparison_rows
+from medexp.comparison import compare_report, comparison, tables
+from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions, Format
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
-from medexp.reports import summary as report
+from medexp.reports import summary
 from medexp.system.console import NOTE, Screen
 from medexp.system.units import duration
 
@@ -47,13 +45,13 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> RunCompari
         )
     with show.stage("reading the runs and scoring their answers"):
         if options.study:
-            found = compared.load_study_trials(options.study, run.tracking, Path.cwd())
+            found = runs.load_study_trials(options.study, run.tracking, Path.cwd())
         else:
-            found = compared.load_runs(names, run.tracking, Path.cwd())
-        page = comparison_page.render_comparison(found, options.mlflow)
+            found = runs.load_runs(names, run.tracking, Path.cwd())
+        page = compare_report.render_comparison(found, options.mlflow)
     file = _written(page, given or None)
     if options.format is Format.json:
-        said = {"remarks": comparison_rows.caveats(found), "page": str(file)}
+        said = {"remarks": tables.caveats(found), "page": str(file)}
         show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
         _print(show, found, options.answers)
@@ -85,10 +83,10 @@ def asked(options: CompareOptions) -> list[str]:
             "there is nothing to compare: give 'run=[ID,ID]' (MLflow run ids, folders of adapters,"
             " last; make ui lists the runs) or study=NAME"
         )
-    if not compared.FEWEST <= len(names) <= compared.MOST:
+    if not runs.FEWEST <= len(names) <= runs.MOST:
         raise ConfigError(
-            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to"
-            f" {compared.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
+            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {runs.FEWEST} to"
+            f" {runs.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
             " its report.html"
         )
     return names
@@ -116,14 +114,14 @@ def _written(page: str, given: Path | None) -> Path:
 
 def _print(show: Screen, found: RunComparison, answers: int) -> None:
     labels = tuple(run.label for run in found.runs)
-    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    show.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
     show.table(
         found.title,
         ("", "run", "ended", "evaluated", "MLflow run or folder"),
-        comparison_rows.build_run_rows(found),
+        tables.build_run_rows(found),
     )
-    show.result(comparison_rows.describe_shared_settings(found))
-    rows, follow = comparison_rows.build_setting_rows(found)
+    show.result(tables.describe_shared_settings(found))
+    rows, follow = tables.build_setting_rows(found)
     if rows:
         show.table("Where they differ", ("setting", *labels), rows)
     if follow:
@@ -132,20 +130,18 @@ def _print(show: Screen, found: RunComparison, answers: int) -> None:
             f" {', '.join(follow)}",
             style="dim",
         )
-    for remark in comparison_rows.caveats(found):
+    for remark in tables.caveats(found):
         show.result(remark, NOTE)
     _print_measures(show, found)
-    if costs := comparison_rows.build_cost_rows(found):
+    if costs := tables.build_cost_rows(found):
         show.table("What they took", ("", *labels), costs)
     _print_answers(show, found, answers)
 
 
 def _print_measures(show: Screen, found: RunComparison) -> None:
-    quiet = comparison_rows.unchanged_measures(found)
+    quiet = tables.unchanged_measures(found)
     loud = [each for each in found.measures if each not in quiet]
-    if (first := found.reference) is not None and (
-        rows := comparison_rows.build_contrast_rows(found, loud)
-    ):
+    if (first := found.reference) is not None and (rows := tables.build_contrast_rows(found, loud)):
         columns = (
             "measure",
             "",
@@ -156,7 +152,7 @@ def _print_measures(show: Screen, found: RunComparison) -> None:
             "n",
         )
         show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
-    if rows := comparison_rows.build_change_rows(found, loud):
+    if rows := tables.build_change_rows(found, loud):
         heads = ("measure", "", "before -> after", "verdict", "change [95 %]")
         show.table("What changed in each, against its own base", heads, rows)
     if quiet:
@@ -166,7 +162,7 @@ def _print_measures(show: Screen, found: RunComparison) -> None:
             style="dim",
         )
     if found.measures:
-        for sentence in comparison_rows.reading_notes(found):
+        for sentence in tables.reading_notes(found):
             show.result(sentence, style="dim")
         show.result("")
 
@@ -185,7 +181,7 @@ def _print_answers(show: Screen, found: RunComparison, answers: int) -> None:
         said = [comparison.find_answers(found.runs[at], case.places[at]) for at in answering]
         heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
                  for at, each in zip(answering, said, strict=True)]  # fmt: skip
-        texts = [report.clip_text(each.tuned, 900) if each else "(not asked)" for each in said]
+        texts = [summary.clip_text(each.tuned, 900) if each else "(not asked)" for each in said]
         show.table(f"Held out: {case.question}", heads, [texts], prose=True)
 
 

@@ -26,8 +26,7 @@ from medexp.data.cases import digest_of
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import Speller
 from medexp.errors import RunError
-from medexp.evaluation import benchmarks
-from medexp.evaluation import evaluator as measuring
+from medexp.evaluation import benchmarks, evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.benchmark_questions import ChoiceQuestion, parse_questions
 from medexp.evaluation.evaluator import Evaluator
@@ -37,8 +36,7 @@ from medexp.models import backend as stack
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.planning.memory_terms import Phase
-from medexp.reports import mlflow_description
-from medexp.reports import summary as report
+from medexp.reports import mlflow_description, summary
 from medexp.reports.console_tables import print_scorecard
 from medexp.reports.publish import publish_evaluation, read_loss_curves
 from medexp.reports.run_report import ReportHeader
@@ -72,7 +70,7 @@ def evaluate(
         kept = _keep(run, invocation, subject, record, found, None)
     else:
         record, found, kept = _measured(run, invocation, subject, show)
-    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    show.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
     print_scorecard(show, f"What changed: {subject.name}", record, found)
     show.result(
         f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
@@ -144,7 +142,7 @@ def _measured(
             open_baseline_cache(run, base.weights, ready),
         )
         record = _asked(job, questions)
-        card = measuring.score_record(record, run.evaluation, base.modules)
+        card = evaluator.score_record(record, run.evaluation, base.modules)
         kept = _keep(run, invocation, subject, record, card, work)
         work.finish()  # last: until then the answers are nowhere else
     return record, card, kept
@@ -207,7 +205,7 @@ def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
         subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
     )
     modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
-    found = measuring.score_record(record, run.evaluation, modules)
+    found = evaluator.score_record(record, run.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]

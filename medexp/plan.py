@@ -22,7 +22,7 @@ from medexp.config.schema import Device, RunConfig
 from medexp.errors import ConfigError, VramPlanError
 from medexp.planning import feasibility, planner
 from medexp.planning.step_time import Plan
-from medexp.reports import frontier_chart as charts
+from medexp.reports import frontier_chart
 from medexp.system.console import Screen
 from medexp.system.units import GIB, duration
 
@@ -153,7 +153,7 @@ def _show_frontier(run: RunConfig, cells: list[planner.Cell], show: Screen) -> N
     rows = [(str(rank), *_longest(run, rank)) for rank in FRONTIER_RANKS]
     show.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
     title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib:g} GiB"
-    files = charts.draw_frontier(
+    files = frontier_chart.draw_frontier(
         cells, title, Path("outputs") / f"frontier-{run.model.name}-{run.hardware.name}"
     )
     show.result(f"Drawn: {files[0]} and {files[1]}")

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from medexp.cli import app as frame
 from medexp.cli.app import Invocation
 from medexp.compare import asked, compare
-from medexp.comparison import loading as compared
+from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions
 from medexp.config.resolve import resolve
@@ -345,7 +345,7 @@ def test_a_study_is_its_finished_trials_best_first(
     counts = (kept.ranked.outcome.trainable, kept.plain.outcome.trainable)
     # no trial has kept its adapter
     assert [each.cost.trained for each in found.runs] == [counts[0], counts[1], counts[1]]
-    monkeypatch.setattr(compared, "MOST", 2)
+    monkeypatch.setattr(runs, "MOST", 2)
     assert kept.compare(f"study={study}").title.startswith(
         "Study ranks: the best 2 of 3 finished trials"
     )

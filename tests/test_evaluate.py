@@ -20,8 +20,7 @@ from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import evaluate
-from medexp.evaluation import evaluator as measuring
-from medexp.evaluation import generation
+from medexp.evaluation import evaluator, generation
 from medexp.evaluation.benchmark_questions import parse_questions
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
@@ -147,7 +146,7 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
 ) -> None:
     words = ["evaluation.max_new_tokens=5", "evaluation.reuse_base=false"]
     ending = tracking.Tracker.end
-    monkeypatch.setattr(measuring, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(evaluator, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(tracking.Tracker, "end", lambda *_: None)  # killed outright: nobody says so
     with pytest.raises(KeyboardInterrupt):
         finished.evaluate(finished.result.run_id, *words)

@@ -25,9 +25,10 @@ from medexp.data import mixture
 from medexp.data.cases import Case
 from medexp.data.encoding import prompt_ids, vocabulary
 from medexp.data.prompts import ask
+from medexp.data.words import split_words
 from medexp.evaluation import generation
 from medexp.evaluation.measures.sections import structure
-from medexp.evaluation.measures.words import answer_part, words
+from medexp.evaluation.measures.words import answer_part
 from medexp.evaluation.record import Answer
 from medexp.models.adapter_model import Tuned
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
@@ -128,8 +129,8 @@ def _print(
 
 
 def _taken_up(question: str, answer: str) -> float:
-    long = {word for word in words(question) if len(word) > 5}
-    return len(long & set(words(answer_part(answer)))) / len(long)
+    long = {word for word in split_words(question) if len(word) > 5}
+    return len(long & set(split_words(answer_part(answer)))) / len(long)
 
 
 if __name__ == "__main__":

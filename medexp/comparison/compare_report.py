@@ -3,7 +3,7 @@ from elsewhere; its links to runs lead to an MLflow server of this machine."""
 
 from dataclasses import dataclass
 
-from medexp.comparison import tables as comparison_rows
+from medexp.comparison import tables
 from medexp.comparison.comparison import RunComparison, find_answers, find_measure_result
 from medexp.comparison.contrasts import AnsweredQuestion, Contrast
 from medexp.evaluation.scorecard import Measure, MeasureResult
@@ -47,27 +47,26 @@ class QuestionRow:
 
 def render_comparison(found: RunComparison, mlflow: str) -> str:
     """The page as HTML; links lead to the MLflow server at address `mlflow`."""
-    rows, follow = comparison_rows.build_setting_rows(found)
+    rows, follow = tables.build_setting_rows(found)
     return fill_template(
         "compare.html",
         found=found,
         mlflow=mlflow.rstrip("/"),
         runs=[
-            (run, row[3])
-            for run, row in zip(found.runs, comparison_rows.build_run_rows(found), strict=True)
+            (run, row[3]) for run, row in zip(found.runs, tables.build_run_rows(found), strict=True)
         ],
-        shared=comparison_rows.describe_shared_settings(found),
+        shared=tables.describe_shared_settings(found),
         settings=rows,
         follow=[(name, found.differences[name]) for name in follow],
-        remarks=comparison_rows.caveats(found),
-        honest=comparison_rows.reading_notes(found),
+        remarks=tables.caveats(found),
+        honest=tables.reading_notes(found),
         changes=[(measure, _list_results(found, measure)) for measure in found.measures],
         contrasts=(
             [(measure, *_place_contrasts(found, measure)) for measure in found.measures]
             if found.against_reference
             else []
         ),
-        costs=comparison_rows.build_cost_rows(found),
+        costs=tables.build_cost_rows(found),
         bars=_memory_bars(found),
         questions=[_question_row(found, each) for each in found.answered_questions],
     )

@@ -15,8 +15,7 @@ from medexp.data import answer_offsets as parts
 from medexp.data.encoding import vocabulary
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
-from medexp.evaluation import embedding, generation, scorecard
-from medexp.evaluation import judge as judging
+from medexp.evaluation import embedding, generation, judge, scorecard
 from medexp.evaluation.baseline_cache import BaselineCache
 from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
@@ -141,7 +140,7 @@ def add_judgements(record: Record, evaluation: Evaluation, show: Screen) -> Reco
     if evaluation.judge.model is None or not record.cases:
         return record
     with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
-        found = judging.judge_cases(evaluation.judge, record.cases, advance)
+        found = judge.judge_cases(evaluation.judge, record.cases, advance)
     if found.failure:
         show.say(f"{found.failure}; the run goes on without", NOTE)
     return replace(record, judged=found)

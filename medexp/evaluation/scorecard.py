@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
+from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
 from medexp.evaluation.measures.reference_recall import (
@@ -24,7 +25,7 @@ from medexp.evaluation.measures.reference_recall import (
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
-from medexp.evaluation.measures.words import answer_part, language, words
+from medexp.evaluation.measures.words import answer_part, language
 from medexp.evaluation.paired_stats import (
     Comparison,
     Proportion,
@@ -195,7 +196,7 @@ def score_answer(
         "en",
         None,
     )
-    count = len(words(answer_part(text)))
+    count = len(split_words(answer_part(text)))
     claims, against = _against(case, text, lexicon) if is_english else ((), ())
     same = same_language(text, case.question)
     values: dict[str, float | None] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
-from medexp.reports import run_report as page
+from medexp.reports import run_report
 from medexp.tracking.artifact_names import PER_CASE, RECORD, REPORT
 from medexp.tracking.tracker import Tracker
 
@@ -15,7 +15,7 @@ def publish_evaluation(
     tracker: Tracker,
     record: Record,
     found: Scorecard,
-    about: page.ReportHeader,
+    about: run_report.ReportHeader,
     step: int,
     folder: Path,
 ) -> Path:
@@ -33,7 +33,7 @@ def publish_evaluation(
         tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
     if record.cases:
         tracker.table(per_case_table(record, found), PER_CASE)
-    rendered = page.render_report(record, found, about)
+    rendered = run_report.render_report(record, found, about)
     tracker.text(rendered, REPORT)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / REPORT
@@ -66,7 +66,7 @@ def per_case_table(record: Record, found: Scorecard) -> Mapping[str, Sequence[ob
 
 
 def read_loss_curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
-    """The loss curves of a training run, for `page.ReportHeader`."""
+    """The loss curves of a training run, for `run_report.ReportHeader`."""
     return {
         "training_loss": tracker.history("train/loss"),
         "held_out_loss": tracker.history("eval/loss"),

@@ -10,7 +10,7 @@ from medexp.config.schema import RunConfig
 from medexp.evaluation.evaluator import Evaluator
 from medexp.models.base_identity import BaseIdentity
 from medexp.planning.step_time import Plan
-from medexp.reports import summary as report
+from medexp.reports import summary
 from medexp.tracking.run_name import run_name
 from medexp.tracking.tracker import Tracker
 from medexp.training.resume import ResumableRun
@@ -30,7 +30,7 @@ class TrialReporter(Protocol):
     def stepped(self, step: int, steps: int) -> None:
         """Say that `step` of `steps` are done."""
 
-    def report(self, step: int, loss: float) -> None:
+    def summary(self, step: int, loss: float) -> None:
         """Report the held-out loss after `step`.
 
         Raises: TrialPruned when the study's pruner sees no point in going on.
@@ -43,7 +43,7 @@ class TrainResult:
     of every metric there.
     """
 
-    outcome: report.RunSummary
+    outcome: summary.RunSummary
     adapter: Path
     run_id: str
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -18,8 +18,7 @@ from medexp.evaluation.scorecard import Scorecard
 from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.planning.step_time import Plan
-from medexp.reports import mlflow_description
-from medexp.reports import summary as report
+from medexp.reports import mlflow_description, summary
 from medexp.reports.publish import publish_evaluation, read_loss_curves
 from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
@@ -123,9 +122,9 @@ def summarise_run(
     fitted: FitResult,
     losses: tuple[list[CaseLoss], list[CaseLoss]],
     card: Scorecard,
-) -> report.RunSummary:
+) -> summary.RunSummary:
     before, after = losses
-    return report.RunSummary(
+    return summary.RunSummary(
         loss_before=mean_loss(before),
         loss_after=mean_loss(after),
         loss=card.line("loss_completion").comparison,
@@ -145,8 +144,8 @@ def summarise_run(
 def log_end(job: TrainContext, result: TrainResult, record: Record, card: Scorecard) -> Path:
     """Keep the figures and the answers; returns where report.html lies."""
     texts = [each.base.text for each in record.cases], [each.tuned.text for each in record.cases]
-    job.tracker.table(report.build_answer_columns(job.ready.asked, *texts), ANSWERS)
-    job.tracker.metrics(result.outcome.steps, report.run_metrics(result.outcome))
+    job.tracker.table(summary.build_answer_columns(job.ready.asked, *texts), ANSWERS)
+    job.tracker.metrics(result.outcome.steps, summary.run_metrics(result.outcome))
     outcome, name = result.outcome, displayed_run_name(job.run, job.invocation, job.trial)
     if job.run.tracking.log_adapter:
         kept = job.tracker.folder(result.adapter, ADAPTER)
@@ -168,7 +167,7 @@ def log_end(job: TrainContext, result: TrainResult, record: Record, card: Scorec
     )
     about = ReportHeader(
         f"{job.run.model.name} {name} on {job.run.dataset.name}",
-        report.build_summary_rows(
+        summary.build_summary_rows(
             outcome, f"{result.adapter.name}/ beside this page", result.run_id
         ),
         planned_bytes=outcome.planned_bytes,

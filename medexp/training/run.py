@@ -18,7 +18,7 @@ from medexp.data.cases import digest_of
 from medexp.data.preparation import Prepared
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import Speller
-from medexp.evaluation import evaluator as measuring
+from medexp.evaluation import evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.record import Record, mean_loss
 from medexp.evaluation.scorecard import Scorecard
@@ -30,8 +30,7 @@ from medexp.models.session import open_session
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan
-from medexp.reports import audit_report as audit_page
-from medexp.reports import summary as report
+from medexp.reports import audit_report, summary
 from medexp.reports.console_tables import print_scorecard
 from medexp.system.console import DONE, NOTE, Screen, TrainingProgress
 from medexp.system.home import short
@@ -107,7 +106,7 @@ def train(
             tracker.tags((trial.tags if trial else {}) | (restored.tags if restored else {}))
             log_start(tracker, run, invocation, cases, sides, ready, base.weights)
             tracker.json(seen.as_dict(), AUDIT)
-            tracker.text(audit_page.render_audit_page(run, seen), AUDIT_PAGE)
+            tracker.text(audit_report.render_audit_page(run, seen), AUDIT_PAGE)
             with show.stage(
                 f"loading {run.model.name}"
                 + (", a step to see that it fits" if plan is not None else "")
@@ -204,7 +203,7 @@ def _compare(job: TrainContext) -> TrainResult:
     )
     after = job.answers(base=False)
     record = job.record((before, after), (losses_before, losses_after))
-    card = measuring.score_record(record, job.run.evaluation, job.tuned.stack)
+    card = evaluator.score_record(record, job.run.evaluation, job.tuned.stack)
     with job.show.stage("saving the adapter"):
         folder = job.invocation.output_dir / ADAPTER
         adapter = artifact.save_adapter(job.tuned, folder, job.invocation.composed_yaml, job.base)
@@ -247,17 +246,17 @@ def _headline(run: RunConfig, work: ResumableRun) -> str:
 
 def _print(job: TrainContext, result: TrainResult, record: Record, card: Scorecard) -> None:
     for case in record.cases:
-        pair = [report.clip_text(case.base.text, 900), report.clip_text(case.tuned.text, 900)]
+        pair = [summary.clip_text(case.base.text, 900), summary.clip_text(case.tuned.text, 900)]
         job.show.table(
             f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True
         )
     if record.cases:
-        job.show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
+        job.show.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
     print_scorecard(job.show, "What changed", record, card)
     job.show.table(
         "This run",
         ("", ""),
-        report.build_summary_rows(result.outcome, str(short(result.adapter)), result.run_id),
+        summary.build_summary_rows(result.outcome, str(short(result.adapter)), result.run_id),
     )
     job.show.result("Every answer, with its reference, is in MLflow: make ui")
     job.show.result(

@@ -17,8 +17,7 @@ from medexp.data.encoding import vocabulary
 from medexp.data.preparation import prepare
 from medexp.data.split import split
 from medexp.evaluation import baseline_cache as known_base
-from medexp.evaluation import evaluator as measuring
-from medexp.evaluation import generation
+from medexp.evaluation import evaluator, generation
 from medexp.evaluation.record import CaseLoss
 from medexp.models import backend as stack
 from medexp.models import weights
@@ -32,7 +31,7 @@ from medexp.training.context import TrainResult
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who was asked: a word for every batch of answers and every pass over the held-out cases."""
     heard: list[str] = []
-    generated, case_losses = generation._generate, measuring.case_losses
+    generated, case_losses = generation._generate, evaluator.case_losses
 
     def answering(tuned: Any, prompts: Any, max_new_tokens: int, base: bool, how: Any) -> Any:
         heard.append("base answers" if base else "tuned answers")
@@ -43,13 +42,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return case_losses(*args)
 
     monkeypatch.setattr(generation, "_generate", answering)
-    monkeypatch.setattr(measuring, "case_losses", measured)
+    monkeypatch.setattr(evaluator, "case_losses", measured)
     return heard
 
 
 def base_side(doors: Doors, result: TrainResult) -> tuple[object, object]:
-    record = measuring.Record.of_json(
-        (result.adapter.parent / measuring.RECORD).read_text(), "here"
+    record = evaluator.Record.of_json(
+        (result.adapter.parent / evaluator.RECORD).read_text(), "here"
     )
     return [case.base for case in record.cases], record.base_losses
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from medexp.data.audit.words import words_of
 from medexp.data.cases import Case
+from medexp.data.words import split_words
 
 # words; Brown et al. 2020, arXiv:2005.14165, and lm-eval's decontamination use the same
 WINDOW = 13
@@ -51,16 +51,16 @@ class Measured:
         question.
         """
         for place, (question, text) in enumerate(zip(questions, texts, strict=True)):
-            self._questions.setdefault(tuple(words_of(question)), (name, place))
-            found = set(grams(words_of(text)))
+            self._questions.setdefault(tuple(split_words(question)), (name, place))
+            found = set(grams(split_words(text)))
             self._sizes[name, place] = len(found)
             for gram in found:
                 self._grams.setdefault(gram, (name, place))
 
     def shared(self, case: Case) -> "Shared":
         """What `case` shares with what is measured."""
-        question = words_of(case.question)
-        parts = (question, words_of(case.reasoning), words_of(case.answer))
+        question = split_words(case.question)
+        parts = (question, split_words(case.reasoning), split_words(case.answer))
         # In the order of the text, each run once; the same text measured twice is the one that was
         # added first.
         runs = dict.fromkeys(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medexp.data.audit.words import words_of
+from medexp.data.words import split_words
 
 SHINGLE, NEAR = 3, 0.6
 # bands of 4: a pair at 0.6 is found with 98.8 %, at 0.8 with all but 1 in 10^7
@@ -94,7 +94,7 @@ def similarity(first: frozenset[str], second: frozenset[str]) -> float:
 
 
 def _shingles(text: str) -> frozenset[str]:
-    return frozenset(_sequences(words_of(text)))
+    return frozenset(_sequences(split_words(text)))
 
 
 def _sequences(words: Sequence[str]) -> Iterator[str]:

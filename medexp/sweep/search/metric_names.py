@@ -9,7 +9,7 @@ from typing import Any
 from medexp.errors import nearest
 from medexp.evaluation.paired_stats import compare_pairs
 from medexp.evaluation.scorecard import MEASURES, MeasureResult, Scorecard
-from medexp.reports import summary as report
+from medexp.reports import summary
 
 # any name below these: what there is depends on the machine and the run
 OPEN_FAMILIES = ("train", "speed", "vram", "host", "judge")
@@ -51,7 +51,7 @@ def _known_metrics() -> frozenset[str]:
     """What a run with every figure has, by the functions that name them."""
     same = compare_pairs([1.0], [1.0])
     figures: dict[str, Any] = dict.fromkeys(
-        (each.name for each in fields(report.RunSummary)), 1
+        (each.name for each in fields(summary.RunSummary)), 1
     ) | {
         "loss": same,
         "structure": same,
@@ -59,7 +59,7 @@ def _known_metrics() -> frozenset[str]:
     card = Scorecard(tuple(MeasureResult(measure, 1.0, 1.0, same) for measure in MEASURES), (), ())
     return frozenset(
         {
-            *report.run_metrics(report.RunSummary(**figures)),
+            *summary.run_metrics(summary.RunSummary(**figures)),
             *card.metrics(),
             "eval/loss",
             *TRIAL_METRICS,

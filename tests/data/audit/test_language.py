@@ -1,21 +1,6 @@
 import pytest
 
 from medexp.data.audit.language import language_of, languages_of
-from medexp.data.audit.words import words_of
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Fever, 38.5 °C -- since Monday!", ["fever", "38", "5", "c", "since", "monday"]),
-        ("ST_elevation", ["st", "elevation"]),
-        ("胸痛 3天 ECG", ["胸", "痛", "3", "天", "ecg"]),
-        ("Straße ÉTÉ", ["strasse", "été"]),
-        (" … ", []),
-    ],
-)
-def test_words_are_lower_case_and_without_marks(text, words):
-    assert words_of(text) == words
 
 
 @pytest.mark.parametrize(
