@@ -12,7 +12,8 @@ import statistics
 from pathlib import Path
 
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import ending_of, folder_of
+from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.study import folder_of
 from medexp.sweep.study.trial_files import read_json_object
 
 

@@ -24,7 +24,8 @@ from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import ending_of, folder_of
+from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.study import folder_of
 from medexp.sweep.study.trial_files import Ending, read_outcome
 from medexp.system import machine
 

@@ -14,8 +14,8 @@ import yaml
 from medexp.errors import BadInput, ConfigError, SweepFailed
 from medexp.sweep import optimize as trials_module
 from medexp.sweep.study import study as study_module
+from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.storage import default_url
-from medexp.sweep.study.study import ending_of
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_trial_spec
 from medexp.sweep.workers.trial import TrialContext
 from medexp.system.process_identity import owner
@@ -97,7 +97,7 @@ def test_a_range_that_moved_has_points_of_its_own(stubs):
     stubs.run("lora.r=range(4,7)", "sweep.n_trials=3", "hydra/sweeper/sampler=random")
     study = stubs.run("lora.r=range(8,11)", "sweep.n_trials=6", "hydra/sweeper/sampler=random")
     assert sorted(stubs.points()) == [4, 5, 6, 8, 9, 10]
-    assert study.done() == 6
+    assert study.count_done() == 6
 
 
 def test_a_grid_goes_on_where_it_was_and_loses_no_point(stubs):
@@ -108,12 +108,12 @@ def test_a_grid_goes_on_where_it_was_and_loses_no_point(stubs):
     )
     cut = study.ask()
     study.tell(cut, TrialOutcome(Ending.stopped), {})
-    study.enqueue(study.frozen(cut).params, continues=study.frozen(cut))
+    study.enqueue(study.reload(cut).params, continues=study.reload(cut))
     study.close()
     stubs.run(*words, "sweep.n_trials=4")
     study = stubs.run(*words, "sweep.n_trials=6")
     assert sorted(stubs.points()) == [4, 5, 6, 7, 8, 9]
-    assert study.count(Ending.copied) == 0
+    assert study.count_ended(Ending.copied) == 0
 
 
 def test_a_prefix_of_an_override_is_no_part_of_its_name(stubs):
@@ -176,7 +176,7 @@ def test_a_constraint_that_is_logged_is_kept(stubs):
     study = stubs.run(
         "lora.r=choice(4,8)", "sweep.n_trials=2", "hydra.sweeper.constraints={host/peak_gib:5}"
     )
-    assert [each.params["lora.r"] for each in study.best()] == [4]
+    assert [each.params["lora.r"] for each in study.best_trials()] == [4]
 
 
 def test_a_sweep_that_failed_fails_again(stubs):
@@ -235,12 +235,12 @@ def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_agai
         elsewhere.setattr(
             study_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
         )
-        study._me = study_module.owner()
+        study._this_sweeper = study_module.owner()
         study.ask()  # and dies before its first beat
     assert socket.gethostname() != "elsewhere"
     study.close()
     again = stubs.run(*words)
-    assert again.done() == 2
+    assert again.count_done() == 2
     assert [
         each
         for each in stubs.said

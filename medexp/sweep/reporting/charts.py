@@ -10,7 +10,8 @@ from typing import Any
 
 from medexp.config.schema import RunConfig
 from medexp.planning import feasibility, planner
-from medexp.sweep.study.study import Study, ending_of
+from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending
 from medexp.tracking.artifact_names import SWEEP_PAGE
 
@@ -65,7 +66,7 @@ def _count_finished(study: Study) -> int:
 
 def _importance_note(study: Study) -> str:
     """Why the page does not say which parameter matters most, "" where it does or is not asked."""
-    if len(study.settings.objectives) > 1 or _count_finished(study) >= MIN_TRIALS_FOR_IMPORTANCE:
+    if len(study.options.objectives) > 1 or _count_finished(study) >= MIN_TRIALS_FOR_IMPORTANCE:
         return ""
     return (
         f"<p>Which parameter matters most is drawn from {MIN_TRIALS_FOR_IMPORTANCE} finished trials on; there are"
@@ -77,13 +78,13 @@ def _chart_makers(
     study: Study, shown: Any, rank_by_length: Callable[[], Any]
 ) -> dict[str, Callable[[], Any]]:
     """Charts by name, made by `shown`: Optuna's module for plotly or for matplotlib."""
-    if len(study.settings.objectives) > 1:
+    if len(study.options.objectives) > 1:
         return {
             "pareto_front": lambda: shown.plot_pareto_front(
-                study.optuna, target_names=list(study.settings.objectives)
+                study.optuna, target_names=list(study.options.objectives)
             )
         }
-    name = study.settings.objectives[0]
+    name = study.options.objectives[0]
     charts: dict[str, Callable[[], Any]] = {
         "history": lambda: shown.plot_optimization_history(study.optuna, target_name=name),
         "parallel_coordinates": lambda: _recolor_lines(
@@ -190,7 +191,7 @@ def _make_rank_length_page(study: Study, run: RunConfig) -> Any:
 
     done, refused = _split_done_and_refused(study)
     figure = graph_objects.Figure(
-        layout={"title": f"{study.settings.objectives[0]} over rank x sequence length"}
+        layout={"title": f"{study.options.objectives[0]} over rank x sequence length"}
     )
     values = [each.value for each in done]
     figure.add_scatter(
@@ -240,7 +241,7 @@ def _make_rank_length_picture(study: Study, run: RunConfig) -> Any:
             color="#c0392b",
             label=f"ceiling, {run.hardware.vram_ceiling_gib:g} GiB",
         )
-    figure.colorbar(dots, label=study.settings.objectives[0])
+    figure.colorbar(dots, label=study.options.objectives[0])
     axes.set(xlabel="sequence length, tokens", ylabel="LoRA rank", yscale="log")
     ranks = sorted({int(each.params[RANK]) for each in (*done, *refused)})
     axes.set_yticks(ranks, [str(rank) for rank in ranks])

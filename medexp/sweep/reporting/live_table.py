@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from medexp.sweep.search.labels import format_params
-from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, WHY, Study, ending_of
+from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, WHY, ending_of
+from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, read_json_object
 from medexp.system.console import Screen
 from medexp.system.units import GIB, duration
@@ -77,9 +78,9 @@ class LiveTable:
                     )
 
     def _table(self, trials: list[Any]) -> Table:
-        done = self._study.done()
+        done = self._study.count_done()
         title = (
-            f"{self._study.name}: {done} of {self._study.settings.n_trials}"
+            f"{self._study.name}: {done} of {self._study.options.n_trials}"
             f" trials{self._left(trials)}"
         )
         table = Table(title=Text(title), title_justify="left")
@@ -110,10 +111,10 @@ class LiveTable:
             for each in trials
             if each.user_attrs.get(ELAPSED) and ending_of(each) not in _UNSTARTED
         ]
-        left = self._study.settings.n_trials - self._study.done()
+        left = self._study.options.n_trials - self._study.count_done()
         if not took or left <= 0:
             return ""
-        return f", {duration(sum(took) / len(took) * left / self._study.settings.n_jobs)} to go"
+        return f", {duration(sum(took) / len(took) * left / self._study.options.n_jobs)} to go"
 
 
 def make_row(trial: Any) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from medexp.reports import mlflow_description
 from medexp.sweep.reporting.live_table import COLUMNS, make_row
 from medexp.sweep.search.labels import format_params
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
+from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, RUN, WHY, ending_of
+from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space
 from medexp.system.console import Screen
@@ -56,8 +57,8 @@ def open_parent_run(
             {
                 "medexp.study": study.name,
                 "medexp.storage": storage.hide_password(study.url),
-                "medexp.objective": ", ".join(study.settings.objectives),
-                "medexp.direction": ", ".join(study.settings.directions),
+                "medexp.objective": ", ".join(study.options.objectives),
+                "medexp.direction": ", ".join(study.options.directions),
                 "mlflow.source.name": "medexp.train",
             }
         )
@@ -74,15 +75,15 @@ def count_endings(study: Study) -> dict[str, int]:
 def log_results(parent: Tracker, study: Study, best_file: Path | None) -> None:
     """Log the best trial, the counts and the proposals that never started with the parent run."""
     trials = study.trials()
-    step = study.done()
+    step = study.count_done()
     parent.metrics(
         step, {f"trials/{name}": float(number) for name, number in count_endings(study).items()}
     )
     if luck := compute_seed_statistics(study):
         parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
-    best = study.best()
+    best = study.best_trials()
     if len(best) == 1 and best[0].values:
-        values = dict(zip(study.settings.objectives, best[0].values, strict=True))
+        values = dict(zip(study.options.objectives, best[0].values, strict=True))
         parent.metrics(step, {f"best/{name}": value for name, value in values.items()})
         parent.metrics(
             step,
@@ -125,7 +126,7 @@ def log_results(parent: Tracker, study: Study, best_file: Path | None) -> None:
 def _make_description(study: Study, page: str, folder: str) -> str:
     best = select_best_trial(study)
     figures = (
-        dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
+        dict(zip(study.options.objectives, best.values, strict=True)) if best is not None else {}
     )
     point_of_best = words(best.params) if best is not None else ""
     return mlflow_description.describe_study(
@@ -137,8 +138,8 @@ def select_best_trial(study: Study) -> Any:
     """The best trial; of a Pareto front, the one with the best first objective. None before there
     is one.
     """
-    sign = 1 if study.settings.directions[0] == "minimize" else -1
-    return min(study.best(), key=lambda each: sign * each.values[0], default=None)
+    sign = 1 if study.options.directions[0] == "minimize" else -1
+    return min(study.best_trials(), key=lambda each: sign * each.values[0], default=None)
 
 
 def register_best(where: Tracking, study: Study) -> registry.Registered | None:
@@ -179,16 +180,16 @@ def print_results(
     show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None
 ) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
-    best = study.best()
+    best = study.best_trials()
     started = [
         each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts
     ]
     show.table(
-        f"{study.name}: {', '.join(study.settings.objectives)}",
+        f"{study.name}: {', '.join(study.options.objectives)}",
         COLUMNS,
         [make_row(each) for each in started],
     )
-    title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
+    title = "best" if len(study.options.objectives) == 1 else "Pareto front"
     rows = [
         (title, f"trial {each.number}: {format_params(each.params)}: {_format_values(each)}")
         for each in best
@@ -225,10 +226,10 @@ def _format_values(trial: Any) -> str:
 def _comparison_rows(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
     done = [each for each in study.trials() if ending_of(each) is Ending.done]
     others = [each for each in done if each not in best]
-    if len(study.settings.objectives) > 1 or not best or not others:
+    if len(study.options.objectives) > 1 or not best or not others:
         return []
     first = min(done, key=lambda each: each.number)  # as configured: the one to beat
-    sign = 1 if study.settings.directions[0] == "minimize" else -1
+    sign = 1 if study.options.directions[0] == "minimize" else -1
     second = min(others, key=lambda each: sign * each.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
     said = [
@@ -256,7 +257,7 @@ def compute_seed_statistics(study: Study) -> tuple[float, float] | None:
     """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or
     with fewer than two runs.
     """
-    if set(study.space.dimensions) != {"training.seed"} or len(study.settings.objectives) > 1:
+    if set(study.space.dimensions) != {"training.seed"} or len(study.options.objectives) > 1:
         return None
     values = [each.value for each in study.trials() if ending_of(each) is Ending.done]
     return (fmean(values), stdev(values)) if len(values) > 1 else None

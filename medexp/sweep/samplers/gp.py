@@ -19,7 +19,7 @@ from optuna.samplers import GPSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from medexp.sweep.study.study import ending_of
+from medexp.sweep.study.history import ending_of
 from medexp.system import private_names
 
 

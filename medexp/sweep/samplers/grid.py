@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from medexp.sweep.study.study import ending_of
+from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.trial_files import TRIED
 
 

@@ -28,7 +28,7 @@ def default_study_name(space: SearchSpace, choices: Mapping[str, Any], run: RunC
 
 def format_headline(study: Any, run: RunConfig, folder: Path) -> str:
     """The first line of a sweep, after its name."""
-    done, wanted = study.done(), study.settings.n_trials
+    done, wanted = study.count_done(), study.options.n_trials
     news = f", {done} done already" if done else ""
     ceiling = (
         f" under {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""

@@ -29,7 +29,7 @@ class Proposal:
     """
 
     overrides: tuple[str, ...]
-    run: RunConfig | None
+    config: RunConfig | None
     planned_bytes: int = 0
     ceiling_bytes: int = 0
     violations: Mapping[str, float] = field(default_factory=dict)

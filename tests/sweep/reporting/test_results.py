@@ -166,7 +166,7 @@ def test_the_best_is_held_against_the_run_as_configured(opened, losses, beaten, 
     for rank, loss in enumerate(losses, 1):
         study.enqueue({"lora.r": rank})
         study.tell(study.ask(), TrialOutcome(Ending.done, "", {"result/loss_after": loss}), {})
-    said = dict(results._comparison_rows(study, study.best()))
+    said = dict(results._comparison_rows(study, study.best_trials()))
     assert (said["it beat"], said.get("the first")) == (beaten, first)
 
 

@@ -38,7 +38,7 @@ def test_it_learns_where_the_ceiling_is(opened):
     ever.
     """
     study, refusals = opened(GP, space=LENGTH), 0
-    while study.done() < 12:
+    while study.count_done() < 12:
         trial = study.ask()
         over = float(length(trial) - 3000)
         if over > 0:
@@ -47,7 +47,7 @@ def test_it_learns_where_the_ceiling_is(opened):
         else:
             done(study, trial, -length(trial) / 1000, {VRAM: over})
     assert refusals < 20
-    assert max(length(each) for each in study.best()) > 2900
+    assert max(length(each) for each in study.best_trials()) > 2900
 
 
 @pytest.mark.parametrize("limits", [{HOST: 5.0}, {CONFIG: 1.0}, {VRAM: 3e9}])
@@ -70,7 +70,7 @@ def test_every_point_of_a_small_space_is_tried_before_one_is_tried_again(opened)
     study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
     for count in range(9):
         trial = study.ask()
-        assert count == 0 or study.same_point(trial) is None
+        assert count == 0 or study.find_twin(trial) is None
         done(study, trial, float(length(trial)))
     assert study.is_exhausted()
 
@@ -128,7 +128,7 @@ def test_a_range_that_grew_is_searched(opened):
         study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
         for _ in range(3):
             done(study, study.ask(), 1.0)
-    assert study.done() == 6
+    assert study.count_done() == 6
 
 
 def test_what_was_pruned_or_failed_has_a_value_for_it(opened):

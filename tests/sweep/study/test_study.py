@@ -18,7 +18,7 @@ from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
 from medexp.sweep.study import study as study_module
-from medexp.sweep.study.study import ending_of
+from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import process_identity as alive
 from medexp.system.units import GIB
@@ -55,7 +55,7 @@ def test_what_optuna_is_told_and_what_counts(opened, ending, state, counts):
     study = opened()
     told(study, ending)
     (trial,) = study.trials()
-    assert (trial.state.name, ending_of(trial), study.done()) == (state, ending, int(counts))
+    assert (trial.state.name, ending_of(trial), study.count_done()) == (state, ending, int(counts))
 
 
 def test_a_sampler_is_told_by_how_much_a_proposal_does_not_fit(opened):
@@ -68,7 +68,7 @@ def test_the_best_is_feasible(opened):
     study = opened()
     told(study, loss=1.0, violations={VRAM: 5.0})
     best = told(study, loss=2.0, violations={VRAM: -5.0})
-    assert [each.number for each in study.best()] == [best.number]
+    assert [each.number for each in study.best_trials()] == [best.number]
 
 
 def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
@@ -99,7 +99,7 @@ def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
     }
     kept |= {
         "evaluation.reuse_base": True,
-        "hydra.sweeper.objective": list(study.settings.objectives),
+        "hydra.sweeper.objective": list(study.options.objectives),
     }
     # the project was moved since
     kept |= {"dataset.path": f"/elsewhere/{Path(str(kept['dataset.path'])).name}"}
@@ -131,7 +131,7 @@ def test_the_best_of_two_objectives_is_a_front(opened):
     study = opened("hydra.sweeper.objective=[a,b]", "hydra.sweeper.direction=[minimize,maximize]")
     for a, b in [(1, 1), (2, 2), (3, 1), (1, 0.5)]:
         study.tell(study.ask(), TrialOutcome(Ending.done, "", {"a": a, "b": b}), {})
-    assert sorted(each.number for each in study.best()) == [0, 1]
+    assert sorted(each.number for each in study.best_trials()) == [0, 1]
 
 
 def test_an_objective_that_is_not_logged_is_refused_with_what_is(opened):
@@ -150,7 +150,7 @@ def test_a_study_goes_on_where_it_was_with_other_draws(opened):
     first = opened()
     drawn = [told(first).params for _ in range(3)]
     again = opened()
-    assert again.done() == 3
+    assert again.count_done() == 3
     later = [told(again).params for _ in range(3)]
     assert [each.number for each in again.trials()] == list(range(6))
     assert not any(each in drawn for each in later)
@@ -273,7 +273,7 @@ def test_an_option_that_a_sampler_does_not_take_is_refused(opened):
 def test_a_finished_point_is_known_again(opened):
     study = opened(space=SearchSpace({"lora.r": Choice((4,))}))
     told(study)
-    assert study.same_point(study.ask()).number == 0
+    assert study.find_twin(study.ask()).number == 0
 
 
 def test_a_trial_that_was_cut_short_is_tried_next_with_its_values(opened):
@@ -292,10 +292,10 @@ def test_a_trial_that_was_cut_short_is_tried_next_with_its_values(opened):
 def test_a_running_trial_is_left_over_once_its_process_is_gone(opened):
     study = opened()
     mine = study.ask()
-    assert study.leftovers() == []
+    assert study.list_orphans() == []
     # its number belongs to another now
     mine.set_user_attr("sweeper", study.trials()[0].user_attrs["sweeper"] | {"began": 1.0})
-    assert [each.number for each in study.leftovers()] == [0]
+    assert [each.number for each in study.list_orphans()] == [0]
 
 
 def test_a_running_trial_of_another_machine_is_left_over_when_it_is_silent(opened, monkeypatch):
@@ -303,11 +303,11 @@ def test_a_running_trial_of_another_machine_is_left_over_when_it_is_silent(opene
     trial = study.ask()
     trial.set_user_attr("sweeper", {"host": "elsewhere", "pid": 1, "began": 1.0})
     study.heartbeat([trial._trial_id])
-    assert study.leftovers() == []
+    assert study.list_orphans() == []
     import time
 
     time.sleep(5.5)
-    assert [each.number for each in study.leftovers()] == [0]
+    assert [each.number for each in study.list_orphans()] == [0]
 
 
 def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
@@ -375,9 +375,9 @@ def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened,
         each.join(240)
         assert each.exitcode == 0
     study = opened("sweep.n_trials=12", space=space, url=shared_url)
-    assert study.done() == study.count(Ending.done) == 12
-    assert study.pending() == 0
-    assert study.count(Ending.infeasible) > 0  # they came in between
+    assert study.count_done() == study.count_ended(Ending.done) == 12
+    assert study.count_pending() == 0
+    assert study.count_ended(Ending.infeasible) > 0  # they came in between
     begun = [started.get() for _ in range(12)]
     assert started.empty()
     done = [
@@ -397,11 +397,11 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
     other = opened("hydra/sweeper/sampler=random")
     first, second = one.ask(), other.ask()
     assert first.params != second.params
-    other.enqueue(first.params, continues=one.frozen(first))
+    other.enqueue(first.params, continues=one.reload(first))
     third = other.ask()
-    assert other.same_point(third).number == first.number
-    assert one.same_point(first) is None
-    other.copy(third, one.frozen(first))
+    assert other.find_twin(third).number == first.number
+    assert one.find_twin(first) is None
+    other.tell_twin(third, one.reload(first))
     assert ending_of(other.trials()[2]) is Ending.surplus
 
 
@@ -409,7 +409,7 @@ def test_the_default_point_is_not_queued_twice(opened):
     study = opened()
     for each in (study, opened()):
         each.enqueue({"lora.r": 16, "training.learning_rate": 1e-4})
-    assert study.waiting() == 1
+    assert study.count_waiting() == 1
 
 
 def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
@@ -418,11 +418,11 @@ def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
     first.report(2.5, 3)
     study.tell(first, TrialOutcome(Ending.pruned, "behind"), {VRAM: -1.0})
     again = study.ask()
-    study.copy(again, study.same_point(again))
+    study.tell_twin(again, study.find_twin(again))
     _, copied = study.trials()
     assert (copied.state.name, copied.intermediate_values, copied.constraints) == (
         "PRUNED",
         {3: 2.5},
         {VRAM: -1.0},
     )
-    assert study.done() == 1
+    assert study.count_done() == 1
