@@ -37,7 +37,7 @@ from medexp.errors import BadInput, ConfigError, RunInterrupted
 from medexp.evaluation.generation import Sampling
 from medexp.models.session import open_session, prepare_finished_run
 from medexp.models.weights import Weights
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
 from medexp.tracking import server as pages
 from medexp.tracking.finished_run import FinishedRun
@@ -52,32 +52,32 @@ def as_it_was_made(
     return finished.as_it_was_made(cfg, options, overrides)
 
 
-def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen) -> None:
+def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:
     """Have `subject` answer what is asked on the command line or on standard input; without either,
     hold a conversation or serve a page.
 
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    found = prepare_finished_run(run, subject, show)
+    found = prepare_finished_run(run, subject, console)
     if options.ui:
         with pages.listening(options.port, "ask.port") as socket:
             web_ui.serve(
-                _ready(run, options, subject, found, (), show),
+                _ready(run, options, subject, found, (), console),
                 presets(),
                 socket,
                 options.open,
-                show,
+                console,
             )
         return
-    respondent = _ready(run, options, subject, found, asked, show)
+    respondent = _ready(run, options, subject, found, asked, console)
     with_reasoning = options.reasoning is Reasoning.show
     if not asked:
-        Conversation(respondent, show, with_reasoning, Path.cwd()).hold(make_terminal_reader())
+        Conversation(respondent, console, with_reasoning, Path.cwd()).hold(make_terminal_reader())
     for question in asked:
         if len(asked) > 1 and options.format is AskFormat.text:
-            show.raw(f"> {question}\n")
-        _answer(respondent, question, options.format, with_reasoning, show)
+            console.raw(f"> {question}\n")
+        _answer(respondent, question, options.format, with_reasoning, console)
 
 
 def _refuse_options(options: AskOptions) -> None:
@@ -134,17 +134,17 @@ def _ready(
     subject: FinishedRun,
     found: Weights,
     asked: Sequence[str],
-    show: Screen,
+    console: Console,
 ) -> Responder:
     """The run loaded, once every question is seen to be one that it can be asked."""
-    base = open_session(run, found, show)
+    base = open_session(run, found, console)
     new = options.max_new_tokens or run.evaluation.max_new_tokens
     questions = responder.make_question_encoder(
         run, base, Sampling(new, options.temperature, options.top_p, options.seed)
     )
     _refuse(questions, asked)
     run_id = subject.kept.run_id if subject.kept is not None else subject.asked
-    return responder.load_responder(subject.name, run_id, run, base, questions, show)
+    return responder.load_responder(subject.name, run_id, run, base, questions, console)
 
 
 def _refuse(questions: QuestionEncoder, asked: Sequence[str]) -> None:
@@ -162,7 +162,7 @@ def _refuse(questions: QuestionEncoder, asked: Sequence[str]) -> None:
 
 
 def _answer(
-    respondent: Responder, question: str, form: AskFormat, with_reasoning: bool, show: Screen
+    respondent: Responder, question: str, form: AskFormat, with_reasoning: bool, console: Console
 ) -> None:
     """Print the answer to `question` as it comes.
 
@@ -171,10 +171,10 @@ def _answer(
     with intercept_ctrl_c() as stop:
         if form is AskFormat.json:
             reply = respondent.reply(question, lambda _: stop.asked)
-            show.raw(json.dumps(respondent.as_json(reply), ensure_ascii=False))
+            console.raw(json.dumps(respondent.as_json(reply), ensure_ascii=False))
             sys.stdout.flush()
-        elif show.results.is_terminal:
-            with LiveRenderer(show.results, with_reasoning) as live:
+        elif console.results.is_terminal:
+            with LiveRenderer(console.results, with_reasoning) as live:
                 reply = render_reply(respondent, question, live, stop)
         else:
             reply = render_reply(
@@ -188,7 +188,7 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     options, subject = invocation.options, invocation.subject
     assert isinstance(options, AskOptions)
     assert isinstance(subject, FinishedRun)
-    ask(run, options, subject, Screen())
+    ask(run, options, subject, Console())
     return 0.0
 
 

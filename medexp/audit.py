@@ -30,7 +30,7 @@ from medexp.models import weights
 from medexp.models.tokenizer import load_tokenizer
 from medexp.reports import audit_report
 from medexp.system import machine
-from medexp.system.console import DONE, WRONG, Screen
+from medexp.system.console import DONE, WRONG, Console
 from medexp.system.visible import visible
 
 _LOOK = {  # the sixteen colours that every terminal has
@@ -44,7 +44,7 @@ _LOOK = {  # the sixteen colours that every terminal has
 PREVIEW_CHARACTERS = 130  # of a piece, on the screen
 
 
-def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> Inspection:
+def audit(run: RunConfig, options: AuditOptions, folder: Path, console: Console) -> Inspection:
     """Look at every case of `run`, show a summary, and write audit.json and audit.html into
     `folder`.
 
@@ -55,13 +55,13 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> 
     }
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
-    speller = _speller(run, show)
-    with show.counting("tokenising", speller.count(run, sides)) as advance:
+    speller = _speller(run, console)
+    with console.progress("tokenising", speller.count(run, sides)) as advance:
         ready = speller.prepared(run, sides, advance)
-    with show.stage("looking at the cases"):
+    with console.status("looking at the cases"):
         seen = speller.inspected(run, ready, benchmarks)
     files = _write(seen, run, folder)
-    _show(seen, files, show)
+    _show(seen, files, console)
     if options.strict and seen.broken:
         raise DataError([f"{rule} (audit.strict=true)" for rule in seen.broken])
     return seen
@@ -85,9 +85,9 @@ def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
     return texts
 
 
-def _speller(run: RunConfig, show: Screen) -> Speller:
+def _speller(run: RunConfig, console: Console) -> Speller:
     found = weights.find(run.model, tokenizer_only=True)
-    with show.stage("loading the tokenizer"):
+    with console.status("loading the tokenizer"):
         if found.gguf is not None:
             found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
         return Speller(load_tokenizer(found, stack.load_transformers(run.hardware)), run.prompt)
@@ -103,25 +103,25 @@ def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
     return values, html
 
 
-def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
-    show.results.print(_key())
+def _show(seen: Inspection, files: tuple[Path, Path], console: Console) -> None:
+    console.results.print(_key())
     for pieces in seen.previews:
-        show.results.print(_preview(pieces))
+        console.results.print(_preview(pieces))
     rows = [
         (name, f"{each.median:g}", f"{each.p95:,}", f"{each.longest:,}", _bars(each.bins))
         for name, each in seen.lengths.items()
     ]
-    show.table(
+    console.table(
         f"Tokens per training case, limit {seen.max_tokens:,}",
         ("part", "median", "p95", "longest", "from 0 to the longest"),
         rows,
     )
-    show.table("", ("", ""), _summary(seen))
+    console.table("", ("", ""), _summary(seen))
     for rule in seen.broken:
-        show.result(rule, WRONG)
+        console.result(rule, WRONG)
     if not seen.broken:
-        show.result("all checks passed", DONE)
-    show.result(f"Written: {files[0]} and {files[1]}")
+        console.result("all checks passed", DONE)
+    console.result(f"Written: {files[0]} and {files[1]}")
 
 
 def _summary(seen: Inspection) -> list[tuple[str, str]]:
@@ -190,7 +190,7 @@ def _middle_cut(text: str) -> str:
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, AuditOptions)
-    return float(len(audit(run, options, invocation.output_dir, Screen()).broken))
+    return float(len(audit(run, options, invocation.output_dir, Console()).broken))
 
 
 if __name__ == "__main__":

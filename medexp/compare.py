@@ -25,25 +25,26 @@ from medexp.config.command_options import CompareOptions, Format
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
 from medexp.reports import summary
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import NOTE, Console
+from medexp.system.home import expand_home
 from medexp.system.units import duration
 
 COLUMN = 36  # characters that an answer needs beside others
 
 
-def compare(run: RunConfig, options: CompareOptions, show: Screen) -> RunComparison:
+def compare(run: RunConfig, options: CompareOptions, console: Console) -> RunComparison:
     """Print the comparison that `options` ask for, and write its page.
 
     Raises: ConfigError, RunError, DataError or OutputError in one sentence.
     """
     began = time.perf_counter()
-    names, given = asked(options), options.file and Path.cwd() / Path(options.file).expanduser()
+    names, given = asked(options), options.file and Path.cwd() / expand_home(options.file)
     if given and given.is_dir():
         raise OutputError(
             f"compare.file={given} is a folder; give the name of a file, as"
             f" {given / 'compare.html'}"
         )
-    with show.stage("reading the runs and scoring their answers"):
+    with console.status("reading the runs and scoring their answers"):
         if options.study:
             found = runs.load_study_trials(options.study, run.tracking, Path.cwd())
         else:
@@ -52,10 +53,10 @@ def compare(run: RunConfig, options: CompareOptions, show: Screen) -> RunCompari
     file = _written(page, given or None)
     if options.format is Format.json:
         said = {"remarks": tables.caveats(found), "page": str(file)}
-        show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
+        console.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
-        _print(show, found, options.answers)
-        show.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
+        _print(console, found, options.answers)
+        console.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
     if options.open:
         webbrowser.open(file.as_uri())
     return found
@@ -112,33 +113,33 @@ def _written(page: str, given: Path | None) -> Path:
     return file
 
 
-def _print(show: Screen, found: RunComparison, answers: int) -> None:
+def _print(console: Console, found: RunComparison, answers: int) -> None:
     labels = tuple(run.label for run in found.runs)
-    show.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    show.table(
+    console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    console.table(
         found.title,
         ("", "run", "ended", "evaluated", "MLflow run or folder"),
         tables.build_run_rows(found),
     )
-    show.result(tables.describe_shared_settings(found))
+    console.result(tables.describe_shared_settings(found))
     rows, follow = tables.build_setting_rows(found)
     if rows:
-        show.table("Where they differ", ("setting", *labels), rows)
+        console.table("Where they differ", ("setting", *labels), rows)
     if follow:
-        show.result(
+        console.result(
             "also different, but only because of the settings above, or for features that are off:"
             f" {', '.join(follow)}",
             style="dim",
         )
     for remark in tables.caveats(found):
-        show.result(remark, NOTE)
-    _print_measures(show, found)
+        console.result(remark, NOTE)
+    _print_measures(console, found)
     if costs := tables.build_cost_rows(found):
-        show.table("What they took", ("", *labels), costs)
-    _print_answers(show, found, answers)
+        console.table("What they took", ("", *labels), costs)
+    _print_answers(console, found, answers)
 
 
-def _print_measures(show: Screen, found: RunComparison) -> None:
+def _print_measures(console: Console, found: RunComparison) -> None:
     quiet = tables.unchanged_measures(found)
     loud = [each for each in found.measures if each not in quiet]
     if (first := found.reference) is not None and (rows := tables.build_contrast_rows(found, loud)):
@@ -151,27 +152,27 @@ def _print_measures(show: Screen, found: RunComparison) -> None:
             "p | Holm",
             "n",
         )
-        show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
+        console.table(f"Against {first.label}, the same cases answered by both", columns, rows)
     if rows := tables.build_change_rows(found, loud):
         heads = ("measure", "", "before -> after", "verdict", "change [95 %]")
-        show.table("What changed in each, against its own base", heads, rows)
+        console.table("What changed in each, against its own base", heads, rows)
     if quiet:
-        show.result(
+        console.result(
             "no detectable change or difference anywhere:"
             f" {', '.join(each.title for each in quiet)}",
             style="dim",
         )
     if found.measures:
         for sentence in tables.reading_notes(found):
-            show.result(sentence, style="dim")
-        show.result("")
+            console.result(sentence, style="dim")
+        console.result("")
 
 
-def _print_answers(show: Screen, found: RunComparison, answers: int) -> None:
+def _print_answers(console: Console, found: RunComparison, answers: int) -> None:
     """The tuned answers to the first questions, as many runs side by side as the terminal has room
     for.
     """
-    room = max(1, show.results.width // COLUMN)
+    room = max(1, console.results.width // COLUMN)
     answering = [
         at
         for at, run in enumerate(found.runs)
@@ -182,13 +183,13 @@ def _print_answers(show: Screen, found: RunComparison, answers: int) -> None:
         heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
                  for at, each in zip(answering, said, strict=True)]  # fmt: skip
         texts = [summary.clip_text(each.tuned, 900) if each else "(not asked)" for each in said]
-        show.table(f"Held out: {case.question}", heads, [texts], prose=True)
+        console.table(f"Held out: {case.question}", heads, [texts], prose=True)
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, CompareOptions)
-    return float(compare(run, options, Screen()).comparisons)
+    return float(compare(run, options, Console()).comparisons)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from medexp.reports.console_tables import print_scorecard
 from medexp.reports.publish import publish_evaluation, read_loss_curves
 from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
-from medexp.system.console import DONE, NOTE, Screen
+from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short, with_tilde
 from medexp.system.units import bytes_of_gib, duration
 from medexp.tracking import finished_run as finished
@@ -57,7 +57,7 @@ def evaluate(
     options: EvaluateOptions,
     subject: FinishedRun,
     invocation: Invocation,
-    show: Screen,
+    console: Console,
 ) -> Scorecard:
     """Measure `subject`, which was made with `run`, print and keep what changed.
 
@@ -66,13 +66,13 @@ def evaluate(
     """
     began = time.perf_counter()
     if options.rescore:
-        record, found = _rescored(run, subject, show)
+        record, found = _rescored(run, subject, console)
         kept = _keep(run, invocation, subject, record, found, None)
     else:
-        record, found, kept = _measured(run, invocation, subject, show)
-    show.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    print_scorecard(show, f"What changed: {subject.name}", record, found)
-    show.result(
+        record, found, kept = _measured(run, invocation, subject, console)
+    console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    print_scorecard(console, f"What changed: {subject.name}", record, found)
+    console.result(
         f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
         f" {duration(time.perf_counter() - began)}"
     )
@@ -113,10 +113,10 @@ def _keep(
 
 
 def _measured(
-    run: RunConfig, invocation: Invocation, subject: FinishedRun, show: Screen
+    run: RunConfig, invocation: Invocation, subject: FinishedRun, console: Console
 ) -> tuple[Record, Scorecard, Kept]:
     """Load base and adapter, ask, score, and keep."""
-    found = prepare_finished_run(run, subject, show)
+    found = prepare_finished_run(run, subject, console)
     questions = _questions(run.evaluation)
     cases = source.load(run.dataset, run.prompt)
     sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
@@ -124,17 +124,17 @@ def _measured(
     with acquire(
         unfinished_runs_dir(run.tracking), names[0], run.training.resume, names[1]
     ) as work:
-        _point_out_other_cases(subject, sides, show)
-        show.say(
+        _point_out_other_cases(subject, sides, console)
+        console.info(
             f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}",
             title=subject.name,
         )
-        base = open_session(run, found, show)
+        base = open_session(run, found, console)
         ready = Speller(base.tokenizer, run.prompt).prepared(run, sides)
-        tuned = load_model_under_ceiling(run, base, show)
+        tuned = load_model_under_ceiling(run, base, console)
         job = Evaluator(
             run,
-            show,
+            console,
             work.answers_file,
             ready,
             tuned,
@@ -150,26 +150,28 @@ def _measured(
 
 def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:
     """Losses, answers and benchmarks of base and tuned model."""
-    losses_before = job.base_losses()
-    with job.show.stage("measuring the tuned model's held-out loss"):
-        losses_after = job.losses()
-    record = job.record(
-        (job.answers(base=True), job.answers(base=False)), (losses_before, losses_after)
+    losses_before = job.measure_base_losses()
+    with job.console.status("measuring the tuned model's held-out loss"):
+        losses_after = job.measure_losses()
+    record = job.build_record(
+        (job.generate_answers(base=True), job.generate_answers(base=False)),
+        (losses_before, losses_after),
     )
-    if not questions and not job.run.evaluation.benchmarks:
+    if not questions and not job.config.evaluation.benchmarks:
         return record
     with (
-        job.show.stage("asking the benchmarks, base and tuned"),
+        job.console.status("asking the benchmarks, base and tuned"),
         memory_phase(Phase.evaluation, "asking the benchmarks", job.meter),
     ):
         return replace(
-            record, benchmarks=benchmarks.grade_benchmarks(job.tuned, job.run.evaluation, questions)
+            record,
+            benchmarks=benchmarks.grade_benchmarks(job.model, job.config.evaluation, questions),
         )
 
 
-def _point_out_other_cases(subject: FinishedRun, sides: Split, show: Screen) -> None:
+def _point_out_other_cases(subject: FinishedRun, sides: Split, console: Console) -> None:
     if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
-        show.say(
+        console.info(
             "these held-out cases are not those of the run: some of them may have been trained on",
             NOTE,
         )
@@ -194,7 +196,7 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     }
 
 
-def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Scorecard]:
+def _rescored(run: RunConfig, subject: FinishedRun, console: Console) -> tuple[Record, Scorecard]:
     """Score the stored answers, and say whether the figures are those stored with them."""
     if subject.record is None:
         raise RunError(
@@ -209,11 +211,11 @@ def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]
-    show.say(
+    console.info(
         f"{len(known) - len(other)} of {len(known)} stored figures are the same to the digit", DONE
     )
     for name in other:
-        show.say(f"{name}: {stored[name]!r} is stored, {known[name]!r} now", NOTE)
+        console.info(f"{name}: {stored[name]!r} is stored, {known[name]!r} now", NOTE)
     return record, found
 
 
@@ -258,7 +260,7 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     options, subject = invocation.options, invocation.subject
     assert isinstance(options, EvaluateOptions)
     assert isinstance(subject, FinishedRun)
-    line = evaluate(run, options, subject, invocation, Screen()).line("loss_answer")
+    line = evaluate(run, options, subject, invocation, Console()).line("loss_answer")
     return line.after if line.after is not None else float("nan")
 
 

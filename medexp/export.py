@@ -31,7 +31,8 @@ from medexp.exporters.output_folder import MANIFEST_NAME
 from medexp.models import adapter_files as artifact
 from medexp.models import lora_math, weights
 from medexp.system import hub
-from medexp.system.console import Screen
+from medexp.system.console import Console
+from medexp.system.home import expand_home
 from medexp.system.units import MIB, duration
 from medexp.tracking import finished_run as finished
 from medexp.tracking import registry
@@ -49,7 +50,7 @@ def export(
     options: ExportOptions,
     subject: FinishedRun,
     invocation: Invocation,
-    show: Screen,
+    console: Console,
 ) -> Path | Registered:
     """Export `subject`, which was made with `run`, as `options` say; returns the folder, or the
     registered version.
@@ -60,9 +61,9 @@ def export(
     if problems := list(_problems(options)):
         raise ConfigError(problems)
     if options.to is ExportTo.registry:
-        return _registered(run, options, subject, show)
-    job = _checked(run, options, subject, invocation, show)
-    show.say(f" as {options.to.value}", title=subject.name)
+        return _registered(run, options, subject, console)
+    job = _checked(run, options, subject, invocation, console)
+    console.info(f" as {options.to.value}", title=subject.name)
     with output_folder.open_output_folder(job.target) as half_done:
         write_export(job, half_done)
     _print(job, time.perf_counter() - began)
@@ -99,7 +100,7 @@ def _problems(options: ExportOptions) -> Iterator[str]:
 
 
 def _registered(
-    run: RunConfig, options: ExportOptions, subject: FinishedRun, show: Screen
+    run: RunConfig, options: ExportOptions, subject: FinishedRun, console: Console
 ) -> Registered:
     if subject.kept is None:
         raise RunError(
@@ -110,7 +111,7 @@ def _registered(
         run.tracking, subject.kept.run_id, options.name or run.model.name, options.alias
     )
     was = "registered" if found.is_new else "already registered"
-    show.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
+    console.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
     return found
 
 
@@ -119,7 +120,7 @@ def _checked(
     options: ExportOptions,
     subject: FinishedRun,
     invocation: Invocation,
-    show: Screen,
+    console: Console,
 ) -> ExportJob:
     """The job, once nothing stands against it.
 
@@ -131,7 +132,7 @@ def _checked(
             " its adapter"
         )
     target = (
-        Path(options.folder).expanduser().absolute()
+        expand_home(options.folder).absolute()
         if options.folder
         else invocation.output_dir / "export"
     )
@@ -139,7 +140,7 @@ def _checked(
     if options.to in GGUF_TARGETS and options.quantisation not in SUPPORTED_TYPES:
         quantizer.find_quantizer(options.quantisation, options.llama_cpp)
     _check_adapter(run, subject.adapter)
-    job = ExportJob(run, options, subject, subject.adapter, target, show)
+    job = ExportJob(run, options, subject, subject.adapter, target, console)
     if job.merges:
         if options.to in GGUF_TARGETS:
             gguf_file.find_pre_tokenizer(job.adapter)
@@ -170,7 +171,7 @@ def _weight_bytes(job: ExportJob) -> int:
 
 
 def _print(job: ExportJob, elapsed_s: float) -> None:
-    job.show.table(
+    job.console.table(
         f"Exported as {job.options.to.value}",
         ("file", "size"),
         output_folder.list_files(job.target),
@@ -178,12 +179,12 @@ def _print(job: ExportJob, elapsed_s: float) -> None:
     shown = (
         job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
     )
-    job.show.result(f"{shown}, {duration(elapsed_s)}")
+    job.console.result(f"{shown}, {duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
-        job.show.result(
+        job.console.result(
             f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}"
         )
-        job.show.raw(
+        job.console.raw(
             next(
                 line
                 for line in (job.target / "serve.sh").read_text().splitlines()
@@ -191,7 +192,7 @@ def _print(job: ExportJob, elapsed_s: float) -> None:
             )
         )
     if (job.target / "Modelfile").is_file():
-        job.show.result(
+        job.console.result(
             f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}"
         )
 
@@ -211,7 +212,7 @@ def _base_of_script(job: ExportJob) -> str:
 def _push(job: ExportJob) -> None:
     repo, token = job.options.repo, os.environ["HF_TOKEN"]
     assert repo is not None
-    job.show.say(f"uploading to {repo}{' (private)' if job.options.private else ''}")
+    job.console.info(f"uploading to {repo}{' (private)' if job.options.private else ''}")
     message, leave_out = f"medexp export of {job.subject.name}", [*_NOT_FOR_OTHERS, MANIFEST_NAME]
     try:
         address = hub.push(job.target, repo, token, job.options.private, message, leave_out)
@@ -220,14 +221,14 @@ def _push(job: ExportJob) -> None:
             f"export.repo={repo} could not be pushed to: {error}. The export is whole in"
             f" {job.target}"
         ) from error
-    job.show.result(f"On the Hub: {address}")
+    job.console.result(f"On the Hub: {address}")
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options, subject = invocation.options, invocation.subject
     assert isinstance(options, ExportOptions)
     assert isinstance(subject, FinishedRun)
-    export(run, options, subject, invocation, Screen())
+    export(run, options, subject, invocation, Console())
     return 0.0
 
 

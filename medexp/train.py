@@ -1,10 +1,10 @@
 """python -m medexp.train: from a composed config to an adapter, and the answers before and after.
 
-    # the embedded model on the shipped cases, on a CPU
-    python -m medexp.train
-    # the seed's recipe on a 6 GB card
-    python -m medexp.train hardware=rtx4050_6gb
-    python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
+# the embedded model on the shipped cases, on a CPU
+python -m medexp.train
+# the seed's recipe on a 6 GB card
+python -m medexp.train hardware=rtx4050_6gb
+python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from medexp.config.schema import RunConfig
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
     from medexp.sweep.workers.trial import open_trial
-    from medexp.system.console import Screen
+    from medexp.system.console import Console
 
     # what the config alone can be refused for has been, without these
     from medexp.tracking.finished_run import FinishedRun
@@ -27,7 +27,7 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
     restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
     with open_trial(invocation.output_dir) as trial:
-        result = train(run, invocation, Screen(), trial, restored)
+        result = train(run, invocation, Console(), trial, restored)
         if trial:
             trial.finished(result.metrics, result.run_id)
     return result.outcome.loss_after

@@ -15,14 +15,14 @@ from pathlib import Path
 from medexp.cli.app import Invocation, run_door
 from medexp.config.command_options import UiOptions
 from medexp.config.schema import RunConfig
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import NOTE, Console
 from medexp.system.private_names import VIEWS, untested
 from medexp.tracking import server as pages
 from medexp.tracking.links import links
 from medexp.training import leftovers
 
 
-def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
+def ui(run: RunConfig, options: UiOptions, console: Console) -> None:
     """Serve until Ctrl-C.
 
     Raises: RunError without a store; MachineError if the server cannot be started.
@@ -30,16 +30,16 @@ def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
     port = options.port or pages.usual_port()
     log = Path(tempfile.mkdtemp(prefix="medexp-ui-")) / "server.log"
     with suppress(KeyboardInterrupt), ExitStack() as serving:
-        with show.stage("starting MLflow's server (some 15 s)"):
+        with console.status("starting MLflow's server (some 15 s)"):
             address = serving.enter_context(pages.serving(run.tracking, port, log))
         for sentence in untested(("mlflow",)):
-            show.say(f"{sentence}: {VIEWS.without}", NOTE)
+            console.info(f"{sentence}: {VIEWS.without}", NOTE)
         found = links(run.tracking, address)
         for each in found:
-            show.result(f"{each.title}\n  {each.url}")
+            console.result(f"{each.title}\n  {each.url}")
         if left := leftovers.summarise_leftovers(run.tracking):
-            show.say(left, NOTE)
-        show.say("Ctrl-C ends it")
+            console.info(left, NOTE)
+        console.info("Ctrl-C ends it")
         if options.open:
             webbrowser.open(found[0].url)
         while True:
@@ -49,7 +49,7 @@ def ui(run: RunConfig, options: UiOptions, show: Screen) -> None:
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, UiOptions)
-    ui(run, options, Screen())
+    ui(run, options, Console())
     return 0.0
 
 

@@ -24,7 +24,7 @@ from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
 from medexp.models import adapter_files as artifact
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -57,7 +57,7 @@ class Kept:
 
     def compare(self, *words: str) -> RunComparison:
         """`python -m medexp.compare words...`."""
-        return compare(*self.options(*words), Screen())
+        return compare(*self.options(*words), Console())
 
     def runs(self, *results: TrainResult | str) -> str:
         """run=[...] of these runs."""
@@ -92,7 +92,7 @@ def kept(
         return train(
             resolved(*words, on=machine.read()),
             Invocation(root / name, tuple(words), yaml),
-            Screen(),
+            Console(),
         )
 
     others = made("ranked", "lora.r=4"), made("elsewhere", OTHER_CASES, "evaluation.answers=0")
@@ -307,7 +307,7 @@ def test_other_training_answers_in_the_same_file_are_a_difference(
         made = train(
             kept.doors.resolved(*overrides, on=machine.read()),
             Invocation(kept.doors.root / answer, tuple(overrides), yaml),
-            Screen(),
+            Console(),
         )
         return made.run_id
 

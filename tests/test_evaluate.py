@@ -29,7 +29,7 @@ from medexp.models import weights
 from medexp.models.adapter_model import Tuned
 from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import tracker as tracking
 from medexp.tracking.finished_run import as_it_was_made
 from medexp.training.context import TrainResult
@@ -46,7 +46,7 @@ class Finished:
         words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen()
+            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Console()
         )
         self.metrics = doors.client().get_run(self.result.run_id).data.metrics
 
@@ -64,7 +64,7 @@ class Finished:
         cfg, subject = as_it_was_made(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
         invocation = Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg))
-        return evaluate(made, options, subject, invocation, Screen())
+        return evaluate(made, options, subject, invocation, Console())
 
     def newest(self) -> Any:
         """The MLflow run of the last evaluation."""

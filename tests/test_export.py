@@ -30,7 +30,7 @@ from medexp.data.prompts import ask
 from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
 from medexp.export import export
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking.finished_run import as_it_was_made
 from medexp.tracking.registry import Registered
 from medexp.training.context import TrainResult
@@ -49,7 +49,7 @@ class Finished:
         )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen()
+            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Console()
         )
 
     def export(
@@ -77,7 +77,7 @@ class Finished:
         invocation = Invocation(
             self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options
         )
-        return export(made, options, subject, invocation, Screen())
+        return export(made, options, subject, invocation, Console())
 
     def newer(self) -> str:
         """The id of a run that finishes now."""

@@ -34,7 +34,7 @@ from medexp.models.adapter_model import Tuned
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.models.weights import Weights
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
 
 FOLLOW_UPS = (
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=260)
     options, overrides = parser.parse_known_args()
     run, found = _composed(overrides)
-    show = Screen()
-    tuned = load_model_under_ceiling(run, open_session(run, found, show), show)
+    console = Console()
+    tuned = load_model_under_ceiling(run, open_session(run, found, console), console)
     cases = mixture.sides(source.load(run.dataset).by_source, run.dataset).held_out[: options.cases]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
     vocabulary_ = vocabulary(tuned.tokenizer)

@@ -126,7 +126,7 @@ def _answers_peak(tuned: object) -> dict:
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before, kept_in = torch.cuda.memory_allocated(), Path(tempfile.mkdtemp()) / "answers.jsonl"
+    before, answers_file = torch.cuda.memory_allocated(), Path(tempfile.mkdtemp()) / "answers.jsonl"
     prompts = torch.randint(10, 250, (4, 512)).tolist()
     try:
         generation.generate_answers(
@@ -134,7 +134,7 @@ def _answers_peak(tuned: object) -> dict:
             prompts,
             16,
             generation.limit_batch_size(4),
-            kept_in=kept_in,
+            answers_file=answers_file,
             base=False,
             advance=lambda _: None,
         )

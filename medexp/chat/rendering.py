@@ -104,7 +104,7 @@ class LiveRenderer:
             transient=True,
         )
 
-    def __enter__(self) -> "LivePainter":
+    def __enter__(self) -> "LiveRenderer":
         self._live.start()
         return self
 
@@ -115,7 +115,7 @@ class LiveRenderer:
         """Print the parts that are done, draw the last one."""
         shown = self._shown(reply)
         self._print(shown[:-1])
-        under_way = [render_section(each) for each in shown[len(self._printed) :]]
+        under_way = [render_section(section) for section in shown[len(self._printed) :]]
         thinking = (
             "thinking, " if reply.reasons and not reply.closed and not self._with_reasoning else ""
         )
@@ -146,9 +146,9 @@ class LiveRenderer:
     def _finish_reasoning(self, reply: Reply) -> None:
         """Print what follows the paragraphs that went by as reasoning, and forget them."""
         lines = [
-            each
-            for each in reply.text.rpartition(THINK_END)[0 if reply.closed else 2].split("\n")
-            if each.strip()
+            line
+            for line in reply.text.rpartition(THINK_END)[0 if reply.closed else 2].split("\n")
+            if line.strip()
         ]
         for line in lines[len(self._printed) :]:
             self._console.print(Text(line, style="dim"))
@@ -186,7 +186,7 @@ def make_comparison_table(base: Reply | None, tuned: Reply | None, with_reasonin
     for title in ("base", "tuned"):
         table.add_column(title, ratio=1)
     table.add_row(
-        *(Group(*_render_column(each, with_reasoning)) if each else "" for each in (base, tuned))
+        *(Group(*_render_column(reply, with_reasoning)) if reply else "" for reply in (base, tuned))
     )
     return table
 

@@ -104,7 +104,7 @@ def split_sections(reply: Reply) -> list[ReplySection]:
     it is whole.
     """
     reasoning = [
-        ReplySection(True, "", each) for each in reply.reasoning.split("\n") if each.strip()
+        ReplySection(True, "", paragraph) for paragraph in reply.reasoning.split("\n") if paragraph.strip()
     ]
     return [*reasoning, *_split_answer(reply.answer, reply.whole)]
 

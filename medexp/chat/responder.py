@@ -26,7 +26,7 @@ from medexp.models.memory_guard import memory_phase
 from medexp.models.session import Session, load_model_under_ceiling
 from medexp.models.tokenizer import context_tokens
 from medexp.planning.memory_terms import Phase
-from medexp.system.console import Screen
+from medexp.system.console import Console
 
 TokenCallback = Callable[[Reply], bool]
 
@@ -149,9 +149,9 @@ def make_question_encoder(run: RunConfig, base: Session, sampling: Sampling) -> 
 
 
 def load_responder(
-    name: str, run_id: str, run: RunConfig, base: Session, asked: QuestionEncoder, show: Screen
+    name: str, run_id: str, run: RunConfig, base: Session, asked: QuestionEncoder, console: Console
 ) -> Responder:
     """The model of `run` with its adapter, loaded and ready to answer."""
     return Responder(
-        name, run_id, run, load_model_under_ceiling(run, base, show), asked, base.meter
+        name, run_id, run, load_model_under_ceiling(run, base, console), asked, base.meter
     )

@@ -22,7 +22,7 @@ from medexp.config.schema import Prompt
 from medexp.errors import MachineError, MedexpError
 from medexp.evaluation.generation import Sampling
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
-from medexp.system.console import Screen
+from medexp.system.console import Console
 
 HOST = "127.0.0.1"
 MAX_UPDATES_PER_S = 8
@@ -55,16 +55,16 @@ def serve(
     presets: Mapping[str, Prompt],
     socket: sockets.socket,
     opens: bool,
-    show: Screen,
+    console: Console,
 ) -> None:
     """Serve the page until Ctrl-C."""
-    with show.stage("building the page"):
+    with console.status("building the page"):
         app, stop = _build_app(respondent, presets)
     address = f"http://{HOST}:{socket.getsockname()[1]}"
 
     def ready() -> None:
-        show.result(address)
-        show.say("Ctrl-C ends it")
+        console.result(address)
+        console.info("Ctrl-C ends it")
         if opens:
             webbrowser.open(address)
 
@@ -163,7 +163,9 @@ def _build_page(respondent: Responder, presets: Mapping[str, Prompt], stop: Stop
             options = _add_option_inputs(gradio, respondent.sampling, list(prompts))
         with gradio.Row(equal_height=False):
             shown = [
-                each for title in ("Base", "Tuned") for each in _add_answer_column(gradio, title)
+                component
+                for title in ("Base", "Tuned")
+                for component in _add_answer_column(gradio, title)
             ]
 
         def both(

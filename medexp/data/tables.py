@@ -68,19 +68,26 @@ def read_table(path: Path, key: str) -> Table:
         ".json": _read_json,
         ".jsonl": _read_json,
         ".csv": _read_csv,
+        ".tsv": _read_csv,
         ".parquet": _read_parquet,
     }
     if not path.is_file():
-        raise DataError(f"{key}={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
-    if path.suffix.lower() not in readers:
         raise DataError(
-            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}"
+            f"{key}={path} does not exist; give a JSON, JSONL, CSV, TSV or Parquet file"
+        )
+    if path.suffix.lower() not in readers:
+        remedy = "; save the sheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
+        raise DataError(
+            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}{remedy}"
         )
     table = readers[path.suffix.lower()](path)
     filled = [row for row in table.rows if not all(map(is_blank, row[1].values()))]
     table.blank += len(table.rows) - len(filled)
     table.rows = filled
     return table
+
+
+_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def faults_of(faults: Sequence[tuple[int, str]], total: int, name: str, remedy: str) -> DataError:

@@ -36,7 +36,7 @@ class BaselineCache:
     answers: Path
     _losses: Path
 
-    def losses(self) -> list[CaseLoss] | None:
+    def load_losses(self) -> list[CaseLoss] | None:
         """The base's held-out losses, where they were measured before and can be read."""
         try:
             return [
@@ -45,7 +45,7 @@ class BaselineCache:
         except (OSError, ValueError, TypeError):
             return None
 
-    def keep(self, losses: Sequence[CaseLoss]) -> None:
+    def store_losses(self, losses: Sequence[CaseLoss]) -> None:
         """Keep the base's held-out losses."""
         write_json(self._losses, [asdict(each) for each in losses])
 

@@ -33,7 +33,7 @@ def generate_answers(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     may: Callable[[int, int], bool],
-    kept_in: Path,
+    answers_file: Path,
     base: bool,
     advance: Callable[[int], None],
 ) -> list[Answer]:
@@ -41,10 +41,10 @@ def generate_answers(
     adapter.
 
     `may(questions, longest)` says whether so many questions, the longest of so many tokens, may be
-    answered together; one alone always may. `kept_in` is a JSONL file that grows batch by batch;
+    answered together; one alone always may. `answers_file` is a JSONL file that grows batch by batch;
     answers already in it are not made again. `advance` is told how many answers have come.
     """
-    known = read_answers(kept_in)
+    known = read_answers(answers_file)
     advance(len(known))
     missing = [case for case in range(len(prompts)) if case not in known]
     for batch in fewest([len(prompts[case]) for case in missing], may):
@@ -53,7 +53,7 @@ def generate_answers(
             tuned, cases, [prompts[case] for case in cases], max_new_tokens, base
         ):
             known[answer.case] = answer
-            _append_answer(answer, kept_in)
+            _append_answer(answer, answers_file)
         advance(len(cases))
     return [known[case] for case in range(len(prompts))]
 

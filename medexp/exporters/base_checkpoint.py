@@ -119,7 +119,7 @@ class BaseCheckpoint:
             else {_SINGLE}
         )
         files = [self.folder / name for name in sorted(names)]
-        if missing := [each.name for each in files if not each.is_file()]:
+        if missing := [file.name for file in files if not file.is_file()]:
             raise ModelError(
                 f"{self.folder} has no {', '.join(missing)}; only safetensors checkpoints are"
                 " exported"

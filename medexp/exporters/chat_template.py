@@ -72,7 +72,7 @@ def render_modelfile(
     Source: Ollama's Modelfile reference; everything between three double quotes is kept as it is.
     """
     lines = [
-        *(f"# {each}" for each in comments),
+        *(f"# {comment}" for comment in comments),
         f"FROM ./{gguf_name}",
         f'TEMPLATE """{template}"""',
     ]

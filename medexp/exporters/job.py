@@ -33,7 +33,7 @@ from medexp.models import base_identity, weights
 from medexp.models.base_identity import BaseIdentity
 from medexp.reports.page_template import format_interval
 from medexp.system import hub
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import NOTE, Console
 from medexp.system.units import figure
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG, ADAPTER_WEIGHTS, RECORD
 from medexp.tracking.finished_run import FinishedRun
@@ -50,7 +50,7 @@ class ExportJob:
     subject: FinishedRun
     adapter: Path
     target: Path
-    show: Screen
+    console: Console
 
     @property
     def name(self) -> str:
@@ -100,9 +100,9 @@ class ExportJob:
         if note := artifact.check_adapter(
             self.adapter, self.run.lora, self.run.model, found, "run"
         ):
-            self.show.say(note, NOTE)
+            self.console.info(note, NOTE)
         if found.gguf is not None:
-            with self.show.stage("converting the embedded model, once"):
+            with self.console.status("converting the embedded model, once"):
                 found = weights.convert(
                     found, self.run.model, stack.load_transformers(self.run.hardware)
                 )
@@ -158,12 +158,12 @@ def _write_adapter(job: ExportJob, place: Path) -> dict[str, str]:
 
 def _write_merged(job: ExportJob, place: Path) -> dict[str, str]:
     if job.options.to is ExportTo.vllm:
-        job.show.say(
+        job.console.info(
             f"vLLM serves no adapter with {job.not_over_base} over its base; the weights are"
             " merged",
             NOTE,
         )
-    with job.show.counting(
+    with job.console.progress(
         f"merging into {job.options.dtype.value}", len(job.merged.names)
     ) as advance:
         merge.write_merged(job.merged, place, job.options.dtype, advance)
@@ -183,24 +183,24 @@ def _write_gguf(job: ExportJob, place: Path) -> dict[str, str]:
     about = gguf_file.GgufMetadata(job.name, job.run.model.licence, job.run.model.shape)
     names = job.merged.names
     whole = file if kind in SUPPORTED_TYPES else place / "to-quantise.gguf"
-    with job.show.counting(
+    with job.console.progress(
         f"writing a GGUF in {kind.value if whole is file else 'f16'}", len(names)
     ) as advance:
         gguf_file.write_gguf(job.merged, place, about, kind, whole, advance)
     if whole is not file:
-        with job.show.counting(f"quantising to {kind.value}", len(names)) as advance:
+        with job.console.progress(f"quantising to {kind.value}", len(names)) as advance:
             quantizer.quantize(
                 quantizer.find_quantizer(kind, job.options.llama_cpp), whole, file, kind, advance
             )
         whole.unlink()
-    for each in [
+    for path in [
         *place.glob("tokenizer*"),
         *(
             place / name
             for name in ("chat_template.render_jinja_template", "special_tokens_map.json")
         ),
     ]:
-        each.unlink(missing_ok=True)  # the GGUF holds them
+        path.unlink(missing_ok=True)  # the GGUF holds them
     if job.options.to is ExportTo.gguf:
         return {"gguf": file.name}
     (place / "Modelfile").write_text(_render_modelfile(job, file.name), encoding="utf-8")
@@ -261,9 +261,9 @@ def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
             subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
         )
         lines = [
-            each
-            for each in scorecard.build_scorecard(record, lexicon.load()).lines
-            if each.comparison is not None
+            result
+            for result in scorecard.build_scorecard(record, lexicon.load()).lines
+            if result.comparison is not None
         ]
         return [
             (

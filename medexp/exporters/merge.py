@@ -70,7 +70,7 @@ class MergedWeights:
 
 def estimate_merged_bytes(base: BaseCheckpoint) -> int:
     """What a merged checkpoint in 16 bits takes on the disk."""
-    return 2 * sum(each.elements for each in base.tensors.values())
+    return 2 * sum(tensor.elements for tensor in base.tensors.values())
 
 
 def write_merged(

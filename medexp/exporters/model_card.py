@@ -52,7 +52,7 @@ def render_card(run: RunConfig, facts: CardFacts) -> str:
         + "\n\n"
         + _describe_split(run),
         "## Training\n\n" + _render_table(("", ""), list(_list_settings(run))),
-        "## Limits\n\n" + "\n".join(f"- {each}" for each in _list_limits(run, facts)),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _list_limits(run, facts)),
         "## Licences\n\n"
         + _render_table(("", "licence"), [("base model", run.model.licence), *licences]),
     ]
@@ -70,9 +70,9 @@ def make_metadata(run: RunConfig, facts: CardFacts) -> dict[str, object]:
     if run.model.hub_id is not None:
         found |= {"base_model": run.model.hub_id, "base_model_relation": relation}
     if data := [
-        each.hub_id
-        for each in dataset_sources.sources(run.dataset)
-        if each.hub_id is not None and each.path is None
+        source.hub_id
+        for source in dataset_sources.sources(run.dataset)
+        if source.hub_id is not None and source.path is None
     ]:
         found["datasets"] = data
     tags = [
@@ -96,15 +96,15 @@ def _make_licence_fields(words: str) -> dict[str, object]:
 
 def _list_sources(run: RunConfig) -> Iterator[tuple[str, str, str]]:
     shares = {part.name: f", weight {part.weight:g}" for part in run.dataset.mixture}
-    for each in dataset_sources.sources(run.dataset):
+    for source in dataset_sources.sources(run.dataset):
         place = (
-            f"{each.hub_id}{f' @ {each.revision}' if each.revision else ''}"
-            if each.path is None
+            f"{source.hub_id}{f' @ {source.revision}' if source.revision else ''}"
+            if source.path is None
             else "a local file"
         )
-        if each.path is not None and each.name == "clinical_cases":
+        if source.path is not None and source.name == "clinical_cases":
             place = "shipped with medexp"
-        yield each.name, place + shares.get(each.name, ""), each.licence
+        yield source.name, place + shares.get(source.name, ""), source.licence
 
 
 def _render_prompt(run: RunConfig) -> str:

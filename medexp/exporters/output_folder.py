@@ -36,7 +36,7 @@ def check_folder(folder: Path, overwrite: bool, needed_bytes: int) -> None:
             raise OutputError(
                 f"export.folder={folder} already holds an export; set overwrite=true to replace it"
             )
-    parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    parent = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.is_dir())
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} cannot be written; set export.folder=FOLDER")
     free = shutil.disk_usage(parent).free
@@ -70,9 +70,9 @@ def open_output_folder(folder: Path) -> Iterator[Path]:
 def write_manifest(folder: Path, facts: dict[str, object]) -> None:
     """Write export.json: `facts`, and the size of every file."""
     list_files = {
-        each.relative_to(folder).as_posix(): each.stat().st_size
-        for each in sorted(folder.rglob("*"))
-        if each.is_file()
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
     (folder / MANIFEST_NAME).write_text(
         json.dumps(facts | {"files": list_files}, indent=2) + "\n", encoding="utf-8"
@@ -81,7 +81,7 @@ def write_manifest(folder: Path, facts: dict[str, object]) -> None:
 
 def list_files(folder: Path) -> list[tuple[str, str]]:
     """Every file in `folder` with its size, for a table."""
-    found = sorted(each for each in folder.rglob("*") if each.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
     return [
         (each.relative_to(folder).as_posix(), format_size(each.stat().st_size)) for each in found
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medexp.config.command_options import GgufType
 from medexp.errors import MachineError
+from medexp.system.home import expand_home
 
 _PROGRAM = "llama-quantize"
 _IN_PACKAGE = """
@@ -33,7 +34,7 @@ def find_quantizer(kind: GgufType, given: str | None) -> tuple[str, ...]:
     Raises: MachineError saying what is missing and how to get it.
     """
     if given is not None:
-        return (_find_in_folder(Path(given).expanduser()),)
+        return (_find_in_folder(expand_home(given)),)
     if importlib.util.find_spec("llama_cpp") is not None:
         return (sys.executable, "-c", _IN_PACKAGE)
     found = shutil.which(_PROGRAM)
@@ -52,7 +53,7 @@ def _find_in_folder(place: Path) -> str:
         if place.is_file()
         else [place / inside / _PROGRAM for inside in ("", "bin", "build/bin")]
     )
-    found = next((each for each in tried if each.is_file()), None)
+    found = next((candidate for candidate in tried if candidate.is_file()), None)
     if found is None:
         raise MachineError(
             f"export.llama_cpp={place} holds no {_PROGRAM} (looked in it, bin and build/bin); build"

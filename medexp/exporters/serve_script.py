@@ -38,7 +38,7 @@ def make_vllm_adapter_command(
     """The words of vLLM's command for the base with the adapter that lies beside the script. A base
     that is not the Hub's is the folder in the variable BASE: where it lies is another place on
     every machine."""
-    max_rank = next(each for each in VLLM_RANKS if each >= rank)
+    max_rank = next(max_rank for max_rank in VLLM_RANKS if max_rank >= rank)
     place = (
         f'"${{BASE:?is the folder of the base model, {_NOT_PLAIN.sub("_", base)}: BASE=FOLDER sh'
         ' serve.sh}"'

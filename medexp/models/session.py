@@ -20,7 +20,7 @@ from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
 from medexp.system import machine
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import NOTE, Console
 from medexp.system.private_names import untested
 from medexp.tracking.finished_run import FinishedRun
 
@@ -37,25 +37,25 @@ class Session:
     tokenizer: Any
 
 
-def open_session(run: RunConfig, found: Weights, show: Screen) -> Session:
+def open_session(run: RunConfig, found: Weights, console: Console) -> Session:
     """Import the stack, convert the embedded model where that was never done here, and load the
     tokenizer of `found`.
     """
     for each in untested(list_patched_libraries(run)):
-        show.say(each, NOTE)
-    with show.stage("loading the training stack"):
+        console.info(each, NOTE)
+    with console.status("loading the training stack"):
         meter = guard.cap(run.hardware)
         modules = stack.load(run.hardware, machine.cache_dir())
     if found.gguf is not None:
-        with show.stage("converting the embedded model, once"):
+        with console.status("converting the embedded model, once"):
             found = weights.convert(found, run.model, modules)
     return Session(meter, modules, found, load_tokenizer(found, modules))
 
 
-def load_model_under_ceiling(run: RunConfig, base: Session, show: Screen) -> Tuned:
+def load_model_under_ceiling(run: RunConfig, base: Session, console: Console) -> Tuned:
     """The model of `run` with the adapter it starts from, under the ceiling."""
     with (
-        show.stage(f"loading {run.model.name} and the adapter"),
+        console.status(f"loading {run.model.name} and the adapter"),
         memory_phase(Phase.always, "loading the model", base.meter),
     ):
         return model.load(run, base.weights, base.tokenizer, base.modules)
@@ -68,7 +68,7 @@ def list_patched_libraries(run: RunConfig) -> list[str]:
     return [*with_unsloth, *quantised, "transformers", "mlflow"]
 
 
-def prepare_finished_run(run: RunConfig, subject: FinishedRun, show: Screen) -> Weights:
+def prepare_finished_run(run: RunConfig, subject: FinishedRun, console: Console) -> Weights:
     """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
     another version of it, which is said; `run` is set to begin with that adapter, and to the
     fastest plan that fits.
@@ -85,6 +85,6 @@ def prepare_finished_run(run: RunConfig, subject: FinishedRun, show: Screen) -> 
         )
     found = weights.find(run.model)
     if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
-        show.say(note, NOTE)
+        console.info(note, NOTE)
     run.lora.start_from = str(subject.adapter)
     return found

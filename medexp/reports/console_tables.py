@@ -4,7 +4,7 @@ from medexp.evaluation import scorecard
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.reports.page_template import format_interval
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.units import figure
 
 
@@ -22,7 +22,7 @@ def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def print_scorecard(screen: Screen, title: str, record: Record, found: Scorecard) -> None:
+def print_scorecard(console: Console, title: str, record: Record, found: Scorecard) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
     measured = [line for line in found.lines if line.comparison is not None]
     rows = [
@@ -34,13 +34,13 @@ def print_scorecard(screen: Screen, title: str, record: Record, found: Scorecard
         )
         for line in measured
     ]
-    screen.table(title, ("measure", "before -> after", "verdict", "change [95 %]"), rows)
+    console.table(title, ("measure", "before -> after", "verdict", "change [95 %]"), rows)
     if record.benchmarks:
-        screen.table(
+        console.table(
             "Benchmarks",
             ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"),
             accuracy_rows(record),
         )
     for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
         names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
-        screen.result(f"not measured: {names}: {why}", style="dim")
+        console.result(f"not measured: {names}: {why}", style="dim")

@@ -24,7 +24,7 @@ from medexp.sweep.study.history import ATTEMPT, MEASURED, OWNER, PLANNED, trial_
 from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_json_object
 from medexp.system import disk_space, machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.process_identity import wait_for_end
 from medexp.system.units import MIB, bytes_of_gib, gib
 
@@ -45,7 +45,7 @@ class TrialScheduler:
         spec: SweepSpec,
         base_config: RunConfig,
         executor: TrialExecutor,
-        console: Screen,
+        console: Console,
     ):
         self.study = study
         self.failures = FailurePolicy(study, spec.folder)
@@ -99,7 +99,7 @@ class TrialScheduler:
         process = read_json_object(folder / "process.json") if folder else None
         if process:
             message = f"trial {number} of an earlier command is still ending"
-            wait_for_end(process, END_TIMEOUT_S, lambda: self._console.say(message))
+            wait_for_end(process, END_TIMEOUT_S, lambda: self._console.info(message))
 
     def _retry(self, trial: Any, ending: Ending, why: str) -> None:
         """End a trial that was cut short, and have its parameters tried next.
@@ -133,7 +133,7 @@ class TrialScheduler:
         self.stopped_by = signal.Signals(number)
         is_first = self.stop_requests == 1
         if is_first:
-            self._console.say(
+            self._console.info(
                 "stopping: running trials finish their step and keep it (once more ends them now)"
             )
         is_heard = self._executor.stop(at_once=not is_first)
@@ -203,7 +203,7 @@ class TrialScheduler:
     def _say_once(self, text: str) -> None:
         if text not in self._messages:
             self._messages.add(text)
-            self._console.say(text)
+            self._console.info(text)
 
     def _ask(self) -> tuple[Any, Proposal] | None:
         """Return one more trial with its proposal, None if it is not to be started."""

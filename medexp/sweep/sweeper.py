@@ -31,7 +31,7 @@ from medexp.sweep.study import storage
 from medexp.sweep.study.history import ELAPSED
 from medexp.sweep.study.study import Study, open_study
 from medexp.system import disk_space
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import NOTE, Console
 from medexp.system.private_names import untested
 from medexp.system.stopping import is_same_again
 from medexp.system.units import duration
@@ -59,7 +59,7 @@ def sweep(
         the same command.
     """
     sweep_options = check_options(options)
-    console = Screen()
+    console = Console()
     space = parse_search_space(
         sweep_options.params,
         arguments,
@@ -72,10 +72,10 @@ def sweep(
     _refuse_spent_budget(study)
     executor = TrialExecutor(study, spec, _make_launcher(spec, task))
     scheduler = TrialScheduler(study, spec, base_config, executor, console)
-    console.say(labels.format_headline(study, base_config, spec.folder), title=study.name)
+    console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
     for warning in untested(("hydra-core", "optuna")):
-        console.say(warning, NOTE)
-    parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.say)
+        console.info(warning, NOTE)
+    parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.info)
     with parent_run as parent:
         executor.parent_run_id = parent.run_id
         try:
@@ -99,17 +99,17 @@ def sweep(
 
 
 def _draw_charts(
-    study: Study, base_config: RunConfig, folder: Path, parent: Tracker, console: Screen
+    study: Study, base_config: RunConfig, folder: Path, parent: Tracker, console: Console
 ) -> None:
     """Draw the charts and log them; without them the sweep is still complete."""
     try:
-        with console.stage("drawing the charts"):
+        with console.status("drawing the charts"):
             charts.draw_charts(study, base_config, folder)
             parent.folder(folder, CHARTS)
     except Exception as error:
         if disk_space.out_of_room(error) is not None:
             raise
-        console.say(f"the charts could not be drawn ({first_line(error)})", NOTE)
+        console.info(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
 
 def _open_study(spec: SweepSpec, base_config: RunConfig) -> Study:

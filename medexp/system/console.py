@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
@@ -159,20 +160,20 @@ def _is_unread(stream: TextIO) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-class Screen:
+class Console:
     """Both consoles of a command."""
 
     def __init__(self) -> None:
         self.results, self.log = _console(sys.stdout), _console(sys.stderr)
 
-    def say(self, text: str, mark: str = "", title: str = "") -> None:
+    def info(self, text: str, mark: str = "", title: str = "") -> None:
         """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it
         stays one in a log file.
         """
         _print(self.log, Text.assemble(_marked(mark), (title, "bold"), text))
 
     @contextmanager
-    def stage(self, label: str) -> Iterator[None]:
+    def status(self, label: str) -> Iterator[None]:
         """Shows that `label` is under way, and when it is done, how long it took."""
         began = time.perf_counter()
         if self.log.is_terminal:
@@ -185,7 +186,7 @@ class Screen:
         self._took(label, began)
 
     @contextmanager
-    def counting(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar over `total` things; call what it yields with how many more are done."""
         began = time.perf_counter()
         with _progress(self.log, MofNCompleteColumn()) as progress:
@@ -235,7 +236,7 @@ class Screen:
         self.results.print()
 
 
-class SafeConsole(Console):
+class SafeConsole(RichConsole):
     """A console whose own escape sequences are the only ones that it sends: text, Markdown and
     tables by others have none.
     """
@@ -252,7 +253,7 @@ class SafeConsole(Console):
         _discard(self.file.fileno())
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: TextIO) -> RichConsole:
     """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take
     80.
     """
@@ -264,11 +265,11 @@ def _marked(mark: str) -> Text:
     return Text.assemble((mark, _COLOURS[mark]), " ") if mark else Text()
 
 
-def _print(console: Console, text: Text) -> None:
+def _print(console: RichConsole, text: Text) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-def _progress(console: Console, *columns: MofNCompleteColumn | TextColumn) -> Progress:
+def _progress(console: RichConsole, *columns: MofNCompleteColumn | TextColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), *columns, TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,
@@ -281,15 +282,19 @@ class TrainingProgress:
     """
 
     def __init__(
-        self, screen: Screen, last_step: int, reserved_bytes: Callable[[], int], ceiling_bytes: int
+        self,
+        console: Console,
+        last_step: int,
+        reserved_bytes: Callable[[], int],
+        ceiling_bytes: int,
     ):
-        self._screen, self._last_step = screen, last_step
+        self._console, self._last_step = console, last_step
         self._reserved_bytes, self._ceiling_bytes = reserved_bytes, ceiling_bytes
         self._every = max(1, last_step // 10)
         self._began = time.perf_counter()
         self._first_step: int | None = None
         self._progress = _progress(
-            screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False)
+            console.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False)
         )
         self._task = self._progress.add_task("training", total=last_step, now="")
 
@@ -310,10 +315,10 @@ class TrainingProgress:
         if self._first_step is None:
             self._first_step, self._began = step, time.perf_counter()
         self._progress.update(self._task, completed=step, now=now)
-        if not self._screen.log.is_terminal and (
+        if not self._console.log.is_terminal and (
             step % self._every == 0 or step in (1, self._last_step)
         ):
-            self._screen.say(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
+            self._console.info(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
 
     def _vram(self) -> str:
         if not self._ceiling_bytes:

@@ -13,6 +13,7 @@ from medexp.config.command_options import OfARun
 from medexp.config.resolve import found_again, tracking_root
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
+from medexp.system.home import expand_home
 from medexp.tracking import commits, registry
 from medexp.tracking import queries as kept_runs
 from medexp.tracking.artifact_names import (
@@ -60,7 +61,7 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         )
     if asked.startswith("models:"):
         return _kept(registry.run_of(_store(root), asked), root, asked)
-    folder = launch_dir / Path(asked).expanduser()
+    folder = launch_dir / expand_home(asked)
     if folder.is_dir():
         inside = folder if (folder / ADAPTER_CONFIG).is_file() else folder / ADAPTER
         if not (inside / ADAPTER_CONFIG).is_file():

@@ -1,21 +1,75 @@
-"""TODO: say what this module holds."""
+"""What is done after every optimizer step."""
 
 import math
 from collections.abc import Sequence
 
 from medexp.errors import TrainingDiverged
 from medexp.evaluation.record import CaseLoss, mean_loss
-from medexp.models import memory_guard as guard
+from medexp.models import memory_guard
 from medexp.system import machine
 from medexp.system.units import gib
 from medexp.training import trainer
 from medexp.training.context import TrainContext
 
 
-def mean_finite_loss(losses: Sequence[CaseLoss], step: int) -> float:
-    """The mean of held-out losses.
+class StepRecorder:
+    """Logs every step to MLflow, and the held-out loss every so many steps.
 
-    Raises: TrainingDiverged if it is no number.
+    The loss after the last step is measured once training is over.
+    """
+
+    def __init__(self, context: TrainContext):
+        self._context = context
+        self._spill = memory_guard.SpillGuard(context.meter, machine.read().system)
+
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the step, and evaluate where it is time to.
+
+        Raises: TrainingDiverged, and TrialPruned in a sweep.
+        """
+        context, steps = self._context, self._context.prepared.steps
+        memory = self._read_memory()
+        if context.meter.on_card:
+            self._spill.stepped(metrics["speed/step_s"], self._planned_step_s(step))
+        context.tracker.metrics(step, metrics | memory)
+        if context.trial:
+            context.trial.stepped(step, steps)
+        if step % context.config.evaluation.every_steps == 0 and step < steps:
+            self._evaluate(step)
+
+    def _evaluate(self, step: int) -> None:
+        context = self._context
+        loss = mean_finite_loss(context.measure_losses(), step)
+        context.tracker.metrics(step, {"eval/loss": loss})
+        context.console.info(f"  step {step}/{context.prepared.steps}  held-out loss {loss:.4f}")
+        if context.trial:
+            context.trial.report(step, loss)
+
+    def _read_memory(self) -> dict[str, float]:
+        """Return the metrics of GPU memory, none on a CPU."""
+        meter = self._context.meter
+        if not meter.on_card:
+            return {}
+        return {
+            "vram/reserved_gib": gib(meter.reserved_bytes()),
+            "vram/peak_gib": gib(meter.peak_bytes()),
+            "vram/peak_allocated_gib": gib(meter.peak_allocated_bytes()),
+            "vram/alloc_retries": float(meter.retries()),
+        }
+
+    def _planned_step_s(self, step: int) -> float | None:
+        """Return how long `step` should take; None where the card's pace is not known."""
+        config, plan = self._context.config, self._context.plan
+        if plan is None or not plan.is_timed:
+            return None
+        rows = trainer.rows_of_step(config, self._context.prepared.rows, step)
+        return trainer.predict_step_s(config, [len(row.input_ids) for row in rows])
+
+
+def mean_finite_loss(losses: Sequence[CaseLoss], step: int) -> float:
+    """Return the mean of held-out losses after `step`, in nats a token.
+
+    Raises: TrainingDiverged if it is not finite.
     """
     loss = mean_loss(losses)
     if not math.isfinite(loss):
@@ -24,44 +78,3 @@ def mean_finite_loss(losses: Sequence[CaseLoss], step: int) -> float:
             " lengthen training.warmup_steps"
         )
     return loss
-
-
-class StepRecorder:
-    """A watcher: every step to MLflow, and the held-out loss every so many steps (the last one is
-    measured afterwards).
-    """
-
-    def __init__(self, job: TrainContext):
-        self._job = job
-        self._spill = guard.SpillGuard(job.meter, machine.read().system)
-
-    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
-        """Log the step."""
-        job, memory = self._job, {}
-        if job.meter.on_card:
-            memory = {
-                "vram/reserved_gib": gib(job.meter.reserved_bytes()),
-                "vram/peak_gib": gib(job.meter.peak_bytes()),
-                "vram/peak_allocated_gib": gib(job.meter.peak_allocated_bytes()),
-                "vram/alloc_retries": float(job.meter.retries()),
-            }
-            self._spill.stepped(metrics["speed/step_s"], self._planned_s(step))
-        job.tracker.metrics(step, metrics | memory)
-        if job.trial:
-            job.trial.stepped(step, job.ready.steps)
-        if step % job.run.evaluation.every_steps == 0 and step < job.ready.steps:
-            loss = mean_finite_loss(job.losses(), step)
-            job.tracker.metrics(step, {"eval/loss": loss})
-            job.show.say(f"  step {step}/{job.ready.steps}  held-out loss {loss:.4f}")
-            if job.trial:
-                job.trial.report(step, loss)
-
-    def _planned_s(self, step: int) -> float | None:
-        """What `step` should take; None where the card's pace is not known."""
-        run, plan = self._job.run, self._job.plan
-        if plan is None or not plan.is_timed:
-            return None
-        return trainer.predict_step_s(
-            run,
-            [len(row.input_ids) for row in trainer.rows_of_step(run, self._job.ready.rows, step)],
-        )

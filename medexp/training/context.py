@@ -1,4 +1,4 @@
-"""TODO: say what this module holds."""
+"""A training run under way: what every step of it needs, and what it ends with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from medexp.config.schema import RunConfig
 from medexp.evaluation.evaluator import Evaluator
 from medexp.models.base_identity import BaseIdentity
 from medexp.planning.step_time import Plan
-from medexp.reports import summary
+from medexp.reports.summary import RunSummary
 from medexp.tracking.run_name import run_name
 from medexp.tracking.tracker import Tracker
 from medexp.training.resume import ResumableRun
@@ -30,7 +30,7 @@ class TrialReporter(Protocol):
     def stepped(self, step: int, steps: int) -> None:
         """Say that `step` of `steps` are done."""
 
-    def summary(self, step: int, loss: float) -> None:
+    def report(self, step: int, loss: float) -> None:
         """Report the held-out loss after `step`.
 
         Raises: TrialPruned when the study's pruner sees no point in going on.
@@ -39,11 +39,11 @@ class TrialReporter(Protocol):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to: its figures, where the adapter lies, its MLflow run, and the last value
-    of every metric there.
+    """The figures of a finished run, where its adapter lies, its MLflow run, and the last value of
+    every metric there.
     """
 
-    outcome: summary.RunSummary
+    outcome: RunSummary
     adapter: Path
     run_id: str
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -51,7 +51,10 @@ class TrainResult:
 
 @dataclass
 class TrainContext(Evaluator):
-    """A run under way: what was asked, and what the hands have made of it."""
+    """A run under way: the model and its cases, the folder to resume it from, its MLflow run.
+
+    `began` is the value of time.perf_counter() when the command began; `plan` is None on a CPU.
+    """
 
     work: ResumableRun
     invocation: Invocation
@@ -61,8 +64,18 @@ class TrainContext(Evaluator):
     base: BaseIdentity
     trial: TrialReporter | None = None
 
+    @property
+    def run_name(self) -> str:
+        """The name of the run in MLflow."""
+        return choose_run_name(self.config, self.invocation, self.trial)
 
-def displayed_run_name(
-    run: RunConfig, invocation: Invocation, trial: TrialReporter | None = None
+
+def choose_run_name(
+    config: RunConfig, invocation: Invocation, trial: TrialReporter | None = None
 ) -> str:
-    return run.tracking.run_name or (trial.name if trial else run_name(run, invocation.overrides))
+    """Return the run's name in MLflow: the one given, else the trial's, else one made of what the
+    command line changed.
+    """
+    if config.tracking.run_name:
+        return config.tracking.run_name
+    return trial.name if trial else run_name(config, invocation.overrides)

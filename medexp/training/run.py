@@ -2,16 +2,18 @@
 
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from medexp.cli.app import Invocation
-from medexp.config import flatten
-from medexp.config.flatten import word
+from medexp.config.flatten import fingerprint, former_fingerprint, word
 from medexp.config.remarks import on_schedule
 from medexp.config.resolve import tracking_root
 from medexp.config.schema import RunConfig, Tracking
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.audit.inspection import Inspection
 from medexp.data.cases import digest_of
@@ -22,255 +24,327 @@ from medexp.evaluation import evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.record import Record, mean_loss
 from medexp.evaluation.scorecard import Scorecard
-from medexp.models import adapter_files as artifact
-from medexp.models import base_identity, weights
-from medexp.models import loading as model
+from medexp.models import adapter_files, base_identity, weights
+from medexp.models import loading as model_loading
+from medexp.models.adapter_model import Tuned
 from medexp.models.memory_guard import memory_phase
-from medexp.models.session import open_session
+from medexp.models.session import Session, open_session
+from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan
-from medexp.reports import audit_report, summary
+from medexp.reports import summary
 from medexp.reports.console_tables import print_scorecard
-from medexp.system.console import DONE, NOTE, Screen, TrainingProgress
+from medexp.system.console import DONE, NOTE, Console, TrainingProgress
 from medexp.system.home import short
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
-from medexp.tracking.artifact_names import ADAPTER, AUDIT, AUDIT_PAGE
+from medexp.tracking.artifact_names import ADAPTER
 from medexp.tracking.rerun import Restored
 from medexp.tracking.run_name import run_name
 from medexp.tracking.store_upkeep import prepare
+from medexp.tracking.tracker import Tracker
 from medexp.training import leftovers, trainer
 from medexp.training.callbacks import StepRecorder, mean_finite_loss
-from medexp.training.context import (
-    TrainContext,
-    TrainResult,
-    TrialReporter,
-    displayed_run_name,
-)
-from medexp.training.mlflow_logging import log_end, log_plan, log_start, summarise_run
-from medexp.training.preflight import find_fitting_plan, run_preflight
+from medexp.training.context import TrainContext, TrainResult, TrialReporter, choose_run_name
+from medexp.training.mlflow_logging import log_audit, log_end, log_plan, log_start, summarise_run
+from medexp.training.preflight import PreflightResult, find_fitting_plan, run_preflight
 from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
 from medexp.training.trainer import FitResult
 
+# Characters of an answer that are printed; all of it is in MLflow.
+PRINTED_CHARACTERS = 900
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What `train` was called with, and when.
+
+    Planning writes the chosen levers into `config`; `requested` is the config before that, from
+    which another plan is made where the first does not fit.
+    """
+
+    config: RunConfig
+    requested: RunConfig
+    invocation: Invocation
+    console: Console
+    trial: TrialReporter | None
+    restored: Restored | None
+    began: float
+
 
 def train(
-    run: RunConfig,
+    config: RunConfig,
     invocation: Invocation,
-    show: Screen,
+    console: Console,
     trial: TrialReporter | None = None,
     restored: Restored | None = None,
 ) -> TrainResult:
-    """Train the adapter that `run` describes, and answer the held-out questions before and after;
-    `trial` is its place in a sweep, `restored` the finished run that it makes again.
+    """Train the adapter that `config` describes, and answer the held-out questions before and
+    after; `trial` is its place in a sweep, `restored` the finished run that it makes again.
 
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call
         continues it.
     """
-    began = time.perf_counter()
-    prepare(Path(run.tracking.root or "."))  # a store that cannot be opened is refused at once
-    asked = copy.deepcopy(run)
-    plan, runners_up = _plan(run)
-    found = weights.find(run.model)
-    if run.lora.start_from is not None and (
-        other_base := artifact.check_adapter(Path(run.lora.start_from), run.lora, run.model, found)
-    ):
-        show.say(other_base, NOTE)
-    cases = source.load(run.dataset, run.prompt)
-    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
-    names = (flatten.fingerprint(run, cases.digest), flatten.former_fingerprint(run, cases.digest))
-    with acquire(
-        unfinished_runs_dir(run.tracking), names[0], run.training.resume, names[1]
-    ) as work:
-        show.say(_headline(run, work), title=f"{run.model.name} {run_name(run)}")
-        if restored and (said := restored.commits(run)):
-            show.say(said, NOTE)
-        if plan is not None:
-            plan = find_fitting_plan(asked, plan, work) or plan
-            planner.apply(run, plan)
-            show.say(f"plan: {planner.sentence(plan, run.hardware.vram_ceiling_gib)}", DONE)
-        base = open_session(run, found, show)
-        meter, speller = base.meter, Speller(base.tokenizer, run.prompt)
-        ready, seen = _prepared(speller, run, sides, show)
-        kept_runs.bury(run.tracking, list_dead_mlflow_runs(run.tracking))
-        with (
-            tracking.open_run(
-                run.tracking,
-                work.mlflow_run_id,
-                displayed_run_name(run, invocation, trial),
-                partial(show.say, mark=NOTE),
-            ) as tracker,
-            work.explain_full_disk(invocation.output_dir),
-        ):
-            work.remember_mlflow_run(tracker.run_id)
-            tracker.tags((trial.tags if trial else {}) | (restored.tags if restored else {}))
-            log_start(tracker, run, invocation, cases, sides, ready, base.weights)
-            tracker.json(seen.as_dict(), AUDIT)
-            tracker.text(audit_report.render_audit_page(run, seen), AUDIT_PAGE)
-            with show.stage(
-                f"loading {run.model.name}"
-                + (", a step to see that it fits" if plan is not None else "")
-            ):
-                load = partial(model.load, run, base.weights, base.tokenizer, base.modules)
-                settled = (
-                    None
-                    if plan is None
-                    else run_preflight(
-                        asked, run, plan, load, ready, meter, work, partial(show.say, mark=NOTE)
-                    )
-                )
-                tuned = load() if settled is None else settled.tuned
-            for each in tuned.notes:
-                show.say(each, NOTE)
-            if settled is not None:
-                plan = settled.plan
-                log_plan(tracker, run, settled, runners_up, show)
-                # batches follow the micro-batch, and that may be another now
-                if run.training.group_by_length:
-                    ready = speller.prepared(run, sides)
-            known, of_base = (
-                open_baseline_cache(run, base.weights, ready),
-                base_identity.identity_of(run.model, base.weights),
-            )
-            result = _compare(
-                TrainContext(
-                    run,
-                    show,
-                    work.answers_file,
-                    ready,
-                    tuned,
-                    meter,
-                    known,
-                    work,
-                    invocation,
-                    tracker,
-                    plan,
-                    began,
-                    of_base,
-                    trial,
-                )
-            )
+    began, requested = time.perf_counter(), copy.deepcopy(config)
+    request = _Request(config, requested, invocation, console, trial, restored, began)
+    # A store that cannot be opened is refused before anything is computed for it.
+    prepare(Path(config.tracking.root or "."))
+    plan, runners_up = _choose_plan(config)
+    base = _find_base(config, console)
+    cases = data_loading.load(config.dataset, config.prompt)
+    split = mixture.sides(cases.by_source, config.dataset, cases.reading)
+    with _acquire_run(config, cases.digest) as work:
+        plan = _announce(request, work, plan)
+        session = open_session(config, base, console)
+        tokenizer = Speller(session.tokenizer, config.prompt)
+        prepared, inspection = _prepare_cases(config, split, tokenizer, console)
+        with _open_mlflow_run(request, work) as tracker:
+            log_start(tracker, config, invocation, cases, split, prepared, session.weights)
+            log_audit(tracker, config, inspection)
+            model, preflight = _load_model(request, session, prepared, work, plan)
+            if preflight is not None:
+                log_plan(tracker, config, preflight, runners_up, console)
+                # Batches follow the micro-batch, and the plan that fits may have another.
+                if config.training.group_by_length:
+                    prepared = tokenizer.prepared(config, split)
+            context = _build_context(request, work, tracker, session, prepared, model, preflight)
+            result = _train_between_evaluations(context)
         work.finish()
-    # a sweep's trials would say it each
-    if trial is None and (left := leftovers.summarise_leftovers(run.tracking)):
-        show.say(left, NOTE)
-    if restored:
-        show.result(
-            restored.sentence(
-                result.outcome.loss_after, digest_of(sides.held_out), digest_of(sides.train)
-            )
-        )
+    _print_remarks(request, split, result)
     return result
 
 
-def _plan(run: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
-    """The plan of `run`, set in it, and the runners-up; on a CPU nothing is planned, but what its
-    memory cannot hold is refused.
+def _choose_plan(config: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
+    """Return the plan of `config`, which is applied to it, and the runners-up.
+
+    On a CPU nothing is planned, but what its memory cannot hold is refused.
 
     Raises: VramPlanError.
     """
-    chosen, runners_up = planner.choose(run)
-    if not planner.is_planned(run):
+    chosen, runners_up = planner.choose(config)
+    if not planner.is_planned(config):
         return None, ()
-    planner.apply(run, chosen)
+    planner.apply(config, chosen)
     return chosen, runners_up
 
 
-def _prepared(
-    speller: Speller, run: RunConfig, sides: Split, show: Screen
-) -> tuple[Prepared, Inspection]:
-    """The cases as rows of tokens, and what the audit says about them."""
-    ready = speller.prepared(run, sides)
-    show.say(f"cases: {ready.audit.sentence()}", DONE)
-    with show.stage("auditing the cases"):
-        seen = speller.inspected(run, ready, {})
-    for remark in (*seen.broken, *on_schedule(run, ready.steps)):
-        show.say(remark, NOTE)
-    return ready, seen
+def _find_base(config: RunConfig, console: Console) -> Weights:
+    """Return the base model's weights; where the adapter to start from was trained on another
+    version of them, that is said.
+
+    Raises: ModelError if they cannot be had, or the adapter does not belong to them.
+    """
+    base, start = weights.find(config.model), config.lora.start_from
+    if start is not None:
+        note = adapter_files.check_adapter(Path(start), config.lora, config.model, base)
+        if note:
+            console.info(note, NOTE)
+    return base
 
 
-def _compare(job: TrainContext) -> TrainResult:
-    """Answer, train, answer again; keep the adapter and what it changed."""
-    resume_from = job.work.last_checkpoint()
-    before = job.answers(base=True)
-    losses_before = job.base_losses()
-    job.tracker.metrics(0, {"eval/loss": mean_loss(losses_before)})
-    fitted = _fit(job, resume_from)
-    with job.show.stage("measuring the tuned model's held-out loss"):
-        losses_after = job.losses()
-    job.tracker.metrics(
-        fitted.last_step, {"eval/loss": mean_finite_loss(losses_after, fitted.last_step)}
+def _acquire_run(config: RunConfig, data_digest: str) -> AbstractContextManager[ResumableRun]:
+    """Return the folder of this run, new or left by an earlier process, to be held in a `with`."""
+    name, former_name = fingerprint(config, data_digest), former_fingerprint(config, data_digest)
+    root = unfinished_runs_dir(config.tracking)
+    return acquire(root, name, config.training.resume, former_name)
+
+
+def _announce(request: _Request, work: ResumableRun, plan: Plan | None) -> Plan | None:
+    """Say what is about to be trained; return the plan to begin with, which is that of an earlier
+    process where it was seen to fit.
+    """
+    config, console = request.config, request.console
+    title = f"{config.model.name} {run_name(config)}"
+    console.info(_headline(config, work), title=title)
+    if request.restored and (commits := request.restored.commits(config)):
+        console.info(commits, NOTE)
+    if plan is None:
+        return None
+    plan = find_fitting_plan(request.requested, plan, work) or plan
+    planner.apply(config, plan)
+    ceiling = config.hardware.vram_ceiling_gib
+    console.info(f"plan: {planner.sentence(plan, ceiling)}", DONE)
+    return plan
+
+
+def _headline(config: RunConfig, work: ResumableRun) -> str:
+    checkpoint, continued = work.last_checkpoint(), ""
+    if not work.is_new:
+        continued = f", continued from {checkpoint.name if checkpoint else 'the start'}"
+    return (
+        f" on {config.dataset.name}, hardware={config.hardware.name}, engine"
+        f" {config.hardware.engine.value}{continued}"
     )
-    after = job.answers(base=False)
-    record = job.record((before, after), (losses_before, losses_after))
-    card = evaluator.score_record(record, job.run.evaluation, job.tuned.stack)
-    with job.show.stage("saving the adapter"):
-        folder = job.invocation.output_dir / ADAPTER
-        adapter = artifact.save_adapter(job.tuned, folder, job.invocation.composed_yaml, job.base)
-    outcome = summarise_run(job, fitted, (losses_before, losses_after), card)
-    result = TrainResult(outcome, adapter, job.tracker.run_id, job.tracker.latest)
-    page = log_end(job, result, record, card)
-    _print(job, result, record, card)
-    job.show.result(f"Before and after side by side: {short(page)}")
+
+
+def _prepare_cases(
+    config: RunConfig, split: Split, tokenizer: Speller, console: Console
+) -> tuple[Prepared, Inspection]:
+    """Return the cases as rows of tokens, and what the audit says about them."""
+    prepared = tokenizer.prepared(config, split)
+    console.info(f"cases: {prepared.audit.sentence()}", DONE)
+    with console.status("auditing the cases"):
+        inspection = tokenizer.inspected(config, prepared, {})
+    for remark in (*inspection.broken, *on_schedule(config, prepared.steps)):
+        console.info(remark, NOTE)
+    return prepared, inspection
+
+
+@contextmanager
+def _open_mlflow_run(request: _Request, work: ResumableRun) -> Iterator[Tracker]:
+    """Open the MLflow run, new or the one that `work` was begun in; a full disk is explained."""
+    config, invocation, trial = request.config, request.invocation, request.trial
+    kept_runs.bury(config.tracking, list_dead_mlflow_runs(config.tracking))
+    name = choose_run_name(config, invocation, trial)
+    say = partial(request.console.info, mark=NOTE)
+    trial_tags = trial.tags if trial else {}
+    restored_tags = request.restored.tags if request.restored else {}
+    with (
+        tracking.open_run(config.tracking, work.mlflow_run_id, name, say) as tracker,
+        work.explain_full_disk(invocation.output_dir),
+    ):
+        work.remember_mlflow_run(tracker.run_id)
+        tracker.tags({**trial_tags, **restored_tags})
+        yield tracker
+
+
+def _load_model(
+    request: _Request,
+    session: Session,
+    prepared: Prepared,
+    work: ResumableRun,
+    plan: Plan | None,
+) -> tuple[Tuned, PreflightResult | None]:
+    """Return the model with its adapter, and with which plan a real step of it fits; no step is
+    tried where nothing is planned.
+    """
+    config, console = request.config, request.console
+    load = partial(model_loading.load, config, session.weights, session.tokenizer, session.modules)
+    if plan is None:
+        with console.status(f"loading {config.model.name}"):
+            model, preflight = load(), None
+    else:
+        say = partial(console.info, mark=NOTE)
+        with console.status(f"loading {config.model.name}, a step to see that it fits"):
+            preflight = run_preflight(
+                request.requested, config, plan, load, prepared, session.meter, work, say
+            )
+            model = preflight.model
+    for note in model.notes:
+        console.info(note, NOTE)
+    return model, preflight
+
+
+def _build_context(
+    request: _Request,
+    work: ResumableRun,
+    tracker: Tracker,
+    session: Session,
+    prepared: Prepared,
+    model: Tuned,
+    preflight: PreflightResult | None,
+) -> TrainContext:
+    config = request.config
+    return TrainContext(
+        config=config,
+        console=request.console,
+        answers_file=work.answers_file,
+        prepared=prepared,
+        model=model,
+        meter=session.meter,
+        baseline=open_baseline_cache(config, session.weights, prepared),
+        work=work,
+        invocation=request.invocation,
+        tracker=tracker,
+        plan=preflight.plan if preflight is not None else None,
+        began=request.began,
+        base=base_identity.identity_of(config.model, session.weights),
+        trial=request.trial,
+    )
+
+
+def _train_between_evaluations(context: TrainContext) -> TrainResult:
+    """Answer, train, answer again; keep the adapter and what it changed."""
+    config, tracker, invocation = context.config, context.tracker, context.invocation
+    checkpoint = context.work.last_checkpoint()
+    answers_before = context.generate_answers(base=True)
+    losses_before = context.measure_base_losses()
+    tracker.metrics(0, {"eval/loss": mean_loss(losses_before)})
+    fitted = _fit(context, checkpoint)
+    with context.console.status("measuring the tuned model's held-out loss"):
+        losses_after = context.measure_losses()
+    loss_after = mean_finite_loss(losses_after, fitted.last_step)
+    tracker.metrics(fitted.last_step, {"eval/loss": loss_after})
+    answers_after = context.generate_answers(base=False)
+    losses = losses_before, losses_after
+    record = context.build_record((answers_before, answers_after), losses)
+    scorecard = evaluator.score_record(record, config.evaluation, context.model.stack)
+    with context.console.status("saving the adapter"):
+        adapter = adapter_files.save_adapter(
+            context.model, invocation.output_dir / ADAPTER, invocation.composed_yaml, context.base
+        )
+    outcome = summarise_run(context, fitted, losses, scorecard)
+    result = TrainResult(outcome, adapter, tracker.run_id, tracker.latest)
+    page = log_end(context, result, record, scorecard)
+    _print_result(context, result, record, scorecard)
+    context.console.result(f"Before and after side by side: {short(page)}")
     return result
 
 
-def _fit(job: TrainContext, resume_from: Path | None) -> FitResult:
-    meter = job.meter
+def _fit(context: TrainContext, checkpoint: Path | None) -> FitResult:
+    """Train from `checkpoint`, or from the first step."""
+    meter, prepared = context.meter, context.prepared
     with (
         TrainingProgress(
-            job.show, job.ready.steps, meter.reserved_bytes, meter.ceiling_bytes
+            context.console, prepared.steps, meter.reserved_bytes, meter.ceiling_bytes
         ) as progress,
         memory_phase(Phase.training, "training", meter),
     ):
+        callbacks = [progress, StepRecorder(context)]
+        checkpoints = context.work.checkpoints
         return trainer.fit(
-            job.tuned,
-            job.ready.rows,
-            job.run,
-            job.work.checkpoints,
-            resume_from,
-            [progress, StepRecorder(job)],
+            context.model, prepared.rows, context.config, checkpoints, checkpoint, callbacks
         )
 
 
-def _headline(run: RunConfig, work: ResumableRun) -> str:
-    checkpoint = work.last_checkpoint()
-    news = (
-        "" if work.is_new else f", continued from {checkpoint.name if checkpoint else 'the start'}"
-    )
-    return (
-        f" on {run.dataset.name}, hardware={run.hardware.name}, engine"
-        f" {run.hardware.engine.value}{news}"
-    )
-
-
-def _print(job: TrainContext, result: TrainResult, record: Record, card: Scorecard) -> None:
+def _print_result(
+    context: TrainContext, result: TrainResult, record: Record, scorecard: Scorecard
+) -> None:
+    """Print both answers of every case, what changed, and the figures of the run."""
+    console = context.console
     for case in record.cases:
-        pair = [summary.clip_text(case.base.text, 900), summary.clip_text(case.tuned.text, 900)]
-        job.show.table(
-            f"Held out: {case.question}", ("before (base)", "after (tuned)"), [pair], prose=True
-        )
+        answers = [
+            summary.clip_text(answer.text, PRINTED_CHARACTERS) for answer in (case.base, case.tuned)
+        ]
+        heads = ("before (base)", "after (tuned)")
+        console.table(f"Held out: {case.question}", heads, [answers], prose=True)
     if record.cases:
-        job.show.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    print_scorecard(job.show, "What changed", record, card)
-    job.show.table(
-        "This run",
-        ("", ""),
-        summary.build_summary_rows(result.outcome, str(short(result.adapter)), result.run_id),
-    )
-    job.show.result("Every answer, with its reference, is in MLflow: make ui")
-    job.show.result(
-        f'Ask it: python -m medexp.ask {_found_by(job.run.tracking, result)} question="..."'
-    )
+        console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    print_scorecard(console, "What changed", record, scorecard)
+    rows = summary.build_summary_rows(result.outcome, str(short(result.adapter)), result.run_id)
+    console.table("This run", ("", ""), rows)
+    console.result("Every answer, with its reference, is in MLflow: make ui")
+    run_words = _name_run_for_commands(context.config.tracking, result)
+    console.result(f'Ask it: python -m medexp.ask {run_words} question="..."')
 
 
-def _found_by(kept_in: Tracking, result: TrainResult) -> str:
-    """The words that lead every other command, started in this folder, to the run."""
-    if not kept_in.log_adapter:
+def _name_run_for_commands(tracked_in: Tracking, result: TrainResult) -> str:
+    """Return the words by which every other command, started in this folder, finds the run."""
+    if not tracked_in.log_adapter:
         return word("run", str(short(result.adapter)))
-    is_usual = kept_in.root == tracking_root(None, Path.cwd())
-    return (
-        f"run={result.run_id}"
-        if is_usual
-        else f"run={result.run_id} {word('tracking.root', str(short(Path(kept_in.root or ''))))}"
-    )
+    if tracked_in.root == tracking_root(None, Path.cwd()):
+        return f"run={result.run_id}"
+    root = str(short(Path(tracked_in.root or "")))
+    return f"run={result.run_id} {word('tracking.root', root)}"
+
+
+def _print_remarks(request: _Request, split: Split, result: TrainResult) -> None:
+    """Print what unfinished runs have left, and how the run that was made again compares."""
+    config, console = request.config, request.console
+    # In a sweep every trial would say it.
+    if request.trial is None and (remark := leftovers.summarise_leftovers(config.tracking)):
+        console.info(remark, NOTE)
+    if request.restored:
+        held_out, trained_on = digest_of(split.held_out), digest_of(split.train)
+        console.result(request.restored.sentence(result.outcome.loss_after, held_out, trained_on))

@@ -15,7 +15,7 @@ from medexp.cli.app import Invocation
 from medexp.config.schema import RunConfig
 from medexp.evaluation.generation import Sampling
 from medexp.models.session import open_session, prepare_finished_run
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
 from medexp.training.context import TrainResult
 from medexp.training.run import train
@@ -76,7 +76,7 @@ def trained(
     doors = doors_in(root, talkative_model)
     words = doors.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
     yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-    result = train(doors.run(*words), Invocation(root / "train", tuple(words), yaml), Screen())
+    result = train(doors.run(*words), Invocation(root / "train", tuple(words), yaml), Console())
     return Trained(doors, result, doors.run(*words))
 
 
@@ -86,9 +86,9 @@ def respondent(trained: Trained) -> Responder:
     subject = finished.find(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
     )
-    found, show = prepare_finished_run(trained.run, subject, Screen()), Screen()
-    base = open_session(trained.run, found, show)
+    found, console = prepare_finished_run(trained.run, subject, Console()), Console()
+    base = open_session(trained.run, found, console)
     asked = responder.make_question_encoder(trained.run, base, GREEDY)
     return responder.load_responder(
-        subject.name, trained.result.run_id, trained.run, base, asked, show
+        subject.name, trained.result.run_id, trained.run, base, asked, console
     )

@@ -198,6 +198,12 @@ def test_another_separator_is_read_and_said(dataset, tmp_path, separator, name):
     assert loaded.reading.notes == (f"cases.csv has cells parted by {name}",)
 
 
+def test_tab_separated_values_are_read(dataset, tmp_path):
+    (tmp_path / "cases.tsv").write_text("Question\tComplex_CoT\tResponse\nq, now\tr\t38,6\n")
+    loaded = source.load(dataset(path=str(tmp_path / "cases.tsv")))
+    assert loaded.cases == (Case("q, now", "r", "38,6"),)
+
+
 def test_a_long_cell_is_read(dataset, tmp_path):
     write_csv(tmp_path / "cases.csv", [RECORDS[0] | {"Complex_CoT": "long " * 50_000}])
     (case,) = source.load(dataset(path=str(tmp_path / "cases.csv"))).cases
@@ -254,19 +260,24 @@ def test_a_missing_file_is_named_with_its_key(refusal, tmp_path, name):
     path = tmp_path / name
     assert (
         refusal(path)
-        == f"dataset.path={path} does not exist; give a JSON, JSONL, CSV or Parquet file"
+        == f"dataset.path={path} does not exist; give a JSON, JSONL, CSV, TSV or Parquet file"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "ending"), [("cases.xlsx", ".xlsx"), ("cases", "nothing"), ("cases.json.gz", ".gz")]
+    ("name", "ending", "remedy"),
+    [
+        ("cases.xlsx", ".xlsx", "; save the sheet as CSV"),
+        ("cases", "nothing", ""),
+        ("cases.json.gz", ".gz", ""),
+    ],
 )
-def test_an_unknown_ending_lists_the_known_ones(refusal, tmp_path, name, ending):
+def test_an_unknown_ending_lists_the_known_ones(refusal, tmp_path, name, ending, remedy):
     (tmp_path / name).write_text("x")
     assert (
         refusal(tmp_path / name)
         == f"dataset.path={tmp_path / name} ends in {ending}; allowed are .json, .jsonl, .csv,"
-        " .parquet"
+        f" .tsv, .parquet{remedy}"
     )
 
 

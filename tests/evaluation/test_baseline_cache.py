@@ -137,6 +137,6 @@ def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_i
 def test_losses_that_cannot_be_read_are_measured_again(tmp_path: Path, text: str) -> None:
     known = known_base.BaselineCache(tmp_path / "answers.jsonl", tmp_path / "losses.json")
     (tmp_path / "losses.json").write_text(text)
-    assert known.losses() is None
-    known.keep([CaseLoss(1.0, 2, 0.5, 1)])
-    assert known.losses() == [CaseLoss(1.0, 2, 0.5, 1)]
+    assert known.load_losses() is None
+    known.store_losses([CaseLoss(1.0, 2, 0.5, 1)])
+    assert known.load_losses() == [CaseLoss(1.0, 2, 0.5, 1)]

@@ -27,13 +27,13 @@ def tuned(doors: Doors) -> Tuned:
     return model.load(run, found, load_tokenizer(found, modules), modules)
 
 
-def made(tuned: Tuned, kept_in: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
+def made(tuned: Tuned, answers_file: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
     return generate_answers(
         tuned,
         PROMPTS,
         8,
         limit_batch_size(batch_size),
-        kept_in=kept_in,
+        answers_file=answers_file,
         base=base,
         advance=lambda _: None,
     )

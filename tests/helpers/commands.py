@@ -15,7 +15,7 @@ from typing import Any
 from medexp.cli.app import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -131,7 +131,9 @@ class Doors:
     def train(self, *more: str, name: str = "out") -> TrainResult:
         """A quick run in this process."""
         return train(
-            self.run(*more), Invocation(self.root / name, tuple(more), "composed: yaml\n"), Screen()
+            self.run(*more),
+            Invocation(self.root / name, tuple(more), "composed: yaml\n"),
+            Console(),
         )
 
     def client(self) -> Any:

@@ -37,7 +37,7 @@ from medexp.sweep.search.search_space import (
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
-from medexp.system.console import Screen
+from medexp.system.console import Console
 
 SPACE = SearchSpace(
     {
@@ -73,14 +73,12 @@ def opened(tmp_path: Path, asked: Callable[..., SweepOptions]) -> Iterator[Calla
 
     def made(
         *overrides: str,
-        parse_search_space: SearchSpace = SPACE,
+        space: SearchSpace = SPACE,
         name: str = "s",
         url: str | None = None,
     ) -> Study:
         studies.append(
-            open_study(
-                name, url or storage.default_url(tmp_path), parse_search_space, asked(*overrides)
-            )
+            open_study(name, url or storage.default_url(tmp_path), space, asked(*overrides))
         )
         return studies[-1]
 
@@ -256,13 +254,13 @@ class Stubs:
         monkeypatch.setattr(sweeper, "_make_launcher", lambda *_: self)
         monkeypatch.setattr(
             results,
-            "parent_run",
+            "open_parent_run",
             lambda *_: nullcontext(SimpleNamespace(run_id="parent", folder=lambda *_: None)),
         )
         monkeypatch.setattr(results, "log_results", lambda *_: None)
         monkeypatch.setattr(results, "register_best", lambda *_: None)
         monkeypatch.setattr(charts, "draw_charts", lambda *_: [])
-        monkeypatch.setattr(Screen, "say", lambda _, text, **__: self.said.append(text))
+        monkeypatch.setattr(Console, "info", lambda _, text, **__: self.said.append(text))
 
     def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:  # noqa: ARG002
         """What a launcher does: here, the outcome is left at once."""

@@ -13,7 +13,7 @@ import yaml
 
 from medexp.errors import BadInput, ConfigError, SweepFailed
 from medexp.sweep import optimize as trials_module
-from medexp.sweep.study import study as study_module
+from medexp.sweep.study import history as history_module
 from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.storage import default_url
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_trial_spec
@@ -233,9 +233,9 @@ def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_agai
     study = stubs.run(*words[:1], "sweep.n_trials=1", *words[2:])
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(
-            study_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
+            history_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
         )
-        study._this_sweeper = study_module.owner()
+        study._this_sweeper = history_module.owner()
         study.ask()  # and dies before its first beat
     assert socket.gethostname() != "elsewhere"
     study.close()

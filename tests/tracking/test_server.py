@@ -24,7 +24,7 @@ from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec
 from medexp.sweep.workers.trial import TrialContext
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import registry
 from medexp.tracking import run_name as naming
 from medexp.tracking import server as pages
@@ -116,7 +116,7 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
         f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp", "evaluation.answers=1"
     )
     done = train(
-        run, Invocation(folder, (), "composed: yaml\n"), Screen(), TrialContext(trial_spec, folder)
+        run, Invocation(folder, (), "composed: yaml\n"), Console(), TrialContext(trial_spec, folder)
     )
     study.tell(trial, TrialOutcome(Ending.done, "", dict(done.metrics), done.run_id), {})
 

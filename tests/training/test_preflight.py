@@ -103,7 +103,7 @@ def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Refusin
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
         assert work.fitting_levers() == Levers(4, 1, compiled=False)
-    after = [each for each in result.tuned.network.parameters() if each.requires_grad]
+    after = [each for each in result.model.network.parameters() if each.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(fresh, after, strict=True))
     assert all(each.grad is None for each in after)
     assert [each.phase for each in result.phases] == [

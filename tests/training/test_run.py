@@ -180,7 +180,7 @@ def test_a_stop_in_an_evaluation_begins_no_further_step(
     doors: Doors,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured, unbroken = TrainContext.losses, doors.train(*LAST, "training.resume=never")
+    measured, unbroken = TrainContext.measure_losses, doors.train(*LAST, "training.resume=never")
     asked: list[int] = []
 
     def losses(self: TrainContext) -> object:
@@ -188,7 +188,7 @@ def test_a_stop_in_an_evaluation_begins_no_further_step(
             asked.append(os.kill(os.getpid(), signal.SIGINT) or 1)
         return measured(self)
 
-    monkeypatch.setattr(TrainContext, "losses", losses)
+    monkeypatch.setattr(TrainContext, "measure_losses", losses)
     with pytest.raises(RunInterrupted, match="after step 3 of 4; the checkpoint is kept"):
         doors.train(*LAST)
     continued = doors.train(*LAST)

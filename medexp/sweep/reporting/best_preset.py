@@ -52,7 +52,7 @@ def _to_plain_values(cfg: DictConfig) -> dict[str, Any]:
 def _replace_enums(value: Any) -> Any:
     """Enums as the words that YAML holds."""
     if isinstance(value, Mapping):
-        return {str(key): _replace_enums(each) for key, each in value.items()}
+        return {str(key): _replace_enums(inner) for key, inner in value.items()}
     return getattr(value, "name", value)
 
 

@@ -61,7 +61,7 @@ def draw_charts(study: Study, run: RunConfig, folder: Path) -> list[Path]:
 
 def _count_finished(study: Study) -> int:
     """Trials that were trained to their end; one that repeats another says nothing new."""
-    return sum(ending_of(each) is Ending.done for each in study.trials())
+    return sum(ending_of(trial) is Ending.done for trial in study.trials())
 
 
 def _importance_note(study: Study) -> str:
@@ -105,11 +105,11 @@ def _recolor_lines(chart: Any) -> Any:
     from plotly.colors import sample_colorscale
 
     scale = [[at / (len(LINES) - 1), colour] for at, colour in enumerate(LINES)]
-    for each in chart.data:
+    for trace in chart.data:
         # the first axis is the objective, from 0 to 1
-        if each.mode == "lines" and each.y[0] is not None:
-            each.update(
-                line={"color": sample_colorscale(scale, each.y[0])[0], "width": 2}, opacity=0.9
+        if trace.mode == "lines" and trace.y[0] is not None:
+            trace.update(
+                line={"color": sample_colorscale(scale, trace.y[0])[0], "width": 2}, opacity=0.9
             )
     return chart.update_traces(
         {"marker.colorscale": scale, "marker.reversescale": False}, {"mode": "markers"}
@@ -165,7 +165,7 @@ def find_rank_length_frontier(study: Study, run: RunConfig) -> list[tuple[int, i
     """
     if run.hardware.vram_ceiling_gib is None or not planner.is_planned(run):
         return []
-    ranks = sorted({int(each.params[RANK]) for each in study.trials() if RANK in each.params})
+    ranks = sorted({int(trial.params[RANK]) for trial in study.trials() if RANK in trial.params})
     return [
         (rank, longest)
         for rank in ranks
@@ -177,11 +177,11 @@ def _split_done_and_refused(study: Study) -> tuple[Sequence[Any], Sequence[Any]]
     """Trials with a value, and proposals that could not fit."""
     trials = study.trials()
     return (
-        [each for each in trials if ending_of(each) is Ending.done],
+        [trial for trial in trials if ending_of(trial) is Ending.done],
         [
-            each
-            for each in trials
-            if ending_of(each) is Ending.infeasible and {RANK, LENGTH} <= set(each.params)
+            trial
+            for trial in trials
+            if ending_of(trial) is Ending.infeasible and {RANK, LENGTH} <= set(trial.params)
         ],
     )
 
@@ -193,14 +193,14 @@ def _make_rank_length_page(study: Study, run: RunConfig) -> Any:
     figure = graph_objects.Figure(
         layout={"title": f"{study.options.objectives[0]} over rank x sequence length"}
     )
-    values = [each.value for each in done]
+    values = [trial.value for trial in done]
     figure.add_scatter(
-        x=[each.params[LENGTH] for each in done], y=[each.params[RANK] for each in done], mode="markers", name="trained",
-        text=[f"trial {each.number}: {each.value:.4f}" for each in done],
+        x=[trial.params[LENGTH] for trial in done], y=[trial.params[RANK] for trial in done], mode="markers", name="trained",
+        text=[f"trial {trial.number}: {trial.value:.4f}" for trial in done],
         marker={"color": values, "colorscale": "Viridis", "size": 14, "showscale": True},
     )  # fmt: skip
     figure.add_scatter(
-        x=[each.params[LENGTH] for each in refused], y=[each.params[RANK] for each in refused], mode="markers",
+        x=[trial.params[LENGTH] for trial in refused], y=[trial.params[RANK] for trial in refused], mode="markers",
         name="could not fit, not started", marker={"symbol": "x", "color": "#999999", "size": 9},
     )  # fmt: skip
     edge = find_rank_length_frontier(study, run)
@@ -222,15 +222,15 @@ def _make_rank_length_picture(study: Study, run: RunConfig) -> Any:
     done, refused = _split_done_and_refused(study)
     figure, axes = pyplot.subplots()
     dots = axes.scatter(
-        [each.params[LENGTH] for each in done],
-        [each.params[RANK] for each in done],
-        c=[each.value for each in done],
+        [trial.params[LENGTH] for trial in done],
+        [trial.params[RANK] for trial in done],
+        c=[trial.value for trial in done],
         s=90,
         label="trained",
     )
     if refused:
         axes.scatter(
-            [each.params[LENGTH] for each in refused], [each.params[RANK] for each in refused], marker="x", c="#999999",
+            [trial.params[LENGTH] for trial in refused], [trial.params[RANK] for trial in refused], marker="x", c="#999999",
             label="could not fit, not started",
         )  # fmt: skip
     edge = find_rank_length_frontier(study, run)
@@ -243,7 +243,7 @@ def _make_rank_length_picture(study: Study, run: RunConfig) -> Any:
         )
     figure.colorbar(dots, label=study.options.objectives[0])
     axes.set(xlabel="sequence length, tokens", ylabel="LoRA rank", yscale="log")
-    ranks = sorted({int(each.params[RANK]) for each in (*done, *refused)})
+    ranks = sorted({int(trial.params[RANK]) for trial in (*done, *refused)})
     axes.set_yticks(ranks, [str(rank) for rank in ranks])
     axes.minorticks_off()
     axes.legend(loc="best", fontsize=8)

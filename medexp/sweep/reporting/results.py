@@ -20,7 +20,7 @@ from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, RUN, WHY, end
 from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.home import short
 from medexp.system.units import GIB, gib
 from medexp.tracking import queries as kept_runs
@@ -69,7 +69,7 @@ def open_parent_run(
 def count_endings(study: Study) -> dict[str, int]:
     """How many trials ended in which way."""
     endings = [ending for ending in map(ending_of, study.trials()) if ending]
-    return {each.value: endings.count(each) for each in Ending if each in endings}
+    return {ending.value: endings.count(ending) for ending in Ending if ending in endings}
 
 
 def log_results(parent: Tracker, study: Study, best_file: Path | None) -> None:
@@ -100,20 +100,20 @@ def log_results(parent: Tracker, study: Study, best_file: Path | None) -> None:
                 "best.point": format_params(best[0].params),
             }
         )
-    refused = [each for each in trials if ending_of(each) is Ending.infeasible]
+    refused = [trial for trial in trials if ending_of(trial) is Ending.infeasible]
     if refused:
-        columns: dict[str, list[object]] = {"trial": [each.number for each in refused]}
+        columns: dict[str, list[object]] = {"trial": [trial.number for trial in refused]}
         for key in study.space.dimensions:
-            columns[key] = [each.params.get(key) for each in refused]
+            columns[key] = [trial.params.get(key) for trial in refused]
         columns["planned_gib"] = [
-            round(gib(each.user_attrs.get(PLANNED, 0)), 3) for each in refused
+            round(gib(trial.user_attrs.get(PLANNED, 0)), 3) for trial in refused
         ]
         columns["over_by_gib"] = [
-            round(each.constraints.get("vram_bytes", 0.0) / GIB, 3) for each in refused
+            round(trial.constraints.get("vram_bytes", 0.0) / GIB, 3) for trial in refused
         ]
-        columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
+        columns["why"] = [trial.user_attrs.get(WHY, "") for trial in refused]
         parent.json(columns, INFEASIBLE_PROPOSALS)
-    parent.json([trial_as_dict(each) for each in trials], TRIALS)
+    parent.json([trial_as_dict(trial) for trial in trials], TRIALS)
     parent.note(
         _make_description(
             study, parent.page, str(short(best_file.parent)) if best_file is not None else ""
@@ -139,7 +139,7 @@ def select_best_trial(study: Study) -> Any:
     is one.
     """
     sign = 1 if study.options.directions[0] == "minimize" else -1
-    return min(study.best_trials(), key=lambda each: sign * each.values[0], default=None)
+    return min(study.best_trials(), key=lambda trial: sign * trial.values[0], default=None)
 
 
 def register_best(where: Tracking, study: Study) -> registry.Registered | None:
@@ -177,22 +177,24 @@ def trial_as_dict(trial: Any) -> dict[str, object]:
 
 
 def print_results(
-    show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None
+    console: Console, study: Study, best_file: Path | None, registered: registry.Registered | None
 ) -> None:
     """The trials that were started, the best, what it beat, and what never cost a second."""
     best = study.best_trials()
     started = [
-        each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts
+        trial
+        for trial in study.trials()
+        if (ending := ending_of(trial)) is not None and ending.counts
     ]
-    show.table(
+    console.table(
         f"{study.name}: {', '.join(study.options.objectives)}",
         COLUMNS,
-        [make_row(each) for each in started],
+        [make_row(trial) for trial in started],
     )
     title = "best" if len(study.options.objectives) == 1 else "Pareto front"
     rows = [
-        (title, f"trial {each.number}: {format_params(each.params)}: {_format_values(each)}")
-        for each in best
+        (title, f"trial {trial.number}: {format_params(trial.params)}: {_format_values(trial)}")
+        for trial in best
     ]
     rows += _comparison_rows(study, best) + _seed_rows(study)
     tally = count_endings(study)
@@ -216,7 +218,7 @@ def print_results(
     if registered is not None:
         rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
     rows.append(("study", storage.hide_password(study.url)))
-    show.table("This sweep", ("", ""), rows)
+    console.table("This sweep", ("", ""), rows)
 
 
 def _format_values(trial: Any) -> str:
@@ -224,13 +226,13 @@ def _format_values(trial: Any) -> str:
 
 
 def _comparison_rows(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
-    done = [each for each in study.trials() if ending_of(each) is Ending.done]
-    others = [each for each in done if each not in best]
+    done = [trial for trial in study.trials() if ending_of(trial) is Ending.done]
+    others = [trial for trial in done if trial not in best]
     if len(study.options.objectives) > 1 or not best or not others:
         return []
-    first = min(done, key=lambda each: each.number)  # as configured: the one to beat
+    first = min(done, key=lambda trial: trial.number)  # as configured: the one to beat
     sign = 1 if study.options.directions[0] == "minimize" else -1
-    second = min(others, key=lambda each: sign * each.value)
+    second = min(others, key=lambda trial: sign * trial.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
     said = [
         (
@@ -259,7 +261,7 @@ def compute_seed_statistics(study: Study) -> tuple[float, float] | None:
     """
     if set(study.space.dimensions) != {"training.seed"} or len(study.options.objectives) > 1:
         return None
-    values = [each.value for each in study.trials() if ending_of(each) is Ending.done]
+    values = [trial.value for trial in study.trials() if ending_of(trial) is Ending.done]
     return (fmean(values), stdev(values)) if len(values) > 1 else None
 
 
@@ -275,9 +277,11 @@ def _seed_rows(study: Study) -> list[tuple[str, str]]:
 def average_outcomes(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
     """One outcome of all repeats: the ending of the last, the mean of every metric."""
     last = outcomes[-1]
-    shared = set.intersection(*(set(each.metrics) for each in outcomes))
-    metrics = {name: fmean(each.metrics[name] for each in outcomes) for name in sorted(shared)}
-    return replace(last, metrics=metrics, elapsed_s=sum(each.elapsed_s for each in outcomes))
+    shared = set.intersection(*(set(outcome.metrics) for outcome in outcomes))
+    metrics = {
+        name: fmean(outcome.metrics[name] for outcome in outcomes) for name in sorted(shared)
+    }
+    return replace(last, metrics=metrics, elapsed_s=sum(outcome.elapsed_s for outcome in outcomes))
 
 
 def explain_error(error: BaseException, folder: Path, study: Study) -> BaseException:
@@ -288,9 +292,9 @@ def explain_error(error: BaseException, folder: Path, study: Study) -> BaseExcep
         return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
     chain = [error, error.__cause__, error.__context__]
     if any(
-        type(each).__module__.startswith("sqlalchemy")
-        or type(each).__name__ == "StorageInternalError"
-        for each in chain
+        type(cause).__module__.startswith("sqlalchemy")
+        or type(cause).__name__ == "StorageInternalError"
+        for cause in chain
     ):
         return storage.make_unreachable_error(
             study.url,

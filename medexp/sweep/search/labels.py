@@ -52,8 +52,8 @@ def find_configured_point(run: RunConfig, space: SearchSpace) -> dict[str, Value
     now = flatten(run)
     values = {key: now.get(key) for key in space.dimensions}
     if all(
-        isinstance(values[key], str | int | float | bool) and contains_value(each, values[key])
-        for key, each in space.dimensions.items()
+        isinstance(values[key], str | int | float | bool) and contains_value(dimension, values[key])
+        for key, dimension in space.dimensions.items()
     ):
         return {key: _cast_value(space.dimensions[key], value) for key, value in values.items()}
     return None

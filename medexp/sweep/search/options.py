@@ -45,7 +45,7 @@ class SweepOptions(Group):
     @property
     def directions(self) -> tuple[str, ...]:
         """minimize or maximize, one an objective."""
-        given = tuple(getattr(each, "name", str(each)) for each in _as_tuple(self.direction))
+        given = tuple(getattr(direction, "name", str(direction)) for direction in _as_tuple(self.direction))
         return given * len(self.objectives) if len(given) == 1 else given
 
 
@@ -66,9 +66,9 @@ def check_options(options: Mapping[str, Any]) -> SweepOptions:
         raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {first_line(error)}") from error
     assert isinstance(made, SweepOptions)
     problems = [
-        f"hydra.sweeper.direction={each} is not allowed; allowed are {listing(DIRECTIONS)}"
-        for each in made.directions
-        if each not in DIRECTIONS
+        f"hydra.sweeper.direction={direction} is not allowed; allowed are {listing(DIRECTIONS)}"
+        for direction in made.directions
+        if direction not in DIRECTIONS
     ]
     if len(made.directions) != len(made.objectives):
         problems.append(

@@ -107,7 +107,7 @@ class SearchSpace:
     def size(self) -> float:
         """How many points there are, infinite with a real number among them."""
         return (
-            math.inf if self.custom else math.prod(each.size for each in self.dimensions.values())
+            math.inf if self.custom else math.prod(dimension.size for dimension in self.dimensions.values())
         )
 
     def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
@@ -133,15 +133,15 @@ def parse_search_space(
     parsed = parser.parse_overrides(
         [f"{key}={value}" for key, value in params.items()] + list(arguments)
     )
-    latest = {_override_key(each): each for each in parsed}
+    latest = {_override_key(override): override for override in parsed}
     dimensions: dict[str, Dimension] = {}
     problems = []
-    for key, each in latest.items():
-        if each.is_sweep_override():
+    for key, override in latest.items():
+        if override.is_sweep_override():
             try:
-                dimensions[key] = _parse_dimension(each)
+                dimensions[key] = _parse_dimension(override)
             except ValueError as error:
-                problems.append(f"{each.input_line}: {error}")
+                problems.append(f"{override.input_line}: {error}")
     if problems:
         raise ConfigError(problems)
     if not dimensions and not custom:
@@ -150,7 +150,7 @@ def parse_search_space(
             " sweep=rank_lr_seq"
         )
     prefixes = {key: found for key in dimensions if (found := _override_prefix(latest[key]))}
-    fixed = tuple(each.input_line or "" for each in latest.values() if not each.is_sweep_override())
+    fixed = tuple(override.input_line or "" for override in latest.values() if not override.is_sweep_override())
     return SearchSpace(dimensions, fixed, custom, prefixes)
 
 
@@ -239,7 +239,7 @@ def _parse_range(sweep: RangeSweep) -> Dimension:
             " tag(log,int(interval(low,high)))"
         )
     step = abs(sweep.step)
-    if all(isinstance(each, int) for each in values):
+    if all(isinstance(value, int) for value in values):
         return IntRange(int(low), int(high), int(step))
     return FloatRange(float(low), float(high), float(step))
 

@@ -50,8 +50,8 @@ def check_sampler(
     if _is_class(options, "GridSampler"):
         _make_grid(space)
     if _is_class(options, "BruteForceSampler"):
-        for key, each in space.dimensions.items():
-            if not math.isfinite(each.size):
+        for key, dimension in space.dimensions.items():
+            if not math.isfinite(dimension.size):
                 raise ConfigError(
                     f"{key} has no end of points: {name} needs choice(...) or range(...);"
                     f" {_ANOTHER}"
@@ -98,7 +98,7 @@ def _instantiate(options: Mapping[str, Any], what: str) -> Any:
 
 
 def _make_grid(space: SearchSpace) -> dict[str, list[Value]]:
-    return {key: _grid_values(key, each) for key, each in space.dimensions.items()}
+    return {key: _grid_values(key, dimension) for key, dimension in space.dimensions.items()}
 
 
 def _grid_values(key: str, dimension: Dimension) -> list[Value]:

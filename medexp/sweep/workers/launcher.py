@@ -59,7 +59,7 @@ class JobLauncher:
         if len(numbered) == 1:
             return [self._launch_one(*numbered[0])]
         with ThreadPoolExecutor(self._n_jobs) as pool:
-            return list(pool.map(lambda each: self._launch_one(*each), numbered))
+            return list(pool.map(lambda job: self._launch_one(*job), numbered))
 
     def _launch_one(self, number: int, overrides: Sequence[str]) -> JobReturn:
         cfg = self._loader.load_sweep_config(self._config, list(overrides))
@@ -72,14 +72,14 @@ class JobLauncher:
     def _command(self, cfg: DictConfig, folder: Path) -> list[str]:
         """What a person would type for this run alone."""
         kept = [
-            each
-            for each in cfg.hydra.overrides.hydra
-            if not each.lstrip("+~").startswith(_SWEEP_KEYS)
+            override
+            for override in cfg.hydra.overrides.hydra
+            if not override.lstrip("+~").startswith(_SWEEP_KEYS)
         ]
         added = [
-            each.path
-            for each in cfg.hydra.runtime.config_sources
-            if each.provider == "command-line"
+            source.path
+            for source in cfg.hydra.runtime.config_sources
+            if source.provider == "command-line"
         ]
         folders = [word for path in added for word in ("--config-dir", path)]
         door = make_module_command(f"medexp.{cfg.hydra.job.config_name}")

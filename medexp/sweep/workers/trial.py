@@ -152,7 +152,7 @@ def _ending_of_error(error: BaseException) -> Ending:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return Ending.stopped
     reason = error.reason if isinstance(error, MedexpError) else ""
-    return Ending(reason) if reason in {each.value for each in Ending} else Ending.crashed
+    return Ending(reason) if reason in {ending.value for ending in Ending} else Ending.crashed
 
 
 def _terminate_with_parent(parent_pid: int | None) -> None:

@@ -66,8 +66,8 @@ class WorkerPool:
 
     def __init__(self, environments: Sequence[Mapping[str, str]]):
         self._free: queue.Queue[Mapping[str, str]] = queue.Queue()
-        for each in environments:
-            self._free.put(each)
+        for environment in environments:
+            self._free.put(environment)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.RLock()  # a second signal may come while the first is passed on
         self._stopping = self._killed = False
@@ -194,7 +194,7 @@ def read_last_line(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
-    said = [each for each in lines if not each.startswith("$ ")]  # the commands that began it
+    said = [line for line in lines if not line.startswith("$ ")]  # the commands that began it
     return said[-1].removeprefix("medexp: ")[:400] if said else "it printed nothing"
 
 

@@ -17,7 +17,7 @@ from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
-from medexp.sweep.study import study as study_module
+from medexp.sweep.study import history as history_module
 from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import process_identity as alive
@@ -164,7 +164,7 @@ def test_the_same_seed_draws_the_same(opened, tmp_path):
 @pytest.mark.parametrize("url", ["sqlite:///{}/x.db", "{}/x.journal"])
 def test_sqlite_and_a_journal_file_both_keep_a_study(opened, tmp_path, url):
     told(opened(url=url.format(tmp_path)))
-    assert opened(url=url.format(tmp_path)).done() == 1
+    assert opened(url=url.format(tmp_path)).count_done() == 1
 
 
 def test_another_direction_is_refused(opened):
@@ -215,7 +215,7 @@ def test_a_categorical_that_changed_is_refused(opened, now):
 
 def test_a_range_may_grow(opened):
     told(opened(space=SearchSpace({"lora.r": IntRange(4, 16)})))
-    assert opened(space=SearchSpace({"lora.r": IntRange(4, 64)})).done() == 1
+    assert opened(space=SearchSpace({"lora.r": IntRange(4, 64)})).count_done() == 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -393,7 +393,7 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
     opened, monkeypatch
 ):
     one = opened("hydra/sweeper/sampler=random")
-    monkeypatch.setattr(study_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
+    monkeypatch.setattr(history_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
     other = opened("hydra/sweeper/sampler=random")
     first, second = one.ask(), other.ask()
     assert first.params != second.params
