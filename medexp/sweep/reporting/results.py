@@ -1,4 +1,4 @@
-"""What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
+"""The results of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -37,21 +37,22 @@ BEST_ALIAS = "best"
 
 @contextmanager
 def open_parent_run(
-    where: Tracking,
-    study: Study,
+    tracking_config: Tracking,
+    study: StudyHistory,
     folder: Path,
     say: Callable[[str], None],
 ) -> Iterator[Tracker]:
-    """The study's own MLflow run, opened again where it has one; the trials are nested under it.
+    """Open the study's own MLflow run, which its trials are nested under; again where it has one.
 
     Sweepers that share `folder` open it one after the other, or each would begin one of its own.
     """
-    quiet = replace(where, system_metrics=False)
-    with ExitStack() as open_while_sweeping:
+    # The parent runs for as long as its trials, whose own runs hold the metrics of the machine.
+    parent_config = replace(tracking_config, system_metrics=False)
+    with ExitStack() as exit_stack:
         with FileLock(folder / ".parent.lock"):
-            known = study.optuna.user_attrs.get(PARENT_RUN)
-            opened = tracking.open_run(quiet, known, study.name, say)
-            tracker = open_while_sweeping.enter_context(opened)
+            run_id = study.optuna.user_attrs.get(PARENT_RUN)
+            parent_run = tracking.open_run(parent_config, run_id, study.name, say)
+            tracker = exit_stack.enter_context(parent_run)
             study.optuna.set_user_attr(PARENT_RUN, tracker.run_id)
         tracker.tags(
             {
@@ -63,64 +64,67 @@ def open_parent_run(
             }
         )
         yield tracker
-        kept_runs.bury(where, ())  # a trial that was killed alone: no later trial has told
+        # A trial that was killed alone has left its run open, and no later trial has ended it.
+        kept_runs.bury(tracking_config, ())
 
 
-def count_endings(study: Study) -> dict[str, int]:
-    """How many trials ended in which way."""
+def count_endings(study: StudyHistory) -> dict[str, int]:
+    """Return how many trials ended in which way, without the ways that none did."""
     endings = [ending for ending in map(ending_of, study.trials()) if ending]
     return {ending.value: endings.count(ending) for ending in Ending if ending in endings}
 
 
-def log_results(parent: Tracker, study: Study, best_file: Path | None) -> None:
-    """Log the best trial, the counts and the proposals that never started with the parent run."""
+def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) -> None:
+    """Log the best trial, the counts and the refused proposals with the parent run."""
     trials = study.trials()
     step = study.count_done()
-    parent.metrics(
-        step, {f"trials/{name}": float(number) for name, number in count_endings(study).items()}
-    )
-    if luck := compute_seed_statistics(study):
-        parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
-    best = study.best_trials()
-    if len(best) == 1 and best[0].values:
-        values = dict(zip(study.options.objectives, best[0].values, strict=True))
-        parent.metrics(step, {f"best/{name}": value for name, value in values.items()})
-        parent.metrics(
-            step,
-            {
-                f"best/{key}": float(value)
-                for key, value in best[0].params.items()
-                if isinstance(value, int | float)
-            },
-        )
-        parent.tags(
-            {
-                "best.trial": best[0].number,
-                "best.run_id": best[0].user_attrs.get(RUN),
-                "best.point": format_params(best[0].params),
-            }
-        )
+    endings = count_endings(study)
+    parent.metrics(step, {f"trials/{name}": float(count) for name, count in endings.items()})
+    if seed_statistics := compute_seed_statistics(study):
+        seed_mean, seed_deviation = seed_statistics
+        parent.metrics(step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation})
+    best_trials = study.best_trials()
+    if len(best_trials) == 1 and best_trials[0].values:
+        _log_best_trial(parent, study, best_trials[0], step)
     refused = [trial for trial in trials if ending_of(trial) is Ending.infeasible]
     if refused:
-        columns: dict[str, list[object]] = {"trial": [trial.number for trial in refused]}
-        for key in study.space.dimensions:
-            columns[key] = [trial.params.get(key) for trial in refused]
-        columns["planned_gib"] = [
-            round(gib(trial.user_attrs.get(PLANNED, 0)), 3) for trial in refused
-        ]
-        columns["over_by_gib"] = [
-            round(trial.constraints.get("vram_bytes", 0.0) / GIB, 3) for trial in refused
-        ]
-        columns["why"] = [trial.user_attrs.get(WHY, "") for trial in refused]
-        parent.json(columns, INFEASIBLE_PROPOSALS)
+        parent.json(_make_refused_columns(study, refused), INFEASIBLE_PROPOSALS)
     parent.json([trial_as_dict(trial) for trial in trials], TRIALS)
-    parent.note(
-        _make_description(
-            study, parent.page, str(short(best_file.parent)) if best_file is not None else ""
-        )
-    )
+    folder = str(short(best_file.parent)) if best_file is not None else ""
+    parent.note(_make_description(study, parent.page, folder))
     if best_file is not None:
         parent.text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
+
+
+def _log_best_trial(parent: Tracker, study: StudyHistory, trial: Any, step: int) -> None:
+    values = zip(study.options.objectives, trial.values, strict=True)
+    parent.metrics(step, {f"best/{name}": value for name, value in values})
+    numbers = {
+        f"best/{key}": float(value)
+        for key, value in trial.params.items()
+        if isinstance(value, int | float)
+    }
+    parent.metrics(step, numbers)
+    parent.tags(
+        {
+            "best.trial": trial.number,
+            "best.run_id": trial.user_attrs.get(RUN),
+            "best.point": format_params(trial.params),
+        }
+    )
+
+
+def _make_refused_columns(study: StudyHistory, refused: Sequence[Any]) -> dict[str, list[object]]:
+    """Return the refused proposals as columns, as MLflow's tables are."""
+    columns: dict[str, list[object]] = {"trial": [trial.number for trial in refused]}
+    for key in study.space.dimensions:
+        columns[key] = [trial.params.get(key) for trial in refused]
+    columns["planned_gib"] = [round(gib(trial.user_attrs.get(PLANNED, 0)), 3) for trial in refused]
+    columns["over_by_gib"] = [
+        round(trial.constraints.get(VRAM, 0.0) / GIB, 3) for trial in refused
+    ]
+    columns["why"] = [trial.user_attrs.get(WHY, "") for trial in refused]
+    return columns
 
 
 def _make_description(study: Study, page: str, folder: str) -> str:
