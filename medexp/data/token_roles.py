@@ -25,7 +25,7 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
-class Spelled:
+class TokenizedText:
     """A text as tokens: their ids, and the number of characters of the text up to the end of each."""
 
     ids: Sequence[int]
@@ -51,7 +51,7 @@ def texts_of(prompt: Prompt, cases: Iterable[Case]) -> Iterator[str]:
 
 
 def pieces(
-    prompt: Prompt, case: Case, encoded: Encoded, spelled: Mapping[str, Spelled]
+    prompt: Prompt, case: Case, encoded: Encoded, spelled: Mapping[str, TokenizedText]
 ) -> list[Piece]:
     """The training text of `case`, piece by piece, with the labels that `encoded` has; BOS counts
     as instructions.
@@ -75,7 +75,7 @@ def pieces(
 
 
 def _cut(
-    text: str, spelled: Spelled, where: Mapping[str, tuple[int, int]], between: Role
+    text: str, spelled: TokenizedText, where: Mapping[str, tuple[int, int]], between: Role
 ) -> Iterator[tuple[Role, str, int]]:
     """`text` as (role, text, tokens): the places in `where`, and what stands before, between and
     after them.
@@ -88,6 +88,6 @@ def _cut(
     yield between, text[at:], len(spelled.ends) - bisect_right(spelled.ends, at)
 
 
-def _ending(spelled: Spelled, first: int, last: int) -> int:
+def _ending(spelled: TokenizedText, first: int, last: int) -> int:
     """How many tokens end within text[first:last]."""
     return bisect_right(spelled.ends, last) - bisect_right(spelled.ends, first)

@@ -13,7 +13,7 @@ from medexp.data.control_tokens import TextEncoder
 from medexp.data.encoding import Vocabulary, vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import Split
-from medexp.data.token_roles import Spelled, texts_of
+from medexp.data.token_roles import TokenizedText, texts_of
 from medexp.errors import ModelError
 
 BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
@@ -32,7 +32,7 @@ class Speller:
             )
         self._encoder = TextEncoder(tokenizer, prompt)
         self._plain = vocabulary(tokenizer, prompt)
-        self.known: dict[str, Spelled] = {}
+        self.known: dict[str, TokenizedText] = {}
 
     def spell(self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None) -> None:
         """Make `texts` known; `advance` is told how many more are done, those known before
@@ -44,7 +44,7 @@ class Speller:
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             for text, encoding in zip(batch, self._encoder.encode(batch), strict=True):
-                self.known[text] = Spelled(
+                self.known[text] = TokenizedText(
                     encoding.ids, array("l", [end for _, end in encoding.offsets])
                 )
             advance(len(batch))

@@ -10,7 +10,7 @@ from medexp.config.schema import LossOn, Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import IGNORED, encode
 from medexp.data.prompts import places
-from medexp.data.token_roles import Role, Spelled, pieces, texts_of
+from medexp.data.token_roles import Role, TokenizedText, pieces, texts_of
 from medexp.data.tokenizer_cache import Speller
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -18,7 +18,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 def spelled_by_character(prompt, case):
     return {
-        text: Spelled([ord(letter) + 3 for letter in text], range(1, len(text) + 1))
+        text: TokenizedText([ord(letter) + 3 for letter in text], range(1, len(text) + 1))
         for text in texts_of(prompt, [case])
     }
 

@@ -29,7 +29,7 @@ from medexp.data.case_counts import CaseAudit
 from medexp.data.cases import Case
 from medexp.data.encoding import Encoding
 from medexp.data.prompts import reasons
-from medexp.data.token_roles import Piece, Role, Spelled, pieces
+from medexp.data.token_roles import Piece, Role, TokenizedText, pieces
 from medexp.errors import listing
 
 MAX_DROPPED, MAX_TRIMMED, MAX_NEAR, MAX_FAULTY, MAX_FOREIGN = 0.05, 0.25, 0.02, 0.01, 0.02
@@ -121,7 +121,7 @@ def inspect(
     max_tokens: int,
     train: Encoding,
     held_out: Encoding,
-    spelled: Mapping[str, Spelled],
+    spelled: Mapping[str, TokenizedText],
     benchmarks: Mapping[str, Sequence[tuple[str, str]]],
 ) -> Inspection:
     """The audit of `train`; `spelled` holds the texts of its cases, `benchmarks` (question, text)

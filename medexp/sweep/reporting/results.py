@@ -15,9 +15,9 @@ from medexp.errors import MedexpError, OutputError, RunError
 from medexp.reports import mlflow_description
 from medexp.sweep.reporting.live_table import COLUMNS, make_row
 from medexp.sweep.search.labels import format_params
+from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, RUN, WHY, ending_of
-from medexp.sweep.study.study import Study
+from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, RUN, WHY, StudyHistory, ending_of
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space
 from medexp.system.console import Console
@@ -120,51 +120,55 @@ def _make_refused_columns(study: StudyHistory, refused: Sequence[Any]) -> dict[s
     for key in study.space.dimensions:
         columns[key] = [trial.params.get(key) for trial in refused]
     columns["planned_gib"] = [round(gib(trial.user_attrs.get(PLANNED, 0)), 3) for trial in refused]
-    columns["over_by_gib"] = [
-        round(trial.constraints.get(VRAM, 0.0) / GIB, 3) for trial in refused
-    ]
+    columns["over_by_gib"] = [round(trial.constraints.get(VRAM, 0.0) / GIB, 3) for trial in refused]
     columns["why"] = [trial.user_attrs.get(WHY, "") for trial in refused]
     return columns
 
 
-def _make_description(study: Study, page: str, folder: str) -> str:
-    best = select_best_trial(study)
-    figures = (
-        dict(zip(study.options.objectives, best.values, strict=True)) if best is not None else {}
-    )
-    point_of_best = words(best.params) if best is not None else ""
+def _make_description(study: StudyHistory, page: str, folder: str) -> str:
+    best_trial = select_best_trial(study)
+    values: dict[str, float] = {}
+    params = ""
+    if best_trial is not None:
+        values = dict(zip(study.options.objectives, best_trial.values, strict=True))
+        params = words(best_trial.params)
     return mlflow_description.describe_study(
-        list(study.space.dimensions), point_of_best, figures, count_endings(study), page, folder
+        list(study.space.dimensions), params, values, count_endings(study), page, folder
     )
 
 
-def select_best_trial(study: Study) -> Any:
-    """The best trial; of a Pareto front, the one with the best first objective. None before there
-    is one.
+def select_best_trial(study: StudyHistory) -> Any:
+    """Return the best trial; of a Pareto front, the one with the best first objective.
+
+    None before a trial has a value.
     """
     sign = 1 if study.options.directions[0] == "minimize" else -1
     return min(study.best_trials(), key=lambda trial: sign * trial.values[0], default=None)
 
 
-def register_best(where: Tracking, study: Study) -> registry.Registered | None:
-    """The best trial's adapter as models:/STUDY@best in MLflow's registry, kept with its run if
-    trials keep none there; None where it is gone."""
-    best = select_best_trial(study)
-    run_id = best.user_attrs.get(RUN) if best is not None else None
+def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Registered | None:
+    """Register the best trial's adapter in MLflow as models:/STUDY@best.
+
+    Where trials do not log their adapter, this one's is logged first. Returns None where the adapter
+    or its run is gone.
+    """
+    best_trial = select_best_trial(study)
+    run_id = best_trial.user_attrs.get(RUN) if best_trial is not None else None
     if run_id is None:
         return None
-    folder = study.folder_of(best)
-    # Its run is in another store, or was deleted, or the store is locked: the study's own figures
-    # do not depend on it.
+    folder = study.folder_of(best_trial)
+    model_name = re.sub("[/:@]", "-", study.name)
+    # Its run may be in another store or deleted, or the store locked. The results of the study do
+    # not depend on the registry.
     with suppress(RunError), suppress_away():
         if folder is not None and (folder / ADAPTER).is_dir():
-            kept_runs.add_folder(where, run_id, folder / ADAPTER, ADAPTER)
-        return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST_ALIAS)
+            kept_runs.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
+        return registry.register(tracking_config, run_id, model_name, BEST_ALIAS)
     return None
 
 
 def trial_as_dict(trial: Any) -> dict[str, object]:
-    """A trial as plain values."""
+    """Return `trial` as JSON values, as trials.json holds it."""
     ending = ending_of(trial)
     return {
         "number": trial.number,
@@ -181,10 +185,13 @@ def trial_as_dict(trial: Any) -> dict[str, object]:
 
 
 def print_results(
-    console: Console, study: Study, best_file: Path | None, registered: registry.Registered | None
+    console: Console,
+    study: StudyHistory,
+    best_file: Path | None,
+    registered: registry.Registered | None,
 ) -> None:
-    """The trials that were started, the best, what it beat, and what never cost a second."""
-    best = study.best_trials()
+    """Print the trials that were started, the best, what it beat, and what was not started."""
+    best_trials = study.best_trials()
     started = [
         trial
         for trial in study.trials()
@@ -198,70 +205,61 @@ def print_results(
     title = "best" if len(study.options.objectives) == 1 else "Pareto front"
     rows = [
         (title, f"trial {trial.number}: {format_params(trial.params)}: {_format_values(trial)}")
-        for trial in best
+        for trial in best_trials
     ]
-    rows += _comparison_rows(study, best) + _seed_rows(study)
-    tally = count_endings(study)
-    rows.append(
-        (
-            "never started",
-            (
-                f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)}"
-                " repeated a finished one"
-            ),
-        )
+    rows += _comparison_rows(study, best_trials) + _seed_rows(study)
+    endings = count_endings(study)
+    not_started = (
+        f"{endings.get('infeasible', 0)} proposals could not fit, {endings.get('copied', 0)}"
+        " repeated a finished one"
     )
+    rows.append(("never started", not_started))
     if best_file is not None:
+        command = f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best"
         rows.append((BEST_PRESET, str(best_file)))
-        rows.append(
-            (
-                "again",
-                f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best",
-            )
-        )
+        rows.append(("again", command))
     if registered is not None:
         rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
     rows.append(("study", storage.hide_password(study.url)))
     console.table("This sweep", ("", ""), rows)
 
 
+def _name_trial(trial: Any) -> str:
+    return f"trial {trial.number} ({format_params(trial.params)})"
+
+
 def _format_values(trial: Any) -> str:
     return ", ".join(f"{value:.4f}" for value in trial.values)
 
 
-def _comparison_rows(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
+def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return rows that compare the best trial with the second best and with the first one."""
     done = [trial for trial in study.trials() if ending_of(trial) is Ending.done]
-    others = [trial for trial in done if trial not in best]
-    if len(study.options.objectives) > 1 or not best or not others:
+    others = [trial for trial in done if trial not in best_trials]
+    if len(study.options.objectives) > 1 or not best_trials or not others:
         return []
-    first = min(done, key=lambda trial: trial.number)  # as configured: the one to beat
+    # The first trial is the run as it was configured, which the sweep has to beat.
+    first = min(done, key=lambda trial: trial.number)
     sign = 1 if study.options.directions[0] == "minimize" else -1
-    second = min(others, key=lambda trial: sign * trial.value)
+    second_best = min(others, key=lambda trial: sign * trial.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
-    said = [
+    rows = [
         (
             "it beat",
-            (
-                f"{count}; the next best, trial {second.number} ({format_params(second.params)}), had"
-                f" {_format_values(second)}"
-            ),
+            f"{count}; the next best, {_name_trial(second_best)}, had {_format_values(second_best)}",
         )
     ]
-    if first in best:
-        said.append(("the first", "is the best: nothing that was tried beat it"))
-    elif first is not second:
-        said.append(
-            (
-                "the first",
-                f"trial {first.number} ({format_params(first.params)}) had {_format_values(first)}",
-            )
-        )
-    return said
+    if first in best_trials:
+        rows.append(("the first", "is the best: nothing that was tried beat it"))
+    elif first is not second_best:
+        rows.append(("the first", f"{_name_trial(first)} had {_format_values(first)}"))
+    return rows
 
 
-def compute_seed_statistics(study: Study) -> tuple[float, float] | None:
-    """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or
-    with fewer than two runs.
+def compute_seed_statistics(study: StudyHistory) -> tuple[float, float] | None:
+    """Return mean and standard deviation of the objective of a sweep over training.seed alone.
+
+    None for another sweep, or with fewer than two values.
     """
     if set(study.space.dimensions) != {"training.seed"} or len(study.options.objectives) > 1:
         return None
@@ -269,39 +267,37 @@ def compute_seed_statistics(study: Study) -> tuple[float, float] | None:
     return (fmean(values), stdev(values)) if len(values) > 1 else None
 
 
-def _seed_rows(study: Study) -> list[tuple[str, str]]:
-    found = compute_seed_statistics(study)
-    return (
-        [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")]
-        if found
-        else []
-    )
+def _seed_rows(study: StudyHistory) -> list[tuple[str, str]]:
+    statistics = compute_seed_statistics(study)
+    if statistics is None:
+        return []
+    mean, deviation = statistics
+    return [("over seeds", f"{mean:.4f} on average, standard deviation {deviation:.4f}")]
 
 
 def average_outcomes(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
-    """One outcome of all repeats: the ending of the last, the mean of every metric."""
-    last = outcomes[-1]
+    """Return one outcome of all repeats: the last ending, the mean of each metric that all have."""
     shared = set.intersection(*(set(outcome.metrics) for outcome in outcomes))
     metrics = {
         name: fmean(outcome.metrics[name] for outcome in outcomes) for name in sorted(shared)
     }
-    return replace(last, metrics=metrics, elapsed_s=sum(outcome.elapsed_s for outcome in outcomes))
+    elapsed_s = sum(outcome.elapsed_s for outcome in outcomes)
+    return replace(outcomes[-1], metrics=metrics, elapsed_s=elapsed_s)
 
 
-def explain_error(error: BaseException, folder: Path, study: Study) -> BaseException:
-    """`error` of a sweep as one sentence where it is the disk's or the storage's, else as it is."""
+def explain_error(error: BaseException, folder: Path, study: StudyHistory) -> BaseException:
+    """Return `error` as one sentence where the disk or the storage is its cause, else unchanged."""
     if isinstance(error, MedexpError):
         return error
     if (hindrance := disk_space.hindrance(error, [folder])) is not None:
         return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
-    chain = [error, error.__cause__, error.__context__]
-    if any(
+    # Named by text: importing either library to ask for its classes would be slow after a Ctrl-C.
+    is_from_storage = any(
         type(cause).__module__.startswith("sqlalchemy")
         or type(cause).__name__ == "StorageInternalError"
-        for cause in chain
-    ):
-        return storage.make_unreachable_error(
-            study.url,
-            error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)),
-        )
-    return error
+        for cause in (error, error.__cause__, error.__context__)
+    )
+    if not is_from_storage:
+        return error
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error))
+    return storage.make_unreachable_error(study.url, cause)

@@ -31,7 +31,11 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         # An override of a method that Optuna no longer has would change nothing, silently.
         for method in (private_names.GP_LIMITS, private_names.GP_OPTIMUM):
             method.needed(GPSampler)
-        for private_name in (private_names.GP_SAMPLES, private_names.GP_RANDOM, private_names.GP_CACHE):
+        for private_name in (
+            private_names.GP_SAMPLES,
+            private_names.GP_RANDOM,
+            private_names.GP_CACHE,
+        ):
             private_name.needed(self)
         self._limits: list[str] = []
         self._refused: list[FrozenTrial] = []
@@ -115,7 +119,9 @@ def _round_point(point: Any) -> tuple[float, ...]:
 
 def _is_drawn_from(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
     """Were its values drawn from this space?"""
-    return all(trial.distributions.get(name) == distribution for name, distribution in search_space.items())
+    return all(
+        trial.distributions.get(name) == distribution for name, distribution in search_space.items()
+    )
 
 
 def _violates_limit(trial: FrozenTrial) -> bool:

@@ -33,7 +33,9 @@ class GridSampler(BaseSampler):  # type: ignore[misc]
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the point of `trial`; where none is left, one again: whoever asked looks for that."""
-        taken = {self._point(trial) for trial in study.get_trials(deepcopy=False) if _is_taken(trial)}
+        taken = {
+            self._point(trial) for trial in study.get_trials(deepcopy=False) if _is_taken(trial)
+        }
         free = (point for point in self._points if tuple(map(str, point)) not in taken)
         self._drawn[trial.number] = dict(zip(self._names, next(free, self._points[0]), strict=True))
 

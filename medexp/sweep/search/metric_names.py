@@ -42,7 +42,9 @@ def _is_benchmark_metric(name: str) -> bool:
 def _metric_families() -> list[str]:
     return [
         f"{family}/"
-        for family in sorted({*OPEN_FAMILIES, *(name.partition("/")[0] for name in _known_metrics())})
+        for family in sorted(
+            {*OPEN_FAMILIES, *(name.partition("/")[0] for name in _known_metrics())}
+        )
     ]
 
 

@@ -45,7 +45,9 @@ class SweepOptions(Group):
     @property
     def directions(self) -> tuple[str, ...]:
         """minimize or maximize, one an objective."""
-        given = tuple(getattr(direction, "name", str(direction)) for direction in _as_tuple(self.direction))
+        given = tuple(
+            getattr(direction, "name", str(direction)) for direction in _as_tuple(self.direction)
+        )
         return given * len(self.objectives) if len(given) == 1 else given
 
 

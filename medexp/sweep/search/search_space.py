@@ -107,7 +107,9 @@ class SearchSpace:
     def size(self) -> float:
         """How many points there are, infinite with a real number among them."""
         return (
-            math.inf if self.custom else math.prod(dimension.size for dimension in self.dimensions.values())
+            math.inf
+            if self.custom
+            else math.prod(dimension.size for dimension in self.dimensions.values())
         )
 
     def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
@@ -150,7 +152,11 @@ def parse_search_space(
             " sweep=rank_lr_seq"
         )
     prefixes = {key: found for key in dimensions if (found := _override_prefix(latest[key]))}
-    fixed = tuple(override.input_line or "" for override in latest.values() if not override.is_sweep_override())
+    fixed = tuple(
+        override.input_line or ""
+        for override in latest.values()
+        if not override.is_sweep_override()
+    )
     return SearchSpace(dimensions, fixed, custom, prefixes)
 
 

@@ -13,7 +13,7 @@ from medexp.data.case_counts import audit
 from medexp.data.cases import Case
 from medexp.data.encoding import Encoding, encode_all
 from medexp.data.split import Split
-from medexp.data.token_roles import Spelled, texts_of
+from medexp.data.token_roles import TokenizedText, texts_of
 
 WORDS = [
     "fever",
@@ -69,9 +69,9 @@ def inspected(prompt, characters):
     return made
 
 
-def _spelled(prompt: Prompt, side: Encoding) -> dict[str, Spelled]:
+def _spelled(prompt: Prompt, side: Encoding) -> dict[str, TokenizedText]:
     return {
-        text: Spelled([0] * len(text), range(1, len(text) + 1))
+        text: TokenizedText([0] * len(text), range(1, len(text) + 1))
         for text in texts_of(prompt, side.cases)
     }
 
