@@ -29,8 +29,9 @@ from medexp.chat.conversation import Conversation, make_terminal_reader
 from medexp.chat.interrupt import intercept_ctrl_c
 from medexp.chat.rendering import LiveRenderer, PlainRenderer, render_reply
 from medexp.chat.responder import QuestionEncoder, Responder
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import AskFormat, AskOptions, Reasoning
+from medexp.config.invocation import Invocation
 from medexp.config.prompt_presets import presets
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, RunInterrupted
@@ -38,8 +39,8 @@ from medexp.evaluation.generation import Sampling
 from medexp.models.session import open_session, prepare_finished_run
 from medexp.models.weights import Weights
 from medexp.system.console import Console
+from medexp.system.ports import listen_on_port
 from medexp.tracking import finished_run as finished
-from medexp.tracking import server as pages
 from medexp.tracking.finished_run import FinishedRun
 
 
@@ -61,7 +62,7 @@ def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, console: Cons
     asked = _asked(options)
     found = prepare_finished_run(run, subject, console)
     if options.ui:
-        with pages.listening(options.port, "ask.port") as socket:
+        with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(
                 _ready(run, options, subject, found, (), console),
                 presets(),
@@ -194,4 +195,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 if __name__ == "__main__":
     sys.argv[1:] = question_input.quote_question(sys.argv[1:])
-    run_door(_door, "ask", recompose=as_it_was_made)
+    run_command(_door, "ask", recompose=as_it_was_made)

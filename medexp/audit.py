@@ -15,15 +15,16 @@ from pathlib import Path
 
 from rich.text import Text
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import AuditOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
-from medexp.data.audit.contamination import benchmark_texts
+from medexp.data.audit.contamination import extract_benchmark_texts
 from medexp.data.audit.inspection import Inspection
-from medexp.data.token_roles import Piece, Role
-from medexp.data.tokenizer_cache import Speller
+from medexp.data.token_roles import Role, TokenSpan
+from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import DataError
 from medexp.models import backend as stack
 from medexp.models import weights
@@ -53,8 +54,8 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, console: Console)
     benchmarks = {
         Path(file).name: _benchmark(Path(file), key) for key, file in _benchmark_files(run, options)
     }
-    cases = source.load(run.dataset, run.prompt)
-    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
+    cases = source.load_cases(run.dataset, run.prompt)
+    sides = mixture.split_mixture(cases.by_source, run.dataset, cases.reading)
     speller = _speller(run, console)
     with console.progress("tokenising", speller.count(run, sides)) as advance:
         ready = speller.prepared(run, sides, advance)
@@ -77,7 +78,7 @@ def _benchmark_files(run: RunConfig, options: AuditOptions) -> Iterator[tuple[st
 
 
 def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
-    texts = list(benchmark_texts(source.read_file(file, key)))
+    texts = list(extract_benchmark_texts(source.read_records(file, key)))
     if not texts:
         raise DataError(
             f"{key}={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files"
@@ -85,12 +86,14 @@ def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
     return texts
 
 
-def _speller(run: RunConfig, console: Console) -> Speller:
+def _speller(run: RunConfig, console: Console) -> CachedTokenizer:
     found = weights.find(run.model, tokenizer_only=True)
     with console.status("loading the tokenizer"):
         if found.gguf is not None:
             found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
-        return Speller(load_tokenizer(found, stack.load_transformers(run.hardware)), run.prompt)
+        return CachedTokenizer(
+            load_tokenizer(found, stack.load_transformers(run.hardware)), run.prompt
+        )
 
 
 def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
@@ -171,7 +174,7 @@ def _key() -> Text:
     return text.append("grey: read, not in the loss", "bright_black").append("\n")
 
 
-def _preview(pieces: Sequence[Piece]) -> Text:
+def _preview(pieces: Sequence[TokenSpan]) -> Text:
     """A case in the colours of `_LOOK`, on few lines; long pieces are cut in their middle, what is
     not learnt is grey.
     """
@@ -194,4 +197,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "audit", needs_card=False)
+    run_command(_door, "audit", needs_card=False)

@@ -12,7 +12,8 @@ CUDA's context is there. Seconds.
 
 from dataclasses import asdict
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
+from medexp.config.invocation import Invocation
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
 from medexp.models import gpu_rates as rates
@@ -102,4 +103,4 @@ def _door(run: RunConfig, _invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "calibrate")
+    run_command(_door, "calibrate")

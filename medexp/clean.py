@@ -4,8 +4,9 @@ python -m medexp.clean                  # lists them; the command that began one
 python -m medexp.clean clean.days=30    # removes those that nobody has touched for 30 days
 """
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import CleanOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system.console import Console
 from medexp.training import leftovers
@@ -38,4 +39,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "clean", needs_card=False)
+    run_command(_door, "clean", needs_card=False)

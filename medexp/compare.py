@@ -17,11 +17,13 @@ import time
 import webbrowser
 from pathlib import Path
 
-from medexp.cli.app import Invocation, new_folder, run_door
+from medexp.cli.app import run_command
+from medexp.cli.output_dir import make_unique_folder
 from medexp.comparison import compare_report, comparison, tables
 from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions, Format
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
 from medexp.reports import summary
@@ -100,7 +102,7 @@ def _written(page: str, given: Path | None) -> Path:
     by_time = Path.cwd() / time.strftime("outputs/%Y-%m-%d/%H-%M-%S")
     try:
         if given is None:
-            file = new_folder(by_time) / "compare.html"
+            file = make_unique_folder(by_time) / "compare.html"
         else:
             file = given
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -193,4 +195,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "compare", needs_card=False)
+    run_command(_door, "compare", needs_card=False)

@@ -16,15 +16,16 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.flatten import fingerprint, former_fingerprint, telling
+from medexp.config.invocation import Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
-from medexp.data.cases import digest_of
+from medexp.data.cases import compute_digest
 from medexp.data.split import Split
-from medexp.data.tokenizer_cache import Speller
+from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import RunError
 from medexp.evaluation import benchmarks, evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
@@ -118,8 +119,8 @@ def _measured(
     """Load base and adapter, ask, score, and keep."""
     found = prepare_finished_run(run, subject, console)
     questions = _questions(run.evaluation)
-    cases = source.load(run.dataset, run.prompt)
-    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
+    cases = source.load_cases(run.dataset, run.prompt)
+    sides = mixture.split_mixture(cases.by_source, run.dataset, cases.reading)
     names = [f"evaluate-{of(run, cases.digest)}" for of in (fingerprint, former_fingerprint)]
     with acquire(
         unfinished_runs_dir(run.tracking), names[0], run.training.resume, names[1]
@@ -130,7 +131,7 @@ def _measured(
             title=subject.name,
         )
         base = open_session(run, found, console)
-        ready = Speller(base.tokenizer, run.prompt).prepared(run, sides)
+        ready = CachedTokenizer(base.tokenizer, run.prompt).prepared(run, sides)
         tuned = load_model_under_ceiling(run, base, console)
         job = Evaluator(
             run,
@@ -170,7 +171,10 @@ def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> 
 
 
 def _point_out_other_cases(subject: FinishedRun, sides: Split, console: Console) -> None:
-    if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
+    if subject.kept is not None and subject.kept.held_out not in (
+        None,
+        compute_digest(sides.held_out),
+    ):
         console.info(
             "these held-out cases are not those of the run: some of them may have been trained on",
             NOTE,
@@ -189,7 +193,7 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     return {
         benchmark: parse_questions(
             benchmark,
-            source.read_file(file, f"evaluation.benchmark_files.{benchmark.value}"),
+            source.read_records(file, f"evaluation.benchmark_files.{benchmark.value}"),
             file.name,
         )
         for benchmark, file in files.items()
@@ -265,4 +269,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "evaluate", recompose=finished.as_it_was_made)
+    run_command(_door, "evaluate", recompose=finished.as_it_was_made)

@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import ExportOptions, ExportTo
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, MachineError, ModelError, RunError
 from medexp.exporters import gguf as gguf_file
@@ -233,4 +234,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "export", needs_card=False, recompose=finished.as_it_was_made)
+    run_command(_door, "export", needs_card=False, recompose=finished.as_it_was_made)

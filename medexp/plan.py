@@ -15,8 +15,9 @@ from pathlib import Path
 
 from rich.progress import track
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import Format, PlanOptions
+from medexp.config.invocation import Invocation
 from medexp.config.model_shape import check_shape, config_in
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import ConfigError, VramPlanError
@@ -177,4 +178,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "plan", needs_card=False)
+    run_command(_door, "plan", needs_card=False)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import TrainOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 
 
@@ -45,4 +46,4 @@ def _recomposed(
 
 
 if __name__ == "__main__":
-    run_door(_door, "train", recompose=_recomposed)
+    run_command(_door, "train", recompose=_recomposed)

@@ -12,10 +12,12 @@ import webbrowser
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import UiOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system.console import NOTE, Console
+from medexp.system.ports import choose_usual_port
 from medexp.system.private_names import VIEWS, untested
 from medexp.tracking import server as pages
 from medexp.tracking.links import links
@@ -27,7 +29,7 @@ def ui(run: RunConfig, options: UiOptions, console: Console) -> None:
 
     Raises: RunError without a store; MachineError if the server cannot be started.
     """
-    port = options.port or pages.usual_port()
+    port = options.port or choose_usual_port()
     log = Path(tempfile.mkdtemp(prefix="medexp-ui-")) / "server.log"
     with suppress(KeyboardInterrupt), ExitStack() as serving:
         with console.status("starting MLflow's server (some 15 s)"):
@@ -54,4 +56,4 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
 
 
 if __name__ == "__main__":
-    run_door(_door, "ui", needs_card=False)
+    run_command(_door, "ui", needs_card=False)

@@ -14,11 +14,11 @@ from helpers.commands import Doors, command
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.compare import asked, compare
 from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError

@@ -14,13 +14,13 @@ from helpers.commands import Doors, change_one_weight, command
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.config.command_options import EvaluateOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import evaluate
-from medexp.evaluation import evaluator, generation
+from medexp.evaluation import generation
 from medexp.evaluation.benchmark_questions import parse_questions
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
@@ -146,7 +146,10 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
 ) -> None:
     words = ["evaluation.max_new_tokens=5", "evaluation.reuse_base=false"]
     ending = tracking.Tracker.end
-    monkeypatch.setattr(evaluator, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "medexp.evaluate.publish_evaluation",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
     monkeypatch.setattr(tracking.Tracker, "end", lambda *_: None)  # killed outright: nobody says so
     with pytest.raises(KeyboardInterrupt):
         finished.evaluate(finished.result.run_id, *words)

@@ -22,11 +22,11 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.config.command_options import ExportOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data.prompts import ask
+from medexp.data.prompts import render_question
 from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
 from medexp.export import export
 from medexp.system import machine
@@ -169,7 +169,9 @@ def test_merged_weights_answer_as_base_and_adapter_do(
     )
     assert ids == [
         1,
-        *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"],
+        *tokenizer(render_question(finished.run.prompt, "What is it?"), add_special_tokens=False)[
+            "input_ids"
+        ],
     ]
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
     # as the tiny base is stored

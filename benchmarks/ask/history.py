@@ -23,8 +23,8 @@ from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
 from medexp.data.cases import Case
-from medexp.data.encoding import prompt_ids, vocabulary
-from medexp.data.prompts import ask
+from medexp.data.encoding import encode_prompt, make_vocabulary
+from medexp.data.prompts import render_question
 from medexp.data.words import split_words
 from medexp.evaluation import generation
 from medexp.evaluation.measures.sections import structure
@@ -54,12 +54,14 @@ def main() -> None:
     run, found = _composed(overrides)
     console = Console()
     tuned = load_model_under_ceiling(run, open_session(run, found, console), console)
-    cases = mixture.sides(source.load(run.dataset).by_source, run.dataset).held_out[: options.cases]
+    cases = mixture.split_mixture(source.load_cases(run.dataset).by_source, run.dataset).held_out[
+        : options.cases
+    ]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
-    vocabulary_ = vocabulary(tuned.tokenizer)
+    vocabulary_ = make_vocabulary(tuned.tokenizer)
 
     def ids(question: str) -> list[int]:
-        return prompt_ids(ask(run.prompt, question), vocabulary_)
+        return encode_prompt(render_question(run.prompt, question), vocabulary_)
 
     def answered(label: str, prompts: list[list[int]]) -> list[Answer]:
         found = _answers(tuned, prompts, options.new_tokens)
@@ -74,7 +76,7 @@ def main() -> None:
     )
     said = [[*vocabulary_.encode(answer.text), vocabulary_.eos_id] for answer in first]
     transcripts = [
-        [*ids(case.question), *reply, *vocabulary_.encode(ask(run.prompt, more))]
+        [*ids(case.question), *reply, *vocabulary_.encode(render_question(run.prompt, more))]
         for case, reply, more in zip(cases, said, further, strict=True)
     ]
     answered("a transcript", transcripts)

@@ -29,9 +29,9 @@ from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
-from medexp.data.encoding import prompt_ids, vocabulary
-from medexp.data.prompts import ask
-from medexp.data.split import split
+from medexp.data.encoding import encode_prompt, make_vocabulary
+from medexp.data.prompts import render_question
+from medexp.data.split import split_cases
 from medexp.evaluation import generation
 from medexp.models import backend as stack
 from medexp.models import loading as model
@@ -62,9 +62,12 @@ def main() -> None:
         print(planner.sentence(plan, run.hardware.vram_ceiling_gib), flush=True)
     meter = guard.cap(run.hardware)
     tuned = _loaded(run)
-    held_out = split(source.load(run.dataset).cases, run.dataset).held_out[: options.answers]
+    held_out = split_cases(source.load_cases(run.dataset).cases, run.dataset).held_out[
+        : options.answers
+    ]
     prompts = [
-        prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out
+        encode_prompt(render_question(run.prompt, case.question), make_vocabulary(tuned.tokenizer))
+        for case in held_out
     ]
     _tokens_per_s(tuned, prompts[:1], 8, generation.limit_batch_size(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}

@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from medexp.config.registration import conf_dir, register
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.prompts import render
+from medexp.data.prompts import render_case
 
 ENDS = 2  # BOS and EOS
 
@@ -61,7 +61,7 @@ def case_of(prompt: Prompt, number: int, tokens: int, chance: random.Random) -> 
         f"{number:05d}" + letters(min(200, tokens // 20)),
         letters(min(400, tokens // 10)),
     )
-    text = render(prompt, Case(question, "", answer))
+    text = render_case(prompt, Case(question, "", answer))
     missing = tokens - ENDS - len(text.prompt.encode()) - len(text.completion.encode())
     if missing < 1:
         raise SystemExit(

@@ -35,7 +35,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
 
     from medexp.config.registration import conf_dir, register
     from medexp.config.resolve import resolve
-    from medexp.data.encoding import Encoded
+    from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
     from medexp.models import backend as stack
     from medexp.models import loading as model
@@ -90,7 +90,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         rows = [
-            Encoded(ids, ids, 1)
+            EncodedCase(ids, ids, 1)
             for ids in torch.randint(10, 250, (micro_batch * 2 * STEPS, seq)).tolist()
         ]
         began = time.perf_counter()

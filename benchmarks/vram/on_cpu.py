@@ -60,7 +60,7 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     """The figures of `point`."""
     import torch
 
-    from medexp.data.encoding import Encoded
+    from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
     from medexp.models import backend as stack
     from medexp.models import loading as model
@@ -75,7 +75,8 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     gc.collect()
     loaded = resident("VmRSS")
     rows = [
-        Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()
+        EncodedCase(ids, ids, 1)
+        for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()
     ]
     forget_peak()
     trainer.fit(tuned, rows, run, Path("/tmp/measure-cpu"), None, [])

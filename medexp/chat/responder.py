@@ -13,7 +13,7 @@ from typing import Any
 from medexp.chat.reply import Reply, make_json_object
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data import prompts
-from medexp.data.encoding import prompt_ids, vocabulary
+from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import ConfigError
 from medexp.evaluation import generation
@@ -49,7 +49,7 @@ class QuestionEncoder:
             little of the context for the answer.
         """
         prompt, sampling = prompt or self.prompt, sampling or self.sampling
-        words = vocabulary(self.tokenizer, prompt)
+        words = make_vocabulary(self.tokenizer, prompt)
         if not question.strip():
             raise ConfigError('the question is empty; give question="...", or type one')
         for mark in sorted(words.written | {THINK_START, THINK_END}):
@@ -58,8 +58,10 @@ class QuestionEncoder:
                     f"the question holds {mark!r}, which the model reads as a control token; take"
                     " it out"
                 )
-        ids = prompt_ids(prompts.ask(prompt, question.strip()), words)
-        if words.holds_stray_control(ids, prompt_ids(prompts.ask(prompt, ""), words)):
+        ids = encode_prompt(prompts.render_question(prompt, question.strip()), words)
+        if words.holds_stray_control(
+            ids, encode_prompt(prompts.render_question(prompt, ""), words)
+        ):
             raise ConfigError(
                 "the question holds text that the tokenizer reads as a control token; take it out"
             )

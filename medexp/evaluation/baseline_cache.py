@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from medexp.config.schema import Device, RunConfig
-from medexp.data.encoding import Encoded
+from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
 from medexp.evaluation.record import CaseLoss
 from medexp.models.base_identity import config_digest, weights_digest
@@ -81,7 +81,7 @@ def _describe_base(run: RunConfig, weights: Weights) -> list[object]:
     ]
 
 
-def _case_tokens(cases: Sequence[Encoded]) -> list[object]:
+def _case_tokens(cases: Sequence[EncodedCase]) -> list[object]:
     return [[case.input_ids, case.labels] for case in cases]
 
 

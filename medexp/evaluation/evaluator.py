@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medexp.config.schema import Evaluation, RunConfig
 from medexp.data import answer_offsets
-from medexp.data.encoding import vocabulary
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
 from medexp.evaluation import embedding, generation, judge, scorecard
@@ -119,8 +119,8 @@ class Evaluator:
     @cached_property
     def _answer_starts(self) -> list[int]:
         held_out, prompt = self.prepared.held_out, self.config.prompt
-        return answer_offsets.answer_starts(
-            prompt, held_out.cases, held_out.encoded, vocabulary(self.model.tokenizer, prompt)
+        return answer_offsets.find_answer_starts(
+            prompt, held_out.cases, held_out.encoded, make_vocabulary(self.model.tokenizer, prompt)
         )
 
 

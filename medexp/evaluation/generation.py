@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Engine
-from medexp.data.batching import fewest
+from medexp.data.batching import batch_into_fewest
 from medexp.evaluation.record import Answer
 from medexp.models.adapter_model import Tuned
 
@@ -47,7 +47,7 @@ def generate_answers(
     known = read_answers(answers_file)
     advance(len(known))
     missing = [case for case in range(len(prompts)) if case not in known]
-    for batch in fewest([len(prompts[case]) for case in missing], may):
+    for batch in batch_into_fewest([len(prompts[case]) for case in missing], may):
         cases = [missing[index] for index in batch]
         for answer in _answer_batch(
             tuned, cases, [prompts[case] for case in cases], max_new_tokens, base

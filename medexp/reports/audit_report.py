@@ -8,7 +8,7 @@ from html import escape
 
 from medexp.config.schema import RunConfig
 from medexp.data.audit.inspection import EXAMPLES, Inspection, Leak, Lengths, Repeat
-from medexp.data.token_roles import Piece, Role
+from medexp.data.token_roles import Role, TokenSpan
 
 COLOURS = {  # of a role where it is learnt; what is not learnt is grey
     Role.instructions: "#f3c6d3",
@@ -191,12 +191,12 @@ def _render_key(seen: Inspection) -> str:
     )
 
 
-def _render_case(pieces: Sequence[Piece]) -> str:
+def _render_case(pieces: Sequence[TokenSpan]) -> str:
     tokens = sum(piece.tokens for piece in pieces)
     return f"<div class='case'><b>{tokens} tokens</b>\n{''.join(map(_render_span, pieces))}</div>"
 
 
-def _render_span(piece: Piece) -> str:
+def _render_span(piece: TokenSpan) -> str:
     text = "⟨EOS⟩" if piece.role is Role.eos else piece.text
     look = f" style='background:{COLOURS[piece.role]}'" if piece.learnt else " class='off'"
     return f"<span{look} title='{piece.role.value}, {piece.tokens} tokens'>{escape(text)}</span>"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import dataset_sources
-from medexp.config.schema import Dataset, Model, Part, RunConfig
+from medexp.config.schema import Dataset, MixtureSource, Model, RunConfig
 
 MODEL, DATASET = "medexp.model_revision", "medexp.dataset_revision"
 BETWEEN = " + "  # commits of a mixture's sources, in their order
@@ -53,7 +53,7 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
 def sentence(run: RunConfig, tags: Mapping[str, str]) -> str | None:
     """Which of the commits in `tags` the checked `run` takes; None where it takes none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
-    read: list[Model | Part] = [run.model, *dataset_sources.sources(run.dataset)]
+    read: list[Model | MixtureSource] = [run.model, *dataset_sources.sources(run.dataset)]
     pinned = [each for each in read if each.path is None and each.revision in recorded]
     taken = [f"{each.hub_id} at {each.revision}" for each in pinned]
     return f"as that run had them from the Hub: {', '.join(taken)}" if taken else None

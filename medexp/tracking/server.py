@@ -6,7 +6,6 @@ Refuses to be reached from elsewhere: it listens on 127.0.0.1 and answers to tha
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,45 +17,11 @@ from pathlib import Path
 
 from medexp.config.schema import Tracking
 from medexp.errors import MachineError
+from medexp.system.ports import refuse_taken_port
 from medexp.tracking.store import refuse_empty, store_uri
 from medexp.tracking.store_upkeep import prepare
 
 READY_WITHIN_S = 120.0
-USUAL_PORT = 5000  # a browser keeps what it was told about a page by its port
-
-
-@contextmanager
-def listening(port: int | None, key: str) -> Iterator[socket.socket]:
-    """A socket on `port` of 127.0.0.1, which `key` names, or on a free one.
-
-    Raises: MachineError if it cannot be had.
-    """
-    with socket.socket() as found:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            found.bind(("127.0.0.1", port or 0))
-        except OSError as error:
-            raise MachineError(
-                f"{key}={port} cannot be listened on ({error.strerror}); set another, or {key}=null"
-            ) from error
-        yield found
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with listening(None, "ui.port") as found:
-        return int(found.getsockname()[1])
-
-
-def usual_port() -> int:
-    """The same port every time where it is free, so that a browser remembers columns and closed
-    panels; else any that is.
-    """
-    try:
-        _refuse_taken(USUAL_PORT)
-    except MachineError:
-        return free_port()
-    return USUAL_PORT
 
 
 @contextmanager
@@ -70,7 +35,7 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
     root = Path(tracking.root or ".")
     refuse_empty(root)
     prepare(root)
-    _refuse_taken(port)
+    refuse_taken_port(port)
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
         server = subprocess.Popen(
@@ -110,11 +75,6 @@ def _environment() -> dict[str, str]:
         "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
         "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "false",
     }
-
-
-def _refuse_taken(port: int) -> None:
-    with listening(port, "ui.port"):
-        pass
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: Path) -> None:

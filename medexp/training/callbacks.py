@@ -1,13 +1,17 @@
 """What is done after every optimizer step."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from medexp.errors import TrainingDiverged
 from medexp.evaluation.record import CaseLoss, mean_loss
 from medexp.models import memory_guard
 from medexp.system import machine
-from medexp.system.units import gib
+from medexp.system.console import Console, make_progress_bar
+from medexp.system.units import GIB, duration, gib
 from medexp.training import trainer
 from medexp.training.context import TrainContext
 
@@ -78,3 +82,62 @@ def mean_finite_loss(losses: Sequence[CaseLoss], step: int) -> float:
             " lengthen training.warmup_steps"
         )
     return loss
+
+
+class TrainingProgress:
+    """A watcher: a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every
+    tenth of the way.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        last_step: int,
+        reserved_bytes: Callable[[], int],
+        ceiling_bytes: int,
+    ):
+        self._console, self._last_step = console, last_step
+        self._reserved_bytes, self._ceiling_bytes = reserved_bytes, ceiling_bytes
+        self._every = max(1, last_step // 10)
+        self._began = time.perf_counter()
+        self._first_step: int | None = None
+        self._progress = make_progress_bar(
+            console.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False)
+        )
+        self._task = self._progress.add_task("training", total=last_step, now="")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the step."""
+        now = (
+            f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f}"
+            f" tokens/s{self._vram()}"
+        )
+        # its time is compilation and warming up: the rest is estimated without it
+        if self._first_step is None:
+            self._first_step, self._began = step, time.perf_counter()
+        self._progress.update(self._task, completed=step, now=now)
+        if not self._console.log.is_terminal and (
+            step % self._every == 0 or step in (1, self._last_step)
+        ):
+            self._console.info(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
+
+    def _vram(self) -> str:
+        if not self._ceiling_bytes:
+            return ""
+        return f"  VRAM {self._reserved_bytes() / GIB:.2f}/{self._ceiling_bytes / GIB:.2f} GiB"
+
+    def _eta(self, step: int) -> str:
+        done = step - (self._first_step or step)
+        if done == 0 or step == self._last_step:
+            return ""
+        return (
+            f"  {duration((time.perf_counter() - self._began) / done * (self._last_step - step))}"
+            " to go"
+        )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from medexp.cli.app import Invocation
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.evaluation.evaluator import Evaluator
 from medexp.models.base_identity import BaseIdentity

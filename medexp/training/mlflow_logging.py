@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from medexp.cli.app import Invocation
 from medexp.config.flatten import flatten, telling
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import SHIPPED
 from medexp.config.schema import RunConfig
 from medexp.data.audit.inspection import Inspection
-from medexp.data.cases import digest_of
+from medexp.data.cases import compute_digest
 from medexp.data.loading import Cases
 from medexp.data.preparation import Prepared
 from medexp.data.split import Split
@@ -92,8 +92,10 @@ def _log_data(
     name, audit = config.dataset.name, prepared.audit
     # A shipped file is named as everybody has it, not by where it is installed here.
     origin = with_tilde(cases.origin.replace(str(SHIPPED), "medexp/data"))
-    train = DataInput(name, "training", digest_of(split.train), origin, audit.train.kept)
-    held_out = DataInput(name, "held-out", digest_of(split.held_out), origin, audit.held_out.kept)
+    train = DataInput(name, "training", compute_digest(split.train), origin, audit.train.kept)
+    held_out = DataInput(
+        name, "held-out", compute_digest(split.held_out), origin, audit.held_out.kept
+    )
     tracker.data([train, held_out])
 
 

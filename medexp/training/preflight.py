@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from medexp.config.schema import BatchBy, RunConfig
-from medexp.data.encoding import Encoded
+from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
 from medexp.errors import HostMemoryError, VramCeilingError
 from medexp.evaluation.losses import measure_case_losses
@@ -226,7 +226,7 @@ def _run_longest_step(
     return tuple(found)
 
 
-def find_longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
+def find_longest_batch(rows: Sequence[EncodedCase], size: int) -> Sequence[EncodedCase]:
     """Of `rows` taken `size` at a time, those that are longest when padded to each other."""
     return max(
         (rows[start : start + size] for start in range(0, len(rows), size)),
@@ -234,7 +234,9 @@ def find_longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
     )
 
 
-def find_largest_micro_batch(config: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
+def find_largest_micro_batch(
+    config: RunConfig, rows: Sequence[EncodedCase]
+) -> Sequence[EncodedCase]:
     """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding
     counted, attention's too.
     """
@@ -252,9 +254,9 @@ def find_largest_micro_batch(config: RunConfig, rows: Sequence[Encoded]) -> Sequ
     )
 
 
-def _count_padded_tokens(batch: Sequence[Encoded]) -> int:
+def _count_padded_tokens(batch: Sequence[EncodedCase]) -> int:
     return len(batch) * max(map(_count_tokens, batch))
 
 
-def _count_tokens(row: Encoded) -> int:
+def _count_tokens(row: EncodedCase) -> int:
     return len(row.input_ids)

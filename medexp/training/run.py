@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medexp.cli.app import Invocation
 from medexp.config.flatten import fingerprint, former_fingerprint, word
+from medexp.config.invocation import Invocation
 from medexp.config.remarks import on_schedule
 from medexp.config.resolve import tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.audit.inspection import Inspection
-from medexp.data.cases import digest_of
+from medexp.data.cases import compute_digest
 from medexp.data.preparation import Prepared
 from medexp.data.split import Split
-from medexp.data.tokenizer_cache import Speller
+from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.evaluation import evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.record import Record, mean_loss
@@ -35,7 +35,7 @@ from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan
 from medexp.reports import summary
 from medexp.reports.console_tables import print_scorecard
-from medexp.system.console import DONE, NOTE, Console, TrainingProgress
+from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
@@ -45,12 +45,12 @@ from medexp.tracking.run_name import run_name
 from medexp.tracking.store_upkeep import prepare
 from medexp.tracking.tracker import Tracker
 from medexp.training import leftovers, trainer
-from medexp.training.callbacks import StepRecorder, mean_finite_loss
+from medexp.training.callbacks import StepRecorder, TrainingProgress, mean_finite_loss
 from medexp.training.context import TrainContext, TrainResult, TrialReporter, choose_run_name
 from medexp.training.mlflow_logging import log_audit, log_end, log_plan, log_start, summarise_run
 from medexp.training.preflight import PreflightResult, find_fitting_plan, run_preflight
 from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
-from medexp.training.trainer import FitResult
+from medexp.training.trainer import FitResult, StepCallback
 
 # Characters of an answer that are printed; all of it is in MLflow.
 PRINTED_CHARACTERS = 900
@@ -92,12 +92,12 @@ def train(
     prepare(Path(config.tracking.root or "."))
     plan, runners_up = _choose_plan(config)
     base = _find_base(config, console)
-    cases = data_loading.load(config.dataset, config.prompt)
-    split = mixture.sides(cases.by_source, config.dataset, cases.reading)
+    cases = data_loading.load_cases(config.dataset, config.prompt)
+    split = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
     with _acquire_run(config, cases.digest) as work:
         plan = _announce(request, work, plan)
         session = open_session(config, base, console)
-        tokenizer = Speller(session.tokenizer, config.prompt)
+        tokenizer = CachedTokenizer(session.tokenizer, config.prompt)
         prepared, inspection = _prepare_cases(config, split, tokenizer, console)
         with _open_mlflow_run(request, work) as tracker:
             log_start(tracker, config, invocation, cases, split, prepared, session.weights)
@@ -179,7 +179,7 @@ def _headline(config: RunConfig, work: ResumableRun) -> str:
 
 
 def _prepare_cases(
-    config: RunConfig, split: Split, tokenizer: Speller, console: Console
+    config: RunConfig, split: Split, tokenizer: CachedTokenizer, console: Console
 ) -> tuple[Prepared, Inspection]:
     """Return the cases as rows of tokens, and what the audit says about them."""
     prepared = tokenizer.prepared(config, split)
@@ -301,7 +301,7 @@ def _fit(context: TrainContext, checkpoint: Path | None) -> FitResult:
         ) as progress,
         memory_phase(Phase.training, "training", meter),
     ):
-        callbacks = [progress, StepRecorder(context)]
+        callbacks: list[StepCallback] = [progress, StepRecorder(context)]
         checkpoints = context.work.checkpoints
         return trainer.fit(
             context.model, prepared.rows, context.config, checkpoints, checkpoint, callbacks
@@ -346,5 +346,5 @@ def _print_remarks(request: _Request, split: Split, result: TrainResult) -> None
     if request.trial is None and (remark := leftovers.summarise_leftovers(config.tracking)):
         console.info(remark, NOTE)
     if request.restored:
-        held_out, trained_on = digest_of(split.held_out), digest_of(split.train)
+        held_out, trained_on = compute_digest(split.held_out), compute_digest(split.train)
         console.result(request.restored.sentence(result.outcome.loss_after, held_out, trained_on))

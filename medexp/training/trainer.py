@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimizer, RunConfig
-from medexp.data.batching import filled, in_turn
-from medexp.data.encoding import IGNORED, Encoded
+from medexp.data.batching import batch_for_least_time, batch_in_order
+from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import MachineError, MedexpError, RunInterrupted, TrainingDiverged
 from medexp.models.adapter_model import Tuned
 from medexp.models.backend import quietly
@@ -51,7 +51,7 @@ class FitResult:
 
 def fit(
     tuned: Tuned,
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedCase],
     run: RunConfig,
     checkpoints: Path | None,
     resume_from: Path | None,
@@ -99,7 +99,7 @@ def fit(
     return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
-def rows_of_step(run: RunConfig, rows: Sequence[Encoded], step: int) -> Sequence[Encoded]:
+def rows_of_step(run: RunConfig, rows: Sequence[EncodedCase], step: int) -> Sequence[EncodedCase]:
     """Those of `rows` that optimizer step `step` is taken on; steps count from 1."""
     size = run.training.cases_a_step
     return rows[(step - 1) * size : step * size]
@@ -111,10 +111,10 @@ def split_into_micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[lis
     """
     training = run.training
     if training.batch_by is BatchBy.cases:
-        return in_turn(len(lengths), training.micro_batch)
+        return batch_in_order(len(lengths), training.micro_batch)
 
     planned = attended_tokens(training.micro_batch, training.max_seq_tokens)
-    return filled(
+    return batch_for_least_time(
         lengths,
         lambda cases, longest: attended_tokens(cases, longest) <= planned,
         short_micro_batch(run).seconds,
@@ -209,7 +209,7 @@ def _optimizer(run: RunConfig) -> str:
     return (Optimizer.paged_adamw_8bit if paged else run.training.optimizer).value
 
 
-def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
+def _dataset(tuned: Tuned, rows: Sequence[EncodedCase]) -> Any:
     return tuned.stack.datasets.Dataset.from_dict(
         {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
     )

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from medexp.chat import responder
 from medexp.chat.responder import Responder
-from medexp.cli.app import Invocation
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.evaluation.generation import Sampling
 from medexp.models.session import open_session, prepare_finished_run

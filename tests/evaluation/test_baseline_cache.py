@@ -13,17 +13,18 @@ from helpers.commands import Doors, change_one_weight
 
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
-from medexp.data.encoding import vocabulary
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import prepare
-from medexp.data.split import split
+from medexp.data.split import split_cases
 from medexp.evaluation import baseline_cache as known_base
 from medexp.evaluation import evaluator, generation
-from medexp.evaluation.record import CaseLoss
+from medexp.evaluation.record import CaseLoss, Record
 from medexp.models import backend as stack
 from medexp.models import weights
 from medexp.models.tokenizer import load_tokenizer
 from medexp.models.weights import Weights
 from medexp.system import machine
+from medexp.tracking.artifact_names import RECORD
 from medexp.training.context import TrainResult
 
 
@@ -31,25 +32,23 @@ from medexp.training.context import TrainResult
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who was asked: a word for every batch of answers and every pass over the held-out cases."""
     heard: list[str] = []
-    generated, case_losses = generation._generate, evaluator.case_losses
+    generate, measure = generation._generate, evaluator.measure_case_losses
 
     def answering(tuned: Any, prompts: Any, max_new_tokens: int, base: bool, how: Any) -> Any:
         heard.append("base answers" if base else "tuned answers")
-        return generated(tuned, prompts, max_new_tokens, base, how)
+        return generate(tuned, prompts, max_new_tokens, base, how)
 
     def measured(*args: Any) -> Any:
         heard.append("losses")
-        return case_losses(*args)
+        return measure(*args)
 
     monkeypatch.setattr(generation, "_generate", answering)
-    monkeypatch.setattr(evaluator, "case_losses", measured)
+    monkeypatch.setattr(evaluator, "measure_case_losses", measured)
     return heard
 
 
 def base_side(doors: Doors, result: TrainResult) -> tuple[object, object]:
-    record = evaluator.Record.of_json(
-        (result.adapter.parent / evaluator.RECORD).read_text(), "here"
-    )
+    record = Record.of_json((result.adapter.parent / RECORD).read_text(), "here")
     return [case.base for case in record.cases], record.base_losses
 
 
@@ -75,7 +74,9 @@ def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list
 
 def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path]:
     ready = prepare(
-        run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer, run.prompt)
+        run,
+        split_cases(source.load_cases(run.dataset).cases, run.dataset),
+        make_vocabulary(tokenizer, run.prompt),
     )
     known = known_base.open_baseline_cache(run, found, ready)
     assert known is not None

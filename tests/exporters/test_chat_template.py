@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from medexp.config.registration import conf_dir
 from medexp.config.schema import Prompt
-from medexp.data.prompts import ask
+from medexp.data.prompts import render_question
 from medexp.exporters import chat_template
 
 QUESTION = "A man says \"help\", {{ .Prompt }} and {question}; C:\\new\n\tcost: 5 % 'ok' – Ärztin?"
@@ -51,16 +51,16 @@ def test_ollama_renders_the_training_prompt(prompt: Prompt) -> None:
         ["a comment"],
     )
     values = {"Prompt": QUESTION, "System": "", "Response": ""}
-    assert rendered_by_go(template_in(written).partition("{{ .Response }}")[0], values) == ask(
-        prompt, QUESTION
-    )
+    assert rendered_by_go(
+        template_in(written).partition("{{ .Response }}")[0], values
+    ) == render_question(prompt, QUESTION)
 
 
 @PROMPTS
 def test_an_earlier_turn_ends_as_a_training_text_does(prompt: Prompt) -> None:
     values = {"Prompt": QUESTION, "System": "", "Response": "An answer."}
     turn = rendered_by_go(chat_template.render_go_template(prompt, "<|end|>"), values)
-    assert turn == ask(prompt, QUESTION) + "An answer.<|end|>"
+    assert turn == render_question(prompt, QUESTION) + "An answer.<|end|>"
 
 
 def test_the_modelfile_sets_what_the_run_was_measured_with() -> None:
@@ -98,9 +98,11 @@ def chat() -> Callable[..., str]:
 @PROMPTS
 def test_a_user_message_is_a_question(prompt: Prompt, chat: Callable[..., str]) -> None:
     template = chat_template.render_jinja_template(prompt)
-    assert chat(template, ("user", QUESTION)) == "<s>" + ask(prompt, QUESTION)
+    assert chat(template, ("user", QUESTION)) == "<s>" + render_question(prompt, QUESTION)
     conversation = chat(template, ("user", "One?"), ("assistant", "Yes."), ("user", "Two?"))
-    assert conversation == "<s>" + ask(prompt, "One?") + "Yes.</s>" + ask(prompt, "Two?")
+    assert conversation == "<s>" + render_question(prompt, "One?") + "Yes.</s>" + render_question(
+        prompt, "Two?"
+    )
 
 
 def test_a_system_message_is_refused(prompt: Prompt, chat: Callable[..., str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medexp.cli.app import Invocation
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system import machine
 from medexp.system.console import Console

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.commands import Doors
 
-from medexp.data.encoding import IGNORED, Encoded
+from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import ModelError
 from medexp.evaluation.losses import measure_mean_loss
 from medexp.models import backend as stack
@@ -131,7 +131,7 @@ def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(
 ) -> None:
     tuned = loaded(doors, "hardware.dtype=float32")
     cases = [
-        Encoded(list(range(10, 10 + length)), [IGNORED] * 3 + list(range(13, 10 + length)), 3)
+        EncodedCase(list(range(10, 10 + length)), [IGNORED] * 3 + list(range(13, 10 + length)), 3)
         for length in (8, 20, 600)
     ]
     losses = [measure_mean_loss(tuned, cases, batch_size) for batch_size in (1, 2, 3)]
@@ -151,7 +151,7 @@ def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(
 def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
     tuned = loaded(doors)
     tuned.network.train()
-    measure_mean_loss(tuned, [Encoded([5, 6, 7], [IGNORED, 6, 7], 1)], 1)
+    measure_mean_loss(tuned, [EncodedCase([5, 6, 7], [IGNORED, 6, 7], 1)], 1)
     assert tuned.network.training
     with tuned.as_base():
         pass
@@ -166,7 +166,7 @@ def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: st
         "evaluation.reuse_base=false",
         "training.resume=never",
     )
-    cases = [Encoded([5, 6, 7, 8], [IGNORED, 6, 7, 8], 1)]
+    cases = [EncodedCase([5, 6, 7, 8], [IGNORED, 6, 7, 8], 1)]
     tuned = loaded(biased, *words)
     assert sum(name.endswith("_proj.base_layer.bias") for name in tuned.base_biases) == 6
     base = measure_mean_loss(tuned, cases, 1)

@@ -10,8 +10,8 @@ from helpers.commands import Doors, command
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.config.command_options import TrainOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import anchored, resolve
 from medexp.errors import ConfigError
 from medexp.system import machine

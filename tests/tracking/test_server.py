@@ -15,7 +15,7 @@ from helpers import browser
 from helpers.commands import Doors
 from omegaconf import OmegaConf
 
-from medexp.cli.app import Invocation
+from medexp.config.invocation import Invocation
 from medexp.config.registration import conf_dir, register
 from medexp.sweep.reporting import results
 from medexp.sweep.search.options import check_options
@@ -25,9 +25,9 @@ from medexp.sweep.study.study import Study, open_study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec
 from medexp.sweep.workers.trial import TrialContext
 from medexp.system.console import Console
+from medexp.system.ports import find_free_port
 from medexp.tracking import registry
 from medexp.tracking import run_name as naming
-from medexp.tracking import server as pages
 from medexp.training.run import train
 
 pytestmark = pytest.mark.browser
@@ -144,7 +144,7 @@ def site(doors: Doors, losses: dict[str, float]) -> Iterator[Site]:
         "-m",
         "medexp.ui",
         f"tracking.root={doors.root / 'mlruns'}",
-        f"ui.port={pages.free_port()}",
+        f"ui.port={find_free_port()}",
         "ui.open=false",
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

@@ -13,9 +13,9 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Device, Resume, RunConfig
 from medexp.data import loading as source
-from medexp.data.encoding import vocabulary
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared, prepare
-from medexp.data.split import split
+from medexp.data.split import split_cases
 from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
 from medexp.models import backend as stack
 from medexp.models import loading as model
@@ -72,8 +72,8 @@ class RefusingCard:
     def ready(self) -> Prepared:
         return prepare(
             self.run,
-            split(source.load(self.run.dataset).cases, self.run.dataset),
-            vocabulary(self.tokenizer, self.run.prompt),
+            split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset),
+            make_vocabulary(self.tokenizer, self.run.prompt),
         )
 
     def run_preflight(self, work: ResumableRun) -> PreflightResult:

@@ -184,7 +184,7 @@ def test_a_stop_in_an_evaluation_begins_no_further_step(
     asked: list[int] = []
 
     def losses(self: TrainContext) -> object:
-        if not asked and self.tuned.network.training:  # the one before the last step
+        if not asked and self.model.network.training:  # the one before the last step
             asked.append(os.kill(os.getpid(), signal.SIGINT) or 1)
         return measured(self)
 

@@ -8,9 +8,9 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Device, RunConfig
 from medexp.data import loading as source
-from medexp.data.encoding import vocabulary
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared, prepare
-from medexp.data.split import split
+from medexp.data.split import split_cases
 from medexp.errors import MedexpError
 from medexp.models import backend as stack
 from medexp.models import loading as model
@@ -43,9 +43,9 @@ class Steps:
             weights.find(self.run.model),
         )
         self.tuned: Tuned = model.load(self.run, found, load_tokenizer(found, modules), modules)
-        sides = split(source.load(self.run.dataset).cases, self.run.dataset)
+        sides = split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset)
         self.ready: Prepared = prepare(
-            self.run, sides, vocabulary(self.tuned.tokenizer, self.run.prompt)
+            self.run, sides, make_vocabulary(self.tuned.tokenizer, self.run.prompt)
         )
         self.metrics: list[dict[str, float]] = []
         self.sizes: list[tuple[int, int]] = []

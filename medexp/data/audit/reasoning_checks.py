@@ -23,7 +23,7 @@ class ReasoningFaults:
     in_circles: tuple[int, ...]
 
 
-def faults(cases: Sequence[Case]) -> ReasoningFaults:
+def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
     """What is wrong with the reasoning of each of `cases`."""
     empty, another, same, circles = [], [], [], []
     seen: set[tuple[str, ...]] = set()

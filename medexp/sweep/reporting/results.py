@@ -291,7 +291,7 @@ def explain_error(error: BaseException, folder: Path, study: StudyHistory) -> Ba
         return error
     if (hindrance := disk_space.hindrance(error, [folder])) is not None:
         return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
-    # Named by text: importing either library to ask for its classes would be slow after a Ctrl-C.
+    # By the name of the class's module: SQLAlchemy has many error classes and no common one here.
     is_from_storage = any(
         type(cause).__module__.startswith("sqlalchemy")
         or type(cause).__name__ == "StorageInternalError"

@@ -165,15 +165,6 @@ def quote_value(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def lengths(device: object, seq: int) -> str:
-    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to
-    eight times it on a card, where the ceiling decides."""
-    on_card = getattr(device, "name", str(device)) != "cpu"
-    low, high = (seq // 2, 8 * seq) if on_card else (6 * seq // 10, seq)
-    step = max(1, seq // 2 if on_card else seq // 5)
-    return f"range({low}, {high + 1}, {step})"
-
-
 def format_value(value: Value) -> str:
     """`value` as Hydra reads it back."""
     return (

@@ -1,6 +1,6 @@
 import pytest
 
-from medexp.data.audit.language import language_of, languages_of
+from medexp.data.audit.language import count_languages, detect_language
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from medexp.data.audit.language import language_of, languages_of
     ],
 )
 def test_a_sentence_shows_its_language(text, language):
-    assert language_of(text) == language
+    assert detect_language(text) == language
 
 
 def test_languages_are_counted_the_most_frequent_first():
@@ -20,4 +20,4 @@ def test_languages_are_counted_the_most_frequent_first():
         "The patient has a fever and a cough since yesterday.",
         "Der Patient hat seit gestern Fieber und Husten.",
     )
-    assert languages_of([german, english, english]) == [("en", 2), ("de", 1)]
+    assert count_languages([german, english, english]) == [("en", 2), ("de", 1)]

@@ -55,12 +55,12 @@ def test_no_trial_is_drawn_white_on_white(
     drawn: Callable[..., tuple[Path, str]], direction: str
 ) -> None:
     folder, page = drawn(LOSSES, f"hydra.sweeper.direction={direction}")
-    ends = [tuple(round(255 * part) for part in to_rgb(charts.LINES[at])) for at in (0, -1)]
+    ends = [tuple(round(255 * part) for part in to_rgb(charts.LINE_COLORS[at])) for at in (0, -1)]
     # the least and the largest, whichever is the best
     assert (lines(page)[0], lines(page)[1]) == (ends[0], ends[1])
     assert len(lines(page)) == len(LOSSES)
     pixels = imread(folder / "parallel_coordinates.png")[..., :3]
-    for colour in charts.LINES[::2]:
+    for colour in charts.LINE_COLORS[::2]:
         assert np.abs(pixels - to_rgb(colour)).sum(axis=2).min() < 0.1
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import choose_sweep_lengths, conf_dir, register
 from medexp.errors import ConfigError
 from medexp.sweep.search.search_space import (
     Choice,
@@ -12,7 +12,6 @@ from medexp.sweep.search.search_space import (
     IntRange,
     SearchSpace,
     format_value,
-    lengths,
     parse_search_space,
     quote_value,
 )
@@ -128,9 +127,9 @@ def test_a_quoted_path_survives_hydra(text):
 
 
 def test_lengths_end_where_the_cases_of_a_cpu_do_and_go_on_to_the_ceiling_of_a_card(loader):
-    assert parse_search_space({"x": lengths("cpu", 640)}, [], loader).dimensions == {
+    assert parse_search_space({"x": choose_sweep_lengths("cpu", 640)}, [], loader).dimensions == {
         "x": IntRange(384, 640, 128)
     }
-    assert parse_search_space({"x": lengths("cuda", 2048)}, [], loader).dimensions == {
+    assert parse_search_space({"x": choose_sweep_lengths("cuda", 2048)}, [], loader).dimensions == {
         "x": IntRange(1024, 16384, 1024)
     }
