@@ -151,20 +151,20 @@ class MeasureResult:
 class Scorecard:
     """All measures, in the order of MEASURES, and both answers of every case as scored."""
 
-    lines: tuple[MeasureResult, ...]
+    results: tuple[MeasureResult, ...]
     before: tuple[ScoredAnswer, ...]
     after: tuple[ScoredAnswer, ...]
 
-    def line(self, key: str) -> MeasureResult:
+    def find_result(self, key: str) -> MeasureResult:
         """The line of measure `key`."""
-        return next(each for each in self.lines if each.measure.key == key)
+        return next(each for each in self.results if each.measure.key == key)
 
     def metrics(self) -> dict[str, float]:
         """eval/<measure>/before, after and delta with its interval and p, of what was measured;
         perplexity beside each loss.
         """
         values: dict[str, float] = {}
-        for each in self.lines:
+        for each in self.results:
             if each.comparison is not None and each.before is not None and each.after is not None:
                 values |= _metrics(each.measure.key, each.before, each.after, each.comparison)
         return values

@@ -59,7 +59,7 @@ def test_another_version_is_refused():
 
 def test_structured_answers_are_told_from_generic_ones(lexicon):
     found = build_scorecard(recorded(), lexicon)
-    improved = {line.measure.key for line in found.lines if line.verdict == "improved"}
+    improved = {line.measure.key for line in found.results if line.verdict == "improved"}
     assert improved >= {
         "loss_completion",
         "loss_reasoning",
@@ -69,9 +69,9 @@ def test_structured_answers_are_told_from_generic_ones(lexicon):
         "red_flag_recall",
         "ended",
     }
-    assert found.line("items_per_section").verdict == "changed"
-    assert found.line("contradictions").verdict == "no detectable change"
-    assert found.line("structure").after == 1
+    assert found.find_result("items_per_section").verdict == "changed"
+    assert found.find_result("contradictions").verdict == "no detectable change"
+    assert found.find_result("structure").after == 1
 
 
 def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
@@ -79,8 +79,10 @@ def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
     first = record.base_losses[0]
     assert (first.answer.tokens, first.reasoning.tokens) == (4, 6)
     assert first.answer.nats + first.reasoning.nats == first.nats
-    assert found.line("loss_answer").before == pytest.approx(2.5)
-    assert found.metrics()["eval/perplexity_answer/before"] == exp(found.line("loss_answer").before)
+    assert found.find_result("loss_answer").before == pytest.approx(2.5)
+    assert found.metrics()["eval/perplexity_answer/before"] == exp(
+        found.find_result("loss_answer").before
+    )
 
 
 def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(lexicon):
@@ -95,7 +97,7 @@ def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(
     assert values["delta"] == pytest.approx(values["after"] - values["before"])
     # one case has most of the tokens: it decides
     assert values["low"] < 0 < values["delta"] < values["high"]
-    assert found.line("loss_completion").verdict == "no detectable change"
+    assert found.find_result("loss_completion").verdict == "no detectable change"
 
 
 def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
@@ -112,8 +114,8 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
     assert found.before[0].values["structure"] == 0
     # nothing said is not the same as nothing false said
     assert found.before[0].values["unsupported_per_100_words"] is None
-    assert found.line("unsupported_per_100_words").verdict == "not measured"
-    assert "empty" in found.line("unsupported_per_100_words").missing
+    assert found.find_result("unsupported_per_100_words").verdict == "not measured"
+    assert "empty" in found.find_result("unsupported_per_100_words").missing
 
 
 def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
@@ -124,16 +126,16 @@ def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
         "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
     )
     found = build_scorecard(recorded(after=answer, question=question), lexicon)
-    assert found.line("structure").after == 1
-    assert found.line("same_language").after == 1
+    assert found.find_result("structure").after == 1
+    assert found.find_result("same_language").after == 1
     for key in (
         "unsupported_per_100_words",
         "contradictions",
         "condition_named",
         "red_flag_recall",
     ):
-        assert found.line(key).verdict == "not measured"
-        assert "English" in found.line(key).missing
+        assert found.find_result(key).verdict == "not measured"
+        assert "English" in found.find_result(key).missing
 
 
 def test_without_reasoning_its_measures_are_missing(lexicon):
@@ -143,7 +145,7 @@ def test_without_reasoning_its_measures_are_missing(lexicon):
     ]
     found = build_scorecard(Record(False, record.cases, tuple(whole), tuple(whole)), lexicon)
     for key in ("loss_reasoning", "think_closed"):
-        assert found.line(key).missing == "the prompt asks for no reasoning"
+        assert found.find_result(key).missing == "the prompt asks for no reasoning"
 
 
 def test_cases_without_condition_or_sections_leave_content_out(lexicon):
@@ -151,7 +153,8 @@ def test_cases_without_condition_or_sections_leave_content_out(lexicon):
     both = [Answer(0, GENERIC, 9, True)]
     found = build_scorecard(build_record(True, [case], (both, both), ([], [])), lexicon)
     assert {
-        found.line(key).verdict for key in ("condition_named", "red_flag_recall", "loss_answer")
+        found.find_result(key).verdict
+        for key in ("condition_named", "red_flag_recall", "loss_answer")
     } == {"not measured"}
 
 
@@ -160,15 +163,15 @@ def test_no_answers_at_all_is_said(lexicon):
         build_record(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])),
         lexicon,
     )
-    assert found.line("structure").missing == "no held-out question was answered"
-    assert found.line("loss_answer").verdict == "too few cases"
+    assert found.find_result("structure").missing == "no held-out question was answered"
+    assert found.find_result("loss_answer").verdict == "too few cases"
 
 
 def test_recall_by_meaning_is_there_with_cosines(lexicon):
     found = build_scorecard(
         recorded(), lexicon, lambda items, lines: [[1.0 for _ in lines] for _ in items]
     )
-    assert found.line("red_flag_recall_embedding").after == 1
+    assert found.find_result("red_flag_recall_embedding").after == 1
 
 
 def test_every_measure_has_its_own_key():
