@@ -63,14 +63,14 @@ def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: C
     if options.ui:
         with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(
-                _ready(config, options, subject, found, (), console),
+                open_responder(config, options, subject, found, (), console),
                 presets(),
                 socket,
                 options.open,
                 console,
             )
         return
-    respondent = _ready(config, options, subject, found, asked, console)
+    respondent = open_responder(config, options, subject, found, asked, console)
     with_reasoning = options.reasoning is Reasoning.show
     if not asked:
         Conversation(respondent, console, with_reasoning, Path.cwd()).hold(make_terminal_reader())
@@ -128,7 +128,7 @@ def _filled(question: str) -> str:
     return question
 
 
-def _ready(
+def open_responder(
     config: RunConfig,
     options: AskOptions,
     subject: FinishedRun,

@@ -209,11 +209,13 @@ def _rescored(
             f"run={subject.asked} has no stored answers ({RECORD}); leave evaluate.rescore=true out"
             " to have them made"
         )
-    record = Record.of_json(
+    record = Record.from_json(
         subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
     )
     modules = (
-        stack.load(config.hardware, machine.cache_dir()) if config.evaluation.embedding else None
+        stack.load_backend(config.hardware, machine.cache_dir())
+        if config.evaluation.embedding
+        else None
     )
     found = evaluator.score_record(record, config.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}

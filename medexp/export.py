@@ -150,11 +150,15 @@ def _checked(
 
 
 def _check_adapter(config: RunConfig, adapter: Path) -> None:
-    if found := lora_math.unsupported(artifact.adapter_config(adapter)):
+    if found := lora_math.find_unsupported_settings(artifact.read_adapter_config(adapter)):
         raise ModelError(
             f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge"
         )
-    wrong = list(lora_math.misfits(artifact.shapes(adapter), config.lora.r, config.model.shape))
+    wrong = list(
+        lora_math.find_misfits(
+            artifact.read_tensor_shapes(adapter), config.lora.r, config.model.shape
+        )
+    )
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise ModelError(
@@ -205,7 +209,7 @@ def _base_of_script(job: ExportJob) -> str:
     if job.merges or job.base.hub_id is not None:
         return ""
     try:
-        return f"BASE={shlex.quote(weights.find(job.run.model).location)} "
+        return f"BASE={shlex.quote(weights.find_weights(job.run.model).location)} "
     except ModelError:
         return "BASE=FOLDER "
 

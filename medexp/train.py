@@ -36,7 +36,7 @@ def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | 
     return result.outcome.loss_after
 
 
-def _recompose(
+def recompose(
     cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> "tuple[DictConfig, FinishedRun | None]":
     """Return the config of the run that experiment=from_run makes again, and that run; else `cfg`."""
@@ -49,7 +49,7 @@ def _recompose(
 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "train", TrainOptions, recompose=_recompose)
+    run_command(_run, "train", TrainOptions, recompose=recompose)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ class Peaks:
         self._ranks = [ranks[0], ranks[-1]]  # bytes are linear in the rank
         places = product(self._ranks, self._lengths)
         self._gib = {
-            (rank, seq): planner.ranked(feasibility.resized(run, rank, seq))[0].budget.peak_bytes
+            (rank, seq): planner.rank_plans(feasibility.resize_run(run, rank, seq))[
+                0
+            ].budget.peak_bytes
             / GIB
             for rank, seq in places
         }

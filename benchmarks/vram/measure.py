@@ -67,10 +67,10 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
     run.hardware.vram_ceiling_gib = None  # processes share the card
-    guard.cap(run.hardware)
-    modules = stack.load(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
+    guard.cap_allocator(run.hardware)
+    modules = stack.load_backend(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
     found = Weights(str(checkpoints / entry["shape"]), None)
-    tuned = model.load(run, found, load_tokenizer(found, modules), modules)
+    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
     torch.cuda.synchronize()
     results = []
     for micro_batch, seq in entry["points"]:

@@ -21,10 +21,10 @@ from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import Session, load_model_under_ceiling
-from medexp.models.tokenizer import context_tokens
+from medexp.models.tokenizer import read_context_tokens
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import Console
 
@@ -89,7 +89,7 @@ class Responder:
     name: str
     run_id: str
     run: RunConfig
-    tuned: Tuned
+    tuned: AdapterModel
     make_question_encoder: QuestionEncoder
     meter: guard.Meter
 
@@ -130,7 +130,7 @@ class Responder:
                 answer = generation.generate_answer(self.tuned, ids, sampling, base, listening)
         except BaseException:
             # ended in the middle of a token: the next question finds the model in order
-            model.recover(self.tuned)
+            model.recover_from_failed_step(self.tuned)
             raise
         return replace(
             _update_reply(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped
@@ -146,7 +146,7 @@ def _update_reply(empty: Reply, answer: Answer, began: float) -> Reply:
 def make_question_encoder(run: RunConfig, base: Session, sampling: Sampling) -> QuestionEncoder:
     """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
     return QuestionEncoder(
-        base.tokenizer, run.prompt, sampling, context_tokens(base.weights, base.modules)
+        base.tokenizer, run.prompt, sampling, read_context_tokens(base.weights, base.modules)
     )
 
 

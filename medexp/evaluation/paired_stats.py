@@ -17,7 +17,7 @@ TOO_FEW = "too few cases"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p,
     and how many more cases rose than fell."""
 
@@ -41,14 +41,14 @@ class Comparison:
     def verdict(self, more_is_better: bool) -> str:
         """improved, worse, no detectable change, or too few cases to detect one."""
         if not self.is_detected:
-            return self.nothing("no detectable change")
+            return self.verdict_without_change("no detectable change")
         return "improved" if (self.change > 0) == more_is_better else "worse"
 
-    def nothing(self, said: str) -> str:
-        """`said`, unless there are too few cases for the sign test to come below 0.05, whatever
+    def verdict_without_change(self, verdict: str) -> str:
+        """Return `verdict`, unless there are too few cases for the sign test to come below 0.05, whatever
         they do.
         """
-        return said if self.pairs >= min_pairs_needed(1) else TOO_FEW
+        return verdict if self.pairs >= min_pairs_needed(1) else TOO_FEW
 
     def interval(self) -> str:
         """The mean change with its interval."""
@@ -64,7 +64,7 @@ def compare_pairs(
     after: Sequence[float],
     weights: Sequence[float] | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> PairedComparison:
     """The paired comparison of two measurements of the same cases; with `weights` (one a case: its
     tokens) both means, the change and its interval are weighted, while the sign test counts every
     case once.
@@ -83,7 +83,9 @@ def compare_pairs(
     means = fmean(before, weights), fmean(after, weights)
     change = fmean(differences, weights)
     majority = sum((each > 0) - (each < 0) for each in differences)
-    return Comparison(len(before), *means, change, *interval, sign_test_p(differences), majority)
+    return PairedComparison(
+        len(before), *means, change, *interval, sign_test_p(differences), majority
+    )
 
 
 @dataclass(frozen=True)

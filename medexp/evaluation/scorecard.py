@@ -27,7 +27,7 @@ from medexp.evaluation.measures.text_form import is_closed, repetition, same_lan
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
 from medexp.evaluation.measures.words import answer_part, language
 from medexp.evaluation.paired_stats import (
-    Comparison,
+    PairedComparison,
     Proportion,
     compare_pairs,
     estimate_proportion,
@@ -128,7 +128,7 @@ class MeasureResult:
     measure: Measure
     before: float | None = None
     after: float | None = None
-    comparison: Comparison | None = None
+    comparison: PairedComparison | None = None
     missing: str = ""
 
     @property
@@ -142,7 +142,7 @@ class MeasureResult:
             return (
                 "changed"
                 if self.comparison.is_detected
-                else self.comparison.nothing("no detectable change")
+                else self.comparison.verdict_without_change("no detectable change")
             )
         return self.comparison.verdict(self.measure.better > 0)
 
@@ -333,7 +333,7 @@ def _loss_line(
     return MeasureResult(measure, mean_loss(before), mean_loss(after), compared)
 
 
-def _metrics(key: str, before: float, after: float, compared: Comparison) -> dict[str, float]:
+def _metrics(key: str, before: float, after: float, compared: PairedComparison) -> dict[str, float]:
     values = {
         "before": before,
         "after": after,

@@ -65,8 +65,8 @@ class ExportJob:
     @cached_property
     def base(self) -> BaseIdentity:
         """What the adapter says its base is, under the name that others know it by."""
-        return artifact.without_place(
-            artifact.base_of(self.adapter, self.run.model), self.run.model
+        return artifact.hide_path(
+            artifact.read_base_identity(self.adapter, self.run.model), self.run.model
         )
 
     @property
@@ -96,14 +96,14 @@ class ExportJob:
     @cached_property
     def merged(self) -> MergedWeights:
         """Base and adapter, opened but not read."""
-        found = weights.find(self.run.model)
+        found = weights.find_weights(self.run.model)
         if note := artifact.check_adapter(
             self.adapter, self.run.lora, self.run.model, found, "run"
         ):
             self.console.info(note, NOTE)
         if found.gguf is not None:
             with self.console.status("converting the embedded model, once"):
-                found = weights.convert(
+                found = weights.convert_gguf(
                     found, self.run.model, stack.load_transformers(self.run.hardware)
                 )
         place = (
@@ -135,9 +135,10 @@ def write_export(job: ExportJob, place: Path) -> None:
 def _write_adapter(job: ExportJob, place: Path) -> dict[str, str]:
     shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, place / ADAPTER_WEIGHTS)
     artifact.write_adapter_config(
-        artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name}, place
+        artifact.read_adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name},
+        place,
     )
-    base_identity.write(job.base, place)
+    base_identity.write_identity(job.base, place)
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # an older medexp kept places as they are
         made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG)))
@@ -257,7 +258,7 @@ def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
     MLflow has.
     """
     if subject.record is not None:
-        record = Record.of_json(
+        record = Record.from_json(
             subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
         )
         lines = [

@@ -26,7 +26,7 @@ from medexp.evaluation.record import Record, mean_loss
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import adapter_files, base_identity, weights
 from medexp.models import loading as model_loading
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import Session, open_session
 from medexp.models.weights import Weights
@@ -122,10 +122,10 @@ def _choose_plan(config: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
 
     Raises: VramPlanError.
     """
-    chosen, runners_up = planner.choose(config)
+    chosen, runners_up = planner.choose_plan(config)
     if not planner.is_planned(config):
         return None, ()
-    planner.apply(config, chosen)
+    planner.apply_plan(config, chosen)
     return chosen, runners_up
 
 
@@ -135,7 +135,7 @@ def _find_base(config: RunConfig, console: Console) -> Weights:
 
     Raises: ModelError if they cannot be had, or the adapter does not belong to them.
     """
-    base, start = weights.find(config.model), config.lora.start_from
+    base, start = weights.find_weights(config.model), config.lora.start_from
     if start is not None:
         note = adapter_files.check_adapter(Path(start), config.lora, config.model, base)
         if note:
@@ -162,9 +162,9 @@ def _announce(request: _Request, work: ResumableRun, plan: Plan | None) -> Plan 
     if plan is None:
         return None
     plan = find_fitting_plan(request.requested, plan, work) or plan
-    planner.apply(config, plan)
+    planner.apply_plan(config, plan)
     ceiling = config.hardware.vram_ceiling_gib
-    console.info(f"plan: {planner.sentence(plan, ceiling)}", DONE)
+    console.info(f"plan: {planner.describe_plan(plan, ceiling)}", DONE)
     return plan
 
 
@@ -215,12 +215,14 @@ def _load_model(
     prepared: Prepared,
     work: ResumableRun,
     plan: Plan | None,
-) -> tuple[Tuned, PreflightResult | None]:
+) -> tuple[AdapterModel, PreflightResult | None]:
     """Return the model with its adapter, and with which plan a real step of it fits; no step is
     tried where nothing is planned.
     """
     config, console = request.config, request.console
-    load = partial(model_loading.load, config, session.weights, session.tokenizer, session.modules)
+    load = partial(
+        model_loading.load_model, config, session.weights, session.tokenizer, session.modules
+    )
     if plan is None:
         with console.status(f"loading {config.model.name}"):
             model, preflight = load(), None
@@ -242,7 +244,7 @@ def _build_context(
     tracker: Tracker,
     session: Session,
     prepared: Prepared,
-    model: Tuned,
+    model: AdapterModel,
     preflight: PreflightResult | None,
 ) -> TrainContext:
     config = request.config
@@ -259,7 +261,7 @@ def _build_context(
         tracker=tracker,
         plan=preflight.plan if preflight is not None else None,
         began=request.began,
-        base=base_identity.identity_of(config.model, session.weights),
+        base=base_identity.compute_identity(config.model, session.weights),
         trial=request.trial,
     )
 

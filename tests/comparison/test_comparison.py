@@ -120,7 +120,7 @@ def test_the_first_evaluated_run_is_the_reference(three: RunComparison) -> None:
     assert [each.run.label for each in three.against_reference] == ["B"]
     assert comparing(three.runs[2], *three.runs[:2]).reference is three.runs[0]
     alone = comparing(three.runs[2], three.runs[0])
-    assert (alone.reference, alone.against_reference, alone.comparisons) == (None, (), 0)
+    assert (alone.reference, alone.against_reference, alone.num_comparisons) == (None, (), 0)
 
 
 def test_every_run_has_its_row(three: RunComparison) -> None:
@@ -231,7 +231,7 @@ def test_so_many_comparisons_are_spoken_of(three: RunComparison) -> None:
     own, corrected = reading_notes(three)
     verdicts = sum(len(build_change_rows(three, [each])) for each in three.measures)
     assert f"one in twenty of the {verdicts}" in own
-    assert f"Holm's correction for all {three.comparisons} comparisons" in corrected
+    assert f"Holm's correction for all {three.num_comparisons} comparisons" in corrected
     few = comparing(run("A", evaluated(range(3))), run("B", evaluated(range(3))))
     assert re.search(
         r"on its own with \d+ pairs or more; some here have 3\.", reading_notes(few)[-1]

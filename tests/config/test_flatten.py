@@ -112,7 +112,7 @@ def test_what_the_machine_adds_and_what_a_plan_sets_is_no_part_of_a_run(resolved
         assert runs[0].hardware.host_ram_gib != runs[1].hardware.host_ram_gib
         names = {fingerprint(each, "digest") for each in runs}
         for each in runs:
-            planner.apply(each, planner.choose(each)[0])
+            planner.apply_plan(each, planner.choose_plan(each)[0])
         assert names == {fingerprint(each, "digest") for each in runs}, asked
         assert len(names) == 1, asked
         assert len({former_fingerprint(each, "digest") for each in runs}) == 2, asked

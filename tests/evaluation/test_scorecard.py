@@ -38,7 +38,7 @@ def recorded(
 
 def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
     record = recorded()
-    again = Record.of_json(json.dumps(record.as_json()), "here")
+    again = Record.from_json(json.dumps(record.as_json()), "here")
     assert again == record
     assert build_scorecard(again, lexicon).metrics() == build_scorecard(record, lexicon).metrics()
 
@@ -49,12 +49,12 @@ def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
 )
 def test_what_is_no_record_is_refused_by_its_place(text):
     with pytest.raises(DataError, match="here is not a stored evaluation"):
-        Record.of_json(text, "here")
+        Record.from_json(text, "here")
 
 
 def test_another_version_is_refused():
     with pytest.raises(DataError, match="another version"):
-        Record.of_json(json.dumps(recorded().as_json() | {"version": 0}), "here")
+        Record.from_json(json.dumps(recorded().as_json() | {"version": 0}), "here")
 
 
 def test_structured_answers_are_told_from_generic_ones(lexicon):

@@ -20,12 +20,12 @@ from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import Meter
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
 from medexp.planning.memory_terms import Levers, Phase
-from medexp.planning.step_time import predicted
+from medexp.planning.step_time import predict_plan
 from medexp.system import machine
 from medexp.training.preflight import (
     PreflightResult,
@@ -54,13 +54,13 @@ class RefusingCard:
     def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
         self.asked, self.run = doors.run(*BATCHES, *more), doors.run(*BATCHES, *more)
         self.asked.hardware.device = Device.cuda  # only planned for: bytes then count as the card's
-        self.modules = stack.load(self.run.hardware, machine.cache_dir())
-        self.found = weights.find(self.run.model)
+        self.modules = stack.load_backend(self.run.hardware, machine.cache_dir())
+        self.found = weights.find_weights(self.run.model)
         self.tokenizer = load_tokenizer(self.found, self.modules)
         self.folder, self.refusals, self.said = folder, refusals, []
 
-    def load(self) -> Tuned:
-        tuned = model.load(self.run, self.found, self.tokenizer, self.modules)
+    def load(self) -> AdapterModel:
+        tuned = model.load_model(self.run, self.found, self.tokenizer, self.modules)
         tuned.network.register_forward_pre_hook(self.refuse)
         return tuned
 
@@ -77,7 +77,7 @@ class RefusingCard:
         )
 
     def run_preflight(self, work: ResumableRun) -> PreflightResult:
-        plan = predicted(self.asked, Levers(4, 1, compiled=False))
+        plan = predict_plan(self.asked, Levers(4, 1, compiled=False))
         meter = Meter(self.run.hardware)
         return run_preflight(
             self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append
@@ -159,7 +159,7 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(
 ) -> None:
     tried, load, refusals = card(), RefusingCard.load, ["once", "and again"]
 
-    def refused(self: RefusingCard) -> Tuned:
+    def refused(self: RefusingCard) -> AdapterModel:
         if refusals and refusals.pop():
             raise HostMemoryError("the system cannot pin more host memory")
         return load(self)
@@ -239,8 +239,8 @@ def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(
     resolved: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     asked = resolved("hardware=rtx4050_6gb", IN_TURN)
-    result = planner.choose(asked)[0].levers
-    plan = predicted(asked, replace(result, micro_batch=2, accumulation=4))
+    result = planner.choose_plan(asked)[0].levers
+    plan = predict_plan(asked, replace(result, micro_batch=2, accumulation=4))
     assert result != plan.levers
     smaller = replace(asked, hardware=replace(asked.hardware, host_ram_gib=3.2))
     in_order = replace(smaller, training=replace(asked.training, group_by_length=True))
