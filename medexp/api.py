@@ -141,7 +141,7 @@ class LoadedRun:
 
         console = Console()
         config, invocation = self._compose("ask", AskOptions, ())
-        weights = prepare_finished_run(config, invocation.subject, console)
+        config, weights = prepare_finished_run(config, invocation.subject, console)
         return open_responder(config, invocation.options, invocation.subject, weights, (), console)
 
     def _compose(

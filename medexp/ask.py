@@ -59,7 +59,7 @@ def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: C
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    found = prepare_finished_run(config, subject, console)
+    config, found = prepare_finished_run(config, subject, console)
     if options.ui:
         with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(

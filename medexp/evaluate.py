@@ -117,7 +117,7 @@ def _measured(
     config: RunConfig, invocation: AnyInvocation, subject: FinishedRun, console: Console
 ) -> tuple[Record, Scorecard, Kept]:
     """Load base and adapter, ask, score, and keep."""
-    found = prepare_finished_run(config, subject, console)
+    config, found = prepare_finished_run(config, subject, console)
     questions = _questions(config.evaluation)
     cases = source.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)

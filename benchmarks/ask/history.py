@@ -90,7 +90,7 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
         command._own_options(cfg, "ask")
         subject = finished.located(cfg, asked)
         run = resolve(finished.recomposed(cfg, subject, overrides), machine.read(), Path.cwd(), {})
-    return run, prepare_finished_run(run, subject)
+    return prepare_finished_run(run, subject, Console())
 
 
 def _answers(tuned: AdapterModel, prompts: list[list[int]], new_tokens: int) -> list[Answer]:

@@ -58,7 +58,7 @@ def main() -> None:
     run.evaluation.max_new_tokens = options.new_tokens
     if planner.is_planned(run):
         plan = planner.choose_plan(run)[0]
-        planner.apply_plan(run, plan)
+        run = planner.apply_plan(run, plan)
         print(planner.describe_plan(plan, run.hardware.vram_ceiling_gib), flush=True)
     meter = guard.cap_allocator(run.hardware)
     tuned = _loaded(run)

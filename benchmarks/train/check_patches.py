@@ -92,7 +92,7 @@ def composed(model: str, overrides: list[str]) -> Any:
     words = ["hardware=rtx4050_6gb", f"model.path={model}", *ALL_THREE, *overrides]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
-    planner.apply_plan(run, planner.choose_plan(run)[0])
+    run = planner.apply_plan(run, planner.choose_plan(run)[0])
     run.hardware.vram_ceiling_gib = None  # the model is loaded several times in one process
     return run
 

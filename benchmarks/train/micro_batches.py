@@ -51,7 +51,7 @@ def composed(hardware: str, overrides: list[str]) -> RunConfig:
             "train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides]
         )
     run = resolve(cfg, read(), Path.cwd(), {}, needs_card=False)
-    planner.apply_plan(run, planner.choose_plan(run)[0])
+    run = planner.apply_plan(run, planner.choose_plan(run)[0])
     return run
 
 

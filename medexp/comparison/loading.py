@@ -47,7 +47,7 @@ def load_runs(names: Sequence[str], tracking: Tracking, launch_dir: Path) -> Run
     Raises: RunError for one that is not there, or two that are the same; DataError for a stored
         evaluation that cannot be read.
     """
-    runs = [finished.find(name, tracking.root or "", launch_dir) for name in names]
+    runs = [finished.find_run(name, tracking.root or "", launch_dir) for name in names]
     _refuse_repeated(runs)
     more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
     title = f"Compared: {', '.join(run.name for run in runs[:NAMED])}{more}"
@@ -79,7 +79,7 @@ def load_study_trials(name: str, tracking: Tracking, launch_dir: Path) -> RunCom
             " let the sweep go on"
         )
     which = f"the best {MOST} of {len(ids)}" if len(ids) > MOST else f"all {len(ids)}"
-    runs = [finished.find(run_id, tracking.root or "", launch_dir) for run_id in ids[:MOST]]
+    runs = [finished.find_run(run_id, tracking.root or "", launch_dir) for run_id in ids[:MOST]]
     title = f"Study {name}: {which} finished trials by {objective}, best first"
     return replace(_load_comparison(title, runs, tracking), caution=CAUTION)
 

@@ -5,6 +5,7 @@ and tokenizer, and the model with its adapter.
 from dataclasses import dataclass
 from typing import Any
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Engine, Quantisation, RunConfig
 from medexp.errors import RunError
 from medexp.models import adapter_files as artifact
@@ -68,16 +69,20 @@ def list_patched_libraries(run: RunConfig) -> list[str]:
     return [*with_unsloth, *quantised, "transformers", "mlflow"]
 
 
-def prepare_finished_run(run: RunConfig, subject: FinishedRun, console: Console) -> Weights:
-    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
-    another version of it, which is said; `run` is set to begin with that adapter, and to the
-    fastest plan that fits.
+def prepare_finished_run(
+    run: RunConfig, subject: FinishedRun, console: Console
+) -> tuple[RunConfig, Weights]:
+    """Return `run` set to begin with the adapter of `subject` and to the fastest plan that fits,
+    and the base of `subject`.
+
+    The base is seen to be the one that its adapter was trained on, or another version of it, which
+    is said.
 
     Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
         together; VramPlanError.
     """
     if planner.is_planned(run):
-        planner.apply_plan(run, planner.choose_plan(run)[0])
+        run = planner.apply_plan(run, planner.choose_plan(run)[0])
     if subject.adapter is None:
         raise RunError(
             f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
@@ -86,5 +91,4 @@ def prepare_finished_run(run: RunConfig, subject: FinishedRun, console: Console)
     found = weights.find_weights(run.model)
     if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
         console.info(note, NOTE)
-    run.lora.start_from = str(subject.adapter)
-    return found
+    return change_values(run, {"lora.start_from": str(subject.adapter)}), found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from medexp.config.levers import LEVER_NAMES
 from medexp.config.schema import Device, Planning, RunConfig
 from medexp.errors import VramPlanError
 from medexp.planning.budget import layer_bytes
@@ -25,15 +26,6 @@ from medexp.planning.step_time import Plan, Predictions, predict_plan
 from medexp.system.units import GIB, bytes_of_gib
 
 LONGEST, WIDEST = 131_072, 1024  # tokens, rank: what is looked at
-LEVERS = (
-    "offload_layers",
-    "offload_embedding",
-    "checkpoint_skip_layers",
-    "offload_activations",
-    "compile_layers",
-    "tile_mlp",
-    "page_optimizer",
-)  # of `hardware`, each of which may be auto
 Fitting = dict[str, int | str]  # values by key, each of which makes a run fit
 
 
@@ -117,7 +109,7 @@ def _suggest_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
         yield "lora.dora", "false"
     if run.hardware.device is Device.cpu:
         return
-    for name in LEVERS:
+    for name in LEVER_NAMES:
         if getattr(run.hardware, name) != "auto" and _fits(_leave_open(run, [name])):
             yield f"hardware.{name}", "auto"
     if run.training.plan is Planning.manual and _fits(
@@ -129,7 +121,9 @@ def _suggest_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
 def _suggest_open_levers(run: RunConfig) -> Iterator[str]:
     """All levers at once, where no single one helps."""
     if run.hardware.device is Device.cuda and _fits(
-        replace(_leave_open(run, LEVERS), training=replace(run.training, plan=Planning.fastest))
+        replace(
+            _leave_open(run, LEVER_NAMES), training=replace(run.training, plan=Planning.fastest)
+        )
     ):
         yield "training.plan=fastest with the levers on auto"
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
+from medexp.config.levers import MEMORY_LEVERS
 from medexp.config.schema import Device, Engine, Planning, RunConfig
 from medexp.planning.candidates import list_candidates
 from medexp.planning.feasibility import make_refusal, resize_run, spell_layers
@@ -123,34 +125,29 @@ def needs_reload(before: Plan, after: Plan) -> bool:
     return weights(before) != weights(after)
 
 
+# What `apply_plan` sets.
 LEVER_KEYS = (
     "training.micro_batch",
     "training.accumulation",
-    "hardware.offload_layers",
-    "hardware.offload_embedding",
-    "hardware.checkpoint_skip_layers",
-    "hardware.offload_activations",
-    "hardware.compile_layers",
-    "hardware.tile_mlp",
-    "hardware.page_optimizer",
-)  # what `apply_plan` sets
-# in MLflow, after what was asked
+    *(lever.key for lever in MEMORY_LEVERS),
+)
+# Their names in MLflow, beside those of what was asked.
 LEVER_PARAMS = {name: f"vram.{name.rpartition('.')[2]}" for name in LEVER_KEYS}
 
 
-def apply_plan(run: RunConfig, plan: Plan) -> None:
-    """Set the levers of `plan` in `run`, which is still known by what was asked for."""
-    leaves = flatten(run)
-    run.asked = {name: leaves[name] for name in LEVER_KEYS} | run.asked
-    levers = plan.levers
-    run.training.micro_batch, run.training.accumulation = levers.micro_batch, levers.accumulation
-    if run.hardware.engine is Engine.unsloth:
-        run.hardware.offload_layers = levers.streamed_layers
-        run.hardware.offload_embedding = levers.embedding_on_host
-        run.hardware.checkpoint_skip_layers = levers.kept_layers
-        run.hardware.offload_activations = levers.kept_on_host
-        run.hardware.compile_layers, run.hardware.tile_mlp = levers.compiled, levers.tiled_mlp
-    run.hardware.page_optimizer = levers.paged
+def apply_plan(config: RunConfig, plan: Plan) -> RunConfig:
+    """Return `config` with the levers of `plan`, still known by what was asked for."""
+    leaves, levers = flatten(config), plan.levers
+    values: dict[str, object] = {
+        "training.micro_batch": levers.micro_batch,
+        "training.accumulation": levers.accumulation,
+        "asked": {name: leaves[name] for name in LEVER_KEYS} | config.asked,
+    }
+    with_unsloth = config.hardware.engine is Engine.unsloth
+    for lever in MEMORY_LEVERS:
+        if with_unsloth or not lever.needs_unsloth:
+            values[lever.key] = getattr(levers, lever.planned_as)
+    return change_values(config, values)
 
 
 def find_cell(run: RunConfig, rank: int, seq: int) -> Cell:

@@ -47,7 +47,7 @@ class FinishedRun:
         return self.kept.name if self.kept is not None else self.asked
 
 
-def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
+def find_run(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
     """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`,
     "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
     models:/NAME/VERSION).
@@ -106,8 +106,8 @@ def _store(root: str) -> Tracking:
 
 
 def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
-    """`find`, in the store that `cfg` names and from where the command was started."""
-    return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+    """`find_run`, in the store that `cfg` names and from where the command was started."""
+    return find_run(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
 def as_it_was_made(
@@ -152,7 +152,7 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
         if value is not None or key.rpartition(".")[0] in cfg:
             OmegaConf.update(made, key, value, merge=False)
     if subject.kept is not None:
-        commits.pin(made, subject.kept.tags, named)
+        commits.pin_commits(made, subject.kept.tags, named)
     return made
 
 

@@ -71,7 +71,7 @@ class Restored:
     def commits(self, run: RunConfig) -> str | None:
         """Which Hub commits `run` takes because the first one did; None where there are none."""
         kept = self.subject.kept
-        return commits.sentence(run, kept.tags) if kept is not None else None
+        return commits.describe_commits(run, kept.tags) if kept is not None else None
 
     def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
         """Is `loss`, on held-out cases of digest `held_out` after training on those of

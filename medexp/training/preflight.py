@@ -47,11 +47,12 @@ class PhaseBytes:
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """A loaded model, the plan that it was seen to fit with, and what each phase took; `tried` are
-    the plans that did not fit.
+    """A loaded model, the config with the plan that it was seen to fit with, that plan, and what
+    each phase took; `tried` are the plans that did not fit.
     """
 
     model: AdapterModel
+    config: RunConfig
     plan: Plan
     phases: tuple[PhaseBytes, ...] = ()
     tried: tuple[Plan, ...] = ()
@@ -79,7 +80,7 @@ def run_preflight(
     requested: RunConfig,
     config: RunConfig,
     plan: Plan,
-    load: Callable[[], AdapterModel],
+    load: Callable[[RunConfig], AdapterModel],
     prepared: Prepared,
     meter: Meter,
     work: ResumableRun,
@@ -87,33 +88,33 @@ def run_preflight(
 ) -> PreflightResult:
     """The model of `config`, with the first plan that a real step fits: `plan`, else up to
     `hardware.replan` safer ones of `requested` (`config` before a plan was applied); where activations
-    cannot wait in host memory as was planned, one whose activations stay on the card. The levers of
-    `config` are set to it. A run that was settled before only loads; one that ran out of memory later
-    on begins with the next-safer plan.
+    cannot wait in host memory as was planned, one whose activations stay on the card. The config of
+    the result has its levers. A run that was settled before only loads; one that ran out of memory
+    later on begins with the next-safer plan.
 
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with
     planned and measured bytes when no plan fits, or none is left.
     """
     if (kept := find_fitting_plan(requested, plan, work)) is not None:
-        planner.apply_plan(config, kept)
+        config = planner.apply_plan(config, kept)
         with memory_phase(Phase.always, DOING[Phase.always], meter):
-            return PreflightResult(load(), kept)
+            return PreflightResult(load(config), config, kept)
     if (safer := _plan_after_running_out(requested, work)) is not None:
         say(
             "the last attempt ran out of memory with this plan; next:"
             f" {planner.describe_plan(safer, None)}"
         )
         plan = safer
-        planner.apply_plan(config, plan)
+        config = planner.apply_plan(config, plan)
     tried: list[Plan] = []
     model: AdapterModel | None = None
     while True:
         try:
             with memory_phase(Phase.always, DOING[Phase.always], meter):
-                model = model or load()
+                model = model or load(config)
             phases = _run_longest_step(config, plan, model, prepared, meter)
             work.remember_fitting_levers(plan.levers)
-            return PreflightResult(model, plan, phases, tuple(tried))
+            return PreflightResult(model, config, plan, phases, tuple(tried))
         except HostMemoryError as error:
             if requested.hardware.offload_activations is True:
                 raise
@@ -135,7 +136,7 @@ def run_preflight(
             model_loading.recover_from_failed_step(model)
         model = None if planner.needs_reload(plan, safer) else model
         plan = safer
-        planner.apply_plan(config, plan)
+        config = planner.apply_plan(config, plan)
         meter.restart()
 
 

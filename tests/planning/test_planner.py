@@ -156,7 +156,7 @@ def test_activations_that_are_asked_to_the_host(resolved):
 def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose_plan(run)
-    planner.apply_plan(run, chosen)
+    run = planner.apply_plan(run, chosen)
     assert (run.training.micro_batch, run.training.accumulation) == (1, 8)
     assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (10, True)
     assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (15, True)

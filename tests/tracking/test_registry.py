@@ -81,7 +81,7 @@ def test_every_door_finds_it(
     registry.register(store, kept(), "clinical", "other")
     run = kept()
     registry.register(store, run, "clinical", "champion")
-    found = finished.find(asked, str(doors.root / "mlruns"), doors.root)
+    found = finished.find_run(asked, str(doors.root / "mlruns"), doors.root)
     assert found.kept is not None
     assert (found.kept.run_id, found.asked) == (run, asked)
     assert found.adapter is not None
@@ -102,7 +102,7 @@ def test_what_is_not_registered_is_said(
 ) -> None:
     registry.register(store, kept(), "clinical", "champion")
     with pytest.raises(RunError) as refused:
-        finished.find(asked, str(doors.root / "mlruns"), doors.root)
+        finished.find_run(asked, str(doors.root / "mlruns"), doors.root)
     assert said in str(refused.value)
 
 
@@ -111,7 +111,7 @@ def test_a_version_that_somebody_else_made_is_said(doors: Doors, store: Tracking
     client.create_registered_model("theirs")
     client.create_model_version("theirs", (doors.root / "x").as_uri())
     with pytest.raises(RunError, match="run=models:/theirs/1 was not registered by medexp"):
-        finished.find("models:/theirs/1", str(doors.root / "mlruns"), doors.root)
+        finished.find_run("models:/theirs/1", str(doors.root / "mlruns"), doors.root)
 
 
 @pytest.mark.parametrize(

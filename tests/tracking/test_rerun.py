@@ -110,7 +110,9 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
     trains: Trains, first: TrainResult
 ) -> None:
     adapter = trains.doors.root / "first_adapter"
-    kept = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root).adapter
+    kept = finished.find_run(
+        first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
+    ).adapter
     assert kept is not None
     shutil.copytree(kept, adapter)
     went_on = trains.train(
@@ -123,7 +125,7 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
 
 
 def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> None:
-    subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
+    subject = finished.find_run(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
     assert subject.kept is not None
     assert "held-out cases are not those of run" in Restored(subject).sentence(
         3.0, "another digest", ""
@@ -140,7 +142,7 @@ def test_training_data_that_was_changed_is_named(
 ) -> None:
     other = trains.again(first.run_id, "dataset.max_cases=6")
     said = " ".join(capsys.readouterr().out.split())
-    subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
+    subject = finished.find_run(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
     assert subject.kept is not None
     assert f"of run {first.run_id}: the training data is another (digest" in said
     assert f"there {subject.kept.trained_on})" in said

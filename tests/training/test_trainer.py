@@ -102,7 +102,7 @@ def test_full_cases_take_as_long_as_planned_and_short_ones_less(
         "hardware.offload_embedding=true",
     )
     plan = planner.choose_plan(run)[0]
-    planner.apply_plan(run, plan)
+    run = planner.apply_plan(run, plan)
     assert trainer.predict_step_s(run, [run.training.max_seq_tokens] * 8) == pytest.approx(
         plan.step_s, rel=0.05
     )

@@ -151,7 +151,7 @@ def parse_search_space(
             "nothing varies: give a range, as in lora.r=choice(8,16,32), or a preset, as in"
             " sweep=rank_lr_seq"
         )
-    prefixes = {key: found for key in dimensions if (found := _override_prefix(latest[key]))}
+    prefixes = {key: prefix for key in dimensions if (prefix := _override_prefix(latest[key]))}
     fixed = tuple(
         override.input_line or ""
         for override in latest.values()
