@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from medexp.comparison.comparison import RunComparison
     from medexp.evaluation.scorecard import Scorecard
     from medexp.planning.step_time import Plan
-    from medexp.tracking.registry import Registered
+    from medexp.tracking.registry import ModelVersion
     from medexp.training.context import TrainResult
 
 __all__ = ["Experiment", "LoadedRun", "compare_runs", "compose", "load_run"]
@@ -124,7 +124,7 @@ class LoadedRun:
         invocation = replace(invocation, output_dir=make_output_dir())
         return evaluate(config, invocation.options, invocation.subject, invocation, Console())
 
-    def export(self, to: str, *overrides: str) -> Path | Registered:
+    def export(self, to: str, *overrides: str) -> Path | ModelVersion:
         """Export the run as `to` (adapter, merged, gguf, ollama, vllm or registry); return the
         folder, or the registered version.
         """
@@ -153,7 +153,7 @@ class LoadedRun:
     ) -> tuple[RunConfig, Any]:
         from medexp.tracking import finished_run
 
-        spec = CommandSpec(command, options_class, needs_card, finished_run.as_it_was_made)
+        spec = CommandSpec(command, options_class, needs_card, finished_run.recompose_from_options)
         return compose_call(spec, [f"run='{self.name}'", *self.overrides, *overrides])
 
 

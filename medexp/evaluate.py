@@ -99,7 +99,7 @@ def _keep(
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
     the middle of this.
     """
-    kept_runs.bury(config.tracking, list_dead_mlflow_runs(config.tracking))
+    kept_runs.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     earlier = work.mlflow_run_id if work else None
     with tracking.open_run(config.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
@@ -274,7 +274,7 @@ def _run(config: RunConfig, invocation: Invocation[EvaluateOptions, FinishedRun]
 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "evaluate", EvaluateOptions, recompose=finished.as_it_was_made)
+    run_command(_run, "evaluate", EvaluateOptions, recompose=finished.recompose_from_options)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from medexp.tracking import finished_run as finished
 from medexp.tracking import registry
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG
 from medexp.tracking.finished_run import FinishedRun
-from medexp.tracking.registry import Registered
+from medexp.tracking.registry import ModelVersion
 
 _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
 # may hold places outside the home folder, which it needs to be made again
@@ -52,7 +52,7 @@ def export(
     subject: FinishedRun,
     invocation: AnyInvocation,
     console: Console,
-) -> Path | Registered:
+) -> Path | ModelVersion:
     """Export `subject`, which was made with `config`, as `options` say; returns the folder, or the
     registered version.
 
@@ -102,13 +102,13 @@ def _problems(options: ExportOptions) -> Iterator[str]:
 
 def _registered(
     config: RunConfig, options: ExportOptions, subject: FinishedRun, console: Console
-) -> Registered:
+) -> ModelVersion:
     if subject.kept is None:
         raise RunError(
             f"to=registry needs a run in MLflow and run={options.run} is a folder; give its id"
             " (make ui lists them)"
         )
-    found = registry.register(
+    found = registry.register_adapter(
         config.tracking, subject.kept.run_id, options.name or config.model.name, options.alias
     )
     was = "registered" if found.is_new else "already registered"
@@ -236,7 +236,9 @@ def _run(config: RunConfig, invocation: Invocation[ExportOptions, FinishedRun]) 
 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "export", ExportOptions, needs_card=False, recompose=finished.as_it_was_made)
+    run_command(
+        _run, "export", ExportOptions, needs_card=False, recompose=finished.recompose_from_options
+    )
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ def recompose(
     """Return the config of the run that experiment=from_run makes again, and that run; else `cfg`."""
     if not options.from_run and options.run is None:
         return cfg, None
-    from medexp.tracking.rerun import as_it_was_made
+    from medexp.tracking.rerun import recompose_for_rerun
 
-    return as_it_was_made(cfg, options, overrides)
+    return recompose_for_rerun(cfg, options, overrides)
 
 
 def main() -> None:

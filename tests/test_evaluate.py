@@ -30,7 +30,7 @@ from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.tracking import tracker as tracking
-from medexp.tracking.finished_run import as_it_was_made
+from medexp.tracking.finished_run import recompose_from_options
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -60,7 +60,7 @@ class Finished:
         cfg = self._compose(*words, root="evaluate")
         options = frame._own_options(cfg, "evaluate")
         assert isinstance(options, EvaluateOptions)
-        cfg, subject = as_it_was_made(cfg, options, words)
+        cfg, subject = recompose_from_options(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
         invocation = invoke(self.doors.root / "evaluate", words, OmegaConf.to_yaml(cfg))
         return evaluate(made, options, subject, invocation, Console())

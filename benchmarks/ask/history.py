@@ -88,8 +88,10 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
         command._own_options(cfg, "ask")
-        subject = finished.located(cfg, asked)
-        run = resolve(finished.recomposed(cfg, subject, overrides), machine.read(), Path.cwd(), {})
+        subject = finished.find_run_from_config(cfg, asked)
+        run = resolve(
+            finished.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}
+        )
     return prepare_finished_run(run, subject, Console())
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import hydra
 import torch
 
+from medexp.config.changes import change_values
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
@@ -54,8 +55,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options, overrides = parser.parse_known_args()
     run = _composed(overrides)
-    run.evaluation.answers, run.evaluation.batch_size = options.answers, max(options.batches)
-    run.evaluation.max_new_tokens = options.new_tokens
+    run = change_values(
+        run, {"evaluation.answers": options.answers, "evaluation.batch_size": max(options.batches)}
+    )
+    run = change_values(run, {"evaluation.max_new_tokens": options.new_tokens})
     if planner.is_planned(run):
         plan = planner.choose_plan(run)[0]
         run = planner.apply_plan(run, plan)

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medexp.config.changes import change_values
 from medexp.models.tokenizer import load_tokenizer
 
 ALL_THREE = [  # patches that a plan for a laptop's card takes
@@ -93,7 +94,7 @@ def composed(model: str, overrides: list[str]) -> Any:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
     run = planner.apply_plan(run, planner.choose_plan(run)[0])
-    run.hardware.vram_ceiling_gib = None  # the model is loaded several times in one process
+    run = change_values(run, {"hardware.vram_ceiling_gib": None})
     return run
 
 

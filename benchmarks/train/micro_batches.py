@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from medexp.config.changes import change_values
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import BatchBy, RunConfig
@@ -38,7 +39,9 @@ def main() -> None:
     for hardware in ("rtx4050_6gb", "h200_141gb"):
         run = composed(hardware, sys.argv[1:])
         for size in (1, 2, 4):
-            run.training.micro_batch, run.training.accumulation = size, CASES // size
+            run = change_values(
+                run, {"training.micro_batch": size, "training.accumulation": CASES // size}
+            )
             for run.training.batch_by in BatchBy:
                 print(row(run, steps))
 

@@ -40,7 +40,7 @@ class QuestionEncoder:
     sampling: Sampling
     context_tokens: int
 
-    def ids(
+    def encode(
         self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None
     ) -> list[int]:
         """The tokens that `question` is asked with, those of an evaluation.
@@ -90,15 +90,15 @@ class Responder:
     run_id: str
     run: RunConfig
     tuned: AdapterModel
-    make_question_encoder: QuestionEncoder
+    encoder: QuestionEncoder
     meter: guard.Meter
 
     @property
     def sampling(self) -> Sampling:
         """How the command line wants answers to be drawn."""
-        return self.questions.sampling
+        return self.encoder.sampling
 
-    def make_json_object(self, reply: Reply) -> dict[str, object]:
+    def as_json(self, reply: Reply) -> dict[str, object]:
         """`reply` as plain values, with the run and the model that it comes from."""
         return make_json_object(reply, self.run_id, self.run.model.name)
 
@@ -116,8 +116,10 @@ class Responder:
         Raises: ConfigError as `Questions.ids` does; VramCeilingError.
         """
         prompt, sampling = prompt or self.run.prompt, sampling or self.sampling
-        ids, began = self.questions.ids(question, prompt, sampling), time.perf_counter()
-        empty = Reply(question.strip(), base, "", 0, 0.0, reasons=prompts.closes_reasoning(prompt))
+        ids, began = self.encoder.encode(question, prompt, sampling), time.perf_counter()
+        empty = Reply(
+            question.strip(), base, "", 0, 0.0, expects_reasoning=prompts.closes_reasoning(prompt)
+        )
         stopped = False
 
         def listening(answer: Answer) -> bool:
@@ -133,7 +135,10 @@ class Responder:
             model.recover_from_failed_step(self.tuned)
             raise
         return replace(
-            _update_reply(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped
+            _update_reply(empty, answer, began),
+            is_complete=True,
+            ended_by_model=answer.ended,
+            was_stopped=stopped,
         )
 
 

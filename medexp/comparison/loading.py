@@ -28,7 +28,7 @@ from medexp.tracking import finished_run as finished
 from medexp.tracking import queries as kept_runs
 from medexp.tracking.artifact_names import ADAPTER, RECORD
 from medexp.tracking.finished_run import FinishedRun
-from medexp.tracking.queries import KeptRun
+from medexp.tracking.queries import StoredRun
 
 FEWEST, MOST = 2, 12
 CAUTION = (
@@ -158,7 +158,7 @@ def _explain_missing(run: FinishedRun) -> str:
     )
 
 
-def _find_training_run(run: FinishedRun, tracking: Tracking) -> KeptRun | None:
+def _find_training_run(run: FinishedRun, tracking: Tracking) -> StoredRun | None:
     """Return the run that trained: of an evaluation the one it measured."""
     kept = run.kept
     if kept is not None and "medexp.evaluates" in kept.tags and "mlflow.parentRunId" in kept.tags:
@@ -166,7 +166,7 @@ def _find_training_run(run: FinishedRun, tracking: Tracking) -> KeptRun | None:
     return kept
 
 
-def _read_cost(run: FinishedRun, kept: KeptRun | None) -> Cost:
+def _read_cost(run: FinishedRun, kept: StoredRun | None) -> Cost:
     """Return what training took; `kept` is the run that trained."""
     adapter = run.adapter if kept is run.kept or kept is None else kept.artifacts.get(ADAPTER)
     trained = (
@@ -232,7 +232,7 @@ def _to_int(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _read_energy_wh(kept: KeptRun) -> float | None:
+def _read_energy_wh(kept: StoredRun) -> float | None:
     """Return what the card took, where MLflow has measured one; of several it cannot be told which
     was the run's.
     """

@@ -32,7 +32,7 @@ class CardFacts:
     name: str
     run_id: str | None
     measures: Sequence[tuple[str, ...]]
-    render_usage: str
+    usage: str
 
 
 def render_card(run: RunConfig, facts: CardFacts) -> str:

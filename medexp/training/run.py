@@ -196,7 +196,7 @@ def _prepare_cases(
 def _open_mlflow_run(request: _Request, config: RunConfig, work: ResumableRun) -> Iterator[Tracker]:
     """Open the MLflow run, new or the one that `work` was begun in; a full disk is explained."""
     invocation, trial = request.invocation, request.trial
-    kept_runs.bury(config.tracking, list_dead_mlflow_runs(config.tracking))
+    kept_runs.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     name = choose_run_name(config, invocation, trial)
     say = partial(request.console.info, mark=NOTE)
     trial_tags = trial.tags if trial else {}

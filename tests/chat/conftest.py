@@ -80,7 +80,7 @@ def trained(
 
 
 @pytest.fixture(scope="session")
-def respondent(trained: Trained) -> Responder:
+def responder(trained: Trained) -> Responder:
     """The tuned model of the finished run, loaded as the door does."""
     subject = finished.find_run(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root

@@ -4,6 +4,7 @@ from enum import Enum
 
 import pytest
 
+from medexp.config.changes import change_values
 from medexp.config.flatten import (
     fingerprint,
     flatten,
@@ -146,7 +147,7 @@ def test_a_moved_project_asks_for_the_same(resolved, tmp_path):
 
 def test_a_run_that_must_not_resume_is_still_the_same_run(run):
     never = copy.deepcopy(run)
-    never.training.resume = Resume.never
+    never = change_values(never, {"training.resume": Resume.never})
     assert fingerprint(never, "digest") == fingerprint(run, "digest")
 
 

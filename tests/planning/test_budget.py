@@ -8,6 +8,7 @@ from statistics import median
 
 import pytest
 
+from medexp.config.changes import change_values
 from medexp.planning.budget import compute_budget, fits_answering_plan, layer_bytes
 from medexp.planning.memory_terms import (
     Levers,
@@ -294,7 +295,9 @@ def test_short_questions_go_together_in_the_memory_that_was_planned(resolved):
     assert fits_answering_plan(run, 4, 256)
 
     def answering(questions: int, longest: int) -> int:
-        run.evaluation.batch_size, run.evaluation.max_seq_tokens = questions, longest
+        run = change_values(
+            run, {"evaluation.batch_size": questions, "evaluation.max_seq_tokens": longest}
+        )
         levers = Levers(2, 4, 20, True, 0, True)
         return sum(
             term.num_bytes

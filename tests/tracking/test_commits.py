@@ -57,7 +57,7 @@ class Kept:
     def again(self, *words: str) -> tuple[RunConfig, str | None]:
         """What a command with these overrides makes of it, and what it says of commits."""
         subject = finished.find_run(self.run_id, str(self.project / "mlruns"), self.project)
-        cfg = finished.recomposed(self.compose(*words), subject, words)
+        cfg = finished.recompose_from_run(self.compose(*words), subject, words)
         run = resolve(cfg, self.on, self.project, {})
         return run, Restored(subject).commits(run)
 

@@ -60,5 +60,5 @@ def test_a_config_that_was_kept_before_a_key_existed_is_put_back(
     assert len(kept) == len(lines) - 1
     (tmp_path / "composed.yaml").write_text("\n".join(kept))
     subject = FinishedRun("old", None, tmp_path / "composed.yaml", None, None)
-    made = finished.recomposed(compose(), subject, [])
+    made = finished.recompose_from_run(compose(), subject, [])
     assert (made.dataset.held_out, made.dataset.faulty) == (7, Faulty.error)

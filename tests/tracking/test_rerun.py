@@ -16,7 +16,7 @@ from medexp.errors import ConfigError
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
-from medexp.tracking.rerun import Restored, as_it_was_made
+from medexp.tracking.rerun import Restored, recompose_for_rerun
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -40,7 +40,7 @@ class Trains:
         cfg = self._compose(*words)
         options = frame._own_options(cfg, "train")
         assert isinstance(options, TrainOptions)
-        cfg, subject = as_it_was_made(cfg, options, words)
+        cfg, subject = recompose_for_rerun(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
         yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
         invocation = invoke(self.doors.root / "out", words, yaml, options)
@@ -155,7 +155,10 @@ def test_training_data_that_was_changed_is_named(
 
 def test_without_the_experiment_a_config_stays_as_it_is(compose: Callable[..., Any]) -> None:
     cfg = compose("lora.r=3")
-    assert as_it_was_made(cfg, TrainOptions(run=None, from_run=False), ["lora.r=3"]) == (cfg, None)
+    assert recompose_for_rerun(cfg, TrainOptions(run=None, from_run=False), ["lora.r=3"]) == (
+        cfg,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,6 @@ def test_from_run_refuses_a_run_that_kept_no_config(
     cfg = compose(*words)
     options = frame._own_options(cfg, "train")
     with pytest.raises(finished.RunError, match="has no config beside it"):
-        as_it_was_made(cfg, options, words)
+        recompose_for_rerun(cfg, options, words)
     with pytest.raises(ConfigError, match="give run=ID"):
-        as_it_was_made(cfg, TrainOptions(run=None, from_run=True), words)
+        recompose_for_rerun(cfg, TrainOptions(run=None, from_run=True), words)

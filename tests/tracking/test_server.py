@@ -133,7 +133,7 @@ def losses(doors: Doors) -> dict[str, float]:
             name=f"out{rank}",
         )
         found[name] = trained.outcome.loss_after
-    registry.register(doors.run().tracking, trained.run_id, "clinical", "champion")
+    registry.register_adapter(doors.run().tracking, trained.run_id, "clinical", "champion")
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.commands import Doors
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, Resume, RunConfig
 from medexp.data import loading as source
 from medexp.data.encoding import make_vocabulary
@@ -53,7 +54,7 @@ class RefusingCard:
 
     def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
         self.asked, self.run = doors.run(*BATCHES, *more), doors.run(*BATCHES, *more)
-        self.asked.hardware.device = Device.cuda  # only planned for: bytes then count as the card's
+        self.asked = change_values(self.asked, {"hardware.device": Device.cuda})
         self.modules = stack.load_backend(self.run.hardware, machine.cache_dir())
         self.found = weights.find_weights(self.run.model)
         self.tokenizer = load_tokenizer(self.found, self.modules)
@@ -165,11 +166,11 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(
         return load(self)
 
     monkeypatch.setattr(RefusingCard, "load", refused)
-    tried.asked.hardware.offload_activations = True
+    tried.asked = change_values(tried.asked, {"hardware.offload_activations": True})
     with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(HostMemoryError):
             tried.run_preflight(work)
-        tried.asked.hardware.offload_activations = "auto"
+        tried.asked = change_values(tried.asked, {"hardware.offload_activations": "auto"})
         result = tried.run_preflight(work)
     assert not result.plan.levers.kept_on_host
     assert len(result.tried) == 1

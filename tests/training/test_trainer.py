@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.commands import Doors
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, RunConfig
 from medexp.data import loading as source
 from medexp.data.encoding import make_vocabulary
@@ -113,7 +114,7 @@ def test_a_second_card_is_left_alone(
     steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = steps("training.max_steps=1")
-    made.run.hardware.device = Device.cuda
+    made.run = change_values(made.run, {"hardware.device": Device.cuda})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     arguments = trainer._arguments(made.run, made.tuned, 1, None)
     assert arguments.n_gpu == 1

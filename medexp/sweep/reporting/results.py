@@ -65,7 +65,7 @@ def open_parent_run(
         )
         yield tracker
         # A trial that was killed alone has left its run open, and no later trial has ended it.
-        kept_runs.bury(tracking_config, ())
+        kept_runs.mark_runs_killed(tracking_config, ())
 
 
 def count_endings(study: StudyHistory) -> dict[str, int]:
@@ -146,7 +146,7 @@ def select_best_trial(study: StudyHistory) -> Any:
     return min(study.best_trials(), key=lambda trial: sign * trial.values[0], default=None)
 
 
-def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Registered | None:
+def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.ModelVersion | None:
     """Register the best trial's adapter in MLflow as models:/STUDY@best.
 
     Where trials do not log their adapter, this one's is logged first. Returns None where the adapter
@@ -163,7 +163,7 @@ def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Re
     with suppress(RunError), suppress_away():
         if folder is not None and (folder / ADAPTER).is_dir():
             kept_runs.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
-        return registry.register(tracking_config, run_id, model_name, BEST_ALIAS)
+        return registry.register_adapter(tracking_config, run_id, model_name, BEST_ALIAS)
     return None
 
 
@@ -188,7 +188,7 @@ def print_results(
     console: Console,
     study: StudyHistory,
     best_file: Path | None,
-    registered: registry.Registered | None,
+    registered: registry.ModelVersion | None,
 ) -> None:
     """Print the trials that were started, the best, what it beat, and what was not started."""
     best_trials = study.best_trials()

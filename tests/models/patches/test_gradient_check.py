@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.fused_mlp import LoRAMLP, SavesInAnotherOrder, kernels_with, layers_with
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, Dtype, RunConfig
 from medexp.errors import HostMemoryError
 from medexp.models import loading as model
@@ -41,7 +42,7 @@ def recipe(kernels: Any = RIGHT) -> LayerRecipe:
 
 def without_a_card(run: RunConfig) -> RunConfig:
     """A run that was planned for a card, as its layers are made here."""
-    run.hardware.device, run.hardware.dtype = Device.cpu, Dtype.float32
+    run = change_values(run, {"hardware.device": Device.cpu, "hardware.dtype": Dtype.float32})
     return run
 
 
@@ -83,7 +84,7 @@ def test_another_order_of_tensors_is_seen():
 
 def test_a_copy_that_loses_something_is_refused_and_nothing_is_patched(monkeypatch, resolved):
     run = without_a_card(resolved("hardware=rtx4050_6gb", "model.shape.layers=3"))
-    run.hardware.checkpoint_skip_layers = 3
+    run = change_values(run, {"hardware.checkpoint_skip_layers": 3})
     layers, pieces = kept_layers(), activation_offloading.HostBuffers(0, pinned=False)
     model.offload_kept_activations(run, layers, pieces, STACK)
     assert all("forward" in layer.__dict__ for layer in layers)
@@ -100,7 +101,7 @@ def test_a_copy_that_loses_something_is_refused_and_nothing_is_patched(monkeypat
 
 def test_kept_layers_that_are_not_marked_keep_their_activations(resolved):
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=3")
-    run.hardware.checkpoint_skip_layers = 2
+    run = change_values(run, {"hardware.checkpoint_skip_layers": 2})
     with pytest.raises(HostMemoryError, match="Unsloth marks 3 layers as kept and 2 are to be"):
         model.offload_kept_activations(
             run, kept_layers(), activation_offloading.HostBuffers(0, pinned=False), STACK

@@ -12,6 +12,7 @@ import torch
 from helpers.fused_mlp import LoRAMLP, SavesInAnotherOrder, kernels_with, layers_with
 from torch import nn
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, Dtype, RunConfig
 from medexp.models import loading as model
 from medexp.models.patches import gradient_check
@@ -31,10 +32,13 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def planned(resolved: Callable[..., RunConfig], *words: str) -> RunConfig:
     """A run of two recomputed layers that was planned for a card, as the layers are made here."""
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", *words)
-    run.hardware.checkpoint_skip_layers, run.hardware.device, run.hardware.dtype = (
-        0,
-        Device.cpu,
-        Dtype.float32,
+    run = change_values(
+        run,
+        {
+            "hardware.checkpoint_skip_layers": 0,
+            "hardware.device": Device.cpu,
+            "hardware.dtype": Dtype.float32,
+        },
     )
     return run
 
@@ -131,7 +135,7 @@ def note(
 ) -> str:
     """What is said of two layers that are both to leave it out; none of them does."""
     run = planned(resolved, *words)
-    run.hardware.checkpoint_skip_layers = kept
+    run = change_values(run, {"hardware.checkpoint_skip_layers": kept})
     before = [layer.mlp.forward for layer in layers]
     (said,) = model.shorten_recomputation(run, layers, kernels, STACK)
     assert [layer.mlp.forward for layer in layers] == before
@@ -187,5 +191,5 @@ def test_kept_layers_that_are_not_marked_are_said(resolved, kernels):
 
 def test_an_mlp_in_tiles_computes_it_as_planned(resolved, kernels):
     run = planned(resolved)
-    run.hardware.tile_mlp = True
+    run = change_values(run, {"hardware.tile_mlp": True})
     assert model.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
 from medexp.config.registration import conf_dir
 from medexp.errors import ConfigError
@@ -75,7 +76,7 @@ def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
     study, base = opened(), resolved("hardware=cpu")
     sweeper._check_base_unchanged(study, base)
     again = copy.deepcopy(base)
-    again.evaluation.reuse_base = not base.evaluation.reuse_base
+    again = change_values(again, {"evaluation.reuse_base": not base.evaluation.reuse_base})
     again.training.save_steps += 1
     again.lora.r += 1  # one of its dimensions
     sweeper._check_base_unchanged(study, again)
