@@ -65,12 +65,12 @@ class Experiment:
         A run that was interrupted goes on where it stopped, as with the command.
         Raises: any error of `medexp.errors`; what was done until then is kept.
         """
-        from medexp.tracking.rerun import Restored
+        from medexp.tracking.rerun import OriginalRun
         from medexp.training.run import train as train_run
 
         config, invocation = _compose_training(self.overrides, needs_card=True)
         invocation = replace(invocation, output_dir=make_output_dir())
-        restored = Restored(invocation.subject) if invocation.subject is not None else None
+        restored = OriginalRun(invocation.subject) if invocation.subject is not None else None
         return train_run(config, invocation, Console(), None, restored)
 
 

@@ -25,10 +25,10 @@ def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | 
     # Imported here, so that what the config alone can be refused for has been, without these.
     from medexp.sweep.workers.trial import open_trial
     from medexp.system.console import Console
-    from medexp.tracking.rerun import Restored
+    from medexp.tracking.rerun import OriginalRun
     from medexp.training.run import train
 
-    restored = Restored(invocation.subject) if invocation.subject is not None else None
+    restored = OriginalRun(invocation.subject) if invocation.subject is not None else None
     with open_trial(invocation.output_dir) as trial:
         result = train(config, invocation, Console(), trial, restored)
         if trial:

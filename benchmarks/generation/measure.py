@@ -56,9 +56,13 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     run = _composed(overrides)
     run = change_values(
-        run, {"evaluation.answers": options.answers, "evaluation.batch_size": max(options.batches)}
+        run,
+        {
+            "evaluation.answers": options.answers,
+            "evaluation.batch_size": max(options.batches),
+            "evaluation.max_new_tokens": options.new_tokens,
+        },
     )
-    run = change_values(run, {"evaluation.max_new_tokens": options.new_tokens})
     if planner.is_planned(run):
         plan = planner.choose_plan(run)[0]
         run = planner.apply_plan(run, plan)

@@ -94,8 +94,8 @@ def composed(model: str, overrides: list[str]) -> Any:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
     run = planner.apply_plan(run, planner.choose_plan(run)[0])
-    run = change_values(run, {"hardware.vram_ceiling_gib": None})
-    return run
+    # The model is loaded several times in one process.
+    return change_values(run, {"hardware.vram_ceiling_gib": None})
 
 
 @contextmanager

@@ -39,11 +39,10 @@ def main() -> None:
     for hardware in ("rtx4050_6gb", "h200_141gb"):
         run = composed(hardware, sys.argv[1:])
         for size in (1, 2, 4):
-            run = change_values(
-                run, {"training.micro_batch": size, "training.accumulation": CASES // size}
-            )
-            for run.training.batch_by in BatchBy:
-                print(row(run, steps))
+            sizes = {"training.micro_batch": size, "training.accumulation": CASES // size}
+            for batch_by in BatchBy:
+                changed = change_values(run, sizes | {"training.batch_by": batch_by})
+                print(row(changed, steps))
 
 
 def composed(hardware: str, overrides: list[str]) -> RunConfig:
@@ -54,8 +53,7 @@ def composed(hardware: str, overrides: list[str]) -> RunConfig:
             "train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides]
         )
     run = resolve(cfg, read(), Path.cwd(), {}, needs_card=False)
-    run = planner.apply_plan(run, planner.choose_plan(run)[0])
-    return run
+    return planner.apply_plan(run, planner.choose_plan(run)[0])
 
 
 def row(run: RunConfig, steps: list[list[int]]) -> str:

@@ -67,6 +67,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
+    # Processes share the card.
     run = change_values(run, {"hardware.vram_ceiling_gib": None})
     guard.cap_allocator(run.hardware)
     modules = stack.load_backend(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))

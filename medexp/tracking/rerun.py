@@ -54,7 +54,7 @@ def recompose_for_rerun(
 
 
 @dataclass(frozen=True)
-class Restored:
+class OriginalRun:
     """A run that is made again: which, and what it had come to."""
 
     subject: FinishedRun

@@ -39,8 +39,8 @@ from medexp.system.home import short
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER
-from medexp.tracking.rerun import Restored
-from medexp.tracking.run_name import run_name
+from medexp.tracking.rerun import OriginalRun
+from medexp.tracking.run_name import make_run_name
 from medexp.tracking.store_upkeep import prepare
 from medexp.tracking.tracker import Tracker
 from medexp.training import leftovers, trainer
@@ -67,7 +67,7 @@ class _Request:
     invocation: AnyInvocation
     console: Console
     trial: TrialReporter | None
-    restored: Restored | None
+    restored: OriginalRun | None
     began: float
 
 
@@ -76,7 +76,7 @@ def train(
     invocation: AnyInvocation,
     console: Console,
     trial: TrialReporter | None = None,
-    restored: Restored | None = None,
+    restored: OriginalRun | None = None,
 ) -> TrainResult:
     """Train the adapter that `config` describes, and answer the held-out questions before and
     after; `trial` is its place in a sweep, `restored` the finished run that it makes again.
@@ -156,7 +156,7 @@ def _announce(
     which is that of an earlier process where it was seen to fit.
     """
     console = request.console
-    title = f"{config.model.name} {run_name(config)}"
+    title = f"{config.model.name} {make_run_name(config)}"
     console.info(_headline(config, work), title=title)
     if request.restored and (commits := request.restored.commits(config)):
         console.info(commits, NOTE)

@@ -26,7 +26,7 @@ def test_a_remark_that_is_followed_is_not_made_again(resolved):
         assert any("warmup" in each for each in said) is (warmup >= steps)
         assert any("every_steps" in each for each in said) is (20 > steps > 1)
         for group, key, value in re.findall(r"set (\w+)\.(\w+)=(\d+)", " ".join(said)):
-            setattr(getattr(run, group), key, int(value))
+            run = change_values(run, {f"{group}.{key}": int(value)})
         assert not [*on_schedule(run, steps)], steps
 
 

@@ -49,12 +49,17 @@ def test_epochs_count_the_cases_that_fit(run, characters, epochs, steps):
 
 
 def test_an_epoch_of_fewer_cases_has_fewer_steps(run, characters):
-    run = change_values(run, {"training.max_steps": None, "training.epochs": 1})
     run = change_values(
         run,
-        {"training.micro_batch": 1, "training.accumulation": 1, "dataset.overlong": Overlong.drop},
+        {
+            "training.max_steps": None,
+            "training.epochs": 1,
+            "training.micro_batch": 1,
+            "training.accumulation": 1,
+            "training.max_seq_tokens": 240,
+            "dataset.overlong": Overlong.drop,
+        },
     )
-    run = change_values(run, {"training.max_seq_tokens": 240})
     ready = prepare(run, SIDES, characters)
     assert 0 < ready.audit.train.dropped_overlong < len(TRAIN)
     assert ready.steps == ready.audit.train.kept == len(TRAIN) - ready.audit.train.dropped_overlong
@@ -69,10 +74,8 @@ def test_one_pass_trains_on_every_case_once(run, characters, decoded):
 
 
 def test_grouping_puts_like_lengths_into_a_batch(run, characters):
-    run = change_values(
-        run, {"training.max_steps": 5, "training.micro_batch": 2, "training.accumulation": 1}
-    )
-    run = change_values(run, {"training.group_by_length": True})
+    batches = {"training.max_steps": 5, "training.micro_batch": 2, "training.accumulation": 1}
+    run = change_values(run, {**batches, "training.group_by_length": True})
     lengths = [len(row.input_ids) for row in prepare(run, SIDES, characters).rows]
     assert {
         abs(first - second) for first, second in zip(lengths[::2], lengths[1::2], strict=True)
@@ -81,8 +84,7 @@ def test_grouping_puts_like_lengths_into_a_batch(run, characters):
 
 def test_the_same_run_has_the_same_rows_and_another_seed_others(run, characters):
     assert prepare(run, SIDES, characters) == prepare(copy.deepcopy(run), SIDES, characters)
-    other = copy.deepcopy(run)
-    other.training.seed += 1
+    other = change_values(run, {"training.seed": run.training.seed + 1})
     assert prepare(other, SIDES, characters).rows != prepare(run, SIDES, characters).rows
 
 

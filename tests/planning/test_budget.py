@@ -295,13 +295,13 @@ def test_short_questions_go_together_in_the_memory_that_was_planned(resolved):
     assert fits_answering_plan(run, 4, 256)
 
     def answering(questions: int, longest: int) -> int:
-        run = change_values(
+        resized = change_values(
             run, {"evaluation.batch_size": questions, "evaluation.max_seq_tokens": longest}
         )
         levers = Levers(2, 4, 20, True, 0, True)
         return sum(
             term.num_bytes
-            for term in compute_budget(run, levers).terms
+            for term in compute_budget(resized, levers).terms
             if term.phase is Phase.answering
         )
 

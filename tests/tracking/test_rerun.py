@@ -16,7 +16,7 @@ from medexp.errors import ConfigError
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
-from medexp.tracking.rerun import Restored, recompose_for_rerun
+from medexp.tracking.rerun import OriginalRun, recompose_for_rerun
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -44,7 +44,7 @@ class Trains:
         run = resolve(cfg, machine.read(), self.doors.root, {})
         yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
         invocation = invoke(self.doors.root / "out", words, yaml, options)
-        return train(run, invocation, Console(), None, Restored(subject) if subject else None)
+        return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
 
     def tags(self, result: TrainResult) -> dict[str, str]:
         """The tags of its run."""
@@ -127,14 +127,14 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
 def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> None:
     subject = finished.find_run(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
     assert subject.kept is not None
-    assert "held-out cases are not those of run" in Restored(subject).sentence(
+    assert "held-out cases are not those of run" in OriginalRun(subject).sentence(
         3.0, "another digest", ""
     )
     nothing = replace(subject, kept=replace(subject.kept, metrics={}))
-    assert "has kept no held-out loss to compare with" in Restored(nothing).sentence(
+    assert "has kept no held-out loss to compare with" in OriginalRun(nothing).sentence(
         3.0, subject.kept.held_out or "", ""
     )
-    assert Restored(replace(subject, kept=None)).tags == {"medexp.restores": first.run_id}
+    assert OriginalRun(replace(subject, kept=None)).tags == {"medexp.restores": first.run_id}
 
 
 def test_training_data_that_was_changed_is_named(
@@ -147,7 +147,7 @@ def test_training_data_that_was_changed_is_named(
     assert f"of run {first.run_id}: the training data is another (digest" in said
     assert f"there {subject.kept.trained_on})" in said
     assert other.outcome.loss_before == first.outcome.loss_before
-    seed = Restored(subject).sentence(
+    seed = OriginalRun(subject).sentence(
         3.0, subject.kept.held_out or "", subject.kept.trained_on or ""
     )
     assert seed.endswith(f"of run {first.run_id}")

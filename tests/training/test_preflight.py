@@ -53,15 +53,16 @@ class RefusingCard:
     """
 
     def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
-        self.asked, self.run = doors.run(*BATCHES, *more), doors.run(*BATCHES, *more)
-        self.asked = change_values(self.asked, {"hardware.device": Device.cuda})
+        self.run = doors.run(*BATCHES, *more)
+        # Only planned for: bytes then count as the card's.
+        self.asked = change_values(self.run, {"hardware.device": Device.cuda})
         self.modules = stack.load_backend(self.run.hardware, machine.cache_dir())
         self.found = weights.find_weights(self.run.model)
         self.tokenizer = load_tokenizer(self.found, self.modules)
         self.folder, self.refusals, self.said = folder, refusals, []
 
-    def load(self) -> AdapterModel:
-        tuned = model.load_model(self.run, self.found, self.tokenizer, self.modules)
+    def load(self, config: RunConfig) -> AdapterModel:
+        tuned = model.load_model(config, self.found, self.tokenizer, self.modules)
         tuned.network.register_forward_pre_hook(self.refuse)
         return tuned
 
@@ -80,9 +81,11 @@ class RefusingCard:
     def run_preflight(self, work: ResumableRun) -> PreflightResult:
         plan = predict_plan(self.asked, Levers(4, 1, compiled=False))
         meter = Meter(self.run.hardware)
-        return run_preflight(
+        result = run_preflight(
             self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append
         )
+        self.run = result.config
+        return result
 
     def run_out(self) -> None:
         """Seem to fit, and run out of memory while training."""
@@ -100,7 +103,7 @@ def card(doors: Doors, tmp_path: Path) -> Callable[..., RefusingCard]:
 
 def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., RefusingCard]) -> None:
     tried = card()
-    fresh = [each.clone() for each in tried.load().network.parameters() if each.requires_grad]
+    fresh = [each.clone() for each in tried.load(tried.run).network.parameters() if each.requires_grad]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
         assert work.fitting_levers() == Levers(4, 1, compiled=False)
@@ -125,7 +128,7 @@ def test_a_stop_in_the_probes_step_is_heard(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tried = card()
-    loaded = tried.load()
+    loaded = tried.load(tried.run)
 
     def stop(network: torch.nn.Module, _inputs: object) -> None:
         if network.training:

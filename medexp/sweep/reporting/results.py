@@ -27,7 +27,7 @@ from medexp.tracking import queries as kept_runs
 from medexp.tracking import registry
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER, BEST_PRESET, INFEASIBLE_PROPOSALS, TRIALS
-from medexp.tracking.run_name import words
+from medexp.tracking.run_name import abbreviate_params
 from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
 
@@ -131,7 +131,7 @@ def _make_description(study: StudyHistory, page: str, folder: str) -> str:
     params = ""
     if best_trial is not None:
         values = dict(zip(study.options.objectives, best_trial.values, strict=True))
-        params = words(best_trial.params)
+        params = abbreviate_params(best_trial.params)
     return mlflow_description.describe_study(
         list(study.space.dimensions), params, values, count_endings(study), page, folder
     )

@@ -42,8 +42,7 @@ def recipe(kernels: Any = RIGHT) -> LayerRecipe:
 
 def without_a_card(run: RunConfig) -> RunConfig:
     """A run that was planned for a card, as its layers are made here."""
-    run = change_values(run, {"hardware.device": Device.cpu, "hardware.dtype": Dtype.float32})
-    return run
+    return change_values(run, {"hardware.device": Device.cpu, "hardware.dtype": Dtype.float32})
 
 
 def kept_layers(count: int = 3) -> Any:

@@ -32,7 +32,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def planned(resolved: Callable[..., RunConfig], *words: str) -> RunConfig:
     """A run of two recomputed layers that was planned for a card, as the layers are made here."""
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", *words)
-    run = change_values(
+    return change_values(
         run,
         {
             "hardware.checkpoint_skip_layers": 0,
@@ -40,7 +40,6 @@ def planned(resolved: Callable[..., RunConfig], *words: str) -> RunConfig:
             "hardware.dtype": Dtype.float32,
         },
     )
-    return run
 
 
 def gradients(
