@@ -1,8 +1,8 @@
-"""A finished run that answers: a question becomes the tokens it was trained on, and the answer is
-heard token by token.
+"""A finished run that answers: a question becomes tokens as in training, and the answer comes token
+by token.
 
-Refuses, before the model is loaded, a question that is empty, holds a mark of the prompt, or leaves
-no room for an answer. Other control tokens in it are plain text.
+A question that is empty, holds a mark of the prompt or leaves no room for an answer is refused before
+the model is loaded. Other control tokens in it are plain text.
 """
 
 import time
@@ -28,12 +28,13 @@ from medexp.models.tokenizer import read_context_tokens
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import Console
 
+# Called with the reply after every token. Where it returns True the reply ends there.
 TokenCallback = Callable[[Reply], bool]
 
 
 @dataclass
 class QuestionEncoder:
-    """Questions as token ids, in the words of the prompt that the run was trained with."""
+    """Encodes questions as token ids, in the prompt that the run was trained with."""
 
     tokenizer: Any
     prompt: Prompt
@@ -43,7 +44,7 @@ class QuestionEncoder:
     def encode(
         self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None
     ) -> list[int]:
-        """The tokens that `question` is asked with, those of an evaluation.
+        """Return the token ids that the model is given for `question`; an evaluation gives the same.
 
         Raises: ConfigError if it is empty, holds a mark that the prompt writes, or leaves too
             little of the context for the answer.
@@ -95,32 +96,31 @@ class Responder:
 
     @property
     def sampling(self) -> Sampling:
-        """How the command line wants answers to be drawn."""
+        """How the command line wants tokens to be sampled."""
         return self.encoder.sampling
 
     def as_json(self, reply: Reply) -> dict[str, object]:
-        """`reply` as plain values, with the run and the model that it comes from."""
+        """Return `reply` as JSON values, with the run and the model that it comes from."""
         return make_json_object(reply, self.run_id, self.run.model.name)
 
     def reply(
         self,
         question: str,
-        heard: TokenCallback,
+        on_token: TokenCallback,
         base: bool = False,
         prompt: Prompt | None = None,
         sampling: Sampling | None = None,
     ) -> Reply:
-        """The whole reply to `question`; `heard` is given it after every token, and ends it there
-        by returning True.
+        """Return the complete reply to `question`; `on_token` gets it after every token.
 
-        Raises: ConfigError as `Questions.ids` does; VramCeilingError.
+        Raises: ConfigError as `QuestionEncoder.encode` does; VramCeilingError.
         """
         prompt, sampling = prompt or self.run.prompt, sampling or self.sampling
         ids, began = self.encoder.encode(question, prompt, sampling), time.perf_counter()
         empty = Reply(
             question.strip(), base, "", 0, 0.0, expects_reasoning=prompts.closes_reasoning(prompt)
         )
-        stopped = False
+        was_stopped = False
 
         def listening(answer: Answer) -> bool:
             nonlocal stopped
@@ -149,7 +149,7 @@ def _update_reply(empty: Reply, answer: Answer, began: float) -> Reply:
 
 
 def make_question_encoder(run: RunConfig, base: Session, sampling: Sampling) -> QuestionEncoder:
-    """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
+    """Return the encoder of questions for the model of a session, which need not be loaded yet."""
     return QuestionEncoder(
         base.tokenizer, run.prompt, sampling, read_context_tokens(base.weights, base.modules)
     )
@@ -158,7 +158,7 @@ def make_question_encoder(run: RunConfig, base: Session, sampling: Sampling) -> 
 def load_responder(
     name: str, run_id: str, run: RunConfig, base: Session, asked: QuestionEncoder, console: Console
 ) -> Responder:
-    """The model of `run` with its adapter, loaded and ready to answer."""
+    """Load the model of a run with its adapter; returns it ready to answer."""
     return Responder(
         name, run_id, run, load_model_under_ceiling(run, base, console), asked, base.meter
     )

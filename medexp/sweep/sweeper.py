@@ -105,7 +105,7 @@ def _draw_charts(
     try:
         with console.status("drawing the charts"):
             charts.draw_charts(study, base_config, folder)
-            parent.folder(folder, CHARTS)
+            parent.log_folder(folder, CHARTS)
     except Exception as error:
         if disk_space.out_of_room(error) is not None:
             raise
