@@ -1,9 +1,9 @@
 """A conversation on the terminal: questions are typed or pasted, answers come token by token, and
 commands begin with a slash.
 
-The models that medexp makes were tuned on one question and one answer. A follow-up is therefore asked
-as one question too: everything typed since the last `/reset`, one below the other. The model does not
-see its own answers again. Nothing that is typed is written to disk, unless by `/save`.
+The models that medexp makes were tuned on one question and one answer. A follow-up is therefore
+asked as one question too: everything typed since the last `/reset`, one below the other. The model
+does not see its own answers again. Nothing that is typed is written to disk, unless by `/save`.
 """
 
 import json
@@ -127,7 +127,9 @@ class Conversation:
                     draw(make_comparison_table(reply, tuned, self.with_reasoning))
                     return stop.is_requested
 
-                self.turns[-1].insert(0, self.responder.reply(tuned.question, show_token, base=True))
+                self.turns[-1].insert(
+                    0, self.responder.reply(tuned.question, show_token, base=True)
+                )
         self.console.results.print(
             make_comparison_table(self.turns[-1][0], tuned, self.with_reasoning)
         )

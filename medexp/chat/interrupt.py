@@ -1,5 +1,5 @@
-"""Ctrl-C while an answer is generated: it ends at the next token, which leaves the model in order; a
-second one ends it at once.
+"""Ctrl-C while an answer is generated: it ends at the next token, which leaves the model in order;
+a second one ends it at once.
 """
 
 import signal

@@ -14,7 +14,8 @@ _KEY = "question="
 def quote_question(words: Sequence[str]) -> list[str]:
     """Return the `words` of a command line with the value of question= in quotes.
 
-    Hydra then reads it back letter by letter. A value that is in quotes already stays, as does null.
+    Hydra then reads it back letter by letter. A value that is in quotes already stays, as does
+    null.
     """
     return [_quote_word(word) if word.startswith(_KEY) else word for word in words]
 

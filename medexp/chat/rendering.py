@@ -133,7 +133,8 @@ class LiveRenderer:
         """Print the rest, how the reply ended, and that it is not for clinical use."""
         self._live.stop()
         sections = self._select_sections(reply)
-        # Where the reasoning ended late or never, what was printed is not what the sections are now.
+        # Where the reasoning ended late or never, what was printed is not what the sections are
+        # now.
         if self._printed != sections[: len(self._printed)]:
             self._finish_reasoning(reply)
             answer = [section for section in sections if not section.is_reasoning]

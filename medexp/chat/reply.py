@@ -23,8 +23,8 @@ class Reply:
     `seconds`.
 
     `is_complete` once nothing more comes: `ended_by_model` where the model wrote its end token,
-    `was_stopped` where the user stopped it. `expects_reasoning` where the prompt asks for a chain of
-    thought that ends with `</think>`.
+    `was_stopped` where the user stopped it. `expects_reasoning` where the prompt asks for a chain
+    of thought that ends with `</think>`.
     """
 
     question: str

@@ -1,8 +1,8 @@
-"""A page that asks the base and the tuned model side by side, made of Gradio's components and served
-on 127.0.0.1 alone.
+"""A page that asks the base and the tuned model side by side, made of Gradio's components and
+served on 127.0.0.1 alone.
 
-The page reaches nothing else: no analytics, fonts of the system, a content security policy that lets
-the browser talk to this server only, and no answer to a request for another host name.
+The page reaches nothing else: no analytics, fonts of the system, a content security policy that
+lets the browser talk to this server only, and no answer to a request for another host name.
 """
 
 import queue
@@ -138,11 +138,11 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
     """The page: a question, how it is answered, and both answers below."""
     import gradio
 
-    own = f"the run's own ({responder.run.prompt.name})"
-    prompts = {own: responder.run.prompt, **presets}
+    own = f"the run's own ({responder.config.prompt.name})"
+    prompts = {own: responder.config.prompt, **presets}
     with gradio.Blocks(title=f"medexp: ask {responder.name}", analytics_enabled=False) as blocks:
         gradio.Markdown(
-            f"# Ask {responder.name}\n{responder.run.model.name}, before and after fine-tuning"
+            f"# Ask {responder.name}\n{responder.config.model.name}, before and after fine-tuning"
         )
         gradio.Markdown(NOT_FOR_CLINICAL_USE, elem_classes="notice")
         question = gradio.Textbox(
@@ -157,7 +157,7 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
         with gradio.Accordion("Prompt and sampling", open=False):
             options = _add_option_inputs(gradio, responder.sampling, list(prompts))
         with gradio.Row(equal_height=False):
-            shown = [
+            outputs = [
                 component
                 for title in ("Base", "Tuned")
                 for component in _add_answer_column(gradio, title)
@@ -269,10 +269,8 @@ def _update_reasoning_box(reasoning: str) -> Any:
 def _format_status(reply: Reply, sampling: Sampling) -> str:
     if reply.is_complete:
         return describe_end(reply, sampling.max_new_tokens)
-    return (
-        f"{'reasoning' if reply.expects_reasoning and not reply.is_reasoning_closed else 'answering'}, {reply.tokens}"
-        " tokens"
-    )
+    is_reasoning = reply.expects_reasoning and not reply.is_reasoning_closed
+    return f"{'reasoning' if is_reasoning else 'answering'}, {reply.tokens} tokens"
 
 
 def _stream_reply(
@@ -285,8 +283,8 @@ def _stream_reply(
 ) -> Iterator[Reply]:
     """Yield the reply as it grows, at most MAX_UPDATES_PER_S times a second, and then complete.
 
-    With more updates a browser falls behind a fast model and learns of Stop too late. A generator that
-    is closed early ends the reply at the next token.
+    With more updates a browser falls behind a fast model and learns of Stop too late. A generator
+    that is closed early ends the reply at the next token.
     """
     updates: queue.Queue[Reply | BaseException] = queue.Queue()
     is_closed = threading.Event()

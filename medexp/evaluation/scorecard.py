@@ -174,14 +174,12 @@ class Scorecard:
 
 
 def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
-    """Return the scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
-    before, after = (
-        tuple(
-            score_answer(case, getattr(case, side), record.reasons, lexicon, cosines)
-            for case in record.cases
-        )
-        for side in ("base", "tuned")
-    )
+    """Return the scorecard of `record`; `cosines` (items x lines) adds what is recalled by
+    meaning.
+    """
+    cases, reasons = record.cases, record.reasons
+    before = tuple(score_answer(case, case.base, reasons, lexicon, cosines) for case in cases)
+    after = tuple(score_answer(case, case.tuned, reasons, lexicon, cosines) for case in cases)
     losses = {key: _compare_losses(key, record) for key in LOSS_PARTS}
     results = [
         losses.get(measure.key) or _compare_answers(measure, before, after) for measure in MEASURES

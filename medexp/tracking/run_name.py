@@ -22,11 +22,11 @@ _UNTELLING = ("training.save_steps", "training.resume", "lora.start_from", "expe
 LONGEST = 80
 
 
-def make_run_name(run: RunConfig, overrides: Sequence[str] = ()) -> str:
-    """Rank, learning rate and length of `run`, then whatever else of its recipe the command line
+def make_run_name(config: RunConfig, overrides: Sequence[str] = ()) -> str:
+    """Rank, learning rate and length of `config`, then whatever else of its recipe the command line
     has named.
     """
-    values = (run.lora.r, run.training.learning_rate, run.training.max_seq_tokens)
+    values = (config.lora.r, config.training.learning_rate, config.training.max_seq_tokens)
     named = [abbreviate_params({key: value}) for key, value in zip(_ALWAYS, values, strict=True)]
     return _clip(" ".join([*named, *_list_other_overrides(overrides)]))
 

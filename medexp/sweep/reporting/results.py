@@ -151,8 +151,8 @@ def select_best_trial(study: StudyHistory) -> Any:
 def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.ModelVersion | None:
     """Register the best trial's adapter in MLflow as models:/STUDY@best.
 
-    Where trials do not log their adapter, this one's is logged first. Returns None where the adapter
-    or its run is gone.
+    Where trials do not log their adapter, this one's is logged first. Returns None where the
+    adapter or its run is gone.
     """
     best_trial = select_best_trial(study)
     run_id = best_trial.user_attrs.get(RUN) if best_trial is not None else None
