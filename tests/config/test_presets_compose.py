@@ -36,7 +36,7 @@ NEEDS = {
     ],
     ("evaluation/judge", "endpoint"): ["evaluation.judge.model=m"],
     ("prompt", "direct"): ["dataset.overlong=drop"],
-    ("training", "seed"): ["hardware=rtx4090_24gb"],
+    ("training", "default"): ["hardware=rtx4090_24gb"],
 }
 WORKLOADS = {  # preset: model, dataset, prompt, training's optimizer, answers
     "cpu": ("smollm2_135m", "clinical_cases", "clinical_sections", "adamw_torch", 8),
