@@ -137,7 +137,7 @@ def _grade(
         benchmark: tuple(
             bool(sample["acc"])
             for name in names
-            for sample in sorted(samples[name], key=lambda sample: int(sample["doc_id"]))
+            for sample in sorted(samples[name], key=lambda sample: sample["doc_id"])
         )
         for benchmark, names in tasks.items()
     }

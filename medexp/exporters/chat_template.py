@@ -1,10 +1,10 @@
-"""The run's own prompt in the languages of those who serve it: Jinja for Transformers, vLLM and
-llama.cpp, Go's for Ollama.
+"""The run's own prompt in the template languages of the servers: Jinja for Transformers, vLLM and
+llama.cpp, Go templates for Ollama.
 
-Both render_case a user's message as `data.prompts.render_question` renders a question, byte for byte, so a served
-model sees what it was trained on. BOS is a token: the Jinja template writes it (chat endpoints add
-none), the Go template leaves it to the GGUF's add_bos_token. Earlier turns of a conversation are
-rendered as training texts: prompt, answer, EOS.
+Both render a user's message as `data.prompts.render_question` renders a question, byte for byte, so a
+served model sees what it was trained on. The Jinja template writes the BOS token, because chat
+endpoints add none. The Go template leaves it to the GGUF's add_bos_token. Earlier turns of a
+conversation are rendered as training texts are: prompt, answer, EOS.
 """
 
 import re

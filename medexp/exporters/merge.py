@@ -19,7 +19,8 @@ from medexp.models import lora_math
 from medexp.system.units import GIB
 from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
-MAX_SHARD_BYTES = GIB  # of an exported file: what is gathered in memory before it is written
+# Of an exported file, whose tensors are all in memory before it is written.
+MAX_SHARD_BYTES = GIB
 
 
 class MergedWeights:

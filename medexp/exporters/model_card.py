@@ -28,7 +28,7 @@ class CardFacts:
     """
 
     kind: str
-    what: str
+    description: str
     name: str
     run_id: str | None
     measures: Sequence[tuple[str, ...]]
@@ -42,7 +42,7 @@ def render_card(run: RunConfig, facts: CardFacts) -> str:
         f"---\n{OmegaConf.to_yaml(OmegaConf.create(make_metadata(run, facts)))}---",
         f"# {facts.name}",
         f"> **Not for clinical use.** {NOT_FOR_CLINICAL_USE.partition(': ')[2].capitalize()}",
-        f"{facts.what}. Made by medexp"
+        f"{facts.description}. Made by medexp"
         + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
         "## How to use it\n\n" + facts.usage,
         "## Prompt\n\n" + _render_prompt(run),
