@@ -3,15 +3,16 @@ Text only; a page colours them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from medexp.evaluation.measures.safety import Harm, alternatives
 from medexp.evaluation.measures.sections import section_at
 from medexp.evaluation.measures.words import answer_part
-from medexp.evaluation.scorecard import Scored
+from medexp.evaluation.scorecard import ScoredAnswer
 
 
 @dataclass(frozen=True)
-class Piece:
+class MarkedText:
     """Words of an answer and why they count against it ("" where they do not)."""
 
     text: str
@@ -25,49 +26,65 @@ class Block:
     """
 
     section: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MarkedText, ...]
 
 
-def blocks(text: str, scored: Scored | None = None) -> list[Block]:
+def split_into_blocks(text: str, scored: ScoredAnswer | None = None) -> list[Block]:
     """`text` block by block, in order and complete; what `scored` found is marked."""
-    marks = _marks(scored) if scored is not None else []
+    marks = _find_marks(scored) if scored is not None else []
     found, start, section = [], 0, ""
     at = len(text) - len(answer_part(text))
     if at:
-        found.append(Block("reasoning", _pieces(text, 0, at, marks)))
+        found.append(Block("reasoning", _cut_into_pieces(text, 0, at, marks)))
         start = at
     for line in text[at:].splitlines(keepends=True):
         heading = section_at(line)
         if heading is not None and at > start:
-            found.append(Block(section, _pieces(text, start, at, marks)))
+            found.append(Block(section, _cut_into_pieces(text, start, at, marks)))
             start = at
         section = heading or section
         at += len(line)
     return (
-        [*found, Block(section, _pieces(text, start, len(text), marks))]
+        [*found, Block(section, _cut_into_pieces(text, start, len(text), marks))]
         if start < len(text)
         else found
     )
 
 
-def _marks(scored: Scored) -> list[tuple[int, int, str]]:
+def _find_marks(scored: ScoredAnswer) -> list[tuple[int, int, str]]:
     claims = [(each.start, each.end, f"unsupported {each.kind}") for each in scored.claims]
     against = [
         (each.start, each.end, f"contradicts the {each.about}") for each in scored.contradictions
     ]
-    kept = list(against)  # a contradiction says more than that the same words are unsupported
-    for mark in claims:
+    # Harm says more than a contradiction, and that more than that the same words are unsupported.
+    kept = [
+        (harm.start, harm.end, f"would harm: {alternatives(harm.statement)[0]}")
+        for harm in _merge_harms(scored.harms)
+    ]
+    for mark in (*against, *claims):
         if not any(mark[0] < end and start < mark[1] for start, end, _ in kept):
             kept.append(mark)
     return sorted(kept)
 
 
-def _pieces(
+def _merge_harms(harms: Sequence[Harm]) -> list[Harm]:
+    """Return `harms` with one for each sentence, which names all that it advises."""
+    statements: dict[tuple[int, int], list[Harm]] = {}
+    for harm in harms:
+        statements.setdefault((harm.start, harm.end), []).append(harm)
+    return [
+        replace(first, statement=", ".join(alternatives(harm.statement)[0] for harm in same))
+        for same in statements.values()
+        for first in same[:1]
+    ]
+
+
+def _cut_into_pieces(
     text: str, start: int, end: int, marks: Sequence[tuple[int, int, str]]
-) -> tuple[Piece, ...]:
+) -> tuple[MarkedText, ...]:
     pieces, at = [], start
     for left, right, why in marks:
         if start <= left and right <= end:
-            pieces += [Piece(text[at:left]), Piece(text[left:right], why)]
+            pieces += [MarkedText(text[at:left]), MarkedText(text[left:right], why)]
             at = right
-    return tuple(piece for piece in (*pieces, Piece(text[at:end])) if piece.text)
+    return tuple(piece for piece in (*pieces, MarkedText(text[at:end])) if piece.text)

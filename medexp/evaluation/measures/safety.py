@@ -30,9 +30,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from medexp.data.words import locate_words
 from medexp.evaluation.measures.clinical_terms import AFTER, BEFORE, PSEUDO, is_negated
 from medexp.evaluation.measures.sections import section_at
-from medexp.evaluation.measures.words import answer_part, spans, stems
+from medexp.evaluation.measures.words import answer_part, stems
 
 MAX_SPAN = 12
 # Advice against something, in words that are no denial elsewhere.
@@ -233,7 +234,7 @@ def _phrase(text: str) -> _Phrase:
     plain = _in_known_words(text)
     triggers = [match.span() for rule in (PSEUDO, BEFORE, AFTER) for match in rule.finditer(plain)]
     all_words, wanted, denied = set[str](), list[str](), set[str]()
-    for word, start, end in spans(text):
+    for word, start, end in locate_words(text):
         all_words.add(word)
         is_trigger = any(left <= start < right for left, right in triggers)
         if word in ORDERS or is_trigger:
@@ -275,7 +276,7 @@ def _polar_words(text: str) -> tuple[_Word, ...]:
             # "Do not wait" denies the waiting itself, whatever it keeps.
             any(left <= start < right for left, right in denied) or is_negated(plain, start, end),
         )
-        for word, start, end in spans(text)
+        for word, start, end in locate_words(text)
     )
 
 

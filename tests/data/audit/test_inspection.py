@@ -8,12 +8,17 @@ from dataclasses import replace
 import pytest
 
 from medexp.config.schema import LossOn, Overlong, Prompt
-from medexp.data.audit.inspection import Inspection, inspect, lengths_of
-from medexp.data.case_counts import audit
+from medexp.data.audit.inspection import (
+    Inspection,
+    describe_missing_columns,
+    inspect,
+    summarize_lengths,
+)
+from medexp.data.case_counts import count_cases
 from medexp.data.cases import Case
-from medexp.data.encoding import Encoding, encode_all
+from medexp.data.encoding import EncodedCases, encode_cases
 from medexp.data.split import Split
-from medexp.data.token_roles import Spelled, texts_of
+from medexp.data.token_roles import TokenizedText, list_texts
 
 WORDS = [
     "fever",
@@ -59,20 +64,22 @@ def inspected(prompt, characters):
         **benchmarks: list[str],
     ) -> Inspection:
         sides = [
-            encode_all(prompt, side, characters, limit, overlong, loss_on)
+            encode_cases(prompt, side, characters, limit, overlong, loss_on)
             for side in (train, held_out)
         ]
-        seen = audit(Split(tuple(train), tuple(held_out), len(train) + len(held_out), 0), *sides)
+        seen = count_cases(
+            Split(tuple(train), tuple(held_out), len(train) + len(held_out), 0), *sides
+        )
         pairs = {name: [(text, text) for text in texts] for name, texts in benchmarks.items()}
         return inspect(prompt, seen, limit, *sides, _spelled(prompt, sides[0]), pairs)
 
     return made
 
 
-def _spelled(prompt: Prompt, side: Encoding) -> dict[str, Spelled]:
+def _spelled(prompt: Prompt, side: EncodedCases) -> dict[str, TokenizedText]:
     return {
-        text: Spelled([0] * len(text), range(1, len(text) + 1))
-        for text in texts_of(prompt, side.cases)
+        text: TokenizedText([0] * len(text), range(1, len(text) + 1))
+        for text in list_texts(prompt, side.cases)
     }
 
 
@@ -223,7 +230,7 @@ def test_the_json_holds_counts_and_few_examples(inspected):
     ("tokens", "width"), [([1], 1), ([23], 1), ([24], 2), ([527, 3], 50), ([2047], 100)]
 )
 def test_a_histogram_holds_every_case_once(tokens, width):
-    lengths = lengths_of(tokens)
+    lengths = summarize_lengths(tokens)
     assert (lengths.width, sum(lengths.bins), lengths.longest) == (width, len(tokens), max(tokens))
     assert lengths.bins[-1] > 0
 
@@ -236,6 +243,28 @@ def test_a_word_for_a_missing_value_is_found_on_both_sides(inspected, word):
         f"2 cases have a word for a missing value as answer or reasoning ({word} in row 3 of a.csv,"
         f" {word} in "
     )
+
+
+def test_columns_that_some_cases_lack_are_named(inspected):
+    full = {"must_say": "gout", "must_not_say": '["stop allopurinol"]'}
+    train = [replace(case, extra=full) for case in TRAIN[:30]]
+    train[3] = replace(
+        train[3], extra={"must_say": " ", "must_not_say": "x"}, place="row 4 of a.csv"
+    )
+    seen = inspected(train, [replace(HELD_OUT[0], extra={"must_say": "gout"}, place="row 31")])
+    assert describe_missing_columns(seen) == (
+        "must_say in 1 (row 4 of a.csv); must_not_say in 1 (row 31)"
+    )
+    assert seen.as_dict()["missing_columns"] == {
+        "must_say": {"count": 1, "places": ["row 4 of a.csv"]},
+        "must_not_say": {"count": 1, "places": ["row 31"]},
+    }
+    # A case without them is not measured; it is no fault.
+    assert seen.broken == ()
+
+
+def test_columns_that_no_case_has_are_not_missed(inspected):
+    assert describe_missing_columns(inspected(TRAIN[:30])) == ""
 
 
 def test_a_short_answer_is_no_missing_value(inspected):
