@@ -118,8 +118,8 @@ def count_cases(
 
 
 def _count_side(side: EncodedCases) -> SideCounts:
-    lengths: Sequence[int] = sorted(len(each.input_ids) for each in side.encoded)
-    label_tokens = sum(label != IGNORED for each in side.encoded for label in each.labels)
+    lengths: Sequence[int] = sorted(len(encoded.input_ids) for encoded in side.encoded)
+    label_tokens = sum(label != IGNORED for encoded in side.encoded for label in encoded.labels)
     return SideCounts(
         len(lengths),
         side.dropped,

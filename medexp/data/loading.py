@@ -52,18 +52,18 @@ def load_cases(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
     loaded = [_load_source(source, dataset, prompt) for source in dataset_sources.sources(dataset)]
     if len(loaded) == 1:
         return loaded[0]
-    commits = [each.commit for each in loaded if each.commit]
+    commits = [source.commit for source in loaded if source.commit]
     return Cases(
-        cases=tuple(case for each in loaded for case in each.cases),
-        origin=" + ".join(each.origin for each in loaded),
+        cases=tuple(case for source in loaded for case in source.cases),
+        origin=" + ".join(source.origin for source in loaded),
         commit=" + ".join(commits) or None,
-        digest=compute_digest(case for each in loaded for case in each.cases),
-        by_source=tuple(each.cases for each in loaded),
+        digest=compute_digest(case for source in loaded for case in source.cases),
+        by_source=tuple(source.cases for source in loaded),
         reading=ReadingReport(
-            faulty=sum(each.reading.faulty for each in loaded),
-            blank=sum(each.reading.blank for each in loaded),
-            told_apart=sum(each.reading.told_apart for each in loaded),
-            notes=tuple(note for each in loaded for note in each.reading.notes),
+            faulty=sum(source.reading.faulty for source in loaded),
+            blank=sum(source.reading.blank for source in loaded),
+            told_apart=sum(source.reading.told_apart for source in loaded),
+            notes=tuple(note for source in loaded for note in source.reading.notes),
         ),
     )
 
@@ -118,9 +118,9 @@ def _refuse_layout(
     has_marks = any(THINK_END in str(record.get(columns.answer)) for record in records)
     wanted = (columns.question, None if has_marks else columns.reasoning, columns.answer)
     missing = [
-        each
-        for each in wanted
-        if each is not None and not any(each in record for record in records)
+        column
+        for column in wanted
+        if column is not None and not any(column in record for record in records)
     ]
     if not rows or not missing:
         return

@@ -70,7 +70,7 @@ def count_epoch_draws(sizes: Sequence[int], weights: Sequence[float]) -> int:
 def share_out(total: int, weights: Sequence[float]) -> list[int]:
     """`total` shared out by `weights` in whole numbers, largest remainders first."""
     exact = [total * share for share in _normalise_weights(weights)]
-    whole = [floor(each) for each in exact]
+    whole = [floor(share) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda part: whole[part] - exact[part])
     for part in by_remainder[: total - sum(whole)]:
         whole[part] += 1
@@ -80,7 +80,7 @@ def share_out(total: int, weights: Sequence[float]) -> list[int]:
 def _normalise_weights(weights: Sequence[float]) -> list[Fraction]:
     """The weights as written (0.1 is a tenth), made to add up to 1."""
     exact = [Fraction(str(weight)) for weight in weights]
-    return [each / sum(exact) for each in exact]
+    return [weight / sum(exact) for weight in exact]
 
 
 def _take_turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
@@ -94,7 +94,10 @@ def _take_turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
     shares, taken = _normalise_weights(weights), [0] * len(weights)
     for draw in range(num_drawn):
         waiting = [part for part, share in enumerate(shares) if floor(taken[part] / share) <= draw]
-        part = min(waiting, key=lambda each: (ceil((taken[each] + 1) / shares[each]), each))
+        part = min(
+            waiting,
+            key=lambda candidate: (ceil((taken[candidate] + 1) / shares[candidate]), candidate),
+        )
         taken[part] += 1
         yield part
 

@@ -56,11 +56,16 @@ def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared
         "evaluation.max_seq_tokens",
         evaluation.max_seq_tokens,
     )
-    sizes, weights = [len(each.encoded) for each in by_share], [share.weight for share in shares]
+    sizes, weights = (
+        [len(encoding.encoded) for encoding in by_share],
+        [share.weight for share in shares],
+    )
     steps = training.max_steps or count_steps(
         training.epochs or 1, count_epoch_draws(sizes, weights), training.cases_a_step
     )
-    lengths = [len(each.input_ids) for each in train.encoded] if training.group_by_length else None
+    lengths = (
+        [len(encoded.input_ids) for encoded in train.encoded] if training.group_by_length else None
+    )
     order = make_mixed_order(
         sizes, weights, steps * training.cases_a_step, training.seed, lengths, training.micro_batch
     )
@@ -98,11 +103,11 @@ def _encode_shares(
 
 def _join_encodings(encodings: Sequence[EncodedCases]) -> EncodedCases:
     return EncodedCases(
-        cases=tuple(case for each in encodings for case in each.cases),
-        encoded=tuple(encoded for each in encodings for encoded in each.encoded),
-        dropped=sum(each.dropped for each in encodings),
-        trimmed=sum(each.trimmed for each in encodings),
-        plain=sum(each.plain for each in encodings),
+        cases=tuple(case for encoding in encodings for case in encoding.cases),
+        encoded=tuple(encoded for encoding in encodings for encoded in encoding.encoded),
+        dropped=sum(encoding.dropped for encoding in encodings),
+        trimmed=sum(encoding.trimmed for encoding in encodings),
+        plain=sum(encoding.plain for encoding in encodings),
     )
 
 

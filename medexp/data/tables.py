@@ -264,11 +264,16 @@ def _detect_separator(text: str) -> str:
     """What parts the cells of `text`: of the separators that part its header, the one that makes
     most of it and that the first rows agree with; a comma where none does."""
     header = text.lstrip().partition("\n")[0]
-    parts = {each: _parse_header(header, each) for each in SEPARATORS if each in header}
+    parts = {
+        separator: _parse_header(header, separator)
+        for separator in SEPARATORS
+        if separator in header
+    }
     likely = sorted(
-        (each for each, count in parts.items() if count > 1), key=lambda each: -parts[each]
+        (separator for separator, count in parts.items() if count > 1),
+        key=lambda separator: -parts[separator],
     )
-    return next((each for each in likely if _fits_header(text, each)), ",")
+    return next((separator for separator in likely if _fits_header(text, separator)), ",")
 
 
 def _parse_header(header: str, separator: str) -> int:

@@ -116,7 +116,7 @@ def _check_base(
             if then.config == here.config
             else f"the adapter was trained on these weights with another config.json ({then})"
         )
-    names = {_last_part(each) for each in (here.name, weights.location)}
+    names = {_last_part(name) for name in (here.name, weights.location)}
     if None in (then.weights, here.weights) and _last_part(then.name) in names:
         return (
             f"the adapter was trained on {name}; whether these are the same weights"

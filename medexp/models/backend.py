@@ -107,7 +107,7 @@ def find_unread_settings(unsloth: Path) -> tuple[str, ...]:
         file = roots[setting.library] / setting.file
         return file.exists() and setting.name in file.read_text(encoding="utf-8", errors="replace")
 
-    return tuple(each.absence() for each in private_names.SETTINGS if not reads(each))
+    return tuple(setting.absence() for setting in private_names.SETTINGS if not reads(setting))
 
 
 def _import_unsloth(hardware: Hardware, cache_dir: Path) -> Any:

@@ -111,7 +111,7 @@ def read_identity(folder: Path) -> BaseIdentity | None:
     file = folder / BASE_IDENTITY
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        known = {each.name for each in fields(BaseIdentity)}
+        known = {field.name for field in fields(BaseIdentity)}
         return BaseIdentity(**{name: value for name, value in found.items() if name in known})
     except FileNotFoundError:
         return None

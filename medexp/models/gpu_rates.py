@@ -54,7 +54,7 @@ def measure_products(shape: ModelShape, dtype: Dtype) -> Iterator[ProductRate]:
 
 def compute_layer_tflops(shape: ModelShape, measured: list[ProductRate], tokens: int) -> float:
     """The rate over all projections of a layer at `tokens`."""
-    rates = {(each.inputs, each.outputs): each for each in measured if each.tokens == tokens}
+    rates = {(rate.inputs, rate.outputs): rate for rate in measured if rate.tokens == tokens}
     sizes = list(list_linear_sizes(shape).values())
     return (
         sum(2 * tokens * a * b for a, b in sizes)

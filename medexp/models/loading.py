@@ -85,11 +85,11 @@ def _copy_trained_biases(network: Any) -> dict[str, Any]:
     they are as the base has them.
     """
     trained = (
-        (name, each)
-        for name, each in network.named_parameters()
-        if each.requires_grad and name.endswith(".bias")
+        (name, parameter)
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and name.endswith(".bias")
     )
-    return {name: each.detach().to("cpu", copy=True) for name, each in trained}
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained}
 
 
 def _choose_dtype(hardware: Hardware) -> Any:

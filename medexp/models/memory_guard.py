@@ -122,7 +122,7 @@ class SpillGuard:
     def __init__(self, meter: Meter, system: str):
         self._meter = meter
         # WSL's kernel names its maker.
-        self._may_spill = any(each in system.lower() for each in ("windows", "microsoft"))
+        self._may_spill = any(name in system.lower() for name in ("windows", "microsoft"))
         self._is_first = True
         self._recent: deque[tuple[float, float]] = deque(maxlen=JUDGED_STEPS)
 

@@ -42,8 +42,8 @@ def open_session(config: RunConfig, found: Weights, console: Console) -> Session
     """Import the stack, convert the embedded model where that was never done here, and load the
     tokenizer of `found`.
     """
-    for each in untested(list_patched_libraries(config)):
-        console.info(each, NOTE)
+    for note in untested(list_patched_libraries(config)):
+        console.info(note, NOTE)
     with console.status("loading the training stack"):
         meter = guard.cap_allocator(config.hardware)
         modules = stack.load_backend(config.hardware, machine.cache_dir())

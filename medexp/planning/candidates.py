@@ -83,7 +83,9 @@ def _list_variants(config: RunConfig, last_resorts: bool) -> list[tuple[bool, bo
     )
     can_page = config.training.optimizer is Optimizer.adamw_8bit and last_resorts
     paged = _list_settings(config.hardware.page_optimizer, [False, True] if can_page else [False])
-    return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
+    return [
+        variant for variant in product(compiled, tiled, paged) if not (variant[0] and variant[1])
+    ]
 
 
 def _list_settings(lever: object, choices: list[bool]) -> list[bool]:

@@ -225,12 +225,12 @@ def plan_as_dict(plan: Plan) -> dict[str, object]:
         "levers": asdict(levers),
         "terms": [
             {
-                "name": each.name,
-                "bytes": each.num_bytes,
-                "place": each.place.value,
-                "phase": each.phase.value,
-                "source": each.source,
+                "name": term.name,
+                "bytes": term.num_bytes,
+                "place": term.place.value,
+                "phase": term.phase.value,
+                "source": term.source,
             }
-            for each in sort_terms(plan)
+            for term in sort_terms(plan)
         ],
     }

@@ -229,12 +229,12 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
 def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(config, tokens))) + WAITING_FIXED
-    each = (
+    layer_bytes = (
         2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn)
         if is_fused(config)
         else compiled_step_bytes(config, tokens)[0]
     )
-    return int(KEPT_EACH * levers.kept_layers * each)
+    return int(KEPT_EACH * levers.kept_layers * layer_bytes)
 
 
 def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:

@@ -105,8 +105,8 @@ def estimate_short_micro_batch(config: RunConfig) -> MicroBatch:
     """
     hardware = config.hardware
     streamed, kept = (
-        each if isinstance(each, int) else 0
-        for each in (hardware.offload_layers, hardware.checkpoint_skip_layers)
+        count if isinstance(count, int) else 0
+        for count in (hardware.offload_layers, hardware.checkpoint_skip_layers)
     )
     levers = Levers(
         1,

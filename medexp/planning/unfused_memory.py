@@ -63,8 +63,8 @@ def product_bytes(config: RunConfig, tokens: int) -> int:
     if not config.lora.dora:
         return 0
     takes = (
-        each * (IDENTITY * each + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
-        for each, outputs in _list_trained_sizes(config)
+        inputs * (IDENTITY * inputs + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
+        for inputs, outputs in _list_trained_sizes(config)
     )
     return max(takes) + PRODUCT_FIXED
 

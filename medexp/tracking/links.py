@@ -71,7 +71,7 @@ def _link_comparison(client: Any, study: Any, trials: Sequence[Any], address: st
     )
     shown = trials[:COMPARED]
     runs, experiments = (
-        quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number])
+        quote(json.dumps(ids)) for ids in ([run.info.run_id for run in shown], [number])
     )
     side_by_side = (
         f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_PAGES}"

@@ -46,7 +46,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
     Raises: RunError if there is no such run.
     """
     client = open_existing_store(tracking)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     run = (
         _find_last(client, experiments, artifacts[0])
         if run_id == LAST
@@ -54,7 +54,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
     )
     if run is None:
         newest = client.search_runs(experiments, max_results=3)
-        known = listing(f"{each.info.run_id} ({each.info.run_name})" for each in newest)
+        known = listing(f"{run.info.run_id} ({run.info.run_name})" for run in newest)
         raise RunError(
             f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are"
             f" {known}. See them with make ui"
@@ -64,7 +64,9 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     digests = {
-        tag.value: each.dataset.digest for each in run.inputs.dataset_inputs for tag in each.tags
+        tag.value: data_input.dataset.digest
+        for data_input in run.inputs.dataset_inputs
+        for tag in data_input.tags
     }
     params, tags = dict(run.data.params), dict(run.data.tags)
     name, held, trained_on = (
@@ -93,7 +95,7 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
     Raises: RunError if there is no such study, naming those there are.
     """
     client = open_existing_store(tracking)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     named = (
         client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000)
         if "'" not in name

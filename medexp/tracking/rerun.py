@@ -39,15 +39,15 @@ def recompose_for_rerun(
             "experiment=from_run makes a finished run again: give run=ID, an MLflow run id (make ui"
             " lists them), or last"
         )
-    for each in overrides:
-        if (group := each.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
+    for override in overrides:
+        if (group := override.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
             raise ConfigError(
-                f"{each} has no effect with experiment=from_run: leave {group}= out and name the"
+                f"{override} has no effect with experiment=from_run: leave {group}= out and name the"
                 " values themselves"
             )
     made, subject = finished.recompose_from_options(cfg, options, overrides)
     if subject.started_from is not None and not any(
-        each.lstrip("+").startswith("lora.start_from=") for each in overrides
+        override.lstrip("+").startswith("lora.start_from=") for override in overrides
     ):
         made.lora.start_from = str(subject.started_from)  # the folder it was read from may be gone
     return made, subject

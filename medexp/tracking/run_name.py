@@ -54,9 +54,9 @@ def _abbreviate(key: str, value: object) -> str:
 
 def _list_other_overrides(overrides: Sequence[str]) -> list[str]:
     found = []
-    for each in overrides:
-        told = _TELLING.fullmatch(each)
-        if told is None or told["key"] in (*_ALWAYS, *_UNTELLING) or each in _UNTELLING:
+    for override in overrides:
+        told = _TELLING.fullmatch(override)
+        if told is None or told["key"] in (*_ALWAYS, *_UNTELLING) or override in _UNTELLING:
             continue
         found.append(
             _abbreviate(told["key"], told["value"]) if "." in told["key"] else told["value"]

@@ -199,9 +199,9 @@ def _list_former_addresses(store: sqlite3.Connection, here: str) -> list[str]:
 def _is_of_this_store(store: sqlite3.Connection, base: str, here: str) -> bool:
     if (folder_of_uri(base).parent / STORE).is_file():
         return True
-    runs = (each for (each,) in store.execute("SELECT artifact_uri FROM runs") if each)
-    theirs = (each.removeprefix(base) for each in runs if each.startswith(f"{base}/"))
-    return any(folder_of_uri(here + each).exists() for each in theirs)
+    runs = (address for (address,) in store.execute("SELECT artifact_uri FROM runs") if address)
+    theirs = (address.removeprefix(base) for address in runs if address.startswith(f"{base}/"))
+    return any(folder_of_uri(here + address).exists() for address in theirs)
 
 
 def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:

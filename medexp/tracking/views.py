@@ -102,9 +102,9 @@ def list_dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
     `trials`.
     """
     keys = sorted(
-        {key for each in trials for key in each if not key.startswith(_OF_THE_PLAN)} - set(ALWAYS)
+        {key for trial in trials for key in trial if not key.startswith(_OF_THE_PLAN)} - set(ALWAYS)
     )
-    return [*ALWAYS, *(key for key in keys if len({each.get(key) for each in trials}) > 1)]
+    return [*ALWAYS, *(key for key in keys if len({trial.get(key) for trial in trials}) > 1)]
 
 
 def _make_columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]:

@@ -77,7 +77,7 @@ class MeasuredTexts:
         """
         if shared.question is not None:
             return Contamination(place, *shared.question, shared.asked, same_question=True)
-        gram = next((each for each in shared.runs if each not in frequent), None) or self._much(
+        gram = next((run for run in shared.runs if run not in frequent), None) or self._much(
             shared.runs
         )
         return (
@@ -113,12 +113,12 @@ class SharedText:
 def find_contamination(cases: Sequence[Case], measured: MeasuredTexts) -> list[Contamination]:
     """The training cases that share something with what is measured, one entry each."""
     shared = [measured.shared(case) for case in cases]
-    counts = Counter(gram for each in shared for gram in each.runs)
+    counts = Counter(gram for text in shared for gram in text.runs)
     frequent = {gram for gram, count in counts.items() if count > FREQUENT}
     return [
         found
-        for place, each in enumerate(shared)
-        if (found := measured.overlap(place, each, frequent))
+        for place, text in enumerate(shared)
+        if (found := measured.overlap(place, text, frequent))
     ]
 
 

@@ -100,7 +100,7 @@ class Inspection:
         """Plain values for JSON: counts whole, at most EXAMPLES examples of each finding."""
         return self.audit.as_dict() | {
             "max_tokens": self.max_tokens,
-            "lengths": {name: asdict(each) for name, each in self.lengths.items()},
+            "lengths": {name: asdict(lengths) for name, lengths in self.lengths.items()},
             "label_tokens": dict(self.label_tokens),
             "near_duplicates": _shorten_examples(self.repeats),
             "near_held_out": _shorten_examples(self.near_held_out),
@@ -109,7 +109,7 @@ class Inspection:
             "languages": dict(self.languages),
             "missing_values": {
                 "count": len(self.missing_values),
-                "places": [each.place for each in self.missing_values[:EXAMPLES]],
+                "places": [case.place for case in self.missing_values[:EXAMPLES]],
             },
             "broken_rules": list(self.broken),
         }
@@ -138,7 +138,7 @@ def inspect(
         max_tokens=max_tokens,
         lengths=dict(_measure_lengths(cut)),
         label_tokens=_count_label_tokens(cut),
-        without_eos=sum(not each[-1].learnt for each in cut),
+        without_eos=sum(not spans[-1].learnt for spans in cut),
         repeats=repeats,
         near_held_out=near_held_out,
         leaks=_find_leaks(train.cases, held_out.cases, benchmarks),
@@ -158,10 +158,10 @@ def _measure_lengths(cut: Sequence[Sequence[TokenSpan]]) -> Iterator[tuple[str, 
         yield (
             role.value,
             summarize_lengths(
-                [sum(piece.tokens for piece in each if piece.role is role) for each in cut]
+                [sum(piece.tokens for piece in spans if piece.role is role) for spans in cut]
             ),
         )
-    yield "whole", summarize_lengths([sum(piece.tokens for piece in each) for each in cut])
+    yield "whole", summarize_lengths([sum(piece.tokens for piece in spans) for spans in cut])
 
 
 def summarize_lengths(tokens: Sequence[int]) -> Lengths:
@@ -174,8 +174,8 @@ def summarize_lengths(tokens: Sequence[int]) -> Lengths:
         if (size := base * 10**step) * BINS > ordered[-1]
     )
     bins = [0] * (ordered[-1] // width + 1)
-    for each in tokens:
-        bins[each // width] += 1
+    for count in tokens:
+        bins[count // width] += 1
     return Lengths(
         median(ordered),
         ordered[min(len(ordered) - 1, len(ordered) * 95 // 100)],
@@ -187,8 +187,8 @@ def summarize_lengths(tokens: Sequence[int]) -> Lengths:
 
 def _count_label_tokens(cut: Sequence[Sequence[TokenSpan]]) -> dict[str, int]:
     totals = {role.value: 0 for role in Role}
-    for each in cut:
-        for piece in each:
+    for spans in cut:
+        for piece in spans:
             totals[piece.role.value] += piece.tokens if piece.learnt else 0
     return {name: count for name, count in totals.items() if count}
 
@@ -222,7 +222,9 @@ def _find_leaks(
     )
     for name, texts in benchmarks.items():
         measured.add(name, [question for question, _ in texts], [text for _, text in texts])
-    return [_make_leak(train, each) for each in find_contamination(train, measured)]
+    return [
+        _make_leak(train, contamination) for contamination in find_contamination(train, measured)
+    ]
 
 
 def _make_leak(train: Sequence[Case], overlap: Contamination) -> Leak:
@@ -231,7 +233,7 @@ def _make_leak(train: Sequence[Case], overlap: Contamination) -> Leak:
 
 
 def _shorten_examples(found: Sequence[Repeat] | Sequence[Leak]) -> dict[str, object]:
-    return {"count": len(found), "examples": [asdict(each) for each in found[:EXAMPLES]]}
+    return {"count": len(found), "examples": [asdict(example) for example in found[:EXAMPLES]]}
 
 
 def _find_broken_rules(seen: Inspection) -> Iterator[str]:
@@ -247,9 +249,9 @@ def _find_broken_rules(seen: Inspection) -> Iterator[str]:
     if missing := seen.missing_values:
         first = listing(
             [
-                f"{each.answer if is_missing_value(each.answer) else each.reasoning} in"
-                f" {each.place}"
-                for each in missing[:3]
+                f"{case.answer if is_missing_value(case.answer) else case.reasoning} in"
+                f" {case.place}"
+                for case in missing[:3]
             ]
         )
         yield (

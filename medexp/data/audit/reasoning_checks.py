@@ -45,7 +45,7 @@ def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
 def goes_in_circles(text: str) -> bool:
     """Do CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier one?"""
     sentences = [
-        each for part in _SENTENCE_END.split(text) if (each := " ".join(split_words(part)))
+        sentence for part in _SENTENCE_END.split(text) if (sentence := " ".join(split_words(part)))
     ]
     return len(sentences) >= FEWEST and len(sentences) - len(set(sentences)) >= CIRCLES * len(
         sentences

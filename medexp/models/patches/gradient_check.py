@@ -53,7 +53,7 @@ def make_shortening_patch(kernels: Any) -> Patch:
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
         count = leave_out_last_product(
-            layers, kernels, lambda layer: any(layer is each for each in kept)
+            layers, kernels, lambda layer: any(layer is kept_layer for kept_layer in kept)
         )
         assert count == len(layers) - len(kept), f"{count} small layers took it"
 
@@ -143,7 +143,11 @@ def _compute_gradients(recipe: LayerRecipe, patch: Patch) -> dict[str, Any]:
             else _recompute(_run_forward(layer, recipe), out)
         )
     out.float().square().mean().backward()
-    trained = {name: each.grad for name, each in layers.named_parameters() if each.requires_grad}
+    trained = {
+        name: parameter.grad
+        for name, parameter in layers.named_parameters()
+        if parameter.requires_grad
+    }
     return {"the input": hidden.grad} | trained
 
 
@@ -273,7 +277,7 @@ def _is_quantised(projection: Any) -> bool:
 def _kind(projection: Any) -> tuple[object, ...]:
     base = _base(projection)
     adapters = (
-        [str(each.weight.dtype) for each in projection.lora_A.values()]
+        [str(matrix.weight.dtype) for matrix in projection.lora_A.values()]
         if _has_adapter(projection)
         else []
     )

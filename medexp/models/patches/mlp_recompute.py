@@ -80,9 +80,9 @@ def list_fused_mlps(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) 
 
 def find_unknown_part(kernels: Any) -> str | None:
     """What of `kernels` is not as medexp knows it, in words; None where all is."""
-    for each in _PARTS:
-        if each.of(kernels) is None:
-            return each.absence()
+    for part in _PARTS:
+        if part.of(kernels) is None:
+            return part.absence()
     if tuple(inspect.signature(private_names.LORA_MLP.of(kernels).forward).parameters) != INPUTS:
         return (
             f"{private_names.LORA_MLP.name} takes other inputs than it did in unsloth"
