@@ -19,15 +19,14 @@ from medexp.cli.app import run_command
 from medexp.config.command_options import AuditOptions
 from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.audit.contamination import extract_benchmark_texts
 from medexp.data.audit.inspection import Inspection
 from medexp.data.token_roles import Role, TokenSpan
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import DataError
-from medexp.models import backend as stack
-from medexp.models import weights
+from medexp.models import backend, weights
 from medexp.models.tokenizer import load_tokenizer
 from medexp.reports import audit_report
 from medexp.system import machine
@@ -55,7 +54,7 @@ def audit(config: RunConfig, options: AuditOptions, folder: Path, console: Conso
         Path(file).name: _benchmark(Path(file), key)
         for key, file in _benchmark_files(config, options)
     }
-    cases = source.load_cases(config.dataset, config.prompt)
+    cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
     speller = _speller(config, console)
     with console.progress("tokenising", speller.count(config, sides)) as advance:
@@ -79,7 +78,7 @@ def _benchmark_files(config: RunConfig, options: AuditOptions) -> Iterator[tuple
 
 
 def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
-    texts = list(extract_benchmark_texts(source.read_records(file, key)))
+    texts = list(extract_benchmark_texts(data_loading.read_records(file, key)))
     if not texts:
         raise DataError(
             f"{key}={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files"
@@ -92,10 +91,10 @@ def _speller(config: RunConfig, console: Console) -> CachedTokenizer:
     with console.status("loading the tokenizer"):
         if found.gguf is not None:
             found = weights.convert_gguf(
-                found, config.model, stack.load_backend(config.hardware, machine.cache_dir())
+                found, config.model, backend.load_backend(config.hardware, machine.cache_dir())
             )
         return CachedTokenizer(
-            load_tokenizer(found, stack.load_transformers(config.hardware)), config.prompt
+            load_tokenizer(found, backend.load_transformers(config.hardware)), config.prompt
         )
 
 

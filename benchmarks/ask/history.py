@@ -20,7 +20,7 @@ from medexp.cli import app as command
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.cases import Case
 from medexp.data.encoding import encode_prompt, make_vocabulary
@@ -35,7 +35,7 @@ from medexp.models.session import load_model_under_ceiling, open_session, prepar
 from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.system.console import Console
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 
 FOLLOW_UPS = (
     "What would change if she were pregnant?",
@@ -54,9 +54,9 @@ def main() -> None:
     run, found = _composed(overrides)
     console = Console()
     tuned = load_model_under_ceiling(run, open_session(run, found, console), console)
-    cases = mixture.split_mixture(source.load_cases(run.dataset).by_source, run.dataset).held_out[
-        : options.cases
-    ]
+    cases = mixture.split_mixture(
+        data_loading.load_cases(run.dataset).by_source, run.dataset
+    ).held_out[: options.cases]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
     vocabulary_ = make_vocabulary(tuned.tokenizer)
 
@@ -88,9 +88,9 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
         command._own_options(cfg, "ask")
-        subject = finished.find_run_from_config(cfg, asked)
+        subject = finished_run.find_run_from_config(cfg, asked)
         run = resolve(
-            finished.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}
+            finished_run.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}
         )
     return prepare_finished_run(run, subject, Console())
 

@@ -29,15 +29,13 @@ from medexp.config.changes import change_values
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.prompts import render_question
 from medexp.data.split import split_cases
 from medexp.evaluation import generation
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import memory_guard as guard
-from medexp.models import weights
+from medexp.models import backend, memory_guard, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import budget, planner
@@ -67,9 +65,9 @@ def main() -> None:
         plan = planner.choose_plan(run)[0]
         run = planner.apply_plan(run, plan)
         print(planner.describe_plan(plan, run.hardware.vram_ceiling_gib), flush=True)
-    meter = guard.cap_allocator(run.hardware)
+    meter = memory_guard.cap_allocator(run.hardware)
     tuned = _loaded(run)
-    held_out = split_cases(source.load_cases(run.dataset).cases, run.dataset).held_out[
+    held_out = split_cases(data_loading.load_cases(run.dataset).cases, run.dataset).held_out[
         : options.answers
     ]
     prompts = [
@@ -128,11 +126,11 @@ def _composed(overrides: list[str]) -> RunConfig:
 
 
 def _loaded(run: RunConfig) -> AdapterModel:
-    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    modules = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     if found.gguf is not None:
         found = weights.convert_gguf(found, run.model, modules)
-    return model.load_model(run, found, load_tokenizer(found, modules), modules)
+    return model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 def _tokens_per_s(

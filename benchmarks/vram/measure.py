@@ -38,9 +38,8 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     from medexp.config.resolve import resolve
     from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
-    from medexp.models import backend as stack
-    from medexp.models import loading as model
-    from medexp.models import memory_guard as guard
+    from medexp.models import backend, memory_guard
+    from medexp.models import loading as model_loading
     from medexp.models.weights import Weights
     from medexp.system import machine
     from medexp.training import trainer
@@ -69,10 +68,10 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
     # Processes share the card.
     run = change_values(run, {"hardware.vram_ceiling_gib": None})
-    guard.cap_allocator(run.hardware)
-    modules = stack.load_backend(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
+    memory_guard.cap_allocator(run.hardware)
+    modules = backend.load_backend(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
     found = Weights(str(checkpoints / entry["shape"]), None)
-    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
+    tuned = model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
     torch.cuda.synchronize()
     results = []
     for micro_batch, seq in entry["points"]:

@@ -62,16 +62,15 @@ def measure(point: tuple[int, int, int, str]) -> dict:
 
     from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
-    from medexp.models import backend as stack
-    from medexp.models import loading as model
-    from medexp.models import weights
+    from medexp.models import backend, weights
+    from medexp.models import loading as model_loading
     from medexp.training import trainer
 
     run = run_of(*point)
-    modules = stack.load_backend(run.hardware, Path("/tmp/compiled-cpu"))
+    modules = backend.load_backend(run.hardware, Path("/tmp/compiled-cpu"))
     before = resident("VmRSS")
     found = weights.find_weights(run.model)
-    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
+    tuned = model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
     gc.collect()
     loaded = resident("VmRSS")
     rows = [

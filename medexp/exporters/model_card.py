@@ -1,4 +1,4 @@
-"""The model card (README.md) of an export, filled from its run: Markdown under YAML that the Hub
+"""The model card (README.md) of an export, filled from its run: Markdown below YAML that the Hub
 reads. Text only.
 """
 
@@ -11,7 +11,8 @@ from medexp.config import dataset_sources
 from medexp.config.schema import Lora, RunConfig
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
-_LICENCES = {  # our words: the Hub's identifier
+# The Hub's identifier for each licence that conf/model names.
+_LICENCES = {
     "Apache-2.0": "apache-2.0",
     "MIT": "mit",
     "Llama 3.1 Community License": "llama3.1",
@@ -23,8 +24,10 @@ _LIBRARY = {"adapter": "peft", "finetune": "transformers", "quantized": "gguf"}
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says: the `kind` of export (adapter, merged, gguf) and in words, its run, the
-    measures as rows of a table.
+    """What a card says of its export.
+
+    `kind` is adapter, merged or gguf, and `description` says it in words. `measures` are rows of a
+    table: measure, change, verdict, interval.
     """
 
     kind: str
@@ -36,75 +39,72 @@ class CardFacts:
 
 
 def render_card(run: RunConfig, facts: CardFacts) -> str:
-    """README.md."""
-    licences = [(name, licence) for name, _, licence in _list_sources(run)]
+    """Return the text of README.md."""
+    front_matter = OmegaConf.to_yaml(OmegaConf.create(make_metadata(run, facts)))
+    notice = NOT_FOR_CLINICAL_USE.partition(": ")[2].capitalize()
+    origin = f" in MLflow run `{facts.run_id}`" if facts.run_id else ""
+    sources = list(_list_sources(run))
+    sources_table = _render_table(("cases", "from", "licence"), sources)
+    limits = "\n".join(f"- {limit}" for limit in _list_limits(run, facts))
+    licences = [("base model", run.model.licence), *((name, text) for name, _, text in sources)]
     sections = [
-        f"---\n{OmegaConf.to_yaml(OmegaConf.create(make_metadata(run, facts)))}---",
+        f"---\n{front_matter}---",
         f"# {facts.name}",
-        f"> **Not for clinical use.** {NOT_FOR_CLINICAL_USE.partition(': ')[2].capitalize()}",
-        f"{facts.description}. Made by medexp"
-        + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
-        "## How to use it\n\n" + facts.usage,
-        "## Prompt\n\n" + _render_prompt(run),
-        "## What changed\n\n" + _render_measures(facts.measures),
-        "## Data\n\n"
-        + _render_table(("cases", "from", "licence"), list(_list_sources(run)))
-        + "\n\n"
-        + _describe_split(run),
-        "## Training\n\n" + _render_table(("", ""), list(_list_settings(run))),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _list_limits(run, facts)),
-        "## Licences\n\n"
-        + _render_table(("", "licence"), [("base model", run.model.licence), *licences]),
+        f"> **Not for clinical use.** {notice}",
+        f"{facts.description}. Made by medexp{origin}.",
+        f"## How to use it\n\n{facts.usage}",
+        f"## Prompt\n\n{_render_prompt(run)}",
+        f"## What changed\n\n{_render_measures(facts.measures)}",
+        f"## Data\n\n{sources_table}\n\n{_describe_split(run)}",
+        f"## Training\n\n{_render_table(('', ''), list(_list_settings(run)))}",
+        f"## Limits\n\n{limits}",
+        f"## Licences\n\n{_render_table(('', 'licence'), licences)}",
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def make_metadata(run: RunConfig, facts: CardFacts) -> dict[str, object]:
-    """The front matter, in the Hub's words."""
+    """Return the front matter, with the keys that the Hub reads."""
     relation = _RELATION[facts.kind]
-    found: dict[str, object] = {
+    metadata: dict[str, object] = {
         "language": ["en"],
         **_make_licence_fields(run.model.licence),
         "library_name": _LIBRARY[relation],
     }
     if run.model.hub_id is not None:
-        found |= {"base_model": run.model.hub_id, "base_model_relation": relation}
-    if data := [
+        metadata |= {"base_model": run.model.hub_id, "base_model_relation": relation}
+    if dataset_ids := [
         source.hub_id
         for source in dataset_sources.sources(run.dataset)
         if source.hub_id is not None and source.path is None
     ]:
-        found["datasets"] = data
-    tags = [
-        "medexp",
-        "medical",
-        "not-for-clinical-use",
-        *(["lora"] if relation == "adapter" else []),
-    ]
-    return found | {"pipeline_tag": "text-generation", "tags": tags}
+        metadata["datasets"] = dataset_ids
+    tags = ["medexp", "medical", "not-for-clinical-use"]
+    if relation == "adapter":
+        tags.append("lora")
+    return metadata | {"pipeline_tag": "text-generation", "tags": tags}
 
 
-def _make_licence_fields(words: str) -> dict[str, object]:
-    """Licence of the base: an identifier of the Hub's where it is one, else `other` under a name of
-    its own.
-    """
-    known = _LICENCES.get(words)
-    return (
-        {"license": known} if known else {"license": "other", "license_name": "see-licences-below"}
-    )
+def _make_licence_fields(licence: str) -> dict[str, object]:
+    """Return the licence of the base as the Hub's identifier, or `other` where it has none."""
+    identifier = _LICENCES.get(licence)
+    if identifier is None:
+        return {"license": "other", "license_name": "see-licences-below"}
+    return {"license": identifier}
 
 
 def _list_sources(run: RunConfig) -> Iterator[tuple[str, str, str]]:
-    shares = {part.name: f", weight {part.weight:g}" for part in run.dataset.mixture}
+    """Yield the name, the origin and the licence of each source of cases."""
+    weights = {source.name: f", weight {source.weight:g}" for source in run.dataset.mixture}
     for source in dataset_sources.sources(run.dataset):
-        place = (
-            f"{source.hub_id}{f' @ {source.revision}' if source.revision else ''}"
-            if source.path is None
-            else "a local file"
-        )
-        if source.path is not None and source.name == "clinical_cases":
-            place = "shipped with medexp"
-        yield source.name, place + shares.get(source.name, ""), source.licence
+        if source.path is None:
+            origin = f"{source.hub_id}{f' @ {source.revision}' if source.revision else ''}"
+        elif source.name == "clinical_cases":
+            origin = "shipped with medexp"
+        else:
+            # The path is this machine's and says nothing elsewhere.
+            origin = "a local file"
+        yield source.name, origin + weights.get(source.name, ""), source.licence
 
 
 def _render_prompt(run: RunConfig) -> str:
@@ -214,8 +214,9 @@ def _fence_text(text: str) -> str:
 
 
 def render_usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = False) -> str:
-    """How the export is used, as Markdown; `serves` where a serve.sh lies beside it, `is_local`
-    where the base is not the Hub's.
+    """Return how the export is used, as Markdown.
+
+    `serves` where a serve.sh lies beside it, `is_local` where the base is not the Hub's.
     """
     if "Modelfile" in files:
         return (

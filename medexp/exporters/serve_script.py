@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# what --max-lora-rank takes. Source: vLLM's LoRAConfig
+# What --max-lora-rank takes. Source: vLLM's LoRAConfig.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-_NOT_PLAIN = re.compile(r"[^\w./ -]")  # inside double quotes of a shell
+# Characters that are not safe inside double quotes of a shell.
+_NOT_PLAIN = re.compile(r"[^\w./ -]")
 _HERE = '"$here"'
 
 
@@ -24,7 +25,7 @@ class ServeSettings:
 
 
 def find_vllm_obstacle(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
-    """Why vLLM cannot serve this adapter over its base; None where it can."""
+    """Return why vLLM cannot serve this adapter over its base, None where it can."""
     if uses_dora:
         return "lora.dora=true"
     if trains_bias:
@@ -33,26 +34,24 @@ def find_vllm_obstacle(rank: int, uses_dora: bool, trains_bias: bool) -> str | N
 
 
 def make_vllm_adapter_command(
-    served: ServeSettings, base: str, is_local: bool, rank: int, is_nf4: bool
+    settings: ServeSettings, base: str, is_local: bool, rank: int, is_nf4: bool
 ) -> list[str]:
-    """The words of vLLM's command for the base with the adapter that lies beside the script. A base
-    that is not the Hub's is the folder in the variable BASE: where it lies is another place on
-    every machine."""
+    """Return vLLM's command for the base with the adapter that lies beside the script.
+
+    A base that is not the Hub's is the folder in the variable BASE, because every machine has it in
+    another place.
+    """
     max_rank = next(max_rank for max_rank in VLLM_RANKS if max_rank >= rank)
-    place = (
+    local_base = (
         f'"${{BASE:?is the folder of the base model, {_NOT_PLAIN.sub("_", base)}: BASE=FOLDER sh'
         ' serve.sh}"'
     )
-    words = [
-        "vllm",
-        "serve",
-        place if is_local else shlex.quote(base),
-        "--enable-lora",
-        "--max-lora-rank",
-        str(max_rank),
-    ]
-    words += ["--lora-modules", f"{shlex.quote(served.name)}={_HERE}", "--tokenizer", _HERE]
-    return words + (["--quantization", "bitsandbytes"] if is_nf4 else []) + _server_options(served)
+    command = ["vllm", "serve", local_base if is_local else shlex.quote(base)]
+    command += ["--enable-lora", "--max-lora-rank", str(max_rank)]
+    command += ["--lora-modules", f"{shlex.quote(settings.name)}={_HERE}", "--tokenizer", _HERE]
+    if is_nf4:
+        command += ["--quantization", "bitsandbytes"]
+    return command + _server_options(settings)
 
 
 def make_vllm_merged_command(served: ServeSettings) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 from medexp.config.schema import Device, Engine, Family, Optimizer, Quantisation, RunConfig
-from medexp.planning import unfused_memory as unfused
+from medexp.planning import unfused_memory
 from medexp.planning.memory_terms import (
     ALLOCATION_UNIT,
     WIDTHS,
@@ -196,7 +196,7 @@ def _list_dequantised_terms(config: RunConfig, levers: Levers) -> list[Term]:
         or config.model.quantisation is not Quantisation.nf4
     ):
         return []
-    in_training = not (levers.compiled and unfused.is_fused(config))
+    in_training = not (levers.compiled and unfused_memory.is_fused(config))
     phases = (
         [Phase.always]
         if in_training
@@ -250,8 +250,8 @@ def _list_evaluation_terms(config: RunConfig, _: Levers) -> list[Term]:
         measuring = max(
             measuring,
             head
-            + int(unfused.FORWARD_FACTOR * unfused.forward_bytes(config, tokens))
-            + unfused.FORWARD_SLACK,
+            + int(unfused_memory.FORWARD_FACTOR * unfused_memory.forward_bytes(config, tokens))
+            + unfused_memory.FORWARD_SLACK,
         )
     return [
         Term(
@@ -332,7 +332,8 @@ def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[i
     forward = 2 * tokens * 3 * (shape.hidden + shape.ffn)
     return (
         cache,
-        (unfused.forward_bytes(config, tokens) if config.lora.dora else forward) + ANSWERING_SLACK,
+        (unfused_memory.forward_bytes(config, tokens) if config.lora.dora else forward)
+        + ANSWERING_SLACK,
     )
 
 

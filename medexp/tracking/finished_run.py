@@ -14,8 +14,7 @@ from medexp.config.resolve import found_again, tracking_root
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
 from medexp.system.home import expand_home
-from medexp.tracking import commits, registry
-from medexp.tracking import queries as kept_runs
+from medexp.tracking import commits, queries, registry
 from medexp.tracking.artifact_names import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -38,7 +37,7 @@ class FinishedRun:
     adapter: Path | None
     composed: Path | None
     record: Path | None
-    kept: kept_runs.StoredRun | None
+    kept: queries.StoredRun | None
     started_from: Path | None = None
 
     @property
@@ -86,7 +85,7 @@ def find_run(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
 
 
 def _find_stored(run_id: str, root: str, asked: str) -> FinishedRun:
-    kept = kept_runs.find_run(
+    kept = queries.find_run(
         _make_tracking(root), run_id, (ADAPTER, COMPOSED_CONFIG, RECORD, STARTED_FROM)
     )
     has = kept.artifacts.get

@@ -9,8 +9,7 @@ from omegaconf import DictConfig
 from medexp.config.command_options import TrainOptions
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError
-from medexp.tracking import commits
-from medexp.tracking import finished_run as finished
+from medexp.tracking import commits, finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 LOSS = "result/loss_after"
@@ -24,7 +23,7 @@ def recompose_for_rerun(
     `overrides` name; and that run.
 
     Raises: ConfigError for one without the other; RunError or ConfigError as
-        `finished.recompose_from_options` does.
+        `finished_run.recompose_from_options` does.
     """
     if not options.from_run:
         if options.run is not None:
@@ -45,7 +44,7 @@ def recompose_for_rerun(
                 f"{override} has no effect with experiment=from_run: leave {group}= out and name the"
                 " values themselves"
             )
-    made, subject = finished.recompose_from_options(cfg, options, overrides)
+    made, subject = finished_run.recompose_from_options(cfg, options, overrides)
     if subject.started_from is not None and not any(
         override.lstrip("+").startswith("lora.start_from=") for override in overrides
     ):

@@ -36,7 +36,7 @@ from medexp.reports import summary
 from medexp.reports.console_tables import print_scorecard
 from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short
-from medexp.tracking import queries as kept_runs
+from medexp.tracking import queries
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER
 from medexp.tracking.rerun import OriginalRun
@@ -196,7 +196,7 @@ def _prepare_cases(
 def _open_mlflow_run(request: _Request, config: RunConfig, work: ResumableRun) -> Iterator[Tracker]:
     """Open the MLflow run, new or the one that `work` was begun in; a full disk is explained."""
     invocation, trial = request.invocation, request.trial
-    kept_runs.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
+    queries.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     name = choose_run_name(config, invocation, trial)
     say = partial(request.console.info, mark=NOTE)
     trial_tags = trial.tags if trial else {}

@@ -255,12 +255,12 @@ class Stubs:
         monkeypatch.setattr(
             results,
             "open_parent_run",
-            lambda *_: nullcontext(SimpleNamespace(run_id="parent", folder=lambda *_: None)),
+            lambda *_: nullcontext(SimpleNamespace(run_id="parent", log_folder=lambda *_: None)),
         )
         monkeypatch.setattr(results, "log_results", lambda *_: None)
         monkeypatch.setattr(results, "register_best", lambda *_: None)
         monkeypatch.setattr(charts, "draw_charts", lambda *_: [])
-        monkeypatch.setattr(Console, "info", lambda _, text, **__: self.said.append(text))
+        monkeypatch.setattr(Console, "info", lambda _, text, *__, **___: self.said.append(text))
 
     def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:  # noqa: ARG002
         """What a launcher does: here, the outcome is left at once."""

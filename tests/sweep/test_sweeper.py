@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import command
 
 from medexp.sweep.search import metric_names as known_metrics
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
@@ -84,7 +84,9 @@ def _in_mlflow(sweeps, done) -> None:
         f"Best so far: **seq{best.params['training.max_seq_tokens']}**"
         in parent.data.tags["mlflow.note.content"]
     )
-    registered = finished.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
+    registered = finished_run.find_run(
+        "models:/s@best", str(sweeps.root / "mlruns"), sweeps.root
+    ).kept
     assert registered is not None
     assert registered.run_id == best.user_attrs["mlflow_run_id"]
 
@@ -198,7 +200,7 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
         ]
         assert ("lora.rank_stabilised" in trial.params) == (trial.params["lora.r"] == 8)
     assert (sweeps.folder / "charts/pareto_front.png").stat().st_size > 5000
-    best = finished.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
+    best = finished_run.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
     assert best.adapter is not None  # although the preset has trials keep none in MLflow
     assert (best.adapter / "adapter_model.safetensors").is_file()
 

@@ -13,14 +13,13 @@ from helpers.commands import Doors
 
 from medexp.config.changes import change_values
 from medexp.config.schema import Device, Resume, RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split_cases
 from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import weights
+from medexp.models import backend, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import Meter
 from medexp.models.tokenizer import load_tokenizer
@@ -56,13 +55,13 @@ class RefusingCard:
         self.run = doors.run(*BATCHES, *more)
         # Only planned for: bytes then count as the card's.
         self.asked = change_values(self.run, {"hardware.device": Device.cuda})
-        self.modules = stack.load_backend(self.run.hardware, machine.cache_dir())
+        self.modules = backend.load_backend(self.run.hardware, machine.cache_dir())
         self.found = weights.find_weights(self.run.model)
         self.tokenizer = load_tokenizer(self.found, self.modules)
         self.folder, self.refusals, self.said = folder, refusals, []
 
     def load(self, config: RunConfig) -> AdapterModel:
-        tuned = model.load_model(config, self.found, self.tokenizer, self.modules)
+        tuned = model_loading.load_model(config, self.found, self.tokenizer, self.modules)
         tuned.network.register_forward_pre_hook(self.refuse)
         return tuned
 
@@ -74,7 +73,7 @@ class RefusingCard:
     def ready(self) -> Prepared:
         return prepare(
             self.run,
-            split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset),
+            split_cases(data_loading.load_cases(self.run.dataset).cases, self.run.dataset),
             make_vocabulary(self.tokenizer, self.run.prompt),
         )
 
@@ -103,7 +102,9 @@ def card(doors: Doors, tmp_path: Path) -> Callable[..., RefusingCard]:
 
 def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., RefusingCard]) -> None:
     tried = card()
-    fresh = [each.clone() for each in tried.load(tried.run).network.parameters() if each.requires_grad]
+    fresh = [
+        each.clone() for each in tried.load(tried.run).network.parameters() if each.requires_grad
+    ]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
         assert work.fitting_levers() == Levers(4, 1, compiled=False)

@@ -23,8 +23,7 @@ from medexp.system import disk_space
 from medexp.system.console import Console
 from medexp.system.home import short
 from medexp.system.units import GIB, gib
-from medexp.tracking import queries as kept_runs
-from medexp.tracking import registry
+from medexp.tracking import queries, registry
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER, BEST_PRESET, INFEASIBLE_PROPOSALS, TRIALS
 from medexp.tracking.run_name import abbreviate_params
@@ -65,7 +64,7 @@ def open_parent_run(
         )
         yield tracker
         # A trial that was killed alone has left its run open, and no later trial has ended it.
-        kept_runs.mark_runs_killed(tracking_config, ())
+        queries.mark_runs_killed(tracking_config, ())
 
 
 def count_endings(study: StudyHistory) -> dict[str, int]:
@@ -164,7 +163,7 @@ def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Mo
     # not depend on the registry.
     with suppress(RunError), suppress_away():
         if folder is not None and (folder / ADAPTER).is_dir():
-            kept_runs.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
+            queries.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
         return registry.register_adapter(tracking_config, run_id, model_name, BEST_ALIAS)
     return None
 
