@@ -138,10 +138,10 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
         say(f"  {name}: {found or 'gradients are the same'}, {seen[name]['seconds']} s")
         return found
 
-    from medexp.models import model_loading
+    from medexp.models import loading as model_loading
 
     seconds: list[float] = []
-    gradient_check.find_difference, model_loading.difference_once = timed, named
+    gradient_check.find_difference, model_loading.find_difference_once = timed, named
     began = time.perf_counter()
     try:
         tuned = load()
@@ -163,7 +163,7 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
             "why": getattr(error, "why", None),
         }
     finally:
-        gradient_check.find_difference, model_loading.difference_once = difference, once
+        gradient_check.find_difference, model_loading.find_difference_once = difference, once
     gc.collect()
     torch.cuda.empty_cache()
     outcome |= {"load_s": round(time.perf_counter() - began, 1), "patches": seen}
@@ -190,7 +190,8 @@ def main() -> int:
 
     run = composed(args.model, args.overrides)
     began = time.perf_counter()
-    from medexp.models import backend, model_loading
+    from medexp.models import backend
+    from medexp.models import loading as model_loading
     from medexp.models.patches import activation_offloading, gradient_check
     from medexp.models.weights import Weights
 

@@ -19,7 +19,7 @@ from medexp.errors import ConfigError
 from medexp.evaluation import generation
 from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
-from medexp.models import model_loading
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import Meter, memory_phase
 from medexp.models.session import Session, load_model_under_ceiling

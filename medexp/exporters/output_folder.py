@@ -63,7 +63,7 @@ def open_output_folder(folder: Path) -> Iterator[Path]:
     except MedexpError:
         raise
     except Exception as error:
-        hindrance = disk_space.hindrance(error, [folder.parent])
+        hindrance = disk_space.explain_write_error(error, [folder.parent])
         if hindrance is None:
             raise
         raise OutputError(

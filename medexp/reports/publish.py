@@ -9,7 +9,7 @@ from pathlib import Path
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.reports.run_report import ReportHeader, render_report
-from medexp.tracking.artifact_names import RECORD, REPORT
+from medexp.tracking.artifact_names import PER_CASE, RECORD, REPORT
 from medexp.tracking.tracker import Tracker
 
 
@@ -33,7 +33,7 @@ def publish_evaluation(
         dollars = float(sum(judgement.dollars for judgement in judgements))
         tracker.log_metrics(step, {"judge/tokens": tokens, "judge/dollars": dollars})
     if record.cases:
-        tracker.log_table(per_case_table(record, scorecard), "evaluation/per_case.json")
+        tracker.log_table(per_case_table(record, scorecard), PER_CASE)
     tracker.log_text(page, REPORT)
     folder.mkdir(parents=True, exist_ok=True)
     page_file, record_file = folder / REPORT, folder / RECORD

@@ -263,7 +263,7 @@ class TrialScheduler:
         """
         folders = [self._spec.folder, Path(self._base_config.tracking.root or ".")]
         try:
-            disk_space.refuse_full(folders, MIN_FREE_BYTES)
+            disk_space.refuse_full_disk(folders, MIN_FREE_BYTES)
         except OutputError as error:
             self._retry(trial, Ending.stopped, str(error))
             raise

@@ -107,7 +107,7 @@ def _draw_charts(
             charts.draw_charts(study, base_config, folder)
             parent.log_folder(folder, CHARTS)
     except Exception as error:
-        if disk_space.out_of_room(error) is not None:
+        if disk_space.find_disk_full_error(error) is not None:
             raise
         console.info(f"the charts could not be drawn ({first_line(error)})", NOTE)
 

@@ -100,7 +100,7 @@ class ResumableRun:
         except MedexpError:
             raise
         except Exception as error:
-            hindrance = disk_space.hindrance(error, [self.folder, *also])
+            hindrance = disk_space.explain_write_error(error, [self.folder, *also])
             if hindrance is None:
                 raise
             for folder in self.checkpoints.glob("checkpoint-*"):

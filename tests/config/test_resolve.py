@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from medexp.config.resolve import PROJECTIONS, RULES, SHIPPED, anchored, kept_yaml
+from medexp.config.resolve import SHIPPED, anchored, kept_yaml
 from medexp.config.schema import Dtype, Engine
+from medexp.config.validation import PROJECTIONS, RULES
 from medexp.errors import ConfigError, MachineError
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medexp.config.schema import Columns
-from medexp.data import data_loading
+from medexp.data import loading as data_loading
 from medexp.errors import DataError
 
 SYSTEM, ASKED, MORE = "You are careful.", "Ankle twisted, what now?", "And on apixaban?"

@@ -5,6 +5,7 @@ or a refusal.
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,7 @@ def test_llama_3_s_rotary_scaling_is_the_one_of_transformers() -> None:
     )
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     plain = 1.0 / 500000.0 ** (torch.arange(0, 128, 2) / 128)
-    shape = _about("llama").shape
-    shape.head_dim = 128
+    shape = replace(_about("llama").shape, head_dim=128)
     for spelled in (
         {"rope_parameters": rope},
         {"rope_theta": 500000.0, "rope_scaling": {**rope, "rope_theta": 500000.0}},

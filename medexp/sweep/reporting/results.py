@@ -290,7 +290,7 @@ def explain_error(error: BaseException, folder: Path, study: StudyHistory) -> Ba
     """Return `error` as one sentence where the disk or the storage is its cause, else unchanged."""
     if isinstance(error, MedexpError):
         return error
-    if (hindrance := disk_space.hindrance(error, [folder])) is not None:
+    if (hindrance := disk_space.explain_write_error(error, [folder])) is not None:
         return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
     # By the name of the class's module: SQLAlchemy has many error classes and no common one here.
     is_from_storage = any(
