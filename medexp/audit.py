@@ -22,7 +22,7 @@ from medexp.config.schema import RunConfig
 from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.audit.contamination import extract_benchmark_texts
-from medexp.data.audit.inspection import Inspection
+from medexp.data.audit.inspection import Inspection, inspect_prepared
 from medexp.data.token_roles import Role, TokenSpan
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import DataError
@@ -57,10 +57,10 @@ def audit(config: RunConfig, options: AuditOptions, folder: Path, console: Conso
     cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
     speller = _speller(config, console)
-    with console.progress("tokenising", speller.count(config, sides)) as advance:
-        ready = speller.prepared(config, sides, advance)
+    with console.progress("tokenising", speller.count_texts(config, sides)) as advance:
+        ready = speller.prepare_cases(config, sides, advance)
     with console.status("looking at the cases"):
-        seen = speller.inspected(config, ready, benchmarks)
+        seen = inspect_prepared(speller, config, ready, benchmarks)
     files = _write(seen, config, folder)
     _show(seen, files, console)
     if options.strict and seen.broken:

@@ -130,7 +130,7 @@ def _measured(
             title=subject.name,
         )
         base = open_session(config, found, console)
-        ready = CachedTokenizer(base.tokenizer, config.prompt).prepared(config, sides)
+        ready = CachedTokenizer(base.tokenizer, config.prompt).prepare_cases(config, sides)
         tuned = load_model_under_ceiling(config, base, console)
         job = Evaluator(
             config,

@@ -35,13 +35,13 @@ from medexp.system.home import expand_home, with_tilde
 from medexp.system.machine import Machine
 from medexp.system.units import gib
 
-# what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
+# What a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml.
 CONTEXT_AND_DESKTOP_GIB = 0.75
-# of a proposal, too
-_OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}
+# What a sweep's proposal may hold beside the groups of a run.
+_OF_TRAIN = {key.name for key in fields(TrainConfig)} - {key.name for key in fields(RunConfig)}
 # What a machine has more or less of. Its number format is no part: that changes what comes out.
 _MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
-# the cases inside this package, wherever it is installed
+# The cases inside this package, wherever it is installed.
 SHIPPED = Path(__file__).resolve().parent.parent / "data"
 
 
@@ -52,7 +52,7 @@ def resolve(
     choices: Mapping[str, str],
     needs_card: bool = True,
 ) -> RunConfig:
-    """The run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off
+    """Return the run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off
     `machine`.
 
     `choices` (group -> chosen option) is only used to say where a value is set. Without

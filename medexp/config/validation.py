@@ -1,4 +1,8 @@
-"""TODO: say what this module holds."""
+"""The rules between the groups of a configuration.
+
+Each yields one sentence a problem: what was given, what is allowed, and what to set. `resolve`
+collects them all. Arithmetic and text only: what the machine has is handed in.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -24,13 +28,13 @@ from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
+# A word in braces in a prompt.
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def check_machine(run: RunConfig, machine: Machine) -> Iterator[str]:
-    hardware = run.hardware
+def check_machine(config: RunConfig, machine: Machine) -> Iterator[str]:
+    """Yield what `machine` lacks for `config`; no rule of `RULES`, as a plan needs no card."""
+    hardware = config.hardware
     if hardware.device is Device.cpu:
         return
     if not machine.gpus:
@@ -49,8 +53,8 @@ def check_machine(run: RunConfig, machine: Machine) -> Iterator[str]:
         yield f"hardware.dtype=bfloat16 is not supported by {card.name}; set hardware.dtype=float16"
 
 
-def _check_steps(run: RunConfig) -> Iterator[str]:
-    training = run.training
+def _check_steps(config: RunConfig) -> Iterator[str]:
+    training = config.training
     if (training.max_steps is None) == (training.epochs is None):
         yield (
             f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
@@ -58,8 +62,8 @@ def _check_steps(run: RunConfig) -> Iterator[str]:
         )
 
 
-def _check_engine(run: RunConfig) -> Iterator[str]:
-    hardware = run.hardware
+def _check_engine(config: RunConfig) -> Iterator[str]:
+    hardware = config.hardware
     if hardware.engine is Engine.unsloth and hardware.device is Device.cpu:
         yield (
             "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
@@ -75,13 +79,13 @@ def _check_engine(run: RunConfig) -> Iterator[str]:
             )
     if (
         hardware.engine is Engine.transformers
-        and run.model.quantisation is Quantisation.nf4
-        and run.lora.bias.value == "all"
+        and config.model.quantisation is Quantisation.nf4
+        and config.lora.bias.value == "all"
     ):
         yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"
     if (
         hardware.engine is Engine.unsloth
-        and run.training.gradient_checkpointing is Checkpointing.off
+        and config.training.gradient_checkpointing is Checkpointing.off
     ):
         yield (
             "training.gradient_checkpointing=off is for hardware.engine=transformers; with unsloth"
@@ -95,17 +99,17 @@ def _check_engine(run: RunConfig) -> Iterator[str]:
         )
 
 
-def _check_levers(run: RunConfig) -> Iterator[str]:
-    layers = run.model.shape.layers
+def _check_levers(config: RunConfig) -> Iterator[str]:
+    layers = config.model.shape.layers
     for lever in (lever for lever in MEMORY_LEVERS if lever.counts_layers):
-        value = getattr(run.hardware, lever.name)
+        value = getattr(config.hardware, lever.name)
         is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= layers
         if not is_count and value not in lever.words:
             yield (
-                f"{lever.key}={value} is not allowed: {run.model.name} has {layers} layers, "
+                f"{lever.key}={value} is not allowed: {config.model.name} has {layers} layers, "
                 f"so a number from 0 to {layers}, or {listing(lever.words)}"
             )
-    streamed, kept = run.hardware.offload_layers, run.hardware.checkpoint_skip_layers
+    streamed, kept = config.hardware.offload_layers, config.hardware.checkpoint_skip_layers
     if (
         isinstance(streamed, int)
         and isinstance(kept, int)
@@ -113,56 +117,62 @@ def _check_levers(run: RunConfig) -> Iterator[str]:
     ):
         yield (
             f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are"
-            f" more than the {layers} layers of {run.model.name}: a streamed layer cannot be kept;"
+            f" more than the {layers} layers of {config.model.name}: a streamed layer cannot be kept;"
             " lower one of them"
         )
     trains_streamed_biases = (
-        run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
+        config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
     )
-    if (run.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
+    if (config.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
         what, least = (
             ("dora=true", "dora=false")
-            if run.lora.dora
-            else (f"bias={run.lora.bias.value}", "bias=none")
+            if config.lora.dora
+            else (f"bias={config.lora.bias.value}", "bias=none")
         )
         yield (
             f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the"
             f" weights on the card; set offload_layers to 0 or auto, or lora.{least}"
         )
     for lever in (lever for lever in MEMORY_LEVERS if not lever.counts_layers):
-        value = getattr(run.hardware, lever.name)
+        value = getattr(config.hardware, lever.name)
         if not (isinstance(value, bool) or value in lever.words):
             allowed = ", ".join(("true", "false", *lever.words))
             yield f"{lever.key}={value} is not allowed; allowed are {allowed}"
-    if run.hardware.offload_embedding is True and run.model.shape.tied_embeddings:
+    if config.hardware.offload_embedding is True and config.model.shape.tied_embeddings:
         yield (
-            f"hardware.offload_embedding=true saves nothing: {run.model.name} ties its embedding to"
+            f"hardware.offload_embedding=true saves nothing: {config.model.name} ties its embedding to"
             " lm_head, which the card needs; set it to auto or false"
         )
-    if run.hardware.tile_mlp is True and run.hardware.compile_layers is True:
+    if config.hardware.tile_mlp is True and config.hardware.compile_layers is True:
         yield (
             "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set"
             " compile_layers to auto or false"
         )
-    if run.hardware.page_optimizer is True and run.training.optimizer is Optimizer.adamw_torch:
+    if (
+        config.hardware.page_optimizer is True
+        and config.training.optimizer is Optimizer.adamw_torch
+    ):
         yield (
             "hardware.page_optimizer=true pages an 8-bit optimizer; set"
             " training.optimizer=adamw_8bit or page_optimizer=auto"
         )
 
 
-def _check_optimizer(run: RunConfig) -> Iterator[str]:
-    if run.hardware.device is Device.cpu and run.training.optimizer is not Optimizer.adamw_torch:
+def _check_optimizer(config: RunConfig) -> Iterator[str]:
+    if (
+        config.hardware.device is Device.cpu
+        and config.training.optimizer is not Optimizer.adamw_torch
+    ):
         yield (
-            f"training.optimizer={run.training.optimizer.value} runs on CUDA only; "
+            f"training.optimizer={config.training.optimizer.value} runs on CUDA only; "
             "with hardware=cpu set training.optimizer=adamw_torch"
         )
 
 
-def _check_target_modules(run: RunConfig) -> Iterator[str]:
-    if not run.lora.target_modules:
+def _check_target_modules(config: RunConfig) -> Iterator[str]:
+    if not config.lora.target_modules:
         yield f"lora.target_modules is empty; allowed are {listing(PROJECTIONS)}"
-    for name in run.lora.target_modules:
+    for name in config.lora.target_modules:
         if name not in PROJECTIONS:
             yield (
                 f"lora.target_modules has {name}; allowed are"
@@ -170,28 +180,26 @@ def _check_target_modules(run: RunConfig) -> Iterator[str]:
             )
 
 
-def _check_prompt(run: RunConfig) -> Iterator[str]:
-    prompt = run.prompt
-    found = {
-        "question": PLACEHOLDER.findall(prompt.question),
-        "completion": PLACEHOLDER.findall(prompt.completion),
-    }
-    if found["question"] != ["question"]:
+def _check_prompt(config: RunConfig) -> Iterator[str]:
+    prompt = config.prompt
+    in_question = PLACEHOLDER.findall(prompt.question)
+    in_completion = PLACEHOLDER.findall(prompt.completion)
+    if in_question != ["question"]:
         yield "prompt.question must hold {question} exactly once and no other placeholder"
-    if found["completion"] not in (["answer"], ["reasoning", "answer"]):
+    if in_completion not in (["answer"], ["reasoning", "answer"]):
         yield (
             "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons,"
             " and no other placeholder"
         )
-    if run.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in found["completion"]:
+    if config.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in in_completion:
         yield (
             "dataset.overlong=trim_reasoning needs a prompt with reasoning and"
             f" prompt={prompt.name} has none; use drop or error"
         )
 
 
-def _check_cases(run: RunConfig) -> Iterator[str]:
-    dataset = run.dataset
+def _check_cases(config: RunConfig) -> Iterator[str]:
+    dataset = config.dataset
     if dataset.name == "mixture" and not dataset.mixture:
         yield (
             "dataset=mixture has no parts: set 'dataset.mixture=[{use: OPTION, weight: NUMBER},"
@@ -201,7 +209,7 @@ def _check_cases(run: RunConfig) -> Iterator[str]:
         yield from _check_mixture(dataset)
     elif dataset.path is None and dataset.hub_id is None:
         yield (
-            f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV or"
+            f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV, TSV or"
             " Parquet) or dataset.hub_id"
         )
     if dataset.max_cases is not None and dataset.held_out >= dataset.max_cases:
@@ -209,9 +217,9 @@ def _check_cases(run: RunConfig) -> Iterator[str]:
             f"dataset.held_out={dataset.held_out} leaves nothing to train on with"
             f" dataset.max_cases={dataset.max_cases}"
         )
-    if run.evaluation.answers > dataset.held_out:
+    if config.evaluation.answers > dataset.held_out:
         yield (
-            f"evaluation.answers={run.evaluation.answers} is more than"
+            f"evaluation.answers={config.evaluation.answers} is more than"
             f" dataset.held_out={dataset.held_out}: only held-out questions are answered; lower the"
             " first or raise the second"
         )
@@ -224,25 +232,25 @@ def _check_mixture(dataset: Dataset) -> Iterator[str]:
             " dataset.mixture too; use dataset=mixture, and set the file of a part in its entry"
             " (dataset.mixture.0.path=FILE)"
         )
-    for place, part in enumerate(dataset.mixture):
-        if part.path is None and part.hub_id is None:
+    for place, source in enumerate(dataset.mixture):
+        if source.path is None and source.hub_id is None:
             yield (
-                f"dataset.mixture[{place}] ({part.name}) has no file: give its entry a path (JSON,"
+                f"dataset.mixture[{place}] ({source.name}) has no file: give its entry a path (JSON,"
                 " JSONL, CSV, TSV or Parquet)"
             )
         if any(
-            replace(part, weight=1.0) == replace(earlier, weight=1.0)
+            replace(source, weight=1.0) == replace(earlier, weight=1.0)
             for earlier in dataset.mixture[:place]
         ):
             yield (
-                f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with"
+                f"dataset.mixture[{place}] ({source.name}) stands there twice; give it one entry with"
                 " both weights added"
             )
 
 
-def _check_benchmarks(run: RunConfig) -> Iterator[str]:
-    known = [each.value for each in Benchmark]
-    for name in run.evaluation.benchmarks:
+def _check_benchmarks(config: RunConfig) -> Iterator[str]:
+    known = [benchmark.value for benchmark in Benchmark]
+    for name in config.evaluation.benchmarks:
         if name not in known:
             yield (
                 f"evaluation.benchmarks has {name}; allowed are"
@@ -250,8 +258,8 @@ def _check_benchmarks(run: RunConfig) -> Iterator[str]:
             )
 
 
-def _check_judge(run: RunConfig) -> Iterator[str]:
-    judge = run.evaluation.judge
+def _check_judge(config: RunConfig) -> Iterator[str]:
+    judge = config.evaluation.judge
     if judge.model is None:
         return
     if judge.url is None or not judge.url.startswith(("http://", "https://")):
@@ -266,8 +274,8 @@ def _check_judge(run: RunConfig) -> Iterator[str]:
         )
 
 
-def _check_weights(run: RunConfig) -> Iterator[str]:
-    model = run.model
+def _check_weights(config: RunConfig) -> Iterator[str]:
+    model = config.model
     if model.path is None and model.package is None and model.hub_id is None:
         yield f"model={model.name} has no weights: set model.path=FOLDER or model.hub_id=OWNER/NAME"
     if model.shape.heads % model.shape.kv_heads:
@@ -277,6 +285,16 @@ def _check_weights(run: RunConfig) -> Iterator[str]:
         )
 
 
+# Each takes a whole run and yields a sentence a problem.
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
-    _check_steps, _check_engine, _check_levers, _check_optimizer, _check_target_modules, _check_prompt, _check_cases, _check_benchmarks, _check_judge, _check_weights,
-)  # fmt: skip
+    _check_steps,
+    _check_engine,
+    _check_levers,
+    _check_optimizer,
+    _check_target_modules,
+    _check_prompt,
+    _check_cases,
+    _check_benchmarks,
+    _check_judge,
+    _check_weights,
+)

@@ -62,7 +62,7 @@ class ExportJob:
 
     @cached_property
     def base(self) -> BaseIdentity:
-        """The adapter's base, under a name that is known elsewhere and not a path of this machine."""
+        """The adapter's base, under a name that is known on other machines."""
         return adapter_files.hide_path(
             adapter_files.read_base_identity(self.adapter, self.config.model), self.config.model
         )

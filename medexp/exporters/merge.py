@@ -1,5 +1,5 @@
-"""Base and adapter merged a tensor at a time, and written as a Transformers checkpoint in files of a
-GiB.
+"""Base and adapter merged a tensor at a time, and written as a Transformers checkpoint in files of
+a GiB.
 
 Each matrix is merged in float32 and rounded once, as PEFT's merge_and_unload does on the same base.
 An NF4 base is dequantised. Those are the weights that the adapter was trained against, so neither a

@@ -1,5 +1,5 @@
-"""The folder that an export goes to: checked before anything is written, and then written as a whole
-or not at all.
+"""The folder that an export goes to: checked before anything is written, and then written as a
+whole or not at all.
 """
 
 import json
@@ -85,9 +85,9 @@ def write_manifest(folder: Path, facts: dict[str, object]) -> None:
 
 def list_files(folder: Path) -> list[tuple[str, str]]:
     """Return every file in `folder` with its size, as rows of a table."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return [
-        (each.relative_to(folder).as_posix(), format_size(each.stat().st_size)) for each in found
+        (path.relative_to(folder).as_posix(), format_size(path.stat().st_size)) for path in paths
     ]
 
 

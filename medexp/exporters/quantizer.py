@@ -1,5 +1,5 @@
-"""llama.cpp's quantizer, for the types that the package `gguf` cannot write: from llama-cpp-python or
-a build of llama.cpp.
+"""llama.cpp's quantizer, for the types that the package `gguf` cannot write: from llama-cpp-python
+or a build of llama.cpp.
 
 It runs as a process of its own, so that Ctrl-C ends it and its messages stay off the screen.
 """

@@ -67,7 +67,8 @@ def _server_options(settings: ServeSettings) -> list[str]:
 
 
 def render_script(settings: ServeSettings, vllm_command: Sequence[str], is_merged: bool) -> str:
-    """Return serve.sh, which runs vLLM, or with `sh serve.sh transformers` Transformers' own server.
+    """Return serve.sh, which runs vLLM, or with `sh serve.sh transformers` Transformers' own
+    server.
 
     Transformers' server takes no adapter without its base, and knows a model by its folder alone.
     The script begins with a comment that holds a first request.

@@ -1,5 +1,6 @@
-"""What unfinished runs have left: how much it is, how old, and its removal, which nobody but the
-user asks for."""
+"""What unfinished runs have left: how much it is, how old, and its removal, which only the user asks
+for.
+"""
 
 import time
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from medexp.system.units import GIB
 from medexp.tracking import queries
 from medexp.training.resume import ResumableRun, iterate_abandoned_runs, unfinished_runs_dir
 
-MENTIONED_DAYS, MENTIONED_BYTES = 14, 2 * GIB  # older or more than this is said after a run
+# What is older or more than this is mentioned after a run.
+MENTIONED_DAYS, MENTIONED_BYTES = 14, 2 * GIB
 DAY_S = 86400
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """An unfinished run that no process is at work on."""
+    """An unfinished run that no process is working on."""
 
     name: str
     checkpoint: str
@@ -28,23 +30,24 @@ class Leftover:
 
     @property
     def days(self) -> float:
-        """For how long nobody has touched it."""
+        """For how many days it has not been touched."""
         return self.untouched_s / DAY_S
 
     def row(self) -> tuple[str, ...]:
-        """It as cells of a table."""
+        """Return its cells of a table."""
         size, age = f"{self.num_bytes / GIB:.2f}", _format_days(self.days)
         return self.name, self.checkpoint, self.mlflow_run_id, size, age
 
 
 def list_leftovers(tracking: Tracking) -> list[Leftover]:
-    """Every unfinished run of the store of `tracking` that no process is at work on, oldest first."""
-    left = map(_measure_leftover, iterate_abandoned_runs(unfinished_runs_dir(tracking)))
-    return sorted(left, key=lambda each: -each.untouched_s)
+    """Return every unfinished run of the store that no process is working on, oldest first."""
+    abandoned = iterate_abandoned_runs(unfinished_runs_dir(tracking))
+    leftovers = map(_measure_leftover, abandoned)
+    return sorted(leftovers, key=lambda leftover: -leftover.untouched_s)
 
 
 def summarise_leftovers(tracking: Tracking) -> str | None:
-    """What is said of them after a run: None where it is little and young."""
+    """Return what is said of them after a run; None where they are small and young."""
     try:
         left = list_leftovers(tracking)
     except OutputError:  # a folder that cannot be written: the run itself is done
@@ -89,7 +92,7 @@ def _measure_leftover(workspace: ResumableRun) -> Leftover:
             status = file.stat()
             num_bytes += 0 if file.is_dir() else status.st_size
             touched = max(touched, status.st_mtime)
-    last = workspace.last_checkpoint()
+    last = workspace.find_last_checkpoint()
     return Leftover(
         workspace.folder.name,
         checkpoint=last.name if last else "none",

@@ -315,9 +315,9 @@ def _make_bridge(
             if self.step_tokens != (expected := count_tokens(state.global_step)):
                 raise MedexpError(
                     f"step {state.global_step} was trained on {self.step_tokens:,} tokens and its"
-                    f" cases have {expected:,}: this version of the training stack batches differently"
-                    " from what medexp expects; install the versions of pyproject.toml, and"
-                    " report it"
+                    f" cases have {expected:,}: this version of the training stack batches"
+                    " differently from what medexp expects; install the versions of"
+                    " pyproject.toml, and report it"
                 )
             metrics = {
                 "train/loss": logs["loss"],

@@ -107,7 +107,7 @@ def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Refusin
     ]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
-        assert work.fitting_levers() == Levers(4, 1, compiled=False)
+        assert work.load_fitting_levers() == Levers(4, 1, compiled=False)
     after = [each for each in result.model.network.parameters() if each.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(fresh, after, strict=True))
     assert all(each.grad is None for each in after)
@@ -136,12 +136,12 @@ def test_a_stop_in_the_probes_step_is_heard(
             os.kill(os.getpid(), number)
 
     loaded.network.register_forward_pre_hook(stop)
-    tried.load = lambda: loaded  # type: ignore[method-assign]
+    tried.load = lambda _: loaded  # type: ignore[method-assign]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(RunInterrupted, match="the same command begins again") as stopped:
             tried.run_preflight(work)
         assert stopped.value.exit_code == 128 + number
-        assert work.fitting_levers() is None
+        assert work.load_fitting_levers() is None
     assert not list(tmp_path.glob("medexp-writes-nothing/*"))
 
 
@@ -151,7 +151,7 @@ def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(
     tried = card(refusals=1)
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
-        assert work.fitting_levers() == result.plan.levers
+        assert work.load_fitting_levers() == result.plan.levers
     assert [plan.levers.micro_batch for plan in result.tried] == [4]
     assert result.plan.levers.micro_batch < 4
     assert tried.run.training.micro_batch * tried.run.training.accumulation == 4
@@ -194,7 +194,7 @@ def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
             ),
         ) as refused:
             tried.run_preflight(work)
-        assert work.fitting_levers() is None
+        assert work.load_fitting_levers() is None
     assert refused.value.exit_code == 3
     assert 9 - tried.refusals <= tried.run.hardware.replan + 1
 
@@ -220,7 +220,7 @@ def test_a_run_that_ran_out_later_continues_with_a_safer_plan(
         first.run_out()
     with acquire(second.folder, "probe", Resume.auto) as work:
         result = second.run_preflight(work)
-        assert work.fitting_levers() == result.plan.levers
+        assert work.load_fitting_levers() == result.plan.levers
     assert result.plan.levers.micro_batch < 4
     assert second.run.training.micro_batch == result.plan.levers.micro_batch
     assert "ran out of memory with this plan; next: " in second.said[0]

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from medexp.config.schema import Prompt
+from medexp.config.schema import Prompt, RunConfig
 from medexp.data.audit.contamination import Contamination, MeasuredTexts, find_contamination
 from medexp.data.audit.duplicates import find_near_copies, find_near_duplicates
 from medexp.data.audit.language import count_languages
@@ -28,8 +28,10 @@ from medexp.data.audit.reasoning_checks import ReasoningFaults, find_reasoning_f
 from medexp.data.case_counts import CaseCounts
 from medexp.data.cases import Case
 from medexp.data.encoding import EncodedCases
+from medexp.data.preparation import Prepared
 from medexp.data.prompts import trains_reasoning
-from medexp.data.token_roles import Role, TokenizedText, TokenSpan, split_into_spans
+from medexp.data.token_roles import Role, TokenizedText, TokenSpan, list_texts, split_into_spans
+from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import listing
 
 MAX_DROPPED, MAX_TRIMMED, MAX_NEAR, MAX_FAULTY, MAX_FOREIGN = 0.05, 0.25, 0.02, 0.01, 0.02
@@ -113,6 +115,27 @@ class Inspection:
             },
             "broken_rules": list(self.broken),
         }
+
+
+def inspect_prepared(
+    tokenizer: CachedTokenizer,
+    config: RunConfig,
+    prepared: Prepared,
+    benchmarks: Mapping[str, Sequence[tuple[str, str]]],
+) -> Inspection:
+    """Return the audit of cases that `tokenizer` has prepared; `benchmarks` holds (question, text)
+    pairs by name.
+    """
+    tokenizer.tokenize(list_texts(config.prompt, prepared.train.cases))
+    return inspect(
+        config.prompt,
+        prepared.audit,
+        config.training.max_seq_tokens,
+        prepared.train,
+        prepared.held_out,
+        tokenizer.known,
+        benchmarks,
+    )
 
 
 def inspect(

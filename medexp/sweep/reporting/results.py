@@ -244,12 +244,8 @@ def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tu
     sign = 1 if study.options.directions[0] == "minimize" else -1
     second_best = min(others, key=lambda trial: sign * trial.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
-    rows = [
-        (
-            "it beat",
-            f"{count}; the next best, {_name_trial(second_best)}, had {_format_values(second_best)}",
-        )
-    ]
+    next_best = f"{_name_trial(second_best)}, had {_format_values(second_best)}"
+    rows = [("it beat", f"{count}; the next best, {next_best}")]
     if first in best_trials:
         rows.append(("the first", "is the best: nothing that was tried beat it"))
     elif first is not second_best:
