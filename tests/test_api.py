@@ -85,7 +85,7 @@ def test_a_run_is_trained_asked_measured_exported_and_compared(
 
     run = medexp.load_run(first.run_id)
     reply = run.ask("A child has a barking cough. What now?", "ask.max_new_tokens=4")
-    assert reply.whole
+    assert reply.is_complete
     assert reply.tokens <= 4
     assert run.ask(reply.question, "ask.max_new_tokens=4", base=True).base
 

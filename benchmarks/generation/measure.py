@@ -91,7 +91,7 @@ def main() -> None:
                 flush=True,
             )
     medians = {
-        size: [statistics.median(each) for each in zip(*found, strict=True)]
+        size: [statistics.median(column) for column in zip(*found, strict=True)]
         for size, found in speeds.items()
     }
     for size, (speed, of_cpu) in medians.items():

@@ -141,8 +141,8 @@ def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, se
         if shutil.which("setpriv") is None:
             raise CannotBeTried("root may write anywhere, and there is no setpriv")
         as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        for each in (rig.root, *rig.root.rglob("*")):
-            os.chown(each, NOBODY, NOBODY)
+        for path in (rig.root, *rig.root.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
     command = rig.start("train", *words, before=as_nobody, environment=home)
     _after(command, rng.uniform(0, unbroken.took_s))
     before = _may_write(rig.root, {})
@@ -162,17 +162,17 @@ def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, se
 
 def _may_write(root: Path, before: dict[Path, int]) -> dict[Path, int]:
     """Take the right to write away; returns how it was."""
-    for each in (*root.rglob("*"), root):
+    for path in (*root.rglob("*"), root):
         with suppress(FileNotFoundError):  # a file of the run's that came and went
-            before[each] = stat.S_IMODE(each.stat().st_mode)
-            each.chmod(before[each] & ~0o222)
+            before[path] = stat.S_IMODE(path.stat().st_mode)
+            path.chmod(before[path] & ~0o222)
     return before
 
 
 def _give_back(before: dict[Path, int]) -> None:
-    for each, mode in before.items():
+    for path, mode in before.items():
         with suppress(FileNotFoundError):
-            each.chmod(mode)
+            path.chmod(mode)
 
 
 # A locked store, and the clock.
@@ -235,7 +235,7 @@ def _both(rig: Rig, apart_s: float, module: str, *words: str) -> list[Command]:
     first = rig.start(module, *words)
     time.sleep(apart_s)
     second = rig.start(module, *words)
-    return [each for each in (first, second) if each.wait() is not None]
+    return [figures for figures in (first, second) if figures.wait() is not None]
 
 
 def _two_trainings(
@@ -256,8 +256,8 @@ def _two_trainings(
             len([key for key in figures if key[0] == "train/loss"]) == STEPS,
             "one of two trainings lacks steps in MLflow",
         )
-        for each in list(differences(figures, unbroken.figures))[:3]:
-            found.claim(False, f"one of two: {each}")
+        for difference in list(differences(figures, unbroken.figures))[:3]:
+            found.claim(False, f"one of two: {difference}")
 
 
 def _two_sweeps(
@@ -267,7 +267,7 @@ def _two_sweeps(
     commands = _both(rig, apart_s, "train", *sweep_words(rig))
     for command in commands:
         found.ended_well(command)
-    endings = [each.user_attrs.get("ending") for each in trials(rig)]
+    endings = [trial.user_attrs.get("ending") for trial in trials(rig)]
     found.claim(endings.count("done") == 2, f"two sweeps of one study: {endings}", commands[0])
     found.claim(
         set(rig.statuses()) <= {"FINISHED"},
@@ -303,7 +303,7 @@ def _two_exports(
     for command in commands:
         found.ended_well(command, REFUSED)
     found.claim(
-        any(each.process.returncode == 0 for each in commands),
+        any(command.process.returncode == 0 for command in commands),
         "neither of two exports ends with 0",
         commands[0],
     )

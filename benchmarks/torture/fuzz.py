@@ -52,7 +52,9 @@ class Ended:
                 re.MULTILINE,
             )
             own = (
-                [each for each in places if each[0].startswith("medexp/")] or places or [("?", "?")]
+                [place for place in places if place[0].startswith("medexp/")]
+                or places
+                or [("?", "?")]
             )
             return f"{raised[0] if raised else '?'} in {own[-1][0]}:{own[-1][1]}"
         if self.status in ALLOWED:
@@ -336,7 +338,7 @@ def fuzz(
     warm_up()
     kinds = (".json", ".jsonl", ".csv", ".parquet")
     files = (
-        sorted(each for each in corpus.iterdir() if each.suffix.lower() in kinds) if corpus else []
+        sorted(path for path in corpus.iterdir() if path.suffix.lower() in kinds) if corpus else []
     )
     numbers = list(only) or list(range(count))
     lines = [draw(seed, number, files) for number in numbers]
@@ -348,7 +350,7 @@ def fuzz(
             {
                 "fault": fault,
                 "times": len(places),
-                "numbers": [numbers[each] for each in places][:20],
+                "numbers": [numbers[place] for place in places][:20],
                 "command": as_typed(minimised(lines[places[0]], fault, scratch)),
                 "last_line": found.said[fault],
             }

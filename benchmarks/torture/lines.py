@@ -148,7 +148,7 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
                 "TMPDIR",
             )
         )
-        line.environment[name] = rng.choice([each for each in WORDS if "\0" not in each])
+        line.environment[name] = rng.choice([word for word in WORDS if "\0" not in word])
     rng.shuffle(line.words)
     return line
 
@@ -195,8 +195,8 @@ def _misspelt(rng: random.Random, key: str, _: Mapping[str, Any]) -> str:
 
 
 def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
-    group = rng.choice(sorted(each.name for each in conf_dir().iterdir() if each.is_dir()))
-    options = sorted(each.stem for each in (conf_dir() / group).glob("*.yaml")) or ["x"]
+    group = rng.choice(sorted(path.name for path in conf_dir().iterdir() if path.is_dir()))
+    options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) or ["x"]
     if rng.random() < 0.3:
         return rng.choice(
             (f"{group}=", f"+{group}=x", f"{group}@x=y", f"~{group}", f"{group}@x={options[0]}")
@@ -239,11 +239,11 @@ def _chosen(rng: random.Random, group: str, options: list[str]) -> str:
 def _value(rng: random.Random, kind: Any) -> str:
     """A value for a key of this type: one that may be right, or one that cannot be."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    one = rng.choice([each for each in kinds if each is not type(None)] or [str])
+    one = rng.choice([kind for kind in kinds if kind is not type(None)] or [str])
     if rng.random() < 0.45:
         return _any(rng)
     if isinstance(one, type) and issubclass(one, Enum):
-        return rng.choice([*(each.name for each in one), *(each.name.upper() for each in one)])
+        return rng.choice([*(item.name for item in one), *(item.name.upper() for item in one)])
     if one in (int, float):
         return (
             rng.choice(NUMBERS)
@@ -314,7 +314,7 @@ def _layouts(rng: random.Random, records: list[dict[str, Any]]) -> tuple[str, by
             .replace(f'"{LONG}"', "1" * 5001)
         )
 
-    asked = [(each.get("Question"), each.get("Response")) for each in records]
+    asked = [(record.get("Question"), record.get("Response")) for record in records]
     chats = [
         {"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": two}]}
         for one, two in asked
@@ -353,7 +353,7 @@ def _csv(rng: random.Random, records: list[dict[str, Any]]) -> str:
         escapechar="\\",
     )
     writer.writeheader()
-    writer.writerows([{name: str(value) for name, value in each.items()} for each in records])
+    writer.writerows([{name: str(value) for name, value in record.items()} for record in records])
     return out.getvalue() + rng.choice(("", "", ",,\n" * 40, "\n\n", '"', "a,b,c,d,e\n"))
 
 

@@ -177,7 +177,9 @@ def _rigged(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, A
     with ThreadPoolExecutor(asked.jobs) as pool:
         tasks = _tasks(asked, names, scratch, parts, pool)
         found = _done(asked, pool, tasks, scratch, began)
-    return [_row(asked, name, [each for other, each in found if other == name]) for name in names]
+    return [
+        _row(asked, name, [result for other, result in found if other == name]) for name in names
+    ]
 
 
 def _tasks(
@@ -300,15 +302,19 @@ def _done(
 def _row(asked: argparse.Namespace, name: str, found: Sequence[Found]) -> dict[str, Any]:
     again = f"python -m benchmarks.torture --only {name} --seed {asked.seed} --number"
     findings = [
-        {"fault": fault, "command": (each.commands or [""])[-1], "again": f"{again} {each.number}"}
-        for each in found
-        for fault in each.faults
+        {
+            "fault": fault,
+            "command": (result.commands or [""])[-1],
+            "again": f"{again} {result.number}",
+        }
+        for result in found
+        for fault in result.faults
     ]
-    held = sum(each.tried for each in found if not each.faults)
-    codes = Counter(code for each in found for code in each.exit_codes)
+    held = sum(result.tried for result in found if not result.faults)
+    codes = Counter(code for result in found for code in result.exit_codes)
     return {
         "attack": name,
-        "tried": sum(each.tried for each in found),
+        "tried": sum(result.tried for result in found),
         "held": held,
         "exit_codes": dict(codes),
         "findings": findings,
@@ -330,12 +336,12 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         print(f"{row['attack']:12}{row['tried']:>8}{row['held']:>8}   {len(row['findings'])}")
     for row in rows:
-        for each in row["findings"]:
-            print(f"\n{row['attack']}: {each['fault']}\n    {each['command']}")
+        for finding in row["findings"]:
+            print(f"\n{row['attack']}: {finding['fault']}\n    {finding['command']}")
             print(
-                f"    {each['again']}"
-                if "again" in each
-                else f"    {each['last_line']}\n    lines {each['numbers']}, {each['times']} in all"
+                f"    {finding['again']}"
+                if "again" in finding
+                else f"    {finding['last_line']}\n    lines {finding['numbers']}, {finding['times']} in all"
             )
 
 

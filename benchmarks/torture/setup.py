@@ -29,7 +29,7 @@ def _store(scratch: Path) -> Path:
 
 
 def _embedded(quick: list[str]) -> tuple[str, ...]:
-    return tuple(each for each in quick if not each.startswith("model."))
+    return tuple(override for override in quick if not override.startswith("model."))
 
 
 def _tiny(scratch: Path, quick: list[str], write_tiny_model) -> tuple[str, ...]:

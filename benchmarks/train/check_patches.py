@@ -148,7 +148,7 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
         layers = list_decoder_layers(tuned.network)
         without = stack.unsloth.kernels.fast_lora.apply_lora_mlp_swiglu
         shortened = sum(
-            getattr(each.mlp.forward, "__func__", None) is not without for each in layers
+            getattr(layer.mlp.forward, "__func__", None) is not without for layer in layers
         )
         outcome = {
             "notes": tuned.notes,
@@ -238,7 +238,7 @@ def main() -> int:
 
     verdicts = {
         "no patch changes a gradient": all(
-            each["wrong"] is None for each in results["as installed"]["patches"].values()
+            patch["wrong"] is None for patch in results["as installed"]["patches"].values()
         ),
         "all three were tried": len(results["as installed"]["patches"]) == 3,
         "recomputed layers are shortened": results["as installed"].get("MLPs patched", 0) > 0,
@@ -248,7 +248,7 @@ def main() -> int:
         ),
         "other scales are found and left off": results["other scales"].get("hands back") is False,
         "tried in under 5 s": (
-            sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 5
+            sum(patch["seconds"] for patch in results["as installed"]["patches"].values()) < 5
         ),
     }
     for name, holds in verdicts.items():

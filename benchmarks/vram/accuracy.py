@@ -32,7 +32,7 @@ def predicted_bytes(point: dict) -> int:
     ]
     overrides = [
         "hardware=h200_141gb",
-        *(f"hardware.{each}" for each in NOTHING_SAVED),
+        *(f"hardware.{variant}" for variant in NOTHING_SAVED),
         *shape,
         NO_ANSWERS,
         *point["overrides"],
@@ -66,9 +66,7 @@ def main() -> None:
             " error % |"
         )
         print("|---|---|---|---|---|---|---|")
-        for point in sorted(
-            points, key=lambda each: (each["name"], each["micro_batch"] * each["seq"])
-        ):
+        for point in sorted(points, key=lambda row: (row["name"], row["micro_batch"] * row["seq"])):
             measured, predicted = point["train_reserved_bytes"], predicted_bytes(point)
             errors.append(100 * (predicted / measured - 1))
             what = f"| {point['name']} | {point['micro_batch']} | {point['seq']} | {point['r']} "

@@ -23,7 +23,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SHAPE = [
     "model=llama_3_2_3b",
-    *(f"model.shape.{each}" for each in ("layers=16", "hidden=2048", "heads=32", "head_dim=64")),
+    *(
+        f"model.shape.{override}"
+        for override in ("layers=16", "hidden=2048", "heads=32", "head_dim=64")
+    ),
 ]
 CEILING_GIB = 2.25
 BLIND = (

@@ -60,7 +60,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     ]
     overrides = [
         "hardware=rtx4090_24gb",
-        *(f"hardware.{each}" for each in nothing_saved),
+        *(f"hardware.{variant}" for variant in nothing_saved),
         *recipe,
         *entry["overrides"],
     ]
@@ -171,10 +171,10 @@ def main() -> None:
     results, answered, log = gather(args, len(grid))
     for name, found in (("measured", results), ("answers", answered)):
         (args.out / f"{name}.json").write_text(
-            "[\n" + ",\n".join(json.dumps(each) for each in found) + "\n]\n"
+            "[\n" + ",\n".join(json.dumps(measurement) for measurement in found) + "\n]\n"
         )
     (args.out / "measure.log").write_text(log)
-    print(f"{sum('error' not in each for each in results)} of {len(results)} points measured")
+    print(f"{sum('error' not in result for result in results)} of {len(results)} points measured")
 
 
 def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict], str]:
@@ -224,7 +224,7 @@ def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict]
             found = [json.loads(line) for kind, line in lines if kind == "RESULT"]
             results += found
             answered += [json.loads(line) for kind, line in lines if kind == "ANSWERS"]
-            bad = process.returncode or any("error" in each for each in found)
+            bad = process.returncode or any("error" in line for line in found)
             log += (
                 f"== worker {index}: exit {process.returncode}, {len(found)} points, at"
                 f" {time.perf_counter() - began:.0f} s\n"

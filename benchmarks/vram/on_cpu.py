@@ -109,9 +109,9 @@ def predicted(point: tuple[int, int, int, str]) -> int:
 
     terms = compute_budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
     return sum(
-        each.num_bytes
-        for each in terms
-        if each.place is Place.host and each.phase in (Phase.always, Phase.training)
+        term.num_bytes
+        for term in terms
+        if term.place is Place.host and term.phase in (Phase.always, Phase.training)
     )
 
 
@@ -132,9 +132,14 @@ def main() -> None:
         if args.read
         else [worker(place) for place in range(len(POINTS))]
     )
-    for each in found:
-        point = each["micro_batch"], each["seq"], each["r"], each["checkpointing"]
-        planned, measured = predicted(point), each["training_bytes"]
+    for measurement in found:
+        point = (
+            measurement["micro_batch"],
+            measurement["seq"],
+            measurement["r"],
+            measurement["checkpointing"],
+        )
+        planned, measured = predicted(point), measurement["training_bytes"]
         print(
             f"{point}: measured {measured / GIB:.3f} GiB, planned {planned / GIB:.3f},"
             f" {100 * (planned / measured - 1):+.1f} %"

@@ -58,11 +58,11 @@ class CaseCounts:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     def sentence(self) -> str:
-        """The counts as one line for the screen."""
+        """Return the counts as one line for the screen."""
         parts = [
             f"{self.records} records",
             f"{self.train.kept} to train on",
@@ -99,7 +99,8 @@ class CaseCounts:
 def count_cases(
     split: Split, train: EncodedCases, held_out: EncodedCases, parts: Sequence[SourceCounts] = ()
 ) -> CaseCounts:
-    """The audit of a split and its two encoded sides (neither may be empty), drawn from in `parts`."""
+    """Return the audit of a split and its two encoded sides (neither may be empty), drawn from in
+    `parts`."""
     reading = split.reading
     return CaseCounts(
         records=split.records + reading.faulty,

@@ -37,7 +37,7 @@ class TextEncoder:
         self._plain_in = compile_marks(self.plain)
 
     def encode(self, texts: Sequence[str]) -> Encodings:
-        """The encoding of each of `texts`, nothing added."""
+        """Return the encoding of each of `texts`, nothing added."""
         marked = [self._plain_in.search(text) is not None for text in texts]
         if not any(marked):
             return list(self._backend.encode_batch(texts, add_special_tokens=False))

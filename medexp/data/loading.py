@@ -44,8 +44,9 @@ class Cases:
 
 
 def load_cases(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
-    """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub.
-    With `prompt`, a row that this cannot be trained with is as faulty as one that is no case.
+    """Return the cases of every source of `dataset`: from its `path` where that is set, else from
+    the Hub. With `prompt`, a row that this cannot be trained with is as faulty as one that is no
+    case.
 
     Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
@@ -187,7 +188,8 @@ def _faulty_rows_error(table: Table, total: int, name: str) -> DataError:
 
 
 def read_records(path: Path, key: str = "dataset.path") -> list[Record]:
-    """The records of `path`, by its ending and content; `key` is where it was set, for errors.
+    """Return the records of `path`, by its ending and content; `key` is where it was set, for
+    errors.
 
     Raises: DataError if it is missing, of an unknown kind, or broken (with the lines, where the
         format has lines).

@@ -114,7 +114,7 @@ def _join_encodings(encodings: Sequence[EncodedCases]) -> EncodedCases:
 def _count_draws(
     shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], steps: int
 ) -> list[SourceCounts]:
-    """What each part gives to the run.
+    """Return what each part gives to the run.
 
     Raises: DataError if a part gives nothing.
     """
@@ -132,9 +132,8 @@ def _count_draws(
 
 
 def pick_evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
-    """`count` of `cases` (all, if there are fewer) at even distances: neighbours may share a
-    condition.
-    """
+    """Return `count` of `cases` (all, if there are fewer) at even distances: neighbours may share a
+    condition."""
     count = min(count, len(cases))
     return [cases[index * len(cases) // count] for index in range(count)]
 

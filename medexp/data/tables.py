@@ -104,7 +104,7 @@ def faulty_rows_error(
 
 
 def _decode_file(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
-    """The text of `path` and a note where it is not UTF-8.
+    """Return the text of `path` and a note where it is not UTF-8.
 
     Raises: DataError if no encoding that is tried fits.
     """
@@ -124,9 +124,8 @@ def _decode_file(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
 
 
 def _detect_encoding(raw: bytes) -> str:
-    """What the byte order mark says; without one, UTF-16 where every other byte of the beginning is
-    0, else UTF-8.
-    """
+    """Return what the byte order mark says; without one, UTF-16 where every other byte of the
+    beginning is 0, else UTF-8."""
     for mark, encoding in _BOMS:
         if raw.startswith(mark):
             return encoding
@@ -137,7 +136,7 @@ def _detect_encoding(raw: bytes) -> str:
 
 
 def _decode_western(raw: bytes) -> str | None:
-    """`raw` as Windows-1252 where that reads as a western language."""
+    """Return `raw` as Windows-1252 where that reads as a western language."""
     try:
         text = raw.decode("cp1252")
     except UnicodeDecodeError:
@@ -146,7 +145,7 @@ def _decode_western(raw: bytes) -> str | None:
 
 
 def _parse_json(text: str) -> Any:
-    """What the JSON `text` holds.
+    """Return what the JSON `text` holds.
 
     Raises: json.JSONDecodeError, also for what is valid and still cannot be read.
     """
@@ -261,8 +260,8 @@ def _split_cells(text: str, separator: str) -> Any:
 
 
 def _detect_separator(text: str) -> str:
-    """What parts the cells of `text`: of the separators that part its header, the one that makes
-    most of it and that the first rows agree with; a comma where none does."""
+    """Return what parts the cells of `text`: of the separators that part its header, the one that
+    makes most of it and that the first rows agree with; a comma where none does."""
     header = text.lstrip().partition("\n")[0]
     parts = {
         separator: _parse_header(header, separator)

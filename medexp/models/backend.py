@@ -99,8 +99,8 @@ _UNSLOTH_SETTINGS = {
 
 
 def find_unread_settings(unsloth: Path) -> tuple[str, ...]:
-    """What the Unsloth in this folder does not do as it is told: a sentence for each of medexp's
-    settings that is no longer read in the file where it was."""
+    """Return what the Unsloth in this folder does not do as it is told: a sentence for each of
+    medexp's settings that is no longer read in the file where it was."""
     roots = {"unsloth": unsloth, "unsloth_zoo": unsloth.parent / "unsloth_zoo"}
 
     def reads(setting: private_names.Setting) -> bool:

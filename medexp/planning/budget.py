@@ -47,9 +47,8 @@ WORKSPACE_BYTES = int(32.2 * MIB)
 
 
 def compute_budget(config: RunConfig, levers: Levers) -> Budget:
-    """What `config` takes with `levers`; micro-batch and accumulation of `config` itself are not looked
-    at.
-    """
+    """Return what `config` takes with `levers`; micro-batch and accumulation of `config` itself are
+    not looked at."""
     return Budgets(config).of(levers)
 
 
@@ -107,8 +106,8 @@ class Budgets:
 
 
 def layer_bytes(config: RunConfig) -> tuple[int, int]:
-    """Bytes of one frozen decoder layer: what a streamed layer leaves on the host, and the scales
-    that stay on the card.
+    """Return the bytes of one frozen decoder layer: what a streamed layer leaves on the host, and
+    the scales that stay on the card.
 
     Source: bitsandbytes' NF4 with double quantisation, a byte for two weights, a byte for 64, four
         bytes for 16,384.
@@ -188,8 +187,8 @@ def _list_weight_terms(config: RunConfig, levers: Levers) -> list[Term]:
 
 
 def _list_dequantised_terms(config: RunConfig, levers: Levers) -> list[Term]:
-    """Where Unsloth dequantises the weight of a product that is not compiled, the largest one's
-    size. It stays there until it is handed back after an evaluation
+    """Return where Unsloth dequantises the weight of a product that is not compiled, the largest
+    one's size. It stays there until it is handed back after an evaluation
     (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
     if (
         config.hardware.engine is not Engine.unsloth
@@ -317,9 +316,8 @@ def _list_answering_terms(config: RunConfig) -> list[Term]:
 
 
 def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[int, int]:
-    """Keys and values, and the forward pass, of `questions` answered together, the longest of
-    `longest` tokens.
-    """
+    """Return the bytes of keys and values, and the forward pass, of `questions` answered together,
+    the longest of `longest` tokens."""
     shape, new_tokens, tokens = (
         config.model.shape,
         config.evaluation.max_new_tokens,
@@ -338,9 +336,9 @@ def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[i
 
 
 def _link_bytes(config: RunConfig, levers: Levers) -> int:
-    """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch,
-    hidden states and the activations of kept layers out and back, a paged optimizer's state in and
-    out."""
+    """Return the bytes over the host link in one optimizer step: streamed layers there twice a
+    micro-batch, hidden states and the activations of kept layers out and back, a paged optimizer's
+    state in and out."""
     tokens = levers.micro_batch * config.training.max_seq_tokens
     hidden = 2 * hidden_state_bytes(config.model.shape, tokens) if is_offloaded(config) else 0
     paged = 2 * _optimizer_bytes(config) if _is_paged(config, levers) else 0
@@ -349,7 +347,6 @@ def _link_bytes(config: RunConfig, levers: Levers) -> int:
 
 
 def streamed_link_bytes(config: RunConfig, streamed_layers: int) -> int:
-    """Bytes of streamed layers over the host link in one micro-batch, there for each pass; the last
-    one is there already.
-    """
+    """Return the bytes of streamed layers over the host link in one micro-batch, there for each
+    pass; the last one is there already."""
     return max(0, 2 * streamed_layers - 2) * layer_bytes(config)[0]

@@ -15,7 +15,7 @@ from medexp.planning.unfused_memory import can_stream, is_fused
 
 
 def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
-    """All levers of the run of `budgets` worth looking at."""
+    """Return all levers of the run of `budgets` worth looking at."""
     config = budgets.config
     effective = config.training.cases_a_step
     choices = product(
@@ -30,9 +30,9 @@ def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
 
 
 def least_memory(budgets: Budgets) -> Iterator[Levers]:
-    """The levers that take least memory of those the config leaves open: as few cases at a time as
-    may be, all that can be streamed streamed, nothing kept that was not asked for, and that on the
-    host if it may be."""
+    """Return the levers that take least memory of those the config leaves open: as few cases at a
+    time as may be, all that can be streamed streamed, nothing kept that was not asked for, and that
+    on the host if it may be."""
     config = budgets.config
     size, asked = _list_micro_batches(config)[0], config.hardware.checkpoint_skip_layers
     streamed = min(
@@ -61,7 +61,7 @@ def is_by_hand(config: RunConfig) -> bool:
 
 
 def _list_micro_batches(config: RunConfig) -> list[int]:
-    """Micro-batches that divide the effective batch, the smallest first."""
+    """Return micro-batches that divide the effective batch, the smallest first."""
     effective = config.training.cases_a_step
     return (
         [config.training.micro_batch]
@@ -93,7 +93,7 @@ def _list_settings(lever: object, choices: list[bool]) -> list[bool]:
 
 
 def _list_streamed_counts(config: RunConfig) -> range | list[int]:
-    """How many layers may be streamed: Unsloth leaves at least one on the card."""
+    """Return how many layers may be streamed: Unsloth leaves at least one on the card."""
     asked = config.hardware.offload_layers
     if isinstance(asked, int):
         return [asked]
@@ -106,7 +106,7 @@ def _list_embedding_places(config: RunConfig) -> list[bool]:
 
 
 def _add_kept_layers(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
-    """`plain`, with what it keeps on the card or on the host."""
+    """Return `plain`, with what it keeps on the card or on the host."""
     asked = budgets.config.hardware.offload_activations
     if asked is not True:
         yield from (replace(plain, kept_layers=kept) for kept in _list_kept_counts(budgets, plain))
@@ -144,7 +144,8 @@ def _saves_to_host(config: RunConfig, plain: Levers) -> bool:
 
 
 def _list_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
-    """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
+    """Return none, or as many layers as the ceiling leaves room for; streamed layers cannot be
+    kept."""
     config = budgets.config
     asked = config.hardware.checkpoint_skip_layers
     most = config.model.shape.layers - plain.streamed_layers

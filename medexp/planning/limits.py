@@ -29,17 +29,18 @@ def fits(config: RunConfig, plan: Plan) -> bool:
 
 
 def card_room_bytes(ceiling_gib: float) -> int:
-    """Bytes that a plan may take under a ceiling, its possible error left out."""
+    """Return the bytes that a plan may take under a ceiling, its possible error left out."""
     return int(bytes_of_gib(ceiling_gib) / SAFETY)
 
 
 def host_beside_bytes(config: RunConfig) -> int:
-    """Bytes of host memory for what is no tensor."""
+    """Return the bytes of host memory for what is no tensor."""
     return BESIDE_ON_CPU_BYTES if config.hardware.device is Device.cpu else HOST_BESIDE_BYTES
 
 
 def host_room_bytes(config: RunConfig, levers: Levers) -> int:
-    """Bytes of host memory that a plan with `levers` may take, where hardware.host_ram_gib is set."""
+    """Return the bytes of host memory that a plan with `levers` may take, where
+    hardware.host_ram_gib is set."""
     ram_bytes = bytes_of_gib(config.hardware.host_ram_gib or 0)
     room = ram_bytes - host_beside_bytes(config)
     return min(room, int(PINNED_SHARE * ram_bytes)) if levers.kept_on_host else room

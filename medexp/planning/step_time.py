@@ -69,7 +69,7 @@ class MicroBatch:
 
 
 def estimate_micro_batch(config: RunConfig, levers: Levers) -> MicroBatch:
-    """What a micro-batch of `config` takes on the card.
+    """Return what a micro-batch of `config` takes on the card.
 
     Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a
     kept layer and where nothing is recomputed of it), 4 in the head.
@@ -100,9 +100,8 @@ def estimate_micro_batch(config: RunConfig, levers: Levers) -> MicroBatch:
 
 
 def estimate_short_micro_batch(config: RunConfig) -> MicroBatch:
-    """What a micro-batch of `config` (levers set) takes when it is shorter than planned; streamed
-    layers cross the link in full.
-    """
+    """Return what a micro-batch of `config` (levers set) takes when it is shorter than planned;
+    streamed layers cross the link in full."""
     hardware = config.hardware
     streamed, kept = (
         count if isinstance(count, int) else 0
@@ -122,7 +121,7 @@ def estimate_short_micro_batch(config: RunConfig) -> MicroBatch:
 
 
 def predict_plan(config: RunConfig, levers: Levers) -> Plan:
-    """The bytes and the time of `config` with `levers`, every case as long as the limit."""
+    """Return the bytes and the time of `config` with `levers`, every case as long as the limit."""
     return Predictions(config).of(levers)
 
 

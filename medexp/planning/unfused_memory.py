@@ -44,9 +44,8 @@ def can_stream(config: RunConfig) -> bool:
 
 
 def compiled_step_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
-    """Bytes of a step of `tokens` in compiled layers: what grows with the tokens, and all that is
-    reserved.
-    """
+    """Return the bytes of a step of `tokens` in compiled layers: what grows with the tokens, and
+    all that is reserved."""
     shape = config.model.shape
     if not config.lora.dora:
         slope = int(2 * tokens * (BIAS_PER_HIDDEN * shape.hidden + BIAS_PER_FFN * shape.ffn))
@@ -57,9 +56,8 @@ def compiled_step_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
 
 
 def product_bytes(config: RunConfig, tokens: int) -> int:
-    """Bytes of DoRA's largest product, made for a pass over `tokens` in layers that are not
-    compiled; 0 without DoRA.
-    """
+    """Return the bytes of DoRA's largest product, made for a pass over `tokens` in layers that are
+    not compiled; 0 without DoRA."""
     if not config.lora.dora:
         return 0
     takes = (
@@ -70,7 +68,7 @@ def product_bytes(config: RunConfig, tokens: int) -> int:
 
 
 def forward_bytes(config: RunConfig, tokens: int) -> int:
-    """Bytes allocated in a pass of DoRA over `tokens` without gradients."""
+    """Return the bytes allocated in a pass of DoRA over `tokens` without gradients."""
     shape, per_ffn = (
         config.model.shape,
         FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE,

@@ -55,7 +55,7 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
 
 
 def describe_commits(config: RunConfig, tags: Mapping[str, str]) -> str | None:
-    """Which of the commits in `tags` the checked `config` takes; None where it takes none."""
+    """Return which of the commits in `tags` the checked `config` takes; None where it takes none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
     read: list[Model | MixtureSource] = [config.model, *dataset_sources.sources(config.dataset)]
     pinned = [source for source in read if source.path is None and source.revision in recorded]

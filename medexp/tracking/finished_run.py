@@ -47,8 +47,8 @@ class FinishedRun:
 
 
 def find_run(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
-    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`,
-    "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
+    """Return the run that `asked` names: a folder with an adapter, an id in the MLflow store under
+    `root`, "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
     models:/NAME/VERSION).
 
     Raises: ConfigError if none is asked for; RunError if it is not there.
@@ -105,15 +105,15 @@ def _make_tracking(root: str) -> Tracking:
 
 
 def find_run_from_config(cfg: DictConfig, asked: str | None) -> FinishedRun:
-    """`find_run`, in the store that `cfg` names and from where the command was started."""
+    """Return `find_run`, in the store that `cfg` names and from where the command was started."""
     return find_run(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
 def recompose_from_options(
     cfg: DictConfig, options: OfARun, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun]:
-    """`cfg` with the groups of the run that `options` name in the place of its own, save what
-    `overrides` name; and that run, so that the whole command is about one: another may finish
+    """Return `cfg` with the groups of the run that `options` name in the place of its own, save
+    what `overrides` name; and that run, so that the whole command is about one: another may finish
     meanwhile, and be the last."""
     subject = find_run_from_config(cfg, options.run)
     return recompose_from_run(cfg, subject, overrides), subject
@@ -122,7 +122,7 @@ def recompose_from_options(
 def recompose_from_run(
     cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]
 ) -> DictConfig:
-    """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what
+    """Return `cfg` with the groups of `subject` in the place of its own, save `tracking` and what
     `overrides` name.
 
     Raises: RunError if the run has not kept its config.
@@ -158,8 +158,8 @@ def recompose_from_run(
 
 
 def _relocate_files(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
-    """`stored` with the files of its project where they lie now, should the project have been moved
-    or copied."""
+    """Return `stored` with the files of its project where they lie now, should the project have
+    been moved or copied."""
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
     project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
     return found_again(

@@ -40,8 +40,8 @@ class StoredRun:
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> StoredRun:
-    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the
-    newest that training has finished, one with the first of `artifacts` before all others.
+    """Return run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is
+    the newest that training has finished, one with the first of `artifacts` before all others.
 
     Raises: RunError if there is no such run.
     """
@@ -89,8 +89,8 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
 
 
 def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
-    """The ids of the finished trials of the newest study called `name`, best first, and the metric
-    that says which is best.
+    """Return the ids of the finished trials of the newest study called `name`, best first, and the
+    metric that says which is best.
 
     Raises: RunError if there is no such study, naming those there are.
     """
@@ -125,7 +125,8 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
 
 
 def _find_last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
-    """The newest run that training finished and that kept its adapter; where none did, the newest."""
+    """Return the newest run that training finished and that kept its adapter; where none did, the
+    newest."""
     trained = "tags.mlflow.source.name = 'medexp.train' and attributes.status = 'FINISHED'"
     runs = client.search_runs(
         experiments, trained, order_by=["attributes.end_time DESC"], max_results=200

@@ -48,8 +48,8 @@ class ModelVersion:
 
 
 def register_adapter(tracking: Tracking, run_id: str, name: str, alias: str) -> ModelVersion:
-    """The adapter of run `run_id` as a version of registered model `name`, with `alias` moved to
-    it; the version it already is, where it was registered before.
+    """Return the adapter of run `run_id` as a version of registered model `name`, with `alias`
+    moved to it; the version it already is, where it was registered before.
 
     Raises: ConfigError for a name or alias that MLflow cannot hold; RunError if there is no such
     run, it has not finished, or it kept no adapter.
@@ -86,8 +86,8 @@ def check_names(name: str, alias: str) -> None:
 
 
 def find_run_of_model(tracking: Tracking, uri: str) -> str:
-    """The id of the run whose adapter `uri` names: models:/NAME@ALIAS, models:/NAME/VERSION or
-    models:/NAME/latest.
+    """Return the id of the run whose adapter `uri` names: models:/NAME@ALIAS, models:/NAME/VERSION
+    or models:/NAME/latest.
 
     Raises: RunError for another form, or where no such version is registered; says which there are.
     """
@@ -128,7 +128,7 @@ def _pick_version(client: Any, versions: list[Any], asked: re.Match[str]) -> Any
 
 
 def _describe_known(client: Any, name: str, versions: list[Any]) -> str:
-    """What could have been meant, for a message."""
+    """Return what could have been meant, for a message."""
     if not versions:
         return f"there are {listing(model.name for model in client.search_registered_models())}"
     aliases = client.get_registered_model(name).aliases
@@ -203,7 +203,7 @@ def _make_tags(run: Any) -> Mapping[str, str]:
 
 
 def _make_description(run: Any) -> str:
-    """Markdown: links to the run and its report, then what the run says about itself."""
+    """Return Markdown: links to the run and its report, then what the run says about itself."""
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     links = (
         f"[Run {run.info.run_name}]({page}?{TRAINING_PAGES}), [its"

@@ -19,7 +19,7 @@ _WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and th
 def recompose_for_rerun(
     cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun | None]:
-    """`cfg`, with experiment=from_run the config of the run that `options` name, save what
+    """Return `cfg`, with experiment=from_run the config of the run that `options` name, save what
     `overrides` name; and that run.
 
     Raises: ConfigError for one without the other; RunError or ConfigError as
@@ -68,7 +68,8 @@ class OriginalRun:
         }
 
     def commits(self, run: RunConfig) -> str | None:
-        """Which Hub commits `run` takes because the first one did; None where there are none."""
+        """Return which Hub commits `run` takes because the first one did; None where there are
+        none."""
         kept = self.subject.kept
         return commits.describe_commits(run, kept.tags) if kept is not None else None
 

@@ -95,7 +95,7 @@ class RunWriter:
             self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
 
     def _model(self) -> Any:
-        """The model that this run has made, or was making when its process died."""
+        """Return the model that this run has made, or was making when its process died."""
         mine = f"source_run_id = '{self.run_id}'"
         found = self._client.search_logged_models([self._experiment_id], mine, max_results=1)
         return next(iter(found), None)

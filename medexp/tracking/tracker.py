@@ -77,7 +77,7 @@ class Tracker:
         return sorted(logged.items())
 
     def read_timed(self, name: str) -> list[tuple[float, float]]:
-        """Every value of metric `name` with the second it was logged in, by time."""
+        """Return every value of metric `name` with the second it was logged in, by time."""
         return sorted(
             (metric.timestamp / 1000, metric.value)
             for metric in self._client.get_metric_history(self.run_id, name)
@@ -226,7 +226,8 @@ def _create_run(client: Any, tracking: Tracking, name: str) -> Any:
 
 
 def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
-    """The id of the experiment of `tracking`, made by the first of all processes that want it."""
+    """Return the id of the experiment of `tracking`, made by the first of all processes that want
+    it."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(tracking.experiment)
@@ -246,7 +247,8 @@ def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
 
 
 def _reopen(client: Any, run_id: str | None) -> Any:
-    """Run `run_id` as if it had never ended; None where there is none, or a user has deleted it."""
+    """Return run `run_id` as if it had never ended; None where there is none, or a user has deleted
+    it."""
     run = get_existing_run(client, run_id)
     if run is None:
         return None

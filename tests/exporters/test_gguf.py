@@ -108,7 +108,7 @@ def test_the_tokenizer_is_the_one_of_training(
     # llama.cpp's own converter says False here; training texts had one
     assert value["tokenizer.ggml.add_bos_token"] is True
     assert value["tokenizer.chat_template"] == "{{ bos_token }}"
-    down = next(each for each in read.tensors if each.name == "blk.1.ffn_down.weight")
+    down = next(name for name in read.tensors if name.name == "blk.1.ffn_down.weight")
     wanted = (
         made.merged().load_tensor("model.layers.1.mlp.down_proj.weight").bfloat16().float().numpy()
     )

@@ -83,8 +83,8 @@ def opened(tmp_path: Path, asked: Callable[..., SweepOptions]) -> Iterator[Calla
         return studies[-1]
 
     yield made
-    for each in studies:
-        each.close()
+    for study in studies:
+        study.close()
 
 
 class Sweeps:
@@ -143,7 +143,7 @@ class Sweeps:
 
     def endings(self, url: str | None = None) -> list[str]:
         """How each trial ended, by number."""
-        return [each.user_attrs.get("ending", each.state.name) for each in self.trials(url)]
+        return [trial.user_attrs.get("ending", trial.state.name) for trial in self.trials(url)]
 
     def pid(self, trial: int) -> int:
         """The process of a trial."""
@@ -264,7 +264,7 @@ class Stubs:
 
     def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:  # noqa: ARG002
         """What a launcher does: here, the outcome is left at once."""
-        given = dict(each.lstrip("+").split("=", 1) for each in job_overrides[0])
+        given = dict(override.lstrip("+").split("=", 1) for override in job_overrides[0])
         params = {key: yaml.safe_load(value) for key, value in given.items()}
         self.started.append(params)
         outcome = self.ends(params)
@@ -299,7 +299,7 @@ class Stubs:
 
     def points(self, key: str = "lora.r") -> list[Any]:
         """The values that were started, in order."""
-        return [each[key] for each in self.started]
+        return [params[key] for params in self.started]
 
 
 @pytest.fixture

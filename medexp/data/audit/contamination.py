@@ -58,7 +58,7 @@ class MeasuredTexts:
                 self._grams.setdefault(gram, (name, place))
 
     def shared(self, case: Case) -> "SharedText":
-        """What `case` shares with what is measured."""
+        """Return what `case` shares with what is measured."""
         question = split_words(case.question)
         parts = (question, split_words(case.reasoning), split_words(case.answer))
         # In the order of the text, each run once; the same text measured twice is the one that was
@@ -72,9 +72,8 @@ class MeasuredTexts:
     def overlap(
         self, place: int, shared: "SharedText", frequent: Collection[Gram]
     ) -> Contamination | None:
-        """The first thing of `shared`, by case number `place`, that tells something; the whole
-        question is looked at first.
-        """
+        """Return the first thing of `shared`, by case number `place`, that tells something; the
+        whole question is looked at first."""
         if shared.question is not None:
             return Contamination(place, *shared.question, shared.asked, same_question=True)
         gram = next((run for run in shared.runs if run not in frequent), None) or self._much(
@@ -87,7 +86,7 @@ class MeasuredTexts:
         )
 
     def _much(self, runs: Sequence[Gram]) -> Gram | None:
-        """The first of `runs` that belongs to a measured text of which they are MOST."""
+        """Return the first of `runs` that belongs to a measured text of which they are MOST."""
         counts = Counter(self._grams[gram] for gram in runs)
         return next(
             (
@@ -111,7 +110,7 @@ class SharedText:
 
 
 def find_contamination(cases: Sequence[Case], measured: MeasuredTexts) -> list[Contamination]:
-    """The training cases that share something with what is measured, one entry each."""
+    """Return the training cases that share something with what is measured, one entry each."""
     shared = [measured.shared(case) for case in cases]
     counts = Counter(gram for text in shared for gram in text.runs)
     frequent = {gram for gram, count in counts.items() if count > FREQUENT}
@@ -123,7 +122,7 @@ def find_contamination(cases: Sequence[Case], measured: MeasuredTexts) -> list[C
 
 
 def list_word_runs(words: Sequence[str]) -> Iterator[Gram]:
-    """Every run of WINDOW words."""
+    """Return every run of WINDOW words."""
     for start in range(len(words) - WINDOW + 1):
         yield tuple(words[start : start + WINDOW])
 

@@ -71,7 +71,8 @@ class _Index:
         self._lsh.insert(place, self._sketch(self._kept[place]))
 
     def nearest(self, case: int, text: str) -> NearPair | None:
-        """The kept text most similar to `text`, the earliest of equals; None where none is near."""
+        """Return the kept text most similar to `text`, the earliest of equals; None where none is
+        near."""
         shingles = _make_shingles(text)
         near = (
             (jaccard_similarity(shingles, self._kept[other]), -other)
@@ -89,7 +90,7 @@ class _Index:
 
 
 def jaccard_similarity(first: frozenset[str], second: frozenset[str]) -> float:
-    """Jaccard: what both share of what either has."""
+    """Return the Jaccard index: what both share of what either has."""
     return len(first & second) / len(first | second) if first or second else 1.0
 
 

@@ -99,7 +99,7 @@ class Inspection:
         return tuple(_find_broken_rules(self))
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON: counts whole, at most EXAMPLES examples of each finding."""
+        """Return plain values for JSON: counts whole, at most EXAMPLES examples of each finding."""
         return self.audit.as_dict() | {
             "max_tokens": self.max_tokens,
             "lengths": {name: asdict(lengths) for name, lengths in self.lengths.items()},
@@ -147,9 +147,8 @@ def inspect(
     spelled: Mapping[str, TokenizedText],
     benchmarks: Mapping[str, Sequence[tuple[str, str]]],
 ) -> Inspection:
-    """The audit of `train`; `spelled` holds the texts of its cases, `benchmarks` (question, text)
-    pairs by name.
-    """
+    """Return the audit of `train`; `spelled` holds the texts of its cases, `benchmarks` (question,
+    text) pairs by name."""
     cut = [
         split_into_spans(prompt, case, encoded, spelled)
         for case, encoded in zip(train.cases, train.encoded, strict=True)
@@ -188,7 +187,7 @@ def _measure_lengths(cut: Sequence[Sequence[TokenSpan]]) -> Iterator[tuple[str, 
 
 
 def summarize_lengths(tokens: Sequence[int]) -> Lengths:
-    """The summary of `tokens` (one number a case, at least one)."""
+    """Return the summary of `tokens` (one number a case, at least one)."""
     ordered = sorted(tokens)
     width = next(
         size

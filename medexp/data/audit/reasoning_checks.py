@@ -24,7 +24,7 @@ class ReasoningFaults:
 
 
 def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
-    """What is wrong with the reasoning of each of `cases`."""
+    """Return what is wrong with the reasoning of each of `cases`."""
     empty, another, same, circles = [], [], [], []
     seen: set[tuple[str, ...]] = set()
     for place, case in enumerate(cases):

@@ -241,9 +241,8 @@ def _release_sent(visit: _Visit) -> None:
 
 
 def list_resident_addresses(network: Any) -> frozenset[int]:
-    """The addresses of all that `network` holds for good: parameters, buffers, the scales of
-    quantised weights.
-    """
+    """Return the addresses of all that `network` holds for good: parameters, buffers, the scales of
+    quantised weights."""
     held: list[Any] = [*network.parameters(), *network.buffers()]
     for weight in list(held):
         state = getattr(weight, "quant_state", None)

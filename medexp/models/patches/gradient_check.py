@@ -61,7 +61,7 @@ def make_shortening_patch(kernels: Any) -> Patch:
 
 
 def make_offloading_patch(pinned: bool) -> Patch:
-    """What kept layers save waits on the host."""
+    """Return what kept layers save waits on the host."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
         offload_activations(layers, kept, HostBuffers(0, pinned))
@@ -70,9 +70,8 @@ def make_offloading_patch(pinned: bool) -> Patch:
 
 
 def make_scratch_patch(kernels: Any, recipe: "LayerRecipe") -> Patch:
-    """What an evaluation leaves on the card is let go of before the step; `kernels` is
-    unsloth.kernels.utils.
-    """
+    """Return what an evaluation leaves on the card is let go of before the step; `kernels` is
+    unsloth.kernels.utils."""
 
     def patch(layers: Any, _: Sequence[Any]) -> None:
         import torch
@@ -91,7 +90,8 @@ _found: dict[tuple[object, ...], str | None] = {}
 
 
 def find_difference_once(name: str, patch: Patch, recipe: LayerRecipe) -> str | None:
-    """`find_difference` of the patch of this name, tried once a process for layers of a kind."""
+    """Return `find_difference` of the patch of this name, tried once a process for layers of a
+    kind."""
     key = (name, *recipe.key)
     if key not in _found:
         _found[key] = find_difference(patch, recipe)
@@ -99,8 +99,8 @@ def find_difference_once(name: str, patch: Patch, recipe: LayerRecipe) -> str | 
 
 
 def find_difference(patch: Patch, recipe: LayerRecipe) -> str | None:
-    """What `patch` changes in gradients that it should not, in words; None where they are the same
-    within rounding.
+    """Return what `patch` changes in gradients that it should not, in words; None where they are
+    the same within rounding.
 
     The random numbers of this process are not touched.
     """
@@ -126,9 +126,8 @@ def find_difference(patch: Patch, recipe: LayerRecipe) -> str | None:
 
 
 def _compute_gradients(recipe: LayerRecipe, patch: Patch) -> dict[str, Any]:
-    """The gradients of small layers, and of what goes into them, after `patch`; always of the same
-    layers and input.
-    """
+    """Return the gradients of small layers, and of what goes into them, after `patch`; always of
+    the same layers and input."""
     import torch
 
     torch.manual_seed(0)
@@ -159,7 +158,7 @@ def _is_close(found: Any, expected: Any, rounding: float) -> bool:
 
 
 def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:
-    """`layer` in the precision of training."""
+    """Return `layer` in the precision of training."""
     import torch
 
     def forward(hidden: Any) -> Any:
@@ -172,9 +171,8 @@ def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:
 
 
 def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
-    """What gradient checkpointing does, to the end of the layer, without the buffers and counters
-    of Unsloth's own.
-    """
+    """Return what gradient checkpointing does, to the end of the layer, without the buffers and
+    counters of Unsloth's own."""
     import torch
 
     class Recomputed(torch.autograd.Function):  # type: ignore[misc]
@@ -197,7 +195,7 @@ def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
 
 
 def _make_layers(recipe: LayerRecipe) -> Any:
-    """Small layers with random weights and an adapter whose gradients are none of them zero."""
+    """Return small layers with random weights and an adapter whose gradients are none of them zero."""
     import torch
 
     class Layer(torch.nn.Module):  # type: ignore[misc]
@@ -245,7 +243,7 @@ def _make_bare_mlp(recipe: LayerRecipe) -> Any:
 
 
 def _make_projection(like: Any, inputs: int, outputs: int, recipe: LayerRecipe) -> Any:
-    """A frozen product with random weights, quantised where that of the run is."""
+    """Return a frozen product with random weights, quantised where that of the run is."""
     import torch
 
     has_bias, weight = like.bias is not None, like.weight
@@ -262,7 +260,7 @@ def _make_projection(like: Any, inputs: int, outputs: int, recipe: LayerRecipe) 
 
 
 def _base(projection: Any) -> Any:
-    """What a product is without its adapter."""
+    """Return what a product is without its adapter."""
     return getattr(projection, "base_layer", projection)
 
 
