@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=260)
     options, overrides = parser.parse_known_args()
-    run, found = _composed(overrides)
+    run, found = _compose(overrides)
     console = Console()
     tuned = load_model_under_ceiling(run, open_session(run, found, console), console)
     cases = mixture.split_mixture(
@@ -82,7 +82,7 @@ def main() -> None:
     answered("a transcript", transcripts)
 
 
-def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
+def _compose(overrides: list[str]) -> tuple[RunConfig, Weights]:
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("ask", overrides)
@@ -116,7 +116,8 @@ def _print(
     score = sum(structure(answer.text).score for answer in found) / count
     taken = (
         sum(
-            _taken_up(case.question, answer.text) for case, answer in zip(cases, found, strict=True)
+            _share_of_long_words(case.question, answer.text)
+            for case, answer in zip(cases, found, strict=True)
         )
         / count
     )
@@ -132,7 +133,7 @@ def _print(
     )
 
 
-def _taken_up(question: str, answer: str) -> float:
+def _share_of_long_words(question: str, answer: str) -> float:
     long = {word for word in split_words(question) if len(word) > 5}
     return len(long & set(split_words(answer_part(answer)))) / len(long)
 

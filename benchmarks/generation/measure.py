@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options, overrides = parser.parse_known_args()
-    run = _composed(overrides)
+    run = _compose(overrides)
     run = change_values(
         run,
         {
@@ -66,7 +66,7 @@ def main() -> None:
         run = planner.apply_plan(run, plan)
         print(planner.describe_plan(plan, run.hardware.vram_ceiling_gib), flush=True)
     meter = memory_guard.cap_allocator(run.hardware)
-    tuned = _loaded(run)
+    tuned = _load(run)
     held_out = split_cases(data_loading.load_cases(run.dataset).cases, run.dataset).held_out[
         : options.answers
     ]
@@ -118,14 +118,14 @@ def main() -> None:
         options.out.write_text(json.dumps(result | {"torch": torch.__version__}, indent=1) + "\n")
 
 
-def _composed(overrides: list[str]) -> RunConfig:
+def _compose(overrides: list[str]) -> RunConfig:
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", overrides)
     return resolve(cfg, machine.read(), Path.cwd(), {})
 
 
-def _loaded(run: RunConfig) -> AdapterModel:
+def _load(run: RunConfig) -> AdapterModel:
     modules = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     if found.gguf is not None:

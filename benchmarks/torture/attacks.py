@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.torture.kills import (
     MERGED,
-    Found,
+    AttackResult,
     _contents,
     _is_unbroken,
     finished_rig,
@@ -39,11 +39,11 @@ class CannotBeTried(Exception):
 # The disk.
 
 
-def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> AttackResult:
     """Fill the disk at a random moment: a small tmpfs where one can be mounted, else files may not
     grow over a random size. Of two rigs one has what it prints on the full disk, too.
     """
-    rng, found = random.Random(f"{seed}-disk-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-disk-{number}"), AttackResult(number)
     found.tried = 1
     place = scratch / f"disk-{number}"
     place.mkdir()
@@ -129,11 +129,13 @@ def _after(command: Command, seconds: float) -> None:
 # Permission.
 
 
-def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def permission(
+    scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int
+) -> AttackResult:
     """Take the right to write in the folder away at a random moment. Root may write all the same:
     it runs the command as nobody.
     """
-    rng, found = random.Random(f"{seed}-permission-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-permission-{number}"), AttackResult(number)
     found.tried = 1
     rig = Rig(scratch / f"permission-{number}", parts)
     words, as_nobody, home = rig.words(*TRAIN), [], {"HOME": str(rig.root)}
@@ -178,13 +180,13 @@ def _give_back(before: dict[Path, int]) -> None:
 # A locked store, and the clock.
 
 
-def locked(
+def attack_with_lock(
     scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, seconds: float
-) -> Found:
+) -> AttackResult:
     """Hold mlflow.db locked for `seconds` from a random moment on, as a backup does: the run waits
     and ends as ever.
     """
-    rng, found = random.Random(f"{seed}-locked-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-locked-{number}"), AttackResult(number)
     found.tried = 1
     rig = Rig(scratch / f"locked-{number}", parts)
     command = rig.start("train", *rig.words(*TRAIN))
@@ -199,11 +201,11 @@ def locked(
     return found
 
 
-def clock(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def clock(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> AttackResult:
     """Set the clock back by a day at a random moment, kill the run later, and go on while the clock
     is still behind.
     """
-    rng, found = random.Random(f"{seed}-clock-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-clock-{number}"), AttackResult(number)
     found.tried = 1
     rig = Rig(scratch / f"clock-{number}", parts)
     words = rig.words(*TRAIN)
@@ -222,9 +224,9 @@ def clock(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: i
 # Two of everything.
 
 
-def twins(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def twins(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> AttackResult:
     """The same command twice at once: train, sweep, evaluate, export, in turn."""
-    rng, found = random.Random(f"{seed}-twins-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-twins-{number}"), AttackResult(number)
     found.tried = 1
     kind = (_two_trainings, _two_sweeps, _two_evaluations, _two_exports)[number % 4]
     kind(scratch, parts, unbroken, number, rng.uniform(0, 3) * (rng.random() < 0.5), found)
@@ -239,7 +241,12 @@ def _both(rig: Rig, apart_s: float, module: str, *words: str) -> list[Command]:
 
 
 def _two_trainings(
-    scratch: Path, parts: Parts, unbroken: Reference, number: int, apart_s: float, found: Found
+    scratch: Path,
+    parts: Parts,
+    unbroken: Reference,
+    number: int,
+    apart_s: float,
+    found: AttackResult,
 ) -> None:
     rig = Rig(scratch / f"twins-{number}", parts)
     for command in _both(rig, apart_s, "train", *rig.words(*TRAIN)):
@@ -261,7 +268,7 @@ def _two_trainings(
 
 
 def _two_sweeps(
-    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
     rig = Rig(scratch / f"twins-{number}", parts)
     commands = _both(rig, apart_s, "train", *sweep_words(rig))
@@ -277,7 +284,7 @@ def _two_sweeps(
 
 
 def _two_evaluations(
-    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
     rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
     for command in _both(
@@ -296,7 +303,7 @@ def _two_evaluations(
 
 
 def _two_exports(
-    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
     rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
     commands = _both(rig, apart_s, "export", f"run={run_id}", "tracking.root=mlruns", *MERGED)

@@ -31,7 +31,7 @@ OTHER = "training.seed=7"  # makes it another run
 MERGED = ("to=merged", "export.folder=merged", "overwrite=true")
 
 
-class Found:
+class AttackResult:
     """What a rig has to tell: how many kills there were, and what was not true after one of them."""
 
     def __init__(self, number: int):
@@ -93,7 +93,7 @@ def reference(scratch: Path, parts: Parts) -> Reference:
     )
 
 
-def _killed(
+def _kill_after(
     rig: Rig,
     rng: random.Random,
     module: str,
@@ -123,17 +123,17 @@ def _killed(
 
 def of_training(
     scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, kills: int
-) -> Found:
+) -> AttackResult:
     """Kill a training run `kills` times and let it end; now and then another run comes in between."""
     rng, rig, found = (
         random.Random(f"{seed}-train-{number}"),
         Rig(scratch / f"train-{number}", parts),
-        Found(number),
+        AttackResult(number),
     )
     words = rig.words(*TRAIN)
     unfinished = rig.root / "mlruns" / "unfinished"
     for _ in range(kills):
-        command = _killed(
+        command = _kill_after(
             rig,
             rng,
             "train",
@@ -167,7 +167,7 @@ def of_training(
     return found
 
 
-def _is_unbroken(rig: Rig, found: Found, unbroken: Reference, command: Command) -> None:
+def _is_unbroken(rig: Rig, found: AttackResult, unbroken: Reference, command: Command) -> None:
     """The run that was continued: figures, adapter, statuses and files of the unbroken one."""
     runs = [
         run
@@ -244,12 +244,12 @@ def of_a_sweep(
     number: int,
     seed: int,
     kills: int,
-) -> Found:
+) -> AttackResult:
     """Kill the sweeper, its trial or both, `kills` times, and let the sweep end."""
     rng, rig, found = (
         random.Random(f"{seed}-sweep-{number}"),
         Rig(scratch / f"sweep-{number}", parts),
-        Found(number),
+        AttackResult(number),
     )
     values, took_s = unbroken
     for _ in range(kills):
@@ -277,7 +277,9 @@ def of_a_sweep(
     return found
 
 
-def _counts_every_trial(rig: Rig, found: Found, values: dict[str, float], command: Command) -> None:
+def _counts_every_trial(
+    rig: Rig, found: AttackResult, values: dict[str, float], command: Command
+) -> None:
     """A sweep that was continued: every trial counts, with the value of the unbroken sweep, in the
     study and in MLflow.
     """
@@ -355,9 +357,9 @@ def finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
     return rig, rig.runs()[0]["id"]
 
 
-def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> Found:
+def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> AttackResult:
     """Kill an evaluation `kills` times; then its figures are those of one that nobody killed."""
-    rng, found = random.Random(f"{seed}-evaluate-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-evaluate-{number}"), AttackResult(number)
     rig, run_id = finished_rig(scratch, parts, f"evaluate-{number}")
     words = [
         f"run={run_id}",
@@ -373,7 +375,7 @@ def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int)
     wanted = steady(rig.figures(rig.runs()[-1]["id"]))
     unfinished = rig.root / "mlruns" / "unfinished"
     for _ in range(kills):
-        command = _killed(
+        command = _kill_after(
             rig,
             rng,
             "evaluate",
@@ -405,11 +407,11 @@ def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int)
     return found
 
 
-def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> Found:
+def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> AttackResult:
     """Kill an export `kills` times: its folder is not there, or holds what an export that nobody
     killed holds.
     """
-    rng, found = random.Random(f"{seed}-export-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-export-{number}"), AttackResult(number)
     rig, run_id = finished_rig(scratch, parts, f"export-{number}")
     words = [f"run={run_id}", "tracking.root=mlruns", *MERGED]
     began = time.monotonic()
@@ -423,7 +425,7 @@ def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -
     )
     wanted = _contents(folder)
     for _ in range(kills):
-        command = _killed(
+        command = _kill_after(
             rig, rng, "export", words, took_s, operations, lambda: any(rig.root.glob(".merged-*"))
         )
         found.tried += 1

@@ -164,10 +164,10 @@ def _word(rng: random.Random, program: str) -> str:
     kinds = {
         _set: 47,
         _refers: 5,
-        _mixed: 3,
+        _draw_mixture: 3,
         _misspelt: 10,
         _of_a_group: 18,
-        _anything: 7,
+        _draw_word: 7,
         _of_hydra: 5,
         _flag: 5,
     }
@@ -182,7 +182,7 @@ def _refers(rng: random.Random, key: str, keys: Mapping[str, Any]) -> str:
     return f"{key}=${{{rng.choice(list(keys))}}}"
 
 
-def _mixed(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+def _draw_mixture(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     return f"{rng.choice(('dataset.mixture', '+dataset.mixture', 'dataset.held_out_from'))}={rng.choice(ENTRIES)}"
 
 
@@ -191,7 +191,7 @@ def _misspelt(rng: random.Random, key: str, _: Mapping[str, Any]) -> str:
         rng.choice(("+", "++", "~", "")),
         rng.choice(("", "=", "=1", "=null", ".x=1", "@x=1", ":x=1")),
     )
-    return f"{before}{_mangled(rng, key)}{after}"
+    return f"{before}{_mangle_key(rng, key)}{after}"
 
 
 def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
@@ -204,7 +204,7 @@ def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     return _chosen(rng, group, options)
 
 
-def _anything(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+def _draw_word(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     return rng.choice(WORDS)
 
 
@@ -264,7 +264,7 @@ def _any(rng: random.Random) -> str:
     return rng.choice(NUMBERS if rng.random() < 0.4 else WORDS)
 
 
-def _mangled(rng: random.Random, key: str) -> str:
+def _mangle_key(rng: random.Random, key: str) -> str:
     """A key with a letter too many, too few, or in the wrong place."""
     place = rng.randrange(len(key))
     return rng.choice(
@@ -357,7 +357,7 @@ def _csv(rng: random.Random, records: list[dict[str, Any]]) -> str:
     return out.getvalue() + rng.choice(("", "", ",,\n" * 40, "\n\n", '"', "a,b,c,d,e\n"))
 
 
-def _mutated(rng: random.Random, content: bytes) -> bytes:
+def _mutate_bytes(rng: random.Random, content: bytes) -> bytes:
     """Bytes changed, cut out, doubled, cut off."""
     found = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5))):
@@ -390,7 +390,7 @@ def _cases(rng: random.Random, line: Line, corpus: Sequence[Path]) -> Iterator[s
             _spoil(rng, rng.choice(records))
         name, content = _layouts(rng, records)
     if rng.random() < 0.6:
-        content = _mutated(rng, content)
+        content = _mutate_bytes(rng, content)
     line.files[f"cases/{name}"] = content
     yield "dataset=local"
     yield f"dataset.path=cases/{name}"

@@ -15,7 +15,8 @@ def parts_in(scratch: Path, embedded: bool) -> Parts:
     from helpers.commands import QUICK, write_tiny_model
 
     return Parts(
-        _embedded(QUICK) if embedded else _tiny(scratch, QUICK, write_tiny_model), _store(scratch)
+        _without_model(QUICK) if embedded else _tiny(scratch, QUICK, write_tiny_model),
+        _store(scratch),
     )
 
 
@@ -28,7 +29,7 @@ def _store(scratch: Path) -> Path:
     return file
 
 
-def _embedded(quick: list[str]) -> tuple[str, ...]:
+def _without_model(quick: list[str]) -> tuple[str, ...]:
     return tuple(override for override in quick if not override.startswith("model."))
 
 

@@ -24,7 +24,7 @@ NOTHING_SAVED += ["offload_activations=false", "tile_mlp=false"]
 NO_ANSWERS = "evaluation.answers=0"  # none were asked for in front of a measured step
 
 
-def predicted_bytes(point: dict) -> int:
+def predict_peak_bytes(point: dict) -> int:
     """The planned reserved peak of a training step of `point`."""
     shape = [
         f"training.max_seq_tokens={point['seq']}",
@@ -67,7 +67,7 @@ def main() -> None:
         )
         print("|---|---|---|---|---|---|---|")
         for point in sorted(points, key=lambda row: (row["name"], row["micro_batch"] * row["seq"])):
-            measured, predicted = point["train_reserved_bytes"], predicted_bytes(point)
+            measured, predicted = point["train_reserved_bytes"], predict_peak_bytes(point)
             errors.append(100 * (predicted / measured - 1))
             what = f"| {point['name']} | {point['micro_batch']} | {point['seq']} | {point['r']} "
             print(f"{what}| {measured / GIB:.3f} | {predicted / GIB:.3f} | {errors[-1]:+.2f} |")

@@ -102,7 +102,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def predicted(point: tuple[int, int, int, str]) -> int:
+def predict_host_bytes(point: tuple[int, int, int, str]) -> int:
     """The planned host memory of `point`."""
     from medexp.planning.budget import compute_budget
     from medexp.planning.memory_terms import Levers, Phase, Place
@@ -139,7 +139,7 @@ def main() -> None:
             measurement["r"],
             measurement["checkpointing"],
         )
-        planned, measured = predicted(point), measurement["training_bytes"]
+        planned, measured = predict_host_bytes(point), measurement["training_bytes"]
         print(
             f"{point}: measured {measured / GIB:.3f} GiB, planned {planned / GIB:.3f},"
             f" {100 * (planned / measured - 1):+.1f} %"

@@ -85,7 +85,8 @@ class CaseCounts:
         return "; ".join([said, *self.notes])
 
     def _mixture(self) -> str:
-        """Each part's draws and how often its cases come round, where there are several parts."""
+        """Return how many draws each part gives and how often its cases come round; nothing for one
+        part."""
         if len(self.parts) < 2:
             return ""
         draws = sum(part.drawn for part in self.parts)
@@ -99,8 +100,8 @@ class CaseCounts:
 def count_cases(
     split: Split, train: EncodedCases, held_out: EncodedCases, parts: Sequence[SourceCounts] = ()
 ) -> CaseCounts:
-    """Return the audit of a split and its two encoded sides (neither may be empty), drawn from in
-    `parts`."""
+    """Return the counts of a split and of its two encoded sides (neither may be empty), drawn from
+    in `parts`."""
     reading = split.reading
     return CaseCounts(
         records=split.records + reading.faulty,

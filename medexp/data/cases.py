@@ -89,7 +89,7 @@ def missing_column_error(name: str, record: Mapping[str, Any], place: str) -> Da
 
 
 def is_blank(value: object) -> bool:
-    """Is there nothing in a cell: null, NaN, or white space alone?"""
+    """Return whether a cell holds nothing: null, NaN, or white space alone."""
     return (
         value is None
         or (isinstance(value, float) and isnan(value))

@@ -80,9 +80,8 @@ def remove_added_tokens(backend: Any, marks: Collection[str]) -> Any:
 
 
 def _is_control_token(content: str) -> bool:
-    """Is this added token a control token? Some tokenizers add letters and runs of spaces, too, and
-    those are plain vocabulary.
-    """
+    """Return whether this added token is a control token. Some tokenizers add letters and runs of
+    spaces, too, and those are plain vocabulary."""
     return len(content) > 1 and bool(content.strip(" \t\r\n\u2581"))
 
 

@@ -37,7 +37,7 @@ class Vocabulary:
     control_ids: frozenset[int] = frozenset()
 
     def holds_stray_control(self, ids: Sequence[int], without_case: Sequence[int]) -> bool:
-        """Do `ids` hold more control tokens than the same words `without_case`?"""
+        """Return whether `ids` hold more control tokens than the same words `without_case`."""
         return self._count(ids) != self._count(without_case)
 
     def _count(self, ids: Sequence[int]) -> int:
@@ -78,8 +78,7 @@ def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: Los
 
 
 def encode_prompt(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
-    """Return the tokens a model is asked with: one BOS (where the tokenizer has one) and
-    `prompt_text`."""
+    """Return the tokens that ask a model: one BOS (where the tokenizer has one) and `prompt_text`."""
     bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
     return bos + vocabulary.encode(prompt_text)
 

@@ -135,7 +135,7 @@ def _refuse_layout(
 def _parse_cases(
     table: Table, source: MixtureSource, name: str, prompt: Prompt | None
 ) -> Iterator[tuple[Record, Case]]:
-    """Each row and its case; a row that is none is added to the faults of `table`."""
+    """Yield each row and its case; a row that is none is added to the faults of `table`."""
     # where no record has the column, the split says so
     is_grouped = any(source.group_by in record for _, record in table.rows)
     for number, record in table.rows:

@@ -13,7 +13,7 @@ GROUPED_BATCHES = 16
 
 
 def count_steps(epochs: float, num_cases: int, cases_per_step: int) -> int:
-    """Return the optimizer steps that see `num_cases` cases `epochs` times, the last step possibly
+    """Return how many optimizer steps see `num_cases` cases `epochs` times, the last step possibly
     beyond."""
     return max(1, ceil(epochs * num_cases / cases_per_step))
 
@@ -61,8 +61,7 @@ def make_mixed_order(
 
 
 def count_epoch_draws(sizes: Sequence[int], weights: Sequence[float]) -> int:
-    """Return the draws until every case of every part was seen: the other parts go round again
-    meanwhile.
+    """Return how many draws see every case of every part: the other parts go round again meanwhile.
 
     Source: "all_exhausted" of datasets.interleave_datasets.
     """
@@ -88,8 +87,8 @@ def _normalise_weights(weights: Sequence[float]) -> list[Fraction]:
 
 
 def _take_turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
-    """Return whose turn it is: of the parts whose next turn may have come, the one that must have
-    it soonest.
+    """Return whose turn each draw is: of the parts whose next turn may have come, the one that must
+    have it soonest.
 
     Source: the j-th turn of a part with share w lies between draws floor((j - 1) / w) and ceil(j /
     w); earliest deadline first then keeps every part within one turn of its share (Baruah et al.

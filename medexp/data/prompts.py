@@ -38,13 +38,13 @@ def render_case(prompt: Prompt, case: Case) -> RenderedCase:
 
 
 def trains_reasoning(prompt: Prompt) -> bool:
-    """Is a chain of thought trained with `prompt`?"""
+    """Return whether a chain of thought is trained with `prompt`."""
     return "{reasoning}" in prompt.completion
 
 
 def closes_reasoning(prompt: Prompt) -> bool:
-    """Does that chain of thought end with THINK_END? With markers of its own it cannot be told from
-    the answer, and all that a model says counts as the answer."""
+    """Return whether that chain of thought ends with THINK_END. With markers of its own it cannot
+    be told from the answer, and all that a model says counts as the answer."""
     return trains_reasoning(prompt) and THINK_END in prompt.completion
 
 

@@ -67,9 +67,9 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
 def divide_cases(
     cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int
 ) -> tuple[list[Case], list[Case]]:
-    """(for training, held out): every different question of `cases` on one of two sides, shuffled,
-    groups kept whole. With few cases there may be none for training, or fewer held out than
-    `num_held_out`.
+    """Return the cases to train on and those held out: every different question of `cases` on one
+    of two sides, shuffled, groups kept whole. With few cases there may be none for training, or
+    fewer held out than `num_held_out`.
 
     Raises: DataError if the column to group by is missing.
     """

@@ -124,8 +124,8 @@ def _decode_file(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
 
 
 def _detect_encoding(raw: bytes) -> str:
-    """Return what the byte order mark says; without one, UTF-16 where every other byte of the
-    beginning is 0, else UTF-8."""
+    """Return the encoding that the byte order mark names; without one, UTF-16 where every other
+    byte of the beginning is 0, else UTF-8."""
     for mark, encoding in _BOMS:
         if raw.startswith(mark):
             return encoding
@@ -163,7 +163,8 @@ def _parse_json(text: str) -> Any:
 
 
 def _read_json(path: Path) -> Table:
-    """One array of objects, or one object on each line: what it holds tells, not the ending."""
+    """Read one array of objects, or one object on each line: what the file holds tells, not its
+    ending."""
     text, notes = _decode_file(path)
     is_named_lines = path.suffix.lower() == ".jsonl"
     if is_named_lines and not text.lstrip().startswith("["):
@@ -187,7 +188,7 @@ def _read_json(path: Path) -> Table:
 
 
 def _has_object_per_line(text: str) -> bool:
-    """Is the first line an object of its own?"""
+    """Return whether the first line is an object of its own."""
     try:
         return isinstance(_parse_json(text.lstrip().partition("\n")[0]), dict)
     except json.JSONDecodeError:
@@ -283,7 +284,7 @@ def _parse_header(header: str, separator: str) -> int:
 
 
 def _fits_header(text: str, separator: str) -> bool:
-    """Has no row among the first more cells than the header?"""
+    """Return whether none of the first rows has more cells than the header."""
     try:
         filled = [cells for cells in islice(_split_cells(text, separator), LOOKED_AT) if cells]
     except csv.Error:

@@ -43,7 +43,7 @@ from medexp.system import private_names
 
 
 def load_model(config: RunConfig, weights: Weights, tokenizer: Any, stack: Backend) -> AdapterModel:
-    """Return the model of `config` with its adapter, ready to train.
+    """Load the model of `config` with its adapter, ready to train.
 
     Raises: ModelError if the weights cannot be read, or are not of the declared shape.
     """
@@ -110,7 +110,7 @@ def _make_quantisation_config(model: Model, hardware: Hardware, stack: Backend) 
 
 
 def _make_lora_options(lora: Lora) -> dict[str, Any]:
-    """Return the adapter in PEFT's words, which Unsloth's are too."""
+    """Return the adapter's settings under PEFT's names, which are Unsloth's too."""
     return {
         "r": lora.r,
         "lora_alpha": lora.alpha,
@@ -281,7 +281,7 @@ def offload_kept_activations(
 def find_reason_to_keep_scratch(
     config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> str | None:
-    """Return why what an evaluation leaves on the card is not to be handed back, None where it may."""
+    """Return why what an evaluation leaves on the card is not to be released, None where it may be."""
     if config.hardware.device is not Device.cuda or config.model.quantisation is Quantisation.none:
         return None  # nothing is dequantised on a card
     if not isinstance(private_names.SCRATCH.of(kernels), dict):
@@ -329,7 +329,7 @@ def list_kept_layers(network: Any, asked: int) -> list[Any]:
 
 
 def is_kept(layer: Any) -> bool:
-    """Is `layer` one that Unsloth does not recompute?"""
+    """Return whether `layer` is one that Unsloth does not recompute."""
     return layer.__dict__.get(private_names.KEPT_MARK.last) is True
 
 

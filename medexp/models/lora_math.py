@@ -30,7 +30,7 @@ _KNOWN_VALUES: Mapping[str, tuple[object, ...]] = {
 
 
 def compute_scale(config: Mapping[str, Any]) -> float:
-    """Return what B A is multiplied with."""
+    """Return the factor that B A is multiplied with."""
     rank: int = config["r"]
     alpha: float = config["lora_alpha"]
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -51,7 +51,7 @@ def open_session(config: RunConfig, found: Weights, console: Console) -> Session
 
 
 def load_model_under_ceiling(config: RunConfig, base: Session, console: Console) -> AdapterModel:
-    """Return the model of `config` with the adapter it starts from, under the ceiling."""
+    """Load the model of `config` with the adapter it starts from, under the memory ceiling."""
     with (
         console.status(f"loading {config.model.name} and the adapter"),
         memory_phase(Phase.always, "loading the model", base.meter),
@@ -60,7 +60,7 @@ def load_model_under_ceiling(config: RunConfig, base: Session, console: Console)
 
 
 def list_patched_libraries(config: RunConfig) -> list[str]:
-    """Return the libraries whose insides `config` relies on."""
+    """Return the libraries on whose private parts `config` relies."""
     with_unsloth = ["unsloth", "unsloth_zoo"] if config.hardware.engine is Engine.unsloth else []
     quantised = ["bitsandbytes"] if config.model.quantisation is not Quantisation.none else []
     return [*with_unsloth, *quantised, "transformers", "mlflow"]

@@ -11,7 +11,7 @@ from medexp.models.weights import Weights
 
 
 def load_tokenizer(weights: Weights, stack: Backend) -> Any:
-    """Return the tokenizer beside the weights, with a padding token (its EOS where it has none;
+    """Load the tokenizer beside the weights, with a padding token (its EOS where it has none;
     padding is masked by length).
 
     Raises: ModelError if it cannot be read, or has no end of sequence.

@@ -62,7 +62,7 @@ class Budgets:
         self._links: dict[tuple[object, ...], int] = {}
 
     def of(self, levers: Levers) -> Budget:
-        """As `compute_budget`."""
+        """Return `compute_budget` of the run with `levers`."""
         step = (
             levers.micro_batch,
             levers.kept_layers,
@@ -124,7 +124,8 @@ def layer_bytes(config: RunConfig) -> tuple[int, int]:
 def _layer_bytes(
     projections: tuple[tuple[int, int], ...], has_biases: bool, width: int, on_cpu: bool
 ) -> tuple[int, int]:
-    """As `layer_bytes`; `width` bytes a weight, 0 for NF4, where norms and biases have 2."""
+    """Return `layer_bytes` of these sizes; `width` bytes a weight, 0 for NF4, where norms and
+    biases have 2."""
     held = _exactly_bytes if on_cpu else round_to_allocation
     (hidden, query), (_, kv), *_ = projections
     sizes = [inputs * outputs for inputs, outputs in projections]
@@ -144,9 +145,8 @@ def _exactly_bytes(num_bytes: int) -> int:
 
 
 def _casts_to_float32(config: RunConfig) -> bool:
-    """Preparing NF4 weights for training, PEFT casts embedding, head and norms to float32; Unsloth
-    leaves them in 16 bits.
-    """
+    """Return whether PEFT, preparing NF4 weights for training, casts embedding, head and norms to
+    float32; Unsloth leaves them in 16 bits."""
     return (
         config.hardware.engine is Engine.transformers
         and config.model.quantisation is Quantisation.nf4
@@ -265,8 +265,9 @@ def _list_evaluation_terms(config: RunConfig, _: Levers) -> list[Term]:
 
 
 def fits_answering_plan(config: RunConfig, questions: int, longest: int) -> bool:
-    """Do so many questions, the longest of `longest` tokens, take no more memory to answer than was
-    planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens` allows?"""
+    """Return whether so many questions, the longest of `longest` tokens, take no more memory to
+    answer than was planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens`
+    allows."""
     evaluation = config.evaluation
     needed, planned = (
         _answering_bytes(config, questions, longest),

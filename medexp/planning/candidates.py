@@ -15,7 +15,7 @@ from medexp.planning.unfused_memory import can_stream, is_fused
 
 
 def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
-    """Return all levers of the run of `budgets` worth looking at."""
+    """Yield all levers worth looking at of the run of `budgets`."""
     config = budgets.config
     effective = config.training.cases_a_step
     choices = product(
@@ -56,7 +56,8 @@ def least_memory(budgets: Budgets) -> Iterator[Levers]:
 
 
 def is_by_hand(config: RunConfig) -> bool:
-    """Do micro-batch and accumulation stay as the config has them? On a CPU they always do."""
+    """Return whether micro-batch and accumulation stay as the config has them. On a CPU they always
+    do."""
     return config.training.plan is Planning.manual or config.hardware.device is Device.cpu
 
 
@@ -71,8 +72,8 @@ def _list_micro_batches(config: RunConfig) -> list[int]:
 
 
 def _list_variants(config: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
-    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go
-    with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
+    """Return (compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does
+    not go with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
     unsloth, fused = config.hardware.engine is Engine.unsloth, is_fused(config)
     compiled = _list_settings(
         config.hardware.compile_layers,
@@ -118,9 +119,8 @@ def _add_kept_layers(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
 
 
 def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
-    """As many of those that are not streamed as the host holds, or a part of them where the link is
-    slow.
-    """
+    """Return as many of the layers that are not streamed as the host holds, or a part of them where
+    the link is slow."""
     config = budgets.config
     hardware, most = config.hardware, config.model.shape.layers - plain.streamed_layers
     asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
@@ -139,13 +139,14 @@ def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
 
 
 def _saves_to_host(config: RunConfig, plain: Levers) -> bool:
-    """Only compiled layers that Unsloth checkpoints and fuses were measured."""
+    """Return whether kept layers may leave what they save on the host: only compiled layers that
+    Unsloth checkpoints and fuses were measured."""
     return is_offloaded(config) and plain.compiled and is_fused(config)
 
 
 def _list_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
-    """Return none, or as many layers as the ceiling leaves room for; streamed layers cannot be
-    kept."""
+    """Return how many layers to keep: none, or as many as the ceiling leaves room for; streamed
+    layers cannot be kept."""
     config = budgets.config
     asked = config.hardware.checkpoint_skip_layers
     most = config.model.shape.layers - plain.streamed_layers

@@ -104,7 +104,7 @@ def _shrink_evaluation(config: RunConfig, **values: Any) -> RunConfig:
 
 
 def _suggest_levers(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Return what was set by hand and stands in the way alone; on a CPU nothing is left to the
+    """Yield each setting made by hand that alone stands in the way; on a CPU nothing is left to the
     planner."""
     if config.lora.dora and _fits(replace(config, lora=replace(config.lora, dora=False))):
         yield "lora.dora", "false"
@@ -120,7 +120,7 @@ def _suggest_levers(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _suggest_open_levers(config: RunConfig) -> Iterator[str]:
-    """Return all levers at once, where no single one helps."""
+    """Yield the advice to leave all levers open, where no single one helps."""
     if config.hardware.device is Device.cuda and _fits(
         replace(
             _leave_open(config, LEVER_NAMES),
@@ -177,8 +177,8 @@ def _stream_fewer_layers(config: RunConfig, plan: Plan) -> Plan:
 
 
 def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
-    """Return the card could, the host cannot: by how much, for the plan under the ceiling that
-    needs least of it."""
+    """Return by how much the host is short where the card is not, for the plan under the ceiling
+    that needs least of the host."""
     ceiling = config.hardware.vram_ceiling_gib or float("inf")
     under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
     least = min(under, key=lambda plan: plan.budget.host_bytes)
@@ -202,5 +202,5 @@ def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
 
 
 def spell_layers(count: int) -> str:
-    """So many layers, in words."""
+    """Return so many layers in words."""
     return f"{count} layer{'' if count == 1 else 's'}"

@@ -19,9 +19,8 @@ BESIDE_ON_CPU_BYTES = GIB
 
 
 def fits(config: RunConfig, plan: Plan) -> bool:
-    """Is the peak within `hardware.vram_ceiling_gib`, and what lies on the host within
-    `hardware.host_ram_gib`, where set?
-    """
+    """Return whether the peak is within `hardware.vram_ceiling_gib`, and what lies on the host
+    within `hardware.host_ram_gib`, where set."""
     ceiling = config.hardware.vram_ceiling_gib
     return (
         ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)
@@ -34,7 +33,7 @@ def card_room_bytes(ceiling_gib: float) -> int:
 
 
 def host_beside_bytes(config: RunConfig) -> int:
-    """Return the bytes of host memory for what is no tensor."""
+    """Return the bytes of host memory that the process takes beside its tensors."""
     return BESIDE_ON_CPU_BYTES if config.hardware.device is Device.cpu else HOST_BESIDE_BYTES
 
 
@@ -47,9 +46,8 @@ def host_room_bytes(config: RunConfig, levers: Levers) -> int:
 
 
 def host_excess_bytes(config: RunConfig, plan: Plan) -> int:
-    """By how many bytes `plan` takes more of the host than it may; 0 or less where it does not, or
-    no limit is known.
-    """
+    """Return by how many bytes `plan` takes more of the host than it may; 0 or less where it does
+    not, or no limit is known."""
     return (
         0
         if config.hardware.host_ram_gib is None

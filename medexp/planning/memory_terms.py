@@ -141,13 +141,13 @@ def _compute_peak(held: Iterable[tuple[int, ...]]) -> int:
 
 
 def dequantised_bytes(shape: ModelShape) -> int:
-    """Return the largest projection of a layer in 16 bits: what Unsloth makes of a quantised weight
-    for a product."""
+    """Return the bytes of the largest projection of a layer in 16 bits: what Unsloth makes of a
+    quantised weight for a product."""
     return 2 * shape.ffn * shape.hidden
 
 
 def list_linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """(in, out) of every projection of a decoder layer, the query's first, then the key's."""
+    """Return (in, out) of every projection of a decoder layer, the query's first, then the key's."""
     return _list_linear_sizes(
         shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
     )
@@ -169,7 +169,7 @@ def _list_linear_sizes(hidden: int, query: int, kv: int, ffn: int) -> Mapping[st
 
 
 def count_layer_parameters(shape: ModelShape) -> int:
-    """Return the weights of the projections of one decoder layer."""
+    """Return how many weights the projections of one decoder layer have."""
     return sum(inputs * outputs for inputs, outputs in list_linear_sizes(shape).values())
 
 
@@ -186,11 +186,11 @@ def count_lora_parameters(config: RunConfig) -> int:
 
 
 def round_to_allocation(num_bytes: int) -> int:
-    """Return what the allocator takes for a tensor of `num_bytes`."""
+    """Return the bytes that the allocator takes for a tensor of `num_bytes`."""
     return -(-num_bytes // ALLOCATION_UNIT) * ALLOCATION_UNIT
 
 
 def hidden_state_bytes(shape: ModelShape, tokens: int) -> int:
-    """Return the input of every decoder layer for `tokens`, in 16 bits: what checkpointing keeps
-    for the backward pass."""
+    """Return the bytes of the input of every decoder layer for `tokens`, in 16 bits: what
+    checkpointing keeps for the backward pass."""
     return shape.layers * 2 * tokens * shape.hidden

@@ -69,9 +69,9 @@ def pick_preferred(config: RunConfig, fitting: list[Plan]) -> Plan:
 
 
 def _preference_key(plan: Plan) -> tuple[bool, bool, int, float, int]:
-    """Return an optimizer is paged, and activations are moved, only where that clearly brings
-    something. Then the larger micro-batch: whatever the cost model leaves out (launches, gaps, a
-    slow host) is paid a micro-batch."""
+    """Return what plans too close to tell apart are ordered by. An optimizer is paged, and
+    activations are moved, only where that clearly brings something. Then the larger micro-batch:
+    whatever the cost model leaves out (launches, gaps, a slow host) is paid a micro-batch."""
     levers = plan.levers
     return (
         levers.paged,
@@ -117,7 +117,7 @@ def next_safer_plan(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None
 
 
 def needs_reload(before: Plan, after: Plan) -> bool:
-    """Do the two differ in more than micro-batch, accumulation and paging?"""
+    """Return whether the two differ in more than micro-batch, accumulation and paging."""
 
     def weights(plan: Plan) -> Levers:
         return replace(plan.levers, micro_batch=1, accumulation=1, paged=False)
@@ -170,7 +170,7 @@ def _pick_distinct(plans: list[Plan]) -> Iterator[Plan]:
 
 
 def is_planned(config: RunConfig) -> bool:
-    """Is there a card, and so something to plan?"""
+    """Return whether there is a card, and so something to plan."""
     return config.hardware.device is Device.cuda
 
 

@@ -85,7 +85,7 @@ def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
 
 
 def is_offloaded(config: RunConfig) -> bool:
-    """Do hidden states wait for the backward pass in host memory?"""
+    """Return whether hidden states wait for the backward pass in host memory."""
     return (
         config.hardware.engine is Engine.unsloth
         and config.training.gradient_checkpointing is Checkpointing.unsloth
@@ -93,7 +93,8 @@ def is_offloaded(config: RunConfig) -> bool:
 
 
 def is_shortened(config: RunConfig) -> bool:
-    """Whether recomputed layers leave out the last product of their MLP; an MLP in tiles does not.
+    """Return whether recomputed layers leave out the last product of their MLP; an MLP in tiles
+    does not.
 
     Source: medexp.models.patches.mlp_recompute."""
     is_plain = (
@@ -194,7 +195,7 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
 
 
 def _staging_bytes(config: RunConfig, tokens: int) -> int:
-    """Two buffers of hidden states in 16 bits."""
+    """Return the bytes of two buffers of hidden states in 16 bits."""
     return 4 * tokens * config.model.shape.hidden
 
 

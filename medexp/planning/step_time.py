@@ -64,7 +64,7 @@ class MicroBatch:
     least_s: float
 
     def seconds(self, tokens: int) -> float:
-        """With `tokens` in it, padding counted."""
+        """Return the seconds of a micro-batch of `tokens`, padding counted."""
         return max(self.fixed_s + tokens * self.token_s, self.least_s)
 
 
@@ -134,7 +134,7 @@ class Predictions:
         self._micro_batches: dict[tuple[int, bool, bool], MicroBatch] = {}
 
     def of(self, levers: Levers) -> Plan:
-        """As `predict_plan`."""
+        """Return `predict_plan` of the run with `levers`."""
         config, link_a_s = self._config, self._link_a_s
         needed = self.budgets.of(levers)
         tokens = levers.micro_batch * config.training.max_seq_tokens
@@ -166,7 +166,7 @@ class Predictions:
 
 
 def _effective_rates(config: RunConfig) -> tuple[float, float, float]:
-    """TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
+    """Return TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
     hardware = config.hardware
     known = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
     tflops, memory, link = (

@@ -28,13 +28,14 @@ FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB  # what the allocator reserves on
 
 
 def is_fused(config: RunConfig) -> bool:
-    """Do the adapter's products run in Unsloth's own kernels?"""
+    """Return whether the adapter's products run in Unsloth's own kernels."""
     return not config.lora.dora and config.lora.bias is Bias.none
 
 
 def can_stream(config: RunConfig) -> bool:
-    """Can layers wait on the host? Not with DoRA, whose magnitudes are made of weights on the card
-    (a CUDA error in PEFT), nor where biases of a streamed layer would be trained."""
+    """Return whether layers can wait on the host: not with DoRA, whose magnitudes are made of
+    weights on the card (a CUDA error in PEFT), nor where biases of a streamed layer would be
+    trained."""
     trains_its_biases = (
         config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
     )
@@ -93,5 +94,5 @@ def _find_largest_weight(config: RunConfig) -> int:
 
 
 def is_in_mlp(config: RunConfig) -> bool:
-    """Has any projection of the MLP an adapter?"""
+    """Return whether any projection of the MLP has an adapter."""
     return bool(set(MLP) & set(config.lora.target_modules))

@@ -105,7 +105,8 @@ def _make_tracking(root: str) -> Tracking:
 
 
 def find_run_from_config(cfg: DictConfig, asked: str | None) -> FinishedRun:
-    """Return `find_run`, in the store that `cfg` names and from where the command was started."""
+    """Return the run that `asked` names in the store of `cfg`, as seen from where the command was
+    started."""
     return find_run(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 

@@ -79,7 +79,7 @@ def _folder(root: Path) -> Path:
 
 
 def _hold_alone(root: Path) -> FileLock:
-    """Nobody else looks at the locks, or makes one, meanwhile."""
+    """Return the lock under which nobody else looks at the locks of runs, or makes one."""
     _folder(root).mkdir(parents=True, exist_ok=True)
     return FileLock(_folder(root) / ".lock")
 

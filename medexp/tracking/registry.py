@@ -48,8 +48,8 @@ class ModelVersion:
 
 
 def register_adapter(tracking: Tracking, run_id: str, name: str, alias: str) -> ModelVersion:
-    """Return the adapter of run `run_id` as a version of registered model `name`, with `alias`
-    moved to it; the version it already is, where it was registered before.
+    """Register the adapter of run `run_id` as a version of model `name`, with `alias` moved to it,
+    and return that version: the one it already is, where it was registered before.
 
     Raises: ConfigError for a name or alias that MLflow cannot hold; RunError if there is no such
     run, it has not finished, or it kept no adapter.

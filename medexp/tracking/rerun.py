@@ -74,8 +74,8 @@ class OriginalRun:
         return commits.describe_commits(run, kept.tags) if kept is not None else None
 
     def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
-        """Is `loss`, on held-out cases of digest `held_out` after training on those of
-        `trained_on`, what the first run had come to?"""
+        """Return whether `loss`, on held-out cases of digest `held_out` after training on those of
+        `trained_on`, is what the first run had come to, as a sentence."""
         kept = self.subject.kept
         before = kept.metrics.get(LOSS) if kept is not None else None
         if kept is None or before is None:

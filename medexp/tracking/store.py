@@ -65,7 +65,7 @@ def open_store(tracking: Tracking) -> Any:
 
 
 def open_existing_store(tracking: Tracking) -> Any:
-    """Return MLflow's client over the store of `tracking`.
+    """Return MLflow's client over the store of `tracking`, which must be there.
 
     Raises: RunError where there is none: a mistyped folder is not made.
     """
@@ -135,5 +135,6 @@ def get_existing_run(client: Any, run_id: str | None) -> Any:
 
 
 def is_missing(error: Any) -> bool:
-    """Does this MlflowException say that something is not there, and not that the store failed?"""
+    """Return whether this MlflowException says that something is not there, and not that the store
+    failed."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")

@@ -119,7 +119,7 @@ def _find_free_name(beside: Path, stem: str) -> Path:
 
 
 def _is_current(file: Path) -> bool:
-    """Is the store in `file` one that this MLflow reads as it is?
+    """Return whether the store in `file` is one that this MLflow reads as it is.
 
     Raises: OutputError if only a newer one can read it.
     """

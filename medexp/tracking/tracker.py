@@ -247,7 +247,7 @@ def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
 
 
 def _reopen(client: Any, run_id: str | None) -> Any:
-    """Return run `run_id` as if it had never ended; None where there is none, or a user has deleted
+    """Reopen run `run_id` as if it had never ended; None where there is none, or a user has deleted
     it."""
     run = get_existing_run(client, run_id)
     if run is None:
@@ -269,5 +269,5 @@ def _start_system_metrics(client: Any, run_id: str, resume: bool) -> Any:
 
 
 def _as_json(cell: object) -> object:
-    """Pages read no NaN."""
+    """Return `cell` as pages read it: they read no NaN."""
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell

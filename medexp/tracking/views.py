@@ -52,7 +52,7 @@ class View:
 
 
 def make_all_runs_view(peak: str) -> View:
-    """Return every run with what it was made with and what came of it; `peak` is the metric of its
+    """Return the view of every run with its settings and its results; `peak` is the metric of its
     peak memory."""
     return View(
         "medexp: runs", {"searchFilter": "", **_make_columns(ALWAYS, (LOSS, STRUCTURE, peak))}

@@ -132,7 +132,7 @@ def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(
         "no",
         False,
     )
-    whole = trainer._step_collator(made.run, 0)(
+    whole = trainer._make_collator(made.run, 0)(
         [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}]
     )
     together = whole[trainer.MICRO_BATCHES]

@@ -128,8 +128,8 @@ def list_word_runs(words: Sequence[str]) -> Iterator[Gram]:
 
 
 def extract_benchmark_texts(records: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
-    """(question, question with its context) of every benchmark record that has a question: MedQA,
-    MedMCQA and PubMedQA name theirs alike."""
+    """Yield (question, question with its context) of every benchmark record that has a question:
+    MedQA, MedMCQA and PubMedQA name theirs alike."""
     for record in records:
         question = record.get("question")
         if isinstance(question, str) and question.strip():

@@ -218,7 +218,8 @@ def _count_label_tokens(cut: Sequence[Sequence[TokenSpan]]) -> dict[str, int]:
 def _find_near_questions(
     train: Sequence[Case], held_out: Sequence[Case]
 ) -> tuple[list[Repeat], list[Repeat]]:
-    """(within the training cases, between them and the held-out cases)."""
+    """Return the near repeats within the training cases, and those between them and the held-out
+    cases."""
     questions, measured = [case.question for case in train], [case.question for case in held_out]
     within = [
         Repeat(questions[pair.case], questions[pair.of], pair.similarity)

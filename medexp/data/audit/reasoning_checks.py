@@ -24,7 +24,7 @@ class ReasoningFaults:
 
 
 def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
-    """Return what is wrong with the reasoning of each of `cases`."""
+    """Return which of `cases` have which fault in their reasoning."""
     empty, another, same, circles = [], [], [], []
     seen: set[tuple[str, ...]] = set()
     for place, case in enumerate(cases):
@@ -43,7 +43,8 @@ def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
 
 
 def goes_in_circles(text: str) -> bool:
-    """Do CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier one?"""
+    """Return whether CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier
+    one."""
     sentences = [
         sentence for part in _SENTENCE_END.split(text) if (sentence := " ".join(split_words(part)))
     ]

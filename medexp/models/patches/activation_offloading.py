@@ -88,7 +88,7 @@ class HostBuffers:
         ]
 
     def take(self, num_bytes: int) -> list[tuple[Any, Any]]:
-        """Enough pieces for `num_bytes`, each with the event to wait for."""
+        """Return enough pieces for `num_bytes`, each with the event to wait for."""
         return [
             self._free.pop() if self._free else (self._new(), None)
             for _ in range(-(-num_bytes // PIECE_BYTES))

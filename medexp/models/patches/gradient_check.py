@@ -49,7 +49,8 @@ class LayerRecipe:
 
 
 def make_shortening_patch(kernels: Any) -> Patch:
-    """Recomputed layers leave out their last product; `kernels` is unsloth.kernels.fast_lora."""
+    """Return the patch by which recomputed layers leave out their last product; `kernels` is
+    unsloth.kernels.fast_lora."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
         count = leave_out_last_product(
@@ -61,7 +62,7 @@ def make_shortening_patch(kernels: Any) -> Patch:
 
 
 def make_offloading_patch(pinned: bool) -> Patch:
-    """Return what kept layers save waits on the host."""
+    """Return the patch by which what kept layers save waits on the host."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
         offload_activations(layers, kept, HostBuffers(0, pinned))
@@ -70,8 +71,8 @@ def make_offloading_patch(pinned: bool) -> Patch:
 
 
 def make_scratch_patch(kernels: Any, recipe: "LayerRecipe") -> Patch:
-    """Return what an evaluation leaves on the card is let go of before the step; `kernels` is
-    unsloth.kernels.utils."""
+    """Return the patch that releases before the step what an evaluation leaves on the card;
+    `kernels` is unsloth.kernels.utils."""
 
     def patch(layers: Any, _: Sequence[Any]) -> None:
         import torch
@@ -90,7 +91,7 @@ _found: dict[tuple[object, ...], str | None] = {}
 
 
 def find_difference_once(name: str, patch: Patch, recipe: LayerRecipe) -> str | None:
-    """Return `find_difference` of the patch of this name, tried once a process for layers of a
+    """Return `find_difference` of the patch of this name, computed once a process for layers of a
     kind."""
     key = (name, *recipe.key)
     if key not in _found:
@@ -158,7 +159,7 @@ def _is_close(found: Any, expected: Any, rounding: float) -> bool:
 
 
 def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:
-    """Return `layer` in the precision of training."""
+    """Return the forward pass of `layer` in the precision of training."""
     import torch
 
     def forward(hidden: Any) -> Any:
@@ -171,7 +172,7 @@ def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:
 
 
 def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
-    """Return what gradient checkpointing does, to the end of the layer, without the buffers and
+    """Compute what gradient checkpointing does, to the end of the layer, without the buffers and
     counters of Unsloth's own."""
     import torch
 
