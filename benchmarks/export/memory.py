@@ -53,10 +53,10 @@ def by_medexp(base: Path, adapter: Path, out: Path) -> None:
     from medexp.config.command_options import MergedDtype
     from medexp.exporters import merge
     from medexp.exporters.base_checkpoint import BaseCheckpoint
-    from medexp.models import backend as stack
+    from medexp.models import backend
 
     merge.write_merged(
-        merge.MergedWeights(BaseCheckpoint(base, stack.load_bitsandbytes), adapter),
+        merge.MergedWeights(BaseCheckpoint(base, backend.load_bitsandbytes), adapter),
         out,
         MergedDtype.bfloat16,
         lambda _: None,

@@ -114,8 +114,8 @@ class Ground:
 
     def _scaled(self, point: tuple[float, float]) -> tuple[float, float]:
         across, up = (
-            (each - low) / (high - low)
-            for each, low, high in zip(point, self._least, self._most, strict=True)
+            (value - low) / (high - low)
+            for value, low, high in zip(point, self._least, self._most, strict=True)
         )
         return across, up
 
@@ -187,8 +187,8 @@ def main() -> None:
     ceiling = composed(CARD).hardware.vram_ceiling_gib
     ground = Ground(surrogate, Peaks(surrogate, surrogate.axes[0]), ceiling)
     samplers = ("gp", "tpe", "nsgaii", "random")
-    contestants = {f"{each}, planned": (each, True) for each in samplers} | {
-        f"{each}, no plan": (each, False) for each in samplers
+    contestants = {f"{sampler}, planned": (sampler, True) for sampler in samplers} | {
+        f"{sampler}, no plan": (sampler, False) for sampler in samplers
     }
     rows = {}
     for name, (sampler, plans) in contestants.items():

@@ -193,16 +193,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="letters of variants; all if not given")
     parser.add_argument("--worker")
     args = parser.parse_args()
-    chosen = [each for each in VARIANTS if not args.only or each.name[0] in args.only]
+    chosen = [variant for variant in VARIANTS if not args.only or variant.name[0] in args.only]
     if args.worker:
-        variant = next(each for each in VARIANTS if each.name[0] == args.worker)
+        variant = next(variant for variant in VARIANTS if variant.name[0] == args.worker)
         print("RESULT", json.dumps(train(args.model, variant, args.out / args.worker)), flush=True)
         return
     results = []
-    for variant, process, log in [(each, *started(each, args)) for each in chosen]:
+    for variant, process, log in [(item, *started(item, args)) for item in chosen]:
         folder = args.out / variant.name[0]
         while process.poll() is None and not all(
-            (args.out / each.name[0] / "ready").exists() for each in chosen
+            (args.out / item.name[0] / "ready").exists() for item in chosen
         ):
             time.sleep(0.5)
         (folder / "go").touch()

@@ -138,17 +138,17 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
         say(f"  {name}: {found or 'gradients are the same'}, {seen[name]['seconds']} s")
         return found
 
-    from medexp.models import loading
+    from medexp.models import loading as model_loading
 
     seconds: list[float] = []
-    gradient_check.find_difference, loading.difference_once = timed, named
+    gradient_check.find_difference, model_loading.find_difference_once = timed, named
     began = time.perf_counter()
     try:
         tuned = load()
         layers = list_decoder_layers(tuned.network)
         without = stack.unsloth.kernels.fast_lora.apply_lora_mlp_swiglu
         shortened = sum(
-            getattr(each.mlp.forward, "__func__", None) is not without for each in layers
+            getattr(layer.mlp.forward, "__func__", None) is not without for layer in layers
         )
         outcome = {
             "notes": tuned.notes,
@@ -163,7 +163,7 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
             "why": getattr(error, "why", None),
         }
     finally:
-        gradient_check.find_difference, loading.difference_once = difference, once
+        gradient_check.find_difference, model_loading.find_difference_once = difference, once
     gc.collect()
     torch.cuda.empty_cache()
     outcome |= {"load_s": round(time.perf_counter() - began, 1), "patches": seen}
@@ -190,7 +190,8 @@ def main() -> int:
 
     run = composed(args.model, args.overrides)
     began = time.perf_counter()
-    from medexp.models import backend, loading
+    from medexp.models import backend
+    from medexp.models import loading as model_loading
     from medexp.models.patches import activation_offloading, gradient_check
     from medexp.models.weights import Weights
 
@@ -203,7 +204,7 @@ def main() -> int:
     tokenizer = load_tokenizer(found, stack)
 
     def load() -> Any:
-        return loading.load_model(run, found, tokenizer, stack)
+        return model_loading.load_model(run, found, tokenizer, stack)
 
     say("as installed")
     results = {"as installed": tried(stack, load, say)}
@@ -237,7 +238,7 @@ def main() -> int:
 
     verdicts = {
         "no patch changes a gradient": all(
-            each["wrong"] is None for each in results["as installed"]["patches"].values()
+            patch["wrong"] is None for patch in results["as installed"]["patches"].values()
         ),
         "all three were tried": len(results["as installed"]["patches"]) == 3,
         "recomputed layers are shortened": results["as installed"].get("MLPs patched", 0) > 0,
@@ -247,7 +248,7 @@ def main() -> int:
         ),
         "other scales are found and left off": results["other scales"].get("hands back") is False,
         "tried in under 5 s": (
-            sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 5
+            sum(patch["seconds"] for patch in results["as installed"]["patches"].values()) < 5
         ),
     }
     for name, holds in verdicts.items():

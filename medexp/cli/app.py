@@ -196,7 +196,7 @@ def _describe_unusable_file(error: Exception) -> str | None:
 
     The last resort: who knows what the file is for has said nothing better.
     """
-    if (hindrance := disk_space.hindrance(error, [Path.cwd()])) is not None:
+    if (hindrance := disk_space.explain_write_error(error, [Path.cwd()])) is not None:
         place = hindrance.what
     elif isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
         place = f"{error.filename} cannot be used ({error.strerror})"

@@ -59,7 +59,7 @@ AS_EXPECTED = ReadingReport()
 
 
 def parse_case(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
-    """The case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
+    """Return the case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
 
     Where no column has its reasoning and the answer begins with a chain of thought in <think>
     marks, it is told apart there.
@@ -91,7 +91,7 @@ def missing_column_error(name: str, record: Mapping[str, Any], place: str) -> Da
 
 
 def is_blank(value: object) -> bool:
-    """Is there nothing in a cell: null, NaN, or white space alone?"""
+    """Return whether a cell holds nothing: null, NaN, or white space alone."""
     return (
         value is None
         or (isinstance(value, float) and isnan(value))
@@ -100,9 +100,8 @@ def is_blank(value: object) -> bool:
 
 
 def _parse_reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: str) -> str:
-    """The value of the reasoning column, without marks around it; "" where there is none and the
-    answer has marks of its own.
-    """
+    """Return the value of the reasoning column, without marks around it; "" where there is none and
+    the answer has marks of its own."""
     if columns.reasoning is None or (
         holds_marks(answer) and is_blank(record.get(columns.reasoning))
     ):
@@ -134,9 +133,8 @@ def _parse_text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 
 def _format_extra(name: str, value: object, place: str) -> str:
-    """A value of another column as text; a list as its items between semicolons, as `synonyms` are
-    written, or as JSON where that could not be taken apart again: see `parse_items`.
-    """
+    """Return a value of another column as text; a list as its items between semicolons, as
+    `synonyms` are written, or as JSON where that could not be taken apart: see `parse_items`."""
     try:
         text = _join_items(value) if isinstance(value, list | tuple) else str(value)
     except RecursionError as error:
@@ -174,8 +172,7 @@ def _refuse_non_text(text: str, name: str, place: str) -> None:
 
 def compute_digest(cases: Iterable[Case], ignored: Collection[str] = ()) -> str:
     """Return a short SHA-256 over `cases` in order, other columns included but those `ignored`:
-    equal exactly when the cases are.
-    """
+    equal exactly when the cases are."""
     sha = hashlib.sha256()
     for case in cases:
         extra = {name: text for name, text in case.extra.items() if name not in ignored}

@@ -85,7 +85,7 @@ def _refuse_small(
 
 
 def _remove_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
-    """The pools without questions of an earlier pool."""
+    """Return the pools without questions of an earlier pool."""
     seen: set[str] = set()
     unique: list[list[Case]] = []
     for pool in pools:
@@ -100,7 +100,7 @@ def _limit_pools(
     dataset: Dataset,
     num_held_out: int,
 ) -> list[list[Case]]:
-    """What `max_cases` leaves of each pool: its quota, at least one case.
+    """Return what `max_cases` leaves of each pool: its quota, at least one case.
 
     Raises: DataError if a pool is empty.
     """

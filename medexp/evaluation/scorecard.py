@@ -138,6 +138,11 @@ class ScoredAnswer:
     contradictions: tuple[Contradiction, ...]
     harms: tuple[Harm, ...] = ()
 
+    def describe(self) -> str:
+        """Return what counts for and against the answer, in words."""
+        structure, unsupported = self.values["structure"], len(self.claims)
+        return f"{structure:.2f} for its sections, {unsupported} unsupported"
+
 
 @dataclass(frozen=True)
 class MeasureResult:

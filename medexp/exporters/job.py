@@ -27,9 +27,7 @@ from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.exporters.gguf import SUPPORTED_TYPES
 from medexp.exporters.merge import MergedWeights
 from medexp.exporters.serve_script import ServeSettings
-from medexp.models import adapter_files as artifact
-from medexp.models import backend as stack
-from medexp.models import base_identity, weights
+from medexp.models import adapter_files, backend, base_identity, weights
 from medexp.models.base_identity import BaseIdentity
 from medexp.reports.page_template import format_interval
 from medexp.system import hub
@@ -64,9 +62,9 @@ class ExportJob:
 
     @cached_property
     def base(self) -> BaseIdentity:
-        """The adapter's base, under a name that is known elsewhere and not a path of this machine."""
-        return artifact.hide_path(
-            artifact.read_base_identity(self.adapter, self.config.model), self.config.model
+        """The adapter's base, under a name that is known on other machines."""
+        return adapter_files.hide_path(
+            adapter_files.read_base_identity(self.adapter, self.config.model), self.config.model
         )
 
     @property
@@ -94,19 +92,19 @@ class ExportJob:
         """Base and adapter, opened but not read yet."""
         config = self.config
         base_weights = weights.find_weights(config.model)
-        if note := artifact.check_adapter(
+        if note := adapter_files.check_adapter(
             self.adapter, config.lora, config.model, base_weights, "run"
         ):
             self.console.info(note, NOTE)
         if base_weights.gguf is not None:
             with self.console.status("converting the embedded model, once"):
                 base_weights = weights.convert_gguf(
-                    base_weights, config.model, stack.load_transformers(config.hardware)
+                    base_weights, config.model, backend.load_transformers(config.hardware)
                 )
         folder = Path(base_weights.location)
         if not folder.is_absolute():
             folder = hub.download(base_weights.location, base_weights.commit)
-        return MergedWeights(BaseCheckpoint(folder, stack.load_bitsandbytes), self.adapter)
+        return MergedWeights(BaseCheckpoint(folder, backend.load_bitsandbytes), self.adapter)
 
 
 def write_export(job: ExportJob, folder: Path) -> None:
@@ -132,9 +130,9 @@ def write_export(job: ExportJob, folder: Path) -> None:
 
 def _write_adapter(job: ExportJob, folder: Path) -> dict[str, str]:
     shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    adapter_config = artifact.read_adapter_config(job.adapter)
+    adapter_config = adapter_files.read_adapter_config(job.adapter)
     adapter_config |= {"base_model_name_or_path": job.base.name}
-    artifact.write_adapter_config(adapter_config, folder)
+    adapter_files.write_adapter_config(adapter_config, folder)
     base_identity.write_identity(job.base, folder)
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # An older medexp stored absolute paths of its machine, which must not go into an export.

@@ -2,8 +2,8 @@
 Text only; a page colours them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from medexp.evaluation.measures.safety import Harm, alternatives
 from medexp.evaluation.measures.sections import section_at
@@ -30,53 +30,52 @@ class Block:
 
 
 def split_into_blocks(text: str, scored: ScoredAnswer | None = None) -> list[Block]:
-    """`text` block by block, in order and complete; what `scored` found is marked."""
+    """Return `text` block by block, in order and complete; what counts against it in `scored` is
+    marked.
+    """
     marks = _find_marks(scored) if scored is not None else []
-    found, start, section = [], 0, ""
+    blocks, start, section = [], 0, ""
     at = len(text) - len(answer_part(text))
     if at:
-        found.append(Block("reasoning", _cut_into_pieces(text, 0, at, marks)))
+        blocks.append(Block("reasoning", _cut_into_pieces(text, 0, at, marks)))
         start = at
     for line in text[at:].splitlines(keepends=True):
         heading = section_at(line)
         if heading is not None and at > start:
-            found.append(Block(section, _cut_into_pieces(text, start, at, marks)))
+            blocks.append(Block(section, _cut_into_pieces(text, start, at, marks)))
             start = at
         section = heading or section
         at += len(line)
-    return (
-        [*found, Block(section, _cut_into_pieces(text, start, len(text), marks))]
-        if start < len(text)
-        else found
-    )
+    if start < len(text):
+        blocks.append(Block(section, _cut_into_pieces(text, start, len(text), marks)))
+    return blocks
 
 
 def _find_marks(scored: ScoredAnswer) -> list[tuple[int, int, str]]:
-    claims = [(each.start, each.end, f"unsupported {each.kind}") for each in scored.claims]
-    against = [
-        (each.start, each.end, f"contradicts the {each.about}") for each in scored.contradictions
-    ]
+    """Return (start, end, why) of every place that counts against the answer; none overlap."""
     # Harm says more than a contradiction, and that more than that the same words are unsupported.
-    kept = [
-        (harm.start, harm.end, f"would harm: {alternatives(harm.statement)[0]}")
-        for harm in _merge_harms(scored.harms)
+    candidates = [
+        *_mark_harms(scored.harms),
+        *(
+            (found.start, found.end, f"contradicts the {found.about}")
+            for found in scored.contradictions
+        ),
+        *((claim.start, claim.end, f"unsupported {claim.kind}") for claim in scored.claims),
     ]
-    for mark in (*against, *claims):
-        if not any(mark[0] < end and start < mark[1] for start, end, _ in kept):
-            kept.append(mark)
-    return sorted(kept)
+    marks: list[tuple[int, int, str]] = []
+    for start, end, why in candidates:
+        if not any(start < right and left < end for left, right, _ in marks):
+            marks.append((start, end, why))
+    return sorted(marks)
 
 
-def _merge_harms(harms: Sequence[Harm]) -> list[Harm]:
-    """Return `harms` with one for each sentence, which names all that it advises."""
-    statements: dict[tuple[int, int], list[Harm]] = {}
+def _mark_harms(harms: Sequence[Harm]) -> Iterator[tuple[int, int, str]]:
+    """Yield a mark for each sentence that harms; it names all that the sentence advises."""
+    advised: dict[tuple[int, int], list[str]] = {}
     for harm in harms:
-        statements.setdefault((harm.start, harm.end), []).append(harm)
-    return [
-        replace(first, statement=", ".join(alternatives(harm.statement)[0] for harm in same))
-        for same in statements.values()
-        for first in same[:1]
-    ]
+        advised.setdefault((harm.start, harm.end), []).append(alternatives(harm.statement)[0])
+    for (start, end), names in advised.items():
+        yield start, end, f"would harm: {', '.join(names)}"
 
 
 def _cut_into_pieces(

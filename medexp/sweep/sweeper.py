@@ -107,7 +107,7 @@ def _draw_charts(
             charts.draw_charts(study, base_config, folder)
             parent.log_folder(folder, CHARTS)
     except Exception as error:
-        if disk_space.out_of_room(error) is not None:
+        if disk_space.find_disk_full_error(error) is not None:
             raise
         console.info(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
@@ -283,7 +283,9 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
 
 
 class _SignalHandlers:
-    """While open, Ctrl-C and SIGTERM call `on_signal` with their number and do not end the process."""
+    """While open, Ctrl-C and SIGTERM call `on_signal` with their number instead of ending the
+    process.
+    """
 
     def __init__(self, on_signal: Callable[[int], None]):
         self._on_signal = on_signal
@@ -302,6 +304,6 @@ class _SignalHandlers:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        # A terminal and a parent process may both send the same Ctrl-C.
+        # Linux sends SIGTERM once for every thread of a parent that dies.
         if not is_same_again(number):
             self._on_signal(number)

@@ -30,14 +30,14 @@ NOT_ALLOWED = errno.EACCES, errno.EPERM, errno.EROFS
 FULL_BELOW = 64 * MIB  # a disk with more room than this is not called full, whatever an error says
 
 
-class Hindrance(NamedTuple):
+class WriteHindrance(NamedTuple):
     """What keeps files from being written, and how that ends."""
 
     what: str
     until: str
 
 
-def out_of_room(error: BaseException) -> BaseException | None:
+def find_disk_full_error(error: BaseException) -> BaseException | None:
     """Return `error`, or the first of those that led to it, that says there is no room to write;
     None where none does.
     """
@@ -51,7 +51,7 @@ def out_of_room(error: BaseException) -> BaseException | None:
     )
 
 
-def hindrance(error: BaseException, places: Sequence[Path]) -> Hindrance | None:
+def explain_write_error(error: BaseException, places: Sequence[Path]) -> WriteHindrance | None:
     """Return why something could not be written, where `error` or one that led to it says so, else
     None.
 
@@ -59,7 +59,7 @@ def hindrance(error: BaseException, places: Sequence[Path]) -> Hindrance | None:
     temporary files.
     """
     folders = [*places, Path(tempfile.gettempdir())]
-    if (found := out_of_room(error)) is not None:
+    if (found := find_disk_full_error(error)) is not None:
         return _too_large() if _says(found, TOO_LARGE, (errno.EFBIG,)) else _no_room(found, folders)
     for each in _causes(error):
         if _says(each, FORBIDDEN, NOT_ALLOWED):
@@ -69,7 +69,7 @@ def hindrance(error: BaseException, places: Sequence[Path]) -> Hindrance | None:
     return None
 
 
-def refuse_full(folders: Sequence[Path], enough_bytes: int) -> None:
+def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
     """Is there room to go on?
 
     Raises: OutputError naming the folder that is full.
@@ -81,16 +81,16 @@ def refuse_full(folders: Sequence[Path], enough_bytes: int) -> None:
             )
 
 
-def _too_large() -> Hindrance:
+def _too_large() -> WriteHindrance:
     what = "a file may not become as large as this needs (ulimit -f shows the limit, in KiB)"
-    return Hindrance(what, "it may")
+    return WriteHindrance(what, "it may")
 
 
-def _no_room(error: BaseException, folders: Sequence[Path]) -> Hindrance:
+def _no_room(error: BaseException, folders: Sequence[Path]) -> WriteHindrance:
     named = _named(error)
     fullest, free = _fullest([named] if named else folders)
     if free < FULL_BELOW:
-        return Hindrance(_is_full(fullest, free), "there is room")
+        return WriteHindrance(_is_full(fullest, free), "there is room")
     reason = _first_line(error)
     where = (
         f"{named} cannot be written ({reason})"
@@ -101,10 +101,10 @@ def _no_room(error: BaseException, folders: Sequence[Path]) -> Hindrance:
         f"the disk of {fullest} has {free // MIB:,} MiB left: too little for what was to be"
         " written, or a quota is used up"
     )
-    return Hindrance(f"{where}; {left}", "there is room")
+    return WriteHindrance(f"{where}; {left}", "there is room")
 
 
-def _not_allowed(error: BaseException, folders: Sequence[Path]) -> Hindrance:
+def _not_allowed(error: BaseException, folders: Sequence[Path]) -> WriteHindrance:
     named = _named(error)
     refused = None if named else next(filter(None, map(_refusal, folders)), None)
     what = (
@@ -112,20 +112,20 @@ def _not_allowed(error: BaseException, folders: Sequence[Path]) -> Hindrance:
         if named
         else refused or f"a file cannot be used ({_first_line(error)})"
     )
-    return Hindrance(what, "it can be written")
+    return WriteHindrance(what, "it can be written")
 
 
-def _unsaid(error: BaseException, folders: Sequence[Path]) -> Hindrance:
+def _unsaid(error: BaseException, folders: Sequence[Path]) -> WriteHindrance:
     """A full disk and a folder that cannot be written look the same to whoever reads torch's words
     alone: look.
     """
     if refused := next(filter(None, map(_refusal, folders)), None):
-        return Hindrance(refused, "it can be written")
+        return WriteHindrance(refused, "it can be written")
     fullest, free = _fullest(folders)
     if free < FULL_BELOW:
-        return Hindrance(_is_full(fullest, free), "there is room")
+        return WriteHindrance(_is_full(fullest, free), "there is room")
     left = f"the disk of {fullest} has {free // MIB:,} MiB left"
-    return Hindrance(
+    return WriteHindrance(
         f"a file could not be written, and torch does not say why ({_first_line(error)}); {left}",
         "that is mended",
     )

@@ -33,7 +33,7 @@ def asking(*refusals: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (full := disk_space.out_of_room(error)) is not None:
+        if (full := disk_space.find_disk_full_error(error)) is not None:
             from huggingface_hub import constants
 
             place = f"the Hub's cache in {constants.HF_HOME} cannot be written"

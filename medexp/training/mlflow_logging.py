@@ -112,7 +112,9 @@ def log_plan(
     runners_up: Sequence[Plan],
     console: Console,
 ) -> None:
-    """Log the levers that were seen to fit, and what each phase was planned and measured to take."""
+    """Log the levers that were seen to fit, and what each phase was planned and measured to
+    take.
+    """
     leaves = flatten(config)
     tracker.log_params({param: leaves[name] for name, param in planner.LEVER_PARAMS.items()})
     # A continued run was seen to fit before; its figures are logged already.

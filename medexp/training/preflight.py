@@ -143,7 +143,7 @@ def run_preflight(
 def find_fitting_plan(requested: RunConfig, plan: Plan, work: ResumableRun) -> Plan | None:
     """Return the plan that the run of `work` was seen to fit with, where this machine has the
     memory for it; None where `plan`, made for this machine, is to be tried in its place."""
-    if (levers := work.fitting_levers()) is None:
+    if (levers := work.load_fitting_levers()) is None:
         return None
     kept = predict_plan(requested, levers)
     # Grouped by length, cases come in another order with another micro-batch: what is half trained
@@ -157,7 +157,7 @@ def _plan_after_running_out(requested: RunConfig, work: ResumableRun) -> Plan | 
     """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out,
     or nothing is safer.
     """
-    if (found := work.levers_out_of_memory()) is None:
+    if (found := work.load_levers_out_of_memory()) is None:
         return None
     levers, phase = found
     safer = planner.next_safer_plan(requested, predict_plan(requested, levers), _phase_of(phase))

@@ -141,7 +141,7 @@ class StudyHistory:
         return len(points) >= self.space.size
 
     def is_in_space(self, params: Mapping[str, Any]) -> bool:
-        """Do `params` lie in the space of this command? An earlier command's may have been another."""
+        """Do `params` lie in the space of this command? Earlier commands may have had others."""
         return all(
             key in params and contains_value(dimension, params[key])
             for key, dimension in self.space.dimensions.items()
