@@ -16,7 +16,7 @@ from pathlib import Path
 
 import hydra
 
-from medexp.cli import app as command
+from medexp.cli.composition import extract_options
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
@@ -58,10 +58,10 @@ def main() -> None:
         data_loading.load_cases(run.dataset).by_source, run.dataset
     ).held_out[: options.cases]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
-    vocabulary_ = make_vocabulary(tuned.tokenizer)
+    vocabulary = make_vocabulary(tuned.tokenizer, run.prompt)
 
     def ids(question: str) -> list[int]:
-        return encode_prompt(render_question(run.prompt, question), vocabulary_)
+        return encode_prompt(render_question(run.prompt, question), vocabulary)
 
     def answered(label: str, prompts: list[list[int]]) -> list[Answer]:
         found = _answers(tuned, prompts, options.new_tokens)
@@ -87,7 +87,7 @@ def _compose(overrides: list[str]) -> tuple[RunConfig, Weights]:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
-        command._own_options(cfg, "ask")
+        extract_options(cfg, "ask")
         subject = finished_run.find_run_from_config(cfg, asked)
         run = resolve(
             finished_run.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}

@@ -70,9 +70,9 @@ def main() -> None:
     held_out = split_cases(data_loading.load_cases(run.dataset).cases, run.dataset).held_out[
         : options.answers
     ]
+    vocabulary = make_vocabulary(tuned.tokenizer, run.prompt)
     prompts = [
-        encode_prompt(render_question(run.prompt, case.question), make_vocabulary(tuned.tokenizer))
-        for case in held_out
+        encode_prompt(render_question(run.prompt, case.question), vocabulary) for case in held_out
     ]
     _tokens_per_s(tuned, prompts[:1], 8, generation.limit_batch_size(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}

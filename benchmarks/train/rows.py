@@ -34,7 +34,7 @@ def main() -> None:
     ready = prepare(
         run,
         split_cases(data_loading.load_cases(run.dataset).cases, run.dataset),
-        make_vocabulary(tokenizer),
+        make_vocabulary(tokenizer, run.prompt),
     )
     args.out.write_text(
         json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows])

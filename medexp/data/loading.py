@@ -205,7 +205,7 @@ def read_records(path: Path, key: str = "dataset.path") -> list[Record]:
 def _fetch_from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
     assert dataset.hub_id is not None
     try:
-        commit = hub.commit_of("dataset", dataset.hub_id, dataset.revision)
+        commit = hub.find_commit("dataset", dataset.hub_id, dataset.revision)
         table = hub.load_table(dataset.hub_id, dataset.config, commit)
     except hub.HubError as error:
         raise DataError(

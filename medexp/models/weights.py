@@ -106,7 +106,7 @@ def _find_embedded(model: Model) -> Weights:
 def _download_from_hub(model: Model, tokenizer_only: bool) -> Weights:
     assert model.hub_id is not None
     try:
-        commit = hub.commit_of("model", model.hub_id, model.revision)
+        commit = hub.find_commit("model", model.hub_id, model.revision)
         config = json.loads(hub.fetch(model.hub_id, "config.json", commit).read_text())
         check_shape(model, config)
         if not tokenizer_only:

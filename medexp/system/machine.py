@@ -70,7 +70,7 @@ def cache_dir() -> Path:
     return expand_home(os.environ.get("MEDEXP_CACHE") or "~/.cache/medexp").resolve()
 
 
-def keep(gpu: Gpu, calibration: Calibration) -> Path:
+def save_calibration(gpu: Gpu, calibration: Calibration) -> Path:
     """Write down the calibration of `gpu`, for every later run on cards of its name; the file."""
     file = _calibration_file(gpu.name)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def read() -> Machine:
         psutil.virtual_memory().total,
         multiplies_bfloat16(_processor()),
     )
-    return shared(here, int(os.environ.get(RAM_SHARED_BY, "1")))
+    return share_machine(here, int(os.environ.get(RAM_SHARED_BY, "1")))
 
 
 def _processor() -> str:
@@ -149,7 +149,7 @@ def multiplies_bfloat16(processor: str) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor.split())
 
 
-def shared(machine: Machine, count: int) -> Machine:
+def share_machine(machine: Machine, count: int) -> Machine:
     """`machine` as one of `count` processes may use it that run side by side, a card each: its part
     of the memory.
     """

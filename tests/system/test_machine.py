@@ -115,7 +115,7 @@ FIGURES = Calibration(
 def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDEXP_CACHE", str(tmp_path))
     card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, has_bfloat16=True)
-    file = machine.keep(card, FIGURES)
+    file = machine.save_calibration(card, FIGURES)
     assert machine._calibration(card.name) == FIGURES
     assert machine._calibration("another") is None
     for spoilt in (
