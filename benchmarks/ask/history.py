@@ -74,9 +74,9 @@ def main() -> None:
         "joined",
         [ids(f"{case.question}\n\n{more}") for case, more in zip(cases, further, strict=True)],
     )
-    said = [[*vocabulary_.encode(answer.text), vocabulary_.eos_id] for answer in first]
+    said = [[*vocabulary.encode(answer.text), vocabulary.eos_id] for answer in first]
     transcripts = [
-        [*ids(case.question), *reply, *vocabulary_.encode(render_question(run.prompt, more))]
+        [*ids(case.question), *reply, *vocabulary.encode(render_question(run.prompt, more))]
         for case, reply, more in zip(cases, said, further, strict=True)
     ]
     answered("a transcript", transcripts)

@@ -27,7 +27,10 @@ def split_mixture(
     """
     if not dataset.mixture and dataset.held_out_from is None:
         return replace(split_cases(read[0], dataset), reading=reading)
-    sources, trained = dataset_sources.sources(dataset), dataset_sources.trained(dataset)
+    sources, trained = (
+        dataset_sources.sources(dataset),
+        dataset_sources.list_trained_sources(dataset),
+    )
     wanted = _count_held_out(dataset, len(sources))
     both = [
         divide_cases(cases, source.group_by, count, dataset.split_seed)
@@ -61,7 +64,7 @@ def _count_cases(cases: Sequence[Sequence[Case]]) -> int:
 
 
 def _count_held_out(dataset: Dataset, num_sources: int) -> list[int]:
-    trained = dataset_sources.trained(dataset)
+    trained = dataset_sources.list_trained_sources(dataset)
     if dataset.held_out_from is None:
         return share_out(dataset.held_out, [part.weight for part in trained])
     place = dataset_sources.measured_place(trained, dataset.held_out_from)

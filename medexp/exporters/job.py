@@ -32,7 +32,7 @@ from medexp.models.base_identity import BaseIdentity
 from medexp.reports.page_template import format_interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Console
-from medexp.system.units import figure
+from medexp.system.units import format_figure
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG, ADAPTER_WEIGHTS, RECORD
 from medexp.tracking.finished_run import FinishedRun
 
@@ -272,4 +272,4 @@ def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
 
 
 def _format_change(before: float | None, after: float | None) -> str:
-    return f"{figure(before)} -> {figure(after)}"
+    return f"{format_figure(before)} -> {format_figure(after)}"

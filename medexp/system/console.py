@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medexp.system.disk_space import NO_ROOM
-from medexp.system.units import duration
+from medexp.system.units import format_duration
 from medexp.system.visible import visible
 
 DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
@@ -198,7 +198,10 @@ class Console:
         _print(
             self.log,
             Text.assemble(
-                _format_mark(DONE), label, " ", (duration(time.perf_counter() - began), "dim")
+                _format_mark(DONE),
+                label,
+                " ",
+                (format_duration(time.perf_counter() - began), "dim"),
             ),
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config.command_options import OfARun
+from medexp.config.command_options import FinishedRunOptions
 from medexp.config.resolve import found_again, tracking_root
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
@@ -111,7 +111,7 @@ def find_run_from_config(cfg: DictConfig, asked: str | None) -> FinishedRun:
 
 
 def recompose_from_options(
-    cfg: DictConfig, options: OfARun, overrides: Sequence[str]
+    cfg: DictConfig, options: FinishedRunOptions, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun]:
     """Return `cfg` with the groups of the run that `options` name in the place of its own, save
     what `overrides` name; and that run, so that the whole command is about one: another may finish

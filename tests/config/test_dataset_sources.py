@@ -21,7 +21,7 @@ REASONING, SECTIONS = "{use: medical_o1, weight: 0.9}", "{use: clinical_cases, w
 
 def test_parts_are_options_with_what_their_entries_set(resolved):
     run = resolved(MIXED, of("{use: medical_o1, weight: 9, path: o1.json, config: zh}", SECTIONS))
-    first, second = dataset_sources.trained(run.dataset)
+    first, second = dataset_sources.list_trained_sources(run.dataset)
     assert (first.name, first.weight, first.path, first.config) == (
         "medical_o1",
         9.0,
@@ -34,14 +34,17 @@ def test_parts_are_options_with_what_their_entries_set(resolved):
 
 def test_the_structured_preset_is_nine_to_one_and_measured_on_the_shipped_cases(resolved):
     dataset = resolved("dataset=medical_o1_structured", "dataset.mixture.0.path=o1.json").dataset
-    assert [(part.name, part.weight) for part in dataset_sources.trained(dataset)] == [
+    assert [(part.name, part.weight) for part in dataset_sources.list_trained_sources(dataset)] == [
         ("medical_o1", 0.9),
         ("clinical_cases", 0.1),
     ]
     assert dataset.mixture[0].path == "/launched/here/o1.json"
-    assert dataset_sources.sources(dataset) == dataset_sources.trained(dataset)
+    assert dataset_sources.sources(dataset) == dataset_sources.list_trained_sources(dataset)
     assert (
-        dataset_sources.measured_place(dataset_sources.trained(dataset), dataset.held_out_from) == 1
+        dataset_sources.measured_place(
+            dataset_sources.list_trained_sources(dataset), dataset.held_out_from
+        )
+        == 1
     )
 
 

@@ -398,7 +398,9 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
     opened, monkeypatch
 ):
     one = opened("hydra/sweeper/sampler=random")
-    monkeypatch.setattr(history_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
+    monkeypatch.setattr(
+        history_module, "owner", lambda: alive.describe_this_process() | {"host": "elsewhere"}
+    )
     other = opened("hydra/sweeper/sampler=random")
     first, second = one.ask(), other.ask()
     assert first.params != second.params
