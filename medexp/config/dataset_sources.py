@@ -56,7 +56,7 @@ def list_trained_sources(dataset: Dataset) -> list[MixtureSource]:
     return [MixtureSource(**_source_of(dataset), weight=1.0)]
 
 
-def sources(dataset: Dataset) -> list[MixtureSource]:
+def list_sources(dataset: Dataset) -> list[MixtureSource]:
     """Everything that is read: what is trained on, then, with weight 0, what is only measured on."""
     read = list_trained_sources(dataset)
     measured = measured_place(read, dataset.held_out_from)

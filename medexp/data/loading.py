@@ -32,7 +32,7 @@ class Cases:
     """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a
     digest of their texts.
 
-    `by_source` holds them source by source, as `config.parts.sources` lists them; `reading` says
+    `by_source` holds them source by source, as `config.parts.list_sources` lists them; `reading` says
     what else stood there."""
 
     cases: tuple[Case, ...]
@@ -50,7 +50,9 @@ def load_cases(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
 
     Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
-    loaded = [_load_source(source, dataset, prompt) for source in dataset_sources.sources(dataset)]
+    loaded = [
+        _load_source(source, dataset, prompt) for source in dataset_sources.list_sources(dataset)
+    ]
     if len(loaded) == 1:
         return loaded[0]
     commits = [source.commit for source in loaded if source.commit]

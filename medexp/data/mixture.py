@@ -18,8 +18,8 @@ from medexp.errors import DataError
 def split_mixture(
     read: Sequence[Sequence[Case]], dataset: Dataset, reading: ReadingReport = AS_EXPECTED
 ) -> Split:
-    """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order
-    of `dataset_sources.sources`); `reading`, what else was met there, goes with them.
+    """Training and held-out cases of `dataset`, whose list_sources hold the cases `read` (in the order
+    of `dataset_sources.list_sources`); `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
     `max_cases` the different training cases are shared out by weight too, at least one a part.
@@ -28,7 +28,7 @@ def split_mixture(
     if not dataset.mixture and dataset.held_out_from is None:
         return replace(split_cases(read[0], dataset), reading=reading)
     sources, trained = (
-        dataset_sources.sources(dataset),
+        dataset_sources.list_sources(dataset),
         dataset_sources.list_trained_sources(dataset),
     )
     wanted = _count_held_out(dataset, len(sources))

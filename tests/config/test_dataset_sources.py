@@ -39,7 +39,7 @@ def test_the_structured_preset_is_nine_to_one_and_measured_on_the_shipped_cases(
         ("clinical_cases", 0.1),
     ]
     assert dataset.mixture[0].path == "/launched/here/o1.json"
-    assert dataset_sources.sources(dataset) == dataset_sources.list_trained_sources(dataset)
+    assert dataset_sources.list_sources(dataset) == dataset_sources.list_trained_sources(dataset)
     assert (
         dataset_sources.measured_place(
             dataset_sources.list_trained_sources(dataset), dataset.held_out_from
@@ -50,13 +50,13 @@ def test_the_structured_preset_is_nine_to_one_and_measured_on_the_shipped_cases(
 
 def test_a_plain_dataset_is_its_own_only_source(resolved):
     dataset = resolved("dataset=clinical_cases").dataset
-    (source,) = dataset_sources.sources(dataset)
+    (source,) = dataset_sources.list_sources(dataset)
     assert (source.name, source.weight, source.path) == ("clinical_cases", 1.0, dataset.path)
 
 
 def test_what_is_measured_on_only_is_read_with_weight_0(resolved):
     dataset = resolved("dataset=medical_o1", "dataset.held_out_from=clinical_cases").dataset
-    assert [(part.name, part.weight) for part in dataset_sources.sources(dataset)] == [
+    assert [(part.name, part.weight) for part in dataset_sources.list_sources(dataset)] == [
         ("medical_o1", 1.0),
         ("clinical_cases", 0.0),
     ]
@@ -64,7 +64,7 @@ def test_what_is_measured_on_only_is_read_with_weight_0(resolved):
 
 def test_measuring_on_itself_reads_it_once(resolved):
     dataset = resolved("dataset=clinical_cases", "dataset.held_out_from=clinical_cases").dataset
-    assert len(dataset_sources.sources(dataset)) == 1
+    assert len(dataset_sources.list_sources(dataset)) == 1
 
 
 def test_parts_are_parameters_and_tell_two_runs_apart(resolved):
