@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from medexp.config.command_options import AuditConfig, PlanConfig, TrainConfig
-from medexp.config.hydra_errors import keys_of
+from medexp.config.hydra_errors import list_keys
 from medexp.config.registration import SCHEMAS, conf_dir
 from medexp.config.schema import RunConfig
 
@@ -155,7 +155,7 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
 
 @cache
 def _keys(program: str) -> Mapping[str, Any]:
-    return dict(keys_of(PROGRAMS[program]))
+    return dict(list_keys(PROGRAMS[program]))
 
 
 def _word(rng: random.Random, program: str) -> str:

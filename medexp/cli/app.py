@@ -139,7 +139,7 @@ class _Call:
                 )
                 sentence = sentence or _describe_held_store(error)
             if sentence is None and not (has_begun or wants_traceback):
-                sentence = hydra_errors.before_the_run(error)
+                sentence = hydra_errors.explain_before_run(error)
             if sentence is None:
                 raise
             _refuse(BadInput(sentence))

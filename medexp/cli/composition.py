@@ -53,7 +53,9 @@ def explain_error(error: Exception, words: Sequence[str], schema: type) -> str |
     config_dirs = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
     config_dirs += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
     folders = [conf_dir(), *(Path.cwd() / folder for folder in [*config_dirs, "conf"])]
-    return explain_preset(error, folders, words, schema) or hydra_errors.explain(error, schema)
+    return explain_preset(error, folders, words, schema) or hydra_errors.explain_hydra_error(
+        error, schema
+    )
 
 
 def extract_options(cfg: DictConfig, config_name: str) -> object:

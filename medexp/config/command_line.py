@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 
-from medexp.config.hydra_errors import keys_of, kinds_of, unknown
+from medexp.config.hydra_errors import explain_unknown_key, kinds_of, list_keys
 from medexp.config.other_names import in_our_words
 from medexp.errors import ConfigError, nearest
 from medexp.system.home import expand_home
@@ -60,7 +60,7 @@ class CommandLine:
     """
 
     def __init__(self, words: Sequence[str], schema: type):
-        self.keys, self._schema = dict(keys_of(schema)), schema
+        self.keys, self._schema = dict(list_keys(schema)), schema
         self._has_sweeps, self._is_sweep = "sweep" in self.keys, False
         self.options, self.overrides = self._parted(words)
 
@@ -262,7 +262,9 @@ class CommandLine:
                 f"{word!r} is no key=value; if it belongs to what is before it, write {whole}"
             )
         if "=" in word:
-            return ConfigError(unknown(word.partition("=")[0].strip() or word, self._schema))
+            return ConfigError(
+                explain_unknown_key(word.partition("=")[0].strip() or word, self._schema)
+            )
         return ConfigError(
             f"{word!r} is no key=value{self._guess(word)}; --help lists what can be set"
         )

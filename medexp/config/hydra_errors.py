@@ -31,16 +31,18 @@ _OWN = {
 _AS_IN = {list: "[A,B]", dict: "{A: B}"}
 
 
-def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
+def list_keys(schema: type) -> Iterator[tuple[str, Any]]:
     """Every dotted key of a schema dataclass with its type, groups included."""
     for name, kind in get_type_hints(schema).items():
         if name in {key.name for key in config_fields(schema)}:
             yield name, kind
             if is_dataclass(kind) and isinstance(kind, type):
-                yield from ((f"{name}.{inner}", inner_kind) for inner, inner_kind in keys_of(kind))
+                yield from (
+                    (f"{name}.{inner}", inner_kind) for inner, inner_kind in list_keys(kind)
+                )
 
 
-def explain(error: Exception, schema: type) -> str | None:
+def explain_hydra_error(error: Exception, schema: type) -> str | None:
     """`error` in one sentence, None if it is not about what the user wrote."""
     if (
         isinstance(error, MissingConfigException)
@@ -83,7 +85,7 @@ def _no_option(file: str, options: Sequence[str]) -> str:
     )
 
 
-def before_the_run(error: Exception) -> str | None:
+def explain_before_run(error: Exception) -> str | None:
     """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own
     settings or a file of the config are wrong. None if medexp had begun, as a sweep has before its
     trials."""
@@ -113,17 +115,17 @@ def _about_a_key(error: Exception, schema: type) -> str:
     if isinstance(cause, ValidationError):
         return wrong_type(cause, schema)
     if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
-        return unknown(asked[1], schema)
+        return explain_unknown_key(asked[1], schema)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return unknown(cause.full_key, schema)
+        return explain_unknown_key(cause.full_key, schema)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {first_line(cause)}"
     return first_line(error)
 
 
-def unknown(key: str, schema: type) -> str:
+def explain_unknown_key(key: str, schema: type) -> str:
     """That `key` does not exist, what there is, and what was probably meant."""
-    known = dict(keys_of(schema))
+    known = dict(list_keys(schema))
     if (meant := in_our_words(key, None, known)) is not None:
         return f"{key} does not exist; {meant}"
     if (guess := closest(key, known)) is None:
@@ -143,7 +145,7 @@ def unknown(key: str, schema: type) -> str:
 def wrong_type(cause: ValidationError, schema: type) -> str:
     """Which key has a value of another type than it takes, and what it takes."""
     key = cause.full_key or "a value"
-    kinds = kinds_of(dict(keys_of(schema)).get(key))
+    kinds = kinds_of(dict(list_keys(schema)).get(key))
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     if enums:
         allowed = [member.name for kind in enums for member in kind]

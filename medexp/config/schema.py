@@ -354,7 +354,7 @@ class RunConfig(SetOnce):
     """A whole run, as `python -m medexp.train` composes it.
 
     `asked` is what was asked for, by dotted name, where the machine or a plan has put another value
-    in its place: a run is known by it (`flatten.identity`). It is no key of the config.
+    in its place: a run is known by it (`flatten.extract_identity`). It is no key of the config.
     """
 
     model: Model = MISSING

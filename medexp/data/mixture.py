@@ -67,7 +67,7 @@ def _count_held_out(dataset: Dataset, num_sources: int) -> list[int]:
     trained = dataset_sources.list_trained_sources(dataset)
     if dataset.held_out_from is None:
         return share_out(dataset.held_out, [part.weight for part in trained])
-    place = dataset_sources.measured_place(trained, dataset.held_out_from)
+    place = dataset_sources.find_measured_place(trained, dataset.held_out_from)
     measured = num_sources - 1 if place is None else place
     return [dataset.held_out if source == measured else 0 for source in range(num_sources)]
 

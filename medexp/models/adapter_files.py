@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medexp.config.flatten import shown
+from medexp.config.flatten import format_value
 from medexp.config.schema import Lora, Model
 from medexp.errors import ModelError, listing
 from medexp.models import base_identity
@@ -170,7 +170,7 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
     }
     theirs = {name: config.get(name, older) for name, (_, older) in _AS_TRAINED.items()}
     if other := [
-        f"{_AS_TRAINED[name][0]}={shown(theirs[name])}"
+        f"{_AS_TRAINED[name][0]}={format_value(theirs[name])}"
         for name in ours
         if theirs[name] != ours[name]
     ]:

@@ -187,9 +187,9 @@ def _list_weight_terms(config: RunConfig, levers: Levers) -> list[Term]:
 
 
 def _list_dequantised_terms(config: RunConfig, levers: Levers) -> list[Term]:
-    """Return where Unsloth dequantises the weight of a product that is not compiled, the largest
-    one's size. It stays there until it is handed back after an evaluation
-    (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
+    """Return the term of the memory in which Unsloth dequantises the weight of a product that is
+    not compiled, of the largest one's size. It stays there until it is handed back after an
+    evaluation (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
     if (
         config.hardware.engine is not Engine.unsloth
         or config.model.quantisation is not Quantisation.nf4

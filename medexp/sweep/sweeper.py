@@ -39,7 +39,7 @@ from medexp.tracking.artifact_names import CHARTS
 from medexp.tracking.tracker import Tracker
 
 # Optuna's user attributes of a study. Studies that were begun earlier hold these names.
-_FIXED_PART = "asked"  # as `flatten.identity` has it
+_FIXED_PART = "asked"  # as `flatten.extract_identity` has it
 _FORMER_FIXED_PART = "base"
 
 _OBJECTIVE = "hydra.sweeper.objective"
@@ -140,7 +140,7 @@ def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
     """
     current = {
         name: value
-        for name, value in flatten.identity(base_config).items()
+        for name, value in flatten.extract_identity(base_config).items()
         if name not in study.space.dimensions
     }
     current[_OBJECTIVE] = list(study.options.objectives)

@@ -9,11 +9,11 @@ import pytest
 from medexp.config import other_names
 from medexp.config.command_line import make_readable
 from medexp.config.command_options import TrainConfig
-from medexp.config.hydra_errors import keys_of
+from medexp.config.hydra_errors import list_keys
 from medexp.config.other_names import in_our_words
 from medexp.errors import ConfigError
 
-KEYS = dict(keys_of(TrainConfig))
+KEYS = dict(list_keys(TrainConfig))
 EVERY = sorted(
     {*other_names._KEYS, *other_names._BY_VALUE, *other_names._ALSO, *other_names._INSTEAD}
 )
