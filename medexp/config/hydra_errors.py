@@ -21,7 +21,7 @@ from omegaconf.errors import (
 )
 
 from medexp.config.fields import config_fields
-from medexp.config.other_names import in_our_words
+from medexp.config.other_names import translate_name
 from medexp.errors import closest, first_line, listing, nearest, suggestion
 
 _OWN = {
@@ -49,7 +49,7 @@ def explain_hydra_error(error: Exception, schema: type) -> str | None:
         and error.options is not None
         and error.missing_cfg_file
     ):
-        return _no_option(str(error.missing_cfg_file), error.options)
+        return _explain_missing_option(str(error.missing_cfg_file), error.options)
     if str(error).startswith("Only one of --run, --multirun"):
         return "-m, --cfg, --info and --shell-completion do not go together; give one of them"
     if again := re.match(r"Multiple values for ([\w/]+)\.", str(error)):
@@ -65,13 +65,13 @@ def explain_hydra_error(error: Exception, schema: type) -> str | None:
             " it has spaces or commas"
         )
     return (
-        _about_a_key(error, schema)
+        _explain_key(error, schema)
         if isinstance(error, HydraException | OmegaConfBaseException)
         else None
     )
 
 
-def _no_option(file: str, options: Sequence[str]) -> str:
+def _explain_missing_option(file: str, options: Sequence[str]) -> str:
     """That a group has no such option, and for weights and cases of one's own where these are
     named.
     """
@@ -101,7 +101,7 @@ def explain_before_run(error: Exception) -> str | None:
     )
 
 
-def _about_a_key(error: Exception, schema: type) -> str:
+def _explain_key(error: Exception, schema: type) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if (
         isinstance(cause, OmegaConfBaseException)
@@ -113,7 +113,7 @@ def _about_a_key(error: Exception, schema: type) -> str:
             f" {cause.full_key}=VALUE"
         )
     if isinstance(cause, ValidationError):
-        return wrong_type(cause, schema)
+        return explain_wrong_type(cause, schema)
     if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
         return explain_unknown_key(asked[1], schema)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
@@ -126,7 +126,7 @@ def _about_a_key(error: Exception, schema: type) -> str:
 def explain_unknown_key(key: str, schema: type) -> str:
     """That `key` does not exist, what there is, and what was probably meant."""
     known = dict(list_keys(schema))
-    if (meant := in_our_words(key, None, known)) is not None:
+    if (meant := translate_name(key, None, known)) is not None:
         return f"{key} does not exist; {meant}"
     if (guess := closest(key, known)) is None:
         inner = {name.rpartition(".")[2]: name for name in known}
@@ -142,10 +142,10 @@ def explain_unknown_key(key: str, schema: type) -> str:
     return f"{key} does not exist; {where} has {listing(inside)}{suggestion(guess)}"
 
 
-def wrong_type(cause: ValidationError, schema: type) -> str:
+def explain_wrong_type(cause: ValidationError, schema: type) -> str:
     """Which key has a value of another type than it takes, and what it takes."""
     key = cause.full_key or "a value"
-    kinds = kinds_of(dict(list_keys(schema)).get(key))
+    kinds = list_types(dict(list_keys(schema)).get(key))
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     if enums:
         allowed = [member.name for kind in enums for member in kind]
@@ -169,7 +169,7 @@ def wrong_type(cause: ValidationError, schema: type) -> str:
     )
 
 
-def kinds_of(kind: Any) -> tuple[Any, ...]:
+def list_types(kind: Any) -> tuple[Any, ...]:
     """The types that a value may have whose annotation is `kind`."""
     return get_args(kind) if isinstance(kind, UnionType) else (() if kind is None else (kind,))
 

@@ -20,7 +20,7 @@ from omegaconf.errors import (
 )
 
 from medexp.config.fields import config_fields
-from medexp.config.hydra_errors import explain_unknown_key, list_keys, wrong_type
+from medexp.config.hydra_errors import explain_unknown_key, explain_wrong_type, list_keys
 from medexp.errors import first_line, listing, nearest
 
 GLOBAL = "# @package _global_"
@@ -242,7 +242,7 @@ def _in_settings(cause: BaseException, preset: Preset, schema: type) -> str:
             )
         return where + explain_unknown_key(key, schema)
     if isinstance(cause, ValidationError):
-        return where + wrong_type(cause, schema) + _as_text(cause)
+        return where + explain_wrong_type(cause, schema) + _as_text(cause)
     return where + first_line(cause)
 
 

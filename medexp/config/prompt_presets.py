@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from medexp.config.schema import Prompt
 
 
-def presets() -> dict[str, Prompt]:
+def load_prompt_presets() -> dict[str, Prompt]:
     """Every option of conf/prompt by name, as an object; needs Hydra as a door has it. One without
     {question} is left out.
     """

@@ -78,7 +78,8 @@ def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: Los
 
 
 def encode_prompt(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
-    """Return the tokens that ask a model: one BOS (where the tokenizer has one) and `prompt_text`."""
+    """Return the tokens that ask a model: one BOS (where the tokenizer has one) and
+    `prompt_text`."""
     bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
     return bos + vocabulary.encode(prompt_text)
 

@@ -29,8 +29,8 @@ _ASKED_FOR = "asks for it"  # how the fault of a row without reasoning ends
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a
-    digest of their texts.
+    """All cases of a dataset in file order, where they came from, at which commit (Hub only),
+    and a digest of their texts.
 
     `by_source` holds them source by source, as `config.parts.list_sources` lists them; `reading` says
     what else stood there."""

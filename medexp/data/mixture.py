@@ -18,8 +18,8 @@ from medexp.errors import DataError
 def split_mixture(
     read: Sequence[Sequence[Case]], dataset: Dataset, reading: ReadingReport = AS_EXPECTED
 ) -> Split:
-    """Training and held-out cases of `dataset`, whose list_sources hold the cases `read` (in the order
-    of `dataset_sources.list_sources`); `reading`, what else was met there, goes with them.
+    """Training and held-out cases of `dataset`, whose list_sources hold the cases `read` (in the
+    order of `dataset_sources.list_sources`); `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
     `max_cases` the different training cases are shared out by weight too, at least one a part.
@@ -27,10 +27,8 @@ def split_mixture(
     """
     if not dataset.mixture and dataset.held_out_from is None:
         return replace(split_cases(read[0], dataset), reading=reading)
-    sources, trained = (
-        dataset_sources.list_sources(dataset),
-        dataset_sources.list_trained_sources(dataset),
-    )
+    sources = dataset_sources.list_sources(dataset)
+    trained = dataset_sources.list_trained_sources(dataset)
     wanted = _count_held_out(dataset, len(sources))
     both = [
         divide_cases(cases, source.group_by, count, dataset.split_seed)

@@ -78,7 +78,8 @@ def read_table(path: Path, key: str) -> Table:
     if path.suffix.lower() not in readers:
         remedy = "; save the sheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
         raise DataError(
-            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}{remedy}"
+            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are"
+            f" {listing(readers)}{remedy}"
         )
     table = readers[path.suffix.lower()](path)
     filled = [row for row in table.rows if not all(map(is_blank, row[1].values()))]

@@ -122,10 +122,11 @@ def _check_base(
             f"the adapter was trained on {name}; whether these are the same weights"
             f" ({weights.location}) it does not say"
         )
+    is_unknown = None in (then.weights, here.weights)
+    reason = "is not known to be the same" if is_unknown else "holds other weights"
     raise ModelError(
         f"the adapter in {folder} was trained on {then}, and this run's base is {weights.location},"
-        " which"
-        f" {'is not known to be the same' if None in (then.weights, here.weights) else 'holds other weights'};"
+        f" which {reason};"
         f" choose that model (model.path=FOLDER where it lies now), or another {key}"
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from medexp.config.model_shape import check_shape, config_in
+from medexp.config.model_shape import check_shape, read_model_config
 from medexp.config.schema import Model
 from medexp.errors import ModelError
 from medexp.models.backend import Backend
@@ -40,11 +40,11 @@ def find_weights(model: Model, tokenizer_only: bool = False) -> Weights:
     """
     if model.path is not None:
         weights = Weights(model.path, None)
-        check_shape(model, config_in(Path(model.path)))
+        check_shape(model, read_model_config(Path(model.path)))
     elif model.package is not None:
         weights = _find_embedded(model)
         if weights.gguf is None:
-            check_shape(model, config_in(Path(weights.location)))
+            check_shape(model, read_model_config(Path(weights.location)))
     else:
         weights = _download_from_hub(model, tokenizer_only)
     return weights

@@ -58,7 +58,8 @@ class Levers:
 
     @property
     def waiting_layers(self) -> int:
-        """Kept layers whose activations wait on the host: all but the last, whose are needed first."""
+        """Kept layers whose activations wait on the host: all but the last, whose are
+        needed first."""
         return max(0, self.kept_layers - 1) if self.kept_on_host else 0
 
 
@@ -147,7 +148,8 @@ def dequantised_bytes(shape: ModelShape) -> int:
 
 
 def list_linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """Return (in, out) of every projection of a decoder layer, the query's first, then the key's."""
+    """Return (in, out) of every projection of a decoder layer, the query's first, then the
+    key's."""
     return _list_linear_sizes(
         shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
     )

@@ -55,10 +55,10 @@ KEPT_EACH = 1.24
 # ... or waits on the host, and only one layer's more than without is on the card: four points of
 # the 8B shape; five of 1B and 3B.
 WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
-WAITING_PIECE, PADDED_TOKENS = (
-    8 * MIB,
-    128,
-)  # medexp.models.patches.activation_offloading moves pieces of this size; attention is padded by a block
+# The size of the pieces that medexp.models.patches.activation_offloading moves.
+WAITING_PIECE = 8 * MIB
+# Attention pads a case by a block of so many tokens.
+PADDED_TOKENS = 128
 # How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden
 # states come on top.
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0

@@ -126,7 +126,8 @@ def predict_plan(config: RunConfig, levers: Levers) -> Plan:
 
 
 class Predictions:
-    """Bytes and times of `config` with any levers; as for its `budgets`, the run must stay as it is."""
+    """Bytes and times of `config` with any levers; as for its `budgets`, the run must stay
+    as it is."""
 
     def __init__(self, config: RunConfig):
         self.budgets = Budgets(config)

@@ -70,10 +70,8 @@ def product_bytes(config: RunConfig, tokens: int) -> int:
 
 def forward_bytes(config: RunConfig, tokens: int) -> int:
     """Return the bytes allocated in a pass of DoRA over `tokens` without gradients."""
-    shape, per_ffn = (
-        config.model.shape,
-        FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE,
-    )
+    shape = config.model.shape
+    per_ffn = FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE
     activations = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn)
     return max(
         product_bytes(config, tokens),

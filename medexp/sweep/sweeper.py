@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten
-from medexp.config.resolve import anchored, with_shape
+from medexp.config.resolve import fill_shape, make_paths_absolute
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
 from medexp.sweep.executor import TrialExecutor
@@ -275,9 +275,9 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
         " all.\n"
         f"  python -m medexp.train --config-dir {folder} experiment=best"
     )
-    cfg = with_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
+    cfg = fill_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
     # A preset is read from another folder than the sweep was started in.
-    cfg = anchored(cfg, spec.launch_dir)
+    cfg = make_paths_absolute(cfg, spec.launch_dir)
     preset = best_preset.format_preset(cfg, spec.compose_defaults, header)
     return best_preset.write_preset(preset, spec.folder)
 

@@ -55,7 +55,8 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
 
 
 def describe_commits(config: RunConfig, tags: Mapping[str, str]) -> str | None:
-    """Return which of the commits in `tags` the checked `config` takes; None where it takes none."""
+    """Return which of the commits in `tags` the checked `config` takes; None where it takes
+    none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
     read: list[Model | MixtureSource] = [
         config.model,

@@ -63,7 +63,8 @@ class Outbox:
         return not self._waiting
 
     def close(self, patience_s: float) -> None:
-        """Write what waits, for `patience_s` at most; keep what is left then in a file, and say so."""
+        """Write what waits, for `patience_s` at most; keep what is left then in a file, and
+        say so."""
         if self.drain(patience_s):
             return
         file = self._root / "unwritten" / f"{self._writer.run_id}.json"

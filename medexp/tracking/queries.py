@@ -69,11 +69,9 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
         for tag in data_input.tags
     }
     params, tags = dict(run.data.params), dict(run.data.tags)
-    name, held, trained_on = (
-        run.info.run_name or run_id,
-        digests.get("held-out"),
-        digests.get("training"),
-    )
+    name = run.info.run_name or run_id
+    held = digests.get("held-out")
+    trained_on = digests.get("training")
     return StoredRun(
         run_id,
         name,

@@ -41,8 +41,8 @@ def recompose_for_rerun(
     for override in overrides:
         if (group := override.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
             raise ConfigError(
-                f"{override} has no effect with experiment=from_run: leave {group}= out and name the"
-                " values themselves"
+                f"{override} has no effect with experiment=from_run: leave {group}= out and name"
+                " the values themselves"
             )
     made, subject = finished_run.recompose_from_options(cfg, options, overrides)
     if subject.started_from is not None and not any(

@@ -48,7 +48,8 @@ class View:
     def url(self, address: str, experiment_id: str, charts: bool) -> str:
         """Return the page that shows it."""
         mode = "compareRunsMode=CHART&" if charts else ""
-        return f"{address}/#/experiments/{experiment_id}/runs?{mode}viewStateShareKey={self.key}&{TRAINING_PAGES}"
+        query = f"{mode}viewStateShareKey={self.key}&{TRAINING_PAGES}"
+        return f"{address}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def make_all_runs_view(peak: str) -> View:

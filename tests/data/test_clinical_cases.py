@@ -5,13 +5,13 @@ from itertools import combinations
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.data import loading as data_loading
 from medexp.data.split import split_cases
 
 KEYS = ["Question", "Complex_CoT", "Response", "condition", "specialty", "urgency"]
 SECTIONS = ["## Symptoms", "## Causes", "## Precautions", "## Red Flags"]
-FILE = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+FILE = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
 
 
 @pytest.fixture(scope="module")

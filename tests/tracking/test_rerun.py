@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
 from medexp.config.command_options import TrainOptions
-from medexp.config.resolve import anchored, resolve
+from medexp.config.resolve import make_paths_absolute, resolve
 from medexp.errors import ConfigError
 from medexp.system import machine
 from medexp.system.console import Console
@@ -42,7 +42,7 @@ class Trains:
         assert isinstance(options, TrainOptions)
         cfg, subject = recompose_for_rerun(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
-        yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
+        yaml = OmegaConf.to_yaml(make_paths_absolute(cfg, self.doors.root), resolve=True)
         invocation = invoke(self.doors.root / "out", words, yaml, options)
         return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
 

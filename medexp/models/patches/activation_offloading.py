@@ -118,12 +118,10 @@ class OffloadedActivations:
     def __init__(self, device: Any, resident: frozenset[int], pieces: HostBuffers) -> None:
         import torch
 
-        self._torch, self._device, self._settled, self._pieces = (
-            torch,
-            device,
-            resident,
-            pieces,
-        )
+        self._torch = torch
+        self._device = device
+        self._settled = resident
+        self._pieces = pieces
         self._streams = (
             (torch.cuda.Stream(device), torch.cuda.Stream(device))
             if device.type == "cuda"
@@ -215,7 +213,8 @@ class OffloadedActivations:
 
     @contextmanager
     def _beside(self, which: int) -> Iterator[Any]:
-        """Copies inside wait for what has been computed so far, and for nothing that comes later."""
+        """Copies inside wait for what has been computed so far, and for nothing that comes
+        later."""
         if self._streams is None:
             yield None
             return

@@ -196,7 +196,8 @@ def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
 
 
 def _make_layers(recipe: LayerRecipe) -> Any:
-    """Return small layers with random weights and an adapter whose gradients are none of them zero."""
+    """Return small layers with random weights and an adapter whose gradients are none of
+    them zero."""
     import torch
 
     class Layer(torch.nn.Module):  # type: ignore[misc]
