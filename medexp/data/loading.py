@@ -24,7 +24,8 @@ from medexp.data.think_marks import THINK_END, holds_marks
 from medexp.errors import DataError
 from medexp.system import hub
 
-_ASKED_FOR = "asks for it"  # how the fault of a row without reasoning ends
+# How the fault of a row without reasoning ends.
+_ASKED_FOR = "asks for it"
 
 
 @dataclass(frozen=True)

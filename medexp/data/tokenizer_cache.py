@@ -13,7 +13,8 @@ from medexp.data.split import Split
 from medexp.data.token_roles import TokenizedText, list_texts
 from medexp.errors import ModelError
 
-BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
+# So many texts take a few tenths of a second, so that progress can be shown.
+BATCH = 256
 
 
 class CachedTokenizer:

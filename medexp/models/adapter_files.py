@@ -144,7 +144,8 @@ def read_base_identity(folder: Path, model: Model) -> BaseIdentity:
     if (Path(name) / "config.json").is_file():
         return base_identity.add_digests(BaseIdentity(name), Path(name))
     embedded, _, version = Path(name).name.rpartition("-")
-    if model.package is not None and embedded == model.name:  # as medexp's cache calls it
+    # As medexp's cache calls it.
+    if model.package is not None and embedded == model.name:
         return BaseIdentity(name, package=model.package, version=version)
     return BaseIdentity(name)
 

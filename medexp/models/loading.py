@@ -171,7 +171,8 @@ def _load_with_unsloth(
     """Return the network, what the user should be told of it, and the module whose scratch memory
     may be handed back."""
     hardware, training = config.hardware, config.training
-    pieces = _reserve_host_memory(config)  # before anything is loaded: it may not be had
+    # Before anything is loaded: it may not be had.
+    pieces = _reserve_host_memory(config)
     # read at every call of a layer
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
@@ -282,7 +283,8 @@ def find_reason_to_keep_scratch(
     """Return why what an evaluation leaves on the card is not to be released, None where it
     may be."""
     if config.hardware.device is not Device.cuda or config.model.quantisation is Quantisation.none:
-        return None  # nothing is dequantised on a card
+        # Nothing is dequantised on a card.
+        return None
     if not isinstance(private_names.SCRATCH.of(kernels), dict):
         return private_names.SCRATCH.absence()
     recipe = _make_recipe(config, list_decoder_layers(network)[0].mlp, stack)
@@ -350,7 +352,8 @@ def recover_from_failed_step(tuned: AdapterModel) -> None:
     """
     import torch
 
-    swapper = private_names.STREAMER.of(tuned.network)  # none where no layer is streamed
+    # None where no layer is streamed.
+    swapper = private_names.STREAMER.of(tuned.network)
     if swapper is not None:
         swapper.reset()
     gc.collect()

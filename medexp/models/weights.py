@@ -64,9 +64,11 @@ def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
         "gguf_file": weights.gguf.name,
     }
     tokenizer = stack.transformers.AutoTokenizer.from_pretrained(**source)
-    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # GGUF loading makes it the BOS token
+    # GGUF loading makes it the BOS token.
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     plain = stack.transformers.GgufConfig(dequantize=True)
-    with redirect_stderr(io.StringIO()):  # its progress bar has no switch
+    # Its progress bar has no switch.
+    with redirect_stderr(io.StringIO()):
         language_model = stack.transformers.AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.bfloat16, quantization_config=plain
         )
@@ -79,7 +81,8 @@ def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
         tokenizer.save_pretrained(half_done)
         half_done.rename(folder)
     except OSError:
-        if not folder.exists():  # else another process was faster
+        # It exists where another process was faster.
+        if not folder.exists():
             raise
     finally:
         shutil.rmtree(half_done, ignore_errors=True)

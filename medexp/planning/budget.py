@@ -28,10 +28,12 @@ from medexp.planning.memory_terms import (
 from medexp.planning.step_memory import is_offloaded, list_step_terms, waiting_bytes
 from medexp.system.units import MIB
 
-NF4_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a scale, scales a nested scale
+# bitsandbytes: weights a scale, scales a nested scale.
+NF4_BLOCK, NESTED_BLOCK = 64, 256
 # Unsloth keeps three layers of a streamed stack on the card: one in use, two on their way
 PREFETCHED_SLOTS = 3
-EVALUATION_CHUNK_TOKENS = 256  # as in medexp.evaluation.losses
+# As in medexp.evaluation.losses.
+EVALUATION_CHUNK_TOKENS = 256
 # Held-out loss without gradients: tensors take 7 hidden + 3 ffn a token (to 1 MiB, two shapes), and
 # this is the allocator's on top.
 EVALUATION_PER_HIDDEN = 7

@@ -25,8 +25,10 @@ from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan, Predictions, predict_plan
 from medexp.system.units import GIB, bytes_of_gib
 
-LONGEST, WIDEST = 131_072, 1024  # tokens, rank: what is looked at
-Fitting = dict[str, int | str]  # values by key, each of which makes a run fit
+# Tokens, rank: what is looked at.
+LONGEST, WIDEST = 131_072, 1024
+# Values by key, each of which makes a run fit.
+Fitting = dict[str, int | str]
 
 
 def resize_run(config: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:

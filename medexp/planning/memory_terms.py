@@ -13,7 +13,8 @@ from medexp.config.schema import Dtype, ModelShape, RunConfig
 
 # bytes a number; float32 runs on a CPU alone
 WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}
-ALLOCATION_UNIT = 512  # torch's caching allocator rounds every tensor up to this
+# torch's caching allocator rounds every tensor up to this.
+ALLOCATION_UNIT = 512
 
 
 class Place(Enum):
@@ -21,7 +22,8 @@ class Place(Enum):
 
     gpu = "GPU"
     host = "host"
-    __hash__ = object.__hash__  # Enum's own is a tenth of a search for a plan
+    # Enum's own is a tenth of a search for a plan.
+    __hash__ = object.__hash__
 
 
 class Phase(Enum):

@@ -9,7 +9,8 @@ from medexp.config import dataset_sources
 from medexp.config.schema import Dataset, MixtureSource, Model, RunConfig
 
 MODEL, DATASET = "medexp.model_revision", "medexp.dataset_revision"
-BETWEEN = " + "  # commits of a mixture's sources, in their order
+# Commits of a mixture's sources, in their order.
+BETWEEN = " + "
 _MODEL_KEYS = ("model", "model.hub_id", "model.path", "model.revision")
 _DATASET_KEYS = (
     "dataset",

@@ -13,7 +13,8 @@ from medexp.tracking import views
 from medexp.tracking.store import open_store
 from medexp.tracking.views import TRAINING_PAGES
 
-COMPARED = 12  # runs that MLflow's comparison still shows well
+# Runs that MLflow's comparison still shows well.
+COMPARED = 12
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from medexp.tracking import commits, finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 LOSS = "result/loss_after"
-_WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and those are the run's
+# They set values of other groups, and those are the run's.
+_WITHOUT_A_PLACE = ("debug", "sweep")
 
 
 def recompose_for_rerun(
@@ -48,7 +49,8 @@ def recompose_for_rerun(
     if subject.started_from is not None and not any(
         override.lstrip("+").startswith("lora.start_from=") for override in overrides
     ):
-        made.lora.start_from = str(subject.started_from)  # the folder it was read from may be gone
+        # The folder it was read from may be gone.
+        made.lora.start_from = str(subject.started_from)
     return made, subject
 
 

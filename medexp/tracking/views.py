@@ -67,7 +67,8 @@ def make_sweep_view(study: str, trials: Sequence[Mapping[str, str]], peak: str) 
     varied = list_dimensions(trials)
     # the sweep's own run is not a trial
     finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"
-    metrics = (STRUCTURE, peak, LOSS)  # lines are coloured by the last
+    # Lines are coloured by the last.
+    metrics = (STRUCTURE, peak, LOSS)
     mark = '"' if "'" in study else "'"
     return View(
         f"medexp: sweep {study}",

@@ -20,7 +20,8 @@ from typing import Any
 from medexp.errors import HostMemoryError
 from medexp.system.units import MIB
 
-LEAST_BYTES = MIB  # what is smaller stays where it is
+# What is smaller stays where it is.
+LEAST_BYTES = MIB
 # host memory is pinned, and copied, in pieces: others (streamed weights) get their turn between two
 PIECE_BYTES = 8 * MIB
 
@@ -138,7 +139,8 @@ class OffloadedActivations:
         if before is not None:
             _release_sent(before)
         visit = _Visit(before, is_last, self._computing())
-        self._latest = weakref.ref(visit)  # a graph that is dropped takes its visits along
+        # A graph that is dropped takes its visits along.
+        self._latest = weakref.ref(visit)
 
         def pack(tensor: Any) -> Any:
             return self._pack(visit, tensor)
