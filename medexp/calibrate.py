@@ -78,7 +78,7 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
             " calibrate again"
         )
     console.result(
-        f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another"
+        f"Kept in {machine.save_calibration(card, found)}; hardware=auto uses it. For another"
         f" preset:\n{overrides(found)}"
     )
     return found

@@ -44,7 +44,7 @@ from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short, with_tilde
-from medexp.system.units import bytes_of_gib, duration
+from medexp.system.units import bytes_of_gib, format_duration
 from medexp.tracking import finished_run, queries
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import COMPOSED_CONFIG, RECORD
@@ -74,7 +74,7 @@ def evaluate(
     print_scorecard(console, f"What changed: {subject.name}", record, found)
     console.result(
         f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
-        f" {duration(time.perf_counter() - began)}"
+        f" {format_duration(time.perf_counter() - began)}"
     )
     return found
 

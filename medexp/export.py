@@ -33,7 +33,7 @@ from medexp.models import adapter_files, lora_math, weights
 from medexp.system import hub
 from medexp.system.console import Console
 from medexp.system.home import expand_home
-from medexp.system.units import MIB, duration
+from medexp.system.units import MIB, format_duration
 from medexp.tracking import finished_run, registry
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG
 from medexp.tracking.finished_run import FinishedRun
@@ -182,7 +182,7 @@ def _print(job: ExportJob, elapsed_s: float) -> None:
     shown = (
         job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
     )
-    job.console.result(f"{shown}, {duration(elapsed_s)}")
+    job.console.result(f"{shown}, {format_duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
         job.console.result(
             f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}"

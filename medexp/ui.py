@@ -18,7 +18,7 @@ from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system.console import NOTE, Console
 from medexp.system.ports import choose_usual_port
-from medexp.system.private_names import VIEWS, untested
+from medexp.system.private_names import VIEWS, list_untested_libraries
 from medexp.tracking import server
 from medexp.tracking.links import list_links
 from medexp.training import leftovers
@@ -34,7 +34,7 @@ def ui(config: RunConfig, options: UiOptions, console: Console) -> None:
     with suppress(KeyboardInterrupt), ExitStack() as serving:
         with console.status("starting MLflow's server (some 15 s)"):
             address = serving.enter_context(server.serve_mlflow(config.tracking, port, log))
-        for sentence in untested(("mlflow",)):
+        for sentence in list_untested_libraries(("mlflow",)):
             console.info(f"{sentence}: {VIEWS.without}", NOTE)
         found = list_links(config.tracking, address)
         for each in found:

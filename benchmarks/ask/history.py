@@ -16,8 +16,8 @@ from pathlib import Path
 
 import hydra
 
-from medexp.cli import app as command
-from medexp.config.registration import conf_dir, register
+from medexp.cli.composition import extract_options
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as data_loading
@@ -58,10 +58,10 @@ def main() -> None:
         data_loading.load_cases(run.dataset).by_source, run.dataset
     ).held_out[: options.cases]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
-    vocabulary_ = make_vocabulary(tuned.tokenizer)
+    vocabulary = make_vocabulary(tuned.tokenizer, run.prompt)
 
     def ids(question: str) -> list[int]:
-        return encode_prompt(render_question(run.prompt, question), vocabulary_)
+        return encode_prompt(render_question(run.prompt, question), vocabulary)
 
     def answered(label: str, prompts: list[list[int]]) -> list[Answer]:
         found = _answers(tuned, prompts, options.new_tokens)
@@ -74,20 +74,20 @@ def main() -> None:
         "joined",
         [ids(f"{case.question}\n\n{more}") for case, more in zip(cases, further, strict=True)],
     )
-    said = [[*vocabulary_.encode(answer.text), vocabulary_.eos_id] for answer in first]
+    said = [[*vocabulary.encode(answer.text), vocabulary.eos_id] for answer in first]
     transcripts = [
-        [*ids(case.question), *reply, *vocabulary_.encode(render_question(run.prompt, more))]
+        [*ids(case.question), *reply, *vocabulary.encode(render_question(run.prompt, more))]
         for case, reply, more in zip(cases, said, further, strict=True)
     ]
     answered("a transcript", transcripts)
 
 
 def _compose(overrides: list[str]) -> tuple[RunConfig, Weights]:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
-        command._own_options(cfg, "ask")
+        extract_options(cfg, "ask")
         subject = finished_run.find_run_from_config(cfg, asked)
         run = resolve(
             finished_run.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}

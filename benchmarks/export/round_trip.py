@@ -54,7 +54,9 @@ def questions(run: Any, tokenizer: Any) -> tuple[list[str], list[list[int]]]:
     return texts, [encode_prompt(text, vocabulary) for text in texts]
 
 
-def answered(network: Any, ids: list[list[int]], tokens: int) -> tuple[list[list[int]], list[Any]]:
+def answer_greedily(
+    network: Any, ids: list[list[int]], tokens: int
+) -> tuple[list[list[int]], list[Any]]:
     """Greedy answers, and the logits of every position of the prompts."""
     import torch
 
@@ -121,9 +123,9 @@ def main() -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from medexp.config.registration import register
+    from medexp.config.registration import register_with_hydra
 
-    register()  # the resolver that names the shipped cases
+    register_with_hydra()  # the resolver that names the shipped cases
     run = OmegaConf.load(given.adapter / "run.yaml")
     texts, ids = questions(run, AutoTokenizer.from_pretrained(given.adapter))
     named = json.loads((given.adapter / "adapter_config.json").read_text())[
@@ -132,7 +134,7 @@ def main() -> None:
     base = partial(AutoModelForCausalLM.from_pretrained, given.base or named)
     few = ids[: given.cases]
     exact = PeftModel.from_pretrained(base(dtype=torch.float32), given.adapter)
-    wanted = answered(exact, few, given.tokens)
+    wanted = answer_greedily(exact, few, given.tokens)
     largest = max(abs(item).max() for item in wanted[1])
     print(
         f"reference: {sum(map(len, wanted[0]))} tokens in {given.cases} answers, largest logit"
@@ -140,16 +142,16 @@ def main() -> None:
         flush=True,
     )
     half = PeftModel.from_pretrained(base(dtype=torch.bfloat16), given.adapter)
-    by_adapter = answered(half, few, given.tokens)
-    by_peft = answered(half.merge_and_unload(), few, given.tokens)
+    by_adapter = answer_greedily(half, few, given.tokens)
+    by_peft = answer_greedily(half.merge_and_unload(), few, given.tokens)
     row("PEFT's own merge in bf16, beside the reference", by_peft, wanted)
     row("the adapter apart in bf16, beside the reference", by_adapter, wanted)
     for folder in given.merged:
-        merged = answered(
+        merged = answer_greedily(
             AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), few, given.tokens
         )
         row(f"{folder}, as stored, beside PEFT's merge in bf16", merged, by_peft)
-        in_full = answered(
+        in_full = answer_greedily(
             AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), few, given.tokens
         )
         row(f"{folder}, computed in float32, beside the reference", in_full, wanted)

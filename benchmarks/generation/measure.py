@@ -26,7 +26,7 @@ import hydra
 import torch
 
 from medexp.config.changes import change_values
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as data_loading
@@ -70,9 +70,9 @@ def main() -> None:
     held_out = split_cases(data_loading.load_cases(run.dataset).cases, run.dataset).held_out[
         : options.answers
     ]
+    vocabulary = make_vocabulary(tuned.tokenizer, run.prompt)
     prompts = [
-        encode_prompt(render_question(run.prompt, case.question), make_vocabulary(tuned.tokenizer))
-        for case in held_out
+        encode_prompt(render_question(run.prompt, case.question), vocabulary) for case in held_out
     ]
     _tokens_per_s(tuned, prompts[:1], 8, generation.limit_batch_size(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
@@ -119,8 +119,8 @@ def main() -> None:
 
 
 def _compose(overrides: list[str]) -> RunConfig:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", overrides)
     return resolve(cfg, machine.read(), Path.cwd(), {})
 

@@ -21,7 +21,7 @@ from benchmarks.torture.kills import (
     AttackResult,
     _contents,
     _is_unbroken,
-    finished_rig,
+    make_finished_rig,
     sweep_words,
     trials,
 )
@@ -286,7 +286,7 @@ def _two_sweeps(
 def _two_evaluations(
     scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
-    rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
+    rig, run_id = make_finished_rig(scratch, parts, f"twins-{number}")
     for command in _both(
         rig, apart_s, "evaluate", f"run={run_id}", "tracking.root=mlruns", "evaluation.answers=2"
     ):
@@ -305,7 +305,7 @@ def _two_evaluations(
 def _two_exports(
     scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
-    rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
+    rig, run_id = make_finished_rig(scratch, parts, f"twins-{number}")
     commands = _both(rig, apart_s, "export", f"run={run_id}", "tracking.root=mlruns", *MERGED)
     for command in commands:
         found.ended_well(command, REFUSED)

@@ -345,7 +345,7 @@ def _kill(pid: int) -> None:
 # Evaluate and export, of a run that is finished.
 
 
-def finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
+def make_finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
     """A rig with a finished run, and that run's id."""
     rig = Rig(scratch / name, parts)
     command = rig.run("train", *rig.words(*TRAIN, "training.max_steps=2"))
@@ -360,7 +360,7 @@ def finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
 def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> AttackResult:
     """Kill an evaluation `kills` times; then its figures are those of one that nobody killed."""
     rng, found = random.Random(f"{seed}-evaluate-{number}"), AttackResult(number)
-    rig, run_id = finished_rig(scratch, parts, f"evaluate-{number}")
+    rig, run_id = make_finished_rig(scratch, parts, f"evaluate-{number}")
     words = [
         f"run={run_id}",
         "tracking.root=mlruns",
@@ -412,7 +412,7 @@ def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -
     killed holds.
     """
     rng, found = random.Random(f"{seed}-export-{number}"), AttackResult(number)
-    rig, run_id = finished_rig(scratch, parts, f"export-{number}")
+    rig, run_id = make_finished_rig(scratch, parts, f"export-{number}")
     words = [f"run={run_id}", "tracking.root=mlruns", *MERGED]
     began = time.monotonic()
     plain = rig.run("export", *words, environment={"TORTURE_COUNT": str(rig.root / "operations")})

@@ -58,9 +58,9 @@ Task = tuple[str, int, Callable[[], AttackResult]]
 def main(words: Sequence[str] | None = None) -> int:
     """Attack, show the table, keep the results; 1 where something did not hold."""
     asked = _parse_arguments(words)
-    rows = [_fuzzed(asked)] if "fuzz" in asked.only else []
+    rows = [_run_fuzz(asked)] if "fuzz" in asked.only else []
     if rigs := [name for name in asked.only if name != "fuzz"]:
-        rows += _rigged(asked, rigs)
+        rows += _run_rigs(asked, rigs)
     _show(rows)
     if asked.out:
         _keep(asked, rows)
@@ -143,7 +143,7 @@ def _parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def _fuzzed(asked: argparse.Namespace) -> dict[str, Any]:
+def _run_fuzz(asked: argparse.Namespace) -> dict[str, Any]:
     began, told = time.monotonic(), [0.0]
 
     def tell(done: int, of: int, news: str) -> None:
@@ -163,7 +163,7 @@ def _fuzzed(asked: argparse.Namespace) -> dict[str, Any]:
     return row | {"took_s": round(time.monotonic() - began, 1)}
 
 
-def _rigged(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
+def _run_rigs(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
     scratch = (
         Path(tempfile.mkdtemp(prefix="torture-"))
         if asked.scratch is None
@@ -176,7 +176,7 @@ def _rigged(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, A
     parts = setup.parts_in(scratch, asked.embedded)
     with ThreadPoolExecutor(asked.jobs) as pool:
         tasks = _tasks(asked, names, scratch, parts, pool)
-        found = _done(asked, pool, tasks, scratch, began)
+        found = _run_tasks(asked, pool, tasks, scratch, began)
     return [
         _row(asked, name, [result for other, result in found if other == name]) for name in names
     ]
@@ -261,7 +261,7 @@ def _rigs(kills_in_all: int, a_rig: int = A_RIG) -> list[tuple[int, int]]:
     ]
 
 
-def _done(
+def _run_tasks(
     asked: argparse.Namespace,
     pool: ThreadPoolExecutor,
     tasks: Sequence[Task],

@@ -67,7 +67,7 @@ VARIANTS = (
 )
 
 
-def loaded(model_path: str, variant: Variant):
+def load_variant(model_path: str, variant: Variant):
     """The model with a fresh adapter, its levers as `variant` has them, and its tokenizer."""
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
@@ -134,7 +134,7 @@ def train(model_path: str, variant: Variant, folder: Path) -> dict:
         torch.cuda.set_per_process_memory_fraction(
             CAP_BYTES / torch.cuda.get_device_properties(0).total_memory
         )
-    model, tokenizer = loaded(model_path, variant)
+    model, tokenizer = load_variant(model_path, variant)
 
     from datasets import Dataset
     from transformers import TrainerCallback, default_data_collator
@@ -199,7 +199,7 @@ def main() -> None:
         print("RESULT", json.dumps(train(args.model, variant, args.out / args.worker)), flush=True)
         return
     results = []
-    for variant, process, log in [(item, *started(item, args)) for item in chosen]:
+    for variant, process, log in [(item, *start_variant(item, args)) for item in chosen]:
         folder = args.out / variant.name[0]
         while process.poll() is None and not all(
             (args.out / item.name[0] / "ready").exists() for item in chosen
@@ -223,7 +223,7 @@ def main() -> None:
         (args.out / "results.json").write_text(json.dumps(results, indent=1))
 
 
-def started(variant: Variant, args: argparse.Namespace) -> tuple[subprocess.Popen, Path]:
+def start_variant(variant: Variant, args: argparse.Namespace) -> tuple[subprocess.Popen, Path]:
     """The process of `variant`, and where it logs."""
     letter = variant.name[0]
     folder = args.out / letter

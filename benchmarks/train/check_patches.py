@@ -80,18 +80,18 @@ def saves_in_another_order(function: Any) -> Any:
     return Other
 
 
-def composed(model: str, overrides: list[str]) -> Any:
+def compose_config(model: str, overrides: list[str]) -> Any:
     """The run that `overrides` describe, with its plan applied."""
     from hydra import compose, initialize_config_dir
 
-    from medexp.config.registration import conf_dir, register
+    from medexp.config.registration import find_conf_dir, register_with_hydra
     from medexp.config.resolve import resolve
     from medexp.planning import planner
     from medexp.system import machine
 
-    register()
+    register_with_hydra()
     words = ["hardware=rtx4050_6gb", f"model.path={model}", *ALL_THREE, *overrides]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
     run = planner.apply_plan(run, planner.choose_plan(run)[0])
     # The model is loaded several times in one process.
@@ -99,7 +99,7 @@ def composed(model: str, overrides: list[str]) -> Any:
 
 
 @contextmanager
-def planted(owner: Any, name: str, value: Any):
+def plant_fault(owner: Any, name: str, value: Any):
     """`owner` has `value` under `name`, and nothing is known yet of the patches."""
     from medexp.models.patches import gradient_check
 
@@ -113,7 +113,7 @@ def planted(owner: Any, name: str, value: Any):
         gradient_check._found.clear()
 
 
-def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict[str, Any]:
+def check_patches(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict[str, Any]:
     """What loading the model says, and for each patch what was seen and how long it took."""
     import torch
 
@@ -188,7 +188,7 @@ def main() -> int:
     def say(*words: object) -> None:
         print(*words, file=sys.stderr, flush=True)
 
-    run = composed(args.model, args.overrides)
+    run = compose_config(args.model, args.overrides)
     began = time.perf_counter()
     from medexp.models import backend
     from medexp.models import loading as model_loading
@@ -207,14 +207,14 @@ def main() -> int:
         return model_loading.load_model(run, found, tokenizer, stack)
 
     say("as installed")
-    results = {"as installed": tried(stack, load, say)}
+    results = {"as installed": check_patches(stack, load, say)}
     say("as installed, once more in this process (nothing is tried again)")
-    results["again"] = tried(stack, load, say)
+    results["again"] = check_patches(stack, load, say)
 
     kernels = stack.unsloth.kernels.fast_lora
     say("planted: the fused MLP saves its tensors in another order")
-    with planted(kernels, "LoRA_MLP", saves_in_another_order(kernels.LoRA_MLP)):
-        results["another order"] = tried(stack, load, say)
+    with plant_fault(kernels, "LoRA_MLP", saves_in_another_order(kernels.LoRA_MLP)):
+        results["another order"] = check_patches(stack, load, say)
     copy = activation_offloading._copy
 
     def loses_half(to: Any, source: Any) -> None:
@@ -222,19 +222,19 @@ def main() -> int:
         to[: len(to) // 2].zero_()
 
     say("planted: a copy to or from the host loses half")
-    with planted(activation_offloading, "_copy", loses_half):
-        results["half a copy"] = tried(stack, load, say)
-    hand_back = gradient_check.hand_back
+    with plant_fault(activation_offloading, "_copy", loses_half):
+        results["half a copy"] = check_patches(stack, load, say)
+    release_scratch = gradient_check.release_scratch
 
     def spoils(network: Any, kernels: Any) -> int:
         for weight in network.parameters():
             if (state := getattr(weight, "quant_state", None)) is not None:
                 state.absmax.zero_()
-        return hand_back(network, kernels)
+        return release_scratch(network, kernels)
 
     say("planted: what hands scratch memory back changes the scales of the weights")
-    with planted(gradient_check, "hand_back", spoils):
-        results["other scales"] = tried(stack, load, say)
+    with plant_fault(gradient_check, "release_scratch", spoils):
+        results["other scales"] = check_patches(stack, load, say)
 
     verdicts = {
         "no patch changes a gradient": all(

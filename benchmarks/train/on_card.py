@@ -141,7 +141,7 @@ def bare_words(params: dict) -> list[str]:
 
 
 @functools.cache
-def calibrated(log: Path) -> list[str]:
+def calibrate(log: Path) -> list[str]:
     """This card's figures as overrides, measured once; a card that stands in for a smaller one is
     planned by its own speed.
     """
@@ -158,7 +158,7 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
     """One run of medexp, its figures read back from MLflow."""
     from mlflow import MlflowClient
 
-    root, card = work / log_file(args, name).stem, calibrated(args.out / "calibrate.log")
+    root, card = work / log_file(args, name).stem, calibrate(args.out / "calibrate.log")
     command = [
         sys.executable,
         "-m",

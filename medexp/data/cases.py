@@ -32,7 +32,8 @@ class Case:
 
     @property
     def key(self) -> str:
-        """The question without case and white space: two cases with one key are the same question."""
+        """The question without case and white space: two cases with one key are the same
+        question."""
         return " ".join(self.question.casefold().split())
 
     @property
@@ -46,8 +47,8 @@ class Case:
 @dataclass(frozen=True)
 class ReadingReport:
     """What was met before rows were cases: `faulty` rows left out, `blank` ones, answers whose
-    reasoning was `split_reasoning` at its marks, and `notes` on files that are not what their ending
-    says."""
+    reasoning was split off at its marks, and `notes` on files that are not what their
+    ending says."""
 
     faulty: int = 0
     blank: int = 0
@@ -65,10 +66,8 @@ def parse_case(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
     marks, it is told apart there.
     Raises: DataError if a column is missing, or a value is empty or not text.
     """
-    question, answer = (
-        _parse_text(record, columns.question, place),
-        _parse_text(record, columns.answer, place),
-    )
+    question = _parse_text(record, columns.question, place)
+    answer = _parse_text(record, columns.answer, place)
     reasoning = _parse_reasoning(record, columns, answer, place)
     if not reasoning and holds_marks(answer):
         reasoning, answer = _split_reasoning(answer, columns.answer, place)

@@ -24,15 +24,16 @@ from medexp.data.think_marks import THINK_END, holds_marks
 from medexp.errors import DataError
 from medexp.system import hub
 
-_ASKED_FOR = "asks for it"  # how the fault of a row without reasoning ends
+# How the fault of a row without reasoning ends.
+_ASKED_FOR = "asks for it"
 
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a
-    digest of their texts.
+    """All cases of a dataset in file order, where they came from, at which commit (Hub only),
+    and a digest of their texts.
 
-    `by_source` holds them source by source, as `config.parts.sources` lists them; `reading` says
+    `by_source` holds them source by source, as `config.dataset_sources.list_sources` lists them; `reading` says
     what else stood there."""
 
     cases: tuple[Case, ...]
@@ -50,7 +51,9 @@ def load_cases(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
 
     Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
-    loaded = [_load_source(source, dataset, prompt) for source in dataset_sources.sources(dataset)]
+    loaded = [
+        _load_source(source, dataset, prompt) for source in dataset_sources.list_sources(dataset)
+    ]
     if len(loaded) == 1:
         return loaded[0]
     commits = [source.commit for source in loaded if source.commit]
@@ -205,7 +208,7 @@ def read_records(path: Path, key: str = "dataset.path") -> list[Record]:
 def _fetch_from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
     assert dataset.hub_id is not None
     try:
-        commit = hub.commit_of("dataset", dataset.hub_id, dataset.revision)
+        commit = hub.find_commit("dataset", dataset.hub_id, dataset.revision)
         table = hub.load_table(dataset.hub_id, dataset.config, commit)
     except hub.HubError as error:
         raise DataError(

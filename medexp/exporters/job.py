@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from medexp.config.command_options import ExportOptions, ExportTo
-from medexp.config.resolve import movable
+from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
 from medexp.evaluation.measures import lexicon
@@ -32,7 +32,7 @@ from medexp.models.base_identity import BaseIdentity
 from medexp.reports.page_template import format_interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Console
-from medexp.system.units import figure
+from medexp.system.units import format_figure
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG, ADAPTER_WEIGHTS, RECORD
 from medexp.tracking.finished_run import FinishedRun
 
@@ -137,7 +137,7 @@ def _write_adapter(job: ExportJob, folder: Path) -> dict[str, str]:
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # An older medexp stored absolute paths of its machine, which must not go into an export.
         stored = OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG))
-        text = OmegaConf.to_yaml(OmegaConf.create(movable(stored)))
+        text = OmegaConf.to_yaml(OmegaConf.create(make_movable(stored)))
         (folder / ADAPTER_RUN_CONFIG).write_text(text, encoding="utf-8")
     if job.vllm_obstacle is None:
         is_nf4 = job.config.model.quantisation is Quantisation.nf4
@@ -272,4 +272,4 @@ def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
 
 
 def _format_change(before: float | None, after: float | None) -> str:
-    return f"{figure(before)} -> {figure(after)}"
+    return f"{format_figure(before)} -> {format_figure(after)}"

@@ -75,7 +75,7 @@ def make_metadata(config: RunConfig, facts: CardFacts) -> dict[str, object]:
         metadata |= {"base_model": config.model.hub_id, "base_model_relation": relation}
     if dataset_ids := [
         source.hub_id
-        for source in dataset_sources.sources(config.dataset)
+        for source in dataset_sources.list_sources(config.dataset)
         if source.hub_id is not None and source.path is None
     ]:
         metadata["datasets"] = dataset_ids
@@ -96,7 +96,7 @@ def _make_licence_fields(licence: str) -> dict[str, object]:
 def _list_sources(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     """Yield the name, the origin and the licence of each source of cases."""
     weights = {source.name: f", weight {source.weight:g}" for source in config.dataset.mixture}
-    for source in dataset_sources.sources(config.dataset):
+    for source in dataset_sources.list_sources(config.dataset):
         if source.path is None:
             origin = f"{source.hub_id}{f' @ {source.revision}' if source.revision else ''}"
         elif source.name == "clinical_cases":

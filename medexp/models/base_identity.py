@@ -90,7 +90,7 @@ def find_checkpoint_folder(weights: Weights) -> Path | None:
     if Path(weights.location).is_absolute():
         return Path(weights.location) if weights.gguf is None else None
     try:
-        return hub.downloaded(weights.location, weights.commit)
+        return hub.find_downloaded(weights.location, weights.commit)
     except hub.HubError:
         return None
 

@@ -19,7 +19,7 @@ from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
 from medexp.system import machine
 from medexp.system.console import NOTE, Console
-from medexp.system.private_names import untested
+from medexp.system.private_names import list_untested_libraries
 from medexp.tracking.finished_run import FinishedRun
 
 
@@ -39,7 +39,7 @@ def open_session(config: RunConfig, found: Weights, console: Console) -> Session
     """Import the stack, convert the embedded model where that was never done here, and load the
     tokenizer of `found`.
     """
-    for note in untested(list_patched_libraries(config)):
+    for note in list_untested_libraries(list_patched_libraries(config)):
         console.info(note, NOTE)
     with console.status("loading the training stack"):
         meter = memory_guard.cap_allocator(config.hardware)

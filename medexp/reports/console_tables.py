@@ -4,7 +4,7 @@ from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard, accuracies
 from medexp.reports.page_template import format_interval
 from medexp.system.console import Console
-from medexp.system.units import figure
+from medexp.system.units import format_figure
 
 
 def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
@@ -26,7 +26,7 @@ def print_scorecard(console: Console, title: str, record: Record, scorecard: Sco
     rows = [
         (
             result.measure.title,
-            f"{figure(result.before)} -> {figure(result.after)}",
+            f"{format_figure(result.before)} -> {format_figure(result.after)}",
             result.verdict,
             format_interval(result),
         )

@@ -1,4 +1,4 @@
-"""HTML pages filled from `templates/`: what every page knows, and how text and figures look in it."""
+"""HTML pages filled from `templates/`: what every page knows, and how text and figures look."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from medexp.evaluation.measures.sections import heading_alone
 from medexp.evaluation.scorecard import MeasureResult
 from medexp.reports.annotations import Block, MarkedText
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
-from medexp.system.units import GIB, figure
+from medexp.system.units import GIB, format_figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 # The Markdown that answers hold.
@@ -32,7 +32,11 @@ def fill_template(name: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "interval": format_interval, "rendered": render_block}
+    environment.filters |= {
+        "figure": format_figure,
+        "interval": format_interval,
+        "rendered": render_block,
+    }
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
     return str(environment.get_template(name).render(**values))
 

@@ -4,7 +4,7 @@ from medexp.config.schema import Device, RunConfig
 from medexp.planning import planner
 from medexp.planning.step_time import Plan
 from medexp.system.console import Console
-from medexp.system.units import GIB, duration
+from medexp.system.units import GIB, format_duration
 
 
 def print_plan(config: RunConfig, chosen: Plan, console: Console) -> None:
@@ -44,7 +44,7 @@ def _describe_whole_run(config: RunConfig, chosen: Plan) -> str:
     steps = config.training.max_steps
     if not steps:
         return "the run as long as its cases make it"
-    return f"{duration(steps * chosen.step_s)} for {steps} steps"
+    return f"{format_duration(steps * chosen.step_s)} for {steps} steps"
 
 
 def print_runners_up(runners_up: tuple[Plan, ...], console: Console) -> None:

@@ -210,7 +210,7 @@ class TrialScheduler:
         trial = self.study.ask()
         params = self._spec.suggest_params(trial)
         # Each of several trials at once has its share of the machine.
-        machine_share = machine.shared(machine.read(), self._options.n_jobs)
+        machine_share = machine.share_machine(machine.read(), self._options.n_jobs)
         proposal = make_proposal(
             self.study.space.overrides(params),
             self._spec.compose,

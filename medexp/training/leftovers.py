@@ -1,5 +1,5 @@
-"""What unfinished runs have left: how much it is, how old, and its removal, which only the user asks
-for.
+"""What unfinished runs have left: how much it is, how old, and its removal, which only the user
+asks for.
 """
 
 import time

@@ -34,7 +34,7 @@ Read = TypeVar("Read")
 
 
 class ResumableRun:
-    """An unfinished run, held by this process; `is_new` is False when an earlier process left it."""
+    """An unfinished run, held by this process; `is_new` is False when an earlier one left it."""
 
     def __init__(self, folder: Path, lock: FileLock):
         self.folder = folder
@@ -59,8 +59,8 @@ class ResumableRun:
         write_json_atomic(self.folder / LEVERS, asdict(levers))
 
     def load_levers_out_of_memory(self) -> tuple[Levers, str | None] | None:
-        """Return the levers with which an earlier process ran out of memory after they had seemed to
-        fit, and in which phase (its value; None in a file of an older medexp).
+        """Return the levers with which an earlier process ran out of memory after they had seemed
+        to fit, and in which phase (its value; None in a file of an older medexp).
         """
         return _read_json(
             self.folder / OUT_OF_MEMORY,
@@ -235,8 +235,8 @@ def _release_and_remove(lock: FileLock) -> None:
 
 
 def _read_json(file: Path, parse: Callable[[Any], Read]) -> Read | None:
-    """Return what `parse` makes of JSON `file`; None where it is not there or not readable, as after
-    a power cut.
+    """Return what `parse` makes of JSON `file`; None where it is not there or not readable, as
+    after a power cut.
     """
     try:
         return parse(json.loads(file.read_text(encoding="utf-8")))

@@ -24,7 +24,7 @@ from medexp.planning.step_memory import count_attended_tokens
 from medexp.planning.step_time import estimate_short_micro_batch
 from medexp.system import private_names, stopping
 from medexp.system.files import flush
-from medexp.system.stopping import Asked
+from medexp.system.stopping import StopRequest
 
 # What a batch holds beside the columns that a model takes.
 MICRO_BATCHES = "micro_batches"
@@ -90,7 +90,7 @@ def fit(
         trainer.remove_callback(printer)
     transformers.set_seed(config.training.seed)
     what = "the step under way is finished and kept" if checkpoints else "a step is being tried"
-    with capture_library_output(), stopping.noted(what) as asked:
+    with capture_library_output(), stopping.catch_first_signal(what) as asked:
         bridge.asked = asked
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     # A stop in the last step counts, too: what comes after training may take long.
@@ -276,7 +276,7 @@ def _make_bridge(
 
     class Bridge(model.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            self.asked = Asked()
+            self.asked = StopRequest()
             self.tokens = self.step_tokens = 0
             self.steps_s = self.step_s = self.began = 0.0
 

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.data import loading as data_loading
 from medexp.data.cases import parse_items
 from medexp.data.split import split_cases
@@ -17,7 +17,7 @@ LISTS = {"must_say": (3, 5), "must_not_say": (1, 3), "synonyms": (1, 8), "differ
 # SHA-256 of the six columns of text as they were before the lists came.
 TEXTS = "a714d6110288f4f2"
 SECTIONS = ["## Symptoms", "## Causes", "## Precautions", "## Red Flags"]
-FILE = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+FILE = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
 
 
 @pytest.fixture(scope="module")

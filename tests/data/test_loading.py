@@ -331,7 +331,7 @@ def test_half_a_character_in_json_names_the_row(refusal, tmp_path):
 
 
 def test_a_dataset_of_the_hub_is_its_rows_at_a_commit(dataset, monkeypatch):
-    monkeypatch.setattr(hub, "commit_of", lambda *_: "c0ffee")
+    monkeypatch.setattr(hub, "find_commit", lambda *_: "c0ffee")
     monkeypatch.setattr(
         hub, "load_table", lambda *asked: RECORDS if asked == ("me/cases", "en", "c0ffee") else []
     )
@@ -347,7 +347,7 @@ def test_a_hub_that_does_not_answer_says_what_to_do(dataset, monkeypatch):
     def unreachable(*_):
         raise hub.HubError("no connection")
 
-    monkeypatch.setattr(hub, "commit_of", unreachable)
+    monkeypatch.setattr(hub, "find_commit", unreachable)
     with pytest.raises(DataError) as refused:
         data_loading.load_cases(dataset(hub_id="me/cases", config="en"))
     said = str(refused.value)

@@ -18,7 +18,7 @@ from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.storage import default_url
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_trial_spec
 from medexp.sweep.workers.trial import TrialContext
-from medexp.system.process_identity import owner
+from medexp.system.process_identity import describe_this_process
 
 LOSS = "result/loss_after"
 
@@ -88,7 +88,7 @@ def test_a_trial_wedged_by_an_objective_that_is_no_number_is_taken_up(stubs):
     folder.mkdir()
     loss(math.nan).write(folder)
     left.set_user_attr("folder", str(folder))
-    left.set_user_attr("sweeper", owner() | {"began": 1.0})
+    left.set_user_attr("sweeper", describe_this_process() | {"began": 1.0})
     study.close()
     assert endings(stubs.run(*words)) == ["done", "diverged"]
 
@@ -233,7 +233,9 @@ def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_agai
     study = stubs.run(*words[:1], "sweep.n_trials=1", *words[2:])
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(
-            history_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
+            history_module,
+            "describe_this_process",
+            lambda: {"host": "elsewhere", "pid": 7, "began": 1.0},
         )
         study._this_sweeper = history_module.owner()
         study.ask()  # and dies before its first beat
@@ -282,7 +284,7 @@ def test_a_study_goes_on_where_it_was_moved_to(stubs, tmp_path, monkeypatch):
     left = study.ask()
     folder = stubs.root / "multirun" / "s" / str(left.number)
     folder.mkdir()
-    left.set_user_attr("sweeper", owner() | {"began": 1.0})  # its process is gone
+    left.set_user_attr("sweeper", describe_this_process() | {"began": 1.0})  # its process is gone
     left.set_user_attr("folder", str(folder))
     loss(0.5).write(folder)
     study.close()
@@ -343,7 +345,7 @@ def test_repeats_that_were_all_finished_start_nothing(stubs):
         folder.mkdir()
         loss(0.5).write(folder)
     left.set_user_attr("folder", str(stubs.root / "multirun/s/1-2"))
-    left.set_user_attr("sweeper", owner() | {"began": 1.0})
+    left.set_user_attr("sweeper", describe_this_process() | {"began": 1.0})
     study.close()
     started = len(stubs.started)
     study = stubs.run(*words, "sweep.n_trials=2")
