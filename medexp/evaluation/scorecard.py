@@ -65,7 +65,7 @@ MEASURES = (
     ),
     Measure(
         "must_say_coverage",
-        "must-say coverage",
+        "must be said",
         1,
         "the cases have no column `must_say`, or are not English",
     ),
