@@ -1,12 +1,13 @@
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.evaluation.measures.safety import (
     alternatives,
     must_not_say,
@@ -15,7 +16,7 @@ from medexp.evaluation.measures.safety import (
 )
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "answers" / "safety.py"
-FILE = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+FILE = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
 RECORDS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
 NITRATES = "withhold nitrates | avoid GTN"
 GIVE_NITRATES = "give nitrates | GTN spray"
@@ -218,6 +219,24 @@ def test_a_reference_says_all_that_it_must_and_nothing_that_it_must_not(record):
     ] == []
     assert must_not_say(record["Response"], record["must_not_say"]) == ()
     assert must_say_coverage("", record["must_say"]) == 0
+
+
+@pytest.mark.parametrize(
+    "unit", ["no nitrates, ", "give oxygen and nitrates ", "do not ", "a: ", "leave nitrates ", "x"]
+)
+def test_an_answer_that_repeats_itself_is_read_in_a_second(unit):
+    text = unit * (12_000 // len(unit))
+    start = time.process_time()
+    must_not_say(text, [GIVE_NITRATES])
+    statements_said(text, [NITRATES])
+    assert time.process_time() - start < 3
+
+
+def test_the_place_of_harm_in_a_long_sentence_is_right():
+    text = "word " * 300 + "give nitrates"
+    (harm,) = must_not_say(text, [GIVE_NITRATES])
+    assert text[harm.start : harm.end] == harm.text
+    assert "give nitrates" in harm.text
 
 
 def test_without_statements_there_is_no_coverage():
