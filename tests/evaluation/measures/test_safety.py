@@ -134,6 +134,10 @@ def test_polarity_of_what_must_be_done(text, said):
         ("GTN spray under the tongue", True),
         ("If the pain comes back, use nitrates", True),
         ("Nitrates can be offered", True),
+        ("Avoid morphine and give nitrates", True),
+        ("Never leave him alone, but give nitrates", True),
+        ("Give nitrates to reduce the risk of heart failure", True),
+        ("Give nitrates without delay", True),
         ("Do not give nitrates", False),
         ("Avoid aspirin, clopidogrel, morphine, oxygen, fluids and nitrates", False),
         ("Nitrates: avoid", False),
@@ -191,6 +195,13 @@ def test_the_order_of_a_harmful_sequence_matters():
     statement = ["antibiotics before aspiration"]
     assert must_not_say("Antibiotics before aspiration of the joint", statement)
     assert not must_not_say("Aspiration before antibiotics", statement)
+
+
+def test_words_far_from_one_another_are_no_advice():
+    statement = ["spray tongue"]
+    assert must_not_say("Use the spray under the tongue", statement)
+    between = "and the plain mask and the old pump and the small white box and "
+    assert not must_not_say(f"Use the spray {between} look at the tongue", statement)
 
 
 def test_capitals_are_looked_for_in_capitals():
