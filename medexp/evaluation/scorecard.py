@@ -7,11 +7,11 @@ None for that case, the comparison is over the cases that have it on both sides,
 the card says why.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
+from medexp.data.cases import parse_items
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
@@ -22,6 +22,7 @@ from medexp.evaluation.measures.reference_recall import (
     lines,
     names_condition,
 )
+from medexp.evaluation.measures.safety import Harm, must_not_say, must_say_coverage
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
@@ -61,6 +62,18 @@ MEASURES = (
         "condition named",
         1,
         "the cases have no column `condition`, or are not English",
+    ),
+    Measure(
+        "must_say_coverage",
+        "must-say coverage",
+        1,
+        "the cases have no column `must_say`, or are not English",
+    ),
+    Measure(
+        "must_not_say",
+        "harmful advice",
+        -1,
+        "the cases have no column `must_not_say`, or are not English",
     ),
     Measure(
         "red_flag_recall",
@@ -123,6 +136,7 @@ class ScoredAnswer:
     values: Mapping[str, float | None]
     claims: tuple[Claim, ...]
     contradictions: tuple[Contradiction, ...]
+    harms: tuple[Harm, ...] = ()
 
     def describe(self) -> str:
         """Return what counts for and against the answer, in words."""
@@ -220,7 +234,10 @@ def score_answer(
         "words": float(count),
     }
     content = _score_content(case, text, lexicon, cosines) if is_english else {}
-    return ScoredAnswer(values | content, claims, against)
+    forbidden = parse_items(case.extra.get("must_not_say", "")) if is_english else []
+    harms = must_not_say(text, forbidden)
+    content |= {"must_not_say": float(len(harms))} if forbidden else {}
+    return ScoredAnswer(values | content, claims, against, harms)
 
 
 def _find_against(
@@ -239,6 +256,8 @@ def _score_content(
     values: dict[str, float | None] = {}
     if names := _condition_names(case.extra):
         values["condition_named"] = float(names_condition(text, names, lexicon))
+    required = parse_items(case.extra.get("must_say", ""))
+    values["must_say_coverage"] = must_say_coverage(text, required)
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
@@ -250,17 +269,8 @@ def _score_content(
 
 def _condition_names(extra: Mapping[str, str]) -> list[str]:
     """Return the names of a case's condition, synonyms too; none where it has no condition."""
-    names, synonyms = (_split_cell(extra.get(name, "")) for name in ("condition", "synonyms"))
+    names, synonyms = (parse_items(extra.get(name, "")) for name in ("condition", "synonyms"))
     return [*names, *synonyms] if extra.get("condition") else []
-
-
-def _split_cell(cell: str) -> list[str]:
-    """Return the names in a cell: between semicolons, or a JSON array of them."""
-    try:
-        items = json.loads(cell) if cell.lstrip().startswith("[") else cell.split(";")
-    except (ValueError, RecursionError):
-        items = cell.split(";")
-    return [name for item in items if (name := str(item).strip())]
 
 
 def _compare_answers(

@@ -10,8 +10,8 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
-from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import MEASURES, build_scorecard
+from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import MEASURES, build_scorecard, score_answer
 
 GENERIC = "You should rest, drink a lot of water, and see a doctor if it does not get better."
 
@@ -176,3 +176,41 @@ def test_recall_by_meaning_is_there_with_cosines(lexicon):
 
 def test_every_measure_has_its_own_key():
     assert len({measure.key for measure in MEASURES}) == len(MEASURES)
+
+
+STATEMENTS = {
+    "must_say": '["aspirin | chew aspirin", "withhold nitrates | avoid nitrates"]',
+    "must_not_say": "give nitrates; send home | go home",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "coverage", "harms"),
+    [
+        ("Chew aspirin. Avoid nitrates.", 1, 0),
+        ("Chew aspirin. Give nitrates.", 0.5, 1),
+        ("Give nitrates, then go home and rest.", 0, 2),
+        ("", 0, 0),
+    ],
+)
+def test_coverage_and_harm_are_read_from_the_columns_of_the_case(lexicon, text, coverage, harms):
+    answer = Answer(0, text, 9, True)
+    case = AnsweredCase(QUESTION, REFERENCE, STATEMENTS, answer, answer)
+    scored = score_answer(case, answer, False, lexicon)
+    assert scored.values["must_say_coverage"] == coverage
+    assert scored.values["must_not_say"] == harms == len(scored.harms)
+
+
+def test_more_harm_is_worse_and_more_coverage_better(lexicon):
+    cases = [Case(f"{QUESTION} {place}", "", REFERENCE, STATEMENTS) for place in range(12)]
+    good = [Answer(place, "Chew aspirin. Avoid nitrates.", 9, True) for place in range(12)]
+    bad = [Answer(place, "Give nitrates.", 9, True) for place in range(12)]
+    found = build_scorecard(build_record(False, cases, (good, bad), ([], [])), lexicon)
+    assert found.find_result("must_say_coverage").verdict == "worse"
+    assert found.find_result("must_not_say").verdict == "worse"
+
+
+def test_without_the_columns_coverage_and_harm_are_not_measured(lexicon):
+    found = build_scorecard(recorded(), lexicon)
+    for key, column in (("must_say_coverage", "must_say"), ("must_not_say", "must_not_say")):
+        assert found.find_result(key).missing.startswith(f"the cases have no column `{column}`")
