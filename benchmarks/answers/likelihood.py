@@ -27,8 +27,9 @@ from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data.cases import Case
-from medexp.data.preparation import spread
-from medexp.data.split import split
+from medexp.data.encoding import make_vocabulary
+from medexp.data.preparation import pick_evenly
+from medexp.data.split import split_cases
 from medexp.evaluation.diagnosis import score_diagnoses
 from medexp.evaluation.knowledge import score_knowledge
 from medexp.evaluation.likelihood import fits_tokens
@@ -39,8 +40,12 @@ from medexp.evaluation.measures.forced_choice import (
 )
 from medexp.models import backend, weights
 from medexp.models import loading as model
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models import memory_guard as guard
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.tokenizer import load_tokenizer
+from medexp.planning import planner
 from medexp.system import machine
+from medexp.system.units import gib
 
 
 def main() -> None:
@@ -54,24 +59,29 @@ def main() -> None:
     if options.adapter:
         overrides.append(f"lora.start_from={options.adapter.resolve()}")
     run = _composed(overrides)
-    cases = source.load(run.dataset, run.prompt).cases
-    chosen = cases if options.cases == "all" else split(cases, run.dataset).held_out
-    chosen = tuple(spread(chosen, options.limit or len(chosen)))
+    cases = source.load_cases(run.dataset, run.prompt).cases
+    chosen = cases if options.cases == "all" else split_cases(cases, run.dataset).held_out
+    chosen = tuple(pick_evenly(chosen, options.limit or len(chosen)))
+    if planner.is_planned(run):
+        run = planner.apply_plan(run, planner.choose_plan(run)[0])
+    meter = guard.cap_allocator(run.hardware)
     network = _loaded(run)
     print(f"{run.model.name}, {len(chosen)} of {len(cases)} cases, {run.hardware.dtype.value}")
     result = {}
     for side in ("base", "tuned") if options.adapter else ("base",):
-        with network.as_base() if side == "base" else nullcontext():
+        with network.adapter_disabled() if side == "base" else nullcontext():
             result[side] = _measured(run, network, chosen, side)
+    if meter.on_card:
+        print(f"peak {gib(meter.peak_bytes()):.2f} GiB of {gib(meter.ceiling_bytes):.2f}")
     if options.out:
         options.out.write_text(json.dumps(result), encoding="utf-8")
 
 
 def _measured(
-    run: RunConfig, network: Tuned, cases: Sequence[Case], side: str
+    run: RunConfig, network: AdapterModel, cases: Sequence[Case], side: str
 ) -> dict[str, object]:
     """Return all scores of one side, as plain values, and print what they come to."""
-    words = vocabulary(network.tokenizer, run.prompt)
+    words = make_vocabulary(network.tokenizer, run.prompt)
     fits = fits_tokens(run.evaluation.batch_size, run.evaluation.max_seq_tokens)
     shares_prefix = network.device.type == "cpu"
     began, processor = time.perf_counter(), time.process_time()
@@ -137,12 +147,12 @@ def _composed(overrides: Sequence[str]) -> RunConfig:
         return resolve(cfg, machine.read(), Path.cwd(), choices)
 
 
-def _loaded(run: RunConfig) -> Tuned:
-    modules = backend.load(run.hardware, machine.cache_dir())
-    found = weights.find(run.model)
+def _loaded(run: RunConfig) -> AdapterModel:
+    modules = backend.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
     if found.gguf is not None:
-        found = weights.convert(found, run.model, modules)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+        found = weights.convert_gguf(found, run.model, modules)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 if __name__ == "__main__":

@@ -23,19 +23,19 @@ from functools import cache
 from medexp.config.resolve import SHIPPED
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.encoding import Vocabulary, prompt_ids
-from medexp.data.prompts import ask, render
+from medexp.data.encoding import Vocabulary, encode_prompt
+from medexp.data.prompts import render_case, render_question
 from medexp.evaluation.likelihood import Continuation, log_likelihoods
 from medexp.evaluation.measures.conditions import are_related, written_name
 from medexp.evaluation.measures.forced_choice import DiagnosisScores
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 
 STEM = "The most likely diagnosis is"
 RIVALS, DRAWS = 7, 5
 
 
 def score_diagnoses(
-    model: Tuned,
+    model: AdapterModel,
     prompt: Prompt,
     cases: Sequence[Case],
     vocabulary: Vocabulary,
@@ -131,7 +131,7 @@ def answer_prefix(
     """Return the tokens of the prompt with `question`, and of the completion with nothing in the
     place of the reasoning, up to the answer that begins with `opening`."""
     mark = "{answer}"
-    before = render(prompt, Case("", "", mark)).completion
+    before = render_case(prompt, Case("", "", mark)).completion
     opened = before[: before.rindex(mark)] + opening
-    start = prompt_ids(ask(prompt, question), vocabulary)
+    start = encode_prompt(render_question(prompt, question), vocabulary)
     return (*start, *(vocabulary.encode(opened) if opened else ()))

@@ -22,11 +22,11 @@ from medexp.evaluation.diagnosis import answer_prefix
 from medexp.evaluation.likelihood import Continuation, log_likelihoods
 from medexp.evaluation.measures.corruptions import Corruption, corrupt_reference
 from medexp.evaluation.measures.forced_choice import ItemScores, KnowledgeScores
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 
 
 def score_knowledge(
-    model: Tuned,
+    model: AdapterModel,
     prompt: Prompt,
     cases: Sequence[Case],
     vocabulary: Vocabulary,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medexp.data.batching import fewest
-from medexp.models.adapter_model import Tuned
+from medexp.data.batching import batch_into_fewest
+from medexp.models.adapter_model import AdapterModel
 
 # Positions whose logits exist at once, as in `losses`.
 CHUNK_TOKENS = 256
@@ -35,7 +35,7 @@ class Continuation:
 
 
 def log_likelihoods(
-    model: Tuned,
+    model: AdapterModel,
     continuations: Sequence[Continuation],
     fits: Callable[[int, int], bool],
     shares_prefix: bool,
@@ -49,7 +49,7 @@ def log_likelihoods(
     """
     found: dict[int, float] = {}
     measure = _after_shared_prefix if shares_prefix else _whole
-    with model.evaluating():
+    with model.evaluation_mode():
         for indices in _batches(continuations, fits, shares_prefix):
             batch = [continuations[index] for index in indices]
             found |= zip(indices, measure(model, batch), strict=True)
@@ -71,11 +71,11 @@ def _batches(
         groups.setdefault(each.prefix if shares_prefix else (), []).append(index)
     for indices in groups.values():
         lengths = [len(continuations[at].prefix) + len(continuations[at].ids) for at in indices]
-        for batch in fewest(lengths, fits):
+        for batch in batch_into_fewest(lengths, fits):
             yield [indices[at] for at in batch]
 
 
-def _whole(model: Tuned, batch: Sequence[Continuation]) -> list[float]:
+def _whole(model: AdapterModel, batch: Sequence[Continuation]) -> list[float]:
     """Return the log-likelihoods of `batch`, prefixes included in every row."""
     causal = model.network.get_base_model()
     rows = [[*each.prefix, *each.ids] for each in batch]
@@ -90,7 +90,7 @@ def _whole(model: Tuned, batch: Sequence[Continuation]) -> list[float]:
     return _summed(causal, hidden, places, len(batch))
 
 
-def _after_shared_prefix(model: Tuned, batch: Sequence[Continuation]) -> list[float]:
+def _after_shared_prefix(model: AdapterModel, batch: Sequence[Continuation]) -> list[float]:
     """Return the log-likelihoods of `batch`, whose prefix is the same in every row."""
     import torch
 
@@ -118,7 +118,7 @@ def _after_shared_prefix(model: Tuned, batch: Sequence[Continuation]) -> list[fl
     return _summed(causal, hidden, places, len(batch))
 
 
-def _prefix_cache(model: Tuned, prefix: Sequence[int]) -> Any:
+def _prefix_cache(model: AdapterModel, prefix: Sequence[int]) -> Any:
     causal = model.network.get_base_model()
     ids = _padded([list(prefix)], model.device)
     return causal.model(input_ids=ids, use_cache=True).past_key_values

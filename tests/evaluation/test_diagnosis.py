@@ -6,6 +6,7 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
+from medexp.data.encoding import make_vocabulary
 from medexp.evaluation.diagnosis import (
     DRAWS,
     RIVALS,
@@ -20,7 +21,8 @@ from medexp.evaluation.measures.conditions import are_related
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 
 GOUT = Case(
@@ -34,11 +36,11 @@ DIRECT = Prompt("a", "Q: {question}\n", "{answer}")
 
 
 @pytest.fixture
-def tuned(doors: Doors) -> Tuned:
+def tuned(doors: Doors) -> AdapterModel:
     run = doors.run("hardware.dtype=float32")
-    modules = stack.load(run.hardware, machine.cache_dir())
-    found = weights.find(run.model)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 def test_rivals_are_of_the_specialty_first_and_never_related():
@@ -71,12 +73,12 @@ def test_a_condition_of_its_own_data_set_has_rivals_too():
     [(REASONED, f"Q: What?\n<think>\n\n</think>\n\n{STEM}"), (DIRECT, f"Q: What?\n{STEM}")],
 )
 def test_the_name_stands_where_the_answer_begins(tuned, prompt, expected):
-    ids = answer_prefix(prompt, "What?", STEM, vocabulary(tuned.tokenizer, prompt))
+    ids = answer_prefix(prompt, "What?", STEM, make_vocabulary(tuned.tokenizer, prompt))
     assert tuned.tokenizer.decode(ids, skip_special_tokens=True) == expected
 
 
 def test_the_prior_is_taken_off_and_the_right_one_comes_first(tuned):
-    words = vocabulary(tuned.tokenizer, REASONED)
+    words = make_vocabulary(tuned.tokenizer, REASONED)
     cases = [GOUT, Case("No condition?", "", "A")]
     counted = []
     (found,) = score_diagnoses(
@@ -96,7 +98,7 @@ def test_the_prior_is_taken_off_and_the_right_one_comes_first(tuned):
 
 
 def test_a_model_that_was_taught_the_name_prefers_it(tuned):
-    words = vocabulary(tuned.tokenizer, DIRECT)
+    words = make_vocabulary(tuned.tokenizer, DIRECT)
 
     def margin() -> float:
         (found,) = score_diagnoses(tuned, DIRECT, [GOUT], words, fits_tokens(16, 200), True, 3)
@@ -119,5 +121,5 @@ def test_a_model_that_was_taught_the_name_prefers_it(tuned):
         optimizer.step()
         optimizer.zero_grad()
     assert margin() > before + 1
-    with tuned.as_base():
+    with tuned.adapter_disabled():
         assert margin() == pytest.approx(before, abs=1e-3)

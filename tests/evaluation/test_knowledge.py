@@ -5,13 +5,15 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
+from medexp.data.encoding import make_vocabulary
 from medexp.evaluation.diagnosis import answer_prefix
 from medexp.evaluation.knowledge import score_knowledge
 from medexp.evaluation.likelihood import Continuation, fits_tokens, log_likelihoods
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 
 PROMPT = Prompt("a", "Q: {question}\n<think>\n", "{reasoning}\n</think>\n\n{answer}")
@@ -24,15 +26,15 @@ CASE = Case(
 
 
 @pytest.fixture
-def tuned(doors: Doors) -> Tuned:
+def tuned(doors: Doors) -> AdapterModel:
     run = doors.run("hardware.dtype=float32")
-    modules = stack.load(run.hardware, machine.cache_dir())
-    found = weights.find(run.model)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 def test_every_corruption_is_a_pair_and_the_items_are_counted_alone(tuned):
-    words = vocabulary(tuned.tokenizer, PROMPT)
+    words = make_vocabulary(tuned.tokenizer, PROMPT)
     counted = []
     cases = [CASE, Case("Another?", "", "No sections here.")]
     (found,) = score_knowledge(

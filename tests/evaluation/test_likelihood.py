@@ -9,7 +9,8 @@ from medexp.evaluation.likelihood import Continuation, fits_tokens, log_likeliho
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 
 PREFIX = tuple(range(100, 112))
@@ -23,14 +24,14 @@ CONTINUATIONS = [
 
 
 @pytest.fixture
-def tuned(doors: Doors) -> Tuned:
+def tuned(doors: Doors) -> AdapterModel:
     run = doors.run("hardware.dtype=float32")
-    modules = stack.load(run.hardware, machine.cache_dir())
-    found = weights.find(run.model)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
-def one_by_one(tuned: Tuned, each: Continuation) -> float:
+def one_by_one(tuned: AdapterModel, each: Continuation) -> float:
     total, ids = 0.0, list(each.prefix)
     for at, token in enumerate(each.ids):
         with torch.no_grad():
@@ -41,7 +42,7 @@ def one_by_one(tuned: Tuned, each: Continuation) -> float:
     return total
 
 
-def with_random_adapter(tuned: Tuned) -> Tuned:
+def with_random_adapter(tuned: AdapterModel) -> AdapterModel:
     for name, parameter in tuned.network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -60,7 +61,7 @@ def test_both_ways_and_every_batch_give_the_sum_of_single_tokens(tuned, shares_p
 def test_the_base_does_not_see_the_adapter(tuned):
     before = log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
     tuned = with_random_adapter(tuned)
-    with tuned.as_base():
+    with tuned.adapter_disabled():
         base = log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
     after = log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
     assert base == pytest.approx(before, abs=1e-5)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from medexp.evaluation.measures.reference_recall import condition_synonyms
+
 # Names stand in lower case in the data; these words are written with capitals.
 _WRITTEN = {
     "bell": "Bell",
@@ -22,17 +24,17 @@ def written_name(condition: str) -> str:
 
 def synonyms_of(condition: str) -> tuple[str, ...]:
     """Return the other names of `condition`, none where it is not a shipped one."""
-    return _read("condition_synonyms.tsv").get(condition.casefold(), ())
+    return condition_synonyms().get(condition.casefold(), ())
 
 
 def broader_than(condition: str) -> tuple[str, ...]:
     """Return names that hold `condition` among other things."""
-    return _read("condition_broader.tsv").get(condition.casefold(), ())
+    return _read_broader().get(condition.casefold(), ())
 
 
 def shipped_conditions() -> tuple[str, ...]:
     """Return the names of the shipped conditions."""
-    return tuple(_read("condition_synonyms.tsv"))
+    return tuple(condition_synonyms())
 
 
 def are_related(one: str, other: str) -> bool:
@@ -46,8 +48,9 @@ def _wider(condition: str) -> set[str]:
 
 
 @cache
-def _read(file: str) -> Mapping[str, tuple[str, ...]]:
-    rows = Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines()
+def _read_broader() -> Mapping[str, tuple[str, ...]]:
+    file = Path(__file__).with_name("condition_broader.tsv")
+    rows = file.read_text(encoding="utf-8").splitlines()
     return {
         name: tuple(names.split(";")) for name, _, names in (row.partition("\t") for row in rows)
     }

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from medexp.data.prompts import THINK_END
+from medexp.data.words import locate_words
 from medexp.evaluation.measures.clinical_terms import Lexicon, is_negated
 from medexp.evaluation.measures.conditions import (
     are_related,
@@ -44,7 +45,6 @@ from medexp.evaluation.measures.words import (
     answer_part,
     fold,
     singular,
-    spans,
     term_key,
 )
 
@@ -163,7 +163,7 @@ def _is_exact(text: str, names: Sequence[str], own: frozenset[str]) -> bool:
     """Return whether `text` names the condition word by word, or with all words of its name."""
     if _names_one(text, names, own):
         return True
-    told_apart = {fold(word) for word, _, _ in spans(text)} & (_FOLDED_CONTRASTS - own)
+    told_apart = {fold(word) for word, _, _ in locate_words(text)} & (_FOLDED_CONTRASTS - own)
     return len(own) > 1 and not told_apart and names_condition(text, names[:1], _NO_TERMS)
 
 
@@ -174,7 +174,7 @@ def _names_one(text: str, names: Sequence[str], own: frozenset[str]) -> bool:
 
 def _names(text: str, name: str, own: frozenset[str]) -> bool:
     wanted = term_key(name)
-    found = spans(_without_possessive(text))
+    found = locate_words(_without_possessive(text))
     keys = [singular(fold(word)) for word, _, _ in found]
     for at in range(len(keys) - len(wanted) + 1):
         if tuple(keys[at : at + len(wanted)]) != wanted:
@@ -192,7 +192,7 @@ def _names(text: str, name: str, own: frozenset[str]) -> bool:
 
 def _named_conditions(text: str, with_broader: bool) -> frozenset[str]:
     """Return the shipped conditions that `text` names, or names something broader than."""
-    keys = [singular(fold(word)) for word, _, _ in spans(_without_possessive(text))]
+    keys = [singular(fold(word)) for word, _, _ in locate_words(_without_possessive(text))]
     known = _known_names(with_broader)
     return frozenset(
         condition

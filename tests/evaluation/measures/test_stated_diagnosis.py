@@ -3,7 +3,7 @@
 import pytest
 
 from medexp.config.registration import conf_dir
-from medexp.data.loading import read_file
+from medexp.data.loading import read_records
 from medexp.evaluation.measures.conditions import (
     are_related,
     broader_than,
@@ -12,7 +12,7 @@ from medexp.evaluation.measures.conditions import (
 )
 from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
 
-SHIPPED = read_file(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
+SHIPPED = read_records(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
 
 
 @pytest.mark.parametrize(
