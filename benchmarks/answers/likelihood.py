@@ -47,6 +47,8 @@ from medexp.planning import planner
 from medexp.system import machine
 from medexp.system.units import gib
 
+Scores = tuple[list[DiagnosisScores], list[KnowledgeScores]]
+
 
 def main() -> None:
     """Measure and print, and write every score where --out says."""
@@ -67,19 +69,22 @@ def main() -> None:
     meter = guard.cap_allocator(run.hardware)
     network = _loaded(run)
     print(f"{run.model.name}, {len(chosen)} of {len(cases)} cases, {run.hardware.dtype.value}")
-    result = {}
+    result: dict[str, Scores] = {}
     for side in ("base", "tuned") if options.adapter else ("base",):
         with network.adapter_disabled() if side == "base" else nullcontext():
             result[side] = _measured(run, network, chosen, side)
+    if "tuned" in result:
+        _print_change(*result["base"], *result["tuned"])
     if meter.on_card:
         print(f"peak {gib(meter.peak_bytes()):.2f} GiB of {gib(meter.ceiling_bytes):.2f}")
     if options.out:
-        options.out.write_text(json.dumps(result), encoding="utf-8")
+        plain = {
+            side: [list(map(asdict, each)) for each in found] for side, found in result.items()
+        }
+        options.out.write_text(json.dumps(plain), encoding="utf-8")
 
 
-def _measured(
-    run: RunConfig, network: AdapterModel, cases: Sequence[Case], side: str
-) -> dict[str, object]:
+def _measured(run: RunConfig, network: AdapterModel, cases: Sequence[Case], side: str) -> Scores:
     """Return all scores of one side, as plain values, and print what they come to."""
     words = make_vocabulary(network.tokenizer, run.prompt)
     fits = fits_tokens(run.evaluation.batch_size, run.evaluation.max_seq_tokens)
@@ -97,10 +102,35 @@ def _measured(
     print(
         f"  {ended - between:.0f} s, {processor_ended - processor_between:.0f} s of processor time"
     )
-    return {
-        "diagnoses": [asdict(each) for each in diagnoses],
-        "knowledge": [asdict(each) for each in knowledge],
+    return diagnoses, knowledge
+
+
+def _print_change(
+    diagnoses: Sequence[DiagnosisScores],
+    knowledge: Sequence[KnowledgeScores],
+    diagnoses_after: Sequence[DiagnosisScores],
+    knowledge_after: Sequence[KnowledgeScores],
+) -> None:
+    changes = {
+        "diagnosis, accuracy": [
+            after.accuracy - before.accuracy
+            for before, after in zip(diagnoses, diagnoses_after, strict=True)
+        ],
+        "diagnosis, margin": [
+            after.margin - before.margin
+            for before, after in zip(diagnoses, diagnoses_after, strict=True)
+        ],
+        "knowledge": [
+            after.preference - before.preference
+            for before, after in zip(knowledge, knowledge_after, strict=True)
+        ],
     }
+    for name, values in changes.items():
+        print(
+            f"tuned minus base, {name}: {_mean(values):+.3f} a case, higher in"
+            f" {sum(value > 0 for value in values)}, lower in {sum(value < 0 for value in values)}"
+            f" of {len(values)}"
+        )
 
 
 def _print_diagnoses(side: str, found: Sequence[DiagnosisScores]) -> None:
