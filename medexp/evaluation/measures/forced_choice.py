@@ -16,11 +16,13 @@ The rules, in full:
   kind, while by the sum it would prefer whatever is shorter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isclose
+from typing import Any
 
 BINS = 10
+LIKELIHOOD_MEASURES = ("diagnosis_likelihood", "diagnosis_margin", "knowledge_likelihood")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,48 @@ class KnowledgeScores:
     def preference(self) -> float:
         """The share of pairs in which the true item is preferred."""
         return _mean([pair.preference for pair in self.pairs])
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What one model finds likely: the scores of every case that could be measured."""
+
+    diagnoses: tuple[DiagnosisScores, ...] = ()
+    knowledge: tuple[KnowledgeScores, ...] = ()
+
+    def values(self, key: str) -> dict[str, float]:
+        """Return the value of measure `key`, one of LIKELIHOOD_MEASURES, by the case's digest."""
+        if key == "diagnosis_likelihood":
+            return {scores.case: scores.accuracy for scores in self.diagnoses}
+        if key == "diagnosis_margin":
+            return {scores.case: scores.margin for scores in self.diagnoses}
+        return {scores.case: scores.preference for scores in self.knowledge}
+
+    @staticmethod
+    def from_json(found: Mapping[str, Any]) -> "Likelihoods":
+        """Return the likelihoods of plain values, as `asdict` and JSON leave them.
+
+        Raises: KeyError or TypeError if they are others.
+        """
+        diagnoses = tuple(
+            DiagnosisScores(
+                scores["case"],
+                scores["group"],
+                tuple(scores["candidates"]),
+                tuple(scores["nats"]),
+                tuple(tuple(draw) for draw in scores["draws"]),
+            )
+            for scores in found["diagnoses"]
+        )
+        knowledge = tuple(
+            KnowledgeScores(
+                scores["case"],
+                scores["group"],
+                tuple(ItemScores(**pair) for pair in scores["pairs"]),
+            )
+            for scores in found["knowledge"]
+        )
+        return Likelihoods(diagnoses, knowledge)
 
 
 def calibration_error(cases: Sequence[DiagnosisScores]) -> float:

@@ -1,13 +1,17 @@
 """Accuracy, margin and calibration of a choice, worked out by hand."""
 
+import json
+from dataclasses import asdict
 from math import exp
 
 import pytest
 
 from medexp.evaluation.measures.forced_choice import (
+    LIKELIHOOD_MEASURES,
     DiagnosisScores,
     ItemScores,
     KnowledgeScores,
+    Likelihoods,
     calibration_error,
 )
 
@@ -59,3 +63,18 @@ def test_the_true_item_wins_where_it_costs_less_a_token():
     likelier, unlikelier = ItemScores("drug", 10, 10, 12, 10), ItemScores("drug", 12, 10, 10, 10)
     assert (likelier.preference, unlikelier.preference) == (1, 0)
     assert KnowledgeScores("case", "group", (likelier, unlikelier, likelier)).preference == 2 / 3
+
+
+def test_likelihoods_come_back_from_json_with_every_digit():
+    pair = ItemScores("dose", 10 / 3, 4, 5.0, 5)
+    found = Likelihoods(
+        (scores([1 / 3, 0.0], ((1,),)),), (KnowledgeScores("other", "group", (pair,)),)
+    )
+    again = Likelihoods.from_json(json.loads(json.dumps(asdict(found))))
+    assert again == found
+    values = {key: again.values(key) for key in LIKELIHOOD_MEASURES}
+    assert values == {
+        "diagnosis_likelihood": {"case": 1.0},
+        "diagnosis_margin": {"case": 1 / 3},
+        "knowledge_likelihood": {"other": 1.0},
+    }
