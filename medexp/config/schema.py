@@ -111,12 +111,18 @@ class Resume(Enum):
 
 
 class Benchmark(Enum):
-    """Multiple-choice questions with one right answer, run through lm-eval."""
+    """Multiple-choice questions with one right answer, run through lm-eval.
+
+    The last two are read from local files alone. They are outside the family of medical-o1, whose
+    records descend from MedQA and MedMCQA.
+    """
 
     medqa = "medqa"
     medmcqa = "medmcqa"
     pubmedqa = "pubmedqa"
     mmlu_medical = "mmlu_medical"
+    medbullets = "medbullets"
+    medxpertqa = "medxpertqa"
 
 
 class Checkpointing(Enum):
