@@ -13,18 +13,26 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.measures.claims import check_claims, count_claims, gather_evidence
+from medexp.evaluation.measures.claims import (
+    check_claims,
+    count_claims,
+    gather_evidence,
+    recall_statement,
+)
 from medexp.evaluation.measures.clinical_terms import Lexicon
-from medexp.evaluation.measures.reference_recall import items, lexical_recall, names_condition
+from medexp.evaluation.measures.reference_recall import MIN_SHARE, items, names_condition
 from medexp.evaluation.measures.sections import SECTIONS, heading_alone
 
 CASES = Path(__file__).parents[2] / "medexp" / "data" / "clinical_cases.jsonl"
-DISMISSIVE = "This is nothing serious. Rest at home and drink plenty of fluids. No tests are needed."
+DISMISSIVE = (
+    "This is nothing serious. Rest at home and drink plenty of fluids. No tests are needed."
+)
 KINDS = ("gold", "sibling", "wrong", "negated", "dismissive")
 Case = Mapping[str, Any]
 
@@ -65,7 +73,7 @@ def measure_order(cases: Sequence[Case], known: Lexicon) -> dict[str, Any]:
         f"{better} > {worse}": mean(
             one > other for one, other in zip(grades[better], grades[worse], strict=True)
         )
-        for better, worse in zip(KINDS, KINDS[1:], strict=False)
+        for better, worse in pairwise(KINDS)
     }
     return {
         **{f"mean grade, {kind}": mean(grades[kind]) for kind in KINDS},
@@ -102,8 +110,8 @@ def negate(reference: str) -> str:
     for line in reference.splitlines():
         section = heading_alone(line) or section
         if line.startswith("- "):
-            word = "Do not: " if section == "precautions" else "No "
-            lines.append(f"- {word}{line[2:3].lower()}{line[3:]}")
+            word = "Do not" if section == "precautions" else "No"
+            lines.append(f"- {word} {line[2:3].lower()}{line[3:]}")
         else:
             lines.append(line)
     return "\n".join(lines)
@@ -112,15 +120,26 @@ def negate(reference: str) -> str:
 def grade_answer(case: Case, answer: str, known: Lexicon) -> float:
     """Return coverage of the case (0 to 1) plus the balance of the answer's claims (-2 to 1)."""
     evidence = gather_evidence([case["Question"], case["Response"]], known)
-    return measure_coverage(case, answer, known) + count_claims(check_claims(answer, evidence)).balance
+    return (
+        measure_coverage(case, answer, known) + count_claims(check_claims(answer, evidence)).balance
+    )
 
 
 def measure_coverage(case: Case, answer: str, known: Lexicon) -> float:
-    """Return the mean of condition named and the reference's items recalled, section by section."""
-    recalls = [lexical_recall(items(case["Response"], section), answer) for section in SECTIONS]
+    """Return the mean of condition named and the reference's items said, section by section; what
+    must be said (`must_say`) in their place where the case has it.
+    """
+    said = gather_evidence([answer], known)
+    wanted = (
+        [case["must_say"]]
+        if case.get("must_say")
+        else [items(case["Response"], section) for section in SECTIONS]
+    )
+    shares = [
+        mean(recall_statement(item, said, MIN_SHARE) for item in group) for group in wanted if group
+    ]
     names = [case["condition"], *re.split(r"\s*;\s*", str(case.get("synonyms") or ""))]
-    named = names_condition(answer, [name for name in names if name], known)
-    return mean([float(named), *(recall for recall in recalls if recall is not None)])
+    return mean([float(names_condition(answer, [name for name in names if name], known)), *shares])
 
 
 if __name__ == "__main__":

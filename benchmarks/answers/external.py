@@ -2,7 +2,8 @@
 MedLFQA.
 
     python benchmarks/answers/external.py --medhallu FILE --medec FILE --medlfqa FILE [FILE ...]
-        [--verifier FOLDER] [--plain-prompt] [--limit N] [--format text|json]
+        [--verifier FOLDER [--verifier-base FOLDER] [--only judge|likelihood] [--plain-prompt]]
+        [--limit N] [--format text|json]
 
 Every argument is optional; a record without the fields that a test needs is left out and counted.
 `rules` are the rules that ship. `best` is what ships, too, unless --verifier names a folder: a
@@ -33,6 +34,7 @@ from typing import Any
 
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.claims import (
+    NO_CONTENT,
     SUPPORTED,
     CheckedClaim,
     ClaimEvidence,
@@ -106,12 +108,22 @@ def measure_medhallu(
         "rules_with_other_knowledge": RulesVerifier(lexicon.load()).support(other),
     }
     name = " + ".join(["rules", *scores]) if scores else "rules"
+    mixtures = [
+        names
+        for count in range(2, len(scores) + 2)
+        for names in combinations(["rules", *scores], count)
+    ]
+    columns = {"rules": rules, **scores}
     return {
         "records": len(usable),
         "left_out": len(records) - len(usable),
         "rules": _ranking(rules),
         "best": {**_ranking(best), "verifier": name},
         "verifiers": {key: _ranking(values) for key, values in scores.items()},
+        "mean_ranks": {
+            " + ".join(names): _ranking(_rank_mean([columns[name] for name in names]))
+            for names in mixtures
+        },
         "controls": {key: _ranking(values) for key, values in controls.items()},
     }
 
@@ -180,7 +192,7 @@ def _flag_by_rules(pairs: Sequence[tuple[str, ClaimEvidence]]) -> list[bool]:
 
 
 def _is_flagged(checked: CheckedClaim) -> bool:
-    return checked.verdict != SUPPORTED and checked.why != "no content"
+    return checked.verdict != SUPPORTED and checked.why != NO_CONTENT
 
 
 def _flag_by(verifier: Verifier, pairs: Sequence[tuple[str, ClaimEvidence]]) -> list[bool]:
@@ -383,9 +395,14 @@ def _load_verifiers(options: argparse.Namespace) -> list[Verifier]:
     import transformers
 
     libraries = SimpleNamespace(transformers=transformers, peft=peft)
-    return load_from_folder(
-        options.verifier, libraries, options.batch_size, not options.plain_prompt
+    verifiers = load_from_folder(
+        options.verifier,
+        libraries,
+        options.batch_size,
+        not options.plain_prompt,
+        options.verifier_base,
     )
+    return [each for each in verifiers if not options.only or each.name.endswith(options.only)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -394,6 +411,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--medec", type=Path)
     parser.add_argument("--medlfqa", type=Path, nargs="+")
     parser.add_argument("--verifier", type=Path, help="folder of a model, adapter or classifier")
+    parser.add_argument("--verifier-base", type=Path, help="folder of an adapter's base model")
+    parser.add_argument("--only", choices=("judge", "likelihood"), help="of a causal model")
     parser.add_argument(
         "--plain-prompt", action="store_true", help="ask without the model's chat template"
     )

@@ -107,10 +107,9 @@ class JudgeVerifier:
         self.name = f"{name}, judge"
         self._network, self._tokenizer, self._batch_size = network, tokenizer, batch_size
         self._uses_chat_template = uses_chat_template and bool(tokenizer.chat_template)
-        self._yes, self._no = (
-            sorted({ids[0] for text in texts if len(ids := _encode(tokenizer, text)) == 1})
-            for texts in (_YES, _NO)
-        )
+        yes, no = ({_encode(tokenizer, text)[0] for text in texts} for texts in (_YES, _NO))
+        # A space alone may be a token of both, and tells nothing.
+        self._yes, self._no = sorted(yes - no), sorted(no - yes)
 
     def support(self, items: Sequence[Item]) -> list[float]:
         """Return the log-odds of yes against no."""
@@ -254,14 +253,19 @@ def judge_prompt(item: Item) -> str:
 
 
 def load_from_folder(
-    folder: Path, libraries: Any, batch_size: int, uses_chat_template: bool = True
+    folder: Path,
+    libraries: Any,
+    batch_size: int,
+    uses_chat_template: bool = True,
+    base: Path | None = None,
 ) -> list[Verifier]:
     """Return the verifiers that a checkpoint makes: a classifier one, a causal model (or an adapter
     on one) a judge and a likelihood.
 
-    `libraries` has the imported `transformers` and, for an adapter, `peft`.
+    `libraries` has the imported `transformers` and, for an adapter, `peft`; `base` is the folder of
+    the model that an adapter was trained on, where its own config does not name it.
 
-    Raises: ModelError if the folder holds no checkpoint.
+    Raises: ModelError if the folder holds no checkpoint, or the base of an adapter is not there.
     """
     import torch
 
@@ -272,11 +276,8 @@ def load_from_folder(
             " Name the folder of a causal model, of an adapter, or of a sequence classifier"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = folder
-    if is_adapter:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = Path(config["base_model_name_or_path"])
-    tokenizer = libraries.transformers.AutoTokenizer.from_pretrained(str(base))
+    whole = _find_base(folder, base) if is_adapter else folder
+    tokenizer = libraries.transformers.AutoTokenizer.from_pretrained(str(whole))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not is_adapter and _is_classifier(folder):
@@ -284,7 +285,7 @@ def load_from_folder(
         network = classifier.from_pretrained(str(folder)).eval().to(device)
         return [ClassifierVerifier(folder.name, network, tokenizer, batch_size)]
     network = libraries.transformers.AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=torch.bfloat16
+        str(whole), dtype=torch.bfloat16
     )
     if is_adapter:
         network = libraries.peft.PeftModel.from_pretrained(network, str(folder))
@@ -311,6 +312,17 @@ def find_support_label(labels: Any) -> int:
         f"the labels of the classifier ({', '.join(map(str, labels.values()))}) do not say which"
         " one means support. Name it entailment or supported in id2label of its config.json"
     )
+
+
+def _find_base(adapter: Path, base: Path | None) -> Path:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    folder = base or Path(str(config.get("base_model_name_or_path")))
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{adapter} is an adapter, and its base model is not at {folder}. Name the folder of the"
+            " base as well"
+        )
+    return folder
 
 
 def _is_classifier(folder: Path) -> bool:

@@ -3,7 +3,8 @@ the texts.
 
 The rules, in full:
 - An item is a statement: a line, a bullet or a sentence of the answer part, headings left out. One
-  that says what an earlier one said (same content words, polarity and numbers) counts once.
+  that stood there before, word by word, counts once. Its parts between semicolons are checked apart;
+  one wrong part makes the statement wrong, and it is supported when all of them are.
 - Evidence is the question, the reference (without its chain of thought) and a fact sheet, line by
   line and sentence by sentence.
 - Content words are stems without FRAME, the words in which anything is reported ("the patient was
@@ -11,7 +12,8 @@ The rules, in full:
   least `needed` of its content words and all its numbers are in the evidence. A name of the lexicon
   is there when the evidence has the same concept, or a narrower one.
 - It is CONTRADICTED when an evidence line (no question) with at least ALIGNED of its content words
-  - denies what it affirms or affirms what it denies (`clinical_terms.is_negated`). Under Red Flags
+  - denies what it affirms or affirms what it denies (`clinical_terms.is_negated`), a name of the
+    lexicon or FLIPPED of the shared words. Under Red Flags
     and Precautions a finding that the patient does not have yet is no contradiction;
   - has the opposite of one of its words (OPPOSITES: left, right; increase, decrease);
   - has another number of the same unit, and no line has the statement's;
@@ -30,7 +32,7 @@ what contradicts the evidence in other words. English only.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from medexp.evaluation.measures.assertion_strength import SOURCE_NAMED
@@ -105,11 +107,16 @@ ACTION = re.compile(
     r"\b(?:emergenc\w+|urgent\w*|immediate\w*|at once|999|911|ambulance|resuscitat\w+|admit\w*"
     r"|admission|theatre|surg\w+|intensive care|hospital|refer\w*|same[- ]day|within (?:an?|one|\d+)"
     r" (?:hours?|minutes?)|straight to|intravenous|IV|start|give|antibiotics?|stop|biopsy|monitor\w*"
-    r"|check|measure|test\w*|scan|oxygen)\b"
+    r"|check|measure|test\w*|scan|oxygen)\b",
+    re.IGNORECASE,
 )
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
-_SENTENCE = re.compile(r"(?<=[.!?;。])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?。])\s+")
+_PART = re.compile(r";\s+")
 _DRUG = "drug"
+NO_CONTENT = "no content"
+# The verdict of a statement is that of its worst part.
+_GRAVITY = {SUPPORTED: 0, NOT_IN_EVIDENCE: 1, FABRICATED: 2, CONTRADICTED: 3}
 
 
 @dataclass(frozen=True)
@@ -285,7 +292,56 @@ def check_claims(
 def check_statement(
     statement: Statement, evidence: ClaimEvidence, needed: float = NEEDED
 ) -> CheckedClaim:
-    """Return the verdict on one statement."""
+    """Return the verdict on one statement: that of its worst part."""
+    parts = [
+        replace(statement, text=part)
+        for part in _PART.split(statement.text)
+        if any(character.isalnum() for character in part)
+    ]
+    checked = [_check_part(part, evidence, needed) for part in parts] or [
+        CheckedClaim(statement, NOT_IN_EVIDENCE, NO_CONTENT)
+    ]
+    worst = max(checked, key=lambda each: _GRAVITY[each.verdict])
+    covered = sum(each.covered for each in checked) / len(checked)
+    return CheckedClaim(statement, worst.verdict, worst.why, covered)
+
+
+def count_claims(checked: Sequence[CheckedClaim]) -> ClaimCounts:
+    """Return how many of `checked` have which verdict."""
+    counts = [sum(each.verdict == verdict for each in checked) for verdict in VERDICTS]
+    return ClaimCounts(*counts, any(each.why.startswith("dismisses") for each in checked))
+
+
+def recall_statement(statement: str, answer: ClaimEvidence, needed: float = NEEDED) -> bool:
+    """Return whether `answer` (as evidence) says `statement`, in one of its wordings (between
+    bars), without contradicting it.
+    """
+    return any(
+        _is_said(wording.strip(), answer, needed)
+        for wording in statement.split(" | ")
+        if wording.strip()
+    )
+
+
+def _is_said(wording: str, answer: ClaimEvidence, needed: float) -> bool:
+    content = stems(wording) - FRAME
+    lines = [
+        line
+        for line in answer.lines
+        if not line.is_question and len(_said_in(line, wording, content)) >= needed * len(content)
+    ]
+    if not content or not lines:
+        return False
+    said = _Line(wording, answer.lexicon)
+    return not _flipped(None, said, content, lines) and not _opposite(content, lines)
+
+
+def _said_in(line: _Line, wording: str, content: frozenset[str]) -> frozenset[str]:
+    one = ClaimEvidence((line,), line.lexicon)
+    return content - _missing(_Line(wording, line.lexicon), content, one)
+
+
+def _check_part(statement: Statement, evidence: ClaimEvidence, needed: float) -> CheckedClaim:
     if f" {' '.join(words(statement.text))} " in evidence.normal:
         return CheckedClaim(statement, SUPPORTED, "word by word", 1.0)
     if why := _why_fabricated(statement, evidence):
@@ -299,14 +355,8 @@ def check_statement(
     numbers = [each.text for each in said.quantities if not _is_known(each, evidence.quantities)]
     if content and covered >= needed and not numbers:
         return CheckedClaim(statement, SUPPORTED, "", covered)
-    why = ", ".join([*sorted(missing), *numbers]) or "no content"
+    why = ", ".join([*sorted(missing), *numbers]) or NO_CONTENT
     return CheckedClaim(statement, NOT_IN_EVIDENCE, why, covered)
-
-
-def count_claims(checked: Sequence[CheckedClaim]) -> ClaimCounts:
-    """Return how many of `checked` have which verdict."""
-    counts = [sum(each.verdict == verdict for each in checked) for verdict in VERDICTS]
-    return ClaimCounts(*counts, any(each.why.startswith("dismisses") for each in checked))
 
 
 def _sentences(line: str, at: int, section: str | None) -> Iterator[Statement]:
@@ -387,7 +437,7 @@ def _why_contradicted(
 
 
 def _flipped(
-    statement: Statement, said: _Line, content: frozenset[str], aligned: Sequence[_Line]
+    statement: Statement | None, said: _Line, content: frozenset[str], aligned: Sequence[_Line]
 ) -> str:
     if not aligned:
         return ""
@@ -398,10 +448,13 @@ def _flipped(
             shared.add(stem)
             if said.polarity[stem] not in polarities:
                 flips.add(stem)
-    is_warning = statement.section in ("red flags", "precautions")
+    is_warning = statement is not None and statement.section in ("red flags", "precautions")
     if is_warning and not any(each.kind == _DRUG for each in said.mentions):
         flips = {stem for stem in flips if said.polarity[stem]}
-    if flips and len(flips) >= FLIPPED * len(shared):
+    is_name_flipped = any(
+        (own := stems(each.text) & content) and own <= flips for each in said.mentions
+    )
+    if flips and (is_name_flipped or len(flips) >= FLIPPED * len(shared)):
         return f"the evidence says the opposite of: {', '.join(sorted(flips))}"
     return ""
 
