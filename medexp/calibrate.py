@@ -12,13 +12,14 @@ CUDA's context is there. Seconds.
 
 from dataclasses import asdict
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
+from medexp.config.invocation import Invocation
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
 from medexp.models import gpu_rates as rates
-from medexp.models.gpu_rates import Product
+from medexp.models.gpu_rates import ProductRate
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.machine import Calibration
 from medexp.system.units import GIB, gib
 
@@ -26,32 +27,35 @@ PLANNED_TOKENS = 4096  # the products of most plans are about this long
 USUALLY_TAKEN_BYTES = GIB  # the CUDA context and a desktop take less
 
 
-def calibrate(run: RunConfig, show: Screen) -> Calibration:
+def calibrate(config: RunConfig, console: Console) -> Calibration:
     """Measure the first card and keep the figures for every later run.
 
     Raises: MachineError without a card.
     """
-    if run.hardware.device is not Device.cuda:
+    if config.hardware.device is not Device.cuda:
         raise MachineError(
             "medexp.calibrate measures a CUDA card and this machine has none; hardware=cpu needs no"
             " calibration"
         )
-    shape = run.model.shape
-    with show.stage("starting CUDA"):
-        free_bytes = rates.free_bytes()
-    with show.counting("matrix products", len(rates.TOKENS)) as advance:
-        measured: list[Product] = []
-        for each in rates.products(shape, run.hardware.dtype):
+    shape = config.model.shape
+    with console.status("starting CUDA"):
+        free_bytes = rates.read_free_bytes()
+    with console.progress("matrix products", len(rates.TOKENS)) as advance:
+        measured: list[ProductRate] = []
+        for each in rates.measure_products(shape, config.hardware.dtype):
             if measured and measured[-1].tokens != each.tokens:
                 advance(1)
             measured.append(each)
         advance(1)
-    with show.stage("copies"):
-        pinned, pageable = rates.link_gb_per_s(pinned=True), rates.link_gb_per_s(pinned=False)
-        on_card = rates.memory_gb_per_s()
-    free_bytes = min(free_bytes, rates.free_bytes())
+    with console.status("copies"):
+        pinned, pageable = (
+            rates.measure_link_gb_per_s(pinned=True),
+            rates.measure_link_gb_per_s(pinned=False),
+        )
+        on_card = rates.measure_memory_gb_per_s()
+    free_bytes = min(free_bytes, rates.read_free_bytes())
     found = Calibration(
-        round(rates.layer_tflops(shape, measured, PLANNED_TOKENS), 1),
+        round(rates.compute_layer_tflops(shape, measured, PLANNED_TOKENS), 1),
         round(on_card),
         round(pinned, 1),
         free_bytes,
@@ -61,19 +65,19 @@ def calibrate(run: RunConfig, show: Screen) -> Calibration:
         (f"{each.tokens:,} x {each.inputs:,} by {each.outputs:,}", f"{each.tflops:.0f}")
         for each in measured
     ]
-    show.table(
-        f"{card.name}, {run.hardware.dtype.value}, layers of {run.model.name}",
+    console.table(
+        f"{card.name}, {config.hardware.dtype.value}, layers of {config.model.name}",
         ("product", "TFLOP/s"),
         rows,
     )
-    show.table("", ("", ""), _rows(found, pageable))
+    console.table("", ("", ""), _rows(found, pageable))
     if (taken := card.total_bytes - free_bytes) > USUALLY_TAKEN_BYTES:
-        show.say(
+        console.info(
             f"! {gib(taken):.2f} GiB of {card.name} were taken when this was measured, and"
             " hardware=auto plans with the rest: if other programs had them, close these and"
             " calibrate again"
         )
-    show.result(
+    console.result(
         f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another"
         f" preset:\n{overrides(found)}"
     )
@@ -97,9 +101,14 @@ def _rows(found: Calibration, pageable: float) -> list[tuple[str, str]]:
     ]
 
 
-def _door(run: RunConfig, _invocation: Invocation) -> float:
-    return calibrate(run, Screen()).matmul_tflops
+def _run(config: RunConfig, _invocation: Invocation[None, None]) -> float:
+    return calibrate(config, Console()).matmul_tflops
+
+
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "calibrate", type(None))
 
 
 if __name__ == "__main__":
-    run_door(_door, "calibrate")
+    main()

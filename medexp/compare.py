@@ -17,53 +17,53 @@ import time
 import webbrowser
 from pathlib import Path
 
-from medexp.cli.app import Invocation, new_folder, run_door
-from medexp.comparison import compare_report as comparison_page
-from medexp.comparison import comparison
-from medexp.comparison import loading as compared
-from medexp.comparison import tables as comparison_rows
-from medexp.comparison.comparison import Comparing
+from medexp.cli.app import run_command
+from medexp.cli.output_dir import make_unique_folder
+from medexp.comparison import compare_report, comparison, tables
+from medexp.comparison import loading as runs
+from medexp.comparison.comparison import RunComparison
+from medexp.comparison.console_tables import print_comparison
 from medexp.config.command_options import CompareOptions, Format
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
-from medexp.reports import summary as report
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import Console
+from medexp.system.home import expand_home
 from medexp.system.units import duration
 
-COLUMN = 36  # characters that an answer needs beside others
 
-
-def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
+def compare(run: RunConfig, options: CompareOptions, console: Console) -> RunComparison:
     """Print the comparison that `options` ask for, and write its page.
 
     Raises: ConfigError, RunError, DataError or OutputError in one sentence.
     """
     began = time.perf_counter()
-    names, given = asked(options), options.file and Path.cwd() / Path(options.file).expanduser()
+    names, given = list_run_names(options), options.file and Path.cwd() / expand_home(options.file)
     if given and given.is_dir():
         raise OutputError(
             f"compare.file={given} is a folder; give the name of a file, as"
             f" {given / 'compare.html'}"
         )
-    with show.stage("reading the runs and scoring their answers"):
-        if options.study:
-            found = compared.of_study(options.study, run.tracking, Path.cwd())
-        else:
-            found = compared.of_runs(names, run.tracking, Path.cwd())
-        page = comparison_page.render(found, options.mlflow)
+    with console.status("reading the runs and scoring their answers"):
+        found = (
+            runs.load_study_trials(options.study, run.tracking, Path.cwd())
+            if options.study
+            else runs.load_runs(names, run.tracking, Path.cwd())
+        )
+        page = compare_report.render_comparison(found, options.mlflow)
     file = _written(page, given or None)
     if options.format is Format.json:
-        said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
-        show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
+        said = {"remarks": tables.caveats(found), "page": str(file)}
+        console.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
-        _print(show, found, options.answers)
-        show.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
+        print_comparison(console, found, options.answers)
+        console.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
     if options.open:
         webbrowser.open(file.as_uri())
     return found
 
 
-def asked(options: CompareOptions) -> list[str]:
+def list_run_names(options: CompareOptions) -> list[str]:
     """The runs that `options` name, none where a study is asked for.
 
     Raises: ConfigError if there are too few or too many, or runs and a study together.
@@ -85,10 +85,10 @@ def asked(options: CompareOptions) -> list[str]:
             "there is nothing to compare: give 'run=[ID,ID]' (MLflow run ids, folders of adapters,"
             " last; make ui lists the runs) or study=NAME"
         )
-    if not compared.FEWEST <= len(names) <= compared.MOST:
+    if not runs.FEWEST <= len(names) <= runs.MOST:
         raise ConfigError(
-            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to"
-            f" {compared.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
+            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {runs.FEWEST} to"
+            f" {runs.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
             " its report.html"
         )
     return names
@@ -101,99 +101,27 @@ def _written(page: str, given: Path | None) -> Path:
     by_time = Path.cwd() / time.strftime("outputs/%Y-%m-%d/%H-%M-%S")
     try:
         if given is None:
-            file = new_folder(by_time) / "compare.html"
+            file = make_unique_folder(by_time) / "compare.html"
         else:
             file = given
             file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")
     except OSError as error:
-        asked = given or by_time / "compare.html"
+        list_run_names = given or by_time / "compare.html"
         raise OutputError(
-            f"compare.file={asked} cannot be written ({error.strerror}); set compare.file=FILE"
+            f"compare.file={list_run_names} cannot be written ({error.strerror}); set compare.file=FILE"
         ) from error
     return file
 
 
-def _print(show: Screen, found: Comparing, answers: int) -> None:
-    labels = tuple(run.label for run in found.runs)
-    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    show.table(
-        found.title,
-        ("", "run", "ended", "evaluated", "MLflow run or folder"),
-        comparison_rows.run_rows(found),
-    )
-    show.result(comparison_rows.shared(found))
-    rows, follow = comparison_rows.setting_rows(found)
-    if rows:
-        show.table("Where they differ", ("setting", *labels), rows)
-    if follow:
-        show.result(
-            "also different, but only because of the settings above, or for features that are off:"
-            f" {', '.join(follow)}",
-            style="dim",
-        )
-    for remark in comparison_rows.remarks(found):
-        show.result(remark, NOTE)
-    _print_measures(show, found)
-    if costs := comparison_rows.cost_rows(found):
-        show.table("What they took", ("", *labels), costs)
-    _print_answers(show, found, answers)
+def _run(config: RunConfig, invocation: Invocation[CompareOptions, None]) -> float:
+    return float(compare(config, invocation.options, Console()).num_comparisons)
 
 
-def _print_measures(show: Screen, found: Comparing) -> None:
-    quiet = comparison_rows.quiet(found)
-    loud = [each for each in found.measures if each not in quiet]
-    if (first := found.reference) is not None and (
-        rows := comparison_rows.contrast_rows(found, loud)
-    ):
-        columns = (
-            "measure",
-            "",
-            f"{first.label} | run",
-            "verdict",
-            "difference [95 %]",
-            "p | Holm",
-            "n",
-        )
-        show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
-    if rows := comparison_rows.change_rows(found, loud):
-        heads = ("measure", "", "before -> after", "verdict", "change [95 %]")
-        show.table("What changed in each, against its own base", heads, rows)
-    if quiet:
-        show.result(
-            "no detectable change or difference anywhere:"
-            f" {', '.join(each.title for each in quiet)}",
-            style="dim",
-        )
-    if found.measures:
-        for sentence in comparison_rows.honest(found):
-            show.result(sentence, style="dim")
-        show.result("")
-
-
-def _print_answers(show: Screen, found: Comparing, answers: int) -> None:
-    """The tuned answers to the first questions, as many runs side by side as the terminal has room
-    for.
-    """
-    room = max(1, show.results.width // COLUMN)
-    answering = [
-        at
-        for at, run in enumerate(found.runs)
-        if run.evaluated is not None and run.evaluated.record.cases
-    ][:room]
-    for case in found.asked[:answers]:
-        said = [comparison.said(found.runs[at], case.places[at]) for at in answering]
-        heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
-                 for at, each in zip(answering, said, strict=True)]  # fmt: skip
-        texts = [report.clipped(each.tuned, 900) if each else "(not asked)" for each in said]
-        show.table(f"Held out: {case.question}", heads, [texts], prose=True)
-
-
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, CompareOptions)
-    return float(compare(run, options, Screen()).comparisons)
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "compare", CompareOptions, needs_card=False)
 
 
 if __name__ == "__main__":
-    run_door(_door, "compare", needs_card=False)
+    main()

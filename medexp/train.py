@@ -1,46 +1,56 @@
 """python -m medexp.train: from a composed config to an adapter, and the answers before and after.
 
-python -m medexp.train                                   # the embedded model on the shipped cases,
-on a CPU python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on a 6 GB card
+# the embedded model on the shipped cases, on a CPU
+python -m medexp.train
+# the default recipe on a 6 GB card
+python -m medexp.train hardware=rtx4050_6gb
 python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import TrainOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 
-
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    from medexp.sweep.workers.trial import taking_part
-    from medexp.system.console import Screen
-
-    # what the config alone can be refused for has been, without these
+if TYPE_CHECKING:
     from medexp.tracking.finished_run import FinishedRun
-    from medexp.tracking.rerun import Restored
+
+
+def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | None]") -> float:
+    # Imported here, so that what the config alone can be refused for has been, without these.
+    from medexp.sweep.workers.trial import open_trial
+    from medexp.system.console import Console
+    from medexp.tracking.rerun import OriginalRun
     from medexp.training.run import train
 
-    restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
-    with taking_part(invocation.output_dir) as part:
-        result = train(run, invocation, Screen(), part, restored)
-        if part:
-            part.finished(result.metrics, result.run_id)
+    restored = OriginalRun(invocation.subject) if invocation.subject is not None else None
+    with open_trial(invocation.output_dir) as trial:
+        result = train(config, invocation, Console(), trial, restored)
+        if trial:
+            trial.complete(result.metrics, result.run_id)
     return result.outcome.loss_after
 
 
-def _recomposed(
-    cfg: DictConfig, options: object, overrides: Sequence[str]
-) -> tuple[DictConfig, object]:
-    assert isinstance(options, TrainOptions)
+def recompose(
+    cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
+) -> "tuple[DictConfig, FinishedRun | None]":
+    """Return the config of the run that experiment=from_run makes again, and that run; else `cfg`."""
     if not options.from_run and options.run is None:
         return cfg, None
-    from medexp.tracking.rerun import as_it_was_made
+    from medexp.tracking.rerun import recompose_for_rerun
 
-    return as_it_was_made(cfg, options, overrides)
+    return recompose_for_rerun(cfg, options, overrides)
+
+
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "train", TrainOptions, recompose=recompose)
 
 
 if __name__ == "__main__":
-    run_door(_door, "train", recompose=_recomposed)
+    main()

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, command
+from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
-from medexp.compare import asked, compare
-from medexp.comparison import loading as compared
-from medexp.comparison.comparison import Comparing
+from medexp.compare import compare, list_run_names
+from medexp.comparison import loading as runs
+from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
 from medexp.models import adapter_files as artifact
 from medexp.system import machine
-from medexp.system.console import Screen
-from medexp.training.run import TrainResult, train
+from medexp.system.console import Console
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 OTHER_CASES = "dataset.split_seed=7"
 
@@ -54,9 +54,9 @@ class Kept:
         assert isinstance(options, CompareOptions)
         return resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False), options
 
-    def compare(self, *words: str) -> Comparing:
+    def compare(self, *words: str) -> RunComparison:
         """`python -m medexp.compare words...`."""
-        return compare(*self.options(*words), Screen())
+        return compare(*self.options(*words), Console())
 
     def runs(self, *results: TrainResult | str) -> str:
         """run=[...] of these runs."""
@@ -90,8 +90,8 @@ def kept(
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         return train(
             resolved(*words, on=machine.read()),
-            Invocation(root / name, tuple(words), yaml),
-            Screen(),
+            invoke(root / name, words, yaml),
+            Console(),
         )
 
     others = made("ranked", "lora.r=4"), made("elsewhere", OTHER_CASES, "evaluation.answers=0")
@@ -128,8 +128,8 @@ def study(kept: Kept) -> str:
 
 def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     found = kept.compare(kept.runs(kept.plain, kept.ranked))
-    (versus,) = found.versus
-    loss = versus.contrast("loss_completion")
+    (against,) = found.against_reference
+    loss = against.find_contrast("loss_completion")
     assert loss is not None
     assert loss.comparison is not None
     client = kept.doors.client()
@@ -145,7 +145,7 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
     ]
     assert (loss.comparison.before, loss.comparison.after) == pytest.approx(means)
     assert records[0]["held_out"] == records[1]["held_out"]
-    assert (versus.overlap.held_out, versus.overlap.answered) == ((2, 2, 2), (2, 2, 2))
+    assert (against.shared_cases.held_out, against.shared_cases.answered) == ((2, 2, 2), (2, 2, 2))
     assert set(found.differences) == {"lora.r"}
     printed = capsys.readouterr().out
     for expected in (
@@ -181,7 +181,7 @@ def test_other_held_out_cases_are_not_paired(
     kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = kept.compare(kept.runs(kept.plain, kept.other))
-    assert found.comparisons == 0
+    assert found.num_comparisons == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert (
         "B: no question was answered (evaluation.answers=0); compared by losses alone." in printed
@@ -195,7 +195,7 @@ def test_other_held_out_cases_are_not_paired(
 def test_a_folder_with_a_record_beside_it_is_as_good_as_its_id(kept: Kept, tmp_path: Path) -> None:
     by_id = kept.compare(kept.runs(kept.plain, kept.ranked))
     by_folder = kept.compare(kept.runs(str(kept.plain.adapter), str(kept.ranked.adapter.parent)))
-    assert by_folder.versus[0].contrasts == by_id.versus[0].contrasts
+    assert by_folder.against_reference[0].contrasts == by_id.against_reference[0].contrasts
     assert by_folder.differences == by_id.differences
     assert by_folder.runs[0].cost.trained == by_id.runs[0].cost.trained
     bare = shutil.copytree(kept.ranked.adapter, tmp_path / "adapter")
@@ -203,7 +203,7 @@ def test_a_folder_with_a_record_beside_it_is_as_good_as_its_id(kept: Kept, tmp_p
     assert found.runs[2].missing.startswith(
         "no evaluation/record.json beside the adapter; measure it first: python -m medexp.eval"
     )
-    assert len(found.versus) == 1
+    assert len(found.against_reference) == 1
 
 
 def test_last_is_the_newest_and_not_to_be_given_twice(kept: Kept) -> None:
@@ -305,8 +305,8 @@ def test_other_training_answers_in_the_same_file_are_a_difference(
         yaml = OmegaConf.to_yaml(kept.compose(*overrides), resolve=True)
         made = train(
             kept.doors.resolved(*overrides, on=machine.read()),
-            Invocation(kept.doors.root / answer, tuple(overrides), yaml),
-            Screen(),
+            invoke(kept.doors.root / answer, overrides, yaml),
+            Console(),
         )
         return made.run_id
 
@@ -328,8 +328,11 @@ def test_the_levers_are_those_of_the_plan(kept: Kept) -> None:
     )
     for param, value in {"vram.micro_batch": "4", "vram.tile_mlp": "True"}.items():
         client.log_param(planned, param, value)
-    asked, took = (each.settings for each in kept.compare(kept.runs(plain, planned)).runs)
-    assert (asked["training.micro_batch"], asked["hardware.tile_mlp"]) == ("1", "false")
+    list_run_names, took = (each.settings for each in kept.compare(kept.runs(plain, planned)).runs)
+    assert (list_run_names["training.micro_batch"], list_run_names["hardware.tile_mlp"]) == (
+        "1",
+        "false",
+    )
     assert (took["training.micro_batch"], took["hardware.tile_mlp"]) == ("4", "true")
 
 
@@ -344,7 +347,7 @@ def test_a_study_is_its_finished_trials_best_first(
     counts = (kept.ranked.outcome.trainable, kept.plain.outcome.trainable)
     # no trial has kept its adapter
     assert [each.cost.trained for each in found.runs] == [counts[0], counts[1], counts[1]]
-    monkeypatch.setattr(compared, "MOST", 2)
+    monkeypatch.setattr(runs, "MOST", 2)
     assert kept.compare(f"study={study}").title.startswith(
         "Study ranks: the best 2 of 3 finished trials"
     )
@@ -396,7 +399,7 @@ def test_a_study_needs_two_finished_trials(kept: Kept) -> None:
 )
 def test_too_few_too_many_or_both_are_refused(kept: Kept, words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence.replace("[", r"\[")):
-        asked(kept.options(*words)[1])
+        list_run_names(kept.options(*words)[1])
 
 
 def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
@@ -431,7 +434,7 @@ def test_the_page_must_be_a_file(kept: Kept) -> None:
 
 
 def test_an_adapter_without_safetensors_is_not_counted(tmp_path: Path) -> None:
-    assert artifact.parameters(tmp_path) is None
+    assert artifact.count_parameters(tmp_path) is None
 
 
 def test_the_page_can_be_opened_at_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

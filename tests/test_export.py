@@ -16,24 +16,24 @@ from typing import Any
 import pytest
 import torch
 from helpers import hub_stub
-from helpers.commands import Doors, change_one_weight, command
+from helpers.commands import Doors, change_one_weight, command, invoke
 from helpers.hub_stub import Hub
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.config.command_options import ExportOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data.prompts import ask
+from medexp.data.prompts import render_question
 from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
 from medexp.export import export
 from medexp.system import machine
-from medexp.system.console import Screen
-from medexp.tracking.finished_run import as_it_was_made
-from medexp.tracking.registry import Registered
-from medexp.training.run import TrainResult, train
+from medexp.system.console import Console
+from medexp.tracking.finished_run import recompose_from_options
+from medexp.tracking.registry import ModelVersion
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +48,7 @@ class Finished:
         )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen()
+            doors.run(*words), invoke(doors.root / "train", words, yaml), Console()
         )
 
     def export(
@@ -57,7 +57,7 @@ class Finished:
         out: Path,
         *more: str,
         meanwhile: Callable[[], object] = lambda: None,
-    ) -> Path | Registered:
+    ) -> Path | ModelVersion:
         """`python -m medexp.export run=... more...`, to `out`; `meanwhile` is called once the run
         is found.
         """
@@ -70,13 +70,11 @@ class Finished:
         cfg = self._compose(*words, root="export")
         options = frame._own_options(cfg, "export")
         assert isinstance(options, ExportOptions)
-        cfg, subject = as_it_was_made(cfg, options, words)
+        cfg, subject = recompose_from_options(cfg, options, words)
         meanwhile()
         made = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
-        invocation = Invocation(
-            self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options
-        )
-        return export(made, options, subject, invocation, Screen())
+        invocation = invoke(self.doors.root / "export", words, OmegaConf.to_yaml(cfg))
+        return export(made, options, subject, invocation, Console())
 
     def newer(self) -> str:
         """The id of a run that finishes now."""
@@ -168,7 +166,9 @@ def test_merged_weights_answer_as_base_and_adapter_do(
     )
     assert ids == [
         1,
-        *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"],
+        *tokenizer(render_question(finished.run.prompt, "What is it?"), add_special_tokens=False)[
+            "input_ids"
+        ],
     ]
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
     # as the tiny base is stored
@@ -244,7 +244,7 @@ def test_ollama_gets_a_gguf_and_the_run_s_prompt(
 
 def test_the_registry_gets_a_version(finished: Finished, out: Path) -> None:
     found = finished.export(finished.result.run_id, out, "to=registry", "export.name=doctor")
-    assert isinstance(found, Registered)
+    assert isinstance(found, ModelVersion)
     assert (found.uri, found.run_id) == ("models:/doctor@champion", finished.result.run_id)
     assert not out.exists()
     finished.export("models:/doctor@champion", out)

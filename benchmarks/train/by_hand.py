@@ -1,8 +1,10 @@
 """Plans by hand in bare Unsloth loops on a CUDA card: what one lever brings, everything else alike.
 
-python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N O   #
-activations on the host python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/
---only A P Q R             # the last product left out
+    # activations on the host
+    python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N \
+        O
+    # the last product left out
+    python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A P Q R
 
 Every variant is a process; all warm up together, then each is timed alone. `slow` ones sleep 13 ms
 (at 1.98 GHz) a layer, pass and 4,096 tokens on the card: a layer then takes as long, against the
@@ -70,8 +72,8 @@ def loaded(model_path: str, variant: Variant):
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
 
-    from medexp.models.loading import is_kept, kept_layers
-    from medexp.models.patches.activation_offloading import Pieces, wait_on_host
+    from medexp.models.loading import is_kept, list_kept_layers
+    from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
     from medexp.models.patches.mlp_recompute import leave_out_last_product
 
     levers = {"offload_layers": variant.streamed} if variant.streamed else {}
@@ -84,7 +86,9 @@ def loaded(model_path: str, variant: Variant):
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=variant.kept,
     )  # fmt: skip
     if variant.on_host:
-        wait_on_host(model, kept_layers(model, variant.kept), Pieces(0, pinned=True))
+        offload_activations(
+            model, list_kept_layers(model, variant.kept), HostBuffers(0, pinned=True)
+        )
     if variant.shortened:
         left_out = leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
         assert left_out == model.config.num_hidden_layers - variant.kept, left_out

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from medexp.config.changes import change_values
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import BatchBy, RunConfig
 from medexp.planning import planner
 from medexp.system.machine import read
-from medexp.training.trainer import micro_batches, step_seconds
+from medexp.training.trainer import predict_step_s, split_into_micro_batches
 
 STEPS, CASES = 60, 8
 LENGTHS = Path(__file__).resolve().parent / "lengths.json"
@@ -38,9 +39,10 @@ def main() -> None:
     for hardware in ("rtx4050_6gb", "h200_141gb"):
         run = composed(hardware, sys.argv[1:])
         for size in (1, 2, 4):
-            run.training.micro_batch, run.training.accumulation = size, CASES // size
-            for run.training.batch_by in BatchBy:
-                print(row(run, steps))
+            sizes = {"training.micro_batch": size, "training.accumulation": CASES // size}
+            for batch_by in BatchBy:
+                changed = change_values(run, sizes | {"training.batch_by": batch_by})
+                print(row(changed, steps))
 
 
 def composed(hardware: str, overrides: list[str]) -> RunConfig:
@@ -51,8 +53,7 @@ def composed(hardware: str, overrides: list[str]) -> RunConfig:
             "train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides]
         )
     run = resolve(cfg, read(), Path.cwd(), {}, needs_card=False)
-    planner.apply(run, planner.choose(run)[0])
-    return run
+    return planner.apply_plan(run, planner.choose_plan(run)[0])
 
 
 def row(run: RunConfig, steps: list[list[int]]) -> str:
@@ -60,11 +61,11 @@ def row(run: RunConfig, steps: list[list[int]]) -> str:
     padded = [
         len(cases) * max(step[case] for case in cases)
         for step in steps
-        for cases in micro_batches(run, step)
+        for cases in split_into_micro_batches(run, step)
     ]
     plan = f"{run.training.micro_batch} x {run.training.accumulation}"
     more = sum(padded) / sum(map(sum, steps)) - 1
-    seconds = sum(step_seconds(run, step) for step in steps)
+    seconds = sum(predict_step_s(run, step) for step in steps)
     return (
         f"| {run.hardware.name} | {plan} | {run.training.batch_by.value} | {len(padded)} |"
         f" +{more:.1%} | {seconds:,.0f} |"

@@ -39,7 +39,7 @@ PLAIN = (
 
 
 def command(args: argparse.Namespace, code: str, name: str, *more: str) -> list[str]:
-    """A run of the seed's recipe on full sequences, everything it keeps under a folder of its own."""
+    """A run of the default recipe on full sequences, everything it keeps under a folder of its own."""
     root = args.out / name
     data = [
         "dataset=local",

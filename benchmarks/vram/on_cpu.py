@@ -4,7 +4,7 @@ Linux only (/proc/self/clear_refs resets a process's peak).
 
     python benchmarks/vram/on_cpu.py --out benchmarks/vram/results/2026-11-23_cpu.json
 
-Every sequence is full; two steps of one micro-batch each. Predicted: `medexp.planning.budget`.
+Every sequence is full; two steps of one micro-batch each. Predicted: `medexp.planning.compute_budget`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system.units import GIB
 
 POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
@@ -59,29 +60,30 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     """The figures of `point`."""
     import torch
 
-    from medexp.data.encoding import Encoded
-    from medexp.evaluation.losses import held_out_loss
+    from medexp.data.encoding import EncodedCase
+    from medexp.evaluation.losses import measure_mean_loss
     from medexp.models import backend as stack
     from medexp.models import loading as model
     from medexp.models import weights
     from medexp.training import trainer
 
     run = run_of(*point)
-    modules = stack.load(run.hardware, Path("/tmp/compiled-cpu"))
+    modules = stack.load_backend(run.hardware, Path("/tmp/compiled-cpu"))
     before = resident("VmRSS")
-    found = weights.find(run.model)
-    tuned = model.load(run, found, model.load_tokenizer(found, modules), modules)
+    found = weights.find_weights(run.model)
+    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
     gc.collect()
     loaded = resident("VmRSS")
     rows = [
-        Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()
+        EncodedCase(ids, ids, 1)
+        for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()
     ]
     forget_peak()
     trainer.fit(tuned, rows, run, Path("/tmp/measure-cpu"), None, [])
     training = resident("VmHWM")
     gc.collect()
     forget_peak()
-    held_out_loss(tuned, rows[: run.evaluation.batch_size], run.evaluation.batch_size)
+    measure_mean_loss(tuned, rows[: run.evaluation.batch_size], run.evaluation.batch_size)
     names = ("micro_batch", "seq", "r", "checkpointing")
     return dict(zip(names, point, strict=True)) | {
         "loaded_bytes": loaded - before,
@@ -103,10 +105,10 @@ def forget_peak() -> None:
 
 def predicted(point: tuple[int, int, int, str]) -> int:
     """The planned host memory of `point`."""
-    from medexp.planning.budget import budget
+    from medexp.planning.budget import compute_budget
     from medexp.planning.memory_terms import Levers, Phase, Place
 
-    terms = budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
+    terms = compute_budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
     return sum(
         each.num_bytes
         for each in terms

@@ -1,5 +1,5 @@
-"""Ctrl-C while an answer is made: it ends at the next token, with the model in order; a second one
-ends it at once.
+"""Ctrl-C while an answer is generated: it ends at the next token, which leaves the model in order;
+a second one ends it at once.
 """
 
 import signal
@@ -8,25 +8,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stop:
-    """Has somebody asked for the end of the answer?"""
+class StopRequest:
+    """Whether the user has asked for the end of the answer."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.is_requested = False
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
-    """What Ctrl-C inside sets; KeyboardInterrupt at the second."""
-    stop = Stop()
+def intercept_ctrl_c() -> Iterator[StopRequest]:
+    """Have Ctrl-C set the request that is yielded; a second one raises KeyboardInterrupt."""
+    stop = StopRequest()
 
-    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-        if stop.asked:
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_requested:
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.is_requested = True
 
-    before = signal.signal(signal.SIGINT, ask_to_stop)
+    previous_handler = signal.signal(signal.SIGINT, request_stop)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)

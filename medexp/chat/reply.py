@@ -1,9 +1,9 @@
-"""What a model has said to a question so far, in parts that can be shown: reasoning, sections,
-rest. Text only.
+"""A model's answer to a question so far, split into what is shown: reasoning, sections, rest. Text
+only.
 
-Before `</think>` everything is reasoning, as long as more may come. In a text that has come to its
-end without one, the answer begins with the first of the four headings, and is all of it where there
-is none; `closed` says so.
+Everything before `</think>` is reasoning. While more may come, so is a text without that mark. In a
+complete text without it the answer begins at the first of the four headings, and where there is no
+heading all of it is the answer; `is_reasoning_closed` tells such a text from others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ class Reply:
     """An answer to `question` by the base (`base`) or the tuned model, after `tokens` tokens and
     `seconds`.
 
-    `whole` once nothing more comes, `ended` where that is because the model said so, `stopped`
-    where it is because a user did. `reasons` where the prompt asks for a chain of thought that ends
-    with `</think>`.
+    `is_complete` once nothing more comes: `ended_by_model` where the model wrote its end token,
+    `was_stopped` where the user stopped it. `expects_reasoning` where the prompt asks for a chain
+    of thought that ends with `</think>`.
     """
 
     question: str
@@ -32,49 +32,49 @@ class Reply:
     text: str
     tokens: int
     seconds: float
-    reasons: bool
-    whole: bool = False
-    ended: bool = False
-    stopped: bool = False
+    expects_reasoning: bool
+    is_complete: bool = False
+    ended_by_model: bool = False
+    was_stopped: bool = False
 
     @property
-    def closed(self) -> bool:
-        """Has the reasoning come to its end?"""
+    def is_reasoning_closed(self) -> bool:
+        """Has the model written the end of its reasoning?"""
         return THINK_END in self.text
 
     @property
     def reasoning(self) -> str:
         """The chain of thought, as far as it has come."""
-        if self.closed:
+        if self.is_reasoning_closed:
             return self.text.rpartition(THINK_END)[0].strip()
-        return self._unclosed[0]
+        return self._split_unclosed()[0]
 
     @property
     def answer(self) -> str:
         """What follows the reasoning."""
-        if self.closed:
-            return self._settled.rpartition(THINK_END)[2].strip()
-        return self._unclosed[1]
+        if self.is_reasoning_closed:
+            return self._stable_text().rpartition(THINK_END)[2].strip()
+        return self._split_unclosed()[1]
 
-    @property
-    def _unclosed(self) -> tuple[str, str]:
-        """Reasoning and answer of a text without `</think>`."""
-        if not self.reasons:
-            return "", self._settled
-        if not self.whole:
-            return self._settled, ""
-        lines = self._settled.split("\n")
-        heading = next(
-            (number for number, line in enumerate(lines) if section_at(line) is not None), 0
+    def _split_unclosed(self) -> tuple[str, str]:
+        """Return reasoning and answer of a text without `</think>`."""
+        text = self._stable_text()
+        if not self.expects_reasoning:
+            return "", text
+        if not self.is_complete:
+            return text, ""
+        lines = text.split("\n")
+        first_heading = next(
+            (index for index, line in enumerate(lines) if section_at(line) is not None), 0
         )
-        return "\n".join(lines[:heading]).strip(), "\n".join(lines[heading:])
+        return "\n".join(lines[:first_heading]).strip(), "\n".join(lines[first_heading:])
 
-    @property
-    def _settled(self) -> str:
-        """The text without an end that the next token may change: half a character, half a
-        `</think>`.
+    def _stable_text(self) -> str:
+        """Return the text without an end that the next token may change.
+
+        Such an end is half a character, which decodes to U+FFFD, or the beginning of `</think>`.
         """
-        if self.whole:
+        if self.is_complete:
             return self.text
         text = self.text.rstrip("\ufffd")
         for length in range(len(THINK_END) - 1, 0, -1):
@@ -84,9 +84,9 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A run of a reply: a paragraph of its reasoning, or of its answer what stands under one
-    heading ("" before any).
+class ReplySection:
+    """A paragraph of the reasoning, or what stands under one `heading` of the answer ("" before the
+    first heading).
     """
 
     is_reasoning: bool
@@ -95,69 +95,84 @@ class Part:
 
     @property
     def markdown(self) -> str:
-        """It as Markdown, its heading spelt one way."""
+        """The section as Markdown, with its heading in the canonical spelling."""
         return f"## {self.heading}\n\n{self.text}".strip() if self.heading else self.text
 
 
-def parts(reply: Reply) -> list[Part]:
-    """`reply` in order. As it grows only the last part changes, and parts are added after it, until
-    it is whole.
+def split_sections(reply: Reply) -> list[ReplySection]:
+    """Return the sections of `reply` in order.
+
+    While a reply grows only its last section changes, and new ones are added after that. Only a
+    complete reply may split otherwise.
     """
-    reasoning = [Part(True, "", each) for each in reply.reasoning.split("\n") if each.strip()]
-    return [*reasoning, *_sections(reply.answer, reply.whole)]
+    reasoning = [
+        ReplySection(True, "", paragraph)
+        for paragraph in reply.reasoning.split("\n")
+        if paragraph.strip()
+    ]
+    return [*reasoning, *_split_answer(reply.answer, reply.is_complete)]
 
 
-def _sections(answer: str, whole: bool) -> Iterator[Part]:
-    """The answer cut at its headings. Until it is whole its last line is none: it may be half a
-    sentence that begins like one.
+def _split_answer(answer: str, is_complete: bool) -> Iterator[ReplySection]:
+    """Yield the sections of the answer.
+
+    The last line of a growing answer is never a heading: it may be half a sentence that begins like
+    one.
     """
-    heading, lines = "", list[str]()
-    every = answer.split("\n")
-    for number, line in enumerate(every, 1):
-        found = heading_alone(line) if whole or number < len(every) else None
-        if found is None:
-            lines.append(line)
+    heading = ""
+    body: list[str] = []
+    lines = answer.split("\n")
+    for number, line in enumerate(lines, 1):
+        may_be_heading = is_complete or number < len(lines)
+        next_heading = heading_alone(line) if may_be_heading else None
+        if next_heading is None:
+            body.append(line)
             continue
-        if heading or any(lines):
-            yield Part(False, heading, "\n".join(lines).strip("\n"))
-        heading, lines = found.title(), []
-    if heading or any(lines):
-        yield Part(False, heading, "\n".join(lines).strip("\n"))
+        if heading or any(body):
+            yield ReplySection(False, heading, "\n".join(body).strip("\n"))
+        heading, body = next_heading.title(), []
+    if heading or any(body):
+        yield ReplySection(False, heading, "\n".join(body).strip("\n"))
 
 
-def plain(reply: Reply, with_reasoning: bool) -> str:
-    """`reply` as text, growing at its end alone until it is whole; its reasoning under a heading of
-    its own, or left out.
+def format_plain_text(reply: Reply, with_reasoning: bool) -> str:
+    """Return `reply` as text, its reasoning under a heading of its own or left out.
+
+    While the reply grows, the text only grows at its end.
     """
     if not (with_reasoning and reply.reasoning):
         return reply.answer
     return (
-        REASONING + reply.reasoning + (ANSWER + reply.answer if reply.closed or reply.whole else "")
+        REASONING
+        + reply.reasoning
+        + (ANSWER + reply.answer if reply.is_reasoning_closed or reply.is_complete else "")
     )
 
 
-def markdown(reply: Reply) -> str:
-    """The answer as Markdown, without its reasoning."""
-    return "\n\n".join(part.markdown for part in parts(reply) if not part.is_reasoning)
+def format_markdown(reply: Reply) -> str:
+    """Return the answer as Markdown, without the reasoning."""
+    return "\n\n".join(part.markdown for part in split_sections(reply) if not part.is_reasoning)
 
 
-def note(reply: Reply, max_new_tokens: int) -> str:
-    """How the reply came to its end, in a line."""
+def describe_end(reply: Reply, max_new_tokens: int) -> str:
+    """Return a line that says how long the reply is and how it ended."""
     how = (
         "stopped"
-        if reply.stopped
+        if reply.was_stopped
         else "ended by itself"
-        if reply.ended
+        if reply.ended_by_model
         else f"cut off by ask.max_new_tokens={max_new_tokens}"
     )
-    unclosed = "" if reply.closed or not reply.reasons else "; its reasoning never ended"
+    unclosed = (
+        ""
+        if reply.is_reasoning_closed or not reply.expects_reasoning
+        else "; its reasoning never ended"
+    )
     return f"{reply.tokens} tokens in {duration(reply.seconds)}, {how}{unclosed}"
 
 
-def as_json(reply: Reply, run_id: str, model: str) -> dict[str, object]:
-    """`reply` as plain values, for programs. `sections` maps each of the four that is there to its
-    items.
-    """
+def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]:
+    """Return `reply` as JSON values; "sections" maps each of the four that is there to its items."""
     items: dict[str, list[str]] = {}
     for section in sections(reply.text):
         items.setdefault(section.name, []).extend(section.items)
@@ -168,8 +183,8 @@ def as_json(reply: Reply, run_id: str, model: str) -> dict[str, object]:
         "sections": items,
         "tokens": reply.tokens,
         "seconds": round(reply.seconds, 3),
-        "ended": reply.ended,
-        "reasoning_closed": reply.closed,
+        "ended": reply.ended_by_model,
+        "reasoning_closed": reply.is_reasoning_closed,
         "run": run_id,
         "model": model,
         "base": reply.base,
@@ -177,8 +192,8 @@ def as_json(reply: Reply, run_id: str, model: str) -> dict[str, object]:
     }
 
 
-def as_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
-    """Questions with their replies (of each one or more) as a Markdown document."""
+def format_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
+    """Return questions with their replies, one or more to a question, as a Markdown document."""
     lines = [f"# {title}", f"*{NOT_FOR_CLINICAL_USE}*"]
     for turn in turns:
         quoted = "\n".join(f"> {line}".rstrip() for line in turn[0].question.splitlines())
@@ -189,5 +204,5 @@ def as_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
                 lines.append(
                     f"<details><summary>Reasoning</summary>\n\n{reply.reasoning}\n\n</details>"
                 )
-            lines.append(markdown(reply) or "(nothing)")
+            lines.append(format_markdown(reply) or "(nothing)")
     return "\n\n".join(lines) + "\n"

@@ -1,14 +1,19 @@
 """compare.html: several runs side by side as one file that opens offline. Nothing in it is loaded
-from elsewhere; its links to runs lead to an MLflow server of this machine."""
+from elsewhere; its links to runs lead to an MLflow server of this machine.
+"""
 
 from dataclasses import dataclass
 
-from medexp.comparison import tables as comparison_rows
-from medexp.comparison.comparison import Comparing, line_of, said
-from medexp.comparison.contrasts import Asked, Contrast
-from medexp.evaluation.scorecard import Line, Measure
-from medexp.reports import run_report as page
-from medexp.reports.annotations import Block, blocks
+from medexp.comparison import tables
+from medexp.comparison.comparison import RunComparison, find_answers, find_measure_result
+from medexp.comparison.contrasts import AnsweredQuestion, Contrast
+from medexp.evaluation.scorecard import Measure, MeasureResult
+from medexp.reports.annotations import Block, split_into_blocks
+from medexp.reports.page_template import fill_template
+
+# The places of a strip go from 0 to 100. Its middle is no difference, and the widest interval of a
+# row reaches so far to each side, that its ends can be seen.
+MIDDLE, REACH = 50, 48
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,8 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A run's answers to a question, in blocks, with what counts for and against them; None where
-    it was not asked.
-    """
+class AnswerBlocks:
+    """A run's answers to a question, in blocks, with what counts for and against them."""
 
     label: str
     name: str
@@ -36,90 +39,91 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionRow:
     """A held-out question, its reference, and the answers of every run that was asked it."""
 
     question: str
     reference: list[Block]
-    answers: list[Answers]
+    answers: list[AnswerBlocks]
     not_asked: list[str]
 
 
-def render(found: Comparing, mlflow: str) -> str:
-    """The page as HTML; links lead to the MLflow server at address `mlflow`."""
-    rows, follow = comparison_rows.setting_rows(found)
-    return page.filled(
+def render_comparison(comparison: RunComparison, mlflow: str) -> str:
+    """Return the page as HTML; links lead to the MLflow server at address `mlflow`."""
+    setting_rows, following = tables.build_setting_rows(comparison)
+    run_rows = tables.build_run_rows(comparison)
+    contrasts = [
+        (measure, *_place_contrasts(comparison, measure)) for measure in comparison.measures
+    ]
+    return fill_template(
         "compare.html",
-        found=found,
+        comparison=comparison,
         mlflow=mlflow.rstrip("/"),
-        runs=[
-            (run, row[3])
-            for run, row in zip(found.runs, comparison_rows.run_rows(found), strict=True)
+        runs=[(run, row[3]) for run, row in zip(comparison.runs, run_rows, strict=True)],
+        shared=tables.describe_shared_settings(comparison),
+        settings=setting_rows,
+        follow=[(name, comparison.differences[name]) for name in following],
+        remarks=tables.caveats(comparison),
+        reading_notes=tables.reading_notes(comparison),
+        changes=[(measure, _list_results(comparison, measure)) for measure in comparison.measures],
+        contrasts=contrasts if comparison.against_reference else [],
+        costs=tables.build_cost_rows(comparison),
+        bars=_memory_bars(comparison),
+        questions=[
+            _question_row(comparison, question) for question in comparison.answered_questions
         ],
-        shared=comparison_rows.shared(found),
-        settings=rows,
-        follow=[(name, found.differences[name]) for name in follow],
-        remarks=comparison_rows.remarks(found),
-        honest=comparison_rows.honest(found),
-        changes=[(measure, _changes(found, measure)) for measure in found.measures],
-        contrasts=(
-            [(measure, *_contrasts(found, measure)) for measure in found.measures]
-            if found.versus
-            else []
-        ),
-        costs=comparison_rows.cost_rows(found),
-        bars=_bars(found),
-        questions=[_question(found, each) for each in found.asked],
     )
 
 
-def _changes(found: Comparing, measure: Measure) -> list[Line | None]:
-    return [line_of(run, measure.key) for run in found.runs if run.evaluated]
+def _list_results(comparison: RunComparison, measure: Measure) -> list[MeasureResult | None]:
+    return [find_measure_result(run, measure.key) for run in comparison.runs if run.evaluated]
 
 
-def _contrasts(
-    found: Comparing, measure: Measure
+def _place_contrasts(
+    comparison: RunComparison, measure: Measure
 ) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
-    """The contrasts in `measure` with their places on a line, and the difference at that line's
-    ends (0: there is no line).
+    """Return the contrasts in `measure` with their places on a line, and the difference at that
+    line's ends (0: there is no line).
     """
-    row = [versus.contrast(measure.key) for versus in found.versus]
-    compared = [each.comparison for each in row if each is not None and each.comparison is not None]
-    widest = max((max(abs(each.low), abs(each.high)) for each in compared), default=0.0)
-    return [(each, _interval(each, widest)) for each in row], widest * 50 / 48
+    row = [other.find_contrast(measure.key) for other in comparison.against_reference]
+    compared = [contrast.comparison for contrast in row if contrast and contrast.comparison]
+    widest = max((max(abs(change.low), abs(change.high)) for change in compared), default=0.0)
+    placed = [(contrast, _place_interval(contrast, widest)) for contrast in row]
+    return placed, widest * MIDDLE / REACH
 
 
-def _interval(each: Contrast | None, widest: float) -> Interval | None:
-    if each is None or each.comparison is None or not widest:
+def _place_interval(contrast: Contrast | None, widest: float) -> Interval | None:
+    if contrast is None or contrast.comparison is None or not widest:
         return None
-    places = [
-        50 + 48 * value / widest
-        for value in (each.comparison.low, each.comparison.change, each.comparison.high)
-    ]
-    return Interval(*(round(place, 1) for place in places))
+    change = contrast.comparison
+    values = (change.low, change.change, change.high)
+    return Interval(*(round(MIDDLE + REACH * value / widest, 1) for value in values))
 
 
-def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
-    """For every ceiling the bytes planned and measured under it."""
+def _memory_bars(comparison: RunComparison) -> dict[int, list[tuple[str, int]]]:
+    """Return for every ceiling the bytes planned and measured under it."""
     bars: dict[int, list[tuple[str, int]]] = {}
-    for run in found.runs:
+    for run in comparison.runs:
         cost = run.cost
         if cost.ceiling_bytes and (cost.planned_bytes or cost.measured_bytes):
-            rows = [
-                (f"{run.label} planned", cost.planned_bytes or 0),
-                (f"{run.label} measured", cost.measured_bytes or 0),
-            ]
-            bars.setdefault(cost.ceiling_bytes, []).extend(rows)
+            bars.setdefault(cost.ceiling_bytes, []).extend(
+                [
+                    (f"{run.label} planned", cost.planned_bytes or 0),
+                    (f"{run.label} measured", cost.measured_bytes or 0),
+                ]
+            )
     return bars
 
 
-def _question(found: Comparing, asked: Asked) -> Question:
-    answers, without = [], []
-    for run, place in zip(found.runs, asked.places, strict=True):
-        each = said(run, place)
-        if each is None:
-            without.append(run.label)
-        else:
-            both = blocks(each.base, each.before), blocks(each.tuned, each.after)
-            answers.append(Answers(run.label, run.name, *both, each.figures))
-    return Question(asked.question, blocks(asked.reference), answers, without)
+def _question_row(comparison: RunComparison, question: AnsweredQuestion) -> QuestionRow:
+    answers, not_asked = [], []
+    for run, place in zip(comparison.runs, question.places, strict=True):
+        pair = find_answers(run, place)
+        if pair is None:
+            not_asked.append(run.label)
+            continue
+        base = split_into_blocks(pair.base, pair.before)
+        tuned = split_into_blocks(pair.tuned, pair.after)
+        answers.append(AnswerBlocks(run.label, run.name, base, tuned, pair.figures))
+    reference = split_into_blocks(question.reference)
+    return QuestionRow(question.question, reference, answers, not_asked)

@@ -1,26 +1,30 @@
 """Several runs side by side: what each was made with, came to and cost, and each against the first.
-`comparison_rows` puts it into words; `as_dict` into plain values for programs."""
 
-from collections.abc import Mapping, Sequence
+`tables` puts it into words, `as_dict` into plain values for programs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 
 from medexp.comparison.contrasts import (
-    Asked,
+    AnsweredQuestion,
     Contrast,
-    Evaluated,
-    Overlap,
-    asked,
-    contrasts,
-    overlap,
+    EvaluatedRun,
+    SharedCases,
+    contrast_runs,
+    count_shared_cases,
+    list_answered_questions,
 )
 from medexp.config.flatten import differing
-from medexp.evaluation.paired_stats import Comparison
-from medexp.evaluation.scorecard import Line, Measure, Scored
+from medexp.evaluation.paired_stats import PairedComparison
+from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
 
-TRAINING_DATA = "training data"  # stands among the settings where runs were trained on other cases
-PAUSE_S = 60.0  # samples of power further apart than this: the run was stopped in between
+# Stands among the settings where runs were trained on other cases.
+TRAINING_DATA = "training data"
+# Where samples of power are further apart than this, the run was stopped in between.
+PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,103 +46,106 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run in a comparison: `asked` is how it was asked for, `ended` how it ended; `missing` says
-    why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
-    `trained_on` the digest of its training cases (None where it is not known)."""
+class ComparedRun:
+    """A run in a comparison.
+
+    `requested_as` is what the user named it by, `ended` how it ended; `missing` says why it is not
+    `evaluated`; `page` is its place on an MLflow server ("" where it has none), `trained_on` the
+    digest of its training cases (None where it is not known).
+    """
 
     label: str
     name: str
-    asked: str
+    requested_as: str
     run_id: str | None
     ended: str
     settings: Mapping[str, str]
     cost: Cost
-    evaluated: Evaluated | None
+    evaluated: EvaluatedRun | None
     missing: str = ""
     page: str = ""
     trained_on: str | None = None
 
 
 @dataclass(frozen=True)
-class Versus:
+class AgainstReference:
     """A run against the reference, measure by measure, and how many cases they share."""
 
-    run: Run
+    run: ComparedRun
     contrasts: tuple[Contrast, ...]
-    overlap: Overlap
+    shared_cases: SharedCases
 
-    def contrast(self, key: str) -> Contrast | None:
-        """The contrast in measure `key`."""
-        return next((each for each in self.contrasts if each.measure.key == key), None)
+    def find_contrast(self, key: str) -> Contrast | None:
+        """Return the contrast in measure `key`; None where there is none."""
+        matching = (contrast for contrast in self.contrasts if contrast.measure.key == key)
+        return next(matching, None)
 
 
 @dataclass(frozen=True)
-class Comparing:
-    """Two or more runs; the first that was evaluated is the reference of all others. `title` says
-    how they were chosen, `caution` what that choice does to the comparison."""
+class RunComparison:
+    """Two or more runs; the first that was evaluated is the reference of all others.
+
+    `title` says how they were chosen, `caution` what that choice does to the comparison.
+    """
 
     title: str
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
     caution: str = ""
 
     @cached_property
-    def reference(self) -> Run | None:
+    def reference(self) -> ComparedRun | None:
         """The run that the others are held against; None where fewer than two were evaluated."""
         evaluated = [run for run in self.runs if run.evaluated is not None]
         return evaluated[0] if len(evaluated) > 1 else None
 
     @cached_property
-    def versus(self) -> tuple[Versus, ...]:
+    def against_reference(self) -> tuple[AgainstReference, ...]:
         """Every other evaluated run against the reference."""
-        first = self.reference
-        if first is None or first.evaluated is None:
+        reference = self.reference
+        if reference is None or reference.evaluated is None:
             return ()
         others = [
             (run, run.evaluated)
             for run in self.runs
-            if run is not first and run.evaluated is not None
+            if run is not reference and run.evaluated is not None
         ]
-        found = contrasts(first.evaluated, [each for _, each in others])
+        contrasts = contrast_runs(reference.evaluated, [evaluated for _, evaluated in others])
         return tuple(
-            Versus(run, row, overlap(first.evaluated, each))
-            for (run, each), row in zip(others, found, strict=True)
+            AgainstReference(run, row, count_shared_cases(reference.evaluated, evaluated))
+            for (run, evaluated), row in zip(others, contrasts, strict=True)
         )
 
     @cached_property
-    def comparisons(self) -> int:
+    def num_comparisons(self) -> int:
         """How many contrasts could be taken: what every p is corrected for."""
-        return sum(
-            each.comparison is not None for versus in self.versus for each in versus.contrasts
-        )
+        contrasts = [contrast for other in self.against_reference for contrast in other.contrasts]
+        return sum(contrast.comparison is not None for contrast in contrasts)
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """Every measure that some run has a value of, in the order of the scorecard."""
-        lines = [
-            line
-            for run in self.runs
-            if run.evaluated
-            for line in run.evaluated.card.lines
-            if line.comparison is not None
-        ]
-        known = {line.measure.key: line.measure for line in lines}
-        order = [
-            line.measure.key
-            for run in self.runs
-            if run.evaluated
-            for line in run.evaluated.card.lines
-        ]
-        return tuple(known[key] for key in dict.fromkeys(order) if key in known)
+        results = [*self.measure_results()]
+        measured = {
+            result.measure.key: result.measure
+            for result in results
+            if result.comparison is not None
+        }
+        order = dict.fromkeys(result.measure.key for result in results)
+        return tuple(measured[key] for key in order if key in measured)
+
+    def measure_results(self) -> Iterator[MeasureResult]:
+        """Yield every line of every run's scorecard."""
+        for run in self.runs:
+            if run.evaluated is not None:
+                yield from run.evaluated.scorecard.results
 
     @cached_property
-    def asked(self) -> list[Asked]:
+    def answered_questions(self) -> list[AnsweredQuestion]:
         """Every answered question with its place in every run, those first that most runs have
         answered.
         """
-        return sorted(
-            asked([run.evaluated for run in self.runs]), key=lambda each: each.places.count(None)
-        )
+        questions = list_answered_questions([run.evaluated for run in self.runs])
+        return sorted(questions, key=lambda question: question.places.count(None))
 
     @cached_property
     def differences(self) -> dict[str, list[str | None]]:
@@ -146,123 +153,138 @@ class Comparing:
         where these are not.
         """
         configured = [run for run in self.runs if run.settings]
-        found = differing([run.settings for run in configured]) if self._configured else {}
         digests = [run.trained_on for run in configured]
-        return found | ({TRAINING_DATA: digests} if len({*digests} - {None}) > 1 else {})
+        differences: dict[str, list[str | None]] = {}
+        if len(configured) > 1:
+            differences |= differing([run.settings for run in configured])
+        if len({*digests} - {None}) > 1:
+            differences[TRAINING_DATA] = digests
+        return differences
 
-    @cached_property
-    def _configured(self) -> bool:
-        return sum(bool(run.settings) for run in self.runs) > 1
+    def as_dict(self) -> dict[str, object]:
+        """Return all but the answers as plain values, as `compare.format=json` prints them."""
+        return as_dict(self)
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a run's base and tuned model said to a question, as scored."""
+class AnswerPair:
+    """What a run's base and tuned model answered to a question, as scored."""
 
     base: str
-    before: Scored
+    before: ScoredAnswer
     tuned: str
-    after: Scored
+    after: ScoredAnswer
 
     @property
     def figures(self) -> tuple[str, str]:
         """What counts for and against both answers, in words."""
-        scored = (self.before, self.after)
-        counts = [
-            f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported"
-            for each in scored
-        ]
-        return counts[0], counts[1]
+        return _describe_score(self.before), _describe_score(self.after)
 
 
-def said(run: Run, place: int | None) -> Said | None:
-    """The answers of `run` at `place` of its record; None where it has none."""
+def _describe_score(answer: ScoredAnswer) -> str:
+    structure, unsupported = answer.values["structure"], len(answer.claims)
+    return f"{structure:.2f} for its sections, {unsupported} unsupported"
+
+
+def find_answers(run: ComparedRun, place: int | None) -> AnswerPair | None:
+    """Return the answers of `run` at `place` of its record; None where it has none."""
     if run.evaluated is None or place is None:
         return None
-    case, card = run.evaluated.record.cases[place], run.evaluated.card
-    return Said(case.base.text, card.before[place], case.tuned.text, card.after[place])
+    case, scorecard = run.evaluated.record.cases[place], run.evaluated.scorecard
+    before, after = scorecard.before[place], scorecard.after[place]
+    return AnswerPair(case.base.text, before, case.tuned.text, after)
 
 
-def line_of(run: Run, key: str) -> Line | None:
-    """What changed in measure `key` of `run`; None where it was not evaluated, or has no such
-    measure.
+def find_measure_result(run: ComparedRun, key: str) -> MeasureResult | None:
+    """Return what changed in measure `key` of `run`; None where it was not evaluated, or has no
+    such measure.
     """
-    return (
-        next((line for line in run.evaluated.card.lines if line.measure.key == key), None)
-        if run.evaluated
-        else None
-    )
+    if run.evaluated is None:
+        return None
+    results = run.evaluated.scorecard.results
+    return next((result for result in results if result.measure.key == key), None)
 
 
-def energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
-    """Watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left out. None
-    under two samples.
+def integrate_energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
+    """Return the watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left
+    out. None under two samples.
     """
+    if len(power_w) < 2:
+        return None
     steps = [
         (late - early, (first + second) / 2) for (early, first), (late, second) in pairwise(power_w)
     ]
-    return (
-        sum(length * watt for length, watt in steps if length <= PAUSE_S) / 3600 if steps else None
-    )
+    return sum(length_s * watt for length_s, watt in steps if length_s <= PAUSE_S) / 3600
 
 
-def as_dict(found: Comparing) -> dict[str, object]:
-    """All of it as plain values with stable keys, but the answers."""
+def as_dict(comparison: RunComparison) -> dict[str, object]:
+    """Return all but the answers as plain values; the keys are stable, programs read them."""
+    labels = [run.label for run in comparison.runs if run.settings]
     return {
-        "title": found.title,
-        "reference": found.reference.label if found.reference else None,
-        "comparisons": found.comparisons,
-        "settings": {name: dict(zip((run.label for run in found.runs if run.settings), values, strict=True))
-                     for name, values in found.differences.items()},
-        "runs": [_run_dict(run) for run in found.runs],
-        "against_reference": [
-            {
-                "run": versus.run.label,
-                "shared_cases": asdict(versus.overlap),
-                "measures": {each.measure.key: _contrast_dict(each) for each in versus.contrasts},
-            }
-            for versus in found.versus
-        ],
-    }  # fmt: skip
-
-
-def _run_dict(run: Run) -> dict[str, object]:
-    lines = run.evaluated.card.lines if run.evaluated else ()
-    changed = {
-        line.measure.key: (
-            {"before": line.before, "after": line.after, "verdict": line.verdict}
-            | _plain(line.comparison)
-        )
-        for line in lines
-        if line.comparison is not None
+        "title": comparison.title,
+        "reference": comparison.reference.label if comparison.reference else None,
+        "comparisons": comparison.num_comparisons,
+        "settings": {
+            name: dict(zip(labels, values, strict=True))
+            for name, values in comparison.differences.items()
+        },
+        "runs": [_run_as_dict(run) for run in comparison.runs],
+        "against_reference": [_against_as_dict(other) for other in comparison.against_reference],
     }
-    facts = {
+
+
+def _against_as_dict(other: AgainstReference) -> dict[str, object]:
+    return {
+        "run": other.run.label,
+        "shared_cases": asdict(other.shared_cases),
+        "measures": {
+            contrast.measure.key: _contrast_as_dict(contrast) for contrast in other.contrasts
+        },
+    }
+
+
+def _run_as_dict(run: ComparedRun) -> dict[str, object]:
+    results = run.evaluated.scorecard.results if run.evaluated else ()
+    measures = {
+        result.measure.key: {
+            "before": result.before,
+            "after": result.after,
+            "verdict": result.verdict,
+            **_comparison_as_dict(result.comparison),
+        }
+        for result in results
+        if result.comparison is not None
+    }
+    return {
         "label": run.label,
         "name": run.name,
         "mlflow_run_id": run.run_id,
-        "asked": run.asked,
+        "asked": run.requested_as,
         "ended": run.ended,
-    }
-    return facts | {"missing": run.missing, "cost": asdict(run.cost), "measures": changed}
-
-
-def _contrast_dict(each: Contrast) -> dict[str, object]:
-    if each.comparison is None:
-        return {"verdict": each.verdict, "missing": each.missing}
-    means = {"reference": each.comparison.before, "run": each.comparison.after}
-    return {
-        "verdict": each.verdict,
-        **means,
-        **_plain(each.comparison),
-        "adjusted_p": each.adjusted_p,
+        "missing": run.missing,
+        "cost": asdict(run.cost),
+        "measures": measures,
     }
 
 
-def _plain(compared: Comparison) -> dict[str, object]:
+def _contrast_as_dict(contrast: Contrast) -> dict[str, object]:
+    comparison = contrast.comparison
+    if comparison is None:
+        return {"verdict": contrast.verdict, "missing": contrast.missing}
     return {
-        "change": compared.change,
-        "low": compared.low,
-        "high": compared.high,
-        "p": compared.p_value,
-        "pairs": compared.pairs,
+        "verdict": contrast.verdict,
+        "reference": comparison.before,
+        "run": comparison.after,
+        **_comparison_as_dict(comparison),
+        "adjusted_p": contrast.adjusted_p,
+    }
+
+
+def _comparison_as_dict(comparison: PairedComparison) -> dict[str, object]:
+    return {
+        "change": comparison.change,
+        "low": comparison.low,
+        "high": comparison.high,
+        "p": comparison.p_value,
+        "pairs": comparison.pairs,
     }

@@ -3,8 +3,13 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from medexp.comparison.comparison import Comparing, Run, Versus, line_of
-from medexp.evaluation.paired_stats import pairs_needed
+from medexp.comparison.comparison import (
+    AgainstReference,
+    ComparedRun,
+    RunComparison,
+    find_measure_result,
+)
+from medexp.evaluation.paired_stats import min_pairs_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, duration, figure
 
@@ -19,7 +24,8 @@ SHARED = {
     "training.max_steps": "{} steps",
     "training.seed": "seed {}",
 }
-_WHOLE = {  # what makes two runs more than two adapters
+# What makes two runs differ in more than their adapters.
+_BEYOND_ADAPTER = {
     "model": ("model.name", "model.path", "model.revision", "model.quantisation"),
     "prompt": ("prompt.question", "prompt.completion"),
     "evaluation.max_new_tokens": ("evaluation.max_new_tokens",),
@@ -36,239 +42,253 @@ _COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "elapsed_s": ("whole run", duration),
     "energy_wh": ("GPU energy, Wh", lambda energy: f"{energy:,.1f}"),
 }
-_ALWAYS = ("loss_", "structure")  # measures that are shown whatever came of them
+# Measures that are shown whatever came of them, by how their keys begin.
+_ALWAYS_SHOWN = ("loss_", "structure")
 _FRACTION = re.compile(r"-?\d*\.\d+(e[+-]?\d+)?|-?\d+(\.\d+)?e[+-]?\d+")
-# groups whose name says what their other settings are
-_NAMED = ("model", "dataset", "prompt", "hardware")
+# Groups whose name says what their other settings are.
+_NAMED_GROUPS = ("model", "dataset", "prompt", "hardware")
+# A cell that is longer is cut.
+_CELL_CHARACTERS = 60
 
 
-def shared(found: Comparing) -> str:
-    """What all runs have in common, in a line."""
-    configured = [run.settings for run in found.runs if run.settings]
+def describe_shared_settings(comparison: RunComparison) -> str:
+    """Return what all runs have in common, in a line."""
+    configured = [run.settings for run in comparison.runs if run.settings]
     if len(configured) < 2:
         return "Fewer than two of these runs have kept their config."
-    common = {key: value for key, value in configured[0].items() if key not in found.differences}
+    common = {
+        key: value for key, value in configured[0].items() if key not in comparison.differences
+    }
     named = [
-        words.format(_rounded(common[key], 4))
+        words.format(_round_fraction(common[key], 4))
         for key, words in SHARED.items()
         if common.get(key, "null") != "null"
     ]
     return (
         f"All: {', '.join(named)}; {len(common)} settings are the same in all, different:"
-        f" {len(found.differences)}."
+        f" {len(comparison.differences)}."
     )
 
 
-def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
-    """A row for every setting that differs, a cell for every run; and the names of those that say
-    nothing more: they come with another model or data set, or are off where they are known (a run
-    of an older medexp has not heard of them)."""
+def build_setting_rows(comparison: RunComparison) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return a row for every setting that differs, a cell for every run; and the names of those
+    that say nothing more: they come with another model or data set, or are off where they are known
+    (a run of an older medexp has not heard of them).
+    """
     names = [
         name
-        for name, values in found.differences.items()
-        if not _follows(name, found) and not _is_off(values)
+        for name, values in comparison.differences.items()
+        if not _follows_from_name(name, comparison) and not _is_off(values)
     ]
-    labels = [run.label for run in found.runs if run.settings]
-    cells = {name: dict(zip(labels, found.differences[name], strict=True)) for name in names}
-    rows = [(name, *_cells([cells[name].get(run.label) for run in found.runs])) for name in names]
-    return rows, [name for name in found.differences if name not in names]
+    labels = [run.label for run in comparison.runs if run.settings]
+    cells = {name: dict(zip(labels, comparison.differences[name], strict=True)) for name in names}
+    rows = [
+        (name, *_format_cells([cells[name].get(run.label) for run in comparison.runs]))
+        for name in names
+    ]
+    return rows, [name for name in comparison.differences if name not in names]
 
 
-def _follows(name: str, found: Comparing) -> bool:
+def _follows_from_name(name: str, comparison: RunComparison) -> bool:
     group = name.partition(".")[0]
-    return group in _NAMED and name != f"{group}.name" and f"{group}.name" in found.differences
+    return (
+        group in _NAMED_GROUPS
+        and name != f"{group}.name"
+        and f"{group}.name" in comparison.differences
+    )
 
 
 def _is_off(values: Sequence[str | None]) -> bool:
     return None in values and all(value in (None, "null", "false", "[]", "0") for value in values)
 
 
-def _cells(values: Sequence[str | None]) -> list[str]:
-    """`values` of one setting, fractions with as few digits as tell them apart, and four at least."""
+def _format_cells(values: Sequence[str | None]) -> list[str]:
+    """Return `values` of one setting, fractions with as few digits as tell them apart, and four at
+    least.
+    """
     given = {value for value in values if value is not None}
     for digits in range(4, 18):
-        short = {value: _rounded(value, digits) for value in given}
+        short = {value: _round_fraction(value, digits) for value in given}
         if len({*short.values()}) == len(given):
             break
-    return [_cell(None if value is None else short[value]) for value in values]
+    return [_shorten_cell(None if value is None else short[value]) for value in values]
 
 
-def _rounded(value: str, digits: int) -> str:
-    return (
-        min(value, f"{float(value):.{digits}g}", key=len) if _FRACTION.fullmatch(value) else value
+def _round_fraction(value: str, digits: int) -> str:
+    if not _FRACTION.fullmatch(value):
+        return value
+    return min(value, f"{float(value):.{digits}g}", key=len)
+
+
+def _shorten_cell(value: str | None) -> str:
+    text = "–" if value is None else " ".join(value.split())
+    return text if len(text) <= _CELL_CHARACTERS else text[: _CELL_CHARACTERS - 2] + " …"
+
+
+def build_run_rows(comparison: RunComparison) -> list[tuple[str, ...]]:
+    """Return a row for every run: label, name, how it ended, what was evaluated, its id in MLflow
+    or its folder.
+    """
+    rows: list[tuple[str, ...]] = []
+    for run in comparison.runs:
+        counts = run.missing
+        if run.evaluated is not None:
+            record = run.evaluated.record
+            counts = f"{len(record.tuned_losses)} held out, {len(record.cases)} answered"
+        rows.append((run.label, run.name, run.ended, counts, run.run_id or run.requested_as))
+    return rows
+
+
+def caveats(comparison: RunComparison) -> list[str]:
+    """Return what a reader must know before comparing: runs that cannot be compared, or only in
+    part, and why.
+    """
+    sentences = [f"{run.label}: {run.missing}" for run in comparison.runs if run.evaluated is None]
+    without_answers = [
+        run.label for run in comparison.runs if run.evaluated and not run.evaluated.record.cases
+    ]
+    if without_answers:
+        sentences.append(
+            f"{', '.join(without_answers)}: no question was answered (evaluation.answers=0);"
+            " compared by losses alone."
+        )
+    if comparison.reference is None:
+        return [
+            *sentences,
+            "Nothing is compared case by case: fewer than two of these runs have stored answers or"
+            " losses.",
+        ]
+    for other in comparison.against_reference:
+        sentences += _explain_unshared_cases(comparison.reference, other)
+        sentences += _explain_other_model(comparison.reference, other)
+    return [*sentences, comparison.caution] if comparison.caution else sentences
+
+
+def _explain_unshared_cases(reference: ComparedRun, other: AgainstReference) -> Iterator[str]:
+    cases, pair = other.shared_cases, f"{other.run.label} against {reference.label}"
+    held_out, in_reference, in_other = cases.held_out
+    answered, answered_in_reference, answered_in_other = cases.answered
+    if not held_out and not cases.is_known:
+        yield (
+            f"{pair}: a record is older than the digests of held-out cases, and the counts of"
+            f" labelled tokens are not the same ({in_other} cases, {in_reference}): no loss is"
+            " paired."
+        )
+    elif not held_out:
+        yield (
+            f"{pair}: other held-out cases ({in_other} and {in_reference}, none in common): no loss"
+            " is paired."
+        )
+    elif held_out < max(in_reference, in_other):
+        yield (
+            f"{pair}: {in_other} and {in_reference} held-out cases, the {held_out} in common are"
+            " paired."
+        )
+    are_both_answered = answered_in_reference and answered_in_other
+    if are_both_answered and answered < max(answered_in_reference, answered_in_other):
+        yield (
+            f"{pair}: {answered_in_other} and {answered_in_reference} answered questions, the"
+            f" {answered} in common are paired."
+        )
+
+
+def _explain_other_model(reference: ComparedRun, other: AgainstReference) -> Iterator[str]:
+    run = other.run
+    if not (reference.settings and run.settings):
+        return
+    differing = [
+        name
+        for name, keys in _BEYOND_ADAPTER.items()
+        if any(reference.settings.get(key) != run.settings.get(key) for key in keys)
+    ]
+    if not differing:
+        return
+    loss = other.find_contrast("loss_completion")
+    is_unpaired = loss is not None and loss.comparison is None and other.shared_cases.held_out[0]
+    yield (
+        f"{run.label} against {reference.label}: another {' and another '.join(differing)}; what is"
+        " compared is that too, not the adapter alone."
+        + (" Losses are not paired: the labelled tokens differ." if is_unpaired else "")
     )
 
 
-def _cell(value: str | None) -> str:
-    text = "–" if value is None else " ".join(value.split())
-    return text if len(text) <= 60 else text[:58] + " …"
-
-
-def run_rows(found: Comparing) -> list[tuple[str, ...]]:
-    """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its
-    folder.
-    """
-    rows: list[tuple[str, ...]] = []
-    for run in found.runs:
-        record = run.evaluated.record if run.evaluated else None
-        counts = (
-            f"{len(record.tuned_losses)} held out, {len(record.cases)} answered"
-            if record
-            else run.missing
-        )
-        rows.append((run.label, run.name, run.ended, counts, run.run_id or run.asked))
-    return rows
-
-
-def remarks(found: Comparing) -> list[str]:
-    """What a reader must know before comparing: runs that cannot be compared, or only in part, and
-    why.
-    """
-    said = [f"{run.label}: {run.missing}" for run in found.runs if run.evaluated is None]
-    silent = [
-        run.label
-        for run in found.runs
-        if run.evaluated is not None and not run.evaluated.record.cases
-    ]
-    if silent:
-        said.append(
-            f"{', '.join(silent)}: no question was answered (evaluation.answers=0); compared by"
-            " losses alone."
-        )
-    if found.reference is None:
-        return [
-            *said,
-            (
-                "Nothing is compared case by case: fewer than two of these runs have stored answers"
-                " or losses."
-            ),
-        ]
-    said += [sentence for each in found.versus for sentence in _remarks(found.reference, each)]
-    return [*said, found.caution] if found.caution else said
-
-
-def _remarks(first: Run, versus: Versus) -> Iterator[str]:
-    lap, run = versus.overlap, versus.run
-    shared_cases, mine, yours = lap.held_out
-    answered, my_answers, your_answers = lap.answered
-    who = f"{run.label} against {first.label}"
-    if not shared_cases and not lap.is_known:
-        yield (
-            f"{who}: a record is older than the digests of held-out cases, and the counts of"
-            f" labelled tokens are not the same ({yours} cases, {mine}): no loss is paired."
-        )
-    elif not shared_cases:
-        yield (
-            f"{who}: other held-out cases ({yours} and {mine}, none in common): no loss is paired."
-        )
-    elif shared_cases < max(mine, yours):
-        yield f"{who}: {yours} and {mine} held-out cases, the {shared_cases} in common are paired."
-    if my_answers and your_answers and answered < max(my_answers, your_answers):
-        yield (
-            f"{who}: {your_answers} and {my_answers} answered questions, the {answered} in common"
-            " are paired."
-        )
-    yield from _unlike(first, run, versus)
-
-
-def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
-    if not (first.settings and run.settings):
-        return
-    other = [
-        names
-        for names, keys in _WHOLE.items()
-        if any(first.settings.get(key) != run.settings.get(key) for key in keys)
-    ]
-    if other:
-        loss = versus.contrast("loss_completion")
-        is_unpaired = loss is not None and loss.comparison is None and versus.overlap.held_out[0]
-        alone = " Losses are not paired: the labelled tokens differ." if is_unpaired else ""
-        who = f"{run.label} against {first.label}"
-        yield (
-            f"{who}: another {' and another '.join(other)}; what is compared is that too, not the"
-            f" adapter alone.{alone}"
-        )
-
-
-def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and run: measure (once), label, before -> after, verdict, change with
-    its interval.
+def build_change_rows(
+    comparison: RunComparison, measures: Sequence[Measure]
+) -> list[tuple[str, ...]]:
+    """Return a row for every measure and run: measure (once), label, before -> after, verdict,
+    change with its interval.
     """
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
-        for run in found.runs:
-            line = line_of(run, measure.key)
-            if line is not None and line.comparison is not None:
-                change = f"{figure(line.before)} -> {figure(line.after)}"
-                rows.append((title, run.label, change, line.verdict, line.comparison.figures()))
+        for run in comparison.runs:
+            result = find_measure_result(run, measure.key)
+            if result is not None and result.comparison is not None:
+                values = f"{figure(result.before)} -> {figure(result.after)}"
+                change = result.comparison.figures()
+                rows.append((title, run.label, values, result.verdict, change))
                 title = ""
     return rows
 
 
-def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and other run: measure (once), label, both means over the pairs,
-    verdict, difference, p, pairs.
+def build_contrast_rows(
+    comparison: RunComparison, measures: Sequence[Measure]
+) -> list[tuple[str, ...]]:
+    """Return a row for every measure and other run: measure (once), label, both means over the
+    pairs, verdict, difference, p, pairs.
     """
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
-        for versus in found.versus:
-            each = versus.contrast(measure.key)
-            if each is not None and (compared := each.comparison) is not None:
-                means = f"{figure(compared.before)} | {figure(compared.after)}"
-                p_values = f"{compared.p_value:.2g} | {each.adjusted_p:.2g}"
-                row = (
-                    title,
-                    versus.run.label,
-                    means,
-                    each.verdict,
-                    compared.interval(),
-                    p_values,
-                    str(compared.pairs),
-                )
-                rows.append(row)
-                title = ""
+        for other in comparison.against_reference:
+            contrast = other.find_contrast(measure.key)
+            if contrast is None or contrast.comparison is None:
+                continue
+            change = contrast.comparison
+            means = f"{figure(change.before)} | {figure(change.after)}"
+            p_values = f"{change.p_value:.2g} | {contrast.adjusted_p:.2g}"
+            shown = (contrast.verdict, change.interval(), p_values, str(change.pairs))
+            rows.append((title, other.run.label, means, *shown))
+            title = ""
     return rows
 
 
-def quiet(found: Comparing) -> list[Measure]:
-    """The measures beside losses and structure in which no run changed beyond chance, and none
-    differs from the reference.
+def unchanged_measures(comparison: RunComparison) -> list[Measure]:
+    """Return the measures beside losses and structure in which no run changed beyond chance, and
+    none differs from the reference.
     """
     return [
-        each
-        for each in found.measures
-        if not each.key.startswith(_ALWAYS) and not _is_news(found, each.key)
+        measure
+        for measure in comparison.measures
+        if not measure.key.startswith(_ALWAYS_SHOWN) and not _has_news(comparison, measure.key)
     ]
 
 
-def _is_news(found: Comparing, key: str) -> bool:
-    lines = [line_of(run, key) for run in found.runs]
-    others = [versus.contrast(key) for versus in found.versus]
-    return any(line and line.comparison and line.comparison.is_detected for line in lines) or any(
-        each and each.is_hinted for each in others
+def _has_news(comparison: RunComparison, key: str) -> bool:
+    results = [find_measure_result(run, key) for run in comparison.runs]
+    contrasts = [other.find_contrast(key) for other in comparison.against_reference]
+    has_change = any(
+        result and result.comparison and result.comparison.is_detected for result in results
     )
+    return has_change or any(contrast and contrast.is_hinted for contrast in contrasts)
 
 
-def honest(found: Comparing) -> list[str]:
-    """How the verdicts are to be read, and what so many comparisons allow."""
-    lines = [
-        line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines
-    ]
-    verdicts = sum(line.comparison is not None for line in lines)
-    said = [
+def reading_notes(comparison: RunComparison) -> list[str]:
+    """Return how the verdicts are to be read, and what so many comparisons allow."""
+    verdicts = sum(result.comparison is not None for result in comparison.measure_results())
+    notes = [
         "before -> after is each run against its own base. A verdict there stands for itself: had"
         f" nothing changed, up to one in twenty of the {verdicts} would still claim so."
     ]
-    if (first := found.reference) is not None and found.comparisons:
-        said += [_corrected(first, found.comparisons), *_too_few(found)]
-    return said
+    if comparison.reference is not None and comparison.num_comparisons:
+        notes.append(_explain_correction(comparison.reference, comparison.num_comparisons))
+        notes += _warn_of_too_few_pairs(comparison)
+    return notes
 
 
-def _corrected(first: Run, comparisons: int) -> str:
+def _explain_correction(reference: ComparedRun, comparisons: int) -> str:
     return (
-        f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the"
+        f"{reference.label} is the reference. better and worse: the 95 % bootstrap interval of the"
         " paired differences is without zero, and the sign test points the same way and holds"
         f" after Holm's correction for all {comparisons} comparisons. maybe: it would hold if it"
         " were the only one; a reason to look again, no finding. Intervals are not corrected. In a"
@@ -278,28 +298,28 @@ def _corrected(first: Run, comparisons: int) -> str:
     )
 
 
-def _too_few(found: Comparing) -> Iterator[str]:
-    """Is there a measure with too few pairs to pass unless others pass before it?"""
+def _warn_of_too_few_pairs(comparison: RunComparison) -> Iterator[str]:
+    """Yield a warning where a measure has too few pairs to pass unless others pass before it."""
     fewest = min(
-        each.comparison.pairs
-        for versus in found.versus
-        for each in versus.contrasts
-        if each.comparison is not None
+        contrast.comparison.pairs
+        for other in comparison.against_reference
+        for contrast in other.contrasts
+        if contrast.comparison is not None
     )
-    needed = pairs_needed(found.comparisons)
+    needed = min_pairs_needed(comparison.num_comparisons)
     if fewest < needed:
         yield (
-            f"Beside {found.comparisons} comparisons a measure passes on its own with {needed}"
-            f" pairs or more; some here have {fewest}. Compare fewer runs, or answer more"
+            f"Beside {comparison.num_comparisons} comparisons a measure passes on its own with"
+            f" {needed} pairs or more; some here have {fewest}. Compare fewer runs, or answer more"
             " questions: python -m medexp.evaluate run=ID evaluation.answers=N."
         )
 
 
-def cost_rows(found: Comparing) -> list[tuple[str, ...]]:
-    """A row for every figure of cost that some run has, a cell for every run."""
+def build_cost_rows(comparison: RunComparison) -> list[tuple[str, ...]]:
+    """Return a row for every figure of cost that some run has, a cell for every run."""
     rows: list[tuple[str, ...]] = []
-    for name, (title, written) in _COSTS.items():
-        values = [getattr(run.cost, name) for run in found.runs]
+    for name, (title, write) in _COSTS.items():
+        values = [getattr(run.cost, name) for run in comparison.runs]
         if any(value is not None for value in values):
-            rows.append((title, *("–" if value is None else written(value) for value in values)))
+            rows.append((title, *("–" if value is None else write(value) for value in values)))
     return rows

@@ -1,8 +1,8 @@
 """Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval,
 sign test.
 
-Refuses a verdict where the mean and most of the cases went different ways: a few large cases are no
-change of the others.
+No change is called where the mean and most of the cases went different ways: a few large cases are
+no change of the others.
 """
 
 import math
@@ -17,7 +17,7 @@ TOO_FEW = "too few cases"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p,
     and how many more cases rose than fell."""
 
@@ -32,42 +32,45 @@ class Comparison:
 
     @property
     def is_detected(self) -> bool:
-        """Is the change beyond chance: interval without zero, p below 0.05, and the mean where most
-        of the cases went?
+        """Whether the change is beyond chance: interval without zero, p below 0.05, and the mean
+        where most of the cases went.
         """
-        one_way = (self.majority > 0) == (self.change > 0)  # p is two-sided: it does not say which
-        return one_way and (self.low > 0 or self.high < 0) and self.p_value < 1 - LEVEL
+        # The sign test is two-sided: it does not say in which direction most cases went.
+        is_same_direction = (self.majority > 0) == (self.change > 0)
+        excludes_zero = self.low > 0 or self.high < 0
+        return is_same_direction and excludes_zero and self.p_value < 1 - LEVEL
 
     def verdict(self, more_is_better: bool) -> str:
-        """improved, worse, no detectable change, or too few cases to detect one."""
+        """Return improved, worse, no detectable change, or too few cases to detect one."""
         if not self.is_detected:
-            return self.nothing("no detectable change")
+            return self.verdict_without_change("no detectable change")
         return "improved" if (self.change > 0) == more_is_better else "worse"
 
-    def nothing(self, said: str) -> str:
-        """`said`, unless there are too few cases for the sign test to come below 0.05, whatever
-        they do.
+    def verdict_without_change(self, verdict: str) -> str:
+        """Return `verdict`, unless there are too few cases for the sign test to come below 0.05,
+        whatever they do.
         """
-        return said if self.pairs >= pairs_needed(1) else TOO_FEW
+        return verdict if self.pairs >= min_pairs_needed(1) else TOO_FEW
 
     def interval(self) -> str:
-        """The mean change with its interval."""
+        """Return the mean change with its interval, in words."""
         return f"{self.change:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
     def figures(self) -> str:
-        """The mean change with its interval, p, and how many pairs there were."""
+        """Return the mean change with its interval, p, and how many pairs there were, in words."""
         return f"{self.interval()}, p {self.p_value:.2g}, n {self.pairs}"
 
 
-def compare(
+def compare_pairs(
     before: Sequence[float],
     after: Sequence[float],
     weights: Sequence[float] | None = None,
     seed: int = 0,
-) -> Comparison:
-    """The paired comparison of two measurements of the same cases; with `weights` (one a case: its
-    tokens) both means, the change and its interval are weighted, while the sign test counts every
-    case once.
+) -> PairedComparison:
+    """Return the paired comparison of two measurements of the same cases.
+
+    With `weights` (one a case: its tokens) both means, the change and its interval are weighted,
+    while the sign test counts every case once.
 
     Raises: ValueError if they are not equally many, or none.
     Source: percentile bootstrap of the (weighted) mean over cases, each drawn with its weight
@@ -82,8 +85,10 @@ def compare(
     interval = _interval(differences, random.Random(seed), weights)
     means = fmean(before, weights), fmean(after, weights)
     change = fmean(differences, weights)
-    majority = sum((each > 0) - (each < 0) for each in differences)
-    return Comparison(len(before), *means, change, *interval, sign_test(differences), majority)
+    majority = sum((change > 0) - (change < 0) for change in differences)
+    return PairedComparison(
+        len(before), *means, change, *interval, sign_test_p(differences), majority
+    )
 
 
 @dataclass(frozen=True)
@@ -98,21 +103,18 @@ class Proportion:
     bootstrap: tuple[float, float]
 
 
-def proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
-    """The share of True in `right`.
+def estimate_proportion(are_right: Sequence[bool], seed: int = 0) -> Proportion:
+    """Return the share of True in `are_right`.
 
-    Raises: ValueError if there are none. Source: Wilson 1927, Probable inference; unlike share +-
-    1.96 standard errors it stays within 0 and 1, and has a width where all are right.
+    Raises: ValueError if there are none.
+    Source: Wilson 1927, Probable inference; unlike share +- 1.96 standard errors it stays within 0
+    and 1, and has a width where all are right.
     """
-    if not right:
+    if not are_right:
         raise ValueError("a share of nothing is none; give at least one value")
-    share = fmean(right)
-    return Proportion(
-        len(right),
-        share,
-        _wilson(share, len(right)),
-        _interval([float(each) for each in right], random.Random(seed)),
-    )
+    share, num_cases = fmean(are_right), len(are_right)
+    bootstrap = _interval([float(is_right) for is_right in are_right], random.Random(seed))
+    return Proportion(num_cases, share, _wilson(share, num_cases), bootstrap)
 
 
 def _wilson(share: float, number: int) -> tuple[float, float]:
@@ -122,19 +124,20 @@ def _wilson(share: float, number: int) -> tuple[float, float]:
     return (middle - spread) / scale, (middle + spread) / scale
 
 
-def sign_test(differences: Sequence[float]) -> float:
-    """The exact two-sided p of as many or more differences with one sign, if both signs were
+def sign_test_p(differences: Sequence[float]) -> float:
+    """Return the exact two-sided p of as many or more differences with one sign, if both signs were
     equally likely; 1 without any.
     """
-    ups, downs = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+    ups = sum(change > 0 for change in differences)
+    downs = sum(change < 0 for change in differences)
     total, fewer = ups + downs, min(ups, downs)
     tail = sum(math.comb(total, count) for count in range(fewer + 1))
     return min(1.0, 2 * tail / 2**total) if total else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Every p adjusted for all of `p_values`, in their order: called below 0.05, one such family in
-    twenty has a false call.
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
+    """Return every p adjusted for all of `p_values`, in their order: called below 0.05, one such
+    family in twenty has a false call.
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure (no assumption on how
         the tests depend).
@@ -146,8 +149,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pairs_needed(comparisons: int) -> int:
-    """The fewest pairs with which the least p of a sign test, 2 / 2**pairs, passes Holm's
+def min_pairs_needed(comparisons: int) -> int:
+    """Return the fewest pairs with which the least p of a sign test, 2 / 2**pairs, passes Holm's
     correction for `comparisons` first.
     """
     return next(pairs for pairs in count(1) if comparisons * 2 / 2**pairs < 1 - LEVEL)
@@ -156,7 +159,8 @@ def pairs_needed(comparisons: int) -> int:
 def _interval(
     differences: Sequence[float], chance: random.Random, weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
-    if len(set(differences)) == 1:  # every resample has the same mean
+    # Every resample would have the same mean.
+    if len(set(differences)) == 1:
         return fmean(differences), fmean(differences)
     if weights is None:
         means = sorted(

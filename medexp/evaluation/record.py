@@ -1,4 +1,4 @@
-"""What an evaluation has seen, as it is kept with a run: questions, references, both answers, and
+"""What an evaluation has seen, as it is stored with a run: questions, references, both answers, and
 the loss of every held-out case.
 
 Everything that is scored is scored from this alone, so that stored answers give the same figures
@@ -31,7 +31,8 @@ class Answer:
 @dataclass(frozen=True)
 class CaseLoss:
     """The summed negative log-likelihood of a case's labelled tokens, in nats, and how many they
-    are; of them those of the answer."""
+    are; and the same of those of them that are the answer's.
+    """
 
     nats: float
     tokens: int
@@ -55,12 +56,12 @@ class CaseLoss:
 
 
 def mean_loss(losses: Sequence[CaseLoss]) -> float:
-    """Nats a token over all cases, every token counting the same."""
+    """Return the nats a token over all cases, every token counting the same."""
     return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredCase:
     """A held-out case and what the base and the tuned model said to its question."""
 
     question: str
@@ -71,14 +72,14 @@ class Answered:
 
     @property
     def digest(self) -> str:
-        """What tells this case from others, as `data.records.Case.digest`."""
+        """What tells this case from others, as `data.cases.Case.digest`."""
         return Case(self.question, "", self.reference).digest
 
 
 @dataclass(frozen=True)
-class Graded:
-    """The questions of a benchmark, in order: was each answered right by the base, and by the tuned
-    model?
+class BenchmarkGrades:
+    """The questions of a benchmark, in order: whether the base answered each right, and whether the
+    tuned model did.
     """
 
     base: tuple[bool, ...]
@@ -98,7 +99,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgements:
     """Judgements of the first cases, in order, as many as were had; `failure` says why there are
     not more.
     """
@@ -110,55 +111,57 @@ class Judged:
 
 @dataclass(frozen=True)
 class Record:
-    """An evaluation: `reasons` where the prompt asks for a chain of thought that ends with
-    `</think>`; losses are those of all held-out cases, whose digests are `held_out` (empty in
-    records older than it); benchmarks by name, where any was run."""
+    """An evaluation.
+
+    `reasons` where the prompt asks for a chain of thought that ends with `</think>`; losses are
+    those of all held-out cases, whose digests are `held_out` (empty in records older than it);
+    benchmarks by name, where any was run.
+    """
 
     reasons: bool
-    cases: tuple[Answered, ...]
+    cases: tuple[AnsweredCase, ...]
     base_losses: tuple[CaseLoss, ...]
     tuned_losses: tuple[CaseLoss, ...]
-    benchmarks: Mapping[str, Graded] = field(default_factory=dict)
-    judged: Judged | None = None
+    benchmarks: Mapping[str, BenchmarkGrades] = field(default_factory=dict)
+    judged: Judgements | None = None
     held_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values; floats keep every digit."""
+        """Return all of it as plain values; floats keep every digit."""
         return {"version": VERSION, **asdict(self)}
 
     @staticmethod
-    def of_json(text: str, place: str) -> "Record":
-        """The record in `text`, which lies at `place`.
+    def from_json(text: str, place: str) -> "Record":
+        """Return the record in `text`, which lies at `place`.
 
         Raises: DataError if it is none, or of another version.
         """
         try:
-            found = json.loads(text)
-            if found.pop("version") != VERSION:
+            stored = json.loads(text)
+            if stored.pop("version") != VERSION:
                 raise DataError(
                     f"{place} was written by another version of medexp; evaluate the run again"
                     " without evaluate.rescore"
                 )
             cases = tuple(
-                Answered(**each | {whose: Answer(**each[whose]) for whose in ("base", "tuned")})
-                for each in found["cases"]
+                AnsweredCase(**case | {side: Answer(**case[side]) for side in ("base", "tuned")})
+                for case in stored["cases"]
             )
             losses = {
-                name: tuple(CaseLoss(**each) for each in found[name])
+                name: tuple(CaseLoss(**loss) for loss in stored[name])
                 for name in ("base_losses", "tuned_losses")
             }
-            graded = {
-                name: Graded(*(tuple(each[side]) for side in ("base", "tuned")))
-                for name, each in found["benchmarks"].items()
+            benchmarks = {
+                name: BenchmarkGrades(tuple(grades["base"]), tuple(grades["tuned"]))
+                for name, grades in stored["benchmarks"].items()
             }
-            held_out = tuple(found["held_out"]) if "held_out" in found else ()
             return Record(
-                found["reasons"],
+                stored["reasons"],
                 cases,
                 **losses,
-                benchmarks=graded,
-                judged=_judged(found["judged"]),
-                held_out=held_out,
+                benchmarks=benchmarks,
+                judged=_parse_judgements(stored["judged"]),
+                held_out=tuple(stored.get("held_out", ())),
             )
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
@@ -167,31 +170,28 @@ class Record:
             ) from error
 
 
-def _judged(found: Any) -> Judged | None:
-    if found is None:
+def _parse_judgements(stored: Any) -> Judgements | None:
+    if stored is None:
         return None
-    base, tuned = (tuple(Judgement(**each) for each in found[side]) for side in ("base", "tuned"))
-    return Judged(base, tuned, found["failure"])
+    base = tuple(Judgement(**judgement) for judgement in stored["base"])
+    tuned = tuple(Judgement(**judgement) for judgement in stored["tuned"])
+    return Judgements(base, tuned, stored["failure"])
 
 
-def record_of(
+def build_record(
     reasons: bool,
     cases: Sequence[Case],
     answers: tuple[Sequence[Answer], Sequence[Answer]],
     losses: tuple[Sequence[CaseLoss], Sequence[CaseLoss]],
     held_out: Sequence[Case] = (),
 ) -> Record:
-    """The record of `cases` with the answers of the base and the tuned model, and their losses on
-    the cases of `held_out`.
+    """Return the record of `cases` with the answers of the base and the tuned model, and their
+    losses on the cases of `held_out`.
     """
-    found = tuple(
-        Answered(case.question, case.answer, dict(case.extra), *pair)
-        for case, *pair in zip(cases, *answers, strict=True)
+    base_losses, tuned_losses = losses
+    answered = tuple(
+        AnsweredCase(case.question, case.answer, dict(case.extra), base, tuned)
+        for case, base, tuned in zip(cases, *answers, strict=True)
     )
-    return Record(
-        reasons,
-        found,
-        tuple(losses[0]),
-        tuple(losses[1]),
-        held_out=tuple(case.digest for case in held_out),
-    )
+    digests = tuple(case.digest for case in held_out)
+    return Record(reasons, answered, tuple(base_losses), tuple(tuned_losses), held_out=digests)

@@ -1,5 +1,5 @@
-"""Every measure of an evaluation, before and after, case by case and compared. From a
-`record.Record` and a lexicon, nothing else.
+"""Every measure of an evaluation, before and after, case by case and compared. It is made from a
+`record.Record` and a lexicon, from nothing else.
 
 MEASURES lists them with the direction that is better; the modules they come from state their rules.
 A measure that cannot be taken (no sections in the reference, no English, an answer too short) is
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
+from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
 from medexp.evaluation.measures.reference_recall import (
@@ -24,9 +25,14 @@ from medexp.evaluation.measures.reference_recall import (
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
-from medexp.evaluation.measures.words import answer_part, language, words
-from medexp.evaluation.paired_stats import Comparison, Proportion, compare, proportion
-from medexp.evaluation.record import Answer, Answered, CaseLoss, Record, mean_loss
+from medexp.evaluation.measures.words import answer_part, language
+from medexp.evaluation.paired_stats import (
+    PairedComparison,
+    Proportion,
+    compare_pairs,
+    estimate_proportion,
+)
+from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, mean_loss
 
 Cosines = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
 NO_CASES = "no held-out question was answered"
@@ -100,10 +106,16 @@ BENCHMARKS = {
     "mmlu_medical": "MMLU, medical",
 }
 BY_KEY = {measure.key: measure for measure in MEASURES}
+# The losses among the measures, by the part of a case that they are taken on.
+LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
+    "loss_completion": lambda loss: loss,
+    "loss_reasoning": lambda loss: loss.reasoning,
+    "loss_answer": lambda loss: loss.answer,
+}
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredAnswer:
     """One answer: its value of every measure (None where it has none), and the places in it that
     count against it.
     """
@@ -114,7 +126,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Line:
+class MeasureResult:
     """A measure over all cases: before, after and the paired comparison, or the reason why there is
     none.
     """
@@ -122,73 +134,75 @@ class Line:
     measure: Measure
     before: float | None = None
     after: float | None = None
-    comparison: Comparison | None = None
+    comparison: PairedComparison | None = None
     missing: str = ""
 
     @property
     def verdict(self) -> str:
-        """improved, worse, changed (a measure without a better side), no detectable change, or not
-        measured.
+        """One of improved, worse, changed (a measure without a better side), no detectable change,
+        too few cases, not measured.
         """
         if self.comparison is None:
             return "not measured"
-        if self.measure.better == 0:
-            return (
-                "changed"
-                if self.comparison.is_detected
-                else self.comparison.nothing("no detectable change")
-            )
+        if self.measure.better == 0 and self.comparison.is_detected:
+            return "changed"
         return self.comparison.verdict(self.measure.better > 0)
 
 
 @dataclass(frozen=True)
-class Card:
+class Scorecard:
     """All measures, in the order of MEASURES, and both answers of every case as scored."""
 
-    lines: tuple[Line, ...]
-    before: tuple[Scored, ...]
-    after: tuple[Scored, ...]
+    results: tuple[MeasureResult, ...]
+    before: tuple[ScoredAnswer, ...]
+    after: tuple[ScoredAnswer, ...]
 
-    def line(self, key: str) -> Line:
-        """The line of measure `key`."""
-        return next(each for each in self.lines if each.measure.key == key)
+    def find_result(self, key: str) -> MeasureResult:
+        """Return the result of measure `key`."""
+        return next(result for result in self.results if result.measure.key == key)
 
     def metrics(self) -> dict[str, float]:
-        """eval/<measure>/before, after and delta with its interval and p, of what was measured;
-        perplexity beside each loss.
+        """Return eval/<measure>/before, after and delta with its interval and p, of what was
+        measured; perplexity beside each loss.
         """
         values: dict[str, float] = {}
-        for each in self.lines:
-            if each.comparison is not None and each.before is not None and each.after is not None:
-                values |= _metrics(each.measure.key, each.before, each.after, each.comparison)
+        for result in self.results:
+            before, after, comparison = result.before, result.after, result.comparison
+            if comparison is not None and before is not None and after is not None:
+                values |= _metrics(result.measure.key, before, after, comparison)
         return values
 
 
-def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Card:
-    """The scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
-    before = tuple(
-        score(each, each.base, record.reasons, lexicon, cosines) for each in record.cases
-    )
-    after = tuple(
-        score(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases
-    )
-    losses = {line.measure.key: line for line in _loss_lines(record)}
-    lines = [losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES]
-    return Card((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
+def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
+    """Return the scorecard of `record`; `cosines` (items x lines) adds what is recalled by
+    meaning.
+    """
+    cases, reasons = record.cases, record.reasons
+    before = tuple(score_answer(case, case.base, reasons, lexicon, cosines) for case in cases)
+    after = tuple(score_answer(case, case.tuned, reasons, lexicon, cosines) for case in cases)
+    losses = {key: _compare_losses(key, record) for key in LOSS_PARTS}
+    results = [
+        losses.get(measure.key) or _compare_answers(measure, before, after) for measure in MEASURES
+    ]
+    results += [*_compare_marks(record), *_compare_benchmarks(record)]
+    return Scorecard(tuple(results), before, after)
 
 
-def score(
-    case: Answered, answer: Answer, reasons: bool, lexicon: Lexicon, cosines: Cosines | None = None
-) -> Scored:
-    """All measures of `answer` to `case`."""
+def score_answer(
+    case: AnsweredCase,
+    answer: Answer,
+    reasons: bool,
+    lexicon: Lexicon,
+    cosines: Cosines | None = None,
+) -> ScoredAnswer:
+    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning."""
     text, built = answer.text, structure(answer.text)
-    is_english = language(case.question) in ("en", None) and language(case.reference) in (
-        "en",
-        None,
-    )
-    count = len(words(answer_part(text)))
-    claims, against = _against(case, text, lexicon) if is_english else ((), ())
-    same = same_language(text, case.question)
+    # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
+    languages = {language(case.question), language(case.reference)}
+    is_english = languages <= {"en", None}
+    count = len(split_words(answer_part(text)))
+    claims, against = _find_against(case, text, lexicon) if is_english else ((), ())
+    is_same_language = same_language(text, case.question)
     values: dict[str, float | None] = {
         "structure": built.score,
         "items_per_section": built.items_per_section,
@@ -197,45 +211,46 @@ def score(
         "ended": float(answer.ended),
         "think_closed": float(is_closed(text)) if reasons else None,
         "repetition": repetition(text),
-        "same_language": None if same is None else float(same),
+        "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }
-    content = _content(case, text, lexicon, cosines) if is_english else {}
-    return Scored(values | content, claims, against)
+    content = _score_content(case, text, lexicon, cosines) if is_english else {}
+    return ScoredAnswer(values | content, claims, against)
 
 
-def _against(
-    case: Answered, text: str, lexicon: Lexicon
+def _find_against(
+    case: AnsweredCase, text: str, lexicon: Lexicon
 ) -> tuple[tuple[Claim, ...], tuple[Contradiction, ...]]:
+    """Return what in an answer counts against it."""
     known = evidence(case.question, case.reference, lexicon)
-    return tuple(unsupported(text, known, lexicon)), tuple(
-        contradictions(text, case.question, lexicon)
-    )
+    claims = unsupported(text, known, lexicon)
+    return tuple(claims), tuple(contradictions(text, case.question, lexicon))
 
 
-def _content(
-    case: Answered, text: str, lexicon: Lexicon, cosines: Cosines | None
+def _score_content(
+    case: AnsweredCase, text: str, lexicon: Lexicon, cosines: Cosines | None
 ) -> dict[str, float | None]:
+    """Return how much of the reference the answer has."""
     values: dict[str, float | None] = {}
-    if names := _names(case.extra):
+    if names := _condition_names(case.extra):
         values["condition_named"] = float(names_condition(text, names, lexicon))
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
         if cosines is not None:
-            values[f"{key}_embedding"] = (
-                embedded_recall(cosines(wanted, lines(text))) if wanted else None
-            )
+            recall = embedded_recall(cosines(wanted, lines(text))) if wanted else None
+            values[f"{key}_embedding"] = recall
     return values
 
 
-def _names(extra: Mapping[str, str]) -> list[str]:
-    found = [*_listed(extra.get("condition", "")), *_listed(extra.get("synonyms", ""))]
-    return found if extra.get("condition") else []
+def _condition_names(extra: Mapping[str, str]) -> list[str]:
+    """Return the names of a case's condition, synonyms too; none where it has no condition."""
+    names, synonyms = (_split_cell(extra.get(name, "")) for name in ("condition", "synonyms"))
+    return [*names, *synonyms] if extra.get("condition") else []
 
 
-def _listed(cell: str) -> list[str]:
-    """The names in a cell: between semicolons, or a JSON array of them."""
+def _split_cell(cell: str) -> list[str]:
+    """Return the names in a cell: between semicolons, or a JSON array of them."""
     try:
         items = json.loads(cell) if cell.lstrip().startswith("[") else cell.split(";")
     except (ValueError, RecursionError):
@@ -243,97 +258,93 @@ def _listed(cell: str) -> list[str]:
     return [name for item in items if (name := str(item).strip())]
 
 
-def _line(measure: Measure, before: Sequence[Scored], after: Sequence[Scored]) -> Line:
-    both = [
+def _compare_answers(
+    measure: Measure, before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]
+) -> MeasureResult:
+    """Return `measure` compared over the cases that have it on both sides."""
+    values = [
         (early.values.get(measure.key), late.values.get(measure.key))
         for early, late in zip(before, after, strict=True)
     ]
-    pairs = [(early, late) for early, late in both if early is not None and late is not None]
+    pairs = [(early, late) for early, late in values if early is not None and late is not None]
     if not pairs:
-        return Line(measure, missing=measure.missing or NO_CASES if both else NO_CASES)
-    return _compared(measure, [early for early, _ in pairs], [late for _, late in pairs])
+        return MeasureResult(measure, missing=measure.missing or NO_CASES if values else NO_CASES)
+    return _compare_values(measure, pairs)
 
 
-def _compared(measure: Measure, before: Sequence[float], after: Sequence[float]) -> Line:
-    comparison = compare(before, after)
-    return Line(measure, comparison.before, comparison.after, comparison)
+def _compare_values(measure: Measure, pairs: Sequence[tuple[float, float]]) -> MeasureResult:
+    comparison = compare_pairs([early for early, _ in pairs], [late for _, late in pairs])
+    return MeasureResult(measure, comparison.before, comparison.after, comparison)
 
 
-def _loss_lines(record: Record) -> list[Line]:
-    parts: dict[str, Callable[[CaseLoss], CaseLoss]] = {
-        "loss_completion": lambda loss: loss,
-        "loss_reasoning": lambda loss: loss.reasoning,
-        "loss_answer": lambda loss: loss.answer,
-    }
-    return [_loss_line(BY_KEY[key], *([part(loss) for loss in side] for side in (record.base_losses, record.tuned_losses)))
-            for key, part in parts.items()]  # fmt: skip
+def _compare_losses(key: str, record: Record) -> MeasureResult:
+    """Return loss `key` compared: every token counts the same in before, after, change and
+    interval, the sign test counts cases.
+    """
+    measure, take_part = BY_KEY[key], LOSS_PARTS[key]
+    before = [take_part(loss) for loss in record.base_losses]
+    after = [take_part(loss) for loss in record.tuned_losses]
+    if not before or not all(loss.tokens for loss in before):
+        return MeasureResult(measure, missing=measure.missing or "no held-out losses were measured")
+    comparison = compare_pairs(
+        [loss.per_token for loss in before],
+        [loss.per_token for loss in after],
+        [loss.tokens for loss in after],
+    )
+    return MeasureResult(measure, mean_loss(before), mean_loss(after), comparison)
 
 
-def _judge_line(record: Record) -> list[Line]:
+def _compare_marks(record: Record) -> list[MeasureResult]:
+    """Return the judge's marks compared, none where no judge was asked."""
     if record.judged is None:
         return []
     measure = Measure("judge", "judge (1 to 5)", 1)
+    judgements = zip(record.judged.base, record.judged.tuned, strict=True)
     pairs = [
         (base.mark, tuned.mark)
-        for base, tuned in zip(record.judged.base, record.judged.tuned, strict=True)
+        for base, tuned in judgements
+        if base.mark is not None and tuned.mark is not None
     ]
-    marked = [(base, tuned) for base, tuned in pairs if base is not None and tuned is not None]
-    if not marked:
-        return [Line(measure, missing=record.judged.failure or "the judge gave no mark")]
-    return [_compared(measure, [base for base, _ in marked], [tuned for _, tuned in marked])]
+    if not pairs:
+        return [MeasureResult(measure, missing=record.judged.failure or "the judge gave no mark")]
+    return [_compare_values(measure, pairs)]
 
 
-def _benchmark_lines(record: Record) -> list[Line]:
-    found = []
-    for name, graded in record.benchmarks.items():
+def _compare_benchmarks(record: Record) -> list[MeasureResult]:
+    results = []
+    for name, grades in record.benchmarks.items():
         measure = Measure(f"benchmark_{name}", f"{BENCHMARKS.get(name, name)}, accuracy", 1)
-        found.append(
-            _compared(
-                measure,
-                [float(each) for each in graded.base],
-                [float(each) for each in graded.tuned],
-            )
-        )
-    return found
+        pairs = zip(map(float, grades.base), map(float, grades.tuned), strict=True)
+        results.append(_compare_values(measure, [*pairs]))
+    return results
 
 
 def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
-    """Each benchmark's title, side (base, tuned) and accuracy with its two intervals."""
+    """Return each benchmark's title, side (base, tuned) and accuracy with its two intervals."""
     return [
-        (BENCHMARKS.get(name, name), side, proportion(right))
-        for name, graded in record.benchmarks.items()
-        for side, right in (("base", graded.base), ("tuned", graded.tuned))
+        (BENCHMARKS.get(name, name), side, estimate_proportion(are_right))
+        for name, grades in record.benchmarks.items()
+        for side, are_right in (("base", grades.base), ("tuned", grades.tuned))
     ]
 
 
-def _loss_line(measure: Measure, before: Sequence[CaseLoss], after: Sequence[CaseLoss]) -> Line:
-    """Every token counts the same in before, after, change and interval; the sign test counts
-    cases.
-    """
-    if not before or not all(loss.tokens for loss in before):
-        return Line(measure, missing=measure.missing or "no held-out losses were measured")
-    tokens = [loss.tokens for loss in after]
-    compared = compare(
-        [loss.per_token for loss in before], [loss.per_token for loss in after], tokens
-    )
-    return Line(measure, mean_loss(before), mean_loss(after), compared)
-
-
-def _metrics(key: str, before: float, after: float, compared: Comparison) -> dict[str, float]:
+def _metrics(
+    key: str, before: float, after: float, comparison: PairedComparison
+) -> dict[str, float]:
     values = {
         "before": before,
         "after": after,
         "delta": after - before,
-        "low": compared.low,
-        "high": compared.high,
-        "p": compared.p_value,
+        "low": comparison.low,
+        "high": comparison.high,
+        "p": comparison.p_value,
     }
-    found = {f"eval/{key}/{name}": value for name, value in values.items()}
+    metrics = {f"eval/{key}/{name}": value for name, value in values.items()}
     if key.startswith("loss_"):
-        part = key.removeprefix("loss_")
-        found |= {
-            f"eval/perplexity_{part}/{name}": exp(value)
-            for name, value in (("before", before), ("after", after))
+        perplexity = f"eval/perplexity_{key.removeprefix('loss_')}"
+        metrics |= {
+            f"{perplexity}/before": exp(before),
+            f"{perplexity}/after": exp(after),
+            f"{perplexity}/delta": exp(after) - exp(before),
         }
-        found[f"eval/perplexity_{part}/delta"] = exp(after) - exp(before)
-    return found
+    return metrics

@@ -1,10 +1,10 @@
-"""The run's own prompt in the languages of those who serve it: Jinja for Transformers, vLLM and
-llama.cpp, Go's for Ollama.
+"""The run's own prompt in the template languages of the servers: Jinja for Transformers, vLLM and
+llama.cpp, Go templates for Ollama.
 
-Both render a user's message as `data.prompts.ask` renders a question, byte for byte, so a served
-model sees what it was trained on. BOS is a token: the Jinja template writes it (chat endpoints add
-none), the Go template leaves it to the GGUF's add_bos_token. Earlier turns of a conversation are
-rendered as training texts: prompt, answer, EOS.
+Both render a user's message as `data.prompts.render_question` renders a question, byte for byte, so a
+served model sees what it was trained on. The Jinja template writes the BOS token, because chat
+endpoints add none. The Go template leaves it to the GGUF's add_bos_token. Earlier turns of a
+conversation are rendered as training texts are: prompt, answer, EOS.
 """
 
 import re
@@ -12,92 +12,94 @@ from collections.abc import Mapping, Sequence
 
 from medexp.config.schema import Prompt
 
-_PLACE = "{question}"
-# what Go would read as an action, and what a Modelfile would not keep
+_QUESTION_FIELD = "{question}"
+# What Go would read as an action, and what a Modelfile would not keep.
 _GO_MARKS = re.compile(r'\{\{|\r|"""|"\Z')
 _NO_SYSTEM = "this model was trained without system messages: put everything into the user message"
 
 
-def around(prompt: Prompt) -> tuple[str, str]:
-    """What stands before and after the question."""
-    before, _, after = prompt.question.partition(_PLACE)
+def split_prompt(prompt: Prompt) -> tuple[str, str]:
+    """Return the prompt's text before and after the question."""
+    before, _, after = prompt.question.partition(_QUESTION_FIELD)
     return before, after
 
 
-def jinja(prompt: Prompt) -> str:
-    """A chat template: a user message is a question, an assistant message an answer that ended.
-    Refuses system messages.
+def render_jinja_template(prompt: Prompt) -> str:
+    """Return a chat template: a user message is a question, an assistant message an answer that
+    ended. A system message is an error.
     """
-    before, after = map(_jinja_literal, around(prompt))
+    before, after = map(_quote_for_jinja, split_prompt(prompt))
     user = f"{{{{ {before} + message['content'] + {after} }}}}"
     return (
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user'"
         f" %}}{user}{{% elif message['role'] == 'assistant' %}}{{{{ message['content'] + eos_token"
-        f" }}}}{{% else %}}{{{{ raise_exception({_jinja_literal(_NO_SYSTEM)}) }}}}{{% endif %}}{{%"
+        f" }}}}{{% else %}}{{{{ raise_exception({_quote_for_jinja(_NO_SYSTEM)}) }}}}{{% endif %}}{{%"
         " endfor %}"
     )
 
 
-def _jinja_literal(text: str) -> str:
-    """`text` as a string literal that both Jinja and llama.cpp's reader of it understand."""
+def _quote_for_jinja(text: str) -> str:
+    """Return `text` as a string literal that both Jinja and llama.cpp's Jinja parser understand."""
     escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return "'" + "".join(escapes.get(letter, letter) for letter in text) + "'"
 
 
-def go(prompt: Prompt, eos: str) -> str:
-    """The TEMPLATE of a Modelfile: `.Prompt` is the question; what follows `.Response` is only
-    rendered for earlier turns.
+def render_go_template(prompt: Prompt, eos: str) -> str:
+    """Return the TEMPLATE of a Modelfile.
+
+    `.Prompt` is the question. What follows `.Response` is only rendered for earlier turns.
     """
-    before, after = (_GO_MARKS.sub(_go_literal, text) for text in around(prompt))
-    return f"{before}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}{_GO_MARKS.sub(_go_literal, eos)}"
+    before, after = (_GO_MARKS.sub(_escape_for_go, text) for text in split_prompt(prompt))
+    return (
+        f"{before}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}{_GO_MARKS.sub(_escape_for_go, eos)}"
+    )
 
 
-def _go_literal(match: re.Match[str]) -> str:
+def _escape_for_go(match: re.Match[str]) -> str:
     quoted = match[0].replace('"', '\\"').replace("\r", "\\r")
     return f'{{{{ "{quoted}" }}}}'
 
 
-def modelfile(
+def render_modelfile(
     gguf_name: str,
     template: str,
     parameters: Sequence[tuple[str, object]],
     licence: str,
     comments: Sequence[str],
 ) -> str:
-    """An Ollama Modelfile over the GGUF beside it. `parameters` may hold a name more than once, as
-    `stop` may be.
+    """Return an Ollama Modelfile for the GGUF beside it.
 
-    Source: Ollama's Modelfile reference; everything between three double quotes is kept as it is.
+    `parameters` may hold a name several times, as `stop`. Everything between three double quotes is
+    kept as it is.
+
+    Source: Ollama's Modelfile reference.
     """
     lines = [
-        *(f"# {each}" for each in comments),
+        *(f"# {comment}" for comment in comments),
         f"FROM ./{gguf_name}",
         f'TEMPLATE """{template}"""',
     ]
-    lines += [f"PARAMETER {name} {_parameter(value)}" for name, value in parameters]
+    lines += [f"PARAMETER {name} {_format_parameter(value)}" for name, value in parameters]
     return "\n".join([*lines, f'LICENSE """{licence}"""']) + "\n"
 
 
-def _parameter(value: object) -> str:
-    return (
-        f'"{value}"'
-        if isinstance(value, str)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+def _format_parameter(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def ollama_parameters(
+def make_ollama_parameters(
     stops: Sequence[str], num_ctx: int, num_predict: int
 ) -> list[tuple[str, object]]:
-    """Greedy answers of at most `num_predict` tokens, as the run's own were measured. Ollama's
-    default penalises repetition.
+    """Return the parameters of greedy answers of at most `num_predict` tokens, as the run's own were
+    measured.
     """
     fixed: Mapping[str, object] = {
         "num_ctx": num_ctx,
         "num_predict": num_predict,
         "temperature": 0,
+        # Ollama's default penalises repetition, which the measured answers were not.
         "repeat_penalty": 1.0,
     }
     return [*fixed.items(), *(("stop", stop) for stop in stops)]

@@ -1,9 +1,9 @@
 """Merged weights as a GGUF that llama.cpp and Ollama read: f16, bf16 or q8_0, a tensor at a time,
 through the package `gguf`.
 
-Covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. Refuses
-a tokenizer whose splitting rule it cannot name: llama.cpp would tokenise a prompt otherwise than
-training did.
+It covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. A
+tokenizer whose pre-tokenizer is not known here is refused, because llama.cpp would tokenize a prompt
+differently from training.
 """
 
 import hashlib
@@ -18,21 +18,22 @@ from medexp.config.command_options import GgufType
 from medexp.config.schema import Family, ModelShape
 from medexp.errors import ModelError, listing
 from medexp.exporters import tokenizer_files
-from medexp.exporters.merge import Merged
+from medexp.exporters.merge import MergedWeights
 
-WRITTEN_HERE = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
-_BLOCK = 32  # numbers of a row that share a scale in q8_0; a row that is not a multiple stays f16
+SUPPORTED_TYPES = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
+# Numbers of a row that share a scale in q8_0. A row that is no multiple of it stays f16.
+_Q8_0_BLOCK = 32
 
-# A text that tells splitting rules apart, and the SHA-256 of its tokens for the rules of the
-# tokenizers in conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
+# A text that tells pre-tokenizers apart, and by the SHA-256 of its token ids the names that llama.cpp
+# has for those of conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
 _PROBE = (
     "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis"
     " concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3"
     " កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български"
-    " ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure"
+    " ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's gguf_name, 'RE you sure? 'M not sure"
     " I'll make it, 'D you like some tea? We'Ve a'lL"
 )
-_RULES = {
+_PRE_TOKENIZERS = {
     "0ef9807a4087ebef797fc749390439009c3b9eda9ad1a097abbe738f486c01e5": "llama-bpe",
     "e636dc30a262dcc0d8c323492e32ae2b70728f4df7dfe9737d9f920a282b8aea": "qwen2",
     "855059429035d75a914d1eda9f10a876752e281a054a7a3d421ef0533e5b6249": "smollm",
@@ -42,16 +43,16 @@ _RULES = {
 
 
 @dataclass(frozen=True)
-class About:
-    """What the file says of itself beside its weights."""
+class GgufMetadata:
+    """What a GGUF says of its model beside the weights."""
 
     name: str
     licence: str
     shape: ModelShape
 
 
-def splitting_rule(tokenizer_folder: Path) -> str:
-    """llama.cpp's name for how the tokenizer in the folder splits text before BPE.
+def find_pre_tokenizer(tokenizer_folder: Path) -> str:
+    """Return llama.cpp's name for how the tokenizer in the folder splits text before BPE.
 
     Raises: ModelError if it is none that is known here.
     """
@@ -59,32 +60,34 @@ def splitting_rule(tokenizer_folder: Path) -> str:
 
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     plain = tokenizer.encode(_PROBE, add_special_tokens=False).ids
-    bos = tokenizer.token_to_id(tokenizer_files.special(tokenizer_folder, "bos_token") or "")
+    bos = tokenizer.token_to_id(
+        tokenizer_files.read_special_token(tokenizer_folder, "bos_token") or ""
+    )
     for ids in (tokenizer.encode(_PROBE).ids, plain, [bos, *plain]):
-        rule = _RULES.get(hashlib.sha256(str(ids).encode()).hexdigest())
-        if rule is not None:
-            return rule
+        name = _PRE_TOKENIZERS.get(hashlib.sha256(str(ids).encode()).hexdigest())
+        if name is not None:
+            return name
     raise ModelError(
         f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no"
-        f" GGUF can be written for it (known are {listing(_RULES.values())}); export to=merged and"
+        f" GGUF can be written for it (known are {listing(_PRE_TOKENIZERS.values())}); export to=merged and"
         " convert that with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
-def file_bytes(merged: Merged, kind: GgufType) -> int:
-    """What the tensors take in the file."""
-    return sum(_stored(merged.shape(name), kind)[1] for name in merged.names)
+def estimate_file_bytes(merged: MergedWeights, gguf_type: GgufType) -> int:
+    """Return how many bytes the tensors take in the file."""
+    return sum(_choose_storage(merged.shape_of(name), gguf_type)[1] for name in merged.names)
 
 
-def write(
-    merged: Merged,
+def write_gguf(
+    merged: MergedWeights,
     tokenizer_folder: Path,
-    about: About,
-    kind: GgufType,
+    metadata: GgufMetadata,
+    gguf_type: GgufType,
     file: Path,
     advance: Callable[[int], None],
 ) -> None:
-    """Write `file`; `advance` is told of every tensor.
+    """Write `file`; `advance` is called with 1 after every tensor.
 
     Raises: ModelError for a tokenizer or a tensor that a GGUF of this architecture has no place
         for.
@@ -92,46 +95,49 @@ def write(
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(file, about.shape.family.value)
+    writer = gguf.GGUFWriter(file, metadata.shape.family.value)
     try:
-        _add_hyperparameters(writer, merged.base.config, about, kind)
-        _add_tokenizer(writer, tokenizer_folder, about.shape.vocab)
-        extra = _rope_factors(merged.base.config, about.shape)
-        if extra:
+        _add_hyperparameters(writer, merged.base.config, metadata, gguf_type)
+        _add_tokenizer(writer, tokenizer_folder, metadata.shape.vocab)
+        rope_factors = _compute_rope_factors(merged.base.config, metadata.shape)
+        if rope_factors:
             writer.add_tensor_info(
-                "rope_freqs.weight", (len(extra),), np.dtype(np.float32), 4 * len(extra)
+                "rope_freqs.weight",
+                (len(rope_factors),),
+                np.dtype(np.float32),
+                4 * len(rope_factors),
             )
-        names = _names(merged, about.shape)
-        for name, there in names.items():
-            stored, size = _stored(merged.shape(name), kind)
+        gguf_names = _map_tensor_names(merged, metadata.shape)
+        for name, gguf_name in gguf_names.items():
+            ggml_type, num_bytes = _choose_storage(merged.shape_of(name), gguf_type)
             writer.add_tensor_info(
-                there,
-                _storage_shape(merged.shape(name), stored),
-                _numpy_type(stored),
-                size,
-                raw_dtype=stored,
+                gguf_name,
+                _storage_shape(merged.shape_of(name), ggml_type),
+                _numpy_type(ggml_type),
+                num_bytes,
+                raw_dtype=ggml_type,
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        if extra:
-            writer.write_tensor_data(np.array(extra, dtype=np.float32))
-        for name in names:
-            writer.write_tensor_data(_data(merged, name, about.shape, kind))
+        if rope_factors:
+            writer.write_tensor_data(np.array(rope_factors, dtype=np.float32))
+        for name in gguf_names:
+            writer.write_tensor_data(_encode_tensor(merged, name, metadata.shape, gguf_type))
             advance(1)
     finally:
         writer.close()
 
 
 def _add_hyperparameters(
-    writer: Any, config: Mapping[str, Any], about: About, kind: GgufType
+    writer: Any, config: Mapping[str, Any], metadata: GgufMetadata, gguf_type: GgufType
 ) -> None:
     import gguf
 
-    shape, rope = about.shape, _rope(config)
+    shape, rope = metadata.shape, _read_rope_parameters(config)
     writer.add_type("model")
-    writer.add_name(about.name)
-    writer.add_license(about.licence)
+    writer.add_name(metadata.name)
+    writer.add_license(metadata.licence)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_block_count(shape.layers)
     writer.add_embedding_length(shape.hidden)
@@ -144,45 +150,47 @@ def _add_hyperparameters(
     writer.add_rope_freq_base(float(rope["rope_theta"]))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(shape.vocab)
-    writer.add_file_type(getattr(gguf.LlamaFileType, f"MOSTLY_{kind.name.upper()}"))
+    writer.add_file_type(getattr(gguf.LlamaFileType, f"MOSTLY_{gguf_type.name.upper()}"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary embeddings as Transformers 5 writes them; before, theta stood apart.
+def _read_rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the rotary embedding as Transformers 5 gguf_names them.
+
+    Earlier versions keep theta apart from the scaling and call rope_type `type`.
 
     Raises: ModelError for a scaling that is not written here.
     """
-    found = {
+    parameters = {
         "rope_theta": config.get("rope_theta", 10000.0),
         **(config.get("rope_parameters") or config.get("rope_scaling") or {}),
     }
-    kind = found.get("rope_type", found.get("type", "default"))
-    if kind not in ("default", "llama3"):
+    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
+    if rope_type not in ("default", "llama3"):
         raise ModelError(
-            f"the base's rope_type={kind} is not written to a GGUF here; default and llama3 are"
+            f"the base's rope_type={rope_type} is not written to a GGUF here; default and llama3"
+            " are"
         )
-    return found | {"rope_type": kind}
+    return parameters | {"rope_type": rope_type}
 
 
-def _rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
-    """What llama.cpp divides each rotary frequency by; empty where none is scaled.
+def _compute_rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
+    """Return what llama.cpp divides each rotary frequency by; empty where none is scaled.
 
     Source: Llama 3.1's own scaling, as in transformers.modeling_rope_utils and llama.cpp's
         converter.
     """
-    rope = _rope(config)
+    rope = _read_rope_parameters(config)
     if rope["rope_type"] != "llama3":
         return []
-    old, low, high = (
-        rope["original_max_position_embeddings"],
-        rope["low_freq_factor"],
-        rope["high_freq_factor"],
-    )
+    old_context = rope["original_max_position_embeddings"]
+    low = rope["low_freq_factor"]
+    high = rope["high_freq_factor"]
     factors = []
-    for place in range(0, shape.head_dim, 2):
-        # of this frequency within the old context
-        turns = old / (2 * math.pi * rope["rope_theta"] ** (place / shape.head_dim))
+    for index in range(0, shape.head_dim, 2):
+        wavelength = 2 * math.pi * rope["rope_theta"] ** (index / shape.head_dim)
+        # How often this frequency turns within the context that the model was first trained on.
+        turns = old_context / wavelength
         smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
         factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
     return factors
@@ -191,26 +199,28 @@ def _rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
 def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
     import gguf
 
-    rule = splitting_rule(folder)
-    tokens, kinds = _vocabulary(
-        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")), vocab
-    )
+    pre_tokenizer = find_pre_tokenizer(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokens, token_types = _build_vocabulary(tokenizer, vocab)
+    # llama.cpp calls every byte-level BPE gpt2.
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(rule)
+    writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
+    writer.add_token_types(token_types)
     special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=vocab)
     for name in ("bos", "eos", "pad"):
-        if (token := tokenizer_files.special(folder, f"{name}_token")) in tokens:
+        if (token := tokenizer_files.read_special_token(folder, f"{name}_token")) in tokens:
             special.special_token_ids[name] = tokens.index(token)
-    # every training text began with one
+    # Every training text began with BOS, and no prompt ends with EOS.
     special.add_special_token = {"bos": "bos" in special.special_token_ids, "eos": False}
     special.add_to_gguf(writer, quiet=True)
 
 
-def _vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Every token by its id, and its kind: control tokens are never read from plain text,
-    user-defined ones are.
+def _build_vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
+    """Return the tokens by id, and their types.
+
+    Control tokens are never read from plain text; user-defined ones are. An id without a token, where
+    the embedding is larger than the vocabulary, is unused.
     """
     import gguf
 
@@ -219,83 +229,94 @@ def _vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], lis
             f"the tokenizer is a {tokenizer['model']['type']} and only byte-level BPE is written to"
             " a GGUF here"
         )
-    tokens = [f"[PAD{number}]" for number in range(size)]
-    kinds = [int(gguf.TokenType.UNUSED)] * size
-    for token, number in tokenizer["model"]["vocab"].items():
-        tokens[number], kinds[number] = token, int(gguf.TokenType.NORMAL)
+    tokens = [f"[PAD{token_id}]" for token_id in range(size)]
+    token_types = [int(gguf.TokenType.UNUSED)] * size
+    for token, token_id in tokenizer["model"]["vocab"].items():
+        tokens[token_id] = token
+        token_types[token_id] = int(gguf.TokenType.NORMAL)
     for added in tokenizer["added_tokens"]:
-        is_control = added["special"] or _looks_special(added["content"])
+        is_control = added["special"] or _is_control_token(added["content"])
+        token_type = gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED
         tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = int(
-            gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED
-        )
-    return tokens, kinds
+        token_types[added["id"]] = int(token_type)
+    return tokens, token_types
 
 
-def _looks_special(token: str) -> bool:
-    """As llama.cpp's converter decides it."""
-    marked = (token.startswith("<|") and token.endswith("|>")) or (
-        token.startswith("<｜") and token.endswith("｜>")
-    )
-    return marked or token in ("<pad>", "<mask>")
+def _is_control_token(token: str) -> bool:
+    """Does llama.cpp's converter take `token` for a control token by its look?"""
+    has_ascii_bars = token.startswith("<|") and token.endswith("|>")
+    has_wide_bars = token.startswith("<｜") and token.endswith("｜>")
+    return has_ascii_bars or has_wide_bars or token in ("<pad>", "<mask>")
 
 
-def _names(merged: Merged, shape: ModelShape) -> dict[str, str]:
-    """The name in a GGUF of every tensor."""
+def _map_tensor_names(merged: MergedWeights, shape: ModelShape) -> dict[str, str]:
+    """Return the name in a GGUF of every tensor.
+
+    Raises: ModelError for a tensor that has none.
+    """
     import gguf
 
-    architecture = {Family.llama: gguf.MODEL_ARCH.LLAMA, Family.qwen2: gguf.MODEL_ARCH.QWEN2}[
-        shape.family
+    architectures = {Family.llama: gguf.MODEL_ARCH.LLAMA, Family.qwen2: gguf.MODEL_ARCH.QWEN2}
+    name_map = gguf.get_tensor_name_map(architectures[shape.family], shape.layers)
+    gguf_names: dict[str, str] = {}
+    for name in merged.names:
+        gguf_name = name_map.get_name(name, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
+            raise ModelError(f"a GGUF of {shape.family.value} has no place for {name}")
+        gguf_names[name] = gguf_name
+    return gguf_names
+
+
+def _choose_storage(shape: Sequence[int], gguf_type: GgufType) -> tuple[Any, int]:
+    """Return the GGML type of a tensor of `shape`, and its bytes. Norms and biases stay float32.
+
+    What llama.cpp's quantizer is to quantise is written as f16 first.
+    """
+    import gguf
+
+    ggml_type = gguf.GGMLQuantizationType[
+        gguf_type.name.upper() if gguf_type in SUPPORTED_TYPES else "F16"
     ]
-    known = gguf.get_tensor_name_map(architecture, shape.layers)
-    found = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in merged.names}
-    if unknown := [name for name, there in found.items() if there is None]:
-        raise ModelError(f"a GGUF of {shape.family.value} has no place for {unknown[0]}")
-    return {name: there for name, there in found.items() if there is not None}
-
-
-def _stored(shape: Sequence[int], kind: GgufType) -> tuple[Any, int]:
-    """The GGML type of a tensor of `shape`, and its bytes. Norms and biases stay in float32."""
-    import gguf
-
-    wanted = gguf.GGMLQuantizationType[kind.name.upper() if kind in WRITTEN_HERE else "F16"]
     if len(shape) == 1:
-        wanted = gguf.GGMLQuantizationType.F32
-    elif wanted is gguf.GGMLQuantizationType.Q8_0 and shape[-1] % _BLOCK:
-        wanted = gguf.GGMLQuantizationType.F16
-    block, size = gguf.GGML_QUANT_SIZES[wanted]
-    return wanted, math.prod(shape) // block * size
+        ggml_type = gguf.GGMLQuantizationType.F32
+    elif ggml_type is gguf.GGMLQuantizationType.Q8_0 and shape[-1] % _Q8_0_BLOCK:
+        ggml_type = gguf.GGMLQuantizationType.F16
+    block_elements, block_bytes = gguf.GGML_QUANT_SIZES[ggml_type]
+    return ggml_type, math.prod(shape) // block_elements * block_bytes
 
 
-def _storage_shape(shape: Sequence[int], stored: Any) -> Sequence[int]:
-    """The shape in the numbers that are written: bytes, for what numpy has no type for."""
+def _storage_shape(shape: Sequence[int], ggml_type: Any) -> Sequence[int]:
+    """Return the shape of what is written: of bytes, where numpy has no type for the format."""
     import gguf
 
     return (
-        shape if _numpy_type(stored).itemsize > 1 else gguf.quant_shape_to_byte_shape(shape, stored)
+        shape
+        if _numpy_type(ggml_type).itemsize > 1
+        else gguf.quant_shape_to_byte_shape(shape, ggml_type)
     )
 
 
-def _numpy_type(stored: Any) -> Any:
+def _numpy_type(ggml_type: Any) -> Any:
     import numpy as np
 
-    return np.dtype({"F32": np.float32, "F16": np.float16}.get(stored.name, np.uint8))
+    return np.dtype({"F32": np.float32, "F16": np.float16}.get(ggml_type.name, np.uint8))
 
 
-def _data(merged: Merged, name: str, shape: ModelShape, kind: GgufType) -> Any:
+def _encode_tensor(merged: MergedWeights, name: str, shape: ModelShape, gguf_type: GgufType) -> Any:
     import gguf
 
-    values = merged.tensor(name).float().numpy()
+    values = merged.load_tensor(name).float().numpy()
     if shape.family is Family.llama and name.endswith((".q_proj.weight", ".q_proj.bias")):
-        values = _interleaved(values, shape.heads)
+        values = _permute_rows(values, shape.heads)
     elif shape.family is Family.llama and name.endswith((".k_proj.weight", ".k_proj.bias")):
-        values = _interleaved(values, shape.kv_heads)
-    return gguf.quants.quantize(values, _stored(merged.shape(name), kind)[0])
+        values = _permute_rows(values, shape.kv_heads)
+    return gguf.quants.quantize(values, _choose_storage(merged.shape_of(name), gguf_type)[0])
 
 
-def _interleaved(values: Any, heads: int) -> Any:
-    """Rows of each head from halves to neighbours: llama.cpp rotates pairs that lie side by side
-    for this architecture.
+def _permute_rows(values: Any, heads: int) -> Any:
+    """Return the rows of each head reordered from two halves to neighbours.
+
+    Transformers rotates a row with the one half a head further, llama.cpp with its neighbour.
     """
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape).copy()

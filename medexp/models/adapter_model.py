@@ -4,29 +4,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from medexp.config.schema import Dtype, Prompt
-from medexp.data.control_tokens import TextEncoder
-from medexp.data.encoding import Vocabulary
-from medexp.models.backend import Stack
-from medexp.models.patches.unsloth_scratch import hand_back
-
-
-@dataclass(frozen=True)
-class Weights:
-    """`location` is an absolute folder or a Hub id; `commit` the Hub's; `gguf` the file still to be
-    converted into `location`.
-    """
-
-    location: str
-    commit: str | None
-    gguf: Path | None = None
+from medexp.config.schema import Dtype
+from medexp.models.backend import Backend
+from medexp.models.patches.unsloth_scratch import release_scratch
 
 
 @dataclass
-class Tuned:
+class AdapterModel:
     """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases`
     holds what the base had where a bias is trained with it, `notes` are what the user should be
     told of how it was loaded. `scratch` is the module of Unsloth whose scratch memory is handed
@@ -34,7 +20,7 @@ class Tuned:
 
     network: Any
     tokenizer: Any
-    stack: Stack
+    stack: Backend
     dtype: Dtype
     trainable: int
     base_biases: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +33,7 @@ class Tuned:
         return self.network.get_base_model().lm_head.weight.device
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluation_mode(self) -> Iterator[None]:
         """No gradients, no dropout, mixed precision as in training; training mode is put back, and
         what Unsloth keeps of it on the card is handed back."""
         import torch
@@ -65,10 +51,10 @@ class Tuned:
         finally:
             self.network.train(was_training)
             if self.scratch is not None:
-                hand_back(self.network, self.scratch)
+                release_scratch(self.network, self.scratch)
 
     @contextmanager
-    def keeping_weights(self) -> Iterator[None]:
+    def restoring_weights(self) -> Iterator[None]:
         """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
         import torch
 
@@ -83,7 +69,7 @@ class Tuned:
                     parameter.grad = None
 
     @contextmanager
-    def as_base(self) -> Iterator[None]:
+    def adapter_disabled(self) -> Iterator[None]:
         """The adapter takes no part, and biases that are trained with it, which PEFT leaves in
         place, are the base's.
         """
@@ -111,22 +97,3 @@ def _without_peft_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
         yield
-
-
-def vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
-    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are
-    added to a text.
-    """
-    encoder = TextEncoder(tokenizer, prompt)
-
-    def encode(text: str) -> list[int]:
-        return list(encoder.encode([text])[0].ids)
-
-    return Vocabulary(
-        encode,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        encoder.plain,
-        encoder.written,
-        encoder.ids,
-    )

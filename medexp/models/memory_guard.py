@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from medexp.config.schema import Device, Hardware
 from medexp.errors import MachineError, VramCeilingError
+from medexp.planning.memory_terms import Phase
 from medexp.system.units import bytes_of_gib, gib
 
 # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
@@ -81,7 +82,7 @@ def _cuda() -> Any:
     return torch.cuda
 
 
-def cap(hardware: Hardware) -> Meter:
+def cap_allocator(hardware: Hardware) -> Meter:
     """Cap the allocator of the first card at `hardware.vram_ceiling_gib` for the rest of the
     process; must come before any tensor.
 
@@ -125,7 +126,7 @@ class SpillGuard:
         self._is_first = True
         self._recent: deque[tuple[float, float]] = deque(maxlen=JUDGED_STEPS)
 
-    def stepped(self, step_s: float, planned_step_s: float | None) -> None:
+    def check_step(self, step_s: float, planned_step_s: float | None) -> None:
         """Judge by the last JUDGED_STEPS steps of this process, once there are so many; not by its
         first, in which kernels are compiled, also where a run is continued.
 
@@ -159,7 +160,7 @@ class SpillGuard:
 
 
 @contextmanager
-def ceiling(meter: Meter, phase: str) -> Iterator[None]:
+def explain_out_of_memory(meter: Meter, phase: str) -> Iterator[None]:
     """Turn an out-of-memory error inside into one sentence.
 
     Raises: VramCeilingError naming the phase, the peak and the ceiling.
@@ -176,3 +177,18 @@ def ceiling(meter: Meter, phase: str) -> Iterator[None]:
             " training.micro_batch and raise training.accumulation",
             phase,
         ) from error
+
+
+@contextmanager
+def memory_phase(phase: Phase, doing: str, meter: Meter) -> Iterator[None]:
+    """Everything inside belongs to `phase`, save what an inner one says otherwise; `doing` says it
+    in words.
+
+    Raises: VramCeilingError with that phase where memory runs out inside.
+    """
+    try:
+        with explain_out_of_memory(meter, doing):
+            yield
+    except VramCeilingError as error:
+        error.phase = error.phase or phase.value
+        raise

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
+from medexp.system.home import expand_home
 from medexp.system.units import GIB
 
 # in the environment of a trial: how many run beside each other on this machine
@@ -66,18 +67,14 @@ class Machine:
 
 def cache_dir() -> Path:
     """Where is kept what is costly to make again: MEDEXP_CACHE, else ~/.cache/medexp."""
-    return (
-        Path(os.environ.get("MEDEXP_CACHE") or Path.home() / ".cache" / "medexp")
-        .expanduser()
-        .resolve()
-    )
+    return expand_home(os.environ.get("MEDEXP_CACHE") or "~/.cache/medexp").resolve()
 
 
 def keep(gpu: Gpu, calibration: Calibration) -> Path:
     """Write down the calibration of `gpu`, for every later run on cards of its name; the file."""
     file = _calibration_file(gpu.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, asdict(calibration), indent=2)
+    write_json_atomic(file, asdict(calibration), indent=2)
     return file
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config import dataset_sources as parts
-from medexp.config.schema import Dataset, Model, Part, RunConfig
+from medexp.config import dataset_sources
+from medexp.config.schema import Dataset, MixtureSource, Model, RunConfig
 
 MODEL, DATASET = "medexp.model_revision", "medexp.dataset_revision"
 BETWEEN = " + "  # commits of a mixture's sources, in their order
@@ -21,7 +21,7 @@ _DATASET_KEYS = (
 )
 
 
-def pin(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
+def pin_commits(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
     """Set the revisions in `cfg` to the commits in `tags`, save those of a model or dataset that
     the command line has `named`."""
     if MODEL in tags and cfg.model.path is None and not set(named) & set(_MODEL_KEYS):
@@ -34,11 +34,15 @@ def pin(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
 
 
 def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
-    as_object = OmegaConf.to_object(dataset)
-    assert isinstance(as_object, Dataset)
-    if list(parts.expand(as_object)):  # said when the config is checked
+    composed = OmegaConf.to_object(dataset)
+    assert isinstance(composed, Dataset)
+    as_object, problems = dataset_sources.expand_sources(composed)
+    # They are reported when the config is checked.
+    if problems:
         return
-    from_hub = [place for place, each in enumerate(parts.sources(as_object)) if each.path is None]
+    from_hub = [
+        place for place, each in enumerate(dataset_sources.sources(as_object)) if each.path is None
+    ]
     if len(from_hub) != len(commits):
         return
     entries = dataset.mixture or [dataset]
@@ -48,10 +52,10 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
             OmegaConf.update(entries[place], "revision", commit, force_add=True)
 
 
-def sentence(run: RunConfig, tags: Mapping[str, str]) -> str | None:
-    """Which of the commits in `tags` the checked `run` takes; None where it takes none."""
+def describe_commits(config: RunConfig, tags: Mapping[str, str]) -> str | None:
+    """Which of the commits in `tags` the checked `config` takes; None where it takes none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
-    read: list[Model | Part] = [run.model, *parts.sources(run.dataset)]
+    read: list[Model | MixtureSource] = [config.model, *dataset_sources.sources(config.dataset)]
     pinned = [each for each in read if each.path is None and each.revision in recorded]
     taken = [f"{each.hub_id} at {each.revision}" for each in pinned]
     return f"as that run had them from the Hub: {', '.join(taken)}" if taken else None

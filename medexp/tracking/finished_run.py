@@ -11,20 +11,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.config.command_options import OfARun
 from medexp.config.resolve import found_again, tracking_root
-from medexp.config.schema import RunConfig, Tracking
+from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
-from medexp.models import adapter_files as artifact
-from medexp.models import weights
-from medexp.models.adapter_model import Weights
-from medexp.planning import planner
-from medexp.system.console import NOTE, Screen
+from medexp.system.home import expand_home
 from medexp.tracking import commits, registry
 from medexp.tracking import queries as kept_runs
-from medexp.tracking.registry import ADAPTER
-from medexp.tracking.store_upkeep import MOVED_FROM, lies_in
+from medexp.tracking.artifact_names import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ADAPTER_RUN_CONFIG,
+    COMPOSED_CONFIG,
+    RECORD,
+    STARTED_FROM,
+)
+from medexp.tracking.store_upkeep import MOVED_FROM, folder_of_uri
 
-COMPOSED, RECORD = "config/composed.yaml", "evaluation/record.json"
-STARTED_FROM = "started_from"  # the adapter a run began with
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
 
@@ -37,7 +38,7 @@ class FinishedRun:
     adapter: Path | None
     composed: Path | None
     record: Path | None
-    kept: kept_runs.KeptRun | None
+    kept: kept_runs.StoredRun | None
     started_from: Path | None = None
 
     @property
@@ -46,7 +47,7 @@ class FinishedRun:
         return self.kept.name if self.kept is not None else self.asked
 
 
-def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
+def find_run(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
     """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`,
     "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
     models:/NAME/VERSION).
@@ -59,60 +60,69 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
             " run=FOLDER of an adapter"
         )
     if asked.startswith("models:"):
-        return _kept(registry.run_of(_store(root), asked), root, asked)
-    folder = launch_dir / Path(asked).expanduser()
+        return _find_stored(registry.find_run_of_model(_make_tracking(root), asked), root, asked)
+    folder = launch_dir / expand_home(asked)
     if folder.is_dir():
-        inside = folder if (folder / artifact.CONFIG).is_file() else folder / ADAPTER
-        if not (inside / artifact.CONFIG).is_file():
+        inside = folder if (folder / ADAPTER_CONFIG).is_file() else folder / ADAPTER
+        if not (inside / ADAPTER_CONFIG).is_file():
             raise RunError(
                 f"run={asked} is a folder without adapter_config.json; give the folder of an"
                 " adapter, or an MLflow run id"
             )
         inside = inside.resolve()
         return FinishedRun(
-            asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None
+            asked,
+            inside,
+            _file_or_none(inside / ADAPTER_RUN_CONFIG),
+            _file_or_none(inside.parent / RECORD),
+            None,
         )
     if not re.fullmatch(r"\w+", asked):
         raise RunError(
             f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui"
             " lists them), or last"
         )
-    return _kept(asked, root, asked)
+    return _find_stored(asked, root, asked)
 
 
-def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
-    kept = kept_runs.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
+def _find_stored(run_id: str, root: str, asked: str) -> FinishedRun:
+    kept = kept_runs.find_run(
+        _make_tracking(root), run_id, (ADAPTER, COMPOSED_CONFIG, RECORD, STARTED_FROM)
+    )
     has = kept.artifacts.get
-    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept, has(STARTED_FROM))
+    return FinishedRun(
+        asked, has(ADAPTER), has(COMPOSED_CONFIG), has(RECORD), kept, has(STARTED_FROM)
+    )
 
 
-def _existing(file: Path) -> Path | None:
+def _file_or_none(file: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def _store(root: str) -> Tracking:
+def _make_tracking(root: str) -> Tracking:
     return Tracking(
         root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={}
     )
 
 
-def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
-    """`find`, in the store that `cfg` names and from where the command was started."""
-    return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+def find_run_from_config(cfg: DictConfig, asked: str | None) -> FinishedRun:
+    """`find_run`, in the store that `cfg` names and from where the command was started."""
+    return find_run(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
-def as_it_was_made(
-    cfg: DictConfig, options: object, overrides: Sequence[str]
+def recompose_from_options(
+    cfg: DictConfig, options: OfARun, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun]:
     """`cfg` with the groups of the run that `options` name in the place of its own, save what
     `overrides` name; and that run, so that the whole command is about one: another may finish
     meanwhile, and be the last."""
-    assert isinstance(options, OfARun)
-    subject = located(cfg, options.run)
-    return recomposed(cfg, subject, overrides), subject
+    subject = find_run_from_config(cfg, options.run)
+    return recompose_from_run(cfg, subject, overrides), subject
 
 
-def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) -> DictConfig:
+def recompose_from_run(
+    cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]
+) -> DictConfig:
     """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what
     `overrides` name.
 
@@ -120,7 +130,7 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
     """
     if subject.composed is None:
         raise RunError(
-            f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an"
+            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in an"
             " adapter folder); it was not made by medexp, or its files were moved away without the"
             " store"
         )
@@ -129,7 +139,7 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
         raise RunError(
             f"run={subject.asked}: {subject.composed} is not a composed config of medexp"
         )
-    stored = _found_again(stored, cfg, subject)
+    stored = _relocate_files(stored, cfg, subject)
     made = OmegaConf.merge(
         cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"}
     )
@@ -144,35 +154,15 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
         if value is not None or key.rpartition(".")[0] in cfg:
             OmegaConf.update(made, key, value, merge=False)
     if subject.kept is not None:
-        commits.pin(made, subject.kept.tags, named)
+        commits.pin_commits(made, subject.kept.tags, named)
     return made
 
 
-def _found_again(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
+def _relocate_files(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
     """`stored` with the files of its project where they lie now, should the project have been moved
     or copied."""
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
     project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
-    return found_again(stored, lies_in(moved_from).parents[1] if moved_from else None, project)
-
-
-def continued(run: RunConfig, subject: FinishedRun, show: Screen) -> Weights:
-    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
-    another version of it, which is said; `run` is set to begin with that adapter, and to the
-    fastest plan that fits.
-
-    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
-        together; VramPlanError.
-    """
-    if planner.is_planned(run):
-        planner.apply(run, planner.choose(run)[0])
-    if subject.adapter is None:
-        raise RunError(
-            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
-            " run=FOLDER of its adapter"
-        )
-    found = weights.find(run.model)
-    if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
-        show.say(note, NOTE)
-    run.lora.start_from = str(subject.adapter)
-    return found
+    return found_again(
+        stored, folder_of_uri(moved_from).parents[1] if moved_from else None, project
+    )

@@ -1,16 +1,18 @@
 import copy
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from enum import Enum
 
 import pytest
 
+from medexp.config.changes import change_values
+from medexp.config.fields import config_fields
 from medexp.config.flatten import (
+    comparable_params,
     fingerprint,
     flatten,
     former_fingerprint,
     is_of_experiment,
     is_of_identity,
-    telling,
 )
 from medexp.config.schema import Resume, RunConfig
 from medexp.planning import planner
@@ -24,12 +26,12 @@ def run(resolved):
 
 def leaves_of(group: object, prefix: str = ""):
     """Every (owner, field name, dotted name) below `group`."""
-    for each in fields(group):  # type: ignore[arg-type]
-        value = getattr(group, each.name)
+    for key in config_fields(group):
+        value = getattr(group, key.name)
         if is_dataclass(value):
-            yield from leaves_of(value, f"{prefix}{each.name}.")
+            yield from leaves_of(value, f"{prefix}{key.name}.")
         else:
-            yield group, each.name, prefix + each.name
+            yield group, key.name, prefix + key.name
 
 
 def another(value: object) -> object:
@@ -78,7 +80,8 @@ def test_every_leaf_tells_two_runs_apart_except_where_results_are_kept(run):
     for _, _, name in leaves_of(run):
         changed: RunConfig = copy.deepcopy(run)
         owner, attribute, _ = next(each for each in leaves_of(changed) if each[2] == name)
-        setattr(owner, attribute, another(getattr(owner, attribute)))
+        # A config does not let itself be changed; this copy is nobody else's.
+        vars(owner)[attribute] = another(getattr(owner, attribute))
         is_same = fingerprint(changed, "digest") == fingerprint(run, "digest")
         assert is_same != is_of_identity(name), name
 
@@ -111,8 +114,7 @@ def test_what_the_machine_adds_and_what_a_plan_sets_is_no_part_of_a_run(resolved
         runs = [resolved(*asked, on=here) for here in (small, large)]
         assert runs[0].hardware.host_ram_gib != runs[1].hardware.host_ram_gib
         names = {fingerprint(each, "digest") for each in runs}
-        for each in runs:
-            planner.apply(each, planner.choose(each)[0])
+        runs = [planner.apply_plan(each, planner.choose_plan(each)[0]) for each in runs]
         assert names == {fingerprint(each, "digest") for each in runs}, asked
         assert len(names) == 1, asked
         assert len({former_fingerprint(each, "digest") for each in runs}) == 2, asked
@@ -145,14 +147,13 @@ def test_a_moved_project_asks_for_the_same(resolved, tmp_path):
 
 
 def test_a_run_that_must_not_resume_is_still_the_same_run(run):
-    never = copy.deepcopy(run)
-    never.training.resume = Resume.never
+    never = change_values(run, {"training.resume": Resume.never})
     assert fingerprint(never, "digest") == fingerprint(run, "digest")
 
 
 def test_the_most_telling_come_first_and_nulls_are_left_out(run):
     may_change = ["training.save_steps=7", "training.resume=never", "evaluation.reuse_base=false"]
-    told = telling(
+    told = comparable_params(
         run,
         ["training.max_grad_norm=0.5", "+tracking.tags.study=pilot", "experiment=x", *may_change],
     )
@@ -164,6 +165,6 @@ def test_the_most_telling_come_first_and_nulls_are_left_out(run):
 
 
 def test_the_parts_of_a_mixture_are_told(resolved):
-    told = telling(resolved("hardware=cpu", "dataset=medical_o1_structured"), [])
+    told = comparable_params(resolved("hardware=cpu", "dataset=medical_o1_structured"), [])
     assert told["dataset.mixture.0.weight"] == 0.9
     assert told["dataset.mixture.1.name"] == "clinical_cases"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from medexp.evaluation.paired_stats import compare, proportion, sign_test
+from medexp.evaluation.paired_stats import compare_pairs, estimate_proportion, sign_test_p
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -17,31 +17,34 @@ numbers = st.floats(-1e6, 1e6)
     [(6, 0, 0.03125), (0, 6, 0.03125), (5, 1, 0.21875), (3, 3, 1.0), (0, 0, 1.0), (8, 2, 0.109375)],
 )
 def test_the_sign_test_is_exact(ups, downs, p):
-    assert sign_test([1.0] * ups + [-1.0] * downs + [0.0]) == p
+    assert sign_test_p([1.0] * ups + [-1.0] * downs + [0.0]) == p
 
 
 def test_a_clear_fall_of_a_loss_is_an_improvement():
     chance = random.Random(1)
     before = [chance.gauss(4, 0.3) for _ in range(16)]
     after = [value - chance.gauss(0.5, 0.1) for value in before]
-    found = compare(before, after)
+    found = compare_pairs(before, after)
     assert found.verdict(more_is_better=False) == "improved"
     assert found.verdict(more_is_better=True) == "worse"
     assert found.low < found.change < found.high < 0
 
 
 def test_a_few_large_falls_do_not_make_an_improvement_of_many_rises():
-    found = compare([3.0] * 20, [3.02] * 16 + [1.0] * 4)
+    found = compare_pairs([3.0] * 20, [3.02] * 16 + [1.0] * 4)
     assert found.p_value < 0.05
     assert found.change < found.high < 0 < found.majority
     assert not found.is_detected
     assert {found.verdict(better) for better in (True, False)} == {"no detectable change"}
-    assert compare([3.0] * 20, [2.98] * 16 + [1.0] * 4).verdict(more_is_better=False) == "improved"
+    assert (
+        compare_pairs([3.0] * 20, [2.98] * 16 + [1.0] * 4).verdict(more_is_better=False)
+        == "improved"
+    )
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=6, max_size=12))
 def test_what_is_called_a_change_is_where_most_of_the_cases_went(pairs):
-    found = compare(*zip(*pairs, strict=True))
+    found = compare_pairs(*zip(*pairs, strict=True))
     rose, fell = (
         sum(late > early for early, late in pairs),
         sum(late < early for early, late in pairs),
@@ -52,12 +55,12 @@ def test_what_is_called_a_change_is_where_most_of_the_cases_went(pairs):
 
 def test_weights_weigh_means_change_and_interval_and_not_the_sign_test():
     before, after, tokens = [1.0, 2.0, 4.0], [2.0, 1.0, 1.0], [10, 30, 60]
-    found = compare(before, after, tokens)
+    found = compare_pairs(before, after, tokens)
     assert (found.before, found.after) == pytest.approx((3.1, 1.1))
     assert found.change == pytest.approx(found.after - found.before)
     assert found.low < found.change < found.high
-    assert found.p_value == compare(before, after).p_value
-    alike, plain = compare(before, after, [7, 7, 7]), compare(before, after)
+    assert found.p_value == compare_pairs(before, after).p_value
+    alike, plain = compare_pairs(before, after, [7, 7, 7]), compare_pairs(before, after)
     assert (alike.change, alike.low, alike.high) == pytest.approx(
         (plain.change, plain.low, plain.high)
     )
@@ -69,7 +72,7 @@ def test_the_interval_of_a_weighted_mean_covers_it():
         chance = random.Random(seed)
         tokens = [chance.choice([20, 50, 400]) for _ in range(30)]
         after = [chance.gauss(-0.5, 0.4) for _ in tokens]
-        found = compare([0.0] * 30, after, tokens, seed)
+        found = compare_pairs([0.0] * 30, after, tokens, seed)
         covered += found.low <= -0.5 <= found.high
     # 88 % of 200: a percentile bootstrap of 30 falls a little short of its 95 %
     assert covered >= 176
@@ -80,25 +83,25 @@ def test_chance_alone_is_rarely_called_a_change():
     for seed in range(200):
         chance = random.Random(seed)
         values = [chance.gauss(0, 1) for _ in range(12)]
-        detected += compare(
+        detected += compare_pairs(
             values, [value + chance.gauss(0, 1) for value in values], seed=seed
         ).is_detected
     assert detected <= 10  # 5 % of 200; interval and sign test must agree, so it is fewer
 
 
 def test_few_pairs_are_never_enough():
-    assert compare([0.0] * 4, [1.0] * 4).verdict(more_is_better=True) == "too few cases"
+    assert compare_pairs([0.0] * 4, [1.0] * 4).verdict(more_is_better=True) == "too few cases"
 
 
 def test_no_change_is_none():
-    found = compare([1.0, 2.0], [1.0, 2.0])
+    found = compare_pairs([1.0, 2.0], [1.0, 2.0])
     assert (found.change, found.low, found.high, found.p_value) == (0, 0, 0, 1)
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12))
 def test_swapping_sides_swaps_the_sign(pairs):
     before, after = zip(*pairs, strict=True)
-    there, back = compare(before, after), compare(after, before)
+    there, back = compare_pairs(before, after), compare_pairs(after, before)
     assert there.change == pytest.approx(-back.change)
     assert there.p_value == back.p_value
 
@@ -106,11 +109,11 @@ def test_swapping_sides_swaps_the_sign(pairs):
 @pytest.mark.parametrize(("before", "after"), [([], []), ([1.0], []), ([1.0], [1.0, 2.0])])
 def test_unpaired_values_are_refused(before, after):
     with pytest.raises(ValueError, match="needs equally many"):
-        compare(before, after)
+        compare_pairs(before, after)
 
 
 def test_a_share_has_two_intervals_that_agree():
-    found = proportion([True] * 30 + [False] * 70)
+    found = estimate_proportion([True] * 30 + [False] * 70)
     assert (found.count, found.share) == (100, 0.3)
     assert found.wilson == pytest.approx(
         binomtest(30, 100).proportion_ci(method="wilson"), abs=1e-9
@@ -120,7 +123,7 @@ def test_a_share_has_two_intervals_that_agree():
 
 @pytest.mark.parametrize("right", [0, 1, 19, 20])
 def test_no_interval_of_a_share_leaves_0_to_1(right):
-    low, high = proportion([True] * right + [False] * (20 - right)).wilson
+    low, high = estimate_proportion([True] * right + [False] * (20 - right)).wilson
     assert 0 <= low + 1e-12 < high <= 1
     assert (low, high) == pytest.approx(
         binomtest(right, 20).proportion_ci(method="wilson"), abs=1e-9
@@ -129,4 +132,4 @@ def test_no_interval_of_a_share_leaves_0_to_1(right):
 
 def test_a_share_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one value"):
-        proportion([])
+        estimate_proportion([])

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from medexp.system import stopping
-from medexp.system.files import written_whole
+from medexp.system.files import atomic_directory
 
 COMMAND = """
 import time
-from medexp.cli.app import run_door
+from medexp.cli.app import run_command
+from medexp.config.command_options import TrainOptions
 
-def door(run, invocation):
+def command(config, invocation):
     try:
         try:
             print("ready", flush=True)
@@ -29,7 +30,7 @@ def door(run, invocation):
         time.sleep({keeping_s})
         print("kept", flush=True)
 
-run_door(door, "train")
+run_command(command, "train", TrainOptions)
 """
 
 
@@ -97,7 +98,7 @@ def test_a_folder_that_takes_anothers_place_has_its_name_however_often_one_stops
         return rename(self, target)
 
     def write(text: str) -> None:
-        with written_whole(folder) as half_done:
+        with atomic_directory(folder) as half_done:
             (half_done / "file").write_text(text)
 
     write("old")

@@ -16,8 +16,8 @@ from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig, Tracking
 from medexp.system.machine import Machine
 from medexp.tracking import finished_run as finished
-from medexp.tracking.finished_run import COMPOSED
-from medexp.tracking.rerun import Restored
+from medexp.tracking.artifact_names import COMPOSED_CONFIG
+from medexp.tracking.rerun import OriginalRun
 from medexp.tracking.tracker import open_run
 
 HUB = ["hardware=cpu", "model=llama_3_2_3b"]
@@ -47,19 +47,19 @@ class Kept:
             tags={},
         )
         with open_run(where, None, "first") as run:
-            run.text(
+            run.log_text(
                 OmegaConf.to_yaml(anchored(self.compose(*words), self.project), resolve=True),
-                COMPOSED,
+                COMPOSED_CONFIG,
             )
-            run.tags({f"medexp.{name}": value for name, value in tags.items()})
+            run.set_tags({f"medexp.{name}": value for name, value in tags.items()})
         self.run_id = run.run_id
 
     def again(self, *words: str) -> tuple[RunConfig, str | None]:
         """What a command with these overrides makes of it, and what it says of commits."""
-        subject = finished.find(self.run_id, str(self.project / "mlruns"), self.project)
-        cfg = finished.recomposed(self.compose(*words), subject, words)
+        subject = finished.find_run(self.run_id, str(self.project / "mlruns"), self.project)
+        cfg = finished.recompose_from_run(self.compose(*words), subject, words)
         run = resolve(cfg, self.on, self.project, {})
-        return run, Restored(subject).commits(run)
+        return run, OriginalRun(subject).commits(run)
 
 
 @pytest.fixture

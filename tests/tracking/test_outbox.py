@@ -14,7 +14,7 @@ from medexp.errors import OutputError
 from medexp.tracking import outbox, store_lock, tracker
 from medexp.tracking.store import STORE
 from medexp.tracking.tracker import open_run
-from medexp.training import run as training_run
+from medexp.training.callbacks import StepRecorder
 
 LOCK = """
 import sqlite3, sys
@@ -64,16 +64,16 @@ def during_training(monkeypatch: pytest.MonkeyPatch, backup: Backup):
     """during_training(begin, end): the store is held from one step to another."""
 
     def arrange(begin: int, end: int | None) -> None:
-        stepped = training_run.Recorder.stepped
+        on_step_end = StepRecorder.on_step_end
 
         def held(self, step: int, metrics: dict[str, float]) -> None:
             if step == begin:
                 backup.begin()
             if step == end:
                 backup.end()
-            stepped(self, step, metrics)
+            on_step_end(self, step, metrics)
 
-        monkeypatch.setattr(training_run.Recorder, "stepped", held)
+        monkeypatch.setattr(StepRecorder, "on_step_end", held)
 
     return arrange
 
@@ -144,9 +144,9 @@ def test_an_artifact_that_cannot_be_written_costs_no_run(doors: Doors, impatient
     said: list[str] = []
     tracking: Tracking = doors.run().tracking
     with open_run(tracking, None, "a run", said.append) as opened:
-        opened.text("in the way", "charts")
-        opened.text("a chart", "charts/history.svg")
-        opened.metrics(1, {"train/loss": 1.0})
+        opened.log_text("in the way", "charts")
+        opened.log_text("a chart", "charts/history.svg")
+        opened.log_metrics(1, {"train/loss": 1.0})
     (run,) = doors.runs()
     assert (run.info.status, run.data.metrics["train/loss"]) == ("FINISHED", 1.0)
     assert "1 entry of run" in said[-1]

@@ -13,7 +13,7 @@ import pytest
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError
 from medexp.tracking import queries, store_upkeep
-from medexp.tracking.registry import register, run_of
+from medexp.tracking.registry import find_run_of_model, register_adapter
 from medexp.tracking.store import open_store
 from medexp.tracking.tracker import open_run
 
@@ -28,9 +28,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text("{}")
     with open_run(tracking(project), None, "first") as run:
-        run.text("the first", "answers.txt")
-        run.model("tiny", run.folder(adapter, "adapter"), {}, {})
-    register(tracking(project), run.run_id, "clinical", "champion")
+        run.log_text("the first", "answers.txt")
+        run.log_model("tiny", run.log_folder(adapter, "adapter"), {}, {})
+    register_adapter(tracking(project), run.run_id, "clinical", "champion")
     return project
 
 
@@ -64,7 +64,7 @@ def addresses(project: Path) -> set[str]:
     return {each for rows in found for (each,) in rows if each is not None}
 
 
-def run_called(project: Path, name: str) -> queries.KeptRun:
+def run_called(project: Path, name: str) -> queries.StoredRun:
     client = open_store(tracking(project))
     (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
     return queries.find_run(tracking(project), run.info.run_id, ("adapter", "answers.txt"))
@@ -72,7 +72,7 @@ def run_called(project: Path, name: str) -> queries.KeptRun:
 
 def write_run(project: Path, name: str) -> Path:
     with open_run(tracking(project), None, name) as run:
-        run.text(name, "answers.txt")
+        run.log_text(name, "answers.txt")
     return run_called(project, name).artifacts["answers.txt"]
 
 
@@ -85,7 +85,7 @@ def test_a_store_finds_its_artifacts_where_it_lies_now(
     first = run_called(now, "first")
     assert first.artifacts["answers.txt"].read_text() == "the first"
     assert {each.is_relative_to(now) for each in first.artifacts.values()} == {True}
-    assert run_of(tracking(now), "models:/clinical@champion") == first.run_id
+    assert find_run_of_model(tracking(now), "models:/clinical@champion") == first.run_id
     assert write_run(now, "second").is_relative_to(now)
     here = (now / "mlruns" / "artifacts").as_uri()
     assert all(each.startswith((here, "models:/")) for each in addresses(now)), addresses(now)
@@ -133,7 +133,7 @@ def test_two_processes_at_once_leave_one_right_store(project: Path, tmp_path: Pa
     shutil.move(project, tmp_path / "now")
     at_once = multiprocessing.get_context("fork")
     started = [
-        at_once.Process(target=store_upkeep.prepare, args=(tmp_path / "now" / "mlruns",))
+        at_once.Process(target=store_upkeep.prepare_store, args=(tmp_path / "now" / "mlruns",))
         for _ in range(4)
     ]
     for each in started:
@@ -157,7 +157,7 @@ def test_what_is_no_store_of_mlflow_is_left_to_it(tmp_path: Path, content: bytes
     else:
         file.write_bytes(content)
     before = file.read_bytes()
-    store_upkeep.prepare(tmp_path)
+    store_upkeep.prepare_store(tmp_path)
     assert file.read_bytes() == before
 
 
@@ -202,7 +202,7 @@ def test_a_store_of_an_older_mlflow_is_upgraded_and_kept(
     assert (run.info.run_name, run.data.params) == ("first", {"lora.r": "8"})
     assert store_upkeep._is_current(file)
     kept = file.with_name(f"mlflow-{OLDER}.db")
-    assert store_upkeep._schema_of(kept) == OLDER
+    assert store_upkeep._read_schema(kept) == OLDER
     assert (
         f"was of an older MLflow and has been upgraded; as it was, it is kept as {kept.name}"
         in capsys.readouterr().err

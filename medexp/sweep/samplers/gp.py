@@ -1,9 +1,9 @@
-"""Optuna's Gaussian process, learning from every trial: as Optuna has it, it reads finished trials
-and nothing else.
+"""Optuna's Gaussian process, learning from every trial.
 
-What cannot fit then leaves no trace, and the same point is proposed again and again. Here the
-processes of the limits learn from refused proposals, that of the objective from what was pruned or
-failed, and no point is proposed twice.
+Optuna's own sampler reads only completed trials. A proposal that cannot fit then leaves no trace,
+and the same point is proposed again and again. Here the processes of the constraints learn from
+refused proposals, the process of the objective learns from pruned and failed trials, and no point
+is proposed twice.
 
 Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
@@ -19,60 +19,78 @@ from optuna.samplers import GPSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from medexp.sweep.study.study import ending_of
-from medexp.system import private_names as private
+from medexp.sweep.study.history import ending_of
+from medexp.system import private_names
 
 
 class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
-    """GPSampler that hears of refused, pruned and failed trials. Takes what GPSampler takes."""
+    """GPSampler that learns from refused, pruned and failed trials. Takes GPSampler's options."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        # An override of a method that Optuna no longer has would change nothing, silently.
-        for method in (private.GP_LIMITS, private.GP_OPTIMUM):
+        # An override of a method that Optuna no longer has would silently change nothing.
+        for method in (private_names.GP_LIMITS, private_names.GP_OPTIMUM):
             method.needed(GPSampler)
-        for each in (private.GP_SAMPLES, private.GP_RANDOM, private.GP_CACHE):
-            each.needed(self)
-        self._limits: list[str] = []
+        for private_name in (
+            private_names.GP_SAMPLES,
+            private_names.GP_RANDOM,
+            private_names.GP_CACHE,
+        ):
+            private_name.needed(self)
+        # Set by `sample_relative` for the two methods that Optuna calls inside it.
+        self._constraint_names: list[str] = []
         self._refused: list[FrozenTrial] = []
         self._tried: list[FrozenTrial] = []
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The next point; empty where it is to be drawn at random."""
-        trials = study.get_trials(deepcopy=False)
+        """Return the parameters of the next point; empty where they are to be drawn at random."""
+        earlier = study.get_trials(deepcopy=False)
         self._tried = [
-            each for each in trials if each.state.is_finished() and _has(each, search_space)
+            other
+            for other in earlier
+            if other.state.is_finished() and _is_drawn_from(other, search_space)
         ]
         self._refused = [
-            each for each in self._tried if each.state == TrialState.PRUNED and _is_over(each)
+            other
+            for other in self._tried
+            if other.state == TrialState.PRUNED and _violates_constraint(other)
         ]
-        valued = _valued(self._tried, study.directions)
-        typical = _typical([*self._refused, *(each for each, _ in valued)])
-        self._limits = list(typical)
-        finished = [_finished(each, values, typical) for each, values in valued]
-        running = [each for each in trials if each.state == TrialState.RUNNING]
-        shown: Any = _Shown(study, [*finished, *running])
-        proposed: dict[str, Any] = super().sample_relative(shown, trial, search_space)
-        return proposed
+        trials_with_values = _pair_with_values(self._tried, study.directions)
+        typical = _typical_constraints(
+            [*self._refused, *(other for other, _ in trials_with_values)]
+        )
+        self._constraint_names = list(typical)
+        completed = [
+            _as_completed_trial(other, values, typical) for other, values in trials_with_values
+        ]
+        running = [other for other in earlier if other.state == TrialState.RUNNING]
+        filtered_study: Any = _FilteredStudy(study, [*completed, *running])
+        params: dict[str, Any] = super().sample_relative(filtered_study, trial, search_space)
+        return params
 
     def _get_constraints_acqf_args(
         self, constraint_vals: Any, internal_search_space: Any, normalized_params: Any
     ) -> Any:
-        """A process for each limit, over the trials with a value and the refused ones that say how
-        far they are from it.
+        """Return a process and a threshold for each constraint.
+
+        A process learns from the trials with a value and from the refused ones that say how far
+        they are from the constraint. Optuna calls this with the former alone: `constraint_vals` has
+        the shape (trials, constraints), `normalized_params` (trials, parameters).
         """
         processes, thresholds = [], []
-        for column, name in enumerate(self._limits):
-            refused = [each for each in self._refused if name in each.constraints]
-            over = np.array([each.constraints[name] for each in refused])
+        for column, name in enumerate(self._constraint_names):
+            refused = [trial for trial in self._refused if name in trial.constraints]
+            violations = np.array([trial.constraints[name] for trial in refused])
             points = np.concatenate(
                 [normalized_params, internal_search_space.get_normalized_params(refused)]
             )
+            # Optuna starts from the parameters that it fitted last, which here are of another
+            # process.
             self._constraints_gprs_cache_list = None
             process, threshold = super()._get_constraints_acqf_args(
-                np.concatenate([constraint_vals[:, column], over])[:, None],
+                np.concatenate([constraint_vals[:, column], violations])[:, None],
                 internal_search_space,
                 points,
             )
@@ -81,107 +99,120 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         return processes, thresholds
 
     def _optimize_acqf(self, acqf: Any, best_params: Any) -> Any:
-        """The best point that has not been tried; where all seem to have been, the best."""
+        """Return the best point that has not been tried, or the best one where all have been."""
         best = super()._optimize_acqf(acqf, best_params)
         space = acqf.search_space
-        tried = {_key(each) for each in space.get_normalized_params(self._tried)}
-        if _key(best) not in tried:
+        tried = {_round_point(point) for point in space.get_normalized_params(self._tried)}
+        if _round_point(best) not in tried:
             return best
         drawn = space.sample_normalized_params(self._n_preliminary_samples, self._rng.rng)
-        points = np.array([each for each in drawn if _key(each) not in tried])
+        points = np.array([point for point in drawn if _round_point(point) not in tried])
         return points[np.argmax(acqf.eval_acqf_no_grad(points))] if len(points) else best
 
 
-class _Shown:
-    """A study of which the sampler sees these trials."""
+class _FilteredStudy:
+    """A study of which the sampler sees only `trials`."""
 
     def __init__(self, study: Study, trials: Sequence[FrozenTrial]):
-        self._study, self._trials = study, trials
+        self._study = study
+        self._trials = trials
 
     def _get_trials(self, states: Sequence[TrialState], **_: Any) -> list[FrozenTrial]:
-        return [each for each in self._trials if each.state in states]
+        return [trial for trial in self._trials if trial.state in states]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
 
-def _key(point: Any) -> tuple[float, ...]:
+def _round_point(point: Any) -> tuple[float, ...]:
+    """Return `point` so that it can be looked up: the same point may come with a rounding error."""
     return tuple(np.round(point, 9))
 
 
-def _has(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
-    """Were its values drawn from this space?"""
-    return all(trial.distributions.get(name) == each for name, each in search_space.items())
+def _is_drawn_from(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
+    """Were the parameters of `trial` drawn from this space? An earlier command's may be another."""
+    return all(
+        trial.distributions.get(name) == distribution for name, distribution in search_space.items()
+    )
 
 
-def _is_over(trial: FrozenTrial) -> bool:
+def _violates_constraint(trial: FrozenTrial) -> bool:
     return any(value > 0 for value in trial.constraints.values())
 
 
-def _valued(
+def _pair_with_values(
     trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
 ) -> list[tuple[FrozenTrial, list[float]]]:
-    """Trials with their values: pruned ones with what they would have come to, failed ones with the
-    worst of the others.
+    """Return the trials with their objective values.
+
+    A pruned trial has the value that it would have come to, a failed one the worst of the others.
     """
-    completed = [each for each in trials if each.state == TrialState.COMPLETE]
+    completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not completed:
         return []
-    columns = zip(*(each.values for each in completed), strict=True)
+    columns = zip(*(trial.values for trial in completed), strict=True)
     worst = [
-        (max if way == StudyDirection.MINIMIZE else min)(column)
-        for way, column in zip(directions, columns, strict=True)
+        (max if direction == StudyDirection.MINIMIZE else min)(column)
+        for direction, column in zip(directions, columns, strict=True)
     ]
     pruned = [
-        each
-        for each in trials
-        if each.state == TrialState.PRUNED and each.intermediate_values and not _is_over(each)
+        trial
+        for trial in trials
+        if trial.state == TrialState.PRUNED
+        and trial.intermediate_values
+        and not _violates_constraint(trial)
     ]
     failed = [
-        each
-        for each in trials
-        if each.state == TrialState.FAIL and (ending := ending_of(each)) and ending.is_failure
+        trial
+        for trial in trials
+        if trial.state == TrialState.FAIL and (ending := ending_of(trial)) and ending.is_failure
     ]
     return [
-        *((each, each.values) for each in completed),
-        *((each, [_foreseen(each, completed)]) for each in pruned),
-        *((each, worst) for each in failed),
+        *((trial, trial.values) for trial in completed),
+        *((trial, [_extrapolate_value(trial, completed)]) for trial in pruned),
+        *((trial, worst) for trial in failed),
     ]
 
 
-def _foreseen(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
-    """The last value that a pruned trial reported, moved on by what completed ones moved from that
-    step to their end.
+def _extrapolate_value(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
+    """Return the value that a pruned trial would have come to.
+
+    That is its last report, changed by the median of what completed trials changed from that step
+    to their end.
     """
     step = max(trial.intermediate_values)
-    moves = [
-        each.values[0] - each.intermediate_values[step]
-        for each in completed
-        if step in each.intermediate_values
+    changes = [
+        trial.values[0] - trial.intermediate_values[step]
+        for trial in completed
+        if step in trial.intermediate_values
     ]
-    known = [each for each in moves if math.isfinite(each)]
+    finite = [change for change in changes if math.isfinite(change)]
     reported: float = trial.intermediate_values[step]
-    return reported + (statistics.median(known) if known else 0.0)
+    return reported + (statistics.median(finite) if finite else 0.0)
 
 
-def _typical(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """For each limit, where a trial is taken to be that does not say: as far below it as others are
-    from it on average.
+def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Return the value of each constraint that a trial is given which has none of its own.
+
+    It is taken to be as far within the constraint as other trials are from it on average.
     """
-    names = sorted({name for each in trials for name in each.constraints})
+    names = sorted({name for trial in trials for name in trial.constraints})
     return {
         name: -statistics.mean(
-            abs(each.constraints[name]) for each in trials if name in each.constraints
+            abs(trial.constraints[name]) for trial in trials if name in trial.constraints
         )
         for name in names
     }
 
 
-def _finished(
+def _as_completed_trial(
     trial: FrozenTrial, values: Sequence[float], typical: Mapping[str, float]
 ) -> FrozenTrial:
-    """`trial` as one that came to these values and says where it is to every limit."""
-    limits = {name: trial.constraints.get(name, value) for name, value in typical.items()}
+    """Return `trial` as completed with `values`, and with a value for every constraint."""
+    constraints = {name: trial.constraints.get(name, value) for name, value in typical.items()}
     return create_trial(
-        values=values, params=trial.params, distributions=trial.distributions, constraints=limits
+        values=values,
+        params=trial.params,
+        distributions=trial.distributions,
+        constraints=constraints,
     )

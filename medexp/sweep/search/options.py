@@ -1,4 +1,4 @@
-"""The options of a sweep, `hydra.sweeper` in conf/hydra/sweeper/medexp.yaml, as a checked object."""
+"""The options of a sweep, as a checked object: `hydra.sweeper` in conf/hydra/sweeper/medexp.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ DIRECTIONS = ("minimize", "maximize")
 
 
 @dataclass
-class Settings(Group):
-    """How a study is run. Keys of hydra-optuna-sweeper mean what they mean there."""
+class SweepOptions(Group):
+    """How a study is run. A key that hydra-optuna-sweeper has too means the same there."""
 
     inside = "hydra.sweeper."
     sampler: Any = MISSING
@@ -40,45 +40,48 @@ class Settings(Group):
     @property
     def objectives(self) -> tuple[str, ...]:
         """The metrics that are optimised."""
-        return _listed(self.objective)
+        return _as_tuple(self.objective)
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """minimize or maximize, one an objective."""
-        given = tuple(getattr(each, "name", str(each)) for each in _listed(self.direction))
-        return given * len(self.objectives) if len(given) == 1 else given
+        """minimize or maximize for each objective; a single one holds for all."""
+        # hydra-optuna-sweeper's own configs hold enum members, whose names are these words.
+        names = tuple(
+            getattr(direction, "name", str(direction)) for direction in _as_tuple(self.direction)
+        )
+        return names * len(self.objectives) if len(names) == 1 else names
 
 
-def settings(options: Mapping[str, Any]) -> Settings:
-    """`options` checked.
+def check_options(options: Mapping[str, Any]) -> SweepOptions:
+    """Return `options` as a checked object.
 
     Raises: ConfigError with every problem.
     """
-    plain = {
+    values = {
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for name, value in options.items()
     }
-    # null in the YAML: Hydra lets a command line fill that, not {}
-    plain["constraints"] = plain.get("constraints") or {}
+    # The YAML has null, because Hydra lets a command line fill null and not {}.
+    values["constraints"] = values.get("constraints") or {}
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
+        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepOptions), values))
     except OmegaConfBaseException as error:
         raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {first_line(error)}") from error
-    assert isinstance(made, Settings)
+    assert isinstance(checked, SweepOptions)
     problems = [
-        f"hydra.sweeper.direction={each} is not allowed; allowed are {listing(DIRECTIONS)}"
-        for each in made.directions
-        if each not in DIRECTIONS
+        f"hydra.sweeper.direction={direction} is not allowed; allowed are {listing(DIRECTIONS)}"
+        for direction in checked.directions
+        if direction not in DIRECTIONS
     ]
-    if len(made.directions) != len(made.objectives):
+    if len(checked.directions) != len(checked.objectives):
         problems.append(
-            f"hydra.sweeper.direction has {len(made.directions)} entries and"
-            f" hydra.sweeper.objective has {len(made.objectives)}; give one an objective"
+            f"hydra.sweeper.direction has {len(checked.directions)} entries and"
+            f" hydra.sweeper.objective has {len(checked.objectives)}; give one an objective"
         )
     if problems:
         raise ConfigError(problems)
-    return made
+    return checked
 
 
-def _listed(value: Any) -> tuple[Any, ...]:
+def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)

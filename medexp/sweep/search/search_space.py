@@ -1,9 +1,9 @@
-"""From Hydra's sweep syntax to a table of dimensions. Text and arithmetic only: knows no sampler.
+"""From Hydra's sweep syntax to dimensions. Text and arithmetic only: it knows no sampler.
 
-lora.r=choice(8,16,32) or lora.r=8,16,32          one of these lora.r=range(8,65,8)
-whole numbers in steps, the end excluded as in Hydra lora.r=int(interval(4,64))
-whole numbers, both ends included 'training.learning_rate=tag(log,interval(1e-5,1e-3))'   real
-numbers, drawn on a log scale
+- `lora.r=choice(8,16,32)` or `lora.r=8,16,32`: one of these.
+- `lora.r=range(8,65,8)`: whole numbers in steps; as in Hydra the end is excluded.
+- `lora.r=int(interval(4,64))`: whole numbers, both ends included.
+- `training.learning_rate=tag(log,interval(1e-5,1e-3))`: real numbers, drawn on a log scale.
 """
 
 import math
@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import (
 )
 
 from medexp.errors import ConfigError
-from medexp.system import private_names as private
+from medexp.system import private_names
 
 Value = str | int | float | bool | None
 
@@ -36,16 +36,16 @@ class Choice:
 
     @property
     def size(self) -> float:
-        """How many values there are."""
+        """The number of its values, infinite for real numbers without a step."""
         return len(self.values)
 
     def ends(self) -> tuple[Value, ...]:
-        """Values worth checking before anything starts."""
+        """Return the values that are checked before anything starts."""
         return self.values
 
 
 @dataclass(frozen=True)
-class Whole:
+class IntRange:
     """Whole numbers from `low` to `high`, both included."""
 
     low: int
@@ -55,16 +55,16 @@ class Whole:
 
     @property
     def size(self) -> float:
-        """How many values there are."""
+        """The number of its values, infinite for real numbers without a step."""
         return (self.high - self.low) // self.step + 1
 
     def ends(self) -> tuple[Value, ...]:
-        """Values worth checking before anything starts."""
+        """Return the values that are checked before anything starts."""
         return (self.low, self.high)
 
 
 @dataclass(frozen=True)
-class Real:
+class FloatRange:
     """Real numbers from `low` to `high`, both included."""
 
     low: float
@@ -74,57 +74,59 @@ class Real:
 
     @property
     def size(self) -> float:
-        """How many values there are."""
+        """The number of its values, infinite for real numbers without a step."""
         if self.low == self.high:
             return 1
-        return (
-            math.inf
-            if self.step is None
-            else math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        )
+        if self.step is None:
+            return math.inf
+        # The quotient of a range that ends on a step may be just below a whole number.
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
 
     def ends(self) -> tuple[Value, ...]:
-        """Values worth checking before anything starts."""
+        """Return the values that are checked before anything starts."""
         return (self.low, self.high)
 
 
-Dimension = Choice | Whole | Real
+Dimension = Choice | IntRange | FloatRange
 
 
 @dataclass(frozen=True)
-class Space:
-    """What varies (`dimensions`, by key) and what is the same in every trial (`fixed`, as
-    overrides).
+class SearchSpace:
+    """What varies and what is the same in every trial.
+
+    `dimensions`: what varies, by config key. `fixed`: overrides. `has_custom_params`: a function of
+    the user suggests more parameters while the sweep runs. `prefixes`: + or ++, for the keys that
+    were given with one.
     """
 
     dimensions: Mapping[str, Dimension]
     fixed: tuple[str, ...] = ()
-    custom: bool = field(default=False)  # a function of the user adds more while it runs
-    # + or ++, of the keys that were given with one
+    has_custom_params: bool = False
     prefixes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> float:
-        """How many points there are, infinite with a real number among them."""
-        return (
-            math.inf if self.custom else math.prod(each.size for each in self.dimensions.values())
-        )
+        """The number of its points, infinite with a real number among the dimensions."""
+        if self.has_custom_params:
+            return math.inf
+        return math.prod(dimension.size for dimension in self.dimensions.values())
 
-    def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
-        """The command line of the trial at `values`."""
-        return (
-            *self.fixed,
-            *(
-                f"{self.prefixes.get(key, '')}{key}={text_of(value)}"
-                for key, value in values.items()
-            ),
-        )
+    def overrides(self, params: Mapping[str, Value]) -> tuple[str, ...]:
+        """Return the overrides of the trial with `params`."""
+        varied = [
+            f"{self.prefixes.get(key, '')}{key}={format_value(value)}"
+            for key, value in params.items()
+        ]
+        return (*self.fixed, *varied)
 
 
-def space(
-    params: Mapping[str, Any], arguments: Sequence[str], config_loader: Any, custom: bool = False
-) -> Space:
-    """The space that hydra.sweeper.params and the command line span; the command line wins.
+def parse_search_space(
+    params: Mapping[str, Any],
+    arguments: Sequence[str],
+    config_loader: Any,
+    has_custom_params: bool = False,
+) -> SearchSpace:
+    """Return the space of hydra.sweeper.params and the command line, which wins.
 
     Raises: ConfigError with every range that is empty, reversed or impossible, or if nothing
         varies.
@@ -133,95 +135,89 @@ def space(
     parsed = parser.parse_overrides(
         [f"{key}={value}" for key, value in params.items()] + list(arguments)
     )
-    latest = {_key(each): each for each in parsed}
+    latest = {_override_key(override): override for override in parsed}
     dimensions: dict[str, Dimension] = {}
     problems = []
-    for key, each in latest.items():
-        if each.is_sweep_override():
+    for key, override in latest.items():
+        if override.is_sweep_override():
             try:
-                dimensions[key] = _dimension(each)
+                dimensions[key] = _parse_dimension(override)
             except ValueError as error:
-                problems.append(f"{each.input_line}: {error}")
+                problems.append(f"{override.input_line}: {error}")
     if problems:
         raise ConfigError(problems)
-    if not dimensions and not custom:
+    if not dimensions and not has_custom_params:
         raise ConfigError(
             "nothing varies: give a range, as in lora.r=choice(8,16,32), or a preset, as in"
             " sweep=rank_lr_seq"
         )
-    prefixes = {key: found for key in dimensions if (found := _prefix(latest[key]))}
-    fixed = tuple(each.input_line or "" for each in latest.values() if not each.is_sweep_override())
-    return Space(dimensions, fixed, custom, prefixes)
+    prefixes = {key: prefix for key in dimensions if (prefix := _override_prefix(latest[key]))}
+    fixed = tuple(
+        override.input_line or ""
+        for override in latest.values()
+        if not override.is_sweep_override()
+    )
+    return SearchSpace(dimensions, fixed, has_custom_params, prefixes)
 
 
-def quoted(text: str) -> str:
-    """`text` as a value that Hydra reads back whole."""
+def quote_value(text: str) -> str:
+    """Return `text` in the quotes with which Hydra reads it back unchanged."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def lengths(device: object, seq: int) -> str:
-    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to
-    eight times it on a card, where the ceiling decides."""
-    on_card = getattr(device, "name", str(device)) != "cpu"
-    low, high = (seq // 2, 8 * seq) if on_card else (6 * seq // 10, seq)
-    step = max(1, seq // 2 if on_card else seq // 5)
-    return f"range({low}, {high + 1}, {step})"
+def format_value(value: Value) -> str:
+    """Return `value` as an override writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def text_of(value: Value) -> str:
-    """`value` as Hydra reads it back."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
-
-
-def _key(override: Override) -> str:
-    """What is set, however it is: ++lora.r is lora.r; taking something out (~) is another matter."""
+def _override_key(override: Override) -> str:
+    """Return the key without + or ++, which do not change what is set; ~ removes it and stays."""
     return str(override.get_key_element().lstrip("+"))
 
 
-def _prefix(override: Override) -> str:
-    return str(override.get_key_element()).removesuffix(_key(override))
+def _override_prefix(override: Override) -> str:
+    return str(override.get_key_element()).removesuffix(_override_key(override))
 
 
-def _dimension(override: Override) -> Dimension:
+def _parse_dimension(override: Override) -> Dimension:
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
-        return _interval(sweep)
+        return _parse_interval(sweep)
     if isinstance(sweep, RangeSweep):
-        return _range(sweep)
+        return _parse_range(sweep)
     if isinstance(sweep, ChoiceSweep) and "log" in sweep.tags:
         raise ValueError("a choice has no scale; give interval(low,high) to draw on a log scale")
-    values = tuple(
-        map(_value, sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator())
-    )
+    listed = sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator()
+    # A value that is given twice would be two points of a grid.
+    values = tuple(dict.fromkeys(map(_parse_value, listed)))
     if not values:
         raise ValueError("nothing to choose from")
-    return Choice(tuple(dict.fromkeys(values)))
+    return Choice(values)
 
 
-def _value(given: Any) -> Value:
-    # Hydra has taken its quotes off
-    if isinstance(given, str) and not re.fullmatch(r"[\w./:+-]+", given):
-        return quoted(given)
-    return (
-        given
-        if given is None or isinstance(given, str | int | float | bool)
-        else str(private.AS_TYPED.needed(Override)(given))
-    )
+def _parse_value(parsed: Any) -> Value:
+    """Return a choice as Optuna can store it: a list or a mapping as the text that Hydra reads."""
+    # Hydra has taken the quotes off, which the override of a trial needs again.
+    if isinstance(parsed, str) and not re.fullmatch(r"[\w./:+-]+", parsed):
+        return quote_value(parsed)
+    if parsed is None or isinstance(parsed, str | int | float | bool):
+        return parsed
+    return str(private_names.AS_TYPED.needed(Override)(parsed))
 
 
-def _interval(sweep: IntervalSweep) -> Dimension:
+def _parse_interval(sweep: IntervalSweep) -> Dimension:
     low, high, log = sweep.start, sweep.end, "log" in sweep.tags
     assert low is not None
     assert high is not None
-    _check(low, high, log)
+    _check_bounds(low, high, log)
     if isinstance(low, int) and isinstance(high, int):
-        return Whole(low, high, log=log)
-    return Real(float(low), float(high), log=log)
+        return IntRange(low, high, log=log)
+    return FloatRange(float(low), float(high), log=log)
 
 
-def _range(sweep: RangeSweep) -> Dimension:
+def _parse_range(sweep: RangeSweep) -> Dimension:
     values = list(sweep.range()) if sweep.step else []
     if not values:
         raise ValueError(
@@ -229,19 +225,19 @@ def _range(sweep: RangeSweep) -> Dimension:
             f" {sweep.step}"
         )
     low, high, log = min(values), max(values), "log" in sweep.tags
-    _check(low, high, log)
+    _check_bounds(low, high, log)
     if log:
         raise ValueError(
             "a range has steps and cannot be drawn on a log scale; use"
             " tag(log,int(interval(low,high)))"
         )
     step = abs(sweep.step)
-    if all(isinstance(each, int) for each in values):
-        return Whole(int(low), int(high), int(step))
-    return Real(float(low), float(high), float(step))
+    if all(isinstance(value, int) for value in values):
+        return IntRange(int(low), int(high), int(step))
+    return FloatRange(float(low), float(high), float(step))
 
 
-def _check(low: float, high: float, log: bool) -> None:
+def _check_bounds(low: float, high: float, log: bool) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("both ends must be numbers")
     if low > high:

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from medexp.config.registration import conf_dir, register
-from medexp.planning import feasibility as reach
-from medexp.planning import limits, planner
-from medexp.sweep.search.proposal import CONFIG, VRAM, judged, planned
+from medexp.planning import feasibility, limits, planner
+from medexp.sweep.search.proposal import CONFIG, VRAM, make_proposal, plan_proposal
 from medexp.system.units import GIB, bytes_of_gib
 
 CARD = ["hardware=rtx4050_6gb"]
@@ -15,12 +14,12 @@ CARD = ["hardware=rtx4050_6gb"]
 
 @pytest.fixture
 def proposal(resolved):
-    return lambda *overrides: planned(overrides, resolved(*overrides))
+    return lambda *overrides: plan_proposal(overrides, resolved(*overrides))
 
 
 def test_what_fits_is_the_plan_a_run_would_take(proposal, resolved):
     made = proposal(*CARD)
-    chosen, _ = planner.choose(resolved(*CARD))
+    chosen, _ = planner.choose_plan(resolved(*CARD))
     assert made.fits
     assert made.planned_bytes == chosen.budget.peak_bytes
     assert made.violations == {VRAM: made.planned_bytes - bytes_of_gib(5.25)}
@@ -30,7 +29,8 @@ def test_what_does_not_fit_says_by_how_many_bytes_and_which_term(proposal, resol
     overrides = [*CARD, "training.max_seq_tokens=65536"]
     made = proposal(*overrides)
     least = min(
-        each.budget.peak_bytes for each in planner.ranked(resolved(*overrides), last_resorts=True)
+        each.budget.peak_bytes
+        for each in planner.rank_plans(resolved(*overrides), last_resorts=True)
     )
     assert not made.fits
     assert made.violations[VRAM] == pytest.approx(least * limits.SAFETY - bytes_of_gib(5.25), abs=2)
@@ -49,7 +49,7 @@ def test_the_violation_grows_with_the_length(proposal):
 
 @pytest.mark.parametrize("seq", range(20480, 22017, 512))
 def test_the_edge_is_where_the_planner_has_it(proposal, resolved, seq):
-    longest = reach.longest_that_fits(resolved(*CARD))
+    longest = feasibility.find_longest_that_fits(resolved(*CARD))
     assert proposal(*CARD, f"training.max_seq_tokens={seq}").fits == (seq <= longest)
 
 
@@ -71,6 +71,8 @@ def test_a_point_that_breaks_a_rule_is_a_violation_not_an_error(compose, no_card
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose("train", list(overrides), return_hydra_config=True)
 
-    made = judged(["hardware=cpu", "training.optimizer=adamw_8bit"], whole, no_card, Path("/tmp"))
+    made = make_proposal(
+        ["hardware=cpu", "training.optimizer=adamw_8bit"], whole, no_card, Path("/tmp")
+    )
     assert made.violations == {CONFIG: 1.0}
     assert "runs on CUDA only" in made.why

@@ -1,0 +1,94 @@
+"""From a checked config to a loaded model: the training stack under its memory cap, a run's weights
+and tokenizer, and the model with its adapter.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from medexp.config.changes import change_values
+from medexp.config.schema import Engine, Quantisation, RunConfig
+from medexp.errors import RunError
+from medexp.models import adapter_files as artifact
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import memory_guard as guard
+from medexp.models import weights
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.backend import Backend
+from medexp.models.memory_guard import Meter, memory_phase
+from medexp.models.tokenizer import load_tokenizer
+from medexp.models.weights import Weights
+from medexp.planning import planner
+from medexp.planning.memory_terms import Phase
+from medexp.system import machine
+from medexp.system.console import NOTE, Console
+from medexp.system.private_names import untested
+from medexp.tracking.finished_run import FinishedRun
+
+
+@dataclass(frozen=True)
+class Session:
+    """The training stack under its memory cap, and a run's weights and tokenizer, ready for the
+    model to be loaded.
+    """
+
+    meter: Meter
+    modules: Backend
+    weights: Weights
+    tokenizer: Any
+
+
+def open_session(config: RunConfig, found: Weights, console: Console) -> Session:
+    """Import the stack, convert the embedded model where that was never done here, and load the
+    tokenizer of `found`.
+    """
+    for each in untested(list_patched_libraries(config)):
+        console.info(each, NOTE)
+    with console.status("loading the training stack"):
+        meter = guard.cap_allocator(config.hardware)
+        modules = stack.load_backend(config.hardware, machine.cache_dir())
+    if found.gguf is not None:
+        with console.status("converting the embedded model, once"):
+            found = weights.convert_gguf(found, config.model, modules)
+    return Session(meter, modules, found, load_tokenizer(found, modules))
+
+
+def load_model_under_ceiling(config: RunConfig, base: Session, console: Console) -> AdapterModel:
+    """The model of `config` with the adapter it starts from, under the ceiling."""
+    with (
+        console.status(f"loading {config.model.name} and the adapter"),
+        memory_phase(Phase.always, "loading the model", base.meter),
+    ):
+        return model.load_model(config, base.weights, base.tokenizer, base.modules)
+
+
+def list_patched_libraries(config: RunConfig) -> list[str]:
+    """The libraries whose insides `config` relies on."""
+    with_unsloth = ["unsloth", "unsloth_zoo"] if config.hardware.engine is Engine.unsloth else []
+    quantised = ["bitsandbytes"] if config.model.quantisation is not Quantisation.none else []
+    return [*with_unsloth, *quantised, "transformers", "mlflow"]
+
+
+def prepare_finished_run(
+    config: RunConfig, subject: FinishedRun, console: Console
+) -> tuple[RunConfig, Weights]:
+    """Return `config` set to begin with the adapter of `subject` and to the fastest plan that fits,
+    and the base of `subject`.
+
+    The base is seen to be the one that its adapter was trained on, or another version of it, which
+    is said.
+
+    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
+        together; VramPlanError.
+    """
+    if planner.is_planned(config):
+        config = planner.apply_plan(config, planner.choose_plan(config)[0])
+    if subject.adapter is None:
+        raise RunError(
+            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
+            " run=FOLDER of its adapter"
+        )
+    found = weights.find_weights(config.model)
+    if note := artifact.check_adapter(subject.adapter, config.lora, config.model, found, "run"):
+        console.info(note, NOTE)
+    return change_values(config, {"lora.start_from": str(subject.adapter)}), found
