@@ -32,6 +32,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from medexp.data.words import split_words
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.claims import (
     NO_CONTENT,
@@ -43,7 +44,7 @@ from medexp.evaluation.measures.claims import (
     gather_evidence,
     split_statements,
 )
-from medexp.evaluation.measures.words import stems, words
+from medexp.evaluation.measures.words import stems
 from medexp.evaluation.verifier import Item, RulesVerifier, Verifier, load_from_folder
 
 Record = Mapping[str, Any]
@@ -103,7 +104,7 @@ def measure_medhallu(
         for item, evidence in zip(items, others, strict=True)
     ]
     controls = {
-        "length": [float(len(words(item.answer))) for item in items],
+        "length": [float(len(split_words(item.answer))) for item in items],
         "rules_without_knowledge": RulesVerifier(lexicon.load()).support(without),
         "rules_with_other_knowledge": RulesVerifier(lexicon.load()).support(other),
     }
@@ -243,7 +244,7 @@ def _find_twin(row: Record, faulty: Sequence[Record]) -> Record | None:
 def _preference(records: Sequence[Record]) -> dict[str, Any]:
     """Return how often experts agree with each other on the better answer, and rules with them."""
     pairs = [
-        (experts, _prefer(a, b), len(words(a)) - len(words(b)))
+        (experts, _prefer(a, b), len(split_words(a)) - len(split_words(b)))
         for row in records
         if (a := _option(row, "Option A")) and (b := _option(row, "Option B"))
         if (experts := _expert_choices(row))

@@ -35,6 +35,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from medexp.data.words import locate_words, split_words
 from medexp.evaluation.measures.assertion_strength import SOURCE_NAMED
 from medexp.evaluation.measures.clinical_terms import (
     Concept,
@@ -47,7 +48,7 @@ from medexp.evaluation.measures.clinical_terms import (
 from medexp.evaluation.measures.fabrications import find_excessive_doses, find_invented_drugs
 from medexp.evaluation.measures.quantities import Quantity, quantities
 from medexp.evaluation.measures.sections import heading_alone, section_at
-from medexp.evaluation.measures.words import answer_part, singular, spans, stems, words
+from medexp.evaluation.measures.words import answer_part, singular, stems
 
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 FABRICATED, NOT_IN_EVIDENCE = "fabricated", "not in evidence"
@@ -55,7 +56,7 @@ VERDICTS = (SUPPORTED, CONTRADICTED, FABRICATED, NOT_IN_EVIDENCE)
 NEEDED, ALIGNED, FLIPPED = 0.6, 0.75, 0.3
 FRAME = stems(
     "patient patients case diagnosis diagnosed suspected suspicion confirmed consistent presumed"
-    " likely possible probable started given administered receives prescribed ordered recommended"
+    " likely possible probable started give gives giving given never without administered receives prescribed ordered recommended"
     " advised scheduled required obtained requested performed carried done undergo taken used"
     " initiated proceeding planned decided determined evident evidence status condition finding"
     " findings found noted seen shown shows showed reveals revealed indicates demonstrates result"
@@ -192,6 +193,20 @@ class _Line:
     def stems(self) -> frozenset[str]:
         return stems(self.text)
 
+    @property
+    def content(self) -> frozenset[str]:
+        return frozenset(stem for stem in self.stems - FRAME if not stem.isdigit())
+
+    @cached_property
+    def normal(self) -> str:
+        """Its words in order, by single spaces, a space at both ends."""
+        return f" {' '.join(split_words(self.text))} "
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        texts = (self.text, *_PART.split(self.text))
+        return frozenset(f" {' '.join(split_words(text))} " for text in texts)
+
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         return tuple(quantities(self.text, every_word=True))
@@ -204,7 +219,7 @@ class _Line:
     def polarity(self) -> dict[str, bool]:
         """Whether each stem is denied, where it is so everywhere in the line; affirmed wins."""
         denied: dict[str, bool] = {}
-        for _, start, end in spans(self.text):
+        for _, start, end in locate_words(self.text):
             for stem in stems(self.text[start:end]):
                 is_denied = is_negated(self.text, start, end)
                 denied[stem] = denied.get(stem, True) and is_denied
@@ -241,14 +256,9 @@ class ClaimEvidence:
         return tuple(each for line in self.lines for each in line.quantities)
 
     @cached_property
-    def normal(self) -> str:
-        """All words of the evidence in order, by single spaces, line by line."""
-        return "\n".join(f" {' '.join(words(line.text))} " for line in self.lines)
-
-    @cached_property
     def acts(self) -> bool:
         """Does it say that something must be done?"""
-        return bool(ACTION.search(self.text))
+        return any(each.is_dose for each in self.quantities) or bool(ACTION.search(self.text))
 
 
 def gather_evidence(
@@ -324,36 +334,55 @@ def recall_statement(statement: str, answer: ClaimEvidence, needed: float = NEED
 
 
 def _is_said(wording: str, answer: ClaimEvidence, needed: float) -> bool:
-    content = stems(wording) - FRAME
+    said = _Line(wording, answer.lexicon)
+    content = said.content
     lines = [
         line
         for line in answer.lines
-        if not line.is_question and len(_said_in(line, wording, content)) >= needed * len(content)
+        if not line.is_question and len(_said_in(line, said, content)) >= needed * len(content)
     ]
     if not content or not lines:
         return False
-    said = _Line(wording, answer.lexicon)
     return not _flipped(None, said, content, lines) and not _opposite(content, lines)
 
 
-def _said_in(line: _Line, wording: str, content: frozenset[str]) -> frozenset[str]:
-    one = ClaimEvidence((line,), line.lexicon)
-    return content - _missing(_Line(wording, line.lexicon), content, one)
+def _said_in(line: _Line, said: _Line, content: frozenset[str]) -> frozenset[str]:
+    return content - _missing(said, content, ClaimEvidence((line,), line.lexicon))
+
+
+def _stands_in(statement: Statement, evidence: ClaimEvidence) -> bool:
+    """Return whether a line has the statement word by word, and does not deny it there."""
+    said = _Line(statement.text, evidence.lexicon)
+    if any(said.normal in line.parts for line in evidence.lines):
+        return True
+    lines = [line for line in evidence.lines if said.normal in line.normal]
+    return bool(lines) and not _flipped(statement, said, said.content, lines)
+
+
+def _align(content: frozenset[str], lines: Sequence[_Line]) -> list[_Line]:
+    return [
+        line
+        for line in lines
+        if not line.is_question and len(content & line.stems) >= ALIGNED * len(content)
+    ]
 
 
 def _check_part(statement: Statement, evidence: ClaimEvidence, needed: float) -> CheckedClaim:
-    if f" {' '.join(words(statement.text))} " in evidence.normal:
+    if _stands_in(statement, evidence):
         return CheckedClaim(statement, SUPPORTED, "word by word", 1.0)
     if why := _why_fabricated(statement, evidence):
         return CheckedClaim(statement, FABRICATED, why)
     said = _Line(statement.text, evidence.lexicon)
-    content = said.stems - FRAME
+    content = said.content
     missing = _missing(said, content, evidence)
     covered = 1 - len(missing) / len(content) if content else 0.0
+    is_drug_missing = any(
+        each.kind == _DRUG and stems(each.text) & missing for each in said.mentions
+    )
     if why := _why_contradicted(statement, said, missing, evidence):
         return CheckedClaim(statement, CONTRADICTED, why, covered)
     numbers = [each.text for each in said.quantities if not _is_known(each, evidence.quantities)]
-    if content and covered >= needed and not numbers:
+    if content and covered >= needed and not numbers and not is_drug_missing:
         return CheckedClaim(statement, SUPPORTED, "", covered)
     why = ", ".join([*sorted(missing), *numbers]) or NO_CONTENT
     return CheckedClaim(statement, NOT_IN_EVIDENCE, why, covered)
@@ -374,7 +403,7 @@ def _sentences(line: str, at: int, section: str | None) -> Iterator[Statement]:
 def _without_repeats(found: Sequence[Statement]) -> Iterator[Statement]:
     seen = set()
     for each in found:
-        key = " ".join(words(each.text))
+        key = " ".join(split_words(each.text))
         if key not in seen:
             seen.add(key)
             yield each
@@ -420,17 +449,13 @@ def _why_contradicted(
     dismissal = DISMISSAL.search(statement.text)
     if dismissal and evidence.acts and dismissal[0].casefold() not in evidence.text.casefold():
         return f"dismisses what the evidence acts on: {dismissal[0]}"
-    content = said.stems - FRAME
+    content = said.content
     if not content:
         return ""
-    aligned = [
-        line
-        for line in evidence.lines
-        if not line.is_question and len(content & line.stems) >= ALIGNED * len(content)
-    ]
+    aligned = _align(content, evidence.lines)
     return (
         _flipped(statement, said, content, aligned)
-        or _opposite(content, aligned)
+        or _opposite(content, evidence.lines)
         or _other_number(said, aligned, evidence)
         or _other_drug(said, missing, aligned)
     )
@@ -459,13 +484,13 @@ def _flipped(
     return ""
 
 
-def _opposite(content: frozenset[str], aligned: Sequence[_Line]) -> str:
+def _opposite(content: frozenset[str], known: Sequence[_Line]) -> str:
     for pair in OPPOSITES:
         for mine, other in (pair, pair[::-1]):
-            own = content & mine
-            if not own or content & other:
+            own, rest = content & mine, content - mine
+            if not own or not rest or content & other:
                 continue
-            lines = [line for line in aligned if (content - own) & line.stems]
+            lines = _align(rest, known)
             if any(line.stems & mine for line in lines):
                 continue
             if any(line.stems & other for line in lines):

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon, Mention, mentions
 from medexp.evaluation.measures.quantities import Quantity, quantities
-from medexp.evaluation.measures.words import fold, singular, words
+from medexp.evaluation.measures.words import fold, singular
 
 MIN_HEAD, NEAR = 3, 4
 DRUG_ENDINGS = (
@@ -101,7 +102,7 @@ def find_invented_drugs(text: str, lexicon: Lexicon, evidence: str = "") -> list
     ]
     if not shaped:
         return []
-    known = {singular(fold(word)) for word in words(evidence)} | _words_of(lexicon)
+    known = {singular(fold(word)) for word in split_words(evidence)} | _words_of(lexicon)
     return [
         word
         for word in dict.fromkeys(shaped)
@@ -150,10 +151,10 @@ def _reason(drug: Mention, dose: Quantity, times: int, most: float, source: str)
 
 def _drug_of(sentence: str, dose: Quantity, drugs: list[Mention]) -> Mention | None:
     before = [each for each in drugs if each.end <= dose.start]
-    if before and len(words(sentence[before[-1].end : dose.start])) <= NEAR:
+    if before and len(split_words(sentence[before[-1].end : dose.start])) <= NEAR:
         return before[-1]
     behind = [each for each in drugs if each.start >= dose.end]
-    is_next = behind and len(words(sentence[dose.end : behind[0].start])) <= 1
+    is_next = behind and len(split_words(sentence[dose.end : behind[0].start])) <= 1
     return behind[0] if is_next else None
 
 
