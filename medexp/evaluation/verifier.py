@@ -151,9 +151,8 @@ class LikelihoodVerifier:
         return [mine - theirs for mine, theirs in zip(own, other, strict=True)]
 
     def _per_token(self, pairs: Sequence[tuple[Item, str]]) -> list[float]:
-        answers = [
-            _encode(self._tokenizer, f" {answer_part(item.answer).strip()}") for item, _ in pairs
-        ]
+        texts = [answer_part(item.answer).strip() for item, _ in pairs]
+        answers = [_encode(self._tokenizer, f" {text}") if text else [] for text in texts]
         prompts = [
             _encode(self._tokenizer, f"{evidence}\n\nQuestion: {item.question}\nAnswer:")
             for item, evidence in pairs
