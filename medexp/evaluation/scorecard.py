@@ -26,7 +26,7 @@ from medexp.evaluation.measures.safety import Harm, must_not_say, must_say_cover
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
-from medexp.evaluation.measures.words import answer_part, language
+from medexp.evaluation.measures.words import answer_part, end_reasoning, language
 from medexp.evaluation.paired_stats import (
     PairedComparison,
     Proportion,
@@ -214,8 +214,12 @@ def score_answer(
     lexicon: Lexicon,
     cosines: Cosines | None = None,
 ) -> ScoredAnswer:
-    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning."""
-    text, built = answer.text, structure(answer.text)
+    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning.
+
+    Reasoning that was cut off is no answer: such an answer is scored as an empty one.
+    """
+    text = end_reasoning(answer.text) if reasons else answer.text
+    built = structure(text)
     # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
     languages = {language(case.question), language(case.reference)}
     is_english = languages <= {"en", None}
@@ -228,8 +232,8 @@ def score_answer(
         "unsupported_per_100_words": 100 * len(claims) / count if count and is_english else None,
         "contradictions": float(len(against)) if is_english else None,
         "ended": float(answer.ended),
-        "think_closed": float(is_closed(text)) if reasons else None,
-        "repetition": repetition(text),
+        "think_closed": float(is_closed(answer.text)) if reasons else None,
+        "repetition": repetition(answer.text),
         "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }

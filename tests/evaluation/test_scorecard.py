@@ -118,6 +118,23 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
     assert "empty" in found.find_result("unsupported_per_100_words").missing
 
 
+def test_reasoning_that_was_cut_off_is_no_answer(lexicon):
+    """The text that never comes to `</think>` is the reference itself: it earns nothing."""
+    scored = build_scorecard(recorded(after=REFERENCE), lexicon).after[0]
+    for key in ("structure", "condition_named", "red_flag_recall", "precaution_recall", "words"):
+        assert scored.values[key] == 0
+    assert scored.values["unsupported_per_100_words"] is None
+    assert scored.values["same_language"] is None
+    assert scored.values["think_closed"] == 0
+    assert scored.claims == scored.contradictions == ()
+    assert scored.values["items_per_section"] == 0
+
+
+def test_an_answer_of_a_prompt_without_reasoning_needs_no_mark(lexicon):
+    scored = build_scorecard(recorded(after=REFERENCE, reasons=False), lexicon).after[0]
+    assert scored.values["structure"] == scored.values["condition_named"] == 1
+
+
 def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
     question = "患者，男，五十二岁，发热咳嗽三天，伴胸痛，应如何处理？"
     answer = (
@@ -125,7 +142,8 @@ def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
         "- 可能为细菌性肺炎引起感染\n## 注意事项\n"
         "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
     )
-    found = build_scorecard(recorded(after=answer, question=question), lexicon)
+    generic = f"Think.</think>{GENERIC}"
+    found = build_scorecard(recorded(generic, answer, question), lexicon)
     assert found.find_result("structure").after == 1
     assert found.find_result("same_language").after == 1
     for key in (
