@@ -31,6 +31,7 @@ what contradicts the evidence in other words. English only.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -318,8 +319,14 @@ def check_statement(
 
 def count_claims(checked: Sequence[CheckedClaim]) -> ClaimCounts:
     """Return how many of `checked` have which verdict."""
-    counts = [sum(each.verdict == verdict for each in checked) for verdict in VERDICTS]
-    return ClaimCounts(*counts, any(each.why.startswith("dismisses") for each in checked))
+    counts = Counter(claim.verdict for claim in checked)
+    return ClaimCounts(
+        supported=counts[SUPPORTED],
+        contradicted=counts[CONTRADICTED],
+        fabricated=counts[FABRICATED],
+        not_in_evidence=counts[NOT_IN_EVIDENCE],
+        is_dismissing=any(claim.why.startswith("dismisses") for claim in checked),
+    )
 
 
 def recall_statement(statement: str, answer: ClaimEvidence, needed: float = NEEDED) -> bool:

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.evaluation.measures.safety import (
     alternatives,
     must_not_say,
@@ -15,7 +15,7 @@ from medexp.evaluation.measures.safety import (
 )
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "answers" / "safety.py"
-FILE = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+FILE = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
 RECORDS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
 NITRATES = "withhold nitrates | avoid GTN"
 GIVE_NITRATES = "give nitrates | GTN spray"
