@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from medexp.comparison.comparison import Comparing, Run, Versus, line_of
-from medexp.evaluation.paired_stats import pairs_needed
+from medexp.evaluation.resampling import groups_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, duration, figure
 
@@ -281,12 +281,12 @@ def _corrected(first: Run, comparisons: int) -> str:
 def _too_few(found: Comparing) -> Iterator[str]:
     """Is there a measure with too few pairs to pass unless others pass before it?"""
     fewest = min(
-        each.comparison.pairs
+        each.comparison.groups
         for versus in found.versus
         for each in versus.contrasts
         if each.comparison is not None
     )
-    needed = pairs_needed(found.comparisons)
+    needed = groups_needed(found.comparisons)
     if fewest < needed:
         yield (
             f"Beside {found.comparisons} comparisons a measure passes on its own with {needed}"

@@ -161,7 +161,7 @@ def test_no_answers_at_all_is_said(lexicon):
         lexicon,
     )
     assert found.line("structure").missing == "no held-out question was answered"
-    assert found.line("loss_answer").verdict == "too few cases"
+    assert found.line("loss_answer").verdict == "too few groups"
 
 
 def test_recall_by_meaning_is_there_with_cosines(lexicon):
