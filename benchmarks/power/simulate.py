@@ -65,7 +65,7 @@ def simulate_comparison(
         return [float(share) for share in is_right.mean(axis=2).ravel()]
 
     groups = [group for group in range(design.groups) for _ in range(design.cases)]
-    return compare(answer(before), answer(after), groups=groups if by_group else None, seed=seed)
+    return compare(answer(before), answer(after), groups=groups if by_group else None)
 
 
 def find_rate(

@@ -8,12 +8,15 @@ The change is the sum of the first over the sum of the second: the mean over all
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
-# Up to so many groups that changed, every pattern of signs is counted; beyond it, FLIPS are drawn.
+# Up to so many groups that changed, every pattern of signs is counted; beyond it, DRAWS are drawn.
 EXACT_GROUPS = 16
-FLIPS = 9_999
-RESAMPLES = 9_999
+# As many flips and resamples at most and at least, and as many numbers as are held at once: the
+# questions of a benchmark are over a thousand groups, whose sums are near normal.
+DRAWS, FEWEST_DRAWS, NUMBERS = 9_999, 1_999, 2_000_000
 _NORMAL = NormalDist()
 
 
@@ -51,9 +54,7 @@ def sign_flip(sums: Sequence[float], seed: int = 0) -> SignFlip:
             totals = np.concatenate([totals + value, totals - value])
         extra = 0
     else:
-        chance = np.random.default_rng(seed)
-        signs = chance.integers(0, 2, size=(FLIPS, changed.size), dtype=np.int8)
-        totals = (2.0 * signs - 1.0) @ changed
+        totals = _draw_signs(changed.size, seed) @ changed
         extra = 1
 
     def share(hits: int) -> float:
@@ -83,8 +84,7 @@ def bca_interval(
     ratios = numerators / denominators
     if groups == 1 or np.ptp(ratios) <= 1e-12 * max(1.0, float(np.abs(ratios).max())):
         return change, change
-    chance = np.random.default_rng(seed)
-    counts = chance.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    counts = _draw_counts(groups, seed)
     changes = np.sort((counts @ numerators) / (counts @ denominators))
     slack = 1e-12 * max(1.0, abs(change))
     below = float((changes < change - slack).mean())
@@ -102,6 +102,30 @@ def bca_interval(
     return float(low), float(high)
 
 
+def _draws(groups: int) -> int:
+    return max(FEWEST_DRAWS, min(DRAWS, NUMBERS // groups))
+
+
+# The measures of a scorecard are over the same groups, so one set of draws serves them all.
+@lru_cache(maxsize=8)
+def _draw_signs(groups: int, seed: int) -> Any:
+    """Return draws x groups of -1 and 1."""
+    import numpy as np
+
+    signs = np.random.default_rng(seed).integers(0, 2, size=(_draws(groups), groups))
+    return 2.0 * signs - 1.0
+
+
+@lru_cache(maxsize=4)
+def _draw_counts(groups: int, seed: int) -> Any:
+    """Return draws x groups: how often each group is in a resample."""
+    import numpy as np
+
+    shares = np.full(groups, 1 / groups)
+    chance = np.random.default_rng(seed)
+    return chance.multinomial(groups, shares, size=_draws(groups)).astype(float)
+
+
 def _corrected(quantile: float, bias: float, acceleration: float) -> float:
     shifted = bias + quantile
     scale = 1 - acceleration * shifted
@@ -109,10 +133,8 @@ def _corrected(quantile: float, bias: float, acceleration: float) -> float:
     return _NORMAL.cdf(bias + shifted / scale) if scale > 0 else float(shifted > 0)
 
 
-def _acceleration(numerators: "object", denominators: "object") -> float:
-    import numpy as np
-
-    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+def _acceleration(top: Any, bottom: Any) -> float:
+    """Return a sixth of the skewness of the jackknife's values of sum(top) / sum(bottom)."""
     left_out = (top.sum() - top) / (bottom.sum() - bottom)
     offsets = left_out.mean() - left_out
     squares = float((offsets**2).sum())
