@@ -28,9 +28,9 @@ class MedexpLauncher(Launcher):
         config: DictConfig,
     ) -> None:
         """Called by Hydra before `launch`; the task itself is not needed: a job is a command."""
-        from medexp.sweep.workers.launcher import Jobs
+        from medexp.sweep.workers.launcher import JobLauncher
 
-        self.jobs = Jobs(hydra_context, config, self.n_jobs, self.timeout_s)
+        self.jobs = JobLauncher(hydra_context, config, self.n_jobs, self.timeout_s)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

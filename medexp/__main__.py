@@ -27,6 +27,12 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names, or print the commands."""
+    console.prepare_streams()
+    with console.quiet_when_unread():
+        _run_named_command()
+
+
+def _run_named_command() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(list_commands())
@@ -52,5 +58,4 @@ def run_command_module(name: str, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with console.quiet_when_unread():
-        main()
+    main()

@@ -24,24 +24,23 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from medexp.chat import question_input as incoming
-from medexp.chat import responder as answering
-from medexp.chat import web_ui as webpage
-from medexp.chat.conversation import Conversation, terminal_reader
-from medexp.chat.interrupt import stoppable
-from medexp.chat.rendering import LivePainter, PlainPainter, painted
-from medexp.chat.responder import Questions, Respondent
-from medexp.cli.app import Invocation, run_door
+from medexp.chat import question_input, responder, web_ui
+from medexp.chat.conversation import Conversation, make_terminal_reader
+from medexp.chat.interrupt import intercept_ctrl_c
+from medexp.chat.rendering import LiveRenderer, PlainRenderer, render_reply
+from medexp.chat.responder import QuestionEncoder, Responder
+from medexp.cli.app import run_command
 from medexp.config.command_options import AskFormat, AskOptions, Reasoning
+from medexp.config.invocation import Invocation
 from medexp.config.prompt_presets import presets
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, RunInterrupted
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation.generation import Sampling
-from medexp.models.adapter_model import Weights
-from medexp.system.console import Screen
+from medexp.models.session import open_session, prepare_finished_run
+from medexp.models.weights import Weights
+from medexp.system.console import Console
+from medexp.system.ports import listen_on_port
 from medexp.tracking import finished_run as finished
-from medexp.tracking import server as pages
 from medexp.tracking.finished_run import FinishedRun
 
 
@@ -54,32 +53,32 @@ def as_it_was_made(
     return finished.as_it_was_made(cfg, options, overrides)
 
 
-def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, show: Screen) -> None:
+def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:
     """Have `subject` answer what is asked on the command line or on standard input; without either,
     hold a conversation or serve a page.
 
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    found = finished.continued(run, subject, show)
+    found = prepare_finished_run(run, subject, console)
     if options.ui:
-        with pages.listening(options.port, "ask.port") as socket:
-            webpage.serve(
-                _ready(run, options, subject, found, (), show),
+        with listen_on_port(options.port, "ask.port") as socket:
+            web_ui.serve(
+                _ready(run, options, subject, found, (), console),
                 presets(),
                 socket,
                 options.open,
-                show,
+                console,
             )
         return
-    respondent = _ready(run, options, subject, found, asked, show)
+    respondent = _ready(run, options, subject, found, asked, console)
     with_reasoning = options.reasoning is Reasoning.show
     if not asked:
-        Conversation(respondent, show, with_reasoning, Path.cwd()).hold(terminal_reader())
+        Conversation(respondent, console, with_reasoning, Path.cwd()).hold(make_terminal_reader())
     for question in asked:
         if len(asked) > 1 and options.format is AskFormat.text:
-            show.raw(f"> {question}\n")
-        _answer(respondent, question, options.format, with_reasoning, show)
+            console.raw(f"> {question}\n")
+        _answer(respondent, question, options.format, with_reasoning, console)
 
 
 def _refuse_options(options: AskOptions) -> None:
@@ -92,7 +91,7 @@ def _refuse_options(options: AskOptions) -> None:
                 "ui=true opens a page; it goes with neither question=... nor ask.format=json: leave"
                 " those out"
             )
-        webpage.check_installed()
+        web_ui.check_installed()
     elif options.question is not None:
         _filled(options.question)
     elif sys.stdin.isatty() and (options.format is AskFormat.json or not sys.stdout.isatty()):
@@ -106,14 +105,19 @@ def _asked(options: AskOptions) -> list[str]:
     """The questions of the command line or of standard input; none where a conversation or a page
     is wanted.
 
-    Raises: ConfigError where one is empty; DataError as `incoming.decoded` and `incoming.questions`
+    Raises: ConfigError where one is empty; DataError as `question_input.decode_input` and `question_input.make_question_encoder`
         do.
     """
     if options.question is not None:
         return [options.question]
     if options.ui or sys.stdin.isatty():
         return []
-    return [_filled(each) for each in incoming.questions(incoming.decoded(sys.stdin.buffer.read()))]
+    return [
+        _filled(each)
+        for each in question_input.parse_questions(
+            question_input.decode_input(sys.stdin.buffer.read())
+        )
+    ]
 
 
 def _filled(question: str) -> str:
@@ -131,20 +135,20 @@ def _ready(
     subject: FinishedRun,
     found: Weights,
     asked: Sequence[str],
-    show: Screen,
-) -> Respondent:
+    console: Console,
+) -> Responder:
     """The run loaded, once every question is seen to be one that it can be asked."""
-    base = measuring.opened(run, found, show)
+    base = open_session(run, found, console)
     new = options.max_new_tokens or run.evaluation.max_new_tokens
-    questions = answering.questions(
+    questions = responder.make_question_encoder(
         run, base, Sampling(new, options.temperature, options.top_p, options.seed)
     )
     _refuse(questions, asked)
     run_id = subject.kept.run_id if subject.kept is not None else subject.asked
-    return answering.respondent(subject.name, run_id, run, base, questions, show)
+    return responder.load_responder(subject.name, run_id, run, base, questions, console)
 
 
-def _refuse(questions: Questions, asked: Sequence[str]) -> None:
+def _refuse(questions: QuestionEncoder, asked: Sequence[str]) -> None:
     """Raises BadInput with what is wrong with any of `asked`."""
     problems: list[str] = []
     for number, question in enumerate(asked, 1):
@@ -159,22 +163,24 @@ def _refuse(questions: Questions, asked: Sequence[str]) -> None:
 
 
 def _answer(
-    respondent: Respondent, question: str, form: AskFormat, with_reasoning: bool, show: Screen
+    respondent: Responder, question: str, form: AskFormat, with_reasoning: bool, console: Console
 ) -> None:
     """Print the answer to `question` as it comes.
 
     Raises: RunInterrupted where Ctrl-C has ended it; what came until then is on the screen.
     """
-    with stoppable() as stop:
+    with intercept_ctrl_c() as stop:
         if form is AskFormat.json:
             reply = respondent.reply(question, lambda _: stop.asked)
-            show.raw(json.dumps(respondent.as_json(reply), ensure_ascii=False))
+            console.raw(json.dumps(respondent.as_json(reply), ensure_ascii=False))
             sys.stdout.flush()
-        elif show.results.is_terminal:
-            with LivePainter(show.results, with_reasoning) as live:
-                reply = painted(respondent, question, live, stop)
+        elif console.results.is_terminal:
+            with LiveRenderer(console.results, with_reasoning) as live:
+                reply = render_reply(respondent, question, live, stop)
         else:
-            reply = painted(respondent, question, PlainPainter(sys.stdout, with_reasoning), stop)
+            reply = render_reply(
+                respondent, question, PlainRenderer(sys.stdout, with_reasoning), stop
+            )
     if reply.stopped:
         raise RunInterrupted("stopped by Ctrl-C", signal.SIGINT)
 
@@ -183,10 +189,10 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     options, subject = invocation.options, invocation.subject
     assert isinstance(options, AskOptions)
     assert isinstance(subject, FinishedRun)
-    ask(run, options, subject, Screen())
+    ask(run, options, subject, Console())
     return 0.0
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = incoming.quoted(sys.argv[1:])
-    run_door(_door, "ask", recompose=as_it_was_made)
+    sys.argv[1:] = question_input.quote_question(sys.argv[1:])
+    run_command(_door, "ask", recompose=as_it_was_made)

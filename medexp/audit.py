@@ -15,22 +15,23 @@ from pathlib import Path
 
 from rich.text import Text
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import AuditOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
-from medexp.data.audit.contamination import benchmark_texts
+from medexp.data.audit.contamination import extract_benchmark_texts
 from medexp.data.audit.inspection import Inspection
-from medexp.data.token_roles import Piece, Role
-from medexp.data.tokenizer_cache import Speller
+from medexp.data.token_roles import Role, TokenSpan
+from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import DataError
 from medexp.models import backend as stack
 from medexp.models import weights
-from medexp.models.loading import load_tokenizer
-from medexp.reports import audit_report as audit_page
+from medexp.models.tokenizer import load_tokenizer
+from medexp.reports import audit_report
 from medexp.system import machine
-from medexp.system.console import DONE, WRONG, Screen
+from medexp.system.console import DONE, WRONG, Console
 from medexp.system.visible import visible
 
 _LOOK = {  # the sixteen colours that every terminal has
@@ -44,7 +45,7 @@ _LOOK = {  # the sixteen colours that every terminal has
 PREVIEW_CHARACTERS = 130  # of a piece, on the screen
 
 
-def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> Inspection:
+def audit(run: RunConfig, options: AuditOptions, folder: Path, console: Console) -> Inspection:
     """Look at every case of `run`, show a summary, and write audit.json and audit.html into
     `folder`.
 
@@ -53,15 +54,15 @@ def audit(run: RunConfig, options: AuditOptions, folder: Path, show: Screen) -> 
     benchmarks = {
         Path(file).name: _benchmark(Path(file), key) for key, file in _benchmark_files(run, options)
     }
-    cases = source.load(run.dataset, run.prompt)
-    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
-    speller = _speller(run, show)
-    with show.counting("tokenising", speller.count(run, sides)) as advance:
+    cases = source.load_cases(run.dataset, run.prompt)
+    sides = mixture.split_mixture(cases.by_source, run.dataset, cases.reading)
+    speller = _speller(run, console)
+    with console.progress("tokenising", speller.count(run, sides)) as advance:
         ready = speller.prepared(run, sides, advance)
-    with show.stage("looking at the cases"):
+    with console.status("looking at the cases"):
         seen = speller.inspected(run, ready, benchmarks)
     files = _write(seen, run, folder)
-    _show(seen, files, show)
+    _show(seen, files, console)
     if options.strict and seen.broken:
         raise DataError([f"{rule} (audit.strict=true)" for rule in seen.broken])
     return seen
@@ -77,7 +78,7 @@ def _benchmark_files(run: RunConfig, options: AuditOptions) -> Iterator[tuple[st
 
 
 def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
-    texts = list(benchmark_texts(source.read_file(file, key)))
+    texts = list(extract_benchmark_texts(source.read_records(file, key)))
     if not texts:
         raise DataError(
             f"{key}={file} has no text in 'question'; give MedQA, MedMCQA or PubMedQA files"
@@ -85,12 +86,14 @@ def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
     return texts
 
 
-def _speller(run: RunConfig, show: Screen) -> Speller:
+def _speller(run: RunConfig, console: Console) -> CachedTokenizer:
     found = weights.find(run.model, tokenizer_only=True)
-    with show.stage("loading the tokenizer"):
+    with console.status("loading the tokenizer"):
         if found.gguf is not None:
             found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
-        return Speller(load_tokenizer(found, stack.load_transformers(run.hardware)), run.prompt)
+        return CachedTokenizer(
+            load_tokenizer(found, stack.load_transformers(run.hardware)), run.prompt
+        )
 
 
 def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
@@ -99,29 +102,29 @@ def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
     values.write_text(
         json.dumps(seen.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    html.write_text(audit_page.page(run, seen), encoding="utf-8")
+    html.write_text(audit_report.render_audit_page(run, seen), encoding="utf-8")
     return values, html
 
 
-def _show(seen: Inspection, files: tuple[Path, Path], show: Screen) -> None:
-    show.results.print(_key())
+def _show(seen: Inspection, files: tuple[Path, Path], console: Console) -> None:
+    console.results.print(_key())
     for pieces in seen.previews:
-        show.results.print(_preview(pieces))
+        console.results.print(_preview(pieces))
     rows = [
         (name, f"{each.median:g}", f"{each.p95:,}", f"{each.longest:,}", _bars(each.bins))
         for name, each in seen.lengths.items()
     ]
-    show.table(
+    console.table(
         f"Tokens per training case, limit {seen.max_tokens:,}",
         ("part", "median", "p95", "longest", "from 0 to the longest"),
         rows,
     )
-    show.table("", ("", ""), _summary(seen))
+    console.table("", ("", ""), _summary(seen))
     for rule in seen.broken:
-        show.result(rule, WRONG)
+        console.result(rule, WRONG)
     if not seen.broken:
-        show.result("all checks passed", DONE)
-    show.result(f"Written: {files[0]} and {files[1]}")
+        console.result("all checks passed", DONE)
+    console.result(f"Written: {files[0]} and {files[1]}")
 
 
 def _summary(seen: Inspection) -> list[tuple[str, str]]:
@@ -171,7 +174,7 @@ def _key() -> Text:
     return text.append("grey: read, not in the loss", "bright_black").append("\n")
 
 
-def _preview(pieces: Sequence[Piece]) -> Text:
+def _preview(pieces: Sequence[TokenSpan]) -> Text:
     """A case in the colours of `_LOOK`, on few lines; long pieces are cut in their middle, what is
     not learnt is grey.
     """
@@ -190,8 +193,8 @@ def _middle_cut(text: str) -> str:
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, AuditOptions)
-    return float(len(audit(run, options, invocation.output_dir, Screen()).broken))
+    return float(len(audit(run, options, invocation.output_dir, Console()).broken))
 
 
 if __name__ == "__main__":
-    run_door(_door, "audit", needs_card=False)
+    run_command(_door, "audit", needs_card=False)

@@ -12,13 +12,14 @@ CUDA's context is there. Seconds.
 
 from dataclasses import asdict
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
+from medexp.config.invocation import Invocation
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
 from medexp.models import gpu_rates as rates
 from medexp.models.gpu_rates import Product
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.machine import Calibration
 from medexp.system.units import GIB, gib
 
@@ -26,7 +27,7 @@ PLANNED_TOKENS = 4096  # the products of most plans are about this long
 USUALLY_TAKEN_BYTES = GIB  # the CUDA context and a desktop take less
 
 
-def calibrate(run: RunConfig, show: Screen) -> Calibration:
+def calibrate(run: RunConfig, console: Console) -> Calibration:
     """Measure the first card and keep the figures for every later run.
 
     Raises: MachineError without a card.
@@ -37,16 +38,16 @@ def calibrate(run: RunConfig, show: Screen) -> Calibration:
             " calibration"
         )
     shape = run.model.shape
-    with show.stage("starting CUDA"):
+    with console.status("starting CUDA"):
         free_bytes = rates.free_bytes()
-    with show.counting("matrix products", len(rates.TOKENS)) as advance:
+    with console.progress("matrix products", len(rates.TOKENS)) as advance:
         measured: list[Product] = []
         for each in rates.products(shape, run.hardware.dtype):
             if measured and measured[-1].tokens != each.tokens:
                 advance(1)
             measured.append(each)
         advance(1)
-    with show.stage("copies"):
+    with console.status("copies"):
         pinned, pageable = rates.link_gb_per_s(pinned=True), rates.link_gb_per_s(pinned=False)
         on_card = rates.memory_gb_per_s()
     free_bytes = min(free_bytes, rates.free_bytes())
@@ -61,19 +62,19 @@ def calibrate(run: RunConfig, show: Screen) -> Calibration:
         (f"{each.tokens:,} x {each.inputs:,} by {each.outputs:,}", f"{each.tflops:.0f}")
         for each in measured
     ]
-    show.table(
+    console.table(
         f"{card.name}, {run.hardware.dtype.value}, layers of {run.model.name}",
         ("product", "TFLOP/s"),
         rows,
     )
-    show.table("", ("", ""), _rows(found, pageable))
+    console.table("", ("", ""), _rows(found, pageable))
     if (taken := card.total_bytes - free_bytes) > USUALLY_TAKEN_BYTES:
-        show.say(
+        console.info(
             f"! {gib(taken):.2f} GiB of {card.name} were taken when this was measured, and"
             " hardware=auto plans with the rest: if other programs had them, close these and"
             " calibrate again"
         )
-    show.result(
+    console.result(
         f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another"
         f" preset:\n{overrides(found)}"
     )
@@ -98,8 +99,8 @@ def _rows(found: Calibration, pageable: float) -> list[tuple[str, str]]:
 
 
 def _door(run: RunConfig, _invocation: Invocation) -> float:
-    return calibrate(run, Screen()).matmul_tflops
+    return calibrate(run, Console()).matmul_tflops
 
 
 if __name__ == "__main__":
-    run_door(_door, "calibrate")
+    run_command(_door, "calibrate")

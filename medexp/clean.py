@@ -4,38 +4,39 @@ python -m medexp.clean                  # lists them; the command that began one
 python -m medexp.clean clean.days=30    # removes those that nobody has touched for 30 days
 """
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import CleanOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.training import leftovers
-from medexp.training.resume import unfinished
+from medexp.training.resume import unfinished_runs_dir
 
 
-def clean(run: RunConfig, options: CleanOptions, show: Screen) -> None:
+def clean(run: RunConfig, options: CleanOptions, console: Console) -> None:
     """List the unfinished runs; with `options.days` remove the old ones among them."""
-    found = leftovers.found(run.tracking)
+    found = leftovers.list_leftovers(run.tracking)
     if not found:
-        show.result(f"{unfinished(run.tracking)} holds no unfinished run")
+        console.result(f"{unfinished_runs_dir(run.tracking)} holds no unfinished run")
         return
     columns = ("run", "checkpoint", "MLflow run", "GiB", "untouched for")
-    show.table("Unfinished runs", columns, [each.row() for each in found])
+    console.table("Unfinished runs", columns, [each.row() for each in found])
     if options.days is None:
-        show.result(
+        console.result(
             "The command that began one continues it. clean.days=N removes those untouched for N"
             " days"
         )
         return
-    removed = leftovers.remove(run.tracking, options.days)
-    show.result(f"{leftovers.counted(removed)} removed, {leftovers.counted_gib(removed)} freed")
+    removed = leftovers.remove_leftovers(run.tracking, options.days)
+    console.result(f"{leftovers.count_runs(removed)} removed, {leftovers.total_gib(removed)} freed")
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, CleanOptions)
-    clean(run, options, Screen())
+    clean(run, options, Console())
     return 0.0
 
 
 if __name__ == "__main__":
-    run_door(_door, "clean", needs_card=False)
+    run_command(_door, "clean", needs_card=False)

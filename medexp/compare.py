@@ -17,47 +17,48 @@ import time
 import webbrowser
 from pathlib import Path
 
-from medexp.cli.app import Invocation, new_folder, run_door
-from medexp.comparison import compare_report as comparison_page
-from medexp.comparison import comparison
-from medexp.comparison import loading as compared
-from medexp.comparison import tables as comparison_rows
-from medexp.comparison.comparison import Comparing
+from medexp.cli.app import run_command
+from medexp.cli.output_dir import make_unique_folder
+from medexp.comparison import compare_report, comparison, tables
+from medexp.comparison import loading as runs
+from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions, Format
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
-from medexp.reports import summary as report
-from medexp.system.console import NOTE, Screen
+from medexp.reports import summary
+from medexp.system.console import NOTE, Console
+from medexp.system.home import expand_home
 from medexp.system.units import duration
 
 COLUMN = 36  # characters that an answer needs beside others
 
 
-def compare(run: RunConfig, options: CompareOptions, show: Screen) -> Comparing:
+def compare(run: RunConfig, options: CompareOptions, console: Console) -> RunComparison:
     """Print the comparison that `options` ask for, and write its page.
 
     Raises: ConfigError, RunError, DataError or OutputError in one sentence.
     """
     began = time.perf_counter()
-    names, given = asked(options), options.file and Path.cwd() / Path(options.file).expanduser()
+    names, given = asked(options), options.file and Path.cwd() / expand_home(options.file)
     if given and given.is_dir():
         raise OutputError(
             f"compare.file={given} is a folder; give the name of a file, as"
             f" {given / 'compare.html'}"
         )
-    with show.stage("reading the runs and scoring their answers"):
+    with console.status("reading the runs and scoring their answers"):
         if options.study:
-            found = compared.of_study(options.study, run.tracking, Path.cwd())
+            found = runs.load_study_trials(options.study, run.tracking, Path.cwd())
         else:
-            found = compared.of_runs(names, run.tracking, Path.cwd())
-        page = comparison_page.render(found, options.mlflow)
+            found = runs.load_runs(names, run.tracking, Path.cwd())
+        page = compare_report.render_comparison(found, options.mlflow)
     file = _written(page, given or None)
     if options.format is Format.json:
-        said = {"remarks": comparison_rows.remarks(found), "page": str(file)}
-        show.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
+        said = {"remarks": tables.caveats(found), "page": str(file)}
+        console.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
-        _print(show, found, options.answers)
-        show.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
+        _print(console, found, options.answers)
+        console.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
     if options.open:
         webbrowser.open(file.as_uri())
     return found
@@ -85,10 +86,10 @@ def asked(options: CompareOptions) -> list[str]:
             "there is nothing to compare: give 'run=[ID,ID]' (MLflow run ids, folders of adapters,"
             " last; make ui lists the runs) or study=NAME"
         )
-    if not compared.FEWEST <= len(names) <= compared.MOST:
+    if not runs.FEWEST <= len(names) <= runs.MOST:
         raise ConfigError(
-            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {compared.FEWEST} to"
-            f" {compared.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
+            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {runs.FEWEST} to"
+            f" {runs.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
             " its report.html"
         )
     return names
@@ -101,7 +102,7 @@ def _written(page: str, given: Path | None) -> Path:
     by_time = Path.cwd() / time.strftime("outputs/%Y-%m-%d/%H-%M-%S")
     try:
         if given is None:
-            file = new_folder(by_time) / "compare.html"
+            file = make_unique_folder(by_time) / "compare.html"
         else:
             file = given
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,38 +115,36 @@ def _written(page: str, given: Path | None) -> Path:
     return file
 
 
-def _print(show: Screen, found: Comparing, answers: int) -> None:
+def _print(console: Console, found: RunComparison, answers: int) -> None:
     labels = tuple(run.label for run in found.runs)
-    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    show.table(
+    console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    console.table(
         found.title,
         ("", "run", "ended", "evaluated", "MLflow run or folder"),
-        comparison_rows.run_rows(found),
+        tables.build_run_rows(found),
     )
-    show.result(comparison_rows.shared(found))
-    rows, follow = comparison_rows.setting_rows(found)
+    console.result(tables.describe_shared_settings(found))
+    rows, follow = tables.build_setting_rows(found)
     if rows:
-        show.table("Where they differ", ("setting", *labels), rows)
+        console.table("Where they differ", ("setting", *labels), rows)
     if follow:
-        show.result(
+        console.result(
             "also different, but only because of the settings above, or for features that are off:"
             f" {', '.join(follow)}",
             style="dim",
         )
-    for remark in comparison_rows.remarks(found):
-        show.result(remark, NOTE)
-    _print_measures(show, found)
-    if costs := comparison_rows.cost_rows(found):
-        show.table("What they took", ("", *labels), costs)
-    _print_answers(show, found, answers)
+    for remark in tables.caveats(found):
+        console.result(remark, NOTE)
+    _print_measures(console, found)
+    if costs := tables.build_cost_rows(found):
+        console.table("What they took", ("", *labels), costs)
+    _print_answers(console, found, answers)
 
 
-def _print_measures(show: Screen, found: Comparing) -> None:
-    quiet = comparison_rows.quiet(found)
+def _print_measures(console: Console, found: RunComparison) -> None:
+    quiet = tables.unchanged_measures(found)
     loud = [each for each in found.measures if each not in quiet]
-    if (first := found.reference) is not None and (
-        rows := comparison_rows.contrast_rows(found, loud)
-    ):
+    if (first := found.reference) is not None and (rows := tables.build_contrast_rows(found, loud)):
         columns = (
             "measure",
             "",
@@ -155,45 +154,45 @@ def _print_measures(show: Screen, found: Comparing) -> None:
             "p | Holm",
             "n",
         )
-        show.table(f"Against {first.label}, the same cases answered by both", columns, rows)
-    if rows := comparison_rows.change_rows(found, loud):
+        console.table(f"Against {first.label}, the same cases answered by both", columns, rows)
+    if rows := tables.build_change_rows(found, loud):
         heads = ("measure", "", "before -> after", "verdict", "change [95 %]")
-        show.table("What changed in each, against its own base", heads, rows)
+        console.table("What changed in each, against its own base", heads, rows)
     if quiet:
-        show.result(
+        console.result(
             "no detectable change or difference anywhere:"
             f" {', '.join(each.title for each in quiet)}",
             style="dim",
         )
     if found.measures:
-        for sentence in comparison_rows.honest(found):
-            show.result(sentence, style="dim")
-        show.result("")
+        for sentence in tables.reading_notes(found):
+            console.result(sentence, style="dim")
+        console.result("")
 
 
-def _print_answers(show: Screen, found: Comparing, answers: int) -> None:
+def _print_answers(console: Console, found: RunComparison, answers: int) -> None:
     """The tuned answers to the first questions, as many runs side by side as the terminal has room
     for.
     """
-    room = max(1, show.results.width // COLUMN)
+    room = max(1, console.results.width // COLUMN)
     answering = [
         at
         for at, run in enumerate(found.runs)
         if run.evaluated is not None and run.evaluated.record.cases
     ][:room]
-    for case in found.asked[:answers]:
-        said = [comparison.said(found.runs[at], case.places[at]) for at in answering]
+    for case in found.answered_questions[:answers]:
+        said = [comparison.find_answers(found.runs[at], case.places[at]) for at in answering]
         heads = [f"{found.runs[at].label}: {each.figures[1]}" if each else found.runs[at].label
                  for at, each in zip(answering, said, strict=True)]  # fmt: skip
-        texts = [report.clipped(each.tuned, 900) if each else "(not asked)" for each in said]
-        show.table(f"Held out: {case.question}", heads, [texts], prose=True)
+        texts = [summary.clip_text(each.tuned, 900) if each else "(not asked)" for each in said]
+        console.table(f"Held out: {case.question}", heads, [texts], prose=True)
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, CompareOptions)
-    return float(compare(run, options, Screen()).comparisons)
+    return float(compare(run, options, Console()).comparisons)
 
 
 if __name__ == "__main__":
-    run_door(_door, "compare", needs_card=False)
+    run_command(_door, "compare", needs_card=False)

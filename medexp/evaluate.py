@@ -16,38 +16,41 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.flatten import fingerprint, former_fingerprint, telling
+from medexp.config.invocation import Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
-from medexp.data.cases import digest_of
+from medexp.data.cases import compute_digest
 from medexp.data.split import Split
-from medexp.data.tokenizer_cache import Speller
+from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import RunError
-from medexp.evaluation import benchmarks
-from medexp.evaluation import evaluator as measuring
-from medexp.evaluation.baseline_cache import known_base
-from medexp.evaluation.benchmark_questions import ChoiceQuestion, questions
-from medexp.evaluation.evaluator import Measured
+from medexp.evaluation import benchmarks, evaluator
+from medexp.evaluation.baseline_cache import open_baseline_cache
+from medexp.evaluation.benchmark_questions import ChoiceQuestion, parse_questions
+from medexp.evaluation.evaluator import Evaluator
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Card
+from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import memory_phase
+from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.planning.memory_terms import Phase
-from medexp.reports import mlflow_description as note
-from medexp.reports import summary as report
-from medexp.reports.run_report import About
+from medexp.reports import mlflow_description, summary
+from medexp.reports.console_tables import print_scorecard
+from medexp.reports.publish import publish_evaluation, read_loss_curves
+from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
-from medexp.system.console import DONE, NOTE, Screen
+from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short, with_tilde
 from medexp.system.units import bytes_of_gib, duration
 from medexp.tracking import finished_run as finished
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
-from medexp.tracking.finished_run import COMPOSED, RECORD, FinishedRun
-from medexp.training.resume import Workspace, claimed, dead_runs, unfinished
+from medexp.tracking.artifact_names import COMPOSED_CONFIG, RECORD
+from medexp.tracking.finished_run import FinishedRun
+from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
 
 
 def evaluate(
@@ -55,8 +58,8 @@ def evaluate(
     options: EvaluateOptions,
     subject: FinishedRun,
     invocation: Invocation,
-    show: Screen,
-) -> Card:
+    console: Console,
+) -> Scorecard:
     """Measure `subject`, which was made with `run`, print and keep what changed.
 
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
@@ -64,13 +67,13 @@ def evaluate(
     """
     began = time.perf_counter()
     if options.rescore:
-        record, found = _rescored(run, subject, show)
+        record, found = _rescored(run, subject, console)
         kept = _keep(run, invocation, subject, record, found, None)
     else:
-        record, found, kept = _measured(run, invocation, subject, show)
-    show.result(f"{report.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    measuring.show(show, f"What changed: {subject.name}", record, found)
-    show.result(
+        record, found, kept = _measured(run, invocation, subject, console)
+    console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
+    print_scorecard(console, f"What changed: {subject.name}", record, found)
+    console.result(
         f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
         f" {duration(time.perf_counter() - began)}"
     )
@@ -90,76 +93,89 @@ def _keep(
     invocation: Invocation,
     subject: FinishedRun,
     record: Record,
-    found: Card,
-    work: Workspace | None,
+    found: Scorecard,
+    work: ResumableRun | None,
 ) -> Kept:
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
     the middle of this.
     """
-    kept_runs.bury(run.tracking, dead_runs(run.tracking))
+    kept_runs.bury(run.tracking, list_dead_mlflow_runs(run.tracking))
     earlier = work.mlflow_run_id if work else None
     with tracking.open_run(run.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
-            work.belongs_to(tracker.run_id)
+            work.remember_mlflow_run(tracker.run_id)
         tracker.tags(_tags(subject))
         tracker.params(telling(run, invocation.overrides))
-        tracker.text(invocation.composed_yaml, COMPOSED)
+        tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
         about = _about(run, subject, record, tracker.run_id)
-        page = measuring.keep(tracker, record, found, about, 0, invocation.output_dir)
-        tracker.note(note.measured(found, tracker.page))
+        page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
+        tracker.note(mlflow_description.describe_evaluation(found, tracker.page))
         return Kept(tracker.run_id, page)
 
 
 def _measured(
-    run: RunConfig, invocation: Invocation, subject: FinishedRun, show: Screen
-) -> tuple[Record, Card, Kept]:
+    run: RunConfig, invocation: Invocation, subject: FinishedRun, console: Console
+) -> tuple[Record, Scorecard, Kept]:
     """Load base and adapter, ask, score, and keep."""
-    found = finished.continued(run, subject, show)
+    found = prepare_finished_run(run, subject, console)
     questions = _questions(run.evaluation)
-    cases = source.load(run.dataset, run.prompt)
-    sides = mixture.sides(cases.by_source, run.dataset, cases.reading)
+    cases = source.load_cases(run.dataset, run.prompt)
+    sides = mixture.split_mixture(cases.by_source, run.dataset, cases.reading)
     names = [f"evaluate-{of(run, cases.digest)}" for of in (fingerprint, former_fingerprint)]
-    with claimed(unfinished(run.tracking), names[0], run.training.resume, names[1]) as work:
-        _point_out_other_cases(subject, sides, show)
-        show.say(
+    with acquire(
+        unfinished_runs_dir(run.tracking), names[0], run.training.resume, names[1]
+    ) as work:
+        _point_out_other_cases(subject, sides, console)
+        console.info(
             f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}",
             title=subject.name,
         )
-        base = measuring.opened(run, found, show)
-        ready = Speller(base.tokenizer, run.prompt).prepared(run, sides)
-        tuned = measuring.tuned(run, base, show)
-        job = Measured(
-            run, show, work, ready, tuned, base.meter, known_base(run, base.weights, ready)
+        base = open_session(run, found, console)
+        ready = CachedTokenizer(base.tokenizer, run.prompt).prepared(run, sides)
+        tuned = load_model_under_ceiling(run, base, console)
+        job = Evaluator(
+            run,
+            console,
+            work.answers_file,
+            ready,
+            tuned,
+            base.meter,
+            open_baseline_cache(run, base.weights, ready),
         )
         record = _asked(job, questions)
-        card = measuring.card(record, run.evaluation, base.modules)
+        card = evaluator.score_record(record, run.evaluation, base.modules)
         kept = _keep(run, invocation, subject, record, card, work)
         work.finish()  # last: until then the answers are nowhere else
     return record, card, kept
 
 
-def _asked(job: Measured, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:
+def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:
     """Losses, answers and benchmarks of base and tuned model."""
-    losses_before = job.base_losses()
-    with job.show.stage("measuring the tuned model's held-out loss"):
-        losses_after = job.losses()
-    record = job.record(
-        (job.answers(base=True), job.answers(base=False)), (losses_before, losses_after)
+    losses_before = job.measure_base_losses()
+    with job.console.status("measuring the tuned model's held-out loss"):
+        losses_after = job.measure_losses()
+    record = job.build_record(
+        (job.generate_answers(base=True), job.generate_answers(base=False)),
+        (losses_before, losses_after),
     )
-    if not questions and not job.run.evaluation.benchmarks:
+    if not questions and not job.config.evaluation.benchmarks:
         return record
     with (
-        job.show.stage("asking the benchmarks, base and tuned"),
+        job.console.status("asking the benchmarks, base and tuned"),
         memory_phase(Phase.evaluation, "asking the benchmarks", job.meter),
     ):
         return replace(
-            record, benchmarks=benchmarks.graded(job.tuned, job.run.evaluation, questions)
+            record,
+            benchmarks=benchmarks.grade_benchmarks(job.model, job.config.evaluation, questions),
         )
 
 
-def _point_out_other_cases(subject: FinishedRun, sides: Split, show: Screen) -> None:
-    if subject.kept is not None and subject.kept.held_out not in (None, digest_of(sides.held_out)):
-        show.say(
+def _point_out_other_cases(subject: FinishedRun, sides: Split, console: Console) -> None:
+    if subject.kept is not None and subject.kept.held_out not in (
+        None,
+        compute_digest(sides.held_out),
+    ):
+        console.info(
             "these held-out cases are not those of the run: some of them may have been trained on",
             NOTE,
         )
@@ -175,16 +191,16 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     if evaluation.benchmarks or files:
         benchmarks.check_installed()
     return {
-        benchmark: questions(
+        benchmark: parse_questions(
             benchmark,
-            source.read_file(file, f"evaluation.benchmark_files.{benchmark.value}"),
+            source.read_records(file, f"evaluation.benchmark_files.{benchmark.value}"),
             file.name,
         )
         for benchmark, file in files.items()
     }
 
 
-def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Record, Card]:
+def _rescored(run: RunConfig, subject: FinishedRun, console: Console) -> tuple[Record, Scorecard]:
     """Score the stored answers, and say whether the figures are those stored with them."""
     if subject.record is None:
         raise RunError(
@@ -195,15 +211,15 @@ def _rescored(run: RunConfig, subject: FinishedRun, show: Screen) -> tuple[Recor
         subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
     )
     modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
-    found = measuring.card(record, run.evaluation, modules)
+    found = evaluator.score_record(record, run.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]
-    show.say(
+    console.info(
         f"{len(known) - len(other)} of {len(known)} stored figures are the same to the digit", DONE
     )
     for name in other:
-        show.say(f"{name}: {stored[name]!r} is stored, {known[name]!r} now", NOTE)
+        console.info(f"{name}: {stored[name]!r} is stored, {known[name]!r} now", NOTE)
     return record, found
 
 
@@ -216,7 +232,7 @@ def _tags(subject: FinishedRun) -> dict[str, object]:
     }
 
 
-def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> About:
+def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> ReportHeader:
     """What report.html says beside the measures: of a run in MLflow also its curves and its VRAM."""
     facts = [
         ("evaluated", with_tilde(subject.asked)),
@@ -228,19 +244,19 @@ def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) ->
         ("MLflow run", run_id),
     ]
     if subject.kept is None:
-        return About(subject.name, facts)
+        return ReportHeader(subject.name, facts)
     kept = subject.kept.metrics
     planned, measured = (
         int(kept.get("vram/planned_bytes", 0)),
         int(kept.get("vram/measured_bytes", 0)),
     )
-    return About(
+    return ReportHeader(
         subject.name,
         facts,
         planned_bytes=planned,
         measured_bytes=measured,
         ceiling_bytes=bytes_of_gib(run.hardware.vram_ceiling_gib or 0) if measured else 0,
-        **measuring.curves(subject.kept.tracker),
+        **read_loss_curves(subject.kept.tracker),
     )
 
 
@@ -248,9 +264,9 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     options, subject = invocation.options, invocation.subject
     assert isinstance(options, EvaluateOptions)
     assert isinstance(subject, FinishedRun)
-    line = evaluate(run, options, subject, invocation, Screen()).line("loss_answer")
+    line = evaluate(run, options, subject, invocation, Console()).line("loss_answer")
     return line.after if line.after is not None else float("nan")
 
 
 if __name__ == "__main__":
-    run_door(_door, "evaluate", recompose=finished.as_it_was_made)
+    run_command(_door, "evaluate", recompose=finished.as_it_was_made)

@@ -19,31 +19,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import ExportOptions, ExportTo
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, MachineError, ModelError, RunError
 from medexp.exporters import gguf as gguf_file
-from medexp.exporters import merge
-from medexp.exporters import output_folder as folder
-from medexp.exporters import quantizer as quantiser
-from medexp.exporters.gguf import WRITTEN_HERE
-from medexp.exporters.job import GGUF, Job, write
-from medexp.exporters.output_folder import MARK
+from medexp.exporters import merge, output_folder, quantizer
+from medexp.exporters.gguf import SUPPORTED_TYPES
+from medexp.exporters.job import GGUF_TARGETS, ExportJob, write_export
+from medexp.exporters.output_folder import MANIFEST_NAME
 from medexp.models import adapter_files as artifact
-from medexp.models import lora_math as projections
-from medexp.models import weights
+from medexp.models import lora_math, weights
 from medexp.system import hub
-from medexp.system.console import Screen
+from medexp.system.console import Console
+from medexp.system.home import expand_home
 from medexp.system.units import MIB, duration
 from medexp.tracking import finished_run as finished
 from medexp.tracking import registry
+from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG
 from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.registry import Registered
 
 _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
 # may hold places outside the home folder, which it needs to be made again
-_NOT_FOR_OTHERS = ("run.yaml",)
+_NOT_FOR_OTHERS = (ADAPTER_RUN_CONFIG,)
 
 
 def export(
@@ -51,7 +51,7 @@ def export(
     options: ExportOptions,
     subject: FinishedRun,
     invocation: Invocation,
-    show: Screen,
+    console: Console,
 ) -> Path | Registered:
     """Export `subject`, which was made with `run`, as `options` say; returns the folder, or the
     registered version.
@@ -62,11 +62,11 @@ def export(
     if problems := list(_problems(options)):
         raise ConfigError(problems)
     if options.to is ExportTo.registry:
-        return _registered(run, options, subject, show)
-    job = _checked(run, options, subject, invocation, show)
-    show.say(f" as {options.to.value}", title=subject.name)
-    with folder.written(job.target) as half_done:
-        write(job, half_done)
+        return _registered(run, options, subject, console)
+    job = _checked(run, options, subject, invocation, console)
+    console.info(f" as {options.to.value}", title=subject.name)
+    with output_folder.open_output_folder(job.target) as half_done:
+        write_export(job, half_done)
     _print(job, time.perf_counter() - began)
     if options.push:
         _push(job)
@@ -101,7 +101,7 @@ def _problems(options: ExportOptions) -> Iterator[str]:
 
 
 def _registered(
-    run: RunConfig, options: ExportOptions, subject: FinishedRun, show: Screen
+    run: RunConfig, options: ExportOptions, subject: FinishedRun, console: Console
 ) -> Registered:
     if subject.kept is None:
         raise RunError(
@@ -112,7 +112,7 @@ def _registered(
         run.tracking, subject.kept.run_id, options.name or run.model.name, options.alias
     )
     was = "registered" if found.is_new else "already registered"
-    show.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
+    console.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
     return found
 
 
@@ -121,8 +121,8 @@ def _checked(
     options: ExportOptions,
     subject: FinishedRun,
     invocation: Invocation,
-    show: Screen,
-) -> Job:
+    console: Console,
+) -> ExportJob:
     """The job, once nothing stands against it.
 
     Raises: BadInput.
@@ -133,28 +133,28 @@ def _checked(
             " its adapter"
         )
     target = (
-        Path(options.folder).expanduser().absolute()
+        expand_home(options.folder).absolute()
         if options.folder
         else invocation.output_dir / "export"
     )
-    folder.check(target, options.overwrite, _BESIDE_BYTES)
-    if options.to in GGUF and options.quantisation not in WRITTEN_HERE:
-        quantiser.find(options.quantisation, options.llama_cpp)
+    output_folder.check_folder(target, options.overwrite, _BESIDE_BYTES)
+    if options.to in GGUF_TARGETS and options.quantisation not in SUPPORTED_TYPES:
+        quantizer.find_quantizer(options.quantisation, options.llama_cpp)
     _check_adapter(run, subject.adapter)
-    job = Job(run, options, subject, subject.adapter, target, show)
+    job = ExportJob(run, options, subject, subject.adapter, target, console)
     if job.merges:
-        if options.to in GGUF:
-            gguf_file.splitting_rule(job.adapter)
-        folder.check(target, options.overwrite, _BESIDE_BYTES + _weight_bytes(job))
+        if options.to in GGUF_TARGETS:
+            gguf_file.find_pre_tokenizer(job.adapter)
+        output_folder.check_folder(target, options.overwrite, _BESIDE_BYTES + _weight_bytes(job))
     return job
 
 
 def _check_adapter(run: RunConfig, adapter: Path) -> None:
-    if found := projections.unsupported(artifact.adapter_config(adapter)):
+    if found := lora_math.unsupported(artifact.adapter_config(adapter)):
         raise ModelError(
             f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge"
         )
-    wrong = list(projections.misfits(artifact.shapes(adapter), run.lora.r, run.model.shape))
+    wrong = list(lora_math.misfits(artifact.shapes(adapter), run.lora.r, run.model.shape))
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise ModelError(
@@ -163,27 +163,29 @@ def _check_adapter(run: RunConfig, adapter: Path) -> None:
         )
 
 
-def _weight_bytes(job: Job) -> int:
+def _weight_bytes(job: ExportJob) -> int:
     """What the weights take on the disk at most, what is written on the way included."""
-    if job.options.to not in GGUF:
-        return merge.merged_bytes(job.merged.base)
-    size = gguf_file.file_bytes(job.merged, job.options.quantisation)
-    return size if job.options.quantisation in WRITTEN_HERE else 2 * size
+    if job.options.to not in GGUF_TARGETS:
+        return merge.estimate_merged_bytes(job.merged.base)
+    size = gguf_file.estimate_file_bytes(job.merged, job.options.quantisation)
+    return size if job.options.quantisation in SUPPORTED_TYPES else 2 * size
 
 
-def _print(job: Job, elapsed_s: float) -> None:
-    job.show.table(
-        f"Exported as {job.options.to.value}", ("file", "size"), folder.files(job.target)
+def _print(job: ExportJob, elapsed_s: float) -> None:
+    job.console.table(
+        f"Exported as {job.options.to.value}",
+        ("file", "size"),
+        output_folder.list_files(job.target),
     )
     shown = (
         job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
     )
-    job.show.result(f"{shown}, {duration(elapsed_s)}")
+    job.console.result(f"{shown}, {duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
-        job.show.result(
+        job.console.result(
             f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}"
         )
-        job.show.raw(
+        job.console.raw(
             next(
                 line
                 for line in (job.target / "serve.sh").read_text().splitlines()
@@ -191,12 +193,12 @@ def _print(job: Job, elapsed_s: float) -> None:
             )
         )
     if (job.target / "Modelfile").is_file():
-        job.show.result(
+        job.console.result(
             f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}"
         )
 
 
-def _base_of_script(job: Job) -> str:
+def _base_of_script(job: ExportJob) -> str:
     """What serve.sh has to be told: where the base lies on this machine, if it is not the Hub's.
     Said here, and in no file.
     """
@@ -208,11 +210,11 @@ def _base_of_script(job: Job) -> str:
         return "BASE=FOLDER "
 
 
-def _push(job: Job) -> None:
+def _push(job: ExportJob) -> None:
     repo, token = job.options.repo, os.environ["HF_TOKEN"]
     assert repo is not None
-    job.show.say(f"uploading to {repo}{' (private)' if job.options.private else ''}")
-    message, leave_out = f"medexp export of {job.subject.name}", [*_NOT_FOR_OTHERS, MARK]
+    job.console.info(f"uploading to {repo}{' (private)' if job.options.private else ''}")
+    message, leave_out = f"medexp export of {job.subject.name}", [*_NOT_FOR_OTHERS, MANIFEST_NAME]
     try:
         address = hub.push(job.target, repo, token, job.options.private, message, leave_out)
     except hub.HubError as error:
@@ -220,16 +222,16 @@ def _push(job: Job) -> None:
             f"export.repo={repo} could not be pushed to: {error}. The export is whole in"
             f" {job.target}"
         ) from error
-    job.show.result(f"On the Hub: {address}")
+    job.console.result(f"On the Hub: {address}")
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options, subject = invocation.options, invocation.subject
     assert isinstance(options, ExportOptions)
     assert isinstance(subject, FinishedRun)
-    export(run, options, subject, invocation, Screen())
+    export(run, options, subject, invocation, Console())
     return 0.0
 
 
 if __name__ == "__main__":
-    run_door(_door, "export", needs_card=False, recompose=finished.as_it_was_made)
+    run_command(_door, "export", needs_card=False, recompose=finished.as_it_was_made)

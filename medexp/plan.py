@@ -15,23 +15,23 @@ from pathlib import Path
 
 from rich.progress import track
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import Format, PlanOptions
+from medexp.config.invocation import Invocation
 from medexp.config.model_shape import check_shape, config_in
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import ConfigError, VramPlanError
-from medexp.planning import feasibility as reach
-from medexp.planning import planner
+from medexp.planning import feasibility, planner
 from medexp.planning.step_time import Plan
-from medexp.reports import frontier_chart as charts
-from medexp.system.console import Screen
+from medexp.reports import frontier_chart
+from medexp.system.console import Console
 from medexp.system.units import GIB, duration
 
 FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
 FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 
 
-def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
+def plan(run: RunConfig, options: PlanOptions, console: Console) -> Plan:
     """Show the plan of `run`.
 
     Raises: VramPlanError if nothing fits, naming the largest term and what would fit; ConfigError
@@ -44,16 +44,19 @@ def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
         )
     if run.model.path is not None:
         check_shape(run.model, config_in(Path(run.model.path)))
-    cells = _frontier(run, show) if options.frontier else []
+    cells = _frontier(run, console) if options.frontier else []
     try:
         chosen, runners_up = planner.choose(run)
     except VramPlanError as error:
         if options.format is Format.json:
             _show_json(
-                {"fits": False, "why": str(error), "would_fit": error.would_fit}, run, cells, show
+                {"fits": False, "why": str(error), "would_fit": error.would_fit},
+                run,
+                cells,
+                console,
             )
         elif cells:
-            _show_frontier(run, cells, show)
+            _show_frontier(run, cells, console)
         raise
     if options.format is Format.json:
         found = {
@@ -61,20 +64,20 @@ def plan(run: RunConfig, options: PlanOptions, show: Screen) -> Plan:
             "chosen": planner.as_dict(chosen),
             "runners_up": [planner.as_dict(each) for each in runners_up],
         }
-        _show_json(found, run, cells, show)
+        _show_json(found, run, cells, console)
         return chosen
-    _show_terms(run, chosen, show)
-    _show_runners_up(runners_up, show)
+    _show_terms(run, chosen, console)
+    _show_runners_up(runners_up, console)
     if cells:
-        _show_frontier(run, cells, show)
+        _show_frontier(run, cells, console)
     return chosen
 
 
 def _show_json(
-    found: dict[str, object], run: RunConfig, cells: list[planner.Cell], show: Screen
+    found: dict[str, object], run: RunConfig, cells: list[planner.Cell], console: Console
 ) -> None:
     frontier = {"frontier": [_as_dict(cell) for cell in cells]} if cells else {}
-    show.raw(
+    console.raw(
         json.dumps(found | {"ceiling_gib": run.hardware.vram_ceiling_gib} | frontier, indent=2)
     )
 
@@ -89,7 +92,7 @@ def _as_dict(cell: planner.Cell) -> dict[str, object]:
     }
 
 
-def _show_terms(run: RunConfig, chosen: Plan, show: Screen) -> None:
+def _show_terms(run: RunConfig, chosen: Plan, console: Console) -> None:
     rows = [
         (term.name, f"{term.num_bytes / GIB:.3f}", term.place.value, term.phase.value, term.source)
         for term in planner.terms(chosen)
@@ -98,8 +101,8 @@ def _show_terms(run: RunConfig, chosen: Plan, show: Screen) -> None:
         f"{run.model.name}, r={run.lora.r}, {run.training.max_seq_tokens} tokens,"
         f" hardware={run.hardware.name}"
     )
-    show.table(title, ("what", "GiB", "where", "when", "known from"), rows)
-    show.table("", ("", ""), _summary(run, chosen))
+    console.table(title, ("what", "GiB", "where", "when", "known from"), rows)
+    console.table("", ("", ""), _summary(run, chosen))
 
 
 def _summary(run: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
@@ -134,34 +137,34 @@ def _whole_run(run: RunConfig, chosen: Plan) -> str:
     )
 
 
-def _show_runners_up(runners_up: tuple[Plan, ...], show: Screen) -> None:
+def _show_runners_up(runners_up: tuple[Plan, ...], console: Console) -> None:
     if runners_up:
         rows = [(planner.sentence(each, None),) for each in runners_up]
-        show.table("Runners-up", ("",), rows)
+        console.table("Runners-up", ("",), rows)
 
 
-def _frontier(run: RunConfig, show: Screen) -> list[planner.Cell]:
+def _frontier(run: RunConfig, console: Console) -> list[planner.Cell]:
     """What fits over rank x sequence length."""
     places = [(rank, seq) for rank in FRONTIER_RANKS for seq in FRONTIER_LENGTHS]
     bar = track(
-        places, "frontier", console=show.log, transient=True, disable=not show.log.is_terminal
+        places, "frontier", console=console.log, transient=True, disable=not console.log.is_terminal
     )
     return [planner.cell(run, rank, seq) for rank, seq in bar]
 
 
-def _show_frontier(run: RunConfig, cells: list[planner.Cell], show: Screen) -> None:
+def _show_frontier(run: RunConfig, cells: list[planner.Cell], console: Console) -> None:
     """`cells` drawn, and in words the longest sequence at each rank."""
     rows = [(str(rank), *_longest(run, rank)) for rank in FRONTIER_RANKS]
-    show.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
+    console.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
     title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib:g} GiB"
-    files = charts.draw_frontier(
+    files = frontier_chart.draw_frontier(
         cells, title, Path("outputs") / f"frontier-{run.model.name}-{run.hardware.name}"
     )
-    show.result(f"Drawn: {files[0]} and {files[1]}")
+    console.result(f"Drawn: {files[0]} and {files[1]}")
 
 
 def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
-    longest = reach.longest_that_fits(reach.resized(run, rank=rank))
+    longest = feasibility.longest_that_fits(feasibility.resized(run, rank=rank))
     best = planner.cell(run, rank, longest).plan if longest is not None else None
     if best is None:
         return "nothing fits", ""
@@ -171,8 +174,8 @@ def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
 def _door(run: RunConfig, invocation: Invocation) -> float:
     options = invocation.options
     assert isinstance(options, PlanOptions)
-    return float(plan(run, options, Screen()).budget.peak_bytes)
+    return float(plan(run, options, Console()).budget.peak_bytes)
 
 
 if __name__ == "__main__":
-    run_door(_door, "plan", needs_card=False)
+    run_command(_door, "plan", needs_card=False)

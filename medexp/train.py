@@ -1,7 +1,9 @@
 """python -m medexp.train: from a composed config to an adapter, and the answers before and after.
 
-python -m medexp.train                                   # the embedded model on the shipped cases,
-on a CPU python -m medexp.train hardware=rtx4050_6gb              # the seed's recipe on a 6 GB card
+# the embedded model on the shipped cases, on a CPU
+python -m medexp.train
+# the seed's recipe on a 6 GB card
+python -m medexp.train hardware=rtx4050_6gb
 python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """
 
@@ -9,14 +11,15 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from medexp.cli.app import Invocation, run_door
+from medexp.cli.app import run_command
 from medexp.config.command_options import TrainOptions
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 
 
 def _door(run: RunConfig, invocation: Invocation) -> float:
-    from medexp.sweep.workers.trial import taking_part
-    from medexp.system.console import Screen
+    from medexp.sweep.workers.trial import open_trial
+    from medexp.system.console import Console
 
     # what the config alone can be refused for has been, without these
     from medexp.tracking.finished_run import FinishedRun
@@ -24,10 +27,10 @@ def _door(run: RunConfig, invocation: Invocation) -> float:
     from medexp.training.run import train
 
     restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
-    with taking_part(invocation.output_dir) as part:
-        result = train(run, invocation, Screen(), part, restored)
-        if part:
-            part.finished(result.metrics, result.run_id)
+    with open_trial(invocation.output_dir) as trial:
+        result = train(run, invocation, Console(), trial, restored)
+        if trial:
+            trial.finished(result.metrics, result.run_id)
     return result.outcome.loss_after
 
 
@@ -43,4 +46,4 @@ def _recomposed(
 
 
 if __name__ == "__main__":
-    run_door(_door, "train", recompose=_recomposed)
+    run_command(_door, "train", recompose=_recomposed)

@@ -14,7 +14,7 @@ from helpers.commands import Doors, command
 from medexp.audit import audit
 from medexp.config.command_options import AuditOptions
 from medexp.errors import DataError
-from medexp.system.console import Screen
+from medexp.system.console import Console
 
 AUDIT = ["-m", "medexp.audit"]
 
@@ -45,7 +45,7 @@ def written(file: Path, count: int, **changes: str) -> Path:
 
 def audited(doors: Doors, *overrides: str, strict: bool = False, benchmarks: tuple[Path, ...] = ()):
     options = AuditOptions(strict=strict, benchmark_files=list(map(str, benchmarks)))
-    return audit(doors.run(*overrides), options, doors.root / "audited", Screen())
+    return audit(doors.run(*overrides), options, doors.root / "audited", Console())
 
 
 class Page(HTMLParser):

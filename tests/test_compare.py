@@ -14,18 +14,19 @@ from helpers.commands import Doors, command
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.compare import asked, compare
-from medexp.comparison import loading as compared
-from medexp.comparison.comparison import Comparing
+from medexp.comparison import loading as runs
+from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
 from medexp.models import adapter_files as artifact
 from medexp.system import machine
-from medexp.system.console import Screen
-from medexp.training.run import TrainResult, train
+from medexp.system.console import Console
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 OTHER_CASES = "dataset.split_seed=7"
 
@@ -54,9 +55,9 @@ class Kept:
         assert isinstance(options, CompareOptions)
         return resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False), options
 
-    def compare(self, *words: str) -> Comparing:
+    def compare(self, *words: str) -> RunComparison:
         """`python -m medexp.compare words...`."""
-        return compare(*self.options(*words), Screen())
+        return compare(*self.options(*words), Console())
 
     def runs(self, *results: TrainResult | str) -> str:
         """run=[...] of these runs."""
@@ -91,7 +92,7 @@ def kept(
         return train(
             resolved(*words, on=machine.read()),
             Invocation(root / name, tuple(words), yaml),
-            Screen(),
+            Console(),
         )
 
     others = made("ranked", "lora.r=4"), made("elsewhere", OTHER_CASES, "evaluation.answers=0")
@@ -128,8 +129,8 @@ def study(kept: Kept) -> str:
 
 def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     found = kept.compare(kept.runs(kept.plain, kept.ranked))
-    (versus,) = found.versus
-    loss = versus.contrast("loss_completion")
+    (against,) = found.against_reference
+    loss = against.contrast("loss_completion")
     assert loss is not None
     assert loss.comparison is not None
     client = kept.doors.client()
@@ -145,7 +146,7 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
     ]
     assert (loss.comparison.before, loss.comparison.after) == pytest.approx(means)
     assert records[0]["held_out"] == records[1]["held_out"]
-    assert (versus.overlap.held_out, versus.overlap.answered) == ((2, 2, 2), (2, 2, 2))
+    assert (against.shared_cases.held_out, against.shared_cases.answered) == ((2, 2, 2), (2, 2, 2))
     assert set(found.differences) == {"lora.r"}
     printed = capsys.readouterr().out
     for expected in (
@@ -195,7 +196,7 @@ def test_other_held_out_cases_are_not_paired(
 def test_a_folder_with_a_record_beside_it_is_as_good_as_its_id(kept: Kept, tmp_path: Path) -> None:
     by_id = kept.compare(kept.runs(kept.plain, kept.ranked))
     by_folder = kept.compare(kept.runs(str(kept.plain.adapter), str(kept.ranked.adapter.parent)))
-    assert by_folder.versus[0].contrasts == by_id.versus[0].contrasts
+    assert by_folder.against_reference[0].contrasts == by_id.against_reference[0].contrasts
     assert by_folder.differences == by_id.differences
     assert by_folder.runs[0].cost.trained == by_id.runs[0].cost.trained
     bare = shutil.copytree(kept.ranked.adapter, tmp_path / "adapter")
@@ -203,7 +204,7 @@ def test_a_folder_with_a_record_beside_it_is_as_good_as_its_id(kept: Kept, tmp_p
     assert found.runs[2].missing.startswith(
         "no evaluation/record.json beside the adapter; measure it first: python -m medexp.eval"
     )
-    assert len(found.versus) == 1
+    assert len(found.against_reference) == 1
 
 
 def test_last_is_the_newest_and_not_to_be_given_twice(kept: Kept) -> None:
@@ -306,7 +307,7 @@ def test_other_training_answers_in_the_same_file_are_a_difference(
         made = train(
             kept.doors.resolved(*overrides, on=machine.read()),
             Invocation(kept.doors.root / answer, tuple(overrides), yaml),
-            Screen(),
+            Console(),
         )
         return made.run_id
 
@@ -344,7 +345,7 @@ def test_a_study_is_its_finished_trials_best_first(
     counts = (kept.ranked.outcome.trainable, kept.plain.outcome.trainable)
     # no trial has kept its adapter
     assert [each.cost.trained for each in found.runs] == [counts[0], counts[1], counts[1]]
-    monkeypatch.setattr(compared, "MOST", 2)
+    monkeypatch.setattr(runs, "MOST", 2)
     assert kept.compare(f"study={study}").title.startswith(
         "Study ranks: the best 2 of 3 finished trials"
     )

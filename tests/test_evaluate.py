@@ -14,25 +14,26 @@ from helpers.commands import Doors, change_one_weight, command
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.config.command_options import EvaluateOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import evaluate
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
-from medexp.evaluation.benchmark_questions import questions
-from medexp.evaluation.scorecard import Card
+from medexp.evaluation.benchmark_questions import parse_questions
+from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import tracker as tracking
 from medexp.tracking.finished_run import as_it_was_made
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 ANSWERED = "eval/structure/after"
 
@@ -45,11 +46,11 @@ class Finished:
         words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen()
+            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Console()
         )
         self.metrics = doors.client().get_run(self.result.run_id).data.metrics
 
-    def evaluate(self, run: str | Path | None, *more: str) -> Card:
+    def evaluate(self, run: str | Path | None, *more: str) -> Scorecard:
         """`python -m medexp.evaluate run=... more...`."""
         words = [
             f"run={run}" if run else "run=null",
@@ -63,7 +64,7 @@ class Finished:
         cfg, subject = as_it_was_made(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
         invocation = Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg))
-        return evaluate(made, options, subject, invocation, Screen())
+        return evaluate(made, options, subject, invocation, Console())
 
     def newest(self) -> Any:
         """The MLflow run of the last evaluation."""
@@ -145,7 +146,10 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
 ) -> None:
     words = ["evaluation.max_new_tokens=5", "evaluation.reuse_base=false"]
     ending = tracking.Tracker.end
-    monkeypatch.setattr(measuring, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "medexp.evaluate.publish_evaluation",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
     monkeypatch.setattr(tracking.Tracker, "end", lambda *_: None)  # killed outright: nobody says so
     with pytest.raises(KeyboardInterrupt):
         finished.evaluate(finished.result.run_id, *words)
@@ -155,7 +159,7 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
     assert tracking.Tracker.end is ending
     finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
     assert finished.doors.client().get_run(stopped.run_id).info.status == "KILLED"
-    monkeypatch.setattr(generation, "_generated", lambda *_: pytest.fail("it was answered before"))
+    monkeypatch.setattr(generation, "_generate", lambda *_: pytest.fail("it was answered before"))
     finished.evaluate(finished.result.run_id, *words)
     assert finished.doors.client().get_run(stopped.run_id).info.status == "FINISHED"
     assert not list((finished.doors.root / "mlruns/unfinished").iterdir())
@@ -186,7 +190,7 @@ def test_answers_made_before_a_stop_are_not_made_again(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[bool] = []
-    real = generation._batch
+    real = generation._answer_batch
 
     def batch(tuned: Any, cases: Any, prompts: Any, new: int, base: bool) -> Any:
         if len(made) == 3:
@@ -196,10 +200,12 @@ def test_answers_made_before_a_stop_are_not_made_again(
 
     words = ("evaluation.batch_size=1", "evaluation.max_new_tokens=3")
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "_batch", batch)
+        patch.setattr(generation, "_answer_batch", batch)
         with pytest.raises(KeyboardInterrupt):
             finished.evaluate(finished.result.adapter, *words)
-    monkeypatch.setattr(generation, "_batch", lambda *given: made.append(given[4]) or real(*given))
+    monkeypatch.setattr(
+        generation, "_answer_batch", lambda *given: made.append(given[4]) or real(*given)
+    )
     finished.evaluate(finished.result.adapter, *words)
     assert made == [True, True, False, False]
 
@@ -307,8 +313,8 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
     run = finished.doors.run(exact, f"lora.start_from={finished.result.adapter}")
     modules = stack.load(run.hardware, machine.cache_dir())
     where = weights.find(run.model)
-    tuned = model.load(run, where, model.load_tokenizer(where, modules), modules)
-    asked = questions(
+    tuned = model.load(run, where, load_tokenizer(where, modules), modules)
+    asked = parse_questions(
         Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file"
     )
     for side, as_base in (("base", tuned.as_base), ("tuned", nullcontext)):

@@ -22,18 +22,19 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.config.command_options import ExportOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data.prompts import ask
+from medexp.data.prompts import render_question
 from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
 from medexp.export import export
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking.finished_run import as_it_was_made
 from medexp.tracking.registry import Registered
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +49,7 @@ class Finished:
         )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Screen()
+            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Console()
         )
 
     def export(
@@ -76,7 +77,7 @@ class Finished:
         invocation = Invocation(
             self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options
         )
-        return export(made, options, subject, invocation, Screen())
+        return export(made, options, subject, invocation, Console())
 
     def newer(self) -> str:
         """The id of a run that finishes now."""
@@ -168,7 +169,9 @@ def test_merged_weights_answer_as_base_and_adapter_do(
     )
     assert ids == [
         1,
-        *tokenizer(ask(finished.run.prompt, "What is it?"), add_special_tokens=False)["input_ids"],
+        *tokenizer(render_question(finished.run.prompt, "What is it?"), add_special_tokens=False)[
+            "input_ids"
+        ],
     ]
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
     # as the tiny base is stored

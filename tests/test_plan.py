@@ -12,7 +12,7 @@ from helpers.commands import command, quickest_start
 
 from medexp.config.schema import RunConfig
 from medexp.planning import planner
-from medexp.reports import frontier_chart as charts
+from medexp.reports import frontier_chart
 from medexp.system.units import GIB
 
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
@@ -82,7 +82,7 @@ def test_a_frontier_without_the_figures_of_a_card_shows_no_speed(
 ) -> None:
     run = resolved("hardware=rtx4050_6gb", f"hardware.matmul_tflops={tflops}")
     cells = [planner.Cell(16, 512, planner.choose(run)[0]), planner.Cell(16, 65536, None)]
-    png, page = charts.draw_frontier(cells, "a card", tmp_path)
+    png, page = frontier_chart.draw_frontier(cells, "a card", tmp_path)
     assert png.stat().st_size > 5000
     said = page.read_text()
     assert ("tokens/s" in said) == ("the darker, the faster" in said) == (tflops == "24")

@@ -16,7 +16,7 @@ from helpers import browser
 from helpers.commands import Doors
 
 from medexp.system import environment
-from medexp.tracking import server as pages
+from medexp.system.ports import find_free_port
 
 ROOT = Path(__file__).parents[1]
 WATCH = ROOT / "tests/helpers/no_network"
@@ -152,7 +152,7 @@ def test_mlflow_s_pages_reach_for_nothing_beyond_this_machine(
     agent = tmp_path / "claude"  # MLflow's assistant would take it without asking
     agent.write_text("#!/bin/sh\n", encoding="utf-8")
     agent.chmod(0o755)
-    words = ["-m", "medexp.ui", trained.store, f"ui.port={pages.free_port()}", "ui.open=false"]
+    words = ["-m", "medexp.ui", trained.store, f"ui.port={find_free_port()}", "ui.open=false"]
     with (
         trained.start("ui", *words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}") as door,
         _ended(door),

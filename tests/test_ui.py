@@ -16,7 +16,9 @@ import psutil
 import pytest
 from helpers.commands import Doors, command
 
-from medexp.tracking import server as pages
+from medexp.system import ports
+from medexp.system.ports import USUAL_PORT, choose_usual_port, find_free_port
+from medexp.tracking.links import links
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +40,7 @@ def swept(doors: Doors) -> Doors:
 
 
 def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -> None:
-    found = pages.links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
+    found = links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
     assert [each.title for each in found] == [
         "experiment medexp", "sweep rank-cpu, 2 trials in charts", "sweep rank-cpu, 2 trials side by side", "last run, trial 2",
         "its report",
@@ -60,16 +62,16 @@ def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -
 
 
 def test_the_usual_port_is_the_same_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "USUAL_PORT", pages.free_port())
-    assert pages.usual_port() == pages.USUAL_PORT == pages.usual_port()
+    monkeypatch.setattr(ports, "USUAL_PORT", find_free_port())
+    assert choose_usual_port() == USUAL_PORT == choose_usual_port()
     with socket.socket() as other:
-        other.bind(("127.0.0.1", pages.USUAL_PORT))
+        other.bind(("127.0.0.1", USUAL_PORT))
         other.listen()
-        assert pages.usual_port() != pages.USUAL_PORT
+        assert choose_usual_port() != USUAL_PORT
 
 
 def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -> None:
-    port = pages.free_port()
+    port = find_free_port()
     words = [
         "-m",
         "medexp.ui",

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--half", choices=["tuning", "held-out"], default="held-out")
     clean = [each for each in read() if each.half == parser.parse_args().half and not each.errors]
-    where = embedding.folder()
+    where = embedding.find_model_dir()
     embedder = Embedder(
         AutoModel.from_pretrained(where).float().eval(), AutoTokenizer.from_pretrained(where)
     )

@@ -23,16 +23,18 @@ from medexp.config.schema import RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
 from medexp.data.cases import Case
-from medexp.data.encoding import prompt_ids
-from medexp.data.prompts import ask
-from medexp.evaluation import evaluator as measuring
+from medexp.data.encoding import encode_prompt, make_vocabulary
+from medexp.data.prompts import render_question
+from medexp.data.words import split_words
 from medexp.evaluation import generation
 from medexp.evaluation.measures.sections import structure
-from medexp.evaluation.measures.words import answer_part, words
+from medexp.evaluation.measures.words import answer_part
 from medexp.evaluation.record import Answer
-from medexp.models.adapter_model import Tuned, Weights, vocabulary
+from medexp.models.adapter_model import Tuned
+from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
+from medexp.models.weights import Weights
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
 
 FOLLOW_UPS = (
@@ -50,14 +52,16 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=260)
     options, overrides = parser.parse_known_args()
     run, found = _composed(overrides)
-    show = Screen()
-    tuned = measuring.tuned(run, measuring.opened(run, found, show), show)
-    cases = mixture.sides(source.load(run.dataset).by_source, run.dataset).held_out[: options.cases]
+    console = Console()
+    tuned = load_model_under_ceiling(run, open_session(run, found, console), console)
+    cases = mixture.split_mixture(source.load_cases(run.dataset).by_source, run.dataset).held_out[
+        : options.cases
+    ]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
-    vocabulary_ = vocabulary(tuned.tokenizer)
+    vocabulary_ = make_vocabulary(tuned.tokenizer)
 
     def ids(question: str) -> list[int]:
-        return prompt_ids(ask(run.prompt, question), vocabulary_)
+        return encode_prompt(render_question(run.prompt, question), vocabulary_)
 
     def answered(label: str, prompts: list[list[int]]) -> list[Answer]:
         found = _answers(tuned, prompts, options.new_tokens)
@@ -72,7 +76,7 @@ def main() -> None:
     )
     said = [[*vocabulary_.encode(answer.text), vocabulary_.eos_id] for answer in first]
     transcripts = [
-        [*ids(case.question), *reply, *vocabulary_.encode(ask(run.prompt, more))]
+        [*ids(case.question), *reply, *vocabulary_.encode(render_question(run.prompt, more))]
         for case, reply, more in zip(cases, said, further, strict=True)
     ]
     answered("a transcript", transcripts)
@@ -86,17 +90,17 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
         command._own_options(cfg, "ask")
         subject = finished.located(cfg, asked)
         run = resolve(finished.recomposed(cfg, subject, overrides), machine.read(), Path.cwd(), {})
-    return run, finished.continued(run, subject)
+    return run, prepare_finished_run(run, subject)
 
 
 def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         kept_in = Path(folder) / "answers"
-        return generation.answers(
+        return generation.generate_answers(
             tuned,
             prompts,
             new_tokens,
-            generation.at_most(len(prompts)),
+            generation.limit_batch_size(len(prompts)),
             kept_in,
             base=False,
             advance=lambda _: None,
@@ -127,8 +131,8 @@ def _print(
 
 
 def _taken_up(question: str, answer: str) -> float:
-    long = {word for word in words(question) if len(word) > 5}
-    return len(long & set(words(answer_part(answer)))) / len(long)
+    long = {word for word in split_words(question) if len(word) > 5}
+    return len(long & set(split_words(answer_part(answer)))) / len(long)
 
 
 if __name__ == "__main__":

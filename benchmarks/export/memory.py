@@ -52,11 +52,11 @@ def by_medexp(base: Path, adapter: Path, out: Path) -> None:
     """What medexp.export to=merged does with weights."""
     from medexp.config.command_options import MergedDtype
     from medexp.exporters import merge
-    from medexp.exporters.base_checkpoint import Checkpoint
+    from medexp.exporters.base_checkpoint import BaseCheckpoint
     from medexp.models import backend as stack
 
-    merge.write(
-        merge.Merged(Checkpoint(base, stack.load_bitsandbytes), adapter),
+    merge.write_merged(
+        merge.MergedWeights(BaseCheckpoint(base, stack.load_bitsandbytes), adapter),
         out,
         MergedDtype.bfloat16,
         lambda _: None,

@@ -44,14 +44,13 @@ json.dump({"same": same, "answers": answers}, open(out + ".json", "w"))
 
 def questions(run: Any, tokenizer: Any) -> tuple[list[str], list[list[int]]]:
     """Every case of the run's data as a prompt: its text and its tokens, BOS first."""
-    from medexp.data.encoding import prompt_ids
-    from medexp.data.loading import read_file
-    from medexp.data.prompts import ask
-    from medexp.models.adapter_model import vocabulary
+    from medexp.data.encoding import encode_prompt, make_vocabulary
+    from medexp.data.loading import read_records
+    from medexp.data.prompts import render_question
 
-    rows = read_file(Path(run.dataset.path).expanduser(), "the cases")
-    texts = [ask(run.prompt, row[run.dataset.columns.question]) for row in rows]
-    return texts, [prompt_ids(text, vocabulary(tokenizer)) for text in texts]
+    rows = read_records(Path(run.dataset.path).expanduser(), "the cases")
+    texts = [render_question(run.prompt, row[run.dataset.columns.question]) for row in rows]
+    return texts, [encode_prompt(text, make_vocabulary(tokenizer)) for text in texts]
 
 
 def answered(network: Any, ids: list[list[int]], tokens: int) -> tuple[list[list[int]], list[Any]]:

@@ -1,9 +1,10 @@
 """Does a server that serve.sh started answer as base + adapter do? Greedy tokens of three
 questions, one after the other.
 
-sed 's/--dtype bfloat16/--dtype float32/' EXPORT/serve.sh > EXPORT/serve32.sh; sh EXPORT/serve32.sh
-# in a shell of its own python benchmarks/export/served.py EXPORT --base
-~/.cache/medexp/smollm2_135m-0.1.2
+    # in a shell of its own
+    sed 's/--dtype bfloat16/--dtype float32/' EXPORT/serve.sh > EXPORT/serve32.sh; sh \
+        EXPORT/serve32.sh
+    python benchmarks/export/served.py EXPORT --base ~/.cache/medexp/smollm2_135m-0.1.2
 
 EXPORT is an adapter (`medexp.export to=vllm`) and what is served is its base with it, all in
 float32: in bfloat16 each rounds.

@@ -29,15 +29,16 @@ from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
-from medexp.data.encoding import prompt_ids
-from medexp.data.prompts import ask
-from medexp.data.split import split
+from medexp.data.encoding import encode_prompt, make_vocabulary
+from medexp.data.prompts import render_question
+from medexp.data.split import split_cases
 from medexp.evaluation import generation
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import budget, planner
 from medexp.system import machine
 from medexp.system.units import gib
@@ -61,15 +62,18 @@ def main() -> None:
         print(planner.sentence(plan, run.hardware.vram_ceiling_gib), flush=True)
     meter = guard.cap(run.hardware)
     tuned = _loaded(run)
-    held_out = split(source.load(run.dataset).cases, run.dataset).held_out[: options.answers]
-    prompts = [
-        prompt_ids(ask(run.prompt, case.question), vocabulary(tuned.tokenizer)) for case in held_out
+    held_out = split_cases(source.load_cases(run.dataset).cases, run.dataset).held_out[
+        : options.answers
     ]
-    _tokens_per_s(tuned, prompts[:1], 8, generation.at_most(1))  # the first call is slower
+    prompts = [
+        encode_prompt(render_question(run.prompt, case.question), make_vocabulary(tuned.tokenizer))
+        for case in held_out
+    ]
+    _tokens_per_s(tuned, prompts[:1], 8, generation.limit_batch_size(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
     for _ in range(options.rounds):
         for size in options.batches:
-            may = generation.at_most(size) if size else partial(budget.may_answer, run)
+            may = generation.limit_batch_size(size) if size else partial(budget.may_answer, run)
             speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, may))
             print(
                 "batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(
@@ -117,7 +121,7 @@ def _loaded(run: RunConfig) -> Tuned:
     found = weights.find(run.model)
     if found.gguf is not None:
         found = weights.convert(found, run.model, modules)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    return model.load(run, found, load_tokenizer(found, modules), modules)
 
 
 def _tokens_per_s(
@@ -126,7 +130,7 @@ def _tokens_per_s(
     """Tokens a second, and a second of CPU time."""
     with tempfile.TemporaryDirectory() as folder:
         began, began_cpu = time.perf_counter(), time.process_time()
-        found = generation.answers(
+        found = generation.generate_answers(
             tuned,
             prompts,
             new_tokens,

@@ -17,7 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from medexp.evaluation.paired_stats import LEVEL, Comparison, compare, holm
+from medexp.evaluation.paired_stats import LEVEL, Comparison, adjust_holm, compare_pairs
 
 PRIMARY = 3  # primary measures that Holm corrects for
 
@@ -65,7 +65,7 @@ def simulate_comparison(
         return [float(share) for share in is_right.mean(axis=2).ravel()]
 
     groups = [group for group in range(design.groups) for _ in range(design.cases)]
-    return compare(answer(before), answer(after), groups=groups if by_group else None)
+    return compare_pairs(answer(before), answer(after), groups=groups if by_group else None)
 
 
 def find_rate(
@@ -77,7 +77,7 @@ def find_rate(
     detected = 0
     for seed in range(runs):
         comparison = simulate_comparison(design, before, after, seed)
-        adjusted = holm([comparison.p_value] + [1.0] * (comparisons - 1))[0]
+        adjusted = adjust_holm([comparison.p_value] + [1.0] * (comparisons - 1))[0]
         detected += comparison.is_detected_at(adjusted)
     return detected / runs
 
@@ -90,7 +90,7 @@ def find_family_rate(design: Design, runs: int, comparisons: int = PRIMARY) -> f
             simulate_comparison(design, 0.3, 0.3, comparisons * seed + place)
             for place in range(comparisons)
         ]
-        adjusted = holm([comparison.p_value for comparison in family])
+        adjusted = adjust_holm([comparison.p_value for comparison in family])
         pairs = zip(family, adjusted, strict=True)
         false_calls += any(comparison.is_detected_at(p) for comparison, p in pairs)
     return false_calls / runs

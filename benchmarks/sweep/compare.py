@@ -27,24 +27,28 @@ from omegaconf import OmegaConf
 from surrogate import Surrogate
 
 from medexp.config.registration import conf_dir, register
-from medexp.sweep.search.options import settings
+from medexp.sweep.search.options import check_options
 from medexp.sweep.search.proposal import VRAM
-from medexp.sweep.search.search_space import Real, Space, Whole
+from medexp.sweep.search.search_space import FloatRange, IntRange, SearchSpace
 from medexp.sweep.study.study import open_study
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
 HERE = Path(__file__).resolve().parent
 # the run as configured: hardware=rtx4050_6gb's rank and length
 START = {"r": 16, "lr": 5e-4, "seq": 2048}
 
 
-def space_of(surrogate: Surrogate) -> Space:
+def space_of(surrogate: Surrogate) -> SearchSpace:
     """The search space over the recording."""
     (low_r, *_, high_r), (low_lr, *_, high_lr) = surrogate.axes[:2]
     low, high = surrogate.lengths
-    lengths = Whole(low, low + (high - low) // 64 * 64, 64)
-    return Space(
-        {"r": Whole(low_r, high_r, log=True), "lr": Real(low_lr, high_lr, log=True), "seq": lengths}
+    lengths = IntRange(low, low + (high - low) // 64 * 64, 64)
+    return SearchSpace(
+        {
+            "r": IntRange(low_r, high_r, log=True),
+            "lr": FloatRange(low_lr, high_lr, log=True),
+            "seq": lengths,
+        }
     )
 
 
@@ -59,7 +63,7 @@ def asked(sampler: str, seed: int, trials: int) -> object:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", words, return_hydra_config=True)
     options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
-    return settings({key: value for key, value in options.items() if not key.startswith("_")})
+    return check_options({key: value for key, value in options.items() if not key.startswith("_")})
 
 
 def paid(
@@ -95,7 +99,7 @@ def paid(
         while len(running) < at_a_time:
             trial = study.ask()
             if plans and not surrogate.fits(trial.params["r"], trial.params["seq"]):
-                study.tell(trial, Outcome(Ending.infeasible), limits_of(surrogate, trial))
+                study.tell(trial, TrialOutcome(Ending.infeasible), limits_of(surrogate, trial))
                 refused += 1
             else:
                 running.append(trial)
@@ -103,10 +107,12 @@ def paid(
         limits = limits_of(surrogate, trial) if tells else {}
         if surrogate.fits(trial.params["r"], trial.params["seq"]):
             losses.append(surrogate.loss(**trial.params))
-            study.tell(trial, Outcome(Ending.done, "", {"result/loss_after": losses[-1]}), limits)
+            study.tell(
+                trial, TrialOutcome(Ending.done, "", {"result/loss_after": losses[-1]}), limits
+            )
         else:
             losses.append(float("inf"))
-            study.tell(trial, Outcome(Ending.vram if tells else Ending.crashed), limits)
+            study.tell(trial, TrialOutcome(Ending.vram if tells else Ending.crashed), limits)
     return losses, refused
 
 

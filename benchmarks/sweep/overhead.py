@@ -12,8 +12,9 @@ import statistics
 from pathlib import Path
 
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import ending_of, folder_of
-from medexp.sweep.study.trial_files import read_whole
+from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.study import folder_of
+from medexp.sweep.study.trial_files import read_json_object
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     for trial in study.get_trials():
         kept, process = folder_of(trial), None
         if kept is not None:
-            process = read_whole(kept / "process.json")
+            process = read_json_object(kept / "process.json")
         if kept is None or process is None or not (ending := ending_of(trial)) or not ending.counts:
             continue
         left_at, end = (kept / "outcome.json").stat().st_mtime, trial.datetime_complete.timestamp()

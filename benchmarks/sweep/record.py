@@ -22,9 +22,10 @@ from hydra import compose, initialize_config_dir
 
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
-from medexp.planning import feasibility as reach
+from medexp.planning import feasibility
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import ending_of, folder_of
+from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.study import folder_of
 from medexp.sweep.study.trial_files import Ending, read_outcome
 from medexp.system import machine
 
@@ -36,7 +37,9 @@ def longest(ranks: list[int]) -> dict[int, int | None]:
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", CARD), machine.read(), Path.cwd(), {}, needs_card=False)
-    return {rank: reach.longest_that_fits(reach.resized(run, rank=rank)) for rank in ranks}
+    return {
+        rank: feasibility.longest_that_fits(feasibility.resized(run, rank=rank)) for rank in ranks
+    }
 
 
 def main() -> None:

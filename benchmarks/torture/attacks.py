@@ -41,14 +41,15 @@ class CannotBeTried(Exception):
 
 def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
     """Fill the disk at a random moment: a small tmpfs where one can be mounted, else files may not
-    grow over a random size.
+    grow over a random size. Of two rigs one has what it prints on the full disk, too.
     """
     rng, found = random.Random(f"{seed}-disk-{number}"), Found(number)
     found.tried = 1
     place = scratch / f"disk-{number}"
     place.mkdir()
     with _small_disk(place) as is_mounted:
-        rig = Rig(place / "rig", parts)
+        is_log_elsewhere = number % 2 == 0
+        rig = Rig(place / "rig", parts, _folder(scratch, f"{place.name}-logs", is_log_elsewhere))
         words = rig.words(*TRAIN)
         if is_mounted:
             command = rig.start("train", *words)
@@ -61,7 +62,7 @@ def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: in
         command.wait()
         found.ended_well(command, REFUSED)
         (place / "filler").unlink(missing_ok=True)
-        if command.process.returncode == 2 and is_mounted:
+        if command.process.returncode == 2 and is_mounted and is_log_elsewhere:
             found.claim(
                 "full" in command.output,
                 f"the disk was full, and it says: {command.last_line}",
@@ -73,6 +74,15 @@ def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: in
         if found.faults:  # the disk goes; what it printed stays
             _keep_logs(place, scratch)
     return found
+
+
+def _folder(parent: Path, name: str, is_wanted: bool) -> Path | None:
+    """Return a new folder `name` in `parent`, None where none is wanted."""
+    if not is_wanted:
+        return None
+    folder = parent / name
+    folder.mkdir()
+    return folder
 
 
 @contextmanager

@@ -128,12 +128,13 @@ def _child(line: Line, folder: Path, out: Path) -> NoReturn:
 
 
 def _stop_before_loading() -> None:
-    from medexp.evaluation import evaluator
+    from medexp.models import memory_guard
 
-    def opened(*_: object, **__: object) -> NoReturn:
+    def exit_instead(*_: object, **__: object) -> NoReturn:
         raise SystemExit(0)
 
-    evaluator.opened = opened  # type: ignore[assignment]
+    # Capping the allocator is the first thing that every command does with the training stack.
+    memory_guard.cap = exit_instead  # type: ignore[assignment]
 
 
 def run(

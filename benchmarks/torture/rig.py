@@ -81,8 +81,8 @@ class Command:
 class Rig:
     """One folder with a store of its own."""
 
-    def __init__(self, root: Path, parts: Parts):
-        self.root, self.parts = root, parts
+    def __init__(self, root: Path, parts: Parts, logs: Path | None = None):
+        self.root, self.parts, self.logs = root, parts, logs or root.parent
         (root / "mlruns").mkdir(parents=True)
         shutil.copy(parts.store, root / "mlruns" / "mlflow.db")
         self._logs = 0
@@ -102,7 +102,7 @@ class Rig:
         prlimit).
         """
         self._logs += 1
-        log = self.root.parent / f"{self.root.name}-{self._logs}.log"
+        log = self.logs / f"{self.root.name}-{self._logs}.log"
         typed = ["-m", f"medexp.{module}", *words]
         # What the caller's path adds stays: libraries may lie in a folder of their own.
         path = os.pathsep.join(

@@ -1,10 +1,12 @@
 """Faults found by attack. One command; README.md beside this file says what is done and how truth
 is checked.
 
-python -m benchmarks.torture --jobs 16 --out results.json          # everything, with the counts of
-the table python -m benchmarks.torture --only fuzz --lines 200 --seed 7      # one attack python -m
-benchmarks.torture --only train --kills 5 --number 3     # one rig again: attack, seed and number
-are in the findings
+    # everything, with the counts of the table
+    python -m benchmarks.torture --jobs 16 --out results.json
+    # one attack
+    python -m benchmarks.torture --only fuzz --lines 200 --seed 7
+    # one rig again: attack, seed and number are in the findings
+    python -m benchmarks.torture --only train --kills 5 --number 3
 """
 
 import argparse

@@ -1,8 +1,10 @@
 """Plans by hand in bare Unsloth loops on a CUDA card: what one lever brings, everything else alike.
 
-python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N O   #
-activations on the host python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/
---only A P Q R             # the last product left out
+    # activations on the host
+    python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A C D G K L M N \
+        O
+    # the last product left out
+    python benchmarks/train/by_hand.py --model /tmp/llama8b --out results/ --only A P Q R
 
 Every variant is a process; all warm up together, then each is timed alone. `slow` ones sleep 13 ms
 (at 1.98 GHz) a layer, pass and 4,096 tokens on the card: a layer then takes as long, against the

@@ -1,9 +1,10 @@
 """Write cases of random letters: rendered with a prompt and a byte-level tokenizer, each is exactly
 so many tokens long.
 
-python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl
-# every sequence full python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json
---prompt r1_reasoning --cases 50 --out /tmp/real.jsonl
+    # every sequence full
+    python benchmarks/train/cases.py --tokens 2048 --cases 50 --out /tmp/full.jsonl
+    python benchmarks/train/cases.py --lengths benchmarks/train/lengths.json --prompt r1_reasoning \
+        --cases 50 --out /tmp/real.jsonl
 
 The second's are as long as real ones; for those, prompt=clinical is too long in bytes.
 """
@@ -19,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from medexp.config.registration import conf_dir, register
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.prompts import render
+from medexp.data.prompts import render_case
 
 ENDS = 2  # BOS and EOS
 
@@ -60,7 +61,7 @@ def case_of(prompt: Prompt, number: int, tokens: int, chance: random.Random) -> 
         f"{number:05d}" + letters(min(200, tokens // 20)),
         letters(min(400, tokens // 10)),
     )
-    text = render(prompt, Case(question, "", answer))
+    text = render_case(prompt, Case(question, "", answer))
     missing = tokens - ENDS - len(text.prompt.encode()) - len(text.completion.encode())
     if missing < 1:
         raise SystemExit(

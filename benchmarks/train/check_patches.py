@@ -24,6 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medexp.models.tokenizer import load_tokenizer
+
 ALL_THREE = [  # patches that a plan for a laptop's card takes
     *(
         "hardware.offload_layers=12",
@@ -188,8 +190,8 @@ def main() -> int:
     run = composed(args.model, args.overrides)
     began = time.perf_counter()
     from medexp.models import backend, loading
-    from medexp.models.adapter_model import Weights
     from medexp.models.patches import activation_offloading, gradient_check
+    from medexp.models.weights import Weights
 
     stack = backend.load(run.hardware, Path("/tmp/check_patches_compiled"))
     say(
@@ -197,7 +199,7 @@ def main() -> int:
         f" {metadata.version('unsloth')}"
     )
     found = Weights(args.model, None)
-    tokenizer = loading.load_tokenizer(found, stack)
+    tokenizer = load_tokenizer(found, stack)
 
     def load() -> Any:
         return loading.load(run, found, tokenizer, stack)

@@ -20,7 +20,7 @@ from medexp.config.resolve import resolve
 from medexp.config.schema import BatchBy, RunConfig
 from medexp.planning import planner
 from medexp.system.machine import read
-from medexp.training.trainer import micro_batches, step_seconds
+from medexp.training.trainer import predict_step_s, split_into_micro_batches
 
 STEPS, CASES = 60, 8
 LENGTHS = Path(__file__).resolve().parent / "lengths.json"
@@ -60,11 +60,11 @@ def row(run: RunConfig, steps: list[list[int]]) -> str:
     padded = [
         len(cases) * max(step[case] for case in cases)
         for step in steps
-        for cases in micro_batches(run, step)
+        for cases in split_into_micro_batches(run, step)
     ]
     plan = f"{run.training.micro_batch} x {run.training.accumulation}"
     more = sum(padded) / sum(map(sum, steps)) - 1
-    seconds = sum(step_seconds(run, step) for step in steps)
+    seconds = sum(predict_step_s(run, step) for step in steps)
     return (
         f"| {run.hardware.name} | {plan} | {run.training.batch_by.value} | {len(padded)} |"
         f" +{more:.1%} | {seconds:,.0f} |"

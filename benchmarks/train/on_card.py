@@ -1,9 +1,10 @@
 """The seed's recipe on a CUDA card, medexp beside raw Unsloth on the same tokens under the same
 cap, all in one call.
 
-python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 6 python
-benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 16 --warm 6 --ragged   #
-cases as long as real ones
+    python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 6
+    # cases as long as real ones
+    python benchmarks/train/on_card.py --model /tmp/llama8b --out results/ --steps 16 --warm 6 \
+        --ragged
 
 Writes results.json and results.md (ratios are what counts: machines differ) and a log a run. The
 bare loop has the plan that medexp took. Ragged cases are put together by every contestant in its

@@ -1,9 +1,11 @@
 """The peer: the seed project's notebook as a script, raw Unsloth, on the rows of a file. Prints one
 RESULT line of JSON.
 
-python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --steps 6             #
-as the seed has it python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --cap
-5.25 --layers auto  # Unsloth's own plan
+    # as the seed has it
+    python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --steps 6
+    # Unsloth's own plan
+    python benchmarks/train/peer.py --model /tmp/llama8b --rows /tmp/rows.json --cap 5.25 --layers \
+        auto
 """
 
 import argparse

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.data import loading as source
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import prepare
-from medexp.data.split import split
-from medexp.models.adapter_model import vocabulary
+from medexp.data.split import split_cases
 from medexp.system.machine import read
 
 
@@ -31,7 +31,9 @@ def main() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    ready = prepare(run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer))
+    ready = prepare(
+        run, split_cases(source.load_cases(run.dataset).cases, run.dataset), make_vocabulary(tokenizer)
+    )
     args.out.write_text(
         json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows])
     )

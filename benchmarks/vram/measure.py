@@ -1,8 +1,8 @@
 """Measure what training really takes on a CUDA card: one process a model, rank and set of levers,
 several batch shapes in each.
 
-python benchmarks/vram/measure.py --checkpoints /tmp --out results/ --grid benchmarks/vram/grid.json
---parallel 12
+    python benchmarks/vram/measure.py --checkpoints /tmp --out results/ --grid \
+        benchmarks/vram/grid.json --parallel 12
 
 The grid is a list of {"shape", "overrides", "points": [[micro_batch, max_seq_tokens], ...]}. Points
 go from few tokens to many: some buffers of the stack only ever grow. Every sequence is full.
@@ -20,6 +20,8 @@ import time
 import traceback
 from pathlib import Path
 
+from medexp.models.tokenizer import load_tokenizer
+
 HERE = Path(__file__).resolve().parent
 STEPS = 3
 
@@ -33,12 +35,12 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
 
     from medexp.config.registration import conf_dir, register
     from medexp.config.resolve import resolve
-    from medexp.data.encoding import Encoded
-    from medexp.evaluation.losses import held_out_loss
+    from medexp.data.encoding import EncodedCase
+    from medexp.evaluation.losses import measure_mean_loss
     from medexp.models import backend as stack
     from medexp.models import loading as model
     from medexp.models import memory_guard as guard
-    from medexp.models.adapter_model import Weights
+    from medexp.models.weights import Weights
     from medexp.system import machine
     from medexp.training import trainer
 
@@ -68,7 +70,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     guard.cap(run.hardware)
     modules = stack.load(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
     found = Weights(str(checkpoints / entry["shape"]), None)
-    tuned = model.load(run, found, model.load_tokenizer(found, modules), modules)
+    tuned = model.load(run, found, load_tokenizer(found, modules), modules)
     torch.cuda.synchronize()
     results = []
     for micro_batch, seq in entry["points"]:
@@ -88,13 +90,13 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         rows = [
-            Encoded(ids, ids, 1)
+            EncodedCase(ids, ids, 1)
             for ids in torch.randint(10, 250, (micro_batch * 2 * STEPS, seq)).tolist()
         ]
         began = time.perf_counter()
         try:
             # as every run does first: it leaves a dequantised weight behind
-            held_out_loss(tuned, rows[:1], 1)
+            measure_mean_loss(tuned, rows[:1], 1)
             fitted = trainer.fit(tuned, rows, run, Path(f"/tmp/measure-{entry['name']}"), None, [])
             figures |= {
                 "train_allocated_bytes": torch.cuda.max_memory_allocated(),
@@ -104,7 +106,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             figures["before_evaluation_bytes"] = torch.cuda.memory_allocated()
-            held_out_loss(tuned, rows[:micro_batch], micro_batch)
+            measure_mean_loss(tuned, rows[:micro_batch], micro_batch)
             figures["evaluation_allocated_bytes"] = torch.cuda.max_memory_allocated()
             figures["evaluation_reserved_bytes"] = torch.cuda.max_memory_reserved()
         except Exception as error:
@@ -124,15 +126,15 @@ def _answers_peak(tuned: object) -> dict:
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before, kept_in = torch.cuda.memory_allocated(), Path(tempfile.mkdtemp()) / "answers.jsonl"
+    before, answers_file = torch.cuda.memory_allocated(), Path(tempfile.mkdtemp()) / "answers.jsonl"
     prompts = torch.randint(10, 250, (4, 512)).tolist()
     try:
-        generation.answers(
+        generation.generate_answers(
             tuned,
             prompts,
             16,
-            generation.at_most(4),
-            kept_in=kept_in,
+            generation.limit_batch_size(4),
+            answers_file=answers_file,
             base=False,
             advance=lambda _: None,
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system.units import GIB
 
 POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
@@ -59,8 +60,8 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     """The figures of `point`."""
     import torch
 
-    from medexp.data.encoding import Encoded
-    from medexp.evaluation.losses import held_out_loss
+    from medexp.data.encoding import EncodedCase
+    from medexp.evaluation.losses import measure_mean_loss
     from medexp.models import backend as stack
     from medexp.models import loading as model
     from medexp.models import weights
@@ -70,18 +71,19 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     modules = stack.load(run.hardware, Path("/tmp/compiled-cpu"))
     before = resident("VmRSS")
     found = weights.find(run.model)
-    tuned = model.load(run, found, model.load_tokenizer(found, modules), modules)
+    tuned = model.load(run, found, load_tokenizer(found, modules), modules)
     gc.collect()
     loaded = resident("VmRSS")
     rows = [
-        Encoded(ids, ids, 1) for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()
+        EncodedCase(ids, ids, 1)
+        for ids in torch.randint(10, 250, (2 * point[0], point[1])).tolist()
     ]
     forget_peak()
     trainer.fit(tuned, rows, run, Path("/tmp/measure-cpu"), None, [])
     training = resident("VmHWM")
     gc.collect()
     forget_peak()
-    held_out_loss(tuned, rows[: run.evaluation.batch_size], run.evaluation.batch_size)
+    measure_mean_loss(tuned, rows[: run.evaluation.batch_size], run.evaluation.batch_size)
     names = ("micro_batch", "seq", "r", "checkpointing")
     return dict(zip(names, point, strict=True)) | {
         "loaded_bytes": loaded - before,

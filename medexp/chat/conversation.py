@@ -12,14 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medexp.chat.interrupt import stoppable
-from medexp.chat.rendering import LivePainter, beside, drawing, painted
-from medexp.chat.reply import Reply, as_document
-from medexp.chat.responder import Respondent
+from medexp.chat.interrupt import intercept_ctrl_c
+from medexp.chat.rendering import (
+    LiveRenderer,
+    make_comparison_table,
+    open_live_region,
+    render_reply,
+)
+from medexp.chat.reply import Reply, format_document
+from medexp.chat.responder import Responder
 from medexp.config.command_options import Reasoning
 from medexp.errors import MedexpError, listing, nearest
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
-from medexp.system.console import Screen
+from medexp.system.console import Console
+from medexp.system.home import expand_home
 
 HELP = {
     "/help": "these lines",
@@ -42,8 +48,8 @@ class Conversation:
     or two a question.
     """
 
-    respondent: Respondent
-    show: Screen
+    respondent: Responder
+    console: Console
     with_reasoning: bool
     launch_dir: Path
     case: list[str] = field(default_factory=list)
@@ -53,8 +59,8 @@ class Conversation:
         """Go on until `read` (which is given what to print before the cursor) raises EOFError, or
         /quit.
         """
-        self.show.result(f"{KEYS} /help lists the commands.")
-        self.show.result(f"{NOT_FOR_CLINICAL_USE}\n", style="italic")
+        self.console.result(f"{KEYS} /help lists the commands.")
+        self.console.result(f"{NOT_FOR_CLINICAL_USE}\n", style="italic")
         while True:
             try:
                 line = read("follow-up> " if self.case else "question> ").strip()
@@ -100,8 +106,11 @@ class Conversation:
     def _ask(self, line: str) -> None:
         question = "\n\n".join([*self.case, line])
         self.respondent.questions.ids(question)  # refused before anything is drawn
-        with stoppable() as stop, LivePainter(self.show.results, self.with_reasoning) as painter:
-            reply = painted(self.respondent, question, painter, stop)
+        with (
+            intercept_ctrl_c() as stop,
+            LiveRenderer(self.console.results, self.with_reasoning) as painter,
+        ):
+            reply = render_reply(self.respondent, question, painter, stop)
         self.case.append(line)
         self.turns.append([reply])
 
@@ -111,18 +120,20 @@ class Conversation:
             return
         tuned = self.turns[-1][-1]
         if len(self.turns[-1]) == 1:
-            with stoppable() as stop, drawing(self.show.results) as draw:
+            with intercept_ctrl_c() as stop, open_live_region(self.console.results) as draw:
 
                 def heard(reply: Reply) -> bool:
-                    draw(beside(reply, tuned, self.with_reasoning))
+                    draw(make_comparison_table(reply, tuned, self.with_reasoning))
                     return stop.asked
 
                 self.turns[-1].insert(0, self.respondent.reply(tuned.question, heard, base=True))
-        self.show.results.print(beside(self.turns[-1][0], tuned, self.with_reasoning))
-        self.show.result(NOT_FOR_CLINICAL_USE, style="italic")
+        self.console.results.print(
+            make_comparison_table(self.turns[-1][0], tuned, self.with_reasoning)
+        )
+        self.console.result(NOT_FOR_CLINICAL_USE, style="italic")
 
     def _reasoning(self, rest: str) -> None:
-        if rest in {each.value for each in Reasoning}:
+        if rest in {choice.value for choice in Reasoning}:
             self.with_reasoning = rest == Reasoning.show.value
             self._say(f"reasoning is {'shown' if self.with_reasoning else 'hidden'} from now on")
         elif rest:
@@ -130,14 +141,14 @@ class Conversation:
         elif not self.turns or not self.turns[-1][-1].reasoning:
             self._say("there is no reasoning to show")
         else:
-            self.show.results.print(self.turns[-1][-1].reasoning, style="dim", markup=False)
+            self.console.results.print(self.turns[-1][-1].reasoning, style="dim", markup=False)
 
     def _reset(self, _rest: str) -> None:
         self.case.clear()
         self._say("the next question stands alone")
 
     def _save(self, rest: str) -> None:
-        file = (self.launch_dir / Path(rest).expanduser()) if rest else Path()
+        file = (self.launch_dir / expand_home(rest)) if rest else Path()
         writers = {".md": self._document, ".json": self._json}
         if file.suffix not in writers:
             self._say(f"write /save FILE, where FILE ends in {listing(writers)}")
@@ -155,22 +166,22 @@ class Conversation:
             )
 
     def _document(self) -> str:
-        return as_document(f"Conversation with {self.respondent.name}", self.turns)
+        return format_document(f"Conversation with {self.respondent.name}", self.turns)
 
     def _json(self) -> str:
         turns = [[self.respondent.as_json(reply) for reply in replies] for replies in self.turns]
         return json.dumps(turns, ensure_ascii=False, indent=2) + "\n"
 
     def _say(self, text: str) -> None:
-        self.show.log.print(text, style="yellow", markup=False)
+        self.console.log.print(text, style="yellow", markup=False)
 
     def _help(self, _rest: str) -> None:
         for command, what in HELP.items():
-            self.show.result(f"  {command:12} {what}")
-        self.show.result(f"  {KEYS}")
+            self.console.result(f"  {command:12} {what}")
+        self.console.result(f"  {KEYS}")
 
 
-def terminal_reader() -> Callable[[str], str]:
+def make_terminal_reader() -> Callable[[str], str]:
     """Reads what is typed: several lines, edited and recalled with the arrow keys, kept in memory
     alone.
     """
@@ -182,7 +193,7 @@ def terminal_reader() -> Callable[[str], str]:
     keys = KeyBindings()
     keys.add("enter")(lambda event: event.current_buffer.validate_and_handle())
     keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
-    commands = WordCompleter([each.partition(" ")[0] for each in HELP], sentence=True)
+    commands = WordCompleter([command.partition(" ")[0] for command in HELP], sentence=True)
     session: PromptSession[str] = PromptSession(
         multiline=True,
         key_bindings=keys,

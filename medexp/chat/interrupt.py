@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stop:
+class StopRequest:
     """Has somebody asked for the end of the answer?"""
 
     def __init__(self) -> None:
@@ -16,9 +16,9 @@ class Stop:
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
+def intercept_ctrl_c() -> Iterator[StopRequest]:
     """What Ctrl-C inside sets; KeyboardInterrupt at the second."""
-    stop = Stop()
+    stop = StopRequest()
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
         if stop.asked:

@@ -11,13 +11,13 @@ from medexp.errors import DataError, first_line, listing
 _KEY = "question="
 
 
-def quoted(words: Sequence[str]) -> list[str]:
+def quote_question(words: Sequence[str]) -> list[str]:
     """`words` of a command line with the value of question= in quotes that Hydra reads back letter
     by letter; one that already is in quotes, and null, stay as they are."""
-    return [_quoted(word) if word.startswith(_KEY) else word for word in words]
+    return [_quote_word(word) if word.startswith(_KEY) else word for word in words]
 
 
-def _quoted(word: str) -> str:
+def _quote_word(word: str) -> str:
     value = word.removeprefix(_KEY)
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if is_quoted or value in ("", "null"):
@@ -25,7 +25,7 @@ def _quoted(word: str) -> str:
     return f"{_KEY}{command_line.quoted(value)}"
 
 
-def decoded(piped: bytes) -> str:
+def decode_input(piped: bytes) -> str:
     """The text that came through a pipe, without a byte order mark.
 
     Raises: DataError if it is not UTF-8.
@@ -39,23 +39,26 @@ def decoded(piped: bytes) -> str:
         ) from error
 
 
-def questions(text: str) -> list[str]:
+def parse_questions(text: str) -> list[str]:
     """The questions in `text`, which came through a pipe: all of it is one, unless it is a JSON
     array of questions, or begins with `{`; then each line is a JSON object with `question`.
 
     Raises: DataError naming the line or the item that is none.
     """
     text = text.removeprefix("\ufeff")
-    if (items := _array(text)) is not None:
-        return [_question(item, f"item {number}") for number, item in enumerate(items, 1)]
+    if (items := _parse_array(text)) is not None:
+        return [_extract_question(item, f"item {number}") for number, item in enumerate(items, 1)]
     if not text.lstrip().startswith("{"):
         return [text.strip()]
     # JSON holds other separators
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [_question(_object(line, f"line {number}"), f"line {number}") for number, line in lines]
+    return [
+        _extract_question(_parse_object(line, f"line {number}"), f"line {number}")
+        for number, line in lines
+    ]
 
 
-def _array(text: str) -> list[object] | None:
+def _parse_array(text: str) -> list[object] | None:
     """The items of the JSON array that `text` is; None where it is none: a question in plain text
     may begin with a bracket.
 
@@ -70,18 +73,18 @@ def _array(text: str) -> list[object] | None:
     return found
 
 
-def _object(line: str, place: str) -> object:
+def _parse_object(line: str, place: str) -> object:
     try:
         return json.loads(line)
     except RecursionError as error:
-        raise _none(place, "it is nested too deeply") from error
+        raise _make_input_error(place, "it is nested too deeply") from error
     except ValueError as error:  # an integer of thousands of digits, too
-        raise _none(place, first_line(error)) from error
+        raise _make_input_error(place, first_line(error)) from error
 
 
-def _question(item: object, place: str) -> str:
+def _extract_question(item: object, place: str) -> str:
     if isinstance(item, Mapping) and "question" not in item:
-        raise _none(place, f"it has {listing(map(str, item))}")
+        raise _make_input_error(place, f"it has {listing(map(str, item))}")
     found = item["question"] if isinstance(item, Mapping) else item
     if not isinstance(found, str):
         raise DataError(
@@ -95,7 +98,7 @@ def _question(item: object, place: str) -> str:
     return found.strip()
 
 
-def _none(place: str, why: str) -> DataError:
+def _make_input_error(place: str, why: str) -> DataError:
     return DataError(
         f'{place} of standard input is no JSON object with "question" ({why}); '
         "write one on each line, or an array of them, or one question in plain text"

@@ -17,18 +17,26 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from medexp.chat.interrupt import Stop
-from medexp.chat.reply import ANSWER, REASONING, Part, Reply, note, parts, plain
-from medexp.chat.responder import Respondent
+from medexp.chat.interrupt import StopRequest
+from medexp.chat.reply import (
+    ANSWER,
+    REASONING,
+    Reply,
+    ReplySection,
+    describe_end,
+    format_plain_text,
+    split_sections,
+)
+from medexp.chat.responder import Responder
 from medexp.data.prompts import THINK_END
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.visible import visible
 
 HINT = "Ctrl-C stops"
-KEPT_FREE = 2  # lines of the terminal
+RESERVED_LINES = 2  # lines of the terminal
 
 
-class Painter(Protocol):
+class ReplyRenderer(Protocol):
     """Shows one reply while it grows, and then whole."""
 
     def heard(self, reply: Reply) -> None:
@@ -38,7 +46,9 @@ class Painter(Protocol):
         """`reply` has come to its end."""
 
 
-def painted(respondent: Respondent, question: str, painter: Painter, stop: Stop) -> Reply:
+def render_reply(
+    respondent: Responder, question: str, painter: ReplyRenderer, stop: StopRequest
+) -> Reply:
     """The whole reply to `question`, shown by `painter` while it grows; `stop` ends it."""
 
     def heard(reply: Reply) -> bool:
@@ -50,7 +60,7 @@ def painted(respondent: Respondent, question: str, painter: Painter, stop: Stop)
     return reply
 
 
-class PlainPainter:
+class PlainRenderer:
     """Text alone, written as it comes, without control codes of ours or of the model's."""
 
     def __init__(self, stream: TextIO, with_reasoning: bool):
@@ -59,14 +69,14 @@ class PlainPainter:
 
     def heard(self, reply: Reply) -> None:
         """Write what is new."""
-        text = plain(reply, self._with_reasoning)
+        text = format_plain_text(reply, self._with_reasoning)
         if text.startswith(self._written):
             self._write(text[len(self._written) :])
             self._written = text
 
     def whole(self, reply: Reply, max_new_tokens: int) -> None:
         """Write the rest, and again what turned out to be the answer only when nothing more came."""
-        text = plain(reply, self._with_reasoning)
+        text = format_plain_text(reply, self._with_reasoning)
         if text.startswith(self._written):
             self._write(text[len(self._written) :])
         elif reply.closed:
@@ -75,26 +85,26 @@ class PlainPainter:
             self._write(reply.text[len(self._written.removeprefix(REASONING)) :])
             if reply.reasoning:
                 self._write(f"{ANSWER}{reply.answer}")
-        self._write(f"\n\n[{note(reply, max_new_tokens)}]\n{NOT_FOR_CLINICAL_USE}\n")
+        self._write(f"\n\n[{describe_end(reply, max_new_tokens)}]\n{NOT_FOR_CLINICAL_USE}\n")
 
     def _write(self, text: str) -> None:
         self._stream.write(visible(text))
         self._stream.flush()
 
 
-class LivePainter:
+class LiveRenderer:
     """Sections and dimmed paragraphs on a terminal; use as a context manager around one reply."""
 
     def __init__(self, console: Console, with_reasoning: bool):
         self._console, self._with_reasoning = console, with_reasoning
-        self._printed: list[Part] = []
+        self._printed: list[ReplySection] = []
         self._live = Live(
             Spinner("dots", f"[dim]reading the question · {HINT}[/dim]"),
             console=console,
             transient=True,
         )
 
-    def __enter__(self) -> "LivePainter":
+    def __enter__(self) -> "LiveRenderer":
         self._live.start()
         return self
 
@@ -105,7 +115,7 @@ class LivePainter:
         """Print the parts that are done, draw the last one."""
         shown = self._shown(reply)
         self._print(shown[:-1])
-        under_way = [drawn(each) for each in shown[len(self._printed) :]]
+        under_way = [render_section(section) for section in shown[len(self._printed) :]]
         thinking = (
             "thinking, " if reply.reasons and not reply.closed and not self._with_reasoning else ""
         )
@@ -120,23 +130,25 @@ class LivePainter:
             self._finish_reasoning(reply)
             shown = [part for part in shown if not part.is_reasoning] if reply.reasoning else []
         self._print(shown)
-        self._console.print(Text(f"\n{note(reply, max_new_tokens)}", style="dim"))
+        self._console.print(Text(f"\n{describe_end(reply, max_new_tokens)}", style="dim"))
         self._console.print(Text(NOT_FOR_CLINICAL_USE, style="italic"))
 
-    def _shown(self, reply: Reply) -> list[Part]:
-        return [part for part in parts(reply) if self._with_reasoning or not part.is_reasoning]
+    def _shown(self, reply: Reply) -> list[ReplySection]:
+        return [
+            part for part in split_sections(reply) if self._with_reasoning or not part.is_reasoning
+        ]
 
-    def _print(self, shown: list[Part]) -> None:
+    def _print(self, shown: list[ReplySection]) -> None:
         for part in shown[len(self._printed) :]:
-            self._console.print(drawn(part))
+            self._console.print(render_section(part))
             self._printed.append(part)
 
     def _finish_reasoning(self, reply: Reply) -> None:
         """Print what follows the paragraphs that went by as reasoning, and forget them."""
         lines = [
-            each
-            for each in reply.text.rpartition(THINK_END)[0 if reply.closed else 2].split("\n")
-            if each.strip()
+            line
+            for line in reply.text.rpartition(THINK_END)[0 if reply.closed else 2].split("\n")
+            if line.strip()
         ]
         for line in lines[len(self._printed) :]:
             self._console.print(Text(line, style="dim"))
@@ -151,12 +163,12 @@ class Tail:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(self._inner, options.update(height=None), pad=False)
-        for line in lines[-max(1, console.height - KEPT_FREE) :]:
+        for line in lines[-max(1, console.height - RESERVED_LINES) :]:
             yield from line
             yield Segment.line()
 
 
-def drawn(part: Part) -> RenderableType:
+def render_section(part: ReplySection) -> RenderableType:
     """A part of a reply for a terminal; a link shows where it leads, as the model may call it
     something else.
     """
@@ -168,24 +180,28 @@ def drawn(part: Part) -> RenderableType:
     )
 
 
-def beside(base: Reply | None, tuned: Reply | None, with_reasoning: bool) -> Table:
+def make_comparison_table(base: Reply | None, tuned: Reply | None, with_reasoning: bool) -> Table:
     """Base and tuned side by side."""
     table = Table(expand=True, show_lines=False)
     for title in ("base", "tuned"):
         table.add_column(title, ratio=1)
     table.add_row(
-        *(Group(*_column(each, with_reasoning)) if each else "" for each in (base, tuned))
+        *(Group(*_render_column(reply, with_reasoning)) if reply else "" for reply in (base, tuned))
     )
     return table
 
 
-def _column(reply: Reply, with_reasoning: bool) -> Iterator[RenderableType]:
-    yield from (drawn(part) for part in parts(reply) if with_reasoning or not part.is_reasoning)
+def _render_column(reply: Reply, with_reasoning: bool) -> Iterator[RenderableType]:
+    yield from (
+        render_section(part)
+        for part in split_sections(reply)
+        if with_reasoning or not part.is_reasoning
+    )
     yield Text(f"\n{reply.tokens} tokens", style="dim")
 
 
 @contextmanager
-def drawing(console: Console) -> Iterator[Callable[[RenderableType], None]]:
+def open_live_region(console: Console) -> Iterator[Callable[[RenderableType], None]]:
     """Call what it yields with something to draw in the place of what was drawn before; it is gone
     afterwards.
     """

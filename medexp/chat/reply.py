@@ -84,7 +84,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Part:
+class ReplySection:
     """A run of a reply: a paragraph of its reasoning, or of its answer what stands under one
     heading ("" before any).
     """
@@ -94,20 +94,22 @@ class Part:
     text: str
 
     @property
-    def markdown(self) -> str:
+    def format_markdown(self) -> str:
         """It as Markdown, its heading spelt one way."""
         return f"## {self.heading}\n\n{self.text}".strip() if self.heading else self.text
 
 
-def parts(reply: Reply) -> list[Part]:
+def split_sections(reply: Reply) -> list[ReplySection]:
     """`reply` in order. As it grows only the last part changes, and parts are added after it, until
     it is whole.
     """
-    reasoning = [Part(True, "", each) for each in reply.reasoning.split("\n") if each.strip()]
-    return [*reasoning, *_sections(reply.answer, reply.whole)]
+    reasoning = [
+        ReplySection(True, "", paragraph) for paragraph in reply.reasoning.split("\n") if paragraph.strip()
+    ]
+    return [*reasoning, *_split_answer(reply.answer, reply.whole)]
 
 
-def _sections(answer: str, whole: bool) -> Iterator[Part]:
+def _split_answer(answer: str, whole: bool) -> Iterator[ReplySection]:
     """The answer cut at its headings. Until it is whole its last line is none: it may be half a
     sentence that begins like one.
     """
@@ -119,13 +121,13 @@ def _sections(answer: str, whole: bool) -> Iterator[Part]:
             lines.append(line)
             continue
         if heading or any(lines):
-            yield Part(False, heading, "\n".join(lines).strip("\n"))
+            yield ReplySection(False, heading, "\n".join(lines).strip("\n"))
         heading, lines = found.title(), []
     if heading or any(lines):
-        yield Part(False, heading, "\n".join(lines).strip("\n"))
+        yield ReplySection(False, heading, "\n".join(lines).strip("\n"))
 
 
-def plain(reply: Reply, with_reasoning: bool) -> str:
+def format_plain_text(reply: Reply, with_reasoning: bool) -> str:
     """`reply` as text, growing at its end alone until it is whole; its reasoning under a heading of
     its own, or left out.
     """
@@ -136,12 +138,12 @@ def plain(reply: Reply, with_reasoning: bool) -> str:
     )
 
 
-def markdown(reply: Reply) -> str:
+def format_markdown(reply: Reply) -> str:
     """The answer as Markdown, without its reasoning."""
-    return "\n\n".join(part.markdown for part in parts(reply) if not part.is_reasoning)
+    return "\n\n".join(part.markdown for part in split_sections(reply) if not part.is_reasoning)
 
 
-def note(reply: Reply, max_new_tokens: int) -> str:
+def describe_end(reply: Reply, max_new_tokens: int) -> str:
     """How the reply came to its end, in a line."""
     how = (
         "stopped"
@@ -154,7 +156,7 @@ def note(reply: Reply, max_new_tokens: int) -> str:
     return f"{reply.tokens} tokens in {duration(reply.seconds)}, {how}{unclosed}"
 
 
-def as_json(reply: Reply, run_id: str, model: str) -> dict[str, object]:
+def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]:
     """`reply` as plain values, for programs. `sections` maps each of the four that is there to its
     items.
     """
@@ -177,7 +179,7 @@ def as_json(reply: Reply, run_id: str, model: str) -> dict[str, object]:
     }
 
 
-def as_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
+def format_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
     """Questions with their replies (of each one or more) as a Markdown document."""
     lines = [f"# {title}", f"*{NOT_FOR_CLINICAL_USE}*"]
     for turn in turns:
@@ -189,5 +191,5 @@ def as_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
                 lines.append(
                     f"<details><summary>Reasoning</summary>\n\n{reply.reasoning}\n\n</details>"
                 )
-            lines.append(markdown(reply) or "(nothing)")
+            lines.append(format_markdown(reply) or "(nothing)")
     return "\n\n".join(lines) + "\n"

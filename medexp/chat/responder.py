@@ -10,29 +10,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from medexp.chat.reply import Reply, as_json
+from medexp.chat.reply import Reply, make_json_object
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data import prompts
-from medexp.data.encoding import prompt_ids
+from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import ConfigError
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation import generation
-from medexp.evaluation.evaluator import Opened
 from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
-from medexp.models.adapter_model import Tuned, vocabulary
-from medexp.models.memory_phase import memory_phase
+from medexp.models.adapter_model import Tuned
+from medexp.models.memory_guard import memory_phase
+from medexp.models.session import Session, load_model_under_ceiling
+from medexp.models.tokenizer import context_tokens
 from medexp.planning.memory_terms import Phase
-from medexp.system.console import Screen
+from medexp.system.console import Console
 
-Heard = Callable[[Reply], bool]
+TokenCallback = Callable[[Reply], bool]
 
 
 @dataclass
-class Questions:
+class QuestionEncoder:
     """Questions as token ids, in the words of the prompt that the run was trained with."""
 
     tokenizer: Any
@@ -49,7 +49,7 @@ class Questions:
             little of the context for the answer.
         """
         prompt, sampling = prompt or self.prompt, sampling or self.sampling
-        words = vocabulary(self.tokenizer, prompt)
+        words = make_vocabulary(self.tokenizer, prompt)
         if not question.strip():
             raise ConfigError('the question is empty; give question="...", or type one')
         for mark in sorted(words.written | {THINK_START, THINK_END}):
@@ -58,8 +58,10 @@ class Questions:
                     f"the question holds {mark!r}, which the model reads as a control token; take"
                     " it out"
                 )
-        ids = prompt_ids(prompts.ask(prompt, question.strip()), words)
-        if words.holds_stray_control(ids, prompt_ids(prompts.ask(prompt, ""), words)):
+        ids = encode_prompt(prompts.render_question(prompt, question.strip()), words)
+        if words.holds_stray_control(
+            ids, encode_prompt(prompts.render_question(prompt, ""), words)
+        ):
             raise ConfigError(
                 "the question holds text that the tokenizer reads as a control token; take it out"
             )
@@ -79,7 +81,7 @@ class Questions:
 
 
 @dataclass
-class Respondent:
+class Responder:
     """The model of a run, base and tuned, that answers one question at a time under the run's VRAM
     ceiling.
     """
@@ -88,7 +90,7 @@ class Respondent:
     run_id: str
     run: RunConfig
     tuned: Tuned
-    questions: Questions
+    make_question_encoder: QuestionEncoder
     meter: guard.Meter
 
     @property
@@ -96,14 +98,14 @@ class Respondent:
         """How the command line wants answers to be drawn."""
         return self.questions.sampling
 
-    def as_json(self, reply: Reply) -> dict[str, object]:
+    def make_json_object(self, reply: Reply) -> dict[str, object]:
         """`reply` as plain values, with the run and the model that it comes from."""
-        return as_json(reply, self.run_id, self.run.model.name)
+        return make_json_object(reply, self.run_id, self.run.model.name)
 
     def reply(
         self,
         question: str,
-        heard: Heard,
+        heard: TokenCallback,
         base: bool = False,
         prompt: Prompt | None = None,
         sampling: Sampling | None = None,
@@ -120,36 +122,38 @@ class Respondent:
 
         def listening(answer: Answer) -> bool:
             nonlocal stopped
-            stopped = not answer.ended and heard(_grown(empty, answer, began))
+            stopped = not answer.ended and heard(_update_reply(empty, answer, began))
             return stopped
 
         try:
             with memory_phase(Phase.answering, "answering", self.meter):
-                answer = generation.spoken(self.tuned, ids, sampling, base, listening)
+                answer = generation.generate_answer(self.tuned, ids, sampling, base, listening)
         except BaseException:
             # ended in the middle of a token: the next question finds the model in order
             model.recover(self.tuned)
             raise
         return replace(
-            _grown(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped
+            _update_reply(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped
         )
 
 
-def _grown(empty: Reply, answer: Answer, began: float) -> Reply:
+def _update_reply(empty: Reply, answer: Answer, began: float) -> Reply:
     return replace(
         empty, text=answer.text, tokens=answer.tokens, seconds=time.perf_counter() - began
     )
 
 
-def questions(run: RunConfig, base: Opened, sampling: Sampling) -> Questions:
+def make_question_encoder(run: RunConfig, base: Session, sampling: Sampling) -> QuestionEncoder:
     """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
-    return Questions(
-        base.tokenizer, run.prompt, sampling, model.context_tokens(base.weights, base.modules)
+    return QuestionEncoder(
+        base.tokenizer, run.prompt, sampling, context_tokens(base.weights, base.modules)
     )
 
 
-def respondent(
-    name: str, run_id: str, run: RunConfig, base: Opened, asked: Questions, show: Screen
-) -> Respondent:
+def load_responder(
+    name: str, run_id: str, run: RunConfig, base: Session, asked: QuestionEncoder, console: Console
+) -> Responder:
     """The model of `run` with its adapter, loaded and ready to answer."""
-    return Respondent(name, run_id, run, measuring.tuned(run, base, show), asked, base.meter)
+    return Responder(
+        name, run_id, run, load_model_under_ceiling(run, base, console), asked, base.meter
+    )

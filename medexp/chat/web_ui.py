@@ -15,17 +15,17 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-from medexp.chat.interrupt import Stop
-from medexp.chat.reply import Reply, markdown, note
-from medexp.chat.responder import Respondent
+from medexp.chat.interrupt import StopRequest
+from medexp.chat.reply import Reply, describe_end, format_markdown
+from medexp.chat.responder import Responder
 from medexp.config.schema import Prompt
 from medexp.errors import MachineError, MedexpError
 from medexp.evaluation.generation import Sampling
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
-from medexp.system.console import Screen
+from medexp.system.console import Console
 
 HOST = "127.0.0.1"
-SHOWN_A_SECOND = 8
+MAX_UPDATES_PER_S = 8
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none';"
     " form-action 'self'"
@@ -51,29 +51,29 @@ def check_installed() -> None:
 
 
 def serve(
-    respondent: Respondent,
+    respondent: Responder,
     presets: Mapping[str, Prompt],
     socket: sockets.socket,
     opens: bool,
-    show: Screen,
+    console: Console,
 ) -> None:
     """Serve the page until Ctrl-C."""
-    with show.stage("building the page"):
-        app, stop = _app(respondent, presets)
+    with console.status("building the page"):
+        app, stop = _build_app(respondent, presets)
     address = f"http://{HOST}:{socket.getsockname()[1]}"
 
     def ready() -> None:
-        show.result(address)
-        show.say("Ctrl-C ends it")
+        console.result(address)
+        console.info("Ctrl-C ends it")
         if opens:
             webbrowser.open(address)
 
     with suppress(KeyboardInterrupt):
-        _server(app, ready).run(sockets=[socket])
+        _build_server(app, ready).run(sockets=[socket])
     stop.asked = True  # an answer under way
 
 
-def _server(app: Any, ready: Any) -> Any:
+def _build_server(app: Any, ready: Any) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -84,17 +84,17 @@ def _server(app: Any, ready: Any) -> Any:
     return Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
 
 
-def _app(respondent: Respondent, presets: Mapping[str, Prompt]) -> tuple[Any, Stop]:
+def _build_app(respondent: Responder, presets: Mapping[str, Prompt]) -> tuple[Any, StopRequest]:
     import gradio
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    stop = Stop()
+    stop = StopRequest()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_Policy)
+    app.add_middleware(_ContentSecurityPolicy)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     theme = gradio.themes.Default(font=FONTS[0], font_mono=FONTS[1])
-    blocks = _blocks(respondent, {**presets}, stop)
+    blocks = _build_page(respondent, {**presets}, stop)
     return (
         gradio.mount_gradio_app(
             app,
@@ -111,7 +111,7 @@ def _app(respondent: Respondent, presets: Mapping[str, Prompt]) -> tuple[Any, St
     )
 
 
-class _Policy:
+class _ContentSecurityPolicy:
     """Adds the content security policy to every response."""
 
     def __init__(self, app: Any):
@@ -139,7 +139,7 @@ _CSS = """
 """
 
 
-def _blocks(respondent: Respondent, presets: Mapping[str, Prompt], stop: Stop) -> Any:
+def _build_page(respondent: Responder, presets: Mapping[str, Prompt], stop: StopRequest) -> Any:
     """The page: a question, how it is answered, and both answers below."""
     import gradio
 
@@ -160,15 +160,19 @@ def _blocks(respondent: Respondent, presets: Mapping[str, Prompt], stop: Stop) -
             ask = gradio.Button("Ask both", variant="primary")
             halt = gradio.Button("Stop")
         with gradio.Accordion("Prompt and sampling", open=False):
-            options = _options(gradio, respondent.sampling, list(prompts))
+            options = _add_option_inputs(gradio, respondent.sampling, list(prompts))
         with gradio.Row(equal_height=False):
-            shown = [each for title in ("Base", "Tuned") for each in _column(gradio, title)]
+            shown = [
+                component
+                for title in ("Base", "Tuned")
+                for component in _add_answer_column(gradio, title)
+            ]
 
         def both(
             question: str, prompt: str, temperature: float, top_p: float, new: float, seed: float
         ) -> Iterator[list[Any]]:
             sampling = Sampling(int(new), temperature, top_p, int(seed))
-            yield from _both(respondent, question, prompts[prompt], sampling, stop)
+            yield from _stream_both(respondent, question, prompts[prompt], sampling, stop)
 
         gradio.on(
             [ask.click, question.submit],
@@ -182,7 +186,7 @@ def _blocks(respondent: Respondent, presets: Mapping[str, Prompt], stop: Stop) -
     return blocks
 
 
-def _options(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
+def _add_option_inputs(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
     with gradio.Row():
         prompt = gradio.Dropdown(prompts, value=prompts[0], label="Prompt", min_width=260)
         new = gradio.Number(
@@ -205,7 +209,7 @@ def _options(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
     return [prompt, temperature, top_p, new, seed]
 
 
-def _column(gradio: Any, title: str) -> list[Any]:
+def _add_answer_column(gradio: Any, title: str) -> list[Any]:
     with gradio.Column(min_width=300, elem_classes=f"{title.lower()}-column"):
         gradio.Markdown(f"### {title}")
         status = gradio.Markdown("", elem_classes=["status", f"{title.lower()}-status"])
@@ -217,62 +221,65 @@ def _column(gradio: Any, title: str) -> list[Any]:
     return [folded, reasoning, answer, status]
 
 
-def _both(
-    respondent: Respondent, question: str, prompt: Prompt, sampling: Sampling, stop: Stop
+def _stream_both(
+    respondent: Responder, question: str, prompt: Prompt, sampling: Sampling, stop: StopRequest
 ) -> Iterator[list[Any]]:
     """What both columns show, again and again: the tuned model answers first, then the base."""
     import gradio
 
     stop.asked = False
-    columns = {True: _empty("waits for the tuned model"), False: _empty("reads the question")}
+    columns = {
+        True: _make_empty_column("waits for the tuned model"),
+        False: _make_empty_column("reads the question"),
+    }
     yield [*columns[True], *columns[False]]
     for base in (False, True):
         if stop.asked:
-            columns[base] = _empty("not asked: stopped")
+            columns[base] = _make_empty_column("not asked: stopped")
             yield [*columns[True], *columns[False]]
             return
         try:
-            for reply in _growing(respondent, question, base, prompt, sampling, stop):
+            for reply in _stream_reply(respondent, question, base, prompt, sampling, stop):
                 columns[base] = [
-                    _folded(reply.reasoning),
+                    _update_reasoning_box(reply.reasoning),
                     reply.reasoning,
-                    markdown(reply),
-                    _status(reply, sampling),
+                    format_markdown(reply),
+                    _format_status(reply, sampling),
                 ]
                 yield [*columns[True], *columns[False]]
         except MedexpError as error:
             raise gradio.Error(str(error), title="medexp", print_exception=False) from error
 
 
-def _empty(status: str) -> list[Any]:
-    return [_folded(""), "", "", status]
+def _make_empty_column(status: str) -> list[Any]:
+    return [_update_reasoning_box(""), "", "", status]
 
 
-def _folded(reasoning: str) -> Any:
+def _update_reasoning_box(reasoning: str) -> Any:
     """The box of the reasoning, where there is any."""
     import gradio
 
     return gradio.update(visible=bool(reasoning))
 
 
-def _status(reply: Reply, sampling: Sampling) -> str:
+def _format_status(reply: Reply, sampling: Sampling) -> str:
     if reply.whole:
-        return note(reply, sampling.max_new_tokens)
+        return describe_end(reply, sampling.max_new_tokens)
     return (
         f"{'reasoning' if reply.reasons and not reply.closed else 'answering'}, {reply.tokens}"
         " tokens"
     )
 
 
-def _growing(
-    respondent: Respondent,
+def _stream_reply(
+    respondent: Responder,
     question: str,
     base: bool,
     prompt: Prompt,
     sampling: Sampling,
-    stop: Stop,
+    stop: StopRequest,
 ) -> Iterator[Reply]:
-    """The reply as it grows, at most `SHOWN_A_SECOND` times a second (a browser falls behind a fast
+    """The reply as it grows, at most `MAX_UPDATES_PER_S` times a second (a browser falls behind a fast
     model, and hears of Stop too late), and then whole. Left early, it ends at the next token."""
     news: queue.Queue[Reply | BaseException] = queue.Queue()
     left = threading.Event()
@@ -299,7 +306,7 @@ def _growing(
             yield newest
             if newest.whole:
                 return
-            time.sleep(1 / SHOWN_A_SECOND)
+            time.sleep(1 / MAX_UPDATES_PER_S)
     finally:
         left.set()
         worker.join()

@@ -9,22 +9,21 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields
-from itertools import count, pairwise
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from dotenv import load_dotenv
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medexp.config import hydra_errors as mistakes
 from medexp.config.command_line import readable
+from medexp.config.invocation import Invocation
 from medexp.config.preset_errors import explain_preset
 from medexp.config.registration import SCHEMAS, conf_dir, register
 from medexp.config.resolve import kept_yaml, resolve
@@ -45,46 +44,7 @@ _NO_PLACE = (
 Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]
 
 
-@dataclass(frozen=True)
-class Invocation:
-    """How this run was asked for: the output folder Hydra made, the overrides as typed, the
-    composed YAML (as it is kept), the door's own options (the config group of its name, where it
-    has one), the text of its experiment's YAML, and the finished run that it was recomposed from.
-    """
-
-    output_dir: Path
-    overrides: tuple[str, ...]
-    composed_yaml: str
-    options: object = None
-    experiment_yaml: str = ""
-    subject: object = None
-
-
-class OwnFolder(Callback):
-    """Two commands of one second have an output folder each. Named in every root whose
-    hydra.run.dir is a time; a folder that was given by name is taken as it is."""
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Make the folder that `config` names by the time, and set it to the one that was made."""
-        if "${now:" in str(OmegaConf.to_container(config.hydra.run, resolve=False)):
-            with suppress(OSError):  # Hydra makes it once more, and what hinders it is said then
-                config.hydra.run.dir = str(new_folder(Path(config.hydra.run.dir)))
-
-
-def new_folder(folder: Path) -> Path:
-    """`folder`, made by this process and no other: where it is there already, the first of
-    `folder`-2, -3, ... that is not.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        own = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        with suppress(FileExistsError):
-            own.mkdir()
-            return own
-    raise AssertionError("count() does not end")
-
-
-def run_door(
+def run_command(
     door: Callable[[RunConfig, Invocation], float],
     config_name: str,
     needs_card: bool = True,
@@ -98,10 +58,10 @@ def run_door(
     """
     console.prepare_streams()
     with console.quiet_when_unread():
-        _run_door(door, config_name, needs_card, recompose)
+        _run_command(door, config_name, needs_card, recompose)
 
 
-def _run_door(
+def _run_command(
     door: Callable[[RunConfig, Invocation], float],
     config_name: str,
     needs_card: bool,

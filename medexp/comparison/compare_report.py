@@ -3,12 +3,12 @@ from elsewhere; its links to runs lead to an MLflow server of this machine."""
 
 from dataclasses import dataclass
 
-from medexp.comparison import tables as comparison_rows
-from medexp.comparison.comparison import Comparing, line_of, said
-from medexp.comparison.contrasts import Asked, Contrast
-from medexp.evaluation.scorecard import Line, Measure
-from medexp.reports import run_report as page
-from medexp.reports.annotations import Block, blocks
+from medexp.comparison import tables
+from medexp.comparison.comparison import RunComparison, find_answers, find_measure_result
+from medexp.comparison.contrasts import AnsweredQuestion, Contrast
+from medexp.evaluation.scorecard import Measure, MeasureResult
+from medexp.reports.annotations import Block, split_into_blocks
+from medexp.reports.page_template import fill_template
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerBlocks:
     """A run's answers to a question, in blocks, with what counts for and against them; None where
     it was not asked.
     """
@@ -36,60 +36,59 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionRow:
     """A held-out question, its reference, and the answers of every run that was asked it."""
 
     question: str
     reference: list[Block]
-    answers: list[Answers]
+    answers: list[AnswerBlocks]
     not_asked: list[str]
 
 
-def render(found: Comparing, mlflow: str) -> str:
+def render_comparison(found: RunComparison, mlflow: str) -> str:
     """The page as HTML; links lead to the MLflow server at address `mlflow`."""
-    rows, follow = comparison_rows.setting_rows(found)
-    return page.filled(
+    rows, follow = tables.build_setting_rows(found)
+    return fill_template(
         "compare.html",
         found=found,
         mlflow=mlflow.rstrip("/"),
         runs=[
-            (run, row[3])
-            for run, row in zip(found.runs, comparison_rows.run_rows(found), strict=True)
+            (run, row[3]) for run, row in zip(found.runs, tables.build_run_rows(found), strict=True)
         ],
-        shared=comparison_rows.shared(found),
+        shared=tables.describe_shared_settings(found),
         settings=rows,
         follow=[(name, found.differences[name]) for name in follow],
-        remarks=comparison_rows.remarks(found),
-        honest=comparison_rows.honest(found),
-        changes=[(measure, _changes(found, measure)) for measure in found.measures],
+        remarks=tables.caveats(found),
+        honest=tables.reading_notes(found),
+        changes=[(measure, _list_results(found, measure)) for measure in found.measures],
         contrasts=(
-            [(measure, *_contrasts(found, measure)) for measure in found.measures]
-            if found.versus
+            [(measure, *_place_contrasts(found, measure)) for measure in found.measures]
+            if found.against_reference
             else []
         ),
-        costs=comparison_rows.cost_rows(found),
-        bars=_bars(found),
-        questions=[_question(found, each) for each in found.asked],
+        costs=tables.build_cost_rows(found),
+        bars=_memory_bars(found),
+        questions=[_question_row(found, each) for each in found.answered_questions],
     )
 
 
-def _changes(found: Comparing, measure: Measure) -> list[Line | None]:
-    return [line_of(run, measure.key) for run in found.runs if run.evaluated]
+def _list_results(found: RunComparison, measure: Measure) -> list[MeasureResult | None]:
+    return [find_measure_result(run, measure.key) for run in found.runs if run.evaluated]
 
 
-def _contrasts(
-    found: Comparing, measure: Measure
+def _place_contrasts(
+    found: RunComparison, measure: Measure
 ) -> tuple[list[tuple[Contrast | None, Interval | None]], float]:
     """The contrasts in `measure` with their places on a line, and the difference at that line's
     ends (0: there is no line).
     """
-    row = [versus.contrast(measure.key) for versus in found.versus]
+    row = [against.contrast(measure.key) for against in found.against_reference]
     compared = [each.comparison for each in row if each is not None and each.comparison is not None]
     widest = max((max(abs(each.low), abs(each.high)) for each in compared), default=0.0)
-    return [(each, _interval(each, widest)) for each in row], widest * 50 / 48
+    return [(each, _place_interval(each, widest)) for each in row], widest * 50 / 48
 
 
-def _interval(each: Contrast | None, widest: float) -> Interval | None:
+def _place_interval(each: Contrast | None, widest: float) -> Interval | None:
     if each is None or each.comparison is None or not widest:
         return None
     places = [
@@ -99,7 +98,7 @@ def _interval(each: Contrast | None, widest: float) -> Interval | None:
     return Interval(*(round(place, 1) for place in places))
 
 
-def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
+def _memory_bars(found: RunComparison) -> dict[int, list[tuple[str, int]]]:
     """For every ceiling the bytes planned and measured under it."""
     bars: dict[int, list[tuple[str, int]]] = {}
     for run in found.runs:
@@ -113,13 +112,16 @@ def _bars(found: Comparing) -> dict[int, list[tuple[str, int]]]:
     return bars
 
 
-def _question(found: Comparing, asked: Asked) -> Question:
+def _question_row(found: RunComparison, asked: AnsweredQuestion) -> QuestionRow:
     answers, without = [], []
     for run, place in zip(found.runs, asked.places, strict=True):
-        each = said(run, place)
+        each = find_answers(run, place)
         if each is None:
             without.append(run.label)
         else:
-            both = blocks(each.base, each.before), blocks(each.tuned, each.after)
-            answers.append(Answers(run.label, run.name, *both, each.figures))
-    return Question(asked.question, blocks(asked.reference), answers, without)
+            both = (
+                split_into_blocks(each.base, each.before),
+                split_into_blocks(each.tuned, each.after),
+            )
+            answers.append(AnswerBlocks(run.label, run.name, *both, each.figures))
+    return QuestionRow(asked.question, split_into_blocks(asked.reference), answers, without)

@@ -7,17 +7,17 @@ from functools import cached_property
 from itertools import pairwise
 
 from medexp.comparison.contrasts import (
-    Asked,
+    AnsweredQuestion,
     Contrast,
-    Evaluated,
-    Overlap,
-    asked,
-    contrasts,
-    overlap,
+    EvaluatedRun,
+    SharedCases,
+    contrast_runs,
+    count_shared_cases,
+    list_answered_questions,
 )
 from medexp.config.flatten import differing
 from medexp.evaluation.paired_stats import Comparison
-from medexp.evaluation.scorecard import Line, Measure, Scored
+from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
 
 TRAINING_DATA = "training data"  # stands among the settings where runs were trained on other cases
 PAUSE_S = 60.0  # samples of power further apart than this: the run was stopped in between
@@ -42,31 +42,31 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run in a comparison: `asked` is how it was asked for, `ended` how it ended; `missing` says
-    why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
+class ComparedRun:
+    """A run in a comparison: `requested_as` is what the user named it by, `ended` how it ended;
+    `missing` says why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
     `trained_on` the digest of its training cases (None where it is not known)."""
 
     label: str
     name: str
-    asked: str
+    requested_as: str
     run_id: str | None
     ended: str
     settings: Mapping[str, str]
     cost: Cost
-    evaluated: Evaluated | None
+    evaluated: EvaluatedRun | None
     missing: str = ""
     page: str = ""
     trained_on: str | None = None
 
 
 @dataclass(frozen=True)
-class Versus:
+class AgainstReference:
     """A run against the reference, measure by measure, and how many cases they share."""
 
-    run: Run
+    run: ComparedRun
     contrasts: tuple[Contrast, ...]
-    overlap: Overlap
+    shared_cases: SharedCases
 
     def contrast(self, key: str) -> Contrast | None:
         """The contrast in measure `key`."""
@@ -74,22 +74,22 @@ class Versus:
 
 
 @dataclass(frozen=True)
-class Comparing:
+class RunComparison:
     """Two or more runs; the first that was evaluated is the reference of all others. `title` says
     how they were chosen, `caution` what that choice does to the comparison."""
 
     title: str
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
     caution: str = ""
 
     @cached_property
-    def reference(self) -> Run | None:
+    def reference(self) -> ComparedRun | None:
         """The run that the others are held against; None where fewer than two were evaluated."""
         evaluated = [run for run in self.runs if run.evaluated is not None]
         return evaluated[0] if len(evaluated) > 1 else None
 
     @cached_property
-    def versus(self) -> tuple[Versus, ...]:
+    def against_reference(self) -> tuple[AgainstReference, ...]:
         """Every other evaluated run against the reference."""
         first = self.reference
         if first is None or first.evaluated is None:
@@ -99,9 +99,9 @@ class Comparing:
             for run in self.runs
             if run is not first and run.evaluated is not None
         ]
-        found = contrasts(first.evaluated, [each for _, each in others])
+        found = contrast_runs(first.evaluated, [each for _, each in others])
         return tuple(
-            Versus(run, row, overlap(first.evaluated, each))
+            AgainstReference(run, row, count_shared_cases(first.evaluated, each))
             for (run, each), row in zip(others, found, strict=True)
         )
 
@@ -109,7 +109,9 @@ class Comparing:
     def comparisons(self) -> int:
         """How many contrasts could be taken: what every p is corrected for."""
         return sum(
-            each.comparison is not None for versus in self.versus for each in versus.contrasts
+            each.comparison is not None
+            for against in self.against_reference
+            for each in against.contrasts
         )
 
     @cached_property
@@ -132,12 +134,13 @@ class Comparing:
         return tuple(known[key] for key in dict.fromkeys(order) if key in known)
 
     @cached_property
-    def asked(self) -> list[Asked]:
+    def answered_questions(self) -> list[AnsweredQuestion]:
         """Every answered question with its place in every run, those first that most runs have
         answered.
         """
         return sorted(
-            asked([run.evaluated for run in self.runs]), key=lambda each: each.places.count(None)
+            list_answered_questions([run.evaluated for run in self.runs]),
+            key=lambda each: each.places.count(None),
         )
 
     @cached_property
@@ -156,13 +159,13 @@ class Comparing:
 
 
 @dataclass(frozen=True)
-class Said:
+class AnswerPair:
     """What a run's base and tuned model said to a question, as scored."""
 
     base: str
-    before: Scored
+    before: ScoredAnswer
     tuned: str
-    after: Scored
+    after: ScoredAnswer
 
     @property
     def figures(self) -> tuple[str, str]:
@@ -175,15 +178,15 @@ class Said:
         return counts[0], counts[1]
 
 
-def said(run: Run, place: int | None) -> Said | None:
+def find_answers(run: ComparedRun, place: int | None) -> AnswerPair | None:
     """The answers of `run` at `place` of its record; None where it has none."""
     if run.evaluated is None or place is None:
         return None
     case, card = run.evaluated.record.cases[place], run.evaluated.card
-    return Said(case.base.text, card.before[place], case.tuned.text, card.after[place])
+    return AnswerPair(case.base.text, card.before[place], case.tuned.text, card.after[place])
 
 
-def line_of(run: Run, key: str) -> Line | None:
+def find_measure_result(run: ComparedRun, key: str) -> MeasureResult | None:
     """What changed in measure `key` of `run`; None where it was not evaluated, or has no such
     measure.
     """
@@ -194,7 +197,7 @@ def line_of(run: Run, key: str) -> Line | None:
     )
 
 
-def energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
+def integrate_energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
     """Watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left out. None
     under two samples.
     """
@@ -206,7 +209,7 @@ def energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
     )
 
 
-def as_dict(found: Comparing) -> dict[str, object]:
+def as_dict(found: RunComparison) -> dict[str, object]:
     """All of it as plain values with stable keys, but the answers."""
     return {
         "title": found.title,
@@ -217,21 +220,21 @@ def as_dict(found: Comparing) -> dict[str, object]:
         "runs": [_run_dict(run) for run in found.runs],
         "against_reference": [
             {
-                "run": versus.run.label,
-                "shared_cases": asdict(versus.overlap),
-                "measures": {each.measure.key: _contrast_dict(each) for each in versus.contrasts},
+                "run": against.run.label,
+                "shared_cases": asdict(against.shared_cases),
+                "measures": {each.measure.key: _contrast_dict(each) for each in against.contrasts},
             }
-            for versus in found.versus
+            for against in found.against_reference
         ],
     }  # fmt: skip
 
 
-def _run_dict(run: Run) -> dict[str, object]:
+def _run_dict(run: ComparedRun) -> dict[str, object]:
     lines = run.evaluated.card.lines if run.evaluated else ()
     changed = {
         line.measure.key: (
             {"before": line.before, "after": line.after, "verdict": line.verdict}
-            | _plain(line.comparison)
+            | _comparison_dict(line.comparison)
         )
         for line in lines
         if line.comparison is not None
@@ -240,7 +243,7 @@ def _run_dict(run: Run) -> dict[str, object]:
         "label": run.label,
         "name": run.name,
         "mlflow_run_id": run.run_id,
-        "asked": run.asked,
+        "asked": run.requested_as,
         "ended": run.ended,
     }
     return facts | {"missing": run.missing, "cost": asdict(run.cost), "measures": changed}
@@ -253,12 +256,12 @@ def _contrast_dict(each: Contrast) -> dict[str, object]:
     return {
         "verdict": each.verdict,
         **means,
-        **_plain(each.comparison),
+        **_comparison_dict(each.comparison),
         "adjusted_p": each.adjusted_p,
     }
 
 
-def _plain(compared: Comparison) -> dict[str, object]:
+def _comparison_dict(compared: Comparison) -> dict[str, object]:
     return {
         "change": compared.change,
         "low": compared.low,

@@ -10,9 +10,9 @@ says why.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medexp.evaluation.paired_stats import LEVEL, Comparison, compare, holm
+from medexp.evaluation.paired_stats import LEVEL, Comparison, adjust_holm, compare_pairs
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.evaluation.scorecard import Card, Measure
+from medexp.evaluation.scorecard import Measure, Scorecard
 
 _PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
     "loss_completion": lambda loss: loss,
@@ -23,11 +23,11 @@ _JUDGE, _BENCHMARK = "judge", "benchmark_"
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluatedRun:
     """A run's record, scored, and the settings it was made with by their dotted names."""
 
     record: Record
-    card: Card
+    card: Scorecard
     settings: Mapping[str, str]
 
 
@@ -70,7 +70,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Overlap:
+class SharedCases:
     """How many cases two runs share, of how many each has: all that are held out, and those of them
     that were answered.
 
@@ -84,7 +84,7 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnsweredQuestion:
     """A held-out question, its reference, and where in each run's record it lies (None where it was
     not answered there).
     """
@@ -94,8 +94,8 @@ class Asked:
     places: tuple[int | None, ...]
 
 
-def contrasts(
-    reference: Evaluated, others: Sequence[Evaluated | None]
+def contrast_runs(
+    reference: EvaluatedRun, others: Sequence[EvaluatedRun | None]
 ) -> list[tuple[Contrast, ...]]:
     """For every run of `others` a contrast to `reference` in each measure; p is adjusted for all of
     them together (Holm).
@@ -107,27 +107,31 @@ def contrasts(
         for line in run.card.lines
     }
     found = [
-        [_contrast(reference, run, each) for each in measures.values()] if run is not None else []
+        [_contrast_measure(reference, run, each) for each in measures.values()]
+        if run is not None
+        else []
         for run in others
     ]
     compared = [each.comparison for row in found for each in row if each.comparison is not None]
-    adjusted = iter(holm([each.p_value for each in compared]))
+    adjusted = iter(adjust_holm([each.p_value for each in compared]))
     return [
         tuple(replace(each, adjusted_p=next(adjusted)) if each.comparison else each for each in row)
         for row in found
     ]
 
 
-def overlap(reference: Evaluated, other: Evaluated) -> Overlap:
+def count_shared_cases(reference: EvaluatedRun, other: EvaluatedRun) -> SharedCases:
     """How many cases `other` shares with `reference`."""
     answered = [{case.digest for case in run.record.cases} for run in (reference, other)]
     held_out = [
-        set(_names(run.record, _have_digests(reference, other))) for run in (reference, other)
+        set(_name_cases(run.record, _have_digests(reference, other))) for run in (reference, other)
     ]
-    return Overlap(_counts(*held_out), _counts(*answered), _have_digests(reference, other))
+    return SharedCases(
+        _count_shared(*held_out), _count_shared(*answered), _have_digests(reference, other)
+    )
 
 
-def asked(runs: Sequence[Evaluated | None]) -> list[Asked]:
+def list_answered_questions(runs: Sequence[EvaluatedRun | None]) -> list[AnsweredQuestion]:
     """Every question that was answered in any of `runs`, in the order of the first that has it."""
     places = [
         {case.digest: place for place, case in enumerate(run.record.cases)} if run else {}
@@ -136,13 +140,15 @@ def asked(runs: Sequence[Evaluated | None]) -> list[Asked]:
     cases = {case.digest: case for run in reversed(runs) if run for case in run.record.cases}
     order = dict.fromkeys(digest for each in places for digest in each)
     return [
-        Asked(cases[key].question, cases[key].reference, tuple(each.get(key) for each in places))
+        AnsweredQuestion(
+            cases[key].question, cases[key].reference, tuple(each.get(key) for each in places)
+        )
         for key in order
     ]
 
 
-def tuned_values(
-    run: Evaluated, key: str, with_digests: bool = True
+def values_by_case(
+    run: EvaluatedRun, key: str, with_digests: bool = True
 ) -> dict[str, tuple[float, float]]:
     """The value of measure `key` in every case of the tuned model, by what a case must share to be
     compared; beside it what the case weighs in a mean: 1, in a loss its labelled tokens.
@@ -166,25 +172,28 @@ def tuned_values(
     return {case: (value, 1.0) for case, value in values.items()}
 
 
-def _contrast(reference: Evaluated, run: Evaluated, measure: Measure) -> Contrast:
+def _contrast_measure(reference: EvaluatedRun, run: EvaluatedRun, measure: Measure) -> Contrast:
     theirs, ours = (
-        tuned_values(each, measure.key, _have_digests(reference, run)) for each in (reference, run)
+        values_by_case(each, measure.key, _have_digests(reference, run))
+        for each in (reference, run)
     )
     shared = [case for case in theirs if case in ours]
     if not shared:
-        return Contrast(measure, missing=_why(measure, theirs, ours, (reference, run)))
+        return Contrast(measure, missing=_explain_missing(measure, theirs, ours, (reference, run)))
     weights = [theirs[case][1] for case in shared]
     return Contrast(
         measure,
-        compare([theirs[case][0] for case in shared], [ours[case][0] for case in shared], weights),
+        compare_pairs(
+            [theirs[case][0] for case in shared], [ours[case][0] for case in shared], weights
+        ),
     )
 
 
-def _why(
+def _explain_missing(
     measure: Measure,
     theirs: Mapping[str, object],
     ours: Mapping[str, object],
-    runs: Sequence[Evaluated],
+    runs: Sequence[EvaluatedRun],
 ) -> str:
     for values, run in zip((theirs, ours), runs, strict=True):
         if not values:
@@ -202,14 +211,14 @@ def _why(
     )
 
 
-def _have_digests(*runs: Evaluated) -> bool:
+def _have_digests(*runs: EvaluatedRun) -> bool:
     return all(run.record.held_out for run in runs)
 
 
 def _losses(
     record: Record, part: Callable[[CaseLoss], CaseLoss], with_digests: bool
 ) -> dict[str, tuple[float, float]]:
-    parts = zip(_names(record, with_digests), map(part, record.tuned_losses), strict=True)
+    parts = zip(_name_cases(record, with_digests), map(part, record.tuned_losses), strict=True)
     return {
         f"{name}: {loss.tokens}": (loss.per_token, loss.tokens)
         for name, loss in parts
@@ -217,39 +226,39 @@ def _losses(
     }
 
 
-def _names(record: Record, with_digests: bool) -> Sequence[str]:
+def _name_cases(record: Record, with_digests: bool) -> Sequence[str]:
     if with_digests:
         return record.held_out
     whole = ",".join(f"{loss.tokens}/{loss.answer_tokens}" for loss in record.tuned_losses)
     return [f"{place} of {whole}" for place in range(len(record.tuned_losses))]
 
 
-def _marks(run: Evaluated) -> dict[str, float]:
+def _marks(run: EvaluatedRun) -> dict[str, float]:
     if run.record.judged is None:
         return {}
-    judge = "/".join(_of(run, "evaluation.judge."))
+    judge = "/".join(_settings_under(run, "evaluation.judge."))
     # the first cases, as many as were judged
     marked = zip(run.record.cases, run.record.judged.tuned, strict=False)
     return {f"{case.digest} {judge}": each.mark for case, each in marked if each.mark is not None}
 
 
-def _grades(run: Evaluated, name: str) -> dict[str, float]:
+def _grades(run: EvaluatedRun, name: str) -> dict[str, float]:
     if name not in run.record.benchmarks:
         return {}
     right = run.record.benchmarks[name].tuned
     source = "/".join(
         [
-            *_of(run, f"evaluation.benchmark_files.{name}"),
-            *_of(run, "evaluation.benchmark_limit"),
+            *_settings_under(run, f"evaluation.benchmark_files.{name}"),
+            *_settings_under(run, "evaluation.benchmark_limit"),
             str(len(right)),
         ]
     )
     return {f"{place} of {source}": float(each) for place, each in enumerate(right)}
 
 
-def _of(run: Evaluated, prefix: str) -> Iterator[str]:
+def _settings_under(run: EvaluatedRun, prefix: str) -> Iterator[str]:
     return (value for name, value in sorted(run.settings.items()) if name.startswith(prefix))
 
 
-def _counts(mine: set[str], yours: set[str]) -> tuple[int, int, int]:
+def _count_shared(mine: set[str], yours: set[str]) -> tuple[int, int, int]:
     return len(mine & yours), len(mine), len(yours)

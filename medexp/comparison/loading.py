@@ -11,8 +11,8 @@ from string import ascii_uppercase
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medexp.comparison.comparison import Comparing, Cost, Run, energy_wh
-from medexp.comparison.contrasts import Evaluated
+from medexp.comparison.comparison import ComparedRun, Cost, RunComparison, integrate_energy_wh
+from medexp.comparison.contrasts import EvaluatedRun
 from medexp.config.flatten import settings
 from medexp.config.resolve import movable
 from medexp.config.schema import Bias, Lora, Model, ModelShape, RunConfig, Tracking
@@ -26,9 +26,9 @@ from medexp.planning.planner import LEVER_PARAMS
 from medexp.system.units import bytes_of_gib
 from medexp.tracking import finished_run as finished
 from medexp.tracking import queries as kept_runs
-from medexp.tracking.finished_run import RECORD, FinishedRun
+from medexp.tracking.artifact_names import ADAPTER, RECORD
+from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.queries import KeptRun
-from medexp.tracking.registry import ADAPTER
 
 FEWEST, MOST = 2, 12
 CAUTION = (
@@ -39,7 +39,7 @@ _POWER = re.compile(r"system/gpu_\d+_power_usage_watts")
 NAMED = 3  # runs in a title
 
 
-def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparing:
+def load_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> RunComparison:
     """The runs that `asked` name (ids, folders of adapters, last), in that order.
 
     Raises: RunError for one that is not there, or two that are the same; DataError for a stored
@@ -58,12 +58,12 @@ def of_runs(asked: Sequence[str], where: Tracking, launch_dir: Path) -> Comparin
             raise RunError(f"run= names a run twice ({same}); give each once")
         seen[identity] = each.asked
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return _comparing(
+    return _load_comparison(
         f"Compared: {', '.join(each.name for each in found[:NAMED])}{more}", found, where
     )
 
 
-def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
+def load_study_trials(name: str, where: Tracking, launch_dir: Path) -> RunComparison:
     """The finished trials of study `name`, best first, the best `MOST` of them.
 
     Raises: RunError if there is no such study, or if fewer than two trials have finished.
@@ -78,21 +78,22 @@ def of_study(name: str, where: Tracking, launch_dir: Path) -> Comparing:
     which = f"the best {MOST} of {len(ids)}" if len(ids) > MOST else f"all {len(ids)}"
     found = [finished.find(each, where.root or "", launch_dir) for each in chosen]
     title = f"Study {name}: {which} finished trials by {objective}, best first"
-    return replace(_comparing(title, found, where), caution=CAUTION)
+    return replace(_load_comparison(title, found, where), caution=CAUTION)
 
 
-def _comparing(title: str, found: Sequence[FinishedRun], where: Tracking) -> Comparing:
-    return Comparing(
+def _load_comparison(title: str, found: Sequence[FinishedRun], where: Tracking) -> RunComparison:
+    return RunComparison(
         title,
         tuple(
-            _run(label, each, where) for label, each in zip(ascii_uppercase, found, strict=False)
+            _load_run(label, each, where)
+            for label, each in zip(ascii_uppercase, found, strict=False)
         ),
     )
 
 
-def _run(label: str, each: FinishedRun, where: Tracking) -> Run:
-    made = _settings(each)
-    evaluated, trained = _evaluated(each, made), _trained(each, where)
+def _load_run(label: str, each: FinishedRun, where: Tracking) -> ComparedRun:
+    made = _read_settings(each)
+    evaluated, trained = _score_stored_answers(each, made), _find_training_run(each, where)
     run_id, ended = (
         (each.kept.run_id, each.kept.status.lower())
         if each.kept is not None
@@ -103,16 +104,16 @@ def _run(label: str, each: FinishedRun, where: Tracking) -> Run:
         if each.kept is not None
         else ""
     )
-    missing = "" if evaluated else _missing(each)
+    missing = "" if evaluated else _explain_missing(each)
     digest = trained.trained_on if trained is not None else None
-    return Run(
+    return ComparedRun(
         label,
         each.name,
         each.asked,
         run_id,
         ended,
         made,
-        _cost(each, trained),
+        _read_cost(each, trained),
         evaluated,
         missing,
         page,
@@ -120,7 +121,7 @@ def _run(label: str, each: FinishedRun, where: Tracking) -> Run:
     )
 
 
-def _settings(each: FinishedRun) -> dict[str, str]:
+def _read_settings(each: FinishedRun) -> dict[str, str]:
     """What the run was composed of; of the levers what the plan chose, where MLflow has it."""
     stored = (
         movable(OmegaConf.to_container(OmegaConf.load(each.composed)))
@@ -140,16 +141,16 @@ def _settings(each: FinishedRun) -> dict[str, str]:
     return made | {name: words.get(value, value) for name, value in chosen.items()}
 
 
-def _evaluated(each: FinishedRun, made: Mapping[str, str]) -> Evaluated | None:
+def _score_stored_answers(each: FinishedRun, made: Mapping[str, str]) -> EvaluatedRun | None:
     if each.record is None:
         return None
     record = Record.of_json(
         each.record.read_text(encoding="utf-8"), f"{RECORD} of run {each.asked}"
     )
-    return Evaluated(record, scorecard.card(record, lexicon.load()), made)
+    return EvaluatedRun(record, scorecard.build_scorecard(record, lexicon.load()), made)
 
 
-def _missing(each: FinishedRun) -> str:
+def _explain_missing(each: FinishedRun) -> str:
     """Why there is not a stored evaluation."""
     if each.kept is None:
         return (
@@ -167,7 +168,7 @@ def _missing(each: FinishedRun) -> str:
     )
 
 
-def _trained(each: FinishedRun, where: Tracking) -> KeptRun | None:
+def _find_training_run(each: FinishedRun, where: Tracking) -> KeptRun | None:
     """The run that trained: of an evaluation the one it measured."""
     kept = each.kept
     if kept is not None and "medexp.evaluates" in kept.tags and "mlflow.parentRunId" in kept.tags:
@@ -175,10 +176,12 @@ def _trained(each: FinishedRun, where: Tracking) -> KeptRun | None:
     return kept
 
 
-def _cost(each: FinishedRun, kept: KeptRun | None) -> Cost:
+def _read_cost(each: FinishedRun, kept: KeptRun | None) -> Cost:
     """What training took: `kept` is the run that trained."""
     adapter = each.adapter if kept is each.kept or kept is None else kept.artifacts.get(ADAPTER)
-    trained = artifact.parameters(adapter) if adapter is not None else _trained_parameters(each)
+    trained = (
+        artifact.parameters(adapter) if adapter is not None else _count_trained_parameters(each)
+    )
     if kept is None:
         return Cost(trained=trained)
     values, steps = kept.metrics, kept.tracker.history("train/loss")
@@ -188,16 +191,16 @@ def _cost(each: FinishedRun, kept: KeptRun | None) -> Cost:
         steps=steps[-1][0] if steps else None,
         tokens_per_s=values.get("result/tokens_per_s"),
         trained=trained,
-        planned_bytes=_whole(values.get("vram/planned_bytes")),
-        measured_bytes=_measured(values),
+        planned_bytes=_to_int(values.get("vram/planned_bytes")),
+        measured_bytes=_read_measured_bytes(values),
         ceiling_bytes=bytes_of_gib(float(ceiling)) if ceiling is not None else None,
-        energy_wh=_energy_wh(kept),
+        energy_wh=_read_energy_wh(kept),
         loss_before=values.get("result/loss_before"),
         loss_after=values.get("result/loss_after"),
     )
 
 
-def _trained_parameters(each: FinishedRun) -> int | None:
+def _count_trained_parameters(each: FinishedRun) -> int | None:
     """How many parameters the config of `each` trains: most trials of a sweep keep no adapter to
     count them in. None where the config does not say it."""
     if each.composed is None:
@@ -224,20 +227,20 @@ def _trained_parameters(each: FinishedRun) -> int | None:
     )
 
 
-def _measured(values: Mapping[str, float]) -> int | None:
+def _read_measured_bytes(values: Mapping[str, float]) -> int | None:
     if "vram/measured_bytes" in values:
-        return _whole(values["vram/measured_bytes"])
+        return _to_int(values["vram/measured_bytes"])
     peak = values.get("vram/peak_gib")  # of a run without a plan
     return bytes_of_gib(peak) if peak is not None else None
 
 
-def _whole(value: float | None) -> int | None:
+def _to_int(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _energy_wh(kept: KeptRun) -> float | None:
+def _read_energy_wh(kept: KeptRun) -> float | None:
     """What the card took, where MLflow has measured one; of several it cannot be told which was the
     run's.
     """
     cards = [name for name in kept.metrics if _POWER.fullmatch(name)]
-    return energy_wh(kept.tracker.timed(cards[0])) if len(cards) == 1 else None
+    return integrate_energy_wh(kept.tracker.timed(cards[0])) if len(cards) == 1 else None

@@ -3,8 +3,13 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from medexp.comparison.comparison import Comparing, Run, Versus, line_of
-from medexp.evaluation.resampling import groups_needed
+from medexp.comparison.comparison import (
+    AgainstReference,
+    ComparedRun,
+    RunComparison,
+    find_measure_result,
+)
+from medexp.evaluation.resampling import min_groups_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, duration, figure
 
@@ -42,14 +47,14 @@ _FRACTION = re.compile(r"-?\d*\.\d+(e[+-]?\d+)?|-?\d+(\.\d+)?e[+-]?\d+")
 _NAMED = ("model", "dataset", "prompt", "hardware")
 
 
-def shared(found: Comparing) -> str:
+def describe_shared_settings(found: RunComparison) -> str:
     """What all runs have in common, in a line."""
     configured = [run.settings for run in found.runs if run.settings]
     if len(configured) < 2:
         return "Fewer than two of these runs have kept their config."
     common = {key: value for key, value in configured[0].items() if key not in found.differences}
     named = [
-        words.format(_rounded(common[key], 4))
+        words.format(_round_fraction(common[key], 4))
         for key, words in SHARED.items()
         if common.get(key, "null") != "null"
     ]
@@ -59,22 +64,24 @@ def shared(found: Comparing) -> str:
     )
 
 
-def setting_rows(found: Comparing) -> tuple[list[tuple[str, ...]], list[str]]:
+def build_setting_rows(found: RunComparison) -> tuple[list[tuple[str, ...]], list[str]]:
     """A row for every setting that differs, a cell for every run; and the names of those that say
     nothing more: they come with another model or data set, or are off where they are known (a run
     of an older medexp has not heard of them)."""
     names = [
         name
         for name, values in found.differences.items()
-        if not _follows(name, found) and not _is_off(values)
+        if not _follows_from_name(name, found) and not _is_off(values)
     ]
     labels = [run.label for run in found.runs if run.settings]
     cells = {name: dict(zip(labels, found.differences[name], strict=True)) for name in names}
-    rows = [(name, *_cells([cells[name].get(run.label) for run in found.runs])) for name in names]
+    rows = [
+        (name, *_format_cells([cells[name].get(run.label) for run in found.runs])) for name in names
+    ]
     return rows, [name for name in found.differences if name not in names]
 
 
-def _follows(name: str, found: Comparing) -> bool:
+def _follows_from_name(name: str, found: RunComparison) -> bool:
     group = name.partition(".")[0]
     return group in _NAMED and name != f"{group}.name" and f"{group}.name" in found.differences
 
@@ -83,28 +90,28 @@ def _is_off(values: Sequence[str | None]) -> bool:
     return None in values and all(value in (None, "null", "false", "[]", "0") for value in values)
 
 
-def _cells(values: Sequence[str | None]) -> list[str]:
+def _format_cells(values: Sequence[str | None]) -> list[str]:
     """`values` of one setting, fractions with as few digits as tell them apart, and four at least."""
     given = {value for value in values if value is not None}
     for digits in range(4, 18):
-        short = {value: _rounded(value, digits) for value in given}
+        short = {value: _round_fraction(value, digits) for value in given}
         if len({*short.values()}) == len(given):
             break
-    return [_cell(None if value is None else short[value]) for value in values]
+    return [_shorten_cell(None if value is None else short[value]) for value in values]
 
 
-def _rounded(value: str, digits: int) -> str:
+def _round_fraction(value: str, digits: int) -> str:
     return (
         min(value, f"{float(value):.{digits}g}", key=len) if _FRACTION.fullmatch(value) else value
     )
 
 
-def _cell(value: str | None) -> str:
+def _shorten_cell(value: str | None) -> str:
     text = "–" if value is None else " ".join(value.split())
     return text if len(text) <= 60 else text[:58] + " …"
 
 
-def run_rows(found: Comparing) -> list[tuple[str, ...]]:
+def build_run_rows(found: RunComparison) -> list[tuple[str, ...]]:
     """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its
     folder.
     """
@@ -116,11 +123,11 @@ def run_rows(found: Comparing) -> list[tuple[str, ...]]:
             if record
             else run.missing
         )
-        rows.append((run.label, run.name, run.ended, counts, run.run_id or run.asked))
+        rows.append((run.label, run.name, run.ended, counts, run.run_id or run.requested_as))
     return rows
 
 
-def remarks(found: Comparing) -> list[str]:
+def caveats(found: RunComparison) -> list[str]:
     """What a reader must know before comparing: runs that cannot be compared, or only in part, and
     why.
     """
@@ -143,12 +150,16 @@ def remarks(found: Comparing) -> list[str]:
                 " or losses."
             ),
         ]
-    said += [sentence for each in found.versus for sentence in _remarks(found.reference, each)]
+    said += [
+        sentence
+        for each in found.against_reference
+        for sentence in _explain_unshared_cases(found.reference, each)
+    ]
     return [*said, found.caution] if found.caution else said
 
 
-def _remarks(first: Run, versus: Versus) -> Iterator[str]:
-    lap, run = versus.overlap, versus.run
+def _explain_unshared_cases(first: ComparedRun, against: AgainstReference) -> Iterator[str]:
+    lap, run = against.shared_cases, against.run
     shared_cases, mine, yours = lap.held_out
     answered, my_answers, your_answers = lap.answered
     who = f"{run.label} against {first.label}"
@@ -168,10 +179,12 @@ def _remarks(first: Run, versus: Versus) -> Iterator[str]:
             f"{who}: {your_answers} and {my_answers} answered questions, the {answered} in common"
             " are paired."
         )
-    yield from _unlike(first, run, versus)
+    yield from _explain_other_model(first, run, against)
 
 
-def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
+def _explain_other_model(
+    first: ComparedRun, run: ComparedRun, against: AgainstReference
+) -> Iterator[str]:
     if not (first.settings and run.settings):
         return
     other = [
@@ -180,8 +193,10 @@ def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
         if any(first.settings.get(key) != run.settings.get(key) for key in keys)
     ]
     if other:
-        loss = versus.contrast("loss_completion")
-        is_unpaired = loss is not None and loss.comparison is None and versus.overlap.held_out[0]
+        loss = against.contrast("loss_completion")
+        is_unpaired = (
+            loss is not None and loss.comparison is None and against.shared_cases.held_out[0]
+        )
         alone = " Losses are not paired: the labelled tokens differ." if is_unpaired else ""
         who = f"{run.label} against {first.label}"
         yield (
@@ -190,7 +205,7 @@ def _unlike(first: Run, run: Run, versus: Versus) -> Iterator[str]:
         )
 
 
-def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
+def build_change_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
     """A row for every measure and run: measure (once), label, before -> after, verdict, change with
     its interval.
     """
@@ -198,7 +213,7 @@ def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str
     for measure in measures:
         title = measure.title
         for run in found.runs:
-            line = line_of(run, measure.key)
+            line = find_measure_result(run, measure.key)
             if line is not None and line.comparison is not None:
                 change = f"{figure(line.before)} -> {figure(line.after)}"
                 rows.append((title, run.label, change, line.verdict, line.comparison.figures()))
@@ -206,21 +221,21 @@ def change_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str
     return rows
 
 
-def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
+def build_contrast_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
     """A row for every measure and other run: measure (once), label, both means over the pairs,
     verdict, difference, p, pairs.
     """
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
-        for versus in found.versus:
-            each = versus.contrast(measure.key)
+        for against in found.against_reference:
+            each = against.contrast(measure.key)
             if each is not None and (compared := each.comparison) is not None:
                 means = f"{figure(compared.before)} | {figure(compared.after)}"
                 p_values = f"{compared.p_value:.2g} | {each.adjusted_p:.2g}"
                 row = (
                     title,
-                    versus.run.label,
+                    against.run.label,
                     means,
                     each.verdict,
                     compared.interval(),
@@ -232,7 +247,7 @@ def contrast_rows(found: Comparing, measures: Sequence[Measure]) -> list[tuple[s
     return rows
 
 
-def quiet(found: Comparing) -> list[Measure]:
+def unchanged_measures(found: RunComparison) -> list[Measure]:
     """The measures beside losses and structure in which no run changed beyond chance, and none
     differs from the reference.
     """
@@ -243,15 +258,15 @@ def quiet(found: Comparing) -> list[Measure]:
     ]
 
 
-def _is_news(found: Comparing, key: str) -> bool:
-    lines = [line_of(run, key) for run in found.runs]
-    others = [versus.contrast(key) for versus in found.versus]
+def _is_news(found: RunComparison, key: str) -> bool:
+    lines = [find_measure_result(run, key) for run in found.runs]
+    others = [against.contrast(key) for against in found.against_reference]
     return any(line and line.comparison and line.comparison.is_detected for line in lines) or any(
         each and each.is_hinted for each in others
     )
 
 
-def honest(found: Comparing) -> list[str]:
+def reading_notes(found: RunComparison) -> list[str]:
     """How the verdicts are to be read, and what so many comparisons allow."""
     lines = [
         line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines
@@ -262,11 +277,11 @@ def honest(found: Comparing) -> list[str]:
         f" nothing changed, up to one in twenty of the {verdicts} would still claim so."
     ]
     if (first := found.reference) is not None and found.comparisons:
-        said += [_corrected(first, found.comparisons), *_too_few(found)]
+        said += [_explain_correction(first, found.comparisons), *_warn_of_too_few_pairs(found)]
     return said
 
 
-def _corrected(first: Run, comparisons: int) -> str:
+def _explain_correction(first: ComparedRun, comparisons: int) -> str:
     return (
         f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the"
         " paired differences is without zero, and the sign test points the same way and holds"
@@ -278,15 +293,15 @@ def _corrected(first: Run, comparisons: int) -> str:
     )
 
 
-def _too_few(found: Comparing) -> Iterator[str]:
+def _warn_of_too_few_pairs(found: RunComparison) -> Iterator[str]:
     """Is there a measure with too few pairs to pass unless others pass before it?"""
     fewest = min(
         each.comparison.groups
-        for versus in found.versus
-        for each in versus.contrasts
+        for against in found.against_reference
+        for each in against.contrasts
         if each.comparison is not None
     )
-    needed = groups_needed(found.comparisons)
+    needed = min_groups_needed(found.comparisons)
     if fewest < needed:
         yield (
             f"Beside {found.comparisons} comparisons a measure passes on its own with {needed}"
@@ -295,7 +310,7 @@ def _too_few(found: Comparing) -> Iterator[str]:
         )
 
 
-def cost_rows(found: Comparing) -> list[tuple[str, ...]]:
+def build_cost_rows(found: RunComparison) -> list[tuple[str, ...]]:
     """A row for every figure of cost that some run has, a cell for every run."""
     rows: list[tuple[str, ...]] = []
     for name, (title, written) in _COSTS.items():

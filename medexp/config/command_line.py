@@ -8,7 +8,6 @@ Source: hydra/grammar/OverrideLexer.g4 and OverrideParser.g4 of hydra-core 1.3.
 """
 
 import argparse
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from hydra.errors import HydraException
 from medexp.config.hydra_errors import keys_of, kinds_of, unknown
 from medexp.config.other_names import in_our_words
 from medexp.errors import ConfigError, nearest
+from medexp.system.home import expand_home
 
 _KEY = re.compile(r"(\+{0,2})([A-Za-z_$][\w$.@/-]*)=(.*)", re.ASCII | re.DOTALL)
 _CALL = re.compile(
@@ -348,7 +348,7 @@ def _is_of_hydra(key: str) -> bool:
 def _at_home(word: str) -> str:
     """A value, or an --option=value, whose ~/ Hydra would take for the name of a folder."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~") else word  # noqa: PTH111 - Path raises at an unknown ~user
+    return f"{option}{equals}{expand_home(value)}" if value.startswith("~") else word
 
 
 def _options_of_hydra() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medexp.config.schema import Dataset, Part, Source
+from medexp.config.schema import Dataset, MixtureSource, Source
 from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 
 # of a part's own option, in its entry
@@ -22,7 +22,7 @@ SETTABLE = ("path", "hub_id", "config", "revision", "columns", "group_by")
 
 
 def expand(dataset: Dataset) -> Iterator[str]:
-    """Put a `Part` in the place of every entry of `dataset.mixture` and of `dataset.held_out_from`;
+    """Put a `MixtureSource` in the place of every entry of `dataset.mixture` and of `dataset.held_out_from`;
     yields every problem.
     """
     for place, entry in enumerate(dataset.mixture):
@@ -42,16 +42,16 @@ def expand(dataset: Dataset) -> Iterator[str]:
         )
 
 
-def trained(dataset: Dataset) -> list[Part]:
+def trained(dataset: Dataset) -> list[MixtureSource]:
     """The sources that are trained on, with their weights: the parts of a mixture, else the dataset
     itself.
     """
     if dataset.mixture:
         return list(dataset.mixture)
-    return [Part(**_source_of(dataset), weight=1.0)]
+    return [MixtureSource(**_source_of(dataset), weight=1.0)]
 
 
-def sources(dataset: Dataset) -> list[Part]:
+def sources(dataset: Dataset) -> list[MixtureSource]:
     """Everything that is read: what is trained on, then, with weight 0, what is only measured on."""
     read = trained(dataset)
     measured = measured_place(read, dataset.held_out_from)
@@ -62,7 +62,9 @@ def sources(dataset: Dataset) -> list[Part]:
     )
 
 
-def measured_place(parts: Sequence[Part], held_out_from: Part | None) -> int | None:
+def measured_place(
+    parts: Sequence[MixtureSource], held_out_from: MixtureSource | None
+) -> int | None:
     """Where among `parts` the one stands whose held-out cases are measured; None where it is not
     among them.
     """
@@ -74,7 +76,7 @@ def measured_place(parts: Sequence[Part], held_out_from: Part | None) -> int | N
     )
 
 
-def _part(entry: Any, where: str) -> Part:
+def _part(entry: Any, where: str) -> MixtureSource:
     if not isinstance(entry, Mapping) or not {"use", "weight"} <= set(entry):
         raise ConfigError(f"{where}={entry} is not a part; write {{use: OPTION, weight: NUMBER}}")
     allowed = ("use", "weight", *SETTABLE)
@@ -97,23 +99,23 @@ def _part(entry: Any, where: str) -> Part:
     if unknown:
         raise ConfigError(unknown)
     changes = {key: value for key, value in entry.items() if key in SETTABLE}
-    return Part(
+    return MixtureSource(
         **_source_of(_option(str(entry["use"]), f"{where}.use", changes)), weight=float(weight)
     )
 
 
-def _measured(dataset: Dataset) -> Part:
+def _measured(dataset: Dataset) -> MixtureSource:
     """The part of that name where the mixture has one (with what its entry sets), else the option
     as it stands.
     """
     named = [
         each
         for each in trained(dataset)
-        if isinstance(each, Part) and each.name == dataset.held_out_from
+        if isinstance(each, MixtureSource) and each.name == dataset.held_out_from
     ]
     if named:
         return replace(named[0], weight=0.0)
-    return Part(
+    return MixtureSource(
         **_source_of(_option(dataset.held_out_from, "dataset.held_out_from", {})), weight=0.0
     )
 

@@ -199,7 +199,7 @@ _INSTEAD = {  # their name: what is done here
     "tokenizer_name": (
         "the tokenizer is that of the weights: model=OPTION, or model=local model.path=FOLDER"
     ),
-    "dataset_name": "write dataset=local dataset.path=FILE (JSON, JSONL, CSV or Parquet)",
+    "dataset_name": "write dataset=local dataset.path=FILE (JSON, JSONL, CSV, TSV or Parquet)",
     "dataset_format": (
         "which column is what is dataset.columns.question, dataset.columns.reasoning and"
         " dataset.columns.answer"

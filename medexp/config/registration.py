@@ -19,7 +19,6 @@ from medexp.config.command_options import (
 )
 from medexp.config.resolve import SHIPPED
 from medexp.config.schema import RunConfig
-from medexp.sweep.search.search_space import lengths
 from medexp.system import machine
 
 # A root's first default is one of these.
@@ -51,7 +50,7 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "medexp.shipped", lambda name: str(SHIPPED / name), replace=True
     )
-    OmegaConf.register_new_resolver("medexp.lengths", lengths, replace=True)
+    OmegaConf.register_new_resolver("medexp.lengths", choose_sweep_lengths, replace=True)
     ConfigStore.instance().store(
         group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_"
     )
@@ -65,3 +64,12 @@ def _nearest(here: machine.Machine) -> dict[str, object]:
     figures = asdict(measured) if measured else {}
     figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
     return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
+
+
+def choose_sweep_lengths(device: object, seq: int) -> str:
+    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to
+    eight times it on a card, where the ceiling decides."""
+    on_card = getattr(device, "name", str(device)) != "cpu"
+    low, high = (seq // 2, 8 * seq) if on_card else (6 * seq // 10, seq)
+    step = max(1, seq // 2 if on_card else seq // 5)
+    return f"range({low}, {high + 1}, {step})"

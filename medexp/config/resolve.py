@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from medexp.config import dataset_sources as parts
+from medexp.config import dataset_sources
 from medexp.config.command_options import TrainConfig
 from medexp.config.model_shape import shape_in
 from medexp.config.schema import (
@@ -36,7 +36,7 @@ from medexp.config.schema import (
     RunConfig,
 )
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
-from medexp.system.home import with_tilde
+from medexp.system.home import expand_home, with_tilde
 from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
@@ -69,7 +69,7 @@ def resolve(
     Raises: ConfigError or MachineError carrying every problem found.
     """
     run = _objects(with_shape(cfg, launch_dir), choices)
-    if part_problems := list(parts.expand(run.dataset)):
+    if part_problems := list(dataset_sources.expand(run.dataset)):
         raise ConfigError(part_problems)
     _make_absolute(run, launch_dir)
     _fill_from_machine(run, machine)
@@ -152,7 +152,7 @@ def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
 
 
 def _absolute(path: str, launch_dir: Path) -> str:
-    return str((launch_dir / os.path.expanduser(path)).resolve())  # noqa: PTH111 - Path raises at an unknown ~user
+    return str((launch_dir / expand_home(path)).resolve())
 
 
 def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
@@ -186,7 +186,7 @@ def found_again(cfg: DictConfig, before: Path | None, now: Path) -> DictConfig:
     `now`, and with medexp's own files, where those are gone, as this medexp has them."""
     made = copy.deepcopy(cfg)
     for node, name in _paths(made):
-        path = Path(node[name]).expanduser()
+        path = expand_home(node[name])
         is_of_project = before is not None and path.is_relative_to(before)
         is_own = path.parts[-3:-1] == ("medexp", "data") and not path.exists()
         there = now / path.relative_to(before) if is_of_project and before else SHIPPED / path.name
@@ -239,7 +239,7 @@ def tracking_root(root: str | None, launch_dir: Path) -> str:
     MEDEXP_HOME or `launch_dir`.
     """
     given = Path(root or f"{os.environ.get('MEDEXP_HOME', '.')}/mlruns")
-    return str((launch_dir / given.expanduser()).resolve())
+    return str((launch_dir / expand_home(given)).resolve())
 
 
 def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
@@ -482,7 +482,7 @@ def _parts(dataset: Dataset) -> Iterator[str]:
         if part.path is None and part.hub_id is None:
             yield (
                 f"dataset.mixture[{place}] ({part.name}) has no file: give its entry a path (JSON,"
-                " JSONL, CSV or Parquet)"
+                " JSONL, CSV, TSV or Parquet)"
             )
         if any(
             replace(part, weight=1.0) == replace(earlier, weight=1.0)

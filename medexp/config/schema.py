@@ -231,7 +231,7 @@ class Source(Group):
 
 
 @dataclass
-class Part(Source):
+class MixtureSource(Source):
     """One source of a mixture, and its share of the training cases; `config.parts` makes it from an
     entry of `dataset.mixture`.
     """
@@ -244,7 +244,7 @@ class Dataset(Source):
     """A source or a mixture of them, how it is split, and whose held-out cases are measured.
 
     As composed, an entry of `mixture` is {use: OPTION, weight: NUMBER} and `held_out_from` the name
-    of an option; `config.parts` puts a `Part` in the place of each.
+    of an option; `config.parts` puts a `MixtureSource` in the place of each.
     """
 
     mixture: list[Any] = MISSING

@@ -6,25 +6,28 @@ from collections.abc import Sequence
 
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.encoding import Encoded, Vocabulary
-from medexp.data.prompts import render
+from medexp.data.encoding import EncodedCase, Vocabulary
+from medexp.data.prompts import render_case
 
 _ANSWER = "{answer}"
 
 
-def answer_starts(
-    prompt: Prompt, cases: Sequence[Case], encoded: Sequence[Encoded], vocabulary: Vocabulary
+def find_answer_starts(
+    prompt: Prompt, cases: Sequence[Case], encoded: Sequence[EncodedCase], vocabulary: Vocabulary
 ) -> list[int]:
     """For each case the position in `input_ids` where its answer begins; a token that holds the end
     of the reasoning and the beginning of the answer counts as answer. EOS belongs to the answer."""
     return [
-        _start(prompt, case, each, vocabulary) for case, each in zip(cases, encoded, strict=True)
+        _find_answer_start(prompt, case, each, vocabulary)
+        for case, each in zip(cases, encoded, strict=True)
     ]
 
 
-def _start(prompt: Prompt, case: Case, encoded: Encoded, vocabulary: Vocabulary) -> int:
+def _find_answer_start(
+    prompt: Prompt, case: Case, encoded: EncodedCase, vocabulary: Vocabulary
+) -> int:
     behind = len(prompt.completion) - prompt.completion.rindex(_ANSWER) - len(_ANSWER)
-    completion = render(prompt, case).completion
+    completion = render_case(prompt, case).completion
     before = completion[: len(completion) - behind - len(case.answer)]
     alone = vocabulary.encode(before) if before else []
     whole = encoded.input_ids[encoded.prompt_tokens :]

@@ -8,7 +8,7 @@ put together.
 from collections.abc import Callable, Sequence
 
 
-def in_turn(num_cases: int, micro_batch: int) -> list[list[int]]:
+def batch_in_order(num_cases: int, micro_batch: int) -> list[list[int]]:
     """`micro_batch` cases each, in the order given."""
     return [
         list(range(start, min(start + micro_batch, num_cases)))
@@ -16,7 +16,7 @@ def in_turn(num_cases: int, micro_batch: int) -> list[list[int]]:
     ]
 
 
-def filled(
+def batch_for_least_time(
     lengths: Sequence[int], may: Callable[[int, int], bool], seconds: Callable[[int], float]
 ) -> list[list[int]]:
     """Indices of `lengths` (tokens a case) in micro-batches, those of the longest cases first, that
@@ -45,7 +45,7 @@ def filled(
     return groups
 
 
-def fewest(lengths: Sequence[int], may: Callable[[int, int], bool]) -> list[list[int]]:
+def batch_into_fewest(lengths: Sequence[int], may: Callable[[int, int], bool]) -> list[list[int]]:
     """Indices of `lengths` (tokens each) in as few groups as may be, those of the longest first:
     `may(count, longest)` says what may go together, and what it says of many and long ones it says
     of fewer and shorter ones. One alone always may."""

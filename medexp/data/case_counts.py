@@ -5,12 +5,12 @@ run's artifacts.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from medexp.data.encoding import IGNORED, Encoding
+from medexp.data.encoding import IGNORED, EncodedCases
 from medexp.data.split import Split
 
 
 @dataclass(frozen=True)
-class SideAudit:
+class SideCounts:
     """One side of the split: cases kept, dropped and trimmed, and token lengths (whole text; labels
     only).
     """
@@ -24,7 +24,7 @@ class SideAudit:
 
 
 @dataclass(frozen=True)
-class PartAudit:
+class SourceCounts:
     """A part of the training cases: how many it has, and how many draws of the whole run it gives."""
 
     name: str
@@ -34,7 +34,7 @@ class PartAudit:
 
 
 @dataclass(frozen=True)
-class CaseAudit:
+class CaseCounts:
     """The whole way: records read, duplicates removed, cases withheld because they or their group
     are held out from another part, both sides of the split, the parts of a mixture, and how many
     held-out cases were asked for (0: not known).
@@ -46,10 +46,10 @@ class CaseAudit:
 
     records: int
     duplicate_questions: int
-    train: SideAudit
-    held_out: SideAudit
+    train: SideCounts
+    held_out: SideCounts
     withheld: int = 0
-    parts: tuple[PartAudit, ...] = ()
+    parts: tuple[SourceCounts, ...] = ()
     held_out_wanted: int = 0
     faulty: int = 0
     blank: int = 0
@@ -96,16 +96,16 @@ class CaseAudit:
         )
 
 
-def audit(
-    split: Split, train: Encoding, held_out: Encoding, parts: Sequence[PartAudit] = ()
-) -> CaseAudit:
+def count_cases(
+    split: Split, train: EncodedCases, held_out: EncodedCases, parts: Sequence[SourceCounts] = ()
+) -> CaseCounts:
     """The audit of a split and its two encoded sides (neither may be empty), drawn from in `parts`."""
     reading = split.reading
-    return CaseAudit(
+    return CaseCounts(
         records=split.records + reading.faulty,
         duplicate_questions=split.duplicates,
-        train=_side(train),
-        held_out=_side(held_out),
+        train=_count_side(train),
+        held_out=_count_side(held_out),
         withheld=split.withheld,
         parts=tuple(parts),
         held_out_wanted=split.wanted,
@@ -117,10 +117,10 @@ def audit(
     )
 
 
-def _side(side: Encoding) -> SideAudit:
+def _count_side(side: EncodedCases) -> SideCounts:
     lengths: Sequence[int] = sorted(len(each.input_ids) for each in side.encoded)
     label_tokens = sum(label != IGNORED for each in side.encoded for label in each.labels)
-    return SideAudit(
+    return SideCounts(
         len(lengths),
         side.dropped,
         side.trimmed,

@@ -11,7 +11,7 @@ from math import isnan
 from typing import Any
 
 from medexp.config.schema import Columns
-from medexp.data.think_marks import THINK_END, holds_marks, told_apart
+from medexp.data.think_marks import THINK_END, holds_marks, split_reasoning
 from medexp.errors import DataError, listing, nearest
 
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
@@ -42,9 +42,9 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingReport:
     """What was met before rows were cases: `faulty` rows left out, `blank` ones, answers whose
-    reasoning was `told_apart` at its marks, and `notes` on files that are not what their ending
+    reasoning was `split_reasoning` at its marks, and `notes` on files that are not what their ending
     says."""
 
     faulty: int = 0
@@ -53,30 +53,33 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
-AS_EXPECTED = Reading()
+AS_EXPECTED = ReadingReport()
 
 
-def case_of(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
+def parse_case(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
     """The case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
 
     Where no column has its reasoning and the answer begins with a chain of thought in <think>
     marks, it is told apart there.
     Raises: DataError if a column is missing, or a value is empty or not text.
     """
-    question, answer = _text(record, columns.question, place), _text(record, columns.answer, place)
-    reasoning = _reasoning(record, columns, answer, place)
+    question, answer = (
+        _parse_text(record, columns.question, place),
+        _parse_text(record, columns.answer, place),
+    )
+    reasoning = _parse_reasoning(record, columns, answer, place)
     if not reasoning and holds_marks(answer):
-        reasoning, answer = _told_apart(answer, columns.answer, place)
+        reasoning, answer = _split_reasoning(answer, columns.answer, place)
     named = (columns.question, columns.reasoning, columns.answer)
     extra = {
-        name: _extra(name, value, place)
+        name: _format_extra(name, value, place)
         for name, value in record.items()
         if name not in named and value is not None
     }
     return Case(question, reasoning, answer, extra, place)
 
 
-def no_column(name: str, record: Mapping[str, Any], place: str) -> DataError:
+def missing_column_error(name: str, record: Mapping[str, Any], place: str) -> DataError:
     """Return the error of a `record` without a column of that name."""
     return DataError(
         f"{place} has no column {name!r}; it has"
@@ -94,7 +97,7 @@ def is_blank(value: object) -> bool:
     )
 
 
-def _reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: str) -> str:
+def _parse_reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: str) -> str:
     """The value of the reasoning column, without marks around it; "" where there is none and the
     answer has marks of its own.
     """
@@ -102,13 +105,13 @@ def _reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: 
         holds_marks(answer) and is_blank(record.get(columns.reasoning))
     ):
         return ""
-    reasoning = _text(record, columns.reasoning, place)
-    whole = told_apart(reasoning)
+    reasoning = _parse_text(record, columns.reasoning, place)
+    whole = split_reasoning(reasoning)
     return whole[0] if whole is not None and not whole[1] and whole[0] else reasoning
 
 
-def _told_apart(answer: str, name: str, place: str) -> tuple[str, str]:
-    parts = told_apart(answer)
+def _split_reasoning(answer: str, name: str, place: str) -> tuple[str, str]:
+    parts = split_reasoning(answer)
     if parts is None:
         raise DataError(f"{place}: {name!r} holds <think> marks that do not pair")
     if not parts[1]:
@@ -116,19 +119,19 @@ def _told_apart(answer: str, name: str, place: str) -> tuple[str, str]:
     return parts
 
 
-def _text(record: Mapping[str, Any], name: str, place: str) -> str:
+def _parse_text(record: Mapping[str, Any], name: str, place: str) -> str:
     if name not in record:
-        raise no_column(name, record, place)
+        raise missing_column_error(name, record, place)
     value = record[name]
     if is_blank(value):
         raise DataError(f"{place}: {name!r} is empty")
     if not isinstance(value, str):
         raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text")
-    _refuse_no_text(value, name, place)
+    _refuse_non_text(value, name, place)
     return value.strip()
 
 
-def _extra(name: str, value: object, place: str) -> str:
+def _format_extra(name: str, value: object, place: str) -> str:
     """A value of another column as text; a list as its items between semicolons, as `synonyms` are
     written.
     """
@@ -136,11 +139,11 @@ def _extra(name: str, value: object, place: str) -> str:
         text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     except RecursionError as error:
         raise DataError(f"{place}: {name!r} is nested too deeply") from error
-    _refuse_no_text(text, name, place)
+    _refuse_non_text(text, name, place)
     return text
 
 
-def _refuse_no_text(text: str, name: str, place: str) -> None:
+def _refuse_non_text(text: str, name: str, place: str) -> None:
     if found := _NO_TEXT.search(text):
         what = (
             "a NUL character" if found[0] == "\0" else "half a character (a lone UTF-16 surrogate)"
@@ -148,7 +151,7 @@ def _refuse_no_text(text: str, name: str, place: str) -> None:
         raise DataError(f"{place}: {name!r} holds {what}")
 
 
-def digest_of(cases: Iterable[Case]) -> str:
+def compute_digest(cases: Iterable[Case]) -> str:
     """A short SHA-256 over `cases` in order, other columns included: equal exactly when the cases
     are.
     """

@@ -26,7 +26,7 @@ class TextEncoder:
         added = {
             token.content: number
             for number, token in tokenizer.added_tokens_decoder.items()
-            if _acts(token.content)
+            if _is_control_token(token.content)
         }
         template = prompt.question + prompt.completion
         self.written = frozenset(mark for mark in added if mark in template)
@@ -34,7 +34,7 @@ class TextEncoder:
         # What no token stands for is encoded as the unknown one: that is no control token in the
         # text.
         self.ids = frozenset(added.values()) - {tokenizer.unk_token_id}
-        self._plain_in = matching(self.plain)
+        self._plain_in = compile_marks(self.plain)
 
     def encode(self, texts: Sequence[str]) -> Encodings:
         """The encoding of each of `texts`, nothing added."""
@@ -51,15 +51,15 @@ class TextEncoder:
 
     @cached_property
     def _without(self) -> Any:
-        return without(self._backend, self.plain)
+        return remove_added_tokens(self._backend, self.plain)
 
 
-def matching(marks: Collection[str]) -> re.Pattern[str]:
+def compile_marks(marks: Collection[str]) -> re.Pattern[str]:
     """Return what finds any of `marks` in a text; nothing where there are none."""
     return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or r"(?!)")
 
 
-def without(backend: Any, marks: Collection[str]) -> Any:
+def remove_added_tokens(backend: Any, marks: Collection[str]) -> Any:
     """Return a copy of the `backend` of a tokenizer to which `marks` are no tokens; all others keep
     their numbers.
     """
@@ -79,7 +79,7 @@ def without(backend: Any, marks: Collection[str]) -> Any:
     return Tokenizer.from_str(json.dumps(described | {"added_tokens": kept}))
 
 
-def _acts(content: str) -> bool:
+def _is_control_token(content: str) -> bool:
     """Is this added token a control token? Some tokenizers add letters and runs of spaces, too, and
     those are plain vocabulary.
     """

@@ -4,11 +4,12 @@ means dropped, or a shorter chain of thought, or an error, as `dataset.overlong`
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from medexp.config.schema import LossOn, Overlong, Prompt
 from medexp.data.cases import Case
-from medexp.data.control_tokens import matching
-from medexp.data.prompts import render
+from medexp.data.control_tokens import TextEncoder, compile_marks
+from medexp.data.prompts import render_case
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import DataError
 
@@ -44,7 +45,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedCase:
     """`input_ids` = BOS, prompt, completion, EOS; `labels` of equal length with IGNORED where no
     loss is taken.
     """
@@ -55,42 +56,42 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncodedCases:
     """The cases that fit, in order, how many were dropped or had their reasoning trimmed to fit,
     and how many of all hold the spelling of a control token, encoded as plain text."""
 
     cases: tuple[Case, ...]
-    encoded: tuple[Encoded, ...]
+    encoded: tuple[EncodedCase, ...]
     dropped: int
     trimmed: int
     plain: int = 0
 
 
-def encode(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> Encoded:
+def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> EncodedCase:
     """The tokens of `case`. Prompt and completion are tokenised apart, so that the inference prompt
     is an exact prefix.
     """
-    text = render(prompt, case)
-    start = prompt_ids(text.prompt, vocabulary)
+    text = render_case(prompt, case)
+    start = encode_prompt(text.prompt, vocabulary)
     completion = [*vocabulary.encode(text.completion), vocabulary.eos_id]
     masked = [IGNORED] * len(start) if loss_on is LossOn.completion else start
-    return Encoded(start + completion, masked + completion, prompt_tokens=len(start))
+    return EncodedCase(start + completion, masked + completion, prompt_tokens=len(start))
 
 
-def prompt_ids(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
+def encode_prompt(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
     """The tokens a model is asked with: one BOS (where the tokenizer has one) and `prompt_text`."""
     bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
     return bos + vocabulary.encode(prompt_text)
 
 
-def encode_all(
+def encode_cases(
     prompt: Prompt,
     cases: Iterable[Case],
     vocabulary: Vocabulary,
     max_tokens: int,
     overlong: Overlong,
     loss_on: LossOn,
-) -> Encoding:
+) -> EncodedCases:
     """Every case of at most `max_tokens` tokens, longer ones treated as `overlong` says.
 
     Raises: DataError on the first over-long case with `overlong=error`, and on cases that hold a
@@ -98,13 +99,13 @@ def encode_all(
     """
     cases = tuple(cases)
     _refuse_marks(prompt, cases, vocabulary)
-    bare = encode(prompt, Case("", "", ""), vocabulary, loss_on).input_ids
-    plain = matching(vocabulary.plain)
-    kept: list[tuple[Case, Encoded]] = []
+    bare = encode_case(prompt, Case("", "", ""), vocabulary, loss_on).input_ids
+    plain = compile_marks(vocabulary.plain)
+    kept: list[tuple[Case, EncodedCase]] = []
     stray: list[Case] = []
     dropped = trimmed = 0
     for number, case in enumerate(cases, 1):
-        encoded = encode(prompt, case, vocabulary, loss_on)
+        encoded = encode_case(prompt, case, vocabulary, loss_on)
         if vocabulary.holds_stray_control(encoded.input_ids, bare):
             stray.append(case)
         if len(encoded.input_ids) <= max_tokens:
@@ -117,20 +118,20 @@ def encode_all(
                 " or set dataset.overlong=drop or trim_reasoning"
             )
         shorter = (
-            _with_less_reasoning(prompt, case, vocabulary, max_tokens)
+            _trim_reasoning(prompt, case, vocabulary, max_tokens)
             if overlong is Overlong.trim_reasoning
             else None
         )
         dropped += shorter is None
         trimmed += shorter is not None
         if shorter is not None:
-            kept.append((shorter, encode(prompt, shorter, vocabulary, loss_on)))
-    _refuse([(case, "text") for case in stray])
+            kept.append((shorter, encode_case(prompt, shorter, vocabulary, loss_on)))
+    _refuse_control_tokens([(case, "text") for case in stray])
     held = sum(
         any(plain.search(text) for text in (case.question, case.reasoning, case.answer))
         for case in cases
     )
-    return Encoding(
+    return EncodedCases(
         tuple(case for case, _ in kept),
         tuple(encoded for _, encoded in kept),
         dropped,
@@ -143,7 +144,7 @@ def _refuse_marks(prompt: Prompt, cases: Iterable[Case], vocabulary: Vocabulary)
     """A mark of the prompt written in a case would end the answer, or begin another text, in the
     middle of it.
     """
-    marks = matching(
+    marks = compile_marks(
         vocabulary.written
         | {mark for mark in (THINK_START, THINK_END) if mark in prompt.question + prompt.completion}
     )
@@ -152,10 +153,10 @@ def _refuse_marks(prompt: Prompt, cases: Iterable[Case], vocabulary: Vocabulary)
         for case in cases
         for text in (case.question, case.reasoning, case.answer)
     )
-    _refuse([(case, repr(mark[0])) for case, mark in found if mark is not None])
+    _refuse_control_tokens([(case, repr(mark[0])) for case, mark in found if mark is not None])
 
 
-def _refuse(found: Sequence[tuple[Case, str]]) -> None:
+def _refuse_control_tokens(found: Sequence[tuple[Case, str]]) -> None:
     """Raises DataError with the first NAMED of the cases `found`, each with what it holds."""
     if not found:
         return
@@ -176,7 +177,7 @@ def _refuse(found: Sequence[tuple[Case, str]]) -> None:
     )
 
 
-def _with_less_reasoning(
+def _trim_reasoning(
     prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int
 ) -> Case | None:
     """`case` with the longest run of opening sentences of its reasoning that fits, at least one;
@@ -189,8 +190,30 @@ def _with_less_reasoning(
     low, high = 0, len(shorter)  # `low` sentences fit, more than `high` do not
     while low < high:
         middle = (low + high + 1) // 2
-        if len(encode(prompt, shorter[middle - 1], vocabulary, LossOn.all).input_ids) <= max_tokens:
+        if (
+            len(encode_case(prompt, shorter[middle - 1], vocabulary, LossOn.all).input_ids)
+            <= max_tokens
+        ):
             low = middle
         else:
             high = middle - 1
     return shorter[low - 1] if low else None
+
+
+def make_vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
+    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are
+    added to a text.
+    """
+    encoder = TextEncoder(tokenizer, prompt)
+
+    def encode(text: str) -> list[int]:
+        return list(encoder.encode([text])[0].ids)
+
+    return Vocabulary(
+        encode,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        encoder.plain,
+        encoder.written,
+        encoder.ids,
+    )

@@ -31,7 +31,9 @@ _CHATS = {
 _DIRECT = " prompt=direct dataset.overlong=drop"  # for answers without a chain of thought
 
 
-def advice(records: Sequence[Record], columns: Columns, name: str, file: Path | None) -> str | None:
+def suggest_layout(
+    records: Sequence[Record], columns: Columns, name: str, file: Path | None
+) -> str | None:
     """Return what `name` is and what to type to have its `records` read; None where its layout is
     not known, or where only lines of Python over a local `file` would do and there is none."""
     return _chat(records, columns, name, file) or _alpaca(records, columns, name, file)
@@ -109,7 +111,7 @@ _NAMES = {  # of columns in files made by others
 }
 
 
-def overrides(record: Record) -> str | None:
+def guess_column_overrides(record: Record) -> str | None:
     """Return what names the columns of `record` by words that are often used for them; None where
     question or answer have none.
     """
@@ -132,7 +134,7 @@ def _words(file: str, reasons: bool) -> str:
 
 def _script(file: Path, helper: str, made: str) -> str:
     return (
-        "import json, pathlib; from medexp.data.loading import read_file\n"
+        "import json, pathlib; from medexp.data.loading import read_records\n"
         f"{helper}\n"
         f'pathlib.Path("cases.json").write_text(json.dumps([{made} for r in'
         f" read_file(pathlib.Path({str(file)!r}))]))"

@@ -6,12 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medexp.config import dataset_sources as parts
-from medexp.config.schema import Dataset, Faulty, Part, Prompt, Source
-from medexp.data.cases import AS_EXPECTED, Case, Reading, case_of, digest_of, is_blank, no_column
-from medexp.data.layouts import advice, overrides
-from medexp.data.prompts import closes_reasoning, reasons
-from medexp.data.tables import Record, Row, Table, faults_of, read_table
+from medexp.config import dataset_sources
+from medexp.config.schema import Dataset, Faulty, MixtureSource, Prompt, Source
+from medexp.data.cases import (
+    AS_EXPECTED,
+    Case,
+    ReadingReport,
+    compute_digest,
+    is_blank,
+    missing_column_error,
+    parse_case,
+)
+from medexp.data.layouts import guess_column_overrides, suggest_layout
+from medexp.data.prompts import closes_reasoning, trains_reasoning
+from medexp.data.tables import Record, Row, Table, faulty_rows_error, read_table
 from medexp.data.think_marks import THINK_END, holds_marks
 from medexp.errors import DataError
 from medexp.system import hub
@@ -32,16 +40,16 @@ class Cases:
     commit: str | None
     digest: str
     by_source: tuple[tuple[Case, ...], ...]
-    reading: Reading = AS_EXPECTED
+    reading: ReadingReport = AS_EXPECTED
 
 
-def load(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
+def load_cases(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
     """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub.
     With `prompt`, a row that this cannot be trained with is as faulty as one that is no case.
 
     Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
-    loaded = [_load(source, dataset, prompt) for source in parts.sources(dataset)]
+    loaded = [_load_source(source, dataset, prompt) for source in dataset_sources.sources(dataset)]
     if len(loaded) == 1:
         return loaded[0]
     commits = [each.commit for each in loaded if each.commit]
@@ -49,9 +57,9 @@ def load(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
         cases=tuple(case for each in loaded for case in each.cases),
         origin=" + ".join(each.origin for each in loaded),
         commit=" + ".join(commits) or None,
-        digest=digest_of(case for each in loaded for case in each.cases),
+        digest=compute_digest(case for each in loaded for case in each.cases),
         by_source=tuple(each.cases for each in loaded),
-        reading=Reading(
+        reading=ReadingReport(
             faulty=sum(each.reading.faulty for each in loaded),
             blank=sum(each.reading.blank for each in loaded),
             told_apart=sum(each.reading.told_apart for each in loaded),
@@ -60,13 +68,13 @@ def load(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
     )
 
 
-def _load(source: Part, dataset: Dataset, prompt: Prompt | None) -> Cases:
+def _load_source(source: MixtureSource, dataset: Dataset, prompt: Prompt | None) -> Cases:
     if source.path is not None:
         file = Path(source.path)
         origin, commit, table = source.path, None, read_table(file, "dataset.path")
     else:
         file = None
-        origin, commit, records = _from_hub(source)
+        origin, commit, records = _fetch_from_hub(source)
         table = Table(list(enumerate(records, 1)))
     total = len(table.rows) + len(table.faults)
     if not total:
@@ -76,7 +84,7 @@ def _load(source: Part, dataset: Dataset, prompt: Prompt | None) -> Cases:
         )
     name = Path(origin).name
     _refuse_layout(table.rows, source, name, file)
-    cases = list(_cases(table, source, name, prompt))
+    cases = list(_parse_cases(table, source, name, prompt))
     if table.faults and (dataset.faulty is Faulty.error or not cases):
         column = (
             "dataset.columns.reasoning"
@@ -86,21 +94,23 @@ def _load(source: Part, dataset: Dataset, prompt: Prompt | None) -> Cases:
         is_all_without = not cases and all(what.endswith(_ASKED_FOR) for _, what in table.faults)
         if prompt is not None and source.columns.reasoning is None and is_all_without:
             raise _without_reasoning(prompt.name, column, name)
-        raise _refused(table, total, name)
+        raise _faulty_rows_error(table, total, name)
     told_apart = sum(
         str(record[source.columns.answer]).strip() != case.answer for record, case in cases
     )
     notes = table.notes
-    if told_apart and prompt is not None and not reasons(prompt):
+    if told_apart and prompt is not None and not trains_reasoning(prompt):
         notes += (
             f"prompt={prompt.name} trains on the answer alone, without the reasoning told apart",
         )
-    reading = Reading(len(table.faults), table.blank, told_apart, notes)
+    reading = ReadingReport(len(table.faults), table.blank, told_apart, notes)
     read = tuple(case for _, case in cases)
-    return Cases(read, origin, commit, digest_of(read), (read,), reading)
+    return Cases(read, origin, commit, compute_digest(read), (read,), reading)
 
 
-def _refuse_layout(rows: Sequence[Row], source: Part, name: str, file: Path | None) -> None:
+def _refuse_layout(
+    rows: Sequence[Row], source: MixtureSource, name: str, file: Path | None
+) -> None:
     """Raises DataError where no record has a column that is asked for, with what to type where the
     layout is known.
     """
@@ -114,15 +124,15 @@ def _refuse_layout(rows: Sequence[Row], source: Part, name: str, file: Path | No
     ]
     if not rows or not missing:
         return
-    if said := advice(records, columns, name, file):
+    if said := suggest_layout(records, columns, name, file):
         raise DataError(said)
-    typed = overrides(records[0])
-    said = str(no_column(missing[0], records[0], f"row {rows[0][0]} of {name}"))
+    typed = guess_column_overrides(records[0])
+    said = str(missing_column_error(missing[0], records[0], f"row {rows[0][0]} of {name}"))
     raise DataError(f"{said}, as in {typed}" if typed else said)
 
 
-def _cases(
-    table: Table, source: Part, name: str, prompt: Prompt | None
+def _parse_cases(
+    table: Table, source: MixtureSource, name: str, prompt: Prompt | None
 ) -> Iterator[tuple[Record, Case]]:
     """Each row and its case; a row that is none is added to the faults of `table`."""
     # where no record has the column, the split says so
@@ -130,8 +140,8 @@ def _cases(
     for number, record in table.rows:
         place = f"row {number} of {name}"
         try:
-            case = case_of(record, source.columns, place)
-            _check(case, prompt)
+            case = parse_case(record, source.columns, place)
+            _refuse_untrainable(case, prompt)
             if is_grouped and source.group_by is not None and is_blank(record.get(source.group_by)):
                 raise DataError(
                     f"{place}: {source.group_by!r} is empty, and dataset.group_by={source.group_by}"
@@ -143,11 +153,11 @@ def _cases(
             table.faults.append((number, str(error)))
 
 
-def _check(case: Case, prompt: Prompt | None) -> None:
+def _refuse_untrainable(case: Case, prompt: Prompt | None) -> None:
     """Raises DataError where `case` has nothing to reason with, or marks that would end its
     reasoning too early.
     """
-    if prompt is None or not reasons(prompt):
+    if prompt is None or not trains_reasoning(prompt):
         return
     if not case.reasoning:
         raise DataError(f"{case.place} has no reasoning, and prompt={prompt.name} {_ASKED_FOR}")
@@ -171,12 +181,12 @@ def _without_reasoning(prompt: str, column: str, name: str) -> DataError:
     )
 
 
-def _refused(table: Table, total: int, name: str) -> DataError:
+def _faulty_rows_error(table: Table, total: int, name: str) -> DataError:
     remedy = "fix or remove them, or set dataset.faulty=drop to leave them out"
-    return faults_of(table.faults, total, name, remedy)
+    return faulty_rows_error(table.faults, total, name, remedy)
 
 
-def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
+def read_records(path: Path, key: str = "dataset.path") -> list[Record]:
     """The records of `path`, by its ending and content; `key` is where it was set, for errors.
 
     Raises: DataError if it is missing, of an unknown kind, or broken (with the lines, where the
@@ -184,13 +194,13 @@ def read_file(path: Path, key: str = "dataset.path") -> list[Record]:
     """
     table = read_table(path, key)
     if table.faults:
-        raise faults_of(
+        raise faulty_rows_error(
             table.faults, len(table.rows) + len(table.faults), path.name, "fix or remove them"
         )
     return [record for _, record in table.rows]
 
 
-def _from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
+def _fetch_from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
     assert dataset.hub_id is not None
     try:
         commit = hub.commit_of("dataset", dataset.hub_id, dataset.revision)

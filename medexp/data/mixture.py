@@ -7,74 +7,76 @@ nor a group (`group_by` of the part it is held out from, where other parts have 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from medexp.config import dataset_sources as parts
-from medexp.config.schema import Dataset, Part
-from medexp.data.cases import AS_EXPECTED, Case, Reading
-from medexp.data.order import quotas
-from medexp.data.split import Share, Split, divided, split, too_few
+from medexp.config import dataset_sources
+from medexp.config.schema import Dataset, MixtureSource
+from medexp.data.cases import AS_EXPECTED, Case, ReadingReport
+from medexp.data.order import share_out
+from medexp.data.split import Share, Split, divide_cases, split_cases, too_few_cases_error
 from medexp.errors import DataError
 
 
-def sides(
-    read: Sequence[Sequence[Case]], dataset: Dataset, reading: Reading = AS_EXPECTED
+def split_mixture(
+    read: Sequence[Sequence[Case]], dataset: Dataset, reading: ReadingReport = AS_EXPECTED
 ) -> Split:
     """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order
-    of `parts.sources`); `reading`, what else was met there, goes with them.
+    of `dataset_sources.sources`); `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
     `max_cases` the different training cases are shared out by weight too, at least one a part.
     Raises: DataError if a part is too small, or the column to group by is missing.
     """
     if not dataset.mixture and dataset.held_out_from is None:
-        return replace(split(read[0], dataset), reading=reading)
-    sources, trained = parts.sources(dataset), parts.trained(dataset)
-    wanted = _held_out_counts(dataset, len(sources))
+        return replace(split_cases(read[0], dataset), reading=reading)
+    sources, trained = dataset_sources.sources(dataset), dataset_sources.trained(dataset)
+    wanted = _count_held_out(dataset, len(sources))
     both = [
-        divided(cases, source.group_by, count, dataset.split_seed)
+        divide_cases(cases, source.group_by, count, dataset.split_seed)
         for cases, source, count in zip(read, sources, wanted, strict=True)
     ]
     _refuse_small(both, sources, wanted)
     pools, held = [pool for pool, _ in both[: len(trained)]], [cases for _, cases in both]
-    different = _without_repeats(pools)
-    barred = _Barred.by(list(zip(held, [source.group_by for source in sources], strict=True)))
+    different = _remove_repeats(pools)
+    barred = _HeldOutKeys.by(list(zip(held, [source.group_by for source in sources], strict=True)))
     kept = [[case for case in pool if not barred.holds(case)] for pool in different]
-    chosen = _limited(kept, trained, dataset, _count(held))
+    chosen = _limit_pools(kept, trained, dataset, _count_cases(held))
     # of a source that is only measured on
-    unread = _count(read[len(trained) :]) - _count(held[len(trained) :])
+    unread = _count_cases(read[len(trained) :]) - _count_cases(held[len(trained) :])
     return Split(
         train=tuple(case for pool in chosen for case in pool),
         held_out=tuple({case.key: case for cases in held for case in cases}.values()),
-        records=_count(read) - unread,
-        duplicates=_count(read) - unread - _count(different) - _count(held),
+        records=_count_cases(read) - unread,
+        duplicates=_count_cases(read) - unread - _count_cases(different) - _count_cases(held),
         shares=tuple(
             Share(part.name, part.weight, len(pool))
             for part, pool in zip(trained, chosen, strict=True)
         ),
-        withheld=_count(different) - _count(kept),
+        withheld=_count_cases(different) - _count_cases(kept),
         wanted=dataset.held_out,
         reading=reading,
     )
 
 
-def _count(cases: Sequence[Sequence[Case]]) -> int:
+def _count_cases(cases: Sequence[Sequence[Case]]) -> int:
     return sum(map(len, cases))
 
 
-def _held_out_counts(dataset: Dataset, num_sources: int) -> list[int]:
-    trained = parts.trained(dataset)
+def _count_held_out(dataset: Dataset, num_sources: int) -> list[int]:
+    trained = dataset_sources.trained(dataset)
     if dataset.held_out_from is None:
-        return quotas(dataset.held_out, [part.weight for part in trained])
-    place = parts.measured_place(trained, dataset.held_out_from)
+        return share_out(dataset.held_out, [part.weight for part in trained])
+    place = dataset_sources.measured_place(trained, dataset.held_out_from)
     measured = num_sources - 1 if place is None else place
     return [dataset.held_out if source == measured else 0 for source in range(num_sources)]
 
 
 def _refuse_small(
-    both: Sequence[tuple[list[Case], list[Case]]], sources: Sequence[Part], wanted: Sequence[int]
+    both: Sequence[tuple[list[Case], list[Case]]],
+    sources: Sequence[MixtureSource],
+    wanted: Sequence[int],
 ) -> None:
     for (pool, held), source, count in zip(both, sources, wanted, strict=True):
         if source.weight and not pool:
-            raise too_few(source.name, len(held), count)
+            raise too_few_cases_error(source.name, len(held), count)
         if len(held) < count:
             raise DataError(
                 f"dataset={source.name} has {len(held)} different questions and"
@@ -82,7 +84,7 @@ def _refuse_small(
             )
 
 
-def _without_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
+def _remove_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
     """The pools without questions of an earlier pool."""
     seen: set[str] = set()
     unique: list[list[Case]] = []
@@ -92,8 +94,11 @@ def _without_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
     return unique
 
 
-def _limited(
-    pools: Sequence[list[Case]], trained: Sequence[Part], dataset: Dataset, num_held_out: int
+def _limit_pools(
+    pools: Sequence[list[Case]],
+    trained: Sequence[MixtureSource],
+    dataset: Dataset,
+    num_held_out: int,
 ) -> list[list[Case]]:
     """What `max_cases` leaves of each pool: its quota, at least one case.
 
@@ -108,12 +113,12 @@ def _limited(
             )
     if dataset.max_cases is None:
         return list(pools)
-    limits = quotas(max(0, dataset.max_cases - num_held_out), [part.weight for part in trained])
+    limits = share_out(max(0, dataset.max_cases - num_held_out), [part.weight for part in trained])
     return [pool[: max(1, limit)] for pool, limit in zip(pools, limits, strict=True)]
 
 
 @dataclass(frozen=True)
-class _Barred:
+class _HeldOutKeys:
     """What must not be trained on: questions, and values of the columns that held-out cases are
     grouped by.
     """

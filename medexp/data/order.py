@@ -12,12 +12,12 @@ from math import ceil, floor
 GROUPED_BATCHES = 16
 
 
-def steps_for(epochs: float, num_cases: int, cases_per_step: int) -> int:
+def count_steps(epochs: float, num_cases: int, cases_per_step: int) -> int:
     """Optimizer steps that see `num_cases` cases `epochs` times, the last step possibly beyond."""
     return max(1, ceil(epochs * num_cases / cases_per_step))
 
 
-def training_order(
+def make_training_order(
     num_cases: int, num_drawn: int, seed: int, lengths: Sequence[int] | None = None, batch: int = 1
 ) -> list[int]:
     """`num_drawn` indices into `num_cases` cases: whole shuffled passes, the last one cut short.
@@ -31,10 +31,10 @@ def training_order(
         random.Random(f"{seed}/{epoch}").shuffle(one_pass)
         indices += one_pass
     indices = indices[:num_drawn]
-    return indices if lengths is None else _grouped(indices, lengths, batch, seed)
+    return indices if lengths is None else _group_by_length(indices, lengths, batch, seed)
 
 
-def mixed_order(
+def make_mixed_order(
     sizes: Sequence[int],
     weights: Sequence[float],
     num_drawn: int,
@@ -46,26 +46,30 @@ def mixed_order(
 
     Parts take turns so that after any number of draws none is a whole case ahead of or behind its
     share of `weights`; each part is gone through in shuffled passes of its own, as in
-    `training_order`, which also says what `lengths` and `batch` do.
+    `make_training_order`, which also says what `lengths` and `batch` do.
     """
-    turns = list(_turns(weights, num_drawn))
+    turns = list(_take_turns(weights, num_drawn))
     starts = [sum(sizes[:part]) for part in range(len(sizes))]
-    drawn = [iter(training_order(size, turns.count(part), seed)) for part, size in enumerate(sizes)]
+    drawn = [
+        iter(make_training_order(size, turns.count(part), seed)) for part, size in enumerate(sizes)
+    ]
     indices = [starts[part] + next(drawn[part]) for part in turns]
-    return indices if lengths is None else _grouped(indices, lengths, batch, seed)
+    return indices if lengths is None else _group_by_length(indices, lengths, batch, seed)
 
 
-def cases_an_epoch(sizes: Sequence[int], weights: Sequence[float]) -> int:
+def count_epoch_draws(sizes: Sequence[int], weights: Sequence[float]) -> int:
     """Draws until every case of every part was seen: the other parts go round again meanwhile.
 
     Source: "all_exhausted" of datasets.interleave_datasets.
     """
-    return max(ceil(size / share) for size, share in zip(sizes, _shares(weights), strict=True))
+    return max(
+        ceil(size / share) for size, share in zip(sizes, _normalise_weights(weights), strict=True)
+    )
 
 
-def quotas(total: int, weights: Sequence[float]) -> list[int]:
+def share_out(total: int, weights: Sequence[float]) -> list[int]:
     """`total` shared out by `weights` in whole numbers, largest remainders first."""
-    exact = [total * share for share in _shares(weights)]
+    exact = [total * share for share in _normalise_weights(weights)]
     whole = [floor(each) for each in exact]
     by_remainder = sorted(range(len(exact)), key=lambda part: whole[part] - exact[part])
     for part in by_remainder[: total - sum(whole)]:
@@ -73,13 +77,13 @@ def quotas(total: int, weights: Sequence[float]) -> list[int]:
     return whole
 
 
-def _shares(weights: Sequence[float]) -> list[Fraction]:
+def _normalise_weights(weights: Sequence[float]) -> list[Fraction]:
     """The weights as written (0.1 is a tenth), made to add up to 1."""
     exact = [Fraction(str(weight)) for weight in weights]
     return [each / sum(exact) for each in exact]
 
 
-def _turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
+def _take_turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
     """Whose turn it is: of the parts whose next turn may have come, the one that must have it
     soonest.
 
@@ -87,7 +91,7 @@ def _turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
     w); earliest deadline first then keeps every part within one turn of its share (Baruah et al.
     1996, proportionate progress).
     """
-    shares, taken = _shares(weights), [0] * len(weights)
+    shares, taken = _normalise_weights(weights), [0] * len(weights)
     for draw in range(num_drawn):
         waiting = [part for part, share in enumerate(shares) if floor(taken[part] / share) <= draw]
         part = min(waiting, key=lambda each: (ceil((taken[each] + 1) / shares[each]), each))
@@ -95,7 +99,9 @@ def _turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
         yield part
 
 
-def _grouped(indices: list[int], lengths: Sequence[int], batch: int, seed: int) -> list[int]:
+def _group_by_length(
+    indices: list[int], lengths: Sequence[int], batch: int, seed: int
+) -> list[int]:
     chance, window, grouped = random.Random(f"{seed}/groups"), batch * GROUPED_BATCHES, []
     for start in range(0, len(indices), window):
         ordered = sorted(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medexp.config.schema import LossOn, Overlong, RunConfig
-from medexp.data.case_counts import CaseAudit, PartAudit, audit
+from medexp.data.case_counts import CaseCounts, SourceCounts, count_cases
 from medexp.data.cases import Case
-from medexp.data.encoding import Encoded, Encoding, Vocabulary, encode_all, prompt_ids
-from medexp.data.order import cases_an_epoch, mixed_order, steps_for
-from medexp.data.prompts import ask
+from medexp.data.encoding import EncodedCase, EncodedCases, Vocabulary, encode_cases, encode_prompt
+from medexp.data.order import count_epoch_draws, count_steps, make_mixed_order
+from medexp.data.prompts import render_question
 from medexp.data.split import Share, Split
 from medexp.errors import DataError
 
@@ -21,13 +21,13 @@ class Prepared:
     ask the questions of `asked`.
     """
 
-    rows: Sequence[Encoded]
+    rows: Sequence[EncodedCase]
     steps: int
-    train: Encoding
-    held_out: Encoding
+    train: EncodedCases
+    held_out: EncodedCases
     asked: Sequence[Case]
     prompts: Sequence[list[int]]
-    audit: CaseAudit
+    audit: CaseCounts
 
 
 def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
@@ -40,8 +40,8 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     dataset, training, evaluation = run.dataset, run.training, run.evaluation
     shares = sides.shares or (Share(dataset.name, 1.0, len(sides.train)),)
     by_share = _encode_shares(run, sides, shares, vocabulary)
-    train = _joined(by_share)
-    held_out = encode_all(
+    train = _join_encodings(by_share)
+    held_out = encode_cases(
         run.prompt,
         sides.held_out,
         vocabulary,
@@ -57,29 +57,31 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
         evaluation.max_seq_tokens,
     )
     sizes, weights = [len(each.encoded) for each in by_share], [share.weight for share in shares]
-    steps = training.max_steps or steps_for(
-        training.epochs or 1, cases_an_epoch(sizes, weights), training.cases_a_step
+    steps = training.max_steps or count_steps(
+        training.epochs or 1, count_epoch_draws(sizes, weights), training.cases_a_step
     )
     lengths = [len(each.input_ids) for each in train.encoded] if training.group_by_length else None
-    order = mixed_order(
+    order = make_mixed_order(
         sizes, weights, steps * training.cases_a_step, training.seed, lengths, training.micro_batch
     )
-    drawn = _drawn(shares, sizes, order, steps)
-    asked = spread(held_out.cases, evaluation.answers)
-    prompts = [prompt_ids(ask(run.prompt, case.question), vocabulary) for case in asked]
+    drawn = _count_draws(shares, sizes, order, steps)
+    asked = pick_evenly(held_out.cases, evaluation.answers)
+    prompts = [
+        encode_prompt(render_question(run.prompt, case.question), vocabulary) for case in asked
+    ]
     rows = [train.encoded[index] for index in order]
     return Prepared(
-        rows, steps, train, held_out, asked, prompts, audit(sides, train, held_out, drawn)
+        rows, steps, train, held_out, asked, prompts, count_cases(sides, train, held_out, drawn)
     )
 
 
 def _encode_shares(
     run: RunConfig, sides: Split, shares: Sequence[Share], vocabulary: Vocabulary
-) -> list[Encoding]:
+) -> list[EncodedCases]:
     limit, start, encodings = run.training.max_seq_tokens, 0, []
     for share in shares:
         cases = sides.train[start : start + share.cases]
-        encoding = encode_all(
+        encoding = encode_cases(
             run.prompt, cases, vocabulary, limit, run.dataset.overlong, run.training.loss_on
         )
         which = f"{share.name} training" if len(shares) > 1 else "training"
@@ -89,8 +91,8 @@ def _encode_shares(
     return encodings
 
 
-def _joined(encodings: Sequence[Encoding]) -> Encoding:
-    return Encoding(
+def _join_encodings(encodings: Sequence[EncodedCases]) -> EncodedCases:
+    return EncodedCases(
         cases=tuple(case for each in encodings for case in each.cases),
         encoded=tuple(encoded for each in encodings for encoded in each.encoded),
         dropped=sum(each.dropped for each in encodings),
@@ -99,9 +101,9 @@ def _joined(encodings: Sequence[Encoding]) -> Encoding:
     )
 
 
-def _drawn(
+def _count_draws(
     shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], steps: int
-) -> list[PartAudit]:
+) -> list[SourceCounts]:
     """What each part gives to the run.
 
     Raises: DataError if a part gives nothing.
@@ -114,12 +116,12 @@ def _drawn(
                 f"{share.name} with weight {share.weight:g} gives none of the {len(order)} cases of"
                 f" {steps} steps; raise its weight in dataset.mixture, or training.max_steps"
             )
-        found.append(PartAudit(share.name, share.weight, size, count))
+        found.append(SourceCounts(share.name, share.weight, size, count))
         start += size
     return found
 
 
-def spread(cases: Sequence[Case], count: int) -> Sequence[Case]:
+def pick_evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
     """`count` of `cases` (all, if there are fewer) at even distances: neighbours may share a
     condition.
     """
@@ -127,7 +129,7 @@ def spread(cases: Sequence[Case], count: int) -> Sequence[Case]:
     return [cases[index * len(cases) // count] for index in range(count)]
 
 
-def _refuse_empty(side: Encoding, overlong: Overlong, which: str, key: str, limit: int) -> None:
+def _refuse_empty(side: EncodedCases, overlong: Overlong, which: str, key: str, limit: int) -> None:
     if side.encoded:
         return
     is_trimmed = overlong is Overlong.trim_reasoning

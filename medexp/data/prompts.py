@@ -15,7 +15,7 @@ _PLACEHOLDER = re.compile(r"\{(question|reasoning|answer)\}")
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedCase:
     """`prompt` + `completion` is the training text (BOS and EOS are added as tokens); `prompt`
     alone is what is asked.
     """
@@ -24,22 +24,22 @@ class Rendered:
     completion: str
 
 
-def ask(prompt: Prompt, question: str) -> str:
+def render_question(prompt: Prompt, question: str) -> str:
     """The text that asks `question`: exactly how the training text of a case with this question
     begins.
     """
     return _fill(prompt.question, {"question": question})
 
 
-def render(prompt: Prompt, case: Case) -> Rendered:
+def render_case(prompt: Prompt, case: Case) -> RenderedCase:
     """`case` in the words of `prompt`. Placeholders are replaced in one pass, so braces inside a
     case stay as they are.
     """
     completion = _fill(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
-    return Rendered(ask(prompt, case.question), completion)
+    return RenderedCase(render_question(prompt, case.question), completion)
 
 
-def reasons(prompt: Prompt) -> bool:
+def trains_reasoning(prompt: Prompt) -> bool:
     """Is a chain of thought trained with `prompt`?"""
     return "{reasoning}" in prompt.completion
 
@@ -47,10 +47,10 @@ def reasons(prompt: Prompt) -> bool:
 def closes_reasoning(prompt: Prompt) -> bool:
     """Does that chain of thought end with THINK_END? With markers of its own it cannot be told from
     the answer, and all that a model says counts as the answer."""
-    return reasons(prompt) and THINK_END in prompt.completion
+    return trains_reasoning(prompt) and THINK_END in prompt.completion
 
 
-def places(template: str, values: dict[str, str]) -> dict[str, tuple[int, int]]:
+def locate_values(template: str, values: dict[str, str]) -> dict[str, tuple[int, int]]:
     """Where each value stands in the filled `template`: its first character and the one after its
     last.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medexp.config.schema import Dataset
-from medexp.data.cases import AS_EXPECTED, Case, Reading
+from medexp.data.cases import AS_EXPECTED, Case, ReadingReport
 from medexp.errors import DataError, listing
 
 
@@ -37,10 +37,10 @@ class Split:
     shares: tuple[Share, ...] = ()
     withheld: int = 0
     wanted: int = 0
-    reading: Reading = AS_EXPECTED
+    reading: ReadingReport = AS_EXPECTED
 
 
-def split(cases: Sequence[Case], dataset: Dataset) -> Split:
+def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
     """`cases` without repeated questions, shuffled by `dataset.split_seed`; whole groups
     (`dataset.group_by`) go to the held-out side until it has `dataset.held_out` cases, the rest (up
     to `dataset.max_cases` together) are for training.
@@ -48,12 +48,12 @@ def split(cases: Sequence[Case], dataset: Dataset) -> Split:
     Raises: DataError if fewer cases are there than the split needs, or the column to group by is
         missing.
     """
-    train, held_out = divided(cases, dataset.group_by, dataset.held_out, dataset.split_seed)
+    train, held_out = divide_cases(cases, dataset.group_by, dataset.held_out, dataset.split_seed)
     unique = len(train) + len(held_out)
     limit = None if dataset.max_cases is None else max(0, dataset.max_cases - len(held_out))
     train = train[:limit]
     if not train:
-        raise too_few(dataset.name, unique, dataset.held_out)
+        raise too_few_cases_error(dataset.name, unique, dataset.held_out)
     duplicates = len(cases) - unique
     return Split(
         tuple(train),
@@ -64,7 +64,7 @@ def split(cases: Sequence[Case], dataset: Dataset) -> Split:
     )
 
 
-def divided(
+def divide_cases(
     cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int
 ) -> tuple[list[Case], list[Case]]:
     """(for training, held out): every different question of `cases` on one of two sides, shuffled,
@@ -74,7 +74,7 @@ def divided(
     Raises: DataError if the column to group by is missing.
     """
     unique = list({case.key: case for case in reversed(cases)}.values())[::-1]
-    groups = _groups(unique, group_by)
+    groups = _group_cases(unique, group_by)
     random.Random(seed).shuffle(groups)
     held_out: list[Case] = []
     while len(held_out) < num_held_out and groups:
@@ -82,7 +82,7 @@ def divided(
     return [case for group in groups for case in group], held_out
 
 
-def too_few(name: str, unique: int, num_held_out: int) -> DataError:
+def too_few_cases_error(name: str, unique: int, num_held_out: int) -> DataError:
     """The error of a source whose `unique` questions leave none to train on."""
     return DataError(
         f"dataset={name} has {unique} different questions and dataset.held_out={num_held_out} "
@@ -90,7 +90,7 @@ def too_few(name: str, unique: int, num_held_out: int) -> DataError:
     )
 
 
-def _groups(cases: Sequence[Case], column: str | None) -> list[list[Case]]:
+def _group_cases(cases: Sequence[Case], column: str | None) -> list[list[Case]]:
     if column is None:
         return [[case] for case in cases]
     groups: dict[str, list[Case]] = {}

@@ -68,13 +68,17 @@ def read_table(path: Path, key: str) -> Table:
         ".json": _read_json,
         ".jsonl": _read_json,
         ".csv": _read_csv,
+        ".tsv": _read_csv,
         ".parquet": _read_parquet,
     }
     if not path.is_file():
-        raise DataError(f"{key}={path} does not exist; give a JSON, JSONL, CSV or Parquet file")
-    if path.suffix.lower() not in readers:
         raise DataError(
-            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}"
+            f"{key}={path} does not exist; give a JSON, JSONL, CSV, TSV or Parquet file"
+        )
+    if path.suffix.lower() not in readers:
+        remedy = "; save the sheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
+        raise DataError(
+            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}{remedy}"
         )
     table = readers[path.suffix.lower()](path)
     filled = [row for row in table.rows if not all(map(is_blank, row[1].values()))]
@@ -83,7 +87,12 @@ def read_table(path: Path, key: str) -> Table:
     return table
 
 
-def faults_of(faults: Sequence[tuple[int, str]], total: int, name: str, remedy: str) -> DataError:
+_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+
+
+def faulty_rows_error(
+    faults: Sequence[tuple[int, str]], total: int, name: str, remedy: str
+) -> DataError:
     """Return the error that names the first NAMED of `faults`, says how many of `total` rows there
     are, and then `remedy`.
     """
@@ -94,18 +103,18 @@ def faults_of(faults: Sequence[tuple[int, str]], total: int, name: str, remedy: 
     )
 
 
-def _decoded(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
+def _decode_file(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
     """The text of `path` and a note where it is not UTF-8.
 
     Raises: DataError if no encoding that is tried fits.
     """
     raw = path.read_bytes()
-    encoding = _marked_encoding(raw)
+    encoding = _detect_encoding(raw)
     try:
         text = raw.decode(encoding)
         return text, [] if encoding.startswith("utf-8") else [f"{path.name} is {encoding.upper()}"]
     except UnicodeDecodeError as error:
-        western = _western(raw) if or_western and encoding == "utf-8" else None
+        western = _decode_western(raw) if or_western and encoding == "utf-8" else None
         if western is not None:
             return western, [f"{path.name} is Windows-1252"]
         named = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
@@ -114,7 +123,7 @@ def _decoded(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
         ) from error
 
 
-def _marked_encoding(raw: bytes) -> str:
+def _detect_encoding(raw: bytes) -> str:
     """What the byte order mark says; without one, UTF-16 where every other byte of the beginning is
     0, else UTF-8.
     """
@@ -127,7 +136,7 @@ def _marked_encoding(raw: bytes) -> str:
     return "utf-16-be" if len(begin) == 4 and begin[0] == begin[2] == 0 != begin[1] else "utf-8"
 
 
-def _western(raw: bytes) -> str | None:
+def _decode_western(raw: bytes) -> str | None:
     """`raw` as Windows-1252 where that reads as a western language."""
     try:
         text = raw.decode("cp1252")
@@ -136,7 +145,7 @@ def _western(raw: bytes) -> str | None:
     return None if _NOT_WESTERN.search(text) else text
 
 
-def _loads(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     """What the JSON `text` holds.
 
     Raises: json.JSONDecodeError, also for what is valid and still cannot be read.
@@ -156,17 +165,17 @@ def _loads(text: str) -> Any:
 
 def _read_json(path: Path) -> Table:
     """One array of objects, or one object on each line: what it holds tells, not the ending."""
-    text, notes = _decoded(path)
+    text, notes = _decode_file(path)
     is_named_lines = path.suffix.lower() == ".jsonl"
     if is_named_lines and not text.lstrip().startswith("["):
-        return _lines(path, text, notes)
+        return _read_json_lines(path, text, notes)
     try:
-        found = _loads(text)
+        found = _parse_json(text)
     except json.JSONDecodeError as error:
         if is_named_lines:
-            return _lines(path, text, notes)
-        if _begins_with_an_object(text):
-            return _lines(path, text, [*notes, f"{path.name} holds JSON Lines"])
+            return _read_json_lines(path, text, notes)
+        if _has_object_per_line(text):
+            return _read_json_lines(path, text, [*notes, f"{path.name} holds JSON Lines"])
         raise DataError(
             f"{path} is not valid JSON: {error.msg} in line {error.lineno}; fix it"
         ) from error
@@ -174,25 +183,25 @@ def _read_json(path: Path) -> Table:
         said = [f"{path.name} holds one JSON array"] if is_named_lines else []
         return Table(list(enumerate(found, 1)), notes=(*notes, *said))
     if is_named_lines:
-        return _lines(path, text, notes)
+        return _read_json_lines(path, text, notes)
     raise DataError(f"{path} is JSON but not a dataset: it must hold one array of objects")
 
 
-def _begins_with_an_object(text: str) -> bool:
+def _has_object_per_line(text: str) -> bool:
     """Is the first line an object of its own?"""
     try:
-        return isinstance(_loads(text.lstrip().partition("\n")[0]), dict)
+        return isinstance(_parse_json(text.lstrip().partition("\n")[0]), dict)
     except json.JSONDecodeError:
         return False
 
 
-def _lines(path: Path, text: str, notes: Sequence[str]) -> Table:
+def _read_json_lines(path: Path, text: str, notes: Sequence[str]) -> Table:
     table = Table([], notes=tuple(notes))
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            record = _loads(line)
+            record = _parse_json(line)
         except json.JSONDecodeError as error:
             table.faults.append(
                 (number, f"line {number} of {path.name} is not valid JSON: {error.msg}")
@@ -209,14 +218,14 @@ def _lines(path: Path, text: str, notes: Sequence[str]) -> Table:
 
 def _read_csv(path: Path) -> Table:
     csv.field_size_limit(LONGEST_CELL)
-    text, notes = _decoded(path, or_western=True)
+    text, notes = _decode_file(path, or_western=True)
     named = _SEP_LINE.match(text)
-    separator = named[1] if named else _separator(text)
+    separator = named[1] if named else _detect_separator(text)
     if separator != ",":
         notes.append(
             f"{path.name} has cells parted by {SEPARATORS.get(separator, repr(separator))}"
         )
-    reader = _cells(text, separator)
+    reader = _split_cells(text, separator)
     try:
         filled = [
             (number, cells)
@@ -247,32 +256,32 @@ def _read_csv(path: Path) -> Table:
     return table
 
 
-def _cells(text: str, separator: str) -> Any:
+def _split_cells(text: str, separator: str) -> Any:
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
 
 
-def _separator(text: str) -> str:
+def _detect_separator(text: str) -> str:
     """What parts the cells of `text`: of the separators that part its header, the one that makes
     most of it and that the first rows agree with; a comma where none does."""
     header = text.lstrip().partition("\n")[0]
-    parts = {each: _columns(header, each) for each in SEPARATORS if each in header}
+    parts = {each: _parse_header(header, each) for each in SEPARATORS if each in header}
     likely = sorted(
         (each for each, count in parts.items() if count > 1), key=lambda each: -parts[each]
     )
-    return next((each for each in likely if _is_agreed_on(text, each)), ",")
+    return next((each for each in likely if _fits_header(text, each)), ",")
 
 
-def _columns(header: str, separator: str) -> int:
+def _parse_header(header: str, separator: str) -> int:
     try:
-        return len(next(_cells(header, separator), ()))
+        return len(next(_split_cells(header, separator), ()))
     except csv.Error:
         return 0
 
 
-def _is_agreed_on(text: str, separator: str) -> bool:
+def _fits_header(text: str, separator: str) -> bool:
     """Has no row among the first more cells than the header?"""
     try:
-        filled = [cells for cells in islice(_cells(text, separator), LOOKED_AT) if cells]
+        filled = [cells for cells in islice(_split_cells(text, separator), LOOKED_AT) if cells]
     except csv.Error:
         return False
     return not any(any(cells[len(filled[0]) :]) for cells in filled)

@@ -10,7 +10,7 @@ THINK_START, THINK_END = "<think>", "</think>"
 _MARKED = re.compile(rf"\s*(?:{THINK_START})?(.*?){THINK_END}(.*)", re.DOTALL)
 
 
-def told_apart(text: str) -> tuple[str, str] | None:
+def split_reasoning(text: str) -> tuple[str, str] | None:
     """Return (reasoning, answer) of a `text` that holds a chain of thought in marks, then an
     answer; None where it holds none, or marks that do not pair."""
     marked = _MARKED.fullmatch(text) if THINK_END in text else None

@@ -10,17 +10,16 @@ from typing import Any
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data.audit.inspection import Inspection, inspect
 from medexp.data.control_tokens import TextEncoder
-from medexp.data.encoding import Vocabulary
+from medexp.data.encoding import Vocabulary, make_vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import Split
-from medexp.data.token_roles import Spelled, texts_of
+from medexp.data.token_roles import TokenizedText, list_texts
 from medexp.errors import ModelError
-from medexp.models.adapter_model import vocabulary
 
 BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
 
 
-class Speller:
+class CachedTokenizer:
     """A tokenizer that remembers, for texts in the words of `prompt`. `known` holds every text it
     was given to spell.
     """
@@ -32,8 +31,8 @@ class Speller:
                 " placed in texts"
             )
         self._encoder = TextEncoder(tokenizer, prompt)
-        self._plain = vocabulary(tokenizer, prompt)
-        self.known: dict[str, Spelled] = {}
+        self._plain = make_vocabulary(tokenizer, prompt)
+        self.known: dict[str, TokenizedText] = {}
 
     def spell(self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None) -> None:
         """Make `texts` known; `advance` is told how many more are done, those known before
@@ -45,7 +44,7 @@ class Speller:
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             for text, encoding in zip(batch, self._encoder.encode(batch), strict=True):
-                self.known[text] = Spelled(
+                self.known[text] = TokenizedText(
                     encoding.ids, array("l", [end for _, end in encoding.offsets])
                 )
             advance(len(batch))
@@ -59,18 +58,18 @@ class Speller:
         self, run: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None
     ) -> Prepared:
         """`sides` ready for training; `advance` counts the texts that `count` announces."""
-        self.spell(_texts(run, sides), advance)
+        self.spell(_list_texts(run, sides), advance)
         return prepare(run, sides, self.vocabulary)
 
     def count(self, run: RunConfig, sides: Split) -> int:
         """How many different texts `sides` are."""
-        return len(set(_texts(run, sides)))
+        return len(set(_list_texts(run, sides)))
 
     def inspected(
         self, run: RunConfig, ready: Prepared, benchmarks: Mapping[str, Sequence[tuple[str, str]]]
     ) -> Inspection:
         """The audit of cases that are prepared; `benchmarks` holds (question, text) pairs by name."""
-        self.spell(texts_of(run.prompt, ready.train.cases))
+        self.spell(list_texts(run.prompt, ready.train.cases))
         limit = run.training.max_seq_tokens
         return inspect(
             run.prompt, ready.audit, limit, ready.train, ready.held_out, self.known, benchmarks
@@ -81,5 +80,5 @@ class Speller:
         return list(spelled.ids) if spelled is not None else self._plain.encode(text)
 
 
-def _texts(run: RunConfig, sides: Split) -> Iterator[str]:
-    return texts_of(run.prompt, [*sides.train, *sides.held_out])
+def _list_texts(run: RunConfig, sides: Split) -> Iterator[str]:
+    return list_texts(run.prompt, [*sides.train, *sides.held_out])

@@ -15,11 +15,11 @@ from importlib import metadata
 from pathlib import Path
 
 from medexp.config.schema import Device, RunConfig
-from medexp.data.encoding import Encoded
+from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
 from medexp.evaluation.record import CaseLoss
-from medexp.models.adapter_model import Weights
 from medexp.models.base_identity import config_digest, weights_digest
+from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.system.files import write_json
 
@@ -30,13 +30,13 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth
 
 
 @dataclass(frozen=True)
-class KnownBase:
+class BaselineCache:
     """`answers` is a JSONL file that grows as they come; losses lie whole in a file of their own."""
 
     answers: Path
     _losses: Path
 
-    def losses(self) -> list[CaseLoss] | None:
+    def load_losses(self) -> list[CaseLoss] | None:
         """The base's held-out losses, where they were measured before and can be read."""
         try:
             return [
@@ -45,33 +45,33 @@ class KnownBase:
         except (OSError, ValueError, TypeError):
             return None
 
-    def keep(self, losses: Sequence[CaseLoss]) -> None:
+    def store_losses(self, losses: Sequence[CaseLoss]) -> None:
         """Keep the base's held-out losses."""
         write_json(self._losses, [asdict(each) for each in losses])
 
 
-def known_base(run: RunConfig, weights: Weights, ready: Prepared) -> KnownBase | None:
+def open_baseline_cache(run: RunConfig, weights: Weights, ready: Prepared) -> BaselineCache | None:
     """Where the base of `run` is known, or will be, on the cases of `ready`; None with
     `evaluation.reuse_base=false`.
     """
     if not run.evaluation.reuse_base:
         return None
-    folder, base = Path(run.tracking.root or ".") / "base", _base(run, weights)
+    folder, base = Path(run.tracking.root or ".") / "base", _describe_base(run, weights)
     folder.mkdir(parents=True, exist_ok=True)
     asked = [*ready.prompts], run.evaluation.max_new_tokens
-    return KnownBase(
+    return BaselineCache(
         folder / f"answers-{_digest(base, asked)}.jsonl",
         folder
-        / f"losses-{_digest(base, run.prompt.completion, _cases(ready.held_out.encoded))}.json",
+        / f"losses-{_digest(base, run.prompt.completion, _case_tokens(ready.held_out.encoded))}.json",
     )
 
 
-def _base(run: RunConfig, weights: Weights) -> list[object]:
+def _describe_base(run: RunConfig, weights: Weights) -> list[object]:
     """All that makes the base say what it says."""
     hardware, on_card = run.hardware, run.hardware.device is Device.cuda
     return [
         VERSION,
-        weights.commit or _checkpoint(Path(weights.location)),
+        weights.commit or _describe_checkpoint(Path(weights.location)),
         run.model.quantisation.value,
         hardware.engine.value,
         hardware.dtype.value,
@@ -81,11 +81,11 @@ def _base(run: RunConfig, weights: Weights) -> list[object]:
     ]
 
 
-def _cases(cases: Sequence[Encoded]) -> list[object]:
+def _case_tokens(cases: Sequence[EncodedCase]) -> list[object]:
     return [[case.input_ids, case.labels] for case in cases]
 
 
-def _checkpoint(folder: Path) -> list[object]:
+def _describe_checkpoint(folder: Path) -> list[object]:
     """What a local checkpoint is, wherever it lies: what it holds, and that no file of it was
     written since, because the digest of the weights is of parts of them."""
     files = sorted(file for file in folder.iterdir() if file.is_file())

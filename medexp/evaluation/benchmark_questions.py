@@ -26,7 +26,7 @@ class ChoiceQuestion:
     right: int
 
 
-def questions(
+def parse_questions(
     benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], place: str
 ) -> list[ChoiceQuestion]:
     """The questions in `rows`, which are those of file `place`.
@@ -38,11 +38,12 @@ def questions(
     if benchmark in (Benchmark.medmcqa, Benchmark.mmlu_medical):
         _refuse_counted_from_1([row.get(_KEY[benchmark]) for row in rows], _KEY[benchmark], place)
     return [
-        _question(benchmark, row, f"row {number} of {place}") for number, row in enumerate(rows, 1)
+        _parse_question(benchmark, row, f"row {number} of {place}")
+        for number, row in enumerate(rows, 1)
     ]
 
 
-def _question(benchmark: Benchmark, row: Mapping[str, Any], place: str) -> ChoiceQuestion:
+def _parse_question(benchmark: Benchmark, row: Mapping[str, Any], place: str) -> ChoiceQuestion:
     try:
         found = _READ[benchmark](row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -20,7 +20,7 @@ from typing import Any
 from medexp.config.schema import Benchmark, Evaluation
 from medexp.errors import DataError, MachineError
 from medexp.evaluation.benchmark_questions import ChoiceQuestion
-from medexp.evaluation.record import Graded
+from medexp.evaluation.record import BenchmarkGrades
 from medexp.models.adapter_model import Tuned
 from medexp.system import hub
 
@@ -53,27 +53,31 @@ def check_installed() -> None:
         )
 
 
-def graded(tuned: Tuned, evaluation: Evaluation, local: Local) -> dict[str, Graded]:
+def grade_benchmarks(
+    tuned: Tuned, evaluation: Evaluation, local: Local
+) -> dict[str, BenchmarkGrades]:
     """For each benchmark asked for, by name: was each question answered right by the base, and with
     the adapter?
 
     Raises: DataError if a benchmark without a file cannot be downloaded from the Hub.
     """
     names = [each for each in Benchmark if each.value in evaluation.benchmarks or each in local]
-    with TemporaryDirectory() as folder, _quietly():
+    with TemporaryDirectory() as folder, _silence_harness():
         tasks = {
-            each: _local_task(each, local[each], Path(folder)) if each in local else ON_HUB[each]
+            each: _write_local_task(each, local[each], Path(folder))
+            if each in local
+            else ON_HUB[each]
             for each in names
         }
         harness = importlib.import_module("lm_eval")
         manager = importlib.import_module("lm_eval.tasks").TaskManager(include_path=folder)
         sides = [
-            _right(harness, manager, tuned, tasks, evaluation, as_base) for as_base in (True, False)
+            _grade(harness, manager, tuned, tasks, evaluation, as_base) for as_base in (True, False)
         ]
-    return {each.value: Graded(sides[0][each], sides[1][each]) for each in names}
+    return {each.value: BenchmarkGrades(sides[0][each], sides[1][each]) for each in names}
 
 
-def _local_task(
+def _write_local_task(
     benchmark: Benchmark, questions: Sequence[ChoiceQuestion], folder: Path
 ) -> Sequence[str]:
     """Write the questions and an lm-eval task over them; returns the task's name."""
@@ -97,7 +101,7 @@ def _local_task(
     return (name,)
 
 
-def _right(
+def _grade(
     harness: Any,
     manager: Any,
     tuned: Tuned,
@@ -139,7 +143,7 @@ def _right(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _silence_harness() -> Iterator[None]:
     """What lm-eval prints goes nowhere; its warnings are about tasks that are not asked for."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

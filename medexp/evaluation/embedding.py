@@ -55,7 +55,7 @@ class Embedder:
             self._known[text] = torch.nn.functional.normalize(mean, dim=0)
 
 
-def folder() -> Path:
+def find_model_dir() -> Path:
     """Where the model lies.
 
     Raises: ModelError if its package is not installed in the pinned version.
@@ -77,11 +77,11 @@ def folder() -> Path:
     return Path(str(config.locate())).resolve().parent
 
 
-def load(stack: Stack) -> Embedder:
+def load_embedder(stack: Stack) -> Embedder:
     """The sentence model in float32.
 
     Raises: ModelError if its package is not installed in the pinned version.
     """
-    where = str(folder())
+    where = str(find_model_dir())
     network = stack.transformers.AutoModel.from_pretrained(where)
     return Embedder(network.float().eval(), stack.transformers.AutoTokenizer.from_pretrained(where))

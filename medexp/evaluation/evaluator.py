@@ -1,299 +1,148 @@
-"""What train and evaluate do alike with a model that has an adapter: answer, measure losses, score,
-and keep what was found.
+"""What train and evaluate do alike with a model that has an adapter: have it answer, measure its
+losses, and score both.
 
-One way from answers to figures: `keep` writes the record to MLflow, and everything else it writes
-is computed from that record.
+One way from answers to figures: the record is written to MLflow, and everything else that is
+written there is computed from that record.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-from medexp.config.schema import Engine, Evaluation, Quantisation, RunConfig
-from medexp.data import answer_offsets as parts
+from medexp.config.schema import Evaluation, RunConfig
+from medexp.data import answer_offsets
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
-from medexp.evaluation import embedding, generation, scorecard
-from medexp.evaluation import judge as judging
-from medexp.evaluation.baseline_cache import KnownBase
-from medexp.evaluation.losses import case_losses
+from medexp.evaluation import embedding, generation, judge, scorecard
+from medexp.evaluation.baseline_cache import BaselineCache
+from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
-from medexp.evaluation.scorecard import Card
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import memory_guard as guard
-from medexp.models import weights
-from medexp.models.adapter_model import Tuned, Weights, vocabulary
+from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import Scorecard
+from medexp.models.adapter_model import Tuned
 from medexp.models.backend import Stack
-from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning import budget, planner
 from medexp.planning.memory_terms import Phase
-from medexp.reports import run_report as page
-from medexp.system import machine
-from medexp.system.console import DONE, NOTE, Screen
-from medexp.system.private_names import untested
-from medexp.system.units import figure
-from medexp.tracking.finished_run import RECORD
-from medexp.tracking.registry import REPORT
-from medexp.tracking.tracker import Tracker
-from medexp.training.resume import Workspace
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The training stack under its memory cap, and a run's weights and tokenizer, ready for the
-    model to be loaded.
-    """
-
-    meter: Meter
-    modules: Stack
-    weights: Weights
-    tokenizer: Any
-
-
-def opened(run: RunConfig, found: Weights, show: Screen) -> Opened:
-    """Import the stack, convert the embedded model where that was never done here, and load the
-    tokenizer of `found`.
-    """
-    for each in untested(libraries_of(run)):
-        show.say(each, NOTE)
-    with show.stage("loading the training stack"):
-        meter = guard.cap(run.hardware)
-        modules = stack.load(run.hardware, machine.cache_dir())
-    if found.gguf is not None:
-        with show.stage("converting the embedded model, once"):
-            found = weights.convert(found, run.model, modules)
-    return Opened(meter, modules, found, model.load_tokenizer(found, modules))
-
-
-def tuned(run: RunConfig, base: Opened, show: Screen) -> Tuned:
-    """The model of `run` with the adapter it starts from, under the ceiling."""
-    with (
-        show.stage(f"loading {run.model.name} and the adapter"),
-        memory_phase(Phase.always, "loading the model", base.meter),
-    ):
-        return model.load(run, base.weights, base.tokenizer, base.modules)
-
-
-def libraries_of(run: RunConfig) -> list[str]:
-    """The libraries whose insides `run` relies on."""
-    with_unsloth = ["unsloth", "unsloth_zoo"] if run.hardware.engine is Engine.unsloth else []
-    quantised = ["bitsandbytes"] if run.model.quantisation is not Quantisation.none else []
-    return [*with_unsloth, *quantised, "transformers", "mlflow"]
+from medexp.system.console import DONE, NOTE, Console
 
 
 @dataclass
-class Measured:
-    """A model under measurement: what is asked of it, and where its answers are kept until all have
-    come.
+class Evaluator:
+    """A model under measurement, and the held-out cases it is measured on.
+
+    `answers_file` says in which file the answers of "base" or "tuned" are kept as they come.
     """
 
-    run: RunConfig
-    show: Screen
-    work: Workspace
-    ready: Prepared
-    tuned: Tuned
+    config: RunConfig
+    console: Console
+    answers_file: Callable[[str], Path]
+    prepared: Prepared
+    model: Tuned
     meter: Meter
-    known: KnownBase | None
+    baseline: BaselineCache | None
 
-    def answers(self, base: bool) -> list[Answer]:
-        """The answers of the base, or with the adapter; those already kept are not made again."""
-        whose, count = "base" if base else "tuned", len(self.ready.prompts)
-        kept_in = self.known.answers if base and self.known else self.work.answers(whose)
-        kept = generation.kept(kept_in)
-        if len(kept) == count:
+    def generate_answers(self, base: bool) -> list[Answer]:
+        """Return the answers of the base, or with the adapter; those in the file are not made
+        again.
+        """
+        whose, count = "base" if base else "tuned", len(self.prepared.prompts)
+        file = self.baseline.answers if base and self.baseline else self.answers_file(whose)
+        answered = generation.read_answers(file)
+        if len(answered) == count:
             if count:
-                self.show.say(f"the {whose} model's {count} answers were made before", DONE)
-            return [kept[case] for case in range(count)]
-        # short questions in greater numbers, in the planned memory
-        if planner.is_planned(self.run):
-            may: Callable[[int, int], bool] = partial(budget.may_answer, self.run)
-        else:
-            may = generation.at_most(self.run.evaluation.batch_size)
-        label = (
-            f"answering {count} held-out question{'s' if count > 1 else ''} with the {whose} model"
-        )
+                self.console.info(f"the {whose} model's {count} answers were made before", DONE)
+            return [answered[case] for case in range(count)]
+        questions = f"{count} held-out question{'s' if count > 1 else ''}"
+        label = f"answering {questions} with the {whose} model"
         with (
             memory_phase(Phase.answering, label, self.meter),
-            self.show.counting(label, count) as advance,
+            self.console.progress(label, count) as advance,
         ):
-            return generation.answers(
-                self.tuned,
-                self.ready.prompts,
-                self.run.evaluation.max_new_tokens,
-                may,
-                kept_in=kept_in,
+            return generation.generate_answers(
+                self.model,
+                self.prepared.prompts,
+                self.config.evaluation.max_new_tokens,
+                self._batch_rule(),
+                answers_file=file,
                 base=base,
                 advance=advance,
             )
 
-    def base_losses(self) -> list[CaseLoss]:
-        """The base's loss of every held-out case, measured where no earlier run has done it."""
-        if self.known and (found := self.known.losses()) is not None:
-            self.show.say("the base's held-out losses were measured before", DONE)
-            return found
-        with self.show.stage("measuring the base's held-out loss"), self.tuned.as_base():
-            found = self.losses()
-        if self.known:
-            self.known.keep(found)
-        return found
+    def measure_base_losses(self) -> list[CaseLoss]:
+        """Return the base's loss of every held-out case, measured where no earlier run has done
+        it.
+        """
+        if self.baseline and (stored := self.baseline.load_losses()) is not None:
+            self.console.info("the base's held-out losses were measured before", DONE)
+            return stored
+        with self.console.status("measuring the base's held-out loss"), self.model.as_base():
+            losses = self.measure_losses()
+        if self.baseline:
+            self.baseline.store_losses(losses)
+        return losses
 
-    def losses(self) -> list[CaseLoss]:
-        """The loss of every held-out case with the adapter, its answer told apart."""
+    def measure_losses(self) -> list[CaseLoss]:
+        """Return the loss of every held-out case with the adapter, its answer told apart."""
         with memory_phase(Phase.evaluation, "measuring the held-out loss", self.meter):
-            return case_losses(
-                self.tuned,
-                self.ready.held_out.encoded,
-                self.run.evaluation.batch_size,
+            return measure_case_losses(
+                self.model,
+                self.prepared.held_out.encoded,
+                self.config.evaluation.batch_size,
                 self._answer_starts,
             )
 
-    def record(
+    def build_record(
         self,
         answers: tuple[list[Answer], list[Answer]],
         losses: tuple[list[CaseLoss], list[CaseLoss]],
     ) -> Record:
-        """All that was measured, before and after, and judged where a judge is asked for."""
-        record = record_of(
-            closes_reasoning(self.run.prompt),
-            self.ready.asked,
+        """Return all that was measured, (before, after), judged where a judge is asked for."""
+        record = build_record(
+            closes_reasoning(self.config.prompt),
+            self.prepared.asked,
             answers,
             losses,
-            self.ready.held_out.cases,
+            self.prepared.held_out.cases,
         )
-        return judged(record, self.run.evaluation, self.show)
+        return add_judgements(record, self.config.evaluation, self.console)
+
+    def _batch_rule(self) -> Callable[[int, int], bool]:
+        """Return whether so many questions, of so many tokens at most, go together."""
+        # A plan knows what its memory holds: short questions then go together in greater numbers.
+        if planner.is_planned(self.config):
+            return partial(budget.may_answer, self.config)
+        return generation.limit_batch_size(self.config.evaluation.batch_size)
 
     @cached_property
     def _answer_starts(self) -> list[int]:
-        held_out = self.ready.held_out
-        return parts.answer_starts(
-            self.run.prompt,
-            held_out.cases,
-            held_out.encoded,
-            vocabulary(self.tuned.tokenizer, self.run.prompt),
+        held_out, prompt = self.prepared.held_out, self.config.prompt
+        return answer_offsets.find_answer_starts(
+            prompt, held_out.cases, held_out.encoded, make_vocabulary(self.model.tokenizer, prompt)
         )
 
 
-def card(record: Record, evaluation: Evaluation, stack: Stack | None) -> Card:
-    """The scorecard of `record`, with what is recalled by meaning where `evaluation.embedding` asks
-    for it.
+def score_record(record: Record, evaluation: Evaluation, stack: Stack | None) -> Scorecard:
+    """Return the scorecard of `record`, with what is recalled by meaning where
+    `evaluation.embedding` asks for it.
     """
-    cosines = (
-        embedding.load(stack)
-        if stack is not None and evaluation.embedding and record.cases
-        else None
-    )
-    return scorecard.card(record, lexicon.load(), cosines)
+    has_embedder = stack is not None and evaluation.embedding and record.cases
+    cosines = embedding.load_embedder(stack) if has_embedder and stack is not None else None
+    return scorecard.build_scorecard(record, lexicon.load(), cosines)
 
 
-def judged(record: Record, evaluation: Evaluation, show: Screen) -> Record:
-    """`record` with the judgements of `evaluation.judge`, where one is asked for; what goes wrong
-    with it is said, and no more.
+def add_judgements(record: Record, evaluation: Evaluation, console: Console) -> Record:
+    """Return `record` with the judgements of `evaluation.judge`, where one is asked for.
+
+    A run never fails because of its judge: what goes wrong there is said, and no more.
     """
     if evaluation.judge.model is None or not record.cases:
         return record
-    with show.counting(f"asking the judge {evaluation.judge.model}", len(record.cases)) as advance:
-        found = judging.judged(evaluation.judge, record.cases, advance)
-    if found.failure:
-        show.say(f"{found.failure}; the run goes on without", NOTE)
-    return replace(record, judged=found)
-
-
-def keep(
-    tracker: Tracker, record: Record, found: Card, about: page.About, step: int, folder: Path
-) -> Path:
-    """Write record, metrics, tables and report.html to the run in MLflow; record and page also into
-    `folder`. Returns the page.
-    """
-    tracker.json(record.as_json(), RECORD)
-    tracker.metrics(step, found.metrics())
-    if record.judged is not None:
-        asked = [*record.judged.base, *record.judged.tuned]
-        cost = {
-            "tokens": sum(each.tokens for each in asked),
-            "dollars": sum(each.dollars for each in asked),
-        }
-        tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
-    if record.cases:
-        tracker.table(per_case(record, found), "evaluation/per_case.json")
-    rendered = page.render(record, found, about)
-    tracker.text(rendered, REPORT)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / REPORT
-    file.write_text(rendered, encoding="utf-8")
-    beside = folder / RECORD  # where it lies beside the adapter in MLflow, too
-    beside.parent.mkdir(exist_ok=True)
-    beside.write_text(json.dumps(record.as_json()), encoding="utf-8")
-    return file
-
-
-def per_case(record: Record, found: Card) -> Mapping[str, Sequence[object]]:
-    """A row for every answered case: its question, and every measure before and after."""
-    table: dict[str, list[object]] = {"question": [case.question for case in record.cases]}
-    for line in found.lines:
-        if line.comparison is not None and not line.measure.key.startswith("loss_"):
-            table[f"{line.measure.key}_before"] = [
-                each.values.get(line.measure.key) for each in found.before
-            ]
-            table[f"{line.measure.key}_after"] = [
-                each.values.get(line.measure.key) for each in found.after
-            ]
-    for side, scored in (("before", found.before), ("after", found.after)):
-        table[f"unsupported_{side}"] = [
-            "; ".join(f"{claim.kind}: {claim.text}" for claim in each.claims) for each in scored
-        ]
-        table[f"contradicting_{side}"] = [
-            "; ".join(f"{one.about}: {one.text}" for one in each.contradictions) for each in scored
-        ]
-    return table
-
-
-def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
-    """Rows for a table: benchmark, model, accuracy, and its two intervals."""
-    return [
-        (
-            name,
-            side,
-            f"{each.share:.3f} of {each.count}",
-            f"{each.wilson[0]:.3f} to {each.wilson[1]:.3f}",
-            f"{each.bootstrap[0]:.3f} to {each.bootstrap[1]:.3f}",
-        )
-        for name, side, each in scorecard.accuracies(record)
-    ]
-
-
-def show(screen: Screen, title: str, record: Record, found: Card) -> None:
-    """Print what was measured, a row a measure, and below it what was not and why."""
-    measured = [line for line in found.lines if line.comparison is not None]
-    rows = [
-        (
-            line.measure.title,
-            f"{figure(line.before)} -> {figure(line.after)}",
-            line.verdict,
-            page.interval(line),
-        )
-        for line in measured
-    ]
-    screen.table(title, ("measure", "before -> after", "verdict", "change [95 %]"), rows)
-    if record.benchmarks:
-        screen.table(
-            "Benchmarks",
-            ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"),
-            accuracy_rows(record),
-        )
-    for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
-        names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
-        screen.result(f"not measured: {names}: {why}", style="dim")
-
-
-def curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
-    """The loss curves of a training run, for `page.About`."""
-    return {
-        "training_loss": tracker.history("train/loss"),
-        "held_out_loss": tracker.history("eval/loss"),
-    }
+    label, count = f"asking the judge {evaluation.judge.model}", len(record.cases)
+    with console.progress(label, count) as advance:
+        judgements = judge.judge_cases(evaluation.judge, record.cases, advance)
+    if judgements.failure:
+        console.info(f"{judgements.failure}; the run goes on without", NOTE)
+    return replace(record, judged=judgements)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Engine
-from medexp.data.batching import fewest
+from medexp.data.batching import batch_into_fewest
 from medexp.evaluation.record import Answer
 from medexp.models.adapter_model import Tuned
 
@@ -28,12 +28,12 @@ class Sampling:
     seed: int
 
 
-def answers(
+def generate_answers(
     tuned: Tuned,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     may: Callable[[int, int], bool],
-    kept_in: Path,
+    answers_file: Path,
     base: bool,
     advance: Callable[[int], None],
 ) -> list[Answer]:
@@ -41,27 +41,29 @@ def answers(
     adapter.
 
     `may(questions, longest)` says whether so many questions, the longest of so many tokens, may be
-    answered together; one alone always may. `kept_in` is a JSONL file that grows batch by batch;
+    answered together; one alone always may. `answers_file` is a JSONL file that grows batch by batch;
     answers already in it are not made again. `advance` is told how many answers have come.
     """
-    known = kept(kept_in)
+    known = read_answers(answers_file)
     advance(len(known))
     missing = [case for case in range(len(prompts)) if case not in known]
-    for batch in fewest([len(prompts[case]) for case in missing], may):
+    for batch in batch_into_fewest([len(prompts[case]) for case in missing], may):
         cases = [missing[index] for index in batch]
-        for answer in _batch(tuned, cases, [prompts[case] for case in cases], max_new_tokens, base):
+        for answer in _answer_batch(
+            tuned, cases, [prompts[case] for case in cases], max_new_tokens, base
+        ):
             known[answer.case] = answer
-            _keep(answer, kept_in)
+            _append_answer(answer, answers_file)
         advance(len(cases))
     return [known[case] for case in range(len(prompts))]
 
 
-def at_most(batch_size: int) -> Callable[[int, int], bool]:
+def limit_batch_size(batch_size: int) -> Callable[[int, int], bool]:
     """Questions go together by their number alone, for `answers`."""
     return lambda questions, _longest: questions <= batch_size
 
 
-def kept(file: Path) -> dict[int, Answer]:
+def read_answers(file: Path) -> dict[int, Answer]:
     """The answers in `file` by their case, none where it does not exist."""
     found = []
     for line in (
@@ -74,7 +76,7 @@ def kept(file: Path) -> dict[int, Answer]:
     return {answer.case: answer for answer in found}
 
 
-def _keep(answer: Answer, file: Path) -> None:
+def _append_answer(answer: Answer, file: Path) -> None:
     """Add `answer` to `file`, on a line of its own also where the last one was cut off."""
     with file.open("ab+") as opened:
         if opened.tell():
@@ -87,7 +89,7 @@ def _keep(answer: Answer, file: Path) -> None:
         )
 
 
-def spoken(
+def generate_answer(
     tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, heard: Callable[[Answer], bool]
 ) -> Answer:
     """The answer to `prompt` (token ids) by the base (`base`) or with the adapter; greedy, the one
@@ -99,7 +101,7 @@ def spoken(
     import torch
 
     def listening(ids: Any, _scores: Any, **_: Any) -> Any:
-        stops = heard(_answer(0, ids[0, len(prompt) :].tolist(), tuned.tokenizer))
+        stops = heard(_decode_answer(0, ids[0, len(prompt) :].tolist(), tuned.tokenizer))
         return torch.full((1,), stops, dtype=torch.bool, device=ids.device)
 
     how: dict[str, Any] = {
@@ -114,25 +116,26 @@ def spoken(
             "top_p": sampling.top_p,
             "top_k": 0,
         }
-    return _answer(
-        0, _generated(tuned, [prompt], sampling.max_new_tokens, base, how)[0], tuned.tokenizer
+    return _decode_answer(
+        0, _generate(tuned, [prompt], sampling.max_new_tokens, base, how)[0], tuned.tokenizer
     )
 
 
-def _batch(
+def _answer_batch(
     tuned: Tuned,
     cases: Sequence[int],
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     base: bool,
 ) -> list[Answer]:
-    found = _generated(tuned, prompts, max_new_tokens, base, {"do_sample": False})
+    found = _generate(tuned, prompts, max_new_tokens, base, {"do_sample": False})
     return [
-        _answer(case, tokens, tuned.tokenizer) for case, tokens in zip(cases, found, strict=True)
+        _decode_answer(case, tokens, tuned.tokenizer)
+        for case, tokens in zip(cases, found, strict=True)
     ]
 
 
-def _generated(
+def _generate(
     tuned: Tuned,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
@@ -146,7 +149,7 @@ def _generated(
     longest = max(len(prompt) for prompt in prompts)
     ids = [[tokenizer.pad_token_id] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    with _inference(tuned), tuned.evaluating(), tuned.as_base() if base else nullcontext():
+    with _unsloth_inference(tuned), tuned.evaluating(), tuned.as_base() if base else nullcontext():
         output = network.generate(
             input_ids=torch.tensor(ids, device=tuned.device),
             attention_mask=torch.tensor(mask, device=tuned.device),
@@ -159,14 +162,14 @@ def _generated(
     return [row[longest:].tolist() for row in output]
 
 
-def _answer(case: int, tokens: list[int], tokenizer: Any) -> Answer:
+def _decode_answer(case: int, tokens: list[int], tokenizer: Any) -> Answer:
     ended = tokenizer.eos_token_id in tokens
     kept = tokens[: tokens.index(tokenizer.eos_token_id)] if ended else tokens
     return Answer(case, tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), ended)
 
 
 @contextmanager
-def _inference(tuned: Tuned) -> Iterator[None]:
+def _unsloth_inference(tuned: Tuned) -> Iterator[None]:
     """Unsloth swaps in its own generation kernels and has to be told to take them out again before
     training.
     """

@@ -14,33 +14,38 @@ from urllib.parse import urlsplit
 from medexp.config.schema import Judge
 from medexp.errors import first_line
 from medexp.evaluation.measures.words import answer_part
-from medexp.evaluation.record import Answered, Judged, Judgement
+from medexp.evaluation.record import AnsweredCase, Judgement, Judgements
 
 LOWEST, HIGHEST = 1, 5
 PATIENCE_S = 5  # to find out that nobody listens; MLflow's own retries take three minutes
 
 
-def judged(judge: Judge, cases: tuple[Answered, ...], advance: Callable[[int], None]) -> Judged:
+def judge_cases(
+    judge: Judge, cases: tuple[AnsweredCase, ...], advance: Callable[[int], None]
+) -> Judgements:
     """Judgements of both answers to every case, as far as the endpoint gave any; `advance` is told
     how many more there are.
     """
     assert judge.url is not None
-    if why := _unreachable(judge.url):
-        return Judged((), (), why)
-    ask = _judge(judge)
+    if why := _explain_unreachable(judge.url):
+        return Judgements((), (), why)
+    ask = _make_judge(judge)
     found: list[tuple[Judgement, Judgement]] = []
     try:
         for case in cases:
             found.append(
-                (_judgement(ask, case, case.base.text), _judgement(ask, case, case.tuned.text))
+                (
+                    _judge_answer(ask, case, case.base.text),
+                    _judge_answer(ask, case, case.tuned.text),
+                )
             )
             advance(1)
     except Exception as error:  # whatever a server may say, or MLflow about it
         why = f"the judge at {judge.url} failed after {len(found)} cases: {first_line(error)[:300]}"
-    return Judged(tuple(base for base, _ in found), tuple(tuned for _, tuned in found), why)
+    return Judgements(tuple(base for base, _ in found), tuple(tuned for _, tuned in found), why)
 
 
-def _unreachable(url: str) -> str:
+def _explain_unreachable(url: str) -> str:
     """Why nothing can be had from `url`, or nothing."""
     place = urlsplit(url)
     try:
@@ -53,7 +58,7 @@ def _unreachable(url: str) -> str:
     return ""
 
 
-def _judge(judge: Judge) -> Any:
+def _make_judge(judge: Judge) -> Any:
     from mlflow.genai.judges import make_judge
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -69,7 +74,7 @@ def _judge(judge: Judge) -> Any:
     )
 
 
-def _judgement(ask: Any, case: Answered, text: str) -> Judgement:
+def _judge_answer(ask: Any, case: AnsweredCase, text: str) -> Judgement:
     from mlflow.tracing.constant import AssessmentMetadataKey as Key
 
     feedback = ask(

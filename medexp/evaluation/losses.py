@@ -8,7 +8,7 @@ would take 1 GB for 2,048.
 
 from collections.abc import Sequence
 
-from medexp.data.encoding import IGNORED, Encoded
+from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.evaluation.record import CaseLoss, mean_loss
 from medexp.models.adapter_model import Tuned
 
@@ -16,14 +16,14 @@ from medexp.models.adapter_model import Tuned
 CHUNK_TOKENS = 256
 
 
-def held_out_loss(tuned: Tuned, cases: Sequence[Encoded], batch_size: int) -> float:
+def measure_mean_loss(tuned: Tuned, cases: Sequence[EncodedCase], batch_size: int) -> float:
     """Nats a labelled token over `cases`."""
-    return mean_loss(case_losses(tuned, cases, batch_size))
+    return mean_loss(measure_case_losses(tuned, cases, batch_size))
 
 
-def case_losses(
+def measure_case_losses(
     tuned: Tuned,
-    cases: Sequence[Encoded],
+    cases: Sequence[EncodedCase],
     batch_size: int,
     answer_starts: Sequence[int] | None = None,
 ) -> list[CaseLoss]:
@@ -40,15 +40,15 @@ def case_losses(
     with tuned.evaluating():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            losses = _batch_losses(
+            losses = _measure_batch(
                 tuned, [cases[index] for index in batch], [starts[index] for index in batch]
             )
             found |= zip(batch, losses, strict=True)
     return [found[index] for index in range(len(cases))]
 
 
-def _batch_losses(
-    tuned: Tuned, batch: Sequence[Encoded], answer_starts: Sequence[int]
+def _measure_batch(
+    tuned: Tuned, batch: Sequence[EncodedCase], answer_starts: Sequence[int]
 ) -> list[CaseLoss]:
     import torch
     from torch.nn.functional import cross_entropy

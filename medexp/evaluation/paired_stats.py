@@ -13,7 +13,7 @@ from statistics import NormalDist, fmean
 from medexp.evaluation.resampling import (
     bca_interval,
     detectable_change,
-    groups_needed,
+    min_groups_needed,
     sign_flip,
     standard_error,
 )
@@ -68,7 +68,7 @@ class Comparison:
 
         `comparisons` is how many the test is corrected for.
         """
-        return words if self.groups >= groups_needed(comparisons) else TOO_FEW
+        return words if self.groups >= min_groups_needed(comparisons) else TOO_FEW
 
     def detectable(self, comparisons: int = 1) -> float | None:
         """Return the smallest change that so many groups find with 80 % power, None if unknown.
@@ -94,7 +94,7 @@ class Comparison:
         return f"{self.interval()}, p {self.p_value:.2g}, {self.sample()}"
 
 
-def compare(
+def compare_pairs(
     before: Sequence[float],
     after: Sequence[float],
     weights: Sequence[float] | None = None,
@@ -147,7 +147,7 @@ class Proportion:
     bootstrap: tuple[float, float]
 
 
-def proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
+def estimate_proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
     """Return the share of True in `right` with its intervals.
 
     Raises: ValueError if there are none. Source: Wilson 1927, Probable inference; unlike share +-
@@ -172,7 +172,7 @@ def _wilson(share: float, number: int) -> tuple[float, float]:
     return (middle - spread) / scale, (middle + spread) / scale
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
     """Return every p adjusted for all of `p_values`, in their order.
 
     Called below 0.05, one such family in twenty has a false call.

@@ -60,7 +60,7 @@ def mean_loss(losses: Sequence[CaseLoss]) -> float:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredCase:
     """A held-out case and what the base and the tuned model said to its question."""
 
     question: str
@@ -76,7 +76,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Graded:
+class BenchmarkGrades:
     """The questions of a benchmark, in order: was each answered right by the base, and by the tuned
     model?
     """
@@ -98,7 +98,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgements:
     """Judgements of the first cases, in order, as many as were had; `failure` says why there are
     not more.
     """
@@ -115,11 +115,11 @@ class Record:
     records older than it); benchmarks by name, where any was run."""
 
     reasons: bool
-    cases: tuple[Answered, ...]
+    cases: tuple[AnsweredCase, ...]
     base_losses: tuple[CaseLoss, ...]
     tuned_losses: tuple[CaseLoss, ...]
-    benchmarks: Mapping[str, Graded] = field(default_factory=dict)
-    judged: Judged | None = None
+    benchmarks: Mapping[str, BenchmarkGrades] = field(default_factory=dict)
+    judged: Judgements | None = None
     held_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Record:
                     " without evaluate.rescore"
                 )
             cases = tuple(
-                Answered(**each | {whose: Answer(**each[whose]) for whose in ("base", "tuned")})
+                AnsweredCase(**each | {whose: Answer(**each[whose]) for whose in ("base", "tuned")})
                 for each in found["cases"]
             )
             losses = {
@@ -148,7 +148,7 @@ class Record:
                 for name in ("base_losses", "tuned_losses")
             }
             graded = {
-                name: Graded(*(tuple(each[side]) for side in ("base", "tuned")))
+                name: BenchmarkGrades(*(tuple(each[side]) for side in ("base", "tuned")))
                 for name, each in found["benchmarks"].items()
             }
             held_out = tuple(found["held_out"]) if "held_out" in found else ()
@@ -157,7 +157,7 @@ class Record:
                 cases,
                 **losses,
                 benchmarks=graded,
-                judged=_judged(found["judged"]),
+                judged=_parse_judgements(found["judged"]),
                 held_out=held_out,
             )
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
@@ -167,14 +167,14 @@ class Record:
             ) from error
 
 
-def _judged(found: Any) -> Judged | None:
+def _parse_judgements(found: Any) -> Judgements | None:
     if found is None:
         return None
     base, tuned = (tuple(Judgement(**each) for each in found[side]) for side in ("base", "tuned"))
-    return Judged(base, tuned, found["failure"])
+    return Judgements(base, tuned, found["failure"])
 
 
-def record_of(
+def build_record(
     reasons: bool,
     cases: Sequence[Case],
     answers: tuple[Sequence[Answer], Sequence[Answer]],
@@ -185,7 +185,7 @@ def record_of(
     the cases of `held_out`.
     """
     found = tuple(
-        Answered(case.question, case.answer, dict(case.extra), *pair)
+        AnsweredCase(case.question, case.answer, dict(case.extra), *pair)
         for case, *pair in zip(cases, *answers, strict=True)
     )
     return Record(

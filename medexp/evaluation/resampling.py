@@ -176,7 +176,7 @@ def detectable_change(
     return error * (reach + math.sqrt(reach**2 + leading * (chance**2 - reach**2))) / leading
 
 
-def groups_needed(comparisons: int, alpha: float = 0.05) -> int:
+def min_groups_needed(comparisons: int, alpha: float = 0.05) -> int:
     """Return the fewest groups whose least p, 2 / 2**groups, passes Holm's first step.
 
     `comparisons` is how many are corrected for.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
+from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
 from medexp.evaluation.measures.reference_recall import (
@@ -24,9 +25,14 @@ from medexp.evaluation.measures.reference_recall import (
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
-from medexp.evaluation.measures.words import answer_part, language, words
-from medexp.evaluation.paired_stats import Comparison, Proportion, compare, proportion
-from medexp.evaluation.record import Answer, Answered, CaseLoss, Record, mean_loss
+from medexp.evaluation.measures.words import answer_part, language
+from medexp.evaluation.paired_stats import (
+    Comparison,
+    Proportion,
+    compare_pairs,
+    estimate_proportion,
+)
+from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, mean_loss
 
 Cosines = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
 NO_CASES = "no held-out question was answered"
@@ -103,7 +109,7 @@ BY_KEY = {measure.key: measure for measure in MEASURES}
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredAnswer:
     """One answer: its value of every measure (None where it has none), and the places in it that
     count against it.
     """
@@ -114,7 +120,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Line:
+class MeasureResult:
     """A measure over all cases: before, after and the paired comparison, or the reason why there is
     none.
     """
@@ -142,14 +148,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Card:
+class Scorecard:
     """All measures, in the order of MEASURES, and both answers of every case as scored."""
 
-    lines: tuple[Line, ...]
-    before: tuple[Scored, ...]
-    after: tuple[Scored, ...]
+    lines: tuple[MeasureResult, ...]
+    before: tuple[ScoredAnswer, ...]
+    after: tuple[ScoredAnswer, ...]
 
-    def line(self, key: str) -> Line:
+    def line(self, key: str) -> MeasureResult:
         """The line of measure `key`."""
         return next(each for each in self.lines if each.measure.key == key)
 
@@ -164,29 +170,33 @@ class Card:
         return values
 
 
-def card(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Card:
+def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
     """The scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
     before = tuple(
-        score(each, each.base, record.reasons, lexicon, cosines) for each in record.cases
+        score_answer(each, each.base, record.reasons, lexicon, cosines) for each in record.cases
     )
     after = tuple(
-        score(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases
+        score_answer(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases
     )
     losses = {line.measure.key: line for line in _loss_lines(record)}
     lines = [losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES]
-    return Card((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
+    return Scorecard((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
 
 
-def score(
-    case: Answered, answer: Answer, reasons: bool, lexicon: Lexicon, cosines: Cosines | None = None
-) -> Scored:
+def score_answer(
+    case: AnsweredCase,
+    answer: Answer,
+    reasons: bool,
+    lexicon: Lexicon,
+    cosines: Cosines | None = None,
+) -> ScoredAnswer:
     """All measures of `answer` to `case`."""
     text, built = answer.text, structure(answer.text)
     is_english = language(case.question) in ("en", None) and language(case.reference) in (
         "en",
         None,
     )
-    count = len(words(answer_part(text)))
+    count = len(split_words(answer_part(text)))
     claims, against = _against(case, text, lexicon) if is_english else ((), ())
     same = same_language(text, case.question)
     values: dict[str, float | None] = {
@@ -201,11 +211,11 @@ def score(
         "words": float(count),
     }
     content = _content(case, text, lexicon, cosines) if is_english else {}
-    return Scored(values | content, claims, against)
+    return ScoredAnswer(values | content, claims, against)
 
 
 def _against(
-    case: Answered, text: str, lexicon: Lexicon
+    case: AnsweredCase, text: str, lexicon: Lexicon
 ) -> tuple[tuple[Claim, ...], tuple[Contradiction, ...]]:
     known = evidence(case.question, case.reference, lexicon)
     return tuple(unsupported(text, known, lexicon)), tuple(
@@ -214,7 +224,7 @@ def _against(
 
 
 def _content(
-    case: Answered, text: str, lexicon: Lexicon, cosines: Cosines | None
+    case: AnsweredCase, text: str, lexicon: Lexicon, cosines: Cosines | None
 ) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     if names := _names(case.extra):
@@ -243,23 +253,25 @@ def _listed(cell: str) -> list[str]:
     return [name for item in items if (name := str(item).strip())]
 
 
-def _line(measure: Measure, before: Sequence[Scored], after: Sequence[Scored]) -> Line:
+def _line(
+    measure: Measure, before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]
+) -> MeasureResult:
     both = [
         (early.values.get(measure.key), late.values.get(measure.key))
         for early, late in zip(before, after, strict=True)
     ]
     pairs = [(early, late) for early, late in both if early is not None and late is not None]
     if not pairs:
-        return Line(measure, missing=measure.missing or NO_CASES if both else NO_CASES)
+        return MeasureResult(measure, missing=measure.missing or NO_CASES if both else NO_CASES)
     return _compared(measure, [early for early, _ in pairs], [late for _, late in pairs])
 
 
-def _compared(measure: Measure, before: Sequence[float], after: Sequence[float]) -> Line:
-    comparison = compare(before, after)
-    return Line(measure, comparison.before, comparison.after, comparison)
+def _compared(measure: Measure, before: Sequence[float], after: Sequence[float]) -> MeasureResult:
+    comparison = compare_pairs(before, after)
+    return MeasureResult(measure, comparison.before, comparison.after, comparison)
 
 
-def _loss_lines(record: Record) -> list[Line]:
+def _loss_lines(record: Record) -> list[MeasureResult]:
     parts: dict[str, Callable[[CaseLoss], CaseLoss]] = {
         "loss_completion": lambda loss: loss,
         "loss_reasoning": lambda loss: loss.reasoning,
@@ -269,7 +281,7 @@ def _loss_lines(record: Record) -> list[Line]:
             for key, part in parts.items()]  # fmt: skip
 
 
-def _judge_line(record: Record) -> list[Line]:
+def _judge_line(record: Record) -> list[MeasureResult]:
     if record.judged is None:
         return []
     measure = Measure("judge", "judge (1 to 5)", 1)
@@ -279,11 +291,11 @@ def _judge_line(record: Record) -> list[Line]:
     ]
     marked = [(base, tuned) for base, tuned in pairs if base is not None and tuned is not None]
     if not marked:
-        return [Line(measure, missing=record.judged.failure or "the judge gave no mark")]
+        return [MeasureResult(measure, missing=record.judged.failure or "the judge gave no mark")]
     return [_compared(measure, [base for base, _ in marked], [tuned for _, tuned in marked])]
 
 
-def _benchmark_lines(record: Record) -> list[Line]:
+def _benchmark_lines(record: Record) -> list[MeasureResult]:
     found = []
     for name, graded in record.benchmarks.items():
         measure = Measure(f"benchmark_{name}", f"{BENCHMARKS.get(name, name)}, accuracy", 1)
@@ -300,23 +312,25 @@ def _benchmark_lines(record: Record) -> list[Line]:
 def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
     """Each benchmark's title, side (base, tuned) and accuracy with its two intervals."""
     return [
-        (BENCHMARKS.get(name, name), side, proportion(right))
+        (BENCHMARKS.get(name, name), side, estimate_proportion(right))
         for name, graded in record.benchmarks.items()
         for side, right in (("base", graded.base), ("tuned", graded.tuned))
     ]
 
 
-def _loss_line(measure: Measure, before: Sequence[CaseLoss], after: Sequence[CaseLoss]) -> Line:
+def _loss_line(
+    measure: Measure, before: Sequence[CaseLoss], after: Sequence[CaseLoss]
+) -> MeasureResult:
     """Every token counts the same in before, after, change and interval; the sign test counts
     cases.
     """
     if not before or not all(loss.tokens for loss in before):
-        return Line(measure, missing=measure.missing or "no held-out losses were measured")
+        return MeasureResult(measure, missing=measure.missing or "no held-out losses were measured")
     tokens = [loss.tokens for loss in after]
-    compared = compare(
+    compared = compare_pairs(
         [loss.per_token for loss in before], [loss.per_token for loss in after], tokens
     )
-    return Line(measure, mean_loss(before), mean_loss(after), compared)
+    return MeasureResult(measure, mean_loss(before), mean_loss(after), compared)
 
 
 def _metrics(key: str, before: float, after: float, compared: Comparison) -> dict[str, float]:

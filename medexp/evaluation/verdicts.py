@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from medexp.evaluation.paired_stats import Comparison, holm
+from medexp.evaluation.paired_stats import Comparison, adjust_holm
 
 # A harm is called on weaker evidence than a gain: a missed one costs a patient, a false one a look.
 HARM_LEVEL = 0.1
@@ -64,7 +64,7 @@ def give_verdicts(changes: Mapping[str, MeasuredChange]) -> dict[str, Verdict]:
     """Return the verdict of every measure of `changes`; p is adjusted over the primary ones."""
     primary = [key for key, change in changes.items() if change.role is Role.primary]
     adjusted = dict(
-        zip(primary, holm([changes[key].comparison.p_value for key in primary]), strict=True)
+        zip(primary, adjust_holm([changes[key].comparison.p_value for key in primary]), strict=True)
     )
     verdicts: dict[str, Verdict] = {}
     for key, change in changes.items():

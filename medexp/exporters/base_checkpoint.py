@@ -16,11 +16,11 @@ from medexp.errors import ModelError
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _NF4 = ".quant_state.bitsandbytes__nf4"
-_PARTS_OF_NF4 = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map", _NF4)
+_NF4_SUFFIXES = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map", _NF4)
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorInfo:
     """A tensor of the model: its name, its shape as the network sees it, and the file that holds
     it.
     """
@@ -39,7 +39,7 @@ class Tensor:
         return count
 
 
-class Checkpoint:
+class BaseCheckpoint:
     """The weights in `folder`. `bitsandbytes` is called for where they are NF4.
 
     Raises: ModelError if there are no safetensors files, or they are quantised otherwise.
@@ -78,7 +78,7 @@ class Checkpoint:
             keys = [
                 key
                 for key in file.keys()  # noqa: SIM118
-                if key.startswith(f"{name}.") and key.endswith(_PARTS_OF_NF4)
+                if key.startswith(f"{name}.") and key.endswith(_NF4_SUFFIXES)
             ]
             return self._dequantised(
                 stored, {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys}
@@ -89,15 +89,15 @@ class Checkpoint:
         state = functional.QuantState.from_dict(parts, device="cpu")
         return functional.dequantize_4bit(stored, state)
 
-    def _read(self) -> Mapping[str, Tensor]:
+    def _read(self) -> Mapping[str, TensorInfo]:
         from safetensors import safe_open
 
-        found: dict[str, Tensor] = {}
+        found: dict[str, TensorInfo] = {}
         for path in self._files:
             with safe_open(path, framework="np") as file:
                 keys = set(file.keys())
                 for name in sorted(keys):
-                    if name.endswith(_PARTS_OF_NF4):
+                    if name.endswith(_NF4_SUFFIXES):
                         continue
                     is_nf4 = f"{name}{_NF4}" in keys
                     shape = (
@@ -105,7 +105,7 @@ class Checkpoint:
                         if is_nf4
                         else file.get_slice(name).get_shape()
                     )
-                    found[name] = Tensor(name, tuple(shape), path, is_nf4)
+                    found[name] = TensorInfo(name, tuple(shape), path, is_nf4)
         if self.is_tied:
             found.pop("lm_head.weight", None)
         return found
@@ -119,7 +119,7 @@ class Checkpoint:
             else {_SINGLE}
         )
         files = [self.folder / name for name in sorted(names)]
-        if missing := [each.name for each in files if not each.is_file()]:
+        if missing := [file.name for file in files if not file.is_file()]:
             raise ModelError(
                 f"{self.folder} has no {', '.join(missing)}; only safetensors checkpoints are"
                 " exported"

@@ -1,7 +1,7 @@
 """The run's own prompt in the languages of those who serve it: Jinja for Transformers, vLLM and
 llama.cpp, Go's for Ollama.
 
-Both render a user's message as `data.prompts.ask` renders a question, byte for byte, so a served
+Both render_case a user's message as `data.prompts.render_question` renders a question, byte for byte, so a served
 model sees what it was trained on. BOS is a token: the Jinja template writes it (chat endpoints add
 none), the Go template leaves it to the GGUF's add_bos_token. Earlier turns of a conversation are
 rendered as training texts: prompt, answer, EOS.
@@ -12,52 +12,54 @@ from collections.abc import Mapping, Sequence
 
 from medexp.config.schema import Prompt
 
-_PLACE = "{question}"
+_QUESTION_FIELD = "{question}"
 # what Go would read as an action, and what a Modelfile would not keep
 _GO_MARKS = re.compile(r'\{\{|\r|"""|"\Z')
 _NO_SYSTEM = "this model was trained without system messages: put everything into the user message"
 
 
-def around(prompt: Prompt) -> tuple[str, str]:
+def split_prompt(prompt: Prompt) -> tuple[str, str]:
     """What stands before and after the question."""
-    before, _, after = prompt.question.partition(_PLACE)
+    before, _, after = prompt.question.partition(_QUESTION_FIELD)
     return before, after
 
 
-def jinja(prompt: Prompt) -> str:
+def render_jinja_template(prompt: Prompt) -> str:
     """A chat template: a user message is a question, an assistant message an answer that ended.
     Refuses system messages.
     """
-    before, after = map(_jinja_literal, around(prompt))
+    before, after = map(_quote_for_jinja, split_prompt(prompt))
     user = f"{{{{ {before} + message['content'] + {after} }}}}"
     return (
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user'"
         f" %}}{user}{{% elif message['role'] == 'assistant' %}}{{{{ message['content'] + eos_token"
-        f" }}}}{{% else %}}{{{{ raise_exception({_jinja_literal(_NO_SYSTEM)}) }}}}{{% endif %}}{{%"
+        f" }}}}{{% else %}}{{{{ raise_exception({_quote_for_jinja(_NO_SYSTEM)}) }}}}{{% endif %}}{{%"
         " endfor %}"
     )
 
 
-def _jinja_literal(text: str) -> str:
+def _quote_for_jinja(text: str) -> str:
     """`text` as a string literal that both Jinja and llama.cpp's reader of it understand."""
     escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return "'" + "".join(escapes.get(letter, letter) for letter in text) + "'"
 
 
-def go(prompt: Prompt, eos: str) -> str:
+def render_go_template(prompt: Prompt, eos: str) -> str:
     """The TEMPLATE of a Modelfile: `.Prompt` is the question; what follows `.Response` is only
     rendered for earlier turns.
     """
-    before, after = (_GO_MARKS.sub(_go_literal, text) for text in around(prompt))
-    return f"{before}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}{_GO_MARKS.sub(_go_literal, eos)}"
+    before, after = (_GO_MARKS.sub(_escape_for_go, text) for text in split_prompt(prompt))
+    return (
+        f"{before}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}{_GO_MARKS.sub(_escape_for_go, eos)}"
+    )
 
 
-def _go_literal(match: re.Match[str]) -> str:
+def _escape_for_go(match: re.Match[str]) -> str:
     quoted = match[0].replace('"', '\\"').replace("\r", "\\r")
     return f'{{{{ "{quoted}" }}}}'
 
 
-def modelfile(
+def render_modelfile(
     gguf_name: str,
     template: str,
     parameters: Sequence[tuple[str, object]],
@@ -70,15 +72,15 @@ def modelfile(
     Source: Ollama's Modelfile reference; everything between three double quotes is kept as it is.
     """
     lines = [
-        *(f"# {each}" for each in comments),
+        *(f"# {comment}" for comment in comments),
         f"FROM ./{gguf_name}",
         f'TEMPLATE """{template}"""',
     ]
-    lines += [f"PARAMETER {name} {_parameter(value)}" for name, value in parameters]
+    lines += [f"PARAMETER {name} {_format_parameter(value)}" for name, value in parameters]
     return "\n".join([*lines, f'LICENSE """{licence}"""']) + "\n"
 
 
-def _parameter(value: object) -> str:
+def _format_parameter(value: object) -> str:
     return (
         f'"{value}"'
         if isinstance(value, str)
@@ -88,7 +90,7 @@ def _parameter(value: object) -> str:
     )
 
 
-def ollama_parameters(
+def make_ollama_parameters(
     stops: Sequence[str], num_ctx: int, num_predict: int
 ) -> list[tuple[str, object]]:
     """Greedy answers of at most `num_predict` tokens, as the run's own were measured. Ollama's

@@ -18,10 +18,12 @@ from medexp.config.command_options import GgufType
 from medexp.config.schema import Family, ModelShape
 from medexp.errors import ModelError, listing
 from medexp.exporters import tokenizer_files
-from medexp.exporters.merge import Merged
+from medexp.exporters.merge import MergedWeights
 
-WRITTEN_HERE = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
-_BLOCK = 32  # numbers of a row that share a scale in q8_0; a row that is not a multiple stays f16
+SUPPORTED_TYPES = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
+_Q8_0_BLOCK = (
+    32  # numbers of a row that share a scale in q8_0; a row that is not a multiple stays f16
+)
 
 # A text that tells splitting rules apart, and the SHA-256 of its tokens for the rules of the
 # tokenizers in conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
@@ -32,7 +34,7 @@ _PROBE = (
     " ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure"
     " I'll make it, 'D you like some tea? We'Ve a'lL"
 )
-_RULES = {
+_PRE_TOKENIZERS = {
     "0ef9807a4087ebef797fc749390439009c3b9eda9ad1a097abbe738f486c01e5": "llama-bpe",
     "e636dc30a262dcc0d8c323492e32ae2b70728f4df7dfe9737d9f920a282b8aea": "qwen2",
     "855059429035d75a914d1eda9f10a876752e281a054a7a3d421ef0533e5b6249": "smollm",
@@ -42,7 +44,7 @@ _RULES = {
 
 
 @dataclass(frozen=True)
-class About:
+class GgufMetadata:
     """What the file says of itself beside its weights."""
 
     name: str
@@ -50,7 +52,7 @@ class About:
     shape: ModelShape
 
 
-def splitting_rule(tokenizer_folder: Path) -> str:
+def find_pre_tokenizer(tokenizer_folder: Path) -> str:
     """llama.cpp's name for how the tokenizer in the folder splits text before BPE.
 
     Raises: ModelError if it is none that is known here.
@@ -59,27 +61,29 @@ def splitting_rule(tokenizer_folder: Path) -> str:
 
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     plain = tokenizer.encode(_PROBE, add_special_tokens=False).ids
-    bos = tokenizer.token_to_id(tokenizer_files.special(tokenizer_folder, "bos_token") or "")
+    bos = tokenizer.token_to_id(
+        tokenizer_files.read_special_token(tokenizer_folder, "bos_token") or ""
+    )
     for ids in (tokenizer.encode(_PROBE).ids, plain, [bos, *plain]):
-        rule = _RULES.get(hashlib.sha256(str(ids).encode()).hexdigest())
+        rule = _PRE_TOKENIZERS.get(hashlib.sha256(str(ids).encode()).hexdigest())
         if rule is not None:
             return rule
     raise ModelError(
         f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no"
-        f" GGUF can be written for it (known are {listing(_RULES.values())}); export to=merged and"
+        f" GGUF can be written for it (known are {listing(_PRE_TOKENIZERS.values())}); export to=merged and"
         " convert that with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
-def file_bytes(merged: Merged, kind: GgufType) -> int:
+def estimate_file_bytes(merged: MergedWeights, kind: GgufType) -> int:
     """What the tensors take in the file."""
-    return sum(_stored(merged.shape(name), kind)[1] for name in merged.names)
+    return sum(_choose_storage(merged.shape(name), kind)[1] for name in merged.names)
 
 
-def write(
-    merged: Merged,
+def write_gguf(
+    merged: MergedWeights,
     tokenizer_folder: Path,
-    about: About,
+    about: GgufMetadata,
     kind: GgufType,
     file: Path,
     advance: Callable[[int], None],
@@ -96,14 +100,14 @@ def write(
     try:
         _add_hyperparameters(writer, merged.base.config, about, kind)
         _add_tokenizer(writer, tokenizer_folder, about.shape.vocab)
-        extra = _rope_factors(merged.base.config, about.shape)
+        extra = _compute_rope_factors(merged.base.config, about.shape)
         if extra:
             writer.add_tensor_info(
                 "rope_freqs.weight", (len(extra),), np.dtype(np.float32), 4 * len(extra)
             )
-        names = _names(merged, about.shape)
+        names = _map_tensor_names(merged, about.shape)
         for name, there in names.items():
-            stored, size = _stored(merged.shape(name), kind)
+            stored, size = _choose_storage(merged.shape(name), kind)
             writer.add_tensor_info(
                 there,
                 _storage_shape(merged.shape(name), stored),
@@ -117,18 +121,18 @@ def write(
         if extra:
             writer.write_tensor_data(np.array(extra, dtype=np.float32))
         for name in names:
-            writer.write_tensor_data(_data(merged, name, about.shape, kind))
+            writer.write_tensor_data(_encode_tensor(merged, name, about.shape, kind))
             advance(1)
     finally:
         writer.close()
 
 
 def _add_hyperparameters(
-    writer: Any, config: Mapping[str, Any], about: About, kind: GgufType
+    writer: Any, config: Mapping[str, Any], about: GgufMetadata, kind: GgufType
 ) -> None:
     import gguf
 
-    shape, rope = about.shape, _rope(config)
+    shape, rope = about.shape, _read_rope_parameters(config)
     writer.add_type("model")
     writer.add_name(about.name)
     writer.add_license(about.licence)
@@ -148,7 +152,7 @@ def _add_hyperparameters(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary embeddings as Transformers 5 writes them; before, theta stood apart.
 
     Raises: ModelError for a scaling that is not written here.
@@ -165,13 +169,13 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"rope_type": kind}
 
 
-def _rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
+def _compute_rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
     """What llama.cpp divides each rotary frequency by; empty where none is scaled.
 
     Source: Llama 3.1's own scaling, as in transformers.modeling_rope_utils and llama.cpp's
         converter.
     """
-    rope = _rope(config)
+    rope = _read_rope_parameters(config)
     if rope["rope_type"] != "llama3":
         return []
     old, low, high = (
@@ -191,8 +195,8 @@ def _rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
 def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
     import gguf
 
-    rule = splitting_rule(folder)
-    tokens, kinds = _vocabulary(
+    rule = find_pre_tokenizer(folder)
+    tokens, kinds = _build_vocabulary(
         json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")), vocab
     )
     writer.add_tokenizer_model("gpt2")
@@ -201,14 +205,14 @@ def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
     writer.add_token_types(kinds)
     special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=vocab)
     for name in ("bos", "eos", "pad"):
-        if (token := tokenizer_files.special(folder, f"{name}_token")) in tokens:
+        if (token := tokenizer_files.read_special_token(folder, f"{name}_token")) in tokens:
             special.special_token_ids[name] = tokens.index(token)
     # every training text began with one
     special.add_special_token = {"bos": "bos" in special.special_token_ids, "eos": False}
     special.add_to_gguf(writer, quiet=True)
 
 
-def _vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
+def _build_vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
     """Every token by its id, and its kind: control tokens are never read from plain text,
     user-defined ones are.
     """
@@ -224,7 +228,7 @@ def _vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], lis
     for token, number in tokenizer["model"]["vocab"].items():
         tokens[number], kinds[number] = token, int(gguf.TokenType.NORMAL)
     for added in tokenizer["added_tokens"]:
-        is_control = added["special"] or _looks_special(added["content"])
+        is_control = added["special"] or _is_control_token(added["content"])
         tokens[added["id"]] = added["content"]
         kinds[added["id"]] = int(
             gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED
@@ -232,7 +236,7 @@ def _vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], lis
     return tokens, kinds
 
 
-def _looks_special(token: str) -> bool:
+def _is_control_token(token: str) -> bool:
     """As llama.cpp's converter decides it."""
     marked = (token.startswith("<|") and token.endswith("|>")) or (
         token.startswith("<｜") and token.endswith("｜>")
@@ -240,7 +244,7 @@ def _looks_special(token: str) -> bool:
     return marked or token in ("<pad>", "<mask>")
 
 
-def _names(merged: Merged, shape: ModelShape) -> dict[str, str]:
+def _map_tensor_names(merged: MergedWeights, shape: ModelShape) -> dict[str, str]:
     """The name in a GGUF of every tensor."""
     import gguf
 
@@ -254,14 +258,14 @@ def _names(merged: Merged, shape: ModelShape) -> dict[str, str]:
     return {name: there for name, there in found.items() if there is not None}
 
 
-def _stored(shape: Sequence[int], kind: GgufType) -> tuple[Any, int]:
+def _choose_storage(shape: Sequence[int], kind: GgufType) -> tuple[Any, int]:
     """The GGML type of a tensor of `shape`, and its bytes. Norms and biases stay in float32."""
     import gguf
 
-    wanted = gguf.GGMLQuantizationType[kind.name.upper() if kind in WRITTEN_HERE else "F16"]
+    wanted = gguf.GGMLQuantizationType[kind.name.upper() if kind in SUPPORTED_TYPES else "F16"]
     if len(shape) == 1:
         wanted = gguf.GGMLQuantizationType.F32
-    elif wanted is gguf.GGMLQuantizationType.Q8_0 and shape[-1] % _BLOCK:
+    elif wanted is gguf.GGMLQuantizationType.Q8_0 and shape[-1] % _Q8_0_BLOCK:
         wanted = gguf.GGMLQuantizationType.F16
     block, size = gguf.GGML_QUANT_SIZES[wanted]
     return wanted, math.prod(shape) // block * size
@@ -282,18 +286,18 @@ def _numpy_type(stored: Any) -> Any:
     return np.dtype({"F32": np.float32, "F16": np.float16}.get(stored.name, np.uint8))
 
 
-def _data(merged: Merged, name: str, shape: ModelShape, kind: GgufType) -> Any:
+def _encode_tensor(merged: MergedWeights, name: str, shape: ModelShape, kind: GgufType) -> Any:
     import gguf
 
     values = merged.tensor(name).float().numpy()
     if shape.family is Family.llama and name.endswith((".q_proj.weight", ".q_proj.bias")):
-        values = _interleaved(values, shape.heads)
+        values = _permute_rows(values, shape.heads)
     elif shape.family is Family.llama and name.endswith((".k_proj.weight", ".k_proj.bias")):
-        values = _interleaved(values, shape.kv_heads)
-    return gguf.quants.quantize(values, _stored(merged.shape(name), kind)[0])
+        values = _permute_rows(values, shape.kv_heads)
+    return gguf.quants.quantize(values, _choose_storage(merged.shape(name), kind)[0])
 
 
-def _interleaved(values: Any, heads: int) -> Any:
+def _permute_rows(values: Any, heads: int) -> Any:
     """Rows of each head from halves to neighbours: llama.cpp rotates pairs that lie side by side
     for this architecture.
     """

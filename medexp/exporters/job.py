@@ -13,32 +13,36 @@ from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Record
-from medexp.exporters import chat_template as templates
+from medexp.exporters import (
+    chat_template,
+    merge,
+    model_card,
+    output_folder,
+    quantizer,
+    serve_script,
+    tokenizer_files,
+)
 from medexp.exporters import gguf as gguf_file
-from medexp.exporters import merge, tokenizer_files
-from medexp.exporters import model_card as card
-from medexp.exporters import output_folder as folder
-from medexp.exporters import quantizer as quantiser
-from medexp.exporters import serve_script as serving
-from medexp.exporters.base_checkpoint import Checkpoint
-from medexp.exporters.gguf import WRITTEN_HERE
-from medexp.exporters.merge import Merged
-from medexp.exporters.serve_script import Served
+from medexp.exporters.base_checkpoint import BaseCheckpoint
+from medexp.exporters.gguf import SUPPORTED_TYPES
+from medexp.exporters.merge import MergedWeights
+from medexp.exporters.serve_script import ServeSettings
 from medexp.models import adapter_files as artifact
 from medexp.models import backend as stack
 from medexp.models import base_identity, weights
 from medexp.models.base_identity import BaseIdentity
-from medexp.reports import run_report as page
+from medexp.reports.page_template import format_interval
 from medexp.system import hub
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import NOTE, Console
 from medexp.system.units import figure
-from medexp.tracking.finished_run import RECORD, FinishedRun
+from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG, ADAPTER_WEIGHTS, RECORD
+from medexp.tracking.finished_run import FinishedRun
 
-GGUF = (ExportTo.gguf, ExportTo.ollama)
+GGUF_TARGETS = (ExportTo.gguf, ExportTo.ollama)
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """An export under way: what was asked, of which run, and where it goes."""
 
     run: RunConfig
@@ -46,7 +50,7 @@ class Job:
     subject: FinishedRun
     adapter: Path
     target: Path
-    show: Screen
+    console: Console
 
     @property
     def name(self) -> str:
@@ -66,12 +70,12 @@ class Job:
         )
 
     @property
-    def served(self) -> Served:
+    def served(self) -> ServeSettings:
         """How it is served: room for the longest text it was trained on and a whole answer after
         it.
         """
         context = self.run.training.max_seq_tokens + self.run.evaluation.max_new_tokens
-        return Served(self.name, context, self.options.dtype.value)
+        return ServeSettings(self.name, context, self.options.dtype.value)
 
     @property
     def merges(self) -> bool:
@@ -85,20 +89,20 @@ class Job:
     @property
     def not_over_base(self) -> str | None:
         """Why vLLM cannot serve the adapter over its base."""
-        return serving.vllm_refuses(
+        return serve_script.find_vllm_obstacle(
             self.run.lora.r, self.run.lora.dora, self.run.lora.bias is not Bias.none
         )
 
     @cached_property
-    def merged(self) -> Merged:
+    def merged(self) -> MergedWeights:
         """Base and adapter, opened but not read."""
         found = weights.find(self.run.model)
         if note := artifact.check_adapter(
             self.adapter, self.run.lora, self.run.model, found, "run"
         ):
-            self.show.say(note, NOTE)
+            self.console.info(note, NOTE)
         if found.gguf is not None:
-            with self.show.stage("converting the embedded model, once"):
+            with self.console.status("converting the embedded model, once"):
                 found = weights.convert(
                     found, self.run.model, stack.load_transformers(self.run.hardware)
                 )
@@ -107,105 +111,122 @@ class Job:
             if Path(found.location).is_absolute()
             else hub.download(found.location, found.commit)
         )
-        return Merged(Checkpoint(place, stack.load_bitsandbytes), self.adapter)
+        return MergedWeights(BaseCheckpoint(place, stack.load_bitsandbytes), self.adapter)
 
 
-def write(job: Job, place: Path) -> None:
+def write_export(job: ExportJob, place: Path) -> None:
     """Everything that the export consists of, into `place`."""
     to, prompt = job.options.to, job.run.prompt
-    tokenizer_files.copy(job.adapter, place, templates.jinja(prompt))
-    if to in GGUF:
+    tokenizer_files.copy_tokenizer(job.adapter, place, chat_template.render_jinja_template(prompt))
+    if to in GGUF_TARGETS:
         files = _write_gguf(job, place)
     elif job.merges:
         files = _write_merged(job, place)
     else:
         files = _write_adapter(job, place)
-    (place / "README.md").write_text(card.render(job.run, _facts(job, files)), encoding="utf-8")
-    folder.write_mark(place, {"export": to.value, "run": job.run_id, "model": job.run.model.name})
+    (place / "README.md").write_text(
+        model_card.render_card(job.run, _collect_card_facts(job, files)), encoding="utf-8"
+    )
+    output_folder.write_manifest(
+        place, {"export": to.value, "run": job.run_id, "model": job.run.model.name}
+    )
 
 
-def _write_adapter(job: Job, place: Path) -> dict[str, str]:
-    shutil.copyfile(job.adapter / artifact.WEIGHTS, place / artifact.WEIGHTS)
+def _write_adapter(job: ExportJob, place: Path) -> dict[str, str]:
+    shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, place / ADAPTER_WEIGHTS)
     artifact.write_adapter_config(
         artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name}, place
     )
     base_identity.write(job.base, place)
-    if (job.adapter / "run.yaml").is_file():
+    if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # an older medexp kept places as they are
-        made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / "run.yaml")))
-        (place / "run.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(made)), encoding="utf-8")
+        made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG)))
+        (place / ADAPTER_RUN_CONFIG).write_text(
+            OmegaConf.to_yaml(OmegaConf.create(made)), encoding="utf-8"
+        )
     if job.not_over_base is None:
         is_nf4 = job.run.model.quantisation is Quantisation.nf4
         served = replace(job.served, dtype=job.run.hardware.dtype.value)
-        words = serving.vllm_adapter(
+        words = serve_script.make_vllm_adapter_command(
             served, job.base.name, job.base.hub_id is None, job.run.lora.r, is_nf4
         )
         (place / "serve.sh").write_text(
-            serving.script(served, words, is_merged=False), encoding="utf-8"
+            serve_script.render_script(served, words, is_merged=False), encoding="utf-8"
         )
-    return {"adapter": artifact.WEIGHTS}
+    return {"adapter": ADAPTER_WEIGHTS}
 
 
-def _write_merged(job: Job, place: Path) -> dict[str, str]:
+def _write_merged(job: ExportJob, place: Path) -> dict[str, str]:
     if job.options.to is ExportTo.vllm:
-        job.show.say(
+        job.console.info(
             f"vLLM serves no adapter with {job.not_over_base} over its base; the weights are"
             " merged",
             NOTE,
         )
-    with job.show.counting(
+    with job.console.progress(
         f"merging into {job.options.dtype.value}", len(job.merged.names)
     ) as advance:
-        merge.write(job.merged, place, job.options.dtype, advance)
+        merge.write_merged(job.merged, place, job.options.dtype, advance)
     merge.write_generation_config(job.merged.base, place)
     (place / "serve.sh").write_text(
-        serving.script(job.served, serving.vllm_merged(job.served), is_merged=True),
+        serve_script.render_script(
+            job.served, serve_script.make_vllm_merged_command(job.served), is_merged=True
+        ),
         encoding="utf-8",
     )
     return {"merged": "model.safetensors"}
 
 
-def _write_gguf(job: Job, place: Path) -> dict[str, str]:
+def _write_gguf(job: ExportJob, place: Path) -> dict[str, str]:
     kind = job.options.quantisation
     file = place / f"{job.name}-{kind.value}.gguf"
-    about = gguf_file.About(job.name, job.run.model.licence, job.run.model.shape)
+    about = gguf_file.GgufMetadata(job.name, job.run.model.licence, job.run.model.shape)
     names = job.merged.names
-    whole = file if kind in WRITTEN_HERE else place / "to-quantise.gguf"
-    with job.show.counting(
+    whole = file if kind in SUPPORTED_TYPES else place / "to-quantise.gguf"
+    with job.console.progress(
         f"writing a GGUF in {kind.value if whole is file else 'f16'}", len(names)
     ) as advance:
-        gguf_file.write(job.merged, place, about, kind, whole, advance)
+        gguf_file.write_gguf(job.merged, place, about, kind, whole, advance)
     if whole is not file:
-        with job.show.counting(f"quantising to {kind.value}", len(names)) as advance:
-            quantiser.quantise(
-                quantiser.find(kind, job.options.llama_cpp), whole, file, kind, advance
+        with job.console.progress(f"quantising to {kind.value}", len(names)) as advance:
+            quantizer.quantize(
+                quantizer.find_quantizer(kind, job.options.llama_cpp), whole, file, kind, advance
             )
         whole.unlink()
-    for each in [
+    for path in [
         *place.glob("tokenizer*"),
-        *(place / name for name in ("chat_template.jinja", "special_tokens_map.json")),
+        *(
+            place / name
+            for name in ("chat_template.render_jinja_template", "special_tokens_map.json")
+        ),
     ]:
-        each.unlink(missing_ok=True)  # the GGUF holds them
+        path.unlink(missing_ok=True)  # the GGUF holds them
     if job.options.to is ExportTo.gguf:
         return {"gguf": file.name}
-    (place / "Modelfile").write_text(_modelfile(job, file.name), encoding="utf-8")
+    (place / "Modelfile").write_text(_render_modelfile(job, file.name), encoding="utf-8")
     return {"gguf": file.name, "Modelfile": "Modelfile"}
 
 
-def _modelfile(job: Job, gguf_name: str) -> str:
-    eos = tokenizer_files.special(job.adapter, "eos_token") or ""
+def _render_modelfile(job: ExportJob, gguf_name: str) -> str:
+    eos = tokenizer_files.read_special_token(job.adapter, "eos_token") or ""
     context = min(job.served.max_tokens, int(job.merged.base.config["max_position_embeddings"]))
-    parameters = templates.ollama_parameters([eos], context, job.run.evaluation.max_new_tokens)
+    parameters = chat_template.make_ollama_parameters(
+        [eos], context, job.run.evaluation.max_new_tokens
+    )
     comments = [
         f"ollama create {job.name} -f Modelfile && ollama run {job.name}",
         "Not for clinical use.",
     ]
-    return templates.modelfile(
-        gguf_name, templates.go(job.run.prompt, eos), parameters, job.run.model.licence, comments
+    return chat_template.render_modelfile(
+        gguf_name,
+        chat_template.render_go_template(job.run.prompt, eos),
+        parameters,
+        job.run.model.licence,
+        comments,
     )
 
 
-def _facts(job: Job, files: dict[str, str]) -> card.Facts:
+def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.CardFacts:
     run, kind = job.run, next(iter(files))
     whole = f"{run.model.hub_id or run.model.name} with the adapter merged in"
     what = {
@@ -216,13 +237,13 @@ def _facts(job: Job, files: dict[str, str]) -> card.Facts:
         "merged": f"{whole}, in {job.options.dtype.value}",
         "gguf": f"{whole}, as a GGUF in {job.options.quantisation.value}",
     }[kind]
-    return card.Facts(
+    return model_card.CardFacts(
         kind=kind,
         what=what,
         name=job.name,
         run_id=job.run_id,
-        measures=_measures(job.subject),
-        usage=card.usage(
+        measures=_make_measure_rows(job.subject),
+        usage=model_card.render_usage(
             job.name,
             files,
             job.not_over_base is None or job.merges,
@@ -231,7 +252,7 @@ def _facts(job: Job, files: dict[str, str]) -> card.Facts:
     )
 
 
-def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
+def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
     """The scorecard of the answers stored with the run; of an older run the held-out loss that
     MLflow has.
     """
@@ -240,16 +261,16 @@ def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
             subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
         )
         lines = [
-            each
-            for each in scorecard.card(record, lexicon.load()).lines
-            if each.comparison is not None
+            result
+            for result in scorecard.build_scorecard(record, lexicon.load()).lines
+            if result.comparison is not None
         ]
         return [
             (
                 each.measure.title,
-                _change(each.before, each.after),
+                _format_change(each.before, each.after),
                 each.verdict,
-                page.interval(each),
+                format_interval(each),
             )
             for each in lines
         ]
@@ -258,7 +279,7 @@ def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
         return []
     keys = ("paired_change", "paired_low", "paired_high", "sign_test_p")
     change, low, high, p_value = (had[f"result/loss_{name}"] for name in keys)
-    figures = _change(had["result/loss_before"], had["result/loss_after"])
+    figures = _format_change(had["result/loss_before"], had["result/loss_after"])
     return [
         (
             "held-out loss, all",
@@ -269,5 +290,5 @@ def _measures(subject: FinishedRun) -> list[tuple[str, ...]]:
     ]
 
 
-def _change(before: float | None, after: float | None) -> str:
+def _format_change(before: float | None, after: float | None) -> str:
     return f"{figure(before)} -> {figure(after)}"

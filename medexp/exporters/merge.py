@@ -13,25 +13,26 @@ from typing import Any
 
 from medexp.config.command_options import MergedDtype
 from medexp.errors import ModelError
-from medexp.exporters.base_checkpoint import Checkpoint
+from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.models import adapter_files as artifact
-from medexp.models import lora_math as projections
+from medexp.models import lora_math
 from medexp.system.units import GIB
+from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
-FILE_BYTES = GIB  # of an exported file: what is gathered in memory before it is written
+MAX_SHARD_BYTES = GIB  # of an exported file: what is gathered in memory before it is written
 
 
-class Merged:
+class MergedWeights:
     """The weights of `base` with the adapter in `folder` merged in."""
 
-    def __init__(self, base: Checkpoint, folder: Path):
+    def __init__(self, base: BaseCheckpoint, folder: Path):
         self.base = base
-        self.scale = projections.scale(artifact.adapter_config(folder))
-        self._file = folder / artifact.WEIGHTS
+        self.scale = lora_math.scale(artifact.adapter_config(folder))
+        self._file = folder / ADAPTER_WEIGHTS
         # of a tensor, by part: the key in the adapter's file
         self._changes: dict[str, dict[str, str]] = {}
         for key in artifact.shapes(folder):
-            name, part = projections.target(key)
+            name, part = lora_math.target(key)
             self._changes.setdefault(name, {})[part] = key
         if unknown := sorted(set(self._changes) - set(base.tensors)):
             raise ModelError(
@@ -67,12 +68,14 @@ class Merged:
             return {part: file.get_tensor(key).float() for part, key in self._changes[name].items()}
 
 
-def merged_bytes(base: Checkpoint) -> int:
+def estimate_merged_bytes(base: BaseCheckpoint) -> int:
     """What a merged checkpoint in 16 bits takes on the disk."""
-    return 2 * sum(each.elements for each in base.tensors.values())
+    return 2 * sum(tensor.elements for tensor in base.tensors.values())
 
 
-def write(merged: Merged, folder: Path, dtype: MergedDtype, advance: Callable[[int], None]) -> None:
+def write_merged(
+    merged: MergedWeights, folder: Path, dtype: MergedDtype, advance: Callable[[int], None]
+) -> None:
     """Write model*.safetensors, their index and config.json to `folder`; `advance` is told of every
     tensor.
 
@@ -82,7 +85,7 @@ def write(merged: Merged, folder: Path, dtype: MergedDtype, advance: Callable[[i
     from safetensors.torch import save_file
 
     precision = getattr(torch, dtype.value)
-    files = _files(merged)
+    files = _plan_shards(merged)
     for file, names in files.items():
         gathered = {}
         for name in names:
@@ -92,8 +95,8 @@ def write(merged: Merged, folder: Path, dtype: MergedDtype, advance: Callable[[i
         del gathered
     if len(files) > 1:
         index = {
-            "metadata": {"total_size": merged_bytes(merged.base)},
-            "weight_map": _weight_map(files),
+            "metadata": {"total_size": estimate_merged_bytes(merged.base)},
+            "weight_map": _make_weight_map(files),
         }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     write_config(merged.base.config, folder, dtype)
@@ -108,7 +111,7 @@ def write_config(config: Mapping[str, Any], folder: Path, dtype: MergedDtype) ->
     )
 
 
-def write_generation_config(base: Checkpoint, folder: Path) -> None:
+def write_generation_config(base: BaseCheckpoint, folder: Path) -> None:
     """generation_config.json of the base, where it has one."""
     file = base.folder / "generation_config.json"
     if file.is_file():
@@ -131,15 +134,15 @@ def _cast(name: str, tensor: Any, precision: Any) -> Any:
     return cast
 
 
-def _files(merged: Merged) -> dict[str, list[str]]:
+def _plan_shards(merged: MergedWeights) -> dict[str, list[str]]:
     """The names of the files to write and of the tensors in each, at most FILE_BYTES unless one
     tensor is larger.
     """
     groups: list[list[str]] = []
-    filled = FILE_BYTES
+    filled = MAX_SHARD_BYTES
     for name in merged.names:
         size = 2 * merged.base.tensors[name].elements
-        if filled + size > FILE_BYTES:
+        if filled + size > MAX_SHARD_BYTES:
             groups.append([])
             filled = 0
         groups[-1].append(name)
@@ -152,5 +155,5 @@ def _files(merged: Merged) -> dict[str, list[str]]:
     }
 
 
-def _weight_map(files: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _make_weight_map(files: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {name: file for file, names in files.items() for name in names}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omegaconf import OmegaConf
 
-from medexp.config import dataset_sources as parts
+from medexp.config import dataset_sources
 from medexp.config.schema import Lora, RunConfig
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
@@ -22,7 +22,7 @@ _LIBRARY = {"adapter": "peft", "finetune": "transformers", "quantized": "gguf"}
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """What a card says: the `kind` of export (adapter, merged, gguf) and in words, its run, the
     measures as rows of a table.
     """
@@ -32,46 +32,47 @@ class Facts:
     name: str
     run_id: str | None
     measures: Sequence[tuple[str, ...]]
-    usage: str
+    render_usage: str
 
 
-def render(run: RunConfig, facts: Facts) -> str:
+def render_card(run: RunConfig, facts: CardFacts) -> str:
     """README.md."""
-    licences = [(name, licence) for name, _, licence in _sources(run)]
+    licences = [(name, licence) for name, _, licence in _list_sources(run)]
     sections = [
-        f"---\n{OmegaConf.to_yaml(OmegaConf.create(metadata(run, facts)))}---",
+        f"---\n{OmegaConf.to_yaml(OmegaConf.create(make_metadata(run, facts)))}---",
         f"# {facts.name}",
         f"> **Not for clinical use.** {NOT_FOR_CLINICAL_USE.partition(': ')[2].capitalize()}",
         f"{facts.what}. Made by medexp"
         + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
         "## How to use it\n\n" + facts.usage,
-        "## Prompt\n\n" + _prompt(run),
-        "## What changed\n\n" + _measures(facts.measures),
+        "## Prompt\n\n" + _render_prompt(run),
+        "## What changed\n\n" + _render_measures(facts.measures),
         "## Data\n\n"
-        + _table(("cases", "from", "licence"), list(_sources(run)))
+        + _render_table(("cases", "from", "licence"), list(_list_sources(run)))
         + "\n\n"
-        + _split(run),
-        "## Training\n\n" + _table(("", ""), list(_settings(run))),
-        "## Limits\n\n" + "\n".join(f"- {each}" for each in _limits(run, facts)),
-        "## Licences\n\n" + _table(("", "licence"), [("base model", run.model.licence), *licences]),
+        + _describe_split(run),
+        "## Training\n\n" + _render_table(("", ""), list(_list_settings(run))),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _list_limits(run, facts)),
+        "## Licences\n\n"
+        + _render_table(("", "licence"), [("base model", run.model.licence), *licences]),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def metadata(run: RunConfig, facts: Facts) -> dict[str, object]:
+def make_metadata(run: RunConfig, facts: CardFacts) -> dict[str, object]:
     """The front matter, in the Hub's words."""
     relation = _RELATION[facts.kind]
     found: dict[str, object] = {
         "language": ["en"],
-        **_licence(run.model.licence),
+        **_make_licence_fields(run.model.licence),
         "library_name": _LIBRARY[relation],
     }
     if run.model.hub_id is not None:
         found |= {"base_model": run.model.hub_id, "base_model_relation": relation}
     if data := [
-        each.hub_id
-        for each in parts.sources(run.dataset)
-        if each.hub_id is not None and each.path is None
+        source.hub_id
+        for source in dataset_sources.sources(run.dataset)
+        if source.hub_id is not None and source.path is None
     ]:
         found["datasets"] = data
     tags = [
@@ -83,7 +84,7 @@ def metadata(run: RunConfig, facts: Facts) -> dict[str, object]:
     return found | {"pipeline_tag": "text-generation", "tags": tags}
 
 
-def _licence(words: str) -> dict[str, object]:
+def _make_licence_fields(words: str) -> dict[str, object]:
     """Licence of the base: an identifier of the Hub's where it is one, else `other` under a name of
     its own.
     """
@@ -93,29 +94,31 @@ def _licence(words: str) -> dict[str, object]:
     )
 
 
-def _sources(run: RunConfig) -> Iterator[tuple[str, str, str]]:
+def _list_sources(run: RunConfig) -> Iterator[tuple[str, str, str]]:
     shares = {part.name: f", weight {part.weight:g}" for part in run.dataset.mixture}
-    for each in parts.sources(run.dataset):
+    for source in dataset_sources.sources(run.dataset):
         place = (
-            f"{each.hub_id}{f' @ {each.revision}' if each.revision else ''}"
-            if each.path is None
+            f"{source.hub_id}{f' @ {source.revision}' if source.revision else ''}"
+            if source.path is None
             else "a local file"
         )
-        if each.path is not None and each.name == "clinical_cases":
+        if source.path is not None and source.name == "clinical_cases":
             place = "shipped with medexp"
-        yield each.name, place + shares.get(each.name, ""), each.licence
+        yield source.name, place + shares.get(source.name, ""), source.licence
 
 
-def _prompt(run: RunConfig) -> str:
+def _render_prompt(run: RunConfig) -> str:
     about = (
         "It was trained on this text around a question, BOS before it, and on no other;"
         " `{question}` is the user's text."
     )
     after = "It continues with this, and EOS:"
-    return "\n\n".join([about, _block(run.prompt.question), after, _block(run.prompt.completion)])
+    return "\n\n".join(
+        [about, _fence_text(run.prompt.question), after, _fence_text(run.prompt.completion)]
+    )
 
 
-def _split(run: RunConfig) -> str:
+def _describe_split(run: RunConfig) -> str:
     data = run.dataset
     group = f", no {data.group_by} on both sides" if data.group_by else ""
     return (
@@ -124,9 +127,9 @@ def _split(run: RunConfig) -> str:
     )
 
 
-def _settings(run: RunConfig) -> Iterator[tuple[str, str]]:
+def _list_settings(run: RunConfig) -> Iterator[tuple[str, str]]:
     lora, training = run.lora, run.training
-    yield "adapter", _adapter(lora)
+    yield "adapter", _describe_adapter(lora)
     length = (
         f"{training.max_steps} steps"
         if training.max_steps is not None
@@ -157,7 +160,7 @@ def _settings(run: RunConfig) -> Iterator[tuple[str, str]]:
     yield "hardware", f"{run.hardware.name}, {run.hardware.dtype.value}{ceiling}"
 
 
-def _adapter(lora: Lora) -> str:
+def _describe_adapter(lora: Lora) -> str:
     kind = "DoRA" if lora.dora else "LoRA"
     stabilised = ", rank-stabilised" if lora.rank_stabilised else ""
     return (
@@ -166,7 +169,7 @@ def _adapter(lora: Lora) -> str:
     )
 
 
-def _limits(run: RunConfig, facts: Facts) -> Iterator[str]:
+def _list_limits(run: RunConfig, facts: CardFacts) -> Iterator[str]:
     yield "No clinician has validated its answers. It must not inform the care of a real person."
     yield (
         "It answers one question at a time: neither conversations nor system messages were"
@@ -186,7 +189,7 @@ def _limits(run: RunConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def _measures(rows: Sequence[tuple[str, ...]]) -> str:
+def _render_measures(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "No measures are stored with this run."
     head = ("measure", "base -> tuned", "verdict", "change [95 %]")
@@ -194,10 +197,10 @@ def _measures(rows: Sequence[tuple[str, ...]]) -> str:
         "Held-out cases, base against tuned model, paired: bootstrap 95 % interval of the mean"
         " change, exact sign test."
     )
-    return f"{about}\n\n{_table(head, rows)}"
+    return f"{about}\n\n{_render_table(head, rows)}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
@@ -205,12 +208,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _block(text: str) -> str:
+def _fence_text(text: str) -> str:
     fence = "````" if "```" in text else "```"
     return f"{fence}text\n{text.rstrip()}\n{fence}"
 
 
-def usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = False) -> str:
+def render_usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = False) -> str:
     """How the export is used, as Markdown; `serves` where a serve.sh lies beside it, `is_local`
     where the base is not the Hub's.
     """
@@ -224,7 +227,7 @@ def usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = Fa
         )
         return f"```console\n$ llama-server -m {files['gguf']} --jinja\n```\n\n{holds}"
     if "adapter" in files and is_local:
-        return _over_local_base(serves)
+        return _render_local_base_usage(serves)
     loader = "AutoPeftModelForCausalLM" if "adapter" in files else "AutoModelForCausalLM"
     imports = f"from transformers import {loader}, AutoTokenizer"
     if "adapter" in files:
@@ -244,7 +247,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=512)[0]))
 ```{server}"""
 
 
-def _over_local_base(serves: bool) -> str:
+def _render_local_base_usage(serves: bool) -> str:
     server = "\n\n`BASE=FOLDER sh serve.sh` serves it (vLLM)." if serves else ""
     return f"""FOLDER is where the base model lies; `base_model.json` says which it is.
 

@@ -14,17 +14,19 @@ from medexp.system import disk_space
 from medexp.system.files import written_whole
 from medexp.system.units import GIB, MIB
 
-MARK = "export.json"  # what an export says of itself; no folder without it is ever replaced
+MANIFEST_NAME = (
+    "export.json"  # what an export says of itself; no folder without it is ever replaced
+)
 
 
-def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
+def check_folder(folder: Path, overwrite: bool, needed_bytes: int) -> None:
     """Can an export of `needed_bytes` be written to `folder`?
 
     Raises: OutputError if it holds something (with `overwrite`: something that is not an export),
         or the disk is too small.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        is_export = (folder / MARK).is_file()
+        is_export = (folder / MANIFEST_NAME).is_file()
         if not is_export:
             raise OutputError(
                 f"export.folder={folder} is not empty and holds no export; give a new or an empty"
@@ -34,19 +36,19 @@ def check(folder: Path, overwrite: bool, needed_bytes: int) -> None:
             raise OutputError(
                 f"export.folder={folder} already holds an export; set overwrite=true to replace it"
             )
-    parent = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    parent = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.is_dir())
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} cannot be written; set export.folder=FOLDER")
     free = shutil.disk_usage(parent).free
     if needed_bytes > free:
         raise OutputError(
-            f"the export needs {size(needed_bytes)} on the disk of {parent} and {size(free)} are"
+            f"the export needs {format_size(needed_bytes)} on the disk of {parent} and {format_size(free)} are"
             " free; make room, or set export.folder=FOLDER on another disk"
         )
 
 
 @contextmanager
-def written(folder: Path) -> Iterator[Path]:
+def open_output_folder(folder: Path) -> Iterator[Path]:
     """Where to write an export that comes to lie in `folder`, whole or not at all.
 
     Raises: OutputError where the disk fills up meanwhile, or nothing may be written there.
@@ -65,25 +67,27 @@ def written(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_mark(folder: Path, facts: dict[str, object]) -> None:
+def write_manifest(folder: Path, facts: dict[str, object]) -> None:
     """Write export.json: `facts`, and the size of every file."""
-    files = {
-        each.relative_to(folder).as_posix(): each.stat().st_size
-        for each in sorted(folder.rglob("*"))
-        if each.is_file()
+    list_files = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
-    (folder / MARK).write_text(
-        json.dumps(facts | {"files": files}, indent=2) + "\n", encoding="utf-8"
+    (folder / MANIFEST_NAME).write_text(
+        json.dumps(facts | {"files": list_files}, indent=2) + "\n", encoding="utf-8"
     )
 
 
-def files(folder: Path) -> list[tuple[str, str]]:
+def list_files(folder: Path) -> list[tuple[str, str]]:
     """Every file in `folder` with its size, for a table."""
-    found = sorted(each for each in folder.rglob("*") if each.is_file())
-    return [(each.relative_to(folder).as_posix(), size(each.stat().st_size)) for each in found]
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        (each.relative_to(folder).as_posix(), format_size(each.stat().st_size)) for each in found
+    ]
 
 
-def size(num_bytes: int) -> str:
+def format_size(num_bytes: int) -> str:
     """`num_bytes` for people."""
     if num_bytes >= GIB:
         return f"{num_bytes / GIB:.2f} GiB"

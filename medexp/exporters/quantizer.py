@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medexp.config.command_options import GgufType
 from medexp.errors import MachineError
+from medexp.system.home import expand_home
 
 _PROGRAM = "llama-quantize"
 _IN_PACKAGE = """
@@ -23,17 +24,17 @@ settings = llama_cpp.llama_model_quantize_default_params()
 settings.ftype = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + kind)
 sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), settings))
 """
-_PLACE = re.compile(r"\[\s*(\d+)/\s*\d+\]")
+_PROGRESS = re.compile(r"\[\s*(\d+)/\s*\d+\]")
 
 
-def find(kind: GgufType, given: str | None) -> tuple[str, ...]:
+def find_quantizer(kind: GgufType, given: str | None) -> tuple[str, ...]:
     """The command that quantises: `given` (export.llama_cpp), else the package llama-cpp-python,
     else a program on PATH.
 
     Raises: MachineError saying what is missing and how to get it.
     """
     if given is not None:
-        return (_in_folder(Path(given).expanduser()),)
+        return (_find_in_folder(expand_home(given)),)
     if importlib.util.find_spec("llama_cpp") is not None:
         return (sys.executable, "-c", _IN_PACKAGE)
     found = shutil.which(_PROGRAM)
@@ -46,13 +47,13 @@ def find(kind: GgufType, given: str | None) -> tuple[str, ...]:
     )
 
 
-def _in_folder(place: Path) -> str:
+def _find_in_folder(place: Path) -> str:
     tried = (
         [place]
         if place.is_file()
         else [place / inside / _PROGRAM for inside in ("", "bin", "build/bin")]
     )
-    found = next((each for each in tried if each.is_file()), None)
+    found = next((candidate for candidate in tried if candidate.is_file()), None)
     if found is None:
         raise MachineError(
             f"export.llama_cpp={place} holds no {_PROGRAM} (looked in it, bin and build/bin); build"
@@ -62,7 +63,7 @@ def _in_folder(place: Path) -> str:
     return str(found.resolve())
 
 
-def quantise(
+def quantize(
     command: tuple[str, ...],
     source: Path,
     target: Path,
@@ -81,7 +82,7 @@ def quantise(
         try:
             for line in process.stdout or ():
                 words.append(line.strip())
-                if place := _PLACE.search(line):
+                if place := _PROGRESS.search(line):
                     advance(int(place[1]) - done)
                     done = int(place[1])
         except BaseException:

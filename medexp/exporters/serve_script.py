@@ -15,7 +15,7 @@ _HERE = '"$here"'
 
 
 @dataclass(frozen=True)
-class Served:
+class ServeSettings:
     """What is served: under which name, with how long a context, computed in which format."""
 
     name: str
@@ -23,7 +23,7 @@ class Served:
     dtype: str
 
 
-def vllm_refuses(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
+def find_vllm_obstacle(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
     """Why vLLM cannot serve this adapter over its base; None where it can."""
     if uses_dora:
         return "lora.dora=true"
@@ -32,11 +32,13 @@ def vllm_refuses(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
     return f"lora.r={rank}" if rank > VLLM_RANKS[-1] else None
 
 
-def vllm_adapter(served: Served, base: str, is_local: bool, rank: int, is_nf4: bool) -> list[str]:
+def make_vllm_adapter_command(
+    served: ServeSettings, base: str, is_local: bool, rank: int, is_nf4: bool
+) -> list[str]:
     """The words of vLLM's command for the base with the adapter that lies beside the script. A base
     that is not the Hub's is the folder in the variable BASE: where it lies is another place on
     every machine."""
-    max_rank = next(each for each in VLLM_RANKS if each >= rank)
+    max_rank = next(max_rank for max_rank in VLLM_RANKS if max_rank >= rank)
     place = (
         f'"${{BASE:?is the folder of the base model, {_NOT_PLAIN.sub("_", base)}: BASE=FOLDER sh'
         ' serve.sh}"'
@@ -50,10 +52,10 @@ def vllm_adapter(served: Served, base: str, is_local: bool, rank: int, is_nf4: b
         str(max_rank),
     ]
     words += ["--lora-modules", f"{shlex.quote(served.name)}={_HERE}", "--tokenizer", _HERE]
-    return words + (["--quantization", "bitsandbytes"] if is_nf4 else []) + _settings(served)
+    return words + (["--quantization", "bitsandbytes"] if is_nf4 else []) + _server_options(served)
 
 
-def vllm_merged(served: Served) -> list[str]:
+def make_vllm_merged_command(served: ServeSettings) -> list[str]:
     """The words of vLLM's command for the merged weights beside the script."""
     return [
         "vllm",
@@ -61,16 +63,16 @@ def vllm_merged(served: Served) -> list[str]:
         _HERE,
         "--served-model-name",
         shlex.quote(served.name),
-        *_settings(served),
+        *_server_options(served),
     ]
 
 
-def _settings(served: Served) -> list[str]:
+def _server_options(served: ServeSettings) -> list[str]:
     model = ["--dtype", served.dtype, "--max-model-len", str(served.max_tokens)]
     return [
         *model,
         "--chat-template",
-        f"{_HERE}/chat_template.jinja",
+        f"{_HERE}/chat_template.render_jinja_template",
         "--host",
         "127.0.0.1",
         "--port",
@@ -78,7 +80,7 @@ def _settings(served: Served) -> list[str]:
     ]
 
 
-def script(served: Served, vllm: Sequence[str], is_merged: bool) -> str:
+def render_script(served: ServeSettings, vllm: Sequence[str], is_merged: bool) -> str:
     """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`, which takes no
     adapter without its base and knows a model by its folder alone. A first request stands in its
     head. Source: both run, benchmarks/export.
@@ -92,7 +94,7 @@ def script(served: Served, vllm: Sequence[str], is_merged: bool) -> str:
     )
     plain = _TRANSFORMERS.format(dtype=served.dtype) if is_merged else _NOT_TRANSFORMERS
     return f"""#!/bin/sh
-# Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.
+# Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.render_jinja_template puts the run's prompt around it.
 #   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{request}'
 # sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: Transformers' own server, for merged weights
 export VLLM_NO_USAGE_STATS=1 HF_HUB_DISABLE_TELEMETRY=1  # neither reports that it was used

@@ -16,10 +16,10 @@ _FILES = (
     "tokenizer.model",
 )
 _CONFIG = "tokenizer_config.json"
-_OF_THIS_MACHINE = ("chat_template", "is_local", "local_files_only", "name_or_path")
+_MACHINE_KEYS = ("chat_template", "is_local", "local_files_only", "name_or_path")
 
 
-def copy(adapter: Path, folder: Path, chat_template: str) -> None:
+def copy_tokenizer(adapter: Path, folder: Path, chat_template: str) -> None:
     """Copy the tokenizer beside `adapter` to `folder`, with `chat_template` in the place of its
     own.
     """
@@ -27,7 +27,7 @@ def copy(adapter: Path, folder: Path, chat_template: str) -> None:
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, folder / name)
     config = {
-        name: value for name, value in _config(adapter).items() if name not in _OF_THIS_MACHINE
+        name: value for name, value in _read_config(adapter).items() if name not in _MACHINE_KEYS
     }
     if config.get("tokenizer_class") == "TokenizersBackend":
         # the name that Transformers 4 knows too
@@ -35,18 +35,18 @@ def copy(adapter: Path, folder: Path, chat_template: str) -> None:
     (folder / _CONFIG).write_text(
         json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    (folder / "chat_template.render_jinja_template").write_text(chat_template, encoding="utf-8")
 
 
-def special(folder: Path, name: str) -> str | None:
+def read_special_token(folder: Path, name: str) -> str | None:
     """The text of a special token (bos_token, eos_token, pad_token) of the tokenizer in `folder`;
     None where it has none.
     """
-    value = _config(folder).get(name)
+    value = _read_config(folder).get(name)
     text: str | None = value["content"] if isinstance(value, dict) else value
     return text
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     return found

@@ -17,12 +17,18 @@ from medexp.config.flatten import shown
 from medexp.config.schema import Lora, Model
 from medexp.errors import ModelError, listing
 from medexp.models import base_identity
-from medexp.models.adapter_model import Tuned, Weights
+from medexp.models.adapter_model import Tuned
 from medexp.models.base_identity import BaseIdentity
 from medexp.models.lora_math import unsupported
+from medexp.models.weights import Weights
 from medexp.system.files import written_whole
+from medexp.tracking.artifact_names import (
+    ADAPTER_CONFIG,
+    ADAPTER_RUN_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_IDENTITY,
+)
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _AS_TRAINED = {  # PEFT's names, and what an adapter has that is older than one of them
     "lora_alpha": ("lora.alpha", 8),
     "use_rslora": ("lora.rank_stabilised", False),
@@ -39,7 +45,7 @@ def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str, base: BaseIdent
         tuned.network.save_pretrained(half_done, save_embedding_layers=False)
         _name_base(half_done, base)
         tuned.tokenizer.save_pretrained(half_done)
-        (half_done / "run.yaml").write_text(composed_yaml, encoding="utf-8")
+        (half_done / ADAPTER_RUN_CONFIG).write_text(composed_yaml, encoding="utf-8")
     return folder
 
 
@@ -47,7 +53,7 @@ def _name_base(folder: Path, base: BaseIdentity) -> None:
     """In what PEFT wrote to `folder`, put the name of the base where its place was; and what it is
     beside it.
     """
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     location = str(config["base_model_name_or_path"])
     write_adapter_config(config | {"base_model_name_or_path": base.name}, folder)
     if (card := folder / "README.md").is_file():
@@ -66,7 +72,7 @@ def check_adapter(
 
     Raises: ModelError saying what it was trained on instead.
     """
-    file = folder / CONFIG
+    file = folder / ADAPTER_CONFIG
     if not file.is_file():
         raise ModelError(
             f"{key}={folder} holds no adapter_config.json; give the folder of a PEFT adapter"
@@ -95,7 +101,7 @@ def _check_base(
     """
     name, here = str(config.get("base_model_name_or_path")), base_identity.named(model, weights)
     # as an older medexp wrote it, and PEFT does
-    if name == weights.location and not (folder / base_identity.FILE).is_file():
+    if name == weights.location and not (folder / BASE_IDENTITY).is_file():
         return None
     then = base_of(folder, model)
     if (then_from := then.source) and (here_from := here.source) and then_from[0] == here_from[0]:
@@ -130,7 +136,7 @@ def base_of(folder: Path, model: Model) -> BaseIdentity:
     its id on the Hub."""
     if (said := base_identity.read(folder)) is not None:
         return said
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     name, revision = str(config.get("base_model_name_or_path")), config.get("revision")
     if not Path(name).is_absolute():
         return BaseIdentity(name, hub_id=name, commit=revision)
@@ -181,14 +187,18 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
 
 def parameters(folder: Path) -> int | None:
     """How many parameters the adapter in `folder` has; None where it has no safetensors."""
-    return sum(map(math.prod, shapes(folder).values())) if (folder / WEIGHTS).is_file() else None
+    return (
+        sum(map(math.prod, shapes(folder).values()))
+        if (folder / ADAPTER_WEIGHTS).is_file()
+        else None
+    )
 
 
 def shapes(folder: Path) -> dict[str, list[int]]:
     """The shape of every tensor of the adapter in `folder`, read from the head of its file alone."""
     from safetensors import safe_open
 
-    with safe_open(folder / WEIGHTS, framework="np") as opened:
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="np") as opened:
         return {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
 
 
@@ -197,12 +207,14 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 
     Raises: ModelError if the weights are not there, as after a copy that was cut off.
     """
-    if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder} holds no {WEIGHTS}; give the folder of a whole PEFT adapter")
-    found: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"{folder} holds no {ADAPTER_WEIGHTS}; give the folder of a whole PEFT adapter"
+        )
+    found: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return found
 
 
 def write_adapter_config(config: dict[str, Any], folder: Path) -> None:
     """Write `config` as PEFT reads it."""
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -4,25 +4,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from medexp.config.schema import Dtype, Prompt
-from medexp.data.control_tokens import TextEncoder
-from medexp.data.encoding import Vocabulary
+from medexp.config.schema import Dtype
 from medexp.models.backend import Stack
 from medexp.models.patches.unsloth_scratch import hand_back
-
-
-@dataclass(frozen=True)
-class Weights:
-    """`location` is an absolute folder or a Hub id; `commit` the Hub's; `gguf` the file still to be
-    converted into `location`.
-    """
-
-    location: str
-    commit: str | None
-    gguf: Path | None = None
 
 
 @dataclass
@@ -111,22 +97,3 @@ def _without_peft_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
         yield
-
-
-def vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
-    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are
-    added to a text.
-    """
-    encoder = TextEncoder(tokenizer, prompt)
-
-    def encode(text: str) -> list[int]:
-        return list(encoder.encode([text])[0].ids)
-
-    return Vocabulary(
-        encode,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        encoder.plain,
-        encoder.written,
-        encoder.ids,
-    )

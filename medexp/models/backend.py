@@ -18,7 +18,7 @@ from typing import Any
 
 from medexp.config.schema import Engine, Hardware
 from medexp.errors import MachineError
-from medexp.system import private_names as private
+from medexp.system import private_names
 from medexp.system.imports import for_good
 
 
@@ -103,11 +103,11 @@ def unread_settings(unsloth: Path) -> tuple[str, ...]:
     settings that is no longer read in the file where it was."""
     roots = {"unsloth": unsloth, "unsloth_zoo": unsloth.parent / "unsloth_zoo"}
 
-    def reads(setting: private.Setting) -> bool:
+    def reads(setting: private_names.Setting) -> bool:
         file = roots[setting.library] / setting.file
         return file.exists() and setting.name in file.read_text(encoding="utf-8", errors="replace")
 
-    return tuple(each.absence() for each in private.SETTINGS if not reads(each))
+    return tuple(each.absence() for each in private_names.SETTINGS if not reads(each))
 
 
 def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 from medexp.config.schema import Model
 from medexp.errors import ModelError
-from medexp.models.adapter_model import Weights
+from medexp.models.weights import Weights
 from medexp.system import hub
+from medexp.tracking.artifact_names import BASE_IDENTITY
 
-FILE = "base_model.json"  # beside the adapter
 _BLOCK_BYTES = 4096
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 # and what begins with _
@@ -93,7 +93,9 @@ def folder_of(weights: Weights) -> Path | None:
 
 def write(identity: BaseIdentity, folder: Path) -> None:
     """Write `identity` beside the adapter in `folder`."""
-    (folder / FILE).write_text(json.dumps(asdict(identity), indent=2) + "\n", encoding="utf-8")
+    (folder / BASE_IDENTITY).write_text(
+        json.dumps(asdict(identity), indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def read(folder: Path) -> BaseIdentity | None:
@@ -102,7 +104,7 @@ def read(folder: Path) -> BaseIdentity | None:
 
     Raises: ModelError if it cannot be read.
     """
-    file = folder / FILE
+    file = folder / BASE_IDENTITY
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         known = {each.name for each in fields(BaseIdentity)}

@@ -4,8 +4,6 @@ device.
 
 import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from medexp.config.schema import (
     Quantisation,
     RunConfig,
 )
-from medexp.errors import HostMemoryError, MedexpError, ModelError, first_line
-from medexp.models.adapter_model import Tuned, Weights
+from medexp.errors import HostMemoryError, ModelError
+from medexp.models.adapter_model import Tuned
 from medexp.models.backend import Stack, quietly
 from medexp.models.patches.activation_offloading import Pieces, wait_on_host
 from medexp.models.patches.gradient_check import (
@@ -37,53 +35,11 @@ from medexp.models.patches.mlp_recompute import (
     leave_out_last_product,
     unknown_part,
 )
+from medexp.models.tokenizer import refuse_unreadable, revision_of
+from medexp.models.weights import Weights
 from medexp.planning.memory_terms import Levers
 from medexp.planning.step_memory import is_shortened, waiting_bytes
-from medexp.system import private_names as private
-
-
-def load_tokenizer(weights: Weights, stack: Stack) -> Any:
-    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is
-    masked by length).
-
-    Raises: ModelError if it cannot be read, or has no end of sequence.
-    """
-    with _reading("the tokenizer", weights, Exception):  # tokenizers has no type of its own
-        tokenizer = stack.transformers.AutoTokenizer.from_pretrained(
-            weights.location, revision=_revision(weights)
-        )
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"the tokenizer of {weights.location} has no EOS token; a model trained with it could"
-            " not end an answer"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-@contextmanager
-def _reading(what: str, weights: Weights, *kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these `kinds` are about a file that is missing, cut off, or not this user's to
-    read.
-    """
-    try:
-        yield
-    except MedexpError:
-        raise
-    except kinds as error:
-        raise ModelError(
-            f"{what} of {weights.location} cannot be read ({first_line(error)}); copy the folder"
-            " again, and see that its files may be read"
-        ) from error
-
-
-def context_tokens(weights: Weights, stack: Stack) -> int:
-    """How many tokens, prompt and answer together, the model in `weights` was made for."""
-    config = stack.transformers.AutoConfig.from_pretrained(
-        weights.location, revision=_revision(weights)
-    )
-    return int(config.max_position_embeddings)
+from medexp.system import private_names
 
 
 def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
@@ -95,11 +51,11 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
 
     stack.transformers.set_seed(run.training.seed)
     load_with = _with_unsloth if stack.engine is Engine.unsloth else _with_peft
-    with quietly(), _reading("the weights", weights, OSError, SafetensorError):
+    with quietly(), refuse_unreadable("the weights", weights, OSError, SafetensorError):
         network, notes, scratch = load_with(run, weights, stack)
     check_shape(run.model, network.config.to_dict())
     for config in network.peft_config.values():
-        config.base_model_name_or_path, config.revision = weights.location, _revision(weights)
+        config.base_model_name_or_path, config.revision = weights.location, revision_of(weights)
     biases = _trained_biases(network)
     if run.lora.start_from is not None:
         _continue_from(Path(run.lora.start_from), network, stack)
@@ -128,10 +84,6 @@ def _trained_biases(network: Any) -> dict[str, Any]:
         if each.requires_grad and name.endswith(".bias")
     )
     return {name: each.detach().to("cpu", copy=True) for name, each in trained}
-
-
-def _revision(weights: Weights) -> str | None:
-    return None if Path(weights.location).is_absolute() else weights.commit
 
 
 def _dtype(hardware: Hardware) -> Any:
@@ -169,7 +121,7 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tup
     """The network, what the user should be told of it, and no scratch memory."""
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
-        revision=_revision(weights),
+        revision=revision_of(weights),
         dtype=_dtype(run.hardware),
         device_map={"": 0 if run.hardware.device is Device.cuda else "cpu"},
         attn_implementation="sdpa",
@@ -198,14 +150,14 @@ def keep_cpu_weights_unpacked(base: Any) -> None:
     Raises: ModelError if bitsandbytes calls its switch otherwise, so that it cannot be kept from
         it.
     """
-    repacking = [module for module in base.modules() if hasattr(module, private.REPACKS.last)]
+    repacking = [module for module in base.modules() if hasattr(module, private_names.REPACKS.last)]
     if not repacking:
         raise ModelError(
-            f"{private.REPACKS.absence()}; install bitsandbytes==0.50.2, or set"
+            f"{private_names.REPACKS.absence()}; install bitsandbytes==0.50.2, or set"
             " model.quantisation=none"
         )
     for module in repacking:
-        setattr(module, private.REPACKS.last, False)
+        setattr(module, private_names.REPACKS.last, False)
 
 
 def _with_unsloth(
@@ -220,7 +172,7 @@ def _with_unsloth(
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
-        revision=_revision(weights),
+        revision=revision_of(weights),
         max_seq_length=max(training.max_seq_tokens, run.evaluation.max_seq_tokens),
         dtype=_dtype(hardware),
         load_in_4bit=run.model.quantisation is Quantisation.nf4,
@@ -314,8 +266,8 @@ def reason_to_keep_scratch(run: RunConfig, network: Any, kernels: Any, stack: St
     """Why what an evaluation leaves on the card is not to be handed back, None where it may."""
     if run.hardware.device is not Device.cuda or run.model.quantisation is Quantisation.none:
         return None  # nothing is dequantised on a card
-    if not isinstance(private.SCRATCH.of(kernels), dict):
-        return private.SCRATCH.absence()
+    if not isinstance(private_names.SCRATCH.of(kernels), dict):
+        return private_names.SCRATCH.absence()
     recipe = _recipe(run, decoder_layers(network)[0].mlp, stack)
     return difference_once("unsloth_scratch", handed_back(kernels, recipe), recipe)
 
@@ -349,7 +301,7 @@ def kept_layers(network: Any, asked: int) -> list[Any]:
     if len(kept) != asked:
         why = f"Unsloth marks {len(kept)} layers as kept and {asked} are to be"
         raise HostMemoryError(
-            f"{why} (medexp was run with unsloth {private.TESTED['unsloth']}); set"
+            f"{why} (medexp was run with unsloth {private_names.TESTED['unsloth']}); set"
             " hardware.offload_activations=false",
             why,
         )
@@ -358,7 +310,7 @@ def kept_layers(network: Any, asked: int) -> list[Any]:
 
 def is_kept(layer: Any) -> bool:
     """Is `layer` one that Unsloth does not recompute?"""
-    return layer.__dict__.get(private.KEPT_MARK.last) is True
+    return layer.__dict__.get(private_names.KEPT_MARK.last) is True
 
 
 def streamer(network: Any) -> Any:
@@ -367,9 +319,9 @@ def streamer(network: Any) -> Any:
     Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be
         recovered from.
     """
-    found = private.STREAMER.of(network)
+    found = private_names.STREAMER.of(network)
     if found is None or not hasattr(found, "reset"):
-        raise ModelError(private.STREAMER.absence())
+        raise ModelError(private_names.STREAMER.absence())
     return found
 
 
@@ -379,7 +331,7 @@ def recover(tuned: Tuned) -> None:
     """
     import torch
 
-    swapper = private.STREAMER.of(tuned.network)  # none where no layer is streamed
+    swapper = private_names.STREAMER.of(tuned.network)  # none where no layer is streamed
     if swapper is not None:
         swapper.reset()
     gc.collect()

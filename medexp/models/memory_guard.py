@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from medexp.config.schema import Device, Hardware
 from medexp.errors import MachineError, VramCeilingError
+from medexp.planning.memory_terms import Phase
 from medexp.system.units import bytes_of_gib, gib
 
 # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
@@ -176,3 +177,18 @@ def ceiling(meter: Meter, phase: str) -> Iterator[None]:
             " training.micro_batch and raise training.accumulation",
             phase,
         ) from error
+
+
+@contextmanager
+def memory_phase(phase: Phase, doing: str, meter: Meter) -> Iterator[None]:
+    """Everything inside belongs to `phase`, save what an inner one says otherwise; `doing` says it
+    in words.
+
+    Raises: VramCeilingError with that phase where memory runs out inside.
+    """
+    try:
+        with ceiling(meter, doing):
+            yield
+    except VramCeilingError as error:
+        error.phase = error.phase or phase.value
+        raise

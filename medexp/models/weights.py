@@ -10,15 +10,26 @@ import json
 import shutil
 import tempfile
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from medexp.config.model_shape import check_shape, config_in
 from medexp.config.schema import Model
 from medexp.errors import ModelError
-from medexp.models.adapter_model import Weights
 from medexp.models.backend import Stack
 from medexp.system import hub, machine
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`location` is an absolute folder or a Hub id; `commit` the Hub's; `gguf` the file still to be
+    converted into `location`.
+    """
+
+    location: str
+    commit: str | None
+    gguf: Path | None = None
 
 
 def find(model: Model, tokenizer_only: bool = False) -> Weights:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from medexp.evaluation.measures.sections import section_at
 from medexp.evaluation.measures.words import answer_part
-from medexp.evaluation.scorecard import Scored
+from medexp.evaluation.scorecard import ScoredAnswer
 
 
 @dataclass(frozen=True)
-class Piece:
+class MarkedText:
     """Words of an answer and why they count against it ("" where they do not)."""
 
     text: str
@@ -25,32 +25,32 @@ class Block:
     """
 
     section: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MarkedText, ...]
 
 
-def blocks(text: str, scored: Scored | None = None) -> list[Block]:
+def split_into_blocks(text: str, scored: ScoredAnswer | None = None) -> list[Block]:
     """`text` block by block, in order and complete; what `scored` found is marked."""
-    marks = _marks(scored) if scored is not None else []
+    marks = _find_marks(scored) if scored is not None else []
     found, start, section = [], 0, ""
     at = len(text) - len(answer_part(text))
     if at:
-        found.append(Block("reasoning", _pieces(text, 0, at, marks)))
+        found.append(Block("reasoning", _cut_into_pieces(text, 0, at, marks)))
         start = at
     for line in text[at:].splitlines(keepends=True):
         heading = section_at(line)
         if heading is not None and at > start:
-            found.append(Block(section, _pieces(text, start, at, marks)))
+            found.append(Block(section, _cut_into_pieces(text, start, at, marks)))
             start = at
         section = heading or section
         at += len(line)
     return (
-        [*found, Block(section, _pieces(text, start, len(text), marks))]
+        [*found, Block(section, _cut_into_pieces(text, start, len(text), marks))]
         if start < len(text)
         else found
     )
 
 
-def _marks(scored: Scored) -> list[tuple[int, int, str]]:
+def _find_marks(scored: ScoredAnswer) -> list[tuple[int, int, str]]:
     claims = [(each.start, each.end, f"unsupported {each.kind}") for each in scored.claims]
     against = [
         (each.start, each.end, f"contradicts the {each.about}") for each in scored.contradictions
@@ -62,12 +62,12 @@ def _marks(scored: Scored) -> list[tuple[int, int, str]]:
     return sorted(kept)
 
 
-def _pieces(
+def _cut_into_pieces(
     text: str, start: int, end: int, marks: Sequence[tuple[int, int, str]]
-) -> tuple[Piece, ...]:
+) -> tuple[MarkedText, ...]:
     pieces, at = [], start
     for left, right, why in marks:
         if start <= left and right <= end:
-            pieces += [Piece(text[at:left]), Piece(text[left:right], why)]
+            pieces += [MarkedText(text[at:left]), MarkedText(text[left:right], why)]
             at = right
-    return tuple(piece for piece in (*pieces, Piece(text[at:end])) if piece.text)
+    return tuple(piece for piece in (*pieces, MarkedText(text[at:end])) if piece.text)

@@ -8,7 +8,7 @@ from html import escape
 
 from medexp.config.schema import RunConfig
 from medexp.data.audit.inspection import EXAMPLES, Inspection, Leak, Lengths, Repeat
-from medexp.data.token_roles import Piece, Role
+from medexp.data.token_roles import Role, TokenSpan
 
 COLOURS = {  # of a role where it is learnt; what is not learnt is grey
     Role.instructions: "#f3c6d3",
@@ -33,34 +33,38 @@ padding:.1em .5em;margin:0 .6em .3em 0;border-radius:3px}
 svg{background:#fafafa;max-width:100%;height:auto}@media(max-width:760px){body{margin:1em auto}}.small{color:#666;font-size:.9em}"""
 
 
-def page(run: RunConfig, seen: Inspection) -> str:
+def render_audit_page(run: RunConfig, seen: Inspection) -> str:
     """The page about `seen`, the cases of `run`."""
     title = f"Cases of {run.dataset.name} for {run.model.name}, prompt {run.prompt.name}"
     body = [
         f"<h1>{escape(title)}</h1><p>{escape(seen.audit.sentence())}</p>",
-        _rules(seen),
+        _render_findings(seen),
         "<h2>What became of the records</h2>"
-        + _table(("records", "training", "held out", "why"), list(_funnel(seen))),
+        + _render_table(("records", "training", "held out", "why"), list(_funnel_rows(seen))),
         "<h2>Tokens per case (training)</h2>",
         f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
         "<div class='charts'>"
-        + "".join(_histogram(name, each) for name, each in seen.lengths.items())
+        + "".join(_draw_histogram(name, each) for name, each in seen.lengths.items())
         + "</div>",
-        "<h2>What the loss is taken on</h2>" + _shares(seen),
-        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _key(seen),
-        *map(_case, seen.previews),
-        *_repeats("Training questions that nearly repeat another one", seen.repeats),
-        *_repeats("Training questions that nearly repeat a held-out one", seen.near_held_out),
-        *_leaks(seen.leaks),
+        "<h2>What the loss is taken on</h2>" + _render_shares(seen),
+        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _render_key(seen),
+        *map(_render_case, seen.previews),
+        *_render_repeats("Training questions that nearly repeat another one", seen.repeats),
+        *_render_repeats(
+            "Training questions that nearly repeat a held-out one", seen.near_held_out
+        ),
+        *_render_leaks(seen.leaks),
         "<h2>Reasoning and language</h2>"
-        + _table(("finding", "training cases"), [*_reasoning(seen), *_languages(seen)]),
+        + _render_table(
+            ("finding", "training cases"), [*_reasoning_rows(seen), *_language_rows(seen)]
+        ),
     ]
     view = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
     head = f"<meta charset='utf-8'>{view}<title>{escape(title)}</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>"
 
 
-def _rules(seen: Inspection) -> str:
+def _render_findings(seen: Inspection) -> str:
     if not seen.broken:
         return (
             "<p class='ok'>All checks passed. Looked for overlap with:"
@@ -71,7 +75,7 @@ def _rules(seen: Inspection) -> str:
     )
 
 
-def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
+def _funnel_rows(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
     whole, train, held_out = seen.audit, seen.audit.train, seen.audit.held_out
     yield f"{whole.records:,} read", "", "", ""
     for note in whole.notes:
@@ -134,7 +138,7 @@ def _funnel(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
         yield f"part {part.name}", f"{part.kept:,}", "", f"weight {part.weight:g}: {draws}"
 
 
-def _histogram(name: str, lengths: Lengths) -> str:
+def _draw_histogram(name: str, lengths: Lengths) -> str:
     """Bars as SVG, each with its range and count as a tooltip."""
     tallest, count, width, height = max(lengths.bins), len(lengths.bins), 320, 120
     step = width / count
@@ -160,7 +164,7 @@ def _histogram(name: str, lengths: Lengths) -> str:
     )
 
 
-def _shares(seen: Inspection) -> str:
+def _render_shares(seen: Inspection) -> str:
     total = sum(seen.label_tokens.values())
     bars = "".join(
         f"<div title='{escape(name)}'"
@@ -171,12 +175,12 @@ def _shares(seen: Inspection) -> str:
         (name, f"{count:,}", f"{100 * count / total:.1f} %")
         for name, count in seen.label_tokens.items()
     ]
-    return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _table(
+    return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _render_table(
         ("labels that are", "tokens", "share"), rows
     )
 
 
-def _key(seen: Inspection) -> str:
+def _render_key(seen: Inspection) -> str:
     learnt = {role: colour for role, colour in COLOURS.items() if role.value in seen.label_tokens}
     names = "".join(
         f"<span style='background:{colour}'>{role.value}</span>" for role, colour in learnt.items()
@@ -187,42 +191,42 @@ def _key(seen: Inspection) -> str:
     )
 
 
-def _case(pieces: Sequence[Piece]) -> str:
+def _render_case(pieces: Sequence[TokenSpan]) -> str:
     tokens = sum(piece.tokens for piece in pieces)
-    return f"<div class='case'><b>{tokens} tokens</b>\n{''.join(map(_piece, pieces))}</div>"
+    return f"<div class='case'><b>{tokens} tokens</b>\n{''.join(map(_render_span, pieces))}</div>"
 
 
-def _piece(piece: Piece) -> str:
+def _render_span(piece: TokenSpan) -> str:
     text = "⟨EOS⟩" if piece.role is Role.eos else piece.text
     look = f" style='background:{COLOURS[piece.role]}'" if piece.learnt else " class='off'"
     return f"<span{look} title='{piece.role.value}, {piece.tokens} tokens'>{escape(text)}</span>"
 
 
-def _repeats(title: str, found: Sequence[Repeat]) -> Iterator[str]:
+def _render_repeats(title: str, found: Sequence[Repeat]) -> Iterator[str]:
     if found:
         rows = [
             (each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:EXAMPLES]
         ]
-        yield f"<h2>{escape(title)}: {_counted(found)}</h2>" + _table(
+        yield f"<h2>{escape(title)}: {_count_shown(found)}</h2>" + _render_table(
             ("question", "repeats", "similarity"), rows
         )
 
 
-def _counted(found: Sequence[object]) -> str:
+def _count_shown(found: Sequence[object]) -> str:
     return f"{len(found)}, here the first {EXAMPLES}" if len(found) > EXAMPLES else str(len(found))
 
 
-def _leaks(found: Sequence[Leak]) -> Iterator[str]:
+def _render_leaks(found: Sequence[Leak]) -> Iterator[str]:
     if found:
         rows = [
             (each.question, each.measured, "whole question" if each.same_question else each.shared)
             for each in found[:EXAMPLES]
         ]
-        yield f"<h2>Training cases that share text with what is measured on: {_counted(found)}</h2>"
-        yield _table(("question", "measured on", "shared"), rows)
+        yield f"<h2>Training cases that share text with what is measured on: {_count_shown(found)}</h2>"
+        yield _render_table(("question", "measured on", "shared"), rows)
 
 
-def _reasoning(seen: Inspection) -> Iterator[tuple[str, str]]:
+def _reasoning_rows(seen: Inspection) -> Iterator[tuple[str, str]]:
     faults = seen.reasoning
     yield "no reasoning", str(len(faults.empty))
     yield "another case's reasoning", str(len(faults.of_another_case))
@@ -234,12 +238,12 @@ def _reasoning(seen: Inspection) -> Iterator[tuple[str, str]]:
     )
 
 
-def _languages(seen: Inspection) -> Iterator[tuple[str, str]]:
+def _language_rows(seen: Inspection) -> Iterator[tuple[str, str]]:
     for language, count in seen.languages[:6]:
         yield f"language {language}", str(count)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The table in a box that scrolls; a column of figures alone is set to the right."""
     figures = [
         any(row[place] for row in rows) and all(_FIGURE.fullmatch(row[place]) for row in rows)

@@ -3,7 +3,6 @@ of its answers as SVG text.
 """
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from medexp.planning.planner import Cell, sentence
 
 _FITS, _DOES_NOT = "#2a78b5", "#d9d9d9"
-_BEFORE, _AFTER, _LIMIT = "#8f99a8", "#2a78b5", "#c23030"
 # how much of the colour the fastest cell has: dark words are easily read on it
 _INK, _DARKEST = "#0a1c2c", 0.7
 
@@ -24,102 +22,25 @@ def draw_frontier(cells: Sequence[Cell], title: str, folder: Path) -> tuple[Path
     folder.mkdir(parents=True, exist_ok=True)
     png, page = folder / "frontier.png", folder / "frontier.html"
     _draw_png(cells, title, png)
-    page.write_text(_page(cells, title), encoding="utf-8")
+    page.write_text(_render_page(cells, title), encoding="utf-8")
     return png, page
 
 
-def loss_curve_svg(
-    training: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]
-) -> str:
-    """Training and held-out loss over steps, as an SVG element."""
-    figure, axes = _small_figure()
-    axes.plot(*zip(*training, strict=True), color=_BEFORE, linewidth=1.2, label="training")
-    if held_out:
-        axes.plot(
-            *zip(*held_out, strict=True), color=_AFTER, marker="o", markersize=4, label="held out"
-        )
-    axes.set(xlabel="step", ylabel="loss, nats a token")
-    axes.legend(frameon=False)
-    return _svg(figure)
-
-
-def length_histogram_svg(
-    before: Sequence[tuple[int, bool]], after: Sequence[tuple[int, bool]]
-) -> str:
-    """How long the answers are, before and after, as an SVG element: (tokens, did it end by itself)
-    of each. Those that the limit cut off stand apart, beyond the line that marks it."""
-    figure, axes = _small_figure()
-    sides = (before, after)
-    limit = max((tokens for side in sides for tokens, ended in side if not ended), default=0)
-    longest = max(limit, *(tokens + 1 for side in sides for tokens, _ in side))
-    bins = [edge * longest / 12 for edge in range(13)]
-    ended = [[tokens for tokens, has_ended in side if has_ended] for side in sides]
-    axes.hist(ended, bins, color=[_BEFORE, _AFTER], label=["before", "after"])
-    if limit:
-        _cut_off(
-            axes, limit, longest, [sum(not has_ended for _, has_ended in side) for side in sides]
-        )
-    axes.set(xlabel="tokens of the whole answer", ylabel="answers")
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
-    return _svg(figure)
-
-
-def _cut_off(axes: Any, limit: int, longest: int, counts: Sequence[int]) -> None:
-    """The line of the limit, and beyond it, where no scale is, how many answers it cut off before
-    and after.
-    """
-    width, places = longest / 20, (longest + longest / 20, longest + longest / 10)
-    axes.axvline(limit, color=_LIMIT, linestyle="--", linewidth=1, label=f"limit, {limit} tokens")
-    axes.bar(
-        places, counts, width, color=[_BEFORE, _AFTER], hatch="///", edgecolor="white", linewidth=0
-    )
-    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= limit])
-    axes.annotate(
-        "cut off",
-        (sum(places) / 2, 0),
-        (0, -12),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
-    axes.set_xlim(0, longest + 3 * width)
-
-
-def _small_figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.4, 2.9), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    from matplotlib import rc_context
-
-    text = io.StringIO()
-    # text stays text; the same ids for the same chart
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medexp"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _axes(cells: Sequence[Cell]) -> tuple[list[int], list[int]]:
+def _list_axes(cells: Sequence[Cell]) -> tuple[list[int], list[int]]:
     return sorted({cell.rank for cell in cells}), sorted({cell.seq for cell in cells})
 
 
 def _draw_png(cells: Sequence[Cell], title: str, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    ranks, seqs = _axes(cells)
-    fastest = _fastest(cells)
+    ranks, seqs = _list_axes(cells)
+    fastest = _fastest_tokens_per_s(cells)
     figure = Figure(figsize=(1.6 + 0.95 * len(seqs), 1.4 + 0.5 * len(ranks)), layout="constrained")
     axes = figure.subplots()
     for cell in cells:
         column, row = seqs.index(cell.seq), ranks.index(cell.rank)
-        axes.add_patch(_rectangle(column, row, _shade(cell, fastest)))
-        axes.text(column, row, _word(cell), ha="center", va="center", color=_INK, fontsize=9)
+        axes.add_patch(_make_rectangle(column, row, _shade_cell(cell, fastest)))
+        axes.text(column, row, _cell_text(cell), ha="center", va="center", color=_INK, fontsize=9)
     axes.set_xticks(range(len(seqs)), [f"{seq:,}" for seq in seqs])
     axes.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
     axes.set(
@@ -137,7 +58,7 @@ def _draw_png(cells: Sequence[Cell], title: str, file: Path) -> None:
     figure.savefig(file, dpi=144)
 
 
-def _fastest(cells: Sequence[Cell]) -> float:
+def _fastest_tokens_per_s(cells: Sequence[Cell]) -> float:
     return max((cell.plan.tokens_per_s for cell in cells if cell.plan), default=1.0)
 
 
@@ -145,13 +66,13 @@ def _is_timed(cells: Sequence[Cell]) -> bool:
     return all(cell.plan is None or cell.plan.is_timed for cell in cells)
 
 
-def _word(cell: Cell) -> str:
+def _cell_text(cell: Cell) -> str:
     if cell.plan is None:
         return "–"
     return f"{cell.plan.tokens_per_s:,.0f}" if cell.plan.is_timed else "fits"
 
 
-def _shade(cell: Cell, fastest: float) -> str:
+def _shade_cell(cell: Cell, fastest: float) -> str:
     """The colour of a cell: the faster, the darker; one for all where speeds are not known."""
     if cell.plan is None:
         return _DOES_NOT
@@ -161,35 +82,38 @@ def _shade(cell: Cell, fastest: float) -> str:
     )
 
 
-def _rectangle(column: int, row: int, color: str) -> Any:
+def _make_rectangle(column: int, row: int, color: str) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=color, linewidth=0)
 
 
-def _page(cells: Sequence[Cell], title: str) -> str:
-    ranks, seqs = _axes(cells)
-    by_place, fastest = {(cell.rank, cell.seq): cell for cell in cells}, _fastest(cells)
+def _render_page(cells: Sequence[Cell], title: str) -> str:
+    ranks, seqs = _list_axes(cells)
+    by_place, fastest = (
+        {(cell.rank, cell.seq): cell for cell in cells},
+        _fastest_tokens_per_s(cells),
+    )
     head = "".join(f"<th scope='col'>{seq:,}</th>" for seq in seqs)
     rows = "".join(
         f"<tr><th scope='row'>{rank}</th>"
-        + "".join(_table_cell(by_place[rank, seq], fastest) for seq in seqs)
+        + "".join(_render_cell(by_place[rank, seq], fastest) for seq in seqs)
         + "</tr>"
         for rank in reversed(ranks)
     )
-    plans = "".join(_plan(by_place[rank, seq]) for rank in reversed(ranks) for seq in seqs)
+    plans = "".join(_render_plan(by_place[rank, seq]) for rank in reversed(ranks) for seq in seqs)
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport'"
         " content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{_what(cells)} – means that no plan fits. Choose a cell"
+        f"<h1>{html.escape(title)}</h1><p>{_describe_cells(cells)} – means that no plan fits. Choose a cell"
         " for its plan, below.</p>"
         f"<div class='wide' tabindex='0'><table><tr><th>rank</th>{head}</tr>{rows}</table></div>"
         f"<h2>Plans</h2><ul>{plans}</ul></html>"
     )
 
 
-def _what(cells: Sequence[Cell]) -> str:
+def _describe_cells(cells: Sequence[Cell]) -> str:
     """What the cells say, in words."""
     places = "over LoRA rank (rows) and sequence length (columns, tokens)"
     if _is_timed(cells):
@@ -208,24 +132,24 @@ _STYLE = (
 )
 
 
-def _table_cell(cell: Cell, fastest: float) -> str:
+def _render_cell(cell: Cell, fastest: float) -> str:
     if cell.plan is None:
         return "<td class='not' title='nothing fits'>–</td>"
     look, plan = (
-        f"background:{_shade(cell, fastest)}",
+        f"background:{_shade_cell(cell, fastest)}",
         html.escape(sentence(cell.plan, None), quote=True),
     )
-    return f"<td style='{look}' title='{plan}'><a href='#{_anchor(cell)}'>{_word(cell)}</a></td>"
+    return f"<td style='{look}' title='{plan}'><a href='#{_cell_anchor(cell)}'>{_cell_text(cell)}</a></td>"
 
 
-def _plan(cell: Cell) -> str:
+def _render_plan(cell: Cell) -> str:
     if cell.plan is None:
         return ""
     return (
-        f"<li id='{_anchor(cell)}'><b>r={cell.rank}, {cell.seq:,} tokens</b>:"
+        f"<li id='{_cell_anchor(cell)}'><b>r={cell.rank}, {cell.seq:,} tokens</b>:"
         f" {html.escape(sentence(cell.plan, None))}</li>"
     )
 
 
-def _anchor(cell: Cell) -> str:
+def _cell_anchor(cell: Cell) -> str:
     return f"r{cell.rank}-{cell.seq}"

@@ -5,9 +5,18 @@ what came of it, what next.
 from collections.abc import Mapping, Sequence
 
 from medexp.config.schema import RunConfig
-from medexp.evaluation.scorecard import Card, Line
-from medexp.reports.summary import NOT_FOR_CLINICAL_USE, Outcome
+from medexp.evaluation.scorecard import MeasureResult, Scorecard
+from medexp.reports.summary import NOT_FOR_CLINICAL_USE, RunSummary
 from medexp.system.units import GIB, duration, figure
+from medexp.tracking.artifact_names import (
+    AUDIT_PAGE,
+    BEST_PRESET,
+    CHARTS,
+    COMPOSED_CONFIG,
+    REPORT,
+    SWEEP_PAGE,
+    TRIALS,
+)
 from medexp.tracking.views import TRAINING_PAGES
 
 _SHOWN = (
@@ -21,7 +30,7 @@ _SHOWN = (
 )
 
 
-def question(yaml: str) -> str:
+def extract_question(yaml: str) -> str:
     """The question in the head of an experiment's YAML: what follows `# Question:` up to `# Result`
     or the end of the comment.
     """
@@ -35,39 +44,40 @@ def question(yaml: str) -> str:
     return " ".join(found)
 
 
-def begun(run: RunConfig, asked: str) -> str:
+def describe_started_run(run: RunConfig, asked: str) -> str:
     """The description of a run that is under way."""
-    return _paragraphs(
-        _question(asked), f"{_what(run)}. Under way, or ended before its figures were complete."
+    return _join_paragraphs(
+        _format_question(asked),
+        f"{_describe_setup(run)}. Under way, or ended before its figures were complete.",
     )
 
 
-def finished(
-    run: RunConfig, asked: str, outcome: Outcome, card: Card, page: str, run_id: str
+def describe_finished_run(
+    run: RunConfig, asked: str, outcome: RunSummary, card: Scorecard, page: str, run_id: str
 ) -> str:
     """The description of a finished run; `page` is the path of its page in MLflow
     (`#/experiments/1/runs/...`).
     """
-    return _paragraphs(
-        _opening(card, page),
-        _question(asked),
-        _measures(card),
+    return _join_paragraphs(
+        _format_opening(card, page),
+        _format_question(asked),
+        _list_measures(card),
         "Kept with it: "
-        + _links(
-            page, ("data/audit.html", "the cases"), ("config/composed.yaml", "the whole config")
-        ),
-        f"{_what(run)}: {_effort(outcome)}.",
-        _commands(run_id),
+        + _format_links(page, (AUDIT_PAGE, "the cases"), (COMPOSED_CONFIG, "the whole config")),
+        f"{_describe_setup(run)}: {_describe_effort(outcome)}.",
+        _list_commands(run_id),
         f"*{NOT_FOR_CLINICAL_USE}*",
     )
 
 
-def measured(card: Card, page: str) -> str:
+def describe_evaluation(card: Scorecard, page: str) -> str:
     """The description of an evaluation of a finished run, which is the run above it."""
-    return _paragraphs(_opening(card, page), _measures(card), f"*{NOT_FOR_CLINICAL_USE}*")
+    return _join_paragraphs(
+        _format_opening(card, page), _list_measures(card), f"*{NOT_FOR_CLINICAL_USE}*"
+    )
 
 
-def study(
+def describe_study(
     dimensions: Sequence[str],
     best: str,
     figures: Mapping[str, float],
@@ -85,30 +95,30 @@ def study(
         " links to their comparison."
     )
     if not best:
-        return _paragraphs(asked, trials)
+        return _join_paragraphs(asked, trials)
     said = ", ".join(f"{key} **{value:.6g}**" for key, value in figures.items())
-    links = _links(
-        page, ("charts/sweep.html", "charts"), ("trials.json", "trials"), ("best.yaml", "best.yaml")
+    links = _format_links(
+        page, (f"{CHARTS}/{SWEEP_PAGE}", "charts"), (TRIALS, "trials"), (BEST_PRESET, BEST_PRESET)
     )
     again = f"    python -m medexp.train --config-dir {folder} experiment=best"
-    return _paragraphs(f"Best so far: **{best}**, {said}. {links}", asked, trials, again)
+    return _join_paragraphs(f"Best so far: **{best}**, {said}. {links}", asked, trials, again)
 
 
-def _paragraphs(*parts: str) -> str:
+def _join_paragraphs(*parts: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _links(page: str, *artifacts: tuple[str, str]) -> str:
+def _format_links(page: str, *artifacts: tuple[str, str]) -> str:
     return " · ".join(
         f"[{text}]({page}/artifacts/{file}?{TRAINING_PAGES})" for file, text in artifacts
     )
 
 
-def _question(asked: str) -> str:
+def _format_question(asked: str) -> str:
     return f"**Question:** {asked}" if asked else ""
 
 
-def _what(run: RunConfig) -> str:
+def _describe_setup(run: RunConfig) -> str:
     ceiling = (
         f", ceiling {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
     )
@@ -118,16 +128,20 @@ def _what(run: RunConfig) -> str:
     )
 
 
-def _opening(card: Card, page: str) -> str:
+def _format_opening(card: Scorecard, page: str) -> str:
     """One line, all that can be clicked before MLflow unfolds a description."""
     return " ".join(
         filter(
-            None, [_verdict(card), _links(page, ("report.html", "Before and after, side by side"))]
+            None,
+            [
+                _format_verdict(card),
+                _format_links(page, (REPORT, "Before and after, side by side")),
+            ],
         )
     )
 
 
-def _verdict(card: Card) -> str:
+def _format_verdict(card: Scorecard) -> str:
     """The two figures everything turns on, as a sentence."""
     said = [
         f"{title} **{figure(line.before)} → {figure(line.after)}** ({line.verdict})"
@@ -138,14 +152,14 @@ def _verdict(card: Card) -> str:
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 
 
-def _measures(card: Card) -> str:
+def _list_measures(card: Scorecard) -> str:
     """A list: MLflow draws a Markdown table without any space between its cells."""
     return "\n".join(
-        _measure(line) for key in _SHOWN if (line := card.line(key)).comparison is not None
+        _format_measure(line) for key in _SHOWN if (line := card.line(key)).comparison is not None
     )
 
 
-def _measure(line: Line) -> str:
+def _format_measure(line: MeasureResult) -> str:
     compared = line.comparison
     assert compared is not None
     change = (
@@ -158,7 +172,7 @@ def _measure(line: Line) -> str:
     )
 
 
-def _effort(outcome: Outcome) -> str:
+def _describe_effort(outcome: RunSummary) -> str:
     said = [
         f"{outcome.steps} steps",
         f"{outcome.trainable:,} parameters trained",
@@ -174,7 +188,7 @@ def _effort(outcome: Outcome) -> str:
     return ", ".join(said)
 
 
-def _commands(run_id: str) -> str:
+def _list_commands(run_id: str) -> str:
     """An indented block: what a person does next with this run."""
     doors = (
         'ask run={} question="..."',

@@ -16,7 +16,7 @@ NOT_FOR_CLINICAL_USE = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunSummary:
     """The figures of a finished run. Losses in nats a token, over all tokens; `last_loss` is the
     training loss of the last step; `loss` compares held-out cases by their tokens, `structure` the
     answers one by one (None where none were asked for)."""
@@ -36,7 +36,7 @@ class Outcome:
     structure: Comparison | None = None
 
 
-def metrics(outcome: Outcome) -> dict[str, float]:
+def run_metrics(outcome: RunSummary) -> dict[str, float]:
     """The figures that are kept with the run beside those of its steps."""
     values = {
         "result/loss_before": outcome.loss_before,
@@ -46,7 +46,7 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     }
     for name, comparison in (("loss", outcome.loss), ("structure", outcome.structure)):
         if comparison is not None:
-            values |= _kept(name, comparison)
+            values |= _comparison_metrics(name, comparison)
     if outcome.planned_bytes and outcome.peak_bytes:
         values["vram/planned_bytes"] = outcome.planned_bytes
         values["vram/measured_bytes"] = outcome.peak_bytes
@@ -58,12 +58,14 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     return values
 
 
-def summary(outcome: Outcome, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
+def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
     """Rows of the summary table."""
     rows = [
         (
             "held-out loss",
-            _change(outcome.loss_before, outcome.loss_after, outcome.loss, more_is_better=False),
+            _describe_change(
+                outcome.loss_before, outcome.loss_after, outcome.loss, more_is_better=False
+            ),
         ),
         ("training loss, last step", f"{outcome.last_loss:.4f}"),
         ("steps", f"{outcome.steps}, {outcome.trainable:,} parameters trained"),
@@ -74,7 +76,7 @@ def summary(outcome: Outcome, adapter: str, mlflow_run: str) -> list[tuple[str, 
             1,
             (
                 "four sections",
-                _change(structure.before, structure.after, structure, more_is_better=True),
+                _describe_change(structure.before, structure.after, structure, more_is_better=True),
             ),
         )
     if outcome.steps_s:
@@ -100,7 +102,7 @@ def summary(outcome: Outcome, adapter: str, mlflow_run: str) -> list[tuple[str, 
     ]
 
 
-def _kept(name: str, comparison: Comparison) -> dict[str, float]:
+def _comparison_metrics(name: str, comparison: Comparison) -> dict[str, float]:
     return {
         f"result/{name}_paired_change": comparison.change,
         f"result/{name}_paired_low": comparison.low,
@@ -109,7 +111,7 @@ def _kept(name: str, comparison: Comparison) -> dict[str, float]:
     }
 
 
-def _change(
+def _describe_change(
     before: float, after: float, comparison: Comparison | None, more_is_better: bool
 ) -> str:
     """before -> after, verdict, the change with its 95 % interval, cases, sign test."""
@@ -123,7 +125,7 @@ def _change(
     )
 
 
-def before_after(
+def build_answer_columns(
     cases: Sequence[Case], before: Sequence[str], after: Sequence[str]
 ) -> Mapping[str, Sequence[str]]:
     """The answered questions as columns: question, reference, base answer, tuned answer."""
@@ -135,7 +137,7 @@ def before_after(
     }
 
 
-def clipped(text: str, longest: int) -> str:
+def clip_text(text: str, longest: int) -> str:
     """`text` with at most `longest` characters, cut at a word (in it, if it is longer than that)."""
     if len(text) <= longest:
         return text

@@ -1,470 +1,304 @@
 """Trial after trial: asked for, planned, started if it fits, told.
 
-What cannot fit costs no process and none of the trials asked for. Several threads work on one
+A proposal that cannot fit costs no process and none of `n_trials`. Several threads work on one
 study, and several sweepers may: the number of a trial says who was first.
 """
 
-import math
-import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import RunConfig
-from medexp.errors import ConfigError, OutputError, SweepFailed
-from medexp.sweep.reporting import results
-from medexp.sweep.search.proposal import VRAM, Proposal, judged
-from medexp.sweep.search.search_space import quoted
-from medexp.sweep.spec import Question
+from medexp.errors import ConfigError, OutputError
+from medexp.sweep.executor import TrialExecutor
+from medexp.sweep.failure_policy import FailurePolicy
+from medexp.sweep.search.proposal import VRAM, Proposal, make_proposal
+from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import (
-    FOLDER,
-    MEASURED,
-    OWNER,
-    PLANNED,
-    RETRIES,
-    WHY,
-    Study,
-    ending_of,
-    id_of,
-)
-from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_whole
+from medexp.sweep.study.history import ATTEMPT, MEASURED, OWNER, PLANNED, trial_id_of
+from medexp.sweep.study.study import Study
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_json_object
 from medexp.system import disk_space, machine
-from medexp.system import private_names as private
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.process_identity import wait_for_end
 from medexp.system.units import MIB, bytes_of_gib, gib
-from medexp.tracking.run_name import words
 
-FRUITLESS_IN_A_ROW = 200  # proposals that cannot fit, or that repeat an earlier one
-ENOUGH_FREE_BYTES = 20 * MIB
-STILL_ENDING_S = 120
+MAX_ATTEMPTS = 3
+# Proposals in a row that cannot fit, or that repeat an earlier one.
+MAX_FRUITLESS_PROPOSALS = 200
+MIN_FREE_BYTES = 20 * MIB
+END_TIMEOUT_S = 120
+POLL_S = 0.3
 
 
-class Trials:
-    """The trials of one study, as this process works on them."""
+class TrialScheduler:
+    """Decides which trial starts next, and tells the study how each ended."""
 
     def __init__(
-        self, study: Study, question: Question, base: RunConfig, launcher: Any, show: Screen
+        self,
+        study: Study,
+        spec: SweepSpec,
+        base_config: RunConfig,
+        executor: TrialExecutor,
+        console: Console,
     ):
-        self.study, self._question, self._base, self._launcher, self._show = (
-            study,
-            question,
-            base,
-            launcher,
-            show,
-        )
-        self._settings = study.settings
-        self._watched = (*study.settings.objectives, *study.settings.constraints)
+        self.study = study
+        self.failures = FailurePolicy(study, spec.folder)
+        self._spec = spec
+        self._base_config = base_config
+        self._executor = executor
+        self._console = console
+        self._options = study.options
+        # Reentrant: what is done under the lock calls methods that take it too.
         self._lock = threading.RLock()
-        self._began = time.monotonic()
-        self._refused = self._repeated = 0
-        self._told: set[str] = set()
+        self._started_at = time.monotonic()
+        self._refused_in_a_row = 0
+        self._repeated_in_a_row = 0
+        self._messages: set[str] = set()
         self.in_flight: dict[int, Any] = {}
         self.error: BaseException | None = None
-        self.stops = 0
+        self.stop_requests = 0
         self.stopped_by = signal.SIGINT
-        self.leaves_now = False
-        self.parent_run_id = ""
+        self.abandons_trials = False
 
-    def take_up(self) -> None:
-        """Trials that a dead sweeper left: told where they have come to an end, tried again where
-        they have not.
+    def run(self) -> None:
+        """Run trials until there are enough; an error of the sweep itself is kept in `error`.
+
+        Each worker thread runs this method.
         """
-        for frozen in self.study.leftovers():
-            folder, trial = self.study.folder_of(frozen), self.study.trial(frozen)
-            self._let_it_end(frozen.number, folder)
-            outcome = read_outcome(folder) if folder else None
-            if (
-                outcome is not None
-                and outcome.ending is not Ending.stopped
-                and self._settings.repeats == 1
-            ):
-                self._tell(
-                    trial, _of_numbers(outcome, self._watched), frozen.user_attrs.get(PLANNED, 0)
-                )
-            elif outcome is not None and outcome.ending is Ending.stopped:
-                self._again(trial, Ending.stopped, outcome.why)
-            else:
-                self._again(trial, Ending.died, "its sweeper and it ended without a word")
-
-    def _let_it_end(self, number: int, folder: Path | None) -> None:
-        process = read_whole(folder / "process.json") if folder else None
-        if process:
-            wait_for_end(
-                process,
-                STILL_ENDING_S,
-                lambda: self._show.say(f"trial {number} of an earlier command is still ending"),
-            )
-
-    def _again(self, trial: Any, ending: Ending, why: str) -> None:
-        """Give up a trial that was cut short and have its values tried next: checkpoint and MLflow
-        run are found by them.
-        """
-        frozen = self.study.frozen(trial)
-        attempt = frozen.user_attrs.get("attempt", 1)
-        if ending is Ending.died and attempt >= RETRIES:
-            self.study.tell(
-                trial, Outcome(Ending.crashed, f"died {attempt} times without a word"), {}
-            )
-        elif self.study.tell(trial, Outcome(ending, why), {}) and set(frozen.params) >= set(
-            self.study.space.dimensions
-        ):
-            self.study.enqueue(frozen.params, continues=self.study.frozen(trial))
-
-    def beat(self) -> None:
-        """Tell other sweepers that the trials of this one are alive; a storage that is away for a
-        moment is tried again later.
-        """
-        with self._lock, suppress(Exception):
-            self.study.heartbeat([id_of(each) for each in self.in_flight.values()])
-
-    def asked_to_stop(self, number: int = signal.SIGINT) -> None:
-        """Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second ends
-        them.
-        """
-        self.stops += 1
-        self.stopped_by = signal.Signals(number)
-        if self.stops == 1:
-            self._show.say(
-                "stopping: running trials finish their step and keep it (once more ends them now)"
-            )
-        stop = getattr(self._launcher, "interrupt" if self.stops == 1 else "kill", None)
-        if stop is not None:
-            stop()
-        elif self.stops > 1:
-            # a launcher that cannot be told: its jobs are taken up by the next command
-            self.leaves_now = True
-
-    def work(self) -> None:
-        """Trials until there are enough; what goes wrong with the sweep itself is kept in `error`."""
         try:
-            while (asked := self._next()) is not None:
-                self._try_out(*asked)
+            while (ready := self._next_trial()) is not None:
+                self._run_trial(*ready)
         except BaseException as error:
             self.error = self.error or error
 
-    def _is_over(self) -> bool:
-        timeout = self._settings.timeout
-        return bool(
-            self.stops
-            or self.error
-            or (timeout is not None and time.monotonic() - self._began > timeout)
-        )
+    def recover_orphans(self) -> None:
+        """Take up the trials that a dead sweeper left: tell how they ended, or try them again."""
+        for frozen_trial in self.study.list_orphans():
+            folder = self.study.folder_of(frozen_trial)
+            trial = self.study.reopen(frozen_trial)
+            self._wait_for_process_end(frozen_trial.number, folder)
+            outcome = self._executor.read_outcome_of_orphan(folder) if folder else None
+            if outcome is None:
+                self._retry(trial, Ending.died, "its sweeper and it ended without a word")
+            elif outcome.ending is Ending.stopped:
+                self._retry(trial, Ending.stopped, outcome.why)
+            elif self._options.repeats == 1:
+                self._tell(trial, outcome, frozen_trial.user_attrs.get(PLANNED, 0))
+            # Of several repeats others may be missing: the next trial reads those that there are.
+            else:
+                self._retry(trial, Ending.died, "its sweeper and it ended without a word")
 
-    def _next(self) -> tuple[Any, Proposal] | None:
-        """The next trial that may start; None when there are enough, or nothing is left to try."""
+    def _wait_for_process_end(self, number: int, folder: Path | None) -> None:
+        """Wait for the process of an orphan: the same sweep must not train the trial twice at once."""
+        process = read_json_object(folder / "process.json") if folder else None
+        if process:
+            message = f"trial {number} of an earlier command is still ending"
+            wait_for_end(process, END_TIMEOUT_S, lambda: self._console.info(message))
+
+    def _retry(self, trial: Any, ending: Ending, why: str) -> None:
+        """End a trial that was cut short, and have its parameters tried next.
+
+        The new trial finds the checkpoint and the MLflow run of the old one by its parameters.
+        """
+        frozen_trial = self.study.reload(trial)
+        attempt = frozen_trial.user_attrs.get(ATTEMPT, 1)
+        if ending is Ending.died and attempt >= MAX_ATTEMPTS:
+            crash = TrialOutcome(Ending.crashed, f"died {attempt} times without a word")
+            self.study.tell(trial, crash, {})
+            return
+        is_told = self.study.tell(trial, TrialOutcome(ending, why), {})
+        # A trial that was cut short before it had all parameters leaves nothing to continue.
+        if is_told and set(frozen_trial.params) >= set(self.study.space.dimensions):
+            self.study.enqueue(frozen_trial.params, continues=self.study.reload(trial))
+
+    def send_heartbeat(self) -> None:
+        """Tell other sweepers that the trials of this one are alive.
+
+        A storage that is away for a moment is tried again at the next beat.
+        """
+        with self._lock, suppress(Exception):
+            self.study.heartbeat([trial_id_of(trial) for trial in self.in_flight.values()])
+
+    def request_stop(self, number: int = signal.SIGINT) -> None:
+        """Stop after Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second
+        ends them.
+        """
+        self.stop_requests += 1
+        self.stopped_by = signal.Signals(number)
+        is_first = self.stop_requests == 1
+        if is_first:
+            self._console.info(
+                "stopping: running trials finish their step and keep it (once more ends them now)"
+            )
+        is_heard = self._executor.stop(at_once=not is_first)
+        if not is_heard and not is_first:
+            # The jobs of such a launcher run on; the next command takes them up.
+            self.abandons_trials = True
+
+    def _is_over(self) -> bool:
+        timeout = self._options.timeout
+        is_timed_out = timeout is not None and time.monotonic() - self._started_at > timeout
+        return bool(self.stop_requests or self.error or is_timed_out)
+
+    def _next_trial(self) -> tuple[Any, Proposal] | None:
+        """Return the next trial that may start; None when there are enough or nothing is left."""
         while not self._is_over():
             with self._lock:
-                if self.study.done() >= self._settings.n_trials:
+                if self.study.count_done() >= self._options.n_trials:
                     return None
                 if self._may_ask():
-                    if (asked := self._asked()) is not None:
-                        return asked
+                    if (ready := self._ask()) is not None:
+                        return ready
                     continue
-                if not self.study.pending():
-                    self._say_why_fewer()
+                if not self.study.count_pending():
+                    self._explain_shortfall()
                     return None
                 if not self.in_flight:
-                    self._look_after_others()
-            time.sleep(0.3)
+                    self._check_other_sweepers()
+            time.sleep(POLL_S)
         return None
 
     def _may_ask(self) -> bool:
-        """Is a trial waiting to be continued, or is there room for one more and something left to
-        try?
-        """
-        if self.study.waiting():
+        """Is a trial waiting to be continued, or is there room for another and something to try?"""
+        study = self.study
+        if study.count_waiting():
             return True
-        has_room = self.study.done() + self.study.pending() < self._settings.n_trials
-        return has_room and self._repeated < FRUITLESS_IN_A_ROW and not self.study.is_exhausted()
+        has_room = study.count_done() + study.count_pending() < self._options.n_trials
+        has_proposals = self._repeated_in_a_row < MAX_FRUITLESS_PROPOSALS
+        return has_room and has_proposals and not study.is_exhausted()
 
-    def _say_why_fewer(self) -> None:
-        done, wanted = self.study.done(), self._settings.n_trials
+    def _explain_shortfall(self) -> None:
+        done, wanted = self.study.count_done(), self._options.n_trials
         if self.study.is_exhausted():
             why = "every point was tried"
         else:
             why = (
-                f"nothing new is proposed: the last {self._repeated} points had all been tried"
-                " before"
+                f"nothing new is proposed: the last {self._repeated_in_a_row} points had all been"
+                " tried before"
             )
         self._say_once(
             f"{why}, so the sweep ends with {done} of {wanted} trials; a wider space or another"
             " sampler has more"
         )
 
-    def _look_after_others(self) -> None:
-        """Only trials of other sweepers are left: say which, and take them up when nobody holds
-        them any more.
-        """
-        self.take_up()
-        for each in self.study.trials():
-            if each.state.name == "RUNNING":
-                held_by = each.user_attrs.get(OWNER) or {"pid": "?", "host": "?"}
-                silent_s = storage.STALE_AFTER_BEATS * self._settings.heartbeat_s
+    def _check_other_sweepers(self) -> None:
+        """Say which trials of other sweepers this one waits for, and take up those that were left."""
+        self.recover_orphans()
+        for trial in self.study.trials():
+            if trial.state.name == "RUNNING":
+                sweeper = trial.user_attrs.get(OWNER) or {"pid": "?", "host": "?"}
+                silent_s = storage.STALE_AFTER_BEATS * self._options.heartbeat_s
                 self._say_once(
-                    f"waiting for trial {each.number}, which process {held_by['pid']} on"
-                    f" {held_by['host']} has begun; it is tried again once nothing was heard of it"
+                    f"waiting for trial {trial.number}, which process {sweeper['pid']} on"
+                    f" {sweeper['host']} has begun; it is tried again once nothing was heard of it"
                     f" for {silent_s} s"
                 )
 
     def _say_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self._show.say(text)
+        if text not in self._messages:
+            self._messages.add(text)
+            self._console.info(text)
 
-    def _asked(self) -> tuple[Any, Proposal] | None:
-        """One more trial, None if it is not to be started."""
+    def _ask(self) -> tuple[Any, Proposal] | None:
+        """Return one more trial with its proposal, None if it is not to be started."""
         trial = self.study.ask()
-        values = self._question.values(trial)
-        here = machine.shared(machine.read(), self.study.settings.n_jobs)
-        proposal = judged(
-            self.study.space.overrides(values),
-            self._question.compose,
-            here,
-            self._question.launch_dir,
+        params = self._spec.suggest_params(trial)
+        # Each of several trials at once has its share of the machine.
+        machine_share = machine.shared(machine.read(), self._options.n_jobs)
+        proposal = make_proposal(
+            self.study.space.overrides(params),
+            self._spec.compose,
+            machine_share,
+            self._spec.launch_dir,
         )
         trial.set_user_attr(PLANNED, proposal.planned_bytes)
         if not self._is_startable(trial, proposal):
             return None
-        self._refused = self._repeated = 0
+        self._refused_in_a_row = self._repeated_in_a_row = 0
         self.in_flight[trial.number] = trial
         return trial, proposal
 
     def _is_startable(self, trial: Any, proposal: Proposal) -> bool:
-        """Is it worth a process? If not, the study is told why."""
+        """Is `trial` worth a process? If not, the study is told why."""
         if self.study.is_surplus(trial):
-            self.study.tell(
-                trial, Outcome(Ending.surplus, "another sweeper had asked for the last one"), {}
-            )
-        elif not proposal.fits:
-            self.study.tell(trial, Outcome(Ending.infeasible, proposal.why), proposal.violations)
-            self._count_refused(proposal)
-        elif (twin := self.study.same_point(trial)) is not None:
-            self.study.copy(trial, twin)
-            self._repeated += 1
-        else:
-            return True
-        return False
+            surplus = TrialOutcome(Ending.surplus, "another sweeper had asked for the last one")
+            self.study.tell(trial, surplus, {})
+            return False
+        if not proposal.fits:
+            infeasible = TrialOutcome(Ending.infeasible, proposal.why)
+            self.study.tell(trial, infeasible, proposal.violations)
+            self._refused_in_a_row += 1
+            self.failures.check_feasible(proposal, self._refused_in_a_row, MAX_FRUITLESS_PROPOSALS)
+            return False
+        if (twin := self.study.find_twin(trial)) is not None:
+            self.study.tell_twin(trial, twin)
+            self._repeated_in_a_row += 1
+            return False
+        return True
 
-    def _count_refused(self, proposal: Proposal) -> None:
-        self._refused += 1
-        nothing_left = (
-            self.study.is_exhausted() and not self.study.pending() and not self.study.done()
-        )
-        if self._refused >= FRUITLESS_IN_A_ROW or nothing_left:
-            done, tried = self.study.done(), self.study.count(Ending.infeasible)
-            nothing, started = (
-                ("nothing more", f"{done} trials are done")
-                if done
-                else ("nothing", "none was started")
-            )
-            last = " ".join(proposal.overrides[-len(self.study.space.dimensions) :])
-            raise SweepFailed(
-                f"{nothing} in this space fits: {tried} proposals were planned, {started}. The last"
-                f" one ({last}) {proposal.why}"
-            )
-
-    def _try_out(self, trial: Any, proposal: Proposal) -> None:
-        outcomes: list[Outcome] = []
-        for repeat in range(self._settings.repeats):
-            outcomes.append(
-                self._finished(trial, repeat) or self._launched(trial, proposal, repeat)
-            )
-            if outcomes[-1].ending is not Ending.done:
-                break
-            if self._is_pruned(trial, outcomes):
-                outcomes.append(
-                    replace(
-                        outcomes[-1],
-                        ending=Ending.pruned,
-                        why=f"after {len(outcomes)} repeats",
-                        elapsed_s=0.0,
-                    )
-                )
-                break
+    def _run_trial(self, trial: Any, proposal: Proposal) -> None:
+        outcome = self._executor.execute(trial, proposal)
         with self._lock:
             del self.in_flight[trial.number]
-            self._repeated = 0  # a sampler that has heard of one more may think of something else
-            outcome = results.mean(outcomes)
+            # A sampler that knows of one more trial may propose something else.
+            self._repeated_in_a_row = 0
             if outcome.ending.is_failure:
                 self._refuse_full_disk(trial)
             if outcome.ending is Ending.stopped:
-                self._again(trial, Ending.stopped, outcome.why)
+                self._retry(trial, Ending.stopped, outcome.why)
             else:
                 self._tell(trial, outcome, proposal.planned_bytes)
-                self._check_failure(outcome)
+                self.failures.check_outcome(outcome)
 
     def _refuse_full_disk(self, trial: Any) -> None:
-        """A full disk fails every trial: stop, and have this one tried again.
+        """Stop where the disk is full, which fails every trial, and have this one tried again.
 
         Raises: OutputError naming the folder.
         """
+        folders = [self._spec.folder, Path(self._base_config.tracking.root or ".")]
         try:
-            disk_space.refuse_full(
-                [self._question.folder, Path(self._base.tracking.root or ".")], ENOUGH_FREE_BYTES
-            )
+            disk_space.refuse_full(folders, MIN_FREE_BYTES)
         except OutputError as error:
-            self._again(trial, Ending.stopped, str(error))
+            self._retry(trial, Ending.stopped, str(error))
             raise
 
-    def _is_pruned(self, trial: Any, outcomes: list[Outcome]) -> bool:
-        """With repeats the pruner is asked after each of them, its value reported at its number."""
-        count = len(outcomes)
-        if self._settings.repeats == 1 or len(self._settings.objectives) > 1:
-            return False
-        # said once they are told
-        if (objective := self._settings.objectives[0]) not in outcomes[-1].metrics:
-            return False
-        trial.report(outcomes[-1].metrics[objective], count)
-        return count < self._settings.repeats and bool(trial.should_prune())
+    def _tell(self, trial: Any, outcome: TrialOutcome, planned_bytes: int) -> None:
+        """Tell the study how a trial that was started ended, and how far it is from its limits.
 
-    def _finished(self, trial: Any, repeat: int) -> Outcome | None:
-        """What this repeat came to in a trial that `trial` continues; None where it was cut short."""
-        for before in self.study.continued(trial) if self._settings.repeats > 1 else ():
-            folder = self._question.folder / self._subdir(before, repeat)
-            outcome = read_outcome(folder)
-            if outcome is not None and outcome.ending is not Ending.stopped:
-                trial.set_user_attr(FOLDER, str(folder))
-                return _of_numbers(outcome, self._watched)
-        return None
-
-    def _subdir(self, trial: Any, repeat: int) -> str:
-        """The folder of a run; Hydra reads 1_1 as the number 11."""
-        of_several = self._settings.repeats > 1
-        return f"{trial.number}-{repeat + 1}" if of_several else str(trial.number)
-
-    def _launched(self, trial: Any, proposal: Proposal, repeat: int) -> Outcome:
-        """Run it and wait; its outcome comes from its folder, whatever became of the launcher."""
-        subdir = self._subdir(trial, repeat)
-        folder = self._question.folder / subdir
-        trial.set_user_attr(FOLDER, str(folder))
-        self._ticket(trial, subdir).write(folder)
-        seeded = [f"training.seed={seed_of(proposal) + repeat}"] if repeat else []
-        (folder / "outcome.json").unlink(missing_ok=True)
-        began, failure = time.perf_counter(), None
-        try:
-            where = [
-                f"hydra.sweep.dir={quoted(str(self._question.folder))}",
-                f"hydra.sweep.subdir={subdir}",
-            ]
-            returned = self._launcher.launch(
-                [[*proposal.overrides, *seeded, *where]], initial_job_idx=trial.number
-            )
-            failure = private.JOB_RETURN.of(returned[0]) if returned else None
-        except Exception as error:  # a launcher that lost its worker says so in its own way
-            failure = error
-        found = read_outcome(folder) or Outcome(
-            Ending.crashed, str(failure or "no result came back")
-        )
-        (folder / "trial.json").unlink(missing_ok=True)
-        return _of_numbers(replace(found, elapsed_s=time.perf_counter() - began), self._watched)
-
-    def _ticket(self, trial: Any, name: str) -> Ticket:
-        is_child = hasattr(self._launcher, "interrupt")
-        tags = {
-            "mlflow.parentRunId": self.parent_run_id,
-            "medexp.study": self.study.name,
-            "medexp.trial": str(trial.number),
-        }
-        return Ticket(
-            study_name=self.study.name,
-            storage=self.study.url,
-            trial_id=id_of(trial),
-            number=trial.number,
-            name=f"{name}: {words(trial.params)}",
-            pruner=self._settings.pruner,
-            reports=len(self._settings.objectives) == 1 and self._settings.repeats == 1,
-            tags=tags,
-            parent_pid=os.getpid() if is_child else None,
-        )
-
-    def _tell(self, trial: Any, outcome: Outcome, planned: int) -> None:
-        """Tell the study what a trial that was started came to, and by how much it kept its limits.
-
-        Raises: ConfigError if it did not log what is optimised or limited; its values are then
+        Raises: ConfigError if it did not log an objective or a constraint; its parameters are then
             tried again.
         """
-        measured = outcome.metrics.get("vram/measured_bytes")
+        measured_bytes = outcome.metrics.get("vram/measured_bytes")
+        peak_bytes = measured_bytes or planned_bytes
         metrics = outcome.metrics | {
-            "sweep/planned_bytes": float(planned),
-            "sweep/peak_gib": gib(int(measured or planned)),
+            "sweep/planned_bytes": float(planned_bytes),
+            "sweep/peak_gib": gib(int(peak_bytes)),
         }
         if outcome.ending is Ending.done:
             self._refuse_unlogged(trial, metrics)
-        ceiling = bytes_of_gib(self._base.hardware.vram_ceiling_gib or 0)
-        limits = {VRAM: float((measured or planned) - ceiling)} if ceiling else {}
-        if outcome.ending is Ending.vram:  # by how much is not known: it was refused
-            limits[VRAM] = max(limits.get(VRAM, 0.0), ceiling / 100, 1.0)
-        limits |= {
-            name: metrics[name] - most
-            for name, most in self._settings.constraints.items()
+        ceiling_bytes = bytes_of_gib(self._base_config.hardware.vram_ceiling_gib or 0)
+        violations = {VRAM: float(peak_bytes - ceiling_bytes)} if ceiling_bytes else {}
+        if outcome.ending is Ending.vram:
+            # The allocation was refused, so by how much it was too large is not known. A violation
+            # of at least a hundredth of the ceiling keeps samplers away from the point.
+            violations[VRAM] = max(violations.get(VRAM, 0.0), ceiling_bytes / 100, 1.0)
+        violations |= {
+            name: metrics[name] - limit
+            for name, limit in self._options.constraints.items()
             if name in metrics
         }
-        self.study.tell(trial, replace(outcome, metrics=metrics), limits, {MEASURED: measured})
+        told = replace(outcome, metrics=metrics)
+        self.study.tell(trial, told, violations, {MEASURED: measured_bytes})
 
     def _refuse_unlogged(self, trial: Any, metrics: Mapping[str, float]) -> None:
         try:
-            self.study.refuse_unlogged(metrics)
+            self.study.check_logged(metrics)
         except ConfigError as error:
-            self._again(trial, Ending.stopped, str(error))
+            self._retry(trial, Ending.stopped, str(error))
             raise
-
-    def refuse_failures(self) -> None:
-        """Is there anything to show for the trials?
-
-        Raises: SweepFailed where none came to a value and more failed than may.
-        """
-        failed = [
-            each
-            for each in self.study.trials()
-            if (ending := ending_of(each)) and ending.is_failure
-        ]
-        if failed and not self.study.best():
-            self._refuse_more(
-                Outcome(ending_of(failed[-1]) or Ending.crashed, failed[-1].user_attrs.get(WHY, ""))
-            )
-
-    def _check_failure(self, outcome: Outcome) -> None:
-        """Stop where going on cannot help."""
-        if not outcome.ending.is_failure:
-            return
-        refused = self.study.count(Ending.input)
-        if outcome.ending is Ending.input and refused == self.study.done() > 1:
-            raise ConfigError(f"the first {refused} trials were refused: {outcome.why}")
-        self._refuse_more(outcome)
-
-    def _refuse_more(self, outcome: Outcome) -> None:
-        failures, allowed = self.study.failures(), self._settings.max_failure_rate
-        if failures > allowed * self._settings.n_trials:
-            raise SweepFailed(
-                f"{failures} of {self.study.done()} trials failed,"
-                f" hydra.sweeper.max_failure_rate={allowed:g} of {self._settings.n_trials} allows"
-                f" {int(allowed * self._settings.n_trials)}. The last one, {outcome.ending.value}:"
-                f" {outcome.why}. What they printed is in {self._question.folder}/*/trial.log"
-            )
-
-
-def seed_of(proposal: Proposal) -> int:
-    """The seed of its first repeat; each further one has the next."""
-    assert proposal.run is not None  # what was refused is not started
-    return proposal.run.training.seed
-
-
-def _of_numbers(outcome: Outcome, names: Sequence[str]) -> Outcome:
-    """`outcome`, diverged where one of these metrics is no number that others can be held against."""
-    wrong = [
-        f"{name} is {outcome.metrics[name]}"
-        for name in names
-        if not math.isfinite(outcome.metrics.get(name, 0.0))
-    ]
-    return (
-        replace(outcome, ending=Ending.diverged, why=", ".join(wrong))
-        if outcome.ending is Ending.done and wrong
-        else outcome
-    )

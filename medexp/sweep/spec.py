@@ -1,4 +1,4 @@
-"""What a sweep asks: its settings, its space, and how Hydra composes a proposal of it."""
+"""What a sweep asks: its options, its search space, and how Hydra composes a trial of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -11,164 +11,163 @@ from omegaconf import DictConfig, open_dict
 
 from medexp.config.schema import Resume, RunConfig
 from medexp.errors import BadInput, ConfigError
-from medexp.sweep.search import labels as names
-from medexp.sweep.search.metric_names import problem
-from medexp.sweep.search.options import Settings
-from medexp.sweep.search.proposal import run_of
-from medexp.sweep.search.search_space import Space, Value
+from medexp.sweep.search import labels
+from medexp.sweep.search.metric_names import find_metric_problem
+from medexp.sweep.search.options import SweepOptions
+from medexp.sweep.search.proposal import resolve_config
+from medexp.sweep.search.search_space import SearchSpace, Value
 from medexp.sweep.study import storage
 from medexp.system import machine
 
 
-class Question:
-    """What is asked: the settings, the space, and how a proposal is composed."""
+class SweepSpec:
+    """What is searched: the options, the space, and how a trial's config is composed."""
 
-    def __init__(self, asked: Settings, over: Space, config: DictConfig, context: HydraContext):
-        self.settings, self.space, self.config, self._context = asked, over, config, context
-        self.launch_dir = Path(config.hydra.runtime.cwd)
+    def __init__(
+        self,
+        options: SweepOptions,
+        space: SearchSpace,
+        hydra_config: DictConfig,
+        hydra_context: HydraContext,
+    ):
+        self.options = options
+        self.space = space
+        self.hydra_config = hydra_config
+        self.hydra_context = hydra_context
+        self.launch_dir = Path(hydra_config.hydra.runtime.cwd)
+        # `name_study` sets the folder, which depends on the name.
         self.folder = self.launch_dir
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """What Hydra composes of `overrides`, its own node included."""
-        return self._context.config_loader.load_sweep_config(self.config, list(overrides))
+        """Return what Hydra composes of `overrides`, its own node included."""
+        loader = self.hydra_context.config_loader
+        return loader.load_sweep_config(self.hydra_config, list(overrides))
 
-    def plain(self, hardware: str) -> DictConfig:
-        """What a run on `hardware` is composed of when nothing else is said."""
-        door = str(self.config.hydra.job.config_name)
-        return self._context.config_loader.load_configuration(
-            door, [f"hardware={hardware}"], run_mode=RunMode.RUN
+    def compose_defaults(self, hardware: str) -> DictConfig:
+        """Return what a run on `hardware` is composed of without any other override."""
+        command = str(self.hydra_config.hydra.job.config_name)
+        return self.hydra_context.config_loader.load_configuration(
+            command, [f"hardware={hardware}"], run_mode=RunMode.RUN
         )
 
-    @property
-    def context(self) -> HydraContext:
-        """Hydra's own part."""
-        return self._context
-
     @cached_property
-    def suggest_more(self) -> Callable[[DictConfig, Any], None] | None:
-        """The user's own function, which suggests what the ranges do not say.
+    def custom_search_space(self) -> Callable[[DictConfig, Any], None] | None:
+        """The user's own function, which suggests parameters that the ranges do not hold.
 
         Raises: ConfigError if it cannot be imported.
         """
-        asked = self.settings.custom_search_space
+        path = self.options.custom_search_space
         try:
-            return None if asked is None else resolve_name(asked)
+            return None if path is None else resolve_name(path)
+        # Importing runs the user's module, which may raise anything.
         except Exception as error:
             raise ConfigError(
-                f"hydra.sweeper.custom_search_space={asked} cannot be imported ({error}); give"
+                f"hydra.sweeper.custom_search_space={path} cannot be imported ({error}); give"
                 " MODULE.FUNCTION of a module in this folder or installed: it is called with (cfg,"
                 " trial)"
             ) from error
 
-    def values(self, trial: Any) -> dict[str, Any]:
-        """The values of `trial`, with those of the user's own function.
+    def suggest_params(self, trial: Any) -> dict[str, Any]:
+        """Return the parameters of `trial`, with those that the user's own function suggests.
 
         Raises: ConfigError if that function raises.
         """
-        if self.suggest_more is not None:
+        if self.custom_search_space is not None:
             try:
-                self.suggest_more(self.config, trial)
+                self.custom_search_space(self.hydra_config, trial)
             except Exception as error:
-                asked = f"hydra.sweeper.custom_search_space={self.settings.custom_search_space}"
+                path = self.options.custom_search_space
                 raise ConfigError(
-                    f"{asked} raised {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows"
-                    " where"
+                    f"hydra.sweeper.custom_search_space={path} raised {type(error).__name__}:"
+                    f" {error}; HYDRA_FULL_ERROR=1 shows where"
                 ) from error
         return dict(trial.params)
 
-    def checked(self) -> RunConfig:
-        """The run that the fixed part describes, checked as a single run would be, and that every
-        end of every range makes a run.
+    def check(self) -> RunConfig:
+        """Check the sweep before anything starts; returns the config of its fixed part.
+
+        The fixed part is checked as a single run would be. So is a run at each end of each range.
 
         Raises: BadInput with every problem: unknown keys, values out of range, a card that is not
             there.
         """
-        _ = self.suggest_more
-        launcher = str(self.config.hydra.launcher["_target_"])
+        # A function that cannot be imported is refused here and not at the first trial.
+        _ = self.custom_search_space
+        launcher = str(self.hydra_config.hydra.launcher["_target_"])
         if launcher.endswith("BasicLauncher"):
             raise ConfigError(
                 "hydra/launcher=basic runs trials inside the sweep itself, where one that crashes"
                 " ends all and keeps its memory; leave it out for a process each, or take a"
                 " cluster's, as hydra/launcher=submitit_local"
             )
-        here = "medexp_launcher" in launcher
         self._check_metrics()
-        if self.config.get("run") is not None or self.config.train.from_run:
+        if self.hydra_config.get("run") is not None or self.hydra_config.train.from_run:
             raise ConfigError(
                 "experiment=from_run makes one run again and cannot be swept: leave it out, and"
                 " run= with it"
             )
-        first = {key: each.ends()[0] for key, each in self.space.dimensions.items()}
-        base = self._base(first, here)
+        first_point = {key: dimension.ends()[0] for key, dimension in self.space.dimensions.items()}
+        # Another launcher may start its trials on a machine with a card that this one lacks.
+        is_local = "medexp_launcher" in launcher
+        base_config = self._resolve_base_config(first_point, needs_card=is_local)
+        self._check_range_ends(first_point)
+        return base_config
+
+    def _check_range_ends(self, first_point: Mapping[str, Value]) -> None:
+        """Raises ConfigError with each problem once, whichever ranges it comes from."""
         problems: dict[str, None] = {}
-        for key, each in self.space.dimensions.items():
-            for value in each.ends():
+        for key, dimension in self.space.dimensions.items():
+            for value in dimension.ends():
+                overrides = self.space.overrides({**first_point, key: value})
                 try:
-                    run_of(
-                        self.compose(self.space.overrides(first | {key: value})),
-                        machine.read(),
-                        self.launch_dir,
-                    )
+                    resolve_config(self.compose(overrides), machine.read(), self.launch_dir)
                 except BadInput as error:
                     problems |= dict.fromkeys(error.problems)
         if problems:
-            raise ConfigError([f"the sweep would try {each}" for each in problems])
-        return base
+            raise ConfigError([f"the sweep would try {problem}" for problem in problems])
 
     def _check_metrics(self) -> None:
-        """Raises: ConfigError for an objective or a constraint that no run logs."""
-        asked = {"objective": self.settings.objectives, "constraints": self.settings.constraints}
-        found = [
-            f"hydra.sweeper.{option}: {said}"
-            for option, names in asked.items()
-            for each in names
-            if (said := problem(each))
+        """Raises ConfigError for an objective or a constraint that no run logs."""
+        metrics = {"objective": self.options.objectives, "constraints": self.options.constraints}
+        problems = [
+            f"hydra.sweeper.{option}: {problem}"
+            for option, names in metrics.items()
+            for name in names
+            if (problem := find_metric_problem(name))
         ]
-        if found:
-            raise ConfigError(found)
+        if problems:
+            raise ConfigError(problems)
 
-    def _base(self, first: Mapping[str, Value], needs_card: bool) -> RunConfig:
-        """The fixed part as a run: by itself, or where something that varies is missing from it, at
-        the first point.
-        """
+    def _resolve_base_config(self, first_point: Mapping[str, Value], needs_card: bool) -> RunConfig:
+        """Return the fixed part as a config, completed by the first point where it needs that."""
+        here = (machine.read(), self.launch_dir, needs_card)
         try:
-            return run_of(
-                self.compose(self.space.fixed), machine.read(), self.launch_dir, needs_card
-            )
+            return resolve_config(self.compose(self.space.fixed), *here)
         except BadInput:
-            return run_of(
-                self.compose(self.space.overrides(first)),
-                machine.read(),
-                self.launch_dir,
-                needs_card,
-            )
+            return resolve_config(self.compose(self.space.overrides(first_point)), *here)
 
-    def named(self, base: RunConfig) -> str:
-        """The study's name; its folder is made known to Hydra.
+    def name_study(self, base_config: RunConfig) -> str:
+        """Return the study's name, and make its folder known to Hydra.
 
         Raises: ConfigError for a name that leads out of hydra.sweep.dir.
         """
-        given = self.settings.study_name or names.study_name(
-            self.space, dict(self.config.hydra.runtime.choices), base
+        name = self.options.study_name or labels.default_study_name(
+            self.space, dict(self.hydra_config.hydra.runtime.choices), base_config
         )
-        root = (self.launch_dir / str(self.config.hydra.sweep.dir)).absolute()
-        if root.resolve() not in (root / given).resolve().parents:
+        root = (self.launch_dir / str(self.hydra_config.hydra.sweep.dir)).absolute()
+        if root.resolve() not in (root / name).resolve().parents:
             raise ConfigError(
-                f"hydra.sweeper.study_name={given} leads out of {root}; a name is a folder there"
+                f"hydra.sweeper.study_name={name} leads out of {root}; a name is a folder there"
             )
-        name = (
-            names.unused(given, root, self._kept_names())
-            if self.settings.resume is Resume.never
-            else given
-        )
+        if self.options.resume is Resume.never:
+            name = labels.find_unused_name(name, root, self._stored_study_names())
         self.folder = root / name
-        with open_dict(self.config):
-            self.config.hydra.sweep.dir = str(self.folder)
-            self.config.hydra.sweeper.study_name = name
+        with open_dict(self.hydra_config):
+            self.hydra_config.hydra.sweep.dir = str(self.folder)
+            self.hydra_config.hydra.sweeper.study_name = name
         return name
 
-    def _kept_names(self) -> set[str]:
-        """The studies of the storage that is asked for; one that is left out has only its own
-        folder's.
-        """
-        return storage.study_names(self.settings.storage) if self.settings.storage else set()
+    def _stored_study_names(self) -> set[str]:
+        """Return the studies of hydra.sweeper.storage; the default is a file for each study."""
+        url = self.options.storage
+        return storage.list_study_names(url) if url else set()

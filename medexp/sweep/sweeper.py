@@ -1,5 +1,5 @@
-"""A sweep as a story: the space, the study as it was left, then trial after trial until there are
-enough, and what came of it.
+"""A sweep as a story: the space, the study as an earlier command left it, trial after trial until
+there are enough, and the results.
 """
 
 import shlex
@@ -15,29 +15,35 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config import flatten as flat
+from medexp.config import flatten
 from medexp.config.resolve import anchored, with_shape
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
-from medexp.sweep.optimize import Trials
-from medexp.sweep.reporting import best_preset as preset
-from medexp.sweep.reporting import charts, results
-from medexp.sweep.reporting.live_table import Board
-from medexp.sweep.search import labels as names
-from medexp.sweep.search.options import Settings, settings
-from medexp.sweep.search.search_space import space
-from medexp.sweep.spec import Question
+from medexp.sweep.executor import TrialExecutor
+from medexp.sweep.optimize import TrialScheduler
+from medexp.sweep.reporting import best_preset, charts, results
+from medexp.sweep.reporting.live_table import LiveTable
+from medexp.sweep.search import labels
+from medexp.sweep.search.options import SweepOptions, check_options
+from medexp.sweep.search.search_space import parse_search_space
+from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
+from medexp.sweep.study.history import ELAPSED
 from medexp.sweep.study.study import Study, open_study
 from medexp.system import disk_space
-from medexp.system.console import NOTE, Screen
+from medexp.system.console import NOTE, Console
 from medexp.system.private_names import untested
 from medexp.system.stopping import is_same_again
 from medexp.system.units import duration
+from medexp.tracking.artifact_names import CHARTS
 from medexp.tracking.tracker import Tracker
 
+# Optuna's user attributes of a study. Studies that were begun earlier hold these names.
+_FIXED_PART = "asked"  # as `flatten.identity` has it
+_FORMER_FIXED_PART = "base"
+
 _OBJECTIVE = "hydra.sweeper.objective"
-_ASKED = "asked"  # of a study: its fixed part, as `flatten.identity` has it
+_MAX_CHANGES_SHOWN = 4
 
 
 def sweep(
@@ -52,123 +58,143 @@ def sweep(
     Raises: BadInput before anything starts; SweepFailed; RunInterrupted, with everything kept for
         the same command.
     """
-    asked, show = settings(options), Screen()
-    over = space(
-        asked.params, arguments, context.config_loader, asked.custom_search_space is not None
+    sweep_options = check_options(options)
+    console = Console()
+    space = parse_search_space(
+        sweep_options.params,
+        arguments,
+        context.config_loader,
+        sweep_options.custom_search_space is not None,
     )
-    question = Question(asked, over, config, context)
-    base = question.checked()
-    study = _study(question, base)
-    _enough_asked(study)
-    trials = Trials(study, question, base, _launcher(question, task), show)
-    show.say(names.headline(study, base, question.folder), title=study.name)
-    for each in untested(("hydra-core", "optuna")):
-        show.say(each, NOTE)
-    with results.parent_run(base.tracking, study, question.folder, show.say) as parent:
-        trials.parent_run_id = parent.run_id
+    spec = SweepSpec(sweep_options, space, config, context)
+    base_config = spec.check()
+    study = _open_study(spec, base_config)
+    _refuse_spent_budget(study)
+    executor = TrialExecutor(study, spec, _make_launcher(spec, task))
+    scheduler = TrialScheduler(study, spec, base_config, executor, console)
+    console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
+    for warning in untested(("hydra-core", "optuna")):
+        console.info(warning, NOTE)
+    parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.info)
+    with parent_run as parent:
+        executor.parent_run_id = parent.run_id
         try:
-            trials.take_up()
+            scheduler.recover_orphans()
             if not study.trials():
-                _begin_with_defaults(study, base)
-            _work(trials, Board(show, study), asked)
-            trials.refuse_failures()
+                _enqueue_defaults(study, base_config)
+            _run_workers(scheduler, LiveTable(console, study), sweep_options)
+            scheduler.failures.check_has_result()
         except BaseException as error:
-            # what ended the sweep may keep this from being written too; it is the one to be told of
+            # What ended the sweep may keep the results from being written too. The user is told of
+            # the first error, which is the cause.
             with suppress(Exception):
-                results.keep(parent, study, _best_preset(question, study))
-            raise results.in_words(error, question.folder, study) from error
-        best_file = _best_preset(question, study)
-        results.keep(parent, study, best_file)
-        _draw(study, base, question.folder / "charts", parent, show)
-        registered = results.register_best(base.tracking, study)
-    results.show_all(show, study, best_file, registered)
-    return study.best()
+                results.log_results(parent, study, _write_best_preset(spec, study))
+            raise results.explain_error(error, spec.folder, study) from error
+        best_file = _write_best_preset(spec, study)
+        results.log_results(parent, study, best_file)
+        _draw_charts(study, base_config, spec.folder / "charts", parent, console)
+        registered = results.register_best(base_config.tracking, study)
+    results.print_results(console, study, best_file, registered)
+    return study.best_trials()
 
 
-def _draw(study: Study, base: RunConfig, folder: Path, parent: Tracker, show: Screen) -> None:
-    """Draw the charts; what the study came to does not depend on them."""
+def _draw_charts(
+    study: Study, base_config: RunConfig, folder: Path, parent: Tracker, console: Console
+) -> None:
+    """Draw the charts and log them; without them the sweep is still complete."""
     try:
-        with show.stage("drawing the charts"):
-            charts.draw(study, base, folder)
-            parent.folder(folder, "charts")
+        with console.status("drawing the charts"):
+            charts.draw_charts(study, base_config, folder)
+            parent.folder(folder, CHARTS)
     except Exception as error:
         if disk_space.out_of_room(error) is not None:
             raise
-        show.say(f"the charts could not be drawn ({first_line(error)})", NOTE)
+        console.info(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
 
-def _study(question: Question, base: RunConfig) -> Study:
-    """The study of `question`, new or as it was left."""
-    name = question.named(base)
+def _open_study(spec: SweepSpec, base_config: RunConfig) -> Study:
+    """Return the study of `spec`, new or as an earlier command left it, and its folder with it."""
+    name = spec.name_study(base_config)
     try:
-        question.folder.mkdir(parents=True, exist_ok=True)
+        spec.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{question.folder} cannot be written ({error.strerror}); set hydra.sweep.dir=FOLDER"
+            f"{spec.folder} cannot be written ({error.strerror}); set hydra.sweep.dir=FOLDER"
         ) from error
-    url = question.settings.storage or storage.default_url(question.folder)
-    study = open_study(name, url, question.space, question.settings)
-    study.folder = question.folder
-    _same_run(study, base)
-    kept = question.folder / "multirun.yaml"
-    kept.touch()
-    kept.chmod(0o600)  # the storage may hold a password
-    OmegaConf.save(question.config, kept)
+    url = spec.options.storage or storage.default_url(spec.folder)
+    study = open_study(name, url, spec.space, spec.options)
+    study.folder = spec.folder
+    _check_base_unchanged(study, base_config)
+    config_file = spec.folder / "multirun.yaml"
+    config_file.touch()
+    # hydra.sweeper.storage may hold a password, so only this user may read the file.
+    config_file.chmod(0o600)
+    OmegaConf.save(spec.hydra_config, config_file)
     return study
 
 
-def _same_run(study: Study, base: RunConfig) -> None:
-    """A study compares runs that differ in its dimensions only: refuse another base."""
-    varies = tuple(study.space.dimensions)
-    now = {name: value for name, value in flat.identity(base).items() if name not in varies}
-    now[_OBJECTIVE] = list(study.settings.objectives)
-    attrs = study.optuna.user_attrs
-    kept = attrs.get(_ASKED) or _as_asked(attrs.get("base"), now, base)
-    has_value = any(each.state.name == "COMPLETE" for each in study.trials())
-    if kept is not None and not has_value:  # what was optimised has left no trace
-        kept[_OBJECTIVE] = now[_OBJECTIVE]
-    study.optuna.set_user_attr(_ASKED, now if kept is None else kept)
-    if kept is None:
+def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
+    """Check that the fixed part is that of the study: its trials may differ in its dimensions only.
+
+    Raises: ConfigError naming what has changed.
+    """
+    current = {
+        name: value
+        for name, value in flatten.identity(base_config).items()
+        if name not in study.space.dimensions
+    }
+    current[_OBJECTIVE] = list(study.options.objectives)
+    study_attrs = study.optuna.user_attrs
+    stored = study_attrs.get(_FIXED_PART) or _migrate_fixed_part(
+        study_attrs.get(_FORMER_FIXED_PART), current, base_config
+    )
+    if stored is None:
+        study.optuna.set_user_attr(_FIXED_PART, current)
         return
-    keys = sorted({*now, *kept})
+    # Before the first value nothing depends on the objective yet, so it may change.
+    if not any(trial.state.name == "COMPLETE" for trial in study.trials()):
+        stored[_OBJECTIVE] = current[_OBJECTIVE]
+    study.optuna.set_user_attr(_FIXED_PART, stored)
     changed = [
-        f"{key}={now.get(key)} (was {kept.get(key)})"
-        for key in keys
-        if now.get(key) != kept.get(key)
+        f"{key}={current.get(key)} (was {stored.get(key)})"
+        for key in sorted({*current, *stored})
+        if current.get(key) != stored.get(key)
     ]
     if changed:
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        more = len(changed) - _MAX_CHANGES_SHOWN
         raise ConfigError(
-            f"study {study.name} was begun with other settings: {', '.join(changed[:4])}{more}; "
+            f"study {study.name} was begun with other settings:"
+            f" {', '.join(changed[:_MAX_CHANGES_SHOWN])}{f' and {more} more' if more > 0 else ''}; "
             "set them back, or give the new study a name: hydra.sweeper.study_name=NAME"
         )
 
 
-def _as_asked(
-    kept: dict[str, Any] | None,
-    now: Mapping[str, Any],
-    base: RunConfig,
+def _migrate_fixed_part(
+    stored: dict[str, Any] | None, current: Mapping[str, Any], base_config: RunConfig
 ) -> dict[str, Any] | None:
-    """What an older medexp has `kept` of a study's fixed part, as it is kept today; None where that
-    is nothing.
+    """Return the fixed part that an older medexp stored as it is stored today, None for None.
 
-    It kept what the machine had added, which is not held against this one, and absolute paths, of
-    which the name has to do; and it kept more.
+    An older medexp stored more keys. It stored what it had read from the machine, which may be
+    another machine now. And it stored absolute paths, of which only the last name is compared.
     """
-    if kept is None:
+    if stored is None:
         return None
 
     def is_same(name: str) -> bool:
-        was, given = kept[name], now[name]
-        paths = isinstance(was, str) and isinstance(given, str) and Path(was).is_absolute()
-        return name in base.asked or (paths and Path(was).name == Path(given).name)
+        before, now = stored[name], current[name]
+        are_paths = isinstance(before, str) and isinstance(now, str) and Path(before).is_absolute()
+        return name in base_config.asked or (are_paths and Path(before).name == Path(now).name)
 
-    of_today = (name for name in kept if name in now or flat.is_of_identity(name))
-    return {name: now[name] if name in now and is_same(name) else kept[name] for name in of_today}
+    return {
+        name: current[name] if name in current and is_same(name) else value
+        for name, value in stored.items()
+        if name in current or flatten.is_of_identity(name)
+    }
 
 
-def _enough_asked(study: Study) -> None:
-    done, wanted = study.done(), study.settings.n_trials
+def _refuse_spent_budget(study: Study) -> None:
+    """Raises ConfigError where the study has more finished trials than the command asks for."""
+    done, wanted = study.count_done(), study.options.n_trials
     if done > wanted:
         raise ConfigError(
             f"sweep.n_trials={wanted} is a total and study {study.name} has {done} finished trials"
@@ -176,95 +202,105 @@ def _enough_asked(study: Study) -> None:
         )
 
 
-def _launcher(question: Question, task: TaskFunction) -> Any:
+def _make_launcher(spec: SweepSpec, task: TaskFunction) -> Any:
     from hydra.core.plugins import Plugins
 
     return Plugins.instance().instantiate_launcher(
-        hydra_context=question.context, task_function=task, config=question.config
+        hydra_context=spec.hydra_context, task_function=task, config=spec.hydra_config
     )
 
 
-def _begin_with_defaults(study: Study, base: RunConfig) -> None:
-    """Where a sampler is free to begin anywhere, the run as it is configured comes first: the one
-    to beat.
+def _enqueue_defaults(study: Study, base_config: RunConfig) -> None:
+    """Have the run as it is configured tried first: it is the one to beat.
+
+    A grid has an order of its own, so there the first trial stays the sampler's.
     """
-    values = names.values_of(base, study.space)
-    if values is not None and not str(study.settings.sampler["_target_"]).endswith(
-        ("GridSampler", "BruteForceSampler")
-    ):
-        study.enqueue(values)
+    params = labels.find_configured_point(base_config, study.space)
+    sampler = str(study.options.sampler["_target_"])
+    if params is not None and not sampler.endswith(("GridSampler", "BruteForceSampler")):
+        study.enqueue(params)
 
 
-def _work(trials: Trials, board: Board, asked: Settings) -> None:
-    """As many threads as trials at a time; this one shows the table and hears Ctrl-C."""
-    workers = [threading.Thread(target=trials.work, daemon=True) for _ in range(asked.n_jobs)]
-    beat_at = 0.0
-    with _Signals(trials.asked_to_stop), board:
-        for each in workers:
-            each.start()
-        while any(each.is_alive() for each in workers) and not trials.leaves_now:
-            if time.monotonic() >= beat_at:
-                trials.beat()
-                beat_at = time.monotonic() + asked.heartbeat_s / 2
-            board.refresh(trials.in_flight)
-            for each in workers:
-                each.join(0.1 / asked.n_jobs)
-    if trials.stops:
+def _run_workers(scheduler: TrialScheduler, table: LiveTable, options: SweepOptions) -> None:
+    """Run one thread for each trial at a time; this thread shows the table and hears Ctrl-C.
+
+    Raises: RunInterrupted after a stop; the error of the sweep that a worker met.
+    """
+    workers = [threading.Thread(target=scheduler.run, daemon=True) for _ in range(options.n_jobs)]
+    next_beat_at = 0.0
+    with _SignalHandlers(scheduler.request_stop), table:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers) and not scheduler.abandons_trials:
+            if time.monotonic() >= next_beat_at:
+                scheduler.send_heartbeat()
+                next_beat_at = time.monotonic() + options.heartbeat_s / 2
+            table.refresh(scheduler.in_flight)
+            for worker in workers:
+                worker.join(0.1 / options.n_jobs)
+    if scheduler.stop_requests:
         raise RunInterrupted(
-            f"stopped with {trials.study.done()} of {asked.n_trials} trials done; everything is"
-            " kept, the same command continues",
-            trials.stopped_by,
+            f"stopped with {scheduler.study.count_done()} of {options.n_trials} trials done;"
+            " everything is kept, the same command continues",
+            scheduler.stopped_by,
         )
-    if trials.error is not None:
-        raise trials.error
+    if scheduler.error is not None:
+        raise scheduler.error
 
 
-def _best_preset(question: Question, study: Study) -> Path | None:
-    """best.yaml of the best trial, None before there is one; of a Pareto front, of the one with the
-    best first objective.
+def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
+    """Write best.yaml of the best trial, of a Pareto front of the one with the best first objective.
+
+    Returns its path, None before there is a best trial.
     """
-    trial = results.first_of(study)
+    trial = results.select_best_trial(study)
     if trial is None:
         return None
-    took = sum(each.user_attrs.get("elapsed_s", 0.0) for each in study.trials())
-    said = ", ".join(
+    elapsed_s = sum(other.user_attrs.get(ELAPSED, 0.0) for other in study.trials())
+    figures = ", ".join(
         f"{name} {value:.6g}"
-        for name, value in zip(study.settings.objectives, trial.values, strict=True)
+        for name, value in zip(study.options.objectives, trial.values, strict=True)
     )
-    if (repeats := study.settings.repeats) > 1:
-        said += (
+    if (repeats := study.options.repeats) > 1:
+        figures += (
             f" (the mean of {repeats} runs with training.seed from the one below up: the command is"
             " the first of them)"
         )
-    head = (
+    folder = shlex.quote(str(spec.folder))
+    header = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
-        f"Result: trial {trial.number} of {study.done()} ({names.point(trial.params)}): {said}; "
-        f"{duration(took)} of training in all.\n"
-        f"  python -m medexp.train --config-dir {shlex.quote(str(question.folder))} experiment=best"
+        f"Result: trial {trial.number} of {study.count_done()}"
+        f" ({labels.format_params(trial.params)}): {figures}; {duration(elapsed_s)} of training in"
+        " all.\n"
+        f"  python -m medexp.train --config-dir {folder} experiment=best"
     )
-    cfg = with_shape(question.compose(study.space.overrides(trial.params)), question.launch_dir)
-    anywhere = anchored(cfg, question.launch_dir)
-    return preset.write(preset.preset(anywhere, question.plain, head), question.folder)
+    cfg = with_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
+    # A preset is read from another folder than the sweep was started in.
+    cfg = anchored(cfg, spec.launch_dir)
+    preset = best_preset.format_preset(cfg, spec.compose_defaults, header)
+    return best_preset.write_preset(preset, spec.folder)
 
 
-class _Signals:
-    """While open, Ctrl-C and SIGTERM call `heard` with their number instead of ending the process."""
+class _SignalHandlers:
+    """While open, Ctrl-C and SIGTERM call `on_signal` with their number and do not end the process."""
 
-    def __init__(self, heard: Callable[[int], None]):
-        self._heard = heard
-        self._before: dict[int, Any] = {}
+    def __init__(self, on_signal: Callable[[int], None]):
+        self._on_signal = on_signal
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> None:
+        # Python lets only the main thread set a handler.
         if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._hear)
+            self._previous = {
+                number: signal.signal(number, self._handle)
                 for number in (signal.SIGINT, signal.SIGTERM)
             }
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        # A terminal and a parent process may both send the same Ctrl-C.
         if not is_same_again(number):
-            self._heard(number)
+            self._on_signal(number)

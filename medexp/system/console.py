@@ -19,13 +19,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from medexp.system.units import GIB, duration
+from medexp.system.disk_space import NO_ROOM
+from medexp.system.units import duration
 from medexp.system.visible import visible
 
 DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
@@ -39,6 +41,12 @@ _IN_ASCII = str.maketrans(
 )  # fmt: skip
 
 
+_LOST_RESULTS = (
+    "medexp: the disk that standard output is written to is full, so that what was to be printed is"
+    " lost; free some space there. What the run made is kept"
+)
+
+
 def prepare_streams() -> None:
     """Have standard output and error replace what their encoding lacks, and drop what is said on
     standard error once its reader has gone."""
@@ -46,11 +54,20 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="medexp.nearest")
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _replace_raw(sys.stdout, _Results)
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
-        raw = io.BufferedWriter(_Unread(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(
-            raw, sys.stderr.encoding, sys.stderr.errors, line_buffering=True
-        )
+        sys.stderr = _replace_raw(sys.stderr, _Unread)
+
+
+def _replace_raw(stream: io.TextIOWrapper, raw_class: type[io.FileIO]) -> io.TextIOWrapper:
+    """Return a stream like `stream`, to the same file, whose bytes are written by `raw_class`."""
+    stream.flush()
+    writer = io.BufferedWriter(raw_class(stream.fileno(), "w", closefd=False))
+    is_log = stream is sys.stderr
+    return io.TextIOWrapper(
+        writer, stream.encoding, stream.errors, line_buffering=is_log or stream.line_buffering
+    )
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:
@@ -66,11 +83,31 @@ def _nearest(error: UnicodeError) -> tuple[str, int]:
     return "".join(kept), error.end
 
 
-class _Unread(io.FileIO):
-    """A file that what is written goes nowhere once its reader has gone."""
+class _Results(io.FileIO):
+    """A file that drops what is written while its disk is full, and knows that it did.
+
+    Raising would end a run that is finished but for its printing, and Python tries again at its
+    end, with exit code 120.
+    """
+
+    is_incomplete = False
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
-        """Write, or not."""
+        """Write `data`, or drop it."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.is_incomplete = True
+            return len(data)
+
+
+class _Unread(_Results):
+    """A file that drops what is written once its reader has gone, too."""
+
+    def write(self, data: Any) -> int | None:
+        """Write `data`, or drop it."""
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -93,13 +130,27 @@ def quiet_when_unread() -> Iterator[None]:
     try:
         try:
             yield
-        finally:
-            sys.stdout.flush()
+        except BaseException as ending:
+            is_complete = _flush_results()
+            if is_complete or not isinstance(ending, SystemExit) or ending.code:
+                raise  # what went wrong is told by whoever takes it
+        else:
+            is_complete = _flush_results()
+        if not is_complete:
+            sys.stderr.write(f"{_LOST_RESULTS}\n")
+            sys.exit(2)
     except BrokenPipeError:
         if not _is_unread(sys.stdout):
             raise
         _discard(sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _flush_results() -> bool:
+    """Flush standard output; return whether all of it has come to its file."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return not (isinstance(raw, _Results) and raw.is_incomplete)
 
 
 def _is_unread(stream: TextIO) -> bool:
@@ -109,20 +160,20 @@ def _is_unread(stream: TextIO) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-class Screen:
+class Console:
     """Both consoles of a command."""
 
     def __init__(self) -> None:
         self.results, self.log = _console(sys.stdout), _console(sys.stderr)
 
-    def say(self, text: str, mark: str = "", title: str = "") -> None:
+    def info(self, text: str, mark: str = "", title: str = "") -> None:
         """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it
         stays one in a log file.
         """
         _print(self.log, Text.assemble(_marked(mark), (title, "bold"), text))
 
     @contextmanager
-    def stage(self, label: str) -> Iterator[None]:
+    def status(self, label: str) -> Iterator[None]:
         """Shows that `label` is under way, and when it is done, how long it took."""
         began = time.perf_counter()
         if self.log.is_terminal:
@@ -135,10 +186,10 @@ class Screen:
         self._took(label, began)
 
     @contextmanager
-    def counting(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar over `total` things; call what it yields with how many more are done."""
         began = time.perf_counter()
-        with _progress(self.log, MofNCompleteColumn()) as progress:
+        with make_progress_bar(self.log, MofNCompleteColumn()) as progress:
             task = progress.add_task(label, total=total)
             yield lambda done: progress.update(task, advance=done)
         self._took(label, began)
@@ -185,7 +236,7 @@ class Screen:
         self.results.print()
 
 
-class SafeConsole(Console):
+class SafeConsole(RichConsole):
     """A console whose own escape sequences are the only ones that it sends: text, Markdown and
     tables by others have none.
     """
@@ -202,7 +253,7 @@ class SafeConsole(Console):
         _discard(self.file.fileno())
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: TextIO) -> RichConsole:
     """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take
     80.
     """
@@ -214,67 +265,12 @@ def _marked(mark: str) -> Text:
     return Text.assemble((mark, _COLOURS[mark]), " ") if mark else Text()
 
 
-def _print(console: Console, text: Text) -> None:
+def _print(console: RichConsole, text: Text) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-def _progress(console: Console, *columns: MofNCompleteColumn | TextColumn) -> Progress:
+def make_progress_bar(console: RichConsole, *columns: MofNCompleteColumn | TextColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), *columns, TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
-
-
-class TrainingProgress:
-    """A watcher: a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every
-    tenth of the way.
-    """
-
-    def __init__(
-        self, screen: Screen, last_step: int, reserved_bytes: Callable[[], int], ceiling_bytes: int
-    ):
-        self._screen, self._last_step = screen, last_step
-        self._reserved_bytes, self._ceiling_bytes = reserved_bytes, ceiling_bytes
-        self._every = max(1, last_step // 10)
-        self._began = time.perf_counter()
-        self._first_step: int | None = None
-        self._progress = _progress(
-            screen.log, MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False)
-        )
-        self._task = self._progress.add_task("training", total=last_step, now="")
-
-    def __enter__(self) -> "TrainingProgress":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def stepped(self, step: int, metrics: dict[str, float]) -> None:
-        """Show the step."""
-        now = (
-            f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f}"
-            f" tokens/s{self._vram()}"
-        )
-        # its time is compilation and warming up: the rest is estimated without it
-        if self._first_step is None:
-            self._first_step, self._began = step, time.perf_counter()
-        self._progress.update(self._task, completed=step, now=now)
-        if not self._screen.log.is_terminal and (
-            step % self._every == 0 or step in (1, self._last_step)
-        ):
-            self._screen.say(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
-
-    def _vram(self) -> str:
-        if not self._ceiling_bytes:
-            return ""
-        return f"  VRAM {self._reserved_bytes() / GIB:.2f}/{self._ceiling_bytes / GIB:.2f} GiB"
-
-    def _eta(self, step: int) -> str:
-        done = step - (self._first_step or step)
-        if done == 0 or step == self._last_step:
-            return ""
-        return (
-            f"  {duration((time.perf_counter() - self._began) / done * (self._last_step - step))}"
-            " to go"
-        )

@@ -1,11 +1,19 @@
 """Paths without the user: the home folder as ~, in what is kept or shown to others."""
 
 import logging
+import os
 import re
 from pathlib import Path
 
 # so that /home/ann is not found in /home/anne, nor in /mnt/home/ann
 _BEFORE, _AFTER = r"(?<![\w.~-])", r"(?![\w-]|\.\w)"
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return `path` with a leading ~ or ~user as the home folder; as it is where no such user is
+    known, which is then a folder's name (Path.expanduser raises there).
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def with_tilde(text: str) -> str:

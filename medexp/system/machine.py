@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from medexp.system.files import write_json
+from medexp.system.home import expand_home
 from medexp.system.units import GIB
 
 # in the environment of a trial: how many run beside each other on this machine
@@ -66,11 +67,7 @@ class Machine:
 
 def cache_dir() -> Path:
     """Where is kept what is costly to make again: MEDEXP_CACHE, else ~/.cache/medexp."""
-    return (
-        Path(os.environ.get("MEDEXP_CACHE") or Path.home() / ".cache" / "medexp")
-        .expanduser()
-        .resolve()
-    )
+    return expand_home(os.environ.get("MEDEXP_CACHE") or "~/.cache/medexp").resolve()
 
 
 def keep(gpu: Gpu, calibration: Calibration) -> Path:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config import dataset_sources as parts
-from medexp.config.schema import Dataset, Model, Part, RunConfig
+from medexp.config import dataset_sources
+from medexp.config.schema import Dataset, MixtureSource, Model, RunConfig
 
 MODEL, DATASET = "medexp.model_revision", "medexp.dataset_revision"
 BETWEEN = " + "  # commits of a mixture's sources, in their order
@@ -36,9 +36,11 @@ def pin(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
 def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
     as_object = OmegaConf.to_object(dataset)
     assert isinstance(as_object, Dataset)
-    if list(parts.expand(as_object)):  # said when the config is checked
+    if list(dataset_sources.expand(as_object)):  # said when the config is checked
         return
-    from_hub = [place for place, each in enumerate(parts.sources(as_object)) if each.path is None]
+    from_hub = [
+        place for place, each in enumerate(dataset_sources.sources(as_object)) if each.path is None
+    ]
     if len(from_hub) != len(commits):
         return
     entries = dataset.mixture or [dataset]
@@ -51,7 +53,7 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
 def sentence(run: RunConfig, tags: Mapping[str, str]) -> str | None:
     """Which of the commits in `tags` the checked `run` takes; None where it takes none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
-    read: list[Model | Part] = [run.model, *parts.sources(run.dataset)]
+    read: list[Model | MixtureSource] = [run.model, *dataset_sources.sources(run.dataset)]
     pinned = [each for each in read if each.path is None and each.revision in recorded]
     taken = [f"{each.hub_id} at {each.revision}" for each in pinned]
     return f"as that run had them from the Hub: {', '.join(taken)}" if taken else None

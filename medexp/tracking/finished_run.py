@@ -11,20 +11,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.config.command_options import OfARun
 from medexp.config.resolve import found_again, tracking_root
-from medexp.config.schema import RunConfig, Tracking
+from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
-from medexp.models import adapter_files as artifact
-from medexp.models import weights
-from medexp.models.adapter_model import Weights
-from medexp.planning import planner
-from medexp.system.console import NOTE, Screen
+from medexp.system.home import expand_home
 from medexp.tracking import commits, registry
 from medexp.tracking import queries as kept_runs
-from medexp.tracking.registry import ADAPTER
+from medexp.tracking.artifact_names import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ADAPTER_RUN_CONFIG,
+    COMPOSED_CONFIG,
+    RECORD,
+    STARTED_FROM,
+)
 from medexp.tracking.store_upkeep import MOVED_FROM, lies_in
 
-COMPOSED, RECORD = "config/composed.yaml", "evaluation/record.json"
-STARTED_FROM = "started_from"  # the adapter a run began with
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
 
@@ -60,17 +61,21 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         )
     if asked.startswith("models:"):
         return _kept(registry.run_of(_store(root), asked), root, asked)
-    folder = launch_dir / Path(asked).expanduser()
+    folder = launch_dir / expand_home(asked)
     if folder.is_dir():
-        inside = folder if (folder / artifact.CONFIG).is_file() else folder / ADAPTER
-        if not (inside / artifact.CONFIG).is_file():
+        inside = folder if (folder / ADAPTER_CONFIG).is_file() else folder / ADAPTER
+        if not (inside / ADAPTER_CONFIG).is_file():
             raise RunError(
                 f"run={asked} is a folder without adapter_config.json; give the folder of an"
                 " adapter, or an MLflow run id"
             )
         inside = inside.resolve()
         return FinishedRun(
-            asked, inside, _existing(inside / "run.yaml"), _existing(inside.parent / RECORD), None
+            asked,
+            inside,
+            _existing(inside / ADAPTER_RUN_CONFIG),
+            _existing(inside.parent / RECORD),
+            None,
         )
     if not re.fullmatch(r"\w+", asked):
         raise RunError(
@@ -81,9 +86,13 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
 
 
 def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
-    kept = kept_runs.find_run(_store(root), run_id, (ADAPTER, COMPOSED, RECORD, STARTED_FROM))
+    kept = kept_runs.find_run(
+        _store(root), run_id, (ADAPTER, COMPOSED_CONFIG, RECORD, STARTED_FROM)
+    )
     has = kept.artifacts.get
-    return FinishedRun(asked, has(ADAPTER), has(COMPOSED), has(RECORD), kept, has(STARTED_FROM))
+    return FinishedRun(
+        asked, has(ADAPTER), has(COMPOSED_CONFIG), has(RECORD), kept, has(STARTED_FROM)
+    )
 
 
 def _existing(file: Path) -> Path | None:
@@ -120,7 +129,7 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
     """
     if subject.composed is None:
         raise RunError(
-            f"run={subject.asked} has no config beside it ({COMPOSED} in MLflow, run.yaml in an"
+            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in an"
             " adapter folder); it was not made by medexp, or its files were moved away without the"
             " store"
         )
@@ -154,25 +163,3 @@ def _found_again(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> D
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
     project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
     return found_again(stored, lies_in(moved_from).parents[1] if moved_from else None, project)
-
-
-def continued(run: RunConfig, subject: FinishedRun, show: Screen) -> Weights:
-    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
-    another version of it, which is said; `run` is set to begin with that adapter, and to the
-    fastest plan that fits.
-
-    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
-        together; VramPlanError.
-    """
-    if planner.is_planned(run):
-        planner.apply(run, planner.choose(run)[0])
-    if subject.adapter is None:
-        raise RunError(
-            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
-            " run=FOLDER of its adapter"
-        )
-    found = weights.find(run.model)
-    if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
-        show.say(note, NOTE)
-    run.lora.start_from = str(subject.adapter)
-    return found

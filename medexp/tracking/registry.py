@@ -12,10 +12,10 @@ from typing import Any
 
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError, listing
+from medexp.tracking.artifact_names import ADAPTER, REPORT
 from medexp.tracking.store import existing_store, is_missing
 from medexp.tracking.views import TRAINING_PAGES
 
-ADAPTER, REPORT = "adapter", "report.html"
 URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+|latest))")
 _NAME, _ALIAS = (
     re.compile(r"[^/:@]*[^/:@\s.][^/:@]*"),

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError, first_line
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.imports import for_good
 from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 from medexp.tracking.store_upkeep import STORE, prepare, uri_of
@@ -43,7 +43,7 @@ def open_store(tracking: Tracking) -> Any:
         _make_store(root)
     began = time.monotonic()
     while True:
-        wait_while_locked(root / STORE, Screen().say)
+        wait_while_locked(root / STORE, Console().info)
         try:
             # the registry is the same store, whatever the environment says
             return MlflowClient(uri, uri)

@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from medexp.errors import OutputError, first_line
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.imports import for_good
 from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 
@@ -48,7 +48,7 @@ def prepare(root: Path) -> None:
     is then as it was.
     """
     file = root / STORE
-    wait_while_locked(file, Screen().say)
+    wait_while_locked(file, Console().info)
     try:
         if not file.is_file() or not file.stat().st_size or _schema_of(file) is None:
             return  # not made yet, or no store of MLflow's: it is to say so itself

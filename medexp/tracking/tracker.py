@@ -14,7 +14,7 @@ from typing import Any
 from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunInterrupted, TrialPruned, first_line
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.home import with_tilde
 from medexp.system.process_identity import as_tag
 from medexp.tracking.open_runs import PROCESS, bury_dead, held_open
@@ -170,7 +170,7 @@ def open_run(
 
     Raises: OutputError where another program has the store locked for too long to begin.
     """
-    client, root, say = open_store(tracking), Path(tracking.root or "."), say or Screen().say
+    client, root, say = open_store(tracking), Path(tracking.root or "."), say or Console().info
     wait_while_locked(root / STORE, say, to_read=False)
     write_left(client, root)
     bury_dead(client, root)

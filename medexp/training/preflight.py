@@ -10,21 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from medexp.config.schema import BatchBy, RunConfig
-from medexp.data.encoding import Encoded
+from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
 from medexp.errors import HostMemoryError, VramCeilingError
-from medexp.evaluation.losses import case_losses
-from medexp.models import loading as model
+from medexp.evaluation.losses import measure_case_losses
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import Tuned
-from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning import limits, planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_memory import attended_tokens
 from medexp.planning.step_time import Plan, predicted
 from medexp.system.units import gib
 from medexp.training import trainer
-from medexp.training.resume import Workspace
+from medexp.training.resume import ResumableRun
 
 DOING = {
     Phase.always: "loading the model",
@@ -47,12 +46,12 @@ class PhaseBytes:
 
 
 @dataclass(frozen=True)
-class Settled:
+class PreflightResult:
     """A loaded model, the plan that it was seen to fit with, and what each phase took; `tried` are
     the plans that did not fit.
     """
 
-    tuned: Tuned
+    model: Tuned
     plan: Plan
     phases: tuple[PhaseBytes, ...] = ()
     tried: tuple[Plan, ...] = ()
@@ -76,109 +75,111 @@ class Settled:
         }
 
 
-def settle(
-    asked: RunConfig,
-    run: RunConfig,
+def run_preflight(
+    requested: RunConfig,
+    config: RunConfig,
     plan: Plan,
     load: Callable[[], Tuned],
-    ready: Prepared,
+    prepared: Prepared,
     meter: Meter,
-    work: Workspace,
+    work: ResumableRun,
     say: Callable[[str], None],
-) -> Settled:
-    """The model of `run`, with the first plan that a real step fits: `plan`, else up to
-    `hardware.replan` safer ones of `asked` (`run` before a plan was applied); where activations
+) -> PreflightResult:
+    """The model of `config`, with the first plan that a real step fits: `plan`, else up to
+    `hardware.replan` safer ones of `requested` (`config` before a plan was applied); where activations
     cannot wait in host memory as was planned, one whose activations stay on the card. The levers of
-    `run` are set to it. A run that was settled before only loads; one that ran out of memory later
+    `config` are set to it. A run that was settled before only loads; one that ran out of memory later
     on begins with the next-safer plan.
 
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with
     planned and measured bytes when no plan fits, or none is left.
     """
-    if (kept := settled_plan(asked, plan, work)) is not None:
-        planner.apply(run, kept)
+    if (kept := find_fitting_plan(requested, plan, work)) is not None:
+        planner.apply(config, kept)
         with memory_phase(Phase.always, DOING[Phase.always], meter):
-            return Settled(load(), kept)
-    if (safer := _after_running_out(asked, work)) is not None:
+            return PreflightResult(load(), kept)
+    if (safer := _plan_after_running_out(requested, work)) is not None:
         say(
             "the last attempt ran out of memory with this plan; next:"
             f" {planner.sentence(safer, None)}"
         )
         plan = safer
-        planner.apply(run, plan)
+        planner.apply(config, plan)
     tried: list[Plan] = []
-    tuned: Tuned | None = None
+    model: Tuned | None = None
     while True:
         try:
             with memory_phase(Phase.always, DOING[Phase.always], meter):
-                tuned = tuned or load()
-            phases = _rehearse(run, plan, tuned, ready, meter)
-            work.settle(plan.levers)
-            return Settled(tuned, plan, phases, tuple(tried))
+                model = model or load()
+            phases = _run_longest_step(config, plan, model, prepared, meter)
+            work.remember_fitting_levers(plan.levers)
+            return PreflightResult(model, plan, phases, tuple(tried))
         except HostMemoryError as error:
-            if asked.hardware.offload_activations is True:
+            if requested.hardware.offload_activations is True:
                 raise
-            asked = _with_activations_on_the_card(asked)
-            safer, why = planner.choose(asked)[0], error.why
+            requested = _keep_activations_on_card(requested)
+            safer, why = planner.choose(requested)[0], error.why
         except VramCeilingError as error:
             found = (
-                planner.safer(asked, plan, _phase(error.phase))
-                if len(tried) < run.hardware.replan
+                planner.safer(requested, plan, _phase_of(error.phase))
+                if len(tried) < config.hardware.replan
                 else None
             )
             if found is None:
-                raise _nothing_left(error, [*tried, plan], meter) from error
+                raise _explain_nothing_fits(error, [*tried, plan], meter) from error
             safer, why = found, f"{error.doing} did not fit"
         say(f"{why}; next: {planner.sentence(safer, None)}")
         tried.append(plan)
         # outside the handler, whose traceback holds what the step had allocated
-        if tuned is not None:
-            model.recover(tuned)
-        tuned = None if planner.needs_reload(plan, safer) else tuned
+        if model is not None:
+            model_loading.recover(model)
+        model = None if planner.needs_reload(plan, safer) else model
         plan = safer
-        planner.apply(run, plan)
+        planner.apply(config, plan)
         meter.restart()
 
 
-def settled_plan(asked: RunConfig, plan: Plan, work: Workspace) -> Plan | None:
+def find_fitting_plan(requested: RunConfig, plan: Plan, work: ResumableRun) -> Plan | None:
     """Return the plan that the run of `work` was seen to fit with, where this machine has the
     memory for it; None where `plan`, made for this machine, is to be tried in its place."""
-    if (levers := work.settled()) is None:
+    if (levers := work.fitting_levers()) is None:
         return None
-    kept = predicted(asked, levers)
+    kept = predicted(requested, levers)
     # Grouped by length, cases come in another order with another micro-batch: what is half trained
     # goes on as it began, and the memory guard has the last word.
     is_same_size = levers.micro_batch == plan.levers.micro_batch
-    has_one_order = is_same_size or not asked.training.group_by_length
-    return None if has_one_order and not limits.fits(asked, kept) else kept
+    has_one_order = is_same_size or not requested.training.group_by_length
+    return None if has_one_order and not limits.fits(requested, kept) else kept
 
 
-def _after_running_out(asked: RunConfig, work: Workspace) -> Plan | None:
+def _plan_after_running_out(requested: RunConfig, work: ResumableRun) -> Plan | None:
     """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out,
     or nothing is safer.
     """
-    if (found := work.ran_out()) is None:
+    if (found := work.levers_out_of_memory()) is None:
         return None
     levers, phase = found
-    safer = planner.safer(asked, predicted(asked, levers), _phase(phase))
+    safer = planner.safer(requested, predicted(requested, levers), _phase_of(phase))
     is_another_order = (
-        asked.training.group_by_length
+        requested.training.group_by_length
         and safer is not None
         and safer.levers.micro_batch != levers.micro_batch
     )
     return None if is_another_order else safer
 
 
-def _with_activations_on_the_card(asked: RunConfig) -> RunConfig:
-    return replace(asked, hardware=replace(asked.hardware, offload_activations=False))
+def _keep_activations_on_card(requested: RunConfig) -> RunConfig:
+    return replace(requested, hardware=replace(requested.hardware, offload_activations=False))
 
 
-def _phase(value: str | None) -> Phase:
+def _phase_of(value: str | None) -> Phase:
     """The phase of this value; where none was kept, the one that most runs spend their time in."""
     return Phase.training if value is None else Phase(value)
 
 
-def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) -> VramCeilingError:
+def _explain_nothing_fits(
+    error: VramCeilingError, tried: Sequence[Plan], meter: Meter
+) -> VramCeilingError:
     planned = ", then ".join(f"{gib(plan.budget.peak_bytes):.2f} GiB" for plan in tried)
     return VramCeilingError(
         f"{error}. Planned: {planned}; measured: {gib(meter.peak_bytes()):.2f} GiB and more was"
@@ -189,29 +190,33 @@ def _nothing_left(error: VramCeilingError, tried: Sequence[Plan], meter: Meter) 
     )
 
 
-def _rehearse(
-    run: RunConfig, plan: Plan, tuned: Tuned, ready: Prepared, meter: Meter
+def _run_longest_step(
+    config: RunConfig, plan: Plan, model: Tuned, prepared: Prepared, meter: Meter
 ) -> tuple[PhaseBytes, ...]:
     """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the
     adapter is as it was.
     """
-    held_out = longest_batch(sorted(ready.held_out.encoded, key=_tokens), run.evaluation.batch_size)
-    rows = largest_micro_batch(run, ready.rows)
-    once = copy.copy(run)
-    twice = min(2, run.training.accumulation)
+    held_out = find_longest_batch(
+        sorted(prepared.held_out.encoded, key=_count_tokens), config.evaluation.batch_size
+    )
+    rows = find_largest_micro_batch(config, prepared.rows)
+    once = copy.copy(config)
+    twice = min(2, config.training.accumulation)
     once.training = replace(
-        run.training,
+        config.training,
         micro_batch=len(rows),
         accumulation=twice,
         batch_by=BatchBy.cases,
         warmup_steps=0,
     )
     work: dict[Phase, Callable[[], object]] = {
-        Phase.evaluation: lambda: case_losses(tuned, held_out, run.evaluation.batch_size),
-        Phase.training: lambda: trainer.fit(tuned, list(rows) * twice, once, None, None, []),
+        Phase.evaluation: lambda: measure_case_losses(
+            model, held_out, config.evaluation.batch_size
+        ),
+        Phase.training: lambda: trainer.fit(model, list(rows) * twice, once, None, None, []),
     }
     found = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
-    with tuned.keeping_weights():
+    with model.keeping_weights():
         for phase, do in work.items():
             meter.restart()
             with memory_phase(phase, DOING[phase], meter):
@@ -221,32 +226,37 @@ def _rehearse(
     return tuple(found)
 
 
-def longest_batch(rows: Sequence[Encoded], size: int) -> Sequence[Encoded]:
+def find_longest_batch(rows: Sequence[EncodedCase], size: int) -> Sequence[EncodedCase]:
     """Of `rows` taken `size` at a time, those that are longest when padded to each other."""
     return max(
-        (rows[start : start + size] for start in range(0, len(rows), size)), key=_padded_tokens
+        (rows[start : start + size] for start in range(0, len(rows), size)),
+        key=_count_padded_tokens,
     )
 
 
-def largest_micro_batch(run: RunConfig, rows: Sequence[Encoded]) -> Sequence[Encoded]:
+def find_largest_micro_batch(
+    config: RunConfig, rows: Sequence[EncodedCase]
+) -> Sequence[EncodedCase]:
     """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding
     counted, attention's too.
     """
     steps = (
-        trainer.rows_of(run, rows, step)
-        for step in range(1, len(rows) // run.training.cases_a_step + 1)
+        trainer.rows_of_step(config, rows, step)
+        for step in range(1, len(rows) // config.training.cases_a_step + 1)
     )
     together = (
         [step[case] for case in cases]
         for step in steps
-        for cases in trainer.micro_batches(run, [*map(_tokens, step)])
+        for cases in trainer.split_into_micro_batches(config, [*map(_count_tokens, step)])
     )
-    return max(together, key=lambda batch: attended_tokens(len(batch), max(map(_tokens, batch))))
+    return max(
+        together, key=lambda batch: attended_tokens(len(batch), max(map(_count_tokens, batch)))
+    )
 
 
-def _padded_tokens(batch: Sequence[Encoded]) -> int:
-    return len(batch) * max(map(_tokens, batch))
+def _count_padded_tokens(batch: Sequence[EncodedCase]) -> int:
+    return len(batch) * max(map(_count_tokens, batch))
 
 
-def _tokens(row: Encoded) -> int:
+def _count_tokens(row: EncodedCase) -> int:
     return len(row.input_ids)

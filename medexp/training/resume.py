@@ -24,13 +24,13 @@ from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingErro
 from medexp.planning.memory_terms import Levers
 from medexp.system import disk_space
 from medexp.system.files import write_json
+from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
-WEIGHTS = "adapter_model.safetensors"
 RUN = "run.json"  # which MLflow run a workspace belongs to
 Found = TypeVar("Found")
 
 
-class Workspace:
+class ResumableRun:
     """One unfinished run. `is_new` is False when an earlier process left it."""
 
     def __init__(self, folder: Path, lock: FileLock):
@@ -41,34 +41,34 @@ class Workspace:
     @property
     def mlflow_run_id(self) -> str | None:
         """The MLflow run this work belongs to, once there is one."""
-        found = _read(self.folder / RUN, dict)
+        found = _read_json(self.folder / RUN, dict)
         return str(found["mlflow_run_id"]) if found and "mlflow_run_id" in found else None
 
-    def belongs_to(self, mlflow_run_id: str) -> None:
+    def remember_mlflow_run(self, mlflow_run_id: str) -> None:
         """Remember the MLflow run, written whole or not at all."""
         write_json(self.folder / RUN, {"mlflow_run_id": mlflow_run_id})
 
-    def settled(self) -> Levers | None:
+    def fitting_levers(self) -> Levers | None:
         """The levers that this run was seen to fit with, once it was."""
-        return _read(self.folder / "levers.json", lambda found: Levers(**found))
+        return _read_json(self.folder / "levers.json", lambda found: Levers(**found))
 
-    def settle(self, levers: Levers) -> None:
+    def remember_fitting_levers(self, levers: Levers) -> None:
         """Remember the levers, written whole or not at all."""
         write_json(self.folder / "levers.json", asdict(levers))
 
-    def ran_out(self) -> tuple[Levers, str | None] | None:
+    def levers_out_of_memory(self) -> tuple[Levers, str | None] | None:
         """The levers with which an earlier process ran out of memory after they had seemed to fit,
         and in which phase (its value; None in a file of an older medexp)."""
-        return _read(
+        return _read_json(
             self.folder / "ran_out.json",
             lambda found: (Levers(**found["levers"]), found.get("phase")),
         )
 
-    def unsettle(self, phase: str | None) -> None:
+    def mark_out_of_memory(self, phase: str | None) -> None:
         """The levers did not fit after all, in the phase of this value: the next process is to take
         others.
         """
-        if (levers := self.settled()) is not None:
+        if (levers := self.fitting_levers()) is not None:
             write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase})
             (self.folder / "levers.json").unlink()
 
@@ -80,14 +80,14 @@ class Workspace:
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole, if any."""
         found = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
-        return next((folder for folder in found if _is_whole(folder)), None)
+        return next((folder for folder in found if _is_complete_checkpoint(folder)), None)
 
-    def answers(self, whose: str) -> Path:
+    def answers_file(self, whose: str) -> Path:
         """The file that keeps the answers of "base" or "tuned" as they come."""
         return self.folder / f"answers_{whose}.jsonl"
 
     @contextmanager
-    def with_room(self, *also: Path) -> Iterator[None]:
+    def explain_full_disk(self, *also: Path) -> Iterator[None]:
         """Where nothing can be written, here or in `also`: what was half written goes, so that
         MLflow can say how it ended.
 
@@ -102,7 +102,7 @@ class Workspace:
             if hindrance is None:
                 raise
             for folder in self.checkpoints.glob("checkpoint-*"):
-                if not _is_whole(folder):
+                if not _is_complete_checkpoint(folder):
                     shutil.rmtree(folder, ignore_errors=True)
             last = self.last_checkpoint()
             where = (
@@ -124,62 +124,67 @@ class Workspace:
         # them.
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        _let_go(self._lock)
+        _release_and_remove(self._lock)
 
 
-def unfinished(tracking: Tracking) -> Path:
+def unfinished_runs_dir(tracking: Tracking) -> Path:
     """Where the workspaces of a store's runs lie."""
     return Path(tracking.root or ".") / "unfinished"
 
 
 @contextmanager
-def claimed(
+def acquire(
     root: Path,
     fingerprint: str,
     resume: Resume,
     former: str | None = None,
-) -> Iterator[Workspace]:
+) -> Iterator[ResumableRun]:
     """The workspace of the run with this fingerprint under `root`, held while it is used: the one
     an earlier process left (with `resume=auto`; an older medexp called it `former`), else a new
     one.
 
     Raises: OutputError if it cannot be written, or the disk is full.
     """
-    workspace = _claim(root, fingerprint, resume, former)
+    workspace = _acquire(root, fingerprint, resume, former)
     try:
-        with workspace.with_room():
+        with workspace.explain_full_disk():
             yield workspace
     except TrialPruned:
         workspace.finish()  # nobody will continue it
         raise
     except VramCeilingError as error:
-        workspace.unsettle(error.phase)
+        workspace.mark_out_of_memory(error.phase)
         raise
     finally:
         workspace.release()
 
 
-def _claim(root: Path, fingerprint: str, resume: Resume, former: str | None) -> Workspace:
+def _acquire(root: Path, fingerprint: str, resume: Resume, former: str | None) -> ResumableRun:
     """One that was left is taken before a new one is made: the same command may have run twice at
     once, and one of them died.
     """
-    left = [folder for name in (fingerprint, former) if name for folder in _left(root, name)]
+    left = [
+        folder
+        for name in (fingerprint, former)
+        if name
+        for folder in _list_earlier_dirs(root, name)
+    ]
     for folder in left if resume is Resume.auto else ():
         lock = _try_lock(folder)
         if lock is not None and folder.exists():
-            return Workspace(folder, lock)
+            return ResumableRun(folder, lock)
         if lock is not None:  # it was finished meanwhile
-            _let_go(lock)
+            _release_and_remove(lock)
     for number in count(1):
         folder = root / (fingerprint if number == 1 else f"{fingerprint}-{number}")
         lock = None if folder.exists() else _try_lock(folder)
         if lock is not None:
             folder.mkdir(exist_ok=True)
-            return Workspace(folder, lock)
+            return ResumableRun(folder, lock)
     raise AssertionError("count() does not end")
 
 
-def _left(root: Path, fingerprint: str) -> list[Path]:
+def _list_earlier_dirs(root: Path, fingerprint: str) -> list[Path]:
     """The folders of runs with this fingerprint, the first one first."""
     numbered = re.compile(rf"{re.escape(fingerprint)}(?:-(\d+))?")
     matches = (
@@ -193,17 +198,21 @@ def _left(root: Path, fingerprint: str) -> list[Path]:
     ]
 
 
-def dead_runs(tracking: Tracking) -> list[str]:
+def list_dead_mlflow_runs(tracking: Tracking) -> list[str]:
     """The MLflow runs of every workspace whose process is gone."""
-    return [each.mlflow_run_id for each in abandoned(unfinished(tracking)) if each.mlflow_run_id]
+    return [
+        each.mlflow_run_id
+        for each in iterate_abandoned_runs(unfinished_runs_dir(tracking))
+        if each.mlflow_run_id
+    ]
 
 
-def abandoned(root: Path) -> Iterator[Workspace]:
+def iterate_abandoned_runs(root: Path) -> Iterator[ResumableRun]:
     """Every workspace whose process is gone, each held while it is looked at."""
     for folder in sorted(each for each in root.glob("*") if each.is_dir()):
         lock = _try_lock(folder)
         if lock is not None:
-            workspace = Workspace(folder, lock)
+            workspace = ResumableRun(folder, lock)
             try:
                 yield workspace
             finally:
@@ -225,7 +234,7 @@ def _try_lock(folder: Path) -> FileLock | None:
     return lock
 
 
-def _let_go(lock: FileLock) -> None:
+def _release_and_remove(lock: FileLock) -> None:
     """Release a lock whose folder is gone, and its file with it."""
     # Windows keeps an open file; elsewhere it goes before another process can hold it
     with suppress(PermissionError):
@@ -233,7 +242,7 @@ def _let_go(lock: FileLock) -> None:
     lock.release()
 
 
-def _read(file: Path, of: Callable[[Any], Found]) -> Found | None:
+def _read_json(file: Path, of: Callable[[Any], Found]) -> Found | None:
     """What is in JSON `file`; None where it is not there or cannot be read, as after a power cut."""
     try:
         return of(json.loads(file.read_text(encoding="utf-8")))
@@ -246,23 +255,23 @@ def _step_of(folder: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete_checkpoint(folder: Path) -> bool:
     """Its state file comes last when a process writes, and may come first when a machine stops:
     every other file is looked at.
     """
-    state = _read(folder / "trainer_state.json", dict)
+    state = _read_json(folder / "trainer_state.json", dict)
     if not state or state.get("global_step") != _step_of(folder):
         return False
     pickled = [*folder.glob("*.pt"), *folder.glob("*.pth")]
     there = {each.name for each in pickled}
     return (
         {"optimizer.pt", "scheduler.pt"} <= there
-        and all(map(_ends, pickled))
-        and _holds_its_tensors(folder / WEIGHTS)
+        and all(map(_is_complete_zip, pickled))
+        and _is_complete_safetensors(folder / ADAPTER_WEIGHTS)
     )
 
 
-def _ends(file: Path) -> bool:
+def _is_complete_zip(file: Path) -> bool:
     """Has what torch saved in `file` its end? It is a zip, and the list of its parts comes last."""
     try:
         with zipfile.ZipFile(file) as opened:
@@ -271,7 +280,7 @@ def _ends(file: Path) -> bool:
         return False
 
 
-def _holds_its_tensors(file: Path) -> bool:
+def _is_complete_safetensors(file: Path) -> bool:
     """Is the safetensors `file` as long as its head says? Eight bytes give the head's length, and
     it every tensor's place.
     """

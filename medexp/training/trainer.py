@@ -16,30 +16,29 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimizer, RunConfig
-from medexp.data.batching import filled, in_turn
-from medexp.data.encoding import IGNORED, Encoded
+from medexp.data.batching import batch_for_least_time, batch_in_order
+from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import MachineError, MedexpError, RunInterrupted, TrainingDiverged
 from medexp.models.adapter_model import Tuned
 from medexp.models.backend import quietly
 from medexp.planning.step_memory import attended_tokens
 from medexp.planning.step_time import short_micro_batch
-from medexp.system import private_names as private
-from medexp.system import stopping
+from medexp.system import private_names, stopping
 from medexp.system.files import flush
 from medexp.system.stopping import Asked
 
 MICRO_BATCHES, TOKENS = "micro_batches", "tokens"
 
 
-class Watcher(Protocol):
+class StepCallback(Protocol):
     """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm,
     train/learning_rate, speed/tokens_per_s and speed/step_s."""
 
-    def stepped(self, step: int, metrics: dict[str, float]) -> None: ...
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> None: ...
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What training came to: the last step, its loss; tokens without padding and seconds in steps
     of this process.
     """
@@ -52,12 +51,12 @@ class Fitted:
 
 def fit(
     tuned: Tuned,
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedCase],
     run: RunConfig,
     checkpoints: Path | None,
     resume_from: Path | None,
-    watchers: Sequence[Watcher],
-) -> Fitted:
+    watchers: Sequence[StepCallback],
+) -> FitResult:
     """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a
     checkpoint) where there is one; nothing is written without `checkpoints`. A step's rows go
     through the model in the micro-batches of `micro_batches`.
@@ -68,14 +67,16 @@ def fit(
     """
     steps = len(rows) // run.training.cases_a_step
     bridge = _bridge(
-        tuned, watchers, lambda step: sum(len(row.input_ids) for row in rows_of(run, rows, step))
+        tuned,
+        watchers,
+        lambda step: sum(len(row.input_ids) for row in rows_of_step(run, rows, step)),
     )
     with quietly():
         trainer = _trainer_class(tuned, bridge.trained_on)(
             model=tuned.network,
             args=_arguments(run, tuned, steps, checkpoints),
             train_dataset=_dataset(tuned, rows),
-            data_collator=_whole_step(run, tuned.tokenizer.pad_token_id),
+            data_collator=_step_collator(run, tuned.tokenizer.pad_token_id),
             processing_class=tuned.tokenizer,
             callbacks=[bridge],
         )
@@ -95,38 +96,38 @@ def fit(
         again = kept if checkpoints else "; the same command begins again"
         raise RunInterrupted(f"stopped by {signal.Signals(asked.by).name}{again}", asked.by)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Fitted(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
+    return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
-def rows_of(run: RunConfig, rows: Sequence[Encoded], step: int) -> Sequence[Encoded]:
+def rows_of_step(run: RunConfig, rows: Sequence[EncodedCase], step: int) -> Sequence[EncodedCase]:
     """Those of `rows` that optimizer step `step` is taken on; steps count from 1."""
     size = run.training.cases_a_step
     return rows[(step - 1) * size : step * size]
 
 
-def micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
+def split_into_micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     """Which of a step's cases, `lengths` tokens each, go through the model together, as
     `training.batch_by` says.
     """
     training = run.training
     if training.batch_by is BatchBy.cases:
-        return in_turn(len(lengths), training.micro_batch)
+        return batch_in_order(len(lengths), training.micro_batch)
 
     planned = attended_tokens(training.micro_batch, training.max_seq_tokens)
-    return filled(
+    return batch_for_least_time(
         lengths,
         lambda cases, longest: attended_tokens(cases, longest) <= planned,
         short_micro_batch(run).seconds,
     )
 
 
-def step_seconds(run: RunConfig, lengths: Sequence[int]) -> float:
+def predict_step_s(run: RunConfig, lengths: Sequence[int]) -> float:
     """What a step with cases of these lengths should take on the card, by the planner's cost model;
     the plan's own figure is for cases as long as the limit."""
     one = short_micro_batch(run)
     return sum(
         one.seconds(len(cases) * max(lengths[case] for case in cases))
-        for cases in micro_batches(run, lengths)
+        for cases in split_into_micro_batches(run, lengths)
     )
 
 
@@ -195,10 +196,10 @@ def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | Non
         options["loss_type"] = "nll"  # its own fused loss; TRL's chunked one would take its place
     arguments = tuned.stack.trl.SFTConfig(**options)
     # A plan is for one card; with two in sight the Trainer would double the batch.
-    setattr(arguments, private.CARDS_USED.last, min(1, arguments.n_gpu))
+    setattr(arguments, private_names.CARDS_USED.last, min(1, arguments.n_gpu))
     if arguments.n_gpu > 1:
         raise MachineError(
-            f"{private.CARDS_USED.absence()}; let one card be seen: CUDA_VISIBLE_DEVICES=0"
+            f"{private_names.CARDS_USED.absence()}; let one card be seen: CUDA_VISIBLE_DEVICES=0"
         )
     return arguments
 
@@ -208,13 +209,13 @@ def _optimizer(run: RunConfig) -> str:
     return (Optimizer.paged_adamw_8bit if paged else run.training.optimizer).value
 
 
-def _dataset(tuned: Tuned, rows: Sequence[Encoded]) -> Any:
+def _dataset(tuned: Tuned, rows: Sequence[EncodedCase]) -> Any:
     return tuned.stack.datasets.Dataset.from_dict(
         {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
     )
 
 
-def _whole_step(
+def _step_collator(
     run: RunConfig, pad_id: int
 ) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
     """A collator: a step's rows padded on the right and masked by their length (the padding token
@@ -242,14 +243,14 @@ def _whole_step(
             return {name: each[cases, :width] for name, each in whole.items()}
 
         return whole | {
-            MICRO_BATCHES: [*map(together, micro_batches(run, lengths))],
+            MICRO_BATCHES: [*map(together, split_into_micro_batches(run, lengths))],
             TOKENS: sum(lengths),
         }
 
     return collate
 
 
-def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int], int]) -> Any:
+def _bridge(tuned: Tuned, watchers: Sequence[StepCallback], tokens_of: Callable[[int], int]) -> Any:
     """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was
     asked to. It holds the tokens of a step against `tokens_of`: Unsloth patches the trainer and its
     defaults, and has once taken two steps' rows for one."""
@@ -309,7 +310,7 @@ def _bridge(tuned: Tuned, watchers: Sequence[Watcher], tokens_of: Callable[[int]
                 "speed/step_s": self.step_s,
             }
             for watcher in watchers:
-                watcher.stepped(state.global_step, metrics)
+                watcher.on_step_end(state.global_step, metrics)
             # What a watcher measured meanwhile belongs to this step: no other is begun.
             if self.asked.by is not None:
                 control.should_save = args.save_strategy != "no"

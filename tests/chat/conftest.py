@@ -9,15 +9,16 @@ import pytest
 from helpers.commands import Doors, write_tiny_model
 from omegaconf import OmegaConf
 
-from medexp.chat import responder as answering
-from medexp.chat.responder import Respondent
-from medexp.cli.app import Invocation
+from medexp.chat import responder
+from medexp.chat.responder import Responder
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
-from medexp.evaluation import evaluator as measuring
 from medexp.evaluation.generation import Sampling
-from medexp.system.console import Screen
+from medexp.models.session import open_session, prepare_finished_run
+from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 GREEDY = Sampling(max_new_tokens=16, temperature=0.0, top_p=0.95, seed=0)
 
@@ -75,17 +76,19 @@ def trained(
     doors = doors_in(root, talkative_model)
     words = doors.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
     yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-    result = train(doors.run(*words), Invocation(root / "train", tuple(words), yaml), Screen())
+    result = train(doors.run(*words), Invocation(root / "train", tuple(words), yaml), Console())
     return Trained(doors, result, doors.run(*words))
 
 
 @pytest.fixture(scope="session")
-def respondent(trained: Trained) -> Respondent:
+def respondent(trained: Trained) -> Responder:
     """The tuned model of the finished run, loaded as the door does."""
     subject = finished.find(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
     )
-    found, show = finished.continued(trained.run, subject, Screen()), Screen()
-    base = measuring.opened(trained.run, found, show)
-    asked = answering.questions(trained.run, base, GREEDY)
-    return answering.respondent(subject.name, trained.result.run_id, trained.run, base, asked, show)
+    found, console = prepare_finished_run(trained.run, subject, Console()), Console()
+    base = open_session(trained.run, found, console)
+    asked = responder.make_question_encoder(trained.run, base, GREEDY)
+    return responder.load_responder(
+        subject.name, trained.result.run_id, trained.run, base, asked, console
+    )

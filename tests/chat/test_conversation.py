@@ -6,24 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console as RichConsole
 
 from medexp.chat.conversation import Conversation
-from medexp.chat.responder import Respondent
-from medexp.system.console import Screen
+from medexp.chat.responder import Responder
+from medexp.system.console import Console
 
 
 @pytest.fixture
-def talk(respondent: Respondent, tmp_path: Path) -> Conversation:
+def talk(respondent: Responder, tmp_path: Path) -> Conversation:
     quick = replace(respondent.questions, sampling=replace(respondent.sampling, max_new_tokens=4))
-    show = Screen()
-    show.results = show.log = Console(file=io.StringIO(), width=100)
-    return Conversation(replace(respondent, questions=quick), show, True, tmp_path)
+    console = Console()
+    console.results = console.log = RichConsole(file=io.StringIO(), width=100)
+    return Conversation(replace(respondent, questions=quick), console, True, tmp_path)
 
 
 def said(talk: Conversation) -> str:
     """What has been printed since the last call, as one line."""
-    stream = talk.show.log.file
+    stream = talk.console.log.file
     assert isinstance(stream, io.StringIO)
     text = stream.getvalue()
     stream.seek(0)

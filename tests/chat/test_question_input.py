@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from medexp.chat.question_input import decoded, questions, quoted
+from medexp.chat.question_input import decode_input, parse_questions, quote_question
 from medexp.errors import DataError
 
 HOSTILE = st.sampled_from(["\\", "'", '"', "${", "}", "$", ",", "\n", "=", "[", "{x}", "null"])
@@ -31,41 +31,44 @@ def read_back(word: str) -> object:
     )
 )
 def test_a_question_comes_back_letter_by_letter(text: str) -> None:
-    assert read_back(quoted([f"question={text}"])[0]) == text
+    assert read_back(quote_question([f"question={text}"])[0]) == text
 
 
 def test_what_is_quoted_already_and_other_words_stay() -> None:
     words = ["run=last", "question='a, b'", 'question="c"', "question=null", "question="]
-    assert quoted(words) == words
+    assert quote_question(words) == words
     assert read_back(words[1]) == "a, b"
 
 
 def test_a_pipe_is_one_question_or_one_a_line() -> None:
-    assert questions(" A man,\nof 54?\n") == ["A man,\nof 54?"]
-    assert questions('{"question": "a"}\n\n{"question": "b\\nc", "more": 1}\n') == ["a", "b\nc"]
+    assert parse_questions(" A man,\nof 54?\n") == ["A man,\nof 54?"]
+    assert parse_questions('{"question": "a"}\n\n{"question": "b\\nc", "more": 1}\n') == [
+        "a",
+        "b\nc",
+    ]
 
 
 def test_an_array_is_as_many_questions_as_it_has_items() -> None:
-    assert questions('[{"question": "a"},\n "b, c"]\n') == ["a", "b, c"]
-    assert questions("[54 M] chest pain, what now?") == ["[54 M] chest pain, what now?"]
+    assert parse_questions('[{"question": "a"},\n "b, c"]\n') == ["a", "b, c"]
+    assert parse_questions("[54 M] chest pain, what now?") == ["[54 M] chest pain, what now?"]
 
 
 def test_brackets_without_end_are_a_question_like_any_other() -> None:
-    assert questions("[" * 100_000) == ["[" * 100_000]
+    assert parse_questions("[" * 100_000) == ["[" * 100_000]
 
 
 def test_what_windows_and_word_processors_write_is_read() -> None:
     lines = '{"question": "a"}\r\n{"question": "b\u2028c\x85d"}\r\n'
     assert (
-        questions(decoded(b"\xef\xbb\xbf" + lines.encode()))
-        == questions("\ufeff" + lines)
+        parse_questions(decode_input(b"\xef\xbb\xbf" + lines.encode()))
+        == parse_questions("\ufeff" + lines)
         == ["a", "b\u2028c\x85d"]
     )
 
 
 def test_what_is_no_utf_8_is_refused_in_a_sentence() -> None:
     with pytest.raises(DataError, match=r"standard input is not UTF-8 text \(byte 1\); convert it"):
-        decoded("Käse?".encode("latin-1"))
+        decode_input("Käse?".encode("latin-1"))
 
 
 @pytest.mark.parametrize(
@@ -85,4 +88,4 @@ def test_what_is_no_utf_8_is_refused_in_a_sentence() -> None:
 )
 def test_a_line_that_is_no_question_is_named(text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        questions(text)
+        parse_questions(text)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from medexp.chat.rendering import LivePainter, PlainPainter, Tail, beside
+from medexp.chat.rendering import LiveRenderer, PlainRenderer, Tail, make_comparison_table
 from medexp.chat.reply import Reply
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.console import SafeConsole
@@ -29,7 +29,7 @@ def on_a_terminal(text: str, with_reasoning: bool = True, reasons: bool = True) 
     """Everything that stays on a terminal of 60 x 12 after `text` has come a character at a time."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=60, height=12, legacy_windows=False)
-    with LivePainter(console, with_reasoning) as painter:
+    with LiveRenderer(console, with_reasoning) as painter:
         for end in range(1, len(text)):
             painter.heard(grown(text[:end], reasons=reasons))
         painter.whole(grown(text, whole=True, reasons=reasons), 400)
@@ -95,7 +95,7 @@ def test_sections_without_an_end_of_the_reasoning_are_headed_in_the_end() -> Non
     assert "It is red." not in hidden
     assert hidden.count("Causes") == 1
     stream = io.StringIO()
-    painter = PlainPainter(stream, with_reasoning=True)
+    painter = PlainRenderer(stream, with_reasoning=True)
     painter.heard(grown(text[:20]))
     painter.whole(grown(text, whole=True), 400)
     assert stream.getvalue().startswith(
@@ -120,7 +120,7 @@ def test_no_more_is_drawn_than_the_terminal_is_high() -> None:
 @pytest.mark.parametrize("with_reasoning", [True, False])
 def test_a_pipe_gets_the_text_alone_as_it_comes(with_reasoning: bool) -> None:
     stream = io.StringIO()
-    painter = PlainPainter(stream, with_reasoning)
+    painter = PlainRenderer(stream, with_reasoning)
     seen = []
     for end in range(1, len(TEXT)):
         painter.heard(grown(TEXT[:end]))
@@ -137,7 +137,7 @@ def test_a_pipe_gets_the_text_alone_as_it_comes(with_reasoning: bool) -> None:
 def test_a_pipe_gets_reasoning_without_an_end_once() -> None:
     for with_reasoning in (True, False):
         stream = io.StringIO()
-        painter = PlainPainter(stream, with_reasoning)
+        painter = PlainRenderer(stream, with_reasoning)
         painter.heard(grown("It is"))
         painter.whole(grown("It is red.", whole=True), 400)
         assert stream.getvalue().count("It is red.") == 1
@@ -146,7 +146,9 @@ def test_a_pipe_gets_reasoning_without_an_end_once() -> None:
 def test_base_and_tuned_stand_side_by_side() -> None:
     console = Console(file=io.StringIO(), width=80, record=True)
     console.print(
-        beside(grown("Base says.", whole=True), grown(TEXT, whole=True), with_reasoning=False)
+        make_comparison_table(
+            grown("Base says.", whole=True), grown(TEXT, whole=True), with_reasoning=False
+        )
     )
     text = console.export_text()
     assert "viral" not in text
@@ -163,14 +165,14 @@ def test_an_answer_sends_no_escape_sequences(is_terminal):
     )
     stream = io.StringIO()
     painter = (
-        LivePainter(
+        LiveRenderer(
             SafeConsole(file=stream, force_terminal=True, color_system=None, width=80), True
         )
         if is_terminal
-        else PlainPainter(stream, True)
+        else PlainRenderer(stream, True)
     )
     reply = Reply("q", False, evil, 9, 1.0, reasons=True, whole=True, ended=True)
-    with painter if isinstance(painter, LivePainter) else nullcontext():
+    with painter if isinstance(painter, LiveRenderer) else nullcontext():
         for end in range(0, len(evil), 7):
             painter.heard(replace(reply, text=evil[:end], whole=False))
         painter.whole(reply, 99)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.chat.reply import Reply, as_document, as_json, markdown, note, parts, plain
+from medexp.chat.reply import (
+    Reply,
+    describe_end,
+    format_document,
+    format_markdown,
+    format_plain_text,
+    make_json_object,
+    split_sections,
+)
 
 TEXT = """The eye is red.
 It may be viral.
@@ -30,21 +38,23 @@ def reply(text: str, **changes: object) -> Reply:
 
 
 def test_the_parts_of_a_whole_answer() -> None:
-    found = parts(reply(TEXT))
+    found = split_sections(reply(TEXT))
     assert [(each.is_reasoning, each.heading) for each in found] == [
         (True, ""), (True, ""), (False, "Symptoms"), (False, "Causes"), (False, "Precautions"), (False, "Red Flags"),
     ]  # fmt: skip
     assert found[2].markdown == "## Symptoms\n\n- Red, gritty eyes\n- No pain"
     assert reply(TEXT).reasoning == "The eye is red.\nIt may be viral."
     assert reply(TEXT).answer.startswith("## Symptoms")
-    assert "</think>" not in markdown(reply(TEXT)) + plain(reply(TEXT), with_reasoning=True)
+    assert "</think>" not in format_markdown(reply(TEXT)) + format_plain_text(
+        reply(TEXT), with_reasoning=True
+    )
 
 
 @pytest.mark.parametrize("cut", range(1, len(TEXT)))
 def test_while_it_grows_only_the_last_part_changes(cut: int) -> None:
-    before, after = (parts(reply(TEXT[:end], whole=False)) for end in (cut, cut + 1))
+    before, after = (split_sections(reply(TEXT[:end], whole=False)) for end in (cut, cut + 1))
     assert after[: len(before) - 1] == before[:-1]
-    final = parts(reply(TEXT))
+    final = split_sections(reply(TEXT))
     assert final[: len(before) - 1] == before[:-1]
 
 
@@ -53,7 +63,7 @@ def test_plain_text_only_grows_at_its_end(pieces: list[str]) -> None:
     # one end of the reasoning at most
     text = "".join(pieces).replace("</think>", "", "".join(pieces).count("</think>") - 1)
     shown = [
-        plain(reply(text[:end].strip(), whole=False), with_reasoning=True)
+        format_plain_text(reply(text[:end].strip(), whole=False), with_reasoning=True)
         for end in range(len(text) + 1)
     ]
     for earlier, later in pairwise(shown):
@@ -72,8 +82,8 @@ def test_reasoning_without_an_end_is_the_answer_once_nothing_more_comes() -> Non
         "",
     )
     assert (reply("Rest.").reasoning, reply("Rest.").answer) == ("", "Rest.")
-    assert "never ended" in note(reply("Rest.", ended=False), 400)
-    assert "cut off by ask.max_new_tokens=400" in note(reply("Rest.", ended=False), 400)
+    assert "never ended" in describe_end(reply("Rest.", ended=False), 400)
+    assert "cut off by ask.max_new_tokens=400" in describe_end(reply("Rest.", ended=False), 400)
 
 
 def test_without_an_end_of_the_reasoning_the_answer_begins_with_the_first_heading() -> None:
@@ -85,12 +95,12 @@ def test_without_an_end_of_the_reasoning_the_answer_begins_with_the_first_headin
 
 
 def test_without_reasoning_only_the_answer_is_plain_text() -> None:
-    assert plain(reply(TEXT), with_reasoning=False) == reply(TEXT).answer
-    assert plain(reply(TEXT[:30], whole=False), with_reasoning=False) == ""
+    assert format_plain_text(reply(TEXT), with_reasoning=False) == reply(TEXT).answer
+    assert format_plain_text(reply(TEXT[:30], whole=False), with_reasoning=False) == ""
 
 
 def test_the_json_of_a_reply() -> None:
-    found = as_json(reply(TEXT), "id", "tiny")
+    found = make_json_object(reply(TEXT), "id", "tiny")
     assert found["sections"] == {
         "symptoms": ["Red, gritty eyes", "No pain"], "causes": ["A virus"], "precautions": ["Wash hands"], "red flags": ["Pain"],
     }  # fmt: skip
@@ -106,7 +116,7 @@ def test_the_json_of_a_reply() -> None:
 
 
 def test_a_document_holds_questions_and_replies() -> None:
-    page = as_document("Said", [[reply("Base says."), reply(TEXT)]])
+    page = format_document("Said", [[reply("Base says."), reply(TEXT)]])
     assert "> Why red?" in page
     assert page.index("Base says.") < page.index("## Symptoms")
     assert "<summary>Reasoning</summary>\n\nThe eye is red." in page

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from medexp.chat.reply import Reply
-from medexp.chat.responder import Respondent
+from medexp.chat.responder import Responder
 from medexp.config.schema import Prompt
 from medexp.errors import ConfigError
 
@@ -17,7 +17,7 @@ def nobody(_: Reply) -> bool:
     return False
 
 
-def test_greedy_answers_are_those_that_the_run_has_stored(trained, respondent: Respondent) -> None:
+def test_greedy_answers_are_those_that_the_run_has_stored(trained, respondent: Responder) -> None:
     record = json.loads((trained.artifacts / "evaluation/record.json").read_text())
     assert len(record["cases"]) == 2
     for case in record["cases"]:
@@ -33,7 +33,7 @@ def test_greedy_answers_are_those_that_the_run_has_stored(trained, respondent: R
     assert record["cases"][0]["base"] != record["cases"][0]["tuned"]
 
 
-def test_every_token_is_heard_and_the_last_reply_is_the_whole(respondent: Respondent) -> None:
+def test_every_token_is_heard_and_the_last_reply_is_the_whole(respondent: Responder) -> None:
     heard: list[Reply] = []
     whole = respondent.reply("Why?", lambda reply: heard.append(reply) or False)
     assert [each.tokens for each in heard] == list(range(1, whole.tokens + 1))
@@ -41,7 +41,7 @@ def test_every_token_is_heard_and_the_last_reply_is_the_whole(respondent: Respon
     assert not heard[-1].whole
 
 
-def test_an_answer_ends_where_the_listener_says(respondent: Respondent) -> None:
+def test_an_answer_ends_where_the_listener_says(respondent: Responder) -> None:
     full = respondent.reply("Why?", nobody)
     cut = respondent.reply("Why?", lambda reply: reply.tokens == 5)
     assert (cut.tokens, cut.stopped, cut.ended) == (5, True, False)
@@ -50,7 +50,7 @@ def test_an_answer_ends_where_the_listener_says(respondent: Respondent) -> None:
 
 
 def test_a_drawn_answer_is_the_same_again_and_another_with_another_seed(
-    respondent: Respondent,
+    respondent: Responder,
 ) -> None:
     drawn = replace(respondent.sampling, temperature=1.5, top_p=1.0)
     texts = [
@@ -66,7 +66,7 @@ def test_a_drawn_answer_is_the_same_again_and_another_with_another_seed(
     )
 
 
-def test_another_prompt_asks_in_other_words(respondent: Respondent) -> None:
+def test_another_prompt_asks_in_other_words(respondent: Responder) -> None:
     direct = Prompt("direct", "Q: {question}\nA: ", "{answer}")
     reply = respondent.reply("Why?", nobody, prompt=direct)
     assert not reply.reasons
@@ -89,12 +89,12 @@ def test_another_prompt_asks_in_other_words(respondent: Respondent) -> None:
     ],
     ids=["empty", "marker", "too long"],
 )
-def test_what_cannot_be_asked_is_refused(respondent: Respondent, question: str, said: str) -> None:
+def test_what_cannot_be_asked_is_refused(respondent: Responder, question: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         respondent.reply(question, nobody)
 
 
-def test_added_tokens_in_a_question_are_asked_as_plain_text(respondent: Respondent) -> None:
+def test_added_tokens_in_a_question_are_asked_as_plain_text(respondent: Responder) -> None:
     tokenizer = respondent.questions.tokenizer
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
     assert len(added) > 10
@@ -105,7 +105,7 @@ def test_added_tokens_in_a_question_are_asked_as_plain_text(respondent: Responde
     assert question.partition("|>")[2] in tokenizer.decode(rest)
 
 
-def test_room_for_no_question_at_all_is_refused(respondent: Respondent) -> None:
+def test_room_for_no_question_at_all_is_refused(respondent: Responder) -> None:
     with pytest.raises(
         ConfigError, match=r"ask\.max_new_tokens=2048 leaves nothing of the model's context of 2048"
     ):

@@ -20,7 +20,7 @@ from helpers.browser import chromium, window
 from helpers.commands import command
 
 from medexp.errors import MachineError
-from medexp.tracking import server as pages
+from medexp.system.ports import listen_on_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,7 +185,7 @@ def test_a_port_that_is_taken_is_said() -> None:
         port = other.getsockname()[1]
         with (
             pytest.raises(MachineError, match=f"ask.port={port} cannot be listened on"),
-            pages.listening(port, "ask.port"),
+            listen_on_port(port, "ask.port"),
         ):
             pass
 

@@ -330,6 +330,6 @@ def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_ta
 def test_every_folder_that_is_named_by_the_time_is_claimed() -> None:
     for file in conf_dir().glob("*.yaml"):
         text = file.read_text()
-        assert ("dir: outputs/${now:" in text) == ("_target_: medexp.cli.app.OwnFolder" in text), (
-            file
-        )
+        assert ("dir: outputs/${now:" in text) == (
+            "_target_: medexp.cli.output_dir.UniqueOutputDir" in text
+        ), file

@@ -8,6 +8,14 @@ import pytest
 from helpers.commands import command
 
 FOUND = {
+    "the home of a user whom nobody knows": (
+        ["ask", "run=~nobody-at-all/adapter", "question=hello"],
+        "run=~nobody-at-all/adapter does not exist",
+    ),
+    "a spreadsheet": (
+        ["audit", "dataset=local", f"dataset.path={__file__}.xlsx"],
+        "does not exist; give a JSON, JSONL, CSV, TSV or Parquet file",
+    ),
     "a list that refers to a number": (
         ["plan", "lora.target_modules=${lora.r}"],
         "lora.target_modules has 16; allowed are",

@@ -60,6 +60,35 @@ def test_a_reader_that_has_gone_is_no_fault(words: list[str], status: int, tmp_p
     assert "Error executing job" not in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["-m", "medexp"], [*PLAN, "--help"], PLAN, [*PLAN, "plan.format=json"]],
+    ids=["commands", "help", "plan", "json"],
+)
+def test_results_that_a_full_disk_does_not_take_are_said_to_be_lost(
+    words: list[str], tmp_path: Path
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "standard output" in done.stderr
+    assert "free some space" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_log_that_a_full_disk_does_not_take_is_dropped(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, *PLAN], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, stderr=full, text=True, timeout=300, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert "GiB" in done.stdout
+
+
 def test_a_run_that_nobody_reads_is_finished(doors: Doors) -> None:
     status, _ = unread(
         ["-m", "medexp.train", *doors.overrides("evaluation.answers=1")],

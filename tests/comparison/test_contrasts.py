@@ -10,16 +10,23 @@ from helpers.vignettes import REFERENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.comparison.contrasts import Contrast, Evaluated, asked, contrasts, overlap, tuned_values
-from medexp.evaluation.paired_stats import compare, holm
-from medexp.evaluation.record import CaseLoss, Graded, Judged, Judgement
+from medexp.comparison.contrasts import (
+    Contrast,
+    EvaluatedRun,
+    contrast_runs,
+    count_shared_cases,
+    list_answered_questions,
+    values_by_case,
+)
+from medexp.evaluation.paired_stats import adjust_holm, compare_pairs
+from medexp.evaluation.record import BenchmarkGrades, CaseLoss, Judgement, Judgements
 from medexp.evaluation.scorecard import Measure
 
 LOSS = Measure("loss_answer", "held-out loss, answer", -1)
 
 
-def contrast(reference: Evaluated, other: Evaluated, key: str = "loss_answer") -> Contrast:
-    return next(each for each in contrasts(reference, [other])[0] if each.measure.key == key)
+def contrast(reference: EvaluatedRun, other: EvaluatedRun, key: str = "loss_answer") -> Contrast:
+    return next(each for each in contrast_runs(reference, [other])[0] if each.measure.key == key)
 
 
 def test_the_same_cases_are_paired_and_the_difference_is_of_the_tuned_models() -> None:
@@ -37,7 +44,7 @@ def test_a_loss_is_of_all_tokens_as_that_of_each_run_is() -> None:
 
 
 def test_a_difference_against_most_of_the_cases_is_not_even_hinted_at() -> None:
-    found = Contrast(LOSS, compare([3.0] * 20, [3.02] * 16 + [1.0] * 4), 0.0)
+    found = Contrast(LOSS, compare_pairs([3.0] * 20, [3.02] * 16 + [1.0] * 4), 0.0)
     assert (found.is_hinted, found.is_detected, found.verdict) == (False, False, "none detected")
 
 
@@ -59,9 +66,9 @@ def test_of_other_cases_nothing_is_paired_and_it_says_why() -> None:
     )
     assert contrast(mine, yours, "structure").missing == "no held-out case in both"
     assert contrast(mine, yours).verdict == "not compared"
-    found = overlap(mine, yours)
+    found = count_shared_cases(mine, yours)
     assert (found.held_out, found.answered) == ((0, 2, 2), (0, 2, 2))
-    same = overlap(mine, mine)
+    same = count_shared_cases(mine, mine)
     assert (same.held_out, same.answered) == ((2, 2, 2), (2, 2, 2))
 
 
@@ -69,7 +76,7 @@ def test_a_loss_over_other_tokens_of_the_same_case_is_no_pair() -> None:
     mine, yours = evaluated(), evaluated()
     longer = tuple(replace(loss, tokens=loss.tokens + 1) for loss in yours.record.tuned_losses)
     yours = replace(yours, record=replace(yours.record, tuned_losses=longer))
-    assert overlap(mine, yours).held_out == (8, 8, 8)
+    assert count_shared_cases(mine, yours).held_out == (8, 8, 8)
     assert contrast(mine, yours, "loss_completion").comparison is None
     # as many tokens of the answer as before
     assert contrast(mine, yours, "loss_answer").comparison is not None
@@ -82,13 +89,13 @@ def test_records_without_digests_are_paired_by_place_where_all_counts_agree() ->
         found = contrast(old, other).comparison
         assert found is not None
         assert found.pairs == 8
-        assert not overlap(old, other).is_known
+        assert not count_shared_cases(old, other).is_known
     assert contrast(old, evaluated(cases=range(1, 9))).comparison is None
-    assert overlap(old, evaluated(cases=range(7))).held_out == (0, 8, 7)
+    assert count_shared_cases(old, evaluated(cases=range(7))).held_out == (0, 8, 7)
 
 
 def test_without_answers_the_losses_are_compared_alone() -> None:
-    found = contrasts(evaluated(answers=0), [evaluated(answers=0, nats=10)])[0]
+    found = contrast_runs(evaluated(answers=0), [evaluated(answers=0, nats=10)])[0]
     assert {each.measure.key for each in found if each.comparison} == {
         "loss_completion",
         "loss_reasoning",
@@ -120,23 +127,27 @@ def test_what_holds_alone_but_not_beside_the_others_is_a_maybe() -> None:
 
 def test_every_run_is_corrected_for_all_of_them() -> None:
     many, other = evaluated(range(12)), evaluated(range(12), nats=10)
-    alone, three = contrasts(many, [other])[0], contrasts(many, [other, None, other, other])
+    alone, three = contrast_runs(many, [other])[0], contrast_runs(many, [other, None, other, other])
     assert three[1] == ()
     p_values = [each.comparison.p_value for row in three for each in row if each.comparison]
-    assert [each.adjusted_p for row in three for each in row if each.comparison] == holm(p_values)
+    assert [each.adjusted_p for row in three for each in row if each.comparison] == adjust_holm(
+        p_values
+    )
     assert three[0][2].adjusted_p > alone[2].adjusted_p
 
 
 def test_judges_and_benchmarks_are_paired_where_they_were_asked_alike() -> None:
-    def run(right: tuple[bool, ...], **settings: str) -> Evaluated:
+    def run(right: tuple[bool, ...], **settings: str) -> EvaluatedRun:
         marks = tuple(Judgement(mark, "", 1, 0.0) for mark in (3.0, None, 5.0))
         known = {name.replace("__", "."): value for name, value in settings.items()}
         return evaluated(
-            settings=known, benchmarks={"medqa": Graded(right, right)}, judged=Judged(marks, marks)
+            settings=known,
+            benchmarks={"medqa": BenchmarkGrades(right, right)},
+            judged=Judgements(marks, marks),
         )
 
     right = (True, False, True, True)
-    same = contrasts(run(right), [run(right)])[0]
+    same = contrast_runs(run(right), [run(right)])[0]
     pairs = {each.measure.key: each.comparison.pairs for each in same if each.comparison}
     assert (pairs["judge"], pairs["benchmark_medqa"]) == (2, 4)
     for other in (
@@ -150,7 +161,7 @@ def test_judges_and_benchmarks_are_paired_where_they_were_asked_alike() -> None:
 
 
 def test_a_judge_that_gave_no_mark_says_so() -> None:
-    silent = Judged(
+    silent = Judgements(
         (Judgement(None, "", 1, 0.0),), (Judgement(None, "", 1, 0.0),), "the endpoint was away"
     )
     assert (
@@ -160,7 +171,7 @@ def test_a_judge_that_gave_no_mark_says_so() -> None:
 
 
 def test_questions_come_in_the_order_of_the_first_run_that_has_them() -> None:
-    found = asked([evaluated([1, 2]), None, evaluated([2, 3])])
+    found = list_answered_questions([evaluated([1, 2]), None, evaluated([2, 3])])
     assert [(each.question[-1], each.places) for each in found] == [
         ("1", (0, None, None)),
         ("2", (1, None, 0)),
@@ -183,8 +194,8 @@ def test_a_part_without_tokens_has_no_loss() -> None:
         CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in run.record.tuned_losses
     )
     run = replace(run, record=replace(run.record, tuned_losses=whole))
-    assert tuned_values(run, "loss_reasoning") == {}
-    assert len(tuned_values(run, "loss_answer")) == 2
+    assert values_by_case(run, "loss_reasoning") == {}
+    assert len(values_by_case(run, "loss_answer")) == 2
 
 
 @given(st.lists(st.tuples(st.floats(-4, 4), st.floats(-4, 4)), min_size=1, max_size=20))
@@ -192,7 +203,7 @@ def test_turning_a_comparison_round_turns_its_sign_and_nothing_else(
     pairs: list[tuple[float, float]],
 ) -> None:
     before, after = zip(*pairs, strict=True)
-    there, back = compare(before, after), compare(after, before)
+    there, back = compare_pairs(before, after), compare_pairs(after, before)
     assert there.change == -back.change
     assert there.p_value == back.p_value
     one, other = Contrast(LOSS, there, there.p_value), Contrast(LOSS, back, back.p_value)
@@ -204,7 +215,7 @@ def test_turning_a_comparison_round_turns_its_sign_and_nothing_else(
 def test_holm_never_lowers_a_p_keeps_their_order_and_calls_none_that_bonferroni_does_not_allow_first(
     p_values: list[float],
 ) -> None:
-    adjusted = holm(p_values)
+    adjusted = adjust_holm(p_values)
     assert all(raw <= now <= 1 for raw, now in zip(p_values, adjusted, strict=True))
     assert adjusted[p_values.index(min(p_values))] == min(1.0, len(p_values) * min(p_values))
     ranked = sorted(range(len(p_values)), key=p_values.__getitem__)
@@ -215,5 +226,5 @@ def test_holm_never_lowers_a_p_keeps_their_order_and_calls_none_that_bonferroni_
 
 
 def test_holm_on_a_known_family() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
+    assert adjust_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_holm([]) == []

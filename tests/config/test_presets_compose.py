@@ -7,7 +7,7 @@ import pytest
 from medexp.config.registration import conf_dir, register
 from medexp.config.schema import Device, Overlong
 from medexp.data import loading as source
-from medexp.data.split import split
+from medexp.data.split import split_cases
 from medexp.system import machine
 from medexp.system.machine import PRESETS_BY_VRAM, Gpu, Machine, nearest_preset
 from medexp.system.units import GIB
@@ -159,7 +159,7 @@ def test_a_debug_preset_wins_over_the_hardware(resolved):
 
 def test_debug_overfit_trains_on_two_cases(resolved):
     run = resolved("debug=overfit")
-    sides = split(source.load(run.dataset).cases, run.dataset)
+    sides = split_cases(source.load_cases(run.dataset).cases, run.dataset)
     assert (len(sides.train), len(sides.held_out)) == (2, 2)
 
 

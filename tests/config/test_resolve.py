@@ -104,7 +104,7 @@ BROKEN = {
         ),
     ],
     "_cases": [
-        (["dataset=local"], ["dataset=local has no file", "set dataset.path=FILE (JSON, JSONL, CSV or Parquet)", "dataset.hub_id"]),
+        (["dataset=local"], ["dataset=local has no file", "set dataset.path=FILE (JSON, JSONL, CSV, TSV or Parquet)", "dataset.hub_id"]),
         (["dataset.max_cases=16"], ["dataset.held_out=16 leaves nothing to train on", "dataset.max_cases=16"]),
         (["evaluation.answers=17"], ["evaluation.answers=17 is more than dataset.held_out=16", "lower the first or raise the"]),
     ],

@@ -1,16 +1,16 @@
 """Where the answer begins among the tokens, also when a token straddles the border."""
 
 from medexp.config.schema import LossOn, Prompt
-from medexp.data.answer_offsets import answer_starts
+from medexp.data.answer_offsets import find_answer_starts
 from medexp.data.cases import Case
-from medexp.data.encoding import Vocabulary, encode
+from medexp.data.encoding import Vocabulary, encode_case
 
 CASE = Case("Why?", "Because.", "Rest.")
 
 
 def started(prompt: Prompt, vocabulary: Vocabulary, decoded) -> str:
-    encoded = encode(prompt, CASE, vocabulary, LossOn.completion)
-    (start,) = answer_starts(prompt, [CASE], [encoded], vocabulary)
+    encoded = encode_case(prompt, CASE, vocabulary, LossOn.completion)
+    (start,) = find_answer_starts(prompt, [CASE], [encoded], vocabulary)
     return decoded(encoded.input_ids[start:])
 
 
@@ -35,5 +35,5 @@ def test_a_token_over_the_border_belongs_to_the_answer(characters):
     )
     prompt = Prompt("odd", "{question}", "{reasoning}{answer}")
     case = Case("Q", "abc", "def")
-    encoded = encode(prompt, case, pairs, LossOn.completion)
-    assert answer_starts(prompt, [case], [encoded], pairs) == [encoded.prompt_tokens + 1]
+    encoded = encode_case(prompt, case, pairs, LossOn.completion)
+    assert find_answer_starts(prompt, [case], [encoded], pairs) == [encoded.prompt_tokens + 1]

@@ -8,7 +8,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.data.batching import fewest, filled, in_turn
+from medexp.data.batching import batch_for_least_time, batch_in_order, batch_into_fewest
 
 LENGTHS = st.lists(st.integers(1, 2048), min_size=1, max_size=7)
 
@@ -40,7 +40,7 @@ def test_nothing_is_lost_nothing_is_over_and_nothing_is_faster(
     def seconds(tokens: int) -> int:
         return max(fixed + tokens, least)
 
-    groups = filled(lengths, within(most), seconds)
+    groups = batch_for_least_time(lengths, within(most), seconds)
     assert sorted(case for group in groups for case in group) == list(range(len(lengths)))
     assert all(padded(group, lengths) <= most for group in groups)
     possible = [
@@ -52,32 +52,42 @@ def test_nothing_is_lost_nothing_is_over_and_nothing_is_faster(
 
 def test_full_cases_stay_as_many_a_micro_batch_as_planned() -> None:
     assert [
-        len(group) for group in filled([2048] * 8, within(4096), lambda tokens: 100 + tokens)
+        len(group)
+        for group in batch_for_least_time([2048] * 8, within(4096), lambda tokens: 100 + tokens)
     ] == [2, 2, 2, 2]
 
 
 def test_short_cases_share_a_micro_batch_and_a_long_one_does_not_pad_them() -> None:
-    assert filled([500, 2000, 500, 500, 500], within(2048), lambda tokens: 100 + tokens) == [
+    assert batch_for_least_time(
+        [500, 2000, 500, 500, 500], within(2048), lambda tokens: 100 + tokens
+    ) == [
         [1],
         [0, 2, 3, 4],
     ]
 
 
 def test_cases_keep_apart_where_a_micro_batch_costs_nothing() -> None:
-    assert filled([100, 300, 200], within(2048), lambda tokens: tokens) == [[1], [2], [0]]
+    assert batch_for_least_time([100, 300, 200], within(2048), lambda tokens: tokens) == [
+        [1],
+        [2],
+        [0],
+    ]
 
 
 def test_a_case_over_the_limit_stays_alone() -> None:
-    assert filled([30, 10, 10], within(20), lambda tokens: 1 + tokens) == [[0], [1, 2]]
+    assert batch_for_least_time([30, 10, 10], within(20), lambda tokens: 1 + tokens) == [
+        [0],
+        [1, 2],
+    ]
 
 
 def test_in_turn_takes_the_cases_as_they_come() -> None:
-    assert in_turn(5, 2) == [[0, 1], [2, 3], [4]]
+    assert batch_in_order(5, 2) == [[0, 1], [2, 3], [4]]
 
 
 @given(LENGTHS, st.integers(2048, 8192))
 def test_no_cut_has_fewer_groups(lengths: list[int], most: int) -> None:
-    groups, may = fewest(lengths, within(most)), within(most)
+    groups, may = batch_into_fewest(lengths, within(most)), within(most)
     assert sorted(case for group in groups for case in group) == list(range(len(lengths)))
     assert all(may(len(group), max(lengths[case] for case in group)) for group in groups)
     allowed = [

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.schema import Columns
-from medexp.data.cases import Case, case_of, digest_of
+from medexp.data.cases import Case, compute_digest, parse_case
 from medexp.errors import DataError
 
 COLUMNS = Columns(question="Question", reasoning="Complex_CoT", answer="Response")
@@ -15,28 +15,28 @@ CASES = st.builds(Case, TEXTS, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_s
 
 def test_the_columns_say_what_is_what():
     columns = Columns(question="vignette", reasoning="why", answer="diagnosis")
-    case = case_of({"vignette": "q", "why": "r", "diagnosis": "a"}, columns, "row 1")
+    case = parse_case({"vignette": "q", "why": "r", "diagnosis": "a"}, columns, "row 1")
     assert case == Case("q", "r", "a")
 
 
 def test_white_space_around_a_text_is_removed():
-    assert case_of(
+    assert parse_case(
         {name: f" \n{text}\t" for name, text in RECORD.items()}, COLUMNS, "row 1"
     ) == Case("Fever?", "Think.", "Rest.")
 
 
 def test_without_a_reasoning_column_there_is_no_reasoning():
-    case = case_of({"Question": "q", "Response": "a"}, NO_REASONING, "row 1")
+    case = parse_case({"Question": "q", "Response": "a"}, NO_REASONING, "row 1")
     assert case.reasoning == ""
 
 
 def test_other_columns_are_kept_as_text():
-    case = case_of(RECORD | {"age": 58, "condition": "flu", "ward": None}, COLUMNS, "row 1")
+    case = parse_case(RECORD | {"age": 58, "condition": "flu", "ward": None}, COLUMNS, "row 1")
     assert case.extra == {"age": "58", "condition": "flu"}
 
 
 def test_a_list_is_its_items_between_semicolons():
-    case = case_of(
+    case = parse_case(
         RECORD | {"synonyms": ["STEMI", "heart attack"], "codes": [1, 2], "one": ["x"]},
         COLUMNS,
         "row 1",
@@ -51,21 +51,23 @@ MARKED = "<think>\nHot.\n</think>\n\nRest."
 @pytest.mark.parametrize("blank", [None, "", "  ", float("nan")])
 def test_reasoning_in_an_answer_is_told_apart_at_its_marks(answer, blank):
     record = {"Question": "q", "Response": answer}
-    assert case_of(record, NO_REASONING, "row 1") == Case("q", "Hot.", "Rest.")
-    assert case_of(record, COLUMNS, "row 1") == Case("q", "Hot.", "Rest.")
-    assert case_of(record | {"Complex_CoT": blank}, COLUMNS, "row 1") == Case("q", "Hot.", "Rest.")
+    assert parse_case(record, NO_REASONING, "row 1") == Case("q", "Hot.", "Rest.")
+    assert parse_case(record, COLUMNS, "row 1") == Case("q", "Hot.", "Rest.")
+    assert parse_case(record | {"Complex_CoT": blank}, COLUMNS, "row 1") == Case(
+        "q", "Hot.", "Rest."
+    )
 
 
 def test_an_answer_beside_a_column_of_reasoning_stays_as_it_is():
-    assert case_of(RECORD | {"Response": MARKED}, COLUMNS, "row 1") == Case(
+    assert parse_case(RECORD | {"Response": MARKED}, COLUMNS, "row 1") == Case(
         "Fever?", "Think.", MARKED
     )
 
 
 def test_marks_around_a_column_of_reasoning_are_no_part_of_it():
-    assert case_of(RECORD | {"Complex_CoT": "<think>\nHot.\n</think>"}, COLUMNS, "row 1") == Case(
-        "Fever?", "Hot.", "Rest."
-    )
+    assert parse_case(
+        RECORD | {"Complex_CoT": "<think>\nHot.\n</think>"}, COLUMNS, "row 1"
+    ) == Case("Fever?", "Hot.", "Rest.")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_marks_around_a_column_of_reasoning_are_no_part_of_it():
 )
 def test_marks_that_tell_nothing_apart_name_the_row(answer, said):
     with pytest.raises(DataError, match=f"^row 7: {said}$"):
-        case_of({"Question": "q", "Response": answer}, NO_REASONING, "row 7")
+        parse_case({"Question": "q", "Response": answer}, NO_REASONING, "row 7")
 
 
 @pytest.mark.parametrize("name", ["Question", "ward"])
@@ -90,7 +92,7 @@ def test_marks_that_tell_nothing_apart_name_the_row(answer, said):
 )
 def test_what_is_no_text_names_the_row_whatever_the_column(name, text, what):
     with pytest.raises(DataError, match=f"^row 7: '{name}' holds {what}"):
-        case_of(RECORD | {name: text}, COLUMNS, "row 7")
+        parse_case(RECORD | {name: text}, COLUMNS, "row 7")
 
 
 def test_a_value_nested_too_deeply_to_be_written_names_the_row():
@@ -98,7 +100,7 @@ def test_a_value_nested_too_deeply_to_be_written_names_the_row():
     for _ in range(100_000):
         nested = [nested]
     with pytest.raises(DataError, match=r"^row 7: 'more' is nested too deeply$"):
-        case_of(RECORD | {"more": nested}, COLUMNS, "row 7")
+        parse_case(RECORD | {"more": nested}, COLUMNS, "row 7")
 
 
 @pytest.mark.parametrize("missing", list(RECORD))
@@ -107,7 +109,7 @@ def test_a_missing_column_lists_the_columns(missing):
         missing.lower(): "x"
     }
     with pytest.raises(DataError) as refused:
-        case_of(record, COLUMNS, "row 7 of cases.json")
+        parse_case(record, COLUMNS, "row 7 of cases.json")
     said = str(refused.value)
     assert said.startswith(
         f"row 7 of cases.json has no column '{missing}'; it has {', '.join(record)}; did you mean"
@@ -118,14 +120,14 @@ def test_a_missing_column_lists_the_columns(missing):
 
 def test_a_missing_column_like_no_other_is_a_whole_sentence():
     with pytest.raises(DataError, match=r"it has x, y\. Name your columns"):
-        case_of({"x": "", "y": ""}, COLUMNS, "row 1")
+        parse_case({"x": "", "y": ""}, COLUMNS, "row 1")
 
 
 @pytest.mark.parametrize("name", list(RECORD))
 @pytest.mark.parametrize("empty", ["", "  \n\t", "\u2028\u00a0", None, float("nan")])
 def test_an_empty_field_names_the_row(name, empty):
     with pytest.raises(DataError, match=f"^row 7: '{name}' is empty$"):
-        case_of(RECORD | {name: empty}, COLUMNS, "row 7")
+        parse_case(RECORD | {name: empty}, COLUMNS, "row 7")
 
 
 @pytest.mark.parametrize(
@@ -133,12 +135,12 @@ def test_an_empty_field_names_the_row(name, empty):
 )
 def test_a_field_that_is_no_text_names_the_row_and_what_it_is(value, kind):
     with pytest.raises(DataError, match=f"^row 7: 'Response' is {kind}, not text$"):
-        case_of(RECORD | {"Response": value}, COLUMNS, "row 7")
+        parse_case(RECORD | {"Response": value}, COLUMNS, "row 7")
 
 
 def test_half_a_character_names_the_row():
     with pytest.raises(DataError, match=r"^row 7: 'Response' holds half a character"):
-        case_of(RECORD | {"Response": "a\ud83d"}, COLUMNS, "row 7")
+        parse_case(RECORD | {"Response": "a\ud83d"}, COLUMNS, "row 7")
 
 
 @pytest.mark.parametrize("same", ["What now?", "what NOW?", "  What\n\tnow? "])
@@ -153,8 +155,8 @@ def test_a_letter_or_a_mark_makes_another_question(other):
 
 @given(st.lists(CASES, max_size=3), st.lists(CASES, max_size=3))
 def test_digests_are_equal_exactly_when_the_cases_are(some, others):
-    assert (digest_of(some) == digest_of(others)) == (some == others)
-    assert digest_of(some) == digest_of(iter(some))
+    assert (compute_digest(some) == compute_digest(others)) == (some == others)
+    assert compute_digest(some) == compute_digest(iter(some))
 
 
 @pytest.mark.parametrize(
@@ -169,4 +171,4 @@ def test_digests_are_equal_exactly_when_the_cases_are(some, others):
     ],
 )
 def test_a_digest_sees_where_texts_end_and_what_is_beside_them(some, others):
-    assert digest_of(some) != digest_of(others)
+    assert compute_digest(some) != compute_digest(others)

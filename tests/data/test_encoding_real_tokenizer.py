@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from medexp.config.schema import LossOn, Overlong
 from medexp.data import loading as source
 from medexp.data.cases import Case
-from medexp.data.encoding import IGNORED, encode, encode_all, prompt_ids
-from medexp.data.prompts import ask, render
-from medexp.models.adapter_model import vocabulary
+from medexp.data.encoding import IGNORED, encode_case, encode_cases, encode_prompt, make_vocabulary
+from medexp.data.prompts import render_case, render_question
 
 # the rest is partly not in its vocabulary
 LETTERS = st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs", "Cc"])
@@ -24,7 +23,7 @@ CASES = st.builds(Case, TEXTS, TEXTS, TEXTS)
 
 @pytest.fixture(scope="module")
 def real(embedded_tokenizer, run):
-    return vocabulary(embedded_tokenizer, run.prompt)
+    return make_vocabulary(embedded_tokenizer, run.prompt)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +44,13 @@ def test_the_ends_of_a_text_are_the_chat_models(embedded_tokenizer, real):
 def test_the_inference_prompt_is_an_exact_prefix_and_the_rest_is_learnt(
     embedded_tokenizer, run, real, case
 ):
-    encoded = encode(run.prompt, case, real, LossOn.completion)
-    asked = prompt_ids(ask(run.prompt, case.question), real)
+    encoded = encode_case(run.prompt, case, real, LossOn.completion)
+    asked = encode_prompt(render_question(run.prompt, case.question), real)
     learnt = [label for label in encoded.labels if label != IGNORED]
     assert encoded.input_ids == asked + learnt
     assert (encoded.input_ids[0], encoded.input_ids.count(real.bos_id)) == (real.bos_id, 1)
     assert (learnt[-1], encoded.input_ids.count(real.eos_id)) == (real.eos_id, 1)
-    text = render(run.prompt, case)
+    text = render_case(run.prompt, case)
     asked_text, learnt_text = embedded_tokenizer.batch_decode(
         [asked[1:], learnt[:-1]], clean_up_tokenization_spaces=False
     )
@@ -60,8 +59,8 @@ def test_the_inference_prompt_is_an_exact_prefix_and_the_rest_is_learnt(
 
 
 def test_every_shipped_case_fits_the_cpu_preset_s_length(run, real):
-    cases = source.load(run.dataset).cases
-    encoded = encode_all(
+    cases = source.load_cases(run.dataset).cases
+    encoded = encode_cases(
         run.prompt, cases, real, run.training.max_seq_tokens, Overlong.error, LossOn.completion
     )
     assert len(encoded.cases) == len(cases)

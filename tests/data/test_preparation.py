@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medexp.config.schema import LossOn, Overlong
 from medexp.data.cases import Case
 from medexp.data.encoding import IGNORED
-from medexp.data.preparation import prepare, spread
+from medexp.data.preparation import pick_evenly, prepare
 from medexp.data.split import Share, Split
 from medexp.errors import DataError
 
@@ -146,7 +146,7 @@ def test_the_audit_is_of_both_sides(run, characters):
 @given(st.integers(0, 40), st.integers(0, 50))
 def test_spread_takes_different_cases_in_order_at_even_distances(num_cases, count):
     cases = [Case(str(number), "", "") for number in range(num_cases)]
-    taken = [int(case.question) for case in spread(cases, count)]
+    taken = [int(case.question) for case in pick_evenly(cases, count)]
     assert len(taken) == min(count, num_cases)
     steps = [after - before for before, after in pairwise(taken)]
     assert all(step >= 1 for step in steps)

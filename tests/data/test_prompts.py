@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.prompts import ask, closes_reasoning, reasons, render
+from medexp.data.prompts import closes_reasoning, render_case, render_question, trains_reasoning
 
 HOSTILE = st.sampled_from(
     [
@@ -79,36 +79,38 @@ REASONED = "It may be cardiac.\n</think>\n\nECG first."
 )
 def test_the_shipped_prompts_letter_by_letter(resolved, name, prompt_text, completion):
     prompt = resolved(f"prompt={name}", "dataset.overlong=drop").prompt
-    rendered = render(prompt, Case("Chest pain?", "It may be cardiac.", "ECG first."))
+    rendered = render_case(prompt, Case("Chest pain?", "It may be cardiac.", "ECG first."))
     assert (rendered.prompt, rendered.completion) == (prompt_text, completion)
 
 
 @given(CASES)
 def test_what_is_asked_is_exactly_how_the_training_text_begins(prompt, case):
-    rendered = render(prompt, case)
-    assert (rendered.prompt + rendered.completion).startswith(ask(prompt, case.question))
-    assert rendered.prompt == ask(prompt, case.question)
+    rendered = render_case(prompt, case)
+    assert (rendered.prompt + rendered.completion).startswith(
+        render_question(prompt, case.question)
+    )
+    assert rendered.prompt == render_question(prompt, case.question)
 
 
 @given(CASES)
 def test_braces_and_placeholders_in_a_case_survive(prompt, case):
-    rendered = render(prompt, case)
+    rendered = render_case(prompt, case)
     assert rendered.prompt == "Q: " + case.question + "\n<think>\n"
     assert rendered.completion == case.reasoning + "\n</think>\n\n" + case.answer
 
 
 def test_braces_in_a_prompt_survive():
     prompt = Prompt("json", '{"q": {question}, "n": {}}', "{ {answer} }")
-    rendered = render(prompt, Case("why", "", "so"))
+    rendered = render_case(prompt, Case("why", "", "so"))
     assert (rendered.prompt, rendered.completion) == ('{"q": why, "n": {}}', "{ so }")
 
 
 def test_a_prompt_without_reasoning_leaves_it_out(prompt):
     direct = Prompt("direct", prompt.question, "{answer}")
-    assert render(direct, Case("q", "never shown", "a")).completion == "a"
+    assert render_case(direct, Case("q", "never shown", "a")).completion == "a"
 
 
 @pytest.mark.parametrize("completion", MARKERS)
 def test_whether_a_prompt_reasons(completion):
     prompt = Prompt("mine", "{question}", completion)
-    assert (reasons(prompt), closes_reasoning(prompt)) == MARKERS[completion]
+    assert (trains_reasoning(prompt), closes_reasoning(prompt)) == MARKERS[completion]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.data.cases import Case
-from medexp.data.split import Split, split
+from medexp.data.split import Split, split_cases
 from medexp.errors import DataError
 
 QUESTIONS = st.sampled_from(["a", "A", " a ", "b", "B b", "b  B", "c", "d", "e", "f", "g", "h"])
@@ -49,7 +49,7 @@ def made_splits(draw, group_by=BY_CONDITION_OR_NOT):
 
 
 def of(dataset, cases, settings) -> Split:
-    return split(cases, dataset(**settings))
+    return split_cases(cases, dataset(**settings))
 
 
 @given(made_splits())
@@ -118,7 +118,9 @@ def test_sizes_are_what_was_asked(dataset, made):
 def test_another_seed_makes_another_split(dataset):
     cases = some_cases(40)
     splits = {
-        tuple(case.key for case in split(cases, dataset(held_out=10, split_seed=seed)).held_out)
+        tuple(
+            case.key for case in split_cases(cases, dataset(held_out=10, split_seed=seed)).held_out
+        )
         for seed in range(10)
     }
     assert len(splits) == 10
@@ -126,8 +128,8 @@ def test_another_seed_makes_another_split(dataset):
 
 def test_more_training_cases_do_not_change_what_is_held_out(dataset):
     cases = some_cases(40, conditions=9)
-    small = split(cases, dataset(held_out=6, max_cases=12, group_by="condition"))
-    large = split(cases, dataset(held_out=6, group_by="condition"))
+    small = split_cases(cases, dataset(held_out=6, max_cases=12, group_by="condition"))
+    large = split_cases(cases, dataset(held_out=6, group_by="condition"))
     assert small.held_out == large.held_out
     assert len(small.train) + len(small.held_out) == 12
     assert small.train == large.train[: len(small.train)]
@@ -139,12 +141,12 @@ def test_too_few_cases_say_how_many_there_are(dataset, count, held_out):
         DataError,
         match=f"has {count} different questions and dataset.held_out={held_out} leaves none",
     ):
-        split(some_cases(count), dataset(held_out=held_out))
+        split_cases(some_cases(count), dataset(held_out=held_out))
 
 
 def test_one_group_cannot_be_split(dataset):
     with pytest.raises(DataError, match=r"lower dataset.held_out or add cases"):
-        split(some_cases(20, conditions=1), dataset(held_out=1, group_by="condition"))
+        split_cases(some_cases(20, conditions=1), dataset(held_out=1, group_by="condition"))
 
 
 def test_an_unknown_group_column_lists_the_columns(dataset):
@@ -155,4 +157,4 @@ def test_an_unknown_group_column_lists_the_columns(dataset):
             r" dataset.group_by=null"
         ),
     ):
-        split(some_cases(5), dataset(group_by="ward"))
+        split_cases(some_cases(5), dataset(group_by="ward"))

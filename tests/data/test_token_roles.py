@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from medexp.config.schema import LossOn, Prompt
 from medexp.data.cases import Case
-from medexp.data.encoding import IGNORED, encode
-from medexp.data.prompts import places
-from medexp.data.token_roles import Role, Spelled, pieces, texts_of
-from medexp.data.tokenizer_cache import Speller
+from medexp.data.encoding import IGNORED, encode_case
+from medexp.data.prompts import locate_values
+from medexp.data.token_roles import Role, TokenizedText, list_texts, split_into_spans
+from medexp.data.tokenizer_cache import CachedTokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def spelled_by_character(prompt, case):
     return {
-        text: Spelled([ord(letter) + 3 for letter in text], range(1, len(text) + 1))
-        for text in texts_of(prompt, [case])
+        text: TokenizedText([ord(letter) + 3 for letter in text], range(1, len(text) + 1))
+        for text in list_texts(prompt, [case])
     }
 
 
@@ -28,10 +28,10 @@ def test_with_a_token_a_character_roles_are_the_texts(
     prompt, characters, question, reasoning, answer
 ):
     case = Case(question, reasoning, answer)
-    cut = pieces(
+    cut = split_into_spans(
         prompt,
         case,
-        encode(prompt, case, characters, LossOn.completion),
+        encode_case(prompt, case, characters, LossOn.completion),
         spelled_by_character(prompt, case),
     )
     total = Counter()
@@ -53,8 +53,8 @@ def test_with_a_token_a_character_roles_are_the_texts(
 @pytest.mark.parametrize("loss_on", LossOn)
 def test_what_is_learnt_is_what_has_labels(prompt, characters, loss_on):
     case = Case("question?", "Because.", "answer")
-    encoded = encode(prompt, case, characters, loss_on)
-    cut = pieces(prompt, case, encoded, spelled_by_character(prompt, case))
+    encoded = encode_case(prompt, case, characters, loss_on)
+    cut = split_into_spans(prompt, case, encoded, spelled_by_character(prompt, case))
     assert sum(piece.tokens for piece in cut if piece.learnt) == sum(
         label != IGNORED for label in encoded.labels
     )
@@ -64,8 +64,8 @@ def test_what_is_learnt_is_what_has_labels(prompt, characters, loss_on):
 
 
 @pytest.fixture(scope="module")
-def speller(embedded_tokenizer, resolved_prompt) -> Speller:
-    return Speller(embedded_tokenizer, resolved_prompt)
+def speller(embedded_tokenizer, resolved_prompt) -> CachedTokenizer:
+    return CachedTokenizer(embedded_tokenizer, resolved_prompt)
 
 
 @given(TEXTS, TEXTS, TEXTS)
@@ -73,11 +73,11 @@ def test_with_the_real_tokenizer_roles_add_up_to_the_row(
     speller, resolved_prompt, question, reasoning, answer
 ):
     case = Case(question, reasoning, answer)
-    encoded = encode(resolved_prompt, case, speller.vocabulary, LossOn.completion)
-    speller.spell(texts_of(resolved_prompt, [case]))
+    encoded = encode_case(resolved_prompt, case, speller.vocabulary, LossOn.completion)
+    speller.spell(list_texts(resolved_prompt, [case]))
     # known texts are spelled alike
-    assert encode(resolved_prompt, case, speller.vocabulary, LossOn.completion) == encoded
-    cut = pieces(resolved_prompt, case, encoded, speller.known)
+    assert encode_case(resolved_prompt, case, speller.vocabulary, LossOn.completion) == encoded
+    cut = split_into_spans(resolved_prompt, case, encoded, speller.known)
     assert sum(piece.tokens for piece in cut) == len(encoded.input_ids)
 
 
@@ -89,9 +89,12 @@ def resolved_prompt(resolved) -> Prompt:
 def test_the_leading_space_of_a_word_counts_with_the_word(speller):
     prompt = Prompt("p", "{question}", "So: {reasoning} then {answer}.")
     case = Case("Why?", "because it hurts", "rest")
-    speller.spell(texts_of(prompt, [case]))
-    cut = pieces(
-        prompt, case, encode(prompt, case, speller.vocabulary, LossOn.completion), speller.known
+    speller.spell(list_texts(prompt, [case]))
+    cut = split_into_spans(
+        prompt,
+        case,
+        encode_case(prompt, case, speller.vocabulary, LossOn.completion),
+        speller.known,
     )
     assert [(piece.role.value, piece.tokens) for piece in cut if piece.role is not Role.instructions] == [
         ("question", 2), ("marks", 2), ("reasoning", 3), ("marks", 1), ("answer", 1), ("marks", 1), ("EOS", 1),
@@ -101,7 +104,7 @@ def test_the_leading_space_of_a_word_counts_with_the_word(speller):
 @given(TEXTS, TEXTS)
 def test_places_are_where_the_values_stand(reasoning, answer):
     template = "a {reasoning}{answer} {question} b"
-    found = places(template, {"reasoning": reasoning, "answer": answer})
+    found = locate_values(template, {"reasoning": reasoning, "answer": answer})
     text = f"a {reasoning}{answer} {{question}} b"
     assert text[slice(*found["reasoning"])] == reasoning
     assert text[slice(*found["answer"])] == answer

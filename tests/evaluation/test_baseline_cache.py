@@ -13,43 +13,42 @@ from helpers.commands import Doors, change_one_weight
 
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import prepare
-from medexp.data.split import split
+from medexp.data.split import split_cases
 from medexp.evaluation import baseline_cache as known_base
-from medexp.evaluation import evaluator as measuring
-from medexp.evaluation import generation
-from medexp.evaluation.record import CaseLoss
+from medexp.evaluation import evaluator, generation
+from medexp.evaluation.record import CaseLoss, Record
 from medexp.models import backend as stack
-from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Weights, vocabulary
+from medexp.models.tokenizer import load_tokenizer
+from medexp.models.weights import Weights
 from medexp.system import machine
-from medexp.training import run as training_run
+from medexp.tracking.artifact_names import RECORD
+from medexp.training.context import TrainResult
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who was asked: a word for every batch of answers and every pass over the held-out cases."""
     heard: list[str] = []
-    generated, case_losses = generation._generated, measuring.case_losses
+    generate, measure = generation._generate, evaluator.measure_case_losses
 
     def answering(tuned: Any, prompts: Any, max_new_tokens: int, base: bool, how: Any) -> Any:
         heard.append("base answers" if base else "tuned answers")
-        return generated(tuned, prompts, max_new_tokens, base, how)
+        return generate(tuned, prompts, max_new_tokens, base, how)
 
     def measured(*args: Any) -> Any:
         heard.append("losses")
-        return case_losses(*args)
+        return measure(*args)
 
-    monkeypatch.setattr(generation, "_generated", answering)
-    monkeypatch.setattr(measuring, "case_losses", measured)
+    monkeypatch.setattr(generation, "_generate", answering)
+    monkeypatch.setattr(evaluator, "measure_case_losses", measured)
     return heard
 
 
-def base_side(doors: Doors, result: training_run.TrainResult) -> tuple[object, object]:
-    record = measuring.Record.of_json(
-        (result.adapter.parent / measuring.RECORD).read_text(), "here"
-    )
+def base_side(doors: Doors, result: TrainResult) -> tuple[object, object]:
+    record = Record.of_json((result.adapter.parent / RECORD).read_text(), "here")
     return [case.base for case in record.cases], record.base_losses
 
 
@@ -75,9 +74,11 @@ def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list
 
 def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path]:
     ready = prepare(
-        run, split(source.load(run.dataset).cases, run.dataset), vocabulary(tokenizer, run.prompt)
+        run,
+        split_cases(source.load_cases(run.dataset).cases, run.dataset),
+        make_vocabulary(tokenizer, run.prompt),
     )
-    known = known_base.known_base(run, found, ready)
+    known = known_base.open_baseline_cache(run, found, ready)
     assert known is not None
     return known.answers, known._losses
 
@@ -87,7 +88,7 @@ def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
     """places(*overrides): where the base's answers and losses lie."""
     run = doors.run()
     found = weights.find(run.model)
-    tokenizer = model.load_tokenizer(found, stack.load(run.hardware, machine.cache_dir()))
+    tokenizer = load_tokenizer(found, stack.load(run.hardware, machine.cache_dir()))
     return lambda *overrides: files_of(doors.run(*overrides), weights.find(run.model), tokenizer)
 
 
@@ -125,18 +126,18 @@ def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_i
     tiny_model: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
-    assert known_base._checkpoint(moved) == known_base._checkpoint(tiny_model)
+    assert known_base._describe_checkpoint(moved) == known_base._describe_checkpoint(tiny_model)
     file = moved / "model.safetensors"
     written = file.stat().st_mtime_ns
     change_one_weight(moved)
     os.utime(file, ns=(written, written))
-    assert known_base._checkpoint(moved) != known_base._checkpoint(tiny_model)
+    assert known_base._describe_checkpoint(moved) != known_base._describe_checkpoint(tiny_model)
 
 
 @pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])
 def test_losses_that_cannot_be_read_are_measured_again(tmp_path: Path, text: str) -> None:
-    known = known_base.KnownBase(tmp_path / "answers.jsonl", tmp_path / "losses.json")
+    known = known_base.BaselineCache(tmp_path / "answers.jsonl", tmp_path / "losses.json")
     (tmp_path / "losses.json").write_text(text)
-    assert known.losses() is None
-    known.keep([CaseLoss(1.0, 2, 0.5, 1)])
-    assert known.losses() == [CaseLoss(1.0, 2, 0.5, 1)]
+    assert known.load_losses() is None
+    known.store_losses([CaseLoss(1.0, 2, 0.5, 1)])
+    assert known.load_losses() == [CaseLoss(1.0, 2, 0.5, 1)]

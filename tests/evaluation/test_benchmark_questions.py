@@ -4,7 +4,7 @@ import pytest
 
 from medexp.config.schema import Benchmark
 from medexp.errors import DataError
-from medexp.evaluation.benchmark_questions import questions
+from medexp.evaluation.benchmark_questions import parse_questions
 
 MEDQA = {"question": "Why?", "options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "answer_idx": "C"}
 MEDMCQA = {"question": "Why?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 2}
@@ -25,7 +25,7 @@ ROWS = {
 
 @pytest.mark.parametrize("benchmark", Benchmark)
 def test_a_row_becomes_a_question_with_its_key(benchmark):
-    (found,) = questions(benchmark, [ROWS[benchmark]], "here")
+    (found,) = parse_questions(benchmark, [ROWS[benchmark]], "here")
     assert found.right == 2
     assert "Why?" in found.prompt
     assert found.prompt.endswith("\nAnswer:")
@@ -36,7 +36,8 @@ def test_the_prompts_are_those_of_lm_eval():
     pubmedqa = pytest.importorskip("lm_eval.tasks.pubmedqa.preprocess_pubmedqa")
     medqa = pytest.importorskip("lm_eval.tasks.medqa.preprocess_medqa")
     asked = {
-        benchmark: questions(benchmark, [row], "here")[0].prompt for benchmark, row in ROWS.items()
+        benchmark: parse_questions(benchmark, [row], "here")[0].prompt
+        for benchmark, row in ROWS.items()
     }
     assert asked[Benchmark.medmcqa] == medmcqa.doc_to_text(MEDMCQA)
     assert asked[Benchmark.pubmedqa] == pubmedqa.doc_to_text(
@@ -67,7 +68,7 @@ def test_the_prompts_are_those_of_lm_eval():
 )
 def test_a_broken_row_is_named(benchmark, row):
     with pytest.raises(DataError, match=r"row 2 of here.* it needs `question`"):
-        questions(benchmark, [ROWS[benchmark] | {"cop": 0, "answer": 0}, row], "here")
+        parse_questions(benchmark, [ROWS[benchmark] | {"cop": 0, "answer": 0}, row], "here")
 
 
 @pytest.mark.parametrize(
@@ -81,12 +82,12 @@ def test_keys_counted_from_1_are_refused(benchmark, key):
             rf"here: `{key}` goes from 1 to 4 and never is 0, so it is counted from 1.*subtract 1"
         ),
     ):
-        questions(benchmark, rows, "here")
+        parse_questions(benchmark, rows, "here")
     with pytest.raises(DataError, match="counted from 1"):  # no 4 among many
-        questions(benchmark, rows[:3] * 10, "here")
-    assert len(questions(benchmark, rows[:3], "here")) == 3  # too few to tell
+        parse_questions(benchmark, rows[:3] * 10, "here")
+    assert len(parse_questions(benchmark, rows[:3], "here")) == 3  # too few to tell
 
 
 def test_no_questions_are_refused():
     with pytest.raises(DataError, match="here holds no questions"):
-        questions(Benchmark.medqa, [], "here")
+        parse_questions(Benchmark.medqa, [], "here")

@@ -7,12 +7,13 @@ import pytest
 import torch
 from helpers.commands import Doors
 
-from medexp.evaluation.generation import Answer, answers, at_most, kept
-from medexp.evaluation.generation import _keep as keep
+from medexp.evaluation.generation import Answer, generate_answers, limit_batch_size, read_answers
+from medexp.evaluation.generation import _append_answer as keep
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 
 PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
@@ -23,12 +24,18 @@ def tuned(doors: Doors) -> Tuned:
     run = doors.run("hardware.dtype=float32")
     modules = stack.load(run.hardware, machine.cache_dir())
     found = weights.find(run.model)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    return model.load(run, found, load_tokenizer(found, modules), modules)
 
 
-def made(tuned: Tuned, kept_in: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
-    return answers(
-        tuned, PROMPTS, 8, at_most(batch_size), kept_in=kept_in, base=base, advance=lambda _: None
+def made(tuned: Tuned, answers_file: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
+    return generate_answers(
+        tuned,
+        PROMPTS,
+        8,
+        limit_batch_size(batch_size),
+        answers_file=answers_file,
+        base=base,
+        advance=lambda _: None,
     )
 
 
@@ -79,6 +86,6 @@ def test_an_answer_after_one_cut_inside_a_character_has_a_line_of_its_own(tmp_pa
     keep(cut, file)
     written = file.read_bytes()
     file.write_bytes(written[: written.index("\N{DEGREE SIGN}".encode()) + 1])
-    assert kept(file) == {0: whole}
+    assert read_answers(file) == {0: whole}
     keep(cut, file)
-    assert kept(file) == {0: whole, 1: cut}
+    assert read_answers(file) == {0: whole, 1: cut}

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from medexp.config.schema import Judge
-from medexp.evaluation.judge import judged
-from medexp.evaluation.record import Answer, Answered, Judged, Judgement, Record
-from medexp.evaluation.scorecard import card
+from medexp.evaluation.judge import judge_cases
+from medexp.evaluation.record import Answer, AnsweredCase, Judgement, Judgements, Record
+from medexp.evaluation.scorecard import build_scorecard
 
 CASES = tuple(
-    Answered(
+    AnsweredCase(
         f"Case {at}?",
         "Give fluids.",
         {},
@@ -84,11 +84,11 @@ def marks(request: dict[str, Any]) -> tuple[int, str]:
 
 def test_marks_reasons_and_cost_come_back_and_are_compared(lexicon) -> None:
     with endpoint(marks) as (url, got):
-        found = judged(judge(url), CASES, lambda _: None)
+        found = judge_cases(judge(url), CASES, lambda _: None)
     assert (len(got), got[0]["model"], got[0]["temperature"]) == (12, "m", 0)
     assert found.tuned[0] == Judgement(5.0, "because", 100, 0.0)
     assert (found.base[0].mark, found.failure) == (2.0, "")
-    line = card(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
+    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
     assert (line.before, line.after, line.verdict) == (2, 5, "improved")
 
 
@@ -98,7 +98,7 @@ def test_a_record_with_judgements_survives_storing() -> None:
         CASES,
         (),
         (),
-        judged=Judged((Judgement(None, "?", 1, 0.5),), (Judgement(4.0, "ok", 2, 0.5),), "half"),
+        judged=Judgements((Judgement(None, "?", 1, 0.5),), (Judgement(4.0, "ok", 2, 0.5),), "half"),
     )
     assert Record.of_json(json.dumps(record.as_json()), "here") == record
 
@@ -107,10 +107,10 @@ def test_a_judge_that_is_down_is_said_and_stops_nothing(lexicon) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1/chat/completions"
-    found = judged(judge(url), CASES, lambda _: None)
+    found = judge_cases(judge(url), CASES, lambda _: None)
     assert found.base == ()
     assert f"the judge at {url} does not answer" in found.failure
-    line = card(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
+    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
     assert (line.verdict, line.missing) == ("not measured", found.failure)
 
 
@@ -119,7 +119,7 @@ def test_a_judge_that_fails_on_the_way_keeps_what_it_gave() -> None:
         return marks(request) if "Case 0?" in json.dumps(request["messages"]) else (403, "no")
 
     with endpoint(reply) as (url, _):
-        found = judged(judge(url), CASES, lambda _: None)
+        found = judge_cases(judge(url), CASES, lambda _: None)
     assert (len(found.base), len(found.tuned)) == (1, 1)
     assert "failed after 1 cases" in found.failure
 
@@ -127,6 +127,9 @@ def test_a_judge_that_fails_on_the_way_keeps_what_it_gave() -> None:
 @pytest.mark.parametrize("result", [0, 9, "good"])
 def test_what_is_no_mark_is_none(result: object, lexicon) -> None:
     with endpoint(lambda _: (200, json.dumps({"result": result, "rationale": "odd"}))) as (url, _):
-        found = judged(judge(url), CASES[:1], lambda _: None)
+        found = judge_cases(judge(url), CASES[:1], lambda _: None)
     assert [each.mark for each in (*found.base, *found.tuned)] in ([None, None], [])
-    assert card(Record(True, CASES, (), (), judged=found), lexicon).line("judge").comparison is None
+    assert (
+        build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge").comparison
+        is None
+    )

@@ -13,7 +13,7 @@ from medexp.evaluation.resampling import (
     EXACT_GROUPS,
     bca_interval,
     detectable_change,
-    groups_needed,
+    min_groups_needed,
     sign_flip,
     standard_error,
 )
@@ -101,6 +101,6 @@ def test_a_power_of_four_in_five_needs_2_8_errors_of_many_groups_and_more_of_few
 
 @pytest.mark.parametrize("comparisons", range(1, 40))
 def test_the_groups_needed_are_the_fewest_that_can_pass(comparisons):
-    needed = groups_needed(comparisons)
+    needed = min_groups_needed(comparisons)
     assert sign_flip([1.0] * min(needed, 12)).p_value * comparisons < 0.05 or needed > 12
     assert 2 / 2 ** (needed - 1) * comparisons >= 0.05

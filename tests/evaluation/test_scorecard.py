@@ -10,8 +10,8 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
-from medexp.evaluation.record import Answer, CaseLoss, Record, record_of
-from medexp.evaluation.scorecard import MEASURES, card
+from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import MEASURES, build_scorecard
 
 GENERIC = "You should rest, drink a lot of water, and see a doctor if it does not get better."
 
@@ -33,14 +33,14 @@ def recorded(
         [CaseLoss(nats + at / 7, 10, nats / 3, 4) for at in range(len(cases))]
         for nats in (30.0, 20.0)
     ]
-    return record_of(reasons, cases, (answers[0], answers[1]), (losses[0], losses[1]))
+    return build_record(reasons, cases, (answers[0], answers[1]), (losses[0], losses[1]))
 
 
 def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
     record = recorded()
     again = Record.of_json(json.dumps(record.as_json()), "here")
     assert again == record
-    assert card(again, lexicon).metrics() == card(record, lexicon).metrics()
+    assert build_scorecard(again, lexicon).metrics() == build_scorecard(record, lexicon).metrics()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_another_version_is_refused():
 
 
 def test_structured_answers_are_told_from_generic_ones(lexicon):
-    found = card(recorded(), lexicon)
+    found = build_scorecard(recorded(), lexicon)
     improved = {line.measure.key for line in found.lines if line.verdict == "improved"}
     assert improved >= {
         "loss_completion",
@@ -75,7 +75,7 @@ def test_structured_answers_are_told_from_generic_ones(lexicon):
 
 
 def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
-    found, record = card(recorded(), lexicon), recorded()
+    found, record = build_scorecard(recorded(), lexicon), recorded()
     first = record.base_losses[0]
     assert (first.answer.tokens, first.reasoning.tokens) == (4, 6)
     assert first.answer.nats + first.reasoning.nats == first.nats
@@ -86,7 +86,7 @@ def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
 def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(lexicon):
     before = [CaseLoss(2.0 * 10, 10, 10.0, 5)] * 9 + [CaseLoss(2.0 * 400, 400, 400.0, 200)]
     after = [CaseLoss(1.5 * 10, 10, 7.5, 5)] * 9 + [CaseLoss(2.25 * 400, 400, 450.0, 200)]
-    found = card(record_of(True, [], ([], []), (before, after)), lexicon)
+    found = build_scorecard(build_record(True, [], ([], []), (before, after)), lexicon)
     values = {
         name.rpartition("/")[2]: value
         for name, value in found.metrics().items()
@@ -99,7 +99,7 @@ def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(
 
 
 def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
-    values = card(recorded(), lexicon).metrics()
+    values = build_scorecard(recorded(), lexicon).metrics()
     assert (
         values["eval/structure/delta"]
         == values["eval/structure/after"] - values["eval/structure/before"]
@@ -108,7 +108,7 @@ def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
 
 
 def test_empty_answers_are_measured_for_what_they_are(lexicon):
-    found = card(recorded(before=""), lexicon)
+    found = build_scorecard(recorded(before=""), lexicon)
     assert found.before[0].values["structure"] == 0
     # nothing said is not the same as nothing false said
     assert found.before[0].values["unsupported_per_100_words"] is None
@@ -123,7 +123,7 @@ def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
         "- 可能为细菌性肺炎引起感染\n## 注意事项\n"
         "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
     )
-    found = card(recorded(after=answer, question=question), lexicon)
+    found = build_scorecard(recorded(after=answer, question=question), lexicon)
     assert found.line("structure").after == 1
     assert found.line("same_language").after == 1
     for key in (
@@ -141,7 +141,7 @@ def test_without_reasoning_its_measures_are_missing(lexicon):
     whole = [
         CaseLoss(loss.nats, loss.tokens, loss.nats, loss.tokens) for loss in record.base_losses
     ]
-    found = card(Record(False, record.cases, tuple(whole), tuple(whole)), lexicon)
+    found = build_scorecard(Record(False, record.cases, tuple(whole), tuple(whole)), lexicon)
     for key in ("loss_reasoning", "think_closed"):
         assert found.line(key).missing == "the prompt asks for no reasoning"
 
@@ -149,15 +149,15 @@ def test_without_reasoning_its_measures_are_missing(lexicon):
 def test_cases_without_condition_or_sections_leave_content_out(lexicon):
     case = Case(QUESTION, "", "Rest and drink; see a doctor if it is not better after some days.")
     both = [Answer(0, GENERIC, 9, True)]
-    found = card(record_of(True, [case], (both, both), ([], [])), lexicon)
+    found = build_scorecard(build_record(True, [case], (both, both), ([], [])), lexicon)
     assert {
         found.line(key).verdict for key in ("condition_named", "red_flag_recall", "loss_answer")
     } == {"not measured"}
 
 
 def test_no_answers_at_all_is_said(lexicon):
-    found = card(
-        record_of(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])),
+    found = build_scorecard(
+        build_record(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])),
         lexicon,
     )
     assert found.line("structure").missing == "no held-out question was answered"
@@ -165,7 +165,9 @@ def test_no_answers_at_all_is_said(lexicon):
 
 
 def test_recall_by_meaning_is_there_with_cosines(lexicon):
-    found = card(recorded(), lexicon, lambda items, lines: [[1.0 for _ in lines] for _ in items])
+    found = build_scorecard(
+        recorded(), lexicon, lambda items, lines: [[1.0 for _ in lines] for _ in items]
+    )
     assert found.line("red_flag_recall_embedding").after == 1
 
 

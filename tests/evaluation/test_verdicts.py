@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from medexp.evaluation.paired_stats import compare
+from medexp.evaluation.paired_stats import compare_pairs
 from medexp.evaluation.verdicts import (
     MeasuredChange,
     Role,
@@ -16,7 +16,7 @@ from medexp.evaluation.verdicts import (
 def change_of(
     role: Role, before: list[float], after: list[float], better: int = 1
 ) -> MeasuredChange:
-    return MeasuredChange(role, better, compare(before, after), before, after)
+    return MeasuredChange(role, better, compare_pairs(before, after), before, after)
 
 
 def shift(
@@ -99,6 +99,6 @@ def test_harm_seldom_rises_by_chance_where_no_case_is_new():
     for seed in range(100):
         before, after = shift(20, 0, seed)
         calls += give_verdicts(
-            {"a": MeasuredChange(Role.harm, -1, compare(before, after), [1.0], [1.0])}
+            {"a": MeasuredChange(Role.harm, -1, compare_pairs(before, after), [1.0], [1.0])}
         )["a"].is_alarm
     assert 2 <= calls <= 18

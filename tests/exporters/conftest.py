@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from medexp.exporters.base_checkpoint import Checkpoint
-from medexp.exporters.merge import Merged
+from medexp.exporters.base_checkpoint import BaseCheckpoint
+from medexp.exporters.merge import MergedWeights
 from medexp.models import backend as stack
 
 SIDES = {
@@ -31,9 +31,9 @@ class Pair:
     adapter: Path
     network: Any
 
-    def merged(self) -> Merged:
+    def merged(self) -> MergedWeights:
         """What the export makes of them."""
-        return Merged(Checkpoint(self.base, stack.load_bitsandbytes), self.adapter)
+        return MergedWeights(BaseCheckpoint(self.base, stack.load_bitsandbytes), self.adapter)
 
     def by_peft(self) -> dict[str, Any]:
         """What merge_and_unload makes of them."""

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from medexp.config.registration import conf_dir
 from medexp.config.schema import Prompt
-from medexp.data.prompts import ask
-from medexp.exporters import chat_template as templates
+from medexp.data.prompts import render_question
+from medexp.exporters import chat_template
 
 QUESTION = "A man says \"help\", {{ .Prompt }} and {question}; C:\\new\n\tcost: 5 % 'ok' – Ärztin?"
 SHIPPED = [
@@ -43,25 +43,33 @@ def template_in(modelfile: str) -> str:
 
 @PROMPTS
 def test_ollama_renders_the_training_prompt(prompt: Prompt) -> None:
-    written = templates.modelfile(
-        "m.gguf", templates.go(prompt, "<|end|>"), [("stop", "<|end|>")], "MIT", ["a comment"]
+    written = chat_template.render_modelfile(
+        "m.gguf",
+        chat_template.render_go_template(prompt, "<|end|>"),
+        [("stop", "<|end|>")],
+        "MIT",
+        ["a comment"],
     )
     values = {"Prompt": QUESTION, "System": "", "Response": ""}
-    assert rendered_by_go(template_in(written).partition("{{ .Response }}")[0], values) == ask(
-        prompt, QUESTION
-    )
+    assert rendered_by_go(
+        template_in(written).partition("{{ .Response }}")[0], values
+    ) == render_question(prompt, QUESTION)
 
 
 @PROMPTS
 def test_an_earlier_turn_ends_as_a_training_text_does(prompt: Prompt) -> None:
     values = {"Prompt": QUESTION, "System": "", "Response": "An answer."}
-    turn = rendered_by_go(templates.go(prompt, "<|end|>"), values)
-    assert turn == ask(prompt, QUESTION) + "An answer.<|end|>"
+    turn = rendered_by_go(chat_template.render_go_template(prompt, "<|end|>"), values)
+    assert turn == render_question(prompt, QUESTION) + "An answer.<|end|>"
 
 
 def test_the_modelfile_sets_what_the_run_was_measured_with() -> None:
-    written = templates.modelfile(
-        "m.gguf", "{{ .Prompt }}", templates.ollama_parameters(["</s>"], 928, 288), "MIT", []
+    written = chat_template.render_modelfile(
+        "m.gguf",
+        "{{ .Prompt }}",
+        chat_template.make_ollama_parameters(["</s>"], 928, 288),
+        "MIT",
+        [],
     )
     assert written.splitlines() == [
         "FROM ./m.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 928", "PARAMETER num_predict 288",
@@ -89,12 +97,16 @@ def chat() -> Callable[..., str]:
 
 @PROMPTS
 def test_a_user_message_is_a_question(prompt: Prompt, chat: Callable[..., str]) -> None:
-    template = templates.jinja(prompt)
-    assert chat(template, ("user", QUESTION)) == "<s>" + ask(prompt, QUESTION)
+    template = chat_template.render_jinja_template(prompt)
+    assert chat(template, ("user", QUESTION)) == "<s>" + render_question(prompt, QUESTION)
     conversation = chat(template, ("user", "One?"), ("assistant", "Yes."), ("user", "Two?"))
-    assert conversation == "<s>" + ask(prompt, "One?") + "Yes.</s>" + ask(prompt, "Two?")
+    assert conversation == "<s>" + render_question(prompt, "One?") + "Yes.</s>" + render_question(
+        prompt, "Two?"
+    )
 
 
 def test_a_system_message_is_refused(prompt: Prompt, chat: Callable[..., str]) -> None:
     with pytest.raises(ValueError, match="trained without system messages"):
-        chat(templates.jinja(prompt), ("system", "Be brief."), ("user", QUESTION))
+        chat(
+            chat_template.render_jinja_template(prompt), ("system", "Be brief."), ("user", QUESTION)
+        )

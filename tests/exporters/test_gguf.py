@@ -16,10 +16,9 @@ import torch
 from medexp.config.command_options import GgufType
 from medexp.config.schema import Family, ModelShape
 from medexp.errors import ModelError
-from medexp.exporters import chat_template as templates
+from medexp.exporters import chat_template, tokenizer_files
 from medexp.exporters import gguf as gguf_file
-from medexp.exporters import tokenizer_files
-from medexp.exporters.gguf import About
+from medexp.exporters.gguf import GgufMetadata
 
 
 def _ignored(_: int) -> None:
@@ -31,11 +30,11 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, embedded_tokenize
     """The embedded tokenizer as an export holds it."""
     made, folder = tmp_path_factory.mktemp("saved"), tmp_path_factory.mktemp("exported")
     embedded_tokenizer.save_pretrained(made)
-    tokenizer_files.copy(made, folder, "{{ bos_token }}")
+    tokenizer_files.copy_tokenizer(made, folder, "{{ bos_token }}")
     return folder
 
 
-def _about(family: str, vocab: int = 49152) -> About:
+def _about(family: str, vocab: int = 49152) -> GgufMetadata:
     shape = ModelShape(
         family=Family(family),
         layers=2,
@@ -47,12 +46,12 @@ def _about(family: str, vocab: int = 49152) -> About:
         vocab=vocab,
         tied_embeddings=True,
     )
-    return About("tiny", "MIT", shape)
+    return GgufMetadata("tiny", "MIT", shape)
 
 
 def _written(made: Any, tokenizer_folder: Path, family: str, kind: GgufType, folder: Path) -> Path:
     file = folder / f"{kind.value}.gguf"
-    gguf_file.write(made.merged(), tokenizer_folder, _about(family), kind, file, _ignored)
+    gguf_file.write_gguf(made.merged(), tokenizer_folder, _about(family), kind, file, _ignored)
     return file
 
 
@@ -85,7 +84,7 @@ def test_transformers_reads_the_same_network(
     )
     ours, wanted = _logits(loaded), _logits(made.network.merge_and_unload())
     assert (ours - wanted).abs().max() < largest * wanted.abs().max()
-    expected = gguf_file.file_bytes(made.merged(), kind)
+    expected = gguf_file.estimate_file_bytes(made.merged(), kind)
     assert expected < file.stat().st_size < expected + 4_000_000  # the tokenizer
 
 
@@ -120,7 +119,7 @@ def test_a_tokenizer_of_an_unknown_rule_is_refused(tokenizer_folder: Path, tmp_p
     changed["pre_tokenizer"] = {"type": "Whitespace"}
     file.write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(ModelError, match="splits text by a rule that is not known here"):
-        gguf_file.splitting_rule(folder)
+        gguf_file.find_pre_tokenizer(folder)
 
 
 def test_llama_3_s_rotary_scaling_is_the_one_of_transformers() -> None:
@@ -146,22 +145,25 @@ def test_llama_3_s_rotary_scaling_is_the_one_of_transformers() -> None:
         {"rope_parameters": rope},
         {"rope_theta": 500000.0, "rope_scaling": {**rope, "rope_theta": 500000.0}},
     ):
-        factors = torch.tensor(gguf_file._rope_factors(spelled, shape))
+        factors = torch.tensor(gguf_file._compute_rope_factors(spelled, shape))
         torch.testing.assert_close(plain / factors, scaled, rtol=1e-4, atol=0)
-    assert not gguf_file._rope_factors({"rope_theta": 1e4}, shape)
+    assert not gguf_file._compute_rope_factors({"rope_theta": 1e4}, shape)
     with pytest.raises(ModelError, match="rope_type=yarn"):
-        gguf_file._rope_factors({"rope_scaling": {"type": "yarn"}}, shape)
+        gguf_file._compute_rope_factors({"rope_scaling": {"type": "yarn"}}, shape)
 
 
 def test_a_row_that_is_no_multiple_of_a_block_stays_f16() -> None:
-    assert gguf_file._stored((8, 48), GgufType.q8_0) == (gguf.GGMLQuantizationType.F16, 768)
-    assert gguf_file._stored((8, 64), GgufType.q8_0) == (gguf.GGMLQuantizationType.Q8_0, 544)
-    assert gguf_file._stored((64,), GgufType.q8_0) == (gguf.GGMLQuantizationType.F32, 256)
+    assert gguf_file._choose_storage((8, 48), GgufType.q8_0) == (gguf.GGMLQuantizationType.F16, 768)
+    assert gguf_file._choose_storage((8, 64), GgufType.q8_0) == (
+        gguf.GGMLQuantizationType.Q8_0,
+        544,
+    )
+    assert gguf_file._choose_storage((64,), GgufType.q8_0) == (gguf.GGMLQuantizationType.F32, 256)
 
 
 def test_rows_are_interleaved_head_by_head() -> None:
     rows = np.arange(8, dtype=np.float32)[:, None]
-    assert gguf_file._interleaved(rows, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert gguf_file._permute_rows(rows, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
 def test_the_chat_template_of_a_run_goes_in(
@@ -169,7 +171,9 @@ def test_the_chat_template_of_a_run_goes_in(
 ) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer_files.copy(tokenizer_folder, tmp_path, templates.jinja(prompt))
+    tokenizer_files.copy_tokenizer(
+        tokenizer_folder, tmp_path, chat_template.render_jinja_template(prompt)
+    )
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     ids = loaded.apply_chat_template([{"role": "user", "content": "Why?"}], return_dict=False)
     assert ids == [1, *loaded("Q: Why?\n<think>\n", add_special_tokens=False)["input_ids"]]

@@ -54,7 +54,7 @@ def test_bfloat16_is_rounded_once_as_peft_rounds_it(
     pair: Callable[..., Any], tmp_path: Path
 ) -> None:
     made = pair("llama", "bfloat16", lora_alpha=16, config={"tie_word_embeddings": True})
-    merge.write(made.merged(), tmp_path, MergedDtype.bfloat16, _ignored)
+    merge.write_merged(made.merged(), tmp_path, MergedDtype.bfloat16, _ignored)
     ours, peft = load_file(tmp_path / "model.safetensors"), made.by_peft()
     assert set(peft) - set(ours) == {"lm_head.weight"}  # tied
     assert all(torch.equal(ours[name], peft[name]) for name in ours)
@@ -64,7 +64,7 @@ def test_a_base_in_nf4_is_merged_as_it_was_trained_on(
     pair: Callable[..., Any], tmp_path: Path
 ) -> None:
     made = pair("llama", "bfloat16", nf4=True, lora_alpha=16)
-    merge.write(made.merged(), tmp_path, MergedDtype.bfloat16, _ignored)
+    merge.write_merged(made.merged(), tmp_path, MergedDtype.bfloat16, _ignored)
     ours = load_file(tmp_path / "model.safetensors")
     layers = {
         name: each
@@ -85,9 +85,9 @@ def test_files_are_cut_at_their_size_and_load_as_one(
     pair: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = pair("qwen2")
-    monkeypatch.setattr(merge, "FILE_BYTES", 60_000)
+    monkeypatch.setattr(merge, "MAX_SHARD_BYTES", 60_000)
     told: list[int] = []
-    merge.write(made.merged(), tmp_path, MergedDtype.float16, told.append)
+    merge.write_merged(made.merged(), tmp_path, MergedDtype.float16, told.append)
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) > 2
     assert all(sum(each.nbytes for each in load_file(file).values()) <= 60_000 for file in files)
@@ -113,7 +113,7 @@ def test_a_value_that_float16_cannot_hold_is_refused(
             r" export.dtype=bfloat16"
         ),
     ):
-        merge.write(made.merged(), tmp_path, MergedDtype.float16, _ignored)
+        merge.write_merged(made.merged(), tmp_path, MergedDtype.float16, _ignored)
 
 
 def test_a_base_without_safetensors_or_otherwise_quantised_is_refused(

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from medexp.config.schema import RunConfig
-from medexp.exporters import model_card as card
+from medexp.exporters import model_card
 
 MEASURES = [
     ("held-out loss, all", "4.05 -> 3.32", "improved", "-0.73 [-0.78, -0.68], p 3e-05, n 16")
@@ -19,10 +19,15 @@ def _card(run: RunConfig, kind: str) -> ModelCard:
         "merged": {"merged": "m"},
         "gguf": {"gguf": "x.gguf", "Modelfile": "Modelfile"},
     }[kind]
-    facts = card.Facts(
-        kind, "A thing", "mine", "1dcdb309", MEASURES, card.usage("mine", files, serves=True)
+    facts = model_card.CardFacts(
+        kind,
+        "A thing",
+        "mine",
+        "1dcdb309",
+        MEASURES,
+        model_card.render_usage("mine", files, serves=True),
     )
-    return ModelCard(card.render(run, facts))
+    return ModelCard(model_card.render_card(run, facts))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +75,8 @@ def test_a_reader_finds_prompt_measures_data_limits_and_licences(
     assert "MIT, and the Llama 3.1 Community License" in text
     assert "Not for clinical use" in text
     assert "dequantised from NF4" in text
-    assert "No measures are stored" in card.render(
-        run, card.Facts("adapter", "A thing", "mine", None, [], "")
+    assert "No measures are stored" in model_card.render_card(
+        run, model_card.CardFacts("adapter", "A thing", "mine", None, [], "")
     )
 
 
@@ -82,4 +87,4 @@ def test_how_to_use_it_fits_the_kind(resolved: Callable[..., RunConfig]) -> None
         "from transformers import AutoModelForCausalLM, AutoTokenizer" in _card(run, "merged").text
     )
     assert "ollama create mine -f Modelfile" in _card(run, "gguf").text
-    assert "serve.sh" not in card.usage("mine", {"adapter": "a"}, serves=False)
+    assert "serve.sh" not in model_card.render_usage("mine", {"adapter": "a"}, serves=False)

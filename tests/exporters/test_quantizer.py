@@ -9,7 +9,7 @@ import pytest
 
 from medexp.config.command_options import GgufType
 from medexp.errors import MachineError
-from medexp.exporters import quantizer as quantiser
+from medexp.exporters import quantizer
 
 
 def _program(folder: Path, script: str) -> Path:
@@ -32,21 +32,21 @@ def test_nothing_there_is_said_with_what_to_do(
             r" 'medexp\[llama-cpp\]'.*export.llama_cpp"
         ),
     ):
-        quantiser.find(GgufType.q4_k_m, None)
+        quantizer.find_quantizer(GgufType.q4_k_m, None)
     with pytest.raises(
         MachineError, match=r"holds no llama-quantize \(looked in it, bin and build/bin\)"
     ):
-        quantiser.find(GgufType.q4_k_m, str(tmp_path))
+        quantizer.find_quantizer(GgufType.q4_k_m, str(tmp_path))
 
 
 def test_a_build_is_found_and_its_progress_told(tmp_path: Path) -> None:
     program = _program(
         tmp_path / "build/bin", 'echo "[   1/   3] a"; echo "[   3/   3] c" >&2; echo "$3" > "$2"'
     )
-    command = quantiser.find(GgufType.q4_k_m, str(tmp_path))
-    assert command == quantiser.find(GgufType.q4_k_m, str(program)) == (str(program),)
+    command = quantizer.find_quantizer(GgufType.q4_k_m, str(tmp_path))
+    assert command == quantizer.find_quantizer(GgufType.q4_k_m, str(program)) == (str(program),)
     told: list[int] = []
-    quantiser.quantise(
+    quantizer.quantize(
         command, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.q4_k_m, told.append
     )
     assert (tmp_path / "out.gguf").read_text() == "Q4_K_M\n"
@@ -56,6 +56,6 @@ def test_a_build_is_found_and_its_progress_told(tmp_path: Path) -> None:
 def test_a_failure_is_told_in_its_own_words(tmp_path: Path) -> None:
     command = (str(_program(tmp_path, 'echo "main: failed to quantize"; exit 1')),)
     with pytest.raises(MachineError, match="ended with 1: main: failed to quantize"):
-        quantiser.quantise(
+        quantizer.quantize(
             command, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.q2_k, lambda _: None
         )

@@ -10,9 +10,9 @@ from medexp.config.command_options import GgufType, MergedDtype
 from medexp.config.schema import Family, ModelShape
 from medexp.exporters import gguf as gguf_file
 from medexp.exporters import merge, tokenizer_files
-from medexp.exporters.base_checkpoint import Checkpoint
-from medexp.exporters.gguf import About
-from medexp.exporters.merge import Merged
+from medexp.exporters.base_checkpoint import BaseCheckpoint
+from medexp.exporters.gguf import GgufMetadata
+from medexp.exporters.merge import MergedWeights
 from medexp.models import backend as stack
 
 SHAPE = ModelShape(
@@ -63,7 +63,7 @@ def test_merged_weights_and_gguf_give_the_tokens_of_base_and_adapter(
             torch.nn.init.normal_(parameter, std=0.05)
     apart.save_pretrained(tmp_path / "adapter")
     embedded_tokenizer.save_pretrained(tmp_path / "adapter")
-    merged = Merged(Checkpoint(base, stack.load_bitsandbytes), tmp_path / "adapter")
+    merged = MergedWeights(BaseCheckpoint(base, stack.load_bitsandbytes), tmp_path / "adapter")
     ids = torch.tensor(
         [
             [
@@ -76,13 +76,13 @@ def test_merged_weights_and_gguf_give_the_tokens_of_base_and_adapter(
     )
 
     (tmp_path / "merged").mkdir()
-    merge.write(merged, tmp_path / "merged", MergedDtype.bfloat16, _ignored)
+    merge.write_merged(merged, tmp_path / "merged", MergedDtype.bfloat16, _ignored)
     (tmp_path / "gguf").mkdir()
-    tokenizer_files.copy(tmp_path / "adapter", tmp_path / "gguf", "")
-    gguf_file.write(
+    tokenizer_files.copy_tokenizer(tmp_path / "adapter", tmp_path / "gguf", "")
+    gguf_file.write_gguf(
         merged,
         tmp_path / "gguf",
-        About("tuned", "MIT", SHAPE),
+        GgufMetadata("tuned", "MIT", SHAPE),
         GgufType.f16,
         tmp_path / "gguf/f16.gguf",
         _ignored,

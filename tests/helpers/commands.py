@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medexp.cli.app import Invocation
+from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system import machine
-from medexp.system.console import Screen
-from medexp.training.run import TrainResult, train
+from medexp.system.console import Console
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 TINY = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 128}
 TOKENS = 12288  # of the vocabulary: the shipped cases are then under 640 tokens, as with all 49,152
@@ -130,7 +131,9 @@ class Doors:
     def train(self, *more: str, name: str = "out") -> TrainResult:
         """A quick run in this process."""
         return train(
-            self.run(*more), Invocation(self.root / name, tuple(more), "composed: yaml\n"), Screen()
+            self.run(*more),
+            Invocation(self.root / name, tuple(more), "composed: yaml\n"),
+            Console(),
         )
 
     def client(self) -> Any:

@@ -5,11 +5,11 @@ needs.
 from collections.abc import Mapping, Sequence
 
 from helpers.vignettes import QUESTION, REFERENCE
-from medexp.comparison.comparison import Cost, Run
-from medexp.comparison.contrasts import Evaluated
+from medexp.comparison.comparison import ComparedRun, Cost
+from medexp.comparison.contrasts import EvaluatedRun
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.record import Answer, Answered, CaseLoss, Record
-from medexp.evaluation.scorecard import card
+from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record
+from medexp.evaluation.scorecard import build_scorecard
 
 
 def evaluated(
@@ -20,12 +20,12 @@ def evaluated(
     digests: bool = True,
     settings: Mapping[str, str] | None = None,
     **more: object,
-) -> Evaluated:
+) -> EvaluatedRun:
     """A run on held-out `cases`, of which it answered the first `answers` (all); its answers lose
     `nats` / 40 a token.
     """
     said = [
-        Answered(
+        AnsweredCase(
             f"{QUESTION} {case}",
             REFERENCE,
             {},
@@ -36,7 +36,7 @@ def evaluated(
     ]
     names = (
         tuple(
-            Answered(f"{QUESTION} {case}", REFERENCE, {}, said[0].base, said[0].base).digest
+            AnsweredCase(f"{QUESTION} {case}", REFERENCE, {}, said[0].base, said[0].base).digest
             for case in cases
         )
         if said
@@ -50,16 +50,20 @@ def evaluated(
     record = Record(
         True, tuple(said), losses[0], losses[1], held_out=names if digests else (), **more
     )  # type: ignore[arg-type]
-    return Evaluated(record, card(record, lexicon.load()), settings or {})
+    return EvaluatedRun(record, build_scorecard(record, lexicon.load()), settings or {})
 
 
 def run(
-    label: str, made: Evaluated | None, cost: Cost | None = None, missing: str = "", **settings: str
-) -> Run:
+    label: str,
+    made: EvaluatedRun | None,
+    cost: Cost | None = None,
+    missing: str = "",
+    **settings: str,
+) -> ComparedRun:
     """A finished run with what came of it, and its settings with __ for a dot."""
     known = {name.replace("__", "."): value for name, value in settings.items()}
     page = f"#/experiments/1/runs/id-{label}"
-    return Run(
+    return ComparedRun(
         label,
         f"run {label}",
         f"asked-{label}",

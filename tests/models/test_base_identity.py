@@ -13,8 +13,9 @@ from medexp.config.schema import RunConfig
 from medexp.errors import ModelError
 from medexp.models import base_identity
 from medexp.models.adapter_files import base_of, check_adapter, without_place
-from medexp.models.adapter_model import Weights
 from medexp.models.base_identity import BaseIdentity, config_digest, identity_of, weights_digest
+from medexp.models.weights import Weights
+from medexp.tracking.artifact_names import BASE_IDENTITY
 
 HUB, COMMIT = "unsloth/DeepSeek-R1-Distill-Llama-8B-bnb-4bit", "c0ffee"
 
@@ -173,7 +174,7 @@ def test_an_adapter_of_an_older_medexp_is_known_by_what_is_still_there(
 
 
 def test_an_identity_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / base_identity.FILE).write_text("[]")
+    (tmp_path / BASE_IDENTITY).write_text("[]")
     with pytest.raises(ModelError, match=r"base_model\.json cannot be read"):
         base_identity.read(tmp_path)
 
@@ -185,4 +186,4 @@ def test_what_a_run_keeps_of_its_base_is_no_place(
     found = identity_of(run.model, Weights(str(base), None))
     base_identity.write(found, tmp_path)
     assert base_identity.read(tmp_path) == found == digests(base)
-    assert str(tmp_path) not in (tmp_path / base_identity.FILE).read_text()
+    assert str(tmp_path) not in (tmp_path / BASE_IDENTITY).read_text()

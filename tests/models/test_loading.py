@@ -10,15 +10,15 @@ import pytest
 import torch
 from helpers.commands import Doors
 
-from medexp.data.encoding import IGNORED, Encoded
+from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import ModelError
-from medexp.evaluation.losses import held_out_loss
+from medexp.evaluation.losses import measure_mean_loss
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
 from medexp.models.adapter_model import Tuned
-from medexp.system import machine
-from medexp.system import private_names as private
+from medexp.models.tokenizer import load_tokenizer
+from medexp.system import machine, private_names
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 ALL = ATTENTION | {"gate_proj", "up_proj", "down_proj"}
@@ -57,7 +57,7 @@ def loaded(doors: Doors, *overrides: str) -> Tuned:
     run = doors.run(*overrides)
     modules = stack.load(run.hardware, machine.cache_dir())
     found = weights.find(run.model)
-    return model.load(run, found, model.load_tokenizer(found, modules), modules)
+    return model.load(run, found, load_tokenizer(found, modules), modules)
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(
 ) -> None:
     tuned = loaded(doors, "hardware.dtype=float32")
     cases = [
-        Encoded(list(range(10, 10 + length)), [IGNORED] * 3 + list(range(13, 10 + length)), 3)
+        EncodedCase(list(range(10, 10 + length)), [IGNORED] * 3 + list(range(13, 10 + length)), 3)
         for length in (8, 20, 600)
     ]
-    losses = [held_out_loss(tuned, cases, batch_size) for batch_size in (1, 2, 3)]
+    losses = [measure_mean_loss(tuned, cases, batch_size) for batch_size in (1, 2, 3)]
     total, tokens = 0.0, 0
     for case in cases:
         with torch.no_grad():
@@ -151,7 +151,7 @@ def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(
 def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
     tuned = loaded(doors)
     tuned.network.train()
-    held_out_loss(tuned, [Encoded([5, 6, 7], [IGNORED, 6, 7], 1)], 1)
+    measure_mean_loss(tuned, [EncodedCase([5, 6, 7], [IGNORED, 6, 7], 1)], 1)
     assert tuned.network.training
     with tuned.as_base():
         pass
@@ -166,17 +166,17 @@ def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: st
         "evaluation.reuse_base=false",
         "training.resume=never",
     )
-    cases = [Encoded([5, 6, 7, 8], [IGNORED, 6, 7, 8], 1)]
+    cases = [EncodedCase([5, 6, 7, 8], [IGNORED, 6, 7, 8], 1)]
     tuned = loaded(biased, *words)
     assert sum(name.endswith("_proj.base_layer.bias") for name in tuned.base_biases) == 6
-    base = held_out_loss(tuned, cases, 1)
+    base = measure_mean_loss(tuned, cases, 1)
     with torch.no_grad():
         for parameter in tuned.network.parameters():
             parameter.add_(parameter.requires_grad)
-    changed = held_out_loss(tuned, cases, 1)
+    changed = measure_mean_loss(tuned, cases, 1)
     with tuned.as_base():
-        assert held_out_loss(tuned, cases, 1) == base != changed
-    assert held_out_loss(tuned, cases, 1) == changed
+        assert measure_mean_loss(tuned, cases, 1) == base != changed
+    assert measure_mean_loss(tuned, cases, 1) == changed
     first = biased.train(
         *words, "training.learning_rate=1e-1", "evaluation.answers=0", name="first"
     )
@@ -216,15 +216,15 @@ def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> 
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
     with pytest.raises(ModelError, match="no EOS token"):
-        model.load_tokenizer(weights.Weights(str(tmp_path / "endless"), None), modules)
+        load_tokenizer(weights.Weights(str(tmp_path / "endless"), None), modules)
 
 
 def test_the_switch_that_keeps_nf4_weights_as_they_are_is_there_and_off(doors: Doors) -> None:
     layer = bitsandbytes.nn.Linear4bit(64, 64)
-    assert hasattr(layer, private.REPACKS.last)
+    assert hasattr(layer, private_names.REPACKS.last)
     tuned = loaded(doors, "model.quantisation=nf4")
     switches = [
-        getattr(each, private.REPACKS.last)
+        getattr(each, private_names.REPACKS.last)
         for each in tuned.network.modules()
         if isinstance(each, bitsandbytes.nn.Linear4bit)
     ]
@@ -244,7 +244,7 @@ def test_streaming_by_another_name_is_refused() -> None:
     with pytest.raises(ModelError, match="layers cannot be streamed"):
         model.streamer(network)
     swapper = SimpleNamespace()
-    setattr(network, private.STREAMER.last, swapper)
+    setattr(network, private_names.STREAMER.last, swapper)
     with pytest.raises(ModelError, match="layers cannot be streamed"):
         model.streamer(network)
     swapper.reset = lambda: None

@@ -10,10 +10,9 @@ import torch
 
 from medexp.config.schema import Resume
 from medexp.errors import VramCeilingError
-from medexp.models.memory_guard import Meter
-from medexp.models.memory_phase import memory_phase
+from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning.memory_terms import Levers, Phase
-from medexp.training.resume import claimed
+from medexp.training.resume import acquire
 
 
 @pytest.fixture
@@ -44,23 +43,23 @@ def test_a_spill_has_the_phase_it_was_seen_in(meter: Meter) -> None:
 
 
 def test_the_next_process_is_told_the_phase(meter: Meter, tmp_path: Path) -> None:
-    with claimed(tmp_path, "abc", Resume.auto) as work:
-        work.settle(Levers(4, 1))
+    with acquire(tmp_path, "abc", Resume.auto) as work:
+        work.remember_fitting_levers(Levers(4, 1))
     left, answering = (
-        claimed(tmp_path, "abc", Resume.auto),
+        acquire(tmp_path, "abc", Resume.auto),
         memory_phase(Phase.answering, "any words", meter),
     )
     with pytest.raises(VramCeilingError), left, answering:
         raise torch.OutOfMemoryError
-    with claimed(tmp_path, "abc", Resume.auto) as work:
-        assert work.ran_out() == (Levers(4, 1), Phase.answering.value)
+    with acquire(tmp_path, "abc", Resume.auto) as work:
+        assert work.levers_out_of_memory() == (Levers(4, 1), Phase.answering.value)
 
 
 def test_what_an_older_medexp_wrote_is_read(tmp_path: Path) -> None:
-    with claimed(tmp_path, "abc", Resume.auto) as work:
-        work.settle(Levers(4, 1))
+    with acquire(tmp_path, "abc", Resume.auto) as work:
+        work.remember_fitting_levers(Levers(4, 1))
         levers = json.loads((work.folder / "levers.json").read_text())
         (work.folder / "ran_out.json").write_text(
             json.dumps({"levers": levers, "doing": "answering 4 held-out questions"})
         )
-        assert work.ran_out() == (Levers(4, 1), None)
+        assert work.levers_out_of_memory() == (Levers(4, 1), None)

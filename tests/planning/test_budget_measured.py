@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medexp.data.encoding import Encoded
+from medexp.data.encoding import EncodedCase
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -69,7 +69,9 @@ def test_weights_and_adapter_take_what_was_planned_to_the_byte(loaded, adapter):
 
 def test_the_optimizer_s_moments_take_what_was_planned_to_the_byte(loaded, tmp_path: Path):
     run, tuned, planned = loaded("lora.r=16", "training.max_steps=1", "training.warmup_steps=0")
-    trainer.fit(tuned, [Encoded([1, 5, 6, 7, 2], [-100, 5, 6, 7, 2], 1)], run, tmp_path, None, [])
+    trainer.fit(
+        tuned, [EncodedCase([1, 5, 6, 7, 2], [-100, 5, 6, 7, 2], 1)], run, tmp_path, None, []
+    )
     (kept,) = tmp_path.glob("checkpoint-1/optimizer.pt")
     state = torch.load(kept, weights_only=True)["state"].values()
     assert (

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from medexp.config.schema import Planning, RunConfig
 from medexp.errors import ConfigError, VramPlanError
-from medexp.planning import feasibility as reach
-from medexp.planning import limits, planner
+from medexp.planning import feasibility, limits, planner
 from medexp.planning.budget import budget
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.planning.step_memory import largest_tile
@@ -103,10 +102,10 @@ def test_less_host_memory_keeps_fewer_there(resolved):
 
 def test_what_would_fit_where_the_host_is_short(resolved):
     run = resolved(CARD, "hardware.host_ram_gib=6", "training.max_seq_tokens=16384")
-    longest = reach.would_fit(run)["training.max_seq_tokens"]
-    assert planner.choose(reach.resized(run, seq=longest))
+    longest = feasibility.would_fit(run)["training.max_seq_tokens"]
+    assert planner.choose(feasibility.resized(run, seq=longest))
     with pytest.raises(VramPlanError):
-        planner.choose(reach.resized(run, seq=longest + 64))
+        planner.choose(feasibility.resized(run, seq=longest + 64))
 
 
 def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_card(resolved):
@@ -165,11 +164,11 @@ def test_what_would_fit_does_and_one_more_does_not(resolved):
         match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21440",
     ):
         planner.choose(run)
-    assert planner.choose(reach.resized(run, seq=21440))
+    assert planner.choose(feasibility.resized(run, seq=21440))
     with pytest.raises(VramPlanError):
-        planner.choose(reach.resized(run, seq=21504))
+        planner.choose(feasibility.resized(run, seq=21504))
     wide = resolved(CARD, "lora.r=1024")
-    rank = reach.would_fit(wide)["lora.r"]
+    rank = feasibility.would_fit(wide)["lora.r"]
     assert planner.choose(replace(wide, lora=replace(wide.lora, r=rank)))
     with pytest.raises(VramPlanError, match=f"lora.r={rank}"):
         planner.choose(replace(wide, lora=replace(wide.lora, r=rank + 1)))
@@ -236,11 +235,11 @@ def test_a_plan_in_words_and_as_values(resolved):
 
 def test_what_would_fit_honours_a_lever_that_is_a_number(resolved):
     run = resolved(CARD, "hardware.checkpoint_skip_layers=8", "training.max_seq_tokens=65536")
-    longest = reach.would_fit(run)["training.max_seq_tokens"]
+    longest = feasibility.would_fit(run)["training.max_seq_tokens"]
     assert longest < 21440
-    assert planner.choose(reach.resized(run, seq=longest))[0].levers.kept_layers == 8
+    assert planner.choose(feasibility.resized(run, seq=longest))[0].levers.kept_layers == 8
     with pytest.raises(VramPlanError):
-        planner.choose(reach.resized(run, seq=longest + 64))
+        planner.choose(feasibility.resized(run, seq=longest + 64))
 
 
 def test_last_resorts_only_where_nothing_else_fits(resolved):
@@ -317,7 +316,7 @@ def test_levers_set_by_hand_have_nothing_safer(resolved):
 def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_frugal(
     on_laptop, rank, seq, ceiling, more
 ):
-    run = reach.resized(
+    run = feasibility.resized(
         replace(on_laptop, hardware=replace(on_laptop.hardware, vram_ceiling_gib=ceiling)),
         rank,
         seq,
@@ -368,10 +367,10 @@ def test_a_plan_is_the_same_whatever_was_looked_at_before(on_laptop, looked_at):
 )
 @settings(max_examples=40, deadline=None)
 def test_more_rank_tokens_or_cases_never_take_less(on_laptop, levers, rank, seq):
-    run = reach.resized(on_laptop, rank, seq)
+    run = feasibility.resized(on_laptop, rank, seq)
     needed = budget(run, levers).peak_bytes
-    assert budget(reach.resized(run, rank=rank + 8), levers).peak_bytes >= needed
-    assert budget(reach.resized(run, seq=seq + 64), levers).peak_bytes >= needed
+    assert budget(feasibility.resized(run, rank=rank + 8), levers).peak_bytes >= needed
+    assert budget(feasibility.resized(run, seq=seq + 64), levers).peak_bytes >= needed
     assert budget(run, replace(levers, micro_batch=levers.micro_batch + 1)).peak_bytes >= needed
 
 

@@ -4,18 +4,20 @@ from helpers.vignettes import QUESTION, REFERENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.evaluation.record import Answer, Answered
-from medexp.evaluation.scorecard import Scored, score
-from medexp.reports.annotations import blocks
+from medexp.evaluation.record import Answer, AnsweredCase
+from medexp.evaluation.scorecard import ScoredAnswer, score_answer
+from medexp.reports.annotations import split_into_blocks
 
 
-def scored(text: str, lexicon) -> Scored:
+def scored(text: str, lexicon) -> ScoredAnswer:
     answer = Answer(0, text, 1, True)
-    return score(Answered(QUESTION, REFERENCE, {}, answer, answer), answer, True, lexicon)
+    return score_answer(
+        AnsweredCase(QUESTION, REFERENCE, {}, answer, answer), answer, True, lexicon
+    )
 
 
 def test_sections_and_reasoning_are_blocks():
-    found = blocks(f"So.</think>\nWell.\n{REFERENCE}")
+    found = split_into_blocks(f"So.</think>\nWell.\n{REFERENCE}")
     assert [block.section for block in found] == [
         "reasoning",
         "",
@@ -30,7 +32,7 @@ def test_unsupported_and_contradicting_words_are_marked(lexicon):
     text = "Hm.</think>This 54-year-old takes warfarin and amoxicillin."
     marks = [
         (piece.text, piece.against)
-        for block in blocks(text, scored(text, lexicon))
+        for block in split_into_blocks(text, scored(text, lexicon))
         for piece in block.pieces
         if piece.against
     ]
@@ -42,9 +44,11 @@ def test_unsupported_and_contradicting_words_are_marked(lexicon):
 
 
 def test_an_empty_answer_has_no_blocks():
-    assert blocks("") == []
+    assert split_into_blocks("") == []
 
 
 @given(st.text(alphabet="a#\n -SymptomsRdFlags</think>1", max_size=120))
 def test_no_character_is_lost(text):
-    assert "".join(piece.text for block in blocks(text) for piece in block.pieces) == text
+    assert (
+        "".join(piece.text for block in split_into_blocks(text) for piece in block.pieces) == text
+    )

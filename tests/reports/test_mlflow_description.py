@@ -3,38 +3,38 @@
 import pytest
 
 from medexp.config.registration import conf_dir
-from medexp.evaluation.paired_stats import compare
-from medexp.evaluation.scorecard import BY_KEY, Card, Line
-from medexp.reports import mlflow_description as note
-from medexp.reports.summary import Outcome
+from medexp.evaluation.paired_stats import compare_pairs
+from medexp.evaluation.scorecard import BY_KEY, MeasureResult, Scorecard
+from medexp.reports import mlflow_description
+from medexp.reports.summary import RunSummary
 
 PAGE, RUN = "#/experiments/1/runs/abc", "abc"
 
 
 @pytest.fixture
-def outcome() -> Outcome:
-    return Outcome(
+def outcome() -> RunSummary:
+    return RunSummary(
         loss_before=4.0, loss_after=3.0, last_loss=3.1, steps=60, tokens=6000, steps_s=20.0, elapsed_s=75.0, trainable=4_884_480,
         peak_bytes=5 * 2**30, ceiling_bytes=6 * 2**30, planned_bytes=4 * 2**30,
     )  # fmt: skip
 
 
 @pytest.fixture
-def card() -> Card:
+def card() -> Scorecard:
     before, after = [4.0, 4.1, 4.2, 4.0, 4.1, 4.2], [3.0, 3.1, 3.2, 3.1, 3.0, 3.2]
-    fell = Line(BY_KEY["loss_completion"], 4.1, 3.1, compare(before, after))
+    fell = MeasureResult(BY_KEY["loss_completion"], 4.1, 3.1, compare_pairs(before, after))
     lines = [
-        Line(measure, missing="not asked")
+        MeasureResult(measure, missing="not asked")
         for key, measure in BY_KEY.items()
         if key != "loss_completion"
     ]
-    return Card((fell, *lines), (), ())
+    return Scorecard((fell, *lines), (), ())
 
 
 def test_the_question_of_a_shipped_experiment_is_its_own() -> None:
     yaml = (conf_dir() / "experiment" / "2026-11-22_sections_alone.yaml").read_text()
     assert (
-        note.question(yaml)
+        mlflow_description.extract_question(yaml)
         == "what do the shipped cases alone do, whose answers have the four sections?"
     )
 
@@ -56,13 +56,15 @@ def test_the_question_of_a_shipped_experiment_is_its_own() -> None:
     ],
 )
 def test_a_question_ends_where_its_result_begins(yaml: str, asked: str) -> None:
-    assert note.question(yaml) == asked
+    assert mlflow_description.extract_question(yaml) == asked
 
 
 def test_the_verdict_comes_first_then_the_question_and_the_links(
-    resolved, outcome: Outcome, card: Card
+    resolved, outcome: RunSummary, card: Scorecard
 ) -> None:
-    said = note.finished(resolved("hardware=cpu"), "why?", outcome, card, PAGE, RUN).split("\n\n")
+    said = mlflow_description.describe_finished_run(
+        resolved("hardware=cpu"), "why?", outcome, card, PAGE, RUN
+    ).split("\n\n")
     report = "#/experiments/1/runs/abc/artifacts/report.html?workflowType=machine_learning"
     assert (
         said[0]
@@ -80,13 +82,19 @@ def test_the_verdict_comes_first_then_the_question_and_the_links(
     assert "Not for clinical use" in said[6]
 
 
-def test_nothing_is_said_of_what_was_not_asked(resolved, outcome: Outcome, card: Card) -> None:
-    assert "Question" not in note.finished(resolved("hardware=cpu"), "", outcome, card, PAGE, RUN)
-    assert note.begun(resolved("hardware=cpu"), "").startswith("`smollm2_135m` on `clinical_cases`")
+def test_nothing_is_said_of_what_was_not_asked(
+    resolved, outcome: RunSummary, card: Scorecard
+) -> None:
+    assert "Question" not in mlflow_description.describe_finished_run(
+        resolved("hardware=cpu"), "", outcome, card, PAGE, RUN
+    )
+    assert mlflow_description.describe_started_run(resolved("hardware=cpu"), "").startswith(
+        "`smollm2_135m` on `clinical_cases`"
+    )
 
 
-def test_an_evaluation_says_its_verdict_and_no_command(card: Card) -> None:
-    said = note.measured(card, PAGE)
+def test_an_evaluation_says_its_verdict_and_no_command(card: Scorecard) -> None:
+    said = mlflow_description.describe_evaluation(card, PAGE)
     assert said.startswith(
         "Held-out loss **4.1 → 3.1** (improved). [Before and after, side by"
         " side](#/experiments/1/runs/abc/artifacts/"
@@ -95,11 +103,11 @@ def test_an_evaluation_says_its_verdict_and_no_command(card: Card) -> None:
 
 
 def test_a_study_says_its_best_or_that_there_is_none() -> None:
-    said = note.study(
+    said = mlflow_description.describe_study(
         ["lora.r"], "r8", {"result/loss_after": 3.25}, {"done": 4, "pruned": 1}, PAGE, "multirun/s"
     )
     assert said.startswith("Best so far: **r8**, result/loss_after **3.25**.")
     assert "which `lora.r` is best?" in said
     assert "4 done, 1 pruned" in said
     assert said.endswith("    python -m medexp.train --config-dir multirun/s experiment=best")
-    assert "Best" not in note.study(["lora.r"], "", {}, {}, PAGE, "")
+    assert "Best" not in mlflow_description.describe_study(["lora.r"], "", {}, {}, PAGE, "")

@@ -9,10 +9,10 @@ from helpers import browser
 from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.record import Answer, Answered, CaseLoss, Graded, Record
-from medexp.evaluation.scorecard import card
-from medexp.reports.frontier_chart import length_histogram_svg
-from medexp.reports.run_report import About, render
+from medexp.evaluation.record import Answer, AnsweredCase, BenchmarkGrades, CaseLoss, Record
+from medexp.evaluation.scorecard import build_scorecard
+from medexp.reports.run_charts import draw_length_histogram
+from medexp.reports.run_report import ReportHeader, render_report
 from medexp.system.units import GIB, figure
 
 LOSSES = tuple(CaseLoss(30.0 + number, 10, 9.0, 4) for number in range(6))
@@ -21,7 +21,7 @@ LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))
 
 def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> str:
     asked = tuple(
-        Answered(
+        AnsweredCase(
             QUESTION,
             REFERENCE,
             {},
@@ -31,10 +31,16 @@ def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> s
         for at in range(cases)
     )
     record = Record(
-        True, asked, LOSSES, LATER, benchmarks={"medqa": Graded((True, False), (True, True))}
+        True,
+        asked,
+        LOSSES,
+        LATER,
+        benchmarks={"medqa": BenchmarkGrades((True, False), (True, True))},
     )
-    return render(
-        record, card(record, lexicon.load()), About("A run", [("model", "tiny")], **about)
+    return render_report(
+        record,
+        build_scorecard(record, lexicon.load()),
+        ReportHeader("A run", [("model", "tiny")], **about),
     )
 
 
@@ -73,12 +79,12 @@ def test_what_a_model_says_of_thinking_elsewhere_is_shown() -> None:
 
 def test_answers_that_the_limit_cut_off_stand_apart() -> None:
     ended, cut = [(60, True), (90, True)], [(320, False), (320, False)]
-    drawn = length_histogram_svg(cut, ended)
+    drawn = draw_length_histogram(cut, ended)
     assert ">limit, 320 tokens<" in drawn
     assert ">cut off<" in drawn
     # beyond the limit there is no scale
     assert max(map(int, re.findall(r">(\d+)</text>", drawn))) <= 320
-    assert not re.search("limit|cut off", length_histogram_svg(ended, ended))
+    assert not re.search("limit|cut off", draw_length_histogram(ended, ended))
 
 
 @pytest.mark.browser

@@ -26,31 +26,40 @@ from omegaconf import OmegaConf
 from medexp.config.registration import conf_dir, register
 from medexp.sweep import sweeper
 from medexp.sweep.reporting import charts, results
-from medexp.sweep.search.options import Settings, settings
-from medexp.sweep.search.search_space import Real, Space, Whole, quoted, space
+from medexp.sweep.search.options import SweepOptions, check_options
+from medexp.sweep.search.search_space import (
+    FloatRange,
+    IntRange,
+    SearchSpace,
+    parse_search_space,
+    quote_value,
+)
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
-from medexp.sweep.study.trial_files import Ending, Outcome
-from medexp.system.console import Screen
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
+from medexp.system.console import Console
 
-SPACE = Space(
-    {"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-5, 1e-3, log=True)}
+SPACE = SearchSpace(
+    {
+        "lora.r": IntRange(4, 64, log=True),
+        "training.learning_rate": FloatRange(1e-5, 1e-3, log=True),
+    }
 )
 
 
 @pytest.fixture(scope="session")
-def asked() -> Callable[..., Settings]:
+def asked() -> Callable[..., SweepOptions]:
     """asked(*overrides): the options of a sweep, as conf/hydra/sweeper/medexp.yaml and the command
     line make them.
     """
 
-    def made(*overrides: str) -> Settings:
+    def made(*overrides: str) -> SweepOptions:
         register()
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
         options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
         assert isinstance(options, dict)
-        return settings(
+        return check_options(
             {str(key): value for key, value in options.items() if not str(key).startswith("_")}
         )
 
@@ -58,12 +67,15 @@ def asked() -> Callable[..., Settings]:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, asked: Callable[..., Settings]) -> Iterator[Callable[..., Study]]:
+def opened(tmp_path: Path, asked: Callable[..., SweepOptions]) -> Iterator[Callable[..., Study]]:
     """opened(*overrides, space=SPACE, name="s", url=...): a study on sqlite."""
     studies = []
 
     def made(
-        *overrides: str, space: Space = SPACE, name: str = "s", url: str | None = None
+        *overrides: str,
+        space: SearchSpace = SPACE,
+        name: str = "s",
+        url: str | None = None,
     ) -> Study:
         studies.append(
             open_study(name, url or storage.default_url(tmp_path), space, asked(*overrides))
@@ -225,7 +237,7 @@ def postgresql(postgres_server: str) -> str:
     return f"{postgres_server}/{name}"
 
 
-Ends = Callable[[dict[str, Any]], Outcome]
+Ends = Callable[[dict[str, Any]], TrialOutcome]
 
 
 class Stubs:
@@ -235,20 +247,20 @@ class Stubs:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path):
         self.root, self.started, self.said = root, [], []  # type: ignore[var-annotated]
-        self.ends: Ends = lambda params: Outcome(
+        self.ends: Ends = lambda params: TrialOutcome(
             Ending.done, "", {"result/loss_after": 1.0 + params.get("lora.r", 0) / 100}
         )
         monkeypatch.chdir(root)
-        monkeypatch.setattr(sweeper, "_launcher", lambda *_: self)
+        monkeypatch.setattr(sweeper, "_make_launcher", lambda *_: self)
         monkeypatch.setattr(
             results,
-            "parent_run",
+            "open_parent_run",
             lambda *_: nullcontext(SimpleNamespace(run_id="parent", folder=lambda *_: None)),
         )
-        monkeypatch.setattr(results, "keep", lambda *_: None)
+        monkeypatch.setattr(results, "log_results", lambda *_: None)
         monkeypatch.setattr(results, "register_best", lambda *_: None)
-        monkeypatch.setattr(charts, "draw", lambda *_: [])
-        monkeypatch.setattr(Screen, "say", lambda _, text, **__: self.said.append(text))
+        monkeypatch.setattr(charts, "draw_charts", lambda *_: [])
+        monkeypatch.setattr(Console, "info", lambda _, text, **__: self.said.append(text))
 
     def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:  # noqa: ARG002
         """What a launcher does: here, the outcome is left at once."""
@@ -266,7 +278,7 @@ class Stubs:
             loader = GlobalHydra.instance().config_loader()
             given = [
                 "hydra.sweeper.study_name=s",
-                f"tracking.root={quoted(str(self.root / 'mlruns'))}",
+                f"tracking.root={quote_value(str(self.root / 'mlruns'))}",
                 *words,
             ]
             cfg = loader.load_configuration("train", given, run_mode=RunMode.MULTIRUN)
@@ -281,8 +293,8 @@ class Stubs:
             return open_study(
                 cfg.hydra.sweeper.study_name,
                 url,
-                space(options["params"], tasks, loader, custom=True),
-                settings(options),
+                parse_search_space(options["params"], tasks, loader, custom=True),
+                check_options(options),
             )
 
     def points(self, key: str = "lora.r") -> list[Any]:

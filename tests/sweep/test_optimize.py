@@ -13,11 +13,11 @@ import yaml
 
 from medexp.errors import BadInput, ConfigError, SweepFailed
 from medexp.sweep import optimize as trials_module
-from medexp.sweep.study import study as study_module
+from medexp.sweep.study import history as history_module
+from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.storage import default_url
-from medexp.sweep.study.study import ending_of
-from medexp.sweep.study.trial_files import Ending, Outcome, read_ticket
-from medexp.sweep.workers.trial import Part
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_trial_spec
+from medexp.sweep.workers.trial import TrialContext
 from medexp.system.process_identity import owner
 
 LOSS = "result/loss_after"
@@ -27,8 +27,8 @@ def endings(study) -> list[str]:
     return [ending_of(each).value for each in study.trials()]
 
 
-def loss(value: float) -> Outcome:
-    return Outcome(Ending.done, "", {LOSS: value})
+def loss(value: float) -> TrialOutcome:
+    return TrialOutcome(Ending.done, "", {LOSS: value})
 
 
 def test_a_real_interval_of_one_point_is_tried_once(stubs):
@@ -42,7 +42,7 @@ def test_a_real_interval_of_one_point_is_tried_once(stubs):
 
 
 def test_a_sampler_that_proposes_nothing_new_ends_the_sweep(stubs, monkeypatch):
-    monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 6)
+    monkeypatch.setattr(trials_module, "MAX_FRUITLESS_PROPOSALS", 6)
     fixed = ["hydra/sweeper/sampler=partial_fixed", "hydra.sweeper.sampler.fixed_params={lora.r:8}"]
     study = stubs.run(
         "lora.r=choice(8,32)", "training.max_seq_tokens=choice(480,640)", "sweep.n_trials=4", *fixed
@@ -57,7 +57,7 @@ def test_a_sampler_that_proposes_nothing_new_ends_the_sweep(stubs, monkeypatch):
 
 @pytest.mark.parametrize("ending", [Ending.diverged, Ending.pruned])
 def test_what_would_end_so_again_is_not_tried_again(stubs, opened, ending):
-    stubs.ends = lambda _: Outcome(ending, "why")
+    stubs.ends = lambda _: TrialOutcome(ending, "why")
     study = stubs.run(
         "lora.r=choice(4,8,16,32)",
         "sweep.n_trials=4",
@@ -97,23 +97,23 @@ def test_a_range_that_moved_has_points_of_its_own(stubs):
     stubs.run("lora.r=range(4,7)", "sweep.n_trials=3", "hydra/sweeper/sampler=random")
     study = stubs.run("lora.r=range(8,11)", "sweep.n_trials=6", "hydra/sweeper/sampler=random")
     assert sorted(stubs.points()) == [4, 5, 6, 8, 9, 10]
-    assert study.done() == 6
+    assert study.count_done() == 6
 
 
 def test_a_grid_goes_on_where_it_was_and_loses_no_point(stubs):
     words = ["lora.r=range(4,10)", "hydra/sweeper/sampler=grid"]
     study = stubs.run(*words, "sweep.n_trials=2")
     study.tell(
-        study.ask(), Outcome(Ending.surplus, "another sweeper had asked for the last one"), {}
+        study.ask(), TrialOutcome(Ending.surplus, "another sweeper had asked for the last one"), {}
     )
     cut = study.ask()
-    study.tell(cut, Outcome(Ending.stopped), {})
-    study.enqueue(study.frozen(cut).params, continues=study.frozen(cut))
+    study.tell(cut, TrialOutcome(Ending.stopped), {})
+    study.enqueue(study.reload(cut).params, continues=study.reload(cut))
     study.close()
     stubs.run(*words, "sweep.n_trials=4")
     study = stubs.run(*words, "sweep.n_trials=6")
     assert sorted(stubs.points()) == [4, 5, 6, 7, 8, 9]
-    assert study.count(Ending.copied) == 0
+    assert study.count_ended(Ending.copied) == 0
 
 
 def test_a_prefix_of_an_override_is_no_part_of_its_name(stubs):
@@ -170,17 +170,17 @@ def test_a_metric_that_turns_out_not_to_be_logged_leaves_a_study_that_can_be_use
 
 
 def test_a_constraint_that_is_logged_is_kept(stubs):
-    stubs.ends = lambda params: Outcome(
+    stubs.ends = lambda params: TrialOutcome(
         Ending.done, "", {LOSS: 1 / params["lora.r"], "host/peak_gib": float(params["lora.r"])}
     )
     study = stubs.run(
         "lora.r=choice(4,8)", "sweep.n_trials=2", "hydra.sweeper.constraints={host/peak_gib:5}"
     )
-    assert [each.params["lora.r"] for each in study.best()] == [4]
+    assert [each.params["lora.r"] for each in study.best_trials()] == [4]
 
 
 def test_a_sweep_that_failed_fails_again(stubs):
-    stubs.ends = lambda _: Outcome(Ending.crashed, "killed by SIGSEGV")
+    stubs.ends = lambda _: TrialOutcome(Ending.crashed, "killed by SIGSEGV")
     for _ in range(2):
         with pytest.raises(SweepFailed, match=r"2 of 2 trials failed.*crashed: killed by SIGSEGV"):
             stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2")
@@ -233,14 +233,14 @@ def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_agai
     study = stubs.run(*words[:1], "sweep.n_trials=1", *words[2:])
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(
-            study_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
+            history_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
         )
-        study._me = study_module.owner()
+        study._this_sweeper = history_module.owner()
         study.ask()  # and dies before its first beat
     assert socket.gethostname() != "elsewhere"
     study.close()
     again = stubs.run(*words)
-    assert again.done() == 2
+    assert again.count_done() == 2
     assert [
         each
         for each in stubs.said
@@ -260,7 +260,7 @@ def test_a_folder_of_any_name_holds_a_study(stubs, name, monkeypatch):
 
 
 def test_samplers_without_an_end_are_stopped_in_time(stubs, monkeypatch):
-    monkeypatch.setattr(trials_module, "FRUITLESS_IN_A_ROW", 5)
+    monkeypatch.setattr(trials_module, "MAX_FRUITLESS_PROPOSALS", 5)
     (stubs.root / "fewer_points.py").write_text(
         "def more(cfg, trial):\n    trial.suggest_categorical('lora.r', [4, 8])\n"
     )
@@ -317,7 +317,11 @@ def test_repeats_that_are_finished_count_when_a_trial_is_continued(stubs):
     def ends(params):
         seeds.append(params.get("training.seed"))  # the first repeat has that of the config
         is_cut = seeds.count(seeds[-1]) == 1 and seeds[-1] is not None
-        return Outcome(Ending.stopped, "stopped by SIGTERM") if is_cut else loss(float(len(seeds)))
+        return (
+            TrialOutcome(Ending.stopped, "stopped by SIGTERM")
+            if is_cut
+            else loss(float(len(seeds)))
+        )
 
     stubs.ends = ends
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1", "hydra.sweeper.repeats=3")
@@ -350,9 +354,11 @@ def test_repeats_that_were_all_finished_start_nothing(stubs):
 def test_a_continued_trial_hands_on_what_it_reported_to_the_pruner(stubs):
     def ends(params):
         folder = Path(params["hydra.sweep.dir"]) / str(params["hydra.sweep.subdir"])
-        part = Part(read_ticket(folder), folder)
+        part = TrialContext(read_trial_spec(folder), folder)
         part.report(4 if stubs.started[:-1] else 2, 0.5)
-        return loss(0.5) if stubs.started[:-1] else Outcome(Ending.stopped, "stopped by SIGTERM")
+        return (
+            loss(0.5) if stubs.started[:-1] else TrialOutcome(Ending.stopped, "stopped by SIGTERM")
+        )
 
     stubs.ends = ends
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")

@@ -67,7 +67,10 @@ def _in_mlflow(sweeps, done) -> None:
         f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done
     }
     assert [
-        name for run in nested for name in run.data.metrics if known_metrics.problem(name)
+        name
+        for run in nested
+        for name in run.data.metrics
+        if known_metrics.find_metric_problem(name)
     ] == []
     assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
     assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first

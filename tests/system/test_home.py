@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medexp.system.home import short, with_tilde
+from medexp.system.home import expand_home, short, with_tilde
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,8 @@ def test_a_path_is_shown_from_here_or_from_home(
     monkeypatch.chdir(home / "project")
     places = (home / "project/outputs/a", home / "b", Path("/srv/c"))
     assert [str(short(each)) for each in places] == ["outputs/a", "~/b", "/srv/c"]
+
+
+def test_a_tilde_is_the_home_folder_and_an_unknown_user_s_is_a_name(home: Path) -> None:
+    assert expand_home("~/a.csv") == home / "a.csv"
+    assert expand_home("~nobody-at-all/a.csv") == Path("~nobody-at-all/a.csv")

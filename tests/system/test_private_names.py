@@ -10,7 +10,7 @@ import pytest
 
 from medexp.errors import MachineError
 from medexp.models import backend
-from medexp.system import private_names as private
+from medexp.system import private_names
 from medexp.system.private_names import SETTINGS, TESTED, PrivateName, Versions, untested
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -62,7 +62,7 @@ def test_the_package_asks_for_versions_that_were_run():
 
 def test_another_version_is_said_with_what_of_it_is_untested(monkeypatch):
     versions = {"optuna": "5.1.0", "mlflow": "3.17.2"}
-    monkeypatch.setattr(private, "installed", versions.get)
+    monkeypatch.setattr(private_names, "installed", versions.get)
     (said,) = untested(["optuna", "mlflow", "unsloth"])
     assert said.startswith(
         "optuna 5.1.0 is installed; medexp was run with 5.0, and what medexp uses of its inside is"
@@ -90,15 +90,15 @@ def test_names_of_optuna_and_hydra_are_there():
     from hydra.core.utils import JobReturn
 
     study = optuna.create_study()
-    assert private.STUDY_STORAGE.needed(study)
-    assert private.STUDY_ID.needed(study) == 0
-    assert private.TRIAL_ID.needed(trial := study.ask()) == 0
-    assert private.SUGGEST.needed(trial)
-    assert private.AS_TYPED.needed(Override)
-    assert private.JOB_RETURN.last in vars(JobReturn())
+    assert private_names.STUDY_STORAGE.needed(study)
+    assert private_names.STUDY_ID.needed(study) == 0
+    assert private_names.TRIAL_ID.needed(trial := study.ask()) == 0
+    assert private_names.SUGGEST.needed(trial)
+    assert private_names.AS_TYPED.needed(Override)
+    assert private_names.JOB_RETURN.last in vars(JobReturn())
     with_a_file = optuna.storages.get_storage("sqlite:///:memory:")
-    assert private.CACHED_STORAGE.of(with_a_file)
-    assert private.STALE_TRIALS.of(with_a_file)
+    assert private_names.CACHED_STORAGE.of(with_a_file)
+    assert private_names.STALE_TRIALS.of(with_a_file)
 
 
 def folder_of_unsloth(root: Path, without: str = "") -> Path:

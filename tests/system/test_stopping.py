@@ -15,7 +15,7 @@ from medexp.system.files import written_whole
 
 COMMAND = """
 import time
-from medexp.cli.app import run_door
+from medexp.cli.app import run_command
 
 def door(run, invocation):
     try:
@@ -29,7 +29,7 @@ def door(run, invocation):
         time.sleep({keeping_s})
         print("kept", flush=True)
 
-run_door(door, "train")
+run_command(door, "train")
 """
 
 

@@ -16,7 +16,7 @@ from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig, Tracking
 from medexp.system.machine import Machine
 from medexp.tracking import finished_run as finished
-from medexp.tracking.finished_run import COMPOSED
+from medexp.tracking.artifact_names import COMPOSED_CONFIG
 from medexp.tracking.rerun import Restored
 from medexp.tracking.tracker import open_run
 
@@ -49,7 +49,7 @@ class Kept:
         with open_run(where, None, "first") as run:
             run.text(
                 OmegaConf.to_yaml(anchored(self.compose(*words), self.project), resolve=True),
-                COMPOSED,
+                COMPOSED_CONFIG,
             )
             run.tags({f"medexp.{name}": value for name, value in tags.items()})
         self.run_id = run.run_id

@@ -14,7 +14,7 @@ from medexp.errors import OutputError
 from medexp.tracking import outbox, store_lock, tracker
 from medexp.tracking.store import STORE
 from medexp.tracking.tracker import open_run
-from medexp.training import run as training_run
+from medexp.training.callbacks import StepRecorder
 
 LOCK = """
 import sqlite3, sys
@@ -64,16 +64,16 @@ def during_training(monkeypatch: pytest.MonkeyPatch, backup: Backup):
     """during_training(begin, end): the store is held from one step to another."""
 
     def arrange(begin: int, end: int | None) -> None:
-        stepped = training_run.Recorder.stepped
+        on_step_end = StepRecorder.on_step_end
 
         def held(self, step: int, metrics: dict[str, float]) -> None:
             if step == begin:
                 backup.begin()
             if step == end:
                 backup.end()
-            stepped(self, step, metrics)
+            on_step_end(self, step, metrics)
 
-        monkeypatch.setattr(training_run.Recorder, "stepped", held)
+        monkeypatch.setattr(StepRecorder, "on_step_end", held)
 
     return arrange
 

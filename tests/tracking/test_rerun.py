@@ -10,15 +10,16 @@ from helpers.commands import Doors, command
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.cli.app import Invocation
 from medexp.config.command_options import TrainOptions
+from medexp.config.invocation import Invocation
 from medexp.config.resolve import anchored, resolve
 from medexp.errors import ConfigError
 from medexp.system import machine
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
 from medexp.tracking.rerun import Restored, as_it_was_made
-from medexp.training.run import TrainResult, train
+from medexp.training.context import TrainResult
+from medexp.training.run import train
 
 
 class Trains:
@@ -44,7 +45,7 @@ class Trains:
         run = resolve(cfg, machine.read(), self.doors.root, {})
         yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
         invocation = Invocation(self.doors.root / "out", words, yaml, options)
-        return train(run, invocation, Screen(), None, Restored(subject) if subject else None)
+        return train(run, invocation, Console(), None, Restored(subject) if subject else None)
 
     def tags(self, result: TrainResult) -> dict[str, str]:
         """The tags of its run."""

@@ -15,19 +15,19 @@ from helpers import browser
 from helpers.commands import Doors
 from omegaconf import OmegaConf
 
-from medexp.cli.app import Invocation
+from medexp.config.invocation import Invocation
 from medexp.config.registration import conf_dir, register
 from medexp.sweep.reporting import results
-from medexp.sweep.search.options import settings
-from medexp.sweep.search.search_space import Choice, Space
+from medexp.sweep.search.options import check_options
+from medexp.sweep.search.search_space import Choice, SearchSpace
 from medexp.sweep.study import storage
 from medexp.sweep.study.study import Study, open_study
-from medexp.sweep.study.trial_files import Ending, Outcome, Ticket
-from medexp.sweep.workers.trial import Part
-from medexp.system.console import Screen
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec
+from medexp.sweep.workers.trial import TrialContext
+from medexp.system.console import Console
+from medexp.system.ports import find_free_port
 from medexp.tracking import registry
 from medexp.tracking import run_name as naming
-from medexp.tracking import server as pages
 from medexp.training.run import train
 
 pytestmark = pytest.mark.browser
@@ -87,14 +87,14 @@ def _sweep(doors: Doors) -> None:
     study = open_study(
         "ranks",
         storage.default_url(doors.root),
-        Space({"lora.r": Choice((4, 8))}),
-        settings(options),
+        SearchSpace({"lora.r": Choice((4, 8))}),
+        check_options(options),
     )
     where = doors.run("tracking.experiment=medexp").tracking
-    with results.parent_run(where, study, doors.root, print) as parent:
+    with results.open_parent_run(where, study, doors.root, print) as parent:
         for _ in range(2):
             _trial(doors, study, parent.run_id)
-        results.keep(parent, study, None)
+        results.log_results(parent, study, None)
         assert results.register_best(where, study) is not None
     study.close()
 
@@ -107,7 +107,7 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
         "medexp.trial": str(trial.number),
     }
     name = f"{trial.number}: {naming.words(trial.params)}"
-    ticket = Ticket(
+    trial_spec = TrialSpec(
         study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags
     )
     folder = doors.root / str(trial.number)
@@ -115,8 +115,10 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
     run = doors.run(
         f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp", "evaluation.answers=1"
     )
-    done = train(run, Invocation(folder, (), "composed: yaml\n"), Screen(), Part(ticket, folder))
-    study.tell(trial, Outcome(Ending.done, "", dict(done.metrics), done.run_id), {})
+    done = train(
+        run, Invocation(folder, (), "composed: yaml\n"), Console(), TrialContext(trial_spec, folder)
+    )
+    study.tell(trial, TrialOutcome(Ending.done, "", dict(done.metrics), done.run_id), {})
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def site(doors: Doors, losses: dict[str, float]) -> Iterator[Site]:
         "-m",
         "medexp.ui",
         f"tracking.root={doors.root / 'mlruns'}",
-        f"ui.port={pages.free_port()}",
+        f"ui.port={find_free_port()}",
         "ui.open=false",
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

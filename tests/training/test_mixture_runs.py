@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import Doors
 
 from medexp.errors import RunInterrupted
-from medexp.training.run import Recorder
+from medexp.training.callbacks import StepRecorder
 
 LONGER = [
     "training.max_steps=5",
@@ -51,15 +51,15 @@ def test_a_stopped_run_goes_on_with_the_very_next_case(
     doors: Doors, mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = doors.train(*mixture, *LONGER, "training.resume=never")
-    plain = Recorder.stepped
+    plain = StepRecorder.on_step_end
 
-    def stepped(recorder: Recorder, step: int, metrics: dict[str, float]) -> None:
+    def on_step_end(recorder: StepRecorder, step: int, metrics: dict[str, float]) -> None:
         plain(recorder, step, metrics)
         if step == 3:
-            monkeypatch.setattr(Recorder, "stepped", plain)
+            monkeypatch.setattr(StepRecorder, "on_step_end", plain)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Recorder, "stepped", stepped)
+    monkeypatch.setattr(StepRecorder, "on_step_end", on_step_end)
     with pytest.raises(RunInterrupted):
         doors.train(*mixture, *LONGER)
     continued = doors.train(*mixture, *LONGER)

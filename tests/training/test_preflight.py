@@ -13,20 +13,27 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Device, Resume, RunConfig
 from medexp.data import loading as source
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared, prepare
-from medexp.data.split import split
+from medexp.data.split import split_cases
 from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import Tuned
 from medexp.models.memory_guard import Meter
+from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.planning.step_time import predicted
 from medexp.system import machine
-from medexp.training.preflight import Settled, longest_batch, settle, settled_plan
-from medexp.training.resume import Workspace, claimed
+from medexp.training.preflight import (
+    PreflightResult,
+    find_fitting_plan,
+    find_longest_batch,
+    run_preflight,
+)
+from medexp.training.resume import ResumableRun, acquire
 
 BATCHES = [
     "training.plan=fastest",
@@ -39,7 +46,7 @@ BATCHES = [
 IN_TURN = "training.group_by_length=false"
 
 
-class Card:
+class RefusingCard:
     """A run of the tiny model, whose training steps run out of memory `refusals` times before one
     goes through.
     """
@@ -49,7 +56,7 @@ class Card:
         self.asked.hardware.device = Device.cuda  # only planned for: bytes then count as the card's
         self.modules = stack.load(self.run.hardware, machine.cache_dir())
         self.found = weights.find(self.run.model)
-        self.tokenizer = model.load_tokenizer(self.found, self.modules)
+        self.tokenizer = load_tokenizer(self.found, self.modules)
         self.folder, self.refusals, self.said = folder, refusals, []
 
     def load(self) -> Tuned:
@@ -65,47 +72,47 @@ class Card:
     def ready(self) -> Prepared:
         return prepare(
             self.run,
-            split(source.load(self.run.dataset).cases, self.run.dataset),
-            vocabulary(self.tokenizer, self.run.prompt),
+            split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset),
+            make_vocabulary(self.tokenizer, self.run.prompt),
         )
 
-    def settle(self, work: Workspace) -> Settled:
+    def run_preflight(self, work: ResumableRun) -> PreflightResult:
         plan = predicted(self.asked, Levers(4, 1, compiled=False))
         meter = Meter(self.run.hardware)
-        return settle(
+        return run_preflight(
             self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append
         )
 
     def run_out(self) -> None:
         """Seem to fit, and run out of memory while training."""
-        with claimed(self.folder, "probe", Resume.auto) as work:
-            self.settle(work)
+        with acquire(self.folder, "probe", Resume.auto) as work:
+            self.run_preflight(work)
             raise VramCeilingError(
                 "out of GPU memory while training", "training", Phase.training.value
             )
 
 
 @pytest.fixture
-def card(doors: Doors, tmp_path: Path) -> Callable[..., Card]:
-    return lambda refusals=0, *more: Card(doors, tmp_path / "work", refusals, *more)
+def card(doors: Doors, tmp_path: Path) -> Callable[..., RefusingCard]:
+    return lambda refusals=0, *more: RefusingCard(doors, tmp_path / "work", refusals, *more)
 
 
-def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) -> None:
+def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., RefusingCard]) -> None:
     tried = card()
     fresh = [each.clone() for each in tried.load().network.parameters() if each.requires_grad]
-    with claimed(tried.folder, "probe", Resume.auto) as work:
-        settled = tried.settle(work)
-        assert work.settled() == Levers(4, 1, compiled=False)
-    after = [each for each in settled.tuned.network.parameters() if each.requires_grad]
+    with acquire(tried.folder, "probe", Resume.auto) as work:
+        result = tried.run_preflight(work)
+        assert work.fitting_levers() == Levers(4, 1, compiled=False)
+    after = [each for each in result.model.network.parameters() if each.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(fresh, after, strict=True))
     assert all(each.grad is None for each in after)
-    assert [each.phase for each in settled.phases] == [
+    assert [each.phase for each in result.phases] == [
         Phase.always,
         Phase.evaluation,
         Phase.training,
     ]
-    assert settled.tried == ()
-    assert set(settled.metrics()) >= {
+    assert result.tried == ()
+    assert set(result.metrics()) >= {
         "vram/probe/training/planned_bytes",
         "vram/probe/training/measured_bytes",
     }
@@ -113,7 +120,7 @@ def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Card]) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_probes_step_is_heard(
-    card: Callable[..., Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    card: Callable[..., RefusingCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tried = card()
@@ -125,53 +132,55 @@ def test_a_stop_in_the_probes_step_is_heard(
 
     loaded.network.register_forward_pre_hook(stop)
     tried.load = lambda: loaded  # type: ignore[method-assign]
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(RunInterrupted, match="the same command begins again") as stopped:
-            tried.settle(work)
+            tried.run_preflight(work)
         assert stopped.value.exit_code == 128 + number
-        assert work.settled() is None
+        assert work.fitting_levers() is None
     assert not list(tmp_path.glob("medexp-writes-nothing/*"))
 
 
-def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(card: Callable[..., Card]) -> None:
+def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(
+    card: Callable[..., RefusingCard],
+) -> None:
     tried = card(refusals=1)
-    with claimed(tried.folder, "probe", Resume.auto) as work:
-        settled = tried.settle(work)
-        assert work.settled() == settled.plan.levers
-    assert [plan.levers.micro_batch for plan in settled.tried] == [4]
-    assert settled.plan.levers.micro_batch < 4
+    with acquire(tried.folder, "probe", Resume.auto) as work:
+        result = tried.run_preflight(work)
+        assert work.fitting_levers() == result.plan.levers
+    assert [plan.levers.micro_batch for plan in result.tried] == [4]
+    assert result.plan.levers.micro_batch < 4
     assert tried.run.training.micro_batch * tried.run.training.accumulation == 4
-    assert tried.run.training.micro_batch == settled.plan.levers.micro_batch
+    assert tried.run.training.micro_batch == result.plan.levers.micro_batch
     assert "did not fit" in tried.said[0]
 
 
 def test_where_less_can_be_pinned_activations_stay_on_the_card(
-    card: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
+    card: Callable[..., RefusingCard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried, load, refusals = card(), Card.load, ["once", "and again"]
+    tried, load, refusals = card(), RefusingCard.load, ["once", "and again"]
 
-    def refused(self: Card) -> Tuned:
+    def refused(self: RefusingCard) -> Tuned:
         if refusals and refusals.pop():
             raise HostMemoryError("the system cannot pin more host memory")
         return load(self)
 
-    monkeypatch.setattr(Card, "load", refused)
+    monkeypatch.setattr(RefusingCard, "load", refused)
     tried.asked.hardware.offload_activations = True
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(HostMemoryError):
-            tried.settle(work)
+            tried.run_preflight(work)
         tried.asked.hardware.offload_activations = "auto"
-        settled = tried.settle(work)
-    assert not settled.plan.levers.kept_on_host
-    assert len(settled.tried) == 1
+        result = tried.run_preflight(work)
+    assert not result.plan.levers.kept_on_host
+    assert len(result.tried) == 1
     assert "cannot pin more host memory; next: " in tried.said[0]
 
 
 def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
-    card: Callable[..., Card],
+    card: Callable[..., RefusingCard],
 ) -> None:
     tried = card(refusals=9)
-    with claimed(tried.folder, "probe", Resume.auto) as work:
+    with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(
             VramCeilingError,
             match=(
@@ -179,73 +188,77 @@ def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
                 r" GiB.*measured: "
             ),
         ) as refused:
-            tried.settle(work)
-        assert work.settled() is None
+            tried.run_preflight(work)
+        assert work.fitting_levers() is None
     assert refused.value.exit_code == 3
     assert 9 - tried.refusals <= tried.run.hardware.replan + 1
 
 
-def test_a_continued_run_takes_the_plan_it_had_settled_for(card: Callable[..., Card]) -> None:
+def test_a_continued_run_takes_the_plan_it_had_settled_for(
+    card: Callable[..., RefusingCard],
+) -> None:
     first, second = card(refusals=1), card()
-    with claimed(first.folder, "probe", Resume.auto) as work:
-        levers = first.settle(work).plan.levers
-    with claimed(second.folder, "probe", Resume.auto) as work:
-        settled = second.settle(work)
-    assert settled.plan.levers == levers
-    assert settled.phases == ()
+    with acquire(first.folder, "probe", Resume.auto) as work:
+        levers = first.run_preflight(work).plan.levers
+    with acquire(second.folder, "probe", Resume.auto) as work:
+        result = second.run_preflight(work)
+    assert result.plan.levers == levers
+    assert result.phases == ()
     assert second.run.training.micro_batch == levers.micro_batch
 
 
-def test_a_run_that_ran_out_later_continues_with_a_safer_plan(card: Callable[..., Card]) -> None:
+def test_a_run_that_ran_out_later_continues_with_a_safer_plan(
+    card: Callable[..., RefusingCard],
+) -> None:
     first, second, third = (card(0, IN_TURN) for _ in range(3))
     with pytest.raises(VramCeilingError):
         first.run_out()
-    with claimed(second.folder, "probe", Resume.auto) as work:
-        settled = second.settle(work)
-        assert work.settled() == settled.plan.levers
-    assert settled.plan.levers.micro_batch < 4
-    assert second.run.training.micro_batch == settled.plan.levers.micro_batch
+    with acquire(second.folder, "probe", Resume.auto) as work:
+        result = second.run_preflight(work)
+        assert work.fitting_levers() == result.plan.levers
+    assert result.plan.levers.micro_batch < 4
+    assert second.run.training.micro_batch == result.plan.levers.micro_batch
     assert "ran out of memory with this plan; next: " in second.said[0]
-    with claimed(third.folder, "probe", Resume.auto) as work:
-        assert third.settle(work).plan.levers == settled.plan.levers
+    with acquire(third.folder, "probe", Resume.auto) as work:
+        assert third.run_preflight(work).plan.levers == result.plan.levers
     assert third.said == []
 
 
-def test_a_continued_run_keeps_the_order_of_its_cases(card: Callable[..., Card]) -> None:
+def test_a_continued_run_keeps_the_order_of_its_cases(card: Callable[..., RefusingCard]) -> None:
     first, second = (
         card(0, "training.group_by_length=true"),
         card(0, "training.group_by_length=true"),
     )
     with pytest.raises(VramCeilingError):
         first.run_out()
-    with claimed(second.folder, "probe", Resume.auto) as work:
-        assert second.settle(work).plan.levers.micro_batch == 4
+    with acquire(second.folder, "probe", Resume.auto) as work:
+        assert second.run_preflight(work).plan.levers.micro_batch == 4
 
 
 def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(
     resolved: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     asked = resolved("hardware=rtx4050_6gb", IN_TURN)
-    settled = planner.choose(asked)[0].levers
-    plan = predicted(asked, replace(settled, micro_batch=2, accumulation=4))
-    assert settled != plan.levers
+    result = planner.choose(asked)[0].levers
+    plan = predicted(asked, replace(result, micro_batch=2, accumulation=4))
+    assert result != plan.levers
     smaller = replace(asked, hardware=replace(asked.hardware, host_ram_gib=3.2))
     in_order = replace(smaller, training=replace(asked.training, group_by_length=True))
-    with claimed(tmp_path, "probe", Resume.auto) as work:
-        assert settled_plan(asked, plan, work) is None
-        work.settle(settled)
-        kept = settled_plan(asked, plan, work)
+    with acquire(tmp_path, "probe", Resume.auto) as work:
+        assert find_fitting_plan(asked, plan, work) is None
+        work.remember_fitting_levers(result)
+        kept = find_fitting_plan(asked, plan, work)
         assert kept is not None
-        assert kept.levers == settled
-        assert settled_plan(smaller, plan, work) is None
-        kept = settled_plan(in_order, plan, work)
+        assert kept.levers == result
+        assert find_fitting_plan(smaller, plan, work) is None
+        kept = find_fitting_plan(in_order, plan, work)
         assert kept is not None
-        assert kept.levers == settled
+        assert kept.levers == result
 
 
-def test_the_longest_batch_counts_its_padding(card: Callable[..., Card]) -> None:
+def test_the_longest_batch_counts_its_padding(card: Callable[..., RefusingCard]) -> None:
     rows = card().ready().rows
-    batch = longest_batch(rows, 2)
+    batch = find_longest_batch(rows, 2)
     padded = [
         2 * max(len(row.input_ids) for row in rows[start : start + 2])
         for start in range(0, len(rows), 2)

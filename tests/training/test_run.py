@@ -24,8 +24,8 @@ from medexp.errors import (
 from medexp.system import stopping
 from medexp.system.stopping import Terminated
 from medexp.training import trainer
-from medexp.training.resume import Workspace
-from medexp.training.run import Job
+from medexp.training.context import TrainContext
+from medexp.training.resume import ResumableRun
 
 LONGER = [
     "training.max_steps=6",
@@ -43,7 +43,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
         real = trainer._bridge
 
         class Interrupter:
-            def stepped(self, step, _metrics):
+            def on_step_end(self, step, _metrics):
                 if step == at_step:
                     do()
 
@@ -180,15 +180,15 @@ def test_a_stop_in_an_evaluation_begins_no_further_step(
     doors: Doors,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured, unbroken = Job.losses, doors.train(*LAST, "training.resume=never")
+    measured, unbroken = TrainContext.measure_losses, doors.train(*LAST, "training.resume=never")
     asked: list[int] = []
 
-    def losses(self: Job) -> object:
-        if not asked and self.tuned.network.training:  # the one before the last step
+    def losses(self: TrainContext) -> object:
+        if not asked and self.model.network.training:  # the one before the last step
             asked.append(os.kill(os.getpid(), signal.SIGINT) or 1)
         return measured(self)
 
-    monkeypatch.setattr(Job, "losses", losses)
+    monkeypatch.setattr(TrainContext, "measure_losses", losses)
     with pytest.raises(RunInterrupted, match="after step 3 of 4; the checkpoint is kept"):
         doors.train(*LAST)
     continued = doors.train(*LAST)
@@ -265,7 +265,7 @@ def test_a_run_goes_on_when_what_is_not_the_experiment_has_changed(
 def test_a_run_killed_before_it_was_let_go_has_everything_once(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workspace, "finish", lambda _: None)
+    monkeypatch.setattr(ResumableRun, "finish", lambda _: None)
     first = doors.train()
     monkeypatch.undo()
     assert doors.train().run_id == first.run_id

@@ -8,18 +8,20 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Device, RunConfig
 from medexp.data import loading as source
+from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared, prepare
-from medexp.data.split import split
+from medexp.data.split import split_cases
 from medexp.errors import MedexpError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned, vocabulary
+from medexp.models.adapter_model import Tuned
+from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
 from medexp.planning.step_memory import attended_tokens
 from medexp.system import machine
 from medexp.training import trainer
-from medexp.training.preflight import largest_micro_batch
+from medexp.training.preflight import find_largest_micro_batch
 
 STEPS = [
     "training.plan=manual",
@@ -40,12 +42,10 @@ class Steps:
             stack.load(self.run.hardware, machine.cache_dir()),
             weights.find(self.run.model),
         )
-        self.tuned: Tuned = model.load(
-            self.run, found, model.load_tokenizer(found, modules), modules
-        )
-        sides = split(source.load(self.run.dataset).cases, self.run.dataset)
+        self.tuned: Tuned = model.load(self.run, found, load_tokenizer(found, modules), modules)
+        sides = split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset)
         self.ready: Prepared = prepare(
-            self.run, sides, vocabulary(self.tuned.tokenizer, self.run.prompt)
+            self.run, sides, make_vocabulary(self.tuned.tokenizer, self.run.prompt)
         )
         self.metrics: list[dict[str, float]] = []
         self.sizes: list[tuple[int, int]] = []
@@ -55,7 +55,7 @@ class Steps:
     def saw(self, _network: object, _args: object, inputs: dict) -> None:
         self.sizes.append(tuple(inputs["input_ids"].shape))
 
-    def stepped(self, _step: int, metrics: dict[str, float]) -> None:
+    def on_step_end(self, _step: int, metrics: dict[str, float]) -> None:
         self.metrics.append(metrics)
 
 
@@ -85,7 +85,7 @@ def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(
     assert (
         max(cases * tokens for cases, tokens in full.sizes) <= 2 * full.run.training.max_seq_tokens
     )
-    probed = largest_micro_batch(full.run, full.ready.rows)
+    probed = find_largest_micro_batch(full.run, full.ready.rows)
     most = max(attended_tokens(cases, tokens) for cases, tokens in full.sizes)
     assert attended_tokens(len(probed), max(len(row.input_ids) for row in probed)) == most
 
@@ -101,10 +101,10 @@ def test_full_cases_take_as_long_as_planned_and_short_ones_less(
     )
     plan = planner.choose(run)[0]
     planner.apply(run, plan)
-    assert trainer.step_seconds(run, [run.training.max_seq_tokens] * 8) == pytest.approx(
+    assert trainer.predict_step_s(run, [run.training.max_seq_tokens] * 8) == pytest.approx(
         plan.step_s, rel=0.05
     )
-    assert trainer.step_seconds(run, [256] * 8) < plan.step_s / 4
+    assert trainer.predict_step_s(run, [256] * 8) < plan.step_s / 4
 
 
 def test_a_second_card_is_left_alone(
@@ -130,7 +130,7 @@ def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(
         "no",
         False,
     )
-    whole = trainer._whole_step(made.run, 0)(
+    whole = trainer._step_collator(made.run, 0)(
         [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}]
     )
     together = whole[trainer.MICRO_BATCHES]

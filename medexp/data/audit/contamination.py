@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from medexp.data.audit.words import words_of
 from medexp.data.cases import Case
+from medexp.data.words import split_words
 
 # words; Brown et al. 2020, arXiv:2005.14165, and lm-eval's decontamination use the same
 WINDOW = 13
@@ -24,7 +24,7 @@ Gram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Contamination:
     """A training case (its number) and what it shares with text `measured` of `name`: a run of
     words, or its whole question.
     """
@@ -36,7 +36,7 @@ class Overlap:
     same_question: bool
 
 
-class Measured:
+class MeasuredTexts:
     """What is measured on, by name: questions to compare whole, and texts to compare by runs of
     words.
     """
@@ -51,35 +51,37 @@ class Measured:
         question.
         """
         for place, (question, text) in enumerate(zip(questions, texts, strict=True)):
-            self._questions.setdefault(tuple(words_of(question)), (name, place))
-            found = set(grams(words_of(text)))
+            self._questions.setdefault(tuple(split_words(question)), (name, place))
+            found = set(list_word_runs(split_words(text)))
             self._sizes[name, place] = len(found)
             for gram in found:
                 self._grams.setdefault(gram, (name, place))
 
     def shared(self, case: Case) -> "Shared":
         """What `case` shares with what is measured."""
-        question = words_of(case.question)
-        parts = (question, words_of(case.reasoning), words_of(case.answer))
+        question = split_words(case.question)
+        parts = (question, split_words(case.reasoning), split_words(case.answer))
         # In the order of the text, each run once; the same text measured twice is the one that was
         # added first.
         runs = dict.fromkeys(
-            gram for words in parts for gram in grams(words) if gram in self._grams
+            gram for words in parts for gram in list_word_runs(words) if gram in self._grams
         )
         same = self._questions.get(tuple(question))
-        return Shared(same, "" if same is None else " ".join(question), tuple(runs))
+        return SharedText(same, "" if same is None else " ".join(question), tuple(runs))
 
-    def overlap(self, place: int, shared: "Shared", frequent: Collection[Gram]) -> Overlap | None:
+    def overlap(
+        self, place: int, shared: "Shared", frequent: Collection[Gram]
+    ) -> Contamination | None:
         """The first thing of `shared`, by case number `place`, that tells something; the whole
         question is looked at first.
         """
         if shared.question is not None:
-            return Overlap(place, *shared.question, shared.asked, same_question=True)
+            return Contamination(place, *shared.question, shared.asked, same_question=True)
         gram = next((each for each in shared.runs if each not in frequent), None) or self._much(
             shared.runs
         )
         return (
-            Overlap(place, *self._grams[gram], " ".join(gram), same_question=False)
+            Contamination(place, *self._grams[gram], " ".join(gram), same_question=False)
             if gram is not None
             else None
         )
@@ -98,7 +100,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedText:
     """What a training case shares: where its whole question is measured, its words, and each run of
     words that is measured.
     """
@@ -108,7 +110,7 @@ class Shared:
     runs: tuple[Gram, ...]
 
 
-def overlaps(cases: Sequence[Case], measured: Measured) -> list[Overlap]:
+def find_contamination(cases: Sequence[Case], measured: MeasuredTexts) -> list[Contamination]:
     """The training cases that share something with what is measured, one entry each."""
     shared = [measured.shared(case) for case in cases]
     counts = Counter(gram for each in shared for gram in each.runs)
@@ -120,13 +122,13 @@ def overlaps(cases: Sequence[Case], measured: Measured) -> list[Overlap]:
     ]
 
 
-def grams(words: Sequence[str]) -> Iterator[Gram]:
+def list_word_runs(words: Sequence[str]) -> Iterator[Gram]:
     """Every run of WINDOW words."""
     for start in range(len(words) - WINDOW + 1):
         yield tuple(words[start : start + WINDOW])
 
 
-def benchmark_texts(records: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
+def extract_benchmark_texts(records: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
     """(question, question with its context) of every benchmark record that has a question: MedQA,
     MedMCQA and PubMedQA name theirs alike."""
     for record in records:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medexp.data.audit.words import words_of
+from medexp.data.words import split_words
 
 SHINGLE, NEAR = 3, 0.6
 # bands of 4: a pair at 0.6 is found with 98.8 %, at 0.8 with all but 1 in 10^7
@@ -28,7 +28,7 @@ class NearPair:
     similarity: float
 
 
-def near_duplicates(texts: Sequence[str], seed: int = 0) -> list[NearPair]:
+def find_near_duplicates(texts: Sequence[str], seed: int = 0) -> list[NearPair]:
     """For every text that nearly repeats an earlier one, the most similar of those that themselves
     repeat none.
     """
@@ -41,7 +41,7 @@ def near_duplicates(texts: Sequence[str], seed: int = 0) -> list[NearPair]:
     return found
 
 
-def near_to(texts: Sequence[str], others: Sequence[str], seed: int = 0) -> list[NearPair]:
+def find_near_copies(texts: Sequence[str], others: Sequence[str], seed: int = 0) -> list[NearPair]:
     """For every one of `texts` that nearly repeats one of `others`, the most similar of those; `of`
     counts in `others`.
     """
@@ -67,14 +67,14 @@ class _Index:
 
     def add(self, place: int, text: str) -> None:
         """Keep `text` as number `place`."""
-        self._kept[place] = _shingles(text)
+        self._kept[place] = _make_shingles(text)
         self._lsh.insert(place, self._sketch(self._kept[place]))
 
     def nearest(self, case: int, text: str) -> NearPair | None:
         """The kept text most similar to `text`, the earliest of equals; None where none is near."""
-        shingles = _shingles(text)
+        shingles = _make_shingles(text)
         near = (
-            (similarity(shingles, self._kept[other]), -other)
+            (jaccard_similarity(shingles, self._kept[other]), -other)
             for other in self._lsh.query(self._sketch(shingles))
         )
         alike, place = max(near, default=(0.0, 0))
@@ -88,16 +88,16 @@ class _Index:
         return sketch
 
 
-def similarity(first: frozenset[str], second: frozenset[str]) -> float:
+def jaccard_similarity(first: frozenset[str], second: frozenset[str]) -> float:
     """Jaccard: what both share of what either has."""
     return len(first & second) / len(first | second) if first or second else 1.0
 
 
-def _shingles(text: str) -> frozenset[str]:
-    return frozenset(_sequences(words_of(text)))
+def _make_shingles(text: str) -> frozenset[str]:
+    return frozenset(_list_sequences(split_words(text)))
 
 
-def _sequences(words: Sequence[str]) -> Iterator[str]:
+def _list_sequences(words: Sequence[str]) -> Iterator[str]:
     if len(words) < SHINGLE:
         yield " ".join(words)
     for start in range(len(words) - SHINGLE + 1):

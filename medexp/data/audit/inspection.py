@@ -20,16 +20,16 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 from medexp.config.schema import Prompt
-from medexp.data.audit.contamination import Measured, Overlap, overlaps
-from medexp.data.audit.duplicates import near_duplicates, near_to
-from medexp.data.audit.language import languages_of
-from medexp.data.audit.missing_values import is_missing_value, missing_values
-from medexp.data.audit.reasoning_checks import ReasoningFaults, faults
-from medexp.data.case_counts import CaseAudit
+from medexp.data.audit.contamination import Contamination, MeasuredTexts, find_contamination
+from medexp.data.audit.duplicates import find_near_copies, find_near_duplicates
+from medexp.data.audit.language import count_languages
+from medexp.data.audit.missing_values import find_missing_values, is_missing_value
+from medexp.data.audit.reasoning_checks import ReasoningFaults, find_reasoning_faults
+from medexp.data.case_counts import CaseCounts
 from medexp.data.cases import Case
-from medexp.data.encoding import Encoding
-from medexp.data.prompts import reasons
-from medexp.data.token_roles import Piece, Role, Spelled, pieces
+from medexp.data.encoding import EncodedCases
+from medexp.data.prompts import trains_reasoning
+from medexp.data.token_roles import Role, TokenizedText, TokenSpan, split_into_spans
 from medexp.errors import listing
 
 MAX_DROPPED, MAX_TRIMMED, MAX_NEAR, MAX_FAULTY, MAX_FOREIGN = 0.05, 0.25, 0.02, 0.01, 0.02
@@ -76,7 +76,7 @@ class Inspection:
     middle and longest case.
     """
 
-    audit: CaseAudit
+    audit: CaseCounts
     max_tokens: int
     lengths: Mapping[str, Lengths]
     label_tokens: Mapping[str, int]
@@ -87,14 +87,14 @@ class Inspection:
     reasoning: ReasoningFaults
     reasons: bool
     languages: Sequence[tuple[str, int]]
-    previews: Sequence[Sequence[Piece]]
+    previews: Sequence[Sequence[TokenSpan]]
     measured: Sequence[str]
     missing_values: Sequence[Case] = ()
 
     @property
     def broken(self) -> tuple[str, ...]:
         """Each rule that does not hold, with its figures."""
-        return tuple(_broken(self))
+        return tuple(_find_broken_rules(self))
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON: counts whole, at most EXAMPLES examples of each finding."""
@@ -102,9 +102,9 @@ class Inspection:
             "max_tokens": self.max_tokens,
             "lengths": {name: asdict(each) for name, each in self.lengths.items()},
             "label_tokens": dict(self.label_tokens),
-            "near_duplicates": _counted(self.repeats),
-            "near_held_out": _counted(self.near_held_out),
-            "overlap": _counted(self.leaks) | {"looked_at": list(self.measured)},
+            "near_duplicates": _shorten_examples(self.repeats),
+            "near_held_out": _shorten_examples(self.near_held_out),
+            "overlap": _shorten_examples(self.leaks) | {"looked_at": list(self.measured)},
             "reasoning": {name: len(places) for name, places in asdict(self.reasoning).items()},
             "languages": dict(self.languages),
             "missing_values": {
@@ -117,52 +117,54 @@ class Inspection:
 
 def inspect(
     prompt: Prompt,
-    audit: CaseAudit,
+    audit: CaseCounts,
     max_tokens: int,
-    train: Encoding,
-    held_out: Encoding,
-    spelled: Mapping[str, Spelled],
+    train: EncodedCases,
+    held_out: EncodedCases,
+    spelled: Mapping[str, TokenizedText],
     benchmarks: Mapping[str, Sequence[tuple[str, str]]],
 ) -> Inspection:
     """The audit of `train`; `spelled` holds the texts of its cases, `benchmarks` (question, text)
     pairs by name.
     """
     cut = [
-        pieces(prompt, case, encoded, spelled)
+        split_into_spans(prompt, case, encoded, spelled)
         for case, encoded in zip(train.cases, train.encoded, strict=True)
     ]
-    repeats, near_held_out = _near(train.cases, held_out.cases)
+    repeats, near_held_out = _find_near_questions(train.cases, held_out.cases)
     by_length = sorted(range(len(cut)), key=lambda place: len(train.encoded[place].input_ids))
     return Inspection(
         audit=audit,
         max_tokens=max_tokens,
-        lengths=dict(_lengths(cut)),
-        label_tokens=_label_tokens(cut),
+        lengths=dict(_measure_lengths(cut)),
+        label_tokens=_count_label_tokens(cut),
         without_eos=sum(not each[-1].learnt for each in cut),
         repeats=repeats,
         near_held_out=near_held_out,
-        leaks=_leaks(train.cases, held_out.cases, benchmarks),
-        reasoning=faults(train.cases),
-        reasons=reasons(prompt),
-        languages=languages_of([f"{case.question} {case.answer}" for case in train.cases]),
+        leaks=_find_leaks(train.cases, held_out.cases, benchmarks),
+        reasoning=find_reasoning_faults(train.cases),
+        reasons=trains_reasoning(prompt),
+        languages=count_languages([f"{case.question} {case.answer}" for case in train.cases]),
         previews=[
             cut[place] for place in dict.fromkeys(by_length[at] for at in (0, len(cut) // 2, -1))
         ],
         measured=[HELD_OUT, *benchmarks],
-        missing_values=list(missing_values([*train.cases, *held_out.cases])),
+        missing_values=list(find_missing_values([*train.cases, *held_out.cases])),
     )
 
 
-def _lengths(cut: Sequence[Sequence[Piece]]) -> Iterator[tuple[str, Lengths]]:
+def _measure_lengths(cut: Sequence[Sequence[TokenSpan]]) -> Iterator[tuple[str, Lengths]]:
     for role in (Role.question, Role.reasoning, Role.answer):
         yield (
             role.value,
-            lengths_of([sum(piece.tokens for piece in each if piece.role is role) for each in cut]),
+            summarize_lengths(
+                [sum(piece.tokens for piece in each if piece.role is role) for each in cut]
+            ),
         )
-    yield "whole", lengths_of([sum(piece.tokens for piece in each) for each in cut])
+    yield "whole", summarize_lengths([sum(piece.tokens for piece in each) for each in cut])
 
 
-def lengths_of(tokens: Sequence[int]) -> Lengths:
+def summarize_lengths(tokens: Sequence[int]) -> Lengths:
     """The summary of `tokens` (one number a case, at least one)."""
     ordered = sorted(tokens)
     width = next(
@@ -183,7 +185,7 @@ def lengths_of(tokens: Sequence[int]) -> Lengths:
     )
 
 
-def _label_tokens(cut: Sequence[Sequence[Piece]]) -> dict[str, int]:
+def _count_label_tokens(cut: Sequence[Sequence[TokenSpan]]) -> dict[str, int]:
     totals = {role.value: 0 for role in Role}
     for each in cut:
         for piece in each:
@@ -191,26 +193,28 @@ def _label_tokens(cut: Sequence[Sequence[Piece]]) -> dict[str, int]:
     return {name: count for name, count in totals.items() if count}
 
 
-def _near(train: Sequence[Case], held_out: Sequence[Case]) -> tuple[list[Repeat], list[Repeat]]:
+def _find_near_questions(
+    train: Sequence[Case], held_out: Sequence[Case]
+) -> tuple[list[Repeat], list[Repeat]]:
     """(within the training cases, between them and the held-out cases)."""
     questions, measured = [case.question for case in train], [case.question for case in held_out]
     within = [
         Repeat(questions[pair.case], questions[pair.of], pair.similarity)
-        for pair in near_duplicates(questions)
+        for pair in find_near_duplicates(questions)
     ]
     between = [
         Repeat(questions[pair.case], measured[pair.of], pair.similarity)
-        for pair in near_to(questions, measured)
+        for pair in find_near_copies(questions, measured)
     ]
     return within, between
 
 
-def _leaks(
+def _find_leaks(
     train: Sequence[Case],
     held_out: Sequence[Case],
     benchmarks: Mapping[str, Sequence[tuple[str, str]]],
 ) -> list[Leak]:
-    measured = Measured()
+    measured = MeasuredTexts()
     measured.add(
         HELD_OUT,
         [case.question for case in held_out],
@@ -218,19 +222,19 @@ def _leaks(
     )
     for name, texts in benchmarks.items():
         measured.add(name, [question for question, _ in texts], [text for _, text in texts])
-    return [_leak(train, each) for each in overlaps(train, measured)]
+    return [_make_leak(train, each) for each in find_contamination(train, measured)]
 
 
-def _leak(train: Sequence[Case], overlap: Overlap) -> Leak:
+def _make_leak(train: Sequence[Case], overlap: Contamination) -> Leak:
     where = f"{overlap.name}, number {overlap.measured + 1}"
     return Leak(train[overlap.case].question, where, overlap.shared, overlap.same_question)
 
 
-def _counted(found: Sequence[Repeat] | Sequence[Leak]) -> dict[str, object]:
+def _shorten_examples(found: Sequence[Repeat] | Sequence[Leak]) -> dict[str, object]:
     return {"count": len(found), "examples": [asdict(each) for each in found[:EXAMPLES]]}
 
 
-def _broken(seen: Inspection) -> Iterator[str]:
+def _find_broken_rules(seen: Inspection) -> Iterator[str]:
     side = seen.audit.train
     wanted = side.kept + side.dropped_overlong
     if seen.leaks:
@@ -252,9 +256,13 @@ def _broken(seen: Inspection) -> Iterator[str]:
             f"{len(missing)} cases have a word for a missing value as answer or reasoning"
             f" ({first}); fill or remove them"
         )
-    yield from _above("dropped for length", side.dropped_overlong, wanted, MAX_DROPPED)
-    yield from _above("with shortened reasoning", side.trimmed_reasoning, wanted, MAX_TRIMMED)
-    yield from _above("that nearly repeat another one", len(seen.repeats), side.kept, MAX_NEAR)
+    yield from _report_if_above("dropped for length", side.dropped_overlong, wanted, MAX_DROPPED)
+    yield from _report_if_above(
+        "with shortened reasoning", side.trimmed_reasoning, wanted, MAX_TRIMMED
+    )
+    yield from _report_if_above(
+        "that nearly repeat another one", len(seen.repeats), side.kept, MAX_NEAR
+    )
     if seen.reasons:
         if seen.reasoning.empty:
             yield (
@@ -266,11 +274,11 @@ def _broken(seen: Inspection) -> Iterator[str]:
             *seen.reasoning.same_as_answer,
             *seen.reasoning.in_circles,
         }
-        yield from _above(
+        yield from _report_if_above(
             "whose reasoning is copied or repetitive", len(faulty), side.kept, MAX_FAULTY
         )
     foreign = sum(count for _, count in seen.languages[1:])
-    yield from _above(
+    yield from _report_if_above(
         f"in another language than {seen.languages[0][0]}", foreign, side.kept, MAX_FOREIGN
     )
     yield from _too_many_held_out(seen.audit)
@@ -281,7 +289,7 @@ def _broken(seen: Inspection) -> Iterator[str]:
         )
 
 
-def _too_many_held_out(audit: CaseAudit) -> Iterator[str]:
+def _too_many_held_out(audit: CaseCounts) -> Iterator[str]:
     held_out, wanted = audit.held_out.kept + audit.held_out.dropped_overlong, audit.held_out_wanted
     if wanted and held_out > MAX_HELD_OUT * wanted:
         yield (
@@ -291,7 +299,7 @@ def _too_many_held_out(audit: CaseAudit) -> Iterator[str]:
         )
 
 
-def _above(what: str, count: int, total: int, allowed: float) -> Iterator[str]:
+def _report_if_above(what: str, count: int, total: int, allowed: float) -> Iterator[str]:
     if count > allowed * total:
         yield (
             f"{count} of {total} training cases {what}: {100 * count / total:.1f} %, allowed is"

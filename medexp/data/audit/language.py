@@ -8,7 +8,7 @@ from collections.abc import Sequence
 LETTERS = 600  # enough to be sure, and quick
 
 
-def language_of(text: str) -> str:
+def detect_language(text: str) -> str:
     """The ISO 639-1 code of `text`'s language.
 
     Source: py3langid, after Lui & Baldwin 2012.
@@ -19,6 +19,6 @@ def language_of(text: str) -> str:
     return str(code)
 
 
-def languages_of(texts: Sequence[str]) -> list[tuple[str, int]]:
+def count_languages(texts: Sequence[str]) -> list[tuple[str, int]]:
     """Every language with its number of texts, the most frequent first."""
-    return Counter(map(language_of, texts)).most_common()
+    return Counter(map(detect_language, texts)).most_common()

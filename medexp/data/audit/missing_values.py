@@ -14,7 +14,7 @@ WORDS = frozenset(
 )
 
 
-def missing_values(cases: Sequence[Case]) -> Iterator[Case]:
+def find_missing_values(cases: Sequence[Case]) -> Iterator[Case]:
     """Return the cases whose answer or reasoning is nothing but such a word."""
     return (
         case for case in cases if is_missing_value(case.answer) or is_missing_value(case.reasoning)

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medexp.data.audit.words import words_of
 from medexp.data.cases import Case
+from medexp.data.words import split_words
 
 # a quarter or more of at least four sentences say again what an earlier one said
 CIRCLES, FEWEST = 0.25, 4
@@ -23,19 +23,19 @@ class ReasoningFaults:
     in_circles: tuple[int, ...]
 
 
-def faults(cases: Sequence[Case]) -> ReasoningFaults:
+def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
     """What is wrong with the reasoning of each of `cases`."""
     empty, another, same, circles = [], [], [], []
     seen: set[tuple[str, ...]] = set()
     for place, case in enumerate(cases):
-        words = tuple(words_of(case.reasoning))
+        words = tuple(split_words(case.reasoning))
         if not words:
             empty.append(place)
             continue
         if words in seen:
             another.append(place)
         seen.add(words)
-        if words == tuple(words_of(case.answer)):
+        if words == tuple(split_words(case.answer)):
             same.append(place)
         if goes_in_circles(case.reasoning):
             circles.append(place)
@@ -44,7 +44,9 @@ def faults(cases: Sequence[Case]) -> ReasoningFaults:
 
 def goes_in_circles(text: str) -> bool:
     """Do CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier one?"""
-    sentences = [each for part in _SENTENCE_END.split(text) if (each := " ".join(words_of(part)))]
+    sentences = [
+        each for part in _SENTENCE_END.split(text) if (each := " ".join(split_words(part)))
+    ]
     return len(sentences) >= FEWEST and len(sentences) - len(set(sentences)) >= CIRCLES * len(
         sentences
     )

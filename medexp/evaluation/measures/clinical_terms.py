@@ -22,7 +22,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from medexp.evaluation.measures.words import POSSESSIVE, fold, singular, spans
+from medexp.data.words import locate_words
+from medexp.evaluation.measures.words import POSSESSIVE, fold, singular
 
 REACH = 6
 BEFORE = re.compile(
@@ -123,7 +124,10 @@ def lexicon_of(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
 def mentions(text: str, lexicon: Lexicon) -> list[Mention]:
     """Every term of `lexicon` in `text`, in order, none overlapping."""
     plain = POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
-    found, words = [], [(singular(fold(word)), start, end) for word, start, end in spans(plain)]
+    found, words = (
+        [],
+        [(singular(fold(word)), start, end) for word, start, end in locate_words(plain)],
+    )
     at = 0
     while at < len(words):
         length, concepts = _longest_name(words, at, lexicon)

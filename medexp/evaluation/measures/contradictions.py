@@ -21,8 +21,9 @@ only.
 import re
 from dataclasses import dataclass
 
+from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, mentions
-from medexp.evaluation.measures.words import answer_part, words
+from medexp.evaluation.measures.words import answer_part
 
 FAMILIES = {
     "penicillins": (
@@ -128,7 +129,7 @@ def age_years(question: str) -> float | None:
 
 def sex(text: str) -> str | None:
     """female or male where all the words that tell are of one sex."""
-    found = set(words(text))
+    found = set(split_words(text))
     is_female, is_male = bool(found & _FEMALE), bool(found & _MALE)
     return None if is_female == is_male else "female" if is_female else "male"
 

@@ -24,9 +24,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from medexp.data.words import locate_words
 from medexp.evaluation.measures.clinical_terms import Lexicon, is_negated, mentions
 from medexp.evaluation.measures.sections import sections
-from medexp.evaluation.measures.words import answer_part, spans, stems
+from medexp.evaluation.measures.words import answer_part, stems
 
 MIN_SHARE, MIN_COSINE = 0.35, 0.55
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
@@ -109,7 +110,7 @@ def _polar_stems(line: str) -> frozenset[tuple[str, bool]]:
     """Return the stem of every content word of `line`, and whether it is denied there."""
     return frozenset(
         (stem, is_negated(line, start, end))
-        for _, start, end in spans(line)
+        for _, start, end in locate_words(line)
         for stem in stems(line[start:end])
     )
 
@@ -121,7 +122,9 @@ def _holds(line: str, name: str) -> bool:
             not is_negated(line, *at.span()) for at in re.finditer(rf"\b{re.escape(name)}\b", line)
         )
     wanted = stems(name)
-    found = [(start, end) for _, start, end in spans(line) if stems(line[start:end]) & wanted]
+    found = [
+        (start, end) for _, start, end in locate_words(line) if stems(line[start:end]) & wanted
+    ]
     said = frozenset(stem for start, end in found for stem in stems(line[start:end]))
     return (
         bool(wanted)

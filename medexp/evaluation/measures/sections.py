@@ -21,7 +21,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from medexp.evaluation.measures.words import answer_part, words
+from medexp.data.words import split_words
+from medexp.evaluation.measures.words import answer_part
 
 SECTIONS = ("symptoms", "causes", "precautions", "red flags")
 NAMES: Mapping[str, Mapping[str, str]] = {
@@ -56,7 +57,7 @@ class Section:
     @property
     def words(self) -> frozenset[str]:
         """The different words of the section, in lower case."""
-        return frozenset(word for line in self.lines for word in words(line))
+        return frozenset(word for line in self.lines for word in split_words(line))
 
     @property
     def items(self) -> tuple[str, ...]:

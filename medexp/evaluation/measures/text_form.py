@@ -7,7 +7,8 @@ told; the reasoning is closed when `</think>` stands in the text.
 """
 
 from medexp.data.prompts import THINK_END
-from medexp.evaluation.measures.words import answer_part, language, words
+from medexp.data.words import split_words
+from medexp.evaluation.measures.words import answer_part, language
 
 NGRAM = 4
 
@@ -16,7 +17,7 @@ def repetition(text: str) -> float:
     """The share of word 4-grams that are repeats, 0 to under 1; 0 for a text of fewer than four
     words.
     """
-    found = words(text)
+    found = split_words(text)
     grams = [tuple(found[at : at + NGRAM]) for at in range(len(found) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

@@ -1,5 +1,4 @@
-"""Text as words, for every measure of answers: lower case, accents and digits as they are, a
-Chinese character is a word.
+"""Words as the measures of answers compare them: stems, one spelling, the key of a clinical term.
 
 Also which part of an answer counts, and which language it is in. Tells English and Chinese from
 everything else and no more: by script, and for Latin script by the share of English function words
@@ -12,9 +11,8 @@ from functools import lru_cache
 from snowballstemmer import stemmer
 
 from medexp.data.prompts import THINK_END
+from medexp.data.words import HAN, split_words
 
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
 POSSESSIVE = re.compile(r"[’'`]s?\b")
 _STEM = stemmer("english")
 _ENGLISH = frozenset(
@@ -44,21 +42,11 @@ def answer_part(text: str) -> str:
     return text.rpartition(THINK_END)[2]
 
 
-def words(text: str) -> list[str]:
-    """The words of `text` in order and in lower case."""
-    return [word.casefold() for word in _WORD.findall(text)]
-
-
-def spans(text: str) -> list[tuple[str, int, int]]:
-    """The words of `text` with where each begins and ends in it."""
-    return [(match[0].casefold(), match.start(), match.end()) for match in _WORD.finditer(text)]
-
-
 def stems(text: str) -> frozenset[str]:
     """The different content words of `text`, each cut to its stem (Porter's English stemmer), spelt
     one way.
     """
-    return frozenset(_stem(word) for word in words(text) if word not in STOP_WORDS)
+    return frozenset(_stem(word) for word in split_words(text) if word not in STOP_WORDS)
 
 
 @lru_cache(maxsize=100_000)
@@ -82,15 +70,15 @@ def singular(word: str) -> str:
 
 def term_key(name: str) -> tuple[str, ...]:
     """The words that a clinical term is looked up by: folded, singular, without possessive endings."""
-    return tuple(singular(fold(word)) for word in words(POSSESSIVE.sub("", name)))
+    return tuple(singular(fold(word)) for word in split_words(POSSESSIVE.sub("", name)))
 
 
 def language(text: str) -> str | None:
     """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS
     different words, none Chinese).
     """
-    found = words(text)
-    han = sum(1 for word in found if re.match(f"[{_HAN}]", word))
+    found = split_words(text)
+    han = sum(1 for word in found if re.match(f"[{HAN}]", word))
     if han and han >= MIN_HAN * len(found):
         return "zh"
     different = {word for word in found if word.isalpha()}

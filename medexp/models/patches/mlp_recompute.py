@@ -19,11 +19,16 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
-from medexp.system import private_names as private
+from medexp.system import private_names
 
 _PARTS = (
-    *(private.LORA_MLP, private.FUSED_MLP, private.LORA_PARAMETERS, private.LORA_PRODUCT),
-    *(private.SWIGLU, private.SWIGLU_BACKWARD, private.AMP_FORWARD),
+    *(
+        private_names.LORA_MLP,
+        private_names.FUSED_MLP,
+        private_names.LORA_PARAMETERS,
+        private_names.LORA_PRODUCT,
+    ),
+    *(private_names.SWIGLU, private_names.SWIGLU_BACKWARD, private_names.AMP_FORWARD),
 )
 INPUTS = (  # of LoRA_MLP.forward, as they were read; another version may have others
     *("ctx", "X"),
@@ -78,10 +83,10 @@ def unknown_part(kernels: Any) -> str | None:
     for each in _PARTS:
         if each.of(kernels) is None:
             return each.absence()
-    if tuple(inspect.signature(private.LORA_MLP.of(kernels).forward).parameters) != INPUTS:
+    if tuple(inspect.signature(private_names.LORA_MLP.of(kernels).forward).parameters) != INPUTS:
         return (
-            f"{private.LORA_MLP.name} takes other inputs than it did in unsloth"
-            f" {private.TESTED['unsloth']}"
+            f"{private_names.LORA_MLP.name} takes other inputs than it did in unsloth"
+            f" {private_names.TESTED['unsloth']}"
         )
     return None
 

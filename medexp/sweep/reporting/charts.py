@@ -9,139 +9,157 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import RunConfig
-from medexp.planning import feasibility as reach
-from medexp.planning import planner
-from medexp.sweep.study.study import Study, ending_of
+from medexp.planning import feasibility, planner
+from medexp.sweep.study.history import StudyHistory, ending_of
 from medexp.sweep.study.trial_files import Ending
+from medexp.tracking.artifact_names import SWEEP_PAGE
 
-RANK, LENGTH = "lora.r", "training.max_seq_tokens"
-TELLING = 10  # finished trials: which parameter matters is chance among fewer
-LINES = ("#08306b", "#8c6bb1", "#d9822b")  # from the least value to the largest
+RANK = "lora.r"
+LENGTH = "training.max_seq_tokens"
+# Finished trials. Among fewer it is chance which parameter seems to matter.
+MIN_TRIALS_FOR_IMPORTANCE = 10
+# From the least objective value to the largest.
+LINE_COLORS = ("#08306b", "#8c6bb1", "#d9822b")
+CEILING_COLOR = "#c0392b"
+REFUSED_COLOR = "#999999"
 _log = logging.getLogger(__name__)
 
 
-def draw(study: Study, run: RunConfig, folder: Path) -> list[Path]:
-    """Write sweep.html and the PNGs into `folder`; returns their paths. A chart that the trials do
-    not suffice for is left out.
+def draw_charts(study: StudyHistory, config: RunConfig, folder: Path) -> list[Path]:
+    """Write sweep.html and the PNGs into `folder`; returns their paths.
+
+    A chart that has too few trials is left out.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    if not _finished(study):
+    if not _count_finished(study):
         return []
     from optuna import visualization
     from optuna.visualization import matplotlib as in_matplotlib
 
-    pages = _charts(study, visualization, lambda: _rank_by_length_page(study, run))
-    pictures = _charts(study, in_matplotlib, lambda: _rank_by_length_picture(study, run))
-    figures = [figure for name, make in pages.items() if (figure := _tried(name, make)) is not None]
-    parts = [
+    plotly_makers = _chart_makers(
+        study, visualization, lambda: _make_rank_length_page(study, config)
+    )
+    matplotlib_makers = _chart_makers(
+        study, in_matplotlib, lambda: _make_rank_length_picture(study, config)
+    )
+    figures = [
+        figure
+        for name, make in plotly_makers.items()
+        if (figure := _make_or_skip(name, make)) is not None
+    ]
+    # plotly's JavaScript, some MB, is written once.
+    divs = [
         figure.to_html(full_html=False, include_plotlyjs=index == 0)
         for index, figure in enumerate(figures)
     ]
-    page = folder / "sweep.html"
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{study.name}</title>"
+    page = folder / SWEEP_PAGE
     page.write_text(
-        f"{head}<body style='font:15px system-ui'>{''.join(parts)}{_left_out(study)}</body></html>",
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{study.name}</title>"
+        f"<body style='font:15px system-ui'>{''.join(divs)}{_importance_note(study)}</body></html>",
         encoding="utf-8",
     )
-    return [
-        page,
-        *(
-            file
-            for name, make in pictures.items()
-            if (file := _saved(name, make, folder)) is not None
-        ),
-    ]
+    pictures = [_save_picture(name, make, folder) for name, make in matplotlib_makers.items()]
+    return [page, *(picture for picture in pictures if picture is not None)]
 
 
-def _finished(study: Study) -> int:
-    """Trials that were trained to their end; one that repeats another says nothing new."""
-    return sum(ending_of(each) is Ending.done for each in study.trials())
+def _count_finished(study: StudyHistory) -> int:
+    """Return how many trials were trained to their end; a copy of one says nothing new."""
+    return study.count_ended(Ending.done)
 
 
-def _left_out(study: Study) -> str:
-    """Why the page does not say which parameter matters most, "" where it does or is not asked."""
-    if len(study.settings.objectives) > 1 or _finished(study) >= TELLING:
+def _importance_note(study: StudyHistory) -> str:
+    """Return why the page has no chart of importances, "" where it has one or is to have none."""
+    finished = _count_finished(study)
+    if len(study.options.objectives) > 1 or finished >= MIN_TRIALS_FOR_IMPORTANCE:
         return ""
     return (
-        f"<p>Which parameter matters most is drawn from {TELLING} finished trials on; there are"
-        f" {_finished(study)}.</p>"
+        f"<p>Which parameter matters most is drawn from {MIN_TRIALS_FOR_IMPORTANCE} finished trials"
+        f" on; there are {finished}.</p>"
     )
 
 
-def _charts(
-    study: Study, shown: Any, rank_by_length: Callable[[], Any]
+def _chart_makers(
+    study: StudyHistory, plots: Any, make_rank_length_chart: Callable[[], Any]
 ) -> dict[str, Callable[[], Any]]:
-    """Charts by name, made by `shown`: Optuna's module for plotly or for matplotlib."""
-    if len(study.settings.objectives) > 1:
+    """Return the functions that make the charts, by the charts' names.
+
+    `plots` is Optuna's visualization module for plotly or the one for matplotlib.
+    """
+    objectives = list(study.options.objectives)
+    if len(objectives) > 1:
         return {
-            "pareto_front": lambda: shown.plot_pareto_front(
-                study.optuna, target_names=list(study.settings.objectives)
-            )
+            "pareto_front": lambda: plots.plot_pareto_front(study.optuna, target_names=objectives)
         }
-    name = study.settings.objectives[0]
-    charts: dict[str, Callable[[], Any]] = {
-        "history": lambda: shown.plot_optimization_history(study.optuna, target_name=name),
-        "parallel_coordinates": lambda: _readable(
-            shown.plot_parallel_coordinate(study.optuna, target_name=name)
+    objective = objectives[0]
+    makers: dict[str, Callable[[], Any]] = {
+        "history": lambda: plots.plot_optimization_history(study.optuna, target_name=objective),
+        "parallel_coordinates": lambda: _recolor_lines(
+            plots.plot_parallel_coordinate(study.optuna, target_name=objective)
         ),
     }
-    if _finished(study) >= TELLING:
-        charts["importance"] = lambda: shown.plot_param_importances(study.optuna, target_name=name)
-    return charts | ({"rank_x_length": rank_by_length} if _has_both(study) else {})
+    if _count_finished(study) >= MIN_TRIALS_FOR_IMPORTANCE:
+        makers["importance"] = lambda: plots.plot_param_importances(
+            study.optuna, target_name=objective
+        )
+    if {RANK, LENGTH} <= set(study.space.dimensions):
+        makers["rank_x_length"] = make_rank_length_chart
+    return makers
 
 
-def _readable(chart: Any) -> Any:
-    """`chart` of parallel coordinates with every line in sight: Optuna draws the worst one white on
-    white.
+def _recolor_lines(chart: Any) -> Any:
+    """Return the `chart` of parallel coordinates with colours that all show on white.
+
+    Optuna draws the line of the worst trial in white.
     """
     if not hasattr(chart, "data"):
-        return _readable_picture(chart)
+        return _recolor_picture_lines(chart)
     from plotly.colors import sample_colorscale
 
-    scale = [[at / (len(LINES) - 1), colour] for at, colour in enumerate(LINES)]
-    for each in chart.data:
-        # the first axis is the objective, from 0 to 1
-        if each.mode == "lines" and each.y[0] is not None:
-            each.update(
-                line={"color": sample_colorscale(scale, each.y[0])[0], "width": 2}, opacity=0.9
+    scale = [[index / (len(LINE_COLORS) - 1), color] for index, color in enumerate(LINE_COLORS)]
+    for trace in chart.data:
+        # The first axis is the objective, from 0 to 1.
+        if trace.mode == "lines" and trace.y[0] is not None:
+            trace.update(
+                line={"color": sample_colorscale(scale, trace.y[0])[0], "width": 2}, opacity=0.9
             )
     return chart.update_traces(
         {"marker.colorscale": scale, "marker.reversescale": False}, {"mode": "markers"}
     )
 
 
-def _readable_picture(axes: Any) -> Any:
+def _recolor_picture_lines(axes: Any) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     for lines in axes.collections:
-        lines.set_cmap(LinearSegmentedColormap.from_list("medexp", LINES))
+        lines.set_cmap(LinearSegmentedColormap.from_list("medexp", LINE_COLORS))
     return axes
 
 
-def _tried(name: str, make: Callable[[], Any]) -> Any:
-    """The chart, None where the trials do not suffice for it: a picture less is no reason to fail."""
+def _make_or_skip(name: str, make: Callable[[], Any]) -> Any:
+    """Return the chart that `make` makes, None where there are too few trials for it."""
     import optuna
 
-    shown_before = optuna.logging.get_verbosity()
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that few trials make poor charts is seen in the chart
+            # Optuna warns of charts of few trials, which the reader of the chart sees.
+            warnings.simplefilter("ignore")
             return make()
     except (ValueError, RuntimeError, ZeroDivisionError, ImportError) as error:
         _log.info("no chart %s: %s", name, error)
         return None
     finally:
-        optuna.logging.set_verbosity(shown_before)
+        optuna.logging.set_verbosity(verbosity)
 
 
-def _saved(name: str, make: Callable[[], Any], folder: Path) -> Path | None:
+def _save_picture(name: str, make: Callable[[], Any], folder: Path) -> Path | None:
     from matplotlib import pyplot
 
-    axes = _tried(name, make)
+    axes = _make_or_skip(name, make)
     if axes is None:
         return None
     figure = (axes if hasattr(axes, "figure") else axes[0]).figure
@@ -152,95 +170,100 @@ def _saved(name: str, make: Callable[[], Any], folder: Path) -> Path | None:
     return file
 
 
-def _has_both(study: Study) -> bool:
-    return {RANK, LENGTH} <= set(study.space.dimensions)
+def find_rank_length_frontier(study: StudyHistory, config: RunConfig) -> list[tuple[int, int]]:
+    """Return (rank, the longest sequence in tokens that fits) for each rank of the study.
 
-
-def frontier(study: Study, run: RunConfig) -> list[tuple[int, int]]:
-    """(rank, the longest sequence that fits) over the ranks of the study; empty without a ceiling
-    on a card.
+    Empty without a ceiling on a card.
     """
-    if run.hardware.vram_ceiling_gib is None or not planner.is_planned(run):
+    if config.hardware.vram_ceiling_gib is None or not planner.is_planned(config):
         return []
-    ranks = sorted({int(each.params[RANK]) for each in study.trials() if RANK in each.params})
+    ranks = sorted({int(trial.params[RANK]) for trial in study.trials() if RANK in trial.params})
     return [
         (rank, longest)
         for rank in ranks
-        if (longest := reach.longest_that_fits(reach.resized(run, rank=rank)))
+        if (longest := feasibility.longest_that_fits(feasibility.resized(config, rank=rank)))
     ]
 
 
-def _points(study: Study) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Trials with a value, and proposals that could not fit."""
+def _split_done_and_refused(study: StudyHistory) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the trials with a value, and the proposals that could not fit."""
     trials = study.trials()
-    return (
-        [each for each in trials if ending_of(each) is Ending.done],
-        [
-            each
-            for each in trials
-            if ending_of(each) is Ending.infeasible and {RANK, LENGTH} <= set(each.params)
-        ],
-    )
+    done = [trial for trial in trials if ending_of(trial) is Ending.done]
+    refused = [
+        trial
+        for trial in trials
+        if ending_of(trial) is Ending.infeasible and {RANK, LENGTH} <= set(trial.params)
+    ]
+    return done, refused
 
 
-def _rank_by_length_page(study: Study, run: RunConfig) -> Any:
+def _make_rank_length_page(study: StudyHistory, config: RunConfig) -> Any:
     from plotly import graph_objects
 
-    done, refused = _points(study)
-    figure = graph_objects.Figure(
-        layout={"title": f"{study.settings.objectives[0]} over rank x sequence length"}
-    )
-    values = [each.value for each in done]
+    done, refused = _split_done_and_refused(study)
+    objective = study.options.objectives[0]
+    figure = graph_objects.Figure(layout={"title": f"{objective} over rank x sequence length"})
+    values = [trial.value for trial in done]
     figure.add_scatter(
-        x=[each.params[LENGTH] for each in done], y=[each.params[RANK] for each in done], mode="markers", name="trained",
-        text=[f"trial {each.number}: {each.value:.4f}" for each in done],
+        x=[trial.params[LENGTH] for trial in done],
+        y=[trial.params[RANK] for trial in done],
+        mode="markers",
+        name="trained",
+        text=[f"trial {trial.number}: {trial.value:.4f}" for trial in done],
         marker={"color": values, "colorscale": "Viridis", "size": 14, "showscale": True},
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=[each.params[LENGTH] for each in refused], y=[each.params[RANK] for each in refused], mode="markers",
-        name="could not fit, not started", marker={"symbol": "x", "color": "#999999", "size": 9},
-    )  # fmt: skip
-    edge = frontier(study, run)
-    if edge:
+        x=[trial.params[LENGTH] for trial in refused],
+        y=[trial.params[RANK] for trial in refused],
+        mode="markers",
+        name="could not fit, not started",
+        marker={"symbol": "x", "color": REFUSED_COLOR, "size": 9},
+    )
+    frontier = find_rank_length_frontier(study, config)
+    if frontier:
         figure.add_scatter(
-            x=[seq for _, seq in edge],
-            y=[rank for rank, _ in edge],
+            x=[length for _, length in frontier],
+            y=[rank for rank, _ in frontier],
             mode="lines",
-            name=f"ceiling, {run.hardware.vram_ceiling_gib:g} GiB",
+            name=f"ceiling, {config.hardware.vram_ceiling_gib:g} GiB",
         )
     figure.update_xaxes(title="sequence length, tokens")
     figure.update_yaxes(title="LoRA rank", type="log")
     return figure
 
 
-def _rank_by_length_picture(study: Study, run: RunConfig) -> Any:
+def _make_rank_length_picture(study: StudyHistory, config: RunConfig) -> Any:
     from matplotlib import pyplot
 
-    done, refused = _points(study)
+    done, refused = _split_done_and_refused(study)
     figure, axes = pyplot.subplots()
     dots = axes.scatter(
-        [each.params[LENGTH] for each in done],
-        [each.params[RANK] for each in done],
-        c=[each.value for each in done],
+        [trial.params[LENGTH] for trial in done],
+        [trial.params[RANK] for trial in done],
+        c=[trial.value for trial in done],
         s=90,
         label="trained",
     )
     if refused:
         axes.scatter(
-            [each.params[LENGTH] for each in refused], [each.params[RANK] for each in refused], marker="x", c="#999999",
+            [trial.params[LENGTH] for trial in refused],
+            [trial.params[RANK] for trial in refused],
+            marker="x",
+            c=REFUSED_COLOR,
             label="could not fit, not started",
-        )  # fmt: skip
-    edge = frontier(study, run)
-    if edge:
-        axes.plot(
-            [seq for _, seq in edge],
-            [rank for rank, _ in edge],
-            color="#c0392b",
-            label=f"ceiling, {run.hardware.vram_ceiling_gib:g} GiB",
         )
-    figure.colorbar(dots, label=study.settings.objectives[0])
+    frontier = find_rank_length_frontier(study, config)
+    if frontier:
+        axes.plot(
+            [length for _, length in frontier],
+            [rank for rank, _ in frontier],
+            color=CEILING_COLOR,
+            label=f"ceiling, {config.hardware.vram_ceiling_gib:g} GiB",
+        )
+    figure.colorbar(dots, label=study.options.objectives[0])
     axes.set(xlabel="sequence length, tokens", ylabel="LoRA rank", yscale="log")
-    ranks = sorted({int(each.params[RANK]) for each in (*done, *refused)})
+    # A log axis would mark only powers of ten.
+    ranks = sorted({int(trial.params[RANK]) for trial in (*done, *refused)})
     axes.set_yticks(ranks, [str(rank) for rank in ranks])
     axes.minorticks_off()
     axes.legend(loc="best", fontsize=8)

@@ -1,44 +1,61 @@
-"""The live table of a sweep: every trial that was started, those under way, and how long the rest
+"""The live table of a sweep: every trial that was started, those that run, and how long the rest
 will take.
 
-On a terminal it redraws in place; elsewhere every finished trial is a line.
+On a terminal it is redrawn in place; elsewhere every finished trial is a line.
 """
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from medexp.sweep.search.labels import point
-from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, WHY, Study, ending_of
-from medexp.sweep.study.trial_files import Ending, read_whole
-from medexp.system.console import Screen
+from medexp.sweep.search.labels import format_params
+from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, WHY, StudyHistory, ending_of
+from medexp.sweep.study.trial_files import Ending, read_json_object
+from medexp.system.console import Console
 from medexp.system.units import GIB, duration
 
 COLUMNS = ("trial", "parameters", "GiB planned", "measured", "objective", "state", "time")
-SHOWN = 20
+MAX_ROWS = 20
+MAX_WHY_CHARACTERS = 80
+REFRESH_S = 1.0
 _UNSTARTED = (Ending.infeasible, Ending.copied, Ending.surplus)
 
 
-class Board:
+class TrialRow(NamedTuple):
+    """The cells of a trial, one for each of COLUMNS."""
+
+    number: str
+    params: str
+    planned_gib: str
+    measured_gib: str
+    objective: str
+    state: str
+    elapsed: str
+
+
+class LiveTable:
     """What a person sees while trials run."""
 
-    def __init__(self, show: Screen, study: Study):
-        self._show, self._study = show, study
+    def __init__(self, console: Console, study: StudyHistory):
+        self._console = console
+        self._study = study
+        log = console.log
         self._live = (
-            Live(console=show.log, auto_refresh=False, transient=True)
-            if show.log.is_terminal
-            else None
+            Live(console=log, auto_refresh=False, transient=True) if log.is_terminal else None
         )
-        self._told: set[int] = set()
-        self._began: dict[int, float] = {}
-        self._next_look = 0.0
+        self._printed: set[int] = set()
+        self._started_at: dict[int, float] = {}
+        self._next_refresh_at = 0.0
 
-    def __enter__(self) -> "Board":
-        self._told = {each.number for each in self._study.trials() if each.state.is_finished()}
+    def __enter__(self) -> "LiveTable":
+        # Trials of earlier commands are not printed again.
+        self._printed = {
+            trial.number for trial in self._study.trials() if trial.state.is_finished()
+        }
         if self._live:
             self._live.start()
         return self
@@ -49,97 +66,98 @@ class Board:
             self._live.stop()
 
     def refresh(self, in_flight: Mapping[int, Any], at_once: bool = False) -> None:
-        """Show where things stand; looks at the study once a second."""
-        if not at_once and time.monotonic() < self._next_look:
+        """Show the trials as they are now; reads the study at most once in REFRESH_S."""
+        if not at_once and time.monotonic() < self._next_refresh_at:
             return
-        self._next_look = time.monotonic() + 1.0
+        self._next_refresh_at = time.monotonic() + REFRESH_S
+        # A copy, because worker threads add trials and remove them meanwhile.
         for number in dict(in_flight):
-            self._begin(number)
+            self._started_at.setdefault(number, time.monotonic())
         trials = self._study.trials()
         if self._live:
-            self._live.update(self._table(trials), refresh=True)
+            self._live.update(self._make_table(trials), refresh=True)
         else:
-            self._lines(trials)
+            self._print_finished(trials)
 
-    def _begin(self, number: int) -> None:
-        self._began.setdefault(number, time.monotonic())
+    def _print_finished(self, trials: list[Any]) -> None:
+        for trial in trials:
+            if not trial.state.is_finished() or trial.number in self._printed:
+                continue
+            self._printed.add(trial.number)
+            if ending_of(trial) in _UNSTARTED:
+                continue
+            row = make_row(trial)
+            peak_gib = row.measured_gib or row.planned_gib
+            memory = f"  {peak_gib} GiB" if peak_gib else ""
+            self._console.info(
+                f"  trial {row.number}  {row.params}  {row.objective or '-'}{memory}  {row.state} "
+                f" {row.elapsed}{self._format_remaining_time(trials)}"
+            )
 
-    def _lines(self, trials: list[Any]) -> None:
-        for each in trials:
-            if each.state.is_finished() and each.number not in self._told:
-                self._told.add(each.number)
-                if ending_of(each) not in _UNSTARTED:
-                    trial, what, planned, measured, value, state, took = row(each)
-                    memory = f"  {measured or planned} GiB" if measured or planned else ""
-                    self._show.say(
-                        f"  trial {trial}  {what}  {value or '-'}{memory}  {state} "
-                        f" {took}{self._left(trials)}"
-                    )
-
-    def _table(self, trials: list[Any]) -> Table:
-        done = self._study.done()
+    def _make_table(self, trials: list[Any]) -> Table:
         title = (
-            f"{self._study.name}: {done} of {self._study.settings.n_trials}"
-            f" trials{self._left(trials)}"
+            f"{self._study.name}: {self._study.count_done()} of {self._study.options.n_trials}"
+            f" trials{self._format_remaining_time(trials)}"
         )
         table = Table(title=Text(title), title_justify="left")
         for column in COLUMNS:
             table.add_column(column, overflow="fold")
-        started = [each for each in trials if ending_of(each) not in _UNSTARTED]
-        for each in started[-SHOWN:]:
-            cells = row(each)
-            if not each.state.is_finished() and each.number in self._began:
-                cells = (
-                    *cells[:-2],
-                    self._progress(each),
-                    duration(time.monotonic() - self._began[each.number]),
-                )
-            table.add_row(*map(Text, cells))
-        never = sum(ending_of(each) is Ending.infeasible for each in trials)
-        table.caption = f"{never} proposals could not fit and were not started" if never else None
+        started = [trial for trial in trials if ending_of(trial) not in _UNSTARTED]
+        for trial in started[-MAX_ROWS:]:
+            row = make_row(trial)
+            if not trial.state.is_finished() and trial.number in self._started_at:
+                running_s = time.monotonic() - self._started_at[trial.number]
+                row = row._replace(state=self._read_progress(trial), elapsed=duration(running_s))
+            table.add_row(*map(Text, row))
+        refused = sum(ending_of(trial) is Ending.infeasible for trial in trials)
+        if refused:
+            table.caption = f"{refused} proposals could not fit and were not started"
         return table
 
-    def _progress(self, trial: Any) -> str:
+    def _read_progress(self, trial: Any) -> str:
+        """Return how far training is, from the file that the trial's process writes."""
         folder = self._study.folder_of(trial)
-        found = read_whole(folder / "progress.json") if folder else None
-        return f"step {found['step']}/{found['steps']}" if found else "starting"
+        progress = read_json_object(folder / "progress.json") if folder else None
+        return f"step {progress['step']}/{progress['steps']}" if progress else "starting"
 
-    def _left(self, trials: list[Any]) -> str:
-        took = [
-            each.user_attrs[ELAPSED]
-            for each in trials
-            if each.user_attrs.get(ELAPSED) and ending_of(each) not in _UNSTARTED
+    def _format_remaining_time(self, trials: list[Any]) -> str:
+        """Return how long the other trials will take at the mean of those so far, "" before one."""
+        elapsed_s = [
+            trial.user_attrs[ELAPSED]
+            for trial in trials
+            if trial.user_attrs.get(ELAPSED) and ending_of(trial) not in _UNSTARTED
         ]
-        left = self._study.settings.n_trials - self._study.done()
-        if not took or left <= 0:
+        remaining = self._study.options.n_trials - self._study.count_done()
+        if not elapsed_s or remaining <= 0:
             return ""
-        return f", {duration(sum(took) / len(took) * left / self._study.settings.n_jobs)} to go"
+        mean_s = sum(elapsed_s) / len(elapsed_s)
+        return f", {duration(mean_s * remaining / self._study.options.n_jobs)} to go"
 
 
-def row(trial: Any) -> tuple[str, ...]:
-    """The cells of a trial under COLUMNS."""
+def make_row(trial: Any) -> TrialRow:
+    """Return the cells of `trial`, empty where nothing is known yet."""
     ending, attrs = ending_of(trial), trial.user_attrs
-    values = trial.values if ending in (Ending.done, Ending.copied) else None
-    said = (
-        f"{ending.value}: {attrs[WHY][:80]}"
-        if ending and ending not in (Ending.done, Ending.pruned) and attrs.get(WHY)
-        else ""
-    )
-    return (
-        str(trial.number),
-        point(trial.params),
-        _gib(attrs.get(PLANNED)),
-        _gib(attrs.get(MEASURED)),
-        " ".join(f"{value:.4f}" for value in values) if values else _last_report(trial),
-        said or (ending.value if ending else trial.state.name.lower()),
-        duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
+    has_values = ending in (Ending.done, Ending.copied)
+    values = " ".join(f"{value:.4f}" for value in trial.values or ()) if has_values else ""
+    state = ending.value if ending else trial.state.name.lower()
+    if ending and ending not in (Ending.done, Ending.pruned) and attrs.get(WHY):
+        state = f"{state}: {attrs[WHY][:MAX_WHY_CHARACTERS]}"
+    return TrialRow(
+        number=str(trial.number),
+        params=format_params(trial.params),
+        planned_gib=_format_gib(attrs.get(PLANNED)),
+        measured_gib=_format_gib(attrs.get(MEASURED)),
+        objective=values or _format_last_report(trial),
+        state=state,
+        elapsed=duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
     )
 
 
-def _last_report(trial: Any) -> str:
+def _format_last_report(trial: Any) -> str:
+    """Return the last reported loss and its step, "" where none was reported."""
     reports = trial.intermediate_values
     return f"{reports[max(reports)]:.4f} at {max(reports)}" if reports else ""
 
 
-def _gib(num_bytes: float | None) -> str:
+def _format_gib(num_bytes: float | None) -> str:
     return f"{num_bytes / GIB:.2f}" if num_bytes else ""

@@ -1,4 +1,4 @@
-"""What came of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
+"""The results of a sweep: in MLflow's parent run, in the study's folder, and on the screen."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,153 +12,163 @@ from filelock import FileLock
 
 from medexp.config.schema import Tracking
 from medexp.errors import MedexpError, OutputError, RunError
-from medexp.reports import mlflow_description as note
-from medexp.sweep.reporting.live_table import COLUMNS, row
-from medexp.sweep.search.labels import point
+from medexp.reports import mlflow_description
+from medexp.sweep.reporting.live_table import COLUMNS, make_row
+from medexp.sweep.search.labels import format_params
+from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.study import storage
-from medexp.sweep.study.study import ELAPSED, MEASURED, PLANNED, RUN, WHY, Study, ending_of
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, RUN, WHY, StudyHistory, ending_of
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space
-from medexp.system.console import Screen
+from medexp.system.console import Console
 from medexp.system.home import short
 from medexp.system.units import GIB, gib
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import registry
 from medexp.tracking import tracker as tracking
+from medexp.tracking.artifact_names import ADAPTER, BEST_PRESET, INFEASIBLE_PROPOSALS, TRIALS
 from medexp.tracking.run_name import words
 from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
 
-PARENT = "mlflow_run_id"
-BEST = "best"
+PARENT_RUN = "mlflow_run_id"
+BEST_ALIAS = "best"
 
 
 @contextmanager
-def parent_run(
-    where: Tracking,
-    study: Study,
+def open_parent_run(
+    tracking_config: Tracking,
+    study: StudyHistory,
     folder: Path,
     say: Callable[[str], None],
 ) -> Iterator[Tracker]:
-    """The study's own MLflow run, opened again where it has one; the trials are nested under it.
+    """Open the study's own MLflow run, which its trials are nested under; again where it has one.
 
     Sweepers that share `folder` open it one after the other, or each would begin one of its own.
     """
-    quiet = replace(where, system_metrics=False)
-    with ExitStack() as open_while_sweeping:
+    # The parent runs for as long as its trials, whose own runs hold the metrics of the machine.
+    parent_config = replace(tracking_config, system_metrics=False)
+    with ExitStack() as exit_stack:
         with FileLock(folder / ".parent.lock"):
-            known = study.optuna.user_attrs.get(PARENT)
-            opened = tracking.open_run(quiet, known, study.name, say)
-            tracker = open_while_sweeping.enter_context(opened)
-            study.optuna.set_user_attr(PARENT, tracker.run_id)
+            run_id = study.optuna.user_attrs.get(PARENT_RUN)
+            parent_run = tracking.open_run(parent_config, run_id, study.name, say)
+            tracker = exit_stack.enter_context(parent_run)
+            study.optuna.set_user_attr(PARENT_RUN, tracker.run_id)
         tracker.tags(
             {
                 "medexp.study": study.name,
-                "medexp.storage": storage.without_password(study.url),
-                "medexp.objective": ", ".join(study.settings.objectives),
-                "medexp.direction": ", ".join(study.settings.directions),
+                "medexp.storage": storage.hide_password(study.url),
+                "medexp.objective": ", ".join(study.options.objectives),
+                "medexp.direction": ", ".join(study.options.directions),
                 "mlflow.source.name": "medexp.train",
             }
         )
         yield tracker
-        kept_runs.bury(where, ())  # a trial that was killed alone: no later trial has told
+        # A trial that was killed alone has left its run open, and no later trial has ended it.
+        kept_runs.bury(tracking_config, ())
 
 
-def counts(study: Study) -> dict[str, int]:
-    """How many trials ended in which way."""
+def count_endings(study: StudyHistory) -> dict[str, int]:
+    """Return how many trials ended in which way, without the ways that none did."""
     endings = [ending for ending in map(ending_of, study.trials()) if ending]
-    return {each.value: endings.count(each) for each in Ending if each in endings}
+    return {ending.value: endings.count(ending) for ending in Ending if ending in endings}
 
 
-def keep(parent: Tracker, study: Study, best_file: Path | None) -> None:
-    """Log the best trial, the counts and the proposals that never started with the parent run."""
+def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) -> None:
+    """Log the best trial, the counts and the refused proposals with the parent run."""
     trials = study.trials()
-    step = study.done()
-    parent.metrics(
-        step, {f"trials/{name}": float(number) for name, number in counts(study).items()}
-    )
-    if luck := over_seeds(study):
-        parent.metrics(step, {"seeds/mean": luck[0], "seeds/standard_deviation": luck[1]})
-    best = study.best()
-    if len(best) == 1 and best[0].values:
-        values = dict(zip(study.settings.objectives, best[0].values, strict=True))
-        parent.metrics(step, {f"best/{name}": value for name, value in values.items()})
-        parent.metrics(
-            step,
-            {
-                f"best/{key}": float(value)
-                for key, value in best[0].params.items()
-                if isinstance(value, int | float)
-            },
-        )
-        parent.tags(
-            {
-                "best.trial": best[0].number,
-                "best.run_id": best[0].user_attrs.get(RUN),
-                "best.point": point(best[0].params),
-            }
-        )
-    refused = [each for each in trials if ending_of(each) is Ending.infeasible]
+    step = study.count_done()
+    endings = count_endings(study)
+    parent.metrics(step, {f"trials/{name}": float(count) for name, count in endings.items()})
+    if seed_statistics := compute_seed_statistics(study):
+        seed_mean, seed_deviation = seed_statistics
+        parent.metrics(step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation})
+    best_trials = study.best_trials()
+    if len(best_trials) == 1 and best_trials[0].values:
+        _log_best_trial(parent, study, best_trials[0], step)
+    refused = [trial for trial in trials if ending_of(trial) is Ending.infeasible]
     if refused:
-        columns: dict[str, list[object]] = {"trial": [each.number for each in refused]}
-        for key in study.space.dimensions:
-            columns[key] = [each.params.get(key) for each in refused]
-        columns["planned_gib"] = [
-            round(gib(each.user_attrs.get(PLANNED, 0)), 3) for each in refused
-        ]
-        columns["over_by_gib"] = [
-            round(each.constraints.get("vram_bytes", 0.0) / GIB, 3) for each in refused
-        ]
-        columns["why"] = [each.user_attrs.get(WHY, "") for each in refused]
-        parent.json(columns, "infeasible_proposals.json")
-    parent.json([plain(each) for each in trials], "trials.json")
-    parent.note(
-        _description(
-            study, parent.page, str(short(best_file.parent)) if best_file is not None else ""
-        )
-    )
+        parent.json(_make_refused_columns(study, refused), INFEASIBLE_PROPOSALS)
+    parent.json([trial_as_dict(trial) for trial in trials], TRIALS)
+    folder = str(short(best_file.parent)) if best_file is not None else ""
+    parent.note(_make_description(study, parent.page, folder))
     if best_file is not None:
-        parent.text(best_file.read_text(encoding="utf-8"), "best.yaml")
+        parent.text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
 
 
-def _description(study: Study, page: str, folder: str) -> str:
-    best = first_of(study)
-    figures = (
-        dict(zip(study.settings.objectives, best.values, strict=True)) if best is not None else {}
+def _log_best_trial(parent: Tracker, study: StudyHistory, trial: Any, step: int) -> None:
+    values = zip(study.options.objectives, trial.values, strict=True)
+    parent.metrics(step, {f"best/{name}": value for name, value in values})
+    numbers = {
+        f"best/{key}": float(value)
+        for key, value in trial.params.items()
+        if isinstance(value, int | float)
+    }
+    parent.metrics(step, numbers)
+    parent.tags(
+        {
+            "best.trial": trial.number,
+            "best.run_id": trial.user_attrs.get(RUN),
+            "best.point": format_params(trial.params),
+        }
     )
-    point_of_best = words(best.params) if best is not None else ""
-    return note.study(
-        list(study.space.dimensions), point_of_best, figures, counts(study), page, folder
+
+
+def _make_refused_columns(study: StudyHistory, refused: Sequence[Any]) -> dict[str, list[object]]:
+    """Return the refused proposals as columns, as MLflow's tables are."""
+    columns: dict[str, list[object]] = {"trial": [trial.number for trial in refused]}
+    for key in study.space.dimensions:
+        columns[key] = [trial.params.get(key) for trial in refused]
+    columns["planned_gib"] = [round(gib(trial.user_attrs.get(PLANNED, 0)), 3) for trial in refused]
+    columns["over_by_gib"] = [round(trial.constraints.get(VRAM, 0.0) / GIB, 3) for trial in refused]
+    columns["why"] = [trial.user_attrs.get(WHY, "") for trial in refused]
+    return columns
+
+
+def _make_description(study: StudyHistory, page: str, folder: str) -> str:
+    best_trial = select_best_trial(study)
+    values: dict[str, float] = {}
+    params = ""
+    if best_trial is not None:
+        values = dict(zip(study.options.objectives, best_trial.values, strict=True))
+        params = words(best_trial.params)
+    return mlflow_description.describe_study(
+        list(study.space.dimensions), params, values, count_endings(study), page, folder
     )
 
 
-def first_of(study: Study) -> Any:
-    """The best trial; of a Pareto front, the one with the best first objective. None before there
-    is one.
+def select_best_trial(study: StudyHistory) -> Any:
+    """Return the best trial; of a Pareto front, the one with the best first objective.
+
+    None before a trial has a value.
     """
-    sign = 1 if study.settings.directions[0] == "minimize" else -1
-    return min(study.best(), key=lambda each: sign * each.values[0], default=None)
+    sign = 1 if study.options.directions[0] == "minimize" else -1
+    return min(study.best_trials(), key=lambda trial: sign * trial.values[0], default=None)
 
 
-def register_best(where: Tracking, study: Study) -> registry.Registered | None:
-    """The best trial's adapter as models:/STUDY@best in MLflow's registry, kept with its run if
-    trials keep none there; None where it is gone."""
-    best = first_of(study)
-    run_id = best.user_attrs.get(RUN) if best is not None else None
+def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Registered | None:
+    """Register the best trial's adapter in MLflow as models:/STUDY@best.
+
+    Where trials do not log their adapter, this one's is logged first. Returns None where the adapter
+    or its run is gone.
+    """
+    best_trial = select_best_trial(study)
+    run_id = best_trial.user_attrs.get(RUN) if best_trial is not None else None
     if run_id is None:
         return None
-    folder = study.folder_of(best)
-    # Its run is in another store, or was deleted, or the store is locked: the study's own figures
-    # do not depend on it.
+    folder = study.folder_of(best_trial)
+    model_name = re.sub("[/:@]", "-", study.name)
+    # Its run may be in another store or deleted, or the store locked. The results of the study do
+    # not depend on the registry.
     with suppress(RunError), suppress_away():
-        if folder is not None and (folder / registry.ADAPTER).is_dir():
-            kept_runs.add_folder(where, run_id, folder / registry.ADAPTER, registry.ADAPTER)
-        return registry.register(where, run_id, re.sub("[/:@]", "-", study.name), BEST)
+        if folder is not None and (folder / ADAPTER).is_dir():
+            kept_runs.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
+        return registry.register(tracking_config, run_id, model_name, BEST_ALIAS)
     return None
 
 
-def plain(trial: Any) -> dict[str, object]:
-    """A trial as plain values."""
+def trial_as_dict(trial: Any) -> dict[str, object]:
+    """Return `trial` as JSON values, as trials.json holds it."""
     ending = ending_of(trial)
     return {
         "number": trial.number,
@@ -174,118 +184,120 @@ def plain(trial: Any) -> dict[str, object]:
     }
 
 
-def show_all(
-    show: Screen, study: Study, best_file: Path | None, registered: registry.Registered | None
+def print_results(
+    console: Console,
+    study: StudyHistory,
+    best_file: Path | None,
+    registered: registry.Registered | None,
 ) -> None:
-    """The trials that were started, the best, what it beat, and what never cost a second."""
-    best = study.best()
+    """Print the trials that were started, the best, what it beat, and what was not started."""
+    best_trials = study.best_trials()
     started = [
-        each for each in study.trials() if (ending := ending_of(each)) is not None and ending.counts
+        trial
+        for trial in study.trials()
+        if (ending := ending_of(trial)) is not None and ending.counts
     ]
-    show.table(
-        f"{study.name}: {', '.join(study.settings.objectives)}",
+    console.table(
+        f"{study.name}: {', '.join(study.options.objectives)}",
         COLUMNS,
-        [row(each) for each in started],
+        [make_row(trial) for trial in started],
     )
-    title = "best" if len(study.settings.objectives) == 1 else "Pareto front"
-    rows = [(title, f"trial {each.number}: {point(each.params)}: {_values(each)}") for each in best]
-    rows += _beaten(study, best) + _by_luck(study)
-    tally = counts(study)
-    rows.append(
-        (
-            "never started",
-            (
-                f"{tally.get('infeasible', 0)} proposals could not fit, {tally.get('copied', 0)}"
-                " repeated a finished one"
-            ),
-        )
+    title = "best" if len(study.options.objectives) == 1 else "Pareto front"
+    rows = [
+        (title, f"trial {trial.number}: {format_params(trial.params)}: {_format_values(trial)}")
+        for trial in best_trials
+    ]
+    rows += _comparison_rows(study, best_trials) + _seed_rows(study)
+    endings = count_endings(study)
+    not_started = (
+        f"{endings.get('infeasible', 0)} proposals could not fit, {endings.get('copied', 0)}"
+        " repeated a finished one"
     )
+    rows.append(("never started", not_started))
     if best_file is not None:
-        rows.append(("best.yaml", str(best_file)))
-        rows.append(
-            (
-                "again",
-                f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best",
-            )
-        )
+        command = f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best"
+        rows.append((BEST_PRESET, str(best_file)))
+        rows.append(("again", command))
     if registered is not None:
         rows.append(("registered", f"{registered.uri}: run= of any command takes it"))
-    rows.append(("study", storage.without_password(study.url)))
-    show.table("This sweep", ("", ""), rows)
+    rows.append(("study", storage.hide_password(study.url)))
+    console.table("This sweep", ("", ""), rows)
 
 
-def _values(trial: Any) -> str:
+def _name_trial(trial: Any) -> str:
+    return f"trial {trial.number} ({format_params(trial.params)})"
+
+
+def _format_values(trial: Any) -> str:
     return ", ".join(f"{value:.4f}" for value in trial.values)
 
 
-def _beaten(study: Study, best: Sequence[Any]) -> list[tuple[str, str]]:
-    done = [each for each in study.trials() if ending_of(each) is Ending.done]
-    others = [each for each in done if each not in best]
-    if len(study.settings.objectives) > 1 or not best or not others:
+def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return rows that compare the best trial with the second best and with the first one."""
+    done = [trial for trial in study.trials() if ending_of(trial) is Ending.done]
+    others = [trial for trial in done if trial not in best_trials]
+    if len(study.options.objectives) > 1 or not best_trials or not others:
         return []
-    first = min(done, key=lambda each: each.number)  # as configured: the one to beat
-    sign = 1 if study.settings.directions[0] == "minimize" else -1
-    second = min(others, key=lambda each: sign * each.value)
+    # The first trial is the run as it was configured, which the sweep has to beat.
+    first = min(done, key=lambda trial: trial.number)
+    sign = 1 if study.options.directions[0] == "minimize" else -1
+    second_best = min(others, key=lambda trial: sign * trial.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
-    said = [
+    rows = [
         (
             "it beat",
-            (
-                f"{count}; the next best, trial {second.number} ({point(second.params)}), had"
-                f" {_values(second)}"
-            ),
+            f"{count}; the next best, {_name_trial(second_best)}, had {_format_values(second_best)}",
         )
     ]
-    if first in best:
-        said.append(("the first", "is the best: nothing that was tried beat it"))
-    elif first is not second:
-        said.append(
-            ("the first", f"trial {first.number} ({point(first.params)}) had {_values(first)}")
-        )
-    return said
+    if first in best_trials:
+        rows.append(("the first", "is the best: nothing that was tried beat it"))
+    elif first is not second_best:
+        rows.append(("the first", f"{_name_trial(first)} had {_format_values(first)}"))
+    return rows
 
 
-def over_seeds(study: Study) -> tuple[float, float] | None:
-    """Mean and standard deviation of the objective where only the seed varies; None elsewhere, or
-    with fewer than two runs.
+def compute_seed_statistics(study: StudyHistory) -> tuple[float, float] | None:
+    """Return mean and standard deviation of the objective of a sweep over training.seed alone.
+
+    None for another sweep, or with fewer than two values.
     """
-    if set(study.space.dimensions) != {"training.seed"} or len(study.settings.objectives) > 1:
+    if set(study.space.dimensions) != {"training.seed"} or len(study.options.objectives) > 1:
         return None
-    values = [each.value for each in study.trials() if ending_of(each) is Ending.done]
+    values = [trial.value for trial in study.trials() if ending_of(trial) is Ending.done]
     return (fmean(values), stdev(values)) if len(values) > 1 else None
 
 
-def _by_luck(study: Study) -> list[tuple[str, str]]:
-    found = over_seeds(study)
-    return (
-        [("over seeds", f"{found[0]:.4f} on average, standard deviation {found[1]:.4f}")]
-        if found
-        else []
-    )
+def _seed_rows(study: StudyHistory) -> list[tuple[str, str]]:
+    statistics = compute_seed_statistics(study)
+    if statistics is None:
+        return []
+    mean, deviation = statistics
+    return [("over seeds", f"{mean:.4f} on average, standard deviation {deviation:.4f}")]
 
 
-def mean(outcomes: Sequence[Outcome]) -> Outcome:
-    """One outcome of all repeats: the ending of the last, the mean of every metric."""
-    last = outcomes[-1]
-    shared = set.intersection(*(set(each.metrics) for each in outcomes))
-    metrics = {name: fmean(each.metrics[name] for each in outcomes) for name in sorted(shared)}
-    return replace(last, metrics=metrics, elapsed_s=sum(each.elapsed_s for each in outcomes))
+def average_outcomes(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
+    """Return one outcome of all repeats: the last ending, the mean of each metric that all have."""
+    shared = set.intersection(*(set(outcome.metrics) for outcome in outcomes))
+    metrics = {
+        name: fmean(outcome.metrics[name] for outcome in outcomes) for name in sorted(shared)
+    }
+    elapsed_s = sum(outcome.elapsed_s for outcome in outcomes)
+    return replace(outcomes[-1], metrics=metrics, elapsed_s=elapsed_s)
 
 
-def in_words(error: BaseException, folder: Path, study: Study) -> BaseException:
-    """`error` of a sweep as one sentence where it is the disk's or the storage's, else as it is."""
+def explain_error(error: BaseException, folder: Path, study: StudyHistory) -> BaseException:
+    """Return `error` as one sentence where the disk or the storage is its cause, else unchanged."""
     if isinstance(error, MedexpError):
         return error
     if (hindrance := disk_space.hindrance(error, [folder])) is not None:
         return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
-    chain = [error, error.__cause__, error.__context__]
-    if any(
-        type(each).__module__.startswith("sqlalchemy")
-        or type(each).__name__ == "StorageInternalError"
-        for each in chain
-    ):
-        return storage.unreachable(
-            study.url,
-            error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error)),
-        )
-    return error
+    # By the name of the class's module: SQLAlchemy has many error classes and no common one here.
+    is_from_storage = any(
+        type(cause).__module__.startswith("sqlalchemy")
+        or type(cause).__name__ == "StorageInternalError"
+        for cause in (error, error.__cause__, error.__context__)
+    )
+    if not is_from_storage:
+        return error
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else Exception(str(error))
+    return storage.make_unreachable_error(study.url, cause)

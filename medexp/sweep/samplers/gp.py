@@ -19,8 +19,8 @@ from optuna.samplers import GPSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from medexp.sweep.study.study import ending_of
-from medexp.system import private_names as private
+from medexp.sweep.study.history import ending_of
+from medexp.system import private_names
 
 
 class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
@@ -29,10 +29,14 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
     def __init__(self, **options: Any):
         super().__init__(**options)
         # An override of a method that Optuna no longer has would change nothing, silently.
-        for method in (private.GP_LIMITS, private.GP_OPTIMUM):
+        for method in (private_names.GP_LIMITS, private_names.GP_OPTIMUM):
             method.needed(GPSampler)
-        for each in (private.GP_SAMPLES, private.GP_RANDOM, private.GP_CACHE):
-            each.needed(self)
+        for private_name in (
+            private_names.GP_SAMPLES,
+            private_names.GP_RANDOM,
+            private_names.GP_CACHE,
+        ):
+            private_name.needed(self)
         self._limits: list[str] = []
         self._refused: list[FrozenTrial] = []
         self._tried: list[FrozenTrial] = []
@@ -43,17 +47,21 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         """The next point; empty where it is to be drawn at random."""
         trials = study.get_trials(deepcopy=False)
         self._tried = [
-            each for each in trials if each.state.is_finished() and _has(each, search_space)
+            trial
+            for trial in trials
+            if trial.state.is_finished() and _is_drawn_from(trial, search_space)
         ]
         self._refused = [
-            each for each in self._tried if each.state == TrialState.PRUNED and _is_over(each)
+            trial
+            for trial in self._tried
+            if trial.state == TrialState.PRUNED and _violates_limit(trial)
         ]
-        valued = _valued(self._tried, study.directions)
-        typical = _typical([*self._refused, *(each for each, _ in valued)])
+        valued = _pair_with_values(self._tried, study.directions)
+        typical = _typical_constraints([*self._refused, *(trial for trial, _ in valued)])
         self._limits = list(typical)
-        finished = [_finished(each, values, typical) for each, values in valued]
-        running = [each for each in trials if each.state == TrialState.RUNNING]
-        shown: Any = _Shown(study, [*finished, *running])
+        finished = [_as_completed_trial(trial, values, typical) for trial, values in valued]
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        shown: Any = _FilteredStudy(study, [*finished, *running])
         proposed: dict[str, Any] = super().sample_relative(shown, trial, search_space)
         return proposed
 
@@ -65,8 +73,8 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         """
         processes, thresholds = [], []
         for column, name in enumerate(self._limits):
-            refused = [each for each in self._refused if name in each.constraints]
-            over = np.array([each.constraints[name] for each in refused])
+            refused = [trial for trial in self._refused if name in trial.constraints]
+            over = np.array([trial.constraints[name] for trial in refused])
             points = np.concatenate(
                 [normalized_params, internal_search_space.get_normalized_params(refused)]
             )
@@ -84,100 +92,104 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         """The best point that has not been tried; where all seem to have been, the best."""
         best = super()._optimize_acqf(acqf, best_params)
         space = acqf.search_space
-        tried = {_key(each) for each in space.get_normalized_params(self._tried)}
-        if _key(best) not in tried:
+        tried = {_round_point(point) for point in space.get_normalized_params(self._tried)}
+        if _round_point(best) not in tried:
             return best
         drawn = space.sample_normalized_params(self._n_preliminary_samples, self._rng.rng)
-        points = np.array([each for each in drawn if _key(each) not in tried])
+        points = np.array([point for point in drawn if _round_point(point) not in tried])
         return points[np.argmax(acqf.eval_acqf_no_grad(points))] if len(points) else best
 
 
-class _Shown:
+class _FilteredStudy:
     """A study of which the sampler sees these trials."""
 
     def __init__(self, study: Study, trials: Sequence[FrozenTrial]):
         self._study, self._trials = study, trials
 
     def _get_trials(self, states: Sequence[TrialState], **_: Any) -> list[FrozenTrial]:
-        return [each for each in self._trials if each.state in states]
+        return [trial for trial in self._trials if trial.state in states]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
 
-def _key(point: Any) -> tuple[float, ...]:
+def _round_point(point: Any) -> tuple[float, ...]:
     return tuple(np.round(point, 9))
 
 
-def _has(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
+def _is_drawn_from(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
     """Were its values drawn from this space?"""
-    return all(trial.distributions.get(name) == each for name, each in search_space.items())
+    return all(
+        trial.distributions.get(name) == distribution for name, distribution in search_space.items()
+    )
 
 
-def _is_over(trial: FrozenTrial) -> bool:
+def _violates_limit(trial: FrozenTrial) -> bool:
     return any(value > 0 for value in trial.constraints.values())
 
 
-def _valued(
+def _pair_with_values(
     trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
 ) -> list[tuple[FrozenTrial, list[float]]]:
     """Trials with their values: pruned ones with what they would have come to, failed ones with the
     worst of the others.
     """
-    completed = [each for each in trials if each.state == TrialState.COMPLETE]
+    completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not completed:
         return []
-    columns = zip(*(each.values for each in completed), strict=True)
+    columns = zip(*(trial.values for trial in completed), strict=True)
     worst = [
         (max if way == StudyDirection.MINIMIZE else min)(column)
         for way, column in zip(directions, columns, strict=True)
     ]
     pruned = [
-        each
-        for each in trials
-        if each.state == TrialState.PRUNED and each.intermediate_values and not _is_over(each)
+        trial
+        for trial in trials
+        if trial.state == TrialState.PRUNED
+        and trial.intermediate_values
+        and not _violates_limit(trial)
     ]
     failed = [
-        each
-        for each in trials
-        if each.state == TrialState.FAIL and (ending := ending_of(each)) and ending.is_failure
+        trial
+        for trial in trials
+        if trial.state == TrialState.FAIL and (ending := ending_of(trial)) and ending.is_failure
     ]
     return [
-        *((each, each.values) for each in completed),
-        *((each, [_foreseen(each, completed)]) for each in pruned),
-        *((each, worst) for each in failed),
+        *((trial, trial.values) for trial in completed),
+        *((trial, [_extrapolate_value(trial, completed)]) for trial in pruned),
+        *((trial, worst) for trial in failed),
     ]
 
 
-def _foreseen(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
+def _extrapolate_value(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
     """The last value that a pruned trial reported, moved on by what completed ones moved from that
     step to their end.
     """
     step = max(trial.intermediate_values)
     moves = [
-        each.values[0] - each.intermediate_values[step]
-        for each in completed
-        if step in each.intermediate_values
+        trial.values[0] - trial.intermediate_values[step]
+        for trial in completed
+        if step in trial.intermediate_values
     ]
-    known = [each for each in moves if math.isfinite(each)]
+    known = [move for move in moves if math.isfinite(move)]
     reported: float = trial.intermediate_values[step]
     return reported + (statistics.median(known) if known else 0.0)
 
 
-def _typical(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """For each limit, where a trial is taken to be that does not say: as far below it as others are
     from it on average.
     """
-    names = sorted({name for each in trials for name in each.constraints})
+    names = sorted({name for trial in trials for name in trial.constraints})
     return {
         name: -statistics.mean(
-            abs(each.constraints[name]) for each in trials if name in each.constraints
+            abs(trial.constraints[name]) for trial in trials if name in trial.constraints
         )
         for name in names
     }
 
 
-def _finished(
+def _as_completed_trial(
     trial: FrozenTrial, values: Sequence[float], typical: Mapping[str, float]
 ) -> FrozenTrial:
     """`trial` as one that came to these values and says where it is to every limit."""

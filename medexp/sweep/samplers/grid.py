@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from medexp.sweep.study.study import ending_of
+from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.trial_files import TRIED
 
 
@@ -33,8 +33,10 @@ class GridSampler(BaseSampler):  # type: ignore[misc]
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the point of `trial`; where none is left, one again: whoever asked looks for that."""
-        taken = {self._point(each) for each in study.get_trials(deepcopy=False) if _is_taken(each)}
-        free = (each for each in self._points if tuple(map(str, each)) not in taken)
+        taken = {
+            self._point(trial) for trial in study.get_trials(deepcopy=False) if _is_taken(trial)
+        }
+        free = (point for point in self._points if tuple(map(str, point)) not in taken)
         self._drawn[trial.number] = dict(zip(self._names, next(free, self._points[0]), strict=True))
 
     def infer_relative_search_space(

@@ -9,10 +9,10 @@ from typing import Any
 
 from medexp.config.flatten import flatten
 from medexp.config.schema import RunConfig
-from medexp.sweep.search.search_space import Choice, Dimension, Space, Value, Whole
+from medexp.sweep.search.search_space import Choice, Dimension, IntRange, SearchSpace, Value
 
 
-def study_name(space: Space, choices: Mapping[str, Any], run: RunConfig) -> str:
+def default_study_name(space: SearchSpace, choices: Mapping[str, Any], run: RunConfig) -> str:
     """What a study is called that has been given no name: its preset, or what varies; then the
     hardware it is sized for.
     """
@@ -26,9 +26,9 @@ def study_name(space: Space, choices: Mapping[str, Any], run: RunConfig) -> str:
     return f"{what}-{run.hardware.name}"
 
 
-def headline(study: Any, run: RunConfig, folder: Path) -> str:
+def format_headline(study: Any, run: RunConfig, folder: Path) -> str:
     """The first line of a sweep, after its name."""
-    done, wanted = study.done(), study.settings.n_trials
+    done, wanted = study.count_done(), study.options.n_trials
     news = f", {done} done already" if done else ""
     ceiling = (
         f" under {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
@@ -39,7 +39,7 @@ def headline(study: Any, run: RunConfig, folder: Path) -> str:
     return f": {what}, {wanted} trials{news}; {on}; {where}"
 
 
-def unused(name: str, root: Path, taken: Container[str] = ()) -> str:
+def find_unused_name(name: str, root: Path, taken: Container[str] = ()) -> str:
     """`name`, or the first of name-2, name-3, ... that has no folder under `root` yet and is not
     `taken`.
     """
@@ -47,19 +47,19 @@ def unused(name: str, root: Path, taken: Container[str] = ()) -> str:
     return next(each for each in names if each not in taken and not (root / each).exists())
 
 
-def values_of(run: RunConfig, space: Space) -> dict[str, Value] | None:
+def find_configured_point(run: RunConfig, space: SearchSpace) -> dict[str, Value] | None:
     """The point of `space` that `run` as configured stands at; None where it lies outside."""
     now = flatten(run)
     values = {key: now.get(key) for key in space.dimensions}
     if all(
-        isinstance(values[key], str | int | float | bool) and holds(each, values[key])
-        for key, each in space.dimensions.items()
+        isinstance(values[key], str | int | float | bool) and contains_value(dimension, values[key])
+        for key, dimension in space.dimensions.items()
     ):
-        return {key: _as_in(space.dimensions[key], value) for key, value in values.items()}
+        return {key: _cast_value(space.dimensions[key], value) for key, value in values.items()}
     return None
 
 
-def holds(dimension: Dimension, value: Any) -> bool:
+def contains_value(dimension: Dimension, value: Any) -> bool:
     """Is `value` one of `dimension`'s?"""
     if isinstance(dimension, Choice):
         return value in dimension.values
@@ -72,21 +72,23 @@ def holds(dimension: Dimension, value: Any) -> bool:
     )
 
 
-def _as_in(dimension: Dimension, value: Any) -> Value:
+def _cast_value(dimension: Dimension, value: Any) -> Value:
     return (
         value
         if isinstance(dimension, Choice)
         else int(value)
-        if isinstance(dimension, Whole)
+        if isinstance(dimension, IntRange)
         else float(value)
     )
 
 
-def point(params: Mapping[str, Any]) -> str:
+def format_params(params: Mapping[str, Any]) -> str:
     """The values of a trial in a few words: the last part of every key."""
-    return ", ".join(f"{key.rpartition('.')[2]}={short(value)}" for key, value in params.items())
+    return ", ".join(
+        f"{key.rpartition('.')[2]}={format_param(value)}" for key, value in params.items()
+    )
 
 
-def short(value: Any) -> str:
+def format_param(value: Any) -> str:
     """`value` for a table."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

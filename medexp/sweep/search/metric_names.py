@@ -7,51 +7,63 @@ from functools import cache
 from typing import Any
 
 from medexp.errors import nearest
-from medexp.evaluation.paired_stats import compare
-from medexp.evaluation.scorecard import MEASURES, Card, Line
-from medexp.reports import summary as report
+from medexp.evaluation.paired_stats import compare_pairs
+from medexp.evaluation.scorecard import MEASURES, MeasureResult, Scorecard
+from medexp.reports import summary
 
 # any name below these: what there is depends on the machine and the run
-OPEN = ("train", "speed", "vram", "host", "judge")
-OF_A_TRIAL = ("sweep/planned_bytes", "sweep/peak_gib")
+OPEN_FAMILIES = ("train", "speed", "vram", "host", "judge")
+TRIAL_METRICS = ("sweep/planned_bytes", "sweep/peak_gib")
 
 
-def problem(name: str) -> str:
+def find_metric_problem(name: str) -> str:
     """What is wrong with `name` as a metric of a run; "" where nothing is, or where only a run can
     tell.
     """
     family = name.partition("/")[0]
-    if name in _known() or family in OPEN or _of_a_benchmark(name):
+    if name in _known_metrics() or family in OPEN_FAMILIES or _is_benchmark_metric(name):
         return ""
     return (
-        f"{name} is no metric of a run{nearest(name, _known())}; metrics begin with"
-        f" {', '.join(_families())}"
+        f"{name} is no metric of a run{nearest(name, _known_metrics())}; metrics begin with"
+        f" {', '.join(_metric_families())}"
     )
 
 
-def _of_a_benchmark(name: str) -> bool:
+def _is_benchmark_metric(name: str) -> bool:
     """Benchmarks have names of their own, and the ends that every measure has."""
     parts = name.split("/")
     return (
         len(parts) == 3
         and parts[0] == "eval"
-        and any(known.endswith(f"/{parts[2]}") for known in _known())
+        and any(known.endswith(f"/{parts[2]}") for known in _known_metrics())
     )
 
 
-def _families() -> list[str]:
-    return [f"{each}/" for each in sorted({*OPEN, *(name.partition("/")[0] for name in _known())})]
+def _metric_families() -> list[str]:
+    return [
+        f"{family}/"
+        for family in sorted(
+            {*OPEN_FAMILIES, *(name.partition("/")[0] for name in _known_metrics())}
+        )
+    ]
 
 
 @cache
-def _known() -> frozenset[str]:
+def _known_metrics() -> frozenset[str]:
     """What a run with every figure has, by the functions that name them."""
-    same = compare([1.0], [1.0])
-    figures: dict[str, Any] = dict.fromkeys((each.name for each in fields(report.Outcome)), 1) | {
+    same = compare_pairs([1.0], [1.0])
+    figures: dict[str, Any] = dict.fromkeys(
+        (each.name for each in fields(summary.RunSummary)), 1
+    ) | {
         "loss": same,
         "structure": same,
     }
-    card = Card(tuple(Line(measure, 1.0, 1.0, same) for measure in MEASURES), (), ())
+    card = Scorecard(tuple(MeasureResult(measure, 1.0, 1.0, same) for measure in MEASURES), (), ())
     return frozenset(
-        {*report.metrics(report.Outcome(**figures)), *card.metrics(), "eval/loss", *OF_A_TRIAL}
+        {
+            *summary.run_metrics(summary.RunSummary(**figures)),
+            *card.metrics(),
+            "eval/loss",
+            *TRIAL_METRICS,
+        }
     )

@@ -15,7 +15,7 @@ DIRECTIONS = ("minimize", "maximize")
 
 
 @dataclass
-class Settings(Group):
+class SweepOptions(Group):
     """How a study is run. Keys of hydra-optuna-sweeper mean what they mean there."""
 
     inside = "hydra.sweeper."
@@ -40,16 +40,18 @@ class Settings(Group):
     @property
     def objectives(self) -> tuple[str, ...]:
         """The metrics that are optimised."""
-        return _listed(self.objective)
+        return _as_tuple(self.objective)
 
     @property
     def directions(self) -> tuple[str, ...]:
         """minimize or maximize, one an objective."""
-        given = tuple(getattr(each, "name", str(each)) for each in _listed(self.direction))
+        given = tuple(
+            getattr(direction, "name", str(direction)) for direction in _as_tuple(self.direction)
+        )
         return given * len(self.objectives) if len(given) == 1 else given
 
 
-def settings(options: Mapping[str, Any]) -> Settings:
+def check_options(options: Mapping[str, Any]) -> SweepOptions:
     """`options` checked.
 
     Raises: ConfigError with every problem.
@@ -61,14 +63,14 @@ def settings(options: Mapping[str, Any]) -> Settings:
     # null in the YAML: Hydra lets a command line fill that, not {}
     plain["constraints"] = plain.get("constraints") or {}
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepOptions), plain))
     except OmegaConfBaseException as error:
         raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {first_line(error)}") from error
-    assert isinstance(made, Settings)
+    assert isinstance(made, SweepOptions)
     problems = [
-        f"hydra.sweeper.direction={each} is not allowed; allowed are {listing(DIRECTIONS)}"
-        for each in made.directions
-        if each not in DIRECTIONS
+        f"hydra.sweeper.direction={direction} is not allowed; allowed are {listing(DIRECTIONS)}"
+        for direction in made.directions
+        if direction not in DIRECTIONS
     ]
     if len(made.directions) != len(made.objectives):
         problems.append(
@@ -80,5 +82,5 @@ def settings(options: Mapping[str, Any]) -> Settings:
     return made
 
 
-def _listed(value: Any) -> tuple[Any, ...]:
+def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)

@@ -29,7 +29,7 @@ class Proposal:
     """
 
     overrides: tuple[str, ...]
-    run: RunConfig | None
+    config: RunConfig | None
     planned_bytes: int = 0
     ceiling_bytes: int = 0
     violations: Mapping[str, float] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Proposal:
         return all(value <= 0 for value in self.violations.values())
 
 
-def judged(
+def make_proposal(
     overrides: Sequence[str],
     compose: Callable[[Sequence[str]], DictConfig],
     machine: Machine,
@@ -52,13 +52,13 @@ def judged(
     Raises: what Hydra raises where they cannot be composed.
     """
     try:
-        run = run_of(compose(overrides), machine, launch_dir)
+        run = resolve_config(compose(overrides), machine, launch_dir)
     except BadInput as error:
         return Proposal(tuple(overrides), None, violations={CONFIG: 1.0}, why=str(error))
-    return planned(overrides, run)
+    return plan_proposal(overrides, run)
 
 
-def run_of(
+def resolve_config(
     cfg: DictConfig, machine: Machine, launch_dir: Path, needs_card: bool = False
 ) -> RunConfig:
     """The checked run in `cfg`, which still holds Hydra's own node.
@@ -71,7 +71,7 @@ def run_of(
     return resolve(cfg, machine, launch_dir, choices, needs_card)
 
 
-def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
+def plan_proposal(overrides: Sequence[str], run: RunConfig) -> Proposal:
     """The proposal of `run`: bytes of the plan it would take, and by how much the thriftiest one is
     over the ceiling.
 
@@ -82,10 +82,10 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
     plans, fitting = planner.searched(run, lambda plan: _fits(run, plan, ceiling))
     if fitting:
         chosen = planner.preferred(run, fitting) if planner.is_planned(run) else fitting[0]
-        limit = {VRAM: float(_needs(chosen) - ceiling)} if ceiling else {}
-        return Proposal(tuple(overrides), run, _needs(chosen), ceiling, limit)
-    least = min(plans, key=_needs)
-    over = int(_needs(least) * limits.SAFETY) + 1 - ceiling
+        limit = {VRAM: float(_needed_bytes(chosen) - ceiling)} if ceiling else {}
+        return Proposal(tuple(overrides), run, _needed_bytes(chosen), ceiling, limit)
+    least = min(plans, key=_needed_bytes)
+    over = int(_needed_bytes(least) * limits.SAFETY) + 1 - ceiling
     if over <= 0:  # the card could hold it; what is streamed is too much for the host
         why = (
             "what is left off the card needs more than"
@@ -94,32 +94,32 @@ def planned(overrides: Sequence[str], run: RunConfig) -> Proposal:
         return Proposal(
             tuple(overrides),
             run,
-            _needs(least),
+            _needed_bytes(least),
             ceiling,
-            {HOST: _host_over(run, plans, ceiling)},
+            {HOST: _host_excess_bytes(run, plans, ceiling)},
             why,
         )
     largest = max(
-        (term for term in least.budget.terms if term.place is _place(run)),
+        (term for term in least.budget.terms if term.place is _memory_place(run)),
         key=lambda term: term.num_bytes,
     )
     why = (
-        f"needs {_needs(least) / GIB:.2f} GiB, hardware.vram_ceiling_gib is"
+        f"needs {_needed_bytes(least) / GIB:.2f} GiB, hardware.vram_ceiling_gib is"
         f" {run.hardware.vram_ceiling_gib:g}; largest term: {largest.name},"
         f" {largest.num_bytes / GIB:.2f} GiB"
     )
-    return Proposal(tuple(overrides), run, _needs(least), ceiling, {VRAM: float(over)}, why)
+    return Proposal(tuple(overrides), run, _needed_bytes(least), ceiling, {VRAM: float(over)}, why)
 
 
 def _fits(run: RunConfig, plan: Plan, ceiling: int) -> bool:
     if planner.is_planned(run):
         return limits.fits(run, plan)
-    return (not ceiling or _needs(plan) * limits.SAFETY <= ceiling) and limits.host_over(
+    return (not ceiling or _needed_bytes(plan) * limits.SAFETY <= ceiling) and limits.host_over(
         run, plan
     ) <= 0
 
 
-def _host_over(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:
+def _host_excess_bytes(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:
     """By how many bytes the plan under the ceiling that needs least of the host is over
     hardware.host_ram_gib.
     """
@@ -129,15 +129,15 @@ def _host_over(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:
             min(
                 limits.host_over(run, plan)
                 for plan in plans
-                if _needs(plan) * limits.SAFETY <= ceiling or not ceiling
+                if _needed_bytes(plan) * limits.SAFETY <= ceiling or not ceiling
             ),
         )
     )
 
 
-def _place(run: RunConfig) -> Place:
+def _memory_place(run: RunConfig) -> Place:
     return Place.gpu if planner.is_planned(run) else Place.host
 
 
-def _needs(plan: Plan) -> int:
+def _needed_bytes(plan: Plan) -> int:
     return plan.budget.peak_bytes or plan.budget.host_bytes

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import (
 )
 
 from medexp.errors import ConfigError
-from medexp.system import private_names as private
+from medexp.system import private_names
 
 Value = str | int | float | bool | None
 
@@ -45,7 +45,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Whole:
+class IntRange:
     """Whole numbers from `low` to `high`, both included."""
 
     low: int
@@ -64,7 +64,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Real:
+class FloatRange:
     """Real numbers from `low` to `high`, both included."""
 
     low: float
@@ -88,11 +88,11 @@ class Real:
         return (self.low, self.high)
 
 
-Dimension = Choice | Whole | Real
+Dimension = Choice | IntRange | FloatRange
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """What varies (`dimensions`, by key) and what is the same in every trial (`fixed`, as
     overrides).
     """
@@ -107,7 +107,9 @@ class Space:
     def size(self) -> float:
         """How many points there are, infinite with a real number among them."""
         return (
-            math.inf if self.custom else math.prod(each.size for each in self.dimensions.values())
+            math.inf
+            if self.custom
+            else math.prod(dimension.size for dimension in self.dimensions.values())
         )
 
     def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
@@ -115,15 +117,15 @@ class Space:
         return (
             *self.fixed,
             *(
-                f"{self.prefixes.get(key, '')}{key}={text_of(value)}"
+                f"{self.prefixes.get(key, '')}{key}={format_value(value)}"
                 for key, value in values.items()
             ),
         )
 
 
-def space(
+def parse_search_space(
     params: Mapping[str, Any], arguments: Sequence[str], config_loader: Any, custom: bool = False
-) -> Space:
+) -> SearchSpace:
     """The space that hydra.sweeper.params and the command line span; the command line wins.
 
     Raises: ConfigError with every range that is empty, reversed or impossible, or if nothing
@@ -133,15 +135,15 @@ def space(
     parsed = parser.parse_overrides(
         [f"{key}={value}" for key, value in params.items()] + list(arguments)
     )
-    latest = {_key(each): each for each in parsed}
+    latest = {_override_key(override): override for override in parsed}
     dimensions: dict[str, Dimension] = {}
     problems = []
-    for key, each in latest.items():
-        if each.is_sweep_override():
+    for key, override in latest.items():
+        if override.is_sweep_override():
             try:
-                dimensions[key] = _dimension(each)
+                dimensions[key] = _parse_dimension(override)
             except ValueError as error:
-                problems.append(f"{each.input_line}: {error}")
+                problems.append(f"{override.input_line}: {error}")
     if problems:
         raise ConfigError(problems)
     if not dimensions and not custom:
@@ -149,79 +151,77 @@ def space(
             "nothing varies: give a range, as in lora.r=choice(8,16,32), or a preset, as in"
             " sweep=rank_lr_seq"
         )
-    prefixes = {key: found for key in dimensions if (found := _prefix(latest[key]))}
-    fixed = tuple(each.input_line or "" for each in latest.values() if not each.is_sweep_override())
-    return Space(dimensions, fixed, custom, prefixes)
+    prefixes = {key: found for key in dimensions if (found := _override_prefix(latest[key]))}
+    fixed = tuple(
+        override.input_line or ""
+        for override in latest.values()
+        if not override.is_sweep_override()
+    )
+    return SearchSpace(dimensions, fixed, custom, prefixes)
 
 
-def quoted(text: str) -> str:
+def quote_value(text: str) -> str:
     """`text` as a value that Hydra reads back whole."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def lengths(device: object, seq: int) -> str:
-    """Sequence lengths worth a sweep around `seq`: up to it on a CPU, whose cases end there; up to
-    eight times it on a card, where the ceiling decides."""
-    on_card = getattr(device, "name", str(device)) != "cpu"
-    low, high = (seq // 2, 8 * seq) if on_card else (6 * seq // 10, seq)
-    step = max(1, seq // 2 if on_card else seq // 5)
-    return f"range({low}, {high + 1}, {step})"
-
-
-def text_of(value: Value) -> str:
+def format_value(value: Value) -> str:
     """`value` as Hydra reads it back."""
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
 
 
-def _key(override: Override) -> str:
+def _override_key(override: Override) -> str:
     """What is set, however it is: ++lora.r is lora.r; taking something out (~) is another matter."""
     return str(override.get_key_element().lstrip("+"))
 
 
-def _prefix(override: Override) -> str:
-    return str(override.get_key_element()).removesuffix(_key(override))
+def _override_prefix(override: Override) -> str:
+    return str(override.get_key_element()).removesuffix(_override_key(override))
 
 
-def _dimension(override: Override) -> Dimension:
+def _parse_dimension(override: Override) -> Dimension:
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
-        return _interval(sweep)
+        return _parse_interval(sweep)
     if isinstance(sweep, RangeSweep):
-        return _range(sweep)
+        return _parse_range(sweep)
     if isinstance(sweep, ChoiceSweep) and "log" in sweep.tags:
         raise ValueError("a choice has no scale; give interval(low,high) to draw on a log scale")
     values = tuple(
-        map(_value, sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator())
+        map(
+            _parse_value,
+            sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator(),
+        )
     )
     if not values:
         raise ValueError("nothing to choose from")
     return Choice(tuple(dict.fromkeys(values)))
 
 
-def _value(given: Any) -> Value:
+def _parse_value(given: Any) -> Value:
     # Hydra has taken its quotes off
     if isinstance(given, str) and not re.fullmatch(r"[\w./:+-]+", given):
-        return quoted(given)
+        return quote_value(given)
     return (
         given
         if given is None or isinstance(given, str | int | float | bool)
-        else str(private.AS_TYPED.needed(Override)(given))
+        else str(private_names.AS_TYPED.needed(Override)(given))
     )
 
 
-def _interval(sweep: IntervalSweep) -> Dimension:
+def _parse_interval(sweep: IntervalSweep) -> Dimension:
     low, high, log = sweep.start, sweep.end, "log" in sweep.tags
     assert low is not None
     assert high is not None
-    _check(low, high, log)
+    _check_bounds(low, high, log)
     if isinstance(low, int) and isinstance(high, int):
-        return Whole(low, high, log=log)
-    return Real(float(low), float(high), log=log)
+        return IntRange(low, high, log=log)
+    return FloatRange(float(low), float(high), log=log)
 
 
-def _range(sweep: RangeSweep) -> Dimension:
+def _parse_range(sweep: RangeSweep) -> Dimension:
     values = list(sweep.range()) if sweep.step else []
     if not values:
         raise ValueError(
@@ -229,19 +229,19 @@ def _range(sweep: RangeSweep) -> Dimension:
             f" {sweep.step}"
         )
     low, high, log = min(values), max(values), "log" in sweep.tags
-    _check(low, high, log)
+    _check_bounds(low, high, log)
     if log:
         raise ValueError(
             "a range has steps and cannot be drawn on a log scale; use"
             " tag(log,int(interval(low,high)))"
         )
     step = abs(sweep.step)
-    if all(isinstance(each, int) for each in values):
-        return Whole(int(low), int(high), int(step))
-    return Real(float(low), float(high), float(step))
+    if all(isinstance(value, int) for value in values):
+        return IntRange(int(low), int(high), int(step))
+    return FloatRange(float(low), float(high), float(step))
 
 
-def _check(low: float, high: float, log: bool) -> None:
+def _check_bounds(low: float, high: float, log: bool) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("both ends must be numbers")
     if low > high:

@@ -11,7 +11,7 @@ from typing import Any
 
 from medexp.errors import OutputError
 
-WAITS_S = float(os.environ.get("MEDEXP_STORAGE_WAIT_S", "60"))
+TIMEOUT_S = float(os.environ.get("MEDEXP_STORAGE_WAIT_S", "60"))
 STALE_AFTER_BEATS = 4
 
 
@@ -28,20 +28,20 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
 
     Raises: OutputError if it does not answer until then.
     """
-    _quiet()
-    _refuse_memory(url)
+    _silence_optuna()
+    _refuse_in_memory_url(url)
     if url.endswith((".log", ".journal")) and "://" not in url.replace("journal://", ""):
-        return _journal(url.removeprefix("journal://"))
+        return _open_journal(url.removeprefix("journal://"))
     from optuna.storages import RDBStorage, get_storage
     from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
-    deadline = time.monotonic() + WAITS_S
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
             if not url.startswith(("sqlite", "postgresql", "mysql", "mariadb")):
                 return get_storage(url)
             options = (
-                {"connect_args": {"timeout": WAITS_S}}
+                {"connect_args": {"timeout": TIMEOUT_S}}
                 if url.startswith("sqlite")
                 else {"pool_pre_ping": True}
             )
@@ -54,24 +54,26 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
         # the second: two made its tables at once, and the other was first
         except (OperationalError, IntegrityError) as error:
             if time.monotonic() > deadline:
-                raise unreachable(url, error, f", tried for {WAITS_S:.0f} s") from error
+                raise make_unreachable_error(
+                    url, error, f", tried for {TIMEOUT_S:.0f} s"
+                ) from error
             time.sleep(1)
         except (ArgumentError, ValueError, ImportError, OSError) as error:
-            raise unreachable(url, error) from error
+            raise make_unreachable_error(url, error) from error
 
 
-def unreachable(url: str, error: Exception, tried: str = "") -> OutputError:
+def make_unreachable_error(url: str, error: Exception, tried: str = "") -> OutputError:
     """One sentence about a storage that does not answer, without a password it may hold."""
     cause = getattr(error, "orig", None) or error
     first = (str(cause).strip().splitlines() or [type(error).__name__])[0]
     return OutputError(
-        f"the study's storage {without_password(url)} does not answer ({first}){tried}; set"
+        f"the study's storage {hide_password(url)} does not answer ({first}){tried}; set"
         " hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's"
         " folder"
     )
 
 
-def without_password(url: str) -> str:
+def hide_password(url: str) -> str:
     """`url` fit to be shown."""
     scheme, found, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
@@ -80,7 +82,7 @@ def without_password(url: str) -> str:
     )
 
 
-def _refuse_memory(url: str) -> None:
+def _refuse_in_memory_url(url: str) -> None:
     if url == ":memory:" or url.removeprefix("sqlite://").strip("/") in ("", ":memory:"):
         raise OutputError(
             f"hydra.sweeper.storage={url} is memory of this process, and trials are processes of"
@@ -89,7 +91,7 @@ def _refuse_memory(url: str) -> None:
         )
 
 
-def study_names(url: str) -> set[str]:
+def list_study_names(url: str) -> set[str]:
     """The studies at `url`.
 
     Raises: OutputError if it does not answer.
@@ -100,10 +102,10 @@ def study_names(url: str) -> set[str]:
     try:
         return set(optuna.study.get_all_study_names(connect(url)))
     except SQLAlchemyError as error:
-        raise unreachable(url, error) from error
+        raise make_unreachable_error(url, error) from error
 
 
-def _journal(path: str) -> Any:
+def _open_journal(path: str) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -111,10 +113,10 @@ def _journal(path: str) -> Any:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(path))
     except OSError as error:
-        raise unreachable(path, error) from error
+        raise make_unreachable_error(path, error) from error
 
 
-def _quiet() -> None:
+def _silence_optuna() -> None:
     """Optuna's own lines go to the file of the command; what it says of itself being new is no news
     to the user.
     """

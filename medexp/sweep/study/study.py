@@ -1,470 +1,310 @@
-"""An Optuna study that is shared, continued and counted: what was asked, what is told, and what
-still has to be done.
-
-Every trial ends in one of `outcome.Ending`. Optuna is told COMPLETE for a value; PRUNED for what
-was pruned and, with its violation as a constraint, for what cannot fit or ran out of memory; FAIL
-for the rest. Samplers learn from pruned trials and forget failed ones.
+"""An Optuna study that several sweepers may share and a later command may continue: asking for
+trials, telling how they ended, and keeping them alive.
 """
 
 import math
-import socket
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from medexp.errors import ConfigError, listing, nearest
-from medexp.sweep.search.labels import holds
-from medexp.sweep.search.options import Settings
-from medexp.sweep.search.search_space import Space, Value
+from medexp.errors import ConfigError, listing
+from medexp.sweep.search.options import SweepOptions
+from medexp.sweep.search.search_space import SearchSpace, Value
 from medexp.sweep.study import storage
-from medexp.sweep.study.optuna_factory import distribution, pruner, refuse_sampler, sampler
-from medexp.sweep.study.trial_files import TRIED, Ending, Outcome
-from medexp.system import private_names as private
-from medexp.system.process_identity import is_alive, owner
+from medexp.sweep.study.history import (
+    ATTEMPT,
+    BEAT,
+    CONCLUSIVE_ENDINGS,
+    CONTINUES,
+    ELAPSED,
+    ENDING,
+    OWNER,
+    RUN,
+    WHY,
+    StudyHistory,
+    ending_of,
+    trial_id_of,
+)
+from medexp.sweep.study.optuna_factory import (
+    check_sampler,
+    make_distribution,
+    make_pruner,
+    make_sampler,
+)
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
+from medexp.system import private_names
 
-ENDING, FOLDER, OWNER, PLANNED, MEASURED, WHY, ELAPSED, RUN, CONTINUES, BEAT = (
-    "ending", "folder", "sweeper", "planned_bytes", "measured_bytes", "why", "elapsed_s", "mlflow_run_id", "continues", "beat",
-)  # fmt: skip
-RETRIES = 3
-DRAWN_WITHIN_S = 5.0  # a trial that another sweeper has asked for has its values
+# A trial that another sweeper has asked for has its parameters within this time.
+SUGGEST_TIMEOUT_S = 5.0
 PRUNED_ENDINGS = (Ending.pruned, Ending.vram, Ending.infeasible)
+MAX_WHY_CHARACTERS = 500
 
 
-def id_of(trial: Any) -> int:
-    """What the storage calls `trial`."""
-    found: int = private.TRIAL_ID.needed(trial)
-    return found
-
-
-class Study:
+class Study(StudyHistory):
     """The study `name` at `url`; several processes may hold it at once."""
 
-    def __init__(self, optuna_study: Any, url: str, space: Space, settings: Settings):
-        self.optuna = optuna_study
-        self.url, self.space, self.settings = url, space, settings
-        self.folder: Path | None = None  # None: where each trial says
-        self.exhausted = False
-        self._me = owner()
-        self._draws_apart = False
-        self._beaten_at: dict[int, float] = {}
-        optuna_study.stop = self._stop  # grid and brute-force samplers call it when nothing is left
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return str(self.optuna.study_name)
-
-    @property
-    def _storage(self) -> Any:
-        return private.STUDY_STORAGE.needed(self.optuna)
-
-    def trials(self) -> list[Any]:
-        """Every trial, oldest first."""
-        return list(self.optuna.get_trials(deepcopy=False))
-
-    def done(self) -> int:
-        """Trials that have used up one of those asked for."""
-        return sum(ending.counts for ending in map(ending_of, self.trials()) if ending)
-
-    def pending(self) -> int:
-        """Trials under way or waiting, here or elsewhere."""
-        return sum(not each.state.is_finished() for each in self.trials())
-
-    def waiting(self) -> int:
-        """Trials whose values are known and that nobody has taken yet."""
-        return sum(each.state.name == "WAITING" for each in self.trials())
-
-    def folder_of(self, trial: Any) -> Path | None:
-        """Where a trial that was started keeps its files: in the study's folder, which may lie
-        elsewhere than it did then."""
-        kept = trial.user_attrs.get(FOLDER)
-        return (self.folder or Path(kept).parent) / Path(kept).name if kept else None
-
-    def count(self, wanted: Ending) -> int:
-        """Trials that ended this way."""
-        return sum(ending_of(each) is wanted for each in self.trials())
-
-    def frozen(self, trial: Any) -> Any:
-        """`trial` as the storage has it now."""
-        return self._storage.get_trial(id_of(trial))
-
-    def failures(self) -> int:
-        """Trials that failed."""
-        return sum(ending.is_failure for ending in map(ending_of, self.trials()) if ending)
+    def __init__(self, optuna_study: Any, url: str, space: SearchSpace, options: SweepOptions):
+        super().__init__(optuna_study, url, space, options)
+        self._is_reseeded = False
+        self._beat_at: dict[int, float] = {}
+        # Grid and brute-force samplers call study.stop() when no point is left.
+        optuna_study.stop = self._mark_sampler_exhausted
 
     def ask(self) -> Any:
-        """A new trial with its values drawn, or one that waits to be continued."""
+        """Return a new trial with suggested parameters, or one that waits to be continued."""
         trial = self.optuna.ask()
-        # before it has an owner: one that dies here must be found out, too
-        self.heartbeat([id_of(trial)])
-        trial.set_user_attr(OWNER, self._me)
-        self._draw_apart()
+        # The heartbeat comes before the owner: a sweeper that dies in between must be found out.
+        self.heartbeat([trial_id_of(trial)])
+        trial.set_user_attr(OWNER, self._this_sweeper)
+        self._reseed_if_shared()
         for key, dimension in self.space.dimensions.items():
-            private.SUGGEST.needed(trial)(key, distribution(dimension))
-        self._hand_on(trial)
+            private_names.SUGGEST.needed(trial)(key, make_distribution(dimension))
+        self._repeat_reports(trial)
         return trial
 
-    def _hand_on(self, trial: Any) -> None:
-        """Report again what the trial that `trial` continues has reported: the pruner holds it
-        against others. With repeats every one of them is reported once it is known again."""
-        if self.settings.repeats == 1:
-            for before in self.continued(trial)[:1]:
-                for step, value in before.intermediate_values.items():
-                    trial.report(value, step)
+    def _reseed_if_shared(self) -> None:
+        """Draw from this process's own chance where another sweeper is at work.
 
-    def continued(self, trial: Any) -> list[Any]:
-        """The trials that `trial` continues, the last one first."""
-        numbered = {each.number: each for each in self.trials()}
-        found: list[Any] = []
-        number = self.frozen(trial).user_attrs.get(CONTINUES)
-        while number in numbered:
-            found.append(numbered.pop(number))
-            number = found[-1].user_attrs.get(CONTINUES)
-        return found
-
-    def _draw_apart(self) -> None:
-        """Sweepers that begin together begin with one seed: where another is at work, draw from
-        chance of one's own.
+        Sweepers that begin together begin with the same seed, and would propose the same points.
         """
-        if not self._draws_apart and any(
-            each.state.name == "RUNNING"
-            and each.user_attrs.get(OWNER) != self._me
-            and not self._is_orphan(each)
-            for each in self.trials()
-        ):
+        if not self._is_reseeded and self.has_other_sweeper():
             self.optuna.sampler.reseed_rng()
-            self._draws_apart = True
+            self._is_reseeded = True
 
-    def is_surplus(self, trial: Any) -> bool:
-        """Were enough trials asked for before this one? Several sweepers ask at once; numbers say
-        who was first.
+    def _repeat_reports(self, trial: Any) -> None:
+        """Report again what the trial that `trial` continues has reported, for the pruner.
+
+        With repeats each of them is reported once its outcome is read again.
         """
-        before = [each for each in self.trials() if each.number < trial.number]
-        held = sum(
-            not each.state.is_finished() or bool((ending := ending_of(each)) and ending.counts)
-            for each in before
-        )
-        return held >= self.settings.n_trials
+        if self.options.repeats == 1:
+            for predecessor in self.list_continued(trial)[:1]:
+                for step, loss in predecessor.intermediate_values.items():
+                    trial.report(loss, step)
 
-    def enqueue(self, values: Mapping[str, Value], continues: Any | None = None) -> None:
-        """Have these values tried next."""
-        attempt = {}
+    def enqueue(self, params: Mapping[str, Value], continues: Any | None = None) -> None:
+        """Have `params` tried next, in a trial that continues `continues` where that is given."""
+        user_attrs = {}
         if continues is not None:
-            has_died = ending_of(continues) is Ending.died  # a stop uses up none of the attempts
-            earlier = continues.user_attrs.get("attempt", 1)
-            attempt = {CONTINUES: continues.number, "attempt": earlier + has_died}
+            # A stop by the user uses up none of the attempts.
+            has_died = ending_of(continues) is Ending.died
+            attempt = continues.user_attrs.get(ATTEMPT, 1)
+            user_attrs = {CONTINUES: continues.number, ATTEMPT: attempt + has_died}
         self.optuna.enqueue_trial(
-            dict(values), user_attrs=attempt, skip_if_exists=continues is None
+            dict(params), user_attrs=user_attrs, skip_if_exists=continues is None
         )
 
-    def same_point(self, trial: Any) -> Any | None:
-        """The trial that `trial` would repeat: one whose end would be the same again, or an earlier
-        one that is under way.
-        """
-        self._let_earlier_be_drawn(trial)
-        twins = [
-            each
-            for each in self.trials()
-            if each.number != trial.number and each.params == trial.params
-        ]
-        settled = [each for each in twins if ending_of(each) in _SETTLED]
-        under_way = [
-            each for each in twins if each.number < trial.number and each.state.name == "RUNNING"
-        ]
-        return next(iter(settled + under_way), None)
+    def find_twin(self, trial: Any) -> Any | None:
+        """Return the trial that `trial` would repeat, None where there is none.
 
-    def _let_earlier_be_drawn(self, trial: Any) -> None:
-        """Wait for the values of trials that other sweepers asked for before this one: of two that
-        agree, the earlier one runs.
+        That is one with the same parameters whose end would be the same again, or an earlier one
+        that is still running.
         """
-        deadline = time.monotonic() + DRAWN_WITHIN_S
+        self._wait_for_earlier_params(trial)
+        twins = [
+            other
+            for other in self.trials()
+            if other.number != trial.number and other.params == trial.params
+        ]
+        ended = [twin for twin in twins if ending_of(twin) in CONCLUSIVE_ENDINGS]
+        running = [
+            twin for twin in twins if twin.number < trial.number and twin.state.name == "RUNNING"
+        ]
+        return next(iter(ended + running), None)
+
+    def _wait_for_earlier_params(self, trial: Any) -> None:
+        """Wait until the trials that other sweepers asked for earlier have their parameters: of two
+        that agree, the earlier one runs.
+        """
+        deadline = time.monotonic() + SUGGEST_TIMEOUT_S
         while time.monotonic() < deadline and any(
-            each.number < trial.number
-            and each.state.name == "RUNNING"
-            and set(each.params) < set(self.space.dimensions)
-            for each in self.trials()
+            other.number < trial.number
+            and other.state.name == "RUNNING"
+            and set(other.params) < set(self.space.dimensions)
+            for other in self.trials()
         ):
             time.sleep(0.1)
-
-    def copy(self, trial: Any, twin: Any) -> None:
-        """Tell `trial` what `twin`, the same point, came to; where that is still under way, that it
-        is one too many.
-        """
-        ending = ending_of(twin)
-        same = f"the same point as trial {twin.number}"
-        if ending is None:
-            self.tell(trial, Outcome(Ending.surplus, f"{same}, which is under way"), {})
-            return
-        for step, loss in twin.intermediate_values.items():
-            trial.report(loss, step)
-        why = same if ending is Ending.done else f"{same}: {ending.value}"
-        self.tell(trial, Outcome(Ending.copied, why), twin.constraints, twin=twin)
-
-    def is_exhausted(self) -> bool:
-        """Has every point of a finite space been tried, or is under way? Of another space only its
-        sampler can tell.
-        """
-        if not math.isfinite(self.space.size):
-            return self.exhausted
-        taken = (
-            each
-            for each in self.trials()
-            if each.state.name == "RUNNING" or ending_of(each) in TRIED
-        )
-        points = {
-            tuple(str(each.params[key]) for key in self.space.dimensions)
-            for each in taken
-            if self.space_holds(each.params)
-        }
-        return len(points) >= self.space.size
-
-    def space_holds(self, params: Mapping[str, Any]) -> bool:
-        """Do these values lie in the space as it is asked for now? A study's ranges may have been
-        others before.
-        """
-        return all(
-            key in params and holds(each, params[key])
-            for key, each in self.space.dimensions.items()
-        )
 
     def tell(
         self,
         trial: Any,
-        outcome: Outcome,
+        outcome: TrialOutcome,
         violations: Mapping[str, float],
         notes: Mapping[str, object] | None = None,
         twin: Any | None = None,
     ) -> bool:
-        """Record how `trial` ended, its state and values those of `twin` where it has one; False
-        where somebody else had already done so, and it stays as it is."""
+        """Record how `trial` ended; where it has a `twin`, with the twin's state and values.
+
+        Returns False, and changes nothing, where another process had already recorded an end.
+        """
         import optuna
 
         states = optuna.trial.TrialState
-        state, values = self._state(outcome, states) if twin is None else (twin.state, twin.values)
-        kept = {
+        if twin is None:
+            state, values = self._state_and_values(outcome, states)
+        else:
+            state, values = twin.state, twin.values
+        user_attrs = {
             ENDING: outcome.ending.value,
-            WHY: outcome.why[:500],
+            WHY: outcome.why[:MAX_WHY_CHARACTERS],
             ELAPSED: round(outcome.elapsed_s, 3),
             RUN: outcome.run_id,
+            **dict(notes or {}),
         }
         try:
-            for name, value in (kept | dict(notes or {})).items():
+            for name, value in user_attrs.items():
                 if value not in (None, ""):
                     trial.set_user_attr(name, value)
-            for name, value in violations.items():
-                trial.set_constraint(name, value)
+            for name, violation in violations.items():
+                trial.set_constraint(name, violation)
             self.optuna.tell(trial, values if state is states.COMPLETE else None, state=state)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-            if not self.frozen(trial).state.is_finished():
+            if not self.reload(trial).state.is_finished():
                 raise
             return False
         return True
 
-    def _state(self, outcome: Outcome, states: Any) -> tuple[Any, list[float] | None]:
+    def tell_twin(self, trial: Any, twin: Any) -> None:
+        """Tell `trial` how its `twin` ended; where that still runs, that `trial` is one too many."""
+        ending = ending_of(twin)
+        same_point = f"the same point as trial {twin.number}"
+        if ending is None:
+            surplus = TrialOutcome(Ending.surplus, f"{same_point}, which is under way")
+            self.tell(trial, surplus, {})
+            return
+        for step, loss in twin.intermediate_values.items():
+            trial.report(loss, step)
+        why = same_point if ending is Ending.done else f"{same_point}: {ending.value}"
+        self.tell(trial, TrialOutcome(Ending.copied, why), twin.constraints, twin=twin)
+
+    def _state_and_values(
+        self, outcome: TrialOutcome, states: Any
+    ) -> tuple[Any, list[float] | None]:
         if outcome.ending in (Ending.done, Ending.copied):
-            return states.COMPLETE, self.values(outcome.metrics)
+            return states.COMPLETE, self.objective_values(outcome.metrics)
         return (states.PRUNED if outcome.ending in PRUNED_ENDINGS else states.FAIL), None
 
-    def values(self, metrics: Mapping[str, float]) -> list[float]:
-        """The objectives among `metrics`.
-
-        Raises: ConfigError for one that was not logged.
-        """
-        self.refuse_unlogged(metrics)
-        return [float(metrics[each]) for each in self.settings.objectives]
-
-    def refuse_unlogged(self, metrics: Mapping[str, float]) -> None:
-        """Has a run that is done logged what is optimised and what is limited?
-
-        Raises: ConfigError for a metric that it has not.
-        """
-        asked = {"objective": self.settings.objectives, "constraints": self.settings.constraints}
-        for option, names in asked.items():
-            for each in names:
-                if each not in metrics:
-                    raise ConfigError(
-                        f"hydra.sweeper.{option}: {each} is not logged by a"
-                        f" run{nearest(each, metrics)}; there are {listing(sorted(metrics))}"
-                    )
-
-    def best(self) -> list[Any]:
-        """The best trial, or with several objectives the Pareto front; empty where none finished.
-        Feasible ones only.
-        """
-        finished = [
-            each
-            for each in self.trials()
-            if ending_of(each) is Ending.done and all(v <= 0 for v in each.constraints.values())
-        ]
-        if len(self.settings.objectives) > 1:
-            return [
-                each for each in finished if not any(self._beats(other, each) for other in finished)
-            ]
-        sign = self._signs()[0]
-        return sorted(finished, key=lambda each: sign * each.value)[:1]
-
-    def _signs(self) -> list[int]:
-        return [1 if each == "minimize" else -1 for each in self.settings.directions]
-
-    def _beats(self, one: Any, other: Any) -> bool:
-        pairs = [
-            (sign * a, sign * b)
-            for sign, a, b in zip(self._signs(), one.values, other.values, strict=True)
-        ]
-        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-    def leftovers(self) -> list[Any]:
-        """Trials marked as running whose sweeper is gone."""
-        return [
-            each for each in self.trials() if each.state.name == "RUNNING" and self._is_orphan(each)
-        ]
-
-    def _is_orphan(self, trial: Any) -> bool:
-        held_by = trial.user_attrs.get(OWNER)
-        if held_by is None:  # asked for a moment ago, or its sweeper died in between
-            return self._age_s(trial) > storage.STALE_AFTER_BEATS * self.settings.heartbeat_s
-        if held_by["host"] == socket.gethostname():
-            return not is_alive(held_by)
-        if hasattr(self._storage, "record_heartbeat"):
-            return id_of(trial) in self._stale_ids()
-        beat = trial.user_attrs.get(BEAT)
-        silent_s = self._age_s(trial) if beat is None else time.time() - beat
-        return silent_s > storage.STALE_AFTER_BEATS * self.settings.heartbeat_s
-
-    def _age_s(self, trial: Any) -> float:
-        return time.time() - trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-
-    def _stale_ids(self) -> list[int]:
-        find = private.STALE_TRIALS.of(self._storage)
-        return list(find(private.STUDY_ID.needed(self.optuna))) if find else []
-
     def heartbeat(self, trial_ids: Sequence[int]) -> None:
-        """Tell other sweepers that these trials are alive: in the storage's own way, or as a note
-        where it has none (journals).
+        """Tell other sweepers that these trials are alive.
+
+        A database has its own table for it. A journal has none, so there the time is written as a
+        user attribute, at most once in `heartbeat_s` because a journal only ever grows.
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
-        record = getattr(self._storage, "record_heartbeat", None)
-        for each in trial_ids:
-            if record is not None:
-                record(each)
-            elif (
-                time.monotonic()
-                > self._beaten_at.get(each, -math.inf) + 0.9 * self.settings.heartbeat_s
-            ):
+        record_heartbeat = getattr(self._storage, "record_heartbeat", None)
+        for trial_id in trial_ids:
+            if record_heartbeat is not None:
+                record_heartbeat(trial_id)
+                continue
+            next_beat_at = self._beat_at.get(trial_id, -math.inf) + 0.9 * self.options.heartbeat_s
+            if time.monotonic() > next_beat_at:
                 with suppress(UpdateFinishedTrialError):
-                    self._storage.set_trial_user_attr(each, BEAT, time.time())
-                self._beaten_at[each] = time.monotonic()
+                    self._storage.set_trial_user_attr(trial_id, BEAT, time.time())
+                self._beat_at[trial_id] = time.monotonic()
 
-    def trial(self, frozen: Any) -> Any:
-        """`frozen` as a trial that can be told."""
+    def reopen(self, frozen_trial: Any) -> Any:
+        """Return `frozen_trial` as a live Optuna Trial, which can be told how it ended."""
         import optuna
 
-        return optuna.trial.Trial(self.optuna, id_of(frozen))
+        return optuna.trial.Trial(self.optuna, trial_id_of(frozen_trial))
 
     def close(self) -> None:
-        """Let go of the connections to the storage."""
-        kept_in = private.CACHED_STORAGE.of(self._storage) or self._storage
-        if hasattr(kept_in, "engine"):
-            kept_in.remove_session()
-            kept_in.engine.dispose()
+        """Close the connections to the storage."""
+        backend = private_names.CACHED_STORAGE.of(self._storage) or self._storage
+        if hasattr(backend, "engine"):
+            backend.remove_session()
+            backend.engine.dispose()
 
-    def _stop(self) -> None:
-        self.exhausted = True
-
-
-# another try of the same point would end so, too
-_SETTLED = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
+    def _mark_sampler_exhausted(self) -> None:
+        self.is_sampler_exhausted = True
 
 
-def open_study(name: str, url: str, space: Space, settings: Settings) -> Study:
-    """The study `name` at `url`, new or as it was left.
+def open_study(name: str, url: str, space: SearchSpace, options: SweepOptions) -> Study:
+    """Return the study `name` at `url`, new or as an earlier command left it.
 
     Raises: OutputError for a storage that does not answer; ConfigError where the study there was
-        made for something else.
+        made for other directions, distributions or a sampler that cannot draw from `space`.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    refuse_sampler(settings.sampler, space, settings.objectives)
-    kept_in = storage.connect(url, settings.heartbeat_s)
+    check_sampler(options.sampler, space, options.objectives)
+    optuna_storage = storage.connect(url, options.heartbeat_s)
     try:
-        earlier = {
-            each.study_name: each
-            for each in optuna.study.get_all_study_summaries(kept_in, include_best_trial=False)
+        summaries = {
+            summary.study_name: summary
+            for summary in optuna.study.get_all_study_summaries(
+                optuna_storage, include_best_trial=False
+            )
         }
-        if name in earlier:
-            _same_directions(name, earlier[name], settings)
-        study = optuna.create_study(
-            storage=kept_in,
+        if name in summaries:
+            _check_directions(name, summaries[name], options)
+        optuna_study = optuna.create_study(
+            storage=optuna_storage,
             study_name=name,
-            directions=list(settings.directions),  # type: ignore[arg-type]
+            directions=list(options.directions),  # type: ignore[arg-type]
             load_if_exists=True,
-            pruner=pruner(settings.pruner),
+            pruner=make_pruner(options.pruner),
         )
-        if not any(each.state.name == "COMPLETE" for each in study.get_trials(deepcopy=False)):
-            _name_objectives(study, settings.objectives)
-        made = Study(study, url, space, settings)
-        _same_space(made)
-        study.sampler = sampler(settings.sampler, space, len(made.trials()))
+        study = Study(optuna_study, url, space, options)
+        trials = study.trials()
+        # Once a trial has a value, what that value is called stays.
+        if not any(trial.state.name == "COMPLETE" for trial in trials):
+            _name_objectives(optuna_study, options.objectives)
+        _check_distributions(study)
+        optuna_study.sampler = make_sampler(options.sampler, space, len(trials))
     except SQLAlchemyError as error:
-        raise storage.unreachable(url, error) from error
-    return made
+        raise storage.make_unreachable_error(url, error) from error
+    return study
 
 
-def _name_objectives(study: Any, objectives: Sequence[str]) -> None:
-    """What plots and optuna-dashboard call the axes."""
+def _name_objectives(optuna_study: Any, objectives: Sequence[str]) -> None:
+    """Set the names that plots and optuna-dashboard give the axes."""
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(list(objectives))
+        optuna_study.set_metric_names(list(objectives))
 
 
-def _same_directions(name: str, earlier: Any, settings: Settings) -> None:
-    kept = tuple(each.name.lower() for each in earlier.directions)
-    if kept != settings.directions:
+def _check_directions(name: str, summary: Any, options: SweepOptions) -> None:
+    """Raises ConfigError where the stored study optimises in other directions."""
+    stored = tuple(direction.name.lower() for direction in summary.directions)
+    if stored != options.directions:
         raise ConfigError(
-            f"study {name} has direction {listing(kept)} and hydra.sweeper.direction is"
-            f" {listing(settings.directions)}; set it back, or give the new study a name:"
+            f"study {name} has direction {listing(stored)} and hydra.sweeper.direction is"
+            f" {listing(options.directions)}; set it back, or give the new study a name:"
             " hydra.sweeper.study_name=NAME"
         )
 
 
-def _same_space(study: Study) -> None:
-    """Optuna refuses a categorical that has changed in the middle of a sweep: say so before it
-    begins.
+def _check_distributions(study: Study) -> None:
+    """Raises ConfigError where a dimension has changed its kind or its choices.
+
+    Optuna itself refuses such a study too, but only in the middle of the sweep.
     """
-    for each in study.trials():
-        for key, kept in each.distributions.items():
+    for trial in study.trials():
+        for key, stored in trial.distributions.items():
             if key not in study.space.dimensions:
                 continue
-            now = distribution(study.space.dimensions[key])
-            if type(now) is not type(kept) or (
-                hasattr(kept, "choices") and now.choices != kept.choices
+            current = make_distribution(study.space.dimensions[key])
+            if type(current) is not type(stored) or (
+                hasattr(stored, "choices") and current.choices != stored.choices
             ):
                 raise ConfigError(
-                    f"study {study.name} was begun with {key} from {_words(kept)} and is now asked"
-                    f" for {_words(now)}; set it back, or give the new study a name:"
-                    " hydra.sweeper.study_name=NAME"
+                    f"study {study.name} was begun with {key} from"
+                    f" {_describe_distribution(stored)} and is now asked for"
+                    f" {_describe_distribution(current)}; set it back, or give the new study a"
+                    " name: hydra.sweeper.study_name=NAME"
                 )
 
 
-def _words(kept: Any) -> str:
-    if hasattr(kept, "choices"):
-        return f"choice({', '.join(map(str, kept.choices))})"
-    return f"interval({kept.low:g}, {kept.high:g})" if hasattr(kept, "low") else str(kept)
-
-
-def ending_of(trial: Any) -> Ending | None:
-    """How a finished trial ended; None while it has not. Trials of another hand (optuna-dashboard)
-    go by Optuna's own state.
-    """
-    if not trial.state.is_finished():
-        return None
-    word = trial.user_attrs.get(ENDING)
-    plain = {"COMPLETE": Ending.done, "PRUNED": Ending.pruned}
-    return Ending(word) if word else plain.get(trial.state.name, Ending.died)
+def _describe_distribution(distribution: Any) -> str:
+    """Return `distribution` as Hydra's sweep syntax writes it."""
+    if hasattr(distribution, "choices"):
+        return f"choice({', '.join(map(str, distribution.choices))})"
+    if hasattr(distribution, "low"):
+        return f"interval({distribution.low:g}, {distribution.high:g})"
+    return str(distribution)

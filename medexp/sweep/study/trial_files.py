@@ -1,7 +1,7 @@
 """What became of a trial, as a file in its folder: written whole or not at all, so that it outlives
 whoever waited for it.
 
-A trial's folder holds `trial.json` (which trial of which study it is: `Ticket`), `progress.json`
+A trial's folder holds `trial.json` (which trial of which study it is: `TrialSpec`), `progress.json`
 (how far it is) and, at its end, `outcome.json`.
 """
 
@@ -50,7 +50,7 @@ TRIED = (*_COUNTED, Ending.infeasible)  # what is known of a point then stays kn
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a trial ended, why, and the last value of everything it logged."""
 
     ending: Ending
@@ -67,7 +67,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Ticket:
+class TrialSpec:
     """Which trial of which study a process is. `parent_pid` is set where the trial must not outlive
     the sweeper.
     """
@@ -88,19 +88,19 @@ class Ticket:
         write_json(folder / "trial.json", asdict(self), private=True)
 
 
-def read_outcome(folder: Path) -> Outcome | None:
+def read_outcome(folder: Path) -> TrialOutcome | None:
     """The outcome kept in `folder`, if its trial has come to one."""
-    found = read_whole(folder / "outcome.json")
-    return Outcome(**(found | {"ending": Ending(found["ending"])})) if found else None
+    found = read_json_object(folder / "outcome.json")
+    return TrialOutcome(**(found | {"ending": Ending(found["ending"])})) if found else None
 
 
-def read_ticket(folder: Path) -> Ticket | None:
-    """The ticket in `folder`, if it is a trial's."""
-    found = read_whole(folder / "trial.json")
-    return Ticket(**found) if found else None
+def read_trial_spec(folder: Path) -> TrialSpec | None:
+    """The spec in `folder`, if it is a trial's."""
+    found = read_json_object(folder / "trial.json")
+    return TrialSpec(**found) if found else None
 
 
-def read_whole(file: Path) -> dict[str, Any] | None:
+def read_json_object(file: Path) -> dict[str, Any] | None:
     """The JSON object in `file`; None where there is none."""
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -11,13 +11,17 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from medexp.errors import MedexpError
-from medexp.sweep.search.search_space import quoted
-from medexp.sweep.study.trial_files import Ending, Outcome
-from medexp.sweep.workers.worker_pool import Processes, python_module, slots
+from medexp.sweep.search.search_space import quote_value
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
+from medexp.sweep.workers.worker_pool import (
+    WorkerPool,
+    make_module_command,
+    make_worker_environments,
+)
 from medexp.system import machine
 
 # Hydra's own settings that make a command a sweep: a job is a plain run.
-_OF_THE_SWEEP = (
+_SWEEP_KEYS = (
     "hydra.sweep",
     "hydra/sweeper",
     "hydra/launcher",
@@ -33,7 +37,7 @@ class JobFailed(MedexpError):
     """A job ended without a value; the message says how."""
 
 
-class Jobs:
+class JobLauncher:
     """The jobs of one sweep."""
 
     def __init__(
@@ -44,7 +48,7 @@ class Jobs:
             config.hardware.device != "cpu"
             and str(getattr(config.hardware.device, "name", "")) != "cpu"
         )
-        self.processes = Processes(slots(n_jobs, machine.read(), on_card))
+        self.processes = WorkerPool(make_worker_environments(n_jobs, machine.read(), on_card))
         self._n_jobs = n_jobs
 
     def launch(
@@ -55,7 +59,7 @@ class Jobs:
         if len(numbered) == 1:
             return [self._launch_one(*numbered[0])]
         with ThreadPoolExecutor(self._n_jobs) as pool:
-            return list(pool.map(lambda each: self._launch_one(*each), numbered))
+            return list(pool.map(lambda job: self._launch_one(*job), numbered))
 
     def _launch_one(self, number: int, overrides: Sequence[str]) -> JobReturn:
         cfg = self._loader.load_sweep_config(self._config, list(overrides))
@@ -63,33 +67,33 @@ class Jobs:
             cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
         folder = Path(cfg.hydra.sweep.dir).absolute() / str(cfg.hydra.sweep.subdir)
         outcome = self.processes.run(self._command(cfg, folder), folder, self._timeout_s)
-        return _job_return(overrides, cfg, folder, outcome)
+        return _make_job_return(overrides, cfg, folder, outcome)
 
     def _command(self, cfg: DictConfig, folder: Path) -> list[str]:
         """What a person would type for this run alone."""
         kept = [
-            each
-            for each in cfg.hydra.overrides.hydra
-            if not each.lstrip("+~").startswith(_OF_THE_SWEEP)
+            override
+            for override in cfg.hydra.overrides.hydra
+            if not override.lstrip("+~").startswith(_SWEEP_KEYS)
         ]
         added = [
-            each.path
-            for each in cfg.hydra.runtime.config_sources
-            if each.provider == "command-line"
+            source.path
+            for source in cfg.hydra.runtime.config_sources
+            if source.provider == "command-line"
         ]
         folders = [word for path in added for word in ("--config-dir", path)]
-        door = python_module(f"medexp.{cfg.hydra.job.config_name}")
+        door = make_module_command(f"medexp.{cfg.hydra.job.config_name}")
         return [
             *door,
             *folders,
             *cfg.hydra.overrides.task,
             *kept,
-            f"hydra.run.dir={quoted(str(folder))}",
+            f"hydra.run.dir={quote_value(str(folder))}",
         ]
 
 
-def _job_return(
-    overrides: Sequence[str], cfg: DictConfig, folder: Path, outcome: Outcome
+def _make_job_return(
+    overrides: Sequence[str], cfg: DictConfig, folder: Path, outcome: TrialOutcome
 ) -> JobReturn:
     done = outcome.ending is Ending.done
     made = JobReturn(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import MedexpError, RunInterrupted, TrialPruned
-from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_ticket
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_trial_spec
 from medexp.system.files import write_json
 from medexp.system.stopping import hear_ctrl_c
 
@@ -26,17 +26,27 @@ _PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
 
 
-class Part:
+class TrialContext:
     """This process's trial."""
 
-    def __init__(self, ticket: Ticket, folder: Path):
-        self.ticket, self._folder = ticket, folder
+    def __init__(self, spec: TrialSpec, folder: Path):
+        self.spec, self._folder = spec, folder
         self._began = time.perf_counter()
         self._optuna_trial: Any = None
         self.is_finished = False
 
+    @property
+    def name(self) -> str:
+        """The name of this trial's MLflow run."""
+        return self.spec.name
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """What this trial's MLflow run is tagged with."""
+        return self.spec.tags
+
     def stepped(self, step: int, steps: int) -> None:
-        """Say how far training is."""
+        """Write to `progress.json` that training has done `step` of `steps`."""
         with suppress(OSError):  # only the table would miss it
             write_json(
                 self._folder / "progress.json",
@@ -50,7 +60,7 @@ class Part:
 
         Raises: TrialPruned when the study's pruner sees no point in going on.
         """
-        if not self.ticket.reports:
+        if not self.spec.reports:
             return
         try:
             trial = self._trial()
@@ -66,17 +76,25 @@ class Part:
 
     def finished(self, metrics: Mapping[str, float], run_id: str) -> None:
         """Leave the outcome of a run that came to its end."""
-        self._leave(Outcome(Ending.done, "", dict(metrics), run_id, self._elapsed_s()))
-        if self.ticket.parent_pid is not None:
-            atexit.register(_end_at_once)  # the last one registered is the first to be called
+        self._leave(TrialOutcome(Ending.done, "", dict(metrics), run_id, self._elapsed_s()))
+        if self.spec.parent_pid is not None:
+            atexit.register(
+                _exit_without_teardown
+            )  # the last one registered is the first to be called
 
     def failed(self, error: BaseException) -> None:
         """Leave the outcome of a run that did not."""
         self._leave(
-            Outcome(_ending(error), str(error) or type(error).__name__, {}, None, self._elapsed_s())
+            TrialOutcome(
+                _ending_of_error(error),
+                str(error) or type(error).__name__,
+                {},
+                None,
+                self._elapsed_s(),
+            )
         )
 
-    def _leave(self, outcome: Outcome) -> None:
+    def _leave(self, outcome: TrialOutcome) -> None:
         outcome.write(self._folder)
         self.is_finished = True
 
@@ -88,39 +106,39 @@ class Part:
             import optuna
 
             from medexp.sweep.study import storage
-            from medexp.sweep.study.optuna_factory import pruner
+            from medexp.sweep.study.optuna_factory import make_pruner
 
-            ticket = self.ticket
+            spec = self.spec
             study = optuna.load_study(
-                study_name=ticket.study_name,
-                storage=storage.connect(ticket.storage),
+                study_name=spec.study_name,
+                storage=storage.connect(spec.storage),
                 sampler=optuna.samplers.RandomSampler(),
-                pruner=pruner(ticket.pruner),
+                pruner=make_pruner(spec.pruner),
             )
-            self._optuna_trial = optuna.trial.Trial(study, ticket.trial_id)
+            self._optuna_trial = optuna.trial.Trial(study, spec.trial_id)
         return self._optuna_trial
 
 
 @contextmanager
-def taking_part(folder: Path) -> Iterator[Part | None]:
+def open_trial(folder: Path) -> Iterator[TrialContext | None]:
     """The trial that `folder` belongs to, None for a run of its own; however it ends, its outcome
     is left there.
     """
-    ticket = read_ticket(folder)
-    if ticket is None:
+    spec = read_trial_spec(folder)
+    if spec is None:
         yield None
         return
-    part = Part(ticket, folder)
-    _end_with(ticket.parent_pid)
+    trial = TrialContext(spec, folder)
+    _terminate_with_parent(spec.parent_pid)
     try:
-        yield part
+        yield trial
     except BaseException as error:
         with suppress(OSError):  # on a full disk the exit status has to do
-            part.failed(error)
+            trial.failed(error)
         raise
 
 
-def _end_at_once() -> None:
+def _exit_without_teardown() -> None:
     """Python takes seconds to take the training stack apart, and all that is to be kept is on disk:
     the next trial waits for it.
     """
@@ -130,14 +148,14 @@ def _end_at_once() -> None:
     os._exit(0)
 
 
-def _ending(error: BaseException) -> Ending:
+def _ending_of_error(error: BaseException) -> Ending:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return Ending.stopped
     reason = error.reason if isinstance(error, MedexpError) else ""
-    return Ending(reason) if reason in {each.value for each in Ending} else Ending.crashed
+    return Ending(reason) if reason in {ending.value for ending in Ending} else Ending.crashed
 
 
-def _end_with(parent_pid: int | None) -> None:
+def _terminate_with_parent(parent_pid: int | None) -> None:
     """Have the system send SIGTERM when the sweeper dies: the step under way is finished and kept,
     and the card is free again.
     """

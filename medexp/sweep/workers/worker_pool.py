@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medexp.errors import MachineError
-from medexp.sweep.study.trial_files import Ending, Outcome, read_outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_outcome
 from medexp.system.files import write_json
 from medexp.system.machine import RAM_SHARED_BY, Machine
 from medexp.system.process_identity import owner_of
@@ -34,7 +34,7 @@ _ENDINGS_BY_EXIT = {
 }
 
 
-def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
+def make_worker_environments(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
     """The environment of each of `n_jobs` processes at once: a card each and a part of the host's
     memory, or cores shared out.
 
@@ -45,7 +45,7 @@ def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
         cards = given.split(",") if given else [str(index) for index in range(len(machine.gpus))]
         if n_jobs > len(cards):
             raise MachineError(
-                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_are(len(cards))};"
+                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_describe_card_count(len(cards))};"
                 " lower it"
             )
         return [
@@ -57,22 +57,22 @@ def slots(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
     return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(n_jobs)]
 
 
-def _are(count: int) -> str:
+def _describe_card_count(count: int) -> str:
     return "is one card" if count == 1 else f"are {count} cards"
 
 
-class Processes:
+class WorkerPool:
     """At most one process a slot at a time. May be called from several threads."""
 
     def __init__(self, environments: Sequence[Mapping[str, str]]):
         self._free: queue.Queue[Mapping[str, str]] = queue.Queue()
-        for each in environments:
-            self._free.put(each)
+        for environment in environments:
+            self._free.put(environment)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.RLock()  # a second signal may come while the first is passed on
         self._stopping = self._killed = False
 
-    def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> Outcome:
+    def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> TrialOutcome:
         """Run `command` with `folder` for its log and its outcome, and return that outcome, or what
         its exit status says.
         """
@@ -87,11 +87,11 @@ class Processes:
         if found is None or is_late:
             elapsed_s = time.perf_counter() - began
             if self._killed:
-                found = Outcome(
+                found = TrialOutcome(
                     Ending.stopped, "ended at once by a second Ctrl-C", elapsed_s=elapsed_s
                 )
             else:
-                found = _from_status(
+                found = _make_outcome_from_exit(
                     process.returncode, folder, elapsed_s, timeout_s if is_late else None
                 )
             with suppress(OSError):  # a full disk: whoever waits has it all the same
@@ -108,24 +108,24 @@ class Processes:
             log.flush()
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**_plain_environment(), **environment},
+                env={**_inherited_environment(), **environment},
             )  # fmt: skip
         with self._lock:
             self._running.add(process)
         write_json(folder / "process.json", owner_of(process.pid), private=True)
         if self._stopping:
-            _signal(process, signal.SIGINT)
+            _send_signal(process, signal.SIGINT)
         return process
 
     def _wait(self, process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGTERM)
+            _send_signal(process, signal.SIGTERM)
             try:
                 process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
+                _send_signal(process, signal.SIGKILL)
                 process.wait()
             return True
         finally:
@@ -146,17 +146,17 @@ class Processes:
     def _send(self, number: int) -> None:
         with self._lock:
             for process in self._running:
-                _signal(process, number)
+                _send_signal(process, number)
 
 
-def _plain_environment() -> dict[str, str]:
+def _inherited_environment() -> dict[str, str]:
     """This process's, without what medexp.cli.app sets for itself: a trial's error is one sentence,
     too.
     """
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+def _send_signal(process: subprocess.Popen[bytes], number: int) -> None:
     """To the whole session of the process: workers of its data loader go with it."""
     try:
         os.killpg(process.pid, number)
@@ -164,38 +164,40 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         return
 
 
-def _from_status(status: int, folder: Path, elapsed_s: float, timeout_s: float | None) -> Outcome:
+def _make_outcome_from_exit(
+    status: int, folder: Path, elapsed_s: float, timeout_s: float | None
+) -> TrialOutcome:
     """What a process that left no outcome of its own died of."""
     if timeout_s is not None:
-        return Outcome(
+        return TrialOutcome(
             Ending.timeout,
             f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s",
             elapsed_s=elapsed_s,
         )
-    said = last_words(folder / "trial.log")
+    said = read_last_line(folder / "trial.log")
     if status < 0:
         ending = Ending.stopped if -status in (signal.SIGINT, signal.SIGTERM) else Ending.crashed
-        return Outcome(
+        return TrialOutcome(
             ending, f"killed by {signal.Signals(-status).name}; {said}", elapsed_s=elapsed_s
         )
     ending = _ENDINGS_BY_EXIT.get(status, Ending.crashed)
-    return Outcome(
+    return TrialOutcome(
         ending,
         said if ending is not Ending.crashed else f"exit status {status}; {said}",
         elapsed_s=elapsed_s,
     )
 
 
-def last_words(log: Path) -> str:
+def read_last_line(log: Path) -> str:
     """The last line of `log` that says something."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
-    said = [each for each in lines if not each.startswith("$ ")]  # the commands that began it
+    said = [line for line in lines if not line.startswith("$ ")]  # the commands that began it
     return said[-1].removeprefix("medexp: ")[:400] if said else "it printed nothing"
 
 
-def python_module(name: str) -> list[str]:
+def make_module_command(name: str) -> list[str]:
     """The command that runs `name` with this interpreter."""
     return [sys.executable, "-m", name]

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from medexp.config.schema import LossOn, Overlong, Prompt
-from medexp.data.audit.inspection import Inspection, inspect, lengths_of
-from medexp.data.case_counts import audit
+from medexp.data.audit.inspection import Inspection, inspect, summarize_lengths
+from medexp.data.case_counts import count_cases
 from medexp.data.cases import Case
-from medexp.data.encoding import Encoding, encode_all
+from medexp.data.encoding import EncodedCases, encode_cases
 from medexp.data.split import Split
-from medexp.data.token_roles import Spelled, texts_of
+from medexp.data.token_roles import TokenizedText, list_texts
 
 WORDS = [
     "fever",
@@ -59,20 +59,22 @@ def inspected(prompt, characters):
         **benchmarks: list[str],
     ) -> Inspection:
         sides = [
-            encode_all(prompt, side, characters, limit, overlong, loss_on)
+            encode_cases(prompt, side, characters, limit, overlong, loss_on)
             for side in (train, held_out)
         ]
-        seen = audit(Split(tuple(train), tuple(held_out), len(train) + len(held_out), 0), *sides)
+        seen = count_cases(
+            Split(tuple(train), tuple(held_out), len(train) + len(held_out), 0), *sides
+        )
         pairs = {name: [(text, text) for text in texts] for name, texts in benchmarks.items()}
         return inspect(prompt, seen, limit, *sides, _spelled(prompt, sides[0]), pairs)
 
     return made
 
 
-def _spelled(prompt: Prompt, side: Encoding) -> dict[str, Spelled]:
+def _spelled(prompt: Prompt, side: EncodedCases) -> dict[str, TokenizedText]:
     return {
-        text: Spelled([0] * len(text), range(1, len(text) + 1))
-        for text in texts_of(prompt, side.cases)
+        text: TokenizedText([0] * len(text), range(1, len(text) + 1))
+        for text in list_texts(prompt, side.cases)
     }
 
 
@@ -223,7 +225,7 @@ def test_the_json_holds_counts_and_few_examples(inspected):
     ("tokens", "width"), [([1], 1), ([23], 1), ([24], 2), ([527, 3], 50), ([2047], 100)]
 )
 def test_a_histogram_holds_every_case_once(tokens, width):
-    lengths = lengths_of(tokens)
+    lengths = summarize_lengths(tokens)
     assert (lengths.width, sum(lengths.bins), lengths.longest) == (width, len(tokens), max(tokens))
     assert lengths.bins[-1] > 0
 

@@ -7,16 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.registration import conf_dir
-from medexp.evaluation.measures.words import answer_part, language, spans, stems, term_key, words
-
-
-def test_words_are_lower_case_and_a_chinese_character_is_one():
-    assert words("Take 300 mg, 每天") == ["take", "300", "mg", "每", "天"]
-
-
-def test_spans_say_where_words_stand():
-    text = "No Fever."
-    assert [text[start:end] for _, start, end in spans(text)] == ["No", "Fever"]
+from medexp.evaluation.measures.words import answer_part, language, stems, term_key
 
 
 @pytest.mark.parametrize(
@@ -50,6 +41,7 @@ def test_a_term_has_one_key_in_every_spelling(name, key):
     [
         ("The patient should rest and drink, and come back if the fever is not gone.", "en"),
         ("患者应休息并多喝水，如发热不退应复诊。", "zh"),
+        ("おなかが痛くて、夜もよくねむれません。どうしたらよいでしょうか。", "other"),
         ("Der Patient soll sich ausruhen und viel trinken, bei Fieber wiederkommen.", "other"),
         (
             (
@@ -87,8 +79,7 @@ def test_the_language_is_told(text, code):
 
 
 @given(st.text())
-def test_any_text_has_words_and_a_language(text):
-    assert all(words(text))
+def test_any_text_has_a_language_or_none(text):
     assert language(text) in ("en", "zh", "other", None)
 
 

@@ -14,7 +14,7 @@ from medexp.errors import HostMemoryError
 from medexp.models import loading as model
 from medexp.models.patches import activation_offloading, gradient_check
 from medexp.models.patches.gradient_check import Recipe, difference, handed_back, shortened, waiting
-from medexp.system import private_names as private
+from medexp.system import private_names
 
 STACK: Any = SimpleNamespace(peft=peft)
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def kept_layers(count: int = 3) -> Any:
     """Layers that Unsloth marks as not recomputed."""
     layers = layers_with(RIGHT, count)
     for layer in layers:
-        setattr(layer, private.KEPT_MARK.last, True)
+        setattr(layer, private_names.KEPT_MARK.last, True)
     return layers
 
 

@@ -16,7 +16,7 @@ from medexp.config.schema import Device, Dtype, RunConfig
 from medexp.models import loading as model
 from medexp.models.patches import gradient_check
 from medexp.models.patches.mlp_recompute import INPUTS, leave_out_last_product
-from medexp.system import private_names as private
+from medexp.system import private_names
 
 STACK: Any = SimpleNamespace(peft=peft)
 
@@ -163,7 +163,9 @@ def test_it_is_tried_once_a_process(resolved, kernels, monkeypatch):
     assert len(tried) == 1
 
 
-@pytest.mark.parametrize("name", [each.last for each in private.NAMES if "fast_lora" in each.name])
+@pytest.mark.parametrize(
+    "name", [each.last for each in private_names.NAMES if "fast_lora" in each.name]
+)
 def test_a_name_that_is_gone_is_said(resolved, kernels, name):
     layers = layers_with(kernels)
     delattr(kernels, name)

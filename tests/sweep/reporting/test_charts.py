@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from medexp.config.schema import RunConfig
 from medexp.sweep.reporting import charts
 from medexp.sweep.study.study import Study
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system.machine import Machine
 
 LOSSES = [3.0, 3.4, 3.1]
@@ -34,9 +34,11 @@ def drawn(
     ) -> tuple[Path, str]:
         study = opened("hydra/sweeper/sampler=random", *overrides)
         for at, loss in enumerate(losses):
-            outcome = Outcome(Ending.done if at == 0 else ending, "", {"result/loss_after": loss})
+            outcome = TrialOutcome(
+                Ending.done if at == 0 else ending, "", {"result/loss_after": loss}
+            )
             study.tell(study.ask(), outcome, {})
-        charts.draw(study, resolved(on=no_card), tmp_path / "charts")
+        charts.draw_charts(study, resolved(on=no_card), tmp_path / "charts")
         return tmp_path / "charts", (tmp_path / "charts/sweep.html").read_text()
 
     return made
@@ -53,12 +55,12 @@ def test_no_trial_is_drawn_white_on_white(
     drawn: Callable[..., tuple[Path, str]], direction: str
 ) -> None:
     folder, page = drawn(LOSSES, f"hydra.sweeper.direction={direction}")
-    ends = [tuple(round(255 * part) for part in to_rgb(charts.LINES[at])) for at in (0, -1)]
+    ends = [tuple(round(255 * part) for part in to_rgb(charts.LINE_COLORS[at])) for at in (0, -1)]
     # the least and the largest, whichever is the best
     assert (lines(page)[0], lines(page)[1]) == (ends[0], ends[1])
     assert len(lines(page)) == len(LOSSES)
     pixels = imread(folder / "parallel_coordinates.png")[..., :3]
-    for colour in charts.LINES[::2]:
+    for colour in charts.LINE_COLORS[::2]:
         assert np.abs(pixels - to_rgb(colour)).sum(axis=2).min() < 0.1
 
 
@@ -67,7 +69,11 @@ def test_trials_that_came_to_the_same_are_drawn_too(drawn: Callable[..., tuple[P
 
 
 @pytest.mark.parametrize(
-    ("count", "ending"), [(charts.TELLING - 1, Ending.done), (charts.TELLING, Ending.copied)]
+    ("count", "ending"),
+    [
+        (charts.MIN_TRIALS_FOR_IMPORTANCE - 1, Ending.done),
+        (charts.MIN_TRIALS_FOR_IMPORTANCE, Ending.copied),
+    ],
 )
 def test_which_parameter_matters_is_not_drawn_from_few_trials(
     drawn: Callable[..., tuple[Path, str]], count: int, ending: Ending
@@ -75,12 +81,15 @@ def test_which_parameter_matters_is_not_drawn_from_few_trials(
     folder, page = drawn([3.0 + at / 10 for at in range(count)], ending=ending)
     finished = count if ending is Ending.done else 1
     assert not (folder / "importance.png").exists()
-    assert f"drawn from {charts.TELLING} finished trials on; there are {finished}." in page
+    assert (
+        f"drawn from {charts.MIN_TRIALS_FOR_IMPORTANCE} finished trials on; there are {finished}."
+        in page
+    )
 
 
 def test_which_parameter_matters_is_drawn_from_enough(
     drawn: Callable[..., tuple[Path, str]],
 ) -> None:
-    folder, page = drawn([3.0 + at / 10 for at in range(charts.TELLING)])
+    folder, page = drawn([3.0 + at / 10 for at in range(charts.MIN_TRIALS_FOR_IMPORTANCE)])
     assert (folder / "importance.png").stat().st_size > 5000
     assert "finished trials on" not in page

@@ -10,12 +10,11 @@ from omegaconf import OmegaConf
 
 from medexp.config.registration import conf_dir, register
 from medexp.config.schema import Tracking
-from medexp.sweep.reporting import best_preset as preset
+from medexp.sweep.reporting import best_preset, results
 from medexp.sweep.reporting import live_table as board
-from medexp.sweep.reporting import results
-from medexp.sweep.search import labels as names
-from medexp.sweep.search.search_space import Choice, Real, Space, Whole
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.search import labels
+from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
 
 @pytest.fixture
@@ -58,8 +57,8 @@ def composed():
     ],
 )
 def test_the_preset_composes_to_the_very_run(composed, resolved, tmp_path, large_card, overrides):
-    preset.write(
-        preset.preset(
+    best_preset.write_preset(
+        best_preset.format_preset(
             composed(*overrides),
             lambda hardware: composed(f"hardware={hardware}"),
             "Question: which?",
@@ -73,7 +72,7 @@ def test_the_preset_composes_to_the_very_run(composed, resolved, tmp_path, large
 
 
 def test_the_preset_holds_what_differs_and_nothing_else(composed):
-    text = preset.preset(
+    text = best_preset.format_preset(
         composed("lora.r=8", "tracking.experiment=mine"),
         lambda hardware: composed(f"hardware={hardware}"),
         "Question: which?",
@@ -86,30 +85,33 @@ def test_the_preset_holds_what_differs_and_nothing_else(composed):
     ("space", "choices", "name"),
     [
         ({"lora.r": Choice((1,))}, {"sweep": "rank_lr_seq"}, "rank_lr_seq-cpu"),
-        ({"lora.r": Choice((1,)), "training.seed": Whole(1, 2)}, {}, "lora_r-training_seed-cpu"),
+        ({"lora.r": Choice((1,)), "training.seed": IntRange(1, 2)}, {}, "lora_r-training_seed-cpu"),
         ({"lora": Choice(("a",))}, {"sweep": None}, "lora-cpu"),
     ],
 )
 def test_a_study_is_named_for_what_it_asks(resolved, no_card, space, choices, name):
-    assert names.study_name(Space(space), choices, resolved(on=no_card)) == name
+    assert labels.default_study_name(SearchSpace(space), choices, resolved(on=no_card)) == name
 
 
 def test_a_study_that_starts_afresh_gets_the_next_name(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s-2").mkdir()
-    assert (names.unused("s", tmp_path), names.unused("t", tmp_path)) == ("s-3", "t")
+    assert (labels.find_unused_name("s", tmp_path), labels.find_unused_name("t", tmp_path)) == (
+        "s-3",
+        "t",
+    )
 
 
 @pytest.mark.parametrize(
     ("space", "values"),
     [
         (
-            {"lora.r": Whole(4, 64, log=True), "training.learning_rate": Real(1e-4, 1e-2)},
+            {"lora.r": IntRange(4, 64, log=True), "training.learning_rate": FloatRange(1e-4, 1e-2)},
             {"lora.r": 16, "training.learning_rate": 5e-4},
         ),
         ({"lora.r": Choice((8, 16))}, {"lora.r": 16}),
-        ({"lora.r": Whole(32, 64)}, None),
-        ({"lora.r": Whole(4, 64, 5)}, None),
+        ({"lora.r": IntRange(32, 64)}, None),
+        ({"lora.r": IntRange(4, 64, 5)}, None),
         ({"lora": Choice(("all_linear",))}, None),
     ],
 )
@@ -117,27 +119,30 @@ def test_the_run_as_configured_comes_first_where_it_lies_in_the_space(
     resolved, no_card, space, values
 ):
     assert (
-        names.values_of(resolved("training.learning_rate=5e-4", on=no_card), Space(space)) == values
+        labels.find_configured_point(
+            resolved("training.learning_rate=5e-4", on=no_card), SearchSpace(space)
+        )
+        == values
     )
 
 
 def test_the_mean_of_repeats():
-    made = results.mean(
+    made = results.average_outcomes(
         [
-            Outcome(Ending.done, "", {"a": 1.0, "b": 1.0}, "x", 2.0),
-            Outcome(Ending.done, "", {"a": 3.0}, "y", 4.0),
+            TrialOutcome(Ending.done, "", {"a": 1.0, "b": 1.0}, "x", 2.0),
+            TrialOutcome(Ending.done, "", {"a": 3.0}, "y", 4.0),
         ]
     )
-    assert made == Outcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
+    assert made == TrialOutcome(Ending.done, "", {"a": 2.0}, "y", 6.0)
 
 
 def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
-    study = opened(space=Space({"training.seed": Choice((1, 2, 3))}))
+    study = opened(space=SearchSpace({"training.seed": Choice((1, 2, 3))}))
     for loss in (2.0, 4.0):
-        assert results.over_seeds(study) is None
-        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
-    assert results.over_seeds(study) == pytest.approx((3.0, 2**0.5))
-    assert results.over_seeds(opened(name="other")) is None
+        assert results.compute_seed_statistics(study) is None
+        study.tell(study.ask(), TrialOutcome(Ending.done, "", {"result/loss_after": loss}), {})
+    assert results.compute_seed_statistics(study) == pytest.approx((3.0, 2**0.5))
+    assert results.compute_seed_statistics(opened(name="other")) is None
 
 
 @pytest.mark.parametrize(
@@ -157,27 +162,27 @@ def test_runs_that_differ_by_their_seed_have_a_mean_and_a_deviation(opened):
     ],
 )
 def test_the_best_is_held_against_the_run_as_configured(opened, losses, beaten, first):
-    study = opened(space=Space({"lora.r": Choice((1, 2, 3))}))
+    study = opened(space=SearchSpace({"lora.r": Choice((1, 2, 3))}))
     for rank, loss in enumerate(losses, 1):
         study.enqueue({"lora.r": rank})
-        study.tell(study.ask(), Outcome(Ending.done, "", {"result/loss_after": loss}), {})
-    said = dict(results._beaten(study, study.best()))
+        study.tell(study.ask(), TrialOutcome(Ending.done, "", {"result/loss_after": loss}), {})
+    said = dict(results._comparison_rows(study, study.best_trials()))
     assert (said["it beat"], said.get("the first")) == (beaten, first)
 
 
 def test_a_row_says_what_a_trial_came_to(opened):
     study = opened(
-        space=Space({"lora.r": Choice((4,)), "training.learning_rate": Choice((0.00012345,))})
+        space=SearchSpace({"lora.r": Choice((4,)), "training.learning_rate": Choice((0.00012345,))})
     )
     first, second = study.ask(), study.ask()
     study.tell(
         first,
-        Outcome(Ending.done, "", {"result/loss_after": 3.14159}, elapsed_s=61),
+        TrialOutcome(Ending.done, "", {"result/loss_after": 3.14159}, elapsed_s=61),
         {},
         {"measured_bytes": 2**30},
     )
-    study.tell(second, Outcome(Ending.crashed, "killed by SIGKILL"), {})
-    assert [board.row(each) for each in study.trials()] == [
+    study.tell(second, TrialOutcome(Ending.crashed, "killed by SIGKILL"), {})
+    assert [board.make_row(each) for each in study.trials()] == [
         ("0", "r=4, learning_rate=0.000123", "", "1.00", "3.1416", "done", "1 min 01 s"),
         ("1", "r=4, learning_rate=0.000123", "", "", "", "crashed: killed by SIGKILL", ""),
     ]
@@ -204,7 +209,7 @@ def test_sweepers_that_begin_at_once_share_one_run_in_mlflow(opened, tmp_path):
 
     def begin(study):
         both.wait()
-        with results.parent_run(where, study, tmp_path, print) as parent:
+        with results.open_parent_run(where, study, tmp_path, print) as parent:
             both.wait()  # neither has ended before the other began
             return parent.run_id
 

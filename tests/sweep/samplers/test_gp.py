@@ -3,30 +3,30 @@
 import pytest
 from optuna.trial import TrialState
 
-from medexp.sweep.samplers.gp import _valued
+from medexp.sweep.samplers.gp import _pair_with_values
 from medexp.sweep.search.proposal import CONFIG, HOST, VRAM
-from medexp.sweep.search.search_space import Choice, Real, Space, Whole
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 
 GP = "hydra/sweeper/sampler=gp"
 LOSS = "result/loss_after"
-ALL_KINDS = Space(
+ALL_KINDS = SearchSpace(
     {
-        "lora.r": Whole(4, 64, log=True),
-        "training.learning_rate": Real(1e-5, 1e-3, log=True),
+        "lora.r": IntRange(4, 64, log=True),
+        "training.learning_rate": FloatRange(1e-5, 1e-3, log=True),
         "lora.alpha": Choice((8, 16, 32)),
-        "training.max_seq_tokens": Whole(128, 2048, 64),
+        "training.max_seq_tokens": IntRange(128, 2048, 64),
     }
 )
-LENGTH = Space({"training.max_seq_tokens": Whole(64, 6400, 64)})
+LENGTH = SearchSpace({"training.max_seq_tokens": IntRange(64, 6400, 64)})
 
 
 def done(study, trial, loss, limits=None):
-    study.tell(trial, Outcome(Ending.done, "", {LOSS: loss}), limits or {})
+    study.tell(trial, TrialOutcome(Ending.done, "", {LOSS: loss}), limits or {})
 
 
 def refused(study, trial, limits):
-    study.tell(trial, Outcome(Ending.infeasible, "too long"), limits)
+    study.tell(trial, TrialOutcome(Ending.infeasible, "too long"), limits)
 
 
 def length(trial):
@@ -38,7 +38,7 @@ def test_it_learns_where_the_ceiling_is(opened):
     ever.
     """
     study, refusals = opened(GP, space=LENGTH), 0
-    while study.done() < 12:
+    while study.count_done() < 12:
         trial = study.ask()
         over = float(length(trial) - 3000)
         if over > 0:
@@ -47,7 +47,7 @@ def test_it_learns_where_the_ceiling_is(opened):
         else:
             done(study, trial, -length(trial) / 1000, {VRAM: over})
     assert refusals < 20
-    assert max(length(each) for each in study.best()) > 2900
+    assert max(length(each) for each in study.best_trials()) > 2900
 
 
 @pytest.mark.parametrize("limits", [{HOST: 5.0}, {CONFIG: 1.0}, {VRAM: 3e9}])
@@ -64,11 +64,13 @@ def test_trials_may_tell_of_different_limits(opened, limits, kept):
 
 
 def test_every_point_of_a_small_space_is_tried_before_one_is_tried_again(opened):
-    space = Space({"lora.r": Choice((4, 8, 16)), "training.max_seq_tokens": Whole(128, 384, 128)})
+    space = SearchSpace(
+        {"lora.r": Choice((4, 8, 16)), "training.max_seq_tokens": IntRange(128, 384, 128)}
+    )
     study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
     for count in range(9):
         trial = study.ask()
-        assert count == 0 or study.same_point(trial) is None
+        assert count == 0 or study.find_twin(trial) is None
         done(study, trial, float(length(trial)))
     assert study.is_exhausted()
 
@@ -97,7 +99,9 @@ def test_two_objectives_under_a_limit(opened):
         else:
             study.tell(
                 trial,
-                Outcome(Ending.done, "", {"a": -float(length(trial)), "b": float(length(trial))}),
+                TrialOutcome(
+                    Ending.done, "", {"a": -float(length(trial)), "b": float(length(trial))}
+                ),
                 {VRAM: -1.0},
             )
     assert study.ask().params
@@ -120,11 +124,11 @@ def test_a_continued_study_goes_on_from_what_it_learnt(opened):
 
 
 def test_a_range_that_grew_is_searched(opened):
-    for space in (LENGTH, Space({"training.max_seq_tokens": Whole(64, 12800, 64)})):
+    for space in (LENGTH, SearchSpace({"training.max_seq_tokens": IntRange(64, 12800, 64)})):
         study = opened(GP, "hydra.sweeper.sampler.n_startup_trials=1", space=space)
         for _ in range(3):
             done(study, study.ask(), 1.0)
-    assert study.done() == 6
+    assert study.count_done() == 6
 
 
 def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
@@ -142,9 +146,9 @@ def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
             trial.report(9.0, 2)
             trial.report(7.0, 4)
         study.tell(
-            trial, Outcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {}
+            trial, TrialOutcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {}
         )
-    found = _valued(study.trials(), study.optuna.directions)
+    found = _pair_with_values(study.trials(), study.optuna.directions)
     assert [(each.number, values) for each, values in found] == [
         (0, [4.0]),
         (1, [4.5]),

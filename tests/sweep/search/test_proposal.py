@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from medexp.config.registration import conf_dir, register
-from medexp.planning import feasibility as reach
-from medexp.planning import limits, planner
-from medexp.sweep.search.proposal import CONFIG, VRAM, judged, planned
+from medexp.planning import feasibility, limits, planner
+from medexp.sweep.search.proposal import CONFIG, VRAM, make_proposal, plan_proposal
 from medexp.system.units import GIB, bytes_of_gib
 
 CARD = ["hardware=rtx4050_6gb"]
@@ -15,7 +14,7 @@ CARD = ["hardware=rtx4050_6gb"]
 
 @pytest.fixture
 def proposal(resolved):
-    return lambda *overrides: planned(overrides, resolved(*overrides))
+    return lambda *overrides: plan_proposal(overrides, resolved(*overrides))
 
 
 def test_what_fits_is_the_plan_a_run_would_take(proposal, resolved):
@@ -49,7 +48,7 @@ def test_the_violation_grows_with_the_length(proposal):
 
 @pytest.mark.parametrize("seq", range(20480, 22017, 512))
 def test_the_edge_is_where_the_planner_has_it(proposal, resolved, seq):
-    longest = reach.longest_that_fits(resolved(*CARD))
+    longest = feasibility.longest_that_fits(resolved(*CARD))
     assert proposal(*CARD, f"training.max_seq_tokens={seq}").fits == (seq <= longest)
 
 
@@ -71,6 +70,8 @@ def test_a_point_that_breaks_a_rule_is_a_violation_not_an_error(compose, no_card
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose("train", list(overrides), return_hydra_config=True)
 
-    made = judged(["hardware=cpu", "training.optimizer=adamw_8bit"], whole, no_card, Path("/tmp"))
+    made = make_proposal(
+        ["hardware=cpu", "training.optimizer=adamw_8bit"], whole, no_card, Path("/tmp")
+    )
     assert made.violations == {CONFIG: 1.0}
     assert "runs on CUDA only" in made.why

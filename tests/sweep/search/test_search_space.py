@@ -4,17 +4,16 @@ import math
 
 import pytest
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import choose_sweep_lengths, conf_dir, register
 from medexp.errors import ConfigError
 from medexp.sweep.search.search_space import (
     Choice,
-    Real,
-    Space,
-    Whole,
-    lengths,
-    quoted,
-    space,
-    text_of,
+    FloatRange,
+    IntRange,
+    SearchSpace,
+    format_value,
+    parse_search_space,
+    quote_value,
 )
 
 
@@ -37,25 +36,25 @@ def loader():
         ("true,null,1.5", Choice((True, None, 1.5))),
         ("choice([q_proj,k_proj],[v_proj])", Choice(("[q_proj,k_proj]", "[v_proj]"))),
         ("choice('a b','c')", Choice(("'a b'", "c"))),
-        ("range(8,65,8)", Whole(8, 64, 8)),
-        ("range(3)", Whole(0, 2, 1)),
-        ("range(8,64,8)", Whole(8, 56, 8)),  # Hydra's range leaves its end out
-        ("range(5,0,-1)", Whole(1, 5, 1)),
-        ("range(0.5,2,0.5)", Real(0.5, 1.5, 0.5)),
-        ("interval(1e-5,1e-3)", Real(1e-5, 1e-3)),
-        ("interval(4,64)", Real(4.0, 64.0)),  # floats even of ints, as in Hydra
-        ("int(interval(4,64))", Whole(4, 64)),
-        ("tag(log,int(interval(4,64)))", Whole(4, 64, log=True)),
-        ("tag(log,interval(1e-5,1e-3))", Real(1e-5, 1e-3, log=True)),
-        ("int(interval(16,16))", Whole(16, 16)),
+        ("range(8,65,8)", IntRange(8, 64, 8)),
+        ("range(3)", IntRange(0, 2, 1)),
+        ("range(8,64,8)", IntRange(8, 56, 8)),  # Hydra's range leaves its end out
+        ("range(5,0,-1)", IntRange(1, 5, 1)),
+        ("range(0.5,2,0.5)", FloatRange(0.5, 1.5, 0.5)),
+        ("interval(1e-5,1e-3)", FloatRange(1e-5, 1e-3)),
+        ("interval(4,64)", FloatRange(4.0, 64.0)),  # floats even of ints, as in Hydra
+        ("int(interval(4,64))", IntRange(4, 64)),
+        ("tag(log,int(interval(4,64)))", IntRange(4, 64, log=True)),
+        ("tag(log,interval(1e-5,1e-3))", FloatRange(1e-5, 1e-3, log=True)),
+        ("int(interval(16,16))", IntRange(16, 16)),
     ],
 )
 def test_what_is_written_is_what_is_drawn_from(loader, written, dimension):
-    assert space({}, [f"lora.r={written}"], loader).dimensions == {"lora.r": dimension}
+    assert parse_search_space({}, [f"lora.r={written}"], loader).dimensions == {"lora.r": dimension}
 
 
 def test_a_glob_over_a_group_is_a_choice_of_its_options(loader):
-    assert space({}, ["lora=glob(*)"], loader).dimensions == {
+    assert parse_search_space({}, ["lora=glob(*)"], loader).dimensions == {
         "lora": Choice(("all_linear", "attention_only"))
     }
 
@@ -76,24 +75,26 @@ def test_a_glob_over_a_group_is_a_choice_of_its_options(loader):
 )
 def test_a_range_without_sense_is_refused(loader, written, said):
     with pytest.raises(ConfigError, match=r"lora\.r=") as refused:
-        space({}, [f"lora.r={written}"], loader)
+        parse_search_space({}, [f"lora.r={written}"], loader)
     assert said in str(refused.value)
 
 
 def test_every_bad_range_is_said_at_once(loader):
     with pytest.raises(ConfigError) as refused:
-        space({}, ["lora.r=range(1,1)", "lora.alpha=interval(2,1)"], loader)
+        parse_search_space({}, ["lora.r=range(1,1)", "lora.alpha=interval(2,1)"], loader)
     assert len(refused.value.problems) == 2
 
 
 def test_nothing_that_varies_is_refused(loader):
     with pytest.raises(ConfigError, match="nothing varies"):
-        space({}, ["lora.r=8"], loader)
+        parse_search_space({}, ["lora.r=8"], loader)
 
 
 def test_the_command_line_wins_over_a_preset(loader):
     params = {"lora.r": "choice(4,8)", "lora.alpha": "choice(16,32)"}
-    made = space(params, ["lora.r=choice(64,128)", "lora.alpha=8", "hardware=cpu"], loader)
+    made = parse_search_space(
+        params, ["lora.r=choice(64,128)", "lora.alpha=8", "hardware=cpu"], loader
+    )
     assert made.dimensions == {"lora.r": Choice((64, 128))}
     assert made.overrides({"lora.r": 64}) == ("lora.alpha=8", "hardware=cpu", "lora.r=64")
 
@@ -101,20 +102,20 @@ def test_the_command_line_wins_over_a_preset(loader):
 @pytest.mark.parametrize(
     ("dimensions", "size"),
     [
-        ({"a": Choice((1, 2)), "b": Whole(0, 9, 3)}, 8),
-        ({"a": Real(0, 1, 0.1)}, 11),
-        ({"a": Choice((1, 2)), "b": Real(0, 1)}, math.inf),
+        ({"a": Choice((1, 2)), "b": IntRange(0, 9, 3)}, 8),
+        ({"a": FloatRange(0, 1, 0.1)}, 11),
+        ({"a": Choice((1, 2)), "b": FloatRange(0, 1)}, math.inf),
     ],
 )
 def test_the_size_of_a_space(dimensions, size):
-    assert Space(dimensions).size == size
+    assert SearchSpace(dimensions).size == size
 
 
 @pytest.mark.parametrize("value", [True, None, 8, 1e-05, 0.1, "'a b'", "[q_proj,k_proj]", "word"])
 def test_a_value_survives_hydra(loader, value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    read = OverridesParser.create().parse_override(f"key={text_of(value)}").value()
+    read = OverridesParser.create().parse_override(f"key={format_value(value)}").value()
     assert read == {"'a b'": "a b", "[q_proj,k_proj]": ["q_proj", "k_proj"]}.get(value, value)
 
 
@@ -122,11 +123,13 @@ def test_a_value_survives_hydra(loader, value):
 def test_a_quoted_path_survives_hydra(text):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
+    assert OverridesParser.create().parse_override(f"key={quote_value(text)}").value() == text
 
 
 def test_lengths_end_where_the_cases_of_a_cpu_do_and_go_on_to_the_ceiling_of_a_card(loader):
-    assert space({"x": lengths("cpu", 640)}, [], loader).dimensions == {"x": Whole(384, 640, 128)}
-    assert space({"x": lengths("cuda", 2048)}, [], loader).dimensions == {
-        "x": Whole(1024, 16384, 1024)
+    assert parse_search_space({"x": choose_sweep_lengths("cpu", 640)}, [], loader).dimensions == {
+        "x": IntRange(384, 640, 128)
+    }
+    assert parse_search_space({"x": choose_sweep_lengths("cuda", 2048)}, [], loader).dimensions == {
+        "x": IntRange(1024, 16384, 1024)
     }

@@ -14,7 +14,7 @@ from medexp.sweep.study import storage
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(storage, "WAITS_S", 1.0)
+    monkeypatch.setattr(storage, "TIMEOUT_S", 1.0)
 
 
 def test_a_server_that_does_not_answer_is_named_without_its_password():
@@ -52,7 +52,7 @@ def _hold(file, seconds: float) -> threading.Thread:
 
 
 def test_a_locked_file_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "WAITS_S", 20.0)
+    monkeypatch.setattr(storage, "TIMEOUT_S", 20.0)
     thread = _hold(tmp_path / "x.db", 1.5)
     storage.connect(f"sqlite:///{tmp_path}/x.db")
     thread.join()
@@ -75,7 +75,7 @@ def test_a_file_that_stays_locked_is_named(tmp_path):
     ],
 )
 def test_a_password_is_never_shown(url, shown):
-    assert storage.without_password(url) == shown
+    assert storage.hide_password(url) == shown
 
 
 CONNECT = """

@@ -16,22 +16,22 @@ from medexp.config.registration import conf_dir
 from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
-from medexp.sweep.search.search_space import Choice, Real, Space, Whole
-from medexp.sweep.study import study as study_module
-from medexp.sweep.study.study import ending_of
-from medexp.sweep.study.trial_files import Ending, Outcome
+from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
+from medexp.sweep.study import history as history_module
+from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import process_identity as alive
 from medexp.system.units import GIB
 
 LOSS = "result/loss_after"
 SAMPLERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
 PRUNERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
-FINITE = Space({"lora.r": Choice((4, 8)), "training.max_seq_tokens": Whole(128, 384, 128)})
+FINITE = SearchSpace({"lora.r": Choice((4, 8)), "training.max_seq_tokens": IntRange(128, 384, 128)})
 
 
 def told(study, ending=Ending.done, loss=1.0, violations=None):
     trial = study.ask()
-    study.tell(trial, Outcome(ending, "why", {LOSS: loss}), violations or {})
+    study.tell(trial, TrialOutcome(ending, "why", {LOSS: loss}), violations or {})
     return trial
 
 
@@ -55,7 +55,7 @@ def test_what_optuna_is_told_and_what_counts(opened, ending, state, counts):
     study = opened()
     told(study, ending)
     (trial,) = study.trials()
-    assert (trial.state.name, ending_of(trial), study.done()) == (state, ending, int(counts))
+    assert (trial.state.name, ending_of(trial), study.count_done()) == (state, ending, int(counts))
 
 
 def test_a_sampler_is_told_by_how_much_a_proposal_does_not_fit(opened):
@@ -68,17 +68,17 @@ def test_the_best_is_feasible(opened):
     study = opened()
     told(study, loss=1.0, violations={VRAM: 5.0})
     best = told(study, loss=2.0, violations={VRAM: -5.0})
-    assert [each.number for each in study.best()] == [best.number]
+    assert [each.number for each in study.best_trials()] == [best.number]
 
 
 def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
     study, base = opened(), resolved("hardware=cpu")
-    sweeper._same_run(study, base)
+    sweeper._check_base_unchanged(study, base)
     again = copy.deepcopy(base)
     again.evaluation.reuse_base = not base.evaluation.reuse_base
     again.training.save_steps += 1
     again.lora.r += 1  # one of its dimensions
-    sweeper._same_run(study, again)
+    sweeper._check_base_unchanged(study, again)
     again.lora.alpha += 1
     with pytest.raises(
         ConfigError,
@@ -86,7 +86,7 @@ def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
             rf"begun with other settings: lora\.alpha={again.lora.alpha} \(was {base.lora.alpha}\);"
         ),
     ):
-        sweeper._same_run(study, again)
+        sweeper._check_base_unchanged(study, again)
 
 
 def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
@@ -99,24 +99,26 @@ def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
     }
     kept |= {
         "evaluation.reuse_base": True,
-        "hydra.sweeper.objective": list(study.settings.objectives),
+        "hydra.sweeper.objective": list(study.options.objectives),
     }
     # the project was moved since
     kept |= {"dataset.path": f"/elsewhere/{Path(str(kept['dataset.path'])).name}"}
     study.optuna.set_user_attr("base", kept)
-    sweeper._same_run(study, now)
-    sweeper._same_run(study, before)
+    sweeper._check_base_unchanged(study, now)
+    sweeper._check_base_unchanged(study, before)
     other = resolved("hardware=cpu", "dataset=local", "dataset.path=other.csv", on=no_card)
     with pytest.raises(ConfigError, match=r"begun with other settings: .*dataset\.name=local"):
-        sweeper._same_run(study, other)
+        sweeper._check_base_unchanged(study, other)
 
 
 def test_a_study_goes_on_with_more_memory_but_not_with_another_ceiling(opened, resolved, no_card):
     study = opened()
     for ram in (8, 16):
-        sweeper._same_run(study, resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB)))
+        sweeper._check_base_unchanged(
+            study, resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB))
+        )
     with pytest.raises(ConfigError, match=r"hardware\.vram_ceiling_gib=4\.0 \(was None\)"):
-        sweeper._same_run(
+        sweeper._check_base_unchanged(
             study, resolved("hardware=cpu", "hardware.vram_ceiling_gib=4", on=no_card)
         )
 
@@ -128,8 +130,8 @@ def test_the_axes_of_plots_are_called_by_their_metric(opened):
 def test_the_best_of_two_objectives_is_a_front(opened):
     study = opened("hydra.sweeper.objective=[a,b]", "hydra.sweeper.direction=[minimize,maximize]")
     for a, b in [(1, 1), (2, 2), (3, 1), (1, 0.5)]:
-        study.tell(study.ask(), Outcome(Ending.done, "", {"a": a, "b": b}), {})
-    assert sorted(each.number for each in study.best()) == [0, 1]
+        study.tell(study.ask(), TrialOutcome(Ending.done, "", {"a": a, "b": b}), {})
+    assert sorted(each.number for each in study.best_trials()) == [0, 1]
 
 
 def test_an_objective_that_is_not_logged_is_refused_with_what_is(opened):
@@ -148,7 +150,7 @@ def test_a_study_goes_on_where_it_was_with_other_draws(opened):
     first = opened()
     drawn = [told(first).params for _ in range(3)]
     again = opened()
-    assert again.done() == 3
+    assert again.count_done() == 3
     later = [told(again).params for _ in range(3)]
     assert [each.number for each in again.trials()] == list(range(6))
     assert not any(each in drawn for each in later)
@@ -162,7 +164,7 @@ def test_the_same_seed_draws_the_same(opened, tmp_path):
 @pytest.mark.parametrize("url", ["sqlite:///{}/x.db", "{}/x.journal"])
 def test_sqlite_and_a_journal_file_both_keep_a_study(opened, tmp_path, url):
     told(opened(url=url.format(tmp_path)))
-    assert opened(url=url.format(tmp_path)).done() == 1
+    assert opened(url=url.format(tmp_path)).count_done() == 1
 
 
 def test_another_direction_is_refused(opened):
@@ -202,18 +204,18 @@ def test_a_sampler_inside_another_goes_on_with_other_draws_too(opened):
     assert len({each["training.learning_rate"] for each in drawn}) == 3
 
 
-@pytest.mark.parametrize("now", [Choice((4, 8, 32)), Whole(4, 16)])
+@pytest.mark.parametrize("now", [Choice((4, 8, 32)), IntRange(4, 16)])
 def test_a_categorical_that_changed_is_refused(opened, now):
-    told(opened(space=Space({"lora.r": Choice((4, 8, 16))})))
+    told(opened(space=SearchSpace({"lora.r": Choice((4, 8, 16))})))
     with pytest.raises(
         ConfigError, match=r"was begun with lora\.r from choice\(4, 8, 16\) and is now asked for"
     ):
-        opened(space=Space({"lora.r": now}))
+        opened(space=SearchSpace({"lora.r": now}))
 
 
 def test_a_range_may_grow(opened):
-    told(opened(space=Space({"lora.r": Whole(4, 16)})))
-    assert opened(space=Space({"lora.r": Whole(4, 64)})).done() == 1
+    told(opened(space=SearchSpace({"lora.r": IntRange(4, 16)})))
+    assert opened(space=SearchSpace({"lora.r": IntRange(4, 64)})).count_done() == 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -236,7 +238,7 @@ def test_every_pruner_hears_reports(opened, pruner):
         for step in range(4):
             trial.report(1.0 + offset + 0.001 * step, step)
             verdicts.append(trial.should_prune())
-        study.tell(trial, Outcome(Ending.done, "", {LOSS: 1.0 + offset}), {})
+        study.tell(trial, TrialOutcome(Ending.done, "", {LOSS: 1.0 + offset}), {})
     assert verdicts[:4] == [False] * 4
     if pruner in {"median", "percentile"}:
         assert verdicts[-4:] == [True] * 4
@@ -256,7 +258,8 @@ def test_a_grid_tries_every_point_once_and_ends(opened, sampler):
 def test_a_grid_needs_a_finite_space(opened):
     with pytest.raises(ConfigError, match=r"training\.learning_rate has no grid"):
         opened(
-            "hydra/sweeper/sampler=grid", space=Space({"training.learning_rate": Real(1e-5, 1e-3)})
+            "hydra/sweeper/sampler=grid",
+            space=SearchSpace({"training.learning_rate": FloatRange(1e-5, 1e-3)}),
         )
 
 
@@ -268,15 +271,15 @@ def test_an_option_that_a_sampler_does_not_take_is_refused(opened):
 
 
 def test_a_finished_point_is_known_again(opened):
-    study = opened(space=Space({"lora.r": Choice((4,))}))
+    study = opened(space=SearchSpace({"lora.r": Choice((4,))}))
     told(study)
-    assert study.same_point(study.ask()).number == 0
+    assert study.find_twin(study.ask()).number == 0
 
 
 def test_a_trial_that_was_cut_short_is_tried_next_with_its_values(opened):
     study = opened()
     cut = study.ask()
-    study.tell(cut, Outcome(Ending.died, "killed"), {})
+    study.tell(cut, TrialOutcome(Ending.died, "killed"), {})
     study.enqueue(study.trials()[0].params, continues=study.trials()[0])
     again = study.ask()
     assert again.params == cut.params
@@ -289,10 +292,10 @@ def test_a_trial_that_was_cut_short_is_tried_next_with_its_values(opened):
 def test_a_running_trial_is_left_over_once_its_process_is_gone(opened):
     study = opened()
     mine = study.ask()
-    assert study.leftovers() == []
+    assert study.list_orphans() == []
     # its number belongs to another now
     mine.set_user_attr("sweeper", study.trials()[0].user_attrs["sweeper"] | {"began": 1.0})
-    assert [each.number for each in study.leftovers()] == [0]
+    assert [each.number for each in study.list_orphans()] == [0]
 
 
 def test_a_running_trial_of_another_machine_is_left_over_when_it_is_silent(opened, monkeypatch):
@@ -300,18 +303,18 @@ def test_a_running_trial_of_another_machine_is_left_over_when_it_is_silent(opene
     trial = study.ask()
     trial.set_user_attr("sweeper", {"host": "elsewhere", "pid": 1, "began": 1.0})
     study.heartbeat([trial._trial_id])
-    assert study.leftovers() == []
+    assert study.list_orphans() == []
     import time
 
     time.sleep(5.5)
-    assert [each.number for each in study.leftovers()] == [0]
+    assert [each.number for each in study.list_orphans()] == [0]
 
 
 def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
     study = opened("sweep.n_trials=2")
     first, second, third = study.ask(), study.ask(), study.ask()
     assert [study.is_surplus(each) for each in (first, second, third)] == [False, False, True]
-    study.tell(first, Outcome(Ending.infeasible, "too long"), {VRAM: 1.0})
+    study.tell(first, TrialOutcome(Ending.infeasible, "too long"), {VRAM: 1.0})
     assert not study.is_surplus(third)
 
 
@@ -358,7 +361,7 @@ def shared_url(request, tmp_path):
 
 
 def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened, tmp_path: Path):
-    space = Space({"lora.r": Whole(2, 39)})
+    space = SearchSpace({"lora.r": IntRange(2, 39)})
     opened(*SHARED[:1], "sweep.n_trials=12", space=space, url=shared_url)  # its tables, once
     context = multiprocessing.get_context("spawn")
     started, together = context.Queue(), context.Barrier(2)
@@ -372,9 +375,9 @@ def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened,
         each.join(240)
         assert each.exitcode == 0
     study = opened("sweep.n_trials=12", space=space, url=shared_url)
-    assert study.done() == study.count(Ending.done) == 12
-    assert study.pending() == 0
-    assert study.count(Ending.infeasible) > 0  # they came in between
+    assert study.count_done() == study.count_ended(Ending.done) == 12
+    assert study.count_pending() == 0
+    assert study.count_ended(Ending.infeasible) > 0  # they came in between
     begun = [started.get() for _ in range(12)]
     assert started.empty()
     done = [
@@ -390,15 +393,15 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
     opened, monkeypatch
 ):
     one = opened("hydra/sweeper/sampler=random")
-    monkeypatch.setattr(study_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
+    monkeypatch.setattr(history_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
     other = opened("hydra/sweeper/sampler=random")
     first, second = one.ask(), other.ask()
     assert first.params != second.params
-    other.enqueue(first.params, continues=one.frozen(first))
+    other.enqueue(first.params, continues=one.reload(first))
     third = other.ask()
-    assert other.same_point(third).number == first.number
-    assert one.same_point(first) is None
-    other.copy(third, one.frozen(first))
+    assert other.find_twin(third).number == first.number
+    assert one.find_twin(first) is None
+    other.tell_twin(third, one.reload(first))
     assert ending_of(other.trials()[2]) is Ending.surplus
 
 
@@ -406,20 +409,20 @@ def test_the_default_point_is_not_queued_twice(opened):
     study = opened()
     for each in (study, opened()):
         each.enqueue({"lora.r": 16, "training.learning_rate": 1e-4})
-    assert study.waiting() == 1
+    assert study.count_waiting() == 1
 
 
 def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
-    study = opened(space=Space({"lora.r": Choice((4,))}))
+    study = opened(space=SearchSpace({"lora.r": Choice((4,))}))
     first = study.ask()
     first.report(2.5, 3)
-    study.tell(first, Outcome(Ending.pruned, "behind"), {VRAM: -1.0})
+    study.tell(first, TrialOutcome(Ending.pruned, "behind"), {VRAM: -1.0})
     again = study.ask()
-    study.copy(again, study.same_point(again))
+    study.tell_twin(again, study.find_twin(again))
     _, copied = study.trials()
     assert (copied.state.name, copied.intermediate_values, copied.constraints) == (
         "PRUNED",
         {3: 2.5},
         {VRAM: -1.0},
     )
-    assert study.done() == 1
+    assert study.count_done() == 1

@@ -9,9 +9,15 @@ import psutil
 import pytest
 
 from medexp.errors import MachineError
-from medexp.sweep.study.trial_files import Ending, Outcome, Ticket, read_outcome, read_ticket
+from medexp.sweep.study.trial_files import (
+    Ending,
+    TrialOutcome,
+    TrialSpec,
+    read_outcome,
+    read_trial_spec,
+)
 from medexp.sweep.workers import worker_pool as processes
-from medexp.sweep.workers.worker_pool import Processes, slots
+from medexp.sweep.workers.worker_pool import WorkerPool, make_worker_environments
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
 
@@ -25,8 +31,8 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def run(code: str, folder, timeout_s=None, environments=({},)) -> Outcome:
-    return Processes(environments).run(python(code), folder, timeout_s)
+def run(code: str, folder, timeout_s=None, environments=({},)) -> TrialOutcome:
+    return WorkerPool(environments).run(python(code), folder, timeout_s)
 
 
 @pytest.mark.parametrize(
@@ -84,16 +90,16 @@ def test_an_outcome_that_was_left_is_believed_whatever_came_after(tmp_path):
 
 
 def test_an_outcome_of_an_earlier_attempt_is_not(tmp_path):
-    Outcome(Ending.done).write(tmp_path)
+    TrialOutcome(Ending.done).write(tmp_path)
     assert run("import os; os.abort()", tmp_path).ending is Ending.crashed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such modes")
 def test_what_may_hold_a_password_is_for_this_user_alone(tmp_path):
-    ticket = Ticket("s", "postgresql://me:secret@host/db", 0, 0, "s/0", None, False, {})
-    ticket.write(tmp_path)
-    Outcome(Ending.crashed, "postgresql://me:secret@host/db did not answer").write(tmp_path)
-    assert read_ticket(tmp_path) == ticket
+    trial_spec = TrialSpec("s", "postgresql://me:secret@host/db", 0, 0, "s/0", None, False, {})
+    trial_spec.write(tmp_path)
+    TrialOutcome(Ending.crashed, "postgresql://me:secret@host/db did not answer").write(tmp_path)
+    assert read_trial_spec(tmp_path) == trial_spec
     assert {
         file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()
     } == dict.fromkeys(("trial.json", "outcome.json"), "0o600")
@@ -136,12 +142,12 @@ def test_a_late_process_is_asked_then_stopped_with_what_it_started(tmp_path, mon
 
 
 def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_path):
-    both = Processes([{}, {}])
+    both = WorkerPool([{}, {}])
     heard = (
         "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(130));"
         " print('up', flush=True); time.sleep(60)"
     )
-    outcomes: list[Outcome] = []
+    outcomes: list[TrialOutcome] = []
     threads = [
         threading.Thread(
             target=lambda each=each: outcomes.append(both.run(python(heard), tmp_path / each, None))
@@ -164,7 +170,7 @@ def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_pat
 
 def test_each_process_has_a_card_of_its_own_and_no_two_the_same(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    pool = Processes(slots(2, TWO_CARDS, on_card=True))
+    pool = WorkerPool(make_worker_environments(2, TWO_CARDS, on_card=True))
     code = (
         "import os, time; print('card', os.environ['CUDA_VISIBLE_DEVICES'], flush=True);"
         " time.sleep(1)"
@@ -196,7 +202,8 @@ def test_cards_are_those_this_process_may_see(monkeypatch, visible, n_jobs, card
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [
-        each["CUDA_VISIBLE_DEVICES"] for each in slots(n_jobs, TWO_CARDS, on_card=True)
+        each["CUDA_VISIBLE_DEVICES"]
+        for each in make_worker_environments(n_jobs, TWO_CARDS, on_card=True)
     ] == cards
 
 
@@ -206,7 +213,7 @@ def test_trials_that_run_side_by_side_share_the_host_s_memory(tmp_path):
         "import psutil; from medexp.system import machine; print(psutil.virtual_memory().total //"
         " machine.read().ram_bytes)"
     )
-    pool = Processes(slots(2, TWO_CARDS, on_card=True))
+    pool = WorkerPool(make_worker_environments(2, TWO_CARDS, on_card=True))
     pool.run([sys.executable, "-c", ram], tmp_path, None)
     assert "\n2\n" in (tmp_path / "trial.log").read_text()
 
@@ -216,12 +223,16 @@ def test_more_jobs_than_cards_are_refused(monkeypatch):
     with pytest.raises(
         MachineError, match=r"hydra\.sweeper\.n_jobs=3 asks for a card each and there are 2 cards"
     ):
-        slots(3, TWO_CARDS, on_card=True)
+        make_worker_environments(3, TWO_CARDS, on_card=True)
 
 
 def test_cores_are_shared_out():
-    assert slots(1, CPU, on_card=False) == [{}]  # as a run of its own, to the same bits
-    assert [each["OMP_NUM_THREADS"] for each in slots(3, CPU, on_card=False)] == ["2", "2", "2"]
+    assert make_worker_environments(1, CPU, on_card=False) == [
+        {}
+    ]  # as a run of its own, to the same bits
+    assert [
+        each["OMP_NUM_THREADS"] for each in make_worker_environments(3, CPU, on_card=False)
+    ] == ["2", "2", "2"]
 
 
 def test_a_log_begins_with_its_command_and_keeps_earlier_attempts(tmp_path):

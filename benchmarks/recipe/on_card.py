@@ -1,0 +1,259 @@
+"""Recipes beside each other on one CUDA card: what improves the form, and what it does to the medicine.
+
+    python benchmarks/recipe/on_card.py --model /tmp/q/hf --o1 medical_o1_sample.json --out results/
+
+Every recipe is a run of medexp.train for every seed, several at a time; all are measured on the
+held-out conditions of the shipped cases, and share one store, so that the base is asked once.
+Writes results.json (every metric of every run), results.md, and the report of each run. What was
+not begun before --stop-after is left out, and said.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMON = (
+    "hardware=h200_141gb",
+    "model=local",
+    "model.quantisation=none",
+    "prompt=clinical_sections",
+    "training.max_seq_tokens=1024",
+    "evaluation.batch_size=16",
+    "evaluation.max_new_tokens=500",
+    "tracking.system_metrics=false",
+    "tracking.root=mlruns",
+)
+SHIPPED = ("dataset=clinical_cases",)
+# The parts of a mixture, by their weights; both are measured on the shipped cases' held-out part.
+MIXTURE = ("dataset=medical_o1_structured",)
+RECIPES: dict[str, Sequence[str]] = {
+    "shipped cases": SHIPPED,
+    "shipped, learning rate / 4": (*SHIPPED, "training.learning_rate=5e-5"),
+    "shipped, rank 4": (*SHIPPED, "lora.r=4", "lora.alpha=4"),
+    "shipped, 20 steps": (*SHIPPED, "training.max_steps=20"),
+    "shipped, answers alone": (*SHIPPED, "prompt=direct", "dataset.columns.reasoning=null"),
+    "shipped, items the base finds likely": (),  # the path of its cases is filled in
+    "medical-o1 alone": (
+        *MIXTURE,
+        "dataset.mixture.0.weight=0.99",
+        "dataset.mixture.1.weight=0.01",
+    ),
+    "nine medical-o1 to one shipped": MIXTURE,
+    "one to one": (*MIXTURE, "dataset.mixture.0.weight=0.5", "dataset.mixture.1.weight=0.5"),
+}
+KNOWN = "shipped, items the base finds likely"
+MEASURED = ("result/", "eval/", "test/", "data/cases")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: its recipe, seed, command line, how it ended, and its metrics."""
+
+    recipe: str
+    seed: int
+    command: str
+    returncode: int
+    took_s: float
+    metrics: dict[str, float]
+
+
+def main() -> int:
+    """Run the recipes and write the tables; 1 where a run failed."""
+    options = _parse_options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    work = options.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    recipes = {name: RECIPES[name] for name in options.only or RECIPES}
+    if KNOWN in recipes:
+        recipes[KNOWN] = _known_cases(options, work)
+    tasks = [(name, seed) for seed in options.seeds for name in recipes]
+    began = time.monotonic()
+    # The first run asks the base; the others find its answers in the store.
+    trials = [_train(options, work, *tasks[0], recipes[tasks[0][0]])]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = [
+            pool.submit(_train_in_time, options, work, name, seed, recipes[name], began)
+            for name, seed in tasks[1:]
+        ]
+        trials += [trial for task in waiting if (trial := task.result()) is not None]
+    _write(options, work, trials, len(tasks))
+    return int(any(trial.returncode for trial in trials))
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="a Transformers checkpoint")
+    parser.add_argument("--o1", type=Path, help="records of medical-o1, for the mixtures")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("recipes"), help="where runs lie")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=5, help="runs at once (%(default)s)")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, metavar="RECIPE")
+    parser.add_argument("--held-out", type=int, default=32)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S")
+    return parser.parse_args()
+
+
+def _words(
+    options: argparse.Namespace, name: str, seed: int, overrides: Sequence[str]
+) -> list[str]:
+    words = [*COMMON, f"model.path={options.model.absolute()}", *overrides]
+    if MIXTURE[0] in words:
+        if options.o1 is None:
+            raise SystemExit(f"{name} needs --o1 FILE")
+        words.append(f"dataset.mixture.0.path={options.o1.absolute()}")
+    return [
+        *words,
+        f"dataset.held_out={options.held_out}",
+        f"evaluation.answers={options.held_out}",
+        f"training.seed={seed}",
+        f"+tracking.tags={{recipe: '{name}'}}",
+        f"hydra.run.dir=outputs/{name.replace(' ', '_').replace('/', '')}-{seed}",
+        *options.set,
+    ]
+
+
+def _train_in_time(
+    options: argparse.Namespace,
+    work: Path,
+    name: str,
+    seed: int,
+    overrides: Sequence[str],
+    began: float,
+) -> Trial | None:
+    """Return the run, None where it was not begun in time."""
+    if time.monotonic() - began > options.stop_after:
+        return None
+    return _train(options, work, name, seed, overrides)
+
+
+def _train(
+    options: argparse.Namespace, work: Path, name: str, seed: int, overrides: Sequence[str]
+) -> Trial:
+    words, began = _words(options, name, seed, overrides), time.monotonic()
+    folder = work / words[-1 - len(options.set)].partition("=")[2]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "medexp.train", *words],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = options.out / f"{folder.name}.log"
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    took_s = time.monotonic() - began
+    print(f"{name}, seed {seed}: exit code {done.returncode}, {took_s:.0f} s", flush=True)
+    report = folder / "report.html"
+    if report.is_file():
+        (options.out / f"{folder.name}.html").write_bytes(report.read_bytes())
+    return Trial(
+        name, seed, " ".join(words), done.returncode, took_s, _metrics_of(work, name, seed)
+    )
+
+
+def _metrics_of(work: Path, name: str, seed: int) -> dict[str, float]:
+    """Return the last value of every metric of that run, from MLflow."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{work / 'mlruns' / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    for run in client.search_runs(experiments, f"params.`training.seed` = '{seed}'"):
+        if run.data.tags.get("recipe") == name and run.info.status == "FINISHED":
+            return {
+                key: value for key, value in run.data.metrics.items() if key.startswith(MEASURED)
+            }
+    return {}
+
+
+def _known_cases(options: argparse.Namespace, work: Path) -> list[str]:
+    """Write the half of the shipped cases whose answers the base finds likeliest, by nats a token
+    after the question, and return the overrides that train on them.
+
+    The split takes the held-out conditions from the whole set, so none of them is trained on.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to("cuda")
+    lines = (ROOT / "medexp" / "data" / "clinical_cases.jsonl").read_text("utf-8").splitlines()
+    losses: dict[str, float] = {}
+    for line in lines:
+        case = json.loads(line)
+        question = tokenizer(case["Question"] + "\n\n", return_tensors="pt").input_ids
+        answer = tokenizer(case["Response"], return_tensors="pt").input_ids
+        tokens = torch.cat([question, answer], 1).to("cuda")
+        with torch.inference_mode():
+            labels = tokens.clone()
+            labels[:, : question.shape[1]] = -100
+            losses[line] = float(model(tokens, labels=labels).loss)
+    file = work / "known.jsonl"
+    middle = statistics.median(losses.values())
+    known = [line for line in lines if losses[line] <= middle]
+    file.write_text("\n".join(known) + "\n", encoding="utf-8")
+    del model
+    torch.cuda.empty_cache()
+    entry = f"{{use: clinical_cases, weight: 1, path: {file}}}"
+    return [
+        "dataset=mixture",
+        f"dataset.mixture=[{entry}]",
+        "dataset.held_out_from=clinical_cases",
+    ]
+
+
+def _write(
+    options: argparse.Namespace, work: Path, trials: Sequence[Trial], num_planned: int
+) -> None:
+    results = {
+        "date": time.strftime("%Y-%m-%d"),
+        "model": options.model.name,
+        "not_begun": num_planned - len(trials),
+        "runs": [vars(trial) for trial in trials],
+    }
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    names = sorted({key for trial in trials for key in trial.metrics if key.endswith("/after")})
+    rows = ["| recipe | seeds | " + " | ".join(_title(name) for name in names) + " |"]
+    rows.append("|---" * (len(names) + 2) + "|")
+    for recipe in dict.fromkeys(trial.recipe for trial in trials):
+        of_recipe = [trial for trial in trials if trial.recipe == recipe and trial.metrics]
+        cells = [_cell(of_recipe, name) for name in names]
+        rows.append(f"| {recipe} | {len(of_recipe)} | " + " | ".join(cells) + " |")
+    (options.out / "results.md").write_text("\n".join(rows) + "\n", "utf-8")
+    print("\n".join(rows))
+
+
+def _title(name: str) -> str:
+    return name.removeprefix("eval/").removesuffix("/after")
+
+
+def _cell(trials: Sequence[Trial], name: str) -> str:
+    """Return before, and after with its least and largest value over the seeds."""
+    values = [trial.metrics[name] for trial in trials if name in trial.metrics]
+    if not values:
+        return ""
+    before: Any = next(
+        trial.metrics.get(name.replace("/after", "/before")) for trial in trials if trial.metrics
+    )
+    shown = f"{before:.3g} -> " if before is not None else ""
+    return f"{shown}{statistics.fmean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""From a checked config to a loaded model: the training stack under its memory cap, a run's weights
+and tokenizer, and the model with its adapter.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from medexp.config.schema import Engine, Quantisation, RunConfig
+from medexp.errors import RunError
+from medexp.models import adapter_files as artifact
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import memory_guard as guard
+from medexp.models import weights
+from medexp.models.adapter_model import Tuned
+from medexp.models.backend import Stack
+from medexp.models.memory_guard import Meter, memory_phase
+from medexp.models.tokenizer import load_tokenizer
+from medexp.models.weights import Weights
+from medexp.planning import planner
+from medexp.planning.memory_terms import Phase
+from medexp.system import machine
+from medexp.system.console import NOTE, Console
+from medexp.system.private_names import untested
+from medexp.tracking.finished_run import FinishedRun
+
+
+@dataclass(frozen=True)
+class Session:
+    """The training stack under its memory cap, and a run's weights and tokenizer, ready for the
+    model to be loaded.
+    """
+
+    meter: Meter
+    modules: Stack
+    weights: Weights
+    tokenizer: Any
+
+
+def open_session(run: RunConfig, found: Weights, console: Console) -> Session:
+    """Import the stack, convert the embedded model where that was never done here, and load the
+    tokenizer of `found`.
+    """
+    for each in untested(list_patched_libraries(run)):
+        console.info(each, NOTE)
+    with console.status("loading the training stack"):
+        meter = guard.cap(run.hardware)
+        modules = stack.load(run.hardware, machine.cache_dir())
+    if found.gguf is not None:
+        with console.status("converting the embedded model, once"):
+            found = weights.convert(found, run.model, modules)
+    return Session(meter, modules, found, load_tokenizer(found, modules))
+
+
+def load_model_under_ceiling(run: RunConfig, base: Session, console: Console) -> Tuned:
+    """The model of `run` with the adapter it starts from, under the ceiling."""
+    with (
+        console.status(f"loading {run.model.name} and the adapter"),
+        memory_phase(Phase.always, "loading the model", base.meter),
+    ):
+        return model.load(run, base.weights, base.tokenizer, base.modules)
+
+
+def list_patched_libraries(run: RunConfig) -> list[str]:
+    """The libraries whose insides `run` relies on."""
+    with_unsloth = ["unsloth", "unsloth_zoo"] if run.hardware.engine is Engine.unsloth else []
+    quantised = ["bitsandbytes"] if run.model.quantisation is not Quantisation.none else []
+    return [*with_unsloth, *quantised, "transformers", "mlflow"]
+
+
+def prepare_finished_run(run: RunConfig, subject: FinishedRun, console: Console) -> Weights:
+    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
+    another version of it, which is said; `run` is set to begin with that adapter, and to the
+    fastest plan that fits.
+
+    Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
+        together; VramPlanError.
+    """
+    if planner.is_planned(run):
+        planner.apply(run, planner.choose(run)[0])
+    if subject.adapter is None:
+        raise RunError(
+            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
+            " run=FOLDER of its adapter"
+        )
+    found = weights.find(run.model)
+    if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
+        console.info(note, NOTE)
+    run.lora.start_from = str(subject.adapter)
+    return found

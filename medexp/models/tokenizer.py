@@ -1,0 +1,61 @@
+"""The tokenizer that lies beside a model's weights, and how long a text that model can read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medexp.errors import MedexpError, ModelError, first_line
+from medexp.models.backend import Stack
+from medexp.models.weights import Weights
+
+
+def load_tokenizer(weights: Weights, stack: Stack) -> Any:
+    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is
+    masked by length).
+
+    Raises: ModelError if it cannot be read, or has no end of sequence.
+    """
+    with refuse_unreadable(
+        "the tokenizer", weights, Exception
+    ):  # tokenizers has no type of its own
+        tokenizer = stack.transformers.AutoTokenizer.from_pretrained(
+            weights.location, revision=revision_of(weights)
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {weights.location} has no EOS token; a model trained with it could"
+            " not end an answer"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextmanager
+def refuse_unreadable(what: str, weights: Weights, *kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these `kinds` are about a file that is missing, cut off, or not this user's to
+    read.
+    """
+    try:
+        yield
+    except MedexpError:
+        raise
+    except kinds as error:
+        raise ModelError(
+            f"{what} of {weights.location} cannot be read ({first_line(error)}); copy the folder"
+            " again, and see that its files may be read"
+        ) from error
+
+
+def context_tokens(weights: Weights, stack: Stack) -> int:
+    """How many tokens, prompt and answer together, the model in `weights` was made for."""
+    config = stack.transformers.AutoConfig.from_pretrained(
+        weights.location, revision=revision_of(weights)
+    )
+    return int(config.max_position_embeddings)
+
+
+def revision_of(weights: Weights) -> str | None:
+    """Return the commit to read from the Hub, or None where the weights lie in a folder."""
+    return None if Path(weights.location).is_absolute() else weights.commit

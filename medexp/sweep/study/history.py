@@ -1,0 +1,267 @@
+"""What is known of a study's trials: how many ended in which way, which is best, which are left over.
+
+Every trial ends in one of `trial_files.Ending`. Optuna knows it as COMPLETE where it has a value; as
+PRUNED where it was pruned and, with its violation as a constraint, where it could not fit or ran out
+of memory; as FAIL elsewhere. Samplers learn from pruned trials and forget failed ones.
+"""
+
+import math
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medexp.errors import ConfigError, listing, nearest
+from medexp.sweep.search.labels import contains_value
+from medexp.sweep.search.options import SweepOptions
+from medexp.sweep.search.search_space import SearchSpace
+from medexp.sweep.study import storage
+from medexp.sweep.study.trial_files import TRIED, Ending
+from medexp.system import private_names
+from medexp.system.process_identity import is_alive, owner
+
+# Optuna's user attributes of a trial. Studies that were begun earlier hold these names.
+ENDING = "ending"
+FOLDER = "folder"
+OWNER = "sweeper"
+PLANNED = "planned_bytes"
+MEASURED = "measured_bytes"
+WHY = "why"
+ELAPSED = "elapsed_s"
+RUN = "mlflow_run_id"
+CONTINUES = "continues"
+ATTEMPT = "attempt"
+BEAT = "beat"
+
+# Another trial with the same parameters would end in the same way.
+CONCLUSIVE_ENDINGS = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
+
+
+class StudyHistory:
+    """The trials of an Optuna study, as its storage has them now. Changes nothing in the study."""
+
+    def __init__(self, optuna_study: Any, url: str, space: SearchSpace, options: SweepOptions):
+        self.optuna = optuna_study
+        self.url = url
+        self.space = space
+        self.options = options
+        # None for a study that is only read: each trial then says itself where its folder is.
+        self.folder: Path | None = None
+        self.is_sampler_exhausted = False
+        self._this_sweeper = owner()
+
+    @property
+    def name(self) -> str:
+        """The name of the study."""
+        return str(self.optuna.study_name)
+
+    @property
+    def _storage(self) -> Any:
+        return private_names.STUDY_STORAGE.needed(self.optuna)
+
+    def trials(self) -> list[Any]:
+        """Return every trial, oldest first."""
+        return list(self.optuna.get_trials(deepcopy=False))
+
+    def reload(self, trial: Any) -> Any:
+        """Return `trial` as the storage has it now, as an Optuna FrozenTrial."""
+        return self._storage.get_trial(trial_id_of(trial))
+
+    def folder_of(self, trial: Any) -> Path | None:
+        """Return the folder of a trial that was started, None for another.
+
+        The study's folder may lie elsewhere than it did when the trial ran, so only the name of the
+        trial's folder is taken from the trial.
+        """
+        recorded = trial.user_attrs.get(FOLDER)
+        if not recorded:
+            return None
+        return (self.folder or Path(recorded).parent) / Path(recorded).name
+
+    def count_done(self) -> int:
+        """Return how many of `n_trials` are used up."""
+        return sum(ending.counts for ending in self._endings())
+
+    def count_failures(self) -> int:
+        """Return how many trials failed."""
+        return sum(ending.is_failure for ending in self._endings())
+
+    def count_ended(self, ending: Ending) -> int:
+        """Return how many trials ended with `ending`."""
+        return self._endings().count(ending)
+
+    def _endings(self) -> list[Ending]:
+        return [ending for ending in map(ending_of, self.trials()) if ending is not None]
+
+    def count_pending(self) -> int:
+        """Return how many trials run or wait, in this process or in another."""
+        return sum(not trial.state.is_finished() for trial in self.trials())
+
+    def count_waiting(self) -> int:
+        """Return how many trials are enqueued and not yet taken by a sweeper."""
+        return sum(trial.state.name == "WAITING" for trial in self.trials())
+
+    def list_continued(self, trial: Any) -> list[Any]:
+        """Return the trials that `trial` continues, the last one first."""
+        by_number = {candidate.number: candidate for candidate in self.trials()}
+        continued: list[Any] = []
+        number = self.reload(trial).user_attrs.get(CONTINUES)
+        while number in by_number:
+            continued.append(by_number.pop(number))
+            number = continued[-1].user_attrs.get(CONTINUES)
+        return continued
+
+    def is_surplus(self, trial: Any) -> bool:
+        """Were enough trials asked for before this one?
+
+        Several sweepers ask at once; the numbers say who was first.
+        """
+        earlier = [other for other in self.trials() if other.number < trial.number]
+        taken = sum(
+            not other.state.is_finished() or bool((ending := ending_of(other)) and ending.counts)
+            for other in earlier
+        )
+        return taken >= self.options.n_trials
+
+    def is_exhausted(self) -> bool:
+        """Has every point of a finite space been tried, or is it being tried?
+
+        Of an infinite space only its sampler can tell.
+        """
+        if not math.isfinite(self.space.size):
+            return self.is_sampler_exhausted
+        points = {
+            tuple(str(trial.params[key]) for key in self.space.dimensions)
+            for trial in self.trials()
+            if (trial.state.name == "RUNNING" or ending_of(trial) in TRIED)
+            and self.is_in_space(trial.params)
+        }
+        return len(points) >= self.space.size
+
+    def is_in_space(self, params: Mapping[str, Any]) -> bool:
+        """Do `params` lie in the space of this command? An earlier command's may have been another."""
+        return all(
+            key in params and contains_value(dimension, params[key])
+            for key, dimension in self.space.dimensions.items()
+        )
+
+    def objective_values(self, metrics: Mapping[str, float]) -> list[float]:
+        """Return the objectives among `metrics`, in the order of hydra.sweeper.objective.
+
+        Raises: ConfigError for one that was not logged.
+        """
+        self.check_logged(metrics)
+        return [float(metrics[objective]) for objective in self.options.objectives]
+
+    def check_logged(self, metrics: Mapping[str, float]) -> None:
+        """Check that a run that is done has logged every objective and every constraint.
+
+        Raises: ConfigError for a metric that it has not.
+        """
+        wanted = {"objective": self.options.objectives, "constraints": self.options.constraints}
+        for option, names in wanted.items():
+            for name in names:
+                if name not in metrics:
+                    raise ConfigError(
+                        f"hydra.sweeper.{option}: {name} is not logged by a"
+                        f" run{nearest(name, metrics)}; there are {listing(sorted(metrics))}"
+                    )
+
+    def best_trials(self) -> list[Any]:
+        """Return the best feasible trial, or with several objectives the Pareto front.
+
+        The list is empty where no trial came to a value within the constraints.
+        """
+        feasible = [
+            trial
+            for trial in self.trials()
+            if ending_of(trial) is Ending.done
+            and all(violation <= 0 for violation in trial.constraints.values())
+        ]
+        if len(self.options.objectives) > 1:
+            return [
+                trial
+                for trial in feasible
+                if not any(self._dominates(other, trial) for other in feasible)
+            ]
+        sign = self._signs()[0]
+        return sorted(feasible, key=lambda trial: sign * trial.value)[:1]
+
+    def _signs(self) -> list[int]:
+        """Return 1 for every objective that is minimised and -1 for every other."""
+        return [1 if direction == "minimize" else -1 for direction in self.options.directions]
+
+    def _dominates(self, trial: Any, other: Any) -> bool:
+        """Is `trial` at least as good as `other` in every objective and better in one?"""
+        pairs = [
+            (sign * value, sign * other_value)
+            for sign, value, other_value in zip(
+                self._signs(), trial.values, other.values, strict=True
+            )
+        ]
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    def list_orphans(self) -> list[Any]:
+        """Return the trials marked as running whose sweeper is gone."""
+        return [
+            trial
+            for trial in self.trials()
+            if trial.state.name == "RUNNING" and self._is_orphan(trial)
+        ]
+
+    def has_other_sweeper(self) -> bool:
+        """Is another sweeper at work on this study?"""
+        return any(
+            trial.state.name == "RUNNING"
+            and trial.user_attrs.get(OWNER) != self._this_sweeper
+            and not self._is_orphan(trial)
+            for trial in self.trials()
+        )
+
+    def _is_orphan(self, trial: Any) -> bool:
+        sweeper = trial.user_attrs.get(OWNER)
+        # Without an owner it was asked for a moment ago, or its sweeper died in between.
+        if sweeper is None:
+            return self._age_s(trial) > self._stale_after_s
+        if sweeper["host"] == socket.gethostname():
+            return not is_alive(sweeper)
+        if hasattr(self._storage, "record_heartbeat"):
+            return trial_id_of(trial) in self._stale_trial_ids()
+        beat = trial.user_attrs.get(BEAT)
+        silent_s = self._age_s(trial) if beat is None else time.time() - beat
+        return silent_s > self._stale_after_s
+
+    @property
+    def _stale_after_s(self) -> float:
+        return storage.STALE_AFTER_BEATS * self.options.heartbeat_s
+
+    def _age_s(self, trial: Any) -> float:
+        return time.time() - trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+
+    def _stale_trial_ids(self) -> list[int]:
+        """Return what Optuna's storage itself holds for stale, by its own heartbeat."""
+        get_stale_trial_ids = private_names.STALE_TRIALS.of(self._storage)
+        if not get_stale_trial_ids:
+            return []
+        return list(get_stale_trial_ids(private_names.STUDY_ID.needed(self.optuna)))
+
+
+def trial_id_of(trial: Any) -> int:
+    """Return the id of `trial` in the storage, which is not its number in the study."""
+    trial_id: int = private_names.TRIAL_ID.needed(trial)
+    return trial_id
+
+
+def ending_of(trial: Any) -> Ending | None:
+    """Return how a finished trial ended, None for one that has not.
+
+    A trial that medexp did not end, as one of optuna-dashboard, goes by Optuna's own state.
+    """
+    if not trial.state.is_finished():
+        return None
+    recorded = trial.user_attrs.get(ENDING)
+    if recorded:
+        return Ending(recorded)
+    by_state = {"COMPLETE": Ending.done, "PRUNED": Ending.pruned}
+    return by_state.get(trial.state.name, Ending.died)

@@ -1,0 +1,106 @@
+"""The pages of MLflow that are worth opening: the experiment, its newest sweep, the last run."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from medexp.config.schema import Tracking
+from medexp.system.private_names import VIEWS, is_untested
+from medexp.tracking import views
+from medexp.tracking.store import open_store
+from medexp.tracking.views import TRAINING_PAGES
+
+COMPARED = 12  # runs that MLflow's comparison still shows well
+
+
+@dataclass(frozen=True)
+class Link:
+    """A page and what it shows."""
+
+    title: str
+    url: str
+
+
+def links(tracking: Tracking, address: str) -> Sequence[Link]:
+    """The experiment, the newest sweep's comparison, and the last run, where there are such; their
+    views are kept with the experiment."""
+    client = open_store(tracking)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is None:
+        return [Link("all experiments", address)]
+    number = experiment.experiment_id
+    runs = client.search_runs([number], max_results=1000)
+    found = [
+        _viewed(
+            client,
+            views.all_runs(_peak(runs)),
+            f"experiment {experiment.name}",
+            address,
+            number,
+            charts=False,
+        )
+    ]
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
+    studies = [
+        run for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags
+    ]
+    for newest in studies[:1]:
+        trials = [
+            run for run in runs if run.data.tags.get("mlflow.parentRunId") == newest.info.run_id
+        ]
+        found += _comparison(
+            client, newest, [run for run in trials if run.info.status == "FINISHED"], address
+        )
+    if last := next((run for run in runs if run not in studies), None):
+        page = f"{address}/#/experiments/{number}/runs/{last.info.run_id}"
+        found.append(Link(f"last run, {last.info.run_name}", f"{page}?{TRAINING_PAGES}"))
+        found.append(Link("its report", f"{page}/artifacts/report.html?{TRAINING_PAGES}"))
+    return found
+
+
+def _comparison(client: Any, study: Any, trials: Sequence[Any], address: str) -> list[Link]:
+    """The trials in the charts of their experiment, and in MLflow's page for comparing runs."""
+    if len(trials) < 2:
+        return []
+    name, number = study.data.tags["medexp.study"], study.info.experiment_id
+    view = views.sweep(name, [run.data.params for run in trials], _peak(trials))
+    shown = trials[:COMPARED]
+    runs, experiments = (
+        quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number])
+    )
+    side_by_side = (
+        f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_PAGES}"
+    )
+    return [
+        _viewed(
+            client,
+            view,
+            f"sweep {name}, {len(trials)} trials in charts",
+            address,
+            number,
+            charts=True,
+        ),
+        Link(f"sweep {name}, {len(shown)} trials side by side", side_by_side),
+    ]
+
+
+def _viewed(
+    client: Any, view: views.View, title: str, address: str, experiment_id: str, charts: bool
+) -> Link:
+    """The page in this view; without it where the version of MLflow is one whose views were not
+    tried.
+    """
+    if is_untested(VIEWS.library):
+        return Link(title, f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}")
+    client.set_experiment_tag(experiment_id, *view.tag(int(time.time() * 1000)))
+    return Link(title, view.url(address, experiment_id, charts))
+
+
+def _peak(runs: Sequence[Any]) -> str:
+    """The metric of peak memory that the newest of `runs` to have one has."""
+    return next(
+        (peak for run in runs for peak in views.PEAKS if peak in run.data.metrics), views.PEAKS[0]
+    )
