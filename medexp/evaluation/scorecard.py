@@ -9,8 +9,9 @@ the card says why.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import exp
+from statistics import fmean
 
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
@@ -33,6 +34,13 @@ from medexp.evaluation.paired_stats import (
     estimate_proportion,
 )
 from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, mean_loss
+from medexp.evaluation.verdicts import (
+    MeasuredChange,
+    Role,
+    Verdict,
+    describe_direction,
+    give_verdicts,
+)
 
 Cosines = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
 NO_CASES = "no held-out question was answered"
@@ -54,6 +62,22 @@ MEASURES = (
     Measure("loss_completion", "held-out loss, all", -1),
     Measure("loss_reasoning", "held-out loss, reasoning", -1, "the prompt asks for no reasoning"),
     Measure("loss_answer", "held-out loss, answer", -1),
+    Measure(
+        "diagnosis_likelihood",
+        "diagnosis among eight",
+        1,
+        "the cases have no column `condition`, or likelihoods were not asked for",
+    ),
+    Measure(
+        "knowledge_likelihood",
+        "true item over corrupted",
+        1,
+        "the references have no items to corrupt, or likelihoods were not asked for",
+    ),
+    Measure("must_say_coverage", "must be said", 1, "the cases have no column `must_say`"),
+    Measure("must_not_say", "harmful advice", -1, "the cases have no column `must_not_say`"),
+    Measure("contradicted_claims", "contradicted claims", -1, "no claims were checked"),
+    Measure("fabricated", "fabricated claims", -1, "no claims were checked"),
     Measure("structure", "four sections (0 to 1)", 1),
     Measure("items_per_section", "items a section", 0),
     Measure(
@@ -99,6 +123,10 @@ MEASURES = (
     Measure("same_language", "question's language", 1, "the texts are too short to tell"),
     Measure("words", "words in the answer", 0),
 )
+# What may give a verdict where the config names nothing else (`evaluation.primary`).
+DEFAULT_PRIMARY = ("diagnosis_likelihood", "must_say_coverage", "knowledge_likelihood")
+HARM_MEASURES = ("must_not_say", "contradicted_claims", "fabricated")
+FORM_MEASURES = ("structure", "ended", "same_language")
 BENCHMARKS = {
     "medqa": "MedQA",
     "medmcqa": "MedMCQA",
@@ -109,20 +137,38 @@ BY_KEY = {measure.key: measure for measure in MEASURES}
 
 
 @dataclass(frozen=True)
+class HarmfulPassage:
+    """A sentence of an answer that could harm, the `rule` that it breaks, and the key of the harm
+    measure that counted it.
+    """
+
+    key: str
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True)
 class ScoredAnswer:
-    """One answer: its value of every measure (None where it has none), and the places in it that
-    count against it.
+    """The answer of a model to a case: its value of every measure (None where it has none), and the
+    places in it that count against it.
+
+    Where a question was answered several times, values are means over the draws, and harms are
+    those of every draw; claims and contradictions are those of the first, which is the one shown.
     """
 
     values: Mapping[str, float | None]
     claims: tuple[Claim, ...]
     contradictions: tuple[Contradiction, ...]
+    harms: tuple[HarmfulPassage, ...] = ()
 
 
 @dataclass(frozen=True)
 class MeasureResult:
     """A measure over all cases: before, after and the paired comparison, or the reason why there is
     none.
+
+    `before` is the base that the tuned model is held against: the better one, where it was also
+    asked its best way. `against` is that arm, and `bases` has the mean of each that was asked.
     """
 
     measure: Measure
@@ -130,34 +176,51 @@ class MeasureResult:
     after: float | None = None
     comparison: Comparison | None = None
     missing: str = ""
+    judged: Verdict | None = None
+    bases: Mapping[str, float] = field(default_factory=dict)
+    against: str = "base"
+    harm_before: tuple[float, ...] = ()
+    harm_after: tuple[float, ...] = ()
+
+    @property
+    def role(self) -> Role:
+        """Primary, harm or description."""
+        return self.judged.role if self.judged is not None else Role.description
 
     @property
     def verdict(self) -> str:
-        """improved, worse, changed (a measure without a better side), no detectable change, or not
-        measured.
+        """Improved, worse, no detectable change or too few groups of a primary or harm measure;
+        higher, lower or same of a description; or not measured.
         """
         if self.comparison is None:
             return "not measured"
-        if self.measure.better == 0:
-            return (
-                "changed"
-                if self.comparison.is_detected
-                else self.comparison.nothing("no detectable change")
-            )
-        return self.comparison.verdict(self.measure.better > 0)
+        if self.judged is not None:
+            return self.judged.word
+        return describe_direction(self.comparison.change)
 
 
 @dataclass(frozen=True)
 class Scorecard:
-    """All measures, in the order of MEASURES, and both answers of every case as scored."""
+    """All measures, in the order of MEASURES, and the answers of every case as scored; `base_best`
+    is empty where the base was not asked its best way.
+    """
 
     lines: tuple[MeasureResult, ...]
     before: tuple[ScoredAnswer, ...]
     after: tuple[ScoredAnswer, ...]
+    base_best: tuple[ScoredAnswer, ...] = ()
 
     def line(self, key: str) -> MeasureResult:
         """The line of measure `key`."""
-        return next(each for each in self.lines if each.measure.key == key)
+        return next(result for result in self.lines if result.measure.key == key)
+
+    def side(self, arm: str) -> tuple[ScoredAnswer, ...]:
+        """Return the scored answers of `arm`: base, base_best or tuned."""
+        return {"base": self.before, "base_best": self.base_best, "tuned": self.after}[arm]
+
+    def results(self, role: Role) -> list[MeasureResult]:
+        """Return the measured lines of `role`."""
+        return [result for result in self.lines if result.comparison and result.role is role]
 
     def metrics(self) -> dict[str, float]:
         """eval/<measure>/before, after and delta with its interval and p, of what was measured;
@@ -167,20 +230,71 @@ class Scorecard:
         for each in self.lines:
             if each.comparison is not None and each.before is not None and each.after is not None:
                 values |= _metrics(each.measure.key, each.before, each.after, each.comparison)
+                if len(each.bases) > 1:
+                    key = each.measure.key
+                    values |= {f"eval/{key}/{arm}": mean for arm, mean in each.bases.items()}
         return values
 
 
 def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
     """The scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
-    before = tuple(
-        score_answer(each, each.base, record.reasons, lexicon, cosines) for each in record.cases
-    )
-    after = tuple(
-        score_answer(each, each.tuned, record.reasons, lexicon, cosines) for each in record.cases
-    )
+    arms = {
+        arm: tuple(_score_arm(case, arm, record.reasons, lexicon, cosines) for case in record.cases)
+        for arm in ("base", "base_best", "tuned")
+        if all(case.answers(arm) for case in record.cases)
+    }
+    bases = {arm: scored for arm, scored in arms.items() if arm != "tuned"}
+    groups = record.answered_groups()
     losses = {line.measure.key: line for line in _loss_lines(record)}
-    lines = [losses.get(measure.key) or _line(measure, before, after) for measure in MEASURES]
-    return Scorecard((*lines, *_judge_line(record), *_benchmark_lines(record)), before, after)
+    lines = [
+        losses.get(measure.key) or _line(measure, bases, arms["tuned"], groups)
+        for measure in MEASURES
+    ]
+    lines = [*lines, *_judge_line(record), *_benchmark_lines(record)]
+    primary = record.primary or DEFAULT_PRIMARY
+    best = arms["base_best"] if record.cases and "base_best" in arms else ()
+    return Scorecard(_add_verdicts(lines, primary), arms["base"], arms["tuned"], best)
+
+
+def _add_verdicts(
+    lines: Sequence[MeasureResult], primary: Sequence[str]
+) -> tuple[MeasureResult, ...]:
+    """Return `lines` with a verdict for every measure that was taken."""
+    changes = {
+        line.measure.key: MeasuredChange(
+            find_role(line.measure.key, primary),
+            line.measure.better,
+            line.comparison,
+            line.harm_before,
+            line.harm_after,
+        )
+        for line in lines
+        if line.comparison is not None
+    }
+    verdicts = give_verdicts(changes)
+    return tuple(replace(line, judged=verdicts.get(line.measure.key)) for line in lines)
+
+
+def find_role(key: str, primary: Sequence[str]) -> Role:
+    """Return what measure `key` is for where `primary` are the primary ones."""
+    if key in HARM_MEASURES:
+        return Role.harm
+    return Role.primary if key in primary else Role.description
+
+
+def _score_arm(
+    case: AnsweredCase, arm: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
+) -> ScoredAnswer:
+    """Return the scores of all answers of `arm` to `case` as one: their means."""
+    scored = [score_answer(case, answer, reasons, lexicon, cosines) for answer in case.answers(arm)]
+    if len(scored) == 1:
+        return scored[0]
+    values: dict[str, float | None] = {}
+    for key in scored[0].values:
+        taken = [value for answer in scored if (value := answer.values.get(key)) is not None]
+        values[key] = fmean(taken) if taken else None
+    harms = tuple(dict.fromkeys(harm for answer in scored for harm in answer.harms))
+    return replace(scored[0], values=values, harms=harms)
 
 
 def score_answer(
@@ -254,20 +368,44 @@ def _listed(cell: str) -> list[str]:
 
 
 def _line(
-    measure: Measure, before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]
+    measure: Measure,
+    bases: Mapping[str, Sequence[ScoredAnswer]],
+    after: Sequence[ScoredAnswer],
+    groups: Sequence[str],
 ) -> MeasureResult:
-    both = [
-        (early.values.get(measure.key), late.values.get(measure.key))
-        for early, late in zip(before, after, strict=True)
+    """Return the result of `measure`, over the cases that have it in every arm."""
+    key, arms = measure.key, list(bases)
+    rows = [
+        ([answer.values.get(key) for answer in (*sides, late)], group)
+        for *sides, late, group in zip(*bases.values(), after, groups, strict=True)
     ]
-    pairs = [(early, late) for early, late in both if early is not None and late is not None]
-    if not pairs:
-        return MeasureResult(measure, missing=measure.missing or NO_CASES if both else NO_CASES)
-    return _compared(measure, [early for early, _ in pairs], [late for _, late in pairs])
+    taken = [(values, group) for values, group in rows if None not in values]
+    if not taken:
+        return MeasureResult(measure, missing=measure.missing or NO_CASES if rows else NO_CASES)
+    columns = list(zip(*(values for values, _ in taken), strict=True))
+    means = {arm: fmean(column) for arm, column in zip(arms, columns, strict=False)}
+    # The tuned model has to beat the base at its best; without a better side it is held against
+    # the base that had the same prompt.
+    better = max(means, key=lambda arm: measure.better * means[arm]) if measure.better else "base"
+    before, after_values = columns[arms.index(better)], columns[-1]
+    result = _compared(measure, before, after_values, [group for _, group in taken])
+    is_harm = key in HARM_MEASURES
+    return replace(
+        result,
+        bases=means,
+        against=better,
+        harm_before=tuple(before) if is_harm else (),
+        harm_after=tuple(after_values) if is_harm else (),
+    )
 
 
-def _compared(measure: Measure, before: Sequence[float], after: Sequence[float]) -> MeasureResult:
-    comparison = compare_pairs(before, after)
+def _compared(
+    measure: Measure,
+    before: Sequence[float],
+    after: Sequence[float],
+    groups: Sequence[str] | None = None,
+) -> MeasureResult:
+    comparison = compare_pairs(before, after, groups=groups)
     return MeasureResult(measure, comparison.before, comparison.after, comparison)
 
 
@@ -277,8 +415,16 @@ def _loss_lines(record: Record) -> list[MeasureResult]:
         "loss_reasoning": lambda loss: loss.reasoning,
         "loss_answer": lambda loss: loss.answer,
     }
-    return [_loss_line(BY_KEY[key], *([part(loss) for loss in side] for side in (record.base_losses, record.tuned_losses)))
-            for key, part in parts.items()]  # fmt: skip
+    groups = record.groups if len(record.groups) == len(record.tuned_losses) else None
+    return [
+        _loss_line(
+            BY_KEY[key],
+            [part(loss) for loss in record.base_losses],
+            [part(loss) for loss in record.tuned_losses],
+            groups,
+        )
+        for key, part in parts.items()
+    ]
 
 
 def _judge_line(record: Record) -> list[MeasureResult]:
@@ -292,7 +438,13 @@ def _judge_line(record: Record) -> list[MeasureResult]:
     marked = [(base, tuned) for base, tuned in pairs if base is not None and tuned is not None]
     if not marked:
         return [MeasureResult(measure, missing=record.judged.failure or "the judge gave no mark")]
-    return [_compared(measure, [base for base, _ in marked], [tuned for _, tuned in marked])]
+    # The first cases, as many as were judged, and of these the ones with two marks.
+    groups = [
+        group
+        for (base, tuned), group in zip(pairs, record.answered_groups(), strict=False)
+        if base is not None and tuned is not None
+    ]
+    return [_compared(measure, *map(list, zip(*marked, strict=True)), groups)]
 
 
 def _benchmark_lines(record: Record) -> list[MeasureResult]:
@@ -319,16 +471,20 @@ def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
 
 
 def _loss_line(
-    measure: Measure, before: Sequence[CaseLoss], after: Sequence[CaseLoss]
+    measure: Measure,
+    before: Sequence[CaseLoss],
+    after: Sequence[CaseLoss],
+    groups: Sequence[str] | None,
 ) -> MeasureResult:
-    """Every token counts the same in before, after, change and interval; the sign test counts
-    cases.
-    """
+    """Every token counts the same in before, after, change, interval and test."""
     if not before or not all(loss.tokens for loss in before):
         return MeasureResult(measure, missing=measure.missing or "no held-out losses were measured")
     tokens = [loss.tokens for loss in after]
     compared = compare_pairs(
-        [loss.per_token for loss in before], [loss.per_token for loss in after], tokens
+        [loss.per_token for loss in before],
+        [loss.per_token for loss in after],
+        tokens,
+        groups=groups,
     )
     return MeasureResult(measure, mean_loss(before), mean_loss(after), compared)
 

@@ -73,11 +73,11 @@ def give_verdicts(changes: Mapping[str, MeasuredChange]) -> dict[str, Verdict]:
         elif change.role is Role.harm:
             verdicts[key] = _judge_harm(change)
         else:
-            verdicts[key] = Verdict(describe(change.comparison.change), Role.description)
+            verdicts[key] = Verdict(describe_direction(change.comparison.change), Role.description)
     return verdicts
 
 
-def describe(change: float) -> str:
+def describe_direction(change: float) -> str:
     """Return higher, lower or same."""
     return "same" if abs(change) < 1e-9 else "higher" if change > 0 else "lower"
 
