@@ -1,5 +1,6 @@
-"""Hydra's door to trials in processes of their own; what it does is in medexp.sweep.launch. Imports
-nothing of medexp.
+"""Hydra's plugin for trials in processes of their own; medexp.sweep.workers.launcher does the work.
+
+Hydra imports it in every application, so it imports nothing of medexp at its start.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,13 @@ from omegaconf import DictConfig
 
 
 class MedexpLauncher(Launcher):
-    """Runs every job as a fresh `python -m medexp.<door>`, `n_jobs` at a time, each with its card
+    """Runs every job as a fresh `python -m medexp.COMMAND`, `n_jobs` at a time, each with its card
     or its share of the cores.
     """
 
     def __init__(self, n_jobs: int, timeout_s: float | None):
         self.n_jobs, self.timeout_s = n_jobs, timeout_s
-        self.jobs: Any = None
+        self.launcher: Any = None
 
     def setup(
         self,
@@ -30,19 +31,22 @@ class MedexpLauncher(Launcher):
         """Called by Hydra before `launch`; the task itself is not needed: a job is a command."""
         from medexp.sweep.workers.launcher import JobLauncher
 
-        self.jobs = JobLauncher(hydra_context, config, self.n_jobs, self.timeout_s)
+        self.launcher = JobLauncher(hydra_context, config, self.n_jobs, self.timeout_s)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """One JobReturn a job, in order, when all have ended. May be called from several threads."""
-        returns: Sequence[JobReturn] = self.jobs.launch(job_overrides, initial_job_idx)
-        return returns
+        """Return a JobReturn for each job, in order, when all have ended.
+
+        Several threads may call it at once.
+        """
+        job_returns: Sequence[JobReturn] = self.launcher.launch(job_overrides, initial_job_idx)
+        return job_returns
 
     def interrupt(self) -> None:
         """Ask running jobs to finish their step, keep it and end."""
-        self.jobs.processes.interrupt()
+        self.launcher.pool.interrupt()
 
     def kill(self) -> None:
         """End running jobs now."""
-        self.jobs.processes.kill()
+        self.launcher.pool.kill()

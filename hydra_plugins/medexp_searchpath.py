@@ -17,7 +17,10 @@ class MedexpSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra before it composes."""
         main = (
-            next((source.path for source in search_path.get_path() if source.provider == "main"), None)
+            next(
+                (source.path for source in search_path.get_path() if source.provider == "main"),
+                None,
+            )
             or ""
         )
         shipped = Path(main.removeprefix("file://"))

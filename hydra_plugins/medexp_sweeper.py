@@ -1,5 +1,6 @@
-"""Hydra's door to a sweep; what it does is in medexp.sweep. Every Hydra application imports it: it
-imports nothing of medexp.
+"""Hydra's plugin for a sweep; medexp.sweep.sweeper does the work.
+
+Hydra imports it in every application, so it imports nothing of medexp at its start.
 """
 
 from typing import Any

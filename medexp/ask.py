@@ -44,34 +44,33 @@ from medexp.tracking import finished_run as finished
 from medexp.tracking.finished_run import FinishedRun
 
 
-def as_it_was_made(
-    cfg: DictConfig, options: object, overrides: Sequence[str]
+def _recompose(
+    cfg: DictConfig, options: AskOptions, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun]:
-    """`finished.as_it_was_made`, once there is something to ask."""
-    assert isinstance(options, AskOptions)
+    """Return the config of the run that is asked, and that run, once there is something to ask."""
     _refuse_options(options)
     return finished.as_it_was_made(cfg, options, overrides)
 
 
-def ask(run: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:
+def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:
     """Have `subject` answer what is asked on the command line or on standard input; without either,
     hold a conversation or serve a page.
 
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    found = prepare_finished_run(run, subject, console)
+    found = prepare_finished_run(config, subject, console)
     if options.ui:
         with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(
-                _ready(run, options, subject, found, (), console),
+                _ready(config, options, subject, found, (), console),
                 presets(),
                 socket,
                 options.open,
                 console,
             )
         return
-    respondent = _ready(run, options, subject, found, asked, console)
+    respondent = _ready(config, options, subject, found, asked, console)
     with_reasoning = options.reasoning is Reasoning.show
     if not asked:
         Conversation(respondent, console, with_reasoning, Path.cwd()).hold(make_terminal_reader())
@@ -130,7 +129,7 @@ def _filled(question: str) -> str:
 
 
 def _ready(
-    run: RunConfig,
+    config: RunConfig,
     options: AskOptions,
     subject: FinishedRun,
     found: Weights,
@@ -138,14 +137,14 @@ def _ready(
     console: Console,
 ) -> Responder:
     """The run loaded, once every question is seen to be one that it can be asked."""
-    base = open_session(run, found, console)
-    new = options.max_new_tokens or run.evaluation.max_new_tokens
+    base = open_session(config, found, console)
+    new = options.max_new_tokens or config.evaluation.max_new_tokens
     questions = responder.make_question_encoder(
-        run, base, Sampling(new, options.temperature, options.top_p, options.seed)
+        config, base, Sampling(new, options.temperature, options.top_p, options.seed)
     )
     _refuse(questions, asked)
     run_id = subject.kept.run_id if subject.kept is not None else subject.asked
-    return responder.load_responder(subject.name, run_id, run, base, questions, console)
+    return responder.load_responder(subject.name, run_id, config, base, questions, console)
 
 
 def _refuse(questions: QuestionEncoder, asked: Sequence[str]) -> None:
@@ -185,14 +184,16 @@ def _answer(
         raise RunInterrupted("stopped by Ctrl-C", signal.SIGINT)
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options, subject = invocation.options, invocation.subject
-    assert isinstance(options, AskOptions)
-    assert isinstance(subject, FinishedRun)
-    ask(run, options, subject, Console())
+def _run(config: RunConfig, invocation: Invocation[AskOptions, FinishedRun]) -> float:
+    ask(config, invocation.options, invocation.subject, Console())
     return 0.0
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
     sys.argv[1:] = question_input.quote_question(sys.argv[1:])
-    run_command(_door, "ask", recompose=as_it_was_made)
+    run_command(_run, "ask", AskOptions, recompose=_recompose)
+
+
+if __name__ == "__main__":
+    main()

@@ -45,33 +45,34 @@ _LOOK = {  # the sixteen colours that every terminal has
 PREVIEW_CHARACTERS = 130  # of a piece, on the screen
 
 
-def audit(run: RunConfig, options: AuditOptions, folder: Path, console: Console) -> Inspection:
-    """Look at every case of `run`, show a summary, and write audit.json and audit.html into
+def audit(config: RunConfig, options: AuditOptions, folder: Path, console: Console) -> Inspection:
+    """Look at every case of `config`, show a summary, and write audit.json and audit.html into
     `folder`.
 
     Raises: DataError with every broken rule if `options.strict`.
     """
     benchmarks = {
-        Path(file).name: _benchmark(Path(file), key) for key, file in _benchmark_files(run, options)
+        Path(file).name: _benchmark(Path(file), key)
+        for key, file in _benchmark_files(config, options)
     }
-    cases = source.load_cases(run.dataset, run.prompt)
-    sides = mixture.split_mixture(cases.by_source, run.dataset, cases.reading)
-    speller = _speller(run, console)
-    with console.progress("tokenising", speller.count(run, sides)) as advance:
-        ready = speller.prepared(run, sides, advance)
+    cases = source.load_cases(config.dataset, config.prompt)
+    sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
+    speller = _speller(config, console)
+    with console.progress("tokenising", speller.count(config, sides)) as advance:
+        ready = speller.prepared(config, sides, advance)
     with console.status("looking at the cases"):
-        seen = speller.inspected(run, ready, benchmarks)
-    files = _write(seen, run, folder)
+        seen = speller.inspected(config, ready, benchmarks)
+    files = _write(seen, config, folder)
     _show(seen, files, console)
     if options.strict and seen.broken:
         raise DataError([f"{rule} (audit.strict=true)" for rule in seen.broken])
     return seen
 
 
-def _benchmark_files(run: RunConfig, options: AuditOptions) -> Iterator[tuple[str, str]]:
+def _benchmark_files(config: RunConfig, options: AuditOptions) -> Iterator[tuple[str, str]]:
     """(key it is set by, file): the audit's own, and those that the run is evaluated with."""
     yield from (("audit.benchmark_files", file) for file in options.benchmark_files)
-    used = vars(run.evaluation.benchmark_files).items()
+    used = vars(config.evaluation.benchmark_files).items()
     yield from (
         (f"evaluation.benchmark_files.{name}", file) for name, file in used if file is not None
     )
@@ -86,23 +87,25 @@ def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
     return texts
 
 
-def _speller(run: RunConfig, console: Console) -> CachedTokenizer:
-    found = weights.find(run.model, tokenizer_only=True)
+def _speller(config: RunConfig, console: Console) -> CachedTokenizer:
+    found = weights.find(config.model, tokenizer_only=True)
     with console.status("loading the tokenizer"):
         if found.gguf is not None:
-            found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
+            found = weights.convert(
+                found, config.model, stack.load(config.hardware, machine.cache_dir())
+            )
         return CachedTokenizer(
-            load_tokenizer(found, stack.load_transformers(run.hardware)), run.prompt
+            load_tokenizer(found, stack.load_transformers(config.hardware)), config.prompt
         )
 
 
-def _write(seen: Inspection, run: RunConfig, folder: Path) -> tuple[Path, Path]:
+def _write(seen: Inspection, config: RunConfig, folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     values, html = folder / "audit.json", folder / "audit.html"
     values.write_text(
         json.dumps(seen.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    html.write_text(audit_report.render_audit_page(run, seen), encoding="utf-8")
+    html.write_text(audit_report.render_audit_page(config, seen), encoding="utf-8")
     return values, html
 
 
@@ -190,11 +193,15 @@ def _middle_cut(text: str) -> str:
     return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, AuditOptions)
-    return float(len(audit(run, options, invocation.output_dir, Console()).broken))
+def _run(config: RunConfig, invocation: Invocation[AuditOptions, None]) -> float:
+    inspection = audit(config, invocation.options, invocation.output_dir, Console())
+    return float(len(inspection.broken))
+
+
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "audit", AuditOptions, needs_card=False)
 
 
 if __name__ == "__main__":
-    run_command(_door, "audit", needs_card=False)
+    main()

@@ -27,22 +27,22 @@ PLANNED_TOKENS = 4096  # the products of most plans are about this long
 USUALLY_TAKEN_BYTES = GIB  # the CUDA context and a desktop take less
 
 
-def calibrate(run: RunConfig, console: Console) -> Calibration:
+def calibrate(config: RunConfig, console: Console) -> Calibration:
     """Measure the first card and keep the figures for every later run.
 
     Raises: MachineError without a card.
     """
-    if run.hardware.device is not Device.cuda:
+    if config.hardware.device is not Device.cuda:
         raise MachineError(
             "medexp.calibrate measures a CUDA card and this machine has none; hardware=cpu needs no"
             " calibration"
         )
-    shape = run.model.shape
+    shape = config.model.shape
     with console.status("starting CUDA"):
         free_bytes = rates.free_bytes()
     with console.progress("matrix products", len(rates.TOKENS)) as advance:
         measured: list[Product] = []
-        for each in rates.products(shape, run.hardware.dtype):
+        for each in rates.products(shape, config.hardware.dtype):
             if measured and measured[-1].tokens != each.tokens:
                 advance(1)
             measured.append(each)
@@ -63,7 +63,7 @@ def calibrate(run: RunConfig, console: Console) -> Calibration:
         for each in measured
     ]
     console.table(
-        f"{card.name}, {run.hardware.dtype.value}, layers of {run.model.name}",
+        f"{card.name}, {config.hardware.dtype.value}, layers of {config.model.name}",
         ("product", "TFLOP/s"),
         rows,
     )
@@ -98,9 +98,14 @@ def _rows(found: Calibration, pageable: float) -> list[tuple[str, str]]:
     ]
 
 
-def _door(run: RunConfig, _invocation: Invocation) -> float:
-    return calibrate(run, Console()).matmul_tflops
+def _run(config: RunConfig, _invocation: Invocation[None, None]) -> float:
+    return calibrate(config, Console()).matmul_tflops
+
+
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "calibrate", type(None))
 
 
 if __name__ == "__main__":
-    run_command(_door, "calibrate")
+    main()

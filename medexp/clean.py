@@ -13,11 +13,11 @@ from medexp.training import leftovers
 from medexp.training.resume import unfinished_runs_dir
 
 
-def clean(run: RunConfig, options: CleanOptions, console: Console) -> None:
+def clean(config: RunConfig, options: CleanOptions, console: Console) -> None:
     """List the unfinished runs; with `options.days` remove the old ones among them."""
-    found = leftovers.list_leftovers(run.tracking)
+    found = leftovers.list_leftovers(config.tracking)
     if not found:
-        console.result(f"{unfinished_runs_dir(run.tracking)} holds no unfinished run")
+        console.result(f"{unfinished_runs_dir(config.tracking)} holds no unfinished run")
         return
     columns = ("run", "checkpoint", "MLflow run", "GiB", "untouched for")
     console.table("Unfinished runs", columns, [each.row() for each in found])
@@ -27,16 +27,19 @@ def clean(run: RunConfig, options: CleanOptions, console: Console) -> None:
             " days"
         )
         return
-    removed = leftovers.remove_leftovers(run.tracking, options.days)
+    removed = leftovers.remove_leftovers(config.tracking, options.days)
     console.result(f"{leftovers.count_runs(removed)} removed, {leftovers.total_gib(removed)} freed")
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, CleanOptions)
-    clean(run, options, Console())
+def _run(config: RunConfig, invocation: Invocation[CleanOptions, None]) -> float:
+    clean(config, invocation.options, Console())
     return 0.0
 
 
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "clean", CleanOptions, needs_card=False)
+
+
 if __name__ == "__main__":
-    run_command(_door, "clean", needs_card=False)
+    main()

@@ -188,11 +188,14 @@ def _print_answers(console: Console, found: RunComparison, answers: int) -> None
         console.table(f"Held out: {case.question}", heads, [texts], prose=True)
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, CompareOptions)
-    return float(compare(run, options, Console()).comparisons)
+def _run(config: RunConfig, invocation: Invocation[CompareOptions, None]) -> float:
+    return float(compare(config, invocation.options, Console()).comparisons)
+
+
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "compare", CompareOptions, needs_card=False)
 
 
 if __name__ == "__main__":
-    run_command(_door, "compare", needs_card=False)
+    main()

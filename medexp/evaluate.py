@@ -19,7 +19,7 @@ from pathlib import Path
 from medexp.cli.app import run_command
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.flatten import fingerprint, former_fingerprint, telling
-from medexp.config.invocation import Invocation
+from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as source
 from medexp.data import mixture
@@ -54,23 +54,23 @@ from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs,
 
 
 def evaluate(
-    run: RunConfig,
+    config: RunConfig,
     options: EvaluateOptions,
     subject: FinishedRun,
-    invocation: Invocation,
+    invocation: AnyInvocation,
     console: Console,
 ) -> Scorecard:
-    """Measure `subject`, which was made with `run`, print and keep what changed.
+    """Measure `subject`, which was made with `config`, print and keep what changed.
 
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
         continues it.
     """
     began = time.perf_counter()
     if options.rescore:
-        record, found = _rescored(run, subject, console)
-        kept = _keep(run, invocation, subject, record, found, None)
+        record, found = _rescored(config, subject, console)
+        kept = _keep(config, invocation, subject, record, found, None)
     else:
-        record, found, kept = _measured(run, invocation, subject, console)
+        record, found, kept = _measured(config, invocation, subject, console)
     console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
     print_scorecard(console, f"What changed: {subject.name}", record, found)
     console.result(
@@ -89,8 +89,8 @@ class Kept:
 
 
 def _keep(
-    run: RunConfig,
-    invocation: Invocation,
+    config: RunConfig,
+    invocation: AnyInvocation,
     subject: FinishedRun,
     record: Record,
     found: Scorecard,
@@ -99,52 +99,52 @@ def _keep(
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
     the middle of this.
     """
-    kept_runs.bury(run.tracking, list_dead_mlflow_runs(run.tracking))
+    kept_runs.bury(config.tracking, list_dead_mlflow_runs(config.tracking))
     earlier = work.mlflow_run_id if work else None
-    with tracking.open_run(run.tracking, earlier, f"evaluate {subject.name}") as tracker:
+    with tracking.open_run(config.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
             work.remember_mlflow_run(tracker.run_id)
         tracker.tags(_tags(subject))
-        tracker.params(telling(run, invocation.overrides))
+        tracker.params(telling(config, invocation.overrides))
         tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
-        about = _about(run, subject, record, tracker.run_id)
+        about = _about(config, subject, record, tracker.run_id)
         page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
         tracker.note(mlflow_description.describe_evaluation(found, tracker.page))
         return Kept(tracker.run_id, page)
 
 
 def _measured(
-    run: RunConfig, invocation: Invocation, subject: FinishedRun, console: Console
+    config: RunConfig, invocation: AnyInvocation, subject: FinishedRun, console: Console
 ) -> tuple[Record, Scorecard, Kept]:
     """Load base and adapter, ask, score, and keep."""
-    found = prepare_finished_run(run, subject, console)
-    questions = _questions(run.evaluation)
-    cases = source.load_cases(run.dataset, run.prompt)
-    sides = mixture.split_mixture(cases.by_source, run.dataset, cases.reading)
-    names = [f"evaluate-{of(run, cases.digest)}" for of in (fingerprint, former_fingerprint)]
+    found = prepare_finished_run(config, subject, console)
+    questions = _questions(config.evaluation)
+    cases = source.load_cases(config.dataset, config.prompt)
+    sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
+    names = [f"evaluate-{of(config, cases.digest)}" for of in (fingerprint, former_fingerprint)]
     with acquire(
-        unfinished_runs_dir(run.tracking), names[0], run.training.resume, names[1]
+        unfinished_runs_dir(config.tracking), names[0], config.training.resume, names[1]
     ) as work:
         _point_out_other_cases(subject, sides, console)
         console.info(
-            f": {run.model.name} on {run.dataset.name}, hardware={run.hardware.name}",
+            f": {config.model.name} on {config.dataset.name}, hardware={config.hardware.name}",
             title=subject.name,
         )
-        base = open_session(run, found, console)
-        ready = CachedTokenizer(base.tokenizer, run.prompt).prepared(run, sides)
-        tuned = load_model_under_ceiling(run, base, console)
+        base = open_session(config, found, console)
+        ready = CachedTokenizer(base.tokenizer, config.prompt).prepared(config, sides)
+        tuned = load_model_under_ceiling(config, base, console)
         job = Evaluator(
-            run,
+            config,
             console,
             work.answers_file,
             ready,
             tuned,
             base.meter,
-            open_baseline_cache(run, base.weights, ready),
+            open_baseline_cache(config, base.weights, ready),
         )
         record = _asked(job, questions)
-        card = evaluator.score_record(record, run.evaluation, base.modules)
-        kept = _keep(run, invocation, subject, record, card, work)
+        card = evaluator.score_record(record, config.evaluation, base.modules)
+        kept = _keep(config, invocation, subject, record, card, work)
         work.finish()  # last: until then the answers are nowhere else
     return record, card, kept
 
@@ -200,7 +200,9 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     }
 
 
-def _rescored(run: RunConfig, subject: FinishedRun, console: Console) -> tuple[Record, Scorecard]:
+def _rescored(
+    config: RunConfig, subject: FinishedRun, console: Console
+) -> tuple[Record, Scorecard]:
     """Score the stored answers, and say whether the figures are those stored with them."""
     if subject.record is None:
         raise RunError(
@@ -210,8 +212,10 @@ def _rescored(run: RunConfig, subject: FinishedRun, console: Console) -> tuple[R
     record = Record.of_json(
         subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
     )
-    modules = stack.load(run.hardware, machine.cache_dir()) if run.evaluation.embedding else None
-    found = evaluator.score_record(record, run.evaluation, modules)
+    modules = (
+        stack.load(config.hardware, machine.cache_dir()) if config.evaluation.embedding else None
+    )
+    found = evaluator.score_record(record, config.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]
@@ -232,14 +236,14 @@ def _tags(subject: FinishedRun) -> dict[str, object]:
     }
 
 
-def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> ReportHeader:
+def _about(config: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> ReportHeader:
     """What report.html says beside the measures: of a run in MLflow also its curves and its VRAM."""
     facts = [
         ("evaluated", with_tilde(subject.asked)),
-        ("model", run.model.name),
+        ("model", config.model.name),
         (
             "cases",
-            f"{run.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)} answered",
+            f"{config.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)} answered",
         ),
         ("MLflow run", run_id),
     ]
@@ -255,18 +259,21 @@ def _about(run: RunConfig, subject: FinishedRun, record: Record, run_id: str) ->
         facts,
         planned_bytes=planned,
         measured_bytes=measured,
-        ceiling_bytes=bytes_of_gib(run.hardware.vram_ceiling_gib or 0) if measured else 0,
+        ceiling_bytes=bytes_of_gib(config.hardware.vram_ceiling_gib or 0) if measured else 0,
         **read_loss_curves(subject.kept.tracker),
     )
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options, subject = invocation.options, invocation.subject
-    assert isinstance(options, EvaluateOptions)
-    assert isinstance(subject, FinishedRun)
-    line = evaluate(run, options, subject, invocation, Console()).line("loss_answer")
-    return line.after if line.after is not None else float("nan")
+def _run(config: RunConfig, invocation: Invocation[EvaluateOptions, FinishedRun]) -> float:
+    scorecard = evaluate(config, invocation.options, invocation.subject, invocation, Console())
+    result = scorecard.find_result("loss_answer")
+    return result.after if result.after is not None else float("nan")
+
+
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "evaluate", EvaluateOptions, recompose=finished.as_it_was_made)
 
 
 if __name__ == "__main__":
-    run_command(_door, "evaluate", recompose=finished.as_it_was_made)
+    main()

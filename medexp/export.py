@@ -21,7 +21,7 @@ from pathlib import Path
 
 from medexp.cli.app import run_command
 from medexp.config.command_options import ExportOptions, ExportTo
-from medexp.config.invocation import Invocation
+from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, MachineError, ModelError, RunError
 from medexp.exporters import gguf as gguf_file
@@ -47,13 +47,13 @@ _NOT_FOR_OTHERS = (ADAPTER_RUN_CONFIG,)
 
 
 def export(
-    run: RunConfig,
+    config: RunConfig,
     options: ExportOptions,
     subject: FinishedRun,
-    invocation: Invocation,
+    invocation: AnyInvocation,
     console: Console,
 ) -> Path | Registered:
-    """Export `subject`, which was made with `run`, as `options` say; returns the folder, or the
+    """Export `subject`, which was made with `config`, as `options` say; returns the folder, or the
     registered version.
 
     Raises: BadInput before anything is written; an export that is stopped leaves nothing behind.
@@ -62,8 +62,8 @@ def export(
     if problems := list(_problems(options)):
         raise ConfigError(problems)
     if options.to is ExportTo.registry:
-        return _registered(run, options, subject, console)
-    job = _checked(run, options, subject, invocation, console)
+        return _registered(config, options, subject, console)
+    job = _checked(config, options, subject, invocation, console)
     console.info(f" as {options.to.value}", title=subject.name)
     with output_folder.open_output_folder(job.target) as half_done:
         write_export(job, half_done)
@@ -101,7 +101,7 @@ def _problems(options: ExportOptions) -> Iterator[str]:
 
 
 def _registered(
-    run: RunConfig, options: ExportOptions, subject: FinishedRun, console: Console
+    config: RunConfig, options: ExportOptions, subject: FinishedRun, console: Console
 ) -> Registered:
     if subject.kept is None:
         raise RunError(
@@ -109,7 +109,7 @@ def _registered(
             " (make ui lists them)"
         )
     found = registry.register(
-        run.tracking, subject.kept.run_id, options.name or run.model.name, options.alias
+        config.tracking, subject.kept.run_id, options.name or config.model.name, options.alias
     )
     was = "registered" if found.is_new else "already registered"
     console.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
@@ -117,10 +117,10 @@ def _registered(
 
 
 def _checked(
-    run: RunConfig,
+    config: RunConfig,
     options: ExportOptions,
     subject: FinishedRun,
-    invocation: Invocation,
+    invocation: AnyInvocation,
     console: Console,
 ) -> ExportJob:
     """The job, once nothing stands against it.
@@ -140,8 +140,8 @@ def _checked(
     output_folder.check_folder(target, options.overwrite, _BESIDE_BYTES)
     if options.to in GGUF_TARGETS and options.quantisation not in SUPPORTED_TYPES:
         quantizer.find_quantizer(options.quantisation, options.llama_cpp)
-    _check_adapter(run, subject.adapter)
-    job = ExportJob(run, options, subject, subject.adapter, target, console)
+    _check_adapter(config, subject.adapter)
+    job = ExportJob(config, options, subject, subject.adapter, target, console)
     if job.merges:
         if options.to in GGUF_TARGETS:
             gguf_file.find_pre_tokenizer(job.adapter)
@@ -149,16 +149,16 @@ def _checked(
     return job
 
 
-def _check_adapter(run: RunConfig, adapter: Path) -> None:
+def _check_adapter(config: RunConfig, adapter: Path) -> None:
     if found := lora_math.unsupported(artifact.adapter_config(adapter)):
         raise ModelError(
             f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge"
         )
-    wrong = list(lora_math.misfits(artifact.shapes(adapter), run.lora.r, run.model.shape))
+    wrong = list(lora_math.misfits(artifact.shapes(adapter), config.lora.r, config.model.shape))
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise ModelError(
-            f"the adapter does not fit model={run.model.name}: {wrong[0]}{more}. Choose the model"
+            f"the adapter does not fit model={config.model.name}: {wrong[0]}{more}. Choose the model"
             " it was trained on"
         )
 
@@ -225,13 +225,15 @@ def _push(job: ExportJob) -> None:
     job.console.result(f"On the Hub: {address}")
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options, subject = invocation.options, invocation.subject
-    assert isinstance(options, ExportOptions)
-    assert isinstance(subject, FinishedRun)
-    export(run, options, subject, invocation, Console())
+def _run(config: RunConfig, invocation: Invocation[ExportOptions, FinishedRun]) -> float:
+    export(config, invocation.options, invocation.subject, invocation, Console())
     return 0.0
 
 
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "export", ExportOptions, needs_card=False, recompose=finished.as_it_was_made)
+
+
 if __name__ == "__main__":
-    run_command(_door, "export", needs_card=False, recompose=finished.as_it_was_made)
+    main()

@@ -31,32 +31,32 @@ FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
 FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 
 
-def plan(run: RunConfig, options: PlanOptions, console: Console) -> Plan:
-    """Show the plan of `run`.
+def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
+    """Show the plan of `config`.
 
     Raises: VramPlanError if nothing fits, naming the largest term and what would fit; ConfigError
         for a frontier without a ceiling.
     """
-    if options.frontier and run.hardware.vram_ceiling_gib is None:
+    if options.frontier and config.hardware.vram_ceiling_gib is None:
         raise ConfigError(
-            f"plan.frontier=true needs a ceiling and hardware={run.hardware.name} has none; set"
+            f"plan.frontier=true needs a ceiling and hardware={config.hardware.name} has none; set"
             " hardware.vram_ceiling_gib"
         )
-    if run.model.path is not None:
-        check_shape(run.model, config_in(Path(run.model.path)))
-    cells = _frontier(run, console) if options.frontier else []
+    if config.model.path is not None:
+        check_shape(config.model, config_in(Path(config.model.path)))
+    cells = _frontier(config, console) if options.frontier else []
     try:
-        chosen, runners_up = planner.choose(run)
+        chosen, runners_up = planner.choose(config)
     except VramPlanError as error:
         if options.format is Format.json:
             _show_json(
                 {"fits": False, "why": str(error), "would_fit": error.would_fit},
-                run,
+                config,
                 cells,
                 console,
             )
         elif cells:
-            _show_frontier(run, cells, console)
+            _show_frontier(config, cells, console)
         raise
     if options.format is Format.json:
         found = {
@@ -64,21 +64,21 @@ def plan(run: RunConfig, options: PlanOptions, console: Console) -> Plan:
             "chosen": planner.as_dict(chosen),
             "runners_up": [planner.as_dict(each) for each in runners_up],
         }
-        _show_json(found, run, cells, console)
+        _show_json(found, config, cells, console)
         return chosen
-    _show_terms(run, chosen, console)
+    _show_terms(config, chosen, console)
     _show_runners_up(runners_up, console)
     if cells:
-        _show_frontier(run, cells, console)
+        _show_frontier(config, cells, console)
     return chosen
 
 
 def _show_json(
-    found: dict[str, object], run: RunConfig, cells: list[planner.Cell], console: Console
+    found: dict[str, object], config: RunConfig, cells: list[planner.Cell], console: Console
 ) -> None:
     frontier = {"frontier": [_as_dict(cell) for cell in cells]} if cells else {}
     console.raw(
-        json.dumps(found | {"ceiling_gib": run.hardware.vram_ceiling_gib} | frontier, indent=2)
+        json.dumps(found | {"ceiling_gib": config.hardware.vram_ceiling_gib} | frontier, indent=2)
     )
 
 
@@ -92,22 +92,22 @@ def _as_dict(cell: planner.Cell) -> dict[str, object]:
     }
 
 
-def _show_terms(run: RunConfig, chosen: Plan, console: Console) -> None:
+def _show_terms(config: RunConfig, chosen: Plan, console: Console) -> None:
     rows = [
         (term.name, f"{term.num_bytes / GIB:.3f}", term.place.value, term.phase.value, term.source)
         for term in planner.terms(chosen)
     ]
     title = (
-        f"{run.model.name}, r={run.lora.r}, {run.training.max_seq_tokens} tokens,"
-        f" hardware={run.hardware.name}"
+        f"{config.model.name}, r={config.lora.r}, {config.training.max_seq_tokens} tokens,"
+        f" hardware={config.hardware.name}"
     )
     console.table(title, ("what", "GiB", "where", "when", "known from"), rows)
-    console.table("", ("", ""), _summary(run, chosen))
+    console.table("", ("", ""), _summary(config, chosen))
 
 
-def _summary(run: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
+def _summary(config: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
     levers, budget = chosen.levers, chosen.budget
-    ceiling = None if run.hardware.device is Device.cpu else run.hardware.vram_ceiling_gib
+    ceiling = None if config.hardware.device is Device.cpu else config.hardware.vram_ceiling_gib
     rows = [("plan", planner.sentence(chosen, ceiling))]
     if ceiling:
         rows.append(("ceiling", f"{ceiling:g} GiB, {ceiling - budget.peak_bytes / GIB:.2f} left"))
@@ -122,14 +122,14 @@ def _summary(run: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
         rows.append(
             (
                 "predicted",
-                f"{chosen.step_s:.1f} s a step of {cases} cases, {_whole_run(run, chosen)}",
+                f"{chosen.step_s:.1f} s a step of {cases} cases, {_whole_run(config, chosen)}",
             )
         )
     return rows
 
 
-def _whole_run(run: RunConfig, chosen: Plan) -> str:
-    steps = run.training.max_steps
+def _whole_run(config: RunConfig, chosen: Plan) -> str:
+    steps = config.training.max_steps
     return (
         f"{duration(steps * chosen.step_s)} for {steps} steps"
         if steps
@@ -143,39 +143,42 @@ def _show_runners_up(runners_up: tuple[Plan, ...], console: Console) -> None:
         console.table("Runners-up", ("",), rows)
 
 
-def _frontier(run: RunConfig, console: Console) -> list[planner.Cell]:
+def _frontier(config: RunConfig, console: Console) -> list[planner.Cell]:
     """What fits over rank x sequence length."""
     places = [(rank, seq) for rank in FRONTIER_RANKS for seq in FRONTIER_LENGTHS]
     bar = track(
         places, "frontier", console=console.log, transient=True, disable=not console.log.is_terminal
     )
-    return [planner.cell(run, rank, seq) for rank, seq in bar]
+    return [planner.cell(config, rank, seq) for rank, seq in bar]
 
 
-def _show_frontier(run: RunConfig, cells: list[planner.Cell], console: Console) -> None:
+def _show_frontier(config: RunConfig, cells: list[planner.Cell], console: Console) -> None:
     """`cells` drawn, and in words the longest sequence at each rank."""
-    rows = [(str(rank), *_longest(run, rank)) for rank in FRONTIER_RANKS]
+    rows = [(str(rank), *_longest(config, rank)) for rank in FRONTIER_RANKS]
     console.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
-    title = f"{run.model.name}, hardware={run.hardware.name}, {run.hardware.vram_ceiling_gib:g} GiB"
+    title = f"{config.model.name}, hardware={config.hardware.name}, {config.hardware.vram_ceiling_gib:g} GiB"
     files = frontier_chart.draw_frontier(
-        cells, title, Path("outputs") / f"frontier-{run.model.name}-{run.hardware.name}"
+        cells, title, Path("outputs") / f"frontier-{config.model.name}-{config.hardware.name}"
     )
     console.result(f"Drawn: {files[0]} and {files[1]}")
 
 
-def _longest(run: RunConfig, rank: int) -> tuple[str, str]:
-    longest = feasibility.longest_that_fits(feasibility.resized(run, rank=rank))
-    best = planner.cell(run, rank, longest).plan if longest is not None else None
+def _longest(config: RunConfig, rank: int) -> tuple[str, str]:
+    longest = feasibility.longest_that_fits(feasibility.resized(config, rank=rank))
+    best = planner.cell(config, rank, longest).plan if longest is not None else None
     if best is None:
         return "nothing fits", ""
-    return f"{longest:,} tokens", planner.sentence(best, run.hardware.vram_ceiling_gib)
+    return f"{longest:,} tokens", planner.sentence(best, config.hardware.vram_ceiling_gib)
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, PlanOptions)
-    return float(plan(run, options, Console()).budget.peak_bytes)
+def _run(config: RunConfig, invocation: Invocation[PlanOptions, None]) -> float:
+    return float(plan(config, invocation.options, Console()).budget.peak_bytes)
+
+
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "plan", PlanOptions, needs_card=False)
 
 
 if __name__ == "__main__":
-    run_command(_door, "plan", needs_card=False)
+    main()

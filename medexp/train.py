@@ -8,6 +8,7 @@ python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_step
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -16,28 +17,29 @@ from medexp.config.command_options import TrainOptions
 from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 
+if TYPE_CHECKING:
+    from medexp.tracking.finished_run import FinishedRun
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
+
+def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | None]") -> float:
+    # Imported here, so that what the config alone can be refused for has been, without these.
     from medexp.sweep.workers.trial import open_trial
     from medexp.system.console import Console
-
-    # what the config alone can be refused for has been, without these
-    from medexp.tracking.finished_run import FinishedRun
     from medexp.tracking.rerun import Restored
     from medexp.training.run import train
 
-    restored = Restored(invocation.subject) if isinstance(invocation.subject, FinishedRun) else None
+    restored = Restored(invocation.subject) if invocation.subject is not None else None
     with open_trial(invocation.output_dir) as trial:
-        result = train(run, invocation, Console(), trial, restored)
+        result = train(config, invocation, Console(), trial, restored)
         if trial:
-            trial.finished(result.metrics, result.run_id)
+            trial.complete(result.metrics, result.run_id)
     return result.outcome.loss_after
 
 
-def _recomposed(
-    cfg: DictConfig, options: object, overrides: Sequence[str]
-) -> tuple[DictConfig, object]:
-    assert isinstance(options, TrainOptions)
+def _recompose(
+    cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
+) -> "tuple[DictConfig, FinishedRun | None]":
+    """Return the config of the run that experiment=from_run makes again, and that run; else `cfg`."""
     if not options.from_run and options.run is None:
         return cfg, None
     from medexp.tracking.rerun import as_it_was_made
@@ -45,5 +47,10 @@ def _recomposed(
     return as_it_was_made(cfg, options, overrides)
 
 
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "train", TrainOptions, recompose=_recompose)
+
+
 if __name__ == "__main__":
-    run_command(_door, "train", recompose=_recomposed)
+    main()

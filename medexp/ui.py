@@ -24,7 +24,7 @@ from medexp.tracking.links import links
 from medexp.training import leftovers
 
 
-def ui(run: RunConfig, options: UiOptions, console: Console) -> None:
+def ui(config: RunConfig, options: UiOptions, console: Console) -> None:
     """Serve until Ctrl-C.
 
     Raises: RunError without a store; MachineError if the server cannot be started.
@@ -33,13 +33,13 @@ def ui(run: RunConfig, options: UiOptions, console: Console) -> None:
     log = Path(tempfile.mkdtemp(prefix="medexp-ui-")) / "server.log"
     with suppress(KeyboardInterrupt), ExitStack() as serving:
         with console.status("starting MLflow's server (some 15 s)"):
-            address = serving.enter_context(pages.serving(run.tracking, port, log))
+            address = serving.enter_context(pages.serving(config.tracking, port, log))
         for sentence in untested(("mlflow",)):
             console.info(f"{sentence}: {VIEWS.without}", NOTE)
-        found = links(run.tracking, address)
+        found = links(config.tracking, address)
         for each in found:
             console.result(f"{each.title}\n  {each.url}")
-        if left := leftovers.summarise_leftovers(run.tracking):
+        if left := leftovers.summarise_leftovers(config.tracking):
             console.info(left, NOTE)
         console.info("Ctrl-C ends it")
         if options.open:
@@ -48,12 +48,15 @@ def ui(run: RunConfig, options: UiOptions, console: Console) -> None:
             time.sleep(3600)
 
 
-def _door(run: RunConfig, invocation: Invocation) -> float:
-    options = invocation.options
-    assert isinstance(options, UiOptions)
-    ui(run, options, Console())
+def _run(config: RunConfig, invocation: Invocation[UiOptions, None]) -> float:
+    ui(config, invocation.options, Console())
     return 0.0
 
 
+def main() -> None:
+    """Run the command that the command line describes; ends the process."""
+    run_command(_run, "ui", UiOptions, needs_card=False)
+
+
 if __name__ == "__main__":
-    run_command(_door, "ui", needs_card=False)
+    main()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, command
+from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
@@ -18,7 +18,6 @@ from medexp.compare import asked, compare
 from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions
-from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
@@ -91,7 +90,7 @@ def kept(
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         return train(
             resolved(*words, on=machine.read()),
-            Invocation(root / name, tuple(words), yaml),
+            invoke(root / name, words, yaml),
             Console(),
         )
 
@@ -306,7 +305,7 @@ def test_other_training_answers_in_the_same_file_are_a_difference(
         yaml = OmegaConf.to_yaml(kept.compose(*overrides), resolve=True)
         made = train(
             kept.doors.resolved(*overrides, on=machine.read()),
-            Invocation(kept.doors.root / answer, tuple(overrides), yaml),
+            invoke(kept.doors.root / answer, overrides, yaml),
             Console(),
         )
         return made.run_id

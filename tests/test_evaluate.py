@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.commands import Doors, change_one_weight, command
+from helpers.commands import Doors, change_one_weight, command, invoke
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
 from medexp.config.command_options import EvaluateOptions
-from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
@@ -46,7 +45,7 @@ class Finished:
         words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Console()
+            doors.run(*words), invoke(doors.root / "train", words, yaml), Console()
         )
         self.metrics = doors.client().get_run(self.result.run_id).data.metrics
 
@@ -63,7 +62,7 @@ class Finished:
         assert isinstance(options, EvaluateOptions)
         cfg, subject = as_it_was_made(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
-        invocation = Invocation(self.doors.root / "evaluate", tuple(words), OmegaConf.to_yaml(cfg))
+        invocation = invoke(self.doors.root / "evaluate", words, OmegaConf.to_yaml(cfg))
         return evaluate(made, options, subject, invocation, Console())
 
     def newest(self) -> Any:
@@ -170,7 +169,7 @@ def test_an_adapter_folder_can_be_measured_and_the_command_line_wins(finished: F
         finished.result.adapter, "evaluation.answers=1", "evaluation.max_new_tokens=4"
     )
     assert len(found.after) == 1
-    assert found.line("loss_answer").after == pytest.approx(
+    assert found.find_result("loss_answer").after == pytest.approx(
         finished.metrics["eval/loss_answer/after"], abs=1e-6
     )
     assert "mlflow.parentRunId" not in finished.newest().data.tags
@@ -269,8 +268,8 @@ def test_a_broken_record_is_refused(finished: Finished) -> None:
 
 def test_a_run_without_answers_is_measured_by_its_losses(finished: Finished) -> None:
     found = finished.evaluate(finished.result.adapter, "evaluation.answers=0")
-    assert found.line("loss_answer").comparison is not None
-    assert found.line("structure").missing == "no held-out question was answered"
+    assert found.find_result("loss_answer").comparison is not None
+    assert found.find_result("structure").missing == "no held-out question was answered"
 
 
 def test_embedding_without_its_package_is_one_sentence(
@@ -321,13 +320,13 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
         with tuned.evaluating(), as_base():
             right = [_likeliest(tuned, each.prompt) == each.right for each in asked]
         assert record["benchmarks"]["medmcqa"][side] == right
-        assert found.line("benchmark_medmcqa").comparison is not None
+        assert found.find_result("benchmark_medmcqa").comparison is not None
     assert (
         finished.newest().data.metrics["eval/benchmark_medmcqa/before"]
         == sum(record["benchmarks"]["medmcqa"]["base"]) / 6
     )
     again = finished.evaluate(finished.newest().info.run_id, "evaluate.rescore=true")
-    assert again.line("benchmark_medmcqa") == found.line("benchmark_medmcqa")
+    assert again.find_result("benchmark_medmcqa") == found.find_result("benchmark_medmcqa")
 
 
 def _likeliest(tuned: Tuned, prompt: str) -> int:
@@ -369,7 +368,7 @@ def test_a_run_goes_on_when_its_judge_is_down(
         "evaluation.judge.url=http://127.0.0.1:9/v1/chat/completions",
     )
     found = finished.evaluate(finished.result.adapter, "evaluation.max_new_tokens=2", *words)
-    assert found.line("judge").missing.startswith(
+    assert found.find_result("judge").missing.startswith(
         "the judge at http://127.0.0.1:9/v1/chat/completions does not answer"
     )
     assert "the run goes on without" in capsys.readouterr().err

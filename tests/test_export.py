@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 import torch
 from helpers import hub_stub
-from helpers.commands import Doors, change_one_weight, command
+from helpers.commands import Doors, change_one_weight, command, invoke
 from helpers.hub_stub import Hub
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from medexp.cli import app as frame
 from medexp.config.command_options import ExportOptions
-from medexp.config.invocation import Invocation
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data.prompts import render_question
@@ -49,7 +48,7 @@ class Finished:
         )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), Invocation(doors.root / "train", tuple(words), yaml), Console()
+            doors.run(*words), invoke(doors.root / "train", words, yaml), Console()
         )
 
     def export(
@@ -74,9 +73,7 @@ class Finished:
         cfg, subject = as_it_was_made(cfg, options, words)
         meanwhile()
         made = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
-        invocation = Invocation(
-            self.doors.root / "export", tuple(words), OmegaConf.to_yaml(cfg), options
-        )
+        invocation = invoke(self.doors.root / "export", words, OmegaConf.to_yaml(cfg))
         return export(made, options, subject, invocation, Console())
 
     def newer(self) -> str:

@@ -19,8 +19,8 @@ def test_the_commands_are_listed(tmp_path: Path, words: tuple[str, ...]) -> None
 
 def test_every_command_is_listed_and_none_that_is_not_there() -> None:
     package = Path(medexp.__file__).parent
-    doors = {file.stem for file in package.glob("*.py") if "run_door(_door" in file.read_text()}
-    assert doors <= COMMANDS.keys()
+    names = {file.stem for file in package.glob("*.py") if "run_command(_run" in file.read_text()}
+    assert names == COMMANDS.keys()
     for name in COMMANDS:
         import_module(f"medexp.{name}")
 

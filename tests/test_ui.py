@@ -17,7 +17,7 @@ import pytest
 from helpers.commands import Doors, command
 
 from medexp.system import ports
-from medexp.system.ports import USUAL_PORT, choose_usual_port, find_free_port
+from medexp.system.ports import choose_usual_port, find_free_port
 from medexp.tracking.links import links
 
 ROOT = Path(__file__).parents[1]
@@ -63,11 +63,11 @@ def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -
 
 def test_the_usual_port_is_the_same_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "USUAL_PORT", find_free_port())
-    assert choose_usual_port() == USUAL_PORT == choose_usual_port()
+    assert choose_usual_port() == ports.USUAL_PORT == choose_usual_port()
     with socket.socket() as other:
-        other.bind(("127.0.0.1", USUAL_PORT))
+        other.bind(("127.0.0.1", ports.USUAL_PORT))
         other.listen()
-        assert choose_usual_port() != USUAL_PORT
+        assert choose_usual_port() != ports.USUAL_PORT
 
 
 def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -> None:

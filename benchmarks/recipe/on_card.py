@@ -23,7 +23,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = (
-    "hardware=h200_141gb",
     "model=local",
     "model.quantisation=none",
     "prompt=clinical_sections",
@@ -86,7 +85,7 @@ def main() -> int:
             for name, seed in tasks[1:]
         ]
         trials += [trial for task in waiting if (trial := task.result()) is not None]
-    _write(options, work, trials, len(tasks))
+    _write(options, trials, len(tasks))
     return int(any(trial.returncode for trial in trials))
 
 
@@ -101,6 +100,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=5, help="runs at once (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=RECIPES, metavar="RECIPE")
+    parser.add_argument("--hardware", default="h200_141gb", help="(%(default)s)")
     parser.add_argument("--held-out", type=int, default=32)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S")
@@ -110,7 +110,12 @@ def _parse_options() -> argparse.Namespace:
 def _words(
     options: argparse.Namespace, name: str, seed: int, overrides: Sequence[str]
 ) -> list[str]:
-    words = [*COMMON, f"model.path={options.model.absolute()}", *overrides]
+    words = [
+        f"hardware={options.hardware}",
+        *COMMON,
+        f"model.path={options.model.absolute()}",
+        *overrides,
+    ]
     if MIXTURE[0] in words:
         if options.o1 is None:
             raise SystemExit(f"{name} needs --o1 FILE")
@@ -120,7 +125,7 @@ def _words(
         f"dataset.held_out={options.held_out}",
         f"evaluation.answers={options.held_out}",
         f"training.seed={seed}",
-        f"+tracking.tags={{recipe: '{name}'}}",
+        f"tracking.tags={{recipe: '{name}'}}",
         f"hydra.run.dir=outputs/{name.replace(' ', '_').replace('/', '')}-{seed}",
         *options.set,
     ]
@@ -218,9 +223,7 @@ def _known_cases(options: argparse.Namespace, work: Path) -> list[str]:
     ]
 
 
-def _write(
-    options: argparse.Namespace, work: Path, trials: Sequence[Trial], num_planned: int
-) -> None:
+def _write(options: argparse.Namespace, trials: Sequence[Trial], num_planned: int) -> None:
     results = {
         "date": time.strftime("%Y-%m-%d"),
         "model": options.model.name,

@@ -1,4 +1,4 @@
-"""The frame of every door: compose the config, run, and end with one sentence and the right exit
+"""The frame of every command: compose the config, run, and end with one sentence and the right exit
 code when something is wrong.
 
 A traceback is only shown for a defect of medexp itself, or when HYDRA_FULL_ERROR=1 asks for it.
@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, overload
 
 import hydra
 from dotenv import load_dotenv
@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medexp.config import hydra_errors as mistakes
+from medexp.config import hydra_errors
 from medexp.config.command_line import readable
 from medexp.config.invocation import Invocation
 from medexp.config.preset_errors import explain_preset
@@ -41,99 +41,142 @@ _NO_PLACE = (
     errno.EEXIST,
     errno.ENAMETOOLONG,
 )
-Recompose = Callable[[DictConfig, object, Sequence[str]], tuple[DictConfig, object]]
+OptionsT = TypeVar("OptionsT")
+SubjectT = TypeVar("SubjectT")
+Recompose = Callable[[DictConfig, OptionsT, Sequence[str]], tuple[DictConfig, SubjectT]]
+
+
+@overload
+def run_command(
+    main: Callable[[RunConfig, Invocation[OptionsT, None]], float],
+    config_name: str,
+    options_class: type[OptionsT],
+    needs_card: bool = True,
+) -> NoReturn: ...
+
+
+@overload
+def run_command(
+    main: Callable[[RunConfig, Invocation[OptionsT, SubjectT]], float],
+    config_name: str,
+    options_class: type[OptionsT],
+    needs_card: bool = True,
+    *,
+    recompose: Recompose[OptionsT, SubjectT],
+) -> NoReturn: ...
 
 
 def run_command(
-    door: Callable[[RunConfig, Invocation], float],
+    main: Callable[[RunConfig, Invocation[Any, Any]], float],
     config_name: str,
+    options_class: type[Any],
     needs_card: bool = True,
-    recompose: Recompose | None = None,
+    recompose: Recompose[Any, Any] | None = None,
 ) -> NoReturn:
-    """Compose `config_name` from the command line, check it, hand it to `door`, and exit.
+    """Compose `config_name` from the command line, check it, hand it to `main`, and exit.
 
+    `options_class` is the class of the command's own config group, NoneType where it has none.
     `recompose` may put another config in the place of the composed one before it is checked: it is
-    given that one, the door's own options and the overrides as typed, and returns beside the config
-    the finished run that it is from.
+    given that one, the command's own options and the overrides as typed, and returns beside the
+    config the finished run that it is from.
     """
     console.prepare_streams()
     with console.quiet_when_unread():
-        _run_command(door, config_name, needs_card, recompose)
+        _Command(main, config_name, options_class, needs_card, recompose).run()
 
 
-def _run_command(
-    door: Callable[[RunConfig, Invocation], float],
-    config_name: str,
-    needs_card: bool,
-    recompose: Recompose | None,
-) -> NoReturn:
-    schema = SCHEMAS.get(config_name, RunConfig)
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
-    stopping.end_on_sigterm()
-    has_begun = False
+@dataclass(frozen=True)
+class _Command:
+    """What `run_command` was given; `run` ends the process."""
 
-    def task(cfg: DictConfig) -> float:
-        nonlocal has_begun
-        has_begun = True
-        settings, subject = HydraConfig.get(), None
+    main: Callable[[RunConfig, Invocation[Any, Any]], float]
+    config_name: str
+    options_class: type[Any]
+    needs_card: bool
+    recompose: Recompose[Any, Any] | None
+
+    def run(self) -> NoReturn:
+        """Run the command; every error that a user can mend is one sentence and an exit code."""
+        schema = SCHEMAS.get(self.config_name, RunConfig)
+        wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        # Hydra then raises instead of printing.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        stopping.end_on_sigterm()
+        has_begun = False
+
+        def task(cfg: DictConfig) -> float:
+            nonlocal has_begun
+            has_begun = True
+            try:
+                return self._run_composed(cfg)
+            except (MedexpError, OmegaConfBaseException) as raised:
+                if HydraConfig.get().mode is RunMode.MULTIRUN or wants_traceback:
+                    # The sweeper is told.
+                    raise
+                # Past Hydra, which would add a line of its own.
+                _refuse(_as_medexp_error(raised, schema))
+
         try:
-            options = _own_options(cfg, config_name)
-            if recompose is not None:
-                cfg, subject = recompose(cfg, options, settings.overrides.task)
-            cwd = Path(settings.runtime.cwd)
-            run = resolve(cfg, machine.read(), cwd, settings.runtime.choices, needs_card)
-            composed = kept_yaml(cfg, cwd)
-            overrides = tuple(settings.overrides.task)
-            experiment, folder = (
-                _experiment_yaml(settings.runtime),
-                Path(settings.runtime.output_dir),
+            _read_env(Path.cwd() / ".env")
+            register()
+            sys.argv[1:] = readable(sys.argv[1:], schema)
+            decorate = hydra.main(
+                version_base="1.3", config_path=str(conf_dir()), config_name=self.config_name
             )
-            # here, as Hydra has a line for whatever passes through it
-            with console.quiet_when_unread():
-                return door(
-                    run, Invocation(folder, overrides, composed, options, experiment, subject)
-                )
-        except (MedexpError, OmegaConfBaseException) as raised:
-            error = (
-                BadInput(_explained(raised, schema) or str(raised))
-                if isinstance(raised, OmegaConfBaseException)
-                else raised
-            )
-            if settings.mode is RunMode.MULTIRUN or wants_traceback:
-                raise  # the sweeper is told
-            _refuse(error)  # past Hydra, which would add a line of its own
-
-    try:
-        _read_env(Path.cwd() / ".env")
-        register()
-        sys.argv[1:] = readable(sys.argv[1:], schema)
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
-    except MedexpError as error:
-        if wants_traceback:
+            decorate(task)()
+        except MedexpError as error:
+            if wants_traceback:
+                raise
+            _refuse(error)
+        except (KeyboardInterrupt, Terminated) as error:
+            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            message = f"stopped by {stopping.name(number)}; the same command continues"
+            _refuse(RunInterrupted(message, number))
+        except BrokenPipeError:
+            # `quiet_when_unread` knows what that is.
             raise
-        _refuse(error)
-    except (KeyboardInterrupt, Terminated) as error:
-        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-        said = f"stopped by {stopping.name(number)}; the same command continues"
-        _refuse(RunInterrupted(said, number))
-    except BrokenPipeError:
-        raise  # quiet_when_unread knows what that is
-    except Exception as error:
-        sentence = (
-            None
-            if wants_traceback
-            else _explained(error, schema) or _unusable(error) or _held(error)
+        except Exception as error:
+            sentence = None
+            if not wants_traceback:
+                sentence = _explain(error, schema) or _describe_unusable_file(error)
+                sentence = sentence or _describe_held_store(error)
+            if sentence is None and not (has_begun or wants_traceback):
+                sentence = hydra_errors.before_the_run(error)
+            if sentence is None:
+                raise
+            _refuse(BadInput(sentence))
+        sys.exit(0)
+
+    def _run_composed(self, cfg: DictConfig) -> float:
+        """Check `cfg` and hand it to `main`; return what a sweep minimises."""
+        hydra_settings, subject = HydraConfig.get(), None
+        runtime, overrides = hydra_settings.runtime, tuple(hydra_settings.overrides.task)
+        options = _extract_options(cfg, self.config_name)
+        assert isinstance(options, self.options_class)
+        if self.recompose is not None:
+            cfg, subject = self.recompose(cfg, options, overrides)
+        cwd = Path(runtime.cwd)
+        config = resolve(cfg, machine.read(), cwd, runtime.choices, self.needs_card)
+        invocation = Invocation(
+            output_dir=Path(runtime.output_dir),
+            overrides=overrides,
+            composed_yaml=kept_yaml(cfg, cwd),
+            experiment_yaml=_read_experiment_yaml(runtime),
+            options=options,
+            subject=subject,
         )
-        if sentence is None and not (has_begun or wants_traceback):
-            sentence = mistakes.before_the_run(error)
-        if sentence is None:
-            raise
-        _refuse(BadInput(sentence))
-    sys.exit(0)
+        # Here, too, as Hydra has a line of its own for whatever passes through it.
+        with console.quiet_when_unread():
+            return self.main(config, invocation)
 
 
-def _held(error: Exception) -> str | None:
+def _as_medexp_error(error: MedexpError | OmegaConfBaseException, schema: type) -> MedexpError:
+    if isinstance(error, OmegaConfBaseException):
+        return BadInput(_explain(error, schema) or str(error))
+    return error
+
+
+def _describe_held_store(error: Exception) -> str | None:
     """Return that another program holds MLflow's store, where `error` says so."""
     if getattr(error, "error_code", "") != "TEMPORARILY_UNAVAILABLE":
         return None
@@ -141,15 +184,15 @@ def _held(error: Exception) -> str | None:
     return f"MLflow's store cannot be used now ({first_line(error)}); {again}"
 
 
-def _explained(error: Exception, schema: type) -> str | None:
+def _explain(error: Exception, schema: type) -> str | None:
     """Return what a user can do about `error`, or None where it is not about the command line or a
     preset.
     """
     words = sys.argv[1:]
-    named = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
-    named += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
-    folders = [conf_dir(), *(Path.cwd() / each for each in [*named, "conf"])]
-    return explain_preset(error, folders, words, schema) or mistakes.explain(error, schema)
+    config_dirs = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
+    config_dirs += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    folders = [conf_dir(), *(Path.cwd() / folder for folder in [*config_dirs, "conf"])]
+    return explain_preset(error, folders, words, schema) or hydra_errors.explain(error, schema)
 
 
 def _read_env(file: Path) -> None:
@@ -167,8 +210,8 @@ def _read_env(file: Path) -> None:
         raise ConfigError(f"{file} cannot be read ({error}); mend it, or move it away") from error
 
 
-def _own_options(cfg: DictConfig, config_name: str) -> object:
-    """The door's own config group as an object, taken out of `cfg`; None where it has none.
+def _extract_options(cfg: DictConfig, config_name: str) -> object:
+    """Take the command's own config group out of `cfg`; return it as an object, or None without one.
 
     Raises: ConfigError where `cfg` was composed from the root of another command, or another value
         stands in the group's place.
@@ -188,30 +231,32 @@ def _own_options(cfg: DictConfig, config_name: str) -> object:
         )
     options = OmegaConf.to_object(cfg[config_name])
     OmegaConf.set_struct(cfg, False)
-    for name in {each.name for each in fields(SCHEMAS[config_name])} - {
-        each.name for each in fields(RunConfig)
-    }:
-        del cfg[name]
+    own_keys = {key.name for key in fields(SCHEMAS[config_name])}
+    for key in own_keys - {key.name for key in fields(RunConfig)}:
+        del cfg[key]
     return options
 
 
-def _experiment_yaml(runtime: Any) -> str:
-    """The YAML of the experiment that was chosen, "" where there is none."""
+def _read_experiment_yaml(runtime: Any) -> str:
+    """Return the YAML of the experiment that was chosen, "" where there is none."""
     if (name := runtime.choices.get("experiment")) in (None, "null"):
         return ""
     files = (
-        Path(each.path) / "experiment" / f"{name}.yaml"
-        for each in runtime.config_sources
-        if each.schema == "file"
+        Path(source.path) / "experiment" / f"{name}.yaml"
+        for source in runtime.config_sources
+        if source.schema == "file"
     )
     return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
 
 
-def _unusable(error: Exception) -> str | None:
-    """Nobody who knows the file said it better: the file, the system's reason, and which settings
-    name folders; None where `error` is about no file."""
-    if (found := disk_space.hindrance(error, [Path.cwd()])) is not None:
-        place = found.what
+def _describe_unusable_file(error: Exception) -> str | None:
+    """Return the file, the system's reason, and which settings name folders; None where `error` is
+    about no file.
+
+    The last resort: who knows what the file is for has said nothing better.
+    """
+    if (hindrance := disk_space.hindrance(error, [Path.cwd()])) is not None:
+        place = hindrance.what
     elif isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
         place = f"{error.filename} cannot be used ({error.strerror})"
     else:

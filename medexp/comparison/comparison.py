@@ -121,7 +121,7 @@ class RunComparison:
             line
             for run in self.runs
             if run.evaluated
-            for line in run.evaluated.card.lines
+            for line in run.evaluated.scorecard.results
             if line.comparison is not None
         ]
         known = {line.measure.key: line.measure for line in lines}
@@ -129,7 +129,7 @@ class RunComparison:
             line.measure.key
             for run in self.runs
             if run.evaluated
-            for line in run.evaluated.card.lines
+            for line in run.evaluated.scorecard.results
         ]
         return tuple(known[key] for key in dict.fromkeys(order) if key in known)
 
@@ -182,7 +182,7 @@ def find_answers(run: ComparedRun, place: int | None) -> AnswerPair | None:
     """The answers of `run` at `place` of its record; None where it has none."""
     if run.evaluated is None or place is None:
         return None
-    case, card = run.evaluated.record.cases[place], run.evaluated.card
+    case, card = run.evaluated.record.cases[place], run.evaluated.scorecard
     return AnswerPair(case.base.text, card.before[place], case.tuned.text, card.after[place])
 
 
@@ -191,7 +191,7 @@ def find_measure_result(run: ComparedRun, key: str) -> MeasureResult | None:
     measure.
     """
     return (
-        next((line for line in run.evaluated.card.lines if line.measure.key == key), None)
+        next((line for line in run.evaluated.scorecard.results if line.measure.key == key), None)
         if run.evaluated
         else None
     )
@@ -230,7 +230,7 @@ def as_dict(found: RunComparison) -> dict[str, object]:
 
 
 def _run_dict(run: ComparedRun) -> dict[str, object]:
-    lines = run.evaluated.card.lines if run.evaluated else ()
+    lines = run.evaluated.scorecard.results if run.evaluated else ()
     changed = {
         line.measure.key: (
             {"before": line.before, "after": line.after, "verdict": line.verdict}

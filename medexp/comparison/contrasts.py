@@ -27,7 +27,7 @@ class EvaluatedRun:
     """A run's record, scored, and the settings it was made with by their dotted names."""
 
     record: Record
-    card: Scorecard
+    scorecard: Scorecard
     settings: Mapping[str, str]
 
 
@@ -104,7 +104,7 @@ def contrast_runs(
         line.measure.key: line.measure
         for run in (reference, *others)
         if run is not None
-        for line in run.card.lines
+        for line in run.scorecard.results
     }
     found = [
         [_contrast_measure(reference, run, each) for each in measures.values()]
@@ -163,7 +163,7 @@ def values_by_case(
     elif key.startswith(_BENCHMARK):
         values = _grades(run, key.removeprefix(_BENCHMARK))
     else:
-        scored = zip(run.record.cases, run.card.after, strict=True)
+        scored = zip(run.record.cases, run.scorecard.after, strict=True)
         values = {
             case.digest: value
             for case, each in scored
@@ -197,7 +197,7 @@ def _explain_missing(
 ) -> str:
     for values, run in zip((theirs, ours), runs, strict=True):
         if not values:
-            lines = [line for line in run.card.lines if line.measure.key == measure.key]
+            lines = [line for line in run.scorecard.results if line.measure.key == measure.key]
             return lines[0].missing if lines and lines[0].missing else "not measured in both"
     if measure.key in _PARTS:
         return (

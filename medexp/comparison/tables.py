@@ -269,7 +269,10 @@ def _is_news(found: RunComparison, key: str) -> bool:
 def reading_notes(found: RunComparison) -> list[str]:
     """How the verdicts are to be read, and what so many comparisons allow."""
     lines = [
-        line for run in found.runs if run.evaluated is not None for line in run.evaluated.card.lines
+        line
+        for run in found.runs
+        if run.evaluated is not None
+        for line in run.evaluated.scorecard.results
     ]
     verdicts = sum(line.comparison is not None for line in lines)
     said = [

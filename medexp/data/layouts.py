@@ -137,5 +137,5 @@ def _script(file: Path, helper: str, made: str) -> str:
         "import json, pathlib; from medexp.data.loading import read_records\n"
         f"{helper}\n"
         f'pathlib.Path("cases.json").write_text(json.dumps([{made} for r in'
-        f" read_file(pathlib.Path({str(file)!r}))]))"
+        f" read_records(pathlib.Path({str(file)!r}))]))"
     )

@@ -127,7 +127,7 @@ class _HeldOutKeys:
     groups: frozenset[tuple[str, str]]
 
     @classmethod
-    def by(cls, held: Sequence[tuple[Sequence[Case], str | None]]) -> "_Barred":
+    def by(cls, held: Sequence[tuple[Sequence[Case], str | None]]) -> "_HeldOutKeys":
         questions = frozenset(case.key for cases, _ in held for case in cases)
         groups = frozenset(
             (column, case.extra[column]) for cases, column in held if column for case in cases

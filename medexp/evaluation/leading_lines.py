@@ -72,21 +72,21 @@ def list_harmful_cases(card: Scorecard, record: Record) -> list[HarmfulCase]:
 
 def is_red(card: Scorecard) -> bool:
     """Is harm called: any case newly harmful, or more of it than chance allows?"""
-    return any(_is_alarm(result) for result in card.results(Role.harm))
+    return any(_is_alarm(result) for result in card.results_of(Role.harm))
 
 
 def _describe_form(card: Scorecard) -> LeadingLine:
     parts = [
         f"{result.measure.title} {_change(result)}"
         for key in FORM_MEASURES
-        if (result := card.line(key)).comparison is not None
+        if (result := card.find_result(key)).comparison is not None
     ]
     return LeadingLine("FORM", "; ".join(parts) or "not measured", Tone.plain)
 
 
 def _judge_medicine(card: Scorecard, record: Record) -> LeadingLine:
     wanted = record.primary or DEFAULT_PRIMARY
-    results = card.results(Role.primary)
+    results = card.results_of(Role.primary)
     if not results:
         names = ", ".join(_titles(card, wanted))
         return LeadingLine("MEDICINE", f"not measured ({names})", Tone.plain)
@@ -103,7 +103,7 @@ def _judge_medicine(card: Scorecard, record: Record) -> LeadingLine:
 
 
 def _judge_harm(card: Scorecard) -> LeadingLine:
-    results = card.results(Role.harm)
+    results = card.results_of(Role.harm)
     if not results:
         return LeadingLine("HARM", "not measured", Tone.plain)
     parts = []
@@ -141,13 +141,13 @@ def _sample(results: Sequence[MeasureResult]) -> str:
 
 
 def _titles(card: Scorecard, keys: Sequence[str]) -> Iterator[str]:
-    titles = {result.measure.key: result.measure.title for result in card.lines}
+    titles = {result.measure.key: result.measure.title for result in card.results}
     return (titles.get(key, key) for key in keys)
 
 
 def _count_harms(card: Scorecard, place: int) -> Iterator[tuple[float, float]]:
     """Yield the harms of a case in every harm measure: of the base it is held against, and now."""
-    for result in card.results(Role.harm):
+    for result in card.results_of(Role.harm):
         key = result.measure.key
         before = card.side(result.against)[place].values.get(key)
         after = card.after[place].values.get(key)

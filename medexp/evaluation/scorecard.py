@@ -205,29 +205,29 @@ class Scorecard:
     is empty where the base was not asked its best way.
     """
 
-    lines: tuple[MeasureResult, ...]
+    results: tuple[MeasureResult, ...]
     before: tuple[ScoredAnswer, ...]
     after: tuple[ScoredAnswer, ...]
     base_best: tuple[ScoredAnswer, ...] = ()
 
-    def line(self, key: str) -> MeasureResult:
+    def find_result(self, key: str) -> MeasureResult:
         """The line of measure `key`."""
-        return next(result for result in self.lines if result.measure.key == key)
+        return next(result for result in self.results if result.measure.key == key)
 
     def side(self, arm: str) -> tuple[ScoredAnswer, ...]:
         """Return the scored answers of `arm`: base, base_best or tuned."""
         return {"base": self.before, "base_best": self.base_best, "tuned": self.after}[arm]
 
-    def results(self, role: Role) -> list[MeasureResult]:
-        """Return the measured lines of `role`."""
-        return [result for result in self.lines if result.comparison and result.role is role]
+    def results_of(self, role: Role) -> list[MeasureResult]:
+        """Return the results of the measures of `role` that were taken."""
+        return [result for result in self.results if result.comparison and result.role is role]
 
     def metrics(self) -> dict[str, float]:
         """eval/<measure>/before, after and delta with its interval and p, of what was measured;
         perplexity beside each loss.
         """
         values: dict[str, float] = {}
-        for each in self.lines:
+        for each in self.results:
             if each.comparison is not None and each.before is not None and each.after is not None:
                 values |= _metrics(each.measure.key, each.before, each.after, each.comparison)
                 if len(each.bases) > 1:

@@ -262,7 +262,7 @@ def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
         )
         lines = [
             result
-            for result in scorecard.build_scorecard(record, lexicon.load()).lines
+            for result in scorecard.build_scorecard(record, lexicon.load()).results
             if result.comparison is not None
         ]
         return [

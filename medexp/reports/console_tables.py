@@ -24,7 +24,7 @@ def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
 
 def print_scorecard(console: Console, title: str, record: Record, found: Scorecard) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
-    measured = [line for line in found.lines if line.comparison is not None]
+    measured = [line for line in found.results if line.comparison is not None]
     rows = [
         (
             line.measure.title,
@@ -41,6 +41,6 @@ def print_scorecard(console: Console, title: str, record: Record, found: Scoreca
             ("", "", "accuracy", "95 %, Wilson", "95 %, bootstrap"),
             accuracy_rows(record),
         )
-    for why in dict.fromkeys(line.missing for line in found.lines if line.comparison is None):
-        names = ", ".join(line.measure.title for line in found.lines if line.missing == why)
+    for why in dict.fromkeys(line.missing for line in found.results if line.comparison is None):
+        names = ", ".join(line.measure.title for line in found.results if line.missing == why)
         console.result(f"not measured: {names}: {why}", style="dim")

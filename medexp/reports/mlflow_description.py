@@ -146,7 +146,7 @@ def _format_verdict(card: Scorecard) -> str:
     said = [
         f"{title} **{figure(line.before)} → {figure(line.after)}** ({line.verdict})"
         for key, title in (("loss_completion", "held-out loss"), ("structure", "four sections"))
-        if (line := card.line(key)).comparison is not None
+        if (line := card.find_result(key)).comparison is not None
     ]
     sentence = "; ".join(said)
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
@@ -155,7 +155,9 @@ def _format_verdict(card: Scorecard) -> str:
 def _list_measures(card: Scorecard) -> str:
     """A list: MLflow draws a Markdown table without any space between its cells."""
     return "\n".join(
-        _format_measure(line) for key in _SHOWN if (line := card.line(key)).comparison is not None
+        _format_measure(line)
+        for key in _SHOWN
+        if (line := card.find_result(key)).comparison is not None
     )
 
 

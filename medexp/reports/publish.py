@@ -47,7 +47,7 @@ def publish_evaluation(
 def per_case_table(record: Record, found: Scorecard) -> Mapping[str, Sequence[object]]:
     """A row for every answered case: its question, and every measure before and after."""
     table: dict[str, list[object]] = {"question": [case.question for case in record.cases]}
-    for line in found.lines:
+    for line in found.results:
         if line.comparison is not None and not line.measure.key.startswith("loss_"):
             table[f"{line.measure.key}_before"] = [
                 each.values.get(line.measure.key) for each in found.before

@@ -1,1 +1,1 @@
-"""A search over runs: what is tried, what cannot fit, where each trial runs, and what came of it."""
+"""A search over runs: which are tried, which cannot fit, where trials run, and the results."""

@@ -111,12 +111,11 @@ def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
 
 
 def as_it_was_made(
-    cfg: DictConfig, options: object, overrides: Sequence[str]
+    cfg: DictConfig, options: OfARun, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun]:
     """`cfg` with the groups of the run that `options` name in the place of its own, save what
     `overrides` name; and that run, so that the whole command is about one: another may finish
     meanwhile, and be the last."""
-    assert isinstance(options, OfARun)
     subject = located(cfg, options.run)
     return recomposed(cfg, subject, overrides), subject
 

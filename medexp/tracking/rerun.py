@@ -18,7 +18,7 @@ _WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and th
 
 
 def as_it_was_made(
-    cfg: DictConfig, options: object, overrides: Sequence[str]
+    cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun | None]:
     """`cfg`, with experiment=from_run the config of the run that `options` name, save what
     `overrides` name; and that run.
@@ -26,7 +26,6 @@ def as_it_was_made(
     Raises: ConfigError for one without the other; RunError or ConfigError as
         `finished.as_it_was_made` does.
     """
-    assert isinstance(options, TrainOptions)
     if not options.from_run:
         if options.run is not None:
             raise ConfigError(

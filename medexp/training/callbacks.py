@@ -37,7 +37,7 @@ class StepRecorder:
             self._spill.stepped(metrics["speed/step_s"], self._planned_step_s(step))
         context.tracker.metrics(step, metrics | memory)
         if context.trial:
-            context.trial.stepped(step, steps)
+            context.trial.report_progress(step, steps)
         if step % context.config.evaluation.every_steps == 0 and step < steps:
             self._evaluate(step)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from medexp.config.invocation import Invocation
+from medexp.config.invocation import AnyInvocation
 from medexp.config.schema import RunConfig
 from medexp.evaluation.evaluator import Evaluator
 from medexp.models.base_identity import BaseIdentity
@@ -27,7 +27,7 @@ class TrialReporter(Protocol):
     def tags(self) -> Mapping[str, str]:
         """The tags of the trial's MLflow run."""
 
-    def stepped(self, step: int, steps: int) -> None:
+    def report_progress(self, step: int, steps: int) -> None:
         """Say that `step` of `steps` are done."""
 
     def report(self, step: int, loss: float) -> None:
@@ -57,7 +57,7 @@ class TrainContext(Evaluator):
     """
 
     work: ResumableRun
-    invocation: Invocation
+    invocation: AnyInvocation
     tracker: Tracker
     plan: Plan | None
     began: float
@@ -71,7 +71,7 @@ class TrainContext(Evaluator):
 
 
 def choose_run_name(
-    config: RunConfig, invocation: Invocation, trial: TrialReporter | None = None
+    config: RunConfig, invocation: AnyInvocation, trial: TrialReporter | None = None
 ) -> str:
     """Return the run's name in MLflow: the one given, else the trial's, else one made of what the
     command line changed.

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from medexp.config.flatten import flatten, telling
-from medexp.config.invocation import Invocation
+from medexp.config.invocation import AnyInvocation
 from medexp.config.resolve import SHIPPED
 from medexp.config.schema import RunConfig
 from medexp.data.audit.inspection import Inspection
@@ -49,7 +49,7 @@ from medexp.training.trainer import FitResult
 def log_start(
     tracker: Tracker,
     config: RunConfig,
-    invocation: Invocation,
+    invocation: AnyInvocation,
     cases: Cases,
     split: Split,
     prepared: Prepared,
@@ -137,8 +137,8 @@ def summarise_run(
     return summary.RunSummary(
         loss_before=mean_loss(before),
         loss_after=mean_loss(after),
-        loss=scorecard.line("loss_completion").comparison,
-        structure=scorecard.line("structure").comparison,
+        loss=scorecard.find_result("loss_completion").comparison,
+        structure=scorecard.find_result("structure").comparison,
         last_loss=fitted.last_loss,
         steps=fitted.last_step,
         tokens=fitted.tokens,

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from medexp.config.flatten import fingerprint, former_fingerprint, word
-from medexp.config.invocation import Invocation
+from medexp.config.invocation import AnyInvocation
 from medexp.config.remarks import on_schedule
 from medexp.config.resolve import tracking_root
 from medexp.config.schema import RunConfig, Tracking
@@ -66,7 +66,7 @@ class _Request:
 
     config: RunConfig
     requested: RunConfig
-    invocation: Invocation
+    invocation: AnyInvocation
     console: Console
     trial: TrialReporter | None
     restored: Restored | None
@@ -75,7 +75,7 @@ class _Request:
 
 def train(
     config: RunConfig,
-    invocation: Invocation,
+    invocation: AnyInvocation,
     console: Console,
     trial: TrialReporter | None = None,
     restored: Restored | None = None,

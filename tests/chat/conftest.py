@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, write_tiny_model
+from helpers.commands import Doors, invoke, write_tiny_model
 from omegaconf import OmegaConf
 
 from medexp.chat import responder
 from medexp.chat.responder import Responder
-from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.evaluation.generation import Sampling
 from medexp.models.session import open_session, prepare_finished_run
@@ -76,7 +75,7 @@ def trained(
     doors = doors_in(root, talkative_model)
     words = doors.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
     yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-    result = train(doors.run(*words), Invocation(root / "train", tuple(words), yaml), Console())
+    result = train(doors.run(*words), invoke(root / "train", words, yaml), Console())
     return Trained(doors, result, doors.run(*words))
 
 

@@ -39,7 +39,7 @@ def test_a_loss_is_of_all_tokens_as_that_of_each_run_is() -> None:
     reference, other = evaluated(nats=20), evaluated(nats=16)
     found = contrast(reference, other, "loss_completion").comparison
     assert found is not None
-    sides = [run.card.line("loss_completion").after for run in (reference, other)]
+    sides = [run.scorecard.find_result("loss_completion").after for run in (reference, other)]
     assert [found.before, found.after] == pytest.approx(sides)
 
 

@@ -88,7 +88,7 @@ def test_marks_reasons_and_cost_come_back_and_are_compared(lexicon) -> None:
     assert (len(got), got[0]["model"], got[0]["temperature"]) == (12, "m", 0)
     assert found.tuned[0] == Judgement(5.0, "because", 100, 0.0)
     assert (found.base[0].mark, found.failure) == (2.0, "")
-    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
+    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).find_result("judge")
     assert (line.before, line.after, line.verdict) == (2, 5, "improved")
 
 
@@ -110,7 +110,7 @@ def test_a_judge_that_is_down_is_said_and_stops_nothing(lexicon) -> None:
     found = judge_cases(judge(url), CASES, lambda _: None)
     assert found.base == ()
     assert f"the judge at {url} does not answer" in found.failure
-    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge")
+    line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).find_result("judge")
     assert (line.verdict, line.missing) == ("not measured", found.failure)
 
 
@@ -130,6 +130,8 @@ def test_what_is_no_mark_is_none(result: object, lexicon) -> None:
         found = judge_cases(judge(url), CASES[:1], lambda _: None)
     assert [each.mark for each in (*found.base, *found.tuned)] in ([None, None], [])
     assert (
-        build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).line("judge").comparison
+        build_scorecard(Record(True, CASES, (), (), judged=found), lexicon)
+        .find_result("judge")
+        .comparison
         is None
     )

@@ -117,18 +117,18 @@ def test_medicine_is_good_or_bad_by_its_primary_measures(early, late, tone):
 
 def test_a_measure_that_is_not_primary_is_described_alone():
     card, _ = make_card([scored(structure=0.0)] * 12, [scored(structure=1.0)] * 12)
-    assert card.line("structure").verdict == "higher"
+    assert card.find_result("structure").verdict == "higher"
 
 
 def test_the_tuned_model_is_held_against_the_better_base():
     weak, strong = scored(must_say_coverage=0.1), scored(must_say_coverage=0.6)
     card, record = make_card([weak] * 12, [strong] * 12, base_best=[strong] * 12)
-    line = card.line("must_say_coverage")
+    line = card.find_result("must_say_coverage")
     assert (line.before, line.after, line.against) == (0.6, 0.6, "base_best")
     assert line.bases == pytest.approx({"base": 0.1, "base_best": 0.6})
     assert line.verdict == "no detectable change"
     alone, _ = make_card([weak] * 12, [strong] * 12)
-    assert alone.line("must_say_coverage").verdict == "improved"
+    assert alone.find_result("must_say_coverage").verdict == "improved"
     harmless, harmful = scored(must_not_say=0.0), scored(must_not_say=1.0)
     card, record = make_card([harmful] * 8, [harmful] * 8, base_best=[harmless] * 8)
     assert is_red(card)

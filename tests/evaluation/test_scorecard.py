@@ -71,11 +71,11 @@ def test_structured_answers_are_told_from_generic_ones(lexicon):
     # Primary for this test, one by one: Holm's correction would ask for more than six cases.
     for key in keys:
         found = build_scorecard(replace(recorded(), primary=(key,)), lexicon)
-        assert found.line(key).verdict == "improved"
+        assert found.find_result(key).verdict == "improved"
     found = build_scorecard(recorded(), lexicon)
-    assert {found.line(key).verdict for key in keys} == {"higher", "lower"}
-    assert found.line("contradictions").verdict == "same"
-    assert found.line("structure").after == 1
+    assert {found.find_result(key).verdict for key in keys} == {"higher", "lower"}
+    assert found.find_result("contradictions").verdict == "same"
+    assert found.find_result("structure").after == 1
 
 
 def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
@@ -83,8 +83,10 @@ def test_losses_are_over_all_tokens_and_split_by_part(lexicon):
     first = record.base_losses[0]
     assert (first.answer.tokens, first.reasoning.tokens) == (4, 6)
     assert first.answer.nats + first.reasoning.nats == first.nats
-    assert found.line("loss_answer").before == pytest.approx(2.5)
-    assert found.metrics()["eval/perplexity_answer/before"] == exp(found.line("loss_answer").before)
+    assert found.find_result("loss_answer").before == pytest.approx(2.5)
+    assert found.metrics()["eval/perplexity_answer/before"] == exp(
+        found.find_result("loss_answer").before
+    )
 
 
 def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(lexicon):
@@ -99,7 +101,7 @@ def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(
     assert values["delta"] == pytest.approx(values["after"] - values["before"])
     # one case has most of the tokens: it decides
     assert values["low"] < 0 < values["delta"] < values["high"]
-    assert not found.line("loss_completion").comparison.is_detected
+    assert not found.find_result("loss_completion").comparison.is_detected
 
 
 def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
@@ -116,8 +118,8 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
     assert found.before[0].values["structure"] == 0
     # nothing said is not the same as nothing false said
     assert found.before[0].values["unsupported_per_100_words"] is None
-    assert found.line("unsupported_per_100_words").verdict == "not measured"
-    assert "empty" in found.line("unsupported_per_100_words").missing
+    assert found.find_result("unsupported_per_100_words").verdict == "not measured"
+    assert "empty" in found.find_result("unsupported_per_100_words").missing
 
 
 def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
@@ -128,16 +130,16 @@ def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
         "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
     )
     found = build_scorecard(recorded(after=answer, question=question), lexicon)
-    assert found.line("structure").after == 1
-    assert found.line("same_language").after == 1
+    assert found.find_result("structure").after == 1
+    assert found.find_result("same_language").after == 1
     for key in (
         "unsupported_per_100_words",
         "contradictions",
         "condition_named",
         "red_flag_recall",
     ):
-        assert found.line(key).verdict == "not measured"
-        assert "English" in found.line(key).missing
+        assert found.find_result(key).verdict == "not measured"
+        assert "English" in found.find_result(key).missing
 
 
 def test_without_reasoning_its_measures_are_missing(lexicon):
@@ -147,7 +149,7 @@ def test_without_reasoning_its_measures_are_missing(lexicon):
     ]
     found = build_scorecard(Record(False, record.cases, tuple(whole), tuple(whole)), lexicon)
     for key in ("loss_reasoning", "think_closed"):
-        assert found.line(key).missing == "the prompt asks for no reasoning"
+        assert found.find_result(key).missing == "the prompt asks for no reasoning"
 
 
 def test_cases_without_condition_or_sections_leave_content_out(lexicon):
@@ -155,7 +157,8 @@ def test_cases_without_condition_or_sections_leave_content_out(lexicon):
     both = [Answer(0, GENERIC, 9, True)]
     found = build_scorecard(build_record(True, [case], (both, both), ([], [])), lexicon)
     assert {
-        found.line(key).verdict for key in ("condition_named", "red_flag_recall", "loss_answer")
+        found.find_result(key).verdict
+        for key in ("condition_named", "red_flag_recall", "loss_answer")
     } == {"not measured"}
 
 
@@ -164,8 +167,8 @@ def test_no_answers_at_all_is_said(lexicon):
         build_record(True, [], ([], []), ([CaseLoss(1.0, 2, 0.5, 1)], [CaseLoss(1.0, 2, 0.5, 1)])),
         lexicon,
     )
-    assert found.line("structure").missing == "no held-out question was answered"
-    assert found.line("loss_answer").verdict == "same"
+    assert found.find_result("structure").missing == "no held-out question was answered"
+    assert found.find_result("loss_answer").verdict == "same"
 
 
 def test_cases_of_a_group_count_as_one_in_answers_and_losses(lexicon):
@@ -175,7 +178,7 @@ def test_cases_of_a_group_count_as_one_in_answers_and_losses(lexicon):
     again = Record.of_json(json.dumps(grouped.as_json()), "here")
     card = build_scorecard(again, lexicon)
     for key in ("structure", "loss_answer"):
-        comparison = card.line(key).comparison
+        comparison = card.find_result(key).comparison
         assert (comparison.pairs, comparison.groups, comparison.p_value) == (6, 3, 2 / 8)
 
 
@@ -198,7 +201,10 @@ def test_the_base_asked_its_best_way_is_kept_and_shown(lexicon):
     again = Record.of_json(json.dumps(replace(record, cases=cases).as_json()), "here")
     assert again.cases == cases
     card = build_scorecard(again, lexicon)
-    assert (card.line("structure").before, card.line("structure").verdict) == (1, "same")
+    assert (card.find_result("structure").before, card.find_result("structure").verdict) == (
+        1,
+        "same",
+    )
     values = card.metrics()
     assert values["eval/structure/base"] < values["eval/structure/base_best"] == 1
     assert values["eval/structure/delta"] == 0
@@ -218,7 +224,7 @@ def test_recall_by_meaning_is_there_with_cosines(lexicon):
     found = build_scorecard(
         recorded(), lexicon, lambda items, lines: [[1.0 for _ in lines] for _ in items]
     )
-    assert found.line("red_flag_recall_embedding").after == 1
+    assert found.find_result("red_flag_recall_embedding").after == 1
 
 
 def test_every_measure_has_its_own_key():

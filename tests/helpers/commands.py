@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medexp.config.invocation import Invocation
+from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import RunConfig
 from medexp.system import machine
 from medexp.system.console import Console
@@ -110,6 +110,11 @@ def _keep_first(tokens: int, file: Path) -> None:
     file.write_text(json.dumps(whole))
 
 
+def invoke(output_dir: Path, overrides: Sequence[str], composed_yaml: str) -> AnyInvocation:
+    """Return the call of a command with `overrides`, without options and without a finished run."""
+    return Invocation(output_dir, tuple(overrides), composed_yaml, "", None, None)
+
+
 @dataclass
 class Doors:
     """Runs of the tiny model that keep everything under `root`."""
@@ -132,7 +137,7 @@ class Doors:
         """A quick run in this process."""
         return train(
             self.run(*more),
-            Invocation(self.root / name, tuple(more), "composed: yaml\n"),
+            invoke(self.root / name, more, "composed: yaml\n"),
             Console(),
         )
 

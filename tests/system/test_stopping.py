@@ -16,8 +16,9 @@ from medexp.system.files import written_whole
 COMMAND = """
 import time
 from medexp.cli.app import run_command
+from medexp.config.command_options import TrainOptions
 
-def door(run, invocation):
+def command(config, invocation):
     try:
         try:
             print("ready", flush=True)
@@ -29,7 +30,7 @@ def door(run, invocation):
         time.sleep({keeping_s})
         print("kept", flush=True)
 
-run_command(door, "train")
+run_command(command, "train", TrainOptions)
 """
 
 

@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, command
+from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
 from medexp.config.command_options import TrainOptions
-from medexp.config.invocation import Invocation
 from medexp.config.resolve import anchored, resolve
 from medexp.errors import ConfigError
 from medexp.system import machine
@@ -44,7 +43,7 @@ class Trains:
         cfg, subject = as_it_was_made(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
         yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
-        invocation = Invocation(self.doors.root / "out", words, yaml, options)
+        invocation = invoke(self.doors.root / "out", words, yaml, options)
         return train(run, invocation, Console(), None, Restored(subject) if subject else None)
 
     def tags(self, result: TrainResult) -> dict[str, str]:

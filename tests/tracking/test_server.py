@@ -12,10 +12,9 @@ from typing import Any
 import hydra
 import pytest
 from helpers import browser
-from helpers.commands import Doors
+from helpers.commands import Doors, invoke
 from omegaconf import OmegaConf
 
-from medexp.config.invocation import Invocation
 from medexp.config.registration import conf_dir, register
 from medexp.sweep.reporting import results
 from medexp.sweep.search.options import check_options
@@ -116,7 +115,7 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
         f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp", "evaluation.answers=1"
     )
     done = train(
-        run, Invocation(folder, (), "composed: yaml\n"), Console(), TrialContext(trial_spec, folder)
+        run, invoke(folder, (), "composed: yaml\n"), Console(), TrialContext(trial_spec, folder)
     )
     study.tell(trial, TrialOutcome(Ending.done, "", dict(done.metrics), done.run_id), {})
 

@@ -57,7 +57,7 @@ class MeasuredTexts:
             for gram in found:
                 self._grams.setdefault(gram, (name, place))
 
-    def shared(self, case: Case) -> "Shared":
+    def shared(self, case: Case) -> "SharedText":
         """What `case` shares with what is measured."""
         question = split_words(case.question)
         parts = (question, split_words(case.reasoning), split_words(case.answer))
@@ -70,7 +70,7 @@ class MeasuredTexts:
         return SharedText(same, "" if same is None else " ".join(question), tuple(runs))
 
     def overlap(
-        self, place: int, shared: "Shared", frequent: Collection[Gram]
+        self, place: int, shared: "SharedText", frequent: Collection[Gram]
     ) -> Contamination | None:
         """The first thing of `shared`, by case number `place`, that tells something; the whole
         question is looked at first.

@@ -1,5 +1,5 @@
-"""Metrics that a run logs, as far as their names are known before one was made: a typo is then no
-whole run later.
+"""The metrics that a run logs, as far as their names are known before it: a typo in an objective is
+then found before the first trial and not after it.
 """
 
 from dataclasses import fields
@@ -11,15 +11,13 @@ from medexp.evaluation.paired_stats import compare_pairs
 from medexp.evaluation.scorecard import MEASURES, MeasureResult, Scorecard
 from medexp.reports import summary
 
-# any name below these: what there is depends on the machine and the run
+# Metrics of these families depend on the machine and the run, so any name is allowed there.
 OPEN_FAMILIES = ("train", "speed", "vram", "host", "judge")
 TRIAL_METRICS = ("sweep/planned_bytes", "sweep/peak_gib")
 
 
 def find_metric_problem(name: str) -> str:
-    """What is wrong with `name` as a metric of a run; "" where nothing is, or where only a run can
-    tell.
-    """
+    """Return what is wrong with `name` as a metric, "" where nothing is or only a run can tell."""
     family = name.partition("/")[0]
     if name in _known_metrics() or family in OPEN_FAMILIES or _is_benchmark_metric(name):
         return ""
@@ -30,12 +28,12 @@ def find_metric_problem(name: str) -> str:
 
 
 def _is_benchmark_metric(name: str) -> bool:
-    """Benchmarks have names of their own, and the ends that every measure has."""
+    """Is it eval/BENCHMARK/FIGURE? Benchmarks have names of their own and the figures of a measure."""
     parts = name.split("/")
     return (
         len(parts) == 3
         and parts[0] == "eval"
-        and any(known.endswith(f"/{parts[2]}") for known in _known_metrics())
+        and any(metric.endswith(f"/{parts[2]}") for metric in _known_metrics())
     )
 
 

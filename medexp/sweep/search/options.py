@@ -1,4 +1,4 @@
-"""The options of a sweep, `hydra.sweeper` in conf/hydra/sweeper/medexp.yaml, as a checked object."""
+"""The options of a sweep, as a checked object: `hydra.sweeper` in conf/hydra/sweeper/medexp.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ DIRECTIONS = ("minimize", "maximize")
 
 @dataclass
 class SweepOptions(Group):
-    """How a study is run. Keys of hydra-optuna-sweeper mean what they mean there."""
+    """How a study is run. A key that hydra-optuna-sweeper has too means the same there."""
 
     inside = "hydra.sweeper."
     sampler: Any = MISSING
@@ -52,34 +52,34 @@ class SweepOptions(Group):
 
 
 def check_options(options: Mapping[str, Any]) -> SweepOptions:
-    """`options` checked.
+    """Return `options` as a checked object.
 
     Raises: ConfigError with every problem.
     """
-    plain = {
+    values = {
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for name, value in options.items()
     }
-    # null in the YAML: Hydra lets a command line fill that, not {}
-    plain["constraints"] = plain.get("constraints") or {}
+    # The YAML has null, because Hydra lets a command line fill null and not {}.
+    values["constraints"] = values.get("constraints") or {}
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepOptions), plain))
+        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepOptions), values))
     except OmegaConfBaseException as error:
         raise ConfigError(f"hydra.sweeper.{error.full_key or '?'}: {first_line(error)}") from error
-    assert isinstance(made, SweepOptions)
+    assert isinstance(checked, SweepOptions)
     problems = [
         f"hydra.sweeper.direction={direction} is not allowed; allowed are {listing(DIRECTIONS)}"
-        for direction in made.directions
+        for direction in checked.directions
         if direction not in DIRECTIONS
     ]
-    if len(made.directions) != len(made.objectives):
+    if len(checked.directions) != len(checked.objectives):
         problems.append(
-            f"hydra.sweeper.direction has {len(made.directions)} entries and"
-            f" hydra.sweeper.objective has {len(made.objectives)}; give one an objective"
+            f"hydra.sweeper.direction has {len(checked.directions)} entries and"
+            f" hydra.sweeper.objective has {len(checked.objectives)}; give one an objective"
         )
     if problems:
         raise ConfigError(problems)
-    return made
+    return checked
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

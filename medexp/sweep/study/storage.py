@@ -1,4 +1,4 @@
-"""Where a study is kept: sqlite in its folder, a journal file, or any database that Optuna knows,
+"""Where a study is stored: sqlite in its folder, a journal file, or any database that Optuna knows,
 as PostgreSQL.
 """
 
@@ -16,15 +16,16 @@ STALE_AFTER_BEATS = 4
 
 
 def default_url(folder: Path) -> str:
-    """The storage of a study that names none."""
+    """Return the URL of the storage of a study that names none: a file in its folder."""
     from sqlalchemy.engine import URL
 
     return URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
 
 
 def connect(url: str, heartbeat_s: int | None = None) -> Any:
-    """Optuna's storage at `url`; `*.log` or `*.journal` is a journal file. Waits up to a minute for
-    one that is locked or away.
+    """Return Optuna's storage at `url`; `*.log` or `*.journal` is a journal file.
+
+    Waits up to TIMEOUT_S for a storage that is locked or away.
 
     Raises: OutputError if it does not answer until then.
     """
@@ -51,7 +52,7 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
                 heartbeat_interval=heartbeat_s,
                 grace_period=heartbeat_s and STALE_AFTER_BEATS * heartbeat_s,
             )
-        # the second: two made its tables at once, and the other was first
+        # IntegrityError: another process made the tables of a new database at the same time.
         except (OperationalError, IntegrityError) as error:
             if time.monotonic() > deadline:
                 raise make_unreachable_error(
@@ -63,23 +64,24 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
 
 
 def make_unreachable_error(url: str, error: Exception, tried: str = "") -> OutputError:
-    """One sentence about a storage that does not answer, without a password it may hold."""
+    """Return the error of a storage that does not answer, without a password its URL may hold."""
+    # SQLAlchemy's `orig` is the database's own error, whose first line says the reason.
     cause = getattr(error, "orig", None) or error
-    first = (str(cause).strip().splitlines() or [type(error).__name__])[0]
+    reason = (str(cause).strip().splitlines() or [type(error).__name__])[0]
     return OutputError(
-        f"the study's storage {hide_password(url)} does not answer ({first}){tried}; set"
+        f"the study's storage {hide_password(url)} does not answer ({reason}){tried}; set"
         " hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's"
         " folder"
     )
 
 
 def hide_password(url: str) -> str:
-    """`url` fit to be shown."""
-    scheme, found, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    return (
-        f"{scheme}://{user.partition(':')[0]}:***@{host}" if found and at and ":" in user else url
-    )
+    """Return `url` with *** in the place of its password."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    has_password = separator and at and colon
+    return f"{scheme}://{user}:***@{host}" if has_password else url
 
 
 def _refuse_in_memory_url(url: str) -> None:
@@ -92,7 +94,7 @@ def _refuse_in_memory_url(url: str) -> None:
 
 
 def list_study_names(url: str) -> set[str]:
-    """The studies at `url`.
+    """Return the names of the studies at `url`.
 
     Raises: OutputError if it does not answer.
     """
@@ -117,9 +119,7 @@ def _open_journal(path: str) -> Any:
 
 
 def _silence_optuna() -> None:
-    """Optuna's own lines go to the file of the command; what it says of itself being new is no news
-    to the user.
-    """
+    """Send Optuna's log lines to the command's log file, and hide its warnings of new features."""
     import optuna
 
     optuna.logging.disable_default_handler()

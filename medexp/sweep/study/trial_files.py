@@ -1,8 +1,7 @@
-"""What became of a trial, as a file in its folder: written whole or not at all, so that it outlives
-whoever waited for it.
+"""The files in a trial's folder, written whole or not at all, so that they outlive the sweeper.
 
-A trial's folder holds `trial.json` (which trial of which study it is: `TrialSpec`), `progress.json`
-(how far it is) and, at its end, `outcome.json`.
+`trial.json` says which trial of which study it is (TrialSpec), `progress.json` how far it is, and
+`outcome.json`, at its end, how it ended (TrialOutcome).
 """
 
 import json
@@ -15,22 +14,26 @@ from medexp.system.files import write_json
 
 
 class Ending(Enum):
-    """How a trial ended. Which of them use up the budget of trials, and which count as failures, is
-    said below.
-    """
+    """How a trial ended."""
 
     done = "done"
-    pruned = "pruned"  # by the pruner, while it trained
-    vram = "vram"  # needed more than the ceiling although the plan fitted
+    # By the pruner, while it trained.
+    pruned = "pruned"
+    # It needed more than the ceiling although its plan fitted.
+    vram = "vram"
     diverged = "diverged"
     input = "input"
     crashed = "crashed"
     timeout = "timeout"
-    infeasible = "infeasible"  # planned, never started
-    copied = "copied"  # the same point as an earlier trial: what that came to, no process
-    stopped = "stopped"  # Ctrl-C; goes on in a later trial
-    died = "died"  # its sweeper and it were killed; goes on in a later trial
-    # asked for by two sweepers at once, or a point that another is just trying; one too many
+    # Planned and never started.
+    infeasible = "infeasible"
+    # The same point as an earlier trial, whose values it has; no process was started.
+    copied = "copied"
+    # By Ctrl-C; a later trial continues it.
+    stopped = "stopped"
+    # It and its sweeper were killed; a later trial continues it.
+    died = "died"
+    # One too many: two sweepers asked for the last one, or another is trying the same point.
     surplus = "surplus"
 
     @property
@@ -46,7 +49,8 @@ class Ending(Enum):
 
 _FAILURES = (Ending.diverged, Ending.input, Ending.crashed, Ending.timeout)
 _COUNTED = (Ending.done, Ending.pruned, Ending.vram, *_FAILURES)
-TRIED = (*_COUNTED, Ending.infeasible)  # what is known of a point then stays known
+# A point that ended in one of these ways needs no second try to be known.
+TRIED = (*_COUNTED, Ending.infeasible)
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,17 @@ class TrialOutcome:
     elapsed_s: float = 0.0
 
     def write(self, folder: Path) -> None:
-        """Keep it as `folder`/outcome.json."""
-        write_json(
-            folder / "outcome.json", asdict(self) | {"ending": self.ending.value}, private=True
-        )
+        """Write it to `folder`/outcome.json."""
+        fields = asdict(self) | {"ending": self.ending.value}
+        write_json(folder / "outcome.json", fields, private=True)
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """Which trial of which study a process is. `parent_pid` is set where the trial must not outlive
-    the sweeper.
+    """Which trial of which study a process runs.
+
+    `reports`: does it report its held-out losses to the study while it trains? `parent_pid` is set
+    where the trial must not outlive the sweeper.
     """
 
     study_name: str
@@ -83,27 +88,30 @@ class TrialSpec:
     parent_pid: int | None = None
 
     def write(self, folder: Path) -> None:
-        """Keep it as `folder`/trial.json, for this user's eyes only: a storage may hold a password."""
+        """Write it to `folder`/trial.json.
+
+        Only this user may read the file, because the URL of a storage may hold a password.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "trial.json", asdict(self), private=True)
 
 
 def read_outcome(folder: Path) -> TrialOutcome | None:
-    """The outcome kept in `folder`, if its trial has come to one."""
-    found = read_json_object(folder / "outcome.json")
-    return TrialOutcome(**(found | {"ending": Ending(found["ending"])})) if found else None
+    """Return the outcome in `folder`, None while its trial has left none."""
+    fields = read_json_object(folder / "outcome.json")
+    return TrialOutcome(**(fields | {"ending": Ending(fields["ending"])})) if fields else None
 
 
 def read_trial_spec(folder: Path) -> TrialSpec | None:
-    """The spec in `folder`, if it is a trial's."""
-    found = read_json_object(folder / "trial.json")
-    return TrialSpec(**found) if found else None
+    """Return the spec in `folder`, None where it is not the folder of a trial."""
+    fields = read_json_object(folder / "trial.json")
+    return TrialSpec(**fields) if fields else None
 
 
 def read_json_object(file: Path) -> dict[str, Any] | None:
-    """The JSON object in `file`; None where there is none."""
+    """Return the JSON object in `file`, None where there is none or it cannot be read."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return fields

@@ -1,5 +1,5 @@
-"""From Hydra's jobs to commands: each is `python -m medexp.<door>` with its overrides, in a process
-of its own.
+"""From Hydra's jobs to commands: a job is `python -m medexp.COMMAND` with its overrides, in a
+process of its own.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from medexp.sweep.workers.worker_pool import (
 )
 from medexp.system import machine
 
-# Hydra's own settings that make a command a sweep: a job is a plain run.
+# Hydra's own keys that make a command a sweep. A job is a plain run and has none of them.
 _SWEEP_KEYS = (
     "hydra.sweep",
     "hydra/sweeper",
@@ -38,56 +38,56 @@ class JobFailed(MedexpError):
 
 
 class JobLauncher:
-    """The jobs of one sweep."""
+    """Runs the jobs of one sweep, `n_jobs` at a time, each for at most `timeout_s`."""
 
     def __init__(
         self, hydra_context: Any, config: DictConfig, n_jobs: int, timeout_s: float | None
     ):
-        self._loader, self._config, self._timeout_s = hydra_context.config_loader, config, timeout_s
-        on_card = (
-            config.hardware.device != "cpu"
-            and str(getattr(config.hardware.device, "name", "")) != "cpu"
-        )
-        self.processes = WorkerPool(make_worker_environments(n_jobs, machine.read(), on_card))
+        self._config_loader = hydra_context.config_loader
+        self._config = config
         self._n_jobs = n_jobs
+        self._timeout_s = timeout_s
+        device = config.hardware.device
+        # An enum member once the schema has been applied, and text before.
+        needs_card = getattr(device, "name", str(device)) != "cpu"
+        self.pool = WorkerPool(make_worker_environments(n_jobs, machine.read(), needs_card))
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[JobReturn]:
-        """Run all jobs; one JobReturn each, in order."""
-        numbered = list(enumerate(job_overrides, start=initial_job_idx))
-        if len(numbered) == 1:
-            return [self._launch_one(*numbered[0])]
-        with ThreadPoolExecutor(self._n_jobs) as pool:
-            return list(pool.map(lambda job: self._launch_one(*job), numbered))
+        """Run all jobs; returns a JobReturn for each, in order."""
+        jobs = list(enumerate(job_overrides, start=initial_job_idx))
+        if len(jobs) == 1:
+            return [self._launch_job(*jobs[0])]
+        with ThreadPoolExecutor(self._n_jobs) as executor:
+            return list(executor.map(lambda job: self._launch_job(*job), jobs))
 
-    def _launch_one(self, number: int, overrides: Sequence[str]) -> JobReturn:
-        cfg = self._loader.load_sweep_config(self._config, list(overrides))
+    def _launch_job(self, number: int, overrides: Sequence[str]) -> JobReturn:
+        cfg = self._config_loader.load_sweep_config(self._config, list(overrides))
         with open_dict(cfg):
-            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
+            cfg.hydra.job.id = str(number)
+            cfg.hydra.job.num = number
         folder = Path(cfg.hydra.sweep.dir).absolute() / str(cfg.hydra.sweep.subdir)
-        outcome = self.processes.run(self._command(cfg, folder), folder, self._timeout_s)
+        outcome = self.pool.run(self._make_command(cfg, folder), folder, self._timeout_s)
         return _make_job_return(overrides, cfg, folder, outcome)
 
-    def _command(self, cfg: DictConfig, folder: Path) -> list[str]:
-        """What a person would type for this run alone."""
-        kept = [
+    def _make_command(self, cfg: DictConfig, folder: Path) -> list[str]:
+        """Return the command that a person would type for this run alone."""
+        hydra_overrides = [
             override
             for override in cfg.hydra.overrides.hydra
             if not override.lstrip("+~").startswith(_SWEEP_KEYS)
         ]
-        added = [
+        config_dirs = [
             source.path
             for source in cfg.hydra.runtime.config_sources
             if source.provider == "command-line"
         ]
-        folders = [word for path in added for word in ("--config-dir", path)]
-        door = make_module_command(f"medexp.{cfg.hydra.job.config_name}")
         return [
-            *door,
-            *folders,
+            *make_module_command(f"medexp.{cfg.hydra.job.config_name}"),
+            *(word for config_dir in config_dirs for word in ("--config-dir", config_dir)),
             *cfg.hydra.overrides.task,
-            *kept,
+            *hydra_overrides,
             f"hydra.run.dir={quote_value(str(folder))}",
         ]
 
@@ -95,14 +95,18 @@ class JobLauncher:
 def _make_job_return(
     overrides: Sequence[str], cfg: DictConfig, folder: Path, outcome: TrialOutcome
 ) -> JobReturn:
-    done = outcome.ending is Ending.done
-    made = JobReturn(
-        overrides=list(overrides), cfg=cfg, hydra_cfg=cfg, working_dir=str(folder), task_name=cfg.hydra.job.name,
-        status=JobStatus.COMPLETED if done else JobStatus.FAILED,
-    )  # fmt: skip
-    made.return_value = (
+    is_done = outcome.ending is Ending.done
+    job_return = JobReturn(
+        overrides=list(overrides),
+        cfg=cfg,
+        hydra_cfg=cfg,
+        working_dir=str(folder),
+        task_name=cfg.hydra.job.name,
+        status=JobStatus.COMPLETED if is_done else JobStatus.FAILED,
+    )
+    job_return.return_value = (
         outcome.metrics.get("result/loss_after")
-        if done
+        if is_done
         else JobFailed(f"{outcome.ending.value}: {outcome.why}")
     )
-    return made
+    return job_return

@@ -1,8 +1,8 @@
-"""A training process's part in a study: it says how far it is, hears whether it is worth going on,
-and leaves its outcome.
+"""A training process as a trial: it reports how far it is, hears whether to go on, and leaves its
+outcome.
 
-Found through `trial.json` in the run's output folder, whatever launcher started the process.
-Refuses to know how trials are chosen.
+It learns from `trial.json` in the run's output folder that it is a trial, whatever launcher started
+it. How trials are chosen is no concern of this module.
 """
 
 import atexit
@@ -22,107 +22,98 @@ from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read
 from medexp.system.files import write_json
 from medexp.system.stopping import hear_ctrl_c
 
+# prctl(2): the signal that this process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
 
 
 class TrialContext:
-    """This process's trial."""
+    """The trial that this process runs. `training.context.TrialReporter` is what training sees."""
 
     def __init__(self, spec: TrialSpec, folder: Path):
-        self.spec, self._folder = spec, folder
-        self._began = time.perf_counter()
+        self.spec = spec
+        self._folder = folder
+        self._started_at = time.perf_counter()
         self._optuna_trial: Any = None
-        self.is_finished = False
 
     @property
     def name(self) -> str:
-        """The name of this trial's MLflow run."""
+        """The name of the trial's MLflow run."""
         return self.spec.name
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """What this trial's MLflow run is tagged with."""
+        """The tags of the trial's MLflow run."""
         return self.spec.tags
 
-    def stepped(self, step: int, steps: int) -> None:
-        """Write to `progress.json` that training has done `step` of `steps`."""
-        with suppress(OSError):  # only the table would miss it
-            write_json(
-                self._folder / "progress.json",
-                {"step": step, "steps": steps},
-                private=True,
-                durable=False,
-            )
+    def report_progress(self, step: int, steps: int) -> None:
+        """Write to progress.json that `step` of `steps` are done."""
+        # Only the sweep's live table reads it, so a full disk is no reason to fail here.
+        with suppress(OSError):
+            progress = {"step": step, "steps": steps}
+            write_json(self._folder / "progress.json", progress, private=True, durable=False)
 
     def report(self, step: int, loss: float) -> None:
-        """Hand the held-out loss after `step` to the study.
+        """Report the held-out loss after `step` to the study.
 
         Raises: TrialPruned when the study's pruner sees no point in going on.
         """
         if not self.spec.reports:
             return
         try:
-            trial = self._trial()
-            trial.report(loss, step)
-            is_hopeless = trial.should_prune()
-        except Exception:  # a storage that is away for a moment is no reason to lose a run
+            optuna_trial = self._load_optuna_trial()
+            optuna_trial.report(loss, step)
+            should_prune = optuna_trial.should_prune()
+        # A storage that is away for a moment is no reason to lose a run.
+        except Exception:
             _log.exception("the study's storage did not take the loss of step %s", step)
             return
-        if is_hopeless:
+        if should_prune:
             raise TrialPruned(
                 f"pruned: held-out loss {loss:.4f} after step {step} is behind the other trials"
             )
 
-    def finished(self, metrics: Mapping[str, float], run_id: str) -> None:
-        """Leave the outcome of a run that came to its end."""
-        self._leave(TrialOutcome(Ending.done, "", dict(metrics), run_id, self._elapsed_s()))
-        if self.spec.parent_pid is not None:
-            atexit.register(
-                _exit_without_teardown
-            )  # the last one registered is the first to be called
-
-    def failed(self, error: BaseException) -> None:
-        """Leave the outcome of a run that did not."""
-        self._leave(
-            TrialOutcome(
-                _ending_of_error(error),
-                str(error) or type(error).__name__,
-                {},
-                None,
-                self._elapsed_s(),
-            )
-        )
-
-    def _leave(self, outcome: TrialOutcome) -> None:
+    def complete(self, metrics: Mapping[str, float], run_id: str) -> None:
+        """Leave the outcome of a run that is done, with the last value of its metrics."""
+        outcome = TrialOutcome(Ending.done, "", dict(metrics), run_id, self._elapsed_s())
         outcome.write(self._folder)
-        self.is_finished = True
+        if self.spec.parent_pid is not None:
+            # The function that is registered last is called first.
+            atexit.register(_exit_without_teardown)
+
+    def fail(self, error: BaseException) -> None:
+        """Leave the outcome of a run that `error` ended."""
+        why = str(error) or type(error).__name__
+        outcome = TrialOutcome(_ending_of_error(error), why, {}, None, self._elapsed_s())
+        outcome.write(self._folder)
 
     def _elapsed_s(self) -> float:
-        return time.perf_counter() - self._began
+        return time.perf_counter() - self._started_at
 
-    def _trial(self) -> Any:
+    def _load_optuna_trial(self) -> Any:
+        """Return Optuna's trial, loaded at the first report: most runs of a sweep never report."""
         if self._optuna_trial is None:
             import optuna
 
             from medexp.sweep.study import storage
             from medexp.sweep.study.optuna_factory import make_pruner
 
-            spec = self.spec
             study = optuna.load_study(
-                study_name=spec.study_name,
-                storage=storage.connect(spec.storage),
+                study_name=self.spec.study_name,
+                storage=storage.connect(self.spec.storage),
+                # Nothing is suggested here; a sampler with a state of its own would be in the way.
                 sampler=optuna.samplers.RandomSampler(),
-                pruner=make_pruner(spec.pruner),
+                pruner=make_pruner(self.spec.pruner),
             )
-            self._optuna_trial = optuna.trial.Trial(study, spec.trial_id)
+            self._optuna_trial = optuna.trial.Trial(study, self.spec.trial_id)
         return self._optuna_trial
 
 
 @contextmanager
 def open_trial(folder: Path) -> Iterator[TrialContext | None]:
-    """The trial that `folder` belongs to, None for a run of its own; however it ends, its outcome
-    is left there.
+    """Open the trial that `folder` belongs to, None for a run that is not part of a sweep.
+
+    However the trial ends, its outcome is left in `folder`.
     """
     spec = read_trial_spec(folder)
     if spec is None:
@@ -133,14 +124,17 @@ def open_trial(folder: Path) -> Iterator[TrialContext | None]:
     try:
         yield trial
     except BaseException as error:
-        with suppress(OSError):  # on a full disk the exit status has to do
-            trial.failed(error)
+        # On a full disk the sweep reads the exit status instead.
+        with suppress(OSError):
+            trial.fail(error)
         raise
 
 
 def _exit_without_teardown() -> None:
-    """Python takes seconds to take the training stack apart, and all that is to be kept is on disk:
-    the next trial waits for it.
+    """End this process now.
+
+    Python takes seconds to take the training libraries apart. All that is to be kept is on disk by
+    now, and the next trial waits for this process.
     """
     logging.shutdown()
     sys.stdout.flush()
@@ -156,14 +150,16 @@ def _ending_of_error(error: BaseException) -> Ending:
 
 
 def _terminate_with_parent(parent_pid: int | None) -> None:
-    """Have the system send SIGTERM when the sweeper dies: the step under way is finished and kept,
-    and the card is free again.
+    """Have Linux send SIGTERM when the sweeper dies: the step under way is finished and kept, and
+    the card is free again.
     """
     if parent_pid is None:
         return
-    hear_ctrl_c()  # the sweeper sends it: this process has a session of its own
+    # A trial has a session of its own, so Ctrl-C reaches it only through the sweeper.
+    hear_ctrl_c()
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent_pid:  # it died before this line
+    # A sweeper that died before the line above sends no signal any more.
+    if os.getppid() != parent_pid:
         raise RunInterrupted("the sweeper is gone; the same sweep continues", signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Trials as processes of their own: a crash, a leak or a CUDA fault ends one trial and nothing
 else.
 
-Each gets a slot: a card (CUDA_VISIBLE_DEVICES) or its share of the processor cores. Its screen goes
-to `trial.log` in its folder.
+Each process gets a card (CUDA_VISIBLE_DEVICES) or its share of the processor cores. What it prints
+goes to `trial.log` in its folder.
 """
 
 import os
@@ -23,8 +23,10 @@ from medexp.system.files import write_json
 from medexp.system.machine import RAM_SHARED_BY, Machine
 from medexp.system.process_identity import owner_of
 
-GRACE_S = 30.0  # between asking a trial to stop and stopping it
-_ENDINGS_BY_EXIT = {
+# Between asking a trial to stop and killing it.
+GRACE_S = 30.0
+MAX_LINE_CHARACTERS = 400
+_ENDINGS_BY_EXIT_STATUS = {
     2: Ending.input,
     3: Ending.vram,
     4: Ending.diverged,
@@ -35,18 +37,20 @@ _ENDINGS_BY_EXIT = {
 
 
 def make_worker_environments(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
-    """The environment of each of `n_jobs` processes at once: a card each and a part of the host's
-    memory, or cores shared out.
+    """Return the environment variables of each of `n_jobs` processes that run at once.
+
+    On cards each process has one, and its part of the host's memory. On a CPU the cores are shared
+    out.
 
     Raises: MachineError with more jobs than cards.
     """
     if on_card:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        cards = given.split(",") if given else [str(index) for index in range(len(machine.gpus))]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        cards = visible.split(",") if visible else [str(i) for i in range(len(machine.gpus))]
         if n_jobs > len(cards):
+            count = "is one card" if len(cards) == 1 else f"are {len(cards)} cards"
             raise MachineError(
-                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {_describe_card_count(len(cards))};"
-                " lower it"
+                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {count}; lower it"
             )
         return [
             {"CUDA_VISIBLE_DEVICES": card, RAM_SHARED_BY: str(n_jobs)} for card in cards[:n_jobs]
@@ -57,48 +61,48 @@ def make_worker_environments(n_jobs: int, machine: Machine, on_card: bool) -> li
     return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(n_jobs)]
 
 
-def _describe_card_count(count: int) -> str:
-    return "is one card" if count == 1 else f"are {count} cards"
-
-
 class WorkerPool:
-    """At most one process a slot at a time. May be called from several threads."""
+    """Runs one process at a time in each of `environments`. Several threads may use it at once."""
 
     def __init__(self, environments: Sequence[Mapping[str, str]]):
-        self._free: queue.Queue[Mapping[str, str]] = queue.Queue()
+        self._free_environments: queue.Queue[Mapping[str, str]] = queue.Queue()
         for environment in environments:
-            self._free.put(environment)
+            self._free_environments.put(environment)
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.RLock()  # a second signal may come while the first is passed on
-        self._stopping = self._killed = False
+        # Reentrant: a second signal may come while the first is passed on.
+        self._lock = threading.RLock()
+        self._is_stopping = False
+        self._is_killed = False
 
     def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> TrialOutcome:
-        """Run `command` with `folder` for its log and its outcome, and return that outcome, or what
-        its exit status says.
+        """Run `command` with `folder` for its log; returns the outcome that it leaves there, or what
+        its exit status means.
         """
-        environment = self._free.get()
-        began = time.perf_counter()
+        environment = self._free_environments.get()
+        started_at = time.perf_counter()
         try:
-            with self._started(command, folder, environment) as process:
+            with self._start(command, folder, environment) as process:
                 is_late = self._wait(process, timeout_s)
         finally:
-            self._free.put(environment)
-        found = read_outcome(folder)
-        if found is None or is_late:
-            elapsed_s = time.perf_counter() - began
-            if self._killed:
-                found = TrialOutcome(
-                    Ending.stopped, "ended at once by a second Ctrl-C", elapsed_s=elapsed_s
-                )
-            else:
-                found = _make_outcome_from_exit(
-                    process.returncode, folder, elapsed_s, timeout_s if is_late else None
-                )
-            with suppress(OSError):  # a full disk: whoever waits has it all the same
-                found.write(folder)
-        return found
+            self._free_environments.put(environment)
+        outcome = read_outcome(folder)
+        if outcome is not None and not is_late:
+            return outcome
+        elapsed_s = time.perf_counter() - started_at
+        if self._is_killed:
+            why = "ended at once by a second Ctrl-C"
+            outcome = TrialOutcome(Ending.stopped, why, elapsed_s=elapsed_s)
+        elif is_late:
+            why = f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s"
+            outcome = TrialOutcome(Ending.timeout, why, elapsed_s=elapsed_s)
+        else:
+            outcome = _make_outcome_from_exit(process.returncode, folder, elapsed_s)
+        # On a full disk the caller has the outcome nevertheless.
+        with suppress(OSError):
+            outcome.write(folder)
+        return outcome
 
-    def _started(
+    def _start(
         self, command: Sequence[str], folder: Path, environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,17 +111,24 @@ class WorkerPool:
             log.write(f"$ {shlex.join(['python', *command[1:]])}\n".encode())
             log.flush()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C on the terminal then reaches the sweep alone, which passes it on.
+                start_new_session=True,
                 env={**_inherited_environment(), **environment},
-            )  # fmt: skip
+            )
         with self._lock:
             self._running.add(process)
         write_json(folder / "process.json", owner_of(process.pid), private=True)
-        if self._stopping:
+        # A signal that came before the process was in `_running` has not reached it.
+        if self._is_stopping:
             _send_signal(process, signal.SIGINT)
         return process
 
     def _wait(self, process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
+        """Wait for the end of `process`; returns whether it had to be ended after `timeout_s`."""
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -135,69 +146,63 @@ class WorkerPool:
 
     def interrupt(self) -> None:
         """Ask every process to finish its step, keep it and end."""
-        self._stopping = True
-        self._send(signal.SIGINT)
+        self._is_stopping = True
+        self._send_to_all(signal.SIGINT)
 
     def kill(self) -> None:
         """End every process now."""
-        self._stopping = self._killed = True
-        self._send(signal.SIGKILL)
+        self._is_stopping = self._is_killed = True
+        self._send_to_all(signal.SIGKILL)
 
-    def _send(self, number: int) -> None:
+    def _send_to_all(self, number: int) -> None:
         with self._lock:
             for process in self._running:
                 _send_signal(process, number)
 
 
 def _inherited_environment() -> dict[str, str]:
-    """This process's, without what medexp.cli.app sets for itself: a trial's error is one sentence,
-    too.
+    """Return this process's environment without what medexp.cli.app sets in it for itself.
+
+    With HYDRA_FULL_ERROR a trial's error would be a traceback instead of one sentence.
     """
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
 def _send_signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """To the whole session of the process: workers of its data loader go with it."""
-    try:
+    """Send a signal to the whole session of `process`, its data loader's workers included."""
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
 
 
-def _make_outcome_from_exit(
-    status: int, folder: Path, elapsed_s: float, timeout_s: float | None
-) -> TrialOutcome:
-    """What a process that left no outcome of its own died of."""
-    if timeout_s is not None:
+def _make_outcome_from_exit(status: int, folder: Path, elapsed_s: float) -> TrialOutcome:
+    """Return the outcome of a process that left none, from its exit status and its last line."""
+    last_line = read_last_line(folder / "trial.log")
+    if status < 0:
+        signal_number = signal.Signals(-status)
+        is_stop = signal_number in (signal.SIGINT, signal.SIGTERM)
         return TrialOutcome(
-            Ending.timeout,
-            f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s",
+            Ending.stopped if is_stop else Ending.crashed,
+            f"killed by {signal_number.name}; {last_line}",
             elapsed_s=elapsed_s,
         )
-    said = read_last_line(folder / "trial.log")
-    if status < 0:
-        ending = Ending.stopped if -status in (signal.SIGINT, signal.SIGTERM) else Ending.crashed
-        return TrialOutcome(
-            ending, f"killed by {signal.Signals(-status).name}; {said}", elapsed_s=elapsed_s
-        )
-    ending = _ENDINGS_BY_EXIT.get(status, Ending.crashed)
-    return TrialOutcome(
-        ending,
-        said if ending is not Ending.crashed else f"exit status {status}; {said}",
-        elapsed_s=elapsed_s,
-    )
+    ending = _ENDINGS_BY_EXIT_STATUS.get(status, Ending.crashed)
+    why = last_line if ending is not Ending.crashed else f"exit status {status}; {last_line}"
+    return TrialOutcome(ending, why, elapsed_s=elapsed_s)
 
 
 def read_last_line(log: Path) -> str:
-    """The last line of `log` that says something."""
+    """Return the last line that a trial printed to `log`, "" where the file cannot be read."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
-    said = [line for line in lines if not line.startswith("$ ")]  # the commands that began it
-    return said[-1].removeprefix("medexp: ")[:400] if said else "it printed nothing"
+    # The pool itself writes each command that it runs into the log, after "$ ".
+    printed = [line for line in lines if not line.startswith("$ ")]
+    if not printed:
+        return "it printed nothing"
+    return printed[-1].removeprefix("medexp: ")[:MAX_LINE_CHARACTERS]
 
 
 def make_module_command(name: str) -> list[str]:
-    """The command that runs `name` with this interpreter."""
+    """Return the command that runs module `name` with this interpreter."""
     return [sys.executable, "-m", name]
