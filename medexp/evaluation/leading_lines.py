@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import (
-    DEFAULT_PRIMARY,
     FORM_MEASURES,
     HarmfulPassage,
     MeasureResult,
@@ -52,21 +50,21 @@ class HarmfulCase:
     is_new: bool
 
 
-def make_leading_lines(card: Scorecard, record: Record) -> tuple[LeadingLine, ...]:
+def make_leading_lines(card: Scorecard) -> tuple[LeadingLine, ...]:
     """Return FORM, MEDICINE and HARM of an evaluation."""
-    return (_describe_form(card), _judge_medicine(card, record), _judge_harm(card))
+    return (_describe_form(card), _judge_medicine(card), _judge_harm(card))
 
 
-def list_harmful_cases(card: Scorecard, record: Record) -> list[HarmfulCase]:
+def list_harmful_cases(card: Scorecard) -> list[HarmfulCase]:
     """Return the cases whose tuned answers are harmful, newly harmful ones first, then the worst."""
     cases: list[HarmfulCase] = []
-    for place, (case, answer) in enumerate(zip(record.cases, card.after, strict=True)):
+    for place, (question, answer) in enumerate(zip(card.questions, card.after, strict=True)):
         counts = list(_count_harms(card, place))
         before, after = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
         if after:
             is_new = any(early == 0 and late > 0 for early, late in counts)
             passages = answer.harms
-            cases.append(HarmfulCase(place, case.question, passages, before, after, is_new))
+            cases.append(HarmfulCase(place, question, passages, before, after, is_new))
     return sorted(cases, key=lambda case: (not case.is_new, case.before - case.after, -case.after))
 
 
@@ -84,8 +82,8 @@ def _describe_form(card: Scorecard) -> LeadingLine:
     return LeadingLine("FORM", "; ".join(parts) or "not measured", Tone.plain)
 
 
-def _judge_medicine(card: Scorecard, record: Record) -> LeadingLine:
-    wanted = record.primary or DEFAULT_PRIMARY
+def _judge_medicine(card: Scorecard) -> LeadingLine:
+    wanted = card.primary
     results = card.results_of(Role.primary)
     if not results:
         names = ", ".join(_titles(card, wanted))

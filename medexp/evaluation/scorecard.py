@@ -202,13 +202,16 @@ class MeasureResult:
 @dataclass(frozen=True)
 class Scorecard:
     """All measures, in the order of MEASURES, and the answers of every case as scored; `base_best`
-    is empty where the base was not asked its best way.
+    is empty where the base was not asked its best way. `primary` names the measures that may give a
+    verdict.
     """
 
     results: tuple[MeasureResult, ...]
     before: tuple[ScoredAnswer, ...]
     after: tuple[ScoredAnswer, ...]
     base_best: tuple[ScoredAnswer, ...] = ()
+    questions: tuple[str, ...] = ()
+    primary: tuple[str, ...] = DEFAULT_PRIMARY
 
     def find_result(self, key: str) -> MeasureResult:
         """The line of measure `key`."""
@@ -252,8 +255,14 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     ]
     lines = [*lines, *_judge_line(record), *_benchmark_lines(record)]
     primary = record.primary or DEFAULT_PRIMARY
-    best = arms["base_best"] if record.cases and "base_best" in arms else ()
-    return Scorecard(_add_verdicts(lines, primary), arms["base"], arms["tuned"], best)
+    return Scorecard(
+        _add_verdicts(lines, primary),
+        arms["base"],
+        arms["tuned"],
+        arms.get("base_best", ()),
+        tuple(case.question for case in record.cases),
+        primary,
+    )
 
 
 def _add_verdicts(

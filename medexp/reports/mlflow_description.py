@@ -5,7 +5,9 @@ what came of it, what next.
 from collections.abc import Mapping, Sequence
 
 from medexp.config.schema import RunConfig
+from medexp.evaluation.leading_lines import LeadingLine, Tone, make_leading_lines
 from medexp.evaluation.scorecard import MeasureResult, Scorecard
+from medexp.reports.console_tables import make_harm_rows
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE, RunSummary
 from medexp.system.units import GIB, duration, figure
 from medexp.tracking.artifact_names import (
@@ -129,27 +131,18 @@ def _describe_setup(run: RunConfig) -> str:
 
 
 def _format_opening(card: Scorecard, page: str) -> str:
-    """One line, all that can be clicked before MLflow unfolds a description."""
-    return " ".join(
-        filter(
-            None,
-            [
-                _format_verdict(card),
-                _format_links(page, (REPORT, "Before and after, side by side")),
-            ],
-        )
-    )
+    """Return the three lines and the worst cases; the first line has the link, because it is all
+    that can be clicked before MLflow unfolds a description.
+    """
+    link = _format_links(page, (REPORT, "Before and after, side by side"))
+    lines = [f"**{line.name}** {_emphasise(line)}" for line in make_leading_lines(card)]
+    rows = [f"- **{row}**" for row in make_harm_rows(card)]
+    return "\n".join([f"- {lines[0]} · {link}", *(f"- {line}" for line in lines[1:]), *rows])
 
 
-def _format_verdict(card: Scorecard) -> str:
-    """The two figures everything turns on, as a sentence."""
-    said = [
-        f"{title} **{figure(line.before)} → {figure(line.after)}** ({line.verdict})"
-        for key, title in (("loss_completion", "held-out loss"), ("structure", "four sections"))
-        if (line := card.find_result(key)).comparison is not None
-    ]
-    sentence = "; ".join(said)
-    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
+def _emphasise(line: LeadingLine) -> str:
+    text = line.text.replace(" -> ", " → ")
+    return f"**{text}**" if line.tone is Tone.bad else text
 
 
 def _list_measures(card: Scorecard) -> str:
@@ -164,10 +157,7 @@ def _list_measures(card: Scorecard) -> str:
 def _format_measure(line: MeasureResult) -> str:
     compared = line.comparison
     assert compared is not None
-    change = (
-        f"{compared.change:+.3g} [{compared.low:+.3g}, {compared.high:+.3g}], {compared.pairs}"
-        " cases"
-    )
+    change = f"{compared.interval()}, {compared.sample()}"
     return (
         f"- {line.measure.title}: {figure(line.before)} → {figure(line.after)}, {line.verdict}"
         f" ({change})"

@@ -1,4 +1,4 @@
-"""TODO: say what this module holds."""
+"""What every page of medexp is made with: the templates, and how figures are written in them."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,12 @@ def fill_template(name: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "interval": format_interval, "rendered": render_block}
+    environment.filters |= {
+        "figure": figure,
+        "interval": format_interval,
+        "before": format_before,
+        "rendered": render_block,
+    }
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
     return str(environment.get_template(name).render(**values))
 
@@ -69,6 +74,15 @@ def _render_line(line: str) -> str:
     if (found := _HEADING.fullmatch(line)) is not None:
         return f'<span class="heading">{found[1]}</span>'
     return _STRONG.sub(r"<strong>\1</strong>", _ITEM.sub(r"\1• ", line))
+
+
+def format_before(line: MeasureResult) -> str:
+    """Return the base's mean; where it was asked in two ways, that of the training prompt, and that
+    of its best way.
+    """
+    if len(line.bases) < 2:
+        return figure(line.before)
+    return f"{figure(line.bases['base'])} | {figure(line.bases['base_best'])}"
 
 
 def format_interval(line: MeasureResult) -> str:

@@ -2,10 +2,11 @@
 Nothing in it is loaded from elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from medexp.evaluation.leading_lines import list_harmful_cases, make_leading_lines
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Scorecard, accuracies
+from medexp.evaluation.scorecard import Scorecard, ScoredAnswer, accuracies
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
 from medexp.reports.run_charts import draw_length_histogram, draw_loss_curve
@@ -27,13 +28,16 @@ class ReportHeader:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """A case on the page: the question, the reference and both answers in blocks."""
+    """A case on the page: the question, the reference and the answers in blocks; `base_best` is
+    empty where the base was not asked its best way.
+    """
 
     question: str
     reference: list[Block]
     base: list[Block]
     tuned: list[Block]
     counts: tuple[str, str]
+    base_best: list[Block] = field(default_factory=list)
 
 
 def render_report(record: Record, card: Scorecard, about: ReportHeader) -> str:
@@ -44,6 +48,8 @@ def render_report(record: Record, card: Scorecard, about: ReportHeader) -> str:
         "report.html",
         about=about,
         card=card,
+        leading=make_leading_lines(card),
+        harmful=list_harmful_cases(card),
         cases=_case_rows(record, card),
         loss_curve=(
             draw_loss_curve(about.training_loss, about.held_out_loss) if about.training_loss else ""
@@ -59,19 +65,29 @@ def render_report(record: Record, card: Scorecard, about: ReportHeader) -> str:
 
 
 def _case_rows(record: Record, card: Scorecard) -> list[CaseRow]:
-    found = []
-    for case, before, after in zip(record.cases, card.before, card.after, strict=True):
-        counts = [
-            f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported"
-            for each in (before, after)
-        ]
-        found.append(
+    rows = []
+    for place, case in enumerate(record.cases):
+        before, after = card.before[place], card.after[place]
+        has_best = case.base_best is not None and len(card.base_best) > place
+        rows.append(
             CaseRow(
                 case.question,
                 split_into_blocks(case.reference),
                 split_into_blocks(case.base.text, before),
                 split_into_blocks(case.tuned.text, after),
-                (counts[0], counts[1]),
+                (_count_words(before), _count_words(after)),
+                (
+                    split_into_blocks(case.base_best.text, card.base_best[place])
+                    if has_best and case.base_best is not None
+                    else []
+                ),
             )
         )
-    return found
+    return rows
+
+
+def _count_words(scored: ScoredAnswer) -> str:
+    """Return what counts for and against an answer, in words."""
+    harms = f", {len(scored.harms)} harmful" if scored.harms else ""
+    structure, unsupported = scored.values["structure"], len(scored.claims)
+    return f"{structure:.2f} for its sections, {unsupported} unsupported{harms}"
