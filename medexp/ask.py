@@ -49,7 +49,7 @@ def _recompose(
 ) -> tuple[DictConfig, FinishedRun]:
     """Return the config of the run that is asked, and that run, once there is something to ask."""
     _refuse_options(options)
-    return finished.as_it_was_made(cfg, options, overrides)
+    return finished.recompose_from_options(cfg, options, overrides)
 
 
 def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:
@@ -59,25 +59,25 @@ def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: C
     Raises: any error of `medexp.errors`.
     """
     asked = _asked(options)
-    found = prepare_finished_run(config, subject, console)
+    config, found = prepare_finished_run(config, subject, console)
     if options.ui:
         with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(
-                _ready(config, options, subject, found, (), console),
+                open_responder(config, options, subject, found, (), console),
                 presets(),
                 socket,
                 options.open,
                 console,
             )
         return
-    respondent = _ready(config, options, subject, found, asked, console)
+    responder = open_responder(config, options, subject, found, asked, console)
     with_reasoning = options.reasoning is Reasoning.show
     if not asked:
-        Conversation(respondent, console, with_reasoning, Path.cwd()).hold(make_terminal_reader())
+        Conversation(responder, console, with_reasoning, Path.cwd()).run(make_terminal_reader())
     for question in asked:
         if len(asked) > 1 and options.format is AskFormat.text:
             console.raw(f"> {question}\n")
-        _answer(respondent, question, options.format, with_reasoning, console)
+        _answer(responder, question, options.format, with_reasoning, console)
 
 
 def _refuse_options(options: AskOptions) -> None:
@@ -128,7 +128,7 @@ def _filled(question: str) -> str:
     return question
 
 
-def _ready(
+def open_responder(
     config: RunConfig,
     options: AskOptions,
     subject: FinishedRun,
@@ -162,7 +162,7 @@ def _refuse(questions: QuestionEncoder, asked: Sequence[str]) -> None:
 
 
 def _answer(
-    respondent: Responder, question: str, form: AskFormat, with_reasoning: bool, console: Console
+    responder: Responder, question: str, form: AskFormat, with_reasoning: bool, console: Console
 ) -> None:
     """Print the answer to `question` as it comes.
 
@@ -170,17 +170,17 @@ def _answer(
     """
     with intercept_ctrl_c() as stop:
         if form is AskFormat.json:
-            reply = respondent.reply(question, lambda _: stop.asked)
-            console.raw(json.dumps(respondent.as_json(reply), ensure_ascii=False))
+            reply = responder.reply(question, lambda _: stop.is_requested)
+            console.raw(json.dumps(responder.as_json(reply), ensure_ascii=False))
             sys.stdout.flush()
         elif console.results.is_terminal:
             with LiveRenderer(console.results, with_reasoning) as live:
-                reply = render_reply(respondent, question, live, stop)
+                reply = render_reply(responder, question, live, stop)
         else:
             reply = render_reply(
-                respondent, question, PlainRenderer(sys.stdout, with_reasoning), stop
+                responder, question, PlainRenderer(sys.stdout, with_reasoning), stop
             )
-    if reply.stopped:
+    if reply.was_stopped:
         raise RunInterrupted("stopped by Ctrl-C", signal.SIGINT)
 
 

@@ -88,11 +88,11 @@ def _benchmark(file: Path, key: str) -> list[tuple[str, str]]:
 
 
 def _speller(config: RunConfig, console: Console) -> CachedTokenizer:
-    found = weights.find(config.model, tokenizer_only=True)
+    found = weights.find_weights(config.model, tokenizer_only=True)
     with console.status("loading the tokenizer"):
         if found.gguf is not None:
-            found = weights.convert(
-                found, config.model, stack.load(config.hardware, machine.cache_dir())
+            found = weights.convert_gguf(
+                found, config.model, stack.load_backend(config.hardware, machine.cache_dir())
             )
         return CachedTokenizer(
             load_tokenizer(found, stack.load_transformers(config.hardware)), config.prompt

@@ -17,7 +17,7 @@ from medexp.config.invocation import Invocation
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
 from medexp.models import gpu_rates as rates
-from medexp.models.gpu_rates import Product
+from medexp.models.gpu_rates import ProductRate
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.system.machine import Calibration
@@ -39,20 +39,23 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
         )
     shape = config.model.shape
     with console.status("starting CUDA"):
-        free_bytes = rates.free_bytes()
+        free_bytes = rates.read_free_bytes()
     with console.progress("matrix products", len(rates.TOKENS)) as advance:
-        measured: list[Product] = []
-        for each in rates.products(shape, config.hardware.dtype):
+        measured: list[ProductRate] = []
+        for each in rates.measure_products(shape, config.hardware.dtype):
             if measured and measured[-1].tokens != each.tokens:
                 advance(1)
             measured.append(each)
         advance(1)
     with console.status("copies"):
-        pinned, pageable = rates.link_gb_per_s(pinned=True), rates.link_gb_per_s(pinned=False)
-        on_card = rates.memory_gb_per_s()
-    free_bytes = min(free_bytes, rates.free_bytes())
+        pinned, pageable = (
+            rates.measure_link_gb_per_s(pinned=True),
+            rates.measure_link_gb_per_s(pinned=False),
+        )
+        on_card = rates.measure_memory_gb_per_s()
+    free_bytes = min(free_bytes, rates.read_free_bytes())
     found = Calibration(
-        round(rates.layer_tflops(shape, measured, PLANNED_TOKENS), 1),
+        round(rates.compute_layer_tflops(shape, measured, PLANNED_TOKENS), 1),
         round(on_card),
         round(pinned, 1),
         free_bytes,

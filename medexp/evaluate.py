@@ -99,7 +99,7 @@ def _keep(
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
     the middle of this.
     """
-    kept_runs.bury(config.tracking, list_dead_mlflow_runs(config.tracking))
+    kept_runs.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     earlier = work.mlflow_run_id if work else None
     with tracking.open_run(config.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
@@ -117,7 +117,7 @@ def _measured(
     config: RunConfig, invocation: AnyInvocation, subject: FinishedRun, console: Console
 ) -> tuple[Record, Scorecard, Kept]:
     """Load base and adapter, ask, score, and keep."""
-    found = prepare_finished_run(config, subject, console)
+    config, found = prepare_finished_run(config, subject, console)
     questions = _questions(config.evaluation)
     cases = source.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
@@ -209,11 +209,13 @@ def _rescored(
             f"run={subject.asked} has no stored answers ({RECORD}); leave evaluate.rescore=true out"
             " to have them made"
         )
-    record = Record.of_json(
+    record = Record.from_json(
         subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
     )
     modules = (
-        stack.load(config.hardware, machine.cache_dir()) if config.evaluation.embedding else None
+        stack.load_backend(config.hardware, machine.cache_dir())
+        if config.evaluation.embedding
+        else None
     )
     found = evaluator.score_record(record, config.evaluation, modules)
     stored = subject.kept.metrics if subject.kept is not None else {}
@@ -272,7 +274,7 @@ def _run(config: RunConfig, invocation: Invocation[EvaluateOptions, FinishedRun]
 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "evaluate", EvaluateOptions, recompose=finished.as_it_was_made)
+    run_command(_run, "evaluate", EvaluateOptions, recompose=finished.recompose_from_options)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from medexp.tracking import finished_run as finished
 from medexp.tracking import registry
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG
 from medexp.tracking.finished_run import FinishedRun
-from medexp.tracking.registry import Registered
+from medexp.tracking.registry import ModelVersion
 
 _BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
 # may hold places outside the home folder, which it needs to be made again
@@ -52,7 +52,7 @@ def export(
     subject: FinishedRun,
     invocation: AnyInvocation,
     console: Console,
-) -> Path | Registered:
+) -> Path | ModelVersion:
     """Export `subject`, which was made with `config`, as `options` say; returns the folder, or the
     registered version.
 
@@ -102,13 +102,13 @@ def _problems(options: ExportOptions) -> Iterator[str]:
 
 def _registered(
     config: RunConfig, options: ExportOptions, subject: FinishedRun, console: Console
-) -> Registered:
+) -> ModelVersion:
     if subject.kept is None:
         raise RunError(
             f"to=registry needs a run in MLflow and run={options.run} is a folder; give its id"
             " (make ui lists them)"
         )
-    found = registry.register(
+    found = registry.register_adapter(
         config.tracking, subject.kept.run_id, options.name or config.model.name, options.alias
     )
     was = "registered" if found.is_new else "already registered"
@@ -150,11 +150,15 @@ def _checked(
 
 
 def _check_adapter(config: RunConfig, adapter: Path) -> None:
-    if found := lora_math.unsupported(artifact.adapter_config(adapter)):
+    if found := lora_math.find_unsupported_settings(artifact.read_adapter_config(adapter)):
         raise ModelError(
             f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge"
         )
-    wrong = list(lora_math.misfits(artifact.shapes(adapter), config.lora.r, config.model.shape))
+    wrong = list(
+        lora_math.find_misfits(
+            artifact.read_tensor_shapes(adapter), config.lora.r, config.model.shape
+        )
+    )
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise ModelError(
@@ -205,7 +209,7 @@ def _base_of_script(job: ExportJob) -> str:
     if job.merges or job.base.hub_id is not None:
         return ""
     try:
-        return f"BASE={shlex.quote(weights.find(job.run.model).location)} "
+        return f"BASE={shlex.quote(weights.find_weights(job.run.model).location)} "
     except ModelError:
         return "BASE=FOLDER "
 
@@ -232,7 +236,9 @@ def _run(config: RunConfig, invocation: Invocation[ExportOptions, FinishedRun]) 
 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "export", ExportOptions, needs_card=False, recompose=finished.as_it_was_made)
+    run_command(
+        _run, "export", ExportOptions, needs_card=False, recompose=finished.recompose_from_options
+    )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
         check_shape(config.model, config_in(Path(config.model.path)))
     cells = _frontier(config, console) if options.frontier else []
     try:
-        chosen, runners_up = planner.choose(config)
+        chosen, runners_up = planner.choose_plan(config)
     except VramPlanError as error:
         if options.format is Format.json:
             _show_json(
@@ -61,8 +61,8 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
     if options.format is Format.json:
         found = {
             "fits": True,
-            "chosen": planner.as_dict(chosen),
-            "runners_up": [planner.as_dict(each) for each in runners_up],
+            "chosen": planner.plan_as_dict(chosen),
+            "runners_up": [planner.plan_as_dict(each) for each in runners_up],
         }
         _show_json(found, config, cells, console)
         return chosen
@@ -84,7 +84,7 @@ def _show_json(
 
 def _as_dict(cell: planner.Cell) -> dict[str, object]:
     """A place of the frontier as plain values; `plan` is null where nothing fits."""
-    plan = planner.as_dict(cell.plan) if cell.plan else None
+    plan = planner.plan_as_dict(cell.plan) if cell.plan else None
     return {
         "r": cell.rank,
         "max_seq_tokens": cell.seq,
@@ -95,7 +95,7 @@ def _as_dict(cell: planner.Cell) -> dict[str, object]:
 def _show_terms(config: RunConfig, chosen: Plan, console: Console) -> None:
     rows = [
         (term.name, f"{term.num_bytes / GIB:.3f}", term.place.value, term.phase.value, term.source)
-        for term in planner.terms(chosen)
+        for term in planner.sort_terms(chosen)
     ]
     title = (
         f"{config.model.name}, r={config.lora.r}, {config.training.max_seq_tokens} tokens,"
@@ -108,7 +108,7 @@ def _show_terms(config: RunConfig, chosen: Plan, console: Console) -> None:
 def _summary(config: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
     levers, budget = chosen.levers, chosen.budget
     ceiling = None if config.hardware.device is Device.cpu else config.hardware.vram_ceiling_gib
-    rows = [("plan", planner.sentence(chosen, ceiling))]
+    rows = [("plan", planner.describe_plan(chosen, ceiling))]
     if ceiling:
         rows.append(("ceiling", f"{ceiling:g} GiB, {ceiling - budget.peak_bytes / GIB:.2f} left"))
     if budget.peak_bytes:
@@ -139,7 +139,7 @@ def _whole_run(config: RunConfig, chosen: Plan) -> str:
 
 def _show_runners_up(runners_up: tuple[Plan, ...], console: Console) -> None:
     if runners_up:
-        rows = [(planner.sentence(each, None),) for each in runners_up]
+        rows = [(planner.describe_plan(each, None),) for each in runners_up]
         console.table("Runners-up", ("",), rows)
 
 
@@ -149,7 +149,7 @@ def _frontier(config: RunConfig, console: Console) -> list[planner.Cell]:
     bar = track(
         places, "frontier", console=console.log, transient=True, disable=not console.log.is_terminal
     )
-    return [planner.cell(config, rank, seq) for rank, seq in bar]
+    return [planner.find_cell(config, rank, seq) for rank, seq in bar]
 
 
 def _show_frontier(config: RunConfig, cells: list[planner.Cell], console: Console) -> None:
@@ -164,11 +164,11 @@ def _show_frontier(config: RunConfig, cells: list[planner.Cell], console: Consol
 
 
 def _longest(config: RunConfig, rank: int) -> tuple[str, str]:
-    longest = feasibility.longest_that_fits(feasibility.resized(config, rank=rank))
-    best = planner.cell(config, rank, longest).plan if longest is not None else None
+    longest = feasibility.find_longest_that_fits(feasibility.resize_run(config, rank=rank))
+    best = planner.find_cell(config, rank, longest).plan if longest is not None else None
     if best is None:
         return "nothing fits", ""
-    return f"{longest:,} tokens", planner.sentence(best, config.hardware.vram_ceiling_gib)
+    return f"{longest:,} tokens", planner.describe_plan(best, config.hardware.vram_ceiling_gib)
 
 
 def _run(config: RunConfig, invocation: Invocation[PlanOptions, None]) -> float:

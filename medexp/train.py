@@ -25,10 +25,10 @@ def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | 
     # Imported here, so that what the config alone can be refused for has been, without these.
     from medexp.sweep.workers.trial import open_trial
     from medexp.system.console import Console
-    from medexp.tracking.rerun import Restored
+    from medexp.tracking.rerun import OriginalRun
     from medexp.training.run import train
 
-    restored = Restored(invocation.subject) if invocation.subject is not None else None
+    restored = OriginalRun(invocation.subject) if invocation.subject is not None else None
     with open_trial(invocation.output_dir) as trial:
         result = train(config, invocation, Console(), trial, restored)
         if trial:
@@ -36,20 +36,20 @@ def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | 
     return result.outcome.loss_after
 
 
-def _recompose(
+def recompose(
     cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> "tuple[DictConfig, FinishedRun | None]":
     """Return the config of the run that experiment=from_run makes again, and that run; else `cfg`."""
     if not options.from_run and options.run is None:
         return cfg, None
-    from medexp.tracking.rerun import as_it_was_made
+    from medexp.tracking.rerun import recompose_for_rerun
 
-    return as_it_was_made(cfg, options, overrides)
+    return recompose_for_rerun(cfg, options, overrides)
 
 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "train", TrainOptions, recompose=_recompose)
+    run_command(_run, "train", TrainOptions, recompose=recompose)
 
 
 if __name__ == "__main__":

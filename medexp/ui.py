@@ -20,7 +20,7 @@ from medexp.system.console import NOTE, Console
 from medexp.system.ports import choose_usual_port
 from medexp.system.private_names import VIEWS, untested
 from medexp.tracking import server as pages
-from medexp.tracking.links import links
+from medexp.tracking.links import list_links
 from medexp.training import leftovers
 
 
@@ -36,7 +36,7 @@ def ui(config: RunConfig, options: UiOptions, console: Console) -> None:
             address = serving.enter_context(pages.serving(config.tracking, port, log))
         for sentence in untested(("mlflow",)):
             console.info(f"{sentence}: {VIEWS.without}", NOTE)
-        found = links(config.tracking, address)
+        found = list_links(config.tracking, address)
         for each in found:
             console.result(f"{each.title}\n  {each.url}")
         if left := leftovers.summarise_leftovers(config.tracking):

@@ -160,9 +160,11 @@ def embedded_tokenizer(resolved: Callable[..., RunConfig], no_card: Machine) -> 
     machine.
     """
     run = resolved("hardware=cpu", on=no_card)
-    found = weights.find(run.model)
+    found = weights.find_weights(run.model)
     if found.gguf is not None:
-        found = weights.convert(found, run.model, stack.load(run.hardware, machine.cache_dir()))
+        found = weights.convert_gguf(
+            found, run.model, stack.load_backend(run.hardware, machine.cache_dir())
+        )
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(found.location)

@@ -14,7 +14,7 @@ from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
 from medexp.cli import app as frame
-from medexp.compare import asked, compare
+from medexp.compare import compare, list_run_names
 from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
 from medexp.config.command_options import CompareOptions
@@ -129,7 +129,7 @@ def study(kept: Kept) -> str:
 def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     found = kept.compare(kept.runs(kept.plain, kept.ranked))
     (against,) = found.against_reference
-    loss = against.contrast("loss_completion")
+    loss = against.find_contrast("loss_completion")
     assert loss is not None
     assert loss.comparison is not None
     client = kept.doors.client()
@@ -181,7 +181,7 @@ def test_other_held_out_cases_are_not_paired(
     kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = kept.compare(kept.runs(kept.plain, kept.other))
-    assert found.comparisons == 0
+    assert found.num_comparisons == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert (
         "B: no question was answered (evaluation.answers=0); compared by losses alone." in printed
@@ -328,8 +328,11 @@ def test_the_levers_are_those_of_the_plan(kept: Kept) -> None:
     )
     for param, value in {"vram.micro_batch": "4", "vram.tile_mlp": "True"}.items():
         client.log_param(planned, param, value)
-    asked, took = (each.settings for each in kept.compare(kept.runs(plain, planned)).runs)
-    assert (asked["training.micro_batch"], asked["hardware.tile_mlp"]) == ("1", "false")
+    list_run_names, took = (each.settings for each in kept.compare(kept.runs(plain, planned)).runs)
+    assert (list_run_names["training.micro_batch"], list_run_names["hardware.tile_mlp"]) == (
+        "1",
+        "false",
+    )
     assert (took["training.micro_batch"], took["hardware.tile_mlp"]) == ("4", "true")
 
 
@@ -396,7 +399,7 @@ def test_a_study_needs_two_finished_trials(kept: Kept) -> None:
 )
 def test_too_few_too_many_or_both_are_refused(kept: Kept, words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence.replace("[", r"\[")):
-        asked(kept.options(*words)[1])
+        list_run_names(kept.options(*words)[1])
 
 
 def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
@@ -431,7 +434,7 @@ def test_the_page_must_be_a_file(kept: Kept) -> None:
 
 
 def test_an_adapter_without_safetensors_is_not_counted(tmp_path: Path) -> None:
-    assert artifact.parameters(tmp_path) is None
+    assert artifact.count_parameters(tmp_path) is None
 
 
 def test_the_page_can_be_opened_at_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,12 @@ from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.tracking import tracker as tracking
-from medexp.tracking.finished_run import as_it_was_made
+from medexp.tracking.finished_run import recompose_from_options
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -60,7 +60,7 @@ class Finished:
         cfg = self._compose(*words, root="evaluate")
         options = frame._own_options(cfg, "evaluate")
         assert isinstance(options, EvaluateOptions)
-        cfg, subject = as_it_was_made(cfg, options, words)
+        cfg, subject = recompose_from_options(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
         invocation = invoke(self.doors.root / "evaluate", words, OmegaConf.to_yaml(cfg))
         return evaluate(made, options, subject, invocation, Console())
@@ -310,14 +310,14 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
         (finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text()
     )
     run = finished.doors.run(exact, f"lora.start_from={finished.result.adapter}")
-    modules = stack.load(run.hardware, machine.cache_dir())
-    where = weights.find(run.model)
-    tuned = model.load(run, where, load_tokenizer(where, modules), modules)
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    where = weights.find_weights(run.model)
+    tuned = model.load_model(run, where, load_tokenizer(where, modules), modules)
     asked = parse_questions(
         Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file"
     )
-    for side, as_base in (("base", tuned.as_base), ("tuned", nullcontext)):
-        with tuned.evaluating(), as_base():
+    for side, as_base in (("base", tuned.adapter_disabled), ("tuned", nullcontext)):
+        with tuned.evaluation_mode(), as_base():
             right = [_likeliest(tuned, each.prompt) == each.right for each in asked]
         assert record["benchmarks"]["medmcqa"][side] == right
         assert found.find_result("benchmark_medmcqa").comparison is not None
@@ -329,7 +329,7 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
     assert again.find_result("benchmark_medmcqa") == found.find_result("benchmark_medmcqa")
 
 
-def _likeliest(tuned: Tuned, prompt: str) -> int:
+def _likeliest(tuned: AdapterModel, prompt: str) -> int:
     """The choice whose token the model expects most after `prompt`."""
     ids = tuned.tokenizer(prompt)["input_ids"]
     letters = [tuned.tokenizer(f"{prompt} {letter}")["input_ids"] for letter in "ABCD"]

@@ -30,8 +30,8 @@ from medexp.errors import ConfigError, MachineError, ModelError, OutputError, Ru
 from medexp.export import export
 from medexp.system import machine
 from medexp.system.console import Console
-from medexp.tracking.finished_run import as_it_was_made
-from medexp.tracking.registry import Registered
+from medexp.tracking.finished_run import recompose_from_options
+from medexp.tracking.registry import ModelVersion
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -57,7 +57,7 @@ class Finished:
         out: Path,
         *more: str,
         meanwhile: Callable[[], object] = lambda: None,
-    ) -> Path | Registered:
+    ) -> Path | ModelVersion:
         """`python -m medexp.export run=... more...`, to `out`; `meanwhile` is called once the run
         is found.
         """
@@ -70,7 +70,7 @@ class Finished:
         cfg = self._compose(*words, root="export")
         options = frame._own_options(cfg, "export")
         assert isinstance(options, ExportOptions)
-        cfg, subject = as_it_was_made(cfg, options, words)
+        cfg, subject = recompose_from_options(cfg, options, words)
         meanwhile()
         made = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
         invocation = invoke(self.doors.root / "export", words, OmegaConf.to_yaml(cfg))
@@ -244,7 +244,7 @@ def test_ollama_gets_a_gguf_and_the_run_s_prompt(
 
 def test_the_registry_gets_a_version(finished: Finished, out: Path) -> None:
     found = finished.export(finished.result.run_id, out, "to=registry", "export.name=doctor")
-    assert isinstance(found, Registered)
+    assert isinstance(found, ModelVersion)
     assert (found.uri, found.run_id) == ("models:/doctor@champion", finished.result.run_id)
     assert not out.exists()
     finished.export("models:/doctor@champion", out)

@@ -81,7 +81,7 @@ def test_a_frontier_without_the_figures_of_a_card_shows_no_speed(
     tflops: str, resolved: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     run = resolved("hardware=rtx4050_6gb", f"hardware.matmul_tflops={tflops}")
-    cells = [planner.Cell(16, 512, planner.choose(run)[0]), planner.Cell(16, 65536, None)]
+    cells = [planner.Cell(16, 512, planner.choose_plan(run)[0]), planner.Cell(16, 65536, None)]
     png, page = frontier_chart.draw_frontier(cells, "a card", tmp_path)
     assert png.stat().st_size > 5000
     said = page.read_text()

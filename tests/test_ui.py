@@ -18,7 +18,7 @@ from helpers.commands import Doors, command
 
 from medexp.system import ports
 from medexp.system.ports import choose_usual_port, find_free_port
-from medexp.tracking.links import links
+from medexp.tracking.links import list_links
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ def swept(doors: Doors) -> Doors:
 
 
 def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -> None:
-    found = links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
+    found = list_links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
     assert [each.title for each in found] == [
         "experiment medexp", "sweep rank-cpu, 2 trials in charts", "sweep rank-cpu, 2 trials side by side", "last run, trial 2",
         "its report",

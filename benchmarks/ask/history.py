@@ -30,7 +30,7 @@ from medexp.evaluation import generation
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.words import answer_part
 from medexp.evaluation.record import Answer
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.models.weights import Weights
 from medexp.system import machine
@@ -88,12 +88,14 @@ def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
         command._own_options(cfg, "ask")
-        subject = finished.located(cfg, asked)
-        run = resolve(finished.recomposed(cfg, subject, overrides), machine.read(), Path.cwd(), {})
-    return run, prepare_finished_run(run, subject)
+        subject = finished.find_run_from_config(cfg, asked)
+        run = resolve(
+            finished.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}
+        )
+    return prepare_finished_run(run, subject, Console())
 
 
-def _answers(tuned: Tuned, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
+def _answers(tuned: AdapterModel, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         kept_in = Path(folder) / "answers"
         return generation.generate_answers(

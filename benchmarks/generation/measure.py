@@ -25,6 +25,7 @@ from pathlib import Path
 import hydra
 import torch
 
+from medexp.config.changes import change_values
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
@@ -37,7 +38,7 @@ from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import budget, planner
 from medexp.system import machine
@@ -54,13 +55,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options, overrides = parser.parse_known_args()
     run = _composed(overrides)
-    run.evaluation.answers, run.evaluation.batch_size = options.answers, max(options.batches)
-    run.evaluation.max_new_tokens = options.new_tokens
+    run = change_values(
+        run,
+        {
+            "evaluation.answers": options.answers,
+            "evaluation.batch_size": max(options.batches),
+            "evaluation.max_new_tokens": options.new_tokens,
+        },
+    )
     if planner.is_planned(run):
-        plan = planner.choose(run)[0]
-        planner.apply(run, plan)
-        print(planner.sentence(plan, run.hardware.vram_ceiling_gib), flush=True)
-    meter = guard.cap(run.hardware)
+        plan = planner.choose_plan(run)[0]
+        run = planner.apply_plan(run, plan)
+        print(planner.describe_plan(plan, run.hardware.vram_ceiling_gib), flush=True)
+    meter = guard.cap_allocator(run.hardware)
     tuned = _loaded(run)
     held_out = split_cases(source.load_cases(run.dataset).cases, run.dataset).held_out[
         : options.answers
@@ -73,7 +80,11 @@ def main() -> None:
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
     for _ in range(options.rounds):
         for size in options.batches:
-            may = generation.limit_batch_size(size) if size else partial(budget.may_answer, run)
+            may = (
+                generation.limit_batch_size(size)
+                if size
+                else partial(budget.fits_answering_plan, run)
+            )
             speeds[size].append(_tokens_per_s(tuned, prompts, options.new_tokens, may))
             print(
                 "batch {:3}  {:7.1f} tokens/s  {:7.1f} tokens/CPU s".format(
@@ -116,16 +127,16 @@ def _composed(overrides: list[str]) -> RunConfig:
     return resolve(cfg, machine.read(), Path.cwd(), {})
 
 
-def _loaded(run: RunConfig) -> Tuned:
-    modules = stack.load(run.hardware, machine.cache_dir())
-    found = weights.find(run.model)
+def _loaded(run: RunConfig) -> AdapterModel:
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
     if found.gguf is not None:
-        found = weights.convert(found, run.model, modules)
-    return model.load(run, found, load_tokenizer(found, modules), modules)
+        found = weights.convert_gguf(found, run.model, modules)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 def _tokens_per_s(
-    tuned: Tuned, prompts: list[list[int]], new_tokens: int, may: Callable[[int, int], bool]
+    tuned: AdapterModel, prompts: list[list[int]], new_tokens: int, may: Callable[[int, int], bool]
 ) -> tuple[float, float]:
     """Tokens a second, and a second of CPU time."""
     with tempfile.TemporaryDirectory() as folder:

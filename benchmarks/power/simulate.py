@@ -17,7 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from medexp.evaluation.paired_stats import LEVEL, Comparison, adjust_holm, compare_pairs
+from medexp.evaluation.paired_stats import LEVEL, PairedComparison, adjust_holm, compare_pairs
 
 PRIMARY = 3  # primary measures that Holm corrects for
 
@@ -48,7 +48,7 @@ def simulate_comparison(
     seed: int,
     variance: Variance | None = None,
     by_group: bool = True,
-) -> Comparison:
+) -> PairedComparison:
     """Return the comparison of one simulated run whose true rates are `before` and `after`.
 
     With `by_group` false every case counts alone, as if the cases of a group were not alike.

@@ -23,6 +23,7 @@ from compare import limits_of, space_of
 from omegaconf import OmegaConf
 from surrogate import Surrogate
 
+from medexp.config.changes import change_values
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility, planner
@@ -51,7 +52,7 @@ class Peaks:
         cfg = hydra_free(composed([*CARD, "training.plan=frugal"]))
         run = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
         # what does not fit is asked for, too: the surrogate says that it does not
-        run.hardware.vram_ceiling_gib = None
+        run = change_values(run, {"hardware.vram_ceiling_gib": None})
         low, high = surrogate.lengths
         self._lengths = [
             round(low + step / (LENGTHS - 1) * (high - low)) for step in range(LENGTHS)
@@ -59,7 +60,9 @@ class Peaks:
         self._ranks = [ranks[0], ranks[-1]]  # bytes are linear in the rank
         places = product(self._ranks, self._lengths)
         self._gib = {
-            (rank, seq): planner.ranked(feasibility.resized(run, rank, seq))[0].budget.peak_bytes
+            (rank, seq): planner.rank_plans(feasibility.resize_run(run, rank, seq))[
+                0
+            ].budget.peak_bytes
             / GIB
             for rank, seq in places
         }

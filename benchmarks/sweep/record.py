@@ -38,7 +38,8 @@ def longest(ranks: list[int]) -> dict[int, int | None]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", CARD), machine.read(), Path.cwd(), {}, needs_card=False)
     return {
-        rank: feasibility.longest_that_fits(feasibility.resized(run, rank=rank)) for rank in ranks
+        rank: feasibility.find_longest_that_fits(feasibility.resize_run(run, rank=rank))
+        for rank in ranks
     }
 
 

@@ -134,7 +134,7 @@ def _stop_before_loading() -> None:
         raise SystemExit(0)
 
     # Capping the allocator is the first thing that every command does with the training stack.
-    memory_guard.cap = exit_instead  # type: ignore[assignment]
+    memory_guard.cap_allocator = exit_instead  # type: ignore[assignment]
 
 
 def run(

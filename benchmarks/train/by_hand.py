@@ -72,8 +72,8 @@ def loaded(model_path: str, variant: Variant):
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
 
-    from medexp.models.loading import is_kept, kept_layers
-    from medexp.models.patches.activation_offloading import Pieces, wait_on_host
+    from medexp.models.loading import is_kept, list_kept_layers
+    from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
     from medexp.models.patches.mlp_recompute import leave_out_last_product
 
     levers = {"offload_layers": variant.streamed} if variant.streamed else {}
@@ -86,7 +86,9 @@ def loaded(model_path: str, variant: Variant):
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=variant.kept,
     )  # fmt: skip
     if variant.on_host:
-        wait_on_host(model, kept_layers(model, variant.kept), Pieces(0, pinned=True))
+        offload_activations(
+            model, list_kept_layers(model, variant.kept), HostBuffers(0, pinned=True)
+        )
     if variant.shortened:
         left_out = leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
         assert left_out == model.config.num_hidden_layers - variant.kept, left_out

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medexp.config.changes import change_values
 from medexp.models.tokenizer import load_tokenizer
 
 ALL_THREE = [  # patches that a plan for a laptop's card takes
@@ -92,9 +93,9 @@ def composed(model: str, overrides: list[str]) -> Any:
     words = ["hardware=rtx4050_6gb", f"model.path={model}", *ALL_THREE, *overrides]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
-    planner.apply(run, planner.choose(run)[0])
-    run.hardware.vram_ceiling_gib = None  # the model is loaded several times in one process
-    return run
+    run = planner.apply_plan(run, planner.choose_plan(run)[0])
+    # The model is loaded several times in one process.
+    return change_values(run, {"hardware.vram_ceiling_gib": None})
 
 
 @contextmanager
@@ -117,10 +118,10 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
     import torch
 
     from medexp.models.patches import gradient_check
-    from medexp.models.patches.mlp_recompute import decoder_layers
+    from medexp.models.patches.mlp_recompute import list_decoder_layers
 
     seen: dict[str, Any] = {}
-    difference, once = gradient_check.difference, gradient_check.difference_once
+    difference, once = gradient_check.find_difference, gradient_check.find_difference_once
 
     def timed(patch: Any, recipe: Any) -> str | None:
         torch.cuda.synchronize()
@@ -140,11 +141,11 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
     from medexp.models import loading
 
     seconds: list[float] = []
-    gradient_check.difference, loading.difference_once = timed, named
+    gradient_check.find_difference, loading.difference_once = timed, named
     began = time.perf_counter()
     try:
         tuned = load()
-        layers = decoder_layers(tuned.network)
+        layers = list_decoder_layers(tuned.network)
         without = stack.unsloth.kernels.fast_lora.apply_lora_mlp_swiglu
         shortened = sum(
             getattr(each.mlp.forward, "__func__", None) is not without for each in layers
@@ -162,7 +163,7 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
             "why": getattr(error, "why", None),
         }
     finally:
-        gradient_check.difference, loading.difference_once = difference, once
+        gradient_check.find_difference, loading.difference_once = difference, once
     gc.collect()
     torch.cuda.empty_cache()
     outcome |= {"load_s": round(time.perf_counter() - began, 1), "patches": seen}
@@ -193,7 +194,7 @@ def main() -> int:
     from medexp.models.patches import activation_offloading, gradient_check
     from medexp.models.weights import Weights
 
-    stack = backend.load(run.hardware, Path("/tmp/check_patches_compiled"))
+    stack = backend.load_backend(run.hardware, Path("/tmp/check_patches_compiled"))
     say(
         f"stack imported in {time.perf_counter() - began:.1f} s, unsloth"
         f" {metadata.version('unsloth')}"
@@ -202,7 +203,7 @@ def main() -> int:
     tokenizer = load_tokenizer(found, stack)
 
     def load() -> Any:
-        return loading.load(run, found, tokenizer, stack)
+        return loading.load_model(run, found, tokenizer, stack)
 
     say("as installed")
     results = {"as installed": tried(stack, load, say)}

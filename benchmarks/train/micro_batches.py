@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from medexp.config.changes import change_values
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import BatchBy, RunConfig
@@ -38,9 +39,10 @@ def main() -> None:
     for hardware in ("rtx4050_6gb", "h200_141gb"):
         run = composed(hardware, sys.argv[1:])
         for size in (1, 2, 4):
-            run.training.micro_batch, run.training.accumulation = size, CASES // size
-            for run.training.batch_by in BatchBy:
-                print(row(run, steps))
+            sizes = {"training.micro_batch": size, "training.accumulation": CASES // size}
+            for batch_by in BatchBy:
+                changed = change_values(run, sizes | {"training.batch_by": batch_by})
+                print(row(changed, steps))
 
 
 def composed(hardware: str, overrides: list[str]) -> RunConfig:
@@ -51,8 +53,7 @@ def composed(hardware: str, overrides: list[str]) -> RunConfig:
             "train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides]
         )
     run = resolve(cfg, read(), Path.cwd(), {}, needs_card=False)
-    planner.apply(run, planner.choose(run)[0])
-    return run
+    return planner.apply_plan(run, planner.choose_plan(run)[0])
 
 
 def row(run: RunConfig, steps: list[list[int]]) -> str:

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import Engine
-from medexp.planning.budget import budget
+from medexp.planning.budget import compute_budget
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
@@ -46,7 +46,7 @@ def predicted_bytes(point: dict) -> int:
     levers = Levers(
         point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True, kept_on_host=on_host
     )
-    needed = budget(run, levers)
+    needed = compute_budget(run, levers)
     return needed.gpu_bytes(Phase.always) + needed.gpu_bytes(Phase.training)
 
 

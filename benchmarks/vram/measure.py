@@ -20,6 +20,7 @@ import time
 import traceback
 from pathlib import Path
 
+from medexp.config.changes import change_values
 from medexp.models.tokenizer import load_tokenizer
 
 HERE = Path(__file__).resolve().parent
@@ -66,15 +67,18 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
-    run.hardware.vram_ceiling_gib = None  # processes share the card
-    guard.cap(run.hardware)
-    modules = stack.load(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
+    # Processes share the card.
+    run = change_values(run, {"hardware.vram_ceiling_gib": None})
+    guard.cap_allocator(run.hardware)
+    modules = stack.load_backend(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
     found = Weights(str(checkpoints / entry["shape"]), None)
-    tuned = model.load(run, found, load_tokenizer(found, modules), modules)
+    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
     torch.cuda.synchronize()
     results = []
     for micro_batch, seq in entry["points"]:
-        run.training.micro_batch, run.training.max_seq_tokens = micro_batch, seq
+        run = change_values(
+            run, {"training.micro_batch": micro_batch, "training.max_seq_tokens": seq}
+        )
         figures = {
             "name": entry["name"],
             "shape": entry["shape"],

@@ -4,7 +4,7 @@ Linux only (/proc/self/clear_refs resets a process's peak).
 
     python benchmarks/vram/on_cpu.py --out benchmarks/vram/results/2026-11-23_cpu.json
 
-Every sequence is full; two steps of one micro-batch each. Predicted: `medexp.planning.budget`.
+Every sequence is full; two steps of one micro-batch each. Predicted: `medexp.planning.compute_budget`.
 """
 
 import argparse
@@ -68,10 +68,10 @@ def measure(point: tuple[int, int, int, str]) -> dict:
     from medexp.training import trainer
 
     run = run_of(*point)
-    modules = stack.load(run.hardware, Path("/tmp/compiled-cpu"))
+    modules = stack.load_backend(run.hardware, Path("/tmp/compiled-cpu"))
     before = resident("VmRSS")
-    found = weights.find(run.model)
-    tuned = model.load(run, found, load_tokenizer(found, modules), modules)
+    found = weights.find_weights(run.model)
+    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
     gc.collect()
     loaded = resident("VmRSS")
     rows = [
@@ -105,10 +105,10 @@ def forget_peak() -> None:
 
 def predicted(point: tuple[int, int, int, str]) -> int:
     """The planned host memory of `point`."""
-    from medexp.planning.budget import budget
+    from medexp.planning.budget import compute_budget
     from medexp.planning.memory_terms import Levers, Phase, Place
 
-    terms = budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
+    terms = compute_budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
     return sum(
         each.num_bytes
         for each in terms

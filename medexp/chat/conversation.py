@@ -48,14 +48,14 @@ class Conversation:
     or two a question.
     """
 
-    respondent: Responder
+    responder: Responder
     console: Console
     with_reasoning: bool
     launch_dir: Path
     case: list[str] = field(default_factory=list)
     turns: list[list[Reply]] = field(default_factory=list)
 
-    def hold(self, read: Callable[[str], str]) -> None:
+    def run(self, read: Callable[[str], str]) -> None:
         """Go on until `read` (which is given what to print before the cursor) raises EOFError, or
         /quit.
         """
@@ -72,9 +72,9 @@ class Conversation:
             if line == "/quit":
                 return
             if line:
-                self.take(line)
+                self.handle_line(line)
 
-    def take(self, line: str) -> None:
+    def handle_line(self, line: str) -> None:
         """Do what `line` says: a command, or a question. What is wrong with it is said, and no
         more.
         """
@@ -105,12 +105,12 @@ class Conversation:
 
     def _ask(self, line: str) -> None:
         question = "\n\n".join([*self.case, line])
-        self.respondent.questions.ids(question)  # refused before anything is drawn
+        self.responder.encoder.encode(question)  # refused before anything is drawn
         with (
             intercept_ctrl_c() as stop,
-            LiveRenderer(self.console.results, self.with_reasoning) as painter,
+            LiveRenderer(self.console.results, self.with_reasoning) as renderer,
         ):
-            reply = render_reply(self.respondent, question, painter, stop)
+            reply = render_reply(self.responder, question, renderer, stop)
         self.case.append(line)
         self.turns.append([reply])
 
@@ -124,9 +124,9 @@ class Conversation:
 
                 def heard(reply: Reply) -> bool:
                     draw(make_comparison_table(reply, tuned, self.with_reasoning))
-                    return stop.asked
+                    return stop.is_requested
 
-                self.turns[-1].insert(0, self.respondent.reply(tuned.question, heard, base=True))
+                self.turns[-1].insert(0, self.responder.reply(tuned.question, heard, base=True))
         self.console.results.print(
             make_comparison_table(self.turns[-1][0], tuned, self.with_reasoning)
         )
@@ -166,10 +166,10 @@ class Conversation:
             )
 
     def _document(self) -> str:
-        return format_document(f"Conversation with {self.respondent.name}", self.turns)
+        return format_document(f"Conversation with {self.responder.name}", self.turns)
 
     def _json(self) -> str:
-        turns = [[self.respondent.as_json(reply) for reply in replies] for replies in self.turns]
+        turns = [[self.responder.as_json(reply) for reply in replies] for replies in self.turns]
         return json.dumps(turns, ensure_ascii=False, indent=2) + "\n"
 
     def _say(self, text: str) -> None:

@@ -12,7 +12,7 @@ class StopRequest:
     """Has somebody asked for the end of the answer?"""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.is_requested = False
 
 
 @contextmanager
@@ -21,9 +21,9 @@ def intercept_ctrl_c() -> Iterator[StopRequest]:
     stop = StopRequest()
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-        if stop.asked:
+        if stop.is_requested:
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.is_requested = True
 
     before = signal.signal(signal.SIGINT, ask_to_stop)
     try:

@@ -39,24 +39,24 @@ RESERVED_LINES = 2  # lines of the terminal
 class ReplyRenderer(Protocol):
     """Shows one reply while it grows, and then whole."""
 
-    def heard(self, reply: Reply) -> None:
+    def update(self, reply: Reply) -> None:
         """`reply` has grown by a token."""
 
-    def whole(self, reply: Reply, max_new_tokens: int) -> None:
+    def finish(self, reply: Reply, max_new_tokens: int) -> None:
         """`reply` has come to its end."""
 
 
 def render_reply(
-    respondent: Responder, question: str, painter: ReplyRenderer, stop: StopRequest
+    responder: Responder, question: str, renderer: ReplyRenderer, stop: StopRequest
 ) -> Reply:
-    """The whole reply to `question`, shown by `painter` while it grows; `stop` ends it."""
+    """The whole reply to `question`, shown by `renderer` while it grows; `stop` ends it."""
 
     def heard(reply: Reply) -> bool:
-        painter.heard(reply)
-        return stop.asked
+        renderer.update(reply)
+        return stop.is_requested
 
-    reply = respondent.reply(question, heard)
-    painter.whole(reply, respondent.sampling.max_new_tokens)
+    reply = responder.reply(question, heard)
+    renderer.finish(reply, responder.sampling.max_new_tokens)
     return reply
 
 
@@ -67,19 +67,19 @@ class PlainRenderer:
         self._stream, self._with_reasoning = stream, with_reasoning
         self._written = ""
 
-    def heard(self, reply: Reply) -> None:
+    def update(self, reply: Reply) -> None:
         """Write what is new."""
         text = format_plain_text(reply, self._with_reasoning)
         if text.startswith(self._written):
             self._write(text[len(self._written) :])
             self._written = text
 
-    def whole(self, reply: Reply, max_new_tokens: int) -> None:
+    def finish(self, reply: Reply, max_new_tokens: int) -> None:
         """Write the rest, and again what turned out to be the answer only when nothing more came."""
         text = format_plain_text(reply, self._with_reasoning)
         if text.startswith(self._written):
             self._write(text[len(self._written) :])
-        elif reply.closed:
+        elif reply.is_reasoning_closed:
             self._write(f"\n\n{text}")
         else:  # all of it went by as reasoning
             self._write(reply.text[len(self._written.removeprefix(REASONING)) :])
@@ -111,18 +111,22 @@ class LiveRenderer:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def heard(self, reply: Reply) -> None:
+    def update(self, reply: Reply) -> None:
         """Print the parts that are done, draw the last one."""
         shown = self._shown(reply)
         self._print(shown[:-1])
         under_way = [render_section(section) for section in shown[len(self._printed) :]]
         thinking = (
-            "thinking, " if reply.reasons and not reply.closed and not self._with_reasoning else ""
+            "thinking, "
+            if reply.expects_reasoning
+            and not reply.is_reasoning_closed
+            and not self._with_reasoning
+            else ""
         )
         status = Text(f"{thinking}{reply.tokens} tokens · {HINT}", style="dim")
         self._live.update(Tail(Group(*under_way, status)))
 
-    def whole(self, reply: Reply, max_new_tokens: int) -> None:
+    def finish(self, reply: Reply, max_new_tokens: int) -> None:
         """Print the rest, how it ended, and that it is not for clinical use."""
         self._live.stop()
         shown = self._shown(reply)
@@ -147,7 +151,9 @@ class LiveRenderer:
         """Print what follows the paragraphs that went by as reasoning, and forget them."""
         lines = [
             line
-            for line in reply.text.rpartition(THINK_END)[0 if reply.closed else 2].split("\n")
+            for line in reply.text.rpartition(THINK_END)[
+                0 if reply.is_reasoning_closed else 2
+            ].split("\n")
             if line.strip()
         ]
         for line in lines[len(self._printed) :]:

@@ -32,36 +32,36 @@ class Reply:
     text: str
     tokens: int
     seconds: float
-    reasons: bool
-    whole: bool = False
-    ended: bool = False
-    stopped: bool = False
+    expects_reasoning: bool
+    is_complete: bool = False
+    ended_by_model: bool = False
+    was_stopped: bool = False
 
     @property
-    def closed(self) -> bool:
+    def is_reasoning_closed(self) -> bool:
         """Has the reasoning come to its end?"""
         return THINK_END in self.text
 
     @property
     def reasoning(self) -> str:
         """The chain of thought, as far as it has come."""
-        if self.closed:
+        if self.is_reasoning_closed:
             return self.text.rpartition(THINK_END)[0].strip()
         return self._unclosed[0]
 
     @property
     def answer(self) -> str:
         """What follows the reasoning."""
-        if self.closed:
+        if self.is_reasoning_closed:
             return self._settled.rpartition(THINK_END)[2].strip()
         return self._unclosed[1]
 
     @property
     def _unclosed(self) -> tuple[str, str]:
         """Reasoning and answer of a text without `</think>`."""
-        if not self.reasons:
+        if not self.expects_reasoning:
             return "", self._settled
-        if not self.whole:
+        if not self.is_complete:
             return self._settled, ""
         lines = self._settled.split("\n")
         heading = next(
@@ -74,7 +74,7 @@ class Reply:
         """The text without an end that the next token may change: half a character, half a
         `</think>`.
         """
-        if self.whole:
+        if self.is_complete:
             return self.text
         text = self.text.rstrip("\ufffd")
         for length in range(len(THINK_END) - 1, 0, -1):
@@ -94,7 +94,7 @@ class ReplySection:
     text: str
 
     @property
-    def format_markdown(self) -> str:
+    def markdown(self) -> str:
         """It as Markdown, its heading spelt one way."""
         return f"## {self.heading}\n\n{self.text}".strip() if self.heading else self.text
 
@@ -104,9 +104,11 @@ def split_sections(reply: Reply) -> list[ReplySection]:
     it is whole.
     """
     reasoning = [
-        ReplySection(True, "", paragraph) for paragraph in reply.reasoning.split("\n") if paragraph.strip()
+        ReplySection(True, "", paragraph)
+        for paragraph in reply.reasoning.split("\n")
+        if paragraph.strip()
     ]
-    return [*reasoning, *_split_answer(reply.answer, reply.whole)]
+    return [*reasoning, *_split_answer(reply.answer, reply.is_complete)]
 
 
 def _split_answer(answer: str, whole: bool) -> Iterator[ReplySection]:
@@ -134,7 +136,9 @@ def format_plain_text(reply: Reply, with_reasoning: bool) -> str:
     if not (with_reasoning and reply.reasoning):
         return reply.answer
     return (
-        REASONING + reply.reasoning + (ANSWER + reply.answer if reply.closed or reply.whole else "")
+        REASONING
+        + reply.reasoning
+        + (ANSWER + reply.answer if reply.is_reasoning_closed or reply.is_complete else "")
     )
 
 
@@ -147,12 +151,16 @@ def describe_end(reply: Reply, max_new_tokens: int) -> str:
     """How the reply came to its end, in a line."""
     how = (
         "stopped"
-        if reply.stopped
+        if reply.was_stopped
         else "ended by itself"
-        if reply.ended
+        if reply.ended_by_model
         else f"cut off by ask.max_new_tokens={max_new_tokens}"
     )
-    unclosed = "" if reply.closed or not reply.reasons else "; its reasoning never ended"
+    unclosed = (
+        ""
+        if reply.is_reasoning_closed or not reply.expects_reasoning
+        else "; its reasoning never ended"
+    )
     return f"{reply.tokens} tokens in {duration(reply.seconds)}, {how}{unclosed}"
 
 
@@ -170,8 +178,8 @@ def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]
         "sections": items,
         "tokens": reply.tokens,
         "seconds": round(reply.seconds, 3),
-        "ended": reply.ended,
-        "reasoning_closed": reply.closed,
+        "ended": reply.ended_by_model,
+        "reasoning_closed": reply.is_reasoning_closed,
         "run": run_id,
         "model": model,
         "base": reply.base,

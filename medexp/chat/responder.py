@@ -21,10 +21,10 @@ from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import Session, load_model_under_ceiling
-from medexp.models.tokenizer import context_tokens
+from medexp.models.tokenizer import read_context_tokens
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import Console
 
@@ -40,7 +40,7 @@ class QuestionEncoder:
     sampling: Sampling
     context_tokens: int
 
-    def ids(
+    def encode(
         self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None
     ) -> list[int]:
         """The tokens that `question` is asked with, those of an evaluation.
@@ -89,16 +89,16 @@ class Responder:
     name: str
     run_id: str
     run: RunConfig
-    tuned: Tuned
-    make_question_encoder: QuestionEncoder
+    tuned: AdapterModel
+    encoder: QuestionEncoder
     meter: guard.Meter
 
     @property
     def sampling(self) -> Sampling:
         """How the command line wants answers to be drawn."""
-        return self.questions.sampling
+        return self.encoder.sampling
 
-    def make_json_object(self, reply: Reply) -> dict[str, object]:
+    def as_json(self, reply: Reply) -> dict[str, object]:
         """`reply` as plain values, with the run and the model that it comes from."""
         return make_json_object(reply, self.run_id, self.run.model.name)
 
@@ -116,8 +116,10 @@ class Responder:
         Raises: ConfigError as `Questions.ids` does; VramCeilingError.
         """
         prompt, sampling = prompt or self.run.prompt, sampling or self.sampling
-        ids, began = self.questions.ids(question, prompt, sampling), time.perf_counter()
-        empty = Reply(question.strip(), base, "", 0, 0.0, reasons=prompts.closes_reasoning(prompt))
+        ids, began = self.encoder.encode(question, prompt, sampling), time.perf_counter()
+        empty = Reply(
+            question.strip(), base, "", 0, 0.0, expects_reasoning=prompts.closes_reasoning(prompt)
+        )
         stopped = False
 
         def listening(answer: Answer) -> bool:
@@ -130,10 +132,13 @@ class Responder:
                 answer = generation.generate_answer(self.tuned, ids, sampling, base, listening)
         except BaseException:
             # ended in the middle of a token: the next question finds the model in order
-            model.recover(self.tuned)
+            model.recover_from_failed_step(self.tuned)
             raise
         return replace(
-            _update_reply(empty, answer, began), whole=True, ended=answer.ended, stopped=stopped
+            _update_reply(empty, answer, began),
+            is_complete=True,
+            ended_by_model=answer.ended,
+            was_stopped=stopped,
         )
 
 
@@ -146,7 +151,7 @@ def _update_reply(empty: Reply, answer: Answer, began: float) -> Reply:
 def make_question_encoder(run: RunConfig, base: Session, sampling: Sampling) -> QuestionEncoder:
     """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
     return QuestionEncoder(
-        base.tokenizer, run.prompt, sampling, context_tokens(base.weights, base.modules)
+        base.tokenizer, run.prompt, sampling, read_context_tokens(base.weights, base.modules)
     )
 
 

@@ -51,7 +51,7 @@ def check_installed() -> None:
 
 
 def serve(
-    respondent: Responder,
+    responder: Responder,
     presets: Mapping[str, Prompt],
     socket: sockets.socket,
     opens: bool,
@@ -59,7 +59,7 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C."""
     with console.status("building the page"):
-        app, stop = _build_app(respondent, presets)
+        app, stop = _build_app(responder, presets)
     address = f"http://{HOST}:{socket.getsockname()[1]}"
 
     def ready() -> None:
@@ -70,7 +70,7 @@ def serve(
 
     with suppress(KeyboardInterrupt):
         _build_server(app, ready).run(sockets=[socket])
-    stop.asked = True  # an answer under way
+    stop.is_requested = True  # an answer under way
 
 
 def _build_server(app: Any, ready: Any) -> Any:
@@ -84,7 +84,7 @@ def _build_server(app: Any, ready: Any) -> Any:
     return Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
 
 
-def _build_app(respondent: Responder, presets: Mapping[str, Prompt]) -> tuple[Any, StopRequest]:
+def _build_app(responder: Responder, presets: Mapping[str, Prompt]) -> tuple[Any, StopRequest]:
     import gradio
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -94,7 +94,7 @@ def _build_app(respondent: Responder, presets: Mapping[str, Prompt]) -> tuple[An
     app.add_middleware(_ContentSecurityPolicy)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     theme = gradio.themes.Default(font=FONTS[0], font_mono=FONTS[1])
-    blocks = _build_page(respondent, {**presets}, stop)
+    blocks = _build_page(responder, {**presets}, stop)
     return (
         gradio.mount_gradio_app(
             app,
@@ -139,15 +139,15 @@ _CSS = """
 """
 
 
-def _build_page(respondent: Responder, presets: Mapping[str, Prompt], stop: StopRequest) -> Any:
+def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopRequest) -> Any:
     """The page: a question, how it is answered, and both answers below."""
     import gradio
 
-    own = f"the run's own ({respondent.run.prompt.name})"
-    prompts = {own: respondent.run.prompt, **presets}
-    with gradio.Blocks(title=f"medexp: ask {respondent.name}", analytics_enabled=False) as blocks:
+    own = f"the run's own ({responder.run.prompt.name})"
+    prompts = {own: responder.run.prompt, **presets}
+    with gradio.Blocks(title=f"medexp: ask {responder.name}", analytics_enabled=False) as blocks:
         gradio.Markdown(
-            f"# Ask {respondent.name}\n{respondent.run.model.name}, before and after fine-tuning"
+            f"# Ask {responder.name}\n{responder.run.model.name}, before and after fine-tuning"
         )
         gradio.Markdown(NOT_FOR_CLINICAL_USE, elem_classes="notice")
         question = gradio.Textbox(
@@ -160,7 +160,7 @@ def _build_page(respondent: Responder, presets: Mapping[str, Prompt], stop: Stop
             ask = gradio.Button("Ask both", variant="primary")
             halt = gradio.Button("Stop")
         with gradio.Accordion("Prompt and sampling", open=False):
-            options = _add_option_inputs(gradio, respondent.sampling, list(prompts))
+            options = _add_option_inputs(gradio, responder.sampling, list(prompts))
         with gradio.Row(equal_height=False):
             shown = [
                 component
@@ -172,7 +172,7 @@ def _build_page(respondent: Responder, presets: Mapping[str, Prompt], stop: Stop
             question: str, prompt: str, temperature: float, top_p: float, new: float, seed: float
         ) -> Iterator[list[Any]]:
             sampling = Sampling(int(new), temperature, top_p, int(seed))
-            yield from _stream_both(respondent, question, prompts[prompt], sampling, stop)
+            yield from _stream_both(responder, question, prompts[prompt], sampling, stop)
 
         gradio.on(
             [ask.click, question.submit],
@@ -182,7 +182,9 @@ def _build_page(respondent: Responder, presets: Mapping[str, Prompt], stop: Stop
             concurrency_limit=1,
             api_visibility="private",
         )
-        halt.click(lambda: setattr(stop, "asked", True), queue=False, api_visibility="private")
+        halt.click(
+            lambda: setattr(stop, "is_requested", True), queue=False, api_visibility="private"
+        )
     return blocks
 
 
@@ -222,24 +224,24 @@ def _add_answer_column(gradio: Any, title: str) -> list[Any]:
 
 
 def _stream_both(
-    respondent: Responder, question: str, prompt: Prompt, sampling: Sampling, stop: StopRequest
+    responder: Responder, question: str, prompt: Prompt, sampling: Sampling, stop: StopRequest
 ) -> Iterator[list[Any]]:
     """What both columns show, again and again: the tuned model answers first, then the base."""
     import gradio
 
-    stop.asked = False
+    stop.is_requested = False
     columns = {
         True: _make_empty_column("waits for the tuned model"),
         False: _make_empty_column("reads the question"),
     }
     yield [*columns[True], *columns[False]]
     for base in (False, True):
-        if stop.asked:
+        if stop.is_requested:
             columns[base] = _make_empty_column("not asked: stopped")
             yield [*columns[True], *columns[False]]
             return
         try:
-            for reply in _stream_reply(respondent, question, base, prompt, sampling, stop):
+            for reply in _stream_reply(responder, question, base, prompt, sampling, stop):
                 columns[base] = [
                     _update_reasoning_box(reply.reasoning),
                     reply.reasoning,
@@ -263,16 +265,16 @@ def _update_reasoning_box(reasoning: str) -> Any:
 
 
 def _format_status(reply: Reply, sampling: Sampling) -> str:
-    if reply.whole:
+    if reply.is_complete:
         return describe_end(reply, sampling.max_new_tokens)
     return (
-        f"{'reasoning' if reply.reasons and not reply.closed else 'answering'}, {reply.tokens}"
+        f"{'reasoning' if reply.expects_reasoning and not reply.is_reasoning_closed else 'answering'}, {reply.tokens}"
         " tokens"
     )
 
 
 def _stream_reply(
-    respondent: Responder,
+    responder: Responder,
     question: str,
     base: bool,
     prompt: Prompt,
@@ -286,11 +288,11 @@ def _stream_reply(
 
     def heard(reply: Reply) -> bool:
         news.put(reply)
-        return stop.asked or left.is_set()
+        return stop.is_requested or left.is_set()
 
     def work() -> None:
         try:
-            news.put(respondent.reply(question, heard, base, prompt, sampling))
+            news.put(responder.reply(question, heard, base, prompt, sampling))
         except BaseException as error:  # raised again where the page is
             news.put(error)
 
@@ -304,7 +306,7 @@ def _stream_reply(
             if isinstance(newest, BaseException):
                 raise newest
             yield newest
-            if newest.whole:
+            if newest.is_complete:
                 return
             time.sleep(1 / MAX_UPDATES_PER_S)
     finally:

@@ -8,9 +8,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -18,18 +17,17 @@ import hydra
 from dotenv import load_dotenv
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from medexp.cli.composition import CommandSpec, Recompose, build_call, explain_error
 from medexp.config import hydra_errors
 from medexp.config.command_line import readable
 from medexp.config.invocation import Invocation
-from medexp.config.preset_errors import explain_preset
 from medexp.config.registration import SCHEMAS, conf_dir, register
-from medexp.config.resolve import kept_yaml, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, first_line
-from medexp.system import console, disk_space, machine, stopping
+from medexp.system import console, disk_space, stopping
 from medexp.system.stopping import Terminated
 from medexp.system.visible import visible
 
@@ -43,7 +41,6 @@ _NO_PLACE = (
 )
 OptionsT = TypeVar("OptionsT")
 SubjectT = TypeVar("SubjectT")
-Recompose = Callable[[DictConfig, OptionsT, Sequence[str]], tuple[DictConfig, SubjectT]]
 
 
 @overload
@@ -82,22 +79,19 @@ def run_command(
     """
     console.prepare_streams()
     with console.quiet_when_unread():
-        _Command(main, config_name, options_class, needs_card, recompose).run()
+        _Call(main, CommandSpec(config_name, options_class, needs_card, recompose)).run()
 
 
 @dataclass(frozen=True)
-class _Command:
-    """What `run_command` was given; `run` ends the process."""
+class _Call:
+    """A command and its `main`; `run` ends the process."""
 
     main: Callable[[RunConfig, Invocation[Any, Any]], float]
-    config_name: str
-    options_class: type[Any]
-    needs_card: bool
-    recompose: Recompose[Any, Any] | None
+    command: CommandSpec
 
     def run(self) -> NoReturn:
         """Run the command; every error that a user can mend is one sentence and an exit code."""
-        schema = SCHEMAS.get(self.config_name, RunConfig)
+        schema = SCHEMAS.get(self.command.config_name, RunConfig)
         wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         # Hydra then raises instead of printing.
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -121,7 +115,9 @@ class _Command:
             register()
             sys.argv[1:] = readable(sys.argv[1:], schema)
             decorate = hydra.main(
-                version_base="1.3", config_path=str(conf_dir()), config_name=self.config_name
+                version_base="1.3",
+                config_path=str(conf_dir()),
+                config_name=self.command.config_name,
             )
             decorate(task)()
         except MedexpError as error:
@@ -138,7 +134,9 @@ class _Command:
         except Exception as error:
             sentence = None
             if not wants_traceback:
-                sentence = _explain(error, schema) or _describe_unusable_file(error)
+                sentence = explain_error(error, sys.argv[1:], schema) or _describe_unusable_file(
+                    error
+                )
                 sentence = sentence or _describe_held_store(error)
             if sentence is None and not (has_begun or wants_traceback):
                 sentence = hydra_errors.before_the_run(error)
@@ -149,21 +147,14 @@ class _Command:
 
     def _run_composed(self, cfg: DictConfig) -> float:
         """Check `cfg` and hand it to `main`; return what a sweep minimises."""
-        hydra_settings, subject = HydraConfig.get(), None
-        runtime, overrides = hydra_settings.runtime, tuple(hydra_settings.overrides.task)
-        options = _extract_options(cfg, self.config_name)
-        assert isinstance(options, self.options_class)
-        if self.recompose is not None:
-            cfg, subject = self.recompose(cfg, options, overrides)
-        cwd = Path(runtime.cwd)
-        config = resolve(cfg, machine.read(), cwd, runtime.choices, self.needs_card)
-        invocation = Invocation(
-            output_dir=Path(runtime.output_dir),
-            overrides=overrides,
-            composed_yaml=kept_yaml(cfg, cwd),
-            experiment_yaml=_read_experiment_yaml(runtime),
-            options=options,
-            subject=subject,
+        hydra_settings = HydraConfig.get()
+        runtime = hydra_settings.runtime
+        config, invocation = build_call(
+            cfg,
+            self.command,
+            runtime,
+            hydra_settings.overrides.task,
+            Path(runtime.output_dir),
         )
         # Here, too, as Hydra has a line of its own for whatever passes through it.
         with console.quiet_when_unread():
@@ -172,7 +163,7 @@ class _Command:
 
 def _as_medexp_error(error: MedexpError | OmegaConfBaseException, schema: type) -> MedexpError:
     if isinstance(error, OmegaConfBaseException):
-        return BadInput(_explain(error, schema) or str(error))
+        return BadInput(explain_error(error, sys.argv[1:], schema) or str(error))
     return error
 
 
@@ -182,17 +173,6 @@ def _describe_held_store(error: Exception) -> str | None:
         return None
     again = "run the same command again once no other program holds it"
     return f"MLflow's store cannot be used now ({first_line(error)}); {again}"
-
-
-def _explain(error: Exception, schema: type) -> str | None:
-    """Return what a user can do about `error`, or None where it is not about the command line or a
-    preset.
-    """
-    words = sys.argv[1:]
-    config_dirs = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
-    config_dirs += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
-    folders = [conf_dir(), *(Path.cwd() / folder for folder in [*config_dirs, "conf"])]
-    return explain_preset(error, folders, words, schema) or hydra_errors.explain(error, schema)
 
 
 def _read_env(file: Path) -> None:
@@ -208,45 +188,6 @@ def _read_env(file: Path) -> None:
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read ({error}); mend it, or move it away") from error
-
-
-def _extract_options(cfg: DictConfig, config_name: str) -> object:
-    """Take the command's own config group out of `cfg`; return it as an object, or None without one.
-
-    Raises: ConfigError where `cfg` was composed from the root of another command, or another value
-        stands in the group's place.
-    """
-    if config_name not in SCHEMAS:
-        return None
-    if config_name not in cfg:
-        raise ConfigError(
-            f"--config-name={HydraConfig.get().job.config_name} has no group {config_name}, which"
-            f" python -m medexp.{config_name} needs; leave it out, or begin your own root with the"
-            f" defaults of conf/{config_name}.yaml"
-        )
-    if not OmegaConf.is_dict(cfg[config_name]):
-        raise ConfigError(
-            f"{config_name}={cfg[config_name]} is not allowed: it is a group; set what is in it, as"
-            f" {config_name}.KEY"
-        )
-    options = OmegaConf.to_object(cfg[config_name])
-    OmegaConf.set_struct(cfg, False)
-    own_keys = {key.name for key in fields(SCHEMAS[config_name])}
-    for key in own_keys - {key.name for key in fields(RunConfig)}:
-        del cfg[key]
-    return options
-
-
-def _read_experiment_yaml(runtime: Any) -> str:
-    """Return the YAML of the experiment that was chosen, "" where there is none."""
-    if (name := runtime.choices.get("experiment")) in (None, "null"):
-        return ""
-    files = (
-        Path(source.path) / "experiment" / f"{name}.yaml"
-        for source in runtime.config_sources
-        if source.schema == "file"
-    )
-    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
 
 
 def _describe_unusable_file(error: Exception) -> str | None:

@@ -1,7 +1,9 @@
 """Several runs side by side: what each was made with, came to and cost, and each against the first.
-`comparison_rows` puts it into words; `as_dict` into plain values for programs."""
 
-from collections.abc import Mapping, Sequence
+`tables` puts it into words, `as_dict` into plain values for programs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,11 +18,14 @@ from medexp.comparison.contrasts import (
     list_answered_questions,
 )
 from medexp.config.flatten import differing
-from medexp.evaluation.paired_stats import Comparison
+from medexp.evaluation.paired_stats import PairedComparison
 from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
+from medexp.evaluation.verdicts import Role
 
-TRAINING_DATA = "training data"  # stands among the settings where runs were trained on other cases
-PAUSE_S = 60.0  # samples of power further apart than this: the run was stopped in between
+# Stands among the settings where runs were trained on other cases.
+TRAINING_DATA = "training data"
+# Where samples of power are further apart than this, the run was stopped in between.
+PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A run in a comparison: `requested_as` is what the user named it by, `ended` how it ended;
-    `missing` says why it is not `evaluated`; `page` is its place on an MLflow server ("" where it has none),
-    `trained_on` the digest of its training cases (None where it is not known)."""
+    """A run in a comparison.
+
+    `requested_as` is what the user named it by, `ended` how it ended; `missing` says why it is not
+    `evaluated`; `page` is its place on an MLflow server ("" where it has none), `trained_on` the
+    digest of its training cases (None where it is not known).
+    """
 
     label: str
     name: str
@@ -68,15 +76,18 @@ class AgainstReference:
     contrasts: tuple[Contrast, ...]
     shared_cases: SharedCases
 
-    def contrast(self, key: str) -> Contrast | None:
-        """The contrast in measure `key`."""
-        return next((each for each in self.contrasts if each.measure.key == key), None)
+    def find_contrast(self, key: str) -> Contrast | None:
+        """Return the contrast in measure `key`; None where there is none."""
+        matching = (contrast for contrast in self.contrasts if contrast.measure.key == key)
+        return next(matching, None)
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two or more runs; the first that was evaluated is the reference of all others. `title` says
-    how they were chosen, `caution` what that choice does to the comparison."""
+    """Two or more runs; the first that was evaluated is the reference of all others.
+
+    `title` says how they were chosen, `caution` what that choice does to the comparison.
+    """
 
     title: str
     runs: tuple[ComparedRun, ...]
@@ -91,57 +102,61 @@ class RunComparison:
     @cached_property
     def against_reference(self) -> tuple[AgainstReference, ...]:
         """Every other evaluated run against the reference."""
-        first = self.reference
-        if first is None or first.evaluated is None:
+        reference = self.reference
+        if reference is None or reference.evaluated is None:
             return ()
         others = [
             (run, run.evaluated)
             for run in self.runs
-            if run is not first and run.evaluated is not None
+            if run is not reference and run.evaluated is not None
         ]
-        found = contrast_runs(first.evaluated, [each for _, each in others])
+        contrasts = contrast_runs(reference.evaluated, [evaluated for _, evaluated in others])
         return tuple(
-            AgainstReference(run, row, count_shared_cases(first.evaluated, each))
-            for (run, each), row in zip(others, found, strict=True)
+            AgainstReference(run, row, count_shared_cases(reference.evaluated, evaluated))
+            for (run, evaluated), row in zip(others, contrasts, strict=True)
         )
 
     @cached_property
-    def comparisons(self) -> int:
-        """How many contrasts could be taken: what every p is corrected for."""
-        return sum(
-            each.comparison is not None
-            for against in self.against_reference
-            for each in against.contrasts
+    def num_comparisons(self) -> int:
+        """How many contrasts could be taken."""
+        contrasts = [contrast for other in self.against_reference for contrast in other.contrasts]
+        return sum(contrast.comparison is not None for contrast in contrasts)
+
+    @cached_property
+    def primary_contrasts(self) -> tuple[Contrast, ...]:
+        """The contrasts in primary measures that could be taken: p is corrected for these."""
+        return tuple(
+            contrast
+            for other in self.against_reference
+            for contrast in other.contrasts
+            if contrast.comparison is not None and contrast.role is Role.primary
         )
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """Every measure that some run has a value of, in the order of the scorecard."""
-        lines = [
-            line
-            for run in self.runs
-            if run.evaluated
-            for line in run.evaluated.scorecard.results
-            if line.comparison is not None
-        ]
-        known = {line.measure.key: line.measure for line in lines}
-        order = [
-            line.measure.key
-            for run in self.runs
-            if run.evaluated
-            for line in run.evaluated.scorecard.results
-        ]
-        return tuple(known[key] for key in dict.fromkeys(order) if key in known)
+        results = [*self.measure_results()]
+        measured = {
+            result.measure.key: result.measure
+            for result in results
+            if result.comparison is not None
+        }
+        order = dict.fromkeys(result.measure.key for result in results)
+        return tuple(measured[key] for key in order if key in measured)
+
+    def measure_results(self) -> Iterator[MeasureResult]:
+        """Yield every line of every run's scorecard."""
+        for run in self.runs:
+            if run.evaluated is not None:
+                yield from run.evaluated.scorecard.results
 
     @cached_property
     def answered_questions(self) -> list[AnsweredQuestion]:
         """Every answered question with its place in every run, those first that most runs have
         answered.
         """
-        return sorted(
-            list_answered_questions([run.evaluated for run in self.runs]),
-            key=lambda each: each.places.count(None),
-        )
+        questions = list_answered_questions([run.evaluated for run in self.runs])
+        return sorted(questions, key=lambda question: question.places.count(None))
 
     @cached_property
     def differences(self) -> dict[str, list[str | None]]:
@@ -149,18 +164,18 @@ class RunComparison:
         where these are not.
         """
         configured = [run for run in self.runs if run.settings]
-        found = differing([run.settings for run in configured]) if self._configured else {}
         digests = [run.trained_on for run in configured]
-        return found | ({TRAINING_DATA: digests} if len({*digests} - {None}) > 1 else {})
-
-    @cached_property
-    def _configured(self) -> bool:
-        return sum(bool(run.settings) for run in self.runs) > 1
+        differences: dict[str, list[str | None]] = {}
+        if len(configured) > 1:
+            differences |= differing([run.settings for run in configured])
+        if len({*digests} - {None}) > 1:
+            differences[TRAINING_DATA] = digests
+        return differences
 
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """What a run's base and tuned model said to a question, as scored."""
+    """What a run's base and tuned model answered to a question, as scored."""
 
     base: str
     before: ScoredAnswer
@@ -170,102 +185,114 @@ class AnswerPair:
     @property
     def figures(self) -> tuple[str, str]:
         """What counts for and against both answers, in words."""
-        scored = (self.before, self.after)
-        counts = [
-            f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported"
-            for each in scored
-        ]
-        return counts[0], counts[1]
+        return _describe_score(self.before), _describe_score(self.after)
+
+
+def _describe_score(answer: ScoredAnswer) -> str:
+    structure, unsupported = answer.values["structure"], len(answer.claims)
+    return f"{structure:.2f} for its sections, {unsupported} unsupported"
 
 
 def find_answers(run: ComparedRun, place: int | None) -> AnswerPair | None:
-    """The answers of `run` at `place` of its record; None where it has none."""
+    """Return the answers of `run` at `place` of its record; None where it has none."""
     if run.evaluated is None or place is None:
         return None
-    case, card = run.evaluated.record.cases[place], run.evaluated.scorecard
-    return AnswerPair(case.base.text, card.before[place], case.tuned.text, card.after[place])
+    case, scorecard = run.evaluated.record.cases[place], run.evaluated.scorecard
+    before, after = scorecard.before[place], scorecard.after[place]
+    return AnswerPair(case.base.text, before, case.tuned.text, after)
 
 
 def find_measure_result(run: ComparedRun, key: str) -> MeasureResult | None:
-    """What changed in measure `key` of `run`; None where it was not evaluated, or has no such
-    measure.
+    """Return what changed in measure `key` of `run`; None where it was not evaluated, or has no
+    such measure.
     """
-    return (
-        next((line for line in run.evaluated.scorecard.results if line.measure.key == key), None)
-        if run.evaluated
-        else None
-    )
+    if run.evaluated is None:
+        return None
+    results = run.evaluated.scorecard.results
+    return next((result for result in results if result.measure.key == key), None)
 
 
 def integrate_energy_wh(power_w: Sequence[tuple[float, float]]) -> float | None:
-    """Watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left out. None
-    under two samples.
+    """Return the watt-hours under samples of (second, watt), by the trapezoid rule; pauses are left
+    out. None under two samples.
     """
+    if len(power_w) < 2:
+        return None
     steps = [
         (late - early, (first + second) / 2) for (early, first), (late, second) in pairwise(power_w)
     ]
-    return (
-        sum(length * watt for length, watt in steps if length <= PAUSE_S) / 3600 if steps else None
-    )
+    return sum(length_s * watt for length_s, watt in steps if length_s <= PAUSE_S) / 3600
 
 
-def as_dict(found: RunComparison) -> dict[str, object]:
-    """All of it as plain values with stable keys, but the answers."""
+def as_dict(comparison: RunComparison) -> dict[str, object]:
+    """Return all but the answers as plain values; the keys are stable, programs read them."""
+    labels = [run.label for run in comparison.runs if run.settings]
     return {
-        "title": found.title,
-        "reference": found.reference.label if found.reference else None,
-        "comparisons": found.comparisons,
-        "settings": {name: dict(zip((run.label for run in found.runs if run.settings), values, strict=True))
-                     for name, values in found.differences.items()},
-        "runs": [_run_dict(run) for run in found.runs],
-        "against_reference": [
-            {
-                "run": against.run.label,
-                "shared_cases": asdict(against.shared_cases),
-                "measures": {each.measure.key: _contrast_dict(each) for each in against.contrasts},
-            }
-            for against in found.against_reference
-        ],
-    }  # fmt: skip
-
-
-def _run_dict(run: ComparedRun) -> dict[str, object]:
-    lines = run.evaluated.scorecard.results if run.evaluated else ()
-    changed = {
-        line.measure.key: (
-            {"before": line.before, "after": line.after, "verdict": line.verdict}
-            | _comparison_dict(line.comparison)
-        )
-        for line in lines
-        if line.comparison is not None
+        "title": comparison.title,
+        "reference": comparison.reference.label if comparison.reference else None,
+        "comparisons": comparison.num_comparisons,
+        "settings": {
+            name: dict(zip(labels, values, strict=True))
+            for name, values in comparison.differences.items()
+        },
+        "runs": [_run_as_dict(run) for run in comparison.runs],
+        "against_reference": [_against_as_dict(other) for other in comparison.against_reference],
     }
-    facts = {
+
+
+def _against_as_dict(other: AgainstReference) -> dict[str, object]:
+    return {
+        "run": other.run.label,
+        "shared_cases": asdict(other.shared_cases),
+        "measures": {
+            contrast.measure.key: _contrast_as_dict(contrast) for contrast in other.contrasts
+        },
+    }
+
+
+def _run_as_dict(run: ComparedRun) -> dict[str, object]:
+    results = run.evaluated.scorecard.results if run.evaluated else ()
+    measures = {
+        result.measure.key: {
+            "before": result.before,
+            "after": result.after,
+            "verdict": result.verdict,
+            **_comparison_as_dict(result.comparison),
+        }
+        for result in results
+        if result.comparison is not None
+    }
+    return {
         "label": run.label,
         "name": run.name,
         "mlflow_run_id": run.run_id,
         "asked": run.requested_as,
         "ended": run.ended,
-    }
-    return facts | {"missing": run.missing, "cost": asdict(run.cost), "measures": changed}
-
-
-def _contrast_dict(each: Contrast) -> dict[str, object]:
-    if each.comparison is None:
-        return {"verdict": each.verdict, "missing": each.missing}
-    means = {"reference": each.comparison.before, "run": each.comparison.after}
-    return {
-        "verdict": each.verdict,
-        **means,
-        **_comparison_dict(each.comparison),
-        "adjusted_p": each.adjusted_p,
+        "missing": run.missing,
+        "cost": asdict(run.cost),
+        "measures": measures,
     }
 
 
-def _comparison_dict(compared: Comparison) -> dict[str, object]:
+def _contrast_as_dict(contrast: Contrast) -> dict[str, object]:
+    comparison = contrast.comparison
+    if comparison is None:
+        return {"verdict": contrast.verdict, "missing": contrast.missing}
     return {
-        "change": compared.change,
-        "low": compared.low,
-        "high": compared.high,
-        "p": compared.p_value,
-        "pairs": compared.pairs,
+        "verdict": contrast.verdict,
+        "reference": comparison.before,
+        "run": comparison.after,
+        **_comparison_as_dict(comparison),
+        "adjusted_p": contrast.adjusted_p,
+    }
+
+
+def _comparison_as_dict(comparison: PairedComparison) -> dict[str, object]:
+    return {
+        "change": comparison.change,
+        "low": comparison.low,
+        "high": comparison.high,
+        "p": comparison.p_value,
+        "pairs": comparison.pairs,
+        "groups": comparison.groups,
     }

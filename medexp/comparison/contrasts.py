@@ -2,24 +2,35 @@
 held-out cases.
 
 A case is the same where question and reference are. A loss is compared where its labelled tokens
-are as many, too: under another prompt or tokenizer a loss per token is another measure. Refuses to
-compare values of different cases: what has no pair is left out, and where nothing has, the contrast
-says why.
+are as many, too: under another prompt or tokenizer a loss per token is another measure. Values of
+different cases are never compared: what has no pair is left out, and where nothing has, the
+contrast says why.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medexp.evaluation.paired_stats import LEVEL, Comparison, adjust_holm, compare_pairs
+from medexp.evaluation.paired_stats import PairedComparison, compare_pairs
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.evaluation.scorecard import Measure, Scorecard
+from medexp.evaluation.scorecard import Measure, Scorecard, find_role
+from medexp.evaluation.verdicts import (
+    IMPROVED,
+    WORSE,
+    MeasuredChange,
+    Role,
+    Verdict,
+    describe_direction,
+    give_verdicts,
+)
 
-_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
+# The losses of a scorecard, by the part of a case that they are taken on.
+_LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
     "loss_completion": lambda loss: loss,
     "loss_reasoning": lambda loss: loss.reasoning,
     "loss_answer": lambda loss: loss.answer,
 }
-_JUDGE, _BENCHMARK = "judge", "benchmark_"
+_JUDGE = "judge"
+_BENCHMARK = "benchmark_"
 
 
 @dataclass(frozen=True)
@@ -33,40 +44,53 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A measure of a run minus that of the reference, over the cases both have; `adjusted_p` is
-    corrected for all comparisons.
+    """A measure of a run minus that of the reference, over the cases both have.
+
+    `judged` is the verdict over the primary and harm measures of all runs together; a measure
+    without one is described.
     """
 
     measure: Measure
-    comparison: Comparison | None = None
-    adjusted_p: float = 1.0
+    comparison: PairedComparison | None = None
+    judged: Verdict | None = None
     missing: str = ""
 
     @property
+    def role(self) -> Role:
+        """Primary, harm or description."""
+        return self.judged.role if self.judged is not None else Role.description
+
+    @property
+    def adjusted_p(self) -> float | None:
+        """The p of a verdict: corrected for the other primary measures, or one-sided for harm."""
+        return self.judged.adjusted_p if self.judged is not None else None
+
+    @property
     def is_detected(self) -> bool:
-        """Does it hold beside all other comparisons: interval without zero, and the adjusted p
-        below 0.05?
-        """
-        return self.is_hinted and self.adjusted_p < 1 - LEVEL
+        """Whether a difference is called: in a primary measure beside all others, or harm."""
+        return self.judged is not None and self.judged.word in (IMPROVED, WORSE)
 
     @property
     def is_hinted(self) -> bool:
-        """Would it be called if it were the only comparison?"""
-        return self.comparison is not None and self.comparison.is_detected
+        """Whether it is called, or would be if this primary measure were the only one."""
+        is_alone = self.comparison is not None and self.comparison.is_detected
+        return self.is_detected or (self.role is Role.primary and is_alone)
 
     @property
     def verdict(self) -> str:
-        """better, worse or differs; maybe before it where it holds only alone; none detected; not
-        compared.
+        """Return better or worse, maybe before it where a primary measure holds only alone, none
+        detected, or too few groups; higher, lower or same of a description; or not compared.
         """
         if self.comparison is None:
             return "not compared"
+        if self.role is Role.description:
+            return describe_direction(self.comparison.change)
         if not self.is_hinted:
-            return self.comparison.nothing("none detected")
-        way = self.measure.better * self.comparison.change
-        return ("" if self.is_detected else "maybe ") + (
-            "better" if way > 0 else "worse" if way < 0 else "differs"
-        )
+            return self.comparison.verdict_without_change("none detected")
+        if self.is_detected and self.judged is not None:
+            return "better" if self.judged.word == IMPROVED else "worse"
+        gain = self.measure.better * self.comparison.change
+        return "maybe better" if gain > 0 else "maybe worse"
 
 
 @dataclass(frozen=True)
@@ -97,96 +121,114 @@ class AnsweredQuestion:
 def contrast_runs(
     reference: EvaluatedRun, others: Sequence[EvaluatedRun | None]
 ) -> list[tuple[Contrast, ...]]:
-    """For every run of `others` a contrast to `reference` in each measure; p is adjusted for all of
-    them together (Holm).
+    """Return for every run of `others` a contrast to `reference` in each measure.
+
+    The primary measures are those that the reference named; p is adjusted for all of them in all
+    runs together (Holm).
     """
     measures = {
-        line.measure.key: line.measure
+        result.measure.key: result.measure
         for run in (reference, *others)
         if run is not None
-        for line in run.scorecard.results
+        for result in run.scorecard.results
     }
-    found = [
-        [_contrast_measure(reference, run, each) for each in measures.values()]
-        if run is not None
-        else []
+    rows = [
+        [_contrast_measure(reference, run, measure) for measure in measures.values()] if run else []
         for run in others
     ]
-    compared = [each.comparison for row in found for each in row if each.comparison is not None]
-    adjusted = iter(adjust_holm([each.p_value for each in compared]))
+    changes = {
+        (place, contrast.measure.key): change
+        for place, row in enumerate(rows)
+        for contrast, change in row
+        if change is not None
+    }
+    verdicts = give_verdicts(changes)
     return [
-        tuple(replace(each, adjusted_p=next(adjusted)) if each.comparison else each for each in row)
-        for row in found
+        tuple(
+            replace(contrast, judged=verdicts.get((place, contrast.measure.key)))
+            for contrast, _ in row
+        )
+        for place, row in enumerate(rows)
     ]
 
 
 def count_shared_cases(reference: EvaluatedRun, other: EvaluatedRun) -> SharedCases:
-    """How many cases `other` shares with `reference`."""
+    """Return how many cases `other` shares with `reference`."""
+    have_digests = _have_digests(reference, other)
+    held_out = [{*_name_cases(run.record, have_digests)} for run in (reference, other)]
     answered = [{case.digest for case in run.record.cases} for run in (reference, other)]
-    held_out = [
-        set(_name_cases(run.record, _have_digests(reference, other))) for run in (reference, other)
-    ]
-    return SharedCases(
-        _count_shared(*held_out), _count_shared(*answered), _have_digests(reference, other)
-    )
+    return SharedCases(_count_shared(*held_out), _count_shared(*answered), have_digests)
 
 
 def list_answered_questions(runs: Sequence[EvaluatedRun | None]) -> list[AnsweredQuestion]:
-    """Every question that was answered in any of `runs`, in the order of the first that has it."""
+    """Return every question that was answered in any of `runs`, in the order of the first that has
+    it.
+    """
     places = [
         {case.digest: place for place, case in enumerate(run.record.cases)} if run else {}
         for run in runs
     ]
     cases = {case.digest: case for run in reversed(runs) if run for case in run.record.cases}
-    order = dict.fromkeys(digest for each in places for digest in each)
+    order = dict.fromkeys(digest for places_of_run in places for digest in places_of_run)
     return [
         AnsweredQuestion(
-            cases[key].question, cases[key].reference, tuple(each.get(key) for each in places)
+            cases[digest].question,
+            cases[digest].reference,
+            tuple(places_of_run.get(digest) for places_of_run in places),
         )
-        for key in order
+        for digest in order
     ]
 
 
 def values_by_case(
     run: EvaluatedRun, key: str, with_digests: bool = True
 ) -> dict[str, tuple[float, float]]:
-    """The value of measure `key` in every case of the tuned model, by what a case must share to be
-    compared; beside it what the case weighs in a mean: 1, in a loss its labelled tokens.
+    """Return the value of measure `key` in every case of the tuned model, by what a case must share
+    to be compared; beside it what the case weighs in a mean: 1, in a loss its labelled tokens.
 
     Without digests (records older than them) a loss is known by its place and by all counts of
     labelled tokens.
     """
-    if key in _PARTS:
-        return _losses(run.record, _PARTS[key], with_digests)
+    if key in _LOSS_PARTS:
+        return _losses(run.record, _LOSS_PARTS[key], with_digests)
     if key == _JUDGE:
         values = _marks(run)
     elif key.startswith(_BENCHMARK):
         values = _grades(run, key.removeprefix(_BENCHMARK))
     else:
-        scored = zip(run.record.cases, run.scorecard.after, strict=True)
+        answers = zip(run.record.cases, run.scorecard.after, strict=True)
         values = {
             case.digest: value
-            for case, each in scored
-            if (value := each.values.get(key)) is not None
+            for case, answer in answers
+            if (value := answer.values.get(key)) is not None
         }
     return {case: (value, 1.0) for case, value in values.items()}
 
 
-def _contrast_measure(reference: EvaluatedRun, run: EvaluatedRun, measure: Measure) -> Contrast:
-    theirs, ours = (
-        values_by_case(each, measure.key, _have_digests(reference, run))
-        for each in (reference, run)
-    )
+def _contrast_measure(
+    reference: EvaluatedRun, run: EvaluatedRun, measure: Measure
+) -> tuple[Contrast, MeasuredChange | None]:
+    """Return the contrast without its verdict, and what the verdict is given on."""
+    have_digests = _have_digests(reference, run)
+    theirs = values_by_case(reference, measure.key, have_digests)
+    ours = values_by_case(run, measure.key, have_digests)
     shared = [case for case in theirs if case in ours]
     if not shared:
-        return Contrast(measure, missing=_explain_missing(measure, theirs, ours, (reference, run)))
+        reason = _explain_missing(measure, theirs, ours, (reference, run))
+        return Contrast(measure, missing=reason), None
+    before, after = [theirs[case][0] for case in shared], [ours[case][0] for case in shared]
     weights = [theirs[case][1] for case in shared]
-    return Contrast(
-        measure,
-        compare_pairs(
-            [theirs[case][0] for case in shared], [ours[case][0] for case in shared], weights
-        ),
-    )
+    groups = _name_groups(reference.record, shared)
+    comparison = compare_pairs(before, after, weights, groups=groups)
+    role = find_role(measure.key, reference.scorecard.primary)
+    change = MeasuredChange(role, measure.better, comparison, before, after)
+    return Contrast(measure, comparison), change
+
+
+def _name_groups(record: Record, cases: Sequence[str]) -> list[str]:
+    """Return the group of every case of `values_by_case`, whose names begin with their digest."""
+    groups = record.group_of_digest()
+    return [groups.get(case.partition(" ")[0].rstrip(":"), case) for case in cases]
 
 
 def _explain_missing(
@@ -197,18 +239,19 @@ def _explain_missing(
 ) -> str:
     for values, run in zip((theirs, ours), runs, strict=True):
         if not values:
-            lines = [line for line in run.scorecard.results if line.measure.key == measure.key]
-            return lines[0].missing if lines and lines[0].missing else "not measured in both"
-    if measure.key in _PARTS:
+            reasons = [
+                result.missing
+                for result in run.scorecard.results
+                if result.measure.key == measure.key
+            ]
+            return reasons[0] if reasons and reasons[0] else "not measured in both"
+    if measure.key in _LOSS_PARTS:
         return (
             "no held-out case with the same labelled tokens in both (other cases, prompt or"
             " tokenizer)"
         )
-    return (
-        "asked otherwise in both"
-        if measure.key.startswith((_JUDGE, _BENCHMARK))
-        else "no held-out case in both"
-    )
+    is_asked_elsewhere = measure.key.startswith((_JUDGE, _BENCHMARK))
+    return "asked otherwise in both" if is_asked_elsewhere else "no held-out case in both"
 
 
 def _have_digests(*runs: EvaluatedRun) -> bool:
@@ -229,31 +272,31 @@ def _losses(
 def _name_cases(record: Record, with_digests: bool) -> Sequence[str]:
     if with_digests:
         return record.held_out
-    whole = ",".join(f"{loss.tokens}/{loss.answer_tokens}" for loss in record.tuned_losses)
-    return [f"{place} of {whole}" for place in range(len(record.tuned_losses))]
+    all_counts = ",".join(f"{loss.tokens}/{loss.answer_tokens}" for loss in record.tuned_losses)
+    return [f"{place} of {all_counts}" for place in range(len(record.tuned_losses))]
 
 
 def _marks(run: EvaluatedRun) -> dict[str, float]:
     if run.record.judged is None:
         return {}
     judge = "/".join(_settings_under(run, "evaluation.judge."))
-    # the first cases, as many as were judged
-    marked = zip(run.record.cases, run.record.judged.tuned, strict=False)
-    return {f"{case.digest} {judge}": each.mark for case, each in marked if each.mark is not None}
+    # Only the first cases may have been judged: as many as there are judgements.
+    judged = zip(run.record.cases, run.record.judged.tuned, strict=False)
+    return {
+        f"{case.digest} {judge}": judgement.mark
+        for case, judgement in judged
+        if judgement.mark is not None
+    }
 
 
 def _grades(run: EvaluatedRun, name: str) -> dict[str, float]:
     if name not in run.record.benchmarks:
         return {}
-    right = run.record.benchmarks[name].tuned
-    source = "/".join(
-        [
-            *_settings_under(run, f"evaluation.benchmark_files.{name}"),
-            *_settings_under(run, "evaluation.benchmark_limit"),
-            str(len(right)),
-        ]
-    )
-    return {f"{place} of {source}": float(each) for place, each in enumerate(right)}
+    grades = run.record.benchmarks[name].tuned
+    files = _settings_under(run, f"evaluation.benchmark_files.{name}")
+    limit = _settings_under(run, "evaluation.benchmark_limit")
+    source = "/".join([*files, *limit, str(len(grades))])
+    return {f"{place} of {source}": float(is_right) for place, is_right in enumerate(grades)}
 
 
 def _settings_under(run: EvaluatedRun, prefix: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from medexp.comparison.comparison import (
     RunComparison,
     find_measure_result,
 )
+from medexp.evaluation.leading_lines import Tone, make_leading_lines
 from medexp.evaluation.resampling import min_groups_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, duration, figure
@@ -24,7 +25,8 @@ SHARED = {
     "training.max_steps": "{} steps",
     "training.seed": "seed {}",
 }
-_WHOLE = {  # what makes two runs more than two adapters
+# What makes two runs differ in more than their adapters.
+_BEYOND_ADAPTER = {
     "model": ("model.name", "model.path", "model.revision", "model.quantisation"),
     "prompt": ("prompt.question", "prompt.completion"),
     "evaluation.max_new_tokens": ("evaluation.max_new_tokens",),
@@ -41,18 +43,23 @@ _COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "elapsed_s": ("whole run", duration),
     "energy_wh": ("GPU energy, Wh", lambda energy: f"{energy:,.1f}"),
 }
-_ALWAYS = ("loss_", "structure")  # measures that are shown whatever came of them
+# Measures that are shown whatever came of them, by how their keys begin.
+_ALWAYS_SHOWN = ("loss_", "structure")
 _FRACTION = re.compile(r"-?\d*\.\d+(e[+-]?\d+)?|-?\d+(\.\d+)?e[+-]?\d+")
-# groups whose name says what their other settings are
-_NAMED = ("model", "dataset", "prompt", "hardware")
+# Groups whose name says what their other settings are.
+_NAMED_GROUPS = ("model", "dataset", "prompt", "hardware")
+# A cell that is longer is cut.
+_CELL_CHARACTERS = 60
 
 
-def describe_shared_settings(found: RunComparison) -> str:
-    """What all runs have in common, in a line."""
-    configured = [run.settings for run in found.runs if run.settings]
+def describe_shared_settings(comparison: RunComparison) -> str:
+    """Return what all runs have in common, in a line."""
+    configured = [run.settings for run in comparison.runs if run.settings]
     if len(configured) < 2:
         return "Fewer than two of these runs have kept their config."
-    common = {key: value for key, value in configured[0].items() if key not in found.differences}
+    common = {
+        key: value for key, value in configured[0].items() if key not in comparison.differences
+    }
     named = [
         words.format(_round_fraction(common[key], 4))
         for key, words in SHARED.items()
@@ -60,30 +67,36 @@ def describe_shared_settings(found: RunComparison) -> str:
     ]
     return (
         f"All: {', '.join(named)}; {len(common)} settings are the same in all, different:"
-        f" {len(found.differences)}."
+        f" {len(comparison.differences)}."
     )
 
 
-def build_setting_rows(found: RunComparison) -> tuple[list[tuple[str, ...]], list[str]]:
-    """A row for every setting that differs, a cell for every run; and the names of those that say
-    nothing more: they come with another model or data set, or are off where they are known (a run
-    of an older medexp has not heard of them)."""
+def build_setting_rows(comparison: RunComparison) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return a row for every setting that differs, a cell for every run; and the names of those
+    that say nothing more: they come with another model or data set, or are off where they are known
+    (a run of an older medexp has not heard of them).
+    """
     names = [
         name
-        for name, values in found.differences.items()
-        if not _follows_from_name(name, found) and not _is_off(values)
+        for name, values in comparison.differences.items()
+        if not _follows_from_name(name, comparison) and not _is_off(values)
     ]
-    labels = [run.label for run in found.runs if run.settings]
-    cells = {name: dict(zip(labels, found.differences[name], strict=True)) for name in names}
+    labels = [run.label for run in comparison.runs if run.settings]
+    cells = {name: dict(zip(labels, comparison.differences[name], strict=True)) for name in names}
     rows = [
-        (name, *_format_cells([cells[name].get(run.label) for run in found.runs])) for name in names
+        (name, *_format_cells([cells[name].get(run.label) for run in comparison.runs]))
+        for name in names
     ]
-    return rows, [name for name in found.differences if name not in names]
+    return rows, [name for name in comparison.differences if name not in names]
 
 
-def _follows_from_name(name: str, found: RunComparison) -> bool:
+def _follows_from_name(name: str, comparison: RunComparison) -> bool:
     group = name.partition(".")[0]
-    return group in _NAMED and name != f"{group}.name" and f"{group}.name" in found.differences
+    return (
+        group in _NAMED_GROUPS
+        and name != f"{group}.name"
+        and f"{group}.name" in comparison.differences
+    )
 
 
 def _is_off(values: Sequence[str | None]) -> bool:
@@ -91,7 +104,9 @@ def _is_off(values: Sequence[str | None]) -> bool:
 
 
 def _format_cells(values: Sequence[str | None]) -> list[str]:
-    """`values` of one setting, fractions with as few digits as tell them apart, and four at least."""
+    """Return `values` of one setting, fractions with as few digits as tell them apart, and four at
+    least.
+    """
     given = {value for value in values if value is not None}
     for digits in range(4, 18):
         short = {value: _round_fraction(value, digits) for value in given}
@@ -101,223 +116,229 @@ def _format_cells(values: Sequence[str | None]) -> list[str]:
 
 
 def _round_fraction(value: str, digits: int) -> str:
-    return (
-        min(value, f"{float(value):.{digits}g}", key=len) if _FRACTION.fullmatch(value) else value
-    )
+    if not _FRACTION.fullmatch(value):
+        return value
+    return min(value, f"{float(value):.{digits}g}", key=len)
 
 
 def _shorten_cell(value: str | None) -> str:
     text = "–" if value is None else " ".join(value.split())
-    return text if len(text) <= 60 else text[:58] + " …"
+    return text if len(text) <= _CELL_CHARACTERS else text[: _CELL_CHARACTERS - 2] + " …"
 
 
-def build_run_rows(found: RunComparison) -> list[tuple[str, ...]]:
-    """A row for every run: label, name, how it ended, what was evaluated, its id in MLflow or its
-    folder.
+def build_run_rows(comparison: RunComparison) -> list[tuple[str, ...]]:
+    """Return a row for every run: label, name, how it ended, what was evaluated, its id in MLflow
+    or its folder.
     """
     rows: list[tuple[str, ...]] = []
-    for run in found.runs:
-        record = run.evaluated.record if run.evaluated else None
-        counts = (
-            f"{len(record.tuned_losses)} held out, {len(record.cases)} answered"
-            if record
-            else run.missing
-        )
+    for run in comparison.runs:
+        counts = run.missing
+        if run.evaluated is not None:
+            record = run.evaluated.record
+            counts = f"{len(record.tuned_losses)} held out, {len(record.cases)} answered"
         rows.append((run.label, run.name, run.ended, counts, run.run_id or run.requested_as))
     return rows
 
 
-def caveats(found: RunComparison) -> list[str]:
-    """What a reader must know before comparing: runs that cannot be compared, or only in part, and
-    why.
+def caveats(comparison: RunComparison) -> list[str]:
+    """Return what a reader must know before comparing: runs that cannot be compared, or only in
+    part, and why.
     """
-    said = [f"{run.label}: {run.missing}" for run in found.runs if run.evaluated is None]
-    silent = [
-        run.label
-        for run in found.runs
-        if run.evaluated is not None and not run.evaluated.record.cases
+    sentences = [f"{run.label}: {run.missing}" for run in comparison.runs if run.evaluated is None]
+    without_answers = [
+        run.label for run in comparison.runs if run.evaluated and not run.evaluated.record.cases
     ]
-    if silent:
-        said.append(
-            f"{', '.join(silent)}: no question was answered (evaluation.answers=0); compared by"
-            " losses alone."
+    if without_answers:
+        sentences.append(
+            f"{', '.join(without_answers)}: no question was answered (evaluation.answers=0);"
+            " compared by losses alone."
         )
-    if found.reference is None:
+    if comparison.reference is None:
         return [
-            *said,
-            (
-                "Nothing is compared case by case: fewer than two of these runs have stored answers"
-                " or losses."
-            ),
+            *sentences,
+            "Nothing is compared case by case: fewer than two of these runs have stored answers or"
+            " losses.",
         ]
-    said += [
-        sentence
-        for each in found.against_reference
-        for sentence in _explain_unshared_cases(found.reference, each)
-    ]
-    return [*said, found.caution] if found.caution else said
+    for other in comparison.against_reference:
+        sentences += _explain_unshared_cases(comparison.reference, other)
+        sentences += _explain_other_model(comparison.reference, other)
+    return [*sentences, comparison.caution] if comparison.caution else sentences
 
 
-def _explain_unshared_cases(first: ComparedRun, against: AgainstReference) -> Iterator[str]:
-    lap, run = against.shared_cases, against.run
-    shared_cases, mine, yours = lap.held_out
-    answered, my_answers, your_answers = lap.answered
-    who = f"{run.label} against {first.label}"
-    if not shared_cases and not lap.is_known:
+def _explain_unshared_cases(reference: ComparedRun, other: AgainstReference) -> Iterator[str]:
+    cases, pair = other.shared_cases, f"{other.run.label} against {reference.label}"
+    held_out, in_reference, in_other = cases.held_out
+    answered, answered_in_reference, answered_in_other = cases.answered
+    if not held_out and not cases.is_known:
         yield (
-            f"{who}: a record is older than the digests of held-out cases, and the counts of"
-            f" labelled tokens are not the same ({yours} cases, {mine}): no loss is paired."
+            f"{pair}: a record is older than the digests of held-out cases, and the counts of"
+            f" labelled tokens are not the same ({in_other} cases, {in_reference}): no loss is"
+            " paired."
         )
-    elif not shared_cases:
+    elif not held_out:
         yield (
-            f"{who}: other held-out cases ({yours} and {mine}, none in common): no loss is paired."
+            f"{pair}: other held-out cases ({in_other} and {in_reference}, none in common): no loss"
+            " is paired."
         )
-    elif shared_cases < max(mine, yours):
-        yield f"{who}: {yours} and {mine} held-out cases, the {shared_cases} in common are paired."
-    if my_answers and your_answers and answered < max(my_answers, your_answers):
+    elif held_out < max(in_reference, in_other):
         yield (
-            f"{who}: {your_answers} and {my_answers} answered questions, the {answered} in common"
-            " are paired."
+            f"{pair}: {in_other} and {in_reference} held-out cases, the {held_out} in common are"
+            " paired."
         )
-    yield from _explain_other_model(first, run, against)
+    are_both_answered = answered_in_reference and answered_in_other
+    if are_both_answered and answered < max(answered_in_reference, answered_in_other):
+        yield (
+            f"{pair}: {answered_in_other} and {answered_in_reference} answered questions, the"
+            f" {answered} in common are paired."
+        )
 
 
-def _explain_other_model(
-    first: ComparedRun, run: ComparedRun, against: AgainstReference
-) -> Iterator[str]:
-    if not (first.settings and run.settings):
+def _explain_other_model(reference: ComparedRun, other: AgainstReference) -> Iterator[str]:
+    run = other.run
+    if not (reference.settings and run.settings):
         return
-    other = [
-        names
-        for names, keys in _WHOLE.items()
-        if any(first.settings.get(key) != run.settings.get(key) for key in keys)
+    differing = [
+        name
+        for name, keys in _BEYOND_ADAPTER.items()
+        if any(reference.settings.get(key) != run.settings.get(key) for key in keys)
     ]
-    if other:
-        loss = against.contrast("loss_completion")
-        is_unpaired = (
-            loss is not None and loss.comparison is None and against.shared_cases.held_out[0]
-        )
-        alone = " Losses are not paired: the labelled tokens differ." if is_unpaired else ""
-        who = f"{run.label} against {first.label}"
-        yield (
-            f"{who}: another {' and another '.join(other)}; what is compared is that too, not the"
-            f" adapter alone.{alone}"
-        )
+    if not differing:
+        return
+    loss = other.find_contrast("loss_completion")
+    is_unpaired = loss is not None and loss.comparison is None and other.shared_cases.held_out[0]
+    yield (
+        f"{run.label} against {reference.label}: another {' and another '.join(differing)}; what is"
+        " compared is that too, not the adapter alone."
+        + (" Losses are not paired: the labelled tokens differ." if is_unpaired else "")
+    )
 
 
-def build_change_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and run: measure (once), label, before -> after, verdict, change with
-    its interval.
+def build_change_rows(
+    comparison: RunComparison, measures: Sequence[Measure]
+) -> list[tuple[str, ...]]:
+    """Return a row for every measure and run: measure (once), label, before -> after, verdict,
+    change with its interval.
     """
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
-        for run in found.runs:
-            line = find_measure_result(run, measure.key)
-            if line is not None and line.comparison is not None:
-                change = f"{figure(line.before)} -> {figure(line.after)}"
-                rows.append((title, run.label, change, line.verdict, line.comparison.figures()))
+        for run in comparison.runs:
+            result = find_measure_result(run, measure.key)
+            if result is not None and result.comparison is not None:
+                values = f"{figure(result.before)} -> {figure(result.after)}"
+                change = result.comparison.figures()
+                rows.append((title, run.label, values, result.verdict, change))
                 title = ""
     return rows
 
 
-def build_contrast_rows(found: RunComparison, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """A row for every measure and other run: measure (once), label, both means over the pairs,
-    verdict, difference, p, pairs.
+def build_contrast_rows(
+    comparison: RunComparison, measures: Sequence[Measure]
+) -> list[tuple[str, ...]]:
+    """Return a row for every measure and other run: measure (once), label, both means over the
+    pairs, verdict, difference, p, pairs.
     """
     rows: list[tuple[str, ...]] = []
     for measure in measures:
         title = measure.title
-        for against in found.against_reference:
-            each = against.contrast(measure.key)
-            if each is not None and (compared := each.comparison) is not None:
-                means = f"{figure(compared.before)} | {figure(compared.after)}"
-                p_values = f"{compared.p_value:.2g} | {each.adjusted_p:.2g}"
-                row = (
-                    title,
-                    against.run.label,
-                    means,
-                    each.verdict,
-                    compared.interval(),
-                    p_values,
-                    str(compared.pairs),
-                )
-                rows.append(row)
-                title = ""
+        for other in comparison.against_reference:
+            contrast = other.find_contrast(measure.key)
+            if contrast is None or contrast.comparison is None:
+                continue
+            change = contrast.comparison
+            means = f"{figure(change.before)} | {figure(change.after)}"
+            adjusted = "–" if contrast.adjusted_p is None else f"{contrast.adjusted_p:.2g}"
+            p_values = f"{change.p_value:.2g} | {adjusted}"
+            sample = change.sample().removeprefix("n ")
+            shown = (contrast.verdict, change.interval(), p_values, sample)
+            rows.append((title, other.run.label, means, *shown))
+            title = ""
     return rows
 
 
-def unchanged_measures(found: RunComparison) -> list[Measure]:
-    """The measures beside losses and structure in which no run changed beyond chance, and none
-    differs from the reference.
+def unchanged_measures(comparison: RunComparison) -> list[Measure]:
+    """Return the measures beside losses and structure in which no run changed beyond chance, and
+    none differs from the reference.
     """
     return [
-        each
-        for each in found.measures
-        if not each.key.startswith(_ALWAYS) and not _is_news(found, each.key)
+        measure
+        for measure in comparison.measures
+        if not measure.key.startswith(_ALWAYS_SHOWN) and not _has_news(comparison, measure.key)
     ]
 
 
-def _is_news(found: RunComparison, key: str) -> bool:
-    lines = [find_measure_result(run, key) for run in found.runs]
-    others = [against.contrast(key) for against in found.against_reference]
-    return any(line and line.comparison and line.comparison.is_detected for line in lines) or any(
-        each and each.is_hinted for each in others
+def _has_news(comparison: RunComparison, key: str) -> bool:
+    results = [find_measure_result(run, key) for run in comparison.runs]
+    contrasts = [other.find_contrast(key) for other in comparison.against_reference]
+    has_change = any(
+        result and result.comparison and result.comparison.is_detected for result in results
+    )
+    return has_change or any(
+        contrast
+        and (contrast.is_hinted or (contrast.comparison and contrast.comparison.is_detected))
+        for contrast in contrasts
     )
 
 
-def reading_notes(found: RunComparison) -> list[str]:
-    """How the verdicts are to be read, and what so many comparisons allow."""
-    lines = [
-        line
-        for run in found.runs
+def build_leading_rows(comparison: RunComparison) -> list[tuple[str, str, str, Tone]]:
+    """Return for every evaluated run its three lines: label, FORM, MEDICINE or HARM, text, tone."""
+    return [
+        (run.label, line.name, line.text, line.tone)
+        for run in comparison.runs
         if run.evaluated is not None
-        for line in run.evaluated.scorecard.results
+        for line in make_leading_lines(run.evaluated.scorecard)
     ]
-    verdicts = sum(line.comparison is not None for line in lines)
-    said = [
-        "before -> after is each run against its own base. A verdict there stands for itself: had"
-        f" nothing changed, up to one in twenty of the {verdicts} would still claim so."
-    ]
-    if (first := found.reference) is not None and found.comparisons:
-        said += [_explain_correction(first, found.comparisons), *_warn_of_too_few_pairs(found)]
-    return said
 
 
-def _explain_correction(first: ComparedRun, comparisons: int) -> str:
+def reading_notes(comparison: RunComparison) -> list[str]:
+    """Return how the verdicts are to be read, and what so many comparisons allow."""
+    notes = [
+        "before -> after is each run against its own base. Only primary measures (evaluation.primary)"
+        " and harm measures give a verdict; everything else is described."
+    ]
+    reference = comparison.reference
+    if reference is not None and comparison.primary_contrasts:
+        notes.append(_explain_correction(reference, len(comparison.primary_contrasts)))
+        notes += _warn_of_too_few_groups(comparison)
+    elif reference is not None and comparison.num_comparisons:
+        notes.append(
+            f"{reference.label} is the reference. No primary measure is in both runs, so nothing is"
+            " called better or worse: higher and lower are descriptions."
+        )
+    return notes
+
+
+def _explain_correction(reference: ComparedRun, comparisons: int) -> str:
     return (
-        f"{first.label} is the reference. better and worse: the 95 % bootstrap interval of the"
-        " paired differences is without zero, and the sign test points the same way and holds"
-        f" after Holm's correction for all {comparisons} comparisons. maybe: it would hold if it"
-        " were the only one; a reason to look again, no finding. Intervals are not corrected. In a"
-        " loss every token counts the same, in its sign test every case. Cases are resampled,"
-        " training is not: what another seed would change is in none of this (python -m"
-        " medexp.train -m sweep=seeds)."
+        f"{reference.label} is the reference, and its primary measures are those of the page."
+        " better and worse: the BCa 95 % interval of the paired differences is without zero, and the"
+        " sign-flip test by group (condition, patient) holds after Holm's correction for all"
+        f" {comparisons} comparisons in primary measures. maybe: it would hold if it were the only"
+        " one; a reason to look again, no finding. Harm is called worse one-sided below 0.1, or where"
+        " any case is newly harmful. Intervals are not corrected. In a loss every token counts the"
+        " same. Groups are resampled, training is not: what another seed would change is in none of"
+        " this (python -m medexp.train -m sweep=seeds)."
     )
 
 
-def _warn_of_too_few_pairs(found: RunComparison) -> Iterator[str]:
-    """Is there a measure with too few pairs to pass unless others pass before it?"""
-    fewest = min(
-        each.comparison.groups
-        for against in found.against_reference
-        for each in against.contrasts
-        if each.comparison is not None
-    )
-    needed = min_groups_needed(found.comparisons)
+def _warn_of_too_few_groups(comparison: RunComparison) -> Iterator[str]:
+    """Yield a warning where a primary measure has too few groups to pass unless others pass first."""
+    contrasts = comparison.primary_contrasts
+    fewest = min(contrast.comparison.groups for contrast in contrasts if contrast.comparison)
+    needed = min_groups_needed(len(contrasts))
     if fewest < needed:
         yield (
-            f"Beside {found.comparisons} comparisons a measure passes on its own with {needed}"
-            f" pairs or more; some here have {fewest}. Compare fewer runs, or answer more"
-            " questions: python -m medexp.evaluate run=ID evaluation.answers=N."
+            f"Beside {len(contrasts)} comparisons a measure passes on its own with {needed} groups"
+            f" or more; some here have {fewest}. Compare fewer runs, or answer more questions:"
+            " python -m medexp.evaluate run=ID evaluation.answers=N."
         )
 
 
-def build_cost_rows(found: RunComparison) -> list[tuple[str, ...]]:
-    """A row for every figure of cost that some run has, a cell for every run."""
+def build_cost_rows(comparison: RunComparison) -> list[tuple[str, ...]]:
+    """Return a row for every figure of cost that some run has, a cell for every run."""
     rows: list[tuple[str, ...]] = []
-    for name, (title, written) in _COSTS.items():
-        values = [getattr(run.cost, name) for run in found.runs]
+    for name, (title, write) in _COSTS.items():
+        values = [getattr(run.cost, name) for run in comparison.runs]
         if any(value is not None for value in values):
-            rows.append((title, *("–" if value is None else written(value) for value in values)))
+            rows.append((title, *("–" if value is None else write(value) for value in values)))
     return rows

@@ -4,7 +4,7 @@ group composed by its name.
 Refuses to read a case: what the parts hold is known when they are loaded.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from math import isfinite
 from typing import Any
@@ -21,25 +21,30 @@ from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 SETTABLE = ("path", "hub_id", "config", "revision", "columns", "group_by")
 
 
-def expand(dataset: Dataset) -> Iterator[str]:
-    """Put a `MixtureSource` in the place of every entry of `dataset.mixture` and of `dataset.held_out_from`;
-    yields every problem.
+def expand_sources(dataset: Dataset) -> tuple[Dataset, list[str]]:
+    """Return `dataset` with a `MixtureSource` in the place of every entry of its mixture and of
+    `held_out_from`, and every problem; what has one is left as it was.
     """
+    problems: list[str] = []
+    mixture: list[Any] = []
     for place, entry in enumerate(dataset.mixture):
         try:
-            dataset.mixture[place] = _part(entry, f"dataset.mixture[{place}]")
+            mixture.append(_part(entry, f"dataset.mixture[{place}]"))
         except ConfigError as error:
-            yield from error.problems
+            mixture.append(entry)
+            problems += error.problems
+    dataset = replace(dataset, mixture=mixture)
     if isinstance(dataset.held_out_from, str):
         try:
-            dataset.held_out_from = _measured(dataset)
+            dataset = replace(dataset, held_out_from=_measured(dataset))
         except ConfigError as error:
-            yield from error.problems
+            problems += error.problems
     elif dataset.held_out_from is not None:
-        yield (
+        problems.append(
             f"dataset.held_out_from={dataset.held_out_from} is not the name of a dataset option;"
             f" there are {listing(_options())}"
         )
+    return dataset, problems
 
 
 def trained(dataset: Dataset) -> list[MixtureSource]:

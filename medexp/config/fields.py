@@ -2,7 +2,7 @@
 becomes an object.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, FrozenInstanceError, dataclass, field, fields
 from math import isfinite
 from typing import Any, ClassVar, get_origin
 
@@ -11,6 +11,27 @@ from omegaconf import MISSING
 from medexp.errors import ConfigError
 
 LARGEST = 2**63 - 1  # of a whole number: what 64 bits hold
+
+
+class SetOnce:
+    """A dataclass whose fields are set when it is made and never again.
+
+    `dataclass(frozen=True)` would say the same, and OmegaConf would then let no preset and no
+    override change the composed config either.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__:
+            raise FrozenInstanceError(
+                f"{type(self).__name__}.{name} is not set twice; make another by"
+                " dataclasses.replace or medexp.config.changes.change_values"
+            )
+        super().__setattr__(name, value)
+
+
+def config_fields(schema: Any) -> list["Field[Any]"]:
+    """Return the fields of dataclass `schema` that are keys of a composed config."""
+    return [key for key in fields(schema) if not key.metadata.get("omegaconf_ignore")]
 
 
 def number(
@@ -53,7 +74,7 @@ def _outside(value: float, limits: dict[str, float | None]) -> bool:
 
 
 @dataclass
-class Group:
+class Group(SetOnce):
     """A config group. Raises ConfigError from `__post_init__` with every field that is outside its
     range.
     """

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 
-from medexp.config.schema import RunConfig
+from medexp.config.schema import GROUP_NAMES, RunConfig
 
 Value = str | int | float | bool | None | list[object]
 # What `dataset.faulty` leaves out, the digest of the cases tells.
@@ -37,7 +37,7 @@ _TELLING_OF_A_PART = (".name", ".weight", ".path")
 
 def flatten(run: RunConfig) -> dict[str, Value]:
     """Every leaf of `run` under its dotted name, enums as their values."""
-    return dict(_leaves("", asdict(run)))
+    return dict(_leaves("", {name: asdict(getattr(run, name)) for name in GROUP_NAMES}))
 
 
 def is_of_experiment(name: str) -> bool:
@@ -122,7 +122,7 @@ def settings(groups: Mapping[str, object]) -> dict[str, str]:
     """
     leaves = _leaves(
         "",
-        {name: group for name, group in groups.items() if name in RunConfig.__dataclass_fields__},
+        {name: group for name, group in groups.items() if name in GROUP_NAMES},
     )
     return {name: shown(value) for name, value in leaves if is_of_experiment(name)}
 

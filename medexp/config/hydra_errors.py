@@ -6,7 +6,7 @@ import re
 import shlex
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -20,6 +20,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from medexp.config.fields import config_fields
 from medexp.config.other_names import in_our_words
 from medexp.errors import closest, first_line, listing, nearest, suggestion
 
@@ -33,7 +34,7 @@ _AS_IN = {list: "[A,B]", dict: "{A: B}"}
 def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
     """Every dotted key of a schema dataclass with its type, groups included."""
     for name, kind in get_type_hints(schema).items():
-        if name in {each.name for each in fields(schema)}:
+        if name in {key.name for key in config_fields(schema)}:
             yield name, kind
             if is_dataclass(kind) and isinstance(kind, type):
                 yield from ((f"{name}.{inner}", inner_kind) for inner, inner_kind in keys_of(kind))

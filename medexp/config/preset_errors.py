@@ -6,7 +6,7 @@ Python say of a file that is none through as it is. The file is read once more h
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from medexp.config.fields import config_fields
 from medexp.config.hydra_errors import keys_of, unknown, wrong_type
 from medexp.errors import first_line, listing, nearest
 
@@ -256,7 +257,7 @@ def _as_text(cause: ValidationError) -> str:
 
 def _misplaced(preset: Preset, schema: type) -> str | None:
     """That the settings of `preset` are put where they do not belong, which its first line decides."""
-    groups = {each.name for each in fields(schema)} | {"hydra"}
+    groups = {key.name for key in config_fields(schema)} | {"hydra"}
     of_group = {
         key.rpartition(".")[2]
         for key, _ in keys_of(schema)

@@ -18,9 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from medexp.config import dataset_sources
+from medexp.config.changes import change_values
 from medexp.config.command_options import TrainConfig
+from medexp.config.fields import config_fields
+from medexp.config.levers import MEMORY_LEVERS
 from medexp.config.model_shape import shape_in
 from medexp.config.schema import (
+    GROUP_NAMES,
     Benchmark,
     Bias,
     Checkpointing,
@@ -41,8 +45,6 @@ from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# levers of `hardware` that count layers
-COUNTS = {"offload_layers": ("auto",), "checkpoint_skip_layers": ("auto", "max")}
 # what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
 CONTEXT_AND_DESKTOP_GIB = 0.75
 # of a proposal, too
@@ -68,18 +70,19 @@ def resolve(
     `needs_card` a run for a card that this machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    run = _objects(with_shape(cfg, launch_dir), choices)
-    if part_problems := list(dataset_sources.expand(run.dataset)):
-        raise ConfigError(part_problems)
-    _make_absolute(run, launch_dir)
-    _fill_from_machine(run, machine)
-    problems = [problem for rule in RULES for problem in rule(run)]
+    config = _build_config(with_shape(cfg, launch_dir), choices)
+    dataset, source_problems = dataset_sources.expand_sources(config.dataset)
+    if source_problems:
+        raise ConfigError(source_problems)
+    config = _make_absolute(replace(config, dataset=dataset), launch_dir)
+    config = _fill_from_machine(config, machine)
+    problems = [problem for rule in RULES for problem in rule(config)]
     if problems:
         raise ConfigError(problems)
-    machine_problems = list(_machine_holds(run, machine)) if needs_card else []
+    machine_problems = list(_machine_holds(config, machine)) if needs_card else []
     if machine_problems:
         raise MachineError(machine_problems)
-    return run
+    return config
 
 
 def with_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
@@ -100,25 +103,19 @@ def with_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
     return cfg
 
 
-def _objects(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
+def _build_config(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     groups: dict[str, Any] = {}
     problems = list(_unknown_keys(cfg, RunConfig, ""))
-    for each in fields(RunConfig):
+    for group in GROUP_NAMES:
+        option = choices.get(group)
         try:
-            groups[each.name] = OmegaConf.to_object(cfg[each.name])
+            groups[group] = OmegaConf.to_object(cfg[group])
         except MissingMandatoryValue as error:
-            problems.append(
-                _no_value(str(error.full_key or each.name), each.name, choices.get(each.name))
-            )
+            problems.append(_no_value(str(error.full_key or group), group, option))
         except BadInput as error:
-            home = (
-                f"in conf/{each.name}/{choices[each.name]}.yaml or "
-                if choices.get(each.name)
-                else ""
-            )
+            home = f"in conf/{group}/{option}.yaml or " if option else ""
             problems += [
-                f"{each.name}.{problem} (set {home}on the command line)"
-                for problem in error.problems
+                f"{group}.{problem} (set {home}on the command line)" for problem in error.problems
             ]
     if problems:
         raise ConfigError(problems)
@@ -137,7 +134,7 @@ def _no_value(key: str, group: str, option: str | None) -> str:
 
 def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
     """Keys that a "+" on the command line has forced in."""
-    known: dict[str, Any] = {each.name: each.type for each in fields(schema)}
+    known: dict[str, Any] = {key.name: key.type for key in config_fields(schema)}
     for name in map(str, cfg):
         if not prefix and name in _OF_TRAIN:
             continue
@@ -145,7 +142,7 @@ def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
             yield f"{prefix}{name} does not exist; there are {listing(known)}{nearest(name, known)}"
         elif is_dataclass(known[name]) and not OmegaConf.is_missing(cfg, name):
             if not OmegaConf.is_dict(cfg[name]):  # ${another.key} may put anything there
-                inside = listing(each.name for each in fields(known[name]))
+                inside = listing(key.name for key in config_fields(known[name]))
                 yield f"{prefix}{name}={cfg[name]} is not allowed: it is a group and has {inside}"
                 continue
             yield from _unknown_keys(cfg[name], known[name], f"{prefix}{name}.")
@@ -155,17 +152,29 @@ def _absolute(path: str, launch_dir: Path) -> str:
     return str((launch_dir / expand_home(path)).resolve())
 
 
-def _make_absolute(run: RunConfig, launch_dir: Path) -> None:
+def _make_absolute(config: RunConfig, launch_dir: Path) -> RunConfig:
+    """Return `config` with every path absolute, those that are relative against `launch_dir`."""
+
     def absolute(path: str | None) -> str | None:
         return None if path is None else _absolute(path, launch_dir)
 
-    run.model.path = absolute(run.model.path)
-    run.lora.start_from = absolute(run.lora.start_from)
-    for source in (run.dataset, *run.dataset.mixture, *filter(None, [run.dataset.held_out_from])):
-        source.path = absolute(source.path)
-    for name, file in vars(run.evaluation.benchmark_files).items():
-        setattr(run.evaluation.benchmark_files, name, absolute(file))
-    run.tracking.root = tracking_root(run.tracking.root, launch_dir)
+    dataset, measured = config.dataset, config.dataset.held_out_from
+    values = {
+        "model.path": absolute(config.model.path),
+        "lora.start_from": absolute(config.lora.start_from),
+        "dataset.path": absolute(dataset.path),
+        "dataset.mixture": [
+            replace(source, path=absolute(source.path)) for source in dataset.mixture
+        ],
+        "dataset.held_out_from": measured and replace(measured, path=absolute(measured.path)),
+        "tracking.root": tracking_root(config.tracking.root, launch_dir),
+    }
+    files = vars(config.evaluation.benchmark_files)
+    return change_values(
+        config,
+        values
+        | {f"evaluation.benchmark_files.{name}": absolute(file) for name, file in files.items()},
+    )
 
 
 _PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_from.path")
@@ -242,26 +251,34 @@ def tracking_root(root: str | None, launch_dir: Path) -> str:
     return str((launch_dir / expand_home(given)).resolve())
 
 
-def _fill_from_machine(run: RunConfig, machine: Machine) -> None:
-    hardware = run.hardware
-    asked = {name: getattr(hardware, name) for name in _MEMORY}
-    if machine.ram_bytes and (hardware.device is Device.cpu or machine.gpus):
-        hardware.host_ram_gib = min(
-            hardware.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1)
-        )
-    if hardware.dtype is Dtype.auto:
-        hardware.dtype = _fastest_dtype(hardware.device, machine)
-    if hardware.engine is Engine.auto:
-        hardware.engine = Engine.unsloth if hardware.device is Device.cuda else Engine.transformers
-    if hardware.device is Device.cuda and machine.gpus:
+def _fill_from_machine(config: RunConfig, machine: Machine) -> RunConfig:
+    """Return `config` with what its hardware leaves open read off `machine`."""
+    requested = config.hardware
+    hardware, on_card = requested, requested.device is Device.cuda
+    if machine.ram_bytes and (machine.gpus or not on_card):
+        ram_gib = min(requested.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
+        hardware = replace(hardware, host_ram_gib=ram_gib)
+    if requested.dtype is Dtype.auto:
+        hardware = replace(hardware, dtype=_fastest_dtype(requested.device, machine))
+    if requested.engine is Engine.auto:
+        engine = Engine.unsloth if on_card else Engine.transformers
+        hardware = replace(hardware, engine=engine)
+    if on_card and machine.gpus:
         card = machine.gpus[0]
         beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
-        hardware.card_vram_gib = hardware.card_vram_gib or round(gib(card.total_bytes), 2)
-        # what does not fit there is said
+        # A ceiling that is too low for the run is refused, with what would fit.
         ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)
-        hardware.vram_ceiling_gib = hardware.vram_ceiling_gib or round(ceiling_gib, 2)
-    other = {name: value for name, value in asked.items() if value != getattr(hardware, name)}
-    run.asked |= {f"hardware.{name}": value for name, value in other.items()}
+        hardware = replace(
+            hardware,
+            card_vram_gib=requested.card_vram_gib or round(gib(card.total_bytes), 2),
+            vram_ceiling_gib=requested.vram_ceiling_gib or round(ceiling_gib, 2),
+        )
+    asked = {
+        f"hardware.{name}": getattr(requested, name)
+        for name in _MEMORY
+        if getattr(requested, name) != getattr(hardware, name)
+    }
+    return replace(config, hardware=hardware, asked=config.asked | asked)
 
 
 def _fastest_dtype(device: Device, machine: Machine) -> Dtype:
@@ -307,19 +324,13 @@ def _engine(run: RunConfig) -> Iterator[str]:
         yield (
             "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
         )
-    levers = {
-        "offload_layers": hardware.offload_layers,
-        "offload_embedding": hardware.offload_embedding,
-        "checkpoint_skip_layers": hardware.checkpoint_skip_layers,
-        "offload_activations": hardware.offload_activations,
-        "compile_layers": hardware.compile_layers,
-        "tile_mlp": hardware.tile_mlp,
-    }
-    for name, value in levers.items():
-        if hardware.engine is Engine.transformers and value not in (0, False, "auto"):
-            nothing = 0 if name in COUNTS else "false"
+    for lever in MEMORY_LEVERS:
+        value = getattr(hardware, lever.name)
+        is_used = lever.needs_unsloth and value not in (0, False, "auto")
+        if hardware.engine is Engine.transformers and is_used:
+            nothing = 0 if lever.counts_layers else "false"
             yield (
-                f"hardware.{name}={value} is a lever of hardware.engine=unsloth; with"
+                f"{lever.key}={value} is a lever of hardware.engine=unsloth; with"
                 f" {hardware.engine.value} set it to {nothing}"
             )
     if (
@@ -346,13 +357,13 @@ def _engine(run: RunConfig) -> Iterator[str]:
 
 def _levers(run: RunConfig) -> Iterator[str]:
     layers = run.model.shape.layers
-    for name, allowed in COUNTS.items():
-        value = getattr(run.hardware, name)
+    for lever in (lever for lever in MEMORY_LEVERS if lever.counts_layers):
+        value = getattr(run.hardware, lever.name)
         is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= layers
-        if not is_count and value not in allowed:
+        if not is_count and value not in lever.words:
             yield (
-                f"hardware.{name}={value} is not allowed: {run.model.name} has {layers} layers, "
-                f"so a number from 0 to {layers}, or {listing(allowed)}"
+                f"{lever.key}={value} is not allowed: {run.model.name} has {layers} layers, "
+                f"so a number from 0 to {layers}, or {listing(lever.words)}"
             )
     streamed, kept = run.hardware.offload_layers, run.hardware.checkpoint_skip_layers
     if (
@@ -378,16 +389,11 @@ def _levers(run: RunConfig) -> Iterator[str]:
             f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the"
             f" weights on the card; set offload_layers to 0 or auto, or lora.{least}"
         )
-    for name in (
-        "offload_embedding",
-        "offload_activations",
-        "compile_layers",
-        "tile_mlp",
-        "page_optimizer",
-    ):
-        value = getattr(run.hardware, name)
-        if not (isinstance(value, bool) or value == "auto"):
-            yield f"hardware.{name}={value} is not allowed; allowed are true, false, auto"
+    for lever in (lever for lever in MEMORY_LEVERS if not lever.counts_layers):
+        value = getattr(run.hardware, lever.name)
+        if not (isinstance(value, bool) or value in lever.words):
+            allowed = ", ".join(("true", "false", *lever.words))
+            yield f"{lever.key}={value} is not allowed; allowed are {allowed}"
     if run.hardware.offload_embedding is True and run.model.shape.tied_embeddings:
         yield (
             f"hardware.offload_embedding=true saves nothing: {run.model.name} ties its embedding to"

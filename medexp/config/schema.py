@@ -6,13 +6,13 @@ a field's own range is checked when `config.rules` turns the composed config int
 Refuses to know about other groups: rules between them are in `config.rules`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from medexp.config.fields import Group, number
+from medexp.config.fields import Group, SetOnce, config_fields, number
 
 
 class Family(Enum):
@@ -350,8 +350,12 @@ class Tracking(Group):
 
 
 @dataclass
-class RunConfig:
-    """A whole run, as `python -m medexp.train` composes it."""
+class RunConfig(SetOnce):
+    """A whole run, as `python -m medexp.train` composes it.
+
+    `asked` is what was asked for, by dotted name, where the machine or a plan has put another value
+    in its place: a run is known by it (`flatten.identity`). It is no key of the config.
+    """
 
     model: Model = MISSING
     lora: Lora = MISSING
@@ -361,8 +365,10 @@ class RunConfig:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     hardware: Hardware = MISSING
+    asked: dict[str, Any] = field(
+        default_factory=dict, compare=False, repr=False, metadata={"omegaconf_ignore": True}
+    )
 
-    def __post_init__(self) -> None:
-        # What was asked for, by dotted name, where the machine or a plan has put another value in
-        # its place: a run is known by it (`flatten.identity`). No field, and so no key.
-        self.asked: dict[str, Any] = {}
+
+# Names of the config groups of a run.
+GROUP_NAMES = tuple(key.name for key in config_fields(RunConfig))

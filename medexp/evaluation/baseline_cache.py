@@ -18,10 +18,10 @@ from medexp.config.schema import Device, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
 from medexp.evaluation.record import CaseLoss
-from medexp.models.base_identity import config_digest, weights_digest
+from medexp.models.base_identity import compute_config_digest, compute_weights_digest
 from medexp.models.weights import Weights
 from medexp.system import machine
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
 
 # raised when answers or losses are made in another way; 1 had the trained biases of lora.bias in
 # the base
@@ -47,7 +47,7 @@ class BaselineCache:
 
     def store_losses(self, losses: Sequence[CaseLoss]) -> None:
         """Keep the base's held-out losses."""
-        write_json(self._losses, [asdict(each) for each in losses])
+        write_json_atomic(self._losses, [asdict(each) for each in losses])
 
 
 def open_baseline_cache(run: RunConfig, weights: Weights, ready: Prepared) -> BaselineCache | None:
@@ -90,7 +90,7 @@ def _describe_checkpoint(folder: Path) -> list[object]:
     written since, because the digest of the weights is of parts of them."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return [weights_digest(folder), config_digest(folder), *written]
+    return [compute_weights_digest(folder), compute_config_digest(folder), *written]
 
 
 def _version(package: str) -> str | None:

@@ -21,7 +21,7 @@ from medexp.config.schema import Benchmark, Evaluation
 from medexp.errors import DataError, MachineError
 from medexp.evaluation.benchmark_questions import ChoiceQuestion
 from medexp.evaluation.record import BenchmarkGrades
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.system import hub
 
 MMLU_SUBJECTS = (
@@ -38,7 +38,7 @@ ON_HUB: Mapping[Benchmark, Sequence[str]] = {
     Benchmark.pubmedqa: ("pubmedqa",),
     Benchmark.mmlu_medical: tuple(f"mmlu_{subject}" for subject in MMLU_SUBJECTS),
 }
-Local = Mapping[Benchmark, Sequence[ChoiceQuestion]]
+LocalQuestions = Mapping[Benchmark, Sequence[ChoiceQuestion]]
 
 
 def check_installed() -> None:
@@ -54,7 +54,7 @@ def check_installed() -> None:
 
 
 def grade_benchmarks(
-    tuned: Tuned, evaluation: Evaluation, local: Local
+    tuned: AdapterModel, evaluation: Evaluation, local: LocalQuestions
 ) -> dict[str, BenchmarkGrades]:
     """For each benchmark asked for, by name: was each question answered right by the base, and with
     the adapter?
@@ -104,7 +104,7 @@ def _write_local_task(
 def _grade(
     harness: Any,
     manager: Any,
-    tuned: Tuned,
+    tuned: AdapterModel,
     tasks: Mapping[Benchmark, Sequence[str]],
     evaluation: Evaluation,
     as_base: bool,
@@ -114,7 +114,7 @@ def _grade(
         tokenizer=tuned.tokenizer,
         batch_size=evaluation.batch_size,
     )
-    with tuned.evaluating(), tuned.as_base() if as_base else nullcontext():
+    with tuned.evaluation_mode(), tuned.adapter_disabled() if as_base else nullcontext():
         try:
             with hub.asking():
                 results = harness.simple_evaluate(

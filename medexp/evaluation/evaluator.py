@@ -21,8 +21,8 @@ from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
 from medexp.evaluation.scorecard import Scorecard
-from medexp.models.adapter_model import Tuned
-from medexp.models.backend import Stack
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning import budget, planner
 from medexp.planning.memory_terms import Phase
@@ -40,7 +40,7 @@ class Evaluator:
     console: Console
     answers_file: Callable[[str], Path]
     prepared: Prepared
-    model: Tuned
+    model: AdapterModel
     meter: Meter
     baseline: BaselineCache | None
 
@@ -78,7 +78,10 @@ class Evaluator:
         if self.baseline and (stored := self.baseline.load_losses()) is not None:
             self.console.info("the base's held-out losses were measured before", DONE)
             return stored
-        with self.console.status("measuring the base's held-out loss"), self.model.as_base():
+        with (
+            self.console.status("measuring the base's held-out loss"),
+            self.model.adapter_disabled(),
+        ):
             losses = self.measure_losses()
         if self.baseline:
             self.baseline.store_losses(losses)
@@ -113,7 +116,7 @@ class Evaluator:
         """Return whether so many questions, of so many tokens at most, go together."""
         # A plan knows what its memory holds: short questions then go together in greater numbers.
         if planner.is_planned(self.config):
-            return partial(budget.may_answer, self.config)
+            return partial(budget.fits_answering_plan, self.config)
         return generation.limit_batch_size(self.config.evaluation.batch_size)
 
     @cached_property
@@ -124,7 +127,7 @@ class Evaluator:
         )
 
 
-def score_record(record: Record, evaluation: Evaluation, stack: Stack | None) -> Scorecard:
+def score_record(record: Record, evaluation: Evaluation, stack: Backend | None) -> Scorecard:
     """Return the scorecard of `record`, with what is recalled by meaning where
     `evaluation.embedding` asks for it.
     """

@@ -13,7 +13,7 @@ from typing import Any
 from medexp.config.schema import Engine
 from medexp.data.batching import batch_into_fewest
 from medexp.evaluation.record import Answer
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sampling:
 
 
 def generate_answers(
-    tuned: Tuned,
+    tuned: AdapterModel,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     may: Callable[[int, int], bool],
@@ -90,7 +90,11 @@ def _append_answer(answer: Answer, file: Path) -> None:
 
 
 def generate_answer(
-    tuned: Tuned, prompt: list[int], sampling: Sampling, base: bool, heard: Callable[[Answer], bool]
+    tuned: AdapterModel,
+    prompt: list[int],
+    sampling: Sampling,
+    base: bool,
+    heard: Callable[[Answer], bool],
 ) -> Answer:
     """The answer to `prompt` (token ids) by the base (`base`) or with the adapter; greedy, the one
     that `answers` makes one by one.
@@ -122,7 +126,7 @@ def generate_answer(
 
 
 def _answer_batch(
-    tuned: Tuned,
+    tuned: AdapterModel,
     cases: Sequence[int],
     prompts: Sequence[list[int]],
     max_new_tokens: int,
@@ -136,7 +140,7 @@ def _answer_batch(
 
 
 def _generate(
-    tuned: Tuned,
+    tuned: AdapterModel,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     base: bool,
@@ -149,7 +153,11 @@ def _generate(
     longest = max(len(prompt) for prompt in prompts)
     ids = [[tokenizer.pad_token_id] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    with _unsloth_inference(tuned), tuned.evaluating(), tuned.as_base() if base else nullcontext():
+    with (
+        _unsloth_inference(tuned),
+        tuned.evaluation_mode(),
+        tuned.adapter_disabled() if base else nullcontext(),
+    ):
         output = network.generate(
             input_ids=torch.tensor(ids, device=tuned.device),
             attention_mask=torch.tensor(mask, device=tuned.device),
@@ -169,7 +177,7 @@ def _decode_answer(case: int, tokens: list[int], tokenizer: Any) -> Answer:
 
 
 @contextmanager
-def _unsloth_inference(tuned: Tuned) -> Iterator[None]:
+def _unsloth_inference(tuned: AdapterModel) -> Iterator[None]:
     """Unsloth swaps in its own generation kernels and has to be told to take them out again before
     training.
     """

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 
 from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.evaluation.record import CaseLoss, mean_loss
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 
 # labelled positions whose logits exist at once: 125 MiB in float32 for the Llama-3 vocabulary
 CHUNK_TOKENS = 256
 
 
-def measure_mean_loss(tuned: Tuned, cases: Sequence[EncodedCase], batch_size: int) -> float:
+def measure_mean_loss(tuned: AdapterModel, cases: Sequence[EncodedCase], batch_size: int) -> float:
     """Nats a labelled token over `cases`."""
     return mean_loss(measure_case_losses(tuned, cases, batch_size))
 
 
 def measure_case_losses(
-    tuned: Tuned,
+    tuned: AdapterModel,
     cases: Sequence[EncodedCase],
     batch_size: int,
     answer_starts: Sequence[int] | None = None,
@@ -37,7 +37,7 @@ def measure_case_losses(
     order = sorted(range(len(cases)), key=lambda index: len(cases[index].input_ids))
     starts = answer_starts if answer_starts is not None else [len(case.input_ids) for case in cases]
     found: dict[int, CaseLoss] = {}
-    with tuned.evaluating():
+    with tuned.evaluation_mode():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             losses = _measure_batch(
@@ -48,7 +48,7 @@ def measure_case_losses(
 
 
 def _measure_batch(
-    tuned: Tuned, batch: Sequence[EncodedCase], answer_starts: Sequence[int]
+    tuned: AdapterModel, batch: Sequence[EncodedCase], answer_starts: Sequence[int]
 ) -> list[CaseLoss]:
     import torch
     from torch.nn.functional import cross_entropy

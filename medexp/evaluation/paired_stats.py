@@ -23,7 +23,7 @@ TOO_FEW = "too few groups"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """`after` minus `before` over `pairs` cases of `groups` groups.
 
     `change` is the mean, `low` and `high` its 95 % interval, `p_value` the two-sided p of the
@@ -60,10 +60,10 @@ class Comparison:
     def verdict(self, more_is_better: bool) -> str:
         """Return improved, worse, no detectable change, or too few groups to detect one."""
         if not self.is_detected:
-            return self.nothing("no detectable change")
+            return self.verdict_without_change("no detectable change")
         return "improved" if (self.change > 0) == more_is_better else "worse"
 
-    def nothing(self, words: str, comparisons: int = 1) -> str:
+    def verdict_without_change(self, words: str, comparisons: int = 1) -> str:
         """Return `words`, or "too few groups" where no data of so few could pass the test.
 
         `comparisons` is how many the test is corrected for.
@@ -100,7 +100,7 @@ def compare_pairs(
     weights: Sequence[float] | None = None,
     seed: int = 0,
     groups: Sequence[Hashable] | None = None,
-) -> Comparison:
+) -> PairedComparison:
     """Return the paired comparison of two measurements of the same cases.
 
     With `weights` (one a case: its tokens) means, change, interval and test are weighted. `groups`
@@ -122,7 +122,7 @@ def compare_pairs(
         total[1] += weight
     group_sums, group_weights = zip(*sums.values(), strict=True)
     flipped = sign_flip(group_sums, seed)
-    return Comparison(
+    return PairedComparison(
         len(before),
         fmean(before, weights),
         fmean(after, weights),

@@ -153,7 +153,7 @@ class Record:
         return {"version": VERSION, **asdict(self)}
 
     @staticmethod
-    def of_json(text: str, place: str) -> "Record":
+    def from_json(text: str, place: str) -> "Record":
         """The record in `text`, which lies at `place`.
 
         Raises: DataError if it is none, or of another version.

@@ -28,7 +28,7 @@ from medexp.evaluation.measures.text_form import is_closed, repetition, same_lan
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
 from medexp.evaluation.measures.words import answer_part, language
 from medexp.evaluation.paired_stats import (
-    Comparison,
+    PairedComparison,
     Proportion,
     compare_pairs,
     estimate_proportion,
@@ -174,7 +174,7 @@ class MeasureResult:
     measure: Measure
     before: float | None = None
     after: float | None = None
-    comparison: Comparison | None = None
+    comparison: PairedComparison | None = None
     missing: str = ""
     judged: Verdict | None = None
     bases: Mapping[str, float] = field(default_factory=dict)
@@ -498,7 +498,7 @@ def _loss_line(
     return MeasureResult(measure, mean_loss(before), mean_loss(after), compared)
 
 
-def _metrics(key: str, before: float, after: float, compared: Comparison) -> dict[str, float]:
+def _metrics(key: str, before: float, after: float, compared: PairedComparison) -> dict[str, float]:
     values = {
         "before": before,
         "after": after,

@@ -8,14 +8,16 @@
   by chance, and what they find is a question for the next run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
-from medexp.evaluation.paired_stats import Comparison, adjust_holm
+from medexp.evaluation.paired_stats import PairedComparison, adjust_holm
 
 # A harm is called on weaker evidence than a gain: a missed one costs a patient, a false one a look.
 HARM_LEVEL = 0.1
+Name = TypeVar("Name", bound=Hashable)
 IMPROVED, WORSE, UNCHANGED = "improved", "worse", "no detectable change"
 
 
@@ -55,18 +57,18 @@ class MeasuredChange:
 
     role: Role
     better: int
-    comparison: Comparison
+    comparison: PairedComparison
     before: Sequence[float] = ()
     after: Sequence[float] = ()
 
 
-def give_verdicts(changes: Mapping[str, MeasuredChange]) -> dict[str, Verdict]:
+def give_verdicts(changes: Mapping[Name, MeasuredChange]) -> dict[Name, Verdict]:
     """Return the verdict of every measure of `changes`; p is adjusted over the primary ones."""
     primary = [key for key, change in changes.items() if change.role is Role.primary]
     adjusted = dict(
         zip(primary, adjust_holm([changes[key].comparison.p_value for key in primary]), strict=True)
     )
-    verdicts: dict[str, Verdict] = {}
+    verdicts: dict[Name, Verdict] = {}
     for key, change in changes.items():
         if change.role is Role.primary:
             verdicts[key] = _judge_primary(change, adjusted[key], len(primary))
@@ -101,7 +103,9 @@ def _judge_primary(change: MeasuredChange, adjusted_p: float, comparisons: int) 
     if comparison.is_detected_at(adjusted_p):
         is_better = comparison.change * change.better > 0
         return Verdict(IMPROVED if is_better else WORSE, Role.primary, adjusted_p)
-    return Verdict(comparison.nothing(UNCHANGED, comparisons), Role.primary, adjusted_p)
+    return Verdict(
+        comparison.verdict_without_change(UNCHANGED, comparisons), Role.primary, adjusted_p
+    )
 
 
 def _judge_harm(change: MeasuredChange) -> Verdict:
@@ -113,5 +117,5 @@ def _judge_harm(change: MeasuredChange) -> Verdict:
     elif comparison.is_detected and comparison.change * change.better > 0:
         word = IMPROVED
     else:
-        word = comparison.nothing(UNCHANGED)
+        word = comparison.verdict_without_change(UNCHANGED)
     return Verdict(word, Role.harm, p_worse, newly_harmful)

@@ -11,6 +11,7 @@ from medexp.config.command_options import ExportOptions, ExportTo
 from medexp.config.resolve import movable
 from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
+from medexp.evaluation.leading_lines import make_leading_lines
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Record
 from medexp.exporters import (
@@ -31,7 +32,8 @@ from medexp.models import adapter_files as artifact
 from medexp.models import backend as stack
 from medexp.models import base_identity, weights
 from medexp.models.base_identity import BaseIdentity
-from medexp.reports.page_template import format_interval
+from medexp.reports.console_tables import make_harm_rows
+from medexp.reports.page_template import format_before, format_interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Console
 from medexp.system.units import figure
@@ -65,8 +67,8 @@ class ExportJob:
     @cached_property
     def base(self) -> BaseIdentity:
         """What the adapter says its base is, under the name that others know it by."""
-        return artifact.without_place(
-            artifact.base_of(self.adapter, self.run.model), self.run.model
+        return artifact.hide_path(
+            artifact.read_base_identity(self.adapter, self.run.model), self.run.model
         )
 
     @property
@@ -96,14 +98,14 @@ class ExportJob:
     @cached_property
     def merged(self) -> MergedWeights:
         """Base and adapter, opened but not read."""
-        found = weights.find(self.run.model)
+        found = weights.find_weights(self.run.model)
         if note := artifact.check_adapter(
             self.adapter, self.run.lora, self.run.model, found, "run"
         ):
             self.console.info(note, NOTE)
         if found.gguf is not None:
             with self.console.status("converting the embedded model, once"):
-                found = weights.convert(
+                found = weights.convert_gguf(
                     found, self.run.model, stack.load_transformers(self.run.hardware)
                 )
         place = (
@@ -135,9 +137,10 @@ def write_export(job: ExportJob, place: Path) -> None:
 def _write_adapter(job: ExportJob, place: Path) -> dict[str, str]:
     shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, place / ADAPTER_WEIGHTS)
     artifact.write_adapter_config(
-        artifact.adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name}, place
+        artifact.read_adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name},
+        place,
     )
-    base_identity.write(job.base, place)
+    base_identity.write_identity(job.base, place)
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # an older medexp kept places as they are
         made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG)))
@@ -237,12 +240,15 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
         "merged": f"{whole}, in {job.options.dtype.value}",
         "gguf": f"{whole}, as a GGUF in {job.options.quantisation.value}",
     }[kind]
+    scores = _score_stored_answers(job.subject)
     return model_card.CardFacts(
         kind=kind,
         what=what,
         name=job.name,
         run_id=job.run_id,
-        measures=_make_measure_rows(job.subject),
+        measures=_make_measure_rows(job.subject, scores),
+        leading=[(line.name, line.text) for line in make_leading_lines(scores)] if scores else [],
+        harms=make_harm_rows(scores) if scores else [],
         usage=model_card.render_usage(
             job.name,
             files,
@@ -252,27 +258,31 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
     )
 
 
-def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
-    """The scorecard of the answers stored with the run; of an older run the held-out loss that
-    MLflow has.
+def _score_stored_answers(subject: FinishedRun) -> scorecard.Scorecard | None:
+    """Return the scorecard of the answers stored with the run, None where there are none."""
+    if subject.record is None:
+        return None
+    place = f"{RECORD} of run {subject.asked}"
+    record = Record.from_json(subject.record.read_text(encoding="utf-8"), place)
+    return scorecard.build_scorecard(record, lexicon.load())
+
+
+def _make_measure_rows(
+    subject: FinishedRun, scores: scorecard.Scorecard | None
+) -> list[tuple[str, ...]]:
+    """Return a row for every measure of `scores`; of a run without stored answers the held-out
+    loss that MLflow has.
     """
-    if subject.record is not None:
-        record = Record.of_json(
-            subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
-        )
-        lines = [
-            result
-            for result in scorecard.build_scorecard(record, lexicon.load()).results
-            if result.comparison is not None
-        ]
+    if scores is not None:
         return [
             (
-                each.measure.title,
-                _format_change(each.before, each.after),
-                each.verdict,
-                format_interval(each),
+                result.measure.title,
+                f"{format_before(result)} -> {figure(result.after)}",
+                result.verdict,
+                format_interval(result),
             )
-            for each in lines
+            for result in scores.results
+            if result.comparison is not None
         ]
     had = subject.kept.metrics if subject.kept is not None else {}
     if not {"result/loss_before", "result/loss_paired_low"} <= set(had):

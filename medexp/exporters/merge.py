@@ -27,12 +27,12 @@ class MergedWeights:
 
     def __init__(self, base: BaseCheckpoint, folder: Path):
         self.base = base
-        self.scale = lora_math.scale(artifact.adapter_config(folder))
+        self.scale = lora_math.compute_scale(artifact.read_adapter_config(folder))
         self._file = folder / ADAPTER_WEIGHTS
         # of a tensor, by part: the key in the adapter's file
         self._changes: dict[str, dict[str, str]] = {}
-        for key in artifact.shapes(folder):
-            name, part = lora_math.target(key)
+        for key in artifact.read_tensor_shapes(folder):
+            name, part = lora_math.parse_tensor_key(key)
             self._changes.setdefault(name, {})[part] = key
         if unknown := sorted(set(self._changes) - set(base.tensors)):
             raise ModelError(

@@ -32,7 +32,9 @@ class CardFacts:
     name: str
     run_id: str | None
     measures: Sequence[tuple[str, ...]]
-    render_usage: str
+    usage: str
+    leading: Sequence[tuple[str, str]] = ()
+    harms: Sequence[str] = ()
 
 
 def render_card(run: RunConfig, facts: CardFacts) -> str:
@@ -46,7 +48,7 @@ def render_card(run: RunConfig, facts: CardFacts) -> str:
         + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
         "## How to use it\n\n" + facts.usage,
         "## Prompt\n\n" + _render_prompt(run),
-        "## What changed\n\n" + _render_measures(facts.measures),
+        "## What changed\n\n" + _render_leading(facts) + _render_measures(facts.measures),
         "## Data\n\n"
         + _render_table(("cases", "from", "licence"), list(_list_sources(run)))
         + "\n\n"
@@ -189,13 +191,21 @@ def _list_limits(run: RunConfig, facts: CardFacts) -> Iterator[str]:
         )
 
 
+def _render_leading(facts: CardFacts) -> str:
+    """Return the three lines and the worst answers, where the run's answers are stored."""
+    lines = [f"- **{name}** {text}" for name, text in facts.leading]
+    harms = [f"- harmful, {row}" for row in facts.harms]
+    return "\n".join([*lines, *harms, "", ""]) if lines else ""
+
+
 def _render_measures(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "No measures are stored with this run."
     head = ("measure", "base -> tuned", "verdict", "change [95 %]")
     about = (
-        "Held-out cases, base against tuned model, paired: bootstrap 95 % interval of the mean"
-        " change, exact sign test."
+        "Held-out cases, base against tuned model, paired by group (condition, patient): BCa 95 %"
+        " interval of the mean change, sign-flip test. Primary and harm measures give a verdict,"
+        " the others are described."
     )
     return f"{about}\n\n{_render_table(head, rows)}"
 

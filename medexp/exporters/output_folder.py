@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medexp.errors import MedexpError, OutputError
 from medexp.system import disk_space
-from medexp.system.files import written_whole
+from medexp.system.files import atomic_directory
 from medexp.system.units import GIB, MIB
 
 MANIFEST_NAME = (
@@ -36,7 +36,11 @@ def check_folder(folder: Path, overwrite: bool, needed_bytes: int) -> None:
             raise OutputError(
                 f"export.folder={folder} already holds an export; set overwrite=true to replace it"
             )
-    parent = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.is_dir())
+    parent = next(
+        ancestor
+        for ancestor in (folder.absolute(), *folder.absolute().parents)
+        if ancestor.is_dir()
+    )
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} cannot be written; set export.folder=FOLDER")
     free = shutil.disk_usage(parent).free
@@ -54,7 +58,7 @@ def open_output_folder(folder: Path) -> Iterator[Path]:
     Raises: OutputError where the disk fills up meanwhile, or nothing may be written there.
     """
     try:
-        with written_whole(folder) as half_done:
+        with atomic_directory(folder) as half_done:
             yield half_done
     except MedexpError:
         raise

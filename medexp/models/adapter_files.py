@@ -17,11 +17,11 @@ from medexp.config.flatten import shown
 from medexp.config.schema import Lora, Model
 from medexp.errors import ModelError, listing
 from medexp.models import base_identity
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.base_identity import BaseIdentity
-from medexp.models.lora_math import unsupported
+from medexp.models.lora_math import find_unsupported_settings
 from medexp.models.weights import Weights
-from medexp.system.files import written_whole
+from medexp.system.files import atomic_directory
 from medexp.tracking.artifact_names import (
     ADAPTER_CONFIG,
     ADAPTER_RUN_CONFIG,
@@ -37,19 +37,19 @@ _AS_TRAINED = {  # PEFT's names, and what an adapter has that is older than one 
 }
 
 
-def save_adapter(tuned: Tuned, folder: Path, composed_yaml: str, base: BaseIdentity) -> Path:
+def save_adapter(tuned: AdapterModel, folder: Path, composed_yaml: str, base: BaseIdentity) -> Path:
     """Write the adapter, trained on `base`, to `folder`, whole or not at all; one already there is
     replaced. Returns `folder`.
     """
-    with written_whole(folder) as half_done:
+    with atomic_directory(folder) as half_done:
         tuned.network.save_pretrained(half_done, save_embedding_layers=False)
-        _name_base(half_done, base)
+        _record_base(half_done, base)
         tuned.tokenizer.save_pretrained(half_done)
         (half_done / ADAPTER_RUN_CONFIG).write_text(composed_yaml, encoding="utf-8")
     return folder
 
 
-def _name_base(folder: Path, base: BaseIdentity) -> None:
+def _record_base(folder: Path, base: BaseIdentity) -> None:
     """In what PEFT wrote to `folder`, put the name of the base where its place was; and what it is
     beside it.
     """
@@ -60,7 +60,7 @@ def _name_base(folder: Path, base: BaseIdentity) -> None:
         card.write_text(
             card.read_text(encoding="utf-8").replace(location, base.name), encoding="utf-8"
         )
-    base_identity.write(base, folder)
+    base_identity.write_identity(base, folder)
 
 
 def check_adapter(
@@ -99,17 +99,17 @@ def _check_base(
 
     Raises: ModelError where they are others.
     """
-    name, here = str(config.get("base_model_name_or_path")), base_identity.named(model, weights)
+    name, here = str(config.get("base_model_name_or_path")), base_identity.name_base(model, weights)
     # as an older medexp wrote it, and PEFT does
     if name == weights.location and not (folder / BASE_IDENTITY).is_file():
         return None
-    then = base_of(folder, model)
+    then = read_base_identity(folder, model)
     if (then_from := then.source) and (here_from := here.source) and then_from[0] == here_from[0]:
         is_other = None not in (then_from[1], here_from[1]) and then_from != here_from
         return (
             f"the adapter was trained on {then}, and the base here is {here}" if is_other else None
         )
-    here = base_identity.identity_of(model, weights)
+    here = base_identity.compute_identity(model, weights)
     if then.weights is not None and then.weights == here.weights:
         return (
             None
@@ -130,25 +130,25 @@ def _check_base(
     )
 
 
-def base_of(folder: Path, model: Model) -> BaseIdentity:
+def read_base_identity(folder: Path, model: Model) -> BaseIdentity:
     """Return what the adapter in `folder`, of a run of `model`, says of its base. Of an older
     medexp, or of another maker, it has only PEFT's name of it: the folder that it lay in then, or
     its id on the Hub."""
-    if (said := base_identity.read(folder)) is not None:
+    if (said := base_identity.read_identity(folder)) is not None:
         return said
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     name, revision = str(config.get("base_model_name_or_path")), config.get("revision")
     if not Path(name).is_absolute():
         return BaseIdentity(name, hub_id=name, commit=revision)
     if (Path(name) / "config.json").is_file():
-        return base_identity.with_digests(BaseIdentity(name), Path(name))
+        return base_identity.add_digests(BaseIdentity(name), Path(name))
     embedded, _, version = Path(name).name.rpartition("-")
     if model.package is not None and embedded == model.name:  # as medexp's cache calls it
         return BaseIdentity(name, package=model.package, version=version)
     return BaseIdentity(name)
 
 
-def without_place(base: BaseIdentity, model: Model) -> BaseIdentity:
+def hide_path(base: BaseIdentity, model: Model) -> BaseIdentity:
     """Return `base` under a name that holds no path of this machine."""
     is_place = Path(base.name).is_absolute() or "\\" in base.name
     return replace(base, name=model.hub_id or _last_part(base.name)) if is_place else base
@@ -178,23 +178,23 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
             f"the adapter in {folder} was trained with {' '.join(other)}; set the same here, or"
             f" choose another {key}"
         )
-    if found := unsupported(config):
+    if found := find_unsupported_settings(config):
         raise ModelError(
             f"the adapter in {folder} has {found[0]}, which medexp does not train; choose another"
             f" {key}"
         )
 
 
-def parameters(folder: Path) -> int | None:
+def count_parameters(folder: Path) -> int | None:
     """How many parameters the adapter in `folder` has; None where it has no safetensors."""
     return (
-        sum(map(math.prod, shapes(folder).values()))
+        sum(map(math.prod, read_tensor_shapes(folder).values()))
         if (folder / ADAPTER_WEIGHTS).is_file()
         else None
     )
 
 
-def shapes(folder: Path) -> dict[str, list[int]]:
+def read_tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """The shape of every tensor of the adapter in `folder`, read from the head of its file alone."""
     from safetensors import safe_open
 
@@ -202,7 +202,7 @@ def shapes(folder: Path) -> dict[str, list[int]]:
         return {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
 
 
-def adapter_config(folder: Path) -> dict[str, Any]:
+def read_adapter_config(folder: Path) -> dict[str, Any]:
     """What PEFT keeps of the adapter in `folder` beside its weights.
 
     Raises: ModelError if the weights are not there, as after a copy that was cut off.

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medexp.config.schema import Dtype
-from medexp.models.backend import Stack
-from medexp.models.patches.unsloth_scratch import hand_back
+from medexp.models.backend import Backend
+from medexp.models.patches.unsloth_scratch import release_scratch
 
 
 @dataclass
-class Tuned:
+class AdapterModel:
     """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases`
     holds what the base had where a bias is trained with it, `notes` are what the user should be
     told of how it was loaded. `scratch` is the module of Unsloth whose scratch memory is handed
@@ -20,7 +20,7 @@ class Tuned:
 
     network: Any
     tokenizer: Any
-    stack: Stack
+    stack: Backend
     dtype: Dtype
     trainable: int
     base_biases: Mapping[str, Any] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Tuned:
         return self.network.get_base_model().lm_head.weight.device
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluation_mode(self) -> Iterator[None]:
         """No gradients, no dropout, mixed precision as in training; training mode is put back, and
         what Unsloth keeps of it on the card is handed back."""
         import torch
@@ -51,10 +51,10 @@ class Tuned:
         finally:
             self.network.train(was_training)
             if self.scratch is not None:
-                hand_back(self.network, self.scratch)
+                release_scratch(self.network, self.scratch)
 
     @contextmanager
-    def keeping_weights(self) -> Iterator[None]:
+    def restoring_weights(self) -> Iterator[None]:
         """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
         import torch
 
@@ -69,7 +69,7 @@ class Tuned:
                     parameter.grad = None
 
     @contextmanager
-    def as_base(self) -> Iterator[None]:
+    def adapter_disabled(self) -> Iterator[None]:
         """The adapter takes no part, and biases that are trained with it, which PEFT leaves in
         place, are the base's.
         """

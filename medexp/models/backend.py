@@ -19,11 +19,11 @@ from typing import Any
 from medexp.config.schema import Engine, Hardware
 from medexp.errors import MachineError
 from medexp.system import private_names
-from medexp.system.imports import for_good
+from medexp.system.imports import gc_paused_for_import
 
 
 @dataclass(frozen=True)
-class Stack:
+class Backend:
     """The imported modules; `unsloth` is None with the transformers engine. `notes` are what the
     user should be told of them.
     """
@@ -37,46 +37,46 @@ class Stack:
     notes: tuple[str, ...] = ()
 
 
-def load(hardware: Hardware, cache_dir: Path) -> Stack:
+def load_backend(hardware: Hardware, cache_dir: Path) -> Backend:
     """Import the stack for `hardware.engine`; `cache_dir` is where Unsloth may write the trainers
     it generates.
 
     Raises: MachineError if Unsloth is asked for and not installed.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    unsloth = _unsloth(hardware, cache_dir) if hardware.engine is Engine.unsloth else None
-    with quietly(), for_good():
-        stack = Stack(
+    unsloth = _import_unsloth(hardware, cache_dir) if hardware.engine is Engine.unsloth else None
+    with capture_library_output(), gc_paused_for_import():
+        stack = Backend(
             engine=hardware.engine,
             transformers=importlib.import_module("transformers"),
             trl=importlib.import_module("trl"),
             peft=importlib.import_module("peft"),
             datasets=importlib.import_module("datasets"),
             unsloth=unsloth,
-            notes=() if unsloth is None else unread_settings(Path(unsloth.__file__).parent),
+            notes=() if unsloth is None else find_unread_settings(Path(unsloth.__file__).parent),
         )
     _silence(stack)
     return stack
 
 
-def load_transformers(hardware: Hardware) -> Stack:
+def load_transformers(hardware: Hardware) -> Backend:
     """Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be trained
     with it.
     """
-    with quietly(), for_good():
+    with capture_library_output(), gc_paused_for_import():
         transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
-    return Stack(hardware.engine, transformers, trl=None, peft=None, datasets=None, unsloth=None)
+    return Backend(hardware.engine, transformers, trl=None, peft=None, datasets=None, unsloth=None)
 
 
 def load_bitsandbytes() -> Any:
     """bitsandbytes alone, to dequantise weights on the CPU."""
-    with quietly():
+    with capture_library_output():
         return importlib.import_module("bitsandbytes")
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def capture_library_output() -> Iterator[None]:
     """Banners that the stack prints go to the log file instead of the screen."""
     # asks for a kernel of the Hub as it is imported on a newer CPU
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -98,7 +98,7 @@ _UNSLOTH_SETTINGS = {
 }
 
 
-def unread_settings(unsloth: Path) -> tuple[str, ...]:
+def find_unread_settings(unsloth: Path) -> tuple[str, ...]:
     """What the Unsloth in this folder does not do as it is told: a sentence for each of medexp's
     settings that is no longer read in the file where it was."""
     roots = {"unsloth": unsloth, "unsloth_zoo": unsloth.parent / "unsloth_zoo"}
@@ -110,7 +110,7 @@ def unread_settings(unsloth: Path) -> tuple[str, ...]:
     return tuple(each.absence() for each in private_names.SETTINGS if not reads(each))
 
 
-def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:
+def _import_unsloth(hardware: Hardware, cache_dir: Path) -> Any:
     for name, value in (
         _UNSLOTH_SETTINGS | {"UNSLOTH_COMPILE_LOCATION": str(cache_dir / "unsloth_compiled")}
     ).items():
@@ -120,7 +120,7 @@ def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:
     # there.
     os.environ["UNSLOTH_RMSNORM_SAVE_OUTPUT"] = "1" if hardware.tile_mlp is True else "0"
     try:
-        with quietly(), for_good():
+        with capture_library_output(), gc_paused_for_import():
             return importlib.import_module("unsloth")
     except ModuleNotFoundError as error:
         raise MachineError(
@@ -129,7 +129,7 @@ def _unsloth(hardware: Hardware, cache_dir: Path) -> Any:
         ) from error
 
 
-def _silence(stack: Stack) -> None:
+def _silence(stack: Backend) -> None:
     stack.transformers.logging.set_verbosity_error()
     stack.transformers.logging.disable_progress_bar()
     stack.datasets.disable_progress_bars()

@@ -50,7 +50,7 @@ class BaseIdentity:
         return " ".join(filter(None, self.source)) if self.source else self.name
 
 
-def named(model: Model, weights: Weights) -> BaseIdentity:
+def name_base(model: Model, weights: Weights) -> BaseIdentity:
     """Return what the base of `model` is called, which was found as `weights`; none of its files is
     read.
     """
@@ -64,22 +64,26 @@ def named(model: Model, weights: Weights) -> BaseIdentity:
     return BaseIdentity(name, hub_id=model.hub_id, commit=weights.commit)
 
 
-def identity_of(model: Model, weights: Weights) -> BaseIdentity:
+def compute_identity(model: Model, weights: Weights) -> BaseIdentity:
     """Return what the base of `model` is, which was found as `weights`, with the digests of its
     files.
     """
-    folder = folder_of(weights)
+    folder = find_checkpoint_folder(weights)
     return (
-        with_digests(named(model, weights), folder) if folder is not None else named(model, weights)
+        add_digests(name_base(model, weights), folder)
+        if folder is not None
+        else name_base(model, weights)
     )
 
 
-def with_digests(identity: BaseIdentity, folder: Path) -> BaseIdentity:
+def add_digests(identity: BaseIdentity, folder: Path) -> BaseIdentity:
     """Return `identity` with the digests of the checkpoint in `folder`."""
-    return replace(identity, weights=weights_digest(folder), config=config_digest(folder))
+    return replace(
+        identity, weights=compute_weights_digest(folder), config=compute_config_digest(folder)
+    )
 
 
-def folder_of(weights: Weights) -> Path | None:
+def find_checkpoint_folder(weights: Weights) -> Path | None:
     """Return the folder that holds the files of `weights`; None where they are still to be
     converted or downloaded.
     """
@@ -91,14 +95,14 @@ def folder_of(weights: Weights) -> Path | None:
         return None
 
 
-def write(identity: BaseIdentity, folder: Path) -> None:
+def write_identity(identity: BaseIdentity, folder: Path) -> None:
     """Write `identity` beside the adapter in `folder`."""
     (folder / BASE_IDENTITY).write_text(
         json.dumps(asdict(identity), indent=2) + "\n", encoding="utf-8"
     )
 
 
-def read(folder: Path) -> BaseIdentity | None:
+def read_identity(folder: Path) -> BaseIdentity | None:
     """Return the identity beside the adapter in `folder`; None of an adapter of another maker, or
     an older medexp.
 
@@ -118,7 +122,7 @@ def read(folder: Path) -> BaseIdentity | None:
         ) from error
 
 
-def config_digest(folder: Path) -> str:
+def compute_config_digest(folder: Path) -> str:
     """Return the digest of what config.json in `folder` says of the computation."""
     config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kept = {
@@ -129,7 +133,7 @@ def config_digest(folder: Path) -> str:
     return _digest(kept)
 
 
-def weights_digest(folder: Path) -> str | None:
+def compute_weights_digest(folder: Path) -> str | None:
     """Return the digest of the weights in `folder`: name, type, shape and three blocks of every
     tensor; None if there are none.
 
@@ -138,13 +142,13 @@ def weights_digest(folder: Path) -> str | None:
     Raises: ModelError if a file of them is missing or broken.
     """
     tensors: dict[str, str] = {}
-    for file in _files(folder):
+    for file in _list_weight_files(folder):
         try:
             with file.open("rb") as opened:
                 tensors |= (
-                    _tensors(opened)
+                    _digest_tensors(opened)
                     if file.suffix == ".safetensors"
-                    else {file.name: _sampled(opened, 0, file.stat().st_size)}
+                    else {file.name: _digest_blocks(opened, 0, file.stat().st_size)}
                 )
         except (OSError, ValueError, KeyError, struct.error) as error:
             raise ModelError(
@@ -153,7 +157,7 @@ def weights_digest(folder: Path) -> str | None:
     return _digest(sorted(tensors.items())) if tensors else None
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_weight_files(folder: Path) -> list[Path]:
     """The files that Transformers would load the weights from."""
     if (index := folder / _INDEX).is_file():
         return [
@@ -167,7 +171,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("pytorch_model*.bin"))
 
 
-def _tensors(file: BinaryIO) -> dict[str, str]:
+def _digest_tensors(file: BinaryIO) -> dict[str, str]:
     """A digest of every tensor of a safetensors file: eight bytes with the length of its head, the
     head in JSON, the tensors.
     """
@@ -178,12 +182,16 @@ def _tensors(file: BinaryIO) -> dict[str, str]:
         if name != "__metadata__":
             begin, end = about["data_offsets"]
             found[name] = _digest(
-                [about["dtype"], about["shape"], _sampled(file, 8 + length + begin, end - begin)]
+                [
+                    about["dtype"],
+                    about["shape"],
+                    _digest_blocks(file, 8 + length + begin, end - begin),
+                ]
             )
     return found
 
 
-def _sampled(file: BinaryIO, start: int, size: int) -> str:
+def _digest_blocks(file: BinaryIO, start: int, size: int) -> str:
     """A digest of `size` bytes from `start`: of the first, the middle and the last block."""
     digest = hashlib.sha256(str(size).encode())
     for offset in sorted({0, max(0, size // 2 - _BLOCK_BYTES // 2), max(0, size - _BLOCK_BYTES)}):

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from medexp.config.schema import Dtype, ModelShape
-from medexp.planning.memory_terms import linear_sizes
+from medexp.planning.memory_terms import list_linear_sizes
 
 TOKENS = (512, 2048, 4096, 8192)  # micro-batch x sequence of the products
 COPIED_BYTES = 256 * 2**20
@@ -21,7 +21,7 @@ RUNS = 7
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductRate:
     """The rate of one matrix product: `tokens` x `inputs` by `inputs` x `outputs`."""
 
     tokens: int
@@ -35,7 +35,7 @@ class Product:
         return 2 * self.tokens * self.inputs * self.outputs / (self.tflops * 1e12)
 
 
-def products(shape: ModelShape, dtype: Dtype) -> Iterator[Product]:
+def measure_products(shape: ModelShape, dtype: Dtype) -> Iterator[ProductRate]:
     """The rates of a decoder layer's products, as they are measured: every distinct size at every
     number of tokens.
     """
@@ -43,17 +43,19 @@ def products(shape: ModelShape, dtype: Dtype) -> Iterator[Product]:
 
     precision = getattr(torch, dtype.value)
     for tokens in TOKENS:
-        for inputs, outputs in sorted(set(linear_sizes(shape).values())):
+        for inputs, outputs in sorted(set(list_linear_sizes(shape).values())):
             left = torch.randn(tokens, inputs, device="cuda", dtype=precision)
             right = torch.randn(outputs, inputs, device="cuda", dtype=precision)
-            elapsed_s = _median_s(partial(torch.matmul, left, right.T))
-            yield Product(tokens, inputs, outputs, 2 * tokens * inputs * outputs / elapsed_s / 1e12)
+            elapsed_s = _time_median_s(partial(torch.matmul, left, right.T))
+            yield ProductRate(
+                tokens, inputs, outputs, 2 * tokens * inputs * outputs / elapsed_s / 1e12
+            )
 
 
-def layer_tflops(shape: ModelShape, measured: list[Product], tokens: int) -> float:
+def compute_layer_tflops(shape: ModelShape, measured: list[ProductRate], tokens: int) -> float:
     """The rate over all projections of a layer at `tokens`."""
     rates = {(each.inputs, each.outputs): each for each in measured if each.tokens == tokens}
-    sizes = list(linear_sizes(shape).values())
+    sizes = list(list_linear_sizes(shape).values())
     return (
         sum(2 * tokens * a * b for a, b in sizes)
         / sum(rates[size].seconds for size in sizes)
@@ -61,16 +63,16 @@ def layer_tflops(shape: ModelShape, measured: list[Product], tokens: int) -> flo
     )
 
 
-def memory_gb_per_s() -> float:
+def measure_memory_gb_per_s() -> float:
     """Bytes read and written a second by a copy on the card."""
     import torch
 
     source = torch.empty(4 * COPIED_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 8 * COPIED_BYTES / _median_s(lambda: target.copy_(source)) / 1e9
+    return 8 * COPIED_BYTES / _time_median_s(lambda: target.copy_(source)) / 1e9
 
 
-def link_gb_per_s(pinned: bool) -> float:
+def measure_link_gb_per_s(pinned: bool) -> float:
     """Bytes a second from host memory to the card; streamed layers lie in pinned memory as far as
     the system allows.
     """
@@ -78,10 +80,10 @@ def link_gb_per_s(pinned: bool) -> float:
 
     source = torch.empty(COPIED_BYTES, dtype=torch.uint8, pin_memory=pinned)
     target = torch.empty(COPIED_BYTES, dtype=torch.uint8, device="cuda")
-    return COPIED_BYTES / _median_s(lambda: target.copy_(source, non_blocking=pinned)) / 1e9
+    return COPIED_BYTES / _time_median_s(lambda: target.copy_(source, non_blocking=pinned)) / 1e9
 
 
-def free_bytes() -> int:
+def read_free_bytes() -> int:
     """What is free on the card now that its context and kernels are there, with the cache handed
     back.
     """
@@ -92,7 +94,7 @@ def free_bytes() -> int:
     return free
 
 
-def _median_s(work: Callable[[], Any]) -> float:
+def _time_median_s(work: Callable[[], Any]) -> float:
     import torch
 
     work()

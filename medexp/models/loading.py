@@ -19,21 +19,21 @@ from medexp.config.schema import (
     RunConfig,
 )
 from medexp.errors import HostMemoryError, ModelError
-from medexp.models.adapter_model import Tuned
-from medexp.models.backend import Stack, quietly
-from medexp.models.patches.activation_offloading import Pieces, wait_on_host
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.backend import Backend, capture_library_output
+from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
 from medexp.models.patches.gradient_check import (
-    Recipe,
-    difference_once,
-    handed_back,
-    shortened,
-    waiting,
+    LayerRecipe,
+    find_difference_once,
+    make_offloading_patch,
+    make_scratch_patch,
+    make_shortening_patch,
 )
 from medexp.models.patches.mlp_recompute import (
-    decoder_layers,
-    fused_mlps,
+    find_unknown_part,
     leave_out_last_product,
-    unknown_part,
+    list_decoder_layers,
+    list_fused_mlps,
 )
 from medexp.models.tokenizer import refuse_unreadable, revision_of
 from medexp.models.weights import Weights
@@ -42,7 +42,7 @@ from medexp.planning.step_memory import is_shortened, waiting_bytes
 from medexp.system import private_names
 
 
-def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tuned:
+def load_model(run: RunConfig, weights: Weights, tokenizer: Any, stack: Backend) -> AdapterModel:
     """The model of `run` with its adapter, ready to train.
 
     Raises: ModelError if the weights cannot be read, or are not of the declared shape.
@@ -50,19 +50,22 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     from safetensors import SafetensorError
 
     stack.transformers.set_seed(run.training.seed)
-    load_with = _with_unsloth if stack.engine is Engine.unsloth else _with_peft
-    with quietly(), refuse_unreadable("the weights", weights, OSError, SafetensorError):
+    load_with = _load_with_unsloth if stack.engine is Engine.unsloth else _load_with_peft
+    with (
+        capture_library_output(),
+        refuse_unreadable("the weights", weights, OSError, SafetensorError),
+    ):
         network, notes, scratch = load_with(run, weights, stack)
     check_shape(run.model, network.config.to_dict())
     for config in network.peft_config.values():
         config.base_model_name_or_path, config.revision = weights.location, revision_of(weights)
-    biases = _trained_biases(network)
+    biases = _copy_trained_biases(network)
     if run.lora.start_from is not None:
-        _continue_from(Path(run.lora.start_from), network, stack)
+        _load_adapter_weights(Path(run.lora.start_from), network, stack)
     trainable = sum(
         parameter.numel() for parameter in network.parameters() if parameter.requires_grad
     )
-    return Tuned(
+    return AdapterModel(
         network,
         tokenizer,
         stack,
@@ -74,7 +77,7 @@ def load(run: RunConfig, weights: Weights, tokenizer: Any, stack: Stack) -> Tune
     )
 
 
-def _trained_biases(network: Any) -> dict[str, Any]:
+def _copy_trained_biases(network: Any) -> dict[str, Any]:
     """A copy in host memory of the base's biases that train with the adapter (lora.bias), while
     they are as the base has them.
     """
@@ -86,25 +89,25 @@ def _trained_biases(network: Any) -> dict[str, Any]:
     return {name: each.detach().to("cpu", copy=True) for name, each in trained}
 
 
-def _dtype(hardware: Hardware) -> Any:
+def _choose_dtype(hardware: Hardware) -> Any:
     import torch
 
     return getattr(torch, hardware.dtype.value)
 
 
-def _quantisation(model: Model, hardware: Hardware, stack: Stack) -> dict[str, Any]:
+def _make_quantisation_config(model: Model, hardware: Hardware, stack: Backend) -> dict[str, Any]:
     if model.quantisation is Quantisation.none:
         return {}
     settings = stack.transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_dtype(hardware),
+        bnb_4bit_compute_dtype=_choose_dtype(hardware),
     )
     return {"quantization_config": settings}
 
 
-def _lora_options(lora: Lora) -> dict[str, Any]:
+def _make_lora_options(lora: Lora) -> dict[str, Any]:
     """The adapter in PEFT's words, which Unsloth's are too."""
     return {
         "r": lora.r,
@@ -117,15 +120,17 @@ def _lora_options(lora: Lora) -> dict[str, Any]:
     }
 
 
-def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tuple[str, ...], None]:
+def _load_with_peft(
+    run: RunConfig, weights: Weights, stack: Backend
+) -> tuple[Any, tuple[str, ...], None]:
     """The network, what the user should be told of it, and no scratch memory."""
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
         revision=revision_of(weights),
-        dtype=_dtype(run.hardware),
+        dtype=_choose_dtype(run.hardware),
         device_map={"": 0 if run.hardware.device is Device.cuda else "cpu"},
         attn_implementation="sdpa",
-        **_quantisation(run.model, run.hardware, stack),
+        **_make_quantisation_config(run.model, run.hardware, stack),
     )
     checkpointing = run.training.gradient_checkpointing is not Checkpointing.off
     if run.model.quantisation is Quantisation.nf4:
@@ -137,7 +142,7 @@ def _with_peft(run: RunConfig, weights: Weights, stack: Stack) -> tuple[Any, tup
         if run.hardware.device is Device.cpu:
             keep_cpu_weights_unpacked(base)
     config = stack.peft.LoraConfig(
-        **_lora_options(run.lora),
+        **_make_lora_options(run.lora),
         task_type="CAUSAL_LM",
     )
     return stack.peft.get_peft_model(base, config), (), None
@@ -160,21 +165,21 @@ def keep_cpu_weights_unpacked(base: Any) -> None:
         setattr(module, private_names.REPACKS.last, False)
 
 
-def _with_unsloth(
-    run: RunConfig, weights: Weights, stack: Stack
+def _load_with_unsloth(
+    run: RunConfig, weights: Weights, stack: Backend
 ) -> tuple[Any, tuple[str, ...], Any]:
     """The network, what the user should be told of it, and the module whose scratch memory may be
     handed back.
     """
     hardware, training = run.hardware, run.training
-    pieces = _host_memory(run)  # before anything is loaded: it may not be had
+    pieces = _reserve_host_memory(run)  # before anything is loaded: it may not be had
     # read at every call of a layer
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
         revision=revision_of(weights),
         max_seq_length=max(training.max_seq_tokens, run.evaluation.max_seq_tokens),
-        dtype=_dtype(hardware),
+        dtype=_choose_dtype(hardware),
         load_in_4bit=run.model.quantisation is Quantisation.nf4,
         offload_layers=hardware.offload_layers,
         offload_embedding=hardware.offload_embedding,
@@ -183,7 +188,7 @@ def _with_unsloth(
     )
     network = stack.unsloth.FastLanguageModel.get_peft_model(
         network,
-        **_lora_options(run.lora),
+        **_make_lora_options(run.lora),
         use_gradient_checkpointing=(
             "unsloth" if training.gradient_checkpointing is Checkpointing.unsloth else True
         ),
@@ -191,12 +196,12 @@ def _with_unsloth(
         random_state=training.seed,
     )
     if hardware.offload_layers:
-        streamer(network)
+        find_streamer(network)
     kernels = stack.unsloth.kernels
-    scratch_stays = reason_to_keep_scratch(run, network, kernels.utils, stack)
-    notes = shorten(run, network, kernels.fast_lora, stack)
+    scratch_stays = find_reason_to_keep_scratch(run, network, kernels.utils, stack)
+    notes = shorten_recomputation(run, network, kernels.fast_lora, stack)
     if pieces is not None:
-        let_activations_wait(run, network, pieces, stack)
+        offload_kept_activations(run, network, pieces, stack)
     if scratch_stays is None:
         return network, notes, kernels.utils
     return (
@@ -212,13 +217,15 @@ def _with_unsloth(
     )
 
 
-def shorten(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> tuple[str, ...]:
+def shorten_recomputation(
+    run: RunConfig, network: Any, kernels: Any, stack: Backend
+) -> tuple[str, ...]:
     """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be
     had. An MLP in tiles computes it, and its plan counts on that."""
     if not is_shortened(run) or run.hardware.tile_mlp is True:
         return ()
     asked = run.model.shape.layers - run.hardware.checkpoint_skip_layers
-    why = _reason_to_leave_whole(run, network, kernels, stack)
+    why = _find_reason_to_leave_whole(run, network, kernels, stack)
     whole = asked if why else asked - leave_out_last_product(network, kernels, is_kept)
     if not whole:
         return ()
@@ -231,27 +238,35 @@ def shorten(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> tuple[s
     )
 
 
-def _reason_to_leave_whole(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> str | None:
+def _find_reason_to_leave_whole(
+    run: RunConfig, network: Any, kernels: Any, stack: Backend
+) -> str | None:
     """Why no layer may leave its last product out, None where they may."""
-    if (unknown := unknown_part(kernels)) is not None:
+    if (unknown := find_unknown_part(kernels)) is not None:
         return unknown
     if (marked := sum(map(is_kept, network.modules()))) != run.hardware.checkpoint_skip_layers:
         return (
             f"Unsloth marks {marked} layers as kept and {run.hardware.checkpoint_skip_layers} are"
             " to be"
         )
-    mlps = fused_mlps(network, kernels, is_kept)
+    mlps = list_fused_mlps(network, kernels, is_kept)
     if not mlps:
         return None
-    return difference_once("mlp_recompute", shortened(kernels), _recipe(run, mlps[0], stack))
+    return find_difference_once(
+        "mlp_recompute", make_shortening_patch(kernels), _make_recipe(run, mlps[0], stack)
+    )
 
 
-def let_activations_wait(run: RunConfig, network: Any, pieces: Pieces, stack: Stack) -> None:
+def offload_kept_activations(
+    run: RunConfig, network: Any, pieces: HostBuffers, stack: Backend
+) -> None:
     """Raises: HostMemoryError where gradients would not be the same."""
-    kept = kept_layers(network, run.hardware.checkpoint_skip_layers)
-    recipe = _recipe(run, kept[0].mlp, stack)
-    wrong = difference_once(
-        "activation_offloading", waiting(pinned=run.hardware.device is Device.cuda), recipe
+    kept = list_kept_layers(network, run.hardware.checkpoint_skip_layers)
+    recipe = _make_recipe(run, kept[0].mlp, stack)
+    wrong = find_difference_once(
+        "activation_offloading",
+        make_offloading_patch(pinned=run.hardware.device is Device.cuda),
+        recipe,
     )
     if wrong is not None:
         raise HostMemoryError(
@@ -259,32 +274,34 @@ def let_activations_wait(run: RunConfig, network: Any, pieces: Pieces, stack: St
             " hardware.offload_activations=false",
             "activations cannot wait in host memory: gradients would be wrong",
         )
-    wait_on_host(network, kept, pieces)
+    offload_activations(network, kept, pieces)
 
 
-def reason_to_keep_scratch(run: RunConfig, network: Any, kernels: Any, stack: Stack) -> str | None:
+def find_reason_to_keep_scratch(
+    run: RunConfig, network: Any, kernels: Any, stack: Backend
+) -> str | None:
     """Why what an evaluation leaves on the card is not to be handed back, None where it may."""
     if run.hardware.device is not Device.cuda or run.model.quantisation is Quantisation.none:
         return None  # nothing is dequantised on a card
     if not isinstance(private_names.SCRATCH.of(kernels), dict):
         return private_names.SCRATCH.absence()
-    recipe = _recipe(run, decoder_layers(network)[0].mlp, stack)
-    return difference_once("unsloth_scratch", handed_back(kernels, recipe), recipe)
+    recipe = _make_recipe(run, list_decoder_layers(network)[0].mlp, stack)
+    return find_difference_once("unsloth_scratch", make_scratch_patch(kernels, recipe), recipe)
 
 
-def _recipe(run: RunConfig, mlp: Any, stack: Stack) -> Recipe:
+def _make_recipe(run: RunConfig, mlp: Any, stack: Backend) -> LayerRecipe:
     import torch
 
     device = torch.device("cuda", 0) if run.hardware.device is Device.cuda else torch.device("cpu")
-    return Recipe(stack, device, _dtype(run.hardware), mlp)
+    return LayerRecipe(stack, device, _choose_dtype(run.hardware), mlp)
 
 
-def _host_memory(run: RunConfig) -> Pieces | None:
+def _reserve_host_memory(run: RunConfig) -> HostBuffers | None:
     """Pinned memory for the activations of kept layers, if these wait on the host."""
     kept = run.hardware.checkpoint_skip_layers
     if run.hardware.offload_activations is not True or not kept:
         return None
-    return Pieces(
+    return HostBuffers(
         waiting_bytes(
             run, Levers(run.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)
         ),
@@ -292,7 +309,7 @@ def _host_memory(run: RunConfig) -> Pieces | None:
     )
 
 
-def kept_layers(network: Any, asked: int) -> list[Any]:
+def list_kept_layers(network: Any, asked: int) -> list[Any]:
     """The decoder layers that Unsloth does not recompute, in their order.
 
     Raises: HostMemoryError if it marks another number than were `asked` for.
@@ -313,7 +330,7 @@ def is_kept(layer: Any) -> bool:
     return layer.__dict__.get(private_names.KEPT_MARK.last) is True
 
 
-def streamer(network: Any) -> Any:
+def find_streamer(network: Any) -> Any:
     """What streams the layers of `network` from the host.
 
     Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be
@@ -325,7 +342,7 @@ def streamer(network: Any) -> Any:
     return found
 
 
-def recover(tuned: Tuned) -> None:
+def recover_from_failed_step(tuned: AdapterModel) -> None:
     """After a step that ended in the middle: streamed layers are put back in order, and what the
     step held is handed back.
     """
@@ -339,7 +356,7 @@ def recover(tuned: Tuned) -> None:
         torch.cuda.empty_cache()
 
 
-def _continue_from(folder: Path, network: Any, stack: Stack) -> None:
+def _load_adapter_weights(folder: Path, network: Any, stack: Backend) -> None:
     """Raises: ModelError if the adapter in `folder` and that of `network` are not of the same
     tensors.
     """

@@ -29,14 +29,14 @@ _KNOWN_VALUES: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def scale(config: Mapping[str, Any]) -> float:
+def compute_scale(config: Mapping[str, Any]) -> float:
     """What B A is multiplied with."""
     rank: int = config["r"]
     alpha: float = config["lora_alpha"]
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def unsupported(config: Mapping[str, Any]) -> list[str]:
+def find_unsupported_settings(config: Mapping[str, Any]) -> list[str]:
     """Settings of an adapter that change W' in ways that are not written here, or are not known: an
     older or a newer PEFT's.
     """
@@ -48,7 +48,7 @@ def unsupported(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def target(key: str) -> tuple[str, str]:
+def parse_tensor_key(key: str) -> tuple[str, str]:
     """The tensor of the base that `key` of an adapter changes, and how: lora_A, lora_B,
     lora_magnitude_vector or replaced.
     """
@@ -59,12 +59,14 @@ def target(key: str) -> tuple[str, str]:
     return name.replace(_BASE_LAYER, "."), "replaced"
 
 
-def misfits(shapes: Mapping[str, Sequence[int]], rank: int, shape: ModelShape) -> Iterator[str]:
+def find_misfits(
+    shapes: Mapping[str, Sequence[int]], rank: int, shape: ModelShape
+) -> Iterator[str]:
     """What in an adapter's tensors (`shapes` by key) is not of `rank` and `shape`, one sentence
     each.
     """
     for key, found in shapes.items():
-        name, part = target(key)
+        name, part = parse_tensor_key(key)
         match = re.fullmatch(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.(weight|bias)", name)
         sides = _sides(shape).get(match[2]) if match else None
         if match is None or sides is None or int(match[1]) >= shape.layers:

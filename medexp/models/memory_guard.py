@@ -82,7 +82,7 @@ def _cuda() -> Any:
     return torch.cuda
 
 
-def cap(hardware: Hardware) -> Meter:
+def cap_allocator(hardware: Hardware) -> Meter:
     """Cap the allocator of the first card at `hardware.vram_ceiling_gib` for the rest of the
     process; must come before any tensor.
 
@@ -126,7 +126,7 @@ class SpillGuard:
         self._is_first = True
         self._recent: deque[tuple[float, float]] = deque(maxlen=JUDGED_STEPS)
 
-    def stepped(self, step_s: float, planned_step_s: float | None) -> None:
+    def check_step(self, step_s: float, planned_step_s: float | None) -> None:
         """Judge by the last JUDGED_STEPS steps of this process, once there are so many; not by its
         first, in which kernels are compiled, also where a run is continued.
 
@@ -160,7 +160,7 @@ class SpillGuard:
 
 
 @contextmanager
-def ceiling(meter: Meter, phase: str) -> Iterator[None]:
+def explain_out_of_memory(meter: Meter, phase: str) -> Iterator[None]:
     """Turn an out-of-memory error inside into one sentence.
 
     Raises: VramCeilingError naming the phase, the peak and the ceiling.
@@ -187,7 +187,7 @@ def memory_phase(phase: Phase, doing: str, meter: Meter) -> Iterator[None]:
     Raises: VramCeilingError with that phase where memory runs out inside.
     """
     try:
-        with ceiling(meter, doing):
+        with explain_out_of_memory(meter, doing):
             yield
     except VramCeilingError as error:
         error.phase = error.phase or phase.value

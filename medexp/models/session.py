@@ -5,6 +5,7 @@ and tokenizer, and the model with its adapter.
 from dataclasses import dataclass
 from typing import Any
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Engine, Quantisation, RunConfig
 from medexp.errors import RunError
 from medexp.models import adapter_files as artifact
@@ -12,8 +13,8 @@ from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import memory_guard as guard
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
-from medexp.models.backend import Stack
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
 from medexp.models.tokenizer import load_tokenizer
 from medexp.models.weights import Weights
@@ -32,7 +33,7 @@ class Session:
     """
 
     meter: Meter
-    modules: Stack
+    modules: Backend
     weights: Weights
     tokenizer: Any
 
@@ -44,21 +45,21 @@ def open_session(run: RunConfig, found: Weights, console: Console) -> Session:
     for each in untested(list_patched_libraries(run)):
         console.info(each, NOTE)
     with console.status("loading the training stack"):
-        meter = guard.cap(run.hardware)
-        modules = stack.load(run.hardware, machine.cache_dir())
+        meter = guard.cap_allocator(run.hardware)
+        modules = stack.load_backend(run.hardware, machine.cache_dir())
     if found.gguf is not None:
         with console.status("converting the embedded model, once"):
-            found = weights.convert(found, run.model, modules)
+            found = weights.convert_gguf(found, run.model, modules)
     return Session(meter, modules, found, load_tokenizer(found, modules))
 
 
-def load_model_under_ceiling(run: RunConfig, base: Session, console: Console) -> Tuned:
+def load_model_under_ceiling(run: RunConfig, base: Session, console: Console) -> AdapterModel:
     """The model of `run` with the adapter it starts from, under the ceiling."""
     with (
         console.status(f"loading {run.model.name} and the adapter"),
         memory_phase(Phase.always, "loading the model", base.meter),
     ):
-        return model.load(run, base.weights, base.tokenizer, base.modules)
+        return model.load_model(run, base.weights, base.tokenizer, base.modules)
 
 
 def list_patched_libraries(run: RunConfig) -> list[str]:
@@ -68,23 +69,26 @@ def list_patched_libraries(run: RunConfig) -> list[str]:
     return [*with_unsloth, *quantised, "transformers", "mlflow"]
 
 
-def prepare_finished_run(run: RunConfig, subject: FinishedRun, console: Console) -> Weights:
-    """Return the base of `subject`, once it is seen to be the one its adapter was trained on, or
-    another version of it, which is said; `run` is set to begin with that adapter, and to the
-    fastest plan that fits.
+def prepare_finished_run(
+    run: RunConfig, subject: FinishedRun, console: Console
+) -> tuple[RunConfig, Weights]:
+    """Return `run` set to begin with the adapter of `subject` and to the fastest plan that fits,
+    and the base of `subject`.
+
+    The base is seen to be the one that its adapter was trained on, or another version of it, which
+    is said.
 
     Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
         together; VramPlanError.
     """
     if planner.is_planned(run):
-        planner.apply(run, planner.choose(run)[0])
+        run = planner.apply_plan(run, planner.choose_plan(run)[0])
     if subject.adapter is None:
         raise RunError(
             f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
             " run=FOLDER of its adapter"
         )
-    found = weights.find(run.model)
+    found = weights.find_weights(run.model)
     if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
         console.info(note, NOTE)
-    run.lora.start_from = str(subject.adapter)
-    return found
+    return change_values(run, {"lora.start_from": str(subject.adapter)}), found

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import MedexpError, ModelError, first_line
-from medexp.models.backend import Stack
+from medexp.models.backend import Backend
 from medexp.models.weights import Weights
 
 
-def load_tokenizer(weights: Weights, stack: Stack) -> Any:
+def load_tokenizer(weights: Weights, stack: Backend) -> Any:
     """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is
     masked by length).
 
@@ -48,7 +48,7 @@ def refuse_unreadable(what: str, weights: Weights, *kinds: type[Exception]) -> I
         ) from error
 
 
-def context_tokens(weights: Weights, stack: Stack) -> int:
+def read_context_tokens(weights: Weights, stack: Backend) -> int:
     """How many tokens, prompt and answer together, the model in `weights` was made for."""
     config = stack.transformers.AutoConfig.from_pretrained(
         weights.location, revision=revision_of(weights)

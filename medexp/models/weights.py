@@ -17,7 +17,7 @@ from pathlib import Path
 from medexp.config.model_shape import check_shape, config_in
 from medexp.config.schema import Model
 from medexp.errors import ModelError
-from medexp.models.backend import Stack
+from medexp.models.backend import Backend
 from medexp.system import hub, machine
 
 
@@ -32,7 +32,7 @@ class Weights:
     gguf: Path | None = None
 
 
-def find(model: Model, tokenizer_only: bool = False) -> Weights:
+def find_weights(model: Model, tokenizer_only: bool = False) -> Weights:
     """The weights of `model`: its path, else its package, else the Hub; checked against the
     declared shape. With `tokenizer_only` nothing else is downloaded.
 
@@ -42,15 +42,15 @@ def find(model: Model, tokenizer_only: bool = False) -> Weights:
         weights = Weights(model.path, None)
         check_shape(model, config_in(Path(model.path)))
     elif model.package is not None:
-        weights = _embedded(model)
+        weights = _find_embedded(model)
         if weights.gguf is None:
             check_shape(model, config_in(Path(weights.location)))
     else:
-        weights = _on_hub(model, tokenizer_only)
+        weights = _download_from_hub(model, tokenizer_only)
     return weights
 
 
-def convert(weights: Weights, model: Model, stack: Stack) -> Weights:
+def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
     """The embedded GGUF as a Transformers folder in bfloat16, written whole or not at all. Takes
     15-25 s, once.
 
@@ -86,7 +86,7 @@ def convert(weights: Weights, model: Model, stack: Stack) -> Weights:
     return Weights(weights.location, weights.commit)
 
 
-def _embedded(model: Model) -> Weights:
+def _find_embedded(model: Model) -> Weights:
     assert model.package is not None
     try:
         version = metadata.version(model.package)
@@ -103,7 +103,7 @@ def _embedded(model: Model) -> Weights:
     return Weights(str(folder), f"{model.package}=={version}", None if folder.is_dir() else gguf)
 
 
-def _on_hub(model: Model, tokenizer_only: bool) -> Weights:
+def _download_from_hub(model: Model, tokenizer_only: bool) -> Weights:
     assert model.hub_id is not None
     try:
         commit = hub.commit_of("model", model.hub_id, model.revision)

@@ -15,17 +15,17 @@ from medexp.planning.memory_terms import (
     WIDTHS,
     Budget,
     Levers,
-    Part,
     Phase,
     Place,
     Term,
+    TermGroup,
+    count_lora_parameters,
     dequantised_bytes,
     hidden_state_bytes,
-    linear_sizes,
-    lora_parameters,
-    rounded,
+    list_linear_sizes,
+    round_to_allocation,
 )
-from medexp.planning.step_memory import is_offloaded, step_terms, waiting_bytes
+from medexp.planning.step_memory import is_offloaded, list_step_terms, waiting_bytes
 from medexp.system.units import MIB
 
 NF4_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a scale, scales a nested scale
@@ -46,7 +46,7 @@ POSITIONS, POSITIONS_AT_FIRST = 131_072, 32_768
 WORKSPACE_BYTES = int(32.2 * MIB)
 
 
-def budget(run: RunConfig, levers: Levers) -> Budget:
+def compute_budget(run: RunConfig, levers: Levers) -> Budget:
     """What `run` takes with `levers`; micro-batch and accumulation of `run` itself are not looked
     at.
     """
@@ -59,11 +59,11 @@ class Budgets:
 
     def __init__(self, run: RunConfig):
         self.run = run
-        self._parts: dict[tuple[object, ...], Part] = {}
+        self._parts: dict[tuple[object, ...], TermGroup] = {}
         self._links: dict[tuple[object, ...], int] = {}
 
     def of(self, levers: Levers) -> Budget:
-        """As `budget`."""
+        """As `compute_budget`."""
         step = (
             levers.micro_batch,
             levers.kept_layers,
@@ -72,23 +72,25 @@ class Budgets:
             levers.kept_on_host,
         )
         parts = (
-            self._part(_weights, levers, levers.streamed_layers, levers.embedding_on_host),
-            self._part(_dequantised, levers, levers.compiled),
-            self._part(_adapter, levers, levers.paged),
-            self._part(step_terms, levers, *step),
-            self._part(_evaluation, levers),
+            self._part(
+                _list_weight_terms, levers, levers.streamed_layers, levers.embedding_on_host
+            ),
+            self._part(_list_dequantised_terms, levers, levers.compiled),
+            self._part(_list_adapter_terms, levers, levers.paged),
+            self._part(list_step_terms, levers, *step),
+            self._part(_list_evaluation_terms, levers),
         )
         return Budget(levers, parts, self._link_bytes(levers))
 
     def _part(
         self, terms: Callable[[RunConfig, Levers], list[Term]], levers: Levers, *depends_on: object
-    ) -> Part:
+    ) -> TermGroup:
         key = (terms, *depends_on)
         if (known := self._parts.get(key)) is None:
             found = terms(self.run, levers)
             if self.run.hardware.device is Device.cpu:
                 found = [term._replace(place=Place.host) for term in found]
-            known = self._parts[key] = Part(found)
+            known = self._parts[key] = TermGroup(found)
         return known
 
     def _link_bytes(self, levers: Levers) -> int:
@@ -112,7 +114,7 @@ def layer_bytes(run: RunConfig) -> tuple[int, int]:
         bytes for 16,384.
     """
     shape = run.model.shape
-    sizes = tuple(linear_sizes(shape).values())
+    sizes = tuple(list_linear_sizes(shape).values())
     width = 0 if run.model.quantisation is Quantisation.nf4 else WIDTHS[run.hardware.dtype]
     return _layer_bytes(
         sizes, shape.family is Family.qwen2, width, run.hardware.device is Device.cpu
@@ -124,7 +126,7 @@ def _layer_bytes(
     projections: tuple[tuple[int, int], ...], has_biases: bool, width: int, on_cpu: bool
 ) -> tuple[int, int]:
     """As `layer_bytes`; `width` bytes a weight, 0 for NF4, where norms and biases have 2."""
-    held = _exactly if on_cpu else rounded
+    held = _exactly_bytes if on_cpu else round_to_allocation
     (hidden, query), (_, kv), *_ = projections
     sizes = [inputs * outputs for inputs, outputs in projections]
     beside = width or 2
@@ -138,7 +140,7 @@ def _layer_bytes(
     return weights + norms + biases, sum(map(held, scales)) + nested
 
 
-def _exactly(num_bytes: int) -> int:
+def _exactly_bytes(num_bytes: int) -> int:
     return num_bytes
 
 
@@ -149,7 +151,7 @@ def _casts_to_float32(run: RunConfig) -> bool:
     return run.hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4
 
 
-def _weights(run: RunConfig, levers: Levers) -> list[Term]:
+def _list_weight_terms(run: RunConfig, levers: Levers) -> list[Term]:
     shape, streamed = run.model.shape, levers.streamed_layers
     layer, scales = layer_bytes(run)
     kept = WIDTHS[run.hardware.dtype]
@@ -182,7 +184,7 @@ def _weights(run: RunConfig, levers: Levers) -> list[Term]:
     ]
 
 
-def _dequantised(run: RunConfig, levers: Levers) -> list[Term]:
+def _list_dequantised_terms(run: RunConfig, levers: Levers) -> list[Term]:
     """Where Unsloth dequantises the weight of a product that is not compiled, the largest one's
     size. It stays there until it is handed back after an evaluation
     (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
@@ -202,7 +204,7 @@ def _dequantised(run: RunConfig, levers: Levers) -> list[Term]:
 
 
 def _optimizer_bytes(run: RunConfig) -> int:
-    parameters = lora_parameters(run)
+    parameters = count_lora_parameters(run)
     return (
         8 * parameters
         if run.training.optimizer is Optimizer.adamw_torch
@@ -214,8 +216,8 @@ def _is_paged(run: RunConfig, levers: Levers) -> bool:
     return levers.paged or run.training.optimizer is Optimizer.paged_adamw_8bit
 
 
-def _adapter(run: RunConfig, levers: Levers) -> list[Term]:
-    parameters = lora_parameters(run)
+def _list_adapter_terms(run: RunConfig, levers: Levers) -> list[Term]:
+    parameters = count_lora_parameters(run)
     state_place = Place.host if _is_paged(run, levers) else Place.gpu
     return [
         Term("LoRA parameters", 4 * parameters, Place.gpu, Phase.always, "float32, exact"),
@@ -230,7 +232,7 @@ def _adapter(run: RunConfig, levers: Levers) -> list[Term]:
     ]
 
 
-def _evaluation(run: RunConfig, _: Levers) -> list[Term]:
+def _list_evaluation_terms(run: RunConfig, _: Levers) -> list[Term]:
     shape, evaluation = run.model.shape, run.evaluation
     tokens = evaluation.batch_size * evaluation.max_seq_tokens
     # back in 16 bits for every forward pass
@@ -253,11 +255,11 @@ def _evaluation(run: RunConfig, _: Levers) -> list[Term]:
             Phase.evaluation,
             "measured, benchmarks/vram",
         ),
-        *(_answering(run) if evaluation.answers else []),
+        *(_list_answering_terms(run) if evaluation.answers else []),
     ]
 
 
-def may_answer(run: RunConfig, questions: int, longest: int) -> bool:
+def fits_answering_plan(run: RunConfig, questions: int, longest: int) -> bool:
     """Do so many questions, the longest of `longest` tokens, take no more memory to answer than was
     planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens` allows?"""
     evaluation = run.evaluation
@@ -268,7 +270,7 @@ def may_answer(run: RunConfig, questions: int, longest: int) -> bool:
     return sum(needed) <= sum(planned)
 
 
-def _answering(run: RunConfig) -> list[Term]:
+def _list_answering_terms(run: RunConfig) -> list[Term]:
     """Prompts as long as `evaluation.max_seq_tokens` allows. Unsloth copies the prompt's cache into
     one that grows by blocks, and makes its rotary table once for every position a Llama or Qwen can
     have.

@@ -8,39 +8,45 @@ from itertools import product
 
 from medexp.config.schema import Device, Engine, Optimizer, Planning, RunConfig
 from medexp.planning.budget import Budgets
-from medexp.planning.limits import card_room, host_room
+from medexp.planning.limits import card_room_bytes, host_room_bytes
 from medexp.planning.memory_terms import Levers
 from medexp.planning.step_memory import is_offloaded, waiting_bytes
 from medexp.planning.unfused_memory import can_stream, is_fused
 
 
-def candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
+def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
     """All levers of the run of `budgets` worth looking at."""
     run = budgets.run
     effective = run.training.cases_a_step
-    choices = product(_sizes(run), _embeddings(run), _variants(run, last_resorts), _streamable(run))
+    choices = product(
+        _list_micro_batches(run),
+        _list_embedding_places(run),
+        _list_variants(run, last_resorts),
+        _list_streamed_counts(run),
+    )
     for size, on_host, (compiled, tiled, paged), streamed in choices:
         plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
-        yield from _with_kept(budgets, plain)
+        yield from _add_kept_layers(budgets, plain)
 
 
-def thrifty(budgets: Budgets) -> Iterator[Levers]:
+def least_memory(budgets: Budgets) -> Iterator[Levers]:
     """The levers that take least memory of those the config leaves open: as few cases at a time as
     may be, all that can be streamed streamed, nothing kept that was not asked for, and that on the
     host if it may be."""
     run = budgets.run
-    size, asked = _sizes(run)[0], run.hardware.checkpoint_skip_layers
+    size, asked = _list_micro_batches(run)[0], run.hardware.checkpoint_skip_layers
     streamed = min(
-        max(_streamable(run)), run.model.shape.layers - (asked if isinstance(asked, int) else 0)
+        max(_list_streamed_counts(run)),
+        run.model.shape.layers - (asked if isinstance(asked, int) else 0),
     )
-    for compiled, tiled, paged in _variants(run, last_resorts=True):
-        yield from _with_kept(
+    for compiled, tiled, paged in _list_variants(run, last_resorts=True):
+        yield from _add_kept_layers(
             budgets,
             Levers(
                 size,
                 run.training.cases_a_step // size,
                 streamed,
-                max(_embeddings(run)),
+                max(_list_embedding_places(run)),
                 0,
                 compiled,
                 tiled,
@@ -54,7 +60,7 @@ def is_by_hand(run: RunConfig) -> bool:
     return run.training.plan is Planning.manual or run.hardware.device is Device.cpu
 
 
-def _sizes(run: RunConfig) -> list[int]:
+def _list_micro_batches(run: RunConfig) -> list[int]:
     """Micro-batches that divide the effective batch, the smallest first."""
     effective = run.training.cases_a_step
     return (
@@ -64,27 +70,27 @@ def _sizes(run: RunConfig) -> list[int]:
     )
 
 
-def _variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
+def _list_variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
     """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go
     with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
     unsloth, fused = run.hardware.engine is Engine.unsloth, is_fused(run)
-    compiled = _asked(
+    compiled = _list_settings(
         run.hardware.compile_layers,
         [unsloth] if not fused else [True, False] if unsloth else [False],
     )
-    tiled = _asked(
+    tiled = _list_settings(
         run.hardware.tile_mlp, [False, True] if unsloth and fused and last_resorts else [False]
     )
     can_page = run.training.optimizer is Optimizer.adamw_8bit and last_resorts
-    paged = _asked(run.hardware.page_optimizer, [False, True] if can_page else [False])
+    paged = _list_settings(run.hardware.page_optimizer, [False, True] if can_page else [False])
     return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
 
 
-def _asked(lever: object, choices: list[bool]) -> list[bool]:
+def _list_settings(lever: object, choices: list[bool]) -> list[bool]:
     return [lever] if isinstance(lever, bool) else choices
 
 
-def _streamable(run: RunConfig) -> range | list[int]:
+def _list_streamed_counts(run: RunConfig) -> range | list[int]:
     """How many layers may be streamed: Unsloth leaves at least one on the card."""
     asked = run.hardware.offload_layers
     if isinstance(asked, int):
@@ -92,24 +98,24 @@ def _streamable(run: RunConfig) -> range | list[int]:
     return range(run.model.shape.layers) if can_stream(run) else [0]
 
 
-def _embeddings(run: RunConfig) -> list[bool]:
+def _list_embedding_places(run: RunConfig) -> list[bool]:
     can = run.hardware.engine is Engine.unsloth and not run.model.shape.tied_embeddings
-    return _asked(run.hardware.offload_embedding, [False, True] if can else [False])
+    return _list_settings(run.hardware.offload_embedding, [False, True] if can else [False])
 
 
-def _with_kept(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
+def _add_kept_layers(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
     """`plain`, with what it keeps on the card or on the host."""
     asked = budgets.run.hardware.offload_activations
     if asked is not True:
-        yield from (replace(plain, kept_layers=kept) for kept in _kept(budgets, plain))
+        yield from (replace(plain, kept_layers=kept) for kept in _list_kept_counts(budgets, plain))
     if asked is not False:
         yield from (
             replace(plain, kept_on_host=True, kept_layers=kept)
-            for kept in _kept_on_host(budgets, plain)
+            for kept in _list_host_kept_counts(budgets, plain)
         )
 
 
-def _kept_on_host(budgets: Budgets, plain: Levers) -> list[int]:
+def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
     """As many of those that are not streamed as the host holds, or a part of them where the link is
     slow.
     """
@@ -125,7 +131,7 @@ def _kept_on_host(budgets: Budgets, plain: Levers) -> list[int]:
     if hardware.host_ram_gib is None or is_by_hand(run):
         return [0] if must else []
     two = replace(plain, kept_on_host=True, kept_layers=2)  # one of them waits
-    room = host_room(run, two) - budgets.of(plain).host_bytes
+    room = host_room_bytes(run, two) - budgets.of(plain).host_bytes
     most = min(most, 1 + max(0, room) // waiting_bytes(run, two))
     return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
 
@@ -135,7 +141,7 @@ def _saves_to_host(run: RunConfig, plain: Levers) -> bool:
     return is_offloaded(run) and plain.compiled and is_fused(run)
 
 
-def _kept(budgets: Budgets, plain: Levers) -> list[int]:
+def _list_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
     """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
     run = budgets.run
     asked = run.hardware.checkpoint_skip_layers
@@ -150,7 +156,7 @@ def _kept(budgets: Budgets, plain: Levers) -> list[int]:
         or is_by_hand(run)
     ):
         return [0]
-    ceiling = card_room(run.hardware.vram_ceiling_gib)
+    ceiling = card_room_bytes(run.hardware.vram_ceiling_gib)
     none, one, two = (budgets.of(replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
     room = 0 if one > ceiling else 1 + (ceiling - one) // max(1, two - one)
     return [0, min(most, room)] if room and none <= ceiling and most else [0]

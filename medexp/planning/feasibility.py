@@ -8,72 +8,71 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from medexp.config.levers import LEVER_NAMES
 from medexp.config.schema import Device, Planning, RunConfig
 from medexp.errors import VramPlanError
 from medexp.planning.budget import layer_bytes
-from medexp.planning.candidates import thrifty
-from medexp.planning.limits import PINNED_SHARE, SAFETY, card_room, fits, host_beside, host_room
+from medexp.planning.candidates import least_memory
+from medexp.planning.limits import (
+    PINNED_SHARE,
+    SAFETY,
+    card_room_bytes,
+    fits,
+    host_beside_bytes,
+    host_room_bytes,
+)
 from medexp.planning.memory_terms import Phase
-from medexp.planning.step_time import Plan, Predictions, predicted
+from medexp.planning.step_time import Plan, Predictions, predict_plan
 from medexp.system.units import GIB, bytes_of_gib
 
 LONGEST, WIDEST = 131_072, 1024  # tokens, rank: what is looked at
-LEVERS = (
-    "offload_layers",
-    "offload_embedding",
-    "checkpoint_skip_layers",
-    "offload_activations",
-    "compile_layers",
-    "tile_mlp",
-    "page_optimizer",
-)  # of `hardware`, each of which may be auto
 Fitting = dict[str, int | str]  # values by key, each of which makes a run fit
 
 
-def resized(run: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
+def resize_run(run: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
     """`run` at another LoRA rank or sequence length; None leaves it."""
     lora = run.lora if rank is None else replace(run.lora, r=rank)
     training = run.training if seq is None else replace(run.training, max_seq_tokens=seq)
     return replace(run, lora=lora, training=training)
 
 
-def longest_that_fits(run: RunConfig) -> int | None:
+def find_longest_that_fits(run: RunConfig) -> int | None:
     """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not
     even 64 does.
     """
-    most = _largest(lambda count: resized(run, seq=64 * count), LONGEST // 64)
+    most = _find_largest(lambda count: resize_run(run, seq=64 * count), LONGEST // 64)
     return 64 * most if most else None
 
 
-def largest_rank_that_fits(run: RunConfig) -> int | None:
+def find_largest_rank_that_fits(run: RunConfig) -> int | None:
     """The largest `lora.r` for which some plan fits; None if not even 1 does."""
-    return _largest(lambda rank: resized(run, rank=rank), WIDEST) or None
+    return _find_largest(lambda rank: resize_run(run, rank=rank), WIDEST) or None
 
 
-def would_fit(run: RunConfig) -> Fitting:
+def suggest_what_fits(run: RunConfig) -> Fitting:
     """What would make `run`, which does not fit, fit by itself: fewer questions at a time where
     measuring or answering takes most; the longest sequence at this rank, the largest rank at this
     length; levers set by hand that could be left to the planner."""
     sizes = {
-        "training.max_seq_tokens": longest_that_fits(run),
-        "lora.r": largest_rank_that_fits(run),
+        "training.max_seq_tokens": find_longest_that_fits(run),
+        "lora.r": find_largest_rank_that_fits(run),
     }
     return (
-        _of_evaluation(run)
+        _suggest_for_evaluation(run)
         | {key: value for key, value in sizes.items() if value is not None}
-        | dict(_of_levers(run))
+        | dict(_suggest_levers(run))
     )
 
 
-def refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
+def make_refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
     """The error of a run for which none of `plans` fits: what is short, and what would fit."""
-    nearest = would_fit(run)
-    ways = [f"{key}={value}" for key, value in nearest.items()] or [*_everything_left_open(run)]
+    nearest = suggest_what_fits(run)
+    ways = [f"{key}={value}" for key, value in nearest.items()] or [*_suggest_open_levers(run)]
     hint = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
     least = min(plans, key=lambda plan: plan.budget.peak_bytes)
     ceiling = run.hardware.vram_ceiling_gib
     if ceiling is None or least.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling):
-        return VramPlanError(f"{_host_is_short(run, plans)}. {hint}", nearest)
+        return VramPlanError(f"{_describe_host_shortage(run, plans)}. {hint}", nearest)
     term = least.budget.largest()
     return VramPlanError(
         f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and"
@@ -83,33 +82,35 @@ def refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
     )
 
 
-def _of_evaluation(run: RunConfig) -> Fitting:
+def _suggest_for_evaluation(run: RunConfig) -> Fitting:
     """A smaller batch of held-out cases, or shorter ones; nothing where a training step takes most."""
-    least = min(_thrifty(run), key=lambda plan: plan.budget.peak_bytes)
+    least = min(_find_least_memory(run), key=lambda plan: plan.budget.peak_bytes)
     if least.budget.bytes_in(Phase.training) == least.budget.peak_bytes:
         return {}
-    size = _largest(lambda count: _evaluated(run, batch_size=count), run.evaluation.batch_size - 1)
+    size = _find_largest(
+        lambda count: _shrink_evaluation(run, batch_size=count), run.evaluation.batch_size - 1
+    )
     if size:
         return {"evaluation.batch_size": size}
-    steps = _largest(
-        lambda count: _evaluated(run, max_seq_tokens=64 * count),
+    steps = _find_largest(
+        lambda count: _shrink_evaluation(run, max_seq_tokens=64 * count),
         (run.evaluation.max_seq_tokens - 1) // 64,
     )
     return {"evaluation.max_seq_tokens": 64 * steps} if steps else {}
 
 
-def _evaluated(run: RunConfig, **values: Any) -> RunConfig:
+def _shrink_evaluation(run: RunConfig, **values: Any) -> RunConfig:
     return replace(run, evaluation=replace(run.evaluation, **values))
 
 
-def _of_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
+def _suggest_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
     """What was set by hand and stands in the way alone; on a CPU nothing is left to the planner."""
     if run.lora.dora and _fits(replace(run, lora=replace(run.lora, dora=False))):
         yield "lora.dora", "false"
     if run.hardware.device is Device.cpu:
         return
-    for name in LEVERS:
-        if getattr(run.hardware, name) != "auto" and _fits(_left_open(run, [name])):
+    for name in LEVER_NAMES:
+        if getattr(run.hardware, name) != "auto" and _fits(_leave_open(run, [name])):
             yield f"hardware.{name}", "auto"
     if run.training.plan is Planning.manual and _fits(
         replace(run, training=replace(run.training, plan=Planning.fastest))
@@ -117,20 +118,22 @@ def _of_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
         yield "training.plan", "fastest"
 
 
-def _everything_left_open(run: RunConfig) -> Iterator[str]:
+def _suggest_open_levers(run: RunConfig) -> Iterator[str]:
     """All levers at once, where no single one helps."""
     if run.hardware.device is Device.cuda and _fits(
-        replace(_left_open(run, LEVERS), training=replace(run.training, plan=Planning.fastest))
+        replace(
+            _leave_open(run, LEVER_NAMES), training=replace(run.training, plan=Planning.fastest)
+        )
     ):
         yield "training.plan=fastest with the levers on auto"
 
 
-def _left_open(run: RunConfig, names: Sequence[str]) -> RunConfig:
+def _leave_open(run: RunConfig, names: Sequence[str]) -> RunConfig:
     changes: dict[str, Any] = dict.fromkeys(names, "auto")
     return replace(run, hardware=replace(run.hardware, **changes))
 
 
-def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
+def _find_largest(trial: Callable[[int], RunConfig], most: int) -> int:
     """The largest number up to `most` whose trial fits, 0 if none does; what fits at a number fits
     at every smaller one.
     """
@@ -145,30 +148,33 @@ def _largest(trial: Callable[[int], RunConfig], most: int) -> int:
 
 
 def _fits(run: RunConfig) -> bool:
-    return any(fits(run, plan) or fits(run, _streaming_less(run, plan)) for plan in _thrifty(run))
+    return any(
+        fits(run, plan) or fits(run, _stream_fewer_layers(run, plan))
+        for plan in _find_least_memory(run)
+    )
 
 
-def _thrifty(run: RunConfig) -> Iterator[Plan]:
+def _find_least_memory(run: RunConfig) -> Iterator[Plan]:
     predictions = Predictions(run)
-    return map(predictions.of, thrifty(predictions.budgets))
+    return map(predictions.of, least_memory(predictions.budgets))
 
 
-def _streaming_less(run: RunConfig, plan: Plan) -> Plan:
+def _stream_fewer_layers(run: RunConfig, plan: Plan) -> Plan:
     """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be
     what is short.
     """
     if run.hardware.vram_ceiling_gib is None or isinstance(run.hardware.offload_layers, int):
         return plan
-    room = card_room(run.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
+    room = card_room_bytes(run.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
     back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(run)[0])
     return (
-        predicted(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back))
+        predict_plan(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back))
         if back
         else plan
     )
 
 
-def _host_is_short(run: RunConfig, plans: Sequence[Plan]) -> str:
+def _describe_host_shortage(run: RunConfig, plans: Sequence[Plan]) -> str:
     """The card could, the host cannot: by how much, for the plan under the ceiling that needs least
     of it.
     """
@@ -178,20 +184,22 @@ def _host_is_short(run: RunConfig, plans: Sequence[Plan]) -> str:
     ram, levers = run.hardware.host_ram_gib or 0, least.levers
     needs, room = (
         f"{least.budget.host_bytes / GIB:.1f} GiB",
-        f"{host_room(run, levers) / GIB:.1f} GiB",
+        f"{host_room_bytes(run, levers) / GIB:.1f} GiB",
     )
     has = f"{room} may be used: hardware.host_ram_gib is {ram:g} and"
-    beside = f"{host_beside(run) / GIB:.0f} GiB are for the process"
+    beside = f"{host_beside_bytes(run) / GIB:.0f} GiB are for the process"
     if run.hardware.device is Device.cpu:
         return f"the run needs {needs} of memory and {has} {beside}"
-    waits = f", the activations of {layers(levers.kept_layers)}" if levers.kept_on_host else ""
+    waits = (
+        f", the activations of {spell_layers(levers.kept_layers)}" if levers.kept_on_host else ""
+    )
     why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else beside
     return (
-        f"what is left off the card needs {needs} of host memory ({layers(levers.streamed_layers)}"
+        f"what is left off the card needs {needs} of host memory ({spell_layers(levers.streamed_layers)}"
         f" streamed{waits}) and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
     )
 
 
-def layers(count: int) -> str:
+def spell_layers(count: int) -> str:
     """So many layers, in words."""
     return f"{count} layer{'' if count == 1 else 's'}"

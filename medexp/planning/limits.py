@@ -25,32 +25,32 @@ def fits(run: RunConfig, plan: Plan) -> bool:
     ceiling = run.hardware.vram_ceiling_gib
     return (
         ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)
-    ) and host_over(run, plan) <= 0
+    ) and host_excess_bytes(run, plan) <= 0
 
 
-def card_room(ceiling_gib: float) -> int:
+def card_room_bytes(ceiling_gib: float) -> int:
     """Bytes that a plan may take under a ceiling, its possible error left out."""
     return int(bytes_of_gib(ceiling_gib) / SAFETY)
 
 
-def host_beside(run: RunConfig) -> int:
+def host_beside_bytes(run: RunConfig) -> int:
     """Bytes of host memory for what is no tensor."""
     return BESIDE_ON_CPU_BYTES if run.hardware.device is Device.cpu else HOST_BESIDE_BYTES
 
 
-def host_room(run: RunConfig, levers: Levers) -> int:
+def host_room_bytes(run: RunConfig, levers: Levers) -> int:
     """Bytes of host memory that a plan with `levers` may take, where hardware.host_ram_gib is set."""
     ram_bytes = bytes_of_gib(run.hardware.host_ram_gib or 0)
-    room = ram_bytes - host_beside(run)
+    room = ram_bytes - host_beside_bytes(run)
     return min(room, int(PINNED_SHARE * ram_bytes)) if levers.kept_on_host else room
 
 
-def host_over(run: RunConfig, plan: Plan) -> int:
+def host_excess_bytes(run: RunConfig, plan: Plan) -> int:
     """By how many bytes `plan` takes more of the host than it may; 0 or less where it does not, or
     no limit is known.
     """
     return (
         0
         if run.hardware.host_ram_gib is None
-        else plan.budget.host_bytes - host_room(run, plan.levers)
+        else plan.budget.host_bytes - host_room_bytes(run, plan.levers)
     )

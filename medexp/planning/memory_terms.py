@@ -72,7 +72,7 @@ class Term(NamedTuple):
     source: str
 
 
-class Part:
+class TermGroup:
     """Terms that depend on the same levers, and the bytes they come to, by phase: a search adds
     parts up, not terms.
     """
@@ -92,7 +92,7 @@ class Budget:
     """All terms of a run with given levers, in their parts."""
 
     levers: Levers
-    parts: tuple[Part, ...]
+    parts: tuple[TermGroup, ...]
     link_bytes: int
 
     @property
@@ -115,12 +115,12 @@ class Budget:
         """The most the allocator reserves: what is always there and the larger of a training step
         and an evaluation.
         """
-        return _peak([part.on_card for part in self.parts])
+        return _compute_peak([part.on_card for part in self.parts])
 
     @cached_property
     def host_bytes(self) -> int:
         """Pinned and pageable host memory, at its peak; on a CPU everything lies there."""
-        return _peak([part.on_host for part in self.parts])
+        return _compute_peak([part.on_host for part in self.parts])
 
     def largest(self) -> Term:
         """The term that takes most of the card."""
@@ -133,7 +133,7 @@ class Budget:
 _INDEX = {phase: index for index, phase in enumerate(Phase)}
 
 
-def _peak(held: Iterable[tuple[int, ...]]) -> int:
+def _compute_peak(held: Iterable[tuple[int, ...]]) -> int:
     """What is always held, and the most that a phase adds; `held` are the bytes of each part, by
     phase.
     """
@@ -148,15 +148,15 @@ def dequantised_bytes(shape: ModelShape) -> int:
     return 2 * shape.ffn * shape.hidden
 
 
-def linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
+def list_linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
     """(in, out) of every projection of a decoder layer, the query's first, then the key's."""
-    return _linear_sizes(
+    return _list_linear_sizes(
         shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
     )
 
 
 @cache
-def _linear_sizes(hidden: int, query: int, kv: int, ffn: int) -> Mapping[str, tuple[int, int]]:
+def _list_linear_sizes(hidden: int, query: int, kv: int, ffn: int) -> Mapping[str, tuple[int, int]]:
     return MappingProxyType(
         {
             "q_proj": (hidden, query),
@@ -170,23 +170,23 @@ def _linear_sizes(hidden: int, query: int, kv: int, ffn: int) -> Mapping[str, tu
     )
 
 
-def layer_parameters(shape: ModelShape) -> int:
+def count_layer_parameters(shape: ModelShape) -> int:
     """Weights of the projections of one decoder layer."""
-    return sum(inputs * outputs for inputs, outputs in linear_sizes(shape).values())
+    return sum(inputs * outputs for inputs, outputs in list_linear_sizes(shape).values())
 
 
-def lora_parameters(run: RunConfig) -> int:
+def count_lora_parameters(run: RunConfig) -> int:
     """Trained parameters: r x (in + out) a projection, and a magnitude an output with DoRA."""
     sizes = [
         size
-        for name, size in linear_sizes(run.model.shape).items()
+        for name, size in list_linear_sizes(run.model.shape).items()
         if name in run.lora.target_modules
     ]
     magnitudes = sum(outputs for _, outputs in sizes) if run.lora.dora else 0
     return run.model.shape.layers * (run.lora.r * sum(map(sum, sizes)) + magnitudes)
 
 
-def rounded(num_bytes: int) -> int:
+def round_to_allocation(num_bytes: int) -> int:
     """What the allocator takes for a tensor of `num_bytes`."""
     return -(-num_bytes // ALLOCATION_UNIT) * ALLOCATION_UNIT
 

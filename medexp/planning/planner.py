@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
+from medexp.config.levers import MEMORY_LEVERS
 from medexp.config.schema import Device, Engine, Planning, RunConfig
-from medexp.planning.candidates import candidates
-from medexp.planning.feasibility import layers, refusal, resized
-from medexp.planning.limits import fits, host_over
+from medexp.planning.candidates import list_candidates
+from medexp.planning.feasibility import make_refusal, resize_run, spell_layers
+from medexp.planning.limits import fits, host_excess_bytes
 from medexp.planning.memory_terms import Levers, Phase, Place, Term
 from medexp.planning.step_time import Plan, Predictions
 from medexp.system.units import GIB
@@ -33,41 +35,41 @@ class Cell:
     plan: Plan | None
 
 
-def choose(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
+def choose_plan(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
     """The plan that `training.plan` asks for, and up to four runners-up.
 
     Raises: VramPlanError naming the largest term and what would fit, if nothing does.
     """
-    plans, fitting = searched(run, partial(fits, run))
+    plans, fitting = search_plans(run, partial(fits, run))
     if not fitting:
-        raise refusal(run, plans)
-    chosen = preferred(run, fitting)
-    return chosen, tuple(_distinct([chosen, *fitting]))[1:5]
+        raise make_refusal(run, plans)
+    chosen = pick_preferred(run, fitting)
+    return chosen, tuple(_pick_distinct([chosen, *fitting]))[1:5]
 
 
-def searched(run: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
+def search_plans(run: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
     """The plans of `run`, best first, and those of them that `may` be taken; with last resorts
     where no compiled layers fit.
     """
-    plans = ranked(run)
+    plans = rank_plans(run)
     fitting = [*filter(may, plans)]
     if not any(plan.levers.compiled for plan in fitting):
-        plans = ranked(run, last_resorts=True)
+        plans = rank_plans(run, last_resorts=True)
         fitting = [*filter(may, plans)]
     return plans, fitting
 
 
-def preferred(run: RunConfig, fitting: list[Plan]) -> Plan:
+def pick_preferred(run: RunConfig, fitting: list[Plan]) -> Plan:
     """The one that takes least with `training.plan=frugal`, else the simplest of those whose
     predicted times are too close to tell apart. `fitting` are plans that may be taken, best first.
     """
     if run.training.plan is Planning.frugal:
         return fitting[0]
     close = [plan for plan in fitting if plan.step_s <= fitting[0].step_s * TOO_CLOSE_TO_TELL]
-    return min(close, key=_liking)
+    return min(close, key=_preference_key)
 
 
-def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
+def _preference_key(plan: Plan) -> tuple[bool, bool, int, float, int]:
     """An optimizer is paged, and activations are moved, only where that clearly brings something.
     Then the larger micro-batch: whatever the cost model leaves out (launches, gaps, a slow host) is
     paid a micro-batch."""
@@ -81,20 +83,20 @@ def _liking(plan: Plan) -> tuple[bool, bool, int, float, int]:
     )
 
 
-def ranked(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
+def rank_plans(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
     """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
     is_frugal = run.training.plan is Planning.frugal
     predictions = Predictions(run)
     plans = [
         predictions.of(levers)
-        for levers in candidates(predictions.budgets, last_resorts or is_frugal)
+        for levers in list_candidates(predictions.budgets, last_resorts or is_frugal)
     ]
     if is_frugal:
         return sorted(plans, key=lambda plan: (plan.budget.peak_bytes, plan.step_s))
     return sorted(plans, key=lambda plan: (plan.step_s, plan.budget.peak_bytes))
 
 
-def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
+def next_safer_plan(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
     """The best plan of `asked` (its levers as the config has them) that takes clearly less in
     `phase` than `failed` did.
 
@@ -104,10 +106,10 @@ def safer(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
     """
     takes_less = [
         plan
-        for plan in ranked(asked, last_resorts=True)
+        for plan in rank_plans(asked, last_resorts=True)
         if plan.budget.bytes_in(phase) * SAFER <= failed.budget.bytes_in(phase)
         and plan.budget.peak_bytes <= failed.budget.peak_bytes
-        and host_over(asked, plan) <= 0
+        and host_excess_bytes(asked, plan) <= 0
         and plan.levers.tiled_mlp is failed.levers.tiled_mlp  # decided when Unsloth is imported
     ]
     loaded = [plan for plan in takes_less if not needs_reload(failed, plan)]
@@ -123,44 +125,39 @@ def needs_reload(before: Plan, after: Plan) -> bool:
     return weights(before) != weights(after)
 
 
+# What `apply_plan` sets.
 LEVER_KEYS = (
     "training.micro_batch",
     "training.accumulation",
-    "hardware.offload_layers",
-    "hardware.offload_embedding",
-    "hardware.checkpoint_skip_layers",
-    "hardware.offload_activations",
-    "hardware.compile_layers",
-    "hardware.tile_mlp",
-    "hardware.page_optimizer",
-)  # what `apply` sets
-# in MLflow, after what was asked
+    *(lever.key for lever in MEMORY_LEVERS),
+)
+# Their names in MLflow, beside those of what was asked.
 LEVER_PARAMS = {name: f"vram.{name.rpartition('.')[2]}" for name in LEVER_KEYS}
 
 
-def apply(run: RunConfig, plan: Plan) -> None:
-    """Set the levers of `plan` in `run`, which is still known by what was asked for."""
-    leaves = flatten(run)
-    run.asked = {name: leaves[name] for name in LEVER_KEYS} | run.asked
-    levers = plan.levers
-    run.training.micro_batch, run.training.accumulation = levers.micro_batch, levers.accumulation
-    if run.hardware.engine is Engine.unsloth:
-        run.hardware.offload_layers = levers.streamed_layers
-        run.hardware.offload_embedding = levers.embedding_on_host
-        run.hardware.checkpoint_skip_layers = levers.kept_layers
-        run.hardware.offload_activations = levers.kept_on_host
-        run.hardware.compile_layers, run.hardware.tile_mlp = levers.compiled, levers.tiled_mlp
-    run.hardware.page_optimizer = levers.paged
+def apply_plan(config: RunConfig, plan: Plan) -> RunConfig:
+    """Return `config` with the levers of `plan`, still known by what was asked for."""
+    leaves, levers = flatten(config), plan.levers
+    values: dict[str, object] = {
+        "training.micro_batch": levers.micro_batch,
+        "training.accumulation": levers.accumulation,
+        "asked": {name: leaves[name] for name in LEVER_KEYS} | config.asked,
+    }
+    with_unsloth = config.hardware.engine is Engine.unsloth
+    for lever in MEMORY_LEVERS:
+        if with_unsloth or not lever.needs_unsloth:
+            values[lever.key] = getattr(levers, lever.planned_as)
+    return change_values(config, values)
 
 
-def cell(run: RunConfig, rank: int, seq: int) -> Cell:
+def find_cell(run: RunConfig, rank: int, seq: int) -> Cell:
     """The best plan of `run` at another rank and length."""
-    there = resized(run, rank, seq)
-    _, fitting = searched(there, partial(fits, there))
-    return Cell(rank, seq, preferred(there, fitting) if fitting else None)
+    there = resize_run(run, rank, seq)
+    _, fitting = search_plans(there, partial(fits, there))
+    return Cell(rank, seq, pick_preferred(there, fitting) if fitting else None)
 
 
-def _distinct(plans: list[Plan]) -> Iterator[Plan]:
+def _pick_distinct(plans: list[Plan]) -> Iterator[Plan]:
     """The best plan of every micro-batch and number of layers kept on the card, or on the host:
     neighbours say nothing new.
     """
@@ -178,7 +175,7 @@ def is_planned(run: RunConfig) -> bool:
     return run.hardware.device is Device.cuda
 
 
-def terms(plan: Plan) -> list[Term]:
+def sort_terms(plan: Plan) -> list[Term]:
     """Every term of the plan, the card's first, what is always there before what comes and goes,
     largest first.
     """
@@ -192,19 +189,21 @@ def terms(plan: Plan) -> list[Term]:
     )
 
 
-def sentence(plan: Plan, ceiling_gib: float | None) -> str:
+def describe_plan(plan: Plan, ceiling_gib: float | None) -> str:
     """The plan in one line: batch, levers, bytes against the ceiling, predicted speed."""
     levers = plan.levers
     is_eager = not levers.compiled and levers.streamed_layers > 0
     parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
     parts += (
-        [f"{layers(levers.streamed_layers)} streamed from the host"]
+        [f"{spell_layers(levers.streamed_layers)} streamed from the host"]
         if levers.streamed_layers
         else []
     )
     parts += ["embedding on the host"] if levers.embedding_on_host else []
     where = ", their activations on the host" if levers.kept_on_host else ""
-    parts += [f"{layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
+    parts += (
+        [f"{spell_layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
+    )
     parts += ["layers not compiled"] if is_eager else []
     parts += ["MLP in tiles"] if levers.tiled_mlp else []
     parts += ["optimizer state paged"] if levers.paged else []
@@ -214,7 +213,7 @@ def sentence(plan: Plan, ceiling_gib: float | None) -> str:
     return f"{', '.join(parts)}: {takes / GIB:.2f}{of} GiB{speed}"
 
 
-def as_dict(plan: Plan) -> dict[str, object]:
+def plan_as_dict(plan: Plan) -> dict[str, object]:
     """The plan as plain values with stable keys; bytes are ints."""
     levers = plan.levers
     return {
@@ -232,6 +231,6 @@ def as_dict(plan: Plan) -> dict[str, object]:
                 "phase": each.phase.value,
                 "source": each.source,
             }
-            for each in terms(plan)
+            for each in sort_terms(plan)
         ],
     }

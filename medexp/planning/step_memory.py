@@ -13,14 +13,14 @@ from medexp.planning.memory_terms import (
     Phase,
     Place,
     Term,
+    count_lora_parameters,
     dequantised_bytes,
     hidden_state_bytes,
-    lora_parameters,
 )
 from medexp.planning.unfused_memory import (
     EAGER_FACTOR,
     MLP,
-    compiled_step,
+    compiled_step_bytes,
     is_fused,
     is_in_mlp,
     product_bytes,
@@ -73,13 +73,13 @@ PLAIN_DORA_SHARE = 0.25  # of DoRA's product that is there at the peak: three po
 CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB
 
 
-def step_terms(run: RunConfig, levers: Levers) -> list[Term]:
+def list_step_terms(run: RunConfig, levers: Levers) -> list[Term]:
     """The terms of a training step of `run` with `levers`, gradients and optimizer left out."""
     tokens = levers.micro_batch * run.training.max_seq_tokens
     return (
-        _unsloth(run, levers, tokens)
+        _list_unsloth_terms(run, levers, tokens)
         if run.hardware.engine is Engine.unsloth
-        else _plain(run, tokens)
+        else _list_plain_terms(run, tokens)
     )
 
 
@@ -99,14 +99,16 @@ def is_shortened(run: RunConfig) -> bool:
     return is_offloaded(run) and is_plain and not run.hardware.recompute_last_product
 
 
-def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
+def _list_unsloth_terms(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     training = Phase.training
-    recompute, fitted = _compiled(run, tokens) if levers.compiled else _eager(run, levers, tokens)
+    recompute, fitted = (
+        _compiled_bytes(run, tokens) if levers.compiled else _eager_bytes(run, levers, tokens)
+    )
     staging = _staging_bytes(run, tokens) if is_offloaded(run) else 0
     loss = _loss_bytes(run)
     slack = max(0, max(fitted, SMALLEST_STEP + loss) - recompute - loss - staging)
     return [
-        _hidden_states(run, tokens),
+        _make_hidden_state_term(run, tokens),
         Term(
             "staging of hidden states", staging, Place.gpu, training, "Unsloth's two buffers, exact"
         ),
@@ -136,7 +138,7 @@ def _unsloth(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     ]
 
 
-def _hidden_states(run: RunConfig, tokens: int) -> Term:
+def _make_hidden_state_term(run: RunConfig, tokens: int) -> Term:
     """A layer's input each: exact on the card, in blocks of a power of two on the host."""
     layers, whole = run.model.shape.layers, hidden_state_bytes(run.model.shape, tokens)
     if not is_offloaded(run):
@@ -157,10 +159,10 @@ def _hidden_states(run: RunConfig, tokens: int) -> Term:
     )
 
 
-def _compiled(run: RunConfig, tokens: int) -> tuple[int, int]:
+def _compiled_bytes(run: RunConfig, tokens: int) -> tuple[int, int]:
     """What tensors take beside staging and loss, and what the allocator reserves for all of it."""
     if not is_fused(run):
-        return compiled_step(run, tokens)
+        return compiled_step_bytes(run, tokens)
     shape = run.model.shape
     weight = dequantised_bytes(shape)
     if is_in_mlp(run):
@@ -194,12 +196,12 @@ def _loss_bytes(run: RunConfig) -> int:
     return LOSS_LEAVES + LOSS_LEAVES_PER_WIDTH * run.model.shape.hidden
 
 
-def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
+def _eager_bytes(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
     shape = run.model.shape
     per_hidden, per_ffn = (
         (TILED_PER_HIDDEN, TILED_PER_FFN) if levers.tiled_mlp else (EAGER_PER_HIDDEN, EAGER_PER_FFN)
     )
-    tile = largest_tile(shape.hidden, tokens) if levers.tiled_mlp else tokens
+    tile = count_largest_tile(shape.hidden, tokens) if levers.tiled_mlp else tokens
     slope = int(
         2 * (EAGER_SLOPE_HIDDEN * tokens * shape.hidden + EAGER_SLOPE_FFN * tile * shape.ffn)
     )
@@ -210,7 +212,7 @@ def _eager(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
     )
 
 
-def largest_tile(hidden: int, tokens: int) -> int:
+def count_largest_tile(hidden: int, tokens: int) -> int:
     """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time, and the
     rest is a tile of its own.
 
@@ -222,16 +224,16 @@ def largest_tile(hidden: int, tokens: int) -> int:
 
 def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
-        return int(WAITING_ONCE * 2 * sum(_saved_numbers(run, tokens))) + WAITING_FIXED
+        return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(run, tokens))) + WAITING_FIXED
     each = (
         2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn)
         if is_fused(run)
-        else compiled_step(run, tokens)[0]
+        else compiled_step_bytes(run, tokens)[0]
     )
     return int(KEPT_EACH * levers.kept_layers * each)
 
 
-def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
+def _count_saved_numbers(run: RunConfig, tokens: int) -> list[int]:
     """How many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five as
     wide as the model, keys before and after rotation, queries and attention's output and keys and
     values padded by a block, two as wide as the MLP.
@@ -240,7 +242,7 @@ def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
     """
     shape = run.model.shape
     limit = run.training.max_seq_tokens
-    padded = attended_tokens(tokens // limit, limit)
+    padded = count_attended_tokens(tokens // limit, limit)
     query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return (
         [tokens * shape.hidden] * 5
@@ -251,7 +253,7 @@ def _saved_numbers(run: RunConfig, tokens: int) -> list[int]:
     )
 
 
-def attended_tokens(cases: int, longest: int) -> int:
+def count_attended_tokens(cases: int, longest: int) -> int:
     """The tokens of a batch as attention takes them, every case padded to the longest and by a
     block: many short cases are more.
     """
@@ -261,18 +263,18 @@ def attended_tokens(cases: int, longest: int) -> int:
 def waiting_bytes(run: RunConfig, levers: Levers) -> int:
     """Pinned host memory for what the waiting layers save."""
     tokens = levers.micro_batch * run.training.max_seq_tokens
-    pieces = sum(-(-2 * numbers // WAITING_PIECE) for numbers in _saved_numbers(run, tokens))
+    pieces = sum(-(-2 * numbers // WAITING_PIECE) for numbers in _count_saved_numbers(run, tokens))
     return levers.waiting_layers * pieces * WAITING_PIECE
 
 
-def _plain(run: RunConfig, tokens: int) -> list[Term]:
+def _list_plain_terms(run: RunConfig, tokens: int) -> list[Term]:
     if (
         run.hardware.device is Device.cpu
         or run.training.gradient_checkpointing is Checkpointing.off
     ):
-        return _unchunked(run, tokens)
+        return _list_unchunked_terms(run, tokens)
     shape, training = run.model.shape, Phase.training
-    hidden_states, gradients = hidden_state_bytes(shape, tokens), 4 * lora_parameters(run)
+    hidden_states, gradients = hidden_state_bytes(shape, tokens), 4 * count_lora_parameters(run)
     loss_fixed = int(2 * LOSS_PER_HEAD * shape.vocab * shape.hidden) + LOSS_FIXED - gradients
     layer_fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED
     in_loss = (int(2 * tokens * LOSS_PER_HIDDEN * shape.hidden), max(0, loss_fixed))
@@ -301,7 +303,7 @@ def _plain(run: RunConfig, tokens: int) -> list[Term]:
     ]
 
 
-def _unchunked(run: RunConfig, tokens: int) -> list[Term]:
+def _list_unchunked_terms(run: RunConfig, tokens: int) -> list[Term]:
     """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is
     taken to need as much.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from medexp.config.schema import ModelShape, Quantisation, RunConfig
 from medexp.planning.budget import Budgets, streamed_link_bytes
-from medexp.planning.memory_terms import Budget, Levers, layer_parameters
+from medexp.planning.memory_terms import Budget, Levers, count_layer_parameters
 from medexp.planning.step_memory import is_shortened
 
 # What is left of a measured step after products at the rate that medexp.calibrate measures,
@@ -68,18 +68,18 @@ class MicroBatch:
         return max(self.fixed_s + tokens * self.token_s, self.least_s)
 
 
-def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
+def estimate_micro_batch(run: RunConfig, levers: Levers) -> MicroBatch:
     """What a micro-batch of `run` takes on the card.
 
     Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a
     kept layer and where nothing is recomputed of it), 4 in the head.
     """
     shape = run.model.shape
-    tflops, memory, _ = _rates(run)
+    tflops, memory, _ = _effective_rates(run)
     recomputed = 1 - levers.kept_layers / shape.layers
     # the MLP once more, 2 FLOP a weight
     again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0
-    flops = _flops_a_token(shape, run.training.max_seq_tokens, recomputed) + again
+    flops = _flops_per_token(shape, run.training.max_seq_tokens, recomputed) + again
     left_out = (
         recomputed * shape.layers * shape.hidden * shape.ffn
         if is_shortened(run) and not levers.tiled_mlp
@@ -89,7 +89,7 @@ def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
     is_quantised = run.model.quantisation is Quantisation.nf4
-    dequantised = (2 + recomputed) * shape.layers * layer_parameters(shape) - left_out
+    dequantised = (2 + recomputed) * shape.layers * count_layer_parameters(shape) - left_out
     dequantised_s = is_quantised * dequantised * DEQUANTISED_BYTES / (memory * 1e9)
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
     gaps_s = shape.layers * GAPS_S_A_LAYER
@@ -99,7 +99,7 @@ def on_card(run: RunConfig, levers: Levers) -> MicroBatch:
     )
 
 
-def short_micro_batch(run: RunConfig) -> MicroBatch:
+def estimate_short_micro_batch(run: RunConfig) -> MicroBatch:
     """What a micro-batch of `run` (levers set) takes when it is shorter than planned; streamed
     layers cross the link in full.
     """
@@ -116,12 +116,12 @@ def short_micro_batch(run: RunConfig) -> MicroBatch:
         compiled=hardware.compile_layers is True,
         tiled_mlp=hardware.tile_mlp is True,
     )
-    whole = on_card(run, levers)
-    streamed_s = streamed_link_bytes(run, streamed) / (_rates(run)[2] * 1e9)
+    whole = estimate_micro_batch(run, levers)
+    streamed_s = streamed_link_bytes(run, streamed) / (_effective_rates(run)[2] * 1e9)
     return replace(whole, least_s=max(whole.least_s, streamed_s))
 
 
-def predicted(run: RunConfig, levers: Levers) -> Plan:
+def predict_plan(run: RunConfig, levers: Levers) -> Plan:
     """The bytes and the time of `run` with `levers`, every case as long as the limit."""
     return Predictions(run).of(levers)
 
@@ -131,11 +131,11 @@ class Predictions:
 
     def __init__(self, run: RunConfig):
         self.budgets = Budgets(run)
-        self._run, self._link_a_s = run, _rates(run)[2] * 1e9
+        self._run, self._link_a_s = run, _effective_rates(run)[2] * 1e9
         self._micro_batches: dict[tuple[int, bool, bool], MicroBatch] = {}
 
     def of(self, levers: Levers) -> Plan:
-        """As `predicted`."""
+        """As `predict_plan`."""
         run, link_a_s = self._run, self._link_a_s
         needed = self.budgets.of(levers)
         tokens = levers.micro_batch * run.training.max_seq_tokens
@@ -162,11 +162,11 @@ class Predictions:
     def _micro_batch(self, levers: Levers) -> MicroBatch:
         key = (levers.kept_layers, levers.compiled, levers.tiled_mlp)
         if (known := self._micro_batches.get(key)) is None:
-            known = self._micro_batches[key] = on_card(self._run, levers)
+            known = self._micro_batches[key] = estimate_micro_batch(self._run, levers)
         return known
 
 
-def _rates(run: RunConfig) -> tuple[float, float, float]:
+def _effective_rates(run: RunConfig) -> tuple[float, float, float]:
     """TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
     hardware = run.hardware
     known = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
@@ -176,9 +176,9 @@ def _rates(run: RunConfig) -> tuple[float, float, float]:
     return tflops, memory, link
 
 
-def _flops_a_token(shape: ModelShape, seq: int, recomputed: float) -> float:
+def _flops_per_token(shape: ModelShape, seq: int, recomputed: float) -> float:
     # causal: half of 4 x seq x width, a layer and forward pass
     attention = 2 * seq * shape.heads * shape.head_dim
     return shape.layers * (
-        (4 + 2 * recomputed) * layer_parameters(shape) + (3.5 + recomputed) * attention
+        (4 + 2 * recomputed) * count_layer_parameters(shape) + (3.5 + recomputed) * attention
     ) + (4 * shape.vocab * shape.hidden)

@@ -7,7 +7,7 @@ Fitted on 17 points (benchmarks/vram, grid_unfused.json).
 """
 
 from medexp.config.schema import Bias, Engine, Family, RunConfig
-from medexp.planning.memory_terms import linear_sizes
+from medexp.planning.memory_terms import list_linear_sizes
 from medexp.system.units import MIB
 
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -39,7 +39,7 @@ def can_stream(run: RunConfig) -> bool:
     return run.hardware.engine is Engine.unsloth and not run.lora.dora and not trains_its_biases
 
 
-def compiled_step(run: RunConfig, tokens: int) -> tuple[int, int]:
+def compiled_step_bytes(run: RunConfig, tokens: int) -> tuple[int, int]:
     """Bytes of a step of `tokens` in compiled layers: what grows with the tokens, and all that is
     reserved.
     """
@@ -49,7 +49,7 @@ def compiled_step(run: RunConfig, tokens: int) -> tuple[int, int]:
         return slope, slope + BIAS_FIXED
     per_ffn = DORA_PER_FFN if is_in_mlp(run) else DORA_PER_FFN_BESIDE
     slope = int(2 * tokens * (DORA_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn))
-    return slope, slope + int(DORA_PER_WEIGHT * _largest_weight(run)) + DORA_FIXED
+    return slope, slope + int(DORA_PER_WEIGHT * _find_largest_weight(run)) + DORA_FIXED
 
 
 def product_bytes(run: RunConfig, tokens: int) -> int:
@@ -60,7 +60,7 @@ def product_bytes(run: RunConfig, tokens: int) -> int:
         return 0
     takes = (
         each * (IDENTITY * each + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
-        for each, outputs in _tuned_sizes(run)
+        for each, outputs in _list_trained_sizes(run)
     )
     return max(takes) + PRODUCT_FIXED
 
@@ -70,20 +70,21 @@ def forward_bytes(run: RunConfig, tokens: int) -> int:
     shape, per_ffn = run.model.shape, FORWARD_PER_FFN if is_in_mlp(run) else FORWARD_PER_FFN_BESIDE
     activations = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn)
     return max(
-        product_bytes(run, tokens), int(FORWARD_PER_WEIGHT * _largest_weight(run)) + activations
+        product_bytes(run, tokens),
+        int(FORWARD_PER_WEIGHT * _find_largest_weight(run)) + activations,
     )
 
 
-def _tuned_sizes(run: RunConfig) -> list[tuple[int, int]]:
+def _list_trained_sizes(run: RunConfig) -> list[tuple[int, int]]:
     return [
         size
-        for name, size in linear_sizes(run.model.shape).items()
+        for name, size in list_linear_sizes(run.model.shape).items()
         if name in run.lora.target_modules
     ]
 
 
-def _largest_weight(run: RunConfig) -> int:
-    return max(inputs * outputs for inputs, outputs in _tuned_sizes(run))
+def _find_largest_weight(run: RunConfig) -> int:
+    return max(inputs * outputs for inputs, outputs in _list_trained_sizes(run))
 
 
 def is_in_mlp(run: RunConfig) -> bool:

@@ -11,7 +11,7 @@ from medexp.system.units import figure
 
 # How many harmful answers are printed, and how much of each question.
 MOST_HARMFUL, QUESTION_CHARACTERS = 5, 120
-_STYLES = {Tone.bad: "red", Tone.good: "green", Tone.plain: ""}
+TONE_STYLES = {Tone.bad: "red", Tone.good: "green", Tone.plain: ""}
 
 
 def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
@@ -31,9 +31,9 @@ def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
 def print_leading_lines(console: Console, found: Scorecard) -> None:
     """Print FORM, MEDICINE and HARM, and the harmful answers, the worst first."""
     for line in make_leading_lines(found):
-        console.result(f"{line.name:<9}{line.text}", style=_STYLES[line.tone])
+        console.result(f"{line.name:<9}{line.text}", style=TONE_STYLES[line.tone])
     for row in make_harm_rows(found):
-        console.result(f"  {row}", style=_STYLES[Tone.bad])
+        console.result(f"  {row}", style=TONE_STYLES[Tone.bad])
 
 
 def make_harm_rows(found: Scorecard, most: int = MOST_HARMFUL) -> list[str]:

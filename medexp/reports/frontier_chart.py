@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medexp.planning.planner import Cell, sentence
+from medexp.planning.planner import Cell, describe_plan
 
 _FITS, _DOES_NOT = "#2a78b5", "#d9d9d9"
 # how much of the colour the fastest cell has: dark words are easily read on it
@@ -137,7 +137,7 @@ def _render_cell(cell: Cell, fastest: float) -> str:
         return "<td class='not' title='nothing fits'>–</td>"
     look, plan = (
         f"background:{_shade_cell(cell, fastest)}",
-        html.escape(sentence(cell.plan, None), quote=True),
+        html.escape(describe_plan(cell.plan, None), quote=True),
     )
     return f"<td style='{look}' title='{plan}'><a href='#{_cell_anchor(cell)}'>{_cell_text(cell)}</a></td>"
 
@@ -147,7 +147,7 @@ def _render_plan(cell: Cell) -> str:
         return ""
     return (
         f"<li id='{_cell_anchor(cell)}'><b>r={cell.rank}, {cell.seq:,} tokens</b>:"
-        f" {html.escape(sentence(cell.plan, None))}</li>"
+        f" {html.escape(describe_plan(cell.plan, None))}</li>"
     )
 
 

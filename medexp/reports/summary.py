@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medexp.data.cases import Case
-from medexp.evaluation.paired_stats import Comparison
+from medexp.evaluation.paired_stats import PairedComparison
 from medexp.system.units import GIB, duration
 
 NOT_FOR_CLINICAL_USE = (
@@ -32,8 +32,8 @@ class RunSummary:
     peak_bytes: int
     ceiling_bytes: int
     planned_bytes: int = 0
-    loss: Comparison | None = None
-    structure: Comparison | None = None
+    loss: PairedComparison | None = None
+    structure: PairedComparison | None = None
 
 
 def run_metrics(outcome: RunSummary) -> dict[str, float]:
@@ -100,7 +100,7 @@ def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> li
     ]
 
 
-def _comparison_metrics(name: str, comparison: Comparison) -> dict[str, float]:
+def _comparison_metrics(name: str, comparison: PairedComparison) -> dict[str, float]:
     return {
         f"result/{name}_paired_change": comparison.change,
         f"result/{name}_paired_low": comparison.low,
@@ -110,7 +110,7 @@ def _comparison_metrics(name: str, comparison: Comparison) -> dict[str, float]:
     }
 
 
-def _describe_change(before: float, after: float, comparison: Comparison | None) -> str:
+def _describe_change(before: float, after: float, comparison: PairedComparison | None) -> str:
     """Return before -> after, the change with its 95 % interval, cases, groups and p."""
     figures = f"{before:.4f} -> {after:.4f}"
     if comparison is None:

@@ -17,7 +17,7 @@ from medexp.sweep.study.history import FOLDER, trial_id_of
 from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_outcome
 from medexp.system import private_names
-from medexp.tracking.run_name import words
+from medexp.tracking.run_name import abbreviate_params
 
 
 class TrialExecutor:
@@ -137,7 +137,7 @@ class TrialExecutor:
             storage=self._study.url,
             trial_id=trial_id_of(trial),
             number=trial.number,
-            name=f"{subdir}: {words(trial.params)}",
+            name=f"{subdir}: {abbreviate_params(trial.params)}",
             pruner=self._options.pruner,
             reports=len(self._options.objectives) == 1 and self._options.repeats == 1,
             tags=tags,

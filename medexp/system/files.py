@@ -18,7 +18,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def write_json(
+def write_json_atomic(
     file: Path,
     value: object,
     indent: int | None = None,
@@ -55,7 +55,7 @@ def flush(place: Path) -> None:
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
+def atomic_directory(folder: Path) -> Iterator[Path]:
     """A hidden folder beside `folder` that takes its place, and that of what was there, once
     everything was written; on any other ending it is gone, and what was there stands where it
     stood. What a process that was killed has left there goes, too."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def for_good() -> Iterator[None]:
+def gc_paused_for_import() -> Iterator[None]:
     """Import here what stays until the process ends: nothing is collected meanwhile, and the
     million objects it brings are left out of every later collection (a quick run of the tiny model:
     11.8 s instead of 16.3 s, tests/helpers/commands.py, 2026-11-23)."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
 from medexp.system.home import expand_home
 from medexp.system.units import GIB
 
@@ -74,7 +74,7 @@ def keep(gpu: Gpu, calibration: Calibration) -> Path:
     """Write down the calibration of `gpu`, for every later run on cards of its name; the file."""
     file = _calibration_file(gpu.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, asdict(calibration), indent=2)
+    write_json_atomic(file, asdict(calibration), indent=2)
     return file
 
 

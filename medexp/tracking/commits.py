@@ -21,7 +21,7 @@ _DATASET_KEYS = (
 )
 
 
-def pin(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
+def pin_commits(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
     """Set the revisions in `cfg` to the commits in `tags`, save those of a model or dataset that
     the command line has `named`."""
     if MODEL in tags and cfg.model.path is None and not set(named) & set(_MODEL_KEYS):
@@ -34,9 +34,11 @@ def pin(cfg: DictConfig, tags: Mapping[str, str], named: Sequence[str]) -> None:
 
 
 def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
-    as_object = OmegaConf.to_object(dataset)
-    assert isinstance(as_object, Dataset)
-    if list(dataset_sources.expand(as_object)):  # said when the config is checked
+    composed = OmegaConf.to_object(dataset)
+    assert isinstance(composed, Dataset)
+    as_object, problems = dataset_sources.expand_sources(composed)
+    # They are reported when the config is checked.
+    if problems:
         return
     from_hub = [
         place for place, each in enumerate(dataset_sources.sources(as_object)) if each.path is None
@@ -50,7 +52,7 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
             OmegaConf.update(entries[place], "revision", commit, force_add=True)
 
 
-def sentence(run: RunConfig, tags: Mapping[str, str]) -> str | None:
+def describe_commits(run: RunConfig, tags: Mapping[str, str]) -> str | None:
     """Which of the commits in `tags` the checked `run` takes; None where it takes none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
     read: list[Model | MixtureSource] = [run.model, *dataset_sources.sources(run.dataset)]

@@ -38,7 +38,7 @@ class FinishedRun:
     adapter: Path | None
     composed: Path | None
     record: Path | None
-    kept: kept_runs.KeptRun | None
+    kept: kept_runs.StoredRun | None
     started_from: Path | None = None
 
     @property
@@ -47,7 +47,7 @@ class FinishedRun:
         return self.kept.name if self.kept is not None else self.asked
 
 
-def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
+def find_run(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
     """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`,
     "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
     models:/NAME/VERSION).
@@ -60,7 +60,7 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
             " run=FOLDER of an adapter"
         )
     if asked.startswith("models:"):
-        return _kept(registry.run_of(_store(root), asked), root, asked)
+        return _find_stored(registry.find_run_of_model(_make_tracking(root), asked), root, asked)
     folder = launch_dir / expand_home(asked)
     if folder.is_dir():
         inside = folder if (folder / ADAPTER_CONFIG).is_file() else folder / ADAPTER
@@ -73,8 +73,8 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
         return FinishedRun(
             asked,
             inside,
-            _existing(inside / ADAPTER_RUN_CONFIG),
-            _existing(inside.parent / RECORD),
+            _file_or_none(inside / ADAPTER_RUN_CONFIG),
+            _file_or_none(inside.parent / RECORD),
             None,
         )
     if not re.fullmatch(r"\w+", asked):
@@ -82,12 +82,12 @@ def find(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
             f"run={asked} does not exist; give the folder of an adapter, an MLflow run id (make ui"
             " lists them), or last"
         )
-    return _kept(asked, root, asked)
+    return _find_stored(asked, root, asked)
 
 
-def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
+def _find_stored(run_id: str, root: str, asked: str) -> FinishedRun:
     kept = kept_runs.find_run(
-        _store(root), run_id, (ADAPTER, COMPOSED_CONFIG, RECORD, STARTED_FROM)
+        _make_tracking(root), run_id, (ADAPTER, COMPOSED_CONFIG, RECORD, STARTED_FROM)
     )
     has = kept.artifacts.get
     return FinishedRun(
@@ -95,32 +95,34 @@ def _kept(run_id: str, root: str, asked: str) -> FinishedRun:
     )
 
 
-def _existing(file: Path) -> Path | None:
+def _file_or_none(file: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def _store(root: str) -> Tracking:
+def _make_tracking(root: str) -> Tracking:
     return Tracking(
         root=root, experiment="", run_name=None, system_metrics=False, log_adapter=False, tags={}
     )
 
 
-def located(cfg: DictConfig, asked: str | None) -> FinishedRun:
-    """`find`, in the store that `cfg` names and from where the command was started."""
-    return find(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+def find_run_from_config(cfg: DictConfig, asked: str | None) -> FinishedRun:
+    """`find_run`, in the store that `cfg` names and from where the command was started."""
+    return find_run(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
-def as_it_was_made(
+def recompose_from_options(
     cfg: DictConfig, options: OfARun, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun]:
     """`cfg` with the groups of the run that `options` name in the place of its own, save what
     `overrides` name; and that run, so that the whole command is about one: another may finish
     meanwhile, and be the last."""
-    subject = located(cfg, options.run)
-    return recomposed(cfg, subject, overrides), subject
+    subject = find_run_from_config(cfg, options.run)
+    return recompose_from_run(cfg, subject, overrides), subject
 
 
-def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) -> DictConfig:
+def recompose_from_run(
+    cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]
+) -> DictConfig:
     """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what
     `overrides` name.
 
@@ -137,7 +139,7 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
         raise RunError(
             f"run={subject.asked}: {subject.composed} is not a composed config of medexp"
         )
-    stored = _found_again(stored, cfg, subject)
+    stored = _relocate_files(stored, cfg, subject)
     made = OmegaConf.merge(
         cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"}
     )
@@ -152,11 +154,11 @@ def recomposed(cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]) 
         if value is not None or key.rpartition(".")[0] in cfg:
             OmegaConf.update(made, key, value, merge=False)
     if subject.kept is not None:
-        commits.pin(made, subject.kept.tags, named)
+        commits.pin_commits(made, subject.kept.tags, named)
     return made
 
 
-def _found_again(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
+def _relocate_files(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
     """`stored` with the files of its project where they lie now, should the project have been moved
     or copied."""
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None

@@ -24,7 +24,7 @@ class Link:
     url: str
 
 
-def links(tracking: Tracking, address: str) -> Sequence[Link]:
+def list_links(tracking: Tracking, address: str) -> Sequence[Link]:
     """The experiment, the newest sweep's comparison, and the last run, where there are such; their
     views are kept with the experiment."""
     client = open_store(tracking)
@@ -34,9 +34,9 @@ def links(tracking: Tracking, address: str) -> Sequence[Link]:
     number = experiment.experiment_id
     runs = client.search_runs([number], max_results=1000)
     found = [
-        _viewed(
+        _link_view(
             client,
-            views.all_runs(_peak(runs)),
+            views.all_runs(_pick_peak_metric(runs)),
             f"experiment {experiment.name}",
             address,
             number,
@@ -51,7 +51,7 @@ def links(tracking: Tracking, address: str) -> Sequence[Link]:
         trials = [
             run for run in runs if run.data.tags.get("mlflow.parentRunId") == newest.info.run_id
         ]
-        found += _comparison(
+        found += _link_comparison(
             client, newest, [run for run in trials if run.info.status == "FINISHED"], address
         )
     if last := next((run for run in runs if run not in studies), None):
@@ -61,12 +61,12 @@ def links(tracking: Tracking, address: str) -> Sequence[Link]:
     return found
 
 
-def _comparison(client: Any, study: Any, trials: Sequence[Any], address: str) -> list[Link]:
+def _link_comparison(client: Any, study: Any, trials: Sequence[Any], address: str) -> list[Link]:
     """The trials in the charts of their experiment, and in MLflow's page for comparing runs."""
     if len(trials) < 2:
         return []
     name, number = study.data.tags["medexp.study"], study.info.experiment_id
-    view = views.sweep(name, [run.data.params for run in trials], _peak(trials))
+    view = views.sweep(name, [run.data.params for run in trials], _pick_peak_metric(trials))
     shown = trials[:COMPARED]
     runs, experiments = (
         quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number])
@@ -75,7 +75,7 @@ def _comparison(client: Any, study: Any, trials: Sequence[Any], address: str) ->
         f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_PAGES}"
     )
     return [
-        _viewed(
+        _link_view(
             client,
             view,
             f"sweep {name}, {len(trials)} trials in charts",
@@ -87,7 +87,7 @@ def _comparison(client: Any, study: Any, trials: Sequence[Any], address: str) ->
     ]
 
 
-def _viewed(
+def _link_view(
     client: Any, view: views.View, title: str, address: str, experiment_id: str, charts: bool
 ) -> Link:
     """The page in this view; without it where the version of MLflow is one whose views were not
@@ -99,7 +99,7 @@ def _viewed(
     return Link(title, view.url(address, experiment_id, charts))
 
 
-def _peak(runs: Sequence[Any]) -> str:
+def _pick_peak_metric(runs: Sequence[Any]) -> str:
     """The metric of peak memory that the newest of `runs` to have one has."""
     return next(
         (peak for run in runs for peak in views.PEAKS if peak in run.data.metrics), views.PEAKS[0]

@@ -21,9 +21,9 @@ PROCESS = "medexp.process"  # the tag that says which process a run belongs to w
 
 
 @contextmanager
-def held_open(root: Path, run_id: str) -> Iterator[None]:
+def mark_open(root: Path, run_id: str) -> Iterator[None]:
     """Have others see that run `run_id` of the store under `root` is open here."""
-    with _alone(root):
+    with _hold_alone(root):
         lock = FileLock(_folder(root) / f"{run_id}.{uuid4().hex}.lock")
         lock.acquire()
     try:
@@ -32,9 +32,9 @@ def held_open(root: Path, run_id: str) -> Iterator[None]:
         _remove(lock)
 
 
-def bury_dead(client: Any, root: Path) -> None:
+def mark_dead_runs_killed(client: Any, root: Path) -> None:
     """Set runs that only dead processes have open from RUNNING to KILLED."""
-    with _alone(root):
+    with _hold_alone(root):
         let_go: dict[str, list[FileLock]] = {}
         alive: set[str] = set()
         for file in sorted(_folder(root).glob("*.*.lock")):
@@ -44,13 +44,13 @@ def bury_dead(client: Any, root: Path) -> None:
                 let_go.setdefault(run_id, []).append(lock)
             except Timeout:
                 alive.add(run_id)
-        dead = {*let_go, *_left_running(client)}
-        bury(client, [run_id for run_id in sorted(dead) if run_id not in alive])
+        dead = {*let_go, *_find_dead_runs(client)}
+        mark_runs_killed(client, [run_id for run_id in sorted(dead) if run_id not in alive])
         for lock in (each for locks in let_go.values() for each in locks):
             _remove(lock)
 
 
-def _left_running(client: Any) -> list[str]:
+def _find_dead_runs(client: Any) -> list[str]:
     """Return the runs that are RUNNING although the process that made them is gone."""
     running: list[Any] = []
     with suppress_away():
@@ -60,7 +60,7 @@ def _left_running(client: Any) -> list[str]:
     return [run.info.run_id for run in running if is_dead(run.data.tags.get(PROCESS, ""))]
 
 
-def bury(client: Any, run_ids: Sequence[str]) -> None:
+def mark_runs_killed(client: Any, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     with suppress_away():  # the next command does it
         for run_id in run_ids:
@@ -78,7 +78,7 @@ def _folder(root: Path) -> Path:
     return root / "open"
 
 
-def _alone(root: Path) -> FileLock:
+def _hold_alone(root: Path) -> FileLock:
     """Nobody else looks at the locks, or makes one, meanwhile."""
     _folder(root).mkdir(parents=True, exist_ok=True)
     return FileLock(_folder(root) / ".lock")

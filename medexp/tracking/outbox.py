@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import first_line
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
 from medexp.tracking.run_writer import FILES, RunWriter
 from medexp.tracking.store import existing_run
 from medexp.tracking.store_lock import is_away, is_locked
@@ -71,7 +71,7 @@ class Outbox:
         left = f"{entries} of run {self._writer.run_id} could not be written to {self._place}"
         try:
             file.parent.mkdir(exist_ok=True)
-            write_json(file, {"run_id": self._writer.run_id, "entries": self._waiting})
+            write_json_atomic(file, {"run_id": self._writer.run_id, "entries": self._waiting})
         except OSError as error:
             self._say(f"{left} ({self._why}), nor to {file} ({error.strerror})")
         else:

@@ -2,7 +2,7 @@
 process is gone.
 
 A process that is killed outright cannot say so: the next command that opens the store does
-(`bury`).
+(`mark_runs_killed`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ LAST = "last"  # in the place of a run's id
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class StoredRun:
     """A run that is in the store: its name, where each artifact that was asked for lies (those it
     has), its metrics, parameters and tags, its status (FINISHED, KILLED, FAILED, RUNNING), and the
     digests of its held-out and of its training cases."""
@@ -39,7 +39,7 @@ class KeptRun:
     trained_on: str | None = None
 
 
-def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptRun:
+def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> StoredRun:
     """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the
     newest that training has finished, one with the first of `artifacts` before all others.
 
@@ -48,7 +48,9 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
     client = existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
     run = (
-        _last(client, experiments, artifacts[0]) if run_id == LAST else existing_run(client, run_id)
+        _find_last(client, experiments, artifacts[0])
+        if run_id == LAST
+        else existing_run(client, run_id)
     )
     if run is None:
         newest = client.search_runs(experiments, max_results=3)
@@ -70,7 +72,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> KeptR
         digests.get("held-out"),
         digests.get("training"),
     )
-    return KeptRun(
+    return StoredRun(
         run_id,
         name,
         found,
@@ -120,7 +122,7 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
     ], objective
 
 
-def _last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
+def _find_last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
     """The newest run that training finished and that kept its adapter; where none did, the newest."""
     trained = "tags.mlflow.source.name = 'medexp.train' and attributes.status = 'FINISHED'"
     runs = client.search_runs(
@@ -146,8 +148,8 @@ def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None
         writer.folder({"folder": str(folder), "name": name})
 
 
-def bury(tracking: Tracking, run_ids: Sequence[str]) -> None:
+def mark_runs_killed(tracking: Tracking, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     if not run_ids:
         return
-    open_runs.bury(open_store(tracking), run_ids)
+    open_runs.mark_runs_killed(open_store(tracking), run_ids)

@@ -32,7 +32,7 @@ _COPIED = (
 
 
 @dataclass(frozen=True)
-class Registered:
+class ModelVersion:
     """A version of a registered model: `uri` is what `run=` and MLflow take for it."""
 
     name: str
@@ -47,7 +47,7 @@ class Registered:
         return f"models:/{self.name}@{self.alias}"
 
 
-def register(tracking: Tracking, run_id: str, name: str, alias: str) -> Registered:
+def register_adapter(tracking: Tracking, run_id: str, name: str, alias: str) -> ModelVersion:
     """The adapter of run `run_id` as a version of registered model `name`, with `alias` moved to
     it; the version it already is, where it was registered before.
 
@@ -56,13 +56,13 @@ def register(tracking: Tracking, run_id: str, name: str, alias: str) -> Register
     """
     check_names(name, alias)
     client = existing_store(tracking)
-    run = _finished(client, run_id, tracking.root)
-    version = _version_of(client, name, run_id)
+    run = _get_finished_run(client, run_id, tracking.root)
+    version = _find_version(client, name, run_id)
     is_new = version is None
     if version is None:
-        version = _created(client, run, name)
+        version = _create_version(client, run, name)
     client.set_registered_model_alias(name, alias, version.version)
-    return Registered(name, str(version.version), alias, run_id, is_new)
+    return ModelVersion(name, str(version.version), alias, run_id, is_new)
 
 
 def check_names(name: str, alias: str) -> None:
@@ -85,7 +85,7 @@ def check_names(name: str, alias: str) -> None:
         raise ConfigError(problems)
 
 
-def run_of(tracking: Tracking, uri: str) -> str:
+def find_run_of_model(tracking: Tracking, uri: str) -> str:
     """The id of the run whose adapter `uri` names: models:/NAME@ALIAS, models:/NAME/VERSION or
     models:/NAME/latest.
 
@@ -97,12 +97,12 @@ def run_of(tracking: Tracking, uri: str) -> str:
             f"run={uri} is not a registered model: models:/NAME@ALIAS or models:/NAME/VERSION is"
         )
     client = existing_store(tracking)
-    versions = _versions(client, asked["name"])
-    found = _asked_for(client, versions, asked)
+    versions = _list_versions(client, asked["name"])
+    found = _pick_version(client, versions, asked)
     if found is None:
         raise RunError(
             f"run={uri} is not registered in {tracking.root};"
-            f" {_known(client, asked['name'], versions)}"
+            f" {_describe_known(client, asked['name'], versions)}"
         )
     if not found.run_id:
         raise RunError(
@@ -111,7 +111,7 @@ def run_of(tracking: Tracking, uri: str) -> str:
     return str(found.run_id)
 
 
-def _asked_for(client: Any, versions: list[Any], asked: re.Match[str]) -> Any:
+def _pick_version(client: Any, versions: list[Any], asked: re.Match[str]) -> Any:
     if asked["alias"]:
         wanted = (
             client.get_registered_model(asked["name"]).aliases.get(asked["alias"])
@@ -127,7 +127,7 @@ def _asked_for(client: Any, versions: list[Any], asked: re.Match[str]) -> Any:
     return next((each for each in versions if str(each.version) == str(wanted)), None)
 
 
-def _known(client: Any, name: str, versions: list[Any]) -> str:
+def _describe_known(client: Any, name: str, versions: list[Any]) -> str:
     """What could have been meant, for a message."""
     if not versions:
         return f"there are {listing(each.name for each in client.search_registered_models())}"
@@ -139,16 +139,16 @@ def _known(client: Any, name: str, versions: list[Any]) -> str:
     )
 
 
-def _versions(client: Any, name: str) -> list[Any]:
+def _list_versions(client: Any, name: str) -> list[Any]:
     quoted = name.replace("'", "''")
     return list(client.search_model_versions(f"name = '{quoted}'"))
 
 
-def _version_of(client: Any, name: str, run_id: str) -> Any:
-    return next((each for each in _versions(client, name) if each.run_id == run_id), None)
+def _find_version(client: Any, name: str, run_id: str) -> Any:
+    return next((each for each in _list_versions(client, name) if each.run_id == run_id), None)
 
 
-def _finished(client: Any, run_id: str, root: str | None) -> Any:
+def _get_finished_run(client: Any, run_id: str, root: str | None) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -167,7 +167,7 @@ def _finished(client: Any, run_id: str, root: str | None) -> Any:
     return run
 
 
-def _created(client: Any, run: Any, name: str) -> Any:
+def _create_version(client: Any, run: Any, name: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -183,8 +183,8 @@ def _created(client: Any, run: Any, name: str) -> Any:
         name,
         source=f"{run.info.artifact_uri}/{ADAPTER}",
         run_id=run.info.run_id,
-        tags=_tags(run),
-        description=_description(run),
+        tags=_make_tags(run),
+        description=_make_description(run),
         model_id=(
             next((each.model_id for each in run.outputs.model_outputs), None)
             if run.outputs
@@ -193,14 +193,14 @@ def _created(client: Any, run: Any, name: str) -> Any:
     )
 
 
-def _tags(run: Any) -> Mapping[str, str]:
+def _make_tags(run: Any) -> Mapping[str, str]:
     return {key: run.data.tags[key] for key in _COPIED if key in run.data.tags} | {
         "medexp.run": run.info.run_name or run.info.run_id,
         "medexp.report": f"runs:/{run.info.run_id}/{REPORT}",
     }
 
 
-def _description(run: Any) -> str:
+def _make_description(run: Any) -> str:
     """Markdown: links to the run and its report, then what the run says about itself."""
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     links = (

@@ -17,14 +17,14 @@ LOSS = "result/loss_after"
 _WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and those are the run's
 
 
-def as_it_was_made(
+def recompose_for_rerun(
     cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun | None]:
     """`cfg`, with experiment=from_run the config of the run that `options` name, save what
     `overrides` name; and that run.
 
     Raises: ConfigError for one without the other; RunError or ConfigError as
-        `finished.as_it_was_made` does.
+        `finished.recompose_from_options` does.
     """
     if not options.from_run:
         if options.run is not None:
@@ -45,7 +45,7 @@ def as_it_was_made(
                 f"{each} has no effect with experiment=from_run: leave {group}= out and name the"
                 " values themselves"
             )
-    made, subject = finished.as_it_was_made(cfg, options, overrides)
+    made, subject = finished.recompose_from_options(cfg, options, overrides)
     if subject.started_from is not None and not any(
         each.lstrip("+").startswith("lora.start_from=") for each in overrides
     ):
@@ -54,7 +54,7 @@ def as_it_was_made(
 
 
 @dataclass(frozen=True)
-class Restored:
+class OriginalRun:
     """A run that is made again: which, and what it had come to."""
 
     subject: FinishedRun
@@ -71,7 +71,7 @@ class Restored:
     def commits(self, run: RunConfig) -> str | None:
         """Which Hub commits `run` takes because the first one did; None where there are none."""
         kept = self.subject.kept
-        return commits.sentence(run, kept.tags) if kept is not None else None
+        return commits.describe_commits(run, kept.tags) if kept is not None else None
 
     def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
         """Is `loss`, on held-out cases of digest `held_out` after training on those of

@@ -22,23 +22,23 @@ _UNTELLING = ("training.save_steps", "training.resume", "lora.start_from", "expe
 LONGEST = 80
 
 
-def run_name(run: RunConfig, overrides: Sequence[str] = ()) -> str:
+def make_run_name(run: RunConfig, overrides: Sequence[str] = ()) -> str:
     """Rank, learning rate and length of `run`, then whatever else of its recipe the command line
     has named.
     """
     values = (run.lora.r, run.training.learning_rate, run.training.max_seq_tokens)
-    named = [words({key: value}) for key, value in zip(_ALWAYS, values, strict=True)]
+    named = [abbreviate_params({key: value}) for key, value in zip(_ALWAYS, values, strict=True)]
     return _clipped(" ".join([*named, *_others(overrides)]))
 
 
-def words(params: Mapping[str, object]) -> str:
+def abbreviate_params(params: Mapping[str, object]) -> str:
     """`params` (dotted key -> value) in a few words: `{"lora.r": 8, "training.learning_rate":
     2e-4}` is `r8 lr2e-4`.
     """
     return " ".join(_word(key, value) for key, value in params.items())
 
 
-def rate(value: float) -> str:
+def format_rate(value: float) -> str:
     """A learning rate as it is written by hand: 0.0002 is 2e-4."""
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
@@ -47,7 +47,7 @@ def rate(value: float) -> str:
 def _word(key: str, value: object) -> str:
     last = key.rpartition(".")[2]
     if key == "training.learning_rate":
-        return f"lr{rate(float(str(value)))}"
+        return f"lr{format_rate(float(str(value)))}"
     shown = f"{value:.3g}" if isinstance(value, float) else str(value)
     return f"{_SHORT[key]}{shown}" if key in _SHORT else f"{last}={shown}"
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medexp.system.files import written_whole
+from medexp.system.files import atomic_directory
 from medexp.tracking.store_upkeep import lies_in
 
 FILES = ("text", "folder")  # kinds that need no database
@@ -113,7 +113,7 @@ class RunWriter:
         already.
         """
         target = self.artifacts / values["name"]
-        with written_whole(target) as half_done:
+        with atomic_directory(target) as half_done:
             for whence in filter(Path.is_dir, (target, Path(values["folder"]))):
                 for file in (each for each in whence.rglob("*") if each.is_file()):
                     to = half_done / file.relative_to(whence)

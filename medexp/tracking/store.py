@@ -14,7 +14,7 @@ from filelock import FileLock
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError, RunError, first_line
 from medexp.system.console import Console
-from medexp.system.imports import for_good
+from medexp.system.imports import gc_paused_for_import
 from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 from medexp.tracking.store_upkeep import STORE, prepare, uri_of
 
@@ -30,7 +30,7 @@ def open_store(tracking: Tracking) -> Any:
     root = Path(tracking.root)
     prepare(root)  # before MLflow is imported: a refusal is quick
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    with for_good():
+    with gc_paused_for_import():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from medexp.errors import OutputError, first_line
 from medexp.system.console import Console
-from medexp.system.imports import for_good
+from medexp.system.imports import gc_paused_for_import
 from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 
 STORE = "mlflow.db"  # below tracking.root
@@ -145,7 +145,7 @@ def _copy(file: Path, to: Path) -> None:
 
 def _migrate(file: Path, kept: Path) -> None:
     """Upgrade `file` as `mlflow db upgrade` does."""
-    with for_good():
+    with gc_paused_for_import():
         from mlflow.store.db import utils
 
     engine = utils.create_sqlalchemy_engine_with_retry(uri_of(file))

@@ -17,7 +17,7 @@ from medexp.errors import OutputError, RunInterrupted, TrialPruned, first_line
 from medexp.system.console import Console
 from medexp.system.home import with_tilde
 from medexp.system.process_identity import as_tag
-from medexp.tracking.open_runs import PROCESS, bury_dead, held_open
+from medexp.tracking.open_runs import PROCESS, mark_dead_runs_killed, mark_open
 from medexp.tracking.outbox import Outbox, write_left
 from medexp.tracking.run_writer import RunWriter
 from medexp.tracking.store import existing_run, open_store
@@ -173,7 +173,7 @@ def open_run(
     client, root, say = open_store(tracking), Path(tracking.root or "."), say or Console().info
     wait_while_locked(root / STORE, say, to_read=False)
     write_left(client, root)
-    bury_dead(client, root)
+    mark_dead_runs_killed(client, root)
     run = _opened(client, tracking, run_id, name)
     found = run.info.run_id, run.info.experiment_id
     writer = RunWriter(client, *found, lies_in(run.info.artifact_uri))
@@ -186,7 +186,7 @@ def open_run(
             _system_metrics(client, tracker.run_id, resume=continued)
         )
     still_open = ExitStack()
-    still_open.enter_context(held_open(root, tracker.run_id))
+    still_open.enter_context(mark_open(root, tracker.run_id))
     try:
         yield tracker
         tracker.end("FINISHED", None, None, WAITS_S)

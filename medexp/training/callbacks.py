@@ -34,7 +34,7 @@ class StepRecorder:
         context, steps = self._context, self._context.prepared.steps
         memory = self._read_memory()
         if context.meter.on_card:
-            self._spill.stepped(metrics["speed/step_s"], self._planned_step_s(step))
+            self._spill.check_step(metrics["speed/step_s"], self._planned_step_s(step))
         context.tracker.metrics(step, metrics | memory)
         if context.trial:
             context.trial.report_progress(step, steps)

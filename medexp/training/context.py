@@ -11,7 +11,7 @@ from medexp.evaluation.evaluator import Evaluator
 from medexp.models.base_identity import BaseIdentity
 from medexp.planning.step_time import Plan
 from medexp.reports.summary import RunSummary
-from medexp.tracking.run_name import run_name
+from medexp.tracking.run_name import make_run_name
 from medexp.tracking.tracker import Tracker
 from medexp.training.resume import ResumableRun
 
@@ -65,7 +65,7 @@ class TrainContext(Evaluator):
     trial: TrialReporter | None = None
 
     @property
-    def run_name(self) -> str:
+    def make_run_name(self) -> str:
         """The name of the run in MLflow."""
         return choose_run_name(self.config, self.invocation, self.trial)
 
@@ -78,4 +78,4 @@ def choose_run_name(
     """
     if config.tracking.run_name:
         return config.tracking.run_name
-    return trial.name if trial else run_name(config, invocation.overrides)
+    return trial.name if trial else make_run_name(config, invocation.overrides)

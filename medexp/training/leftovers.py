@@ -63,7 +63,7 @@ def remove_leftovers(tracking: Tracking, days: float) -> list[Leftover]:
     """Remove those that nobody has touched for `days`; returns them. Their MLflow runs stay, marked
     KILLED where they still count as running."""
     old = [each for each in list_leftovers(tracking) if each.days >= days]
-    kept_runs.bury(tracking, [each.mlflow_run_id for each in old if each.mlflow_run_id])
+    kept_runs.mark_runs_killed(tracking, [each.mlflow_run_id for each in old if each.mlflow_run_id])
     names = {each.name for each in old}
     for workspace in iterate_abandoned_runs(unfinished_runs_dir(tracking)):
         # Measured again: a command may have taken it up and let it go meanwhile.

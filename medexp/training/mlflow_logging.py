@@ -120,7 +120,7 @@ def log_plan(
         return
     console.info(f"measured: {'; '.join(phase.sentence() for phase in preflight.phases)}", DONE)
     tracker.metrics(0, preflight.metrics())
-    plans = preflight.as_dict() | {"runners_up": [*map(planner.as_dict, runners_up)]}
+    plans = preflight.as_dict() | {"runners_up": [*map(planner.plan_as_dict, runners_up)]}
     tracker.json(plans, PLAN)
 
 

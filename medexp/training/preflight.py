@@ -15,12 +15,12 @@ from medexp.data.preparation import Prepared
 from medexp.errors import HostMemoryError, VramCeilingError
 from medexp.evaluation.losses import measure_case_losses
 from medexp.models import loading as model_loading
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning import limits, planner
 from medexp.planning.memory_terms import Phase
-from medexp.planning.step_memory import attended_tokens
-from medexp.planning.step_time import Plan, predicted
+from medexp.planning.step_memory import count_attended_tokens
+from medexp.planning.step_time import Plan, predict_plan
 from medexp.system.units import gib
 from medexp.training import trainer
 from medexp.training.resume import ResumableRun
@@ -47,11 +47,12 @@ class PhaseBytes:
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """A loaded model, the plan that it was seen to fit with, and what each phase took; `tried` are
-    the plans that did not fit.
+    """A loaded model, the config with the plan that it was seen to fit with, that plan, and what
+    each phase took; `tried` are the plans that did not fit.
     """
 
-    model: Tuned
+    model: AdapterModel
+    config: RunConfig
     plan: Plan
     phases: tuple[PhaseBytes, ...] = ()
     tried: tuple[Plan, ...] = ()
@@ -70,8 +71,8 @@ class PreflightResult:
     def as_dict(self) -> dict[str, object]:
         """The plans as plain values."""
         return {
-            "chosen": planner.as_dict(self.plan),
-            "did_not_fit": [*map(planner.as_dict, self.tried)],
+            "chosen": planner.plan_as_dict(self.plan),
+            "did_not_fit": [*map(planner.plan_as_dict, self.tried)],
         }
 
 
@@ -79,7 +80,7 @@ def run_preflight(
     requested: RunConfig,
     config: RunConfig,
     plan: Plan,
-    load: Callable[[], Tuned],
+    load: Callable[[RunConfig], AdapterModel],
     prepared: Prepared,
     meter: Meter,
     work: ResumableRun,
@@ -87,55 +88,55 @@ def run_preflight(
 ) -> PreflightResult:
     """The model of `config`, with the first plan that a real step fits: `plan`, else up to
     `hardware.replan` safer ones of `requested` (`config` before a plan was applied); where activations
-    cannot wait in host memory as was planned, one whose activations stay on the card. The levers of
-    `config` are set to it. A run that was settled before only loads; one that ran out of memory later
-    on begins with the next-safer plan.
+    cannot wait in host memory as was planned, one whose activations stay on the card. The config of
+    the result has its levers. A run that was settled before only loads; one that ran out of memory
+    later on begins with the next-safer plan.
 
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with
     planned and measured bytes when no plan fits, or none is left.
     """
     if (kept := find_fitting_plan(requested, plan, work)) is not None:
-        planner.apply(config, kept)
+        config = planner.apply_plan(config, kept)
         with memory_phase(Phase.always, DOING[Phase.always], meter):
-            return PreflightResult(load(), kept)
+            return PreflightResult(load(config), config, kept)
     if (safer := _plan_after_running_out(requested, work)) is not None:
         say(
             "the last attempt ran out of memory with this plan; next:"
-            f" {planner.sentence(safer, None)}"
+            f" {planner.describe_plan(safer, None)}"
         )
         plan = safer
-        planner.apply(config, plan)
+        config = planner.apply_plan(config, plan)
     tried: list[Plan] = []
-    model: Tuned | None = None
+    model: AdapterModel | None = None
     while True:
         try:
             with memory_phase(Phase.always, DOING[Phase.always], meter):
-                model = model or load()
+                model = model or load(config)
             phases = _run_longest_step(config, plan, model, prepared, meter)
             work.remember_fitting_levers(plan.levers)
-            return PreflightResult(model, plan, phases, tuple(tried))
+            return PreflightResult(model, config, plan, phases, tuple(tried))
         except HostMemoryError as error:
             if requested.hardware.offload_activations is True:
                 raise
             requested = _keep_activations_on_card(requested)
-            safer, why = planner.choose(requested)[0], error.why
+            safer, why = planner.choose_plan(requested)[0], error.why
         except VramCeilingError as error:
             found = (
-                planner.safer(requested, plan, _phase_of(error.phase))
+                planner.next_safer_plan(requested, plan, _phase_of(error.phase))
                 if len(tried) < config.hardware.replan
                 else None
             )
             if found is None:
                 raise _explain_nothing_fits(error, [*tried, plan], meter) from error
             safer, why = found, f"{error.doing} did not fit"
-        say(f"{why}; next: {planner.sentence(safer, None)}")
+        say(f"{why}; next: {planner.describe_plan(safer, None)}")
         tried.append(plan)
         # outside the handler, whose traceback holds what the step had allocated
         if model is not None:
-            model_loading.recover(model)
+            model_loading.recover_from_failed_step(model)
         model = None if planner.needs_reload(plan, safer) else model
         plan = safer
-        planner.apply(config, plan)
+        config = planner.apply_plan(config, plan)
         meter.restart()
 
 
@@ -144,7 +145,7 @@ def find_fitting_plan(requested: RunConfig, plan: Plan, work: ResumableRun) -> P
     memory for it; None where `plan`, made for this machine, is to be tried in its place."""
     if (levers := work.fitting_levers()) is None:
         return None
-    kept = predicted(requested, levers)
+    kept = predict_plan(requested, levers)
     # Grouped by length, cases come in another order with another micro-batch: what is half trained
     # goes on as it began, and the memory guard has the last word.
     is_same_size = levers.micro_batch == plan.levers.micro_batch
@@ -159,7 +160,7 @@ def _plan_after_running_out(requested: RunConfig, work: ResumableRun) -> Plan | 
     if (found := work.levers_out_of_memory()) is None:
         return None
     levers, phase = found
-    safer = planner.safer(requested, predicted(requested, levers), _phase_of(phase))
+    safer = planner.next_safer_plan(requested, predict_plan(requested, levers), _phase_of(phase))
     is_another_order = (
         requested.training.group_by_length
         and safer is not None
@@ -191,7 +192,7 @@ def _explain_nothing_fits(
 
 
 def _run_longest_step(
-    config: RunConfig, plan: Plan, model: Tuned, prepared: Prepared, meter: Meter
+    config: RunConfig, plan: Plan, model: AdapterModel, prepared: Prepared, meter: Meter
 ) -> tuple[PhaseBytes, ...]:
     """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the
     adapter is as it was.
@@ -216,7 +217,7 @@ def _run_longest_step(
         Phase.training: lambda: trainer.fit(model, list(rows) * twice, once, None, None, []),
     }
     found = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
-    with model.keeping_weights():
+    with model.restoring_weights():
         for phase, do in work.items():
             meter.restart()
             with memory_phase(phase, DOING[phase], meter):
@@ -250,7 +251,8 @@ def find_largest_micro_batch(
         for cases in trainer.split_into_micro_batches(config, [*map(_count_tokens, step)])
     )
     return max(
-        together, key=lambda batch: attended_tokens(len(batch), max(map(_count_tokens, batch)))
+        together,
+        key=lambda batch: count_attended_tokens(len(batch), max(map(_count_tokens, batch))),
     )
 
 

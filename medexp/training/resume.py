@@ -23,7 +23,7 @@ from medexp.config.schema import Resume, Tracking
 from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingError
 from medexp.planning.memory_terms import Levers
 from medexp.system import disk_space
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
 from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
 RUN = "run.json"  # which MLflow run a workspace belongs to
@@ -46,7 +46,7 @@ class ResumableRun:
 
     def remember_mlflow_run(self, mlflow_run_id: str) -> None:
         """Remember the MLflow run, written whole or not at all."""
-        write_json(self.folder / RUN, {"mlflow_run_id": mlflow_run_id})
+        write_json_atomic(self.folder / RUN, {"mlflow_run_id": mlflow_run_id})
 
     def fitting_levers(self) -> Levers | None:
         """The levers that this run was seen to fit with, once it was."""
@@ -54,7 +54,7 @@ class ResumableRun:
 
     def remember_fitting_levers(self, levers: Levers) -> None:
         """Remember the levers, written whole or not at all."""
-        write_json(self.folder / "levers.json", asdict(levers))
+        write_json_atomic(self.folder / "levers.json", asdict(levers))
 
     def levers_out_of_memory(self) -> tuple[Levers, str | None] | None:
         """The levers with which an earlier process ran out of memory after they had seemed to fit,
@@ -69,7 +69,9 @@ class ResumableRun:
         others.
         """
         if (levers := self.fitting_levers()) is not None:
-            write_json(self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase})
+            write_json_atomic(
+                self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase}
+            )
             (self.folder / "levers.json").unlink()
 
     @property

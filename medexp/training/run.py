@@ -1,6 +1,5 @@
 """A training run, from a checked config to an adapter, and the answers before and after."""
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,7 +25,7 @@ from medexp.evaluation.record import Record, mean_loss
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import adapter_files, base_identity, weights
 from medexp.models import loading as model_loading
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import Session, open_session
 from medexp.models.weights import Weights
@@ -40,8 +39,8 @@ from medexp.system.home import short
 from medexp.tracking import queries as kept_runs
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER
-from medexp.tracking.rerun import Restored
-from medexp.tracking.run_name import run_name
+from medexp.tracking.rerun import OriginalRun
+from medexp.tracking.run_name import make_run_name
 from medexp.tracking.store_upkeep import prepare
 from medexp.tracking.tracker import Tracker
 from medexp.training import leftovers, trainer
@@ -60,16 +59,15 @@ PRINTED_CHARACTERS = 900
 class _Request:
     """What `train` was called with, and when.
 
-    Planning writes the chosen levers into `config`; `requested` is the config before that, from
-    which another plan is made where the first does not fit.
+    `requested` is the config before a plan was applied to it: another plan is made of it where the
+    first does not fit.
     """
 
-    config: RunConfig
     requested: RunConfig
     invocation: AnyInvocation
     console: Console
     trial: TrialReporter | None
-    restored: Restored | None
+    restored: OriginalRun | None
     began: float
 
 
@@ -78,7 +76,7 @@ def train(
     invocation: AnyInvocation,
     console: Console,
     trial: TrialReporter | None = None,
-    restored: Restored | None = None,
+    restored: OriginalRun | None = None,
 ) -> TrainResult:
     """Train the adapter that `config` describes, and answer the held-out questions before and
     after; `trial` is its place in a sweep, `restored` the finished run that it makes again.
@@ -86,47 +84,48 @@ def train(
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call
         continues it.
     """
-    began, requested = time.perf_counter(), copy.deepcopy(config)
-    request = _Request(config, requested, invocation, console, trial, restored, began)
+    request = _Request(config, invocation, console, trial, restored, time.perf_counter())
     # A store that cannot be opened is refused before anything is computed for it.
     prepare(Path(config.tracking.root or "."))
-    plan, runners_up = _choose_plan(config)
+    config, plan, runners_up = _apply_best_plan(config)
     base = _find_base(config, console)
     cases = data_loading.load_cases(config.dataset, config.prompt)
     split = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
     with _acquire_run(config, cases.digest) as work:
-        plan = _announce(request, work, plan)
+        config, plan = _announce(request, config, work, plan)
         session = open_session(config, base, console)
         tokenizer = CachedTokenizer(session.tokenizer, config.prompt)
         prepared, inspection = _prepare_cases(config, split, tokenizer, console)
-        with _open_mlflow_run(request, work) as tracker:
+        with _open_mlflow_run(request, config, work) as tracker:
             log_start(tracker, config, invocation, cases, split, prepared, session.weights)
             log_audit(tracker, config, inspection)
-            model, preflight = _load_model(request, session, prepared, work, plan)
+            model, preflight = _load_model(request, config, session, prepared, work, plan)
             if preflight is not None:
+                config = preflight.config
                 log_plan(tracker, config, preflight, runners_up, console)
                 # Batches follow the micro-batch, and the plan that fits may have another.
                 if config.training.group_by_length:
                     prepared = tokenizer.prepared(config, split)
-            context = _build_context(request, work, tracker, session, prepared, model, preflight)
+            context = _build_context(
+                request, config, work, tracker, session, prepared, model, preflight
+            )
             result = _train_between_evaluations(context)
         work.finish()
     _print_remarks(request, split, result)
     return result
 
 
-def _choose_plan(config: RunConfig) -> tuple[Plan | None, tuple[Plan, ...]]:
-    """Return the plan of `config`, which is applied to it, and the runners-up.
+def _apply_best_plan(config: RunConfig) -> tuple[RunConfig, Plan | None, tuple[Plan, ...]]:
+    """Return `config` with its best plan applied, that plan, and the runners-up.
 
     On a CPU nothing is planned, but what its memory cannot hold is refused.
 
     Raises: VramPlanError.
     """
-    chosen, runners_up = planner.choose(config)
+    chosen, runners_up = planner.choose_plan(config)
     if not planner.is_planned(config):
-        return None, ()
-    planner.apply(config, chosen)
-    return chosen, runners_up
+        return config, None, ()
+    return planner.apply_plan(config, chosen), chosen, runners_up
 
 
 def _find_base(config: RunConfig, console: Console) -> Weights:
@@ -135,7 +134,7 @@ def _find_base(config: RunConfig, console: Console) -> Weights:
 
     Raises: ModelError if they cannot be had, or the adapter does not belong to them.
     """
-    base, start = weights.find(config.model), config.lora.start_from
+    base, start = weights.find_weights(config.model), config.lora.start_from
     if start is not None:
         note = adapter_files.check_adapter(Path(start), config.lora, config.model, base)
         if note:
@@ -150,22 +149,24 @@ def _acquire_run(config: RunConfig, data_digest: str) -> AbstractContextManager[
     return acquire(root, name, config.training.resume, former_name)
 
 
-def _announce(request: _Request, work: ResumableRun, plan: Plan | None) -> Plan | None:
-    """Say what is about to be trained; return the plan to begin with, which is that of an earlier
-    process where it was seen to fit.
+def _announce(
+    request: _Request, config: RunConfig, work: ResumableRun, plan: Plan | None
+) -> tuple[RunConfig, Plan | None]:
+    """Say what is about to be trained; return `config` with the plan to begin with, and that plan,
+    which is that of an earlier process where it was seen to fit.
     """
-    config, console = request.config, request.console
-    title = f"{config.model.name} {run_name(config)}"
+    console = request.console
+    title = f"{config.model.name} {make_run_name(config)}"
     console.info(_headline(config, work), title=title)
     if request.restored and (commits := request.restored.commits(config)):
         console.info(commits, NOTE)
     if plan is None:
-        return None
+        return config, None
     plan = find_fitting_plan(request.requested, plan, work) or plan
-    planner.apply(config, plan)
+    config = planner.apply_plan(config, plan)
     ceiling = config.hardware.vram_ceiling_gib
-    console.info(f"plan: {planner.sentence(plan, ceiling)}", DONE)
-    return plan
+    console.info(f"plan: {planner.describe_plan(plan, ceiling)}", DONE)
+    return config, plan
 
 
 def _headline(config: RunConfig, work: ResumableRun) -> str:
@@ -192,10 +193,10 @@ def _prepare_cases(
 
 
 @contextmanager
-def _open_mlflow_run(request: _Request, work: ResumableRun) -> Iterator[Tracker]:
+def _open_mlflow_run(request: _Request, config: RunConfig, work: ResumableRun) -> Iterator[Tracker]:
     """Open the MLflow run, new or the one that `work` was begun in; a full disk is explained."""
-    config, invocation, trial = request.config, request.invocation, request.trial
-    kept_runs.bury(config.tracking, list_dead_mlflow_runs(config.tracking))
+    invocation, trial = request.invocation, request.trial
+    kept_runs.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     name = choose_run_name(config, invocation, trial)
     say = partial(request.console.info, mark=NOTE)
     trial_tags = trial.tags if trial else {}
@@ -211,19 +212,25 @@ def _open_mlflow_run(request: _Request, work: ResumableRun) -> Iterator[Tracker]
 
 def _load_model(
     request: _Request,
+    config: RunConfig,
     session: Session,
     prepared: Prepared,
     work: ResumableRun,
     plan: Plan | None,
-) -> tuple[Tuned, PreflightResult | None]:
+) -> tuple[AdapterModel, PreflightResult | None]:
     """Return the model with its adapter, and with which plan a real step of it fits; no step is
     tried where nothing is planned.
     """
-    config, console = request.config, request.console
-    load = partial(model_loading.load, config, session.weights, session.tokenizer, session.modules)
+    console = request.console
+
+    def load(planned: RunConfig) -> AdapterModel:
+        return model_loading.load_model(
+            planned, session.weights, session.tokenizer, session.modules
+        )
+
     if plan is None:
         with console.status(f"loading {config.model.name}"):
-            model, preflight = load(), None
+            model, preflight = load(config), None
     else:
         say = partial(console.info, mark=NOTE)
         with console.status(f"loading {config.model.name}, a step to see that it fits"):
@@ -238,14 +245,14 @@ def _load_model(
 
 def _build_context(
     request: _Request,
+    config: RunConfig,
     work: ResumableRun,
     tracker: Tracker,
     session: Session,
     prepared: Prepared,
-    model: Tuned,
+    model: AdapterModel,
     preflight: PreflightResult | None,
 ) -> TrainContext:
-    config = request.config
     return TrainContext(
         config=config,
         console=request.console,
@@ -259,7 +266,7 @@ def _build_context(
         tracker=tracker,
         plan=preflight.plan if preflight is not None else None,
         began=request.began,
-        base=base_identity.identity_of(config.model, session.weights),
+        base=base_identity.compute_identity(config.model, session.weights),
         trial=request.trial,
     )
 
@@ -341,7 +348,7 @@ def _name_run_for_commands(tracked_in: Tracking, result: TrainResult) -> str:
 
 def _print_remarks(request: _Request, split: Split, result: TrainResult) -> None:
     """Print what unfinished runs have left, and how the run that was made again compares."""
-    config, console = request.config, request.console
+    config, console = request.requested, request.console
     # In a sweep every trial would say it.
     if request.trial is None and (remark := leftovers.summarise_leftovers(config.tracking)):
         console.info(remark, NOTE)

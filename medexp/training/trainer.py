@@ -19,10 +19,10 @@ from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimiz
 from medexp.data.batching import batch_for_least_time, batch_in_order
 from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import MachineError, MedexpError, RunInterrupted, TrainingDiverged
-from medexp.models.adapter_model import Tuned
-from medexp.models.backend import quietly
-from medexp.planning.step_memory import attended_tokens
-from medexp.planning.step_time import short_micro_batch
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.backend import capture_library_output
+from medexp.planning.step_memory import count_attended_tokens
+from medexp.planning.step_time import estimate_short_micro_batch
 from medexp.system import private_names, stopping
 from medexp.system.files import flush
 from medexp.system.stopping import Asked
@@ -50,7 +50,7 @@ class FitResult:
 
 
 def fit(
-    tuned: Tuned,
+    tuned: AdapterModel,
     rows: Sequence[EncodedCase],
     run: RunConfig,
     checkpoints: Path | None,
@@ -71,7 +71,7 @@ def fit(
         watchers,
         lambda step: sum(len(row.input_ids) for row in rows_of_step(run, rows, step)),
     )
-    with quietly():
+    with capture_library_output():
         trainer = _trainer_class(tuned, bridge.trained_on)(
             model=tuned.network,
             args=_arguments(run, tuned, steps, checkpoints),
@@ -87,7 +87,7 @@ def fit(
         trainer.remove_callback(printer)
     tuned.stack.transformers.set_seed(run.training.seed)
     what = "the step under way is finished and kept" if checkpoints else "a step is being tried"
-    with quietly(), stopping.noted(what) as asked:
+    with capture_library_output(), stopping.noted(what) as asked:
         bridge.asked = asked
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if asked.by is not None:  # also in the last step: what comes after it may take long
@@ -113,25 +113,25 @@ def split_into_micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[lis
     if training.batch_by is BatchBy.cases:
         return batch_in_order(len(lengths), training.micro_batch)
 
-    planned = attended_tokens(training.micro_batch, training.max_seq_tokens)
+    planned = count_attended_tokens(training.micro_batch, training.max_seq_tokens)
     return batch_for_least_time(
         lengths,
-        lambda cases, longest: attended_tokens(cases, longest) <= planned,
-        short_micro_batch(run).seconds,
+        lambda cases, longest: count_attended_tokens(cases, longest) <= planned,
+        estimate_short_micro_batch(run).seconds,
     )
 
 
 def predict_step_s(run: RunConfig, lengths: Sequence[int]) -> float:
     """What a step with cases of these lengths should take on the card, by the planner's cost model;
     the plan's own figure is for cases as long as the limit."""
-    one = short_micro_batch(run)
+    one = estimate_short_micro_batch(run)
     return sum(
         one.seconds(len(cases) * max(lengths[case] for case in cases))
         for cases in split_into_micro_batches(run, lengths)
     )
 
 
-def _trainer_class(tuned: Tuned, trained_on: Callable[[int], None]) -> Any:
+def _trainer_class(tuned: AdapterModel, trained_on: Callable[[int], None]) -> Any:
     """TRL's trainer, for batches that hold a whole step: it goes through their micro-batches one
     after another, and tells `trained_on` how many tokens they had."""
 
@@ -156,7 +156,7 @@ def _trainer_class(tuned: Tuned, trained_on: Callable[[int], None]) -> Any:
     return Stepping
 
 
-def _arguments(run: RunConfig, tuned: Tuned, steps: int, checkpoints: Path | None) -> Any:
+def _arguments(run: RunConfig, tuned: AdapterModel, steps: int, checkpoints: Path | None) -> Any:
     training, on_cpu = run.training, run.hardware.device is Device.cpu
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
@@ -209,7 +209,7 @@ def _optimizer(run: RunConfig) -> str:
     return (Optimizer.paged_adamw_8bit if paged else run.training.optimizer).value
 
 
-def _dataset(tuned: Tuned, rows: Sequence[EncodedCase]) -> Any:
+def _dataset(tuned: AdapterModel, rows: Sequence[EncodedCase]) -> Any:
     return tuned.stack.datasets.Dataset.from_dict(
         {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
     )
@@ -250,7 +250,9 @@ def _step_collator(
     return collate
 
 
-def _bridge(tuned: Tuned, watchers: Sequence[StepCallback], tokens_of: Callable[[int], int]) -> Any:
+def _bridge(
+    tuned: AdapterModel, watchers: Sequence[StepCallback], tokens_of: Callable[[int], int]
+) -> Any:
     """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was
     asked to. It holds the tokens of a step against `tokens_of`: Unsloth patches the trainer and its
     defaults, and has once taken two steps' rows for one."""
@@ -319,7 +321,7 @@ def _bridge(tuned: Tuned, watchers: Sequence[StepCallback], tokens_of: Callable[
     return Bridge()
 
 
-def _synchronizer(tuned: Tuned) -> Callable[[], None]:
+def _synchronizer(tuned: AdapterModel) -> Callable[[], None]:
     import torch
 
     return torch.cuda.synchronize if tuned.device.type == "cuda" else lambda: None

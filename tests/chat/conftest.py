@@ -80,14 +80,15 @@ def trained(
 
 
 @pytest.fixture(scope="session")
-def respondent(trained: Trained) -> Responder:
+def responder(trained: Trained) -> Responder:
     """The tuned model of the finished run, loaded as the door does."""
-    subject = finished.find(
+    subject = finished.find_run(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
     )
-    found, console = prepare_finished_run(trained.run, subject, Console()), Console()
-    base = open_session(trained.run, found, console)
-    asked = responder.make_question_encoder(trained.run, base, GREEDY)
+    console = Console()
+    config, found = prepare_finished_run(trained.run, subject, console)
+    base = open_session(config, found, console)
+    asked = responder.make_question_encoder(config, base, GREEDY)
     return responder.load_responder(
-        subject.name, trained.result.run_id, trained.run, base, asked, console
+        subject.name, trained.result.run_id, config, base, asked, console
     )

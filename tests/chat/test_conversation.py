@@ -14,11 +14,11 @@ from medexp.system.console import Console
 
 
 @pytest.fixture
-def talk(respondent: Responder, tmp_path: Path) -> Conversation:
-    quick = replace(respondent.questions, sampling=replace(respondent.sampling, max_new_tokens=4))
+def talk(responder: Responder, tmp_path: Path) -> Conversation:
+    quick = replace(responder.encoder, sampling=replace(responder.sampling, max_new_tokens=4))
     console = Console()
     console.results = console.log = RichConsole(file=io.StringIO(), width=100)
-    return Conversation(replace(respondent, questions=quick), console, True, tmp_path)
+    return Conversation(replace(responder, encoder=quick), console, True, tmp_path)
 
 
 def said(talk: Conversation) -> str:
@@ -33,7 +33,7 @@ def said(talk: Conversation) -> str:
 
 def test_a_follow_up_is_asked_below_the_case_and_reset_forgets_it(talk: Conversation) -> None:
     for line in ("A man of 54.", "He is a smoker.", "/reset", "A child."):
-        talk.take(line)
+        talk.handle_line(line)
     assert [turn[0].question for turn in talk.turns] == [
         "A man of 54.",
         "A man of 54.\n\nHe is a smoker.",
@@ -41,46 +41,46 @@ def test_a_follow_up_is_asked_below_the_case_and_reset_forgets_it(talk: Conversa
     ]
     assert (
         talk.turns[1][0].text
-        == talk.respondent.reply("A man of 54.\n\nHe is a smoker.", lambda _: False).text
+        == talk.responder.reply("A man of 54.\n\nHe is a smoker.", lambda _: False).text
     )
 
 
 def test_compare_asks_the_base_the_same_once(talk: Conversation) -> None:
-    talk.take("/compare")
+    talk.handle_line("/compare")
     assert "nothing has been asked yet" in said(talk)
-    talk.take("A man of 54.")
-    talk.take("/compare")
+    talk.handle_line("A man of 54.")
+    talk.handle_line("/compare")
     base, tuned = talk.turns[0]
     assert (base.base, tuned.base, base.question) == (True, False, tuned.question)
-    assert base.text == talk.respondent.reply("A man of 54.", lambda _: False, base=True).text
+    assert base.text == talk.responder.reply("A man of 54.", lambda _: False, base=True).text
     shown = said(talk)
     assert base.text.split()[0] in shown
     assert "base" in shown
-    talk.take("/compare")
+    talk.handle_line("/compare")
     assert talk.turns[0] == [base, tuned]
 
 
 def test_reasoning_is_unfolded_and_switched(talk: Conversation) -> None:
-    talk.take("A man of 54.")
+    talk.handle_line("A man of 54.")
     talk.turns[0][0] = replace(talk.turns[0][0], text="Because [of] this.\n</think>\nThat.")
     said(talk)
-    talk.take("/reasoning")
+    talk.handle_line("/reasoning")
     assert said(talk) == "Because [of] this."
-    talk.take("/reasoning hide")
+    talk.handle_line("/reasoning hide")
     assert not talk.with_reasoning
-    talk.take("/reasoning show")
+    talk.handle_line("/reasoning show")
     assert talk.with_reasoning
-    talk.take("/reasoning sideways")
+    talk.handle_line("/reasoning sideways")
     assert "write /reasoning, /reasoning show, or /reasoning hide" in said(talk)
 
 
 def test_saving_never_overwrites(talk: Conversation, tmp_path: Path) -> None:
-    talk.take("A man of 54.")
+    talk.handle_line("A man of 54.")
     for name in ("a.md", "a.json"):
-        talk.take(f"/save {name}")
+        talk.handle_line(f"/save {name}")
     assert "> A man of 54." in (tmp_path / "a.md").read_text()
     [[reply]] = json.loads((tmp_path / "a.json").read_text())
-    assert (reply["question"], reply["run"]) == ("A man of 54.", talk.respondent.run_id)
+    assert (reply["question"], reply["run"]) == ("A man of 54.", talk.responder.run_id)
     (tmp_path / "a.md").write_text("mine")
     for line, answer in {
         "/save a.md": "a.md is there already and is left alone",
@@ -89,15 +89,15 @@ def test_saving_never_overwrites(talk: Conversation, tmp_path: Path) -> None:
         "/save no/such/a.md": "no/such/a.md cannot be written",
     }.items():
         said(talk)
-        talk.take(line)
+        talk.handle_line(line)
         assert answer in said(talk)
     assert (tmp_path / "a.md").read_text() == "mine"
 
 
 def test_what_cannot_be_asked_or_done_is_said_and_no_more(talk: Conversation) -> None:
-    talk.take("pain " * 3000)
+    talk.handle_line("pain " * 3000)
     assert "tokens with prompt=clinical_sections and" in said(talk)
-    talk.take("/rest")
+    talk.handle_line("/rest")
     assert "/rest is not a command" in said(talk)
     assert talk.turns == []
     assert talk.case == []
@@ -112,7 +112,7 @@ def test_it_goes_on_until_it_is_told_to_end(talk: Conversation) -> None:
             return line
         raise line
 
-    talk.hold(read)
+    talk.run(read)
     shown = said(talk)
     assert "Ctrl-D or /quit ends the conversation" in shown
     assert "/compare" in shown

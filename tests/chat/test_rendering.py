@@ -21,18 +21,27 @@ TEXT = (
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def grown(text: str, whole: bool = False, reasons: bool = True) -> Reply:
-    return Reply("Why?", False, text, len(text), 1.0, reasons=reasons, whole=whole, ended=whole)
+def grown(text: str, whole: bool = False, expects_reasoning: bool = True) -> Reply:
+    return Reply(
+        "Why?",
+        False,
+        text,
+        len(text),
+        1.0,
+        expects_reasoning=reasons,
+        is_complete=whole,
+        ended_by_model=whole,
+    )
 
 
-def on_a_terminal(text: str, with_reasoning: bool = True, reasons: bool = True) -> str:
+def on_a_terminal(text: str, with_reasoning: bool = True, expects_reasoning: bool = True) -> str:
     """Everything that stays on a terminal of 60 x 12 after `text` has come a character at a time."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=60, height=12, legacy_windows=False)
-    with LiveRenderer(console, with_reasoning) as painter:
+    with LiveRenderer(console, with_reasoning) as renderer:
         for end in range(1, len(text)):
-            painter.heard(grown(text[:end], reasons=reasons))
-        painter.whole(grown(text, whole=True, reasons=reasons), 400)
+            renderer.update(grown(text[:end], expects_reasoning=reasons))
+        renderer.finish(grown(text, is_complete=True, expects_reasoning=reasons), 400)
     return stream.getvalue()
 
 
@@ -95,9 +104,9 @@ def test_sections_without_an_end_of_the_reasoning_are_headed_in_the_end() -> Non
     assert "It is red." not in hidden
     assert hidden.count("Causes") == 1
     stream = io.StringIO()
-    painter = PlainRenderer(stream, with_reasoning=True)
-    painter.heard(grown(text[:20]))
-    painter.whole(grown(text, whole=True), 400)
+    renderer = PlainRenderer(stream, with_reasoning=True)
+    renderer.update(grown(text[:20]))
+    renderer.finish(grown(text, is_complete=True), 400)
     assert stream.getvalue().startswith(
         f"Reasoning:\n{text}\n\nAnswer:\n## Symptoms\n- Gritty eyes\n## Causes\n- A virus\n\n["
     )
@@ -120,12 +129,12 @@ def test_no_more_is_drawn_than_the_terminal_is_high() -> None:
 @pytest.mark.parametrize("with_reasoning", [True, False])
 def test_a_pipe_gets_the_text_alone_as_it_comes(with_reasoning: bool) -> None:
     stream = io.StringIO()
-    painter = PlainRenderer(stream, with_reasoning)
+    renderer = PlainRenderer(stream, with_reasoning)
     seen = []
     for end in range(1, len(TEXT)):
-        painter.heard(grown(TEXT[:end]))
+        renderer.update(grown(TEXT[:end]))
         seen.append(stream.getvalue())
-    painter.whole(grown(TEXT, whole=True), 400)
+    renderer.finish(grown(TEXT, is_complete=True), 400)
     answer = "## Symptoms\n- Gritty eyes\n- No pain\n## Red Flags\n- Pain"
     end = f"\n\n[{len(TEXT)} tokens in 1.0 s, ended by itself]\n{NOT_FOR_CLINICAL_USE}\n"
     reasoning = "Reasoning:\nIt is red.\nPerhaps viral.\n\nAnswer:\n" if with_reasoning else ""
@@ -137,9 +146,9 @@ def test_a_pipe_gets_the_text_alone_as_it_comes(with_reasoning: bool) -> None:
 def test_a_pipe_gets_reasoning_without_an_end_once() -> None:
     for with_reasoning in (True, False):
         stream = io.StringIO()
-        painter = PlainRenderer(stream, with_reasoning)
-        painter.heard(grown("It is"))
-        painter.whole(grown("It is red.", whole=True), 400)
+        renderer = PlainRenderer(stream, with_reasoning)
+        renderer.update(grown("It is"))
+        renderer.finish(grown("It is red.", is_complete=True), 400)
         assert stream.getvalue().count("It is red.") == 1
 
 
@@ -147,7 +156,9 @@ def test_base_and_tuned_stand_side_by_side() -> None:
     console = Console(file=io.StringIO(), width=80, record=True)
     console.print(
         make_comparison_table(
-            grown("Base says.", whole=True), grown(TEXT, whole=True), with_reasoning=False
+            grown("Base says.", is_complete=True),
+            grown(TEXT, is_complete=True),
+            with_reasoning=False,
         )
     )
     text = console.export_text()
@@ -164,18 +175,20 @@ def test_an_answer_sends_no_escape_sequences(is_terminal):
         " \u202e[here](http://evil/)"
     )
     stream = io.StringIO()
-    painter = (
+    renderer = (
         LiveRenderer(
             SafeConsole(file=stream, force_terminal=True, color_system=None, width=80), True
         )
         if is_terminal
         else PlainRenderer(stream, True)
     )
-    reply = Reply("q", False, evil, 9, 1.0, reasons=True, whole=True, ended=True)
-    with painter if isinstance(painter, LiveRenderer) else nullcontext():
+    reply = Reply(
+        "q", False, evil, 9, 1.0, expects_reasoning=True, is_complete=True, ended_by_model=True
+    )
+    with renderer if isinstance(renderer, LiveRenderer) else nullcontext():
         for end in range(0, len(evil), 7):
-            painter.heard(replace(reply, text=evil[:end], whole=False))
-        painter.whole(reply, 99)
+            renderer.update(replace(reply, text=evil[:end], is_complete=False))
+        renderer.finish(reply, 99)
     text = stream.getvalue()
     assert not {"\x07", "\x9b", "\u202e"} & {*text}
     assert "\x1b[2J" not in text

@@ -52,7 +52,7 @@ def test_the_parts_of_a_whole_answer() -> None:
 
 @pytest.mark.parametrize("cut", range(1, len(TEXT)))
 def test_while_it_grows_only_the_last_part_changes(cut: int) -> None:
-    before, after = (split_sections(reply(TEXT[:end], whole=False)) for end in (cut, cut + 1))
+    before, after = (split_sections(reply(TEXT[:end], is_complete=False)) for end in (cut, cut + 1))
     assert after[: len(before) - 1] == before[:-1]
     final = split_sections(reply(TEXT))
     assert final[: len(before) - 1] == before[:-1]
@@ -63,7 +63,7 @@ def test_plain_text_only_grows_at_its_end(pieces: list[str]) -> None:
     # one end of the reasoning at most
     text = "".join(pieces).replace("</think>", "", "".join(pieces).count("</think>") - 1)
     shown = [
-        format_plain_text(reply(text[:end].strip(), whole=False), with_reasoning=True)
+        format_plain_text(reply(text[:end].strip(), is_complete=False), with_reasoning=True)
         for end in range(len(text) + 1)
     ]
     for earlier, later in pairwise(shown):
@@ -72,31 +72,36 @@ def test_plain_text_only_grows_at_its_end(pieces: list[str]) -> None:
 
 def test_half_an_end_of_the_reasoning_is_not_shown() -> None:
     for cut in range(1, len("</think>")):
-        assert reply("so" + "</think>"[:cut], whole=False).reasoning == "so"
-    assert reply("caf\ufffd", whole=False, reasons=False).answer == "caf"
+        assert reply("so" + "</think>"[:cut], is_complete=False).reasoning == "so"
+    assert reply("caf\ufffd", is_complete=False, expects_reasoning=False).answer == "caf"
 
 
 def test_reasoning_without_an_end_is_the_answer_once_nothing_more_comes() -> None:
-    assert (reply("Rest.", whole=False).reasoning, reply("Rest.", whole=False).answer) == (
+    assert (
+        reply("Rest.", is_complete=False).reasoning,
+        reply("Rest.", is_complete=False).answer,
+    ) == (
         "Rest.",
         "",
     )
     assert (reply("Rest.").reasoning, reply("Rest.").answer) == ("", "Rest.")
-    assert "never ended" in describe_end(reply("Rest.", ended=False), 400)
-    assert "cut off by ask.max_new_tokens=400" in describe_end(reply("Rest.", ended=False), 400)
+    assert "never ended" in describe_end(reply("Rest.", ended_by_model=False), 400)
+    assert "cut off by ask.max_new_tokens=400" in describe_end(
+        reply("Rest.", ended_by_model=False), 400
+    )
 
 
 def test_without_an_end_of_the_reasoning_the_answer_begins_with_the_first_heading() -> None:
     found = reply("Red eye.\n\n## Symptoms\n- Gritty\n")
     assert (found.reasoning, found.answer.rstrip()) == ("Red eye.", "## Symptoms\n- Gritty")
-    assert not found.closed
-    assert reply("Red eye.\n## Symptoms\n- Gritty", whole=False).answer == ""
-    assert reply("Red eye.\n## Symptoms\n- Gritty", reasons=False).reasoning == ""
+    assert not found.is_reasoning_closed
+    assert reply("Red eye.\n## Symptoms\n- Gritty", is_complete=False).answer == ""
+    assert reply("Red eye.\n## Symptoms\n- Gritty", expects_reasoning=False).reasoning == ""
 
 
 def test_without_reasoning_only_the_answer_is_plain_text() -> None:
     assert format_plain_text(reply(TEXT), with_reasoning=False) == reply(TEXT).answer
-    assert format_plain_text(reply(TEXT[:30], whole=False), with_reasoning=False) == ""
+    assert format_plain_text(reply(TEXT[:30], is_complete=False), with_reasoning=False) == ""
 
 
 def test_the_json_of_a_reply() -> None:

@@ -1,6 +1,7 @@
 import itertools
 import re
 
+from medexp.config.changes import change_values
 from medexp.config.remarks import on_schedule
 
 WARMUP = (
@@ -20,12 +21,12 @@ def test_a_short_run_is_told_what_its_presets_do_to_it(resolved):
 def test_a_remark_that_is_followed_is_not_made_again(resolved):
     run = resolved("hardware=cpu")
     for steps, warmup in itertools.product(range(1, 25), (0, 1, 5, 20)):
-        run.training.warmup_steps, run.evaluation.every_steps = warmup, 20
+        run = change_values(run, {"training.warmup_steps": warmup, "evaluation.every_steps": 20})
         said = [*on_schedule(run, steps)]
         assert any("warmup" in each for each in said) is (warmup >= steps)
         assert any("every_steps" in each for each in said) is (20 > steps > 1)
         for group, key, value in re.findall(r"set (\w+)\.(\w+)=(\d+)", " ".join(said)):
-            setattr(getattr(run, group), key, int(value))
+            run = change_values(run, {f"{group}.{key}": int(value)})
         assert not [*on_schedule(run, steps)], steps
 
 

@@ -5,7 +5,7 @@ from typing import get_origin
 import omegaconf
 import pytest
 
-from medexp.config.fields import Group
+from medexp.config.fields import Group, config_fields
 from medexp.config.schema import Dtype, Evaluation, Hardware, ModelShape, RunConfig
 from medexp.errors import ConfigError
 
@@ -22,7 +22,7 @@ def values_of(kind: type[Group], **changes: object) -> dict[str, object]:
     return {each.name: inside(each) for each in fields(kind)} | changes
 
 
-GROUPS = [each.type for each in fields(RunConfig)]
+GROUPS = [each.type for each in config_fields(RunConfig)]
 NUMBERS = [
     (kind, each.name)
     for kind in [*GROUPS, ModelShape]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medexp.config.changes import change_values
 from medexp.config.schema import LossOn, Overlong
 from medexp.data.cases import Case
 from medexp.data.encoding import IGNORED
@@ -33,36 +34,48 @@ def run(base):
 
 
 def test_a_row_for_every_case_of_every_step(run, characters):
-    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 7, 2, 3
+    run = change_values(
+        run, {"training.max_steps": 7, "training.micro_batch": 2, "training.accumulation": 3}
+    )
     ready = prepare(run, SIDES, characters)
     assert (ready.steps, len(ready.rows)) == (7, 42)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 5), (0.1, 1)])
 def test_epochs_count_the_cases_that_fit(run, characters, epochs, steps):
-    run.training.max_steps, run.training.epochs = None, epochs
-    run.training.micro_batch, run.training.accumulation = 2, 2
+    run = change_values(run, {"training.max_steps": None, "training.epochs": epochs})
+    run = change_values(run, {"training.micro_batch": 2, "training.accumulation": 2})
     assert prepare(run, SIDES, characters).steps == steps
 
 
 def test_an_epoch_of_fewer_cases_has_fewer_steps(run, characters):
-    run.training.max_steps, run.training.epochs = None, 1
-    run.training.micro_batch, run.training.accumulation, run.dataset.overlong = 1, 1, Overlong.drop
-    run.training.max_seq_tokens = 240
+    run = change_values(
+        run,
+        {
+            "training.max_steps": None,
+            "training.epochs": 1,
+            "training.micro_batch": 1,
+            "training.accumulation": 1,
+            "training.max_seq_tokens": 240,
+            "dataset.overlong": Overlong.drop,
+        },
+    )
     ready = prepare(run, SIDES, characters)
     assert 0 < ready.audit.train.dropped_overlong < len(TRAIN)
     assert ready.steps == ready.audit.train.kept == len(TRAIN) - ready.audit.train.dropped_overlong
 
 
 def test_one_pass_trains_on_every_case_once(run, characters, decoded):
-    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 5, 2, 1
+    run = change_values(
+        run, {"training.max_steps": 5, "training.micro_batch": 2, "training.accumulation": 1}
+    )
     rows = [decoded(row.input_ids) for row in prepare(run, SIDES, characters).rows]
     assert all(sum(f"\ntrain {number}\n" in row for row in rows) == 1 for number in range(10))
 
 
 def test_grouping_puts_like_lengths_into_a_batch(run, characters):
-    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 5, 2, 1
-    run.training.group_by_length = True
+    batches = {"training.max_steps": 5, "training.micro_batch": 2, "training.accumulation": 1}
+    run = change_values(run, {**batches, "training.group_by_length": True})
     lengths = [len(row.input_ids) for row in prepare(run, SIDES, characters).rows]
     assert {
         abs(first - second) for first, second in zip(lengths[::2], lengths[1::2], strict=True)
@@ -71,14 +84,13 @@ def test_grouping_puts_like_lengths_into_a_batch(run, characters):
 
 def test_the_same_run_has_the_same_rows_and_another_seed_others(run, characters):
     assert prepare(run, SIDES, characters) == prepare(copy.deepcopy(run), SIDES, characters)
-    other = copy.deepcopy(run)
-    other.training.seed += 1
+    other = change_values(run, {"training.seed": run.training.seed + 1})
     assert prepare(other, SIDES, characters).rows != prepare(run, SIDES, characters).rows
 
 
 def test_what_is_held_out_does_not_depend_on_the_training_length_or_loss(run, characters):
     other = copy.deepcopy(run)
-    other.training.max_seq_tokens, other.training.loss_on = 240, LossOn.all
+    other = change_values(other, {"training.max_seq_tokens": 240, "training.loss_on": LossOn.all})
     assert prepare(other, SIDES, characters).held_out == prepare(run, SIDES, characters).held_out
 
 
@@ -86,7 +98,7 @@ def test_what_is_held_out_does_not_depend_on_the_training_length_or_loss(run, ch
 def test_training_learns_what_loss_on_says_and_held_out_loss_is_on_completions(
     run, characters, loss_on
 ):
-    run.training.loss_on = loss_on
+    run = change_values(run, {"training.loss_on": loss_on})
     ready = prepare(run, SIDES, characters)
     assert all((IGNORED in row.labels) == (loss_on is LossOn.completion) for row in ready.rows)
     assert all(
@@ -96,7 +108,7 @@ def test_training_learns_what_loss_on_says_and_held_out_loss_is_on_completions(
 
 
 def test_every_question_is_asked_as_it_is_trained(run, characters):
-    run.evaluation.answers = 6
+    run = change_values(run, {"evaluation.answers": 6})
     ready = prepare(run, SIDES, characters)
     assert [case.question for case in ready.asked] == [case.question for case in HELD_OUT]
     for asked, encoded in zip(ready.prompts, ready.held_out.encoded, strict=True):
@@ -105,14 +117,14 @@ def test_every_question_is_asked_as_it_is_trained(run, characters):
 
 @pytest.mark.parametrize("answers", [0, 1, 4, 6])
 def test_as_many_questions_are_asked_as_configured(run, characters, answers):
-    run.evaluation.answers = answers
+    run = change_values(run, {"evaluation.answers": answers})
     ready = prepare(run, SIDES, characters)
     assert len(ready.asked) == len(ready.prompts) == answers
 
 
 def test_only_held_out_cases_that_fit_are_asked(run, characters):
     too_long = Case("held out", "Think.", "a" * 500)
-    run.evaluation.answers = 4
+    run = change_values(run, {"evaluation.answers": 4})
     ready = prepare(run, Split(TRAIN, (too_long, *HELD_OUT), 17, 0), characters)
     assert too_long not in ready.asked
     assert ready.audit.held_out.dropped_overlong == 1
@@ -158,7 +170,9 @@ SHARED = Split(TRAIN, HELD_OUT, 18, 2, shares=(Share("first", 0.9, 8), Share("se
 
 
 def test_a_mixture_draws_from_its_parts_by_weight(run, characters, decoded):
-    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 10, 2, 1
+    run = change_values(
+        run, {"training.max_steps": 10, "training.micro_batch": 2, "training.accumulation": 1}
+    )
     ready = prepare(run, SHARED, characters)
     of_second = [
         row
@@ -176,7 +190,9 @@ def test_a_mixture_draws_from_its_parts_by_weight(run, characters, decoded):
 
 
 def test_a_weight_that_draws_nothing_is_refused(run, characters):
-    run.training.max_steps, run.training.micro_batch, run.training.accumulation = 1, 2, 1
+    run = change_values(
+        run, {"training.max_steps": 1, "training.micro_batch": 2, "training.accumulation": 1}
+    )
     with pytest.raises(
         DataError,
         match=r"second with weight 0.1 gives none of the 2 cases of 1 steps; raise its weight",
@@ -185,7 +201,7 @@ def test_a_weight_that_draws_nothing_is_refused(run, characters):
 
 
 def test_a_part_where_nothing_fits_is_named(run, characters):
-    run.training.max_seq_tokens, run.dataset.overlong = 280, Overlong.drop
+    run = change_values(run, {"training.max_seq_tokens": 280, "dataset.overlong": Overlong.drop})
     long = tuple(Case(f"long {number}", "Think. " * 60, "a") for number in range(2))
     with pytest.raises(
         DataError,

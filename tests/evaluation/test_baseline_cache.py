@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def base_side(doors: Doors, result: TrainResult) -> tuple[object, object]:
-    record = Record.of_json((result.adapter.parent / RECORD).read_text(), "here")
+    record = Record.from_json((result.adapter.parent / RECORD).read_text(), "here")
     return [case.base for case in record.cases], record.base_losses
 
 
@@ -87,9 +87,11 @@ def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path
 def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
     """places(*overrides): where the base's answers and losses lie."""
     run = doors.run()
-    found = weights.find(run.model)
-    tokenizer = load_tokenizer(found, stack.load(run.hardware, machine.cache_dir()))
-    return lambda *overrides: files_of(doors.run(*overrides), weights.find(run.model), tokenizer)
+    found = weights.find_weights(run.model)
+    tokenizer = load_tokenizer(found, stack.load_backend(run.hardware, machine.cache_dir()))
+    return lambda *overrides: files_of(
+        doors.run(*overrides), weights.find_weights(run.model), tokenizer
+    )
 
 
 def test_what_decides_it_and_nothing_else(

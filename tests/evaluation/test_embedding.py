@@ -19,7 +19,7 @@ def embedder(resolved) -> Embedder:
     except metadata.PackageNotFoundError:
         pytest.skip(f"{embedding.PACKAGE} is not installed")
     run = resolved("hardware=cpu")
-    return embedding.load_embedder(stack.load(run.hardware, machine.cache_dir()))
+    return embedding.load_embedder(stack.load_backend(run.hardware, machine.cache_dir()))
 
 
 def test_a_paraphrase_is_near_and_another_topic_is_not(embedder: Embedder) -> None:

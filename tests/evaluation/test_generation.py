@@ -12,7 +12,7 @@ from medexp.evaluation.generation import _append_answer as keep
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
 
@@ -20,14 +20,16 @@ PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
 
 
 @pytest.fixture
-def tuned(doors: Doors) -> Tuned:
+def tuned(doors: Doors) -> AdapterModel:
     run = doors.run("hardware.dtype=float32")
-    modules = stack.load(run.hardware, machine.cache_dir())
-    found = weights.find(run.model)
-    return model.load(run, found, load_tokenizer(found, modules), modules)
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
-def made(tuned: Tuned, answers_file: Path, batch_size: int = 2, base: bool = False) -> list[Answer]:
+def made(
+    tuned: AdapterModel, answers_file: Path, batch_size: int = 2, base: bool = False
+) -> list[Answer]:
     return generate_answers(
         tuned,
         PROMPTS,
@@ -39,13 +41,13 @@ def made(tuned: Tuned, answers_file: Path, batch_size: int = 2, base: bool = Fal
     )
 
 
-def test_a_batch_answers_as_one_by_one(tuned: Tuned, tmp_path: Path) -> None:
+def test_a_batch_answers_as_one_by_one(tuned: AdapterModel, tmp_path: Path) -> None:
     together, alone = made(tuned, tmp_path / "3", 3), made(tuned, tmp_path / "1", 1)
     assert together == alone
     assert [each.case for each in together] == [0, 1, 2]
 
 
-def test_an_answer_is_greedy(tuned: Tuned, tmp_path: Path) -> None:
+def test_an_answer_is_greedy(tuned: AdapterModel, tmp_path: Path) -> None:
     ids = list(PROMPTS[0])
     for _ in range(8):
         with torch.no_grad():
@@ -54,7 +56,7 @@ def test_an_answer_is_greedy(tuned: Tuned, tmp_path: Path) -> None:
     assert made(tuned, tmp_path / "kept")[0].text == expected
 
 
-def test_the_base_does_not_see_the_adapter(tuned: Tuned, tmp_path: Path) -> None:
+def test_the_base_does_not_see_the_adapter(tuned: AdapterModel, tmp_path: Path) -> None:
     before = made(tuned, tmp_path / "before", base=True)
     for name, parameter in tuned.network.named_parameters():
         if "lora_B" in name:
@@ -63,7 +65,9 @@ def test_the_base_does_not_see_the_adapter(tuned: Tuned, tmp_path: Path) -> None
     assert made(tuned, tmp_path / "tuned") != before
 
 
-def test_kept_answers_are_not_made_again_and_a_torn_line_is(tuned: Tuned, tmp_path: Path) -> None:
+def test_kept_answers_are_not_made_again_and_a_torn_line_is(
+    tuned: AdapterModel, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept"
     whole = made(tuned, kept)
     first = kept.read_text().splitlines()[0]

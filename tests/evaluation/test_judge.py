@@ -100,7 +100,7 @@ def test_a_record_with_judgements_survives_storing() -> None:
         (),
         judged=Judgements((Judgement(None, "?", 1, 0.5),), (Judgement(4.0, "ok", 2, 0.5),), "half"),
     )
-    assert Record.of_json(json.dumps(record.as_json()), "here") == record
+    assert Record.from_json(json.dumps(record.as_json()), "here") == record
 
 
 def test_a_judge_that_is_down_is_said_and_stops_nothing(lexicon) -> None:

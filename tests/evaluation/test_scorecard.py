@@ -39,7 +39,7 @@ def recorded(
 
 def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
     record = recorded()
-    again = Record.of_json(json.dumps(record.as_json()), "here")
+    again = Record.from_json(json.dumps(record.as_json()), "here")
     assert again == record
     assert build_scorecard(again, lexicon).metrics() == build_scorecard(record, lexicon).metrics()
 
@@ -50,12 +50,12 @@ def test_a_record_survives_storing_and_scores_the_same_to_the_digit(lexicon):
 )
 def test_what_is_no_record_is_refused_by_its_place(text):
     with pytest.raises(DataError, match="here is not a stored evaluation"):
-        Record.of_json(text, "here")
+        Record.from_json(text, "here")
 
 
 def test_another_version_is_refused():
     with pytest.raises(DataError, match="another version"):
-        Record.of_json(json.dumps(recorded().as_json() | {"version": 0}), "here")
+        Record.from_json(json.dumps(recorded().as_json() | {"version": 0}), "here")
 
 
 def test_structured_answers_are_told_from_generic_ones(lexicon):
@@ -175,7 +175,7 @@ def test_cases_of_a_group_count_as_one_in_answers_and_losses(lexicon):
     record = recorded()
     digests = tuple(case.digest for case in record.cases)
     grouped = replace(record, held_out=digests, groups=("a", "a", "b", "b", "c", "c"))
-    again = Record.of_json(json.dumps(grouped.as_json()), "here")
+    again = Record.from_json(json.dumps(grouped.as_json()), "here")
     card = build_scorecard(again, lexicon)
     for key in ("structure", "loss_answer"):
         comparison = card.find_result(key).comparison
@@ -188,7 +188,7 @@ def test_draws_of_a_question_are_averaged_and_their_harms_add_up(lexicon):
     cases = tuple(
         replace(case, draws={"base": further[:1], "tuned": further}) for case in record.cases
     )
-    again = Record.of_json(json.dumps(replace(record, cases=cases).as_json()), "here")
+    again = Record.from_json(json.dumps(replace(record, cases=cases).as_json()), "here")
     assert again.cases == cases
     assert len(again.cases[0].answers("tuned")) == 3
     assert build_scorecard(again, lexicon).after[0].values["structure"] == pytest.approx(2 / 3)
@@ -198,7 +198,7 @@ def test_the_base_asked_its_best_way_is_kept_and_shown(lexicon):
     record = recorded()
     best = Answer(0, REFERENCE, 9, True)
     cases = tuple(replace(case, base_best=best) for case in record.cases)
-    again = Record.of_json(json.dumps(replace(record, cases=cases).as_json()), "here")
+    again = Record.from_json(json.dumps(replace(record, cases=cases).as_json()), "here")
     assert again.cases == cases
     card = build_scorecard(again, lexicon)
     assert (card.find_result("structure").before, card.find_result("structure").verdict) == (
@@ -215,7 +215,7 @@ def test_a_record_of_before_arms_and_groups_is_read(lexicon):
     del values["groups"], values["primary"]
     for case in values["cases"]:
         del case["base_best"], case["draws"]
-    old = Record.of_json(json.dumps(values), "here")
+    old = Record.from_json(json.dumps(values), "here")
     assert old == recorded()
     assert build_scorecard(old, lexicon).base_best == ()
 

@@ -12,8 +12,13 @@ from helpers.commands import change_one_weight
 from medexp.config.schema import RunConfig
 from medexp.errors import ModelError
 from medexp.models import base_identity
-from medexp.models.adapter_files import base_of, check_adapter, without_place
-from medexp.models.base_identity import BaseIdentity, config_digest, identity_of, weights_digest
+from medexp.models.adapter_files import check_adapter, hide_path, read_base_identity
+from medexp.models.base_identity import (
+    BaseIdentity,
+    compute_config_digest,
+    compute_identity,
+    compute_weights_digest,
+)
 from medexp.models.weights import Weights
 from medexp.tracking.artifact_names import BASE_IDENTITY
 
@@ -37,33 +42,33 @@ def test_weights_are_the_same_however_their_files_are_split_or_called(
     split = tmp_path / "split"
     AutoModelForCausalLM.from_pretrained(base).save_pretrained(split, max_shard_size="1MB")
     assert len(list(split.glob("model-*.safetensors"))) > 1
-    assert weights_digest(split) == weights_digest(base)
+    assert compute_weights_digest(split) == compute_weights_digest(base)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (64, 32), (-1, -1)], ids=["begin", "middle", "end"])
 def test_other_weights_of_the_same_shape_are_others(base: Path, place: tuple[int, int]) -> None:
-    before = weights_digest(base)
+    before = compute_weights_digest(base)
     change_one_weight(base, place)
-    assert weights_digest(base) != before
+    assert compute_weights_digest(base) != before
 
 
 def test_a_config_is_the_same_whoever_wrote_it_and_another_with_another_rope(base: Path) -> None:
-    before = config_digest(base)
+    before = compute_config_digest(base)
     rewritten(
         base / "config.json",
         transformers_version="9.9",
         _name_or_path="/home/ann/base",
         dtype="float16",
     )
-    assert config_digest(base) == before
+    assert compute_config_digest(base) == before
     rewritten(base / "config.json", rms_norm_eps=0.5)
-    assert config_digest(base) != before
+    assert compute_config_digest(base) != before
 
 
 def test_weights_that_are_cut_off_are_one_sentence(base: Path) -> None:
     (base / "model.safetensors").write_bytes(b"\x00\x01")
     with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
-        weights_digest(base)
+        compute_weights_digest(base)
 
 
 @pytest.fixture
@@ -96,15 +101,17 @@ def checked(
             json.dumps({"base_model_name_or_path": name, **lora, **switches})
         )
         if isinstance(then, BaseIdentity):
-            base_identity.write(then, adapter)
-        assert str(tmp_path) not in without_place(base_of(adapter, run.model), run.model).name
+            base_identity.write_identity(then, adapter)
+        assert (
+            str(tmp_path) not in hide_path(read_base_identity(adapter, run.model), run.model).name
+        )
         return check_adapter(adapter, run.lora, run.model, weights or Weights(str(base), None))
 
     return check
 
 
 def digests(folder: Path, **of: str) -> BaseIdentity:
-    return base_identity.with_digests(BaseIdentity("base", **of), folder)
+    return base_identity.add_digests(BaseIdentity("base", **of), folder)
 
 
 def test_a_base_that_was_moved_or_came_from_the_hub_is_the_same(
@@ -176,14 +183,14 @@ def test_an_adapter_of_an_older_medexp_is_known_by_what_is_still_there(
 def test_an_identity_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / BASE_IDENTITY).write_text("[]")
     with pytest.raises(ModelError, match=r"base_model\.json cannot be read"):
-        base_identity.read(tmp_path)
+        base_identity.read_identity(tmp_path)
 
 
 def test_what_a_run_keeps_of_its_base_is_no_place(
     resolved: Callable[..., RunConfig], base: Path, tmp_path: Path
 ) -> None:
     run = resolved("hardware=rtx4050_6gb", "model=local", f"model.path={base}")
-    found = identity_of(run.model, Weights(str(base), None))
-    base_identity.write(found, tmp_path)
-    assert base_identity.read(tmp_path) == found == digests(base)
+    found = compute_identity(run.model, Weights(str(base), None))
+    base_identity.write_identity(found, tmp_path)
+    assert base_identity.read_identity(tmp_path) == found == digests(base)
     assert str(tmp_path) not in (tmp_path / BASE_IDENTITY).read_text()

@@ -16,7 +16,7 @@ from medexp.evaluation.losses import measure_mean_loss
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine, private_names
 
@@ -53,11 +53,11 @@ def biased(tmp_path: Path, embedded_tokenizer: Any, doors_in: Callable[..., Door
     return doors_in(tmp_path / "runs", tmp_path / "qwen2")
 
 
-def loaded(doors: Doors, *overrides: str) -> Tuned:
+def loaded(doors: Doors, *overrides: str) -> AdapterModel:
     run = doors.run(*overrides)
-    modules = stack.load(run.hardware, machine.cache_dir())
-    found = weights.find(run.model)
-    return model.load(run, found, load_tokenizer(found, modules), modules)
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
     tuned.network.train()
     measure_mean_loss(tuned, [EncodedCase([5, 6, 7], [IGNORED, 6, 7], 1)], 1)
     assert tuned.network.training
-    with tuned.as_base():
+    with tuned.adapter_disabled():
         pass
     assert any(parameter.requires_grad for parameter in tuned.network.parameters())
 
@@ -174,7 +174,7 @@ def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: st
         for parameter in tuned.network.parameters():
             parameter.add_(parameter.requires_grad)
     changed = measure_mean_loss(tuned, cases, 1)
-    with tuned.as_base():
+    with tuned.adapter_disabled():
         assert measure_mean_loss(tuned, cases, 1) == base != changed
     assert measure_mean_loss(tuned, cases, 1) == changed
     first = biased.train(
@@ -211,7 +211,7 @@ def test_an_adapter_of_other_tensors_is_refused(doors: Doors) -> None:
 
 def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> None:
     run = doors.run()
-    modules = stack.load(run.hardware, machine.cache_dir())
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
     tokenizer = modules.transformers.AutoTokenizer.from_pretrained(doors.model)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
@@ -242,10 +242,10 @@ def test_a_switch_of_another_name_is_refused() -> None:
 def test_streaming_by_another_name_is_refused() -> None:
     network = torch.nn.Linear(2, 2)
     with pytest.raises(ModelError, match="layers cannot be streamed"):
-        model.streamer(network)
+        model.find_streamer(network)
     swapper = SimpleNamespace()
     setattr(network, private_names.STREAMER.last, swapper)
     with pytest.raises(ModelError, match="layers cannot be streamed"):
-        model.streamer(network)
+        model.find_streamer(network)
     swapper.reset = lambda: None
-    assert model.streamer(network) is swapper
+    assert model.find_streamer(network) is swapper

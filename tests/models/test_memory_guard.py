@@ -51,14 +51,14 @@ def test_more_reserved_than_the_card_has_in_use_lies_elsewhere(metered):
     with pytest.raises(
         VramCeilingError, match=r"\(0\.70 GiB of it lie in host memory\).*does not fit in 5\.25 GiB"
     ):
-        guard.SpillGuard(meter, LINUX).stepped(40.0, None)
+        guard.SpillGuard(meter, LINUX).check_step(40.0, None)
 
 
 def take(meter, system, *steps_s, planned_s=40.0):
     """The steps of one process."""
     spill = guard.SpillGuard(meter, system)
     for each in steps_s:
-        spill.stepped(each, planned_s)
+        spill.check_step(each, planned_s)
 
 
 def test_steps_that_crawl_are_a_spill_where_drivers_spill(metered):
@@ -83,7 +83,7 @@ def test_a_process_s_first_step_and_a_slow_one_among_others_are_no_spill(metered
 
 
 def test_a_cpu_has_no_meter(resolved, no_card):
-    meter = guard.cap(resolved(on=no_card).hardware)
+    meter = guard.cap_allocator(resolved(on=no_card).hardware)
     assert (meter.on_card, meter.ceiling_bytes, meter.reserved_bytes(), meter.peak_bytes()) == (
         False,
         0,

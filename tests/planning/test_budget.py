@@ -8,14 +8,15 @@ from statistics import median
 
 import pytest
 
-from medexp.planning.budget import budget, layer_bytes, may_answer
+from medexp.config.changes import change_values
+from medexp.planning.budget import compute_budget, fits_answering_plan, layer_bytes
 from medexp.planning.memory_terms import (
     Levers,
     Phase,
     Place,
+    count_layer_parameters,
+    count_lora_parameters,
     dequantised_bytes,
-    layer_parameters,
-    lora_parameters,
 )
 from medexp.system.units import MIB
 
@@ -67,7 +68,7 @@ def budgeted(resolved):
             hardware.tile_mlp is True,
             kept_on_host=on_host,
         )
-        return run, budget(run, levers)
+        return run, compute_budget(run, levers)
 
     return made
 
@@ -185,7 +186,9 @@ def test_layers_that_are_not_compiled(budgeted):
 
 def test_activations_on_the_host_take_one_layer_of_the_card_however_many_wait(resolved):
     run = resolved(*EIGHT_B)
-    few, many = (budget(run, Levers(2, 4, 0, True, kept, kept_on_host=True)) for kept in (6, 15))
+    few, many = (
+        compute_budget(run, Levers(2, 4, 0, True, kept, kept_on_host=True)) for kept in (6, 15)
+    )
     assert few.peak_bytes == many.peak_bytes
     # what was seen to leave a layer of 2 x 2,048 tokens (benchmarks/train), in pieces of 8 MiB
     saved = 487 * MIB
@@ -231,7 +234,7 @@ def test_the_peak_of_answering(budgeted):
 
 
 def test_the_golden_bytes_of_the_seed_s_recipe(resolved):
-    needed = budget(resolved(*EIGHT_B), Levers(2, 4))
+    needed = compute_budget(resolved(*EIGHT_B), Levers(2, 4))
     terms = {term.name: term.num_bytes for term in needed.terms}
     assert terms["layer weights"] == 32 * (218_103_808 // 2 + 2 * 8192)
     assert terms["embedding"] == terms["lm_head"] == 2 * 128_256 * 4096
@@ -241,8 +244,8 @@ def test_the_golden_bytes_of_the_seed_s_recipe(resolved):
 
 def test_a_decoder_layer_of_the_8b(resolved):
     run = resolved(*EIGHT_B)
-    assert layer_parameters(run.model.shape) == 218_103_808
-    assert lora_parameters(run) == 41_943_040
+    assert count_layer_parameters(run.model.shape) == 218_103_808
+    assert count_lora_parameters(run) == 41_943_040
     streamed, scales = layer_bytes(run)
     assert streamed == 109_068_288
     assert scales == pytest.approx(218_103_808 / 64 + 218_103_808 / 4096, rel=0.01)
@@ -251,13 +254,13 @@ def test_a_decoder_layer_of_the_8b(resolved):
 def test_streaming_frees_all_but_three_slots(resolved):
     run = resolved(*EIGHT_B)
     layer, _ = layer_bytes(run)
-    none, some = (budget(run, Levers(2, 4, streamed)).peak_bytes for streamed in (0, 14))
+    none, some = (compute_budget(run, Levers(2, 4, streamed)).peak_bytes for streamed in (0, 14))
     assert none - some == (14 - 3) * layer
 
 
 def test_the_embedding_moves_to_the_host_whole(resolved):
     run = resolved(*EIGHT_B)
-    here, there = (budget(run, Levers(2, 4, 0, on_host)) for on_host in (False, True))
+    here, there = (compute_budget(run, Levers(2, 4, 0, on_host)) for on_host in (False, True))
     assert (
         here.peak_bytes - there.peak_bytes
         == there.host_bytes - here.host_bytes
@@ -266,16 +269,16 @@ def test_the_embedding_moves_to_the_host_whole(resolved):
 
 
 def test_more_of_anything_takes_more(resolved):
-    base = budget(resolved(*EIGHT_B), Levers(2, 4)).peak_bytes
-    assert budget(resolved(*EIGHT_B), Levers(4, 2)).peak_bytes > base
-    assert budget(resolved(*EIGHT_B), Levers(2, 4, 0, False, 1)).peak_bytes > base
+    base = compute_budget(resolved(*EIGHT_B), Levers(2, 4)).peak_bytes
+    assert compute_budget(resolved(*EIGHT_B), Levers(4, 2)).peak_bytes > base
+    assert compute_budget(resolved(*EIGHT_B), Levers(2, 4, 0, False, 1)).peak_bytes > base
     for more in ("lora.r=32", "training.max_seq_tokens=2112", "training.optimizer=adamw_torch"):
-        assert budget(resolved(*EIGHT_B, more), Levers(2, 4)).peak_bytes > base
-    assert budget(resolved(*EIGHT_B, "lora=attention_only"), Levers(2, 4)).peak_bytes < base
+        assert compute_budget(resolved(*EIGHT_B, more), Levers(2, 4)).peak_bytes > base
+    assert compute_budget(resolved(*EIGHT_B, "lora=attention_only"), Levers(2, 4)).peak_bytes < base
 
 
 def test_without_a_card_everything_is_host_memory(resolved, no_card):
-    needed = budget(resolved(on=no_card), Levers(2, 2))
+    needed = compute_budget(resolved(on=no_card), Levers(2, 2))
     assert needed.peak_bytes == 0
     assert needed.host_bytes > 2 * 134_515_008
 
@@ -287,15 +290,19 @@ def test_short_questions_go_together_in_the_memory_that_was_planned(resolved):
         "evaluation.max_seq_tokens=1024",
         "evaluation.max_new_tokens=768",
     )
-    assert may_answer(run, 2, 1024)
-    assert not may_answer(run, 3, 1024)
-    assert may_answer(run, 4, 256)
+    assert fits_answering_plan(run, 2, 1024)
+    assert not fits_answering_plan(run, 3, 1024)
+    assert fits_answering_plan(run, 4, 256)
 
     def answering(questions: int, longest: int) -> int:
-        run.evaluation.batch_size, run.evaluation.max_seq_tokens = questions, longest
+        resized = change_values(
+            run, {"evaluation.batch_size": questions, "evaluation.max_seq_tokens": longest}
+        )
         levers = Levers(2, 4, 20, True, 0, True)
         return sum(
-            term.num_bytes for term in budget(run, levers).terms if term.phase is Phase.answering
+            term.num_bytes
+            for term in compute_budget(resized, levers).terms
+            if term.phase is Phase.answering
         )
 
     assert answering(4, 256) <= answering(2, 1024) < answering(3, 1024)

@@ -11,7 +11,7 @@ from medexp.data.encoding import EncodedCase
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.planning.budget import budget
+from medexp.planning.budget import compute_budget
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.system import machine
 from medexp.training import trainer
@@ -29,9 +29,9 @@ def loaded(resolved, no_card, embedded_tokenizer):
             *overrides,
             on=no_card,
         )
-        modules = stack.load(run.hardware, machine.cache_dir())
-        tuned = model.load(run, weights.find(run.model), embedded_tokenizer, modules)
-        terms = budget(run, Levers(1, 1)).terms
+        modules = stack.load_backend(run.hardware, machine.cache_dir())
+        tuned = model.load_model(run, weights.find_weights(run.model), embedded_tokenizer, modules)
+        terms = compute_budget(run, Levers(1, 1)).terms
         return (
             run,
             tuned,

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from medexp.config.schema import Planning, RunConfig
 from medexp.errors import ConfigError, VramPlanError
 from medexp.planning import feasibility, limits, planner
-from medexp.planning.budget import budget
+from medexp.planning.budget import compute_budget
 from medexp.planning.memory_terms import Levers, Phase
-from medexp.planning.step_memory import largest_tile
-from medexp.planning.step_time import Predictions, predicted
+from medexp.planning.step_memory import count_largest_tile
+from medexp.planning.step_time import Predictions, predict_plan
 from medexp.system.machine import Machine
 from medexp.system.units import GIB, bytes_of_gib
 
@@ -37,31 +37,31 @@ def on_laptop(resolved) -> RunConfig:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_a_plan_that_fits_every_card(resolved, preset, model):
     run = resolved(f"hardware={preset}", f"model={model}")
-    chosen, runners_up = planner.choose(run)
+    chosen, runners_up = planner.choose_plan(run)
     for plan in (chosen, *runners_up):
         assert plan.budget.peak_bytes <= bytes_of_gib(run.hardware.vram_ceiling_gib)
         assert plan.levers.micro_batch * plan.levers.accumulation == 8
 
 
 def test_the_8b_fits_6_gb_only_by_leaving_parts_on_the_host(resolved):
-    chosen, _ = planner.choose(resolved(CARD, ON_CARD))
+    chosen, _ = planner.choose_plan(resolved(CARD, ON_CARD))
     assert chosen.levers == Levers(4, 2, 23, True, 0)
     with pytest.raises(VramPlanError, match=r"hardware\.vram_ceiling_gib is 5\.25"):
-        planner.choose(
+        planner.choose_plan(
             resolved(CARD, "hardware.offload_layers=0", "hardware.offload_embedding=false")
         )
 
 
 def test_the_14b_and_8192_tokens_fit_where_unsloth_s_own_plan_refuses(resolved):
-    assert planner.choose(resolved(CARD, "model=deepseek_r1_distill_qwen_14b"))[0]
-    assert planner.choose(resolved(CARD, "training.max_seq_tokens=8192"))[0]
+    assert planner.choose_plan(resolved(CARD, "model=deepseek_r1_distill_qwen_14b"))[0]
+    assert planner.choose_plan(resolved(CARD, "training.max_seq_tokens=8192"))[0]
 
 
 def test_the_chosen_plan_is_within_what_can_be_told_of_the_fastest(resolved):
     run = resolved(CARD)
-    chosen, _ = planner.choose(run)
+    chosen, _ = planner.choose_plan(run)
     fastest = min(
-        (plan for plan in planner.ranked(run) if limits.fits(run, plan)),
+        (plan for plan in planner.rank_plans(run) if limits.fits(run, plan)),
         key=lambda plan: plan.step_s,
     )
     assert chosen.step_s <= fastest.step_s * planner.TOO_CLOSE_TO_TELL
@@ -69,14 +69,16 @@ def test_the_chosen_plan_is_within_what_can_be_told_of_the_fastest(resolved):
 
 def test_frugal_takes_least(resolved):
     run = resolved(CARD, "training.plan=frugal")
-    chosen, _ = planner.choose(run)
-    assert chosen.budget.peak_bytes == min(plan.budget.peak_bytes for plan in planner.ranked(run))
+    chosen, _ = planner.choose_plan(run)
+    assert chosen.budget.peak_bytes == min(
+        plan.budget.peak_bytes for plan in planner.rank_plans(run)
+    )
 
 
 def test_manual_keeps_the_batch_and_a_number_stays(resolved):
-    manual, _ = planner.choose(resolved(CARD, "training.plan=manual"))
+    manual, _ = planner.choose_plan(resolved(CARD, "training.plan=manual"))
     assert (manual.levers.micro_batch, manual.levers.accumulation) == (2, 4)
-    pinned, _ = planner.choose(
+    pinned, _ = planner.choose_plan(
         resolved(CARD, "hardware.offload_layers=28", "hardware.checkpoint_skip_layers=0")
     )
     assert (pinned.levers.streamed_layers, pinned.levers.kept_layers) == (28, 0)
@@ -84,16 +86,16 @@ def test_manual_keeps_the_batch_and_a_number_stays(resolved):
 
 def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(resolved):
     run = resolved(CARD)
-    chosen, _ = planner.choose(run)
+    chosen, _ = planner.choose_plan(run)
     assert chosen.levers == Levers(1, 8, 10, True, 15, kept_on_host=True)
-    without, _ = planner.choose(resolved(CARD, ON_CARD))
+    without, _ = planner.choose_plan(resolved(CARD, ON_CARD))
     assert chosen.tokens_per_s > 1.05 * without.tokens_per_s
     assert chosen.budget.host_bytes <= limits.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
 
 
 def test_less_host_memory_keeps_fewer_there(resolved):
     kept = [
-        planner.choose(resolved(CARD, f"hardware.host_ram_gib={ram}"))[0].levers
+        planner.choose_plan(resolved(CARD, f"hardware.host_ram_gib={ram}"))[0].levers
         for ram in (16, 12, 8)
     ]
     assert kept[0].kept_layers > kept[1].kept_layers
@@ -102,10 +104,10 @@ def test_less_host_memory_keeps_fewer_there(resolved):
 
 def test_what_would_fit_where_the_host_is_short(resolved):
     run = resolved(CARD, "hardware.host_ram_gib=6", "training.max_seq_tokens=16384")
-    longest = feasibility.would_fit(run)["training.max_seq_tokens"]
-    assert planner.choose(feasibility.resized(run, seq=longest))
+    longest = feasibility.suggest_what_fits(run)["training.max_seq_tokens"]
+    assert planner.choose_plan(feasibility.resize_run(run, seq=longest))
     with pytest.raises(VramPlanError):
-        planner.choose(feasibility.resized(run, seq=longest + 64))
+        planner.choose_plan(feasibility.resize_run(run, seq=longest + 64))
 
 
 def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_card(resolved):
@@ -115,46 +117,50 @@ def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_car
         "hardware.host_link_gb_per_s=53.9",
     ]
     run = resolved(CARD, *h200)
-    assert not planner.choose(run)[0].levers.kept_on_host
+    assert not planner.choose_plan(run)[0].levers.kept_on_host
     for levers, measured in (  # benchmarks/train, 2026-11-23
         (Levers(2, 4, 17, True, 15, kept_on_host=True), 7643),
         (Levers(2, 4, 21, True, 6, kept_on_host=True), 10188),
         (Levers(4, 2, 20, True, 12, kept_on_host=True), 8410),
     ):
-        assert 0.8 * measured <= predicted(run, levers).tokens_per_s <= measured
+        assert 0.8 * measured <= predict_plan(run, levers).tokens_per_s <= measured
 
 
 def test_activations_that_are_asked_to_the_host(resolved):
     asked = [CARD, "hardware.offload_activations=true"]
     assert (
-        planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=4"))[0].levers.kept_layers
+        planner.choose_plan(resolved(*asked, "hardware.checkpoint_skip_layers=4"))[
+            0
+        ].levers.kept_layers
         == 4
     )
     assert (
-        planner.choose(resolved(*asked, "hardware.checkpoint_skip_layers=0"))[0].levers.kept_layers
+        planner.choose_plan(resolved(*asked, "hardware.checkpoint_skip_layers=0"))[
+            0
+        ].levers.kept_layers
         == 0
     )
-    most, _ = planner.choose(
+    most, _ = planner.choose_plan(
         resolved(*asked, "hardware.checkpoint_skip_layers=max", "hardware.host_ram_gib=64")
     )
     assert most.levers.kept_layers + most.levers.streamed_layers == 32
     by_hand = [*asked, "training.plan=manual", "hardware.checkpoint_skip_layers=9"]
-    chosen, _ = planner.choose(resolved(*by_hand, "hardware.host_ram_gib=24"))
+    chosen, _ = planner.choose_plan(resolved(*by_hand, "hardware.host_ram_gib=24"))
     assert (chosen.levers.kept_layers, chosen.levers.kept_on_host) == (9, True)
     with pytest.raises(
         VramPlanError, match=r"activations of 9 layers\) and 6\.4 GiB.*40% of it may be pinned"
     ):
-        planner.choose(resolved(*by_hand))
+        planner.choose_plan(resolved(*by_hand))
 
 
 def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
     run = resolved(CARD)
-    chosen, _ = planner.choose(run)
-    planner.apply(run, chosen)
+    chosen, _ = planner.choose_plan(run)
+    run = planner.apply_plan(run, chosen)
     assert (run.training.micro_batch, run.training.accumulation) == (1, 8)
     assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (10, True)
     assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (15, True)
-    assert planner.choose(run)[0].levers == chosen.levers
+    assert planner.choose_plan(run)[0].levers == chosen.levers
 
 
 def test_what_would_fit_does_and_one_more_does_not(resolved):
@@ -163,21 +169,23 @@ def test_what_would_fit_does_and_one_more_does_not(resolved):
         VramPlanError,
         match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21440",
     ):
-        planner.choose(run)
-    assert planner.choose(feasibility.resized(run, seq=21440))
+        planner.choose_plan(run)
+    assert planner.choose_plan(feasibility.resize_run(run, seq=21440))
     with pytest.raises(VramPlanError):
-        planner.choose(feasibility.resized(run, seq=21504))
+        planner.choose_plan(feasibility.resize_run(run, seq=21504))
     wide = resolved(CARD, "lora.r=1024")
-    rank = feasibility.would_fit(wide)["lora.r"]
-    assert planner.choose(replace(wide, lora=replace(wide.lora, r=rank)))
+    rank = feasibility.suggest_what_fits(wide)["lora.r"]
+    assert planner.choose_plan(replace(wide, lora=replace(wide.lora, r=rank)))
     with pytest.raises(VramPlanError, match=f"lora.r={rank}"):
-        planner.choose(replace(wide, lora=replace(wide.lora, r=rank + 1)))
+        planner.choose_plan(replace(wide, lora=replace(wide.lora, r=rank + 1)))
 
 
 def test_a_tied_embedding_stays_and_plain_transformers_has_no_levers(resolved):
-    tied, _ = planner.choose(resolved(CARD, "model=llama_3_2_3b"))
+    tied, _ = planner.choose_plan(resolved(CARD, "model=llama_3_2_3b"))
     assert not tied.levers.embedding_on_host
-    plain, _ = planner.choose(resolved("hardware=rtx4090_24gb", "hardware.engine=transformers"))
+    plain, _ = planner.choose_plan(
+        resolved("hardware=rtx4090_24gb", "hardware.engine=transformers")
+    )
     assert (
         plain.levers.streamed_layers,
         plain.levers.embedding_on_host,
@@ -192,8 +200,8 @@ def test_the_predicted_speed_on_the_card_that_was_measured(resolved):
         "hardware.host_link_gb_per_s=53.9",
     ]
     run = resolved(CARD, "hardware.recompute_last_product=true", *h200)
-    planned = predicted(run, Levers(4, 2, 24, True, 0)).tokens_per_s
-    plain = predicted(run, Levers(2, 4, 14, True, 0)).tokens_per_s
+    planned = predict_plan(run, Levers(4, 2, 24, True, 0)).tokens_per_s
+    plain = predict_plan(run, Levers(2, 4, 14, True, 0)).tokens_per_s
     assert planned == pytest.approx(10_743, rel=0.03)  # benchmarks/train, third call
     assert plain == pytest.approx(10_329, rel=0.05)  # the first call, another machine
 
@@ -205,7 +213,7 @@ def test_what_leaving_out_the_last_product_brings_on_the_card_that_was_measured(
         "hardware.host_link_gb_per_s=53.7",
     ]
     whole, without = (
-        predicted(
+        predict_plan(
             resolved(CARD, f"hardware.recompute_last_product={each}", *h100),
             Levers(4, 2, 24, True, 0),
         ).tokens_per_s
@@ -216,53 +224,53 @@ def test_what_leaving_out_the_last_product_brings_on_the_card_that_was_measured(
 
 
 def test_a_plan_in_words_and_as_values(resolved):
-    on_card, _ = planner.choose(resolved(CARD, ON_CARD))
-    words = planner.sentence(on_card, 5.25)
+    on_card, _ = planner.choose_plan(resolved(CARD, ON_CARD))
+    words = planner.describe_plan(on_card, 5.25)
     assert words.startswith(
         "4 x 2 cases a step, 23 layers streamed from the host, embedding on the host: 5.18 of 5.25"
         " GiB, "
     )
     run = resolved(CARD)
-    chosen, _ = planner.choose(run)
+    chosen, _ = planner.choose_plan(run)
     assert (
         "15 layers not recomputed, their activations on the host: 5.10 of 5.25 GiB"
-        in planner.sentence(chosen, 5.25)
+        in planner.describe_plan(chosen, 5.25)
     )
-    values = planner.as_dict(chosen)
+    values = planner.plan_as_dict(chosen)
     assert values["peak_bytes"] == chosen.budget.peak_bytes
     assert {type(term["bytes"]) for term in values["terms"]} == {int}
 
 
 def test_what_would_fit_honours_a_lever_that_is_a_number(resolved):
     run = resolved(CARD, "hardware.checkpoint_skip_layers=8", "training.max_seq_tokens=65536")
-    longest = feasibility.would_fit(run)["training.max_seq_tokens"]
+    longest = feasibility.suggest_what_fits(run)["training.max_seq_tokens"]
     assert longest < 21440
-    assert planner.choose(feasibility.resized(run, seq=longest))[0].levers.kept_layers == 8
+    assert planner.choose_plan(feasibility.resize_run(run, seq=longest))[0].levers.kept_layers == 8
     with pytest.raises(VramPlanError):
-        planner.choose(feasibility.resized(run, seq=longest + 64))
+        planner.choose_plan(feasibility.resize_run(run, seq=longest + 64))
 
 
 def test_last_resorts_only_where_nothing_else_fits(resolved):
-    long, _ = planner.choose(resolved(CARD, "training.max_seq_tokens=16384"))
+    long, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=16384"))
     assert (long.levers.compiled, long.levers.tiled_mlp, long.levers.paged) == (False, True, False)
-    longer, _ = planner.choose(resolved(CARD, "training.max_seq_tokens=20992"))
+    longer, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=20992"))
     assert longer.levers.paged
     untiled = resolved(CARD, "training.max_seq_tokens=16384", "hardware.tile_mlp=false")
     with pytest.raises(VramPlanError):
-        planner.choose(untiled)
+        planner.choose_plan(untiled)
 
 
 def test_an_optimizer_is_paged_before_layers_are_left_uncompiled(resolved):
-    short, _ = planner.choose(resolved(CARD, "lora.r=128", "training.max_seq_tokens=1280"))
-    longer, _ = planner.choose(resolved(CARD, "lora.r=128", "training.max_seq_tokens=2048"))
+    short, _ = planner.choose_plan(resolved(CARD, "lora.r=128", "training.max_seq_tokens=1280"))
+    longer, _ = planner.choose_plan(resolved(CARD, "lora.r=128", "training.max_seq_tokens=2048"))
     assert (short.levers.compiled, short.levers.paged) == (True, True)
     assert short.tokens_per_s >= longer.tokens_per_s
 
 
 def test_layers_are_left_uncompiled_before_more_is_given_up(resolved):
-    chosen, _ = planner.choose(resolved(CARD, "training.max_seq_tokens=12288"))
+    chosen, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=12288"))
     assert (chosen.levers.compiled, chosen.levers.tiled_mlp) == (False, False)
-    pinned, _ = planner.choose(resolved(CARD, "hardware.compile_layers=false"))
+    pinned, _ = planner.choose_plan(resolved(CARD, "hardware.compile_layers=false"))
     assert not pinned.levers.compiled
     assert pinned.levers.kept_layers == 0
 
@@ -272,19 +280,19 @@ def test_host_memory_is_a_ceiling_too(resolved):
         VramPlanError,
         match=r"needs 8\.1 GiB of host memory \(\d+ layers streamed\) and 5\.0 GiB.*_ram_gib is 8",
     ):
-        planner.choose(
+        planner.choose_plan(
             resolved(CARD, "model=deepseek_r1_distill_qwen_14b", "hardware.host_ram_gib=8")
         )
 
 
 def test_a_safer_plan_takes_less_and_keeps_the_loaded_weights_if_it_can(resolved):
     asked = resolved(CARD, ON_CARD)
-    chosen, _ = planner.choose(asked)
-    safer = planner.safer(asked, chosen, Phase.training)
+    chosen, _ = planner.choose_plan(asked)
+    safer = planner.next_safer_plan(asked, chosen, Phase.training)
     assert (safer.levers.micro_batch, safer.levers.accumulation) == (2, 4)
     assert not planner.needs_reload(chosen, safer)
-    smallest = predicted(asked, replace(chosen.levers, micro_batch=1, accumulation=8))
-    reloaded = planner.safer(asked, smallest, Phase.training)
+    smallest = predict_plan(asked, replace(chosen.levers, micro_batch=1, accumulation=8))
+    reloaded = planner.next_safer_plan(asked, smallest, Phase.training)
     assert planner.needs_reload(smallest, reloaded)
     assert reloaded.budget.bytes_in(Phase.training) * planner.SAFER <= smallest.budget.bytes_in(
         Phase.training
@@ -302,8 +310,8 @@ def test_levers_set_by_hand_have_nothing_safer(resolved):
         "hardware.compile_layers=true",
         "hardware.page_optimizer=false",
     )
-    chosen, _ = planner.choose(by_hand)
-    assert planner.safer(by_hand, chosen, Phase.training) is None
+    chosen, _ = planner.choose_plan(by_hand)
+    assert planner.next_safer_plan(by_hand, chosen, Phase.training) is None
 
 
 @given(
@@ -316,15 +324,17 @@ def test_levers_set_by_hand_have_nothing_safer(resolved):
 def test_a_plan_that_fits_fits_under_more_and_fastest_is_never_slower_than_frugal(
     on_laptop, rank, seq, ceiling, more
 ):
-    run = feasibility.resized(
+    run = feasibility.resize_run(
         replace(on_laptop, hardware=replace(on_laptop.hardware, vram_ceiling_gib=ceiling)),
         rank,
         seq,
     )
-    chosen, _ = planner.choose(run)
+    chosen, _ = planner.choose_plan(run)
     higher = replace(run, hardware=replace(run.hardware, vram_ceiling_gib=ceiling + more))
     assert limits.fits(higher, chosen)
-    frugal, _ = planner.choose(replace(run, training=replace(run.training, plan=Planning.frugal)))
+    frugal, _ = planner.choose_plan(
+        replace(run, training=replace(run.training, plan=Planning.frugal))
+    )
     assert chosen.step_s <= frugal.step_s * planner.TOO_CLOSE_TO_TELL
     assert frugal.budget.peak_bytes <= chosen.budget.peak_bytes
 
@@ -348,7 +358,7 @@ SOME_LEVERS = st.builds(
 def test_a_plan_is_the_same_whatever_was_looked_at_before(on_laptop, looked_at):
     in_a_search = Predictions(on_laptop)
     for levers in looked_at:
-        known, alone = in_a_search.of(levers), predicted(on_laptop, levers)
+        known, alone = in_a_search.of(levers), predict_plan(on_laptop, levers)
         assert (known.step_s, known.tokens_per_s, known.levers) == (
             alone.step_s,
             alone.tokens_per_s,
@@ -367,11 +377,14 @@ def test_a_plan_is_the_same_whatever_was_looked_at_before(on_laptop, looked_at):
 )
 @settings(max_examples=40, deadline=None)
 def test_more_rank_tokens_or_cases_never_take_less(on_laptop, levers, rank, seq):
-    run = feasibility.resized(on_laptop, rank, seq)
-    needed = budget(run, levers).peak_bytes
-    assert budget(feasibility.resized(run, rank=rank + 8), levers).peak_bytes >= needed
-    assert budget(feasibility.resized(run, seq=seq + 64), levers).peak_bytes >= needed
-    assert budget(run, replace(levers, micro_batch=levers.micro_batch + 1)).peak_bytes >= needed
+    run = feasibility.resize_run(on_laptop, rank, seq)
+    needed = compute_budget(run, levers).peak_bytes
+    assert compute_budget(feasibility.resize_run(run, rank=rank + 8), levers).peak_bytes >= needed
+    assert compute_budget(feasibility.resize_run(run, seq=seq + 64), levers).peak_bytes >= needed
+    assert (
+        compute_budget(run, replace(levers, micro_batch=levers.micro_batch + 1)).peak_bytes
+        >= needed
+    )
 
 
 @pytest.mark.parametrize(
@@ -405,19 +418,19 @@ def test_more_rank_tokens_or_cases_never_take_less(on_laptop, levers, rank, seq)
 def test_every_way_out_that_is_offered_fits(resolved, words, nearest):
     run = resolved(CARD, *words)
     with pytest.raises(VramPlanError) as refused:
-        planner.choose(run)
+        planner.choose_plan(run)
     assert nearest in refused.value.would_fit
     for key, value in refused.value.would_fit.items():
-        planner.choose(resolved(CARD, *words, f"{key}={value}"))
+        planner.choose_plan(resolved(CARD, *words, f"{key}={value}"))
 
 
 def test_nothing_is_offered_that_does_not_fit(resolved):
     with pytest.raises(VramPlanError, match="Would fit: a smaller model or a larger card"):
-        planner.choose(resolved(CARD, "hardware.vram_ceiling_gib=1", "training.plan=manual"))
+        planner.choose_plan(resolved(CARD, "hardware.vram_ceiling_gib=1", "training.plan=manual"))
 
 
 def test_a_tile_is_never_longer_than_the_model_is_wide():
-    assert [largest_tile(4096, tokens) for tokens in (100, 4096, 5000, 16383, 16384)] == [
+    assert [count_largest_tile(4096, tokens) for tokens in (100, 4096, 5000, 16383, 16384)] == [
         100,
         4096,
         4096,
@@ -428,33 +441,33 @@ def test_a_tile_is_never_longer_than_the_model_is_wide():
 
 def test_a_cpu_run_is_held_against_the_memory_of_its_machine(resolved):
     here = Machine(2, "by hand", (), 16 * GIB)
-    assert planner.choose(resolved(on=here))[0].budget.host_bytes < 3 * GIB
+    assert planner.choose_plan(resolved(on=here))[0].budget.host_bytes < 3 * GIB
     with pytest.raises(
         VramPlanError,
         match=(
             r"the run needs .* GiB of memory and 15.0 GiB may be used: hardware.host_ram_gib is 16"
         ),
     ):
-        planner.choose(resolved("model=deepseek_r1_distill_qwen_14b", on=here))
+        planner.choose_plan(resolved("model=deepseek_r1_distill_qwen_14b", on=here))
 
 
 def test_dora_and_trained_biases_go_without_fused_kernels(resolved):
     plain, dora, biased = (
-        budget(resolved(CARD, *words), Levers(1, 8, 0, True)).gpu_bytes(Phase.training)
+        compute_budget(resolved(CARD, *words), Levers(1, 8, 0, True)).gpu_bytes(Phase.training)
         for words in ([], ["lora.dora=true"], ["lora.bias=all"])
     )
     assert dora > 2 * plain
     assert 0.9 * plain < biased < 1.3 * plain
     engine = "hardware.engine=transformers"
     plain, dora = (
-        budget(resolved("hardware=rtx4090_24gb", engine, *w), Levers(1, 8)).peak_bytes
+        compute_budget(resolved("hardware=rtx4090_24gb", engine, *w), Levers(1, 8)).peak_bytes
         for w in ([], ["lora.dora=true"])
     )
     assert dora > 1.01 * plain
 
 
 def test_dora_is_planned_in_compiled_layers_that_stay_on_the_card(resolved):
-    chosen = planner.choose(resolved(CARD, "model=llama_3_2_3b", "lora.dora=true"))[0].levers
+    chosen = planner.choose_plan(resolved(CARD, "model=llama_3_2_3b", "lora.dora=true"))[0].levers
     assert (chosen.streamed_layers, chosen.kept_layers, chosen.compiled) == (0, 0, True)
     with pytest.raises(
         ConfigError,
@@ -464,10 +477,10 @@ def test_dora_is_planned_in_compiled_layers_that_stay_on_the_card(resolved):
     ):
         resolved(CARD, "lora.dora=true", "hardware.offload_layers=3")
     with pytest.raises(VramPlanError, match=r"Would fit: lora.dora=false$"):
-        planner.choose(resolved(CARD, "lora.dora=true"))
+        planner.choose_plan(resolved(CARD, "lora.dora=true"))
     qwen = "model=deepseek_r1_distill_qwen_14b"
     assert (
-        planner.choose(resolved("hardware=rtx4090_24gb", qwen, "lora.bias=all"))[
+        planner.choose_plan(resolved("hardware=rtx4090_24gb", qwen, "lora.bias=all"))[
             0
         ].levers.streamed_layers
         == 0

@@ -293,7 +293,7 @@ class Stubs:
             return open_study(
                 cfg.hydra.sweeper.study_name,
                 url,
-                parse_search_space(options["params"], tasks, loader, custom=True),
+                parse_search_space(options["params"], tasks, loader, has_custom_params=True),
                 check_options(options),
             )
 

@@ -84,7 +84,7 @@ def _in_mlflow(sweeps, done) -> None:
         f"Best so far: **seq{best.params['training.max_seq_tokens']}**"
         in parent.data.tags["mlflow.note.content"]
     )
-    registered = finished.find("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
+    registered = finished.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
     assert registered is not None
     assert registered.run_id == best.user_attrs["mlflow_run_id"]
 
@@ -198,7 +198,7 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
         ]
         assert ("lora.rank_stabilised" in trial.params) == (trial.params["lora.r"] == 8)
     assert (sweeps.folder / "charts/pareto_front.png").stat().st_size > 5000
-    best = finished.find("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
+    best = finished.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
     assert best.adapter is not None  # although the preset has trials keep none in MLflow
     assert (best.adapter / "adapter_model.safetensors").is_file()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medexp.system.files import written_whole
+from medexp.system.files import atomic_directory
 
 
 def names(folder: Path) -> list[str]:
@@ -23,7 +23,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_a_new_folder_takes_the_place_of_the_old(old: Path) -> None:
-    with written_whole(old) as half_done:
+    with atomic_directory(old) as half_done:
         (half_done / "file").write_text("new")
     assert (old / "file").read_text() == "new"
     assert names(old.parent) == ["adapter"]
@@ -40,14 +40,14 @@ def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(OSError, match="no"), written_whole(old) as half_done:
+    with pytest.raises(OSError, match="no"), atomic_directory(old) as half_done:
         (half_done / "file").write_text("new")
     assert (old / "file").read_text() == "old"
     assert names(old.parent) == ["adapter"]
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "inside" / "adapter"):
+    with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "inside" / "adapter"):
         raise ZeroDivisionError
     assert names(tmp_path / "inside") == []
 
@@ -59,7 +59,7 @@ def test_others_may_read_what_the_umask_allows_and_it_is_not_touched(
     before = os.umask(0o027)
     monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask is the whole process's"))
     try:
-        with written_whole(tmp_path / "adapter"):
+        with atomic_directory(tmp_path / "adapter"):
             pass
     finally:
         monkeypatch.undo()
@@ -70,8 +70,8 @@ def test_others_may_read_what_the_umask_allows_and_it_is_not_touched(
 HOLD = """
 import sys, time
 from pathlib import Path
-from medexp.system.files import written_whole
-with written_whole(Path(sys.argv[1])) as half_done:
+from medexp.system.files import atomic_directory
+with atomic_directory(Path(sys.argv[1])) as half_done:
     (half_done / "file").write_text("half")
     print("begun", flush=True)
     time.sleep(60)
@@ -91,7 +91,7 @@ def test_what_a_killed_process_left_goes_and_what_another_is_writing_stays(old: 
         processes[0].kill()
         processes[0].wait()
         assert len(names(old.parent)) == 3
-        with written_whole(old) as half_done:
+        with atomic_directory(old) as half_done:
             (half_done / "file").write_text("new")
         assert len(names(old.parent)) == 2
         assert (old / "file").read_text() == "new"
@@ -99,7 +99,7 @@ def test_what_a_killed_process_left_goes_and_what_another_is_writing_stays(old: 
         for process in processes:
             process.kill()
             process.communicate()
-    with written_whole(old):
+    with atomic_directory(old):
         pass
     assert names(old.parent) == ["adapter"]
 
@@ -107,9 +107,9 @@ def test_what_a_killed_process_left_goes_and_what_another_is_writing_stays(old: 
 MANY = """
 import sys
 from pathlib import Path
-from medexp.system.files import written_whole
+from medexp.system.files import atomic_directory
 for _ in range(150):
-    with written_whole(Path(sys.argv[1])) as half_done:
+    with atomic_directory(Path(sys.argv[1])) as half_done:
         (half_done / "file").write_text("whole")
 """
 

@@ -112,11 +112,11 @@ def folder_of_unsloth(root: Path, without: str = "") -> Path:
 
 
 def test_settings_that_unsloth_reads_are_not_mentioned(tmp_path):
-    assert backend.unread_settings(folder_of_unsloth(tmp_path)) == ()
+    assert backend.find_unread_settings(folder_of_unsloth(tmp_path)) == ()
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=[each.name for each in SETTINGS])
 def test_a_setting_that_unsloth_does_not_read_any_more_is_said(tmp_path, setting):
-    (said,) = backend.unread_settings(folder_of_unsloth(tmp_path, without=setting.name))
+    (said,) = backend.find_unread_settings(folder_of_unsloth(tmp_path, without=setting.name))
     assert f"does not read {setting.name} in {setting.file}" in said
     assert setting.without in said

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medexp.system import stopping
-from medexp.system.files import written_whole
+from medexp.system.files import atomic_directory
 
 COMMAND = """
 import time
@@ -98,7 +98,7 @@ def test_a_folder_that_takes_anothers_place_has_its_name_however_often_one_stops
         return rename(self, target)
 
     def write(text: str) -> None:
-        with written_whole(folder) as half_done:
+        with atomic_directory(folder) as half_done:
             (half_done / "file").write_text(text)
 
     write("old")

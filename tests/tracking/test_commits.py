@@ -17,7 +17,7 @@ from medexp.config.schema import RunConfig, Tracking
 from medexp.system.machine import Machine
 from medexp.tracking import finished_run as finished
 from medexp.tracking.artifact_names import COMPOSED_CONFIG
-from medexp.tracking.rerun import Restored
+from medexp.tracking.rerun import OriginalRun
 from medexp.tracking.tracker import open_run
 
 HUB = ["hardware=cpu", "model=llama_3_2_3b"]
@@ -56,10 +56,10 @@ class Kept:
 
     def again(self, *words: str) -> tuple[RunConfig, str | None]:
         """What a command with these overrides makes of it, and what it says of commits."""
-        subject = finished.find(self.run_id, str(self.project / "mlruns"), self.project)
-        cfg = finished.recomposed(self.compose(*words), subject, words)
+        subject = finished.find_run(self.run_id, str(self.project / "mlruns"), self.project)
+        cfg = finished.recompose_from_run(self.compose(*words), subject, words)
         run = resolve(cfg, self.on, self.project, {})
-        return run, Restored(subject).commits(run)
+        return run, OriginalRun(subject).commits(run)
 
 
 @pytest.fixture

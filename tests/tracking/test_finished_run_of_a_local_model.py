@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from medexp.config.resolve import resolve
 from medexp.system import machine
-from medexp.tracking.finished_run import FinishedRun, recomposed
+from medexp.tracking.finished_run import FinishedRun, recompose_from_run
 
 USER = "dr_ann_example"
 QUICK = ["hardware=cpu", "debug=fast", "evaluation.answers=1", "tracking.system_metrics=false"]
@@ -129,6 +129,8 @@ def test_a_run_of_an_older_medexp_that_kept_no_shape_gets_it_from_its_weights(
     old = compose("model=local", f"model.path={tiny_model}", "model.quantisation=none", "lora.r=4")
     (tmp_path / "run.yaml").write_text(OmegaConf.to_yaml(old, resolve=True))
     assert "shape: ???" in (tmp_path / "run.yaml").read_text()
-    made = recomposed(compose(), FinishedRun("old", None, tmp_path / "run.yaml", None, None), [])
+    made = recompose_from_run(
+        compose(), FinishedRun("old", None, tmp_path / "run.yaml", None, None), []
+    )
     run = resolve(made, machine.read(), tmp_path, {})
     assert (run.model.shape.layers, run.lora.r) == (2, 4)

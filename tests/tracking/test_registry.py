@@ -44,10 +44,10 @@ def test_a_run_is_registered_once_and_the_alias_moves(
     doors: Doors, store: Tracking, kept: Callable[..., str]
 ) -> None:
     first, second = kept(), kept()
-    one = registry.register(store, first, "clinical", "champion")
+    one = registry.register_adapter(store, first, "clinical", "champion")
     assert (one.version, one.is_new, one.uri) == ("1", True, "models:/clinical@champion")
-    two = registry.register(store, second, "clinical", "champion")
-    again = registry.register(store, first, "clinical", "former")
+    two = registry.register_adapter(store, second, "clinical", "champion")
+    again = registry.register_adapter(store, first, "clinical", "former")
     assert (two.version, again.version, again.is_new) == ("2", "1", False)
     aliases = doors.client().get_registered_model("clinical").aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {
@@ -60,7 +60,7 @@ def test_a_version_leads_to_its_adapter_its_run_and_its_report(
     doors: Doors, store: Tracking, kept: Callable[..., str]
 ) -> None:
     run = kept()
-    registry.register(store, run, "clinical", "champion")
+    registry.register_adapter(store, run, "clinical", "champion")
     version = doors.client().get_model_version("clinical", "1")
     assert (version.run_id, version.status) == (run, "READY")
     assert Path(version.source.removeprefix("file://"), "adapter_config.json").is_file()
@@ -78,10 +78,10 @@ def test_a_version_leads_to_its_adapter_its_run_and_its_report(
 def test_every_door_finds_it(
     doors: Doors, store: Tracking, kept: Callable[..., str], asked: str
 ) -> None:
-    registry.register(store, kept(), "clinical", "other")
+    registry.register_adapter(store, kept(), "clinical", "other")
     run = kept()
-    registry.register(store, run, "clinical", "champion")
-    found = finished.find(asked, str(doors.root / "mlruns"), doors.root)
+    registry.register_adapter(store, run, "clinical", "champion")
+    found = finished.find_run(asked, str(doors.root / "mlruns"), doors.root)
     assert found.kept is not None
     assert (found.kept.run_id, found.asked) == (run, asked)
     assert found.adapter is not None
@@ -100,9 +100,9 @@ def test_every_door_finds_it(
 def test_what_is_not_registered_is_said(
     doors: Doors, store: Tracking, kept: Callable[..., str], asked: str, said: str
 ) -> None:
-    registry.register(store, kept(), "clinical", "champion")
+    registry.register_adapter(store, kept(), "clinical", "champion")
     with pytest.raises(RunError) as refused:
-        finished.find(asked, str(doors.root / "mlruns"), doors.root)
+        finished.find_run(asked, str(doors.root / "mlruns"), doors.root)
     assert said in str(refused.value)
 
 
@@ -111,7 +111,7 @@ def test_a_version_that_somebody_else_made_is_said(doors: Doors, store: Tracking
     client.create_registered_model("theirs")
     client.create_model_version("theirs", (doors.root / "x").as_uri())
     with pytest.raises(RunError, match="run=models:/theirs/1 was not registered by medexp"):
-        finished.find("models:/theirs/1", str(doors.root / "mlruns"), doors.root)
+        finished.find_run("models:/theirs/1", str(doors.root / "mlruns"), doors.root)
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_names_that_mlflow_cannot_hold_are_refused(
     store: Tracking, name: str, alias: str, said: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        registry.register(store, "0" * 32, name, alias)
+        registry.register_adapter(store, "0" * 32, name, alias)
     assert said in str(refused.value)
 
 
 def test_runs_without_an_adapter_are_refused(store: Tracking, kept: Callable[..., str]) -> None:
     with pytest.raises(RunError, match=f"run={'0' * 32} is not in "):
-        registry.register(store, "0" * 32, "clinical", "champion")
+        registry.register_adapter(store, "0" * 32, "clinical", "champion")
     with pytest.raises(RunError, match="is KILLED, and only a FINISHED run is registered"):
-        registry.register(store, kept("KILLED"), "clinical", "champion")
+        registry.register_adapter(store, kept("KILLED"), "clinical", "champion")
     with pytest.raises(RunError, match="kept no adapter in MLflow"):
-        registry.register(store, kept(adapter=False), "clinical", "champion")
+        registry.register_adapter(store, kept(adapter=False), "clinical", "champion")

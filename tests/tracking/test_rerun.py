@@ -16,7 +16,7 @@ from medexp.errors import ConfigError
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.tracking import finished_run as finished
-from medexp.tracking.rerun import Restored, as_it_was_made
+from medexp.tracking.rerun import OriginalRun, recompose_for_rerun
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -40,11 +40,11 @@ class Trains:
         cfg = self._compose(*words)
         options = frame._own_options(cfg, "train")
         assert isinstance(options, TrainOptions)
-        cfg, subject = as_it_was_made(cfg, options, words)
+        cfg, subject = recompose_for_rerun(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
         yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
         invocation = invoke(self.doors.root / "out", words, yaml, options)
-        return train(run, invocation, Console(), None, Restored(subject) if subject else None)
+        return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
 
     def tags(self, result: TrainResult) -> dict[str, str]:
         """The tags of its run."""
@@ -110,7 +110,9 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
     trains: Trains, first: TrainResult
 ) -> None:
     adapter = trains.doors.root / "first_adapter"
-    kept = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root).adapter
+    kept = finished.find_run(
+        first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
+    ).adapter
     assert kept is not None
     shutil.copytree(kept, adapter)
     went_on = trains.train(
@@ -123,16 +125,16 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
 
 
 def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> None:
-    subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
+    subject = finished.find_run(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
     assert subject.kept is not None
-    assert "held-out cases are not those of run" in Restored(subject).sentence(
+    assert "held-out cases are not those of run" in OriginalRun(subject).sentence(
         3.0, "another digest", ""
     )
     nothing = replace(subject, kept=replace(subject.kept, metrics={}))
-    assert "has kept no held-out loss to compare with" in Restored(nothing).sentence(
+    assert "has kept no held-out loss to compare with" in OriginalRun(nothing).sentence(
         3.0, subject.kept.held_out or "", ""
     )
-    assert Restored(replace(subject, kept=None)).tags == {"medexp.restores": first.run_id}
+    assert OriginalRun(replace(subject, kept=None)).tags == {"medexp.restores": first.run_id}
 
 
 def test_training_data_that_was_changed_is_named(
@@ -140,12 +142,12 @@ def test_training_data_that_was_changed_is_named(
 ) -> None:
     other = trains.again(first.run_id, "dataset.max_cases=6")
     said = " ".join(capsys.readouterr().out.split())
-    subject = finished.find(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
+    subject = finished.find_run(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
     assert subject.kept is not None
     assert f"of run {first.run_id}: the training data is another (digest" in said
     assert f"there {subject.kept.trained_on})" in said
     assert other.outcome.loss_before == first.outcome.loss_before
-    seed = Restored(subject).sentence(
+    seed = OriginalRun(subject).sentence(
         3.0, subject.kept.held_out or "", subject.kept.trained_on or ""
     )
     assert seed.endswith(f"of run {first.run_id}")
@@ -153,7 +155,10 @@ def test_training_data_that_was_changed_is_named(
 
 def test_without_the_experiment_a_config_stays_as_it_is(compose: Callable[..., Any]) -> None:
     cfg = compose("lora.r=3")
-    assert as_it_was_made(cfg, TrainOptions(run=None, from_run=False), ["lora.r=3"]) == (cfg, None)
+    assert recompose_for_rerun(cfg, TrainOptions(run=None, from_run=False), ["lora.r=3"]) == (
+        cfg,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,6 +202,6 @@ def test_from_run_refuses_a_run_that_kept_no_config(
     cfg = compose(*words)
     options = frame._own_options(cfg, "train")
     with pytest.raises(finished.RunError, match="has no config beside it"):
-        as_it_was_made(cfg, options, words)
+        recompose_for_rerun(cfg, options, words)
     with pytest.raises(ConfigError, match="give run=ID"):
-        as_it_was_made(cfg, TrainOptions(run=None, from_run=True), words)
+        recompose_for_rerun(cfg, TrainOptions(run=None, from_run=True), words)

@@ -105,7 +105,7 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
         "medexp.study": study.name,
         "medexp.trial": str(trial.number),
     }
-    name = f"{trial.number}: {naming.words(trial.params)}"
+    name = f"{trial.number}: {naming.abbreviate_params(trial.params)}"
     trial_spec = TrialSpec(
         study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags
     )
@@ -133,7 +133,7 @@ def losses(doors: Doors) -> dict[str, float]:
             name=f"out{rank}",
         )
         found[name] = trained.outcome.loss_after
-    registry.register(doors.run().tracking, trained.run_id, "clinical", "champion")
+    registry.register_adapter(doors.run().tracking, trained.run_id, "clinical", "champion")
     return found
 
 

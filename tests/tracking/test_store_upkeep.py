@@ -13,7 +13,7 @@ import pytest
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError
 from medexp.tracking import queries, store_upkeep
-from medexp.tracking.registry import register, run_of
+from medexp.tracking.registry import find_run_of_model, register_adapter
 from medexp.tracking.store import open_store
 from medexp.tracking.tracker import open_run
 
@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_run(tracking(project), None, "first") as run:
         run.text("the first", "answers.txt")
         run.model("tiny", run.folder(adapter, "adapter"), {}, {})
-    register(tracking(project), run.run_id, "clinical", "champion")
+    register_adapter(tracking(project), run.run_id, "clinical", "champion")
     return project
 
 
@@ -64,7 +64,7 @@ def addresses(project: Path) -> set[str]:
     return {each for rows in found for (each,) in rows if each is not None}
 
 
-def run_called(project: Path, name: str) -> queries.KeptRun:
+def run_called(project: Path, name: str) -> queries.StoredRun:
     client = open_store(tracking(project))
     (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
     return queries.find_run(tracking(project), run.info.run_id, ("adapter", "answers.txt"))
@@ -85,7 +85,7 @@ def test_a_store_finds_its_artifacts_where_it_lies_now(
     first = run_called(now, "first")
     assert first.artifacts["answers.txt"].read_text() == "the first"
     assert {each.is_relative_to(now) for each in first.artifacts.values()} == {True}
-    assert run_of(tracking(now), "models:/clinical@champion") == first.run_id
+    assert find_run_of_model(tracking(now), "models:/clinical@champion") == first.run_id
     assert write_run(now, "second").is_relative_to(now)
     here = (now / "mlruns" / "artifacts").as_uri()
     assert all(each.startswith((here, "models:/")) for each in addresses(now)), addresses(now)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.commands import Doors
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, Resume, RunConfig
 from medexp.data import loading as source
 from medexp.data.encoding import make_vocabulary
@@ -20,12 +21,12 @@ from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import Meter
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
 from medexp.planning.memory_terms import Levers, Phase
-from medexp.planning.step_time import predicted
+from medexp.planning.step_time import predict_plan
 from medexp.system import machine
 from medexp.training.preflight import (
     PreflightResult,
@@ -52,15 +53,16 @@ class RefusingCard:
     """
 
     def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
-        self.asked, self.run = doors.run(*BATCHES, *more), doors.run(*BATCHES, *more)
-        self.asked.hardware.device = Device.cuda  # only planned for: bytes then count as the card's
-        self.modules = stack.load(self.run.hardware, machine.cache_dir())
-        self.found = weights.find(self.run.model)
+        self.run = doors.run(*BATCHES, *more)
+        # Only planned for: bytes then count as the card's.
+        self.asked = change_values(self.run, {"hardware.device": Device.cuda})
+        self.modules = stack.load_backend(self.run.hardware, machine.cache_dir())
+        self.found = weights.find_weights(self.run.model)
         self.tokenizer = load_tokenizer(self.found, self.modules)
         self.folder, self.refusals, self.said = folder, refusals, []
 
-    def load(self) -> Tuned:
-        tuned = model.load(self.run, self.found, self.tokenizer, self.modules)
+    def load(self, config: RunConfig) -> AdapterModel:
+        tuned = model.load_model(config, self.found, self.tokenizer, self.modules)
         tuned.network.register_forward_pre_hook(self.refuse)
         return tuned
 
@@ -77,11 +79,13 @@ class RefusingCard:
         )
 
     def run_preflight(self, work: ResumableRun) -> PreflightResult:
-        plan = predicted(self.asked, Levers(4, 1, compiled=False))
+        plan = predict_plan(self.asked, Levers(4, 1, compiled=False))
         meter = Meter(self.run.hardware)
-        return run_preflight(
+        result = run_preflight(
             self.asked, self.run, plan, self.load, self.ready(), meter, work, self.said.append
         )
+        self.run = result.config
+        return result
 
     def run_out(self) -> None:
         """Seem to fit, and run out of memory while training."""
@@ -99,7 +103,7 @@ def card(doors: Doors, tmp_path: Path) -> Callable[..., RefusingCard]:
 
 def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., RefusingCard]) -> None:
     tried = card()
-    fresh = [each.clone() for each in tried.load().network.parameters() if each.requires_grad]
+    fresh = [each.clone() for each in tried.load(tried.run).network.parameters() if each.requires_grad]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
         assert work.fitting_levers() == Levers(4, 1, compiled=False)
@@ -124,7 +128,7 @@ def test_a_stop_in_the_probes_step_is_heard(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tried = card()
-    loaded = tried.load()
+    loaded = tried.load(tried.run)
 
     def stop(network: torch.nn.Module, _inputs: object) -> None:
         if network.training:
@@ -159,17 +163,17 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(
 ) -> None:
     tried, load, refusals = card(), RefusingCard.load, ["once", "and again"]
 
-    def refused(self: RefusingCard) -> Tuned:
+    def refused(self: RefusingCard) -> AdapterModel:
         if refusals and refusals.pop():
             raise HostMemoryError("the system cannot pin more host memory")
         return load(self)
 
     monkeypatch.setattr(RefusingCard, "load", refused)
-    tried.asked.hardware.offload_activations = True
+    tried.asked = change_values(tried.asked, {"hardware.offload_activations": True})
     with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(HostMemoryError):
             tried.run_preflight(work)
-        tried.asked.hardware.offload_activations = "auto"
+        tried.asked = change_values(tried.asked, {"hardware.offload_activations": "auto"})
         result = tried.run_preflight(work)
     assert not result.plan.levers.kept_on_host
     assert len(result.tried) == 1
@@ -239,8 +243,8 @@ def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(
     resolved: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     asked = resolved("hardware=rtx4050_6gb", IN_TURN)
-    result = planner.choose(asked)[0].levers
-    plan = predicted(asked, replace(result, micro_batch=2, accumulation=4))
+    result = planner.choose_plan(asked)[0].levers
+    plan = predict_plan(asked, replace(result, micro_batch=2, accumulation=4))
     assert result != plan.levers
     smaller = replace(asked, hardware=replace(asked.hardware, host_ram_gib=3.2))
     in_order = replace(smaller, training=replace(asked.training, group_by_length=True))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.commands import Doors
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, RunConfig
 from medexp.data import loading as source
 from medexp.data.encoding import make_vocabulary
@@ -15,10 +16,10 @@ from medexp.errors import MedexpError
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
-from medexp.models.adapter_model import Tuned
+from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
-from medexp.planning.step_memory import attended_tokens
+from medexp.planning.step_memory import count_attended_tokens
 from medexp.system import machine
 from medexp.training import trainer
 from medexp.training.preflight import find_largest_micro_batch
@@ -39,10 +40,12 @@ class Steps:
     def __init__(self, doors: Doors, *overrides: str):
         self.run = doors.run(*STEPS, *overrides)
         modules, found = (
-            stack.load(self.run.hardware, machine.cache_dir()),
-            weights.find(self.run.model),
+            stack.load_backend(self.run.hardware, machine.cache_dir()),
+            weights.find_weights(self.run.model),
         )
-        self.tuned: Tuned = model.load(self.run, found, load_tokenizer(found, modules), modules)
+        self.tuned: AdapterModel = model.load_model(
+            self.run, found, load_tokenizer(found, modules), modules
+        )
         sides = split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset)
         self.ready: Prepared = prepare(
             self.run, sides, make_vocabulary(self.tuned.tokenizer, self.run.prompt)
@@ -86,8 +89,8 @@ def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(
         max(cases * tokens for cases, tokens in full.sizes) <= 2 * full.run.training.max_seq_tokens
     )
     probed = find_largest_micro_batch(full.run, full.ready.rows)
-    most = max(attended_tokens(cases, tokens) for cases, tokens in full.sizes)
-    assert attended_tokens(len(probed), max(len(row.input_ids) for row in probed)) == most
+    most = max(count_attended_tokens(cases, tokens) for cases, tokens in full.sizes)
+    assert count_attended_tokens(len(probed), max(len(row.input_ids) for row in probed)) == most
 
 
 def test_full_cases_take_as_long_as_planned_and_short_ones_less(
@@ -99,8 +102,8 @@ def test_full_cases_take_as_long_as_planned_and_short_ones_less(
         "hardware.offload_layers=20",
         "hardware.offload_embedding=true",
     )
-    plan = planner.choose(run)[0]
-    planner.apply(run, plan)
+    plan = planner.choose_plan(run)[0]
+    run = planner.apply_plan(run, plan)
     assert trainer.predict_step_s(run, [run.training.max_seq_tokens] * 8) == pytest.approx(
         plan.step_s, rel=0.05
     )
@@ -111,7 +114,7 @@ def test_a_second_card_is_left_alone(
     steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = steps("training.max_steps=1")
-    made.run.hardware.device = Device.cuda
+    made.run = change_values(made.run, {"hardware.device": Device.cuda})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     arguments = trainer._arguments(made.run, made.tuned, 1, None)
     assert arguments.n_gpu == 1

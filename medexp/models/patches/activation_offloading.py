@@ -72,7 +72,7 @@ class _Packed:
     view: tuple[Any, Any, int]
 
 
-class Pieces:
+class HostBuffers:
     """Host memory, `num_bytes` of it to begin with, that is used over and over; a piece is free
     when what reads it is done.
 
@@ -109,16 +109,23 @@ class Pieces:
             ) from error
 
 
-class Waiting:
+class OffloadedActivations:
     """What kept layers saved, on the host until their backward pass.
 
-    `settled` are the addresses of memory that stays where it is: weights and adapters.
+    `resident` are the addresses of memory that stays where it is: weights and adapters.
     """
 
-    def __init__(self, device: Any, settled: frozenset[int], pieces: Pieces) -> None:
+    def __init__(
+        self, device: Any, resident: frozenset[int], pieces: HostBuffers
+    ) -> None:
         import torch
 
-        self._torch, self._device, self._settled, self._pieces = torch, device, settled, pieces
+        self._torch, self._device, self._settled, self._pieces = (
+            torch,
+            device,
+            resident,
+            pieces,
+        )
         self._streams = (
             (torch.cuda.Stream(device), torch.cuda.Stream(device))
             if device.type == "cuda"
@@ -133,7 +140,7 @@ class Waiting:
         """
         before = None if is_first else self._latest()
         if before is not None:
-            _leave(before)
+            _release_sent(before)
         visit = _Visit(before, is_last, self._computing())
         self._latest = weakref.ref(visit)  # a graph that is dropped takes its visits along
 
@@ -191,7 +198,7 @@ class Waiting:
 
     def _fetch(self, visit: _Visit) -> None:
         """Start the copies of `visit` back."""
-        _leave(visit)
+        _release_sent(visit)
         back = [saved for saved in visit.saved.values() if saved.on_host is not None]
         for saved in back:
             saved.on_card = self._torch.empty(
@@ -227,7 +234,7 @@ def _copy(to: Any, source: Any) -> None:
     to.copy_(source, non_blocking=True)
 
 
-def _leave(visit: _Visit) -> None:
+def _release_sent(visit: _Visit) -> None:
     """What `visit` sent is gone from the card, for all that is computed from here on."""
     visit.wait()
     for saved in visit.saved.values():
@@ -235,7 +242,7 @@ def _leave(visit: _Visit) -> None:
             saved.on_card = None
 
 
-def settled(network: Any) -> frozenset[int]:
+def list_resident_addresses(network: Any) -> frozenset[int]:
     """The addresses of all that `network` holds for good: parameters, buffers, the scales of
     quantised weights.
     """
@@ -247,18 +254,24 @@ def settled(network: Any) -> frozenset[int]:
     return frozenset(each.untyped_storage().data_ptr() for each in held)
 
 
-def wait_on_host(network: Any, layers: Iterable[Any], pieces: Pieces) -> Waiting:
+def offload_activations(
+    network: Any, layers: Iterable[Any], pieces: HostBuffers
+) -> OffloadedActivations:
     """Let what `layers` of `network`, in their order, save in training wait in `pieces`; an
     embedding may lie there already.
     """
     chosen = list(layers)
-    waiting = Waiting(next(chosen[0].parameters()).device, settled(network), pieces)
+    waiting = OffloadedActivations(
+        next(chosen[0].parameters()).device, list_resident_addresses(network), pieces
+    )
     for layer in chosen:
-        layer.forward = _wrapped(layer, waiting, layer is chosen[0], layer is chosen[-1])
+        layer.forward = _wrap_forward(layer, waiting, layer is chosen[0], layer is chosen[-1])
     return waiting
 
 
-def _wrapped(layer: Any, waiting: Waiting, is_first: bool, is_last: bool) -> Callable[..., Any]:
+def _wrap_forward(
+    layer: Any, waiting: OffloadedActivations, is_first: bool, is_last: bool
+) -> Callable[..., Any]:
     import torch
 
     forward = layer.forward

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-from medexp.models.backend import Stack, load_bitsandbytes
-from medexp.models.patches.activation_offloading import Pieces, wait_on_host
+from medexp.models.backend import Backend, load_bitsandbytes
+from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
 from medexp.models.patches.mlp_recompute import leave_out_last_product
-from medexp.models.patches.unsloth_scratch import hand_back
+from medexp.models.patches.unsloth_scratch import release_scratch
 
 # what an MLP saves is large enough to leave for the host: 1 MiB
 HIDDEN, FFN, TOKENS, LAYERS, RANK = 256, 512, 1088, 4, 8
@@ -28,12 +28,12 @@ Patch = Callable[[Any, Sequence[Any]], object]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LayerRecipe:
     """What small layers have of a run's: the card, the precision of its products, and the MLP of
     one of its layers.
     """
 
-    stack: Stack
+    stack: Backend
     device: Any
     dtype: Any
     mlp: Any
@@ -48,7 +48,7 @@ class Recipe:
         )
 
 
-def shortened(kernels: Any) -> Patch:
+def make_shortening_patch(kernels: Any) -> Patch:
     """Recomputed layers leave out their last product; `kernels` is unsloth.kernels.fast_lora."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
@@ -60,16 +60,16 @@ def shortened(kernels: Any) -> Patch:
     return patch
 
 
-def waiting(pinned: bool) -> Patch:
+def make_offloading_patch(pinned: bool) -> Patch:
     """What kept layers save waits on the host."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
-        wait_on_host(layers, kept, Pieces(0, pinned))
+        offload_activations(layers, kept, HostBuffers(0, pinned))
 
     return patch
 
 
-def handed_back(kernels: Any, recipe: "Recipe") -> Patch:
+def make_scratch_patch(kernels: Any, recipe: "LayerRecipe") -> Patch:
     """What an evaluation leaves on the card is let go of before the step; `kernels` is
     unsloth.kernels.utils.
     """
@@ -81,8 +81,8 @@ def handed_back(kernels: Any, recipe: "Recipe") -> Patch:
         for _again in range(2):
             with torch.no_grad():
                 for layer in layers:
-                    hidden = _forward(layer, recipe)(hidden)
-            hand_back(layers, kernels)
+                    hidden = _run_forward(layer, recipe)(hidden)
+            release_scratch(layers, kernels)
 
     return patch
 
@@ -90,15 +90,15 @@ def handed_back(kernels: Any, recipe: "Recipe") -> Patch:
 _found: dict[tuple[object, ...], str | None] = {}
 
 
-def difference_once(name: str, patch: Patch, recipe: Recipe) -> str | None:
-    """`difference` of the patch of this name, tried once a process for layers of a kind."""
+def find_difference_once(name: str, patch: Patch, recipe: LayerRecipe) -> str | None:
+    """`find_difference` of the patch of this name, tried once a process for layers of a kind."""
     key = (name, *recipe.key)
     if key not in _found:
-        _found[key] = difference(patch, recipe)
+        _found[key] = find_difference(patch, recipe)
     return _found[key]
 
 
-def difference(patch: Patch, recipe: Recipe) -> str | None:
+def find_difference(patch: Patch, recipe: LayerRecipe) -> str | None:
     """What `patch` changes in gradients that it should not, in words; None where they are the same
     within rounding.
 
@@ -108,13 +108,13 @@ def difference(patch: Patch, recipe: Recipe) -> str | None:
 
     with torch.random.fork_rng([recipe.device] if recipe.device.type == "cuda" else []):
         try:
-            expected = _gradients(recipe, lambda *_: None)
+            expected = _compute_gradients(recipe, lambda *_: None)
         except Exception as error:
-            return f"it could not be tried on small layers ({_named(error)})"
+            return f"it could not be tried on small layers ({_describe_error(error)})"
         try:
-            found = _gradients(recipe, patch)
+            found = _compute_gradients(recipe, patch)
         except Exception as error:
-            return f"small layers failed with it ({_named(error)})"
+            return f"small layers failed with it ({_describe_error(error)})"
     rounding = max(2 * torch.finfo(recipe.dtype).eps, 1e-4)
     wrong = [name for name in expected if not _is_close(found[name], expected[name], rounding)]
     if not wrong:
@@ -125,22 +125,22 @@ def difference(patch: Patch, recipe: Recipe) -> str | None:
     )
 
 
-def _gradients(recipe: Recipe, patch: Patch) -> dict[str, Any]:
+def _compute_gradients(recipe: LayerRecipe, patch: Patch) -> dict[str, Any]:
     """The gradients of small layers, and of what goes into them, after `patch`; always of the same
     layers and input.
     """
     import torch
 
     torch.manual_seed(0)
-    layers = _layers(recipe)
+    layers = _make_layers(recipe)
     hidden = torch.randn(1, TOKENS, HIDDEN, device=recipe.device).to(recipe.dtype).requires_grad_()
     patch(layers, [layers[place] for place in KEPT])
     out = hidden
     for place, layer in enumerate(layers):
         out = (
-            _forward(layer, recipe)(out)
+            _run_forward(layer, recipe)(out)
             if place in KEPT
-            else _recomputed(_forward(layer, recipe), out)
+            else _recompute(_run_forward(layer, recipe), out)
         )
     out.float().square().mean().backward()
     trained = {name: each.grad for name, each in layers.named_parameters() if each.requires_grad}
@@ -154,7 +154,7 @@ def _is_close(found: Any, expected: Any, rounding: float) -> bool:
     return math.isfinite(apart) and apart <= rounding * float(expected.float().norm())
 
 
-def _forward(layer: Any, recipe: Recipe) -> Callable[[Any], Any]:
+def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:
     """`layer` in the precision of training."""
     import torch
 
@@ -167,7 +167,7 @@ def _forward(layer: Any, recipe: Recipe) -> Callable[[Any], Any]:
     return forward
 
 
-def _recomputed(forward: Callable[[Any], Any], hidden: Any) -> Any:
+def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
     """What gradient checkpointing does, to the end of the layer, without the buffers and counters
     of Unsloth's own.
     """
@@ -192,7 +192,7 @@ def _recomputed(forward: Callable[[Any], Any], hidden: Any) -> Any:
     return Recomputed.apply(hidden)  # type: ignore[no-untyped-call]
 
 
-def _layers(recipe: Recipe) -> Any:
+def _make_layers(recipe: LayerRecipe) -> Any:
     """Small layers with random weights and an adapter whose gradients are none of them zero."""
     import torch
 
@@ -204,7 +204,7 @@ def _layers(recipe: Recipe) -> Any:
         def forward(self, hidden: Any) -> Any:
             return hidden + self.mlp(torch.nn.functional.rms_norm(hidden, hidden.shape[-1:]))
 
-    layers = torch.nn.ModuleList([Layer(_bare_mlp(recipe)) for _ in range(LAYERS)])
+    layers = torch.nn.ModuleList([Layer(_make_bare_mlp(recipe)) for _ in range(LAYERS)])
     adapted = [name for name in PROJECTIONS if _has_adapter(getattr(recipe.mlp, name))]
     if adapted:
         layers.is_loaded_in_4bit = _is_quantised(recipe.mlp.gate_proj)  # PEFT asks for it
@@ -228,17 +228,19 @@ def _fill_adapter(projection: Any, like: Any) -> None:
         torch.nn.init.normal_(matrix.weight, std=0.05)
 
 
-def _bare_mlp(recipe: Recipe) -> Any:
+def _make_bare_mlp(recipe: LayerRecipe) -> Any:
     import torch
 
     mlp = torch.nn.Module()
     mlp.act_fn = recipe.mlp.act_fn
     for name, (inputs, outputs) in PROJECTIONS.items():
-        setattr(mlp, name, _projection(_base(getattr(recipe.mlp, name)), inputs, outputs, recipe))
+        setattr(
+            mlp, name, _make_projection(_base(getattr(recipe.mlp, name)), inputs, outputs, recipe)
+        )
     return mlp
 
 
-def _projection(like: Any, inputs: int, outputs: int, recipe: Recipe) -> Any:
+def _make_projection(like: Any, inputs: int, outputs: int, recipe: LayerRecipe) -> Any:
     """A frozen product with random weights, quantised where that of the run is."""
     import torch
 
@@ -284,6 +286,6 @@ def _kind(projection: Any) -> tuple[object, ...]:
     )
 
 
-def _named(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0][:160]}" if said else type(error).__name__

@@ -57,28 +57,28 @@ def leave_out_last_product(network: Any, kernels: Any, is_kept: Callable[[Any], 
     all of it. Left alone are MLPs without Unsloth's fused function, and all where that function has
     other inputs than those known here.
     """
-    found = fused_mlps(network, kernels, is_kept)
+    found = list_fused_mlps(network, kernels, is_kept)
     if not found:
         return 0
-    shortened = _shortened(kernels)
+    shortened = _make_short_forward(kernels)
     for mlp in found:
         mlp.forward = MethodType(shortened, mlp)
     return len(found)
 
 
-def fused_mlps(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) -> list[Any]:
+def list_fused_mlps(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) -> list[Any]:
     """The MLPs of `network` that are recomputed and could leave it out."""
-    if unknown_part(kernels):
+    if find_unknown_part(kernels):
         return []
     fused = kernels.apply_lora_mlp_swiglu
     return [
         layer.mlp
-        for layer in decoder_layers(network)
+        for layer in list_decoder_layers(network)
         if not is_kept(layer) and _function(layer.mlp) is fused
     ]
 
 
-def unknown_part(kernels: Any) -> str | None:
+def find_unknown_part(kernels: Any) -> str | None:
     """What of `kernels` is not as medexp knows it, in words; None where all is."""
     for each in _PARTS:
         if each.of(kernels) is None:
@@ -91,7 +91,7 @@ def unknown_part(kernels: Any) -> str | None:
     return None
 
 
-def decoder_layers(network: Any) -> list[Any]:
+def list_decoder_layers(network: Any) -> list[Any]:
     """The layers of `network` that have an attention and an MLP, in their order."""
     return [
         module
@@ -105,13 +105,13 @@ def _function(mlp: Any) -> Any:
     return getattr(mlp.__dict__.get("forward"), "__func__", None)
 
 
-def _shortened(kernels: Any) -> Callable[..., Any]:
+def _make_short_forward(kernels: Any) -> Callable[..., Any]:
     """The forward pass of an MLP in a recomputed layer. Its first pass is without gradients, and
     whole.
     """
     import torch
 
-    whole, unread = kernels.apply_lora_mlp_swiglu, _unread(kernels)
+    whole, unread = kernels.apply_lora_mlp_swiglu, _make_unread_mlp(kernels)
     parameters, activation, backward = (
         kernels.get_lora_parameters,
         kernels.swiglu_fg_kernel,
@@ -133,7 +133,7 @@ def _shortened(kernels: Any) -> Callable[..., Any]:
     return forward
 
 
-def _unread(kernels: Any) -> Any:
+def _make_unread_mlp(kernels: Any) -> Any:
     """LoRA_MLP, with an output that is not computed."""
     import torch
 

@@ -10,7 +10,7 @@ from typing import Any
 from medexp.system.private_names import NF4_PLAN, SCRATCH
 
 
-def hand_back(network: Any, kernels: Any) -> int:
+def release_scratch(network: Any, kernels: Any) -> int:
     """Let go of it: the next eager product makes it again. Returns its bytes; 0 where there is
     none, as with other versions.
 

@@ -181,7 +181,9 @@ def find_rank_length_frontier(study: StudyHistory, config: RunConfig) -> list[tu
     return [
         (rank, longest)
         for rank in ranks
-        if (longest := feasibility.longest_that_fits(feasibility.resized(config, rank=rank)))
+        if (
+            longest := feasibility.find_longest_that_fits(feasibility.resize_run(config, rank=rank))
+        )
     ]
 
 

@@ -27,7 +27,7 @@ from medexp.tracking import queries as kept_runs
 from medexp.tracking import registry
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER, BEST_PRESET, INFEASIBLE_PROPOSALS, TRIALS
-from medexp.tracking.run_name import words
+from medexp.tracking.run_name import abbreviate_params
 from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
 
@@ -65,7 +65,7 @@ def open_parent_run(
         )
         yield tracker
         # A trial that was killed alone has left its run open, and no later trial has ended it.
-        kept_runs.bury(tracking_config, ())
+        kept_runs.mark_runs_killed(tracking_config, ())
 
 
 def count_endings(study: StudyHistory) -> dict[str, int]:
@@ -131,7 +131,7 @@ def _make_description(study: StudyHistory, page: str, folder: str) -> str:
     params = ""
     if best_trial is not None:
         values = dict(zip(study.options.objectives, best_trial.values, strict=True))
-        params = words(best_trial.params)
+        params = abbreviate_params(best_trial.params)
     return mlflow_description.describe_study(
         list(study.space.dimensions), params, values, count_endings(study), page, folder
     )
@@ -146,7 +146,7 @@ def select_best_trial(study: StudyHistory) -> Any:
     return min(study.best_trials(), key=lambda trial: sign * trial.values[0], default=None)
 
 
-def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Registered | None:
+def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.ModelVersion | None:
     """Register the best trial's adapter in MLflow as models:/STUDY@best.
 
     Where trials do not log their adapter, this one's is logged first. Returns None where the adapter
@@ -163,7 +163,7 @@ def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Re
     with suppress(RunError), suppress_away():
         if folder is not None and (folder / ADAPTER).is_dir():
             kept_runs.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
-        return registry.register(tracking_config, run_id, model_name, BEST_ALIAS)
+        return registry.register_adapter(tracking_config, run_id, model_name, BEST_ALIAS)
     return None
 
 
@@ -188,7 +188,7 @@ def print_results(
     console: Console,
     study: StudyHistory,
     best_file: Path | None,
-    registered: registry.Registered | None,
+    registered: registry.ModelVersion | None,
 ) -> None:
     """Print the trials that were started, the best, what it beat, and what was not started."""
     best_trials = study.best_trials()

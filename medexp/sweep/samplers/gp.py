@@ -1,9 +1,9 @@
-"""Optuna's Gaussian process, learning from every trial: as Optuna has it, it reads finished trials
-and nothing else.
+"""Optuna's Gaussian process, learning from every trial.
 
-What cannot fit then leaves no trace, and the same point is proposed again and again. Here the
-processes of the limits learn from refused proposals, that of the objective from what was pruned or
-failed, and no point is proposed twice.
+Optuna's own sampler reads only completed trials. A proposal that cannot fit then leaves no trace,
+and the same point is proposed again and again. Here the processes of the constraints learn from
+refused proposals, the process of the objective learns from pruned and failed trials, and no point is
+proposed twice.
 
 Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
@@ -24,11 +24,11 @@ from medexp.system import private_names
 
 
 class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
-    """GPSampler that hears of refused, pruned and failed trials. Takes what GPSampler takes."""
+    """GPSampler that learns from refused, pruned and failed trials. Takes GPSampler's options."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        # An override of a method that Optuna no longer has would change nothing, silently.
+        # An override of a method that Optuna no longer has would silently change nothing.
         for method in (private_names.GP_LIMITS, private_names.GP_OPTIMUM):
             method.needed(GPSampler)
         for private_name in (
@@ -37,50 +37,59 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
             private_names.GP_CACHE,
         ):
             private_name.needed(self)
-        self._limits: list[str] = []
+        # Set by `sample_relative` for the two methods that Optuna calls inside it.
+        self._constraint_names: list[str] = []
         self._refused: list[FrozenTrial] = []
         self._tried: list[FrozenTrial] = []
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The next point; empty where it is to be drawn at random."""
-        trials = study.get_trials(deepcopy=False)
+        """Return the parameters of the next point; empty where they are to be drawn at random."""
+        earlier = study.get_trials(deepcopy=False)
         self._tried = [
-            trial
-            for trial in trials
-            if trial.state.is_finished() and _is_drawn_from(trial, search_space)
+            other
+            for other in earlier
+            if other.state.is_finished() and _is_drawn_from(other, search_space)
         ]
         self._refused = [
-            trial
-            for trial in self._tried
-            if trial.state == TrialState.PRUNED and _violates_limit(trial)
+            other
+            for other in self._tried
+            if other.state == TrialState.PRUNED and _violates_constraint(other)
         ]
-        valued = _pair_with_values(self._tried, study.directions)
-        typical = _typical_constraints([*self._refused, *(trial for trial, _ in valued)])
-        self._limits = list(typical)
-        finished = [_as_completed_trial(trial, values, typical) for trial, values in valued]
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        shown: Any = _FilteredStudy(study, [*finished, *running])
-        proposed: dict[str, Any] = super().sample_relative(shown, trial, search_space)
-        return proposed
+        trials_with_values = _pair_with_values(self._tried, study.directions)
+        typical = _typical_constraints(
+            [*self._refused, *(other for other, _ in trials_with_values)]
+        )
+        self._constraint_names = list(typical)
+        completed = [
+            _as_completed_trial(other, values, typical) for other, values in trials_with_values
+        ]
+        running = [other for other in earlier if other.state == TrialState.RUNNING]
+        filtered_study: Any = _FilteredStudy(study, [*completed, *running])
+        params: dict[str, Any] = super().sample_relative(filtered_study, trial, search_space)
+        return params
 
     def _get_constraints_acqf_args(
         self, constraint_vals: Any, internal_search_space: Any, normalized_params: Any
     ) -> Any:
-        """A process for each limit, over the trials with a value and the refused ones that say how
-        far they are from it.
+        """Return a process and a threshold for each constraint.
+
+        A process learns from the trials with a value and from the refused ones that say how far they
+        are from the constraint. Optuna calls this with the former alone: `constraint_vals` has the
+        shape (trials, constraints), `normalized_params` (trials, parameters).
         """
         processes, thresholds = [], []
-        for column, name in enumerate(self._limits):
+        for column, name in enumerate(self._constraint_names):
             refused = [trial for trial in self._refused if name in trial.constraints]
-            over = np.array([trial.constraints[name] for trial in refused])
+            violations = np.array([trial.constraints[name] for trial in refused])
             points = np.concatenate(
                 [normalized_params, internal_search_space.get_normalized_params(refused)]
             )
+            # Optuna starts from the parameters that it fitted last, which here are of another process.
             self._constraints_gprs_cache_list = None
             process, threshold = super()._get_constraints_acqf_args(
-                np.concatenate([constraint_vals[:, column], over])[:, None],
+                np.concatenate([constraint_vals[:, column], violations])[:, None],
                 internal_search_space,
                 points,
             )
@@ -89,7 +98,7 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         return processes, thresholds
 
     def _optimize_acqf(self, acqf: Any, best_params: Any) -> Any:
-        """The best point that has not been tried; where all seem to have been, the best."""
+        """Return the best point that has not been tried, or the best one where all have been."""
         best = super()._optimize_acqf(acqf, best_params)
         space = acqf.search_space
         tried = {_round_point(point) for point in space.get_normalized_params(self._tried)}
@@ -101,10 +110,11 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
 
 
 class _FilteredStudy:
-    """A study of which the sampler sees these trials."""
+    """A study of which the sampler sees only `trials`."""
 
     def __init__(self, study: Study, trials: Sequence[FrozenTrial]):
-        self._study, self._trials = study, trials
+        self._study = study
+        self._trials = trials
 
     def _get_trials(self, states: Sequence[TrialState], **_: Any) -> list[FrozenTrial]:
         return [trial for trial in self._trials if trial.state in states]
@@ -114,40 +124,42 @@ class _FilteredStudy:
 
 
 def _round_point(point: Any) -> tuple[float, ...]:
+    """Return `point` so that it can be looked up: the same point may come with a rounding error."""
     return tuple(np.round(point, 9))
 
 
 def _is_drawn_from(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
-    """Were its values drawn from this space?"""
+    """Were the parameters of `trial` drawn from this space? An earlier command's may be another."""
     return all(
         trial.distributions.get(name) == distribution for name, distribution in search_space.items()
     )
 
 
-def _violates_limit(trial: FrozenTrial) -> bool:
+def _violates_constraint(trial: FrozenTrial) -> bool:
     return any(value > 0 for value in trial.constraints.values())
 
 
 def _pair_with_values(
     trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
 ) -> list[tuple[FrozenTrial, list[float]]]:
-    """Trials with their values: pruned ones with what they would have come to, failed ones with the
-    worst of the others.
+    """Return the trials with their objective values.
+
+    A pruned trial has the value that it would have come to, a failed one the worst of the others.
     """
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not completed:
         return []
     columns = zip(*(trial.values for trial in completed), strict=True)
     worst = [
-        (max if way == StudyDirection.MINIMIZE else min)(column)
-        for way, column in zip(directions, columns, strict=True)
+        (max if direction == StudyDirection.MINIMIZE else min)(column)
+        for direction, column in zip(directions, columns, strict=True)
     ]
     pruned = [
         trial
         for trial in trials
         if trial.state == TrialState.PRUNED
         and trial.intermediate_values
-        and not _violates_limit(trial)
+        and not _violates_constraint(trial)
     ]
     failed = [
         trial
@@ -162,23 +174,26 @@ def _pair_with_values(
 
 
 def _extrapolate_value(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
-    """The last value that a pruned trial reported, moved on by what completed ones moved from that
-    step to their end.
+    """Return the value that a pruned trial would have come to.
+
+    That is its last report, changed by the median of what completed trials changed from that step
+    to their end.
     """
     step = max(trial.intermediate_values)
-    moves = [
+    changes = [
         trial.values[0] - trial.intermediate_values[step]
         for trial in completed
         if step in trial.intermediate_values
     ]
-    known = [move for move in moves if math.isfinite(move)]
+    finite = [change for change in changes if math.isfinite(change)]
     reported: float = trial.intermediate_values[step]
-    return reported + (statistics.median(known) if known else 0.0)
+    return reported + (statistics.median(finite) if finite else 0.0)
 
 
 def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """For each limit, where a trial is taken to be that does not say: as far below it as others are
-    from it on average.
+    """Return the value of each constraint that a trial is given which has none of its own.
+
+    It is taken to be as far within the constraint as other trials are from it on average.
     """
     names = sorted({name for trial in trials for name in trial.constraints})
     return {
@@ -192,8 +207,11 @@ def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:
 def _as_completed_trial(
     trial: FrozenTrial, values: Sequence[float], typical: Mapping[str, float]
 ) -> FrozenTrial:
-    """`trial` as one that came to these values and says where it is to every limit."""
-    limits = {name: trial.constraints.get(name, value) for name, value in typical.items()}
+    """Return `trial` as completed with `values`, and with a value for every constraint."""
+    constraints = {name: trial.constraints.get(name, value) for name, value in typical.items()}
     return create_trial(
-        values=values, params=trial.params, distributions=trial.distributions, constraints=limits
+        values=values,
+        params=trial.params,
+        distributions=trial.distributions,
+        constraints=constraints,
     )

@@ -68,7 +68,7 @@ def contains_value(dimension: Dimension, value: Any) -> bool:
     if not dimension.step:
         return True
     steps = (value - dimension.low) / dimension.step
-    return abs(steps - round(steps)) < 1e-9
+    return bool(abs(steps - round(steps)) < 1e-9)
 
 
 def _cast_value(dimension: Dimension, value: Any) -> Value:

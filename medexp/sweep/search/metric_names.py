@@ -38,29 +38,24 @@ def _is_benchmark_metric(name: str) -> bool:
 
 
 def _metric_families() -> list[str]:
-    return [
-        f"{family}/"
-        for family in sorted(
-            {*OPEN_FAMILIES, *(name.partition("/")[0] for name in _known_metrics())}
-        )
-    ]
+    families = {*OPEN_FAMILIES, *(name.partition("/")[0] for name in _known_metrics())}
+    return [f"{family}/" for family in sorted(families)]
 
 
 @cache
 def _known_metrics() -> frozenset[str]:
-    """What a run with every figure has, by the functions that name them."""
-    same = compare_pairs([1.0], [1.0])
-    figures: dict[str, Any] = dict.fromkeys(
-        (each.name for each in fields(summary.RunSummary)), 1
-    ) | {
-        "loss": same,
-        "structure": same,
-    }
-    card = Scorecard(tuple(MeasureResult(measure, 1.0, 1.0, same) for measure in MEASURES), (), ())
+    """Return the metrics of a run that has every figure.
+
+    They are asked of the functions that name them, with made-up figures, so no list can grow stale.
+    """
+    comparison = compare_pairs([1.0], [1.0])
+    figures: dict[str, Any] = {field.name: 1 for field in fields(summary.RunSummary)}
+    figures |= {"loss": comparison, "structure": comparison}
+    results = tuple(MeasureResult(measure, 1.0, 1.0, comparison) for measure in MEASURES)
     return frozenset(
         {
             *summary.run_metrics(summary.RunSummary(**figures)),
-            *card.metrics(),
+            *Scorecard(results, (), ()).metrics(),
             "eval/loss",
             *TRIAL_METRICS,
         }

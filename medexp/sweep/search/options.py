@@ -44,11 +44,12 @@ class SweepOptions(Group):
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """minimize or maximize, one an objective."""
-        given = tuple(
+        """minimize or maximize for each objective; a single one holds for all."""
+        # hydra-optuna-sweeper's own configs hold enum members, whose names are these words.
+        names = tuple(
             getattr(direction, "name", str(direction)) for direction in _as_tuple(self.direction)
         )
-        return given * len(self.objectives) if len(given) == 1 else given
+        return names * len(self.objectives) if len(names) == 1 else names
 
 
 def check_options(options: Mapping[str, Any]) -> SweepOptions:

@@ -1,6 +1,4 @@
-"""What a proposal would take, known before anything starts: composed, checked and planned in
-milliseconds.
-"""
+"""What a trial would take, known before it starts: composed, checked and planned in milliseconds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +15,18 @@ from medexp.planning.step_time import Plan
 from medexp.system.machine import Machine
 from medexp.system.units import GIB, bytes_of_gib
 
-VRAM = "vram_bytes"  # the constraint's name in the study
+# The names of the constraints in the study.
+VRAM = "vram_bytes"
 HOST = "host_bytes"
 CONFIG = "config"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial before it starts. `violations`: constraints by name, above 0 where they are broken;
-    `why` says so in words.
+    """A trial before it starts.
+
+    `violations`: by constraint how far it is from its limit, above 0 where it breaks it; `why` says
+    so in words. `config` is None where the overrides make no valid run.
     """
 
     overrides: tuple[str, ...]
@@ -38,7 +39,7 @@ class Proposal:
     @property
     def fits(self) -> bool:
         """May it be started?"""
-        return all(value <= 0 for value in self.violations.values())
+        return all(violation <= 0 for violation in self.violations.values())
 
 
 def make_proposal(
@@ -47,21 +48,21 @@ def make_proposal(
     machine: Machine,
     launch_dir: Path,
 ) -> Proposal:
-    """The proposal with these overrides: what it takes, and whether it can run at all.
+    """Return the proposal with these overrides: what it takes, and whether it can run at all.
 
     Raises: what Hydra raises where they cannot be composed.
     """
     try:
-        run = resolve_config(compose(overrides), machine, launch_dir)
+        config = resolve_config(compose(overrides), machine, launch_dir)
     except BadInput as error:
         return Proposal(tuple(overrides), None, violations={CONFIG: 1.0}, why=str(error))
-    return plan_proposal(overrides, run)
+    return plan_proposal(overrides, config)
 
 
 def resolve_config(
     cfg: DictConfig, machine: Machine, launch_dir: Path, needs_card: bool = False
 ) -> RunConfig:
-    """The checked run in `cfg`, which still holds Hydra's own node.
+    """Return the checked config in `cfg`, which still holds Hydra's own node.
 
     Raises: ConfigError, MachineError.
     """
@@ -71,73 +72,68 @@ def resolve_config(
     return resolve(cfg, machine, launch_dir, choices, needs_card)
 
 
-def plan_proposal(overrides: Sequence[str], run: RunConfig) -> Proposal:
-    """The proposal of `run`: bytes of the plan it would take, and by how much the thriftiest one is
-    over the ceiling.
+def plan_proposal(overrides: Sequence[str], config: RunConfig) -> Proposal:
+    """Return the proposal of `config`: the bytes of its plan, and whether any plan of it fits.
 
-    On a card these are bytes on the card; on a CPU, bytes of host memory, held against a ceiling
-    only where one is set.
+    On a card these are bytes on the card. On a CPU they are bytes of host memory, which have a
+    ceiling only where one is set.
     """
-    ceiling = bytes_of_gib(run.hardware.vram_ceiling_gib or 0)
-    plans, fitting = planner.searched(run, lambda plan: _fits(run, plan, ceiling))
+    ceiling_bytes = bytes_of_gib(config.hardware.vram_ceiling_gib or 0)
+    plans, fitting = planner.search_plans(config, lambda plan: _fits(config, plan, ceiling_bytes))
     if fitting:
-        chosen = planner.preferred(run, fitting) if planner.is_planned(run) else fitting[0]
-        limit = {VRAM: float(_needed_bytes(chosen) - ceiling)} if ceiling else {}
-        return Proposal(tuple(overrides), run, _needed_bytes(chosen), ceiling, limit)
-    least = min(plans, key=_needed_bytes)
-    over = int(_needed_bytes(least) * limits.SAFETY) + 1 - ceiling
-    if over <= 0:  # the card could hold it; what is streamed is too much for the host
+        plan = planner.pick_preferred(config, fitting) if planner.is_planned(config) else fitting[0]
+        needed_bytes = _needed_bytes(plan)
+        violations = {VRAM: float(needed_bytes - ceiling_bytes)} if ceiling_bytes else {}
+        return Proposal(tuple(overrides), config, needed_bytes, ceiling_bytes, violations)
+    # How far a refused proposal is from fitting is what a sampler learns from: of its plans the one
+    # that needs least is held against the ceiling.
+    least_plan = min(plans, key=_needed_bytes)
+    needed_bytes = _needed_bytes(least_plan)
+    excess_bytes = int(needed_bytes * limits.SAFETY) + 1 - ceiling_bytes
+    if excess_bytes > 0:
+        violations = {VRAM: float(excess_bytes)}
+        why = _explain_excess(config, least_plan)
+    else:
+        # The card could hold it; what is streamed from the host is too much for the host.
+        violations = {HOST: _host_excess_bytes(config, plans, ceiling_bytes)}
         why = (
             "what is left off the card needs more than"
-            f" hardware.host_ram_gib={run.hardware.host_ram_gib:g}"
+            f" hardware.host_ram_gib={config.hardware.host_ram_gib:g}"
         )
-        return Proposal(
-            tuple(overrides),
-            run,
-            _needed_bytes(least),
-            ceiling,
-            {HOST: _host_excess_bytes(run, plans, ceiling)},
-            why,
-        )
-    largest = max(
-        (term for term in least.budget.terms if term.place is _memory_place(run)),
-        key=lambda term: term.num_bytes,
-    )
-    why = (
-        f"needs {_needed_bytes(least) / GIB:.2f} GiB, hardware.vram_ceiling_gib is"
-        f" {run.hardware.vram_ceiling_gib:g}; largest term: {largest.name},"
+    return Proposal(tuple(overrides), config, needed_bytes, ceiling_bytes, violations, why)
+
+
+def _explain_excess(config: RunConfig, plan: Plan) -> str:
+    place = Place.gpu if planner.is_planned(config) else Place.host
+    terms = [term for term in plan.budget.terms if term.place is place]
+    largest = max(terms, key=lambda term: term.num_bytes)
+    return (
+        f"needs {_needed_bytes(plan) / GIB:.2f} GiB, hardware.vram_ceiling_gib is"
+        f" {config.hardware.vram_ceiling_gib:g}; largest term: {largest.name},"
         f" {largest.num_bytes / GIB:.2f} GiB"
     )
-    return Proposal(tuple(overrides), run, _needed_bytes(least), ceiling, {VRAM: float(over)}, why)
 
 
-def _fits(run: RunConfig, plan: Plan, ceiling: int) -> bool:
-    if planner.is_planned(run):
-        return limits.fits(run, plan)
-    return (not ceiling or _needed_bytes(plan) * limits.SAFETY <= ceiling) and limits.host_over(
-        run, plan
-    ) <= 0
+def _fits(config: RunConfig, plan: Plan, ceiling_bytes: int) -> bool:
+    if planner.is_planned(config):
+        return limits.fits(config, plan)
+    fits_ceiling = not ceiling_bytes or _needed_bytes(plan) * limits.SAFETY <= ceiling_bytes
+    return fits_ceiling and limits.host_excess_bytes(config, plan) <= 0
 
 
-def _host_excess_bytes(run: RunConfig, plans: Sequence[Plan], ceiling: int) -> float:
-    """By how many bytes the plan under the ceiling that needs least of the host is over
-    hardware.host_ram_gib.
+def _host_excess_bytes(config: RunConfig, plans: Sequence[Plan], ceiling_bytes: int) -> float:
+    """Return by how many bytes a proposal is over hardware.host_ram_gib, at least 1.
+
+    Of the plans under the ceiling the one counts that needs least of the host.
     """
-    return float(
-        max(
-            1,
-            min(
-                limits.host_over(run, plan)
-                for plan in plans
-                if _needed_bytes(plan) * limits.SAFETY <= ceiling or not ceiling
-            ),
-        )
-    )
-
-
-def _memory_place(run: RunConfig) -> Place:
-    return Place.gpu if planner.is_planned(run) else Place.host
+    excesses = [
+        limits.host_excess_bytes(config, plan)
+        for plan in plans
+        if not ceiling_bytes or _needed_bytes(plan) * limits.SAFETY <= ceiling_bytes
+    ]
+    return float(max(1, min(excesses)))
 
 
 def _needed_bytes(plan: Plan) -> int:
+    """Return the bytes on the card, or where the plan has none, in the host's memory."""
     return plan.budget.peak_bytes or plan.budget.host_bytes

@@ -1,9 +1,9 @@
-"""From Hydra's sweep syntax to a table of dimensions. Text and arithmetic only: knows no sampler.
+"""From Hydra's sweep syntax to dimensions. Text and arithmetic only: it knows no sampler.
 
-lora.r=choice(8,16,32) or lora.r=8,16,32          one of these lora.r=range(8,65,8)
-whole numbers in steps, the end excluded as in Hydra lora.r=int(interval(4,64))
-whole numbers, both ends included 'training.learning_rate=tag(log,interval(1e-5,1e-3))'   real
-numbers, drawn on a log scale
+- `lora.r=choice(8,16,32)` or `lora.r=8,16,32`: one of these.
+- `lora.r=range(8,65,8)`: whole numbers in steps; as in Hydra the end is excluded.
+- `lora.r=int(interval(4,64))`: whole numbers, both ends included.
+- `training.learning_rate=tag(log,interval(1e-5,1e-3))`: real numbers, drawn on a log scale.
 """
 
 import math
@@ -36,11 +36,11 @@ class Choice:
 
     @property
     def size(self) -> float:
-        """How many values there are."""
+        """The number of its values, infinite for real numbers without a step."""
         return len(self.values)
 
     def ends(self) -> tuple[Value, ...]:
-        """Values worth checking before anything starts."""
+        """Return the values that are checked before anything starts."""
         return self.values
 
 
@@ -55,11 +55,11 @@ class IntRange:
 
     @property
     def size(self) -> float:
-        """How many values there are."""
+        """The number of its values, infinite for real numbers without a step."""
         return (self.high - self.low) // self.step + 1
 
     def ends(self) -> tuple[Value, ...]:
-        """Values worth checking before anything starts."""
+        """Return the values that are checked before anything starts."""
         return (self.low, self.high)
 
 
@@ -74,17 +74,16 @@ class FloatRange:
 
     @property
     def size(self) -> float:
-        """How many values there are."""
+        """The number of its values, infinite for real numbers without a step."""
         if self.low == self.high:
             return 1
-        return (
-            math.inf
-            if self.step is None
-            else math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        )
+        if self.step is None:
+            return math.inf
+        # The quotient of a range that ends on a step may be just below a whole number.
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
 
     def ends(self) -> tuple[Value, ...]:
-        """Values worth checking before anything starts."""
+        """Return the values that are checked before anything starts."""
         return (self.low, self.high)
 
 
@@ -93,40 +92,41 @@ Dimension = Choice | IntRange | FloatRange
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What varies (`dimensions`, by key) and what is the same in every trial (`fixed`, as
-    overrides).
+    """What varies and what is the same in every trial.
+
+    `dimensions`: what varies, by config key. `fixed`: overrides. `has_custom_params`: a function of
+    the user suggests more parameters while the sweep runs. `prefixes`: + or ++, for the keys that
+    were given with one.
     """
 
     dimensions: Mapping[str, Dimension]
     fixed: tuple[str, ...] = ()
-    custom: bool = field(default=False)  # a function of the user adds more while it runs
-    # + or ++, of the keys that were given with one
+    has_custom_params: bool = False
     prefixes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> float:
-        """How many points there are, infinite with a real number among them."""
-        return (
-            math.inf
-            if self.custom
-            else math.prod(dimension.size for dimension in self.dimensions.values())
-        )
+        """The number of its points, infinite with a real number among the dimensions."""
+        if self.has_custom_params:
+            return math.inf
+        return math.prod(dimension.size for dimension in self.dimensions.values())
 
-    def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
-        """The command line of the trial at `values`."""
-        return (
-            *self.fixed,
-            *(
-                f"{self.prefixes.get(key, '')}{key}={format_value(value)}"
-                for key, value in values.items()
-            ),
-        )
+    def overrides(self, params: Mapping[str, Value]) -> tuple[str, ...]:
+        """Return the overrides of the trial with `params`."""
+        varied = [
+            f"{self.prefixes.get(key, '')}{key}={format_value(value)}"
+            for key, value in params.items()
+        ]
+        return (*self.fixed, *varied)
 
 
 def parse_search_space(
-    params: Mapping[str, Any], arguments: Sequence[str], config_loader: Any, custom: bool = False
+    params: Mapping[str, Any],
+    arguments: Sequence[str],
+    config_loader: Any,
+    has_custom_params: bool = False,
 ) -> SearchSpace:
-    """The space that hydra.sweeper.params and the command line span; the command line wins.
+    """Return the space of hydra.sweeper.params and the command line, which wins.
 
     Raises: ConfigError with every range that is empty, reversed or impossible, or if nothing
         varies.
@@ -146,34 +146,34 @@ def parse_search_space(
                 problems.append(f"{override.input_line}: {error}")
     if problems:
         raise ConfigError(problems)
-    if not dimensions and not custom:
+    if not dimensions and not has_custom_params:
         raise ConfigError(
             "nothing varies: give a range, as in lora.r=choice(8,16,32), or a preset, as in"
             " sweep=rank_lr_seq"
         )
-    prefixes = {key: found for key in dimensions if (found := _override_prefix(latest[key]))}
+    prefixes = {key: prefix for key in dimensions if (prefix := _override_prefix(latest[key]))}
     fixed = tuple(
         override.input_line or ""
         for override in latest.values()
         if not override.is_sweep_override()
     )
-    return SearchSpace(dimensions, fixed, custom, prefixes)
+    return SearchSpace(dimensions, fixed, has_custom_params, prefixes)
 
 
 def quote_value(text: str) -> str:
-    """`text` as a value that Hydra reads back whole."""
+    """Return `text` in the quotes with which Hydra reads it back unchanged."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def format_value(value: Value) -> str:
-    """`value` as Hydra reads it back."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    """Return `value` as an override writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _override_key(override: Override) -> str:
-    """What is set, however it is: ++lora.r is lora.r; taking something out (~) is another matter."""
+    """Return the key without + or ++, which do not change what is set; ~ removes it and stays."""
     return str(override.get_key_element().lstrip("+"))
 
 
@@ -189,26 +189,22 @@ def _parse_dimension(override: Override) -> Dimension:
         return _parse_range(sweep)
     if isinstance(sweep, ChoiceSweep) and "log" in sweep.tags:
         raise ValueError("a choice has no scale; give interval(low,high) to draw on a log scale")
-    values = tuple(
-        map(
-            _parse_value,
-            sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator(),
-        )
-    )
+    listed = sweep.list if isinstance(sweep, ChoiceSweep) else override.sweep_iterator()
+    # A value that is given twice would be two points of a grid.
+    values = tuple(dict.fromkeys(map(_parse_value, listed)))
     if not values:
         raise ValueError("nothing to choose from")
-    return Choice(tuple(dict.fromkeys(values)))
+    return Choice(values)
 
 
-def _parse_value(given: Any) -> Value:
-    # Hydra has taken its quotes off
-    if isinstance(given, str) and not re.fullmatch(r"[\w./:+-]+", given):
-        return quote_value(given)
-    return (
-        given
-        if given is None or isinstance(given, str | int | float | bool)
-        else str(private_names.AS_TYPED.needed(Override)(given))
-    )
+def _parse_value(parsed: Any) -> Value:
+    """Return a choice as Optuna can store it: a list or a mapping as the text that Hydra reads."""
+    # Hydra has taken the quotes off, which the override of a trial needs again.
+    if isinstance(parsed, str) and not re.fullmatch(r"[\w./:+-]+", parsed):
+        return quote_value(parsed)
+    if parsed is None or isinstance(parsed, str | int | float | bool):
+        return parsed
+    return str(private_names.AS_TYPED.needed(Override)(parsed))
 
 
 def _parse_interval(sweep: IntervalSweep) -> Dimension:

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
 
 
 class Ending(Enum):
@@ -66,7 +66,7 @@ class TrialOutcome:
     def write(self, folder: Path) -> None:
         """Write it to `folder`/outcome.json."""
         fields = asdict(self) | {"ending": self.ending.value}
-        write_json(folder / "outcome.json", fields, private=True)
+        write_json_atomic(folder / "outcome.json", fields, private=True)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class TrialSpec:
         Only this user may read the file, because the URL of a storage may hold a password.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "trial.json", asdict(self), private=True)
+        write_json_atomic(folder / "trial.json", asdict(self), private=True)
 
 
 def read_outcome(folder: Path) -> TrialOutcome | None:

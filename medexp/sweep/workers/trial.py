@@ -19,7 +19,7 @@ from typing import Any
 
 from medexp.errors import MedexpError, RunInterrupted, TrialPruned
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_trial_spec
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
 from medexp.system.stopping import hear_ctrl_c
 
 # prctl(2): the signal that this process gets when its parent dies.
@@ -51,7 +51,7 @@ class TrialContext:
         # Only the sweep's live table reads it, so a full disk is no reason to fail here.
         with suppress(OSError):
             progress = {"step": step, "steps": steps}
-            write_json(self._folder / "progress.json", progress, private=True, durable=False)
+            write_json_atomic(self._folder / "progress.json", progress, private=True, durable=False)
 
     def report(self, step: int, loss: float) -> None:
         """Report the held-out loss after `step` to the study.

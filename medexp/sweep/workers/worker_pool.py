@@ -19,7 +19,7 @@ from pathlib import Path
 
 from medexp.errors import MachineError
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_outcome
-from medexp.system.files import write_json
+from medexp.system.files import write_json_atomic
 from medexp.system.machine import RAM_SHARED_BY, Machine
 from medexp.system.process_identity import owner_of
 
@@ -121,7 +121,7 @@ class WorkerPool:
             )
         with self._lock:
             self._running.add(process)
-        write_json(folder / "process.json", owner_of(process.pid), private=True)
+        write_json_atomic(folder / "process.json", owner_of(process.pid), private=True)
         # A signal that came before the process was in `_running` has not reached it.
         if self._is_stopping:
             _send_signal(process, signal.SIGINT)

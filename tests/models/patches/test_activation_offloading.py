@@ -64,8 +64,12 @@ def kept(layers: torch.nn.ModuleList) -> list[torch.nn.Module]:
     return [layers[place] for place in KEPT]
 
 
-def waiting_on_host(layers: torch.nn.ModuleList, num_bytes: int = 0) -> offloading.Waiting:
-    return offloading.wait_on_host(layers, kept(layers), offloading.Pieces(num_bytes, pinned=False))
+def waiting_on_host(
+    layers: torch.nn.ModuleList, num_bytes: int = 0
+) -> offloading.OffloadedActivations:
+    return offloading.offload_activations(
+        layers, kept(layers), offloading.HostBuffers(num_bytes, pinned=False)
+    )
 
 
 def test_gradients_are_the_same_to_the_bit() -> None:
@@ -141,7 +145,7 @@ class LateStream:
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.Waiting], None]:
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.OffloadedActivations], None]:
     """late(waiting): its copies are made at the last moment that its events allow, as over a busy
     link.
     """
@@ -157,7 +161,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.Waiting], None
         yield
         LateStream.current = None
 
-    def apply(waiting: offloading.Waiting) -> None:
+    def apply(waiting: offloading.OffloadedActivations) -> None:
         monkeypatch.setattr(offloading, "_copy", copy)
         monkeypatch.setattr(torch.cuda, "stream", within)
         monkeypatch.setattr(waiting, "_streams", (LateStream(), LateStream()))
@@ -167,7 +171,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.Waiting], None
 
 
 def test_the_latest_copies_that_the_events_allow_are_early_enough(
-    late: Callable[[offloading.Waiting], None],
+    late: Callable[[offloading.OffloadedActivations], None],
 ) -> None:
     expected = gradients(network())
     layers = network()
@@ -176,7 +180,7 @@ def test_the_latest_copies_that_the_events_allow_are_early_enough(
 
 
 def test_a_wait_that_is_forgotten_would_be_noticed(
-    late: Callable[[offloading.Waiting], None], monkeypatch: pytest.MonkeyPatch
+    late: Callable[[offloading.OffloadedActivations], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = network()
     late(waiting_on_host(layers))
@@ -186,7 +190,7 @@ def test_a_wait_that_is_forgotten_would_be_noticed(
 
 
 def test_a_graph_that_is_dropped_waits_for_its_copies(
-    late: Callable[[offloading.Waiting], None],
+    late: Callable[[offloading.OffloadedActivations], None],
 ) -> None:
     layers = network()
     waiting = waiting_on_host(layers)
@@ -268,7 +272,7 @@ def test_weights_stay_and_so_do_the_scales_of_quantised_ones() -> None:
     weight.quant_state = SimpleNamespace(
         absmax=torch.ones(4), state2=SimpleNamespace(absmax=torch.ones(2))
     )
-    stay = offloading.settled(layers)
+    stay = offloading.list_resident_addresses(layers)
     held = [weight, weight.quant_state.absmax, weight.quant_state.state2.absmax]
     assert {each.untyped_storage().data_ptr() for each in held} <= stay
 
@@ -276,7 +280,9 @@ def test_weights_stay_and_so_do_the_scales_of_quantised_ones() -> None:
 def test_an_embedding_that_lies_elsewhere_does_not_say_where_the_layers_are() -> None:
     layers = network()
     whole = torch.nn.ModuleList([torch.nn.Embedding(2, 2, device="meta"), *layers])
-    waiting = offloading.wait_on_host(whole, kept(layers), offloading.Pieces(0, pinned=False))
+    waiting = offloading.offload_activations(
+        whole, kept(layers), offloading.HostBuffers(0, pinned=False)
+    )
     gradients(layers, batches=1)
     assert waiting._pieces._free
 
@@ -290,4 +296,4 @@ def test_no_more_pinned_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
         HostMemoryError,
         match=r"cannot pin more host memory.*hardware\.offload_activations.*set it to false",
     ):
-        offloading.Pieces(1, pinned=True)
+        offloading.HostBuffers(1, pinned=True)

@@ -9,11 +9,18 @@ import pytest
 import torch
 from helpers.fused_mlp import LoRAMLP, SavesInAnotherOrder, kernels_with, layers_with
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, Dtype, RunConfig
 from medexp.errors import HostMemoryError
 from medexp.models import loading as model
 from medexp.models.patches import activation_offloading, gradient_check
-from medexp.models.patches.gradient_check import Recipe, difference, handed_back, shortened, waiting
+from medexp.models.patches.gradient_check import (
+    LayerRecipe,
+    find_difference,
+    make_offloading_patch,
+    make_scratch_patch,
+    make_shortening_patch,
+)
 from medexp.system import private_names
 
 STACK: Any = SimpleNamespace(peft=peft)
@@ -29,14 +36,13 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
 RIGHT, OTHER = kernels_with(LoRAMLP), kernels_with(SavesInAnotherOrder)
 
 
-def recipe(kernels: Any = RIGHT) -> Recipe:
-    return Recipe(STACK, CPU, torch.float32, layers_with(kernels)[0].mlp)
+def recipe(kernels: Any = RIGHT) -> LayerRecipe:
+    return LayerRecipe(STACK, CPU, torch.float32, layers_with(kernels)[0].mlp)
 
 
 def without_a_card(run: RunConfig) -> RunConfig:
     """A run that was planned for a card, as its layers are made here."""
-    run.hardware.device, run.hardware.dtype = Device.cpu, Dtype.float32
-    return run
+    return change_values(run, {"hardware.device": Device.cpu, "hardware.dtype": Dtype.float32})
 
 
 def kept_layers(count: int = 3) -> Any:
@@ -54,9 +60,9 @@ def loses_half(to: Any, source: Any) -> None:
 
 def test_patches_that_are_right_change_nothing():
     made = recipe()
-    assert difference(shortened(RIGHT), recipe()) is None
-    assert difference(waiting(pinned=False), made) is None
-    assert difference(handed_back(SimpleNamespace(_SCRATCH={}), made), made) is None
+    assert find_difference(make_shortening_patch(RIGHT), recipe()) is None
+    assert find_difference(make_offloading_patch(pinned=False), made) is None
+    assert find_difference(make_scratch_patch(SimpleNamespace(_SCRATCH={}), made), made) is None
 
 
 def test_activations_do_leave(monkeypatch):
@@ -65,21 +71,21 @@ def test_activations_do_leave(monkeypatch):
     monkeypatch.setattr(
         activation_offloading, "_copy", lambda to, source: sent.append(len(to)) or copy(to, source)
     )
-    assert difference(waiting(pinned=False), recipe()) is None
+    assert find_difference(make_offloading_patch(pinned=False), recipe()) is None
     assert sum(sent) > 2 * 2 * gradient_check.TOKENS * gradient_check.FFN  # there and back
 
 
 def test_another_order_of_tensors_is_seen():
-    found = difference(shortened(OTHER), recipe(OTHER))
+    found = find_difference(make_shortening_patch(OTHER), recipe(OTHER))
     assert found is not None
     assert found.startswith("19 of 25 gradients of small layers were wrong with it")
 
 
 def test_a_copy_that_loses_something_is_refused_and_nothing_is_patched(monkeypatch, resolved):
     run = without_a_card(resolved("hardware=rtx4050_6gb", "model.shape.layers=3"))
-    run.hardware.checkpoint_skip_layers = 3
-    layers, pieces = kept_layers(), activation_offloading.Pieces(0, pinned=False)
-    model.let_activations_wait(run, layers, pieces, STACK)
+    run = change_values(run, {"hardware.checkpoint_skip_layers": 3})
+    layers, pieces = kept_layers(), activation_offloading.HostBuffers(0, pinned=False)
+    model.offload_kept_activations(run, layers, pieces, STACK)
     assert all("forward" in layer.__dict__ for layer in layers)
     monkeypatch.setattr(activation_offloading, "_copy", loses_half)
     monkeypatch.setattr(gradient_check, "_found", {})
@@ -87,17 +93,17 @@ def test_a_copy_that_loses_something_is_refused_and_nothing_is_patched(monkeypat
     with pytest.raises(
         HostMemoryError, match=r"were wrong with it.*set hardware\.offload_activations=false"
     ) as refused:
-        model.let_activations_wait(run, layers, pieces, STACK)
+        model.offload_kept_activations(run, layers, pieces, STACK)
     assert refused.value.why == "activations cannot wait in host memory: gradients would be wrong"
     assert not any("forward" in layer.__dict__ for layer in layers)
 
 
 def test_kept_layers_that_are_not_marked_keep_their_activations(resolved):
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=3")
-    run.hardware.checkpoint_skip_layers = 2
+    run = change_values(run, {"hardware.checkpoint_skip_layers": 2})
     with pytest.raises(HostMemoryError, match="Unsloth marks 3 layers as kept and 2 are to be"):
-        model.let_activations_wait(
-            run, kept_layers(), activation_offloading.Pieces(0, pinned=False), STACK
+        model.offload_kept_activations(
+            run, kept_layers(), activation_offloading.HostBuffers(0, pinned=False), STACK
         )
 
 
@@ -110,7 +116,7 @@ def test_a_hand_back_that_changes_a_weight_is_seen(monkeypatch):
 
     monkeypatch.setattr(gradient_check, "hand_back", spoils)
     made = recipe()
-    found = difference(handed_back(SimpleNamespace(), made), made)
+    found = find_difference(make_scratch_patch(SimpleNamespace(), made), made)
     assert found is not None
     assert found.startswith("25 of 25 gradients")
 
@@ -120,11 +126,12 @@ def test_a_patch_that_fails_is_left_off_and_so_is_one_that_cannot_be_tried():
         raise RuntimeError("no such kernel\nmore")
 
     assert (
-        difference(fails, recipe()) == "small layers failed with it (RuntimeError: no such kernel)"
+        find_difference(fails, recipe())
+        == "small layers failed with it (RuntimeError: no such kernel)"
     )
     odd = recipe()
     odd.mlp.gate_proj.base_layer = torch.nn.Identity()
-    assert str(difference(shortened(RIGHT), odd)).startswith(
+    assert str(find_difference(make_shortening_patch(RIGHT), odd)).startswith(
         "it could not be tried on small layers (Attribute"
     )
 
@@ -134,7 +141,7 @@ def test_the_random_numbers_of_a_run_are_not_touched():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    difference(waiting(pinned=False), made)
+    find_difference(make_offloading_patch(pinned=False), made)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -147,8 +154,8 @@ def test_quantised_layers_are_made_like_those_of_the_run(dtype):
             "cpu"
         )
         getattr(mlp, name).base_layer = made
-    found = gradient_check._projection(
-        mlp.gate_proj.base_layer, 256, 512, Recipe(STACK, CPU, dtype, mlp)
+    found = gradient_check._make_projection(
+        mlp.gate_proj.base_layer, 256, 512, LayerRecipe(STACK, CPU, dtype, mlp)
     )
     assert type(found) is bitsandbytes.nn.Linear4bit
     assert tuple(found.weight.quant_state.shape) == (512, 256)

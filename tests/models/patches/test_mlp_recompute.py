@@ -12,6 +12,7 @@ import torch
 from helpers.fused_mlp import LoRAMLP, SavesInAnotherOrder, kernels_with, layers_with
 from torch import nn
 
+from medexp.config.changes import change_values
 from medexp.config.schema import Device, Dtype, RunConfig
 from medexp.models import loading as model
 from medexp.models.patches import gradient_check
@@ -31,12 +32,14 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def planned(resolved: Callable[..., RunConfig], *words: str) -> RunConfig:
     """A run of two recomputed layers that was planned for a card, as the layers are made here."""
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", *words)
-    run.hardware.checkpoint_skip_layers, run.hardware.device, run.hardware.dtype = (
-        0,
-        Device.cpu,
-        Dtype.float32,
+    return change_values(
+        run,
+        {
+            "hardware.checkpoint_skip_layers": 0,
+            "hardware.device": Device.cpu,
+            "hardware.dtype": Dtype.float32,
+        },
     )
-    return run
 
 
 def gradients(
@@ -97,7 +100,12 @@ def test_an_mlp_in_tiles_is_planned_whole_and_nothing_is_said(resolved, kernels)
     layers = layers_with(kernels)
     for layer in layers:
         del layer.mlp.forward
-    assert model.shorten(planned(resolved, "hardware.tile_mlp=true"), layers, kernels, STACK) == ()
+    assert (
+        model.shorten_recomputation(
+            planned(resolved, "hardware.tile_mlp=true"), layers, kernels, STACK
+        )
+        == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def test_what_a_plan_counts_on_and_the_model_does_not_do_is_said(
     layers = layers_with(kernels)
     for layer in layers[fused:]:
         del layer.mlp.forward
-    notes = model.shorten(run, layers, kernels, STACK)
+    notes = model.shorten_recomputation(run, layers, kernels, STACK)
     assert [note.partition(",")[0] for note in notes] == [
         "1 of 2 recomputed layers compute their last product"
     ] * said
@@ -126,9 +134,9 @@ def note(
 ) -> str:
     """What is said of two layers that are both to leave it out; none of them does."""
     run = planned(resolved, *words)
-    run.hardware.checkpoint_skip_layers = kept
+    run = change_values(run, {"hardware.checkpoint_skip_layers": kept})
     before = [layer.mlp.forward for layer in layers]
-    (said,) = model.shorten(run, layers, kernels, STACK)
+    (said,) = model.shorten_recomputation(run, layers, kernels, STACK)
     assert [layer.mlp.forward for layer in layers] == before
     return said
 
@@ -153,13 +161,13 @@ def test_a_function_that_saves_its_tensors_in_another_order_is_found_and_left_al
 
 def test_it_is_tried_once_a_process(resolved, kernels, monkeypatch):
     tried: list[object] = []
-    difference = gradient_check.difference
+    difference = gradient_check.find_difference
     monkeypatch.setattr(
-        gradient_check, "difference", lambda *given: tried.append(given) or difference(*given)
+        gradient_check, "find_difference", lambda *given: tried.append(given) or difference(*given)
     )
     run = planned(resolved)
-    assert model.shorten(run, layers_with(kernels), kernels, STACK) == ()
-    assert model.shorten(run, layers_with(kernels), kernels, STACK) == ()
+    assert model.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()
+    assert model.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()
     assert len(tried) == 1
 
 
@@ -182,5 +190,5 @@ def test_kept_layers_that_are_not_marked_are_said(resolved, kernels):
 
 def test_an_mlp_in_tiles_computes_it_as_planned(resolved, kernels):
     run = planned(resolved)
-    run.hardware.tile_mlp = True
-    assert model.shorten(run, layers_with(kernels), kernels, STACK) == ()
+    run = change_values(run, {"hardware.tile_mlp": True})
+    assert model.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()

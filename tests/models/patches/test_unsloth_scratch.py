@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from medexp.models.patches.unsloth_scratch import hand_back
+from medexp.models.patches.unsloth_scratch import release_scratch
 from medexp.system.private_names import NF4_PLAN
 
 
@@ -27,14 +27,14 @@ def test_nothing_holds_the_place_any_more():
     )
     gone = weakref.ref(place)
     del place
-    assert hand_back(network, kernels) == 8
+    assert release_scratch(network, kernels) == 8
     assert (gone(), kernels._SCRATCH) == (None, {})
-    assert hand_back(network, kernels) == 0
+    assert release_scratch(network, kernels) == 0
 
 
 def test_other_versions_are_left_alone():
     place = torch.empty(4)
     network = quantised(place)
-    assert hand_back(network, SimpleNamespace()) == 0
-    assert hand_back(network, SimpleNamespace(_SCRATCH=[place])) == 0
+    assert release_scratch(network, SimpleNamespace()) == 0
+    assert release_scratch(network, SimpleNamespace(_SCRATCH=[place])) == 0
     assert getattr(network.weight.quant_state, NF4_PLAN.last) is not None

@@ -19,7 +19,7 @@ def proposal(resolved):
 
 def test_what_fits_is_the_plan_a_run_would_take(proposal, resolved):
     made = proposal(*CARD)
-    chosen, _ = planner.choose(resolved(*CARD))
+    chosen, _ = planner.choose_plan(resolved(*CARD))
     assert made.fits
     assert made.planned_bytes == chosen.budget.peak_bytes
     assert made.violations == {VRAM: made.planned_bytes - bytes_of_gib(5.25)}
@@ -29,7 +29,8 @@ def test_what_does_not_fit_says_by_how_many_bytes_and_which_term(proposal, resol
     overrides = [*CARD, "training.max_seq_tokens=65536"]
     made = proposal(*overrides)
     least = min(
-        each.budget.peak_bytes for each in planner.ranked(resolved(*overrides), last_resorts=True)
+        each.budget.peak_bytes
+        for each in planner.rank_plans(resolved(*overrides), last_resorts=True)
     )
     assert not made.fits
     assert made.violations[VRAM] == pytest.approx(least * limits.SAFETY - bytes_of_gib(5.25), abs=2)
@@ -48,7 +49,7 @@ def test_the_violation_grows_with_the_length(proposal):
 
 @pytest.mark.parametrize("seq", range(20480, 22017, 512))
 def test_the_edge_is_where_the_planner_has_it(proposal, resolved, seq):
-    longest = feasibility.longest_that_fits(resolved(*CARD))
+    longest = feasibility.find_longest_that_fits(resolved(*CARD))
     assert proposal(*CARD, f"training.max_seq_tokens={seq}").fits == (seq <= longest)
 
 

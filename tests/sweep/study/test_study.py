@@ -2,7 +2,6 @@
 once.
 """
 
-import copy
 import multiprocessing
 import warnings
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
 from medexp.config.registration import conf_dir
 from medexp.errors import ConfigError
@@ -74,12 +74,17 @@ def test_the_best_is_feasible(opened):
 def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
     study, base = opened(), resolved("hardware=cpu")
     sweeper._check_base_unchanged(study, base)
-    again = copy.deepcopy(base)
-    again.evaluation.reuse_base = not base.evaluation.reuse_base
-    again.training.save_steps += 1
-    again.lora.r += 1  # one of its dimensions
+    again = change_values(
+        base,
+        {
+            "evaluation.reuse_base": not base.evaluation.reuse_base,
+            "training.save_steps": base.training.save_steps + 1,
+            # One of the study's dimensions.
+            "lora.r": base.lora.r + 1,
+        },
+    )
     sweeper._check_base_unchanged(study, again)
-    again.lora.alpha += 1
+    again = change_values(again, {"lora.alpha": again.lora.alpha + 1})
     with pytest.raises(
         ConfigError,
         match=(

@@ -1,0 +1,183 @@
+"""The Python API: compose an experiment, plan it, train it; load a finished run, ask it, measure it
+again, export it; set runs side by side.
+
+    import medexp
+
+    experiment = medexp.compose("hardware=rtx4050_6gb", "lora.r=8")
+    print(experiment.plan().budget.peak_bytes)
+    result = experiment.train()
+    run = medexp.load_run(result.run_id)
+    print(run.ask("A 54-year-old man has crushing chest pain. What now?").answer)
+
+Everything takes the overrides of the command of its name, and raises what `medexp.errors` lists
+where a command would print one sentence and end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medexp.cli.composition import CommandSpec, compose_call, make_output_dir
+from medexp.config.command_options import (
+    AskOptions,
+    CompareOptions,
+    EvaluateOptions,
+    ExportOptions,
+    TrainOptions,
+)
+from medexp.config.schema import RunConfig
+from medexp.system.console import Console
+
+if TYPE_CHECKING:
+    from medexp.chat.reply import Reply
+    from medexp.chat.responder import Responder
+    from medexp.comparison.comparison import RunComparison
+    from medexp.evaluation.scorecard import Scorecard
+    from medexp.planning.step_time import Plan
+    from medexp.tracking.registry import ModelVersion
+    from medexp.training.context import TrainResult
+
+__all__ = ["Experiment", "LoadedRun", "compare_runs", "compose", "load_run"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training run that was composed and checked, and has not begun."""
+
+    config: RunConfig
+    overrides: tuple[str, ...]
+
+    def plan(self) -> Plan:
+        """Return the fastest plan that fits the ceiling: memory in bytes, time in seconds.
+
+        Imports no torch. Raises: VramPlanError with what would fit, where nothing does.
+        """
+        from medexp.planning import planner
+
+        return planner.choose_plan(self.config)[0]
+
+    def train(self) -> TrainResult:
+        """Train the adapter, and measure the held-out answers before and after.
+
+        A run that was interrupted goes on where it stopped, as with the command.
+        Raises: any error of `medexp.errors`; what was done until then is kept.
+        """
+        from medexp.tracking.rerun import OriginalRun
+        from medexp.training.run import train as train_run
+
+        config, invocation = _compose_training(self.overrides, needs_card=True)
+        invocation = replace(invocation, output_dir=make_output_dir())
+        restored = OriginalRun(invocation.subject) if invocation.subject is not None else None
+        return train_run(config, invocation, Console(), None, restored)
+
+
+def compose(*overrides: str) -> Experiment:
+    """Return the experiment that `overrides` describe, as `python -m medexp.train` reads them.
+
+    Paths are relative to the current folder. Torch is not imported, and the card that the config
+    names may be missing until the experiment is trained.
+    Raises: ConfigError with every problem found.
+    """
+    config, invocation = _compose_training(overrides, needs_card=False)
+    return Experiment(config, invocation.overrides)
+
+
+def _compose_training(overrides: Sequence[str], needs_card: bool) -> tuple[RunConfig, Any]:
+    from medexp.train import recompose
+
+    spec = CommandSpec("train", TrainOptions, needs_card, recompose)
+    return compose_call(spec, overrides)
+
+
+class LoadedRun:
+    """A finished run: an MLflow run, the folder of an adapter, or the last one."""
+
+    def __init__(self, name: str, overrides: Sequence[str] = ()):
+        self.name, self.overrides = name, tuple(overrides)
+        self._responder: Responder | None = None
+
+    def __repr__(self) -> str:
+        return f"LoadedRun({self.name!r})"
+
+    def ask(self, question: str, base: bool = False) -> Reply:
+        """Return the reply of the tuned model, or of its base, to `question`.
+
+        The first question loads the model, which stays until this object goes. How answers are
+        drawn is set by `load_run(run, "ask.temperature=0.6", ...)`.
+        Raises: ConfigError where the question is too long; VramCeilingError.
+        """
+        if self._responder is None:
+            self._responder = self._open_responder()
+        return self._responder.reply(question, lambda _: False, base=base)
+
+    def evaluate(self, *overrides: str) -> Scorecard:
+        """Measure the run again, or more of it, as `python -m medexp.evaluate`; return the scorecard.
+
+        `evaluate.rescore=true` scores the stored answers again and loads no model.
+        """
+        from medexp.evaluate import evaluate
+
+        config, invocation = self._compose("evaluate", EvaluateOptions, overrides)
+        invocation = replace(invocation, output_dir=make_output_dir())
+        return evaluate(config, invocation.options, invocation.subject, invocation, Console())
+
+    def export(self, to: str, *overrides: str) -> Path | ModelVersion:
+        """Export the run as `to` (adapter, merged, gguf, ollama, vllm or registry); return the
+        folder, or the registered version.
+        """
+        from medexp.export import export
+
+        spec_words = (f"to={to}", *overrides)
+        config, invocation = self._compose("export", ExportOptions, spec_words, needs_card=False)
+        invocation = replace(invocation, output_dir=make_output_dir())
+        return export(config, invocation.options, invocation.subject, invocation, Console())
+
+    def _open_responder(self) -> Responder:
+        from medexp.ask import open_responder
+        from medexp.models.session import prepare_finished_run
+
+        console = Console()
+        config, invocation = self._compose("ask", AskOptions, ())
+        config, weights = prepare_finished_run(config, invocation.subject, console)
+        return open_responder(config, invocation.options, invocation.subject, weights, (), console)
+
+    def _compose(
+        self,
+        command: str,
+        options_class: type[Any],
+        overrides: Sequence[str],
+        needs_card: bool = True,
+    ) -> tuple[RunConfig, Any]:
+        from medexp.tracking import finished_run
+
+        spec = CommandSpec(command, options_class, needs_card, finished_run.recompose_from_options)
+        return compose_call(spec, [f"run='{self.name}'", *self.overrides, *overrides])
+
+
+def load_run(run: str = "last", *overrides: str) -> LoadedRun:
+    """Return a finished run: its MLflow id, the folder of its adapter, `models:/NAME@ALIAS`, or last.
+
+    `overrides` win over the run's own config, as on the command line.
+    Raises: RunError where there is no such run.
+    """
+    loaded = LoadedRun(run, overrides)
+    loaded._compose("evaluate", EvaluateOptions, (), needs_card=False)
+    return loaded
+
+
+def compare_runs(runs: Sequence[str], *overrides: str) -> RunComparison:
+    """Return the comparison of finished runs, each against its own base and against the first.
+
+    It loads no model. `comparison.as_dict()` gives plain values.
+    Raises: ConfigError where there are too few or too many; RunError for one that is not there.
+    """
+    from medexp.compare import list_run_names
+    from medexp.comparison import loading
+
+    names = ",".join(f"'{name}'" for name in runs)
+    spec = CommandSpec("compare", CompareOptions, needs_card=False)
+    config, invocation = compose_call(spec, [f"run=[{names}]", *overrides])
+    return loading.load_runs(list_run_names(invocation.options), config.tracking, Path.cwd())
