@@ -33,7 +33,7 @@ def main(overrides: list[str]) -> None:
 
     other = medexp.compose(*overrides, "training.learning_rate=1e-3").train()
     comparison = medexp.compare_runs([result.run_id, other.run_id])
-    print(f"{comparison.comparisons} measures compared; settings that differ:")
+    print(f"{comparison.num_comparisons} measures compared; settings that differ:")
     for setting, values in comparison.differences.items():
         print(f"  {setting}: {values}")
 

@@ -152,7 +152,7 @@ def _refuse(questions: QuestionEncoder, asked: Sequence[str]) -> None:
     problems: list[str] = []
     for number, question in enumerate(asked, 1):
         try:
-            questions.ids(question)
+            questions.encode(question)
         except BadInput as error:
             problems += [
                 f"question {number}: {each}" if len(asked) > 1 else each for each in error.problems

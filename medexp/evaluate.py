@@ -18,7 +18,7 @@ from pathlib import Path
 
 from medexp.cli.app import run_command
 from medexp.config.command_options import EvaluateOptions
-from medexp.config.flatten import fingerprint, former_fingerprint, telling
+from medexp.config.flatten import comparable_params, fingerprint, former_fingerprint
 from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as source
@@ -104,12 +104,12 @@ def _keep(
     with tracking.open_run(config.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
             work.remember_mlflow_run(tracker.run_id)
-        tracker.tags(_tags(subject))
-        tracker.params(telling(config, invocation.overrides))
-        tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
+        tracker.set_tags(_tags(subject))
+        tracker.log_params(comparable_params(config, invocation.overrides))
+        tracker.log_text(invocation.composed_yaml, COMPOSED_CONFIG)
         about = _about(config, subject, record, tracker.run_id)
         page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
-        tracker.note(mlflow_description.describe_evaluation(found, tracker.page))
+        tracker.set_description(mlflow_description.describe_evaluation(found, tracker.page))
         return Kept(tracker.run_id, page)
 
 

@@ -142,7 +142,7 @@ def _checked(
         quantizer.find_quantizer(options.quantisation, options.llama_cpp)
     _check_adapter(config, subject.adapter)
     job = ExportJob(config, options, subject, subject.adapter, target, console)
-    if job.merges:
+    if job.needs_base_weights:
         if options.to in GGUF_TARGETS:
             gguf_file.find_pre_tokenizer(job.adapter)
         output_folder.check_folder(target, options.overwrite, _BESIDE_BYTES + _weight_bytes(job))
@@ -206,10 +206,10 @@ def _base_of_script(job: ExportJob) -> str:
     """What serve.sh has to be told: where the base lies on this machine, if it is not the Hub's.
     Said here, and in no file.
     """
-    if job.merges or job.base.hub_id is not None:
+    if job.needs_base_weights or job.base.hub_id is not None:
         return ""
     try:
-        return f"BASE={shlex.quote(weights.find_weights(job.run.model).location)} "
+        return f"BASE={shlex.quote(weights.find_weights(job.config.model).location)} "
     except ModelError:
         return "BASE=FOLDER "
 

@@ -33,7 +33,7 @@ def ui(config: RunConfig, options: UiOptions, console: Console) -> None:
     log = Path(tempfile.mkdtemp(prefix="medexp-ui-")) / "server.log"
     with suppress(KeyboardInterrupt), ExitStack() as serving:
         with console.status("starting MLflow's server (some 15 s)"):
-            address = serving.enter_context(pages.serving(config.tracking, port, log))
+            address = serving.enter_context(pages.serve_mlflow(config.tracking, port, log))
         for sentence in untested(("mlflow",)):
             console.info(f"{sentence}: {VIEWS.without}", NOTE)
         found = list_links(config.tracking, address)

@@ -1,10 +1,9 @@
-"""A conversation on the terminal: questions are typed or pasted, answers come as they are made, and
+"""A conversation on the terminal: questions are typed or pasted, answers come token by token, and
 commands begin with a slash.
 
-What history means here: the models that medexp makes were tuned on one question and one answer, so
-a follow-up is asked as one question too: everything typed since the last `/reset`, one below the
-other. The model's own answers are not shown to it again. Nothing that is typed is kept on disk,
-unless `/save` is asked for.
+The models that medexp makes were tuned on one question and one answer. A follow-up is therefore
+asked as one question too: everything typed since the last `/reset`, one below the other. The model
+does not see its own answers again. Nothing that is typed is written to disk, unless by `/save`.
 """
 
 import json
@@ -44,8 +43,10 @@ KEYS = (
 
 @dataclass
 class Conversation:
-    """What has been said: `case` holds the questions since the last reset, `turns` every reply, one
-    or two a question.
+    """A conversation so far.
+
+    `case` holds the questions since the last reset, `turns` the replies to every question: one, or
+    after `/compare` two.
     """
 
     responder: Responder
@@ -56,8 +57,9 @@ class Conversation:
     turns: list[list[Reply]] = field(default_factory=list)
 
     def run(self, read: Callable[[str], str]) -> None:
-        """Go on until `read` (which is given what to print before the cursor) raises EOFError, or
-        /quit.
+        """Handle one line after another until /quit, or until `read` raises EOFError.
+
+        `read` is called with the text to print before the cursor.
         """
         self.console.result(f"{KEYS} /help lists the commands.")
         self.console.result(f"{NOT_FOR_CLINICAL_USE}\n", style="italic")
@@ -75,9 +77,7 @@ class Conversation:
                 self.handle_line(line)
 
     def handle_line(self, line: str) -> None:
-        """Do what `line` says: a command, or a question. What is wrong with it is said, and no
-        more.
-        """
+        """Handle a command or a question; an error is printed and the conversation goes on."""
         try:
             if line.startswith("/"):
                 self._command(line)
@@ -105,7 +105,8 @@ class Conversation:
 
     def _ask(self, line: str) -> None:
         question = "\n\n".join([*self.case, line])
-        self.responder.encoder.encode(question)  # refused before anything is drawn
+        # A question that is refused is refused before the screen changes.
+        self.responder.encoder.encode(question)
         with (
             intercept_ctrl_c() as stop,
             LiveRenderer(self.console.results, self.with_reasoning) as renderer,
@@ -122,11 +123,13 @@ class Conversation:
         if len(self.turns[-1]) == 1:
             with intercept_ctrl_c() as stop, open_live_region(self.console.results) as draw:
 
-                def heard(reply: Reply) -> bool:
+                def show_token(reply: Reply) -> bool:
                     draw(make_comparison_table(reply, tuned, self.with_reasoning))
                     return stop.is_requested
 
-                self.turns[-1].insert(0, self.responder.reply(tuned.question, heard, base=True))
+                self.turns[-1].insert(
+                    0, self.responder.reply(tuned.question, show_token, base=True)
+                )
         self.console.results.print(
             make_comparison_table(self.turns[-1][0], tuned, self.with_reasoning)
         )
@@ -154,8 +157,8 @@ class Conversation:
             self._say(f"write /save FILE, where FILE ends in {listing(writers)}")
             return
         try:
-            with file.open("x", encoding="utf-8") as opened:
-                opened.write(writers[file.suffix]())
+            with file.open("x", encoding="utf-8") as stream:
+                stream.write(writers[file.suffix]())
         except FileExistsError:
             self._say(f"{rest} is there already and is left alone; give another name")
         except OSError as error:
@@ -176,14 +179,14 @@ class Conversation:
         self.console.log.print(text, style="yellow", markup=False)
 
     def _help(self, _rest: str) -> None:
-        for command, what in HELP.items():
-            self.console.result(f"  {command:12} {what}")
+        for command, description in HELP.items():
+            self.console.result(f"  {command:12} {description}")
         self.console.result(f"  {KEYS}")
 
 
 def make_terminal_reader() -> Callable[[str], str]:
-    """Reads what is typed: several lines, edited and recalled with the arrow keys, kept in memory
-    alone.
+    """Return a function that reads what is typed: several lines, edited and recalled with the arrow
+    keys. The history is only in memory.
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter

@@ -1,5 +1,5 @@
-"""Ctrl-C while an answer is made: it ends at the next token, with the model in order; a second one
-ends it at once.
+"""Ctrl-C while an answer is generated: it ends at the next token, which leaves the model in order;
+a second one ends it at once.
 """
 
 import signal
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Has somebody asked for the end of the answer?"""
+    """Whether the user has asked for the end of the answer."""
 
     def __init__(self) -> None:
         self.is_requested = False
@@ -17,16 +17,16 @@ class StopRequest:
 
 @contextmanager
 def intercept_ctrl_c() -> Iterator[StopRequest]:
-    """What Ctrl-C inside sets; KeyboardInterrupt at the second."""
+    """Have Ctrl-C set the request that is yielded; a second one raises KeyboardInterrupt."""
     stop = StopRequest()
 
-    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
         if stop.is_requested:
             raise KeyboardInterrupt
         stop.is_requested = True
 
-    before = signal.signal(signal.SIGINT, ask_to_stop)
+    previous_handler = signal.signal(signal.SIGINT, request_stop)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)

@@ -1,5 +1,5 @@
-"""Questions as they come in: on the command line, where Hydra would take commas and quotes for its
-own, and on standard input.
+"""Questions as they come in: on the command line, where Hydra would read commas and quotes as its
+own syntax, and on standard input.
 """
 
 import json
@@ -12,8 +12,11 @@ _KEY = "question="
 
 
 def quote_question(words: Sequence[str]) -> list[str]:
-    """`words` of a command line with the value of question= in quotes that Hydra reads back letter
-    by letter; one that already is in quotes, and null, stay as they are."""
+    """Return the `words` of a command line with the value of question= in quotes.
+
+    Hydra then reads it back letter by letter. A value that is in quotes already stays, as does
+    null.
+    """
     return [_quote_word(word) if word.startswith(_KEY) else word for word in words]
 
 
@@ -26,7 +29,7 @@ def _quote_word(word: str) -> str:
 
 
 def decode_input(piped: bytes) -> str:
-    """The text that came through a pipe, without a byte order mark.
+    """Return the text that came through a pipe, without a byte order mark.
 
     Raises: DataError if it is not UTF-8.
     """
@@ -40,17 +43,19 @@ def decode_input(piped: bytes) -> str:
 
 
 def parse_questions(text: str) -> list[str]:
-    """The questions in `text`, which came through a pipe: all of it is one, unless it is a JSON
-    array of questions, or begins with `{`; then each line is a JSON object with `question`.
+    """Return the questions in `text`, which came through a pipe.
 
-    Raises: DataError naming the line or the item that is none.
+    Plain text is one question. A JSON array holds a question in each item; a text that begins with
+    `{` holds one in each line. An object has it under "question".
+
+    Raises: DataError naming the line or the item that is no question.
     """
     text = text.removeprefix("\ufeff")
     if (items := _parse_array(text)) is not None:
         return [_extract_question(item, f"item {number}") for number, item in enumerate(items, 1)]
     if not text.lstrip().startswith("{"):
         return [text.strip()]
-    # JSON holds other separators
+    # `splitlines` would also split at separators that JSON allows inside a text.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [
         _extract_question(_parse_object(line, f"line {number}"), f"line {number}")
@@ -59,18 +64,21 @@ def parse_questions(text: str) -> list[str]:
 
 
 def _parse_array(text: str) -> list[object] | None:
-    """The items of the JSON array that `text` is; None where it is none: a question in plain text
-    may begin with a bracket.
+    """Return the items of the JSON array that `text` is, None where it is no array.
 
-    Raises: DataError if it is empty.
+    A question in plain text may begin with a bracket, so text that is no valid JSON is no error.
+
+    Raises: DataError if the array is empty.
     """
+    if not text.lstrip().startswith("["):
+        return None
     try:
-        found = json.loads(text) if text.lstrip().startswith("[") else None
+        items: list[object] = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if found == []:
+    if not items:
         raise DataError("standard input is an empty JSON array; give at least one question")
-    return found
+    return items
 
 
 def _parse_object(line: str, place: str) -> object:
@@ -78,24 +86,25 @@ def _parse_object(line: str, place: str) -> object:
         return json.loads(line)
     except RecursionError as error:
         raise _make_input_error(place, "it is nested too deeply") from error
-    except ValueError as error:  # an integer of thousands of digits, too
+    # Not only JSONDecodeError: an integer of thousands of digits is a ValueError.
+    except ValueError as error:
         raise _make_input_error(place, first_line(error)) from error
 
 
 def _extract_question(item: object, place: str) -> str:
     if isinstance(item, Mapping) and "question" not in item:
         raise _make_input_error(place, f"it has {listing(map(str, item))}")
-    found = item["question"] if isinstance(item, Mapping) else item
-    if not isinstance(found, str):
+    question = item["question"] if isinstance(item, Mapping) else item
+    if not isinstance(question, str):
         raise DataError(
-            f'{place} of standard input: "question" is {type(found).__name__}, and must be text'
+            f'{place} of standard input: "question" is {type(question).__name__}, and must be text'
         )
-    if any("\ud800" <= character <= "\udfff" for character in found):
+    if any("\ud800" <= character <= "\udfff" for character in question):
         raise DataError(
             f"{place} of standard input holds half a character (a lone UTF-16 surrogate); fix or"
             " remove it"
         )
-    return found.strip()
+    return question.strip()
 
 
 def _make_input_error(place: str, why: str) -> DataError:

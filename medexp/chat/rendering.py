@@ -1,8 +1,8 @@
 """Replies on the screen as they come: on a terminal as headed sections with dimmed reasoning, in a
 pipe as plain text.
 
-What can no longer change is printed for good; only the part under way is drawn again and again, and
-never more of it than the terminal is high.
+A section that can no longer change is printed once. Only the one that grows is redrawn, and never
+more of it than the terminal is high.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,29 +33,30 @@ from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.visible import visible
 
 HINT = "Ctrl-C stops"
-RESERVED_LINES = 2  # lines of the terminal
+# Lines of the terminal that a growing section leaves free.
+RESERVED_LINES = 2
 
 
 class ReplyRenderer(Protocol):
-    """Shows one reply while it grows, and then whole."""
+    """Shows one reply while it grows and once it is complete."""
 
     def update(self, reply: Reply) -> None:
-        """`reply` has grown by a token."""
+        """Show `reply`, which has grown by a token."""
 
     def finish(self, reply: Reply, max_new_tokens: int) -> None:
-        """`reply` has come to its end."""
+        """Show `reply`, which is complete."""
 
 
 def render_reply(
     responder: Responder, question: str, renderer: ReplyRenderer, stop: StopRequest
 ) -> Reply:
-    """The whole reply to `question`, shown by `renderer` while it grows; `stop` ends it."""
+    """Return the reply to `question`, shown by `renderer` while it grows; `stop` ends it."""
 
-    def heard(reply: Reply) -> bool:
+    def show_token(reply: Reply) -> bool:
         renderer.update(reply)
         return stop.is_requested
 
-    reply = responder.reply(question, heard)
+    reply = responder.reply(question, show_token)
     renderer.finish(reply, responder.sampling.max_new_tokens)
     return reply
 
@@ -64,24 +65,30 @@ class PlainRenderer:
     """Text alone, written as it comes, without control codes of ours or of the model's."""
 
     def __init__(self, stream: TextIO, with_reasoning: bool):
-        self._stream, self._with_reasoning = stream, with_reasoning
+        self._stream = stream
+        self._with_reasoning = with_reasoning
         self._written = ""
 
     def update(self, reply: Reply) -> None:
-        """Write what is new."""
+        """Write what has been added."""
         text = format_plain_text(reply, self._with_reasoning)
         if text.startswith(self._written):
             self._write(text[len(self._written) :])
             self._written = text
 
     def finish(self, reply: Reply, max_new_tokens: int) -> None:
-        """Write the rest, and again what turned out to be the answer only when nothing more came."""
+        """Write the rest, and how the reply ended.
+
+        An answer that was written as reasoning, because its end mark came late or never, is written
+        again as the answer.
+        """
         text = format_plain_text(reply, self._with_reasoning)
         if text.startswith(self._written):
             self._write(text[len(self._written) :])
         elif reply.is_reasoning_closed:
             self._write(f"\n\n{text}")
-        else:  # all of it went by as reasoning
+        # Without an end mark all of it was written as reasoning.
+        else:
             self._write(reply.text[len(self._written.removeprefix(REASONING)) :])
             if reply.reasoning:
                 self._write(f"{ANSWER}{reply.answer}")
@@ -96,7 +103,8 @@ class LiveRenderer:
     """Sections and dimmed paragraphs on a terminal; use as a context manager around one reply."""
 
     def __init__(self, console: Console, with_reasoning: bool):
-        self._console, self._with_reasoning = console, with_reasoning
+        self._console = console
+        self._with_reasoning = with_reasoning
         self._printed: list[ReplySection] = []
         self._live = Live(
             Spinner("dots", f"[dim]reading the question · {HINT}[/dim]"),
@@ -112,57 +120,53 @@ class LiveRenderer:
         self._live.stop()
 
     def update(self, reply: Reply) -> None:
-        """Print the parts that are done, draw the last one."""
-        shown = self._shown(reply)
-        self._print(shown[:-1])
-        under_way = [render_section(section) for section in shown[len(self._printed) :]]
-        thinking = (
-            "thinking, "
-            if reply.expects_reasoning
-            and not reply.is_reasoning_closed
-            and not self._with_reasoning
-            else ""
-        )
+        """Print the sections that are complete, and redraw the last one."""
+        sections = self._select_sections(reply)
+        self._print(sections[:-1])
+        growing = [render_section(section) for section in sections[len(self._printed) :]]
+        is_thinking = reply.expects_reasoning and not reply.is_reasoning_closed
+        thinking = "thinking, " if is_thinking and not self._with_reasoning else ""
         status = Text(f"{thinking}{reply.tokens} tokens · {HINT}", style="dim")
-        self._live.update(Tail(Group(*under_way, status)))
+        self._live.update(Tail(Group(*growing, status)))
 
     def finish(self, reply: Reply, max_new_tokens: int) -> None:
-        """Print the rest, how it ended, and that it is not for clinical use."""
+        """Print the rest, how the reply ended, and that it is not for clinical use."""
         self._live.stop()
-        shown = self._shown(reply)
-        if self._printed != shown[: len(self._printed)]:  # a late end of the reasoning, or none
+        sections = self._select_sections(reply)
+        # Where the reasoning ended late or never, what was printed is not what the sections are
+        # now.
+        if self._printed != sections[: len(self._printed)]:
             self._finish_reasoning(reply)
-            shown = [part for part in shown if not part.is_reasoning] if reply.reasoning else []
-        self._print(shown)
+            answer = [section for section in sections if not section.is_reasoning]
+            sections = answer if reply.reasoning else []
+        self._print(sections)
         self._console.print(Text(f"\n{describe_end(reply, max_new_tokens)}", style="dim"))
         self._console.print(Text(NOT_FOR_CLINICAL_USE, style="italic"))
 
-    def _shown(self, reply: Reply) -> list[ReplySection]:
+    def _select_sections(self, reply: Reply) -> list[ReplySection]:
         return [
-            part for part in split_sections(reply) if self._with_reasoning or not part.is_reasoning
+            section
+            for section in split_sections(reply)
+            if self._with_reasoning or not section.is_reasoning
         ]
 
-    def _print(self, shown: list[ReplySection]) -> None:
-        for part in shown[len(self._printed) :]:
-            self._console.print(render_section(part))
-            self._printed.append(part)
+    def _print(self, sections: list[ReplySection]) -> None:
+        for section in sections[len(self._printed) :]:
+            self._console.print(render_section(section))
+            self._printed.append(section)
 
     def _finish_reasoning(self, reply: Reply) -> None:
-        """Print what follows the paragraphs that went by as reasoning, and forget them."""
-        lines = [
-            line
-            for line in reply.text.rpartition(THINK_END)[
-                0 if reply.is_reasoning_closed else 2
-            ].split("\n")
-            if line.strip()
-        ]
-        for line in lines[len(self._printed) :]:
-            self._console.print(Text(line, style="dim"))
+        """Print what follows the paragraphs that were printed as reasoning, and forget those."""
+        before, _, after = reply.text.rpartition(THINK_END)
+        reasoning = before if reply.is_reasoning_closed else after
+        paragraphs = [line for line in reasoning.split("\n") if line.strip()]
+        for paragraph in paragraphs[len(self._printed) :]:
+            self._console.print(Text(paragraph, style="dim"))
         self._printed.clear()
 
 
 class Tail:
-    """As many of the last lines of something as the terminal has room for."""
+    """The last lines of `inner`, as many as the terminal has room for."""
 
     def __init__(self, inner: RenderableType):
         self._inner = inner
@@ -174,20 +178,21 @@ class Tail:
             yield Segment.line()
 
 
-def render_section(part: ReplySection) -> RenderableType:
-    """A part of a reply for a terminal; a link shows where it leads, as the model may call it
-    something else.
+def render_section(section: ReplySection) -> RenderableType:
+    """Return a section of a reply for a terminal.
+
+    A link is shown with its address, because a model may write another text over it.
     """
-    if part.is_reasoning:
-        return Text(part.text, style="dim")
+    if section.is_reasoning:
+        return Text(section.text, style="dim")
     return Group(
-        Text(f"\n{part.heading}" if part.heading else "", style="bold cyan"),
-        Markdown(part.text, hyperlinks=False),
+        Text(f"\n{section.heading}" if section.heading else "", style="bold cyan"),
+        Markdown(section.text, hyperlinks=False),
     )
 
 
 def make_comparison_table(base: Reply | None, tuned: Reply | None, with_reasoning: bool) -> Table:
-    """Base and tuned side by side."""
+    """Return a table with the replies of the base and of the tuned model side by side."""
     table = Table(expand=True, show_lines=False)
     for title in ("base", "tuned"):
         table.add_column(title, ratio=1)
@@ -208,8 +213,9 @@ def _render_column(reply: Reply, with_reasoning: bool) -> Iterator[RenderableTyp
 
 @contextmanager
 def open_live_region(console: Console) -> Iterator[Callable[[RenderableType], None]]:
-    """Call what it yields with something to draw in the place of what was drawn before; it is gone
-    afterwards.
+    """Yield a function that draws something in the place of what it drew before.
+
+    What was drawn is removed at the end.
     """
     with Live(console=console, transient=True) as live:
         yield lambda inner: live.update(Tail(inner))

@@ -1,9 +1,9 @@
-"""What a model has said to a question so far, in parts that can be shown: reasoning, sections,
-rest. Text only.
+"""A model's answer to a question so far, split into what is shown: reasoning, sections, rest. Text
+only.
 
-Before `</think>` everything is reasoning, as long as more may come. In a text that has come to its
-end without one, the answer begins with the first of the four headings, and is all of it where there
-is none; `closed` says so.
+Everything before `</think>` is reasoning. While more may come, so is a text without that mark. In a
+complete text without it the answer begins at the first of the four headings, and where there is no
+heading all of it is the answer; `is_reasoning_closed` tells such a text from others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ class Reply:
     """An answer to `question` by the base (`base`) or the tuned model, after `tokens` tokens and
     `seconds`.
 
-    `whole` once nothing more comes, `ended` where that is because the model said so, `stopped`
-    where it is because a user did. `reasons` where the prompt asks for a chain of thought that ends
-    with `</think>`.
+    `is_complete` once nothing more comes: `ended_by_model` where the model wrote its end token,
+    `was_stopped` where the user stopped it. `expects_reasoning` where the prompt asks for a chain
+    of thought that ends with `</think>`.
     """
 
     question: str
@@ -39,7 +39,7 @@ class Reply:
 
     @property
     def is_reasoning_closed(self) -> bool:
-        """Has the reasoning come to its end?"""
+        """Has the model written the end of its reasoning?"""
         return THINK_END in self.text
 
     @property
@@ -47,32 +47,32 @@ class Reply:
         """The chain of thought, as far as it has come."""
         if self.is_reasoning_closed:
             return self.text.rpartition(THINK_END)[0].strip()
-        return self._unclosed[0]
+        return self._split_unclosed()[0]
 
     @property
     def answer(self) -> str:
         """What follows the reasoning."""
         if self.is_reasoning_closed:
-            return self._settled.rpartition(THINK_END)[2].strip()
-        return self._unclosed[1]
+            return self._stable_text().rpartition(THINK_END)[2].strip()
+        return self._split_unclosed()[1]
 
-    @property
-    def _unclosed(self) -> tuple[str, str]:
-        """Reasoning and answer of a text without `</think>`."""
+    def _split_unclosed(self) -> tuple[str, str]:
+        """Return reasoning and answer of a text without `</think>`."""
+        text = self._stable_text()
         if not self.expects_reasoning:
-            return "", self._settled
+            return "", text
         if not self.is_complete:
-            return self._settled, ""
-        lines = self._settled.split("\n")
-        heading = next(
-            (number for number, line in enumerate(lines) if section_at(line) is not None), 0
+            return text, ""
+        lines = text.split("\n")
+        first_heading = next(
+            (index for index, line in enumerate(lines) if section_at(line) is not None), 0
         )
-        return "\n".join(lines[:heading]).strip(), "\n".join(lines[heading:])
+        return "\n".join(lines[:first_heading]).strip(), "\n".join(lines[first_heading:])
 
-    @property
-    def _settled(self) -> str:
-        """The text without an end that the next token may change: half a character, half a
-        `</think>`.
+    def _stable_text(self) -> str:
+        """Return the text without an end that the next token may change.
+
+        Such an end is half a character, which decodes to U+FFFD, or the beginning of `</think>`.
         """
         if self.is_complete:
             return self.text
@@ -85,8 +85,8 @@ class Reply:
 
 @dataclass(frozen=True)
 class ReplySection:
-    """A run of a reply: a paragraph of its reasoning, or of its answer what stands under one
-    heading ("" before any).
+    """A paragraph of the reasoning, or what stands under one `heading` of the answer ("" before the
+    first heading).
     """
 
     is_reasoning: bool
@@ -95,13 +95,15 @@ class ReplySection:
 
     @property
     def markdown(self) -> str:
-        """It as Markdown, its heading spelt one way."""
+        """The section as Markdown, with its heading in the canonical spelling."""
         return f"## {self.heading}\n\n{self.text}".strip() if self.heading else self.text
 
 
 def split_sections(reply: Reply) -> list[ReplySection]:
-    """`reply` in order. As it grows only the last part changes, and parts are added after it, until
-    it is whole.
+    """Return the sections of `reply` in order.
+
+    While a reply grows only its last section changes, and new ones are added after that. Only a
+    complete reply may split otherwise.
     """
     reasoning = [
         ReplySection(True, "", paragraph)
@@ -111,27 +113,32 @@ def split_sections(reply: Reply) -> list[ReplySection]:
     return [*reasoning, *_split_answer(reply.answer, reply.is_complete)]
 
 
-def _split_answer(answer: str, whole: bool) -> Iterator[ReplySection]:
-    """The answer cut at its headings. Until it is whole its last line is none: it may be half a
-    sentence that begins like one.
+def _split_answer(answer: str, is_complete: bool) -> Iterator[ReplySection]:
+    """Yield the sections of the answer.
+
+    The last line of a growing answer is never a heading: it may be half a sentence that begins like
+    one.
     """
-    heading, lines = "", list[str]()
-    every = answer.split("\n")
-    for number, line in enumerate(every, 1):
-        found = heading_alone(line) if whole or number < len(every) else None
-        if found is None:
-            lines.append(line)
+    heading = ""
+    body: list[str] = []
+    lines = answer.split("\n")
+    for number, line in enumerate(lines, 1):
+        may_be_heading = is_complete or number < len(lines)
+        next_heading = heading_alone(line) if may_be_heading else None
+        if next_heading is None:
+            body.append(line)
             continue
-        if heading or any(lines):
-            yield ReplySection(False, heading, "\n".join(lines).strip("\n"))
-        heading, lines = found.title(), []
-    if heading or any(lines):
-        yield ReplySection(False, heading, "\n".join(lines).strip("\n"))
+        if heading or any(body):
+            yield ReplySection(False, heading, "\n".join(body).strip("\n"))
+        heading, body = next_heading.title(), []
+    if heading or any(body):
+        yield ReplySection(False, heading, "\n".join(body).strip("\n"))
 
 
 def format_plain_text(reply: Reply, with_reasoning: bool) -> str:
-    """`reply` as text, growing at its end alone until it is whole; its reasoning under a heading of
-    its own, or left out.
+    """Return `reply` as text, its reasoning under a heading of its own or left out.
+
+    While the reply grows, the text only grows at its end.
     """
     if not (with_reasoning and reply.reasoning):
         return reply.answer
@@ -143,12 +150,12 @@ def format_plain_text(reply: Reply, with_reasoning: bool) -> str:
 
 
 def format_markdown(reply: Reply) -> str:
-    """The answer as Markdown, without its reasoning."""
+    """Return the answer as Markdown, without the reasoning."""
     return "\n\n".join(part.markdown for part in split_sections(reply) if not part.is_reasoning)
 
 
 def describe_end(reply: Reply, max_new_tokens: int) -> str:
-    """How the reply came to its end, in a line."""
+    """Return a line that says how long the reply is and how it ended."""
     how = (
         "stopped"
         if reply.was_stopped
@@ -165,9 +172,7 @@ def describe_end(reply: Reply, max_new_tokens: int) -> str:
 
 
 def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]:
-    """`reply` as plain values, for programs. `sections` maps each of the four that is there to its
-    items.
-    """
+    """Return `reply` as JSON values; "sections" maps each of the four that is there to its items."""
     items: dict[str, list[str]] = {}
     for section in sections(reply.text):
         items.setdefault(section.name, []).extend(section.items)
@@ -188,7 +193,7 @@ def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]
 
 
 def format_document(title: str, turns: Sequence[Sequence[Reply]]) -> str:
-    """Questions with their replies (of each one or more) as a Markdown document."""
+    """Return questions with their replies, one or more to a question, as a Markdown document."""
     lines = [f"# {title}", f"*{NOT_FOR_CLINICAL_USE}*"]
     for turn in turns:
         quoted = "\n".join(f"> {line}".rstrip() for line in turn[0].question.splitlines())

@@ -1,8 +1,8 @@
-"""A finished run that answers: a question becomes the tokens it was trained on, and the answer is
-heard token by token.
+"""A finished run that answers: a question becomes tokens as in training, and the answer comes token
+by token.
 
-Refuses, before the model is loaded, a question that is empty, holds a mark of the prompt, or leaves
-no room for an answer. Other control tokens in it are plain text.
+A question that is empty, holds a mark of the prompt or leaves no room for an answer is refused
+before the model is loaded. Other control tokens in it are plain text.
 """
 
 import time
@@ -19,21 +19,21 @@ from medexp.errors import ConfigError
 from medexp.evaluation import generation
 from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
-from medexp.models import loading as model
-from medexp.models import memory_guard as guard
+from medexp.models import loading
 from medexp.models.adapter_model import AdapterModel
-from medexp.models.memory_guard import memory_phase
+from medexp.models.memory_guard import Meter, memory_phase
 from medexp.models.session import Session, load_model_under_ceiling
 from medexp.models.tokenizer import read_context_tokens
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import Console
 
+# Called with the reply after every token. Where it returns True the reply ends there.
 TokenCallback = Callable[[Reply], bool]
 
 
 @dataclass
 class QuestionEncoder:
-    """Questions as token ids, in the words of the prompt that the run was trained with."""
+    """Encodes questions as token ids, in the prompt that the run was trained with."""
 
     tokenizer: Any
     prompt: Prompt
@@ -43,7 +43,8 @@ class QuestionEncoder:
     def encode(
         self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None
     ) -> list[int]:
-        """The tokens that `question` is asked with, those of an evaluation.
+        """Return the token ids that the model is given for `question`; an evaluation gives the
+        same.
 
         Raises: ConfigError if it is empty, holds a mark that the prompt writes, or leaves too
             little of the context for the answer.
@@ -88,77 +89,85 @@ class Responder:
 
     name: str
     run_id: str
-    run: RunConfig
-    tuned: AdapterModel
+    config: RunConfig
+    model: AdapterModel
     encoder: QuestionEncoder
-    meter: guard.Meter
+    meter: Meter
 
     @property
     def sampling(self) -> Sampling:
-        """How the command line wants answers to be drawn."""
+        """How the command line wants tokens to be sampled."""
         return self.encoder.sampling
 
     def as_json(self, reply: Reply) -> dict[str, object]:
-        """`reply` as plain values, with the run and the model that it comes from."""
-        return make_json_object(reply, self.run_id, self.run.model.name)
+        """Return `reply` as JSON values, with the run and the model that it comes from."""
+        return make_json_object(reply, self.run_id, self.config.model.name)
 
     def reply(
         self,
         question: str,
-        heard: TokenCallback,
+        on_token: TokenCallback,
         base: bool = False,
         prompt: Prompt | None = None,
         sampling: Sampling | None = None,
     ) -> Reply:
-        """The whole reply to `question`; `heard` is given it after every token, and ends it there
-        by returning True.
+        """Return the complete reply to `question`; `on_token` gets it after every token.
 
-        Raises: ConfigError as `Questions.ids` does; VramCeilingError.
+        Raises: ConfigError as `QuestionEncoder.encode` does; VramCeilingError.
         """
-        prompt, sampling = prompt or self.run.prompt, sampling or self.sampling
-        ids, began = self.encoder.encode(question, prompt, sampling), time.perf_counter()
+        prompt = prompt or self.config.prompt
+        sampling = sampling or self.sampling
+        token_ids = self.encoder.encode(question, prompt, sampling)
+        started_at = time.perf_counter()
         empty = Reply(
             question.strip(), base, "", 0, 0.0, expects_reasoning=prompts.closes_reasoning(prompt)
         )
-        stopped = False
+        was_stopped = False
 
-        def listening(answer: Answer) -> bool:
-            nonlocal stopped
-            stopped = not answer.ended and heard(_update_reply(empty, answer, began))
-            return stopped
+        def handle_token(answer: Answer) -> bool:
+            nonlocal was_stopped
+            # After the model's own end there is nothing left to stop.
+            was_stopped = not answer.ended and on_token(_update_reply(empty, answer, started_at))
+            return was_stopped
 
         try:
             with memory_phase(Phase.answering, "answering", self.meter):
-                answer = generation.generate_answer(self.tuned, ids, sampling, base, listening)
+                answer = generation.generate_answer(
+                    self.model, token_ids, sampling, base, handle_token
+                )
         except BaseException:
-            # ended in the middle of a token: the next question finds the model in order
-            model.recover_from_failed_step(self.tuned)
+            # An error in the middle of a token must not be in the way of the next question.
+            loading.recover_from_failed_step(self.model)
             raise
         return replace(
-            _update_reply(empty, answer, began),
+            _update_reply(empty, answer, started_at),
             is_complete=True,
             ended_by_model=answer.ended,
-            was_stopped=stopped,
+            was_stopped=was_stopped,
         )
 
 
-def _update_reply(empty: Reply, answer: Answer, began: float) -> Reply:
-    return replace(
-        empty, text=answer.text, tokens=answer.tokens, seconds=time.perf_counter() - began
-    )
+def _update_reply(reply: Reply, answer: Answer, started_at: float) -> Reply:
+    seconds = time.perf_counter() - started_at
+    return replace(reply, text=answer.text, tokens=answer.tokens, seconds=seconds)
 
 
-def make_question_encoder(run: RunConfig, base: Session, sampling: Sampling) -> QuestionEncoder:
-    """What turns questions into tokens for the model in `base`, which need not be loaded yet."""
-    return QuestionEncoder(
-        base.tokenizer, run.prompt, sampling, read_context_tokens(base.weights, base.modules)
-    )
+def make_question_encoder(
+    config: RunConfig, session: Session, sampling: Sampling
+) -> QuestionEncoder:
+    """Return the encoder of questions for the model of `session`, which need not be loaded yet."""
+    context_tokens = read_context_tokens(session.weights, session.modules)
+    return QuestionEncoder(session.tokenizer, config.prompt, sampling, context_tokens)
 
 
 def load_responder(
-    name: str, run_id: str, run: RunConfig, base: Session, asked: QuestionEncoder, console: Console
+    name: str,
+    run_id: str,
+    config: RunConfig,
+    session: Session,
+    encoder: QuestionEncoder,
+    console: Console,
 ) -> Responder:
-    """The model of `run` with its adapter, loaded and ready to answer."""
-    return Responder(
-        name, run_id, run, load_model_under_ceiling(run, base, console), asked, base.meter
-    )
+    """Load the model of a run with its adapter; returns it ready to answer."""
+    model = load_model_under_ceiling(config, session, console)
+    return Responder(name, run_id, config, model, encoder, session.meter)

@@ -1,8 +1,8 @@
-"""A page on this machine that asks base and tuned side by side: Gradio's components, served on
-127.0.0.1 alone.
+"""A page that asks the base and the tuned model side by side, made of Gradio's components and
+served on 127.0.0.1 alone.
 
-Refuses to reach out: no analytics, fonts of the system, a content security policy that lets the
-browser talk to this server only, and no answer to another host name than its own.
+The page reaches nothing else: no analytics, fonts of the system, a content security policy that
+lets the browser talk to this server only, and no answer to a request for another host name.
 """
 
 import queue
@@ -10,7 +10,7 @@ import socket as sockets
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
@@ -30,19 +30,12 @@ POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none';"
     " form-action 'self'"
 )
-FONTS = (
-    ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"),
-    (
-        "ui-monospace",
-        "Menlo",
-        "Consolas",
-        "monospace",
-    ),
-)
+TEXT_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+MONOSPACE_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
 
 
 def check_installed() -> None:
-    """Is Gradio there?
+    """Check that Gradio is installed, without importing it.
 
     Raises: MachineError saying how to get it.
     """
@@ -62,24 +55,26 @@ def serve(
         app, stop = _build_app(responder, presets)
     address = f"http://{HOST}:{socket.getsockname()[1]}"
 
-    def ready() -> None:
+    def announce() -> None:
         console.result(address)
         console.info("Ctrl-C ends it")
         if opens:
             webbrowser.open(address)
 
     with suppress(KeyboardInterrupt):
-        _build_server(app, ready).run(sockets=[socket])
-    stop.is_requested = True  # an answer under way
+        _build_server(app, announce).run(sockets=[socket])
+    # An answer that is being generated ends at its next token.
+    stop.is_requested = True
 
 
-def _build_server(app: Any, ready: Any) -> Any:
+def _build_server(app: Any, on_startup: Callable[[], None]) -> Any:
+    """Return uvicorn's server of `app`, which calls `on_startup` once it answers."""
     import uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
             await super().startup(sockets)
-            ready()
+            on_startup()
 
     return Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
 
@@ -93,7 +88,7 @@ def _build_app(responder: Responder, presets: Mapping[str, Prompt]) -> tuple[Any
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_ContentSecurityPolicy)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    theme = gradio.themes.Default(font=FONTS[0], font_mono=FONTS[1])
+    theme = gradio.themes.Default(font=TEXT_FONTS, font_mono=MONOSPACE_FONTS)
     blocks = _build_page(responder, {**presets}, stop)
     return (
         gradio.mount_gradio_app(
@@ -118,7 +113,7 @@ class _ContentSecurityPolicy:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def sent(message: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [
                     *message["headers"],
@@ -126,7 +121,7 @@ class _ContentSecurityPolicy:
                 ]
             await send(message)
 
-        await self._app(scope, receive, sent)
+        await self._app(scope, receive, send_with_policy)
 
 
 _CSS = """
@@ -143,11 +138,11 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
     """The page: a question, how it is answered, and both answers below."""
     import gradio
 
-    own = f"the run's own ({responder.run.prompt.name})"
-    prompts = {own: responder.run.prompt, **presets}
+    own = f"the run's own ({responder.config.prompt.name})"
+    prompts = {own: responder.config.prompt, **presets}
     with gradio.Blocks(title=f"medexp: ask {responder.name}", analytics_enabled=False) as blocks:
         gradio.Markdown(
-            f"# Ask {responder.name}\n{responder.run.model.name}, before and after fine-tuning"
+            f"# Ask {responder.name}\n{responder.config.model.name}, before and after fine-tuning"
         )
         gradio.Markdown(NOT_FOR_CLINICAL_USE, elem_classes="notice")
         question = gradio.Textbox(
@@ -158,31 +153,36 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
         )
         with gradio.Row():
             ask = gradio.Button("Ask both", variant="primary")
-            halt = gradio.Button("Stop")
+            stop_button = gradio.Button("Stop")
         with gradio.Accordion("Prompt and sampling", open=False):
             options = _add_option_inputs(gradio, responder.sampling, list(prompts))
         with gradio.Row(equal_height=False):
-            shown = [
+            outputs = [
                 component
                 for title in ("Base", "Tuned")
                 for component in _add_answer_column(gradio, title)
             ]
 
-        def both(
-            question: str, prompt: str, temperature: float, top_p: float, new: float, seed: float
+        def ask_both(
+            question: str,
+            prompt: str,
+            temperature: float,
+            top_p: float,
+            max_new_tokens: float,
+            seed: float,
         ) -> Iterator[list[Any]]:
-            sampling = Sampling(int(new), temperature, top_p, int(seed))
+            sampling = Sampling(int(max_new_tokens), temperature, top_p, int(seed))
             yield from _stream_both(responder, question, prompts[prompt], sampling, stop)
 
         gradio.on(
             [ask.click, question.submit],
-            both,
+            ask_both,
             [question, *options],
-            shown,
+            outputs,
             concurrency_limit=1,
             api_visibility="private",
         )
-        halt.click(
+        stop_button.click(
             lambda: setattr(stop, "is_requested", True), queue=False, api_visibility="private"
         )
     return blocks
@@ -191,7 +191,7 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
 def _add_option_inputs(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
     with gradio.Row():
         prompt = gradio.Dropdown(prompts, value=prompts[0], label="Prompt", min_width=260)
-        new = gradio.Number(
+        max_new_tokens = gradio.Number(
             sampling.max_new_tokens, label="Most new tokens", precision=0, minimum=1
         )
     with gradio.Row():
@@ -208,25 +208,27 @@ def _add_option_inputs(gradio: Any, sampling: Sampling, prompts: list[str]) -> l
             minimum=0,
             maximum=2**32 - 1,
         )
-    return [prompt, temperature, top_p, new, seed]
+    return [prompt, temperature, top_p, max_new_tokens, seed]
 
 
 def _add_answer_column(gradio: Any, title: str) -> list[Any]:
     with gradio.Column(min_width=300, elem_classes=f"{title.lower()}-column"):
         gradio.Markdown(f"### {title}")
         status = gradio.Markdown("", elem_classes=["status", f"{title.lower()}-status"])
-        with gradio.Accordion("Reasoning", open=False, visible=False) as folded:
+        with gradio.Accordion("Reasoning", open=False, visible=False) as reasoning_box:
             reasoning = gradio.Markdown(
                 "", elem_classes=["reasoning", f"{title.lower()}-reasoning"]
             )
         answer = gradio.Markdown("", elem_classes=["answer", f"{title.lower()}-answer"])
-    return [folded, reasoning, answer, status]
+    return [reasoning_box, reasoning, answer, status]
 
 
 def _stream_both(
     responder: Responder, question: str, prompt: Prompt, sampling: Sampling, stop: StopRequest
 ) -> Iterator[list[Any]]:
-    """What both columns show, again and again: the tuned model answers first, then the base."""
+    """Yield what both columns show, after every update: the tuned model answers first, then the
+    base.
+    """
     import gradio
 
     stop.is_requested = False
@@ -258,7 +260,7 @@ def _make_empty_column(status: str) -> list[Any]:
 
 
 def _update_reasoning_box(reasoning: str) -> Any:
-    """The box of the reasoning, where there is any."""
+    """Show the box of the reasoning where there is any, and hide it elsewhere."""
     import gradio
 
     return gradio.update(visible=bool(reasoning))
@@ -267,10 +269,8 @@ def _update_reasoning_box(reasoning: str) -> Any:
 def _format_status(reply: Reply, sampling: Sampling) -> str:
     if reply.is_complete:
         return describe_end(reply, sampling.max_new_tokens)
-    return (
-        f"{'reasoning' if reply.expects_reasoning and not reply.is_reasoning_closed else 'answering'}, {reply.tokens}"
-        " tokens"
-    )
+    is_reasoning = reply.expects_reasoning and not reply.is_reasoning_closed
+    return f"{'reasoning' if is_reasoning else 'answering'}, {reply.tokens} tokens"
 
 
 def _stream_reply(
@@ -281,34 +281,38 @@ def _stream_reply(
     sampling: Sampling,
     stop: StopRequest,
 ) -> Iterator[Reply]:
-    """The reply as it grows, at most `MAX_UPDATES_PER_S` times a second (a browser falls behind a fast
-    model, and hears of Stop too late), and then whole. Left early, it ends at the next token."""
-    news: queue.Queue[Reply | BaseException] = queue.Queue()
-    left = threading.Event()
+    """Yield the reply as it grows, at most MAX_UPDATES_PER_S times a second, and then complete.
 
-    def heard(reply: Reply) -> bool:
-        news.put(reply)
-        return stop.is_requested or left.is_set()
+    With more updates a browser falls behind a fast model and learns of Stop too late. A generator
+    that is closed early ends the reply at the next token.
+    """
+    updates: queue.Queue[Reply | BaseException] = queue.Queue()
+    is_closed = threading.Event()
+
+    def on_token(reply: Reply) -> bool:
+        updates.put(reply)
+        return stop.is_requested or is_closed.is_set()
 
     def work() -> None:
         try:
-            news.put(responder.reply(question, heard, base, prompt, sampling))
-        except BaseException as error:  # raised again where the page is
-            news.put(error)
+            updates.put(responder.reply(question, on_token, base, prompt, sampling))
+        # Raised again below, in the thread that Gradio calls.
+        except BaseException as error:
+            updates.put(error)
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
         while True:
-            newest = news.get()
-            while not news.empty():
-                newest = news.get()
-            if isinstance(newest, BaseException):
-                raise newest
-            yield newest
-            if newest.is_complete:
+            update = updates.get()
+            while not updates.empty():
+                update = updates.get()
+            if isinstance(update, BaseException):
+                raise update
+            yield update
+            if update.is_complete:
                 return
             time.sleep(1 / MAX_UPDATES_PER_S)
     finally:
-        left.set()
+        is_closed.set()
         worker.join()

@@ -172,6 +172,10 @@ class RunComparison:
             differences[TRAINING_DATA] = digests
         return differences
 
+    def as_dict(self) -> dict[str, object]:
+        """Return all but the answers as plain values, as `compare.format=json` prints them."""
+        return as_dict(self)
+
 
 @dataclass(frozen=True)
 class AnswerPair:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from medexp.evaluation.paired_stats import PairedComparison, compare_pairs
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.evaluation.scorecard import Measure, Scorecard, find_role
+from medexp.evaluation.scorecard import LOSS_PARTS, Measure, Scorecard, find_role
 from medexp.evaluation.verdicts import (
     IMPROVED,
     WORSE,
@@ -23,12 +23,6 @@ from medexp.evaluation.verdicts import (
     give_verdicts,
 )
 
-# The losses of a scorecard, by the part of a case that they are taken on.
-_LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
-    "loss_completion": lambda loss: loss,
-    "loss_reasoning": lambda loss: loss.reasoning,
-    "loss_answer": lambda loss: loss.answer,
-}
 _JUDGE = "judge"
 _BENCHMARK = "benchmark_"
 
@@ -189,8 +183,8 @@ def values_by_case(
     Without digests (records older than them) a loss is known by its place and by all counts of
     labelled tokens.
     """
-    if key in _LOSS_PARTS:
-        return _losses(run.record, _LOSS_PARTS[key], with_digests)
+    if key in LOSS_PARTS:
+        return _losses(run.record, LOSS_PARTS[key], with_digests)
     if key == _JUDGE:
         values = _marks(run)
     elif key.startswith(_BENCHMARK):
@@ -245,7 +239,7 @@ def _explain_missing(
                 if result.measure.key == measure.key
             ]
             return reasons[0] if reasons and reasons[0] else "not measured in both"
-    if measure.key in _LOSS_PARTS:
+    if measure.key in LOSS_PARTS:
         return (
             "no held-out case with the same labelled tokens in both (other cases, prompt or"
             " tokenizer)"

@@ -176,7 +176,7 @@ def _read_cost(run: FinishedRun, kept: StoredRun | None) -> Cost:
     )
     if kept is None:
         return Cost(trained=trained)
-    values, steps = kept.metrics, kept.tracker.history("train/loss")
+    values, steps = kept.metrics, kept.tracker.read_history("train/loss")
     ceiling = kept.tags.get("medexp.vram_ceiling_gib")
     return Cost(
         elapsed_s=values.get("result/elapsed_s"),
@@ -237,4 +237,4 @@ def _read_energy_wh(kept: StoredRun) -> float | None:
     was the run's.
     """
     cards = [name for name in kept.metrics if _POWER.fullmatch(name)]
-    return integrate_energy_wh(kept.tracker.timed(cards[0])) if len(cards) == 1 else None
+    return integrate_energy_wh(kept.tracker.read_timed(cards[0])) if len(cards) == 1 else None

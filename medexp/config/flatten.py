@@ -52,7 +52,7 @@ def is_of_identity(name: str) -> bool:
     return is_of_experiment(name) and name not in _RATES
 
 
-def telling(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
+def comparable_params(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
     """The leaves of `run` that a person compares runs by, the most telling first, and those that
     `overrides` name; no nulls, and none that a user may set otherwise when the run is continued
     (`fingerprint` leaves them out, and MLflow lets no parameter change: where the machine or its

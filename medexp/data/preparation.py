@@ -30,19 +30,19 @@ class Prepared:
     audit: CaseCounts
 
 
-def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
+def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     """Encode both sides: training cases at `training.max_seq_tokens`, held-out ones at
     `evaluation.max_seq_tokens`, so that held-out loss does not depend on the training length.
 
     Raises: DataError if nothing fits, if a part of a mixture gives nothing, or on the first
         over-long case with `overlong=error`.
     """
-    dataset, training, evaluation = run.dataset, run.training, run.evaluation
+    dataset, training, evaluation = config.dataset, config.training, config.evaluation
     shares = sides.shares or (Share(dataset.name, 1.0, len(sides.train)),)
-    by_share = _encode_shares(run, sides, shares, vocabulary)
+    by_share = _encode_shares(config, sides, shares, vocabulary)
     train = _join_encodings(by_share)
     held_out = encode_cases(
-        run.prompt,
+        config.prompt,
         sides.held_out,
         vocabulary,
         evaluation.max_seq_tokens,
@@ -67,7 +67,7 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
     drawn = _count_draws(shares, sizes, order, steps)
     asked = pick_evenly(held_out.cases, evaluation.answers)
     prompts = [
-        encode_prompt(render_question(run.prompt, case.question), vocabulary) for case in asked
+        encode_prompt(render_question(config.prompt, case.question), vocabulary) for case in asked
     ]
     rows = [train.encoded[index] for index in order]
     return Prepared(
@@ -76,16 +76,21 @@ def prepare(run: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
 
 
 def _encode_shares(
-    run: RunConfig, sides: Split, shares: Sequence[Share], vocabulary: Vocabulary
+    config: RunConfig, sides: Split, shares: Sequence[Share], vocabulary: Vocabulary
 ) -> list[EncodedCases]:
-    limit, start, encodings = run.training.max_seq_tokens, 0, []
+    limit, start, encodings = config.training.max_seq_tokens, 0, []
     for share in shares:
         cases = sides.train[start : start + share.cases]
         encoding = encode_cases(
-            run.prompt, cases, vocabulary, limit, run.dataset.overlong, run.training.loss_on
+            config.prompt,
+            cases,
+            vocabulary,
+            limit,
+            config.dataset.overlong,
+            config.training.loss_on,
         )
         which = f"{share.name} training" if len(shares) > 1 else "training"
-        _refuse_empty(encoding, run.dataset.overlong, which, "training.max_seq_tokens", limit)
+        _refuse_empty(encoding, config.dataset.overlong, which, "training.max_seq_tokens", limit)
         encodings.append(encoding)
         start += share.cases
     return encodings

@@ -55,24 +55,27 @@ class CachedTokenizer:
         return replace(self._plain, encode=self._encode)
 
     def prepared(
-        self, run: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None
+        self, config: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None
     ) -> Prepared:
         """`sides` ready for training; `advance` counts the texts that `count` announces."""
-        self.spell(_list_texts(run, sides), advance)
-        return prepare(run, sides, self.vocabulary)
+        self.spell(_list_texts(config, sides), advance)
+        return prepare(config, sides, self.vocabulary)
 
-    def count(self, run: RunConfig, sides: Split) -> int:
+    def count(self, config: RunConfig, sides: Split) -> int:
         """How many different texts `sides` are."""
-        return len(set(_list_texts(run, sides)))
+        return len(set(_list_texts(config, sides)))
 
     def inspected(
-        self, run: RunConfig, ready: Prepared, benchmarks: Mapping[str, Sequence[tuple[str, str]]]
+        self,
+        config: RunConfig,
+        ready: Prepared,
+        benchmarks: Mapping[str, Sequence[tuple[str, str]]],
     ) -> Inspection:
         """The audit of cases that are prepared; `benchmarks` holds (question, text) pairs by name."""
-        self.spell(list_texts(run.prompt, ready.train.cases))
-        limit = run.training.max_seq_tokens
+        self.spell(list_texts(config.prompt, ready.train.cases))
+        limit = config.training.max_seq_tokens
         return inspect(
-            run.prompt, ready.audit, limit, ready.train, ready.held_out, self.known, benchmarks
+            config.prompt, ready.audit, limit, ready.train, ready.held_out, self.known, benchmarks
         )
 
     def _encode(self, text: str) -> list[int]:
@@ -80,5 +83,5 @@ class CachedTokenizer:
         return list(spelled.ids) if spelled is not None else self._plain.encode(text)
 
 
-def _list_texts(run: RunConfig, sides: Split) -> Iterator[str]:
-    return list_texts(run.prompt, [*sides.train, *sides.held_out])
+def _list_texts(config: RunConfig, sides: Split) -> Iterator[str]:
+    return list_texts(config.prompt, [*sides.train, *sides.held_out])

@@ -23,60 +23,63 @@ from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.system.files import write_json_atomic
 
-# raised when answers or losses are made in another way; 1 had the trained biases of lora.bias in
-# the base
+# Raised when answers or losses are made in another way: version 1 had the trained biases of
+# lora.bias in the base.
 VERSION = 2
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 
 @dataclass(frozen=True)
 class BaselineCache:
-    """`answers` is a JSONL file that grows as they come; losses lie whole in a file of their own."""
+    """The files of one base: `answers` is JSONL and grows as they come, losses are written
+    whole.
+    """
 
     answers: Path
     _losses: Path
 
     def load_losses(self) -> list[CaseLoss] | None:
-        """The base's held-out losses, where they were measured before and can be read."""
+        """Return the base's held-out losses; None where they were not measured, or not readable."""
         try:
-            return [
-                CaseLoss(**each) for each in json.loads(self._losses.read_text(encoding="utf-8"))
-            ]
+            losses = json.loads(self._losses.read_text(encoding="utf-8"))
+            return [CaseLoss(**loss) for loss in losses]
         except (OSError, ValueError, TypeError):
             return None
 
     def store_losses(self, losses: Sequence[CaseLoss]) -> None:
-        """Keep the base's held-out losses."""
-        write_json_atomic(self._losses, [asdict(each) for each in losses])
+        """Write the base's held-out losses, for the next run to find."""
+        write_json_atomic(self._losses, [asdict(loss) for loss in losses])
 
 
-def open_baseline_cache(run: RunConfig, weights: Weights, ready: Prepared) -> BaselineCache | None:
-    """Where the base of `run` is known, or will be, on the cases of `ready`; None with
-    `evaluation.reuse_base=false`.
+def open_baseline_cache(
+    config: RunConfig, weights: Weights, prepared: Prepared
+) -> BaselineCache | None:
+    """Return where what the base of `config` answers and loses on the cases of `prepared` is kept,
+    or will be; None with `evaluation.reuse_base=false`.
     """
-    if not run.evaluation.reuse_base:
+    if not config.evaluation.reuse_base:
         return None
-    folder, base = Path(run.tracking.root or ".") / "base", _describe_base(run, weights)
+    folder = Path(config.tracking.root or ".") / "base"
     folder.mkdir(parents=True, exist_ok=True)
-    asked = [*ready.prompts], run.evaluation.max_new_tokens
-    return BaselineCache(
-        folder / f"answers-{_digest(base, asked)}.jsonl",
-        folder
-        / f"losses-{_digest(base, run.prompt.completion, _case_tokens(ready.held_out.encoded))}.json",
-    )
+    base = _describe_base(config, weights)
+    answers = _digest(base, ([*prepared.prompts], config.evaluation.max_new_tokens))
+    cases = _case_tokens(prepared.held_out.encoded)
+    losses = _digest(base, config.prompt.completion, cases)
+    return BaselineCache(folder / f"answers-{answers}.jsonl", folder / f"losses-{losses}.json")
 
 
-def _describe_base(run: RunConfig, weights: Weights) -> list[object]:
-    """All that makes the base say what it says."""
-    hardware, on_card = run.hardware, run.hardware.device is Device.cuda
+def _describe_base(config: RunConfig, weights: Weights) -> list[object]:
+    """Return all that decides what the base answers and loses."""
+    hardware, on_card = config.hardware, config.hardware.device is Device.cuda
     return [
         VERSION,
         weights.commit or _describe_checkpoint(Path(weights.location)),
-        run.model.quantisation.value,
+        config.model.quantisation.value,
         hardware.engine.value,
         hardware.dtype.value,
         machine.read().gpus[0].name if on_card else hardware.device.value,
-        run.evaluation.batch_size,  # it decides how answers are rounded in 16 bits
+        # It decides how answers are rounded in 16 bits.
+        config.evaluation.batch_size,
         {name: _version(name) for name in PACKAGES},
     ]
 
@@ -86,8 +89,9 @@ def _case_tokens(cases: Sequence[EncodedCase]) -> list[object]:
 
 
 def _describe_checkpoint(folder: Path) -> list[object]:
-    """What a local checkpoint is, wherever it lies: what it holds, and that no file of it was
-    written since, because the digest of the weights is of parts of them."""
+    """Return what a local checkpoint is, wherever it lies: what it holds, and when its files were
+    written, because the digest of the weights is of parts of them.
+    """
     files = sorted(file for file in folder.iterdir() if file.is_file())
     written = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return [compute_weights_digest(folder), compute_config_digest(folder), *written]

@@ -1,8 +1,8 @@
 """Multiple-choice questions from the rows of a local file, in the prompts of lm-eval's own tasks.
 
-Refuses rows whose key is not one of the choices, and a file whose keys are counted from 1 where
-they must be from 0: scored as they are, such a file gives a figure that looks like an accuracy and
-is none.
+Rows are refused whose key is not one of the choices, and files whose keys are counted from 1 where
+they must be from 0: scored as it is, such a file gives a figure that looks like an accuracy and is
+none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,15 @@ from medexp.errors import DataError
 
 LETTERS = ("A", "B", "C", "D")
 DECISIONS = ("yes", "no", "maybe")
-ENOUGH_TO_MISS_0 = 20  # so many questions without any key 0 happen by chance once in 300 files
+# So many questions without any key 0 happen by chance once in 300 files.
+ENOUGH_TO_MISS_0 = 20
 
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """What the model continues, the continuations it chooses from, and the place of the right one."""
+    """What the model continues, the continuations it chooses from, and the place of the right
+    one.
+    """
 
     prompt: str
     choices: tuple[str, ...]
@@ -29,7 +32,7 @@ class ChoiceQuestion:
 def parse_questions(
     benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], place: str
 ) -> list[ChoiceQuestion]:
-    """The questions in `rows`, which are those of file `place`.
+    """Return the questions in `rows`, which are those of file `place`.
 
     Raises: DataError naming the file and the row, or that its keys are counted from 1.
     """
@@ -45,18 +48,18 @@ def parse_questions(
 
 def _parse_question(benchmark: Benchmark, row: Mapping[str, Any], place: str) -> ChoiceQuestion:
     try:
-        found = _READ[benchmark](row)
+        question = _READ[benchmark](row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{place} is not a {benchmark.value} question ({type(error).__name__}: {error}); it"
             f" needs {_NEEDS[benchmark]}"
         ) from error
-    if not 0 <= found.right < len(found.choices):
+    if not 0 <= question.right < len(question.choices):
         raise DataError(
-            f"{place}: the key {found.right} is outside 0 to {len(found.choices) - 1}; it needs"
-            f" {_NEEDS[benchmark]}"
+            f"{place}: the key {question.right} is outside 0 to {len(question.choices) - 1}; it"
+            f" needs {_NEEDS[benchmark]}"
         )
-    return found
+    return question
 
 
 def _refuse_counted_from_1(keys: Sequence[object], name: str, place: str) -> None:
@@ -86,12 +89,9 @@ def _medmcqa(row: Mapping[str, Any]) -> ChoiceQuestion:
 
 def _pubmedqa(row: Mapping[str, Any]) -> ChoiceQuestion:
     contexts = "\n".join(row["contexts"] if "contexts" in row else row["CONTEXTS"])
-    asked = row["question"] if "question" in row else row["QUESTION"]
-    return ChoiceQuestion(
-        f"Abstract: {contexts}\nQuestion: {asked}\nAnswer:",
-        DECISIONS,
-        DECISIONS.index(row["final_decision"]),
-    )
+    question = row["question"] if "question" in row else row["QUESTION"]
+    prompt = f"Abstract: {contexts}\nQuestion: {question}\nAnswer:"
+    return ChoiceQuestion(prompt, DECISIONS, DECISIONS.index(row["final_decision"]))
 
 
 def _mmlu(row: Mapping[str, Any]) -> ChoiceQuestion:

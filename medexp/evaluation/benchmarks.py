@@ -42,7 +42,7 @@ LocalQuestions = Mapping[Benchmark, Sequence[ChoiceQuestion]]
 
 
 def check_installed() -> None:
-    """Is lm-eval here?
+    """Refuse to go on where lm-eval is not installed.
 
     Raises: MachineError saying how to have it.
     """
@@ -54,38 +54,38 @@ def check_installed() -> None:
 
 
 def grade_benchmarks(
-    tuned: AdapterModel, evaluation: Evaluation, local: LocalQuestions
+    model: AdapterModel, evaluation: Evaluation, local: LocalQuestions
 ) -> dict[str, BenchmarkGrades]:
-    """For each benchmark asked for, by name: was each question answered right by the base, and with
-    the adapter?
+    """Return for each benchmark asked for, by name, which questions the base answered right, and
+    which the model with the adapter.
 
     Raises: DataError if a benchmark without a file cannot be downloaded from the Hub.
     """
-    names = [each for each in Benchmark if each.value in evaluation.benchmarks or each in local]
     with TemporaryDirectory() as folder, _silence_harness():
         tasks = {
-            each: _write_local_task(each, local[each], Path(folder))
-            if each in local
-            else ON_HUB[each]
-            for each in names
+            benchmark: _write_local_task(benchmark, local[benchmark], Path(folder))
+            if benchmark in local
+            else ON_HUB[benchmark]
+            for benchmark in Benchmark
+            if benchmark in local or benchmark.value in evaluation.benchmarks
         }
         harness = importlib.import_module("lm_eval")
         manager = importlib.import_module("lm_eval.tasks").TaskManager(include_path=folder)
-        sides = [
-            _grade(harness, manager, tuned, tasks, evaluation, as_base) for as_base in (True, False)
-        ]
-    return {each.value: BenchmarkGrades(sides[0][each], sides[1][each]) for each in names}
+        base = _grade(harness, manager, model, tasks, evaluation, is_base=True)
+        tuned = _grade(harness, manager, model, tasks, evaluation, is_base=False)
+    return {
+        benchmark.value: BenchmarkGrades(base[benchmark], tuned[benchmark]) for benchmark in tasks
+    }
 
 
 def _write_local_task(
     benchmark: Benchmark, questions: Sequence[ChoiceQuestion], folder: Path
 ) -> Sequence[str]:
-    """Write the questions and an lm-eval task over them; returns the task's name."""
+    """Write the questions and an lm-eval task over them; return the task's name."""
     name = f"medexp_{benchmark.value}"
     file = folder / f"{name}.jsonl"
-    file.write_text(
-        "".join(json.dumps(asdict(each)) + "\n" for each in questions), encoding="utf-8"
-    )
+    rows = "".join(json.dumps(asdict(question)) + "\n" for question in questions)
+    file.write_text(rows, encoding="utf-8")
     task = {
         "task": name,
         "dataset_path": "json",
@@ -97,24 +97,25 @@ def _write_local_task(
         "doc_to_target": "{{right}}",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }
-    (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")  # JSON is YAML
+    # JSON is YAML, too.
+    (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")
     return (name,)
 
 
 def _grade(
     harness: Any,
     manager: Any,
-    tuned: AdapterModel,
+    model: AdapterModel,
     tasks: Mapping[Benchmark, Sequence[str]],
     evaluation: Evaluation,
-    as_base: bool,
+    is_base: bool,
 ) -> dict[Benchmark, tuple[bool, ...]]:
     wrapped = importlib.import_module("lm_eval.models.huggingface").HFLM(
-        pretrained=tuned.network.get_base_model(),
-        tokenizer=tuned.tokenizer,
+        pretrained=model.network.get_base_model(),
+        tokenizer=model.tokenizer,
         batch_size=evaluation.batch_size,
     )
-    with tuned.evaluation_mode(), tuned.adapter_disabled() if as_base else nullcontext():
+    with model.evaluation_mode(), model.adapter_disabled() if is_base else nullcontext():
         try:
             with hub.asking():
                 results = harness.simple_evaluate(
@@ -133,18 +134,18 @@ def _grade(
             ) from error
     samples: dict[str, list[dict[str, Any]]] = results["samples"]
     return {
-        each: tuple(
-            bool(one["acc"])
+        benchmark: tuple(
+            bool(sample["acc"])
             for name in names
-            for one in sorted(samples[name], key=lambda sample: sample["doc_id"])
+            for sample in sorted(samples[name], key=lambda sample: int(sample["doc_id"]))
         )
-        for each, names in tasks.items()
+        for benchmark, names in tasks.items()
     }
 
 
 @contextmanager
 def _silence_harness() -> Iterator[None]:
-    """What lm-eval prints goes nowhere; its warnings are about tasks that are not asked for."""
+    """Drop what lm-eval prints; its warnings are about tasks that are not asked for."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield

@@ -5,7 +5,7 @@ there, so a stop loses none. And one answer, token by token, from the same token
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,29 +29,30 @@ class Sampling:
 
 
 def generate_answers(
-    tuned: AdapterModel,
+    model: AdapterModel,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    may: Callable[[int, int], bool],
+    fits_together: Callable[[int, int], bool],
     answers_file: Path,
     base: bool,
     advance: Callable[[int], None],
 ) -> list[Answer]:
-    """Greedy answers to `prompts` (token ids) in their order, by the base (`base`) or with the
-    adapter.
+    """Return greedy answers to `prompts` (token ids) in their order, by the base (`base`) or with
+    the adapter.
 
-    `may(questions, longest)` says whether so many questions, the longest of so many tokens, may be
-    answered together; one alone always may. `answers_file` is a JSONL file that grows batch by batch;
-    answers already in it are not made again. `advance` is told how many answers have come.
+    `fits_together(questions, longest)` says whether so many questions, the longest of so many
+    tokens, are answered together; one alone always is. `answers_file` is a JSONL file that grows
+    batch by batch; answers already in it are not made again. `advance` is told how many answers
+    have come.
     """
     known = read_answers(answers_file)
     advance(len(known))
     missing = [case for case in range(len(prompts)) if case not in known]
-    for batch in batch_into_fewest([len(prompts[case]) for case in missing], may):
+    lengths = [len(prompts[case]) for case in missing]
+    for batch in batch_into_fewest(lengths, fits_together):
         cases = [missing[index] for index in batch]
-        for answer in _answer_batch(
-            tuned, cases, [prompts[case] for case in cases], max_new_tokens, base
-        ):
+        questions = [prompts[case] for case in cases]
+        for answer in _answer_batch(model, cases, questions, max_new_tokens, base):
             known[answer.case] = answer
             _append_answer(answer, answers_file)
         advance(len(cases))
@@ -59,134 +60,131 @@ def generate_answers(
 
 
 def limit_batch_size(batch_size: int) -> Callable[[int, int], bool]:
-    """Questions go together by their number alone, for `answers`."""
+    """Return the rule by which questions go together by their number alone."""
     return lambda questions, _longest: questions <= batch_size
 
 
 def read_answers(file: Path) -> dict[int, Answer]:
-    """The answers in `file` by their case, none where it does not exist."""
-    found = []
-    for line in (
-        file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []
-    ):
-        try:
-            found.append(Answer(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue  # a line cut off by a kill: that answer is made again
-    return {answer.case: answer for answer in found}
+    """Return the answers in `file` by their case, none where it does not exist."""
+    if not file.exists():
+        return {}
+    answers = {}
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        # A line may have been cut off by a kill; that answer is made again.
+        with suppress(ValueError, TypeError):
+            answer = Answer(**json.loads(line))
+            answers[answer.case] = answer
+    return answers
 
 
 def _append_answer(answer: Answer, file: Path) -> None:
     """Add `answer` to `file`, on a line of its own also where the last one was cut off."""
-    with file.open("ab+") as opened:
-        if opened.tell():
-            opened.seek(-1, os.SEEK_END)
-        torn = opened.read(1) not in (b"", b"\n")
-        opened.write(
-            (b"\n" if torn else b"")
-            + json.dumps(asdict(answer), ensure_ascii=False).encode()
-            + b"\n"
-        )
+    line = json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n"
+    with file.open("ab+") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+        is_cut_off = stream.read(1) not in (b"", b"\n")
+        stream.write(b"\n" + line if is_cut_off else line)
 
 
 def generate_answer(
-    tuned: AdapterModel,
+    model: AdapterModel,
     prompt: list[int],
     sampling: Sampling,
     base: bool,
-    heard: Callable[[Answer], bool],
+    on_token: Callable[[Answer], bool],
 ) -> Answer:
-    """The answer to `prompt` (token ids) by the base (`base`) or with the adapter; greedy, the one
-    that `answers` makes one by one.
+    """Return the answer to `prompt` (token ids) by the base (`base`) or with the adapter; a greedy
+    one is that which `generate_answers` makes alone.
 
-    After every token `heard` is given the answer as it stands, and ends it there by returning True.
-    A drawn answer begins from `sampling.seed`: the same call draws the same.
+    After every token `on_token` is given the answer as it stands, and ends it there by returning
+    True. A drawn answer begins from `sampling.seed`: the same call draws the same.
     """
     import torch
 
-    def listening(ids: Any, _scores: Any, **_: Any) -> Any:
-        stops = heard(_decode_answer(0, ids[0, len(prompt) :].tolist(), tuned.tokenizer))
-        return torch.full((1,), stops, dtype=torch.bool, device=ids.device)
+    def stops(ids: Any, _scores: Any, **_: Any) -> Any:
+        answer = _decode_answer(0, ids[0, len(prompt) :].tolist(), model.tokenizer)
+        return torch.full((1,), on_token(answer), dtype=torch.bool, device=ids.device)
 
-    how: dict[str, Any] = {
-        "stopping_criteria": tuned.stack.transformers.StoppingCriteriaList([listening]),
+    options: dict[str, Any] = {
+        "stopping_criteria": model.stack.transformers.StoppingCriteriaList([stops]),
         "do_sample": False,
     }
     if sampling.temperature:
-        tuned.stack.transformers.set_seed(sampling.seed)
-        how |= {
+        model.stack.transformers.set_seed(sampling.seed)
+        options |= {
             "do_sample": True,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": 0,
         }
-    return _decode_answer(
-        0, _generate(tuned, [prompt], sampling.max_new_tokens, base, how)[0], tuned.tokenizer
-    )
+    (tokens,) = _generate(model, [prompt], sampling.max_new_tokens, base, options)
+    return _decode_answer(0, tokens, model.tokenizer)
 
 
 def _answer_batch(
-    tuned: AdapterModel,
+    model: AdapterModel,
     cases: Sequence[int],
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     base: bool,
 ) -> list[Answer]:
-    found = _generate(tuned, prompts, max_new_tokens, base, {"do_sample": False})
+    generated = _generate(model, prompts, max_new_tokens, base, {"do_sample": False})
     return [
-        _decode_answer(case, tokens, tuned.tokenizer)
-        for case, tokens in zip(cases, found, strict=True)
+        _decode_answer(case, tokens, model.tokenizer)
+        for case, tokens in zip(cases, generated, strict=True)
     ]
 
 
 def _generate(
-    tuned: AdapterModel,
+    model: AdapterModel,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     base: bool,
-    how: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> list[list[int]]:
-    """What follows each of `prompts`, padding included; `how` is for transformers' generate."""
+    """Return the tokens that follow each of `prompts`, padding included; `options` go to
+    transformers' generate.
+    """
     import torch
 
-    tokenizer, network = tuned.tokenizer, tuned.network
+    tokenizer, network = model.tokenizer, model.network
     longest = max(len(prompt) for prompt in prompts)
     ids = [[tokenizer.pad_token_id] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     with (
-        _unsloth_inference(tuned),
-        tuned.evaluation_mode(),
-        tuned.adapter_disabled() if base else nullcontext(),
+        _unsloth_inference(model),
+        model.evaluation_mode(),
+        model.adapter_disabled() if base else nullcontext(),
     ):
         output = network.generate(
-            input_ids=torch.tensor(ids, device=tuned.device),
-            attention_mask=torch.tensor(mask, device=tuned.device),
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             max_new_tokens=max_new_tokens,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            **how,
+            **options,
         )
     return [row[longest:].tolist() for row in output]
 
 
 def _decode_answer(case: int, tokens: list[int], tokenizer: Any) -> Answer:
     ended = tokenizer.eos_token_id in tokens
-    kept = tokens[: tokens.index(tokenizer.eos_token_id)] if ended else tokens
-    return Answer(case, tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), ended)
+    answer = tokens[: tokens.index(tokenizer.eos_token_id)] if ended else tokens
+    text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+    return Answer(case, text, len(answer), ended)
 
 
 @contextmanager
-def _unsloth_inference(tuned: AdapterModel) -> Iterator[None]:
-    """Unsloth swaps in its own generation kernels and has to be told to take them out again before
-    training.
-    """
-    if tuned.stack.engine is not Engine.unsloth:
+def _unsloth_inference(model: AdapterModel) -> Iterator[None]:
+    """Have Unsloth swap in its own generation kernels, and take them out again before training."""
+    if model.stack.engine is not Engine.unsloth:
         yield
         return
-    model_class = tuned.stack.unsloth.FastLanguageModel
-    model_class.for_inference(tuned.network)
+    model_class = model.stack.unsloth.FastLanguageModel
+    model_class.for_inference(model.network)
     try:
         yield
     finally:
-        model_class.for_training(tuned.network)
+        model_class.for_training(model.network)

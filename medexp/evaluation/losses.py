@@ -16,19 +16,19 @@ from medexp.models.adapter_model import AdapterModel
 CHUNK_TOKENS = 256
 
 
-def measure_mean_loss(tuned: AdapterModel, cases: Sequence[EncodedCase], batch_size: int) -> float:
-    """Nats a labelled token over `cases`."""
-    return mean_loss(measure_case_losses(tuned, cases, batch_size))
+def measure_mean_loss(model: AdapterModel, cases: Sequence[EncodedCase], batch_size: int) -> float:
+    """Return the nats a labelled token over `cases`."""
+    return mean_loss(measure_case_losses(model, cases, batch_size))
 
 
 def measure_case_losses(
-    tuned: AdapterModel,
+    model: AdapterModel,
     cases: Sequence[EncodedCase],
     batch_size: int,
     answer_starts: Sequence[int] | None = None,
 ) -> list[CaseLoss]:
-    """The loss of every case, in their order; in evaluation mode and without gradients, the mode is
-    put back.
+    """Return the loss of every case, in their order; in evaluation mode and without gradients, the
+    mode is put back.
 
     `answer_starts` (positions in `input_ids`) tells the answer's share apart, in the same pass;
     without it the share is 0. Batches are sorted by length; on the batch a result depends by
@@ -36,24 +36,24 @@ def measure_case_losses(
     """
     order = sorted(range(len(cases)), key=lambda index: len(cases[index].input_ids))
     starts = answer_starts if answer_starts is not None else [len(case.input_ids) for case in cases]
-    found: dict[int, CaseLoss] = {}
-    with tuned.evaluation_mode():
+    by_case: dict[int, CaseLoss] = {}
+    with model.evaluation_mode():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             losses = _measure_batch(
-                tuned, [cases[index] for index in batch], [starts[index] for index in batch]
+                model, [cases[index] for index in batch], [starts[index] for index in batch]
             )
-            found |= zip(batch, losses, strict=True)
-    return [found[index] for index in range(len(cases))]
+            by_case |= zip(batch, losses, strict=True)
+    return [by_case[index] for index in range(len(cases))]
 
 
 def _measure_batch(
-    tuned: AdapterModel, batch: Sequence[EncodedCase], answer_starts: Sequence[int]
+    model: AdapterModel, batch: Sequence[EncodedCase], answer_starts: Sequence[int]
 ) -> list[CaseLoss]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    causal, device = tuned.network.get_base_model(), tuned.device
+    causal, device = model.network.get_base_model(), model.device
     longest = max(len(case.input_ids) for case in batch)
     ids = torch.tensor(
         [case.input_ids + [0] * (longest - len(case.input_ids)) for case in batch], device=device
@@ -61,14 +61,15 @@ def _measure_batch(
     labels = torch.tensor(
         [case.labels + [IGNORED] * (longest - len(case.labels)) for case in batch], device=device
     )
-    # causal: padding on the right cannot be seen
+    # Attention is causal: no token sees the padding on its right.
     hidden = causal.model(input_ids=ids, use_cache=False)[0][:, :-1]
     targets = labels[:, 1:]
-    kept = targets != IGNORED
-    rows, columns = kept.nonzero(as_tuple=True)
+    is_labelled = targets != IGNORED
+    rows, columns = is_labelled.nonzero(as_tuple=True)
     in_answer = columns + 1 >= torch.tensor(answer_starts, device=device)[rows]
-    bins = 2 * rows + in_answer  # two a case: what comes before the answer, and the answer
-    hidden, targets = hidden[kept], targets[kept]
+    # Two bins a case: what comes before the answer, and the answer.
+    bins = 2 * rows + in_answer
+    hidden, targets = hidden[is_labelled], targets[is_labelled]
     nats = torch.zeros(2 * len(batch), dtype=torch.float64, device=device)
     for start in range(0, len(targets), CHUNK_TOKENS):
         chunk = slice(start, start + CHUNK_TOKENS)

@@ -1,5 +1,5 @@
-"""Every measure of an evaluation, before and after, case by case and compared. From a
-`record.Record` and a lexicon, nothing else.
+"""Every measure of an evaluation, before and after, case by case and compared. It is made from a
+`record.Record` and a lexicon, from nothing else.
 
 MEASURES lists them with the direction that is better; the modules they come from state their rules.
 A measure that cannot be taken (no sections in the reference, no English, an answer too short) is
@@ -134,6 +134,12 @@ BENCHMARKS = {
     "mmlu_medical": "MMLU, medical",
 }
 BY_KEY = {measure.key: measure for measure in MEASURES}
+# The losses among the measures, by the part of a case that they are taken on.
+LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
+    "loss_completion": lambda loss: loss,
+    "loss_reasoning": lambda loss: loss.reasoning,
+    "loss_answer": lambda loss: loss.answer,
+}
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,7 @@ class Scorecard:
     primary: tuple[str, ...] = DEFAULT_PRIMARY
 
     def find_result(self, key: str) -> MeasureResult:
-        """The line of measure `key`."""
+        """Return the result of measure `key`."""
         return next(result for result in self.results if result.measure.key == key)
 
     def side(self, arm: str) -> tuple[ScoredAnswer, ...]:
@@ -226,21 +232,24 @@ class Scorecard:
         return [result for result in self.results if result.comparison and result.role is role]
 
     def metrics(self) -> dict[str, float]:
-        """eval/<measure>/before, after and delta with its interval and p, of what was measured;
-        perplexity beside each loss.
+        """Return eval/<measure>/before, after and delta with its interval and p, of what was
+        measured; perplexity beside each loss.
         """
         values: dict[str, float] = {}
-        for each in self.results:
-            if each.comparison is not None and each.before is not None and each.after is not None:
-                values |= _metrics(each.measure.key, each.before, each.after, each.comparison)
-                if len(each.bases) > 1:
-                    key = each.measure.key
-                    values |= {f"eval/{key}/{arm}": mean for arm, mean in each.bases.items()}
+        for result in self.results:
+            before, after, comparison = result.before, result.after, result.comparison
+            if comparison is not None and before is not None and after is not None:
+                key = result.measure.key
+                values |= _metrics(key, before, after, comparison)
+                if len(result.bases) > 1:
+                    values |= {f"eval/{key}/{arm}": mean for arm, mean in result.bases.items()}
         return values
 
 
 def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = None) -> Scorecard:
-    """The scorecard of `record`; `cosines` (items x lines) adds what is recalled by meaning."""
+    """Return the scorecard of `record`; `cosines` (items x lines) adds what is recalled by
+    meaning.
+    """
     arms = {
         arm: tuple(_score_arm(case, arm, record.reasons, lexicon, cosines) for case in record.cases)
         for arm in ("base", "base_best", "tuned")
@@ -248,15 +257,15 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     }
     bases = {arm: scored for arm, scored in arms.items() if arm != "tuned"}
     groups = record.answered_groups()
-    losses = {line.measure.key: line for line in _loss_lines(record)}
-    lines = [
-        losses.get(measure.key) or _line(measure, bases, arms["tuned"], groups)
+    losses = {key: _compare_losses(key, record) for key in LOSS_PARTS}
+    results = [
+        losses.get(measure.key) or _compare_answers(measure, bases, arms["tuned"], groups)
         for measure in MEASURES
     ]
-    lines = [*lines, *_judge_line(record), *_benchmark_lines(record)]
+    results += [*_compare_marks(record), *_compare_benchmarks(record)]
     primary = record.primary or DEFAULT_PRIMARY
     return Scorecard(
-        _add_verdicts(lines, primary),
+        _add_verdicts(results, primary),
         arms["base"],
         arms["tuned"],
         arms.get("base_best", ()),
@@ -266,22 +275,22 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
 
 
 def _add_verdicts(
-    lines: Sequence[MeasureResult], primary: Sequence[str]
+    results: Sequence[MeasureResult], primary: Sequence[str]
 ) -> tuple[MeasureResult, ...]:
-    """Return `lines` with a verdict for every measure that was taken."""
+    """Return `results` with a verdict for every measure that was taken."""
     changes = {
-        line.measure.key: MeasuredChange(
-            find_role(line.measure.key, primary),
-            line.measure.better,
-            line.comparison,
-            line.harm_before,
-            line.harm_after,
+        result.measure.key: MeasuredChange(
+            find_role(result.measure.key, primary),
+            result.measure.better,
+            result.comparison,
+            result.harm_before,
+            result.harm_after,
         )
-        for line in lines
-        if line.comparison is not None
+        for result in results
+        if result.comparison is not None
     }
     verdicts = give_verdicts(changes)
-    return tuple(replace(line, judged=verdicts.get(line.measure.key)) for line in lines)
+    return tuple(replace(result, judged=verdicts.get(result.measure.key)) for result in results)
 
 
 def find_role(key: str, primary: Sequence[str]) -> Role:
@@ -313,15 +322,14 @@ def score_answer(
     lexicon: Lexicon,
     cosines: Cosines | None = None,
 ) -> ScoredAnswer:
-    """All measures of `answer` to `case`."""
+    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning."""
     text, built = answer.text, structure(answer.text)
-    is_english = language(case.question) in ("en", None) and language(case.reference) in (
-        "en",
-        None,
-    )
+    # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
+    languages = {language(case.question), language(case.reference)}
+    is_english = languages <= {"en", None}
     count = len(split_words(answer_part(text)))
-    claims, against = _against(case, text, lexicon) if is_english else ((), ())
-    same = same_language(text, case.question)
+    claims, against = _find_against(case, text, lexicon) if is_english else ((), ())
+    is_same_language = same_language(text, case.question)
     values: dict[str, float | None] = {
         "structure": built.score,
         "items_per_section": built.items_per_section,
@@ -330,45 +338,46 @@ def score_answer(
         "ended": float(answer.ended),
         "think_closed": float(is_closed(text)) if reasons else None,
         "repetition": repetition(text),
-        "same_language": None if same is None else float(same),
+        "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }
-    content = _content(case, text, lexicon, cosines) if is_english else {}
+    content = _score_content(case, text, lexicon, cosines) if is_english else {}
     return ScoredAnswer(values | content, claims, against)
 
 
-def _against(
+def _find_against(
     case: AnsweredCase, text: str, lexicon: Lexicon
 ) -> tuple[tuple[Claim, ...], tuple[Contradiction, ...]]:
+    """Return what in an answer counts against it."""
     known = evidence(case.question, case.reference, lexicon)
-    return tuple(unsupported(text, known, lexicon)), tuple(
-        contradictions(text, case.question, lexicon)
-    )
+    claims = unsupported(text, known, lexicon)
+    return tuple(claims), tuple(contradictions(text, case.question, lexicon))
 
 
-def _content(
+def _score_content(
     case: AnsweredCase, text: str, lexicon: Lexicon, cosines: Cosines | None
 ) -> dict[str, float | None]:
+    """Return how much of the reference the answer has."""
     values: dict[str, float | None] = {}
-    if names := _names(case.extra):
+    if names := _condition_names(case.extra):
         values["condition_named"] = float(names_condition(text, names, lexicon))
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
         if cosines is not None:
-            values[f"{key}_embedding"] = (
-                embedded_recall(cosines(wanted, lines(text))) if wanted else None
-            )
+            recall = embedded_recall(cosines(wanted, lines(text))) if wanted else None
+            values[f"{key}_embedding"] = recall
     return values
 
 
-def _names(extra: Mapping[str, str]) -> list[str]:
-    found = [*_listed(extra.get("condition", "")), *_listed(extra.get("synonyms", ""))]
-    return found if extra.get("condition") else []
+def _condition_names(extra: Mapping[str, str]) -> list[str]:
+    """Return the names of a case's condition, synonyms too; none where it has no condition."""
+    names, synonyms = (_split_cell(extra.get(name, "")) for name in ("condition", "synonyms"))
+    return [*names, *synonyms] if extra.get("condition") else []
 
 
-def _listed(cell: str) -> list[str]:
-    """The names in a cell: between semicolons, or a JSON array of them."""
+def _split_cell(cell: str) -> list[str]:
+    """Return the names in a cell: between semicolons, or a JSON array of them."""
     try:
         items = json.loads(cell) if cell.lstrip().startswith("[") else cell.split(";")
     except (ValueError, RecursionError):
@@ -376,7 +385,7 @@ def _listed(cell: str) -> list[str]:
     return [name for item in items if (name := str(item).strip())]
 
 
-def _line(
+def _compare_answers(
     measure: Measure,
     bases: Mapping[str, Sequence[ScoredAnswer]],
     after: Sequence[ScoredAnswer],
@@ -397,7 +406,8 @@ def _line(
     # the base that had the same prompt.
     better = max(means, key=lambda arm: measure.better * means[arm]) if measure.better else "base"
     before, after_values = columns[arms.index(better)], columns[-1]
-    result = _compared(measure, before, after_values, [group for _, group in taken])
+    pairs = list(zip(before, after_values, strict=True))
+    result = _compare_values(measure, pairs, [group for _, group in taken])
     is_harm = key in HARM_MEASURES
     return replace(
         result,
@@ -408,111 +418,87 @@ def _line(
     )
 
 
-def _compared(
-    measure: Measure,
-    before: Sequence[float],
-    after: Sequence[float],
-    groups: Sequence[str] | None = None,
+def _compare_values(
+    measure: Measure, pairs: Sequence[tuple[float, float]], groups: Sequence[str] | None = None
 ) -> MeasureResult:
+    before, after = zip(*pairs, strict=True)
     comparison = compare_pairs(before, after, groups=groups)
     return MeasureResult(measure, comparison.before, comparison.after, comparison)
 
 
-def _loss_lines(record: Record) -> list[MeasureResult]:
-    parts: dict[str, Callable[[CaseLoss], CaseLoss]] = {
-        "loss_completion": lambda loss: loss,
-        "loss_reasoning": lambda loss: loss.reasoning,
-        "loss_answer": lambda loss: loss.answer,
-    }
-    groups = record.groups if len(record.groups) == len(record.tuned_losses) else None
-    return [
-        _loss_line(
-            BY_KEY[key],
-            [part(loss) for loss in record.base_losses],
-            [part(loss) for loss in record.tuned_losses],
-            groups,
-        )
-        for key, part in parts.items()
-    ]
+def _compare_losses(key: str, record: Record) -> MeasureResult:
+    """Return loss `key` compared: every token counts the same in before, after, change,
+    interval and test.
+    """
+    measure, take_part = BY_KEY[key], LOSS_PARTS[key]
+    before = [take_part(loss) for loss in record.base_losses]
+    after = [take_part(loss) for loss in record.tuned_losses]
+    if not before or not all(loss.tokens for loss in before):
+        return MeasureResult(measure, missing=measure.missing or "no held-out losses were measured")
+    comparison = compare_pairs(
+        [loss.per_token for loss in before],
+        [loss.per_token for loss in after],
+        [loss.tokens for loss in after],
+        groups=record.groups if len(record.groups) == len(after) else None,
+    )
+    return MeasureResult(measure, mean_loss(before), mean_loss(after), comparison)
 
 
-def _judge_line(record: Record) -> list[MeasureResult]:
+def _compare_marks(record: Record) -> list[MeasureResult]:
+    """Return the judge's marks compared, none where no judge was asked."""
     if record.judged is None:
         return []
     measure = Measure("judge", "judge (1 to 5)", 1)
-    pairs = [
-        (base.mark, tuned.mark)
-        for base, tuned in zip(record.judged.base, record.judged.tuned, strict=True)
+    # The first cases, as many as were judged, and of these the ones with two marks.
+    judgements = zip(
+        record.judged.base, record.judged.tuned, record.answered_groups(), strict=False
+    )
+    marked = [
+        (base.mark, tuned.mark, group)
+        for base, tuned, group in judgements
+        if base.mark is not None and tuned.mark is not None
     ]
-    marked = [(base, tuned) for base, tuned in pairs if base is not None and tuned is not None]
     if not marked:
         return [MeasureResult(measure, missing=record.judged.failure or "the judge gave no mark")]
-    # The first cases, as many as were judged, and of these the ones with two marks.
-    groups = [
-        group
-        for (base, tuned), group in zip(pairs, record.answered_groups(), strict=False)
-        if base is not None and tuned is not None
-    ]
-    return [_compared(measure, *map(list, zip(*marked, strict=True)), groups)]
+    pairs, groups = [(base, tuned) for base, tuned, _ in marked], [group for *_, group in marked]
+    return [_compare_values(measure, pairs, groups)]
 
 
-def _benchmark_lines(record: Record) -> list[MeasureResult]:
-    found = []
-    for name, graded in record.benchmarks.items():
+def _compare_benchmarks(record: Record) -> list[MeasureResult]:
+    results = []
+    for name, grades in record.benchmarks.items():
         measure = Measure(f"benchmark_{name}", f"{BENCHMARKS.get(name, name)}, accuracy", 1)
-        found.append(
-            _compared(
-                measure,
-                [float(each) for each in graded.base],
-                [float(each) for each in graded.tuned],
-            )
-        )
-    return found
+        pairs = zip(map(float, grades.base), map(float, grades.tuned), strict=True)
+        results.append(_compare_values(measure, [*pairs]))
+    return results
 
 
 def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
-    """Each benchmark's title, side (base, tuned) and accuracy with its two intervals."""
+    """Return each benchmark's title, side (base, tuned) and accuracy with its two intervals."""
     return [
-        (BENCHMARKS.get(name, name), side, estimate_proportion(right))
-        for name, graded in record.benchmarks.items()
-        for side, right in (("base", graded.base), ("tuned", graded.tuned))
+        (BENCHMARKS.get(name, name), side, estimate_proportion(are_right))
+        for name, grades in record.benchmarks.items()
+        for side, are_right in (("base", grades.base), ("tuned", grades.tuned))
     ]
 
 
-def _loss_line(
-    measure: Measure,
-    before: Sequence[CaseLoss],
-    after: Sequence[CaseLoss],
-    groups: Sequence[str] | None,
-) -> MeasureResult:
-    """Every token counts the same in before, after, change, interval and test."""
-    if not before or not all(loss.tokens for loss in before):
-        return MeasureResult(measure, missing=measure.missing or "no held-out losses were measured")
-    tokens = [loss.tokens for loss in after]
-    compared = compare_pairs(
-        [loss.per_token for loss in before],
-        [loss.per_token for loss in after],
-        tokens,
-        groups=groups,
-    )
-    return MeasureResult(measure, mean_loss(before), mean_loss(after), compared)
-
-
-def _metrics(key: str, before: float, after: float, compared: PairedComparison) -> dict[str, float]:
+def _metrics(
+    key: str, before: float, after: float, comparison: PairedComparison
+) -> dict[str, float]:
     values = {
         "before": before,
         "after": after,
         "delta": after - before,
-        "low": compared.low,
-        "high": compared.high,
-        "p": compared.p_value,
+        "low": comparison.low,
+        "high": comparison.high,
+        "p": comparison.p_value,
     }
-    found = {f"eval/{key}/{name}": value for name, value in values.items()}
+    metrics = {f"eval/{key}/{name}": value for name, value in values.items()}
     if key.startswith("loss_"):
-        part = key.removeprefix("loss_")
-        found |= {
-            f"eval/perplexity_{part}/{name}": exp(value)
-            for name, value in (("before", before), ("after", after))
+        perplexity = f"eval/perplexity_{key.removeprefix('loss_')}"
+        metrics |= {
+            f"{perplexity}/before": exp(before),
+            f"{perplexity}/after": exp(after),
+            f"{perplexity}/delta": exp(after) - exp(before),
         }
-        found[f"eval/perplexity_{part}/delta"] = exp(after) - exp(before)
-    return found
+    return metrics

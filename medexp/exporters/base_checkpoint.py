@@ -1,11 +1,12 @@
-"""A base model's safetensors files, read a tensor at a time: no file is ever in memory whole, and
-no network is built.
+"""A base model's safetensors files, read a tensor at a time: no file is in memory as a whole, and no
+network is built.
 
-NF4 weights come back as bitsandbytes itself dequantises them, on the CPU, one matrix after the
-other. Refuses other quantisations.
+NF4 weights are dequantised by bitsandbytes itself, on the CPU, one matrix after the other. Other
+quantisations are refused.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,9 @@ _NF4_SUFFIXES = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map",
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of the model: its name, its shape as the network sees it, and the file that holds
-    it.
+    """A tensor of the model: its name, its shape in the network, and the file that holds it.
+
+    NF4 weights are stored in another shape, two numbers to a byte.
     """
 
     name: str
@@ -31,23 +33,20 @@ class TensorInfo:
     is_nf4: bool = False
 
     @property
-    def elements(self) -> int:
+    def num_elements(self) -> int:
         """How many numbers it holds."""
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
+        return math.prod(self.shape)
 
 
 class BaseCheckpoint:
-    """The weights in `folder`. `bitsandbytes` is called for where they are NF4.
+    """The weights in `folder`. `load_bitsandbytes` is called where they are NF4.
 
     Raises: ModelError if there are no safetensors files, or they are quantised otherwise.
     """
 
-    def __init__(self, folder: Path, bitsandbytes: Callable[[], Any]):
+    def __init__(self, folder: Path, load_bitsandbytes: Callable[[], Any]):
         self.folder = folder
-        self._bitsandbytes = bitsandbytes
+        self._load_bitsandbytes = load_bitsandbytes
         self.config: dict[str, Any] = json.loads(
             (folder / "config.json").read_text(encoding="utf-8")
         )
@@ -58,41 +57,44 @@ class BaseCheckpoint:
             raise ModelError(
                 f"the weights in {folder} are quantised in a way that is not read here; NF4 is"
             )
-        self.tensors = self._read()
+        self.tensors = self._index_tensors()
 
     @property
     def is_tied(self) -> bool:
-        """Is the output head the embedding?"""
+        """Is the output head the same matrix as the embedding?"""
         return bool(self.config.get("tie_word_embeddings"))
 
-    def tensor(self, name: str) -> Any:
-        """Tensor `name` on the CPU, as it is stored, or NF4 in the format it was quantised from."""
+    def load_tensor(self, name: str) -> Any:
+        """Return tensor `name` on the CPU, as it is stored.
+
+        An NF4 tensor is returned in the format that it was quantised from.
+        """
         from safetensors import safe_open
 
-        found = self.tensors[name]
-        # opened anew each time: closing it gives the mapped pages back
-        with safe_open(found.file, framework="pt") as file:
+        info = self.tensors[name]
+        # Opened for every tensor, because closing the file gives its mapped pages back.
+        with safe_open(info.file, framework="pt") as file:
             stored = file.get_tensor(name)
-            if not found.is_nf4:
+            if not info.is_nf4:
                 return stored
             keys = [
                 key
                 for key in file.keys()  # noqa: SIM118
                 if key.startswith(f"{name}.") and key.endswith(_NF4_SUFFIXES)
             ]
-            return self._dequantised(
+            return self._dequantise(
                 stored, {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys}
             )
 
-    def _dequantised(self, stored: Any, parts: dict[str, Any]) -> Any:
-        functional = self._bitsandbytes().functional
-        state = functional.QuantState.from_dict(parts, device="cpu")
+    def _dequantise(self, stored: Any, quant_state: dict[str, Any]) -> Any:
+        functional = self._load_bitsandbytes().functional
+        state = functional.QuantState.from_dict(quant_state, device="cpu")
         return functional.dequantize_4bit(stored, state)
 
-    def _read(self) -> Mapping[str, TensorInfo]:
+    def _index_tensors(self) -> Mapping[str, TensorInfo]:
         from safetensors import safe_open
 
-        found: dict[str, TensorInfo] = {}
+        tensors: dict[str, TensorInfo] = {}
         for path in self._files:
             with safe_open(path, framework="np") as file:
                 keys = set(file.keys())
@@ -105,10 +107,11 @@ class BaseCheckpoint:
                         if is_nf4
                         else file.get_slice(name).get_shape()
                     )
-                    found[name] = TensorInfo(name, tuple(shape), path, is_nf4)
+                    tensors[name] = TensorInfo(name, tuple(shape), path, is_nf4)
         if self.is_tied:
-            found.pop("lm_head.weight", None)
-        return found
+            # Some checkpoints store the shared matrix a second time.
+            tensors.pop("lm_head.weight", None)
+        return tensors
 
     @cached_property
     def _files(self) -> list[Path]:

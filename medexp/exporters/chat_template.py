@@ -13,20 +13,20 @@ from collections.abc import Mapping, Sequence
 from medexp.config.schema import Prompt
 
 _QUESTION_FIELD = "{question}"
-# what Go would read as an action, and what a Modelfile would not keep
+# What Go would read as an action, and what a Modelfile would not keep.
 _GO_MARKS = re.compile(r'\{\{|\r|"""|"\Z')
 _NO_SYSTEM = "this model was trained without system messages: put everything into the user message"
 
 
 def split_prompt(prompt: Prompt) -> tuple[str, str]:
-    """What stands before and after the question."""
+    """Return the prompt's text before and after the question."""
     before, _, after = prompt.question.partition(_QUESTION_FIELD)
     return before, after
 
 
 def render_jinja_template(prompt: Prompt) -> str:
-    """A chat template: a user message is a question, an assistant message an answer that ended.
-    Refuses system messages.
+    """Return a chat template: a user message is a question, an assistant message an answer that
+    ended. A system message is an error.
     """
     before, after = map(_quote_for_jinja, split_prompt(prompt))
     user = f"{{{{ {before} + message['content'] + {after} }}}}"
@@ -39,14 +39,15 @@ def render_jinja_template(prompt: Prompt) -> str:
 
 
 def _quote_for_jinja(text: str) -> str:
-    """`text` as a string literal that both Jinja and llama.cpp's reader of it understand."""
+    """Return `text` as a string literal that both Jinja and llama.cpp's Jinja parser understand."""
     escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return "'" + "".join(escapes.get(letter, letter) for letter in text) + "'"
 
 
 def render_go_template(prompt: Prompt, eos: str) -> str:
-    """The TEMPLATE of a Modelfile: `.Prompt` is the question; what follows `.Response` is only
-    rendered for earlier turns.
+    """Return the TEMPLATE of a Modelfile.
+
+    `.Prompt` is the question. What follows `.Response` is only rendered for earlier turns.
     """
     before, after = (_GO_MARKS.sub(_escape_for_go, text) for text in split_prompt(prompt))
     return (
@@ -66,10 +67,12 @@ def render_modelfile(
     licence: str,
     comments: Sequence[str],
 ) -> str:
-    """An Ollama Modelfile over the GGUF beside it. `parameters` may hold a name more than once, as
-    `stop` may be.
+    """Return an Ollama Modelfile for the GGUF beside it.
 
-    Source: Ollama's Modelfile reference; everything between three double quotes is kept as it is.
+    `parameters` may hold a name several times, as `stop`. Everything between three double quotes is
+    kept as it is.
+
+    Source: Ollama's Modelfile reference.
     """
     lines = [
         *(f"# {comment}" for comment in comments),
@@ -81,25 +84,22 @@ def render_modelfile(
 
 
 def _format_parameter(value: object) -> str:
-    return (
-        f'"{value}"'
-        if isinstance(value, str)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, str):
+        return f'"{value}"'
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def make_ollama_parameters(
     stops: Sequence[str], num_ctx: int, num_predict: int
 ) -> list[tuple[str, object]]:
-    """Greedy answers of at most `num_predict` tokens, as the run's own were measured. Ollama's
-    default penalises repetition.
+    """Return the parameters of greedy answers of at most `num_predict` tokens, as the run's own were
+    measured.
     """
     fixed: Mapping[str, object] = {
         "num_ctx": num_ctx,
         "num_predict": num_predict,
         "temperature": 0,
+        # Ollama's default penalises repetition, which the measured answers were not.
         "repeat_penalty": 1.0,
     }
     return [*fixed.items(), *(("stop", stop) for stop in stops)]

@@ -1,9 +1,9 @@
 """Merged weights as a GGUF that llama.cpp and Ollama read: f16, bf16 or q8_0, a tensor at a time,
 through the package `gguf`.
 
-Covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. Refuses
-a tokenizer whose splitting rule it cannot name: llama.cpp would tokenise a prompt otherwise than
-training did.
+It covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. A
+tokenizer whose pre-tokenizer is not known here is refused, because llama.cpp would tokenize a prompt
+differently from training.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ _PRE_TOKENIZERS = {
 
 @dataclass(frozen=True)
 class GgufMetadata:
-    """What the file says of itself beside its weights."""
+    """What a GGUF says of its model beside the weights."""
 
     name: str
     licence: str
@@ -53,7 +53,7 @@ class GgufMetadata:
 
 
 def find_pre_tokenizer(tokenizer_folder: Path) -> str:
-    """llama.cpp's name for how the tokenizer in the folder splits text before BPE.
+    """Return llama.cpp's name for how the tokenizer in the folder splits text before BPE.
 
     Raises: ModelError if it is none that is known here.
     """
@@ -65,9 +65,9 @@ def find_pre_tokenizer(tokenizer_folder: Path) -> str:
         tokenizer_files.read_special_token(tokenizer_folder, "bos_token") or ""
     )
     for ids in (tokenizer.encode(_PROBE).ids, plain, [bos, *plain]):
-        rule = _PRE_TOKENIZERS.get(hashlib.sha256(str(ids).encode()).hexdigest())
-        if rule is not None:
-            return rule
+        name = _PRE_TOKENIZERS.get(hashlib.sha256(str(ids).encode()).hexdigest())
+        if name is not None:
+            return name
     raise ModelError(
         f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no"
         f" GGUF can be written for it (known are {listing(_PRE_TOKENIZERS.values())}); export to=merged and"
@@ -76,8 +76,8 @@ def find_pre_tokenizer(tokenizer_folder: Path) -> str:
 
 
 def estimate_file_bytes(merged: MergedWeights, kind: GgufType) -> int:
-    """What the tensors take in the file."""
-    return sum(_choose_storage(merged.shape(name), kind)[1] for name in merged.names)
+    """Return how many bytes the tensors take in the file."""
+    return sum(_choose_storage(merged.shape_of(name), kind)[1] for name in merged.names)
 
 
 def write_gguf(
@@ -88,7 +88,7 @@ def write_gguf(
     file: Path,
     advance: Callable[[int], None],
 ) -> None:
-    """Write `file`; `advance` is told of every tensor.
+    """Write `file`; `advance` is called with 1 after every tensor.
 
     Raises: ModelError for a tokenizer or a tensor that a GGUF of this architecture has no place
         for.
@@ -107,10 +107,10 @@ def write_gguf(
             )
         names = _map_tensor_names(merged, about.shape)
         for name, there in names.items():
-            stored, size = _choose_storage(merged.shape(name), kind)
+            stored, size = _choose_storage(merged.shape_of(name), kind)
             writer.add_tensor_info(
                 there,
-                _storage_shape(merged.shape(name), stored),
+                _storage_shape(merged.shape_of(name), stored),
                 _numpy_type(stored),
                 size,
                 raw_dtype=stored,
@@ -153,24 +153,27 @@ def _add_hyperparameters(
 
 
 def _read_rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary embeddings as Transformers 5 writes them; before, theta stood apart.
+    """Return the parameters of the rotary embedding as Transformers 5 names them.
+
+    Earlier versions keep theta apart from the scaling and call rope_type `type`.
 
     Raises: ModelError for a scaling that is not written here.
     """
-    found = {
+    parameters = {
         "rope_theta": config.get("rope_theta", 10000.0),
         **(config.get("rope_parameters") or config.get("rope_scaling") or {}),
     }
-    kind = found.get("rope_type", found.get("type", "default"))
-    if kind not in ("default", "llama3"):
+    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
+    if rope_type not in ("default", "llama3"):
         raise ModelError(
-            f"the base's rope_type={kind} is not written to a GGUF here; default and llama3 are"
+            f"the base's rope_type={rope_type} is not written to a GGUF here; default and llama3"
+            " are"
         )
-    return found | {"rope_type": kind}
+    return parameters | {"rope_type": rope_type}
 
 
 def _compute_rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[float]:
-    """What llama.cpp divides each rotary frequency by; empty where none is scaled.
+    """Return what llama.cpp divides each rotary frequency by; empty where none is scaled.
 
     Source: Llama 3.1's own scaling, as in transformers.modeling_rope_utils and llama.cpp's
         converter.
@@ -178,15 +181,14 @@ def _compute_rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[
     rope = _read_rope_parameters(config)
     if rope["rope_type"] != "llama3":
         return []
-    old, low, high = (
-        rope["original_max_position_embeddings"],
-        rope["low_freq_factor"],
-        rope["high_freq_factor"],
-    )
+    old_context = rope["original_max_position_embeddings"]
+    low = rope["low_freq_factor"]
+    high = rope["high_freq_factor"]
     factors = []
-    for place in range(0, shape.head_dim, 2):
-        # of this frequency within the old context
-        turns = old / (2 * math.pi * rope["rope_theta"] ** (place / shape.head_dim))
+    for index in range(0, shape.head_dim, 2):
+        wavelength = 2 * math.pi * rope["rope_theta"] ** (index / shape.head_dim)
+        # How often this frequency turns within the context that the model was first trained on.
+        turns = old_context / wavelength
         smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
         factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
     return factors
@@ -195,26 +197,28 @@ def _compute_rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[
 def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
     import gguf
 
-    rule = find_pre_tokenizer(folder)
-    tokens, kinds = _build_vocabulary(
-        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")), vocab
-    )
+    pre_tokenizer = find_pre_tokenizer(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokens, token_types = _build_vocabulary(tokenizer, vocab)
+    # llama.cpp calls every byte-level BPE gpt2.
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(rule)
+    writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
+    writer.add_token_types(token_types)
     special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=vocab)
     for name in ("bos", "eos", "pad"):
         if (token := tokenizer_files.read_special_token(folder, f"{name}_token")) in tokens:
             special.special_token_ids[name] = tokens.index(token)
-    # every training text began with one
+    # Every training text began with BOS, and no prompt ends with EOS.
     special.add_special_token = {"bos": "bos" in special.special_token_ids, "eos": False}
     special.add_to_gguf(writer, quiet=True)
 
 
 def _build_vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Every token by its id, and its kind: control tokens are never read from plain text,
-    user-defined ones are.
+    """Return the tokens by id, and their types.
+
+    Control tokens are never read from plain text; user-defined ones are. An id without a token, where
+    the embedding is larger than the vocabulary, is unused.
     """
     import gguf
 
@@ -223,56 +227,62 @@ def _build_vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str
             f"the tokenizer is a {tokenizer['model']['type']} and only byte-level BPE is written to"
             " a GGUF here"
         )
-    tokens = [f"[PAD{number}]" for number in range(size)]
-    kinds = [int(gguf.TokenType.UNUSED)] * size
-    for token, number in tokenizer["model"]["vocab"].items():
-        tokens[number], kinds[number] = token, int(gguf.TokenType.NORMAL)
+    tokens = [f"[PAD{token_id}]" for token_id in range(size)]
+    token_types = [int(gguf.TokenType.UNUSED)] * size
+    for token, token_id in tokenizer["model"]["vocab"].items():
+        tokens[token_id] = token
+        token_types[token_id] = int(gguf.TokenType.NORMAL)
     for added in tokenizer["added_tokens"]:
         is_control = added["special"] or _is_control_token(added["content"])
+        token_type = gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED
         tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = int(
-            gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED
-        )
-    return tokens, kinds
+        token_types[added["id"]] = int(token_type)
+    return tokens, token_types
 
 
 def _is_control_token(token: str) -> bool:
-    """As llama.cpp's converter decides it."""
-    marked = (token.startswith("<|") and token.endswith("|>")) or (
-        token.startswith("<｜") and token.endswith("｜>")
-    )
-    return marked or token in ("<pad>", "<mask>")
+    """Does llama.cpp's converter take `token` for a control token by its look?"""
+    has_ascii_bars = token.startswith("<|") and token.endswith("|>")
+    has_wide_bars = token.startswith("<｜") and token.endswith("｜>")
+    return has_ascii_bars or has_wide_bars or token in ("<pad>", "<mask>")
 
 
 def _map_tensor_names(merged: MergedWeights, shape: ModelShape) -> dict[str, str]:
-    """The name in a GGUF of every tensor."""
+    """Return the name in a GGUF of every tensor.
+
+    Raises: ModelError for a tensor that has none.
+    """
     import gguf
 
-    architecture = {Family.llama: gguf.MODEL_ARCH.LLAMA, Family.qwen2: gguf.MODEL_ARCH.QWEN2}[
-        shape.family
-    ]
-    known = gguf.get_tensor_name_map(architecture, shape.layers)
-    found = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in merged.names}
-    if unknown := [name for name, there in found.items() if there is None]:
-        raise ModelError(f"a GGUF of {shape.family.value} has no place for {unknown[0]}")
-    return {name: there for name, there in found.items() if there is not None}
+    architectures = {Family.llama: gguf.MODEL_ARCH.LLAMA, Family.qwen2: gguf.MODEL_ARCH.QWEN2}
+    name_map = gguf.get_tensor_name_map(architectures[shape.family], shape.layers)
+    gguf_names: dict[str, str] = {}
+    for name in merged.names:
+        gguf_name = name_map.get_name(name, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
+            raise ModelError(f"a GGUF of {shape.family.value} has no place for {name}")
+        gguf_names[name] = gguf_name
+    return gguf_names
 
 
 def _choose_storage(shape: Sequence[int], kind: GgufType) -> tuple[Any, int]:
-    """The GGML type of a tensor of `shape`, and its bytes. Norms and biases stay in float32."""
+    """Return the GGML type of a tensor of `shape`, and its bytes. Norms and biases stay float32.
+
+    What llama.cpp's quantizer is to quantise is written as f16 first.
+    """
     import gguf
 
-    wanted = gguf.GGMLQuantizationType[kind.name.upper() if kind in SUPPORTED_TYPES else "F16"]
+    ggml_type = gguf.GGMLQuantizationType[kind.name.upper() if kind in SUPPORTED_TYPES else "F16"]
     if len(shape) == 1:
-        wanted = gguf.GGMLQuantizationType.F32
-    elif wanted is gguf.GGMLQuantizationType.Q8_0 and shape[-1] % _Q8_0_BLOCK:
-        wanted = gguf.GGMLQuantizationType.F16
-    block, size = gguf.GGML_QUANT_SIZES[wanted]
-    return wanted, math.prod(shape) // block * size
+        ggml_type = gguf.GGMLQuantizationType.F32
+    elif ggml_type is gguf.GGMLQuantizationType.Q8_0 and shape[-1] % _Q8_0_BLOCK:
+        ggml_type = gguf.GGMLQuantizationType.F16
+    block_elements, block_bytes = gguf.GGML_QUANT_SIZES[ggml_type]
+    return ggml_type, math.prod(shape) // block_elements * block_bytes
 
 
 def _storage_shape(shape: Sequence[int], stored: Any) -> Sequence[int]:
-    """The shape in the numbers that are written: bytes, for what numpy has no type for."""
+    """Return the shape of what is written: of bytes, where numpy has no type for the format."""
     import gguf
 
     return (
@@ -289,17 +299,18 @@ def _numpy_type(stored: Any) -> Any:
 def _encode_tensor(merged: MergedWeights, name: str, shape: ModelShape, kind: GgufType) -> Any:
     import gguf
 
-    values = merged.tensor(name).float().numpy()
+    values = merged.load_tensor(name).float().numpy()
     if shape.family is Family.llama and name.endswith((".q_proj.weight", ".q_proj.bias")):
         values = _permute_rows(values, shape.heads)
     elif shape.family is Family.llama and name.endswith((".k_proj.weight", ".k_proj.bias")):
         values = _permute_rows(values, shape.kv_heads)
-    return gguf.quants.quantize(values, _choose_storage(merged.shape(name), kind)[0])
+    return gguf.quants.quantize(values, _choose_storage(merged.shape_of(name), kind)[0])
 
 
 def _permute_rows(values: Any, heads: int) -> Any:
-    """Rows of each head from halves to neighbours: llama.cpp rotates pairs that lie side by side
-    for this architecture.
+    """Return the rows of each head reordered from two halves to neighbours.
+
+    Transformers rotates a row with the one half a head further, llama.cpp with its neighbour.
     """
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape).copy()

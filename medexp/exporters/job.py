@@ -47,7 +47,7 @@ GGUF_TARGETS = (ExportTo.gguf, ExportTo.ollama)
 class ExportJob:
     """An export under way: what was asked, of which run, and where it goes."""
 
-    run: RunConfig
+    config: RunConfig
     options: ExportOptions
     subject: FinishedRun
     adapter: Path
@@ -57,7 +57,7 @@ class ExportJob:
     @property
     def name(self) -> str:
         """What the export is called: its model, and that it is tuned."""
-        return self.options.name or f"{self.run.model.name}-tuned"
+        return self.options.name or f"{self.config.model.name}-tuned"
 
     @property
     def run_id(self) -> str | None:
@@ -68,45 +68,45 @@ class ExportJob:
     def base(self) -> BaseIdentity:
         """What the adapter says its base is, under the name that others know it by."""
         return artifact.hide_path(
-            artifact.read_base_identity(self.adapter, self.run.model), self.run.model
+            artifact.read_base_identity(self.adapter, self.config.model), self.config.model
         )
 
     @property
-    def served(self) -> ServeSettings:
+    def serve_settings(self) -> ServeSettings:
         """How it is served: room for the longest text it was trained on and a whole answer after
         it.
         """
-        context = self.run.training.max_seq_tokens + self.run.evaluation.max_new_tokens
+        context = self.config.training.max_seq_tokens + self.config.evaluation.max_new_tokens
         return ServeSettings(self.name, context, self.options.dtype.value)
 
     @property
-    def merges(self) -> bool:
+    def needs_base_weights(self) -> bool:
         """Are the weights of the base needed? With to=vllm only where vLLM cannot serve the adapter
         over its base.
         """
         if self.options.to is ExportTo.vllm:
-            return self.not_over_base is not None
+            return self.vllm_obstacle is not None
         return self.options.to is not ExportTo.adapter
 
     @property
-    def not_over_base(self) -> str | None:
+    def vllm_obstacle(self) -> str | None:
         """Why vLLM cannot serve the adapter over its base."""
         return serve_script.find_vllm_obstacle(
-            self.run.lora.r, self.run.lora.dora, self.run.lora.bias is not Bias.none
+            self.config.lora.r, self.config.lora.dora, self.config.lora.bias is not Bias.none
         )
 
     @cached_property
     def merged(self) -> MergedWeights:
         """Base and adapter, opened but not read."""
-        found = weights.find_weights(self.run.model)
+        found = weights.find_weights(self.config.model)
         if note := artifact.check_adapter(
-            self.adapter, self.run.lora, self.run.model, found, "run"
+            self.adapter, self.config.lora, self.config.model, found, "run"
         ):
             self.console.info(note, NOTE)
         if found.gguf is not None:
             with self.console.status("converting the embedded model, once"):
                 found = weights.convert_gguf(
-                    found, self.run.model, stack.load_transformers(self.run.hardware)
+                    found, self.config.model, stack.load_transformers(self.config.hardware)
                 )
         place = (
             Path(found.location)
@@ -118,19 +118,19 @@ class ExportJob:
 
 def write_export(job: ExportJob, place: Path) -> None:
     """Everything that the export consists of, into `place`."""
-    to, prompt = job.options.to, job.run.prompt
+    to, prompt = job.options.to, job.config.prompt
     tokenizer_files.copy_tokenizer(job.adapter, place, chat_template.render_jinja_template(prompt))
     if to in GGUF_TARGETS:
         files = _write_gguf(job, place)
-    elif job.merges:
+    elif job.needs_base_weights:
         files = _write_merged(job, place)
     else:
         files = _write_adapter(job, place)
     (place / "README.md").write_text(
-        model_card.render_card(job.run, _collect_card_facts(job, files)), encoding="utf-8"
+        model_card.render_card(job.config, _collect_card_facts(job, files)), encoding="utf-8"
     )
     output_folder.write_manifest(
-        place, {"export": to.value, "run": job.run_id, "model": job.run.model.name}
+        place, {"export": to.value, "run": job.run_id, "model": job.config.model.name}
     )
 
 
@@ -147,11 +147,11 @@ def _write_adapter(job: ExportJob, place: Path) -> dict[str, str]:
         (place / ADAPTER_RUN_CONFIG).write_text(
             OmegaConf.to_yaml(OmegaConf.create(made)), encoding="utf-8"
         )
-    if job.not_over_base is None:
-        is_nf4 = job.run.model.quantisation is Quantisation.nf4
-        served = replace(job.served, dtype=job.run.hardware.dtype.value)
+    if job.vllm_obstacle is None:
+        is_nf4 = job.config.model.quantisation is Quantisation.nf4
+        served = replace(job.serve_settings, dtype=job.config.hardware.dtype.value)
         words = serve_script.make_vllm_adapter_command(
-            served, job.base.name, job.base.hub_id is None, job.run.lora.r, is_nf4
+            served, job.base.name, job.base.hub_id is None, job.config.lora.r, is_nf4
         )
         (place / "serve.sh").write_text(
             serve_script.render_script(served, words, is_merged=False), encoding="utf-8"
@@ -162,7 +162,7 @@ def _write_adapter(job: ExportJob, place: Path) -> dict[str, str]:
 def _write_merged(job: ExportJob, place: Path) -> dict[str, str]:
     if job.options.to is ExportTo.vllm:
         job.console.info(
-            f"vLLM serves no adapter with {job.not_over_base} over its base; the weights are"
+            f"vLLM serves no adapter with {job.vllm_obstacle} over its base; the weights are"
             " merged",
             NOTE,
         )
@@ -173,7 +173,9 @@ def _write_merged(job: ExportJob, place: Path) -> dict[str, str]:
     merge.write_generation_config(job.merged.base, place)
     (place / "serve.sh").write_text(
         serve_script.render_script(
-            job.served, serve_script.make_vllm_merged_command(job.served), is_merged=True
+            job.serve_settings,
+            serve_script.make_vllm_merged_command(job.serve_settings),
+            is_merged=True,
         ),
         encoding="utf-8",
     )
@@ -183,7 +185,7 @@ def _write_merged(job: ExportJob, place: Path) -> dict[str, str]:
 def _write_gguf(job: ExportJob, place: Path) -> dict[str, str]:
     kind = job.options.quantisation
     file = place / f"{job.name}-{kind.value}.gguf"
-    about = gguf_file.GgufMetadata(job.name, job.run.model.licence, job.run.model.shape)
+    about = gguf_file.GgufMetadata(job.name, job.config.model.licence, job.config.model.shape)
     names = job.merged.names
     whole = file if kind in SUPPORTED_TYPES else place / "to-quantise.gguf"
     with job.console.progress(
@@ -200,7 +202,7 @@ def _write_gguf(job: ExportJob, place: Path) -> dict[str, str]:
         *place.glob("tokenizer*"),
         *(
             place / name
-            for name in ("chat_template.render_jinja_template", "special_tokens_map.json")
+            for name in ("chat_template.jinja", "special_tokens_map.json")
         ),
     ]:
         path.unlink(missing_ok=True)  # the GGUF holds them
@@ -212,9 +214,11 @@ def _write_gguf(job: ExportJob, place: Path) -> dict[str, str]:
 
 def _render_modelfile(job: ExportJob, gguf_name: str) -> str:
     eos = tokenizer_files.read_special_token(job.adapter, "eos_token") or ""
-    context = min(job.served.max_tokens, int(job.merged.base.config["max_position_embeddings"]))
+    context = min(
+        job.serve_settings.max_tokens, int(job.merged.base.config["max_position_embeddings"])
+    )
     parameters = chat_template.make_ollama_parameters(
-        [eos], context, job.run.evaluation.max_new_tokens
+        [eos], context, job.config.evaluation.max_new_tokens
     )
     comments = [
         f"ollama create {job.name} -f Modelfile && ollama run {job.name}",
@@ -222,15 +226,15 @@ def _render_modelfile(job: ExportJob, gguf_name: str) -> str:
     ]
     return chat_template.render_modelfile(
         gguf_name,
-        chat_template.render_go_template(job.run.prompt, eos),
+        chat_template.render_go_template(job.config.prompt, eos),
         parameters,
-        job.run.model.licence,
+        job.config.model.licence,
         comments,
     )
 
 
 def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.CardFacts:
-    run, kind = job.run, next(iter(files))
+    run, kind = job.config, next(iter(files))
     whole = f"{run.model.hub_id or run.model.name} with the adapter merged in"
     what = {
         "adapter": (
@@ -252,7 +256,7 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
         usage=model_card.render_usage(
             job.name,
             files,
-            job.not_over_base is None or job.merges,
+            job.vllm_obstacle is None or job.needs_base_weights,
             is_local=job.base.hub_id is None,
         ),
     )

@@ -1,9 +1,9 @@
-"""Base and adapter as one set of weights, a tensor at a time, and as a Transformers checkpoint of
-files of a GiB.
+"""Base and adapter merged a tensor at a time, and written as a Transformers checkpoint in files of a
+GiB.
 
 Each matrix is merged in float32 and rounded once, as PEFT's merge_and_unload does on the same base.
-An NF4 base is dequantised: those are the weights that the adapter was trained against, so no second
-download and no second model.
+An NF4 base is dequantised. Those are the weights that the adapter was trained against, so neither a
+second download nor the 16-bit original is needed.
 """
 
 import json
@@ -29,7 +29,7 @@ class MergedWeights:
         self.base = base
         self.scale = lora_math.compute_scale(artifact.read_adapter_config(folder))
         self._file = folder / ADAPTER_WEIGHTS
-        # of a tensor, by part: the key in the adapter's file
+        # For a tensor and a part of LoRA (lora_A, ...): the key in the adapter's file.
         self._changes: dict[str, dict[str, str]] = {}
         for key in artifact.read_tensor_shapes(folder):
             name, part = lora_math.parse_tensor_key(key)
@@ -41,21 +41,21 @@ class MergedWeights:
 
     @property
     def names(self) -> Sequence[str]:
-        """Every tensor, in the order in which it is read fastest."""
+        """Every tensor, in the order of the files, in which they are read fastest."""
         return list(self.base.tensors)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor."""
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
         return self.base.tensors[name].shape
 
-    def tensor(self, name: str) -> Any:
-        """A merged tensor in float32; what the adapter leaves alone comes as it is stored."""
+    def load_tensor(self, name: str) -> Any:
+        """Return a merged tensor in float32; one that the adapter leaves alone as it is stored."""
         if name not in self._changes:
-            return self.base.tensor(name)
+            return self.base.load_tensor(name)
         change = self._change(name)
         if "replaced" in change:
             return change["replaced"]
-        weight = self.base.tensor(name).float()
+        weight = self.base.load_tensor(name).float()
         weight = weight.addmm_(change["lora_B"], change["lora_A"], alpha=self.scale)
         if "lora_magnitude_vector" in change:
             weight.mul_((change["lora_magnitude_vector"] / weight.norm(dim=1)).unsqueeze(1))
@@ -69,15 +69,16 @@ class MergedWeights:
 
 
 def estimate_merged_bytes(base: BaseCheckpoint) -> int:
-    """What a merged checkpoint in 16 bits takes on the disk."""
-    return 2 * sum(tensor.elements for tensor in base.tensors.values())
+    """Return how many bytes a merged checkpoint in 16 bits takes on the disk."""
+    return 2 * sum(tensor.num_elements for tensor in base.tensors.values())
 
 
 def write_merged(
     merged: MergedWeights, folder: Path, dtype: MergedDtype, advance: Callable[[int], None]
 ) -> None:
-    """Write model*.safetensors, their index and config.json to `folder`; `advance` is told of every
-    tensor.
+    """Write model*.safetensors, their index and config.json to `folder`.
+
+    `advance` is called with 1 after every tensor.
 
     Raises: ModelError if a weight is too large for float16.
     """
@@ -87,12 +88,13 @@ def write_merged(
     precision = getattr(torch, dtype.value)
     files = _plan_shards(merged)
     for file, names in files.items():
-        gathered = {}
+        tensors = {}
         for name in names:
-            gathered[name] = _cast(name, merged.tensor(name), precision)
+            tensors[name] = _cast(name, merged.load_tensor(name), precision)
             advance(1)
-        save_file(gathered, folder / file, metadata={"format": "pt"})
-        del gathered
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        # Before the next file is gathered, so that only one is in memory.
+        del tensors
     if len(files) > 1:
         index = {
             "metadata": {"total_size": estimate_merged_bytes(merged.base)},
@@ -103,24 +105,21 @@ def write_merged(
 
 
 def write_config(config: Mapping[str, Any], folder: Path, dtype: MergedDtype) -> None:
-    """config.json of the base without its quantisation and its makers' paths."""
+    """Write config.json of the base without its quantisation and its makers' paths."""
     left_out = ("quantization_config", "_name_or_path", "_model_name_or_path", "torch_dtype")
-    kept = {name: value for name, value in config.items() if name not in left_out}
-    (folder / "config.json").write_text(
-        json.dumps(kept | {"dtype": dtype.value}, indent=2, sort_keys=True) + "\n"
-    )
+    merged_config = {name: value for name, value in config.items() if name not in left_out}
+    merged_config["dtype"] = dtype.value
+    text = json.dumps(merged_config, indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(text)
 
 
 def write_generation_config(base: BaseCheckpoint, folder: Path) -> None:
-    """generation_config.json of the base, where it has one."""
+    """Write generation_config.json of the base, where it has one."""
     file = base.folder / "generation_config.json"
     if file.is_file():
-        kept = {
-            name: value
-            for name, value in json.loads(file.read_text()).items()
-            if name != "_from_model_config"
-        }
-        (folder / file.name).write_text(json.dumps(kept, indent=2) + "\n")
+        generation_config = json.loads(file.read_text())
+        generation_config.pop("_from_model_config", None)
+        (folder / file.name).write_text(json.dumps(generation_config, indent=2) + "\n")
 
 
 def _cast(name: str, tensor: Any, precision: Any) -> Any:
@@ -135,23 +134,24 @@ def _cast(name: str, tensor: Any, precision: Any) -> Any:
 
 
 def _plan_shards(merged: MergedWeights) -> dict[str, list[str]]:
-    """The names of the files to write and of the tensors in each, at most FILE_BYTES unless one
-    tensor is larger.
+    """Return the names of the tensors in each file, by the file's name.
+
+    A file has at most MAX_SHARD_BYTES, unless a single tensor is larger.
     """
-    groups: list[list[str]] = []
-    filled = MAX_SHARD_BYTES
+    shards: list[list[str]] = []
+    shard_bytes = MAX_SHARD_BYTES
     for name in merged.names:
-        size = 2 * merged.base.tensors[name].elements
-        if filled + size > MAX_SHARD_BYTES:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
+        tensor_bytes = 2 * merged.base.tensors[name].num_elements
+        if shard_bytes + tensor_bytes > MAX_SHARD_BYTES:
+            shards.append([])
+            shard_bytes = 0
+        shards[-1].append(name)
+        shard_bytes += tensor_bytes
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
     return {
-        f"model-{number:05}-of-{len(groups):05}.safetensors": names
-        for number, names in enumerate(groups, 1)
+        f"model-{number:05}-of-{len(shards):05}.safetensors": names
+        for number, names in enumerate(shards, 1)
     }
 
 

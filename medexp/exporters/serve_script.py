@@ -72,7 +72,7 @@ def _server_options(served: ServeSettings) -> list[str]:
     return [
         *model,
         "--chat-template",
-        f"{_HERE}/chat_template.render_jinja_template",
+        f"{_HERE}/chat_template.jinja",
         "--host",
         "127.0.0.1",
         "--port",
@@ -94,7 +94,7 @@ def render_script(served: ServeSettings, vllm: Sequence[str], is_merged: bool) -
     )
     plain = _TRANSFORMERS.format(dtype=served.dtype) if is_merged else _NOT_TRANSFORMERS
     return f"""#!/bin/sh
-# Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.render_jinja_template puts the run's prompt around it.
+# Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.
 #   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{request}'
 # sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: Transformers' own server, for merged weights
 export VLLM_NO_USAGE_STATS=1 HF_HUB_DISABLE_TELEMETRY=1  # neither reports that it was used

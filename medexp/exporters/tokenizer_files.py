@@ -35,7 +35,7 @@ def copy_tokenizer(adapter: Path, folder: Path, chat_template: str) -> None:
     (folder / _CONFIG).write_text(
         json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    (folder / "chat_template.render_jinja_template").write_text(chat_template, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
 
 def read_special_token(folder: Path, name: str) -> str | None:

@@ -42,26 +42,29 @@ from medexp.planning.step_memory import is_shortened, waiting_bytes
 from medexp.system import private_names
 
 
-def load_model(run: RunConfig, weights: Weights, tokenizer: Any, stack: Backend) -> AdapterModel:
-    """The model of `run` with its adapter, ready to train.
+def load_model(config: RunConfig, weights: Weights, tokenizer: Any, stack: Backend) -> AdapterModel:
+    """The model of `config` with its adapter, ready to train.
 
     Raises: ModelError if the weights cannot be read, or are not of the declared shape.
     """
     from safetensors import SafetensorError
 
-    stack.transformers.set_seed(run.training.seed)
+    stack.transformers.set_seed(config.training.seed)
     load_with = _load_with_unsloth if stack.engine is Engine.unsloth else _load_with_peft
     with (
         capture_library_output(),
         refuse_unreadable("the weights", weights, OSError, SafetensorError),
     ):
-        network, notes, scratch = load_with(run, weights, stack)
-    check_shape(run.model, network.config.to_dict())
-    for config in network.peft_config.values():
-        config.base_model_name_or_path, config.revision = weights.location, revision_of(weights)
+        network, notes, scratch = load_with(config, weights, stack)
+    check_shape(config.model, network.config.to_dict())
+    for peft_config in network.peft_config.values():
+        peft_config.base_model_name_or_path, peft_config.revision = (
+            weights.location,
+            revision_of(weights),
+        )
     biases = _copy_trained_biases(network)
-    if run.lora.start_from is not None:
-        _load_adapter_weights(Path(run.lora.start_from), network, stack)
+    if config.lora.start_from is not None:
+        _load_adapter_weights(Path(config.lora.start_from), network, stack)
     trainable = sum(
         parameter.numel() for parameter in network.parameters() if parameter.requires_grad
     )
@@ -69,7 +72,7 @@ def load_model(run: RunConfig, weights: Weights, tokenizer: Any, stack: Backend)
         network,
         tokenizer,
         stack,
-        run.hardware.dtype,
+        config.hardware.dtype,
         trainable,
         biases,
         (*stack.notes, *notes),
@@ -121,28 +124,28 @@ def _make_lora_options(lora: Lora) -> dict[str, Any]:
 
 
 def _load_with_peft(
-    run: RunConfig, weights: Weights, stack: Backend
+    config: RunConfig, weights: Weights, stack: Backend
 ) -> tuple[Any, tuple[str, ...], None]:
     """The network, what the user should be told of it, and no scratch memory."""
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
         revision=revision_of(weights),
-        dtype=_choose_dtype(run.hardware),
-        device_map={"": 0 if run.hardware.device is Device.cuda else "cpu"},
+        dtype=_choose_dtype(config.hardware),
+        device_map={"": 0 if config.hardware.device is Device.cuda else "cpu"},
         attn_implementation="sdpa",
-        **_make_quantisation_config(run.model, run.hardware, stack),
+        **_make_quantisation_config(config.model, config.hardware, stack),
     )
-    checkpointing = run.training.gradient_checkpointing is not Checkpointing.off
-    if run.model.quantisation is Quantisation.nf4:
+    checkpointing = config.training.gradient_checkpointing is not Checkpointing.off
+    if config.model.quantisation is Quantisation.nf4:
         base = stack.peft.prepare_model_for_kbit_training(
             base,
             use_gradient_checkpointing=checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},
         )
-        if run.hardware.device is Device.cpu:
+        if config.hardware.device is Device.cpu:
             keep_cpu_weights_unpacked(base)
     config = stack.peft.LoraConfig(
-        **_make_lora_options(run.lora),
+        **_make_lora_options(config.lora),
         task_type="CAUSAL_LM",
     )
     return stack.peft.get_peft_model(base, config), (), None
@@ -166,21 +169,21 @@ def keep_cpu_weights_unpacked(base: Any) -> None:
 
 
 def _load_with_unsloth(
-    run: RunConfig, weights: Weights, stack: Backend
+    config: RunConfig, weights: Weights, stack: Backend
 ) -> tuple[Any, tuple[str, ...], Any]:
     """The network, what the user should be told of it, and the module whose scratch memory may be
     handed back.
     """
-    hardware, training = run.hardware, run.training
-    pieces = _reserve_host_memory(run)  # before anything is loaded: it may not be had
+    hardware, training = config.hardware, config.training
+    pieces = _reserve_host_memory(config)  # before anything is loaded: it may not be had
     # read at every call of a layer
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
         model_name=weights.location,
         revision=revision_of(weights),
-        max_seq_length=max(training.max_seq_tokens, run.evaluation.max_seq_tokens),
+        max_seq_length=max(training.max_seq_tokens, config.evaluation.max_seq_tokens),
         dtype=_choose_dtype(hardware),
-        load_in_4bit=run.model.quantisation is Quantisation.nf4,
+        load_in_4bit=config.model.quantisation is Quantisation.nf4,
         offload_layers=hardware.offload_layers,
         offload_embedding=hardware.offload_embedding,
         unsloth_tiled_mlp=hardware.tile_mlp is True,
@@ -188,7 +191,7 @@ def _load_with_unsloth(
     )
     network = stack.unsloth.FastLanguageModel.get_peft_model(
         network,
-        **_make_lora_options(run.lora),
+        **_make_lora_options(config.lora),
         use_gradient_checkpointing=(
             "unsloth" if training.gradient_checkpointing is Checkpointing.unsloth else True
         ),
@@ -198,10 +201,10 @@ def _load_with_unsloth(
     if hardware.offload_layers:
         find_streamer(network)
     kernels = stack.unsloth.kernels
-    scratch_stays = find_reason_to_keep_scratch(run, network, kernels.utils, stack)
-    notes = shorten_recomputation(run, network, kernels.fast_lora, stack)
+    scratch_stays = find_reason_to_keep_scratch(config, network, kernels.utils, stack)
+    notes = shorten_recomputation(config, network, kernels.fast_lora, stack)
     if pieces is not None:
-        offload_kept_activations(run, network, pieces, stack)
+        offload_kept_activations(config, network, pieces, stack)
     if scratch_stays is None:
         return network, notes, kernels.utils
     return (
@@ -218,14 +221,14 @@ def _load_with_unsloth(
 
 
 def shorten_recomputation(
-    run: RunConfig, network: Any, kernels: Any, stack: Backend
+    config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> tuple[str, ...]:
-    """Let recomputed layers leave out their last product, if `run` is to; says where that cannot be
+    """Let recomputed layers leave out their last product, if `config` is to; says where that cannot be
     had. An MLP in tiles computes it, and its plan counts on that."""
-    if not is_shortened(run) or run.hardware.tile_mlp is True:
+    if not is_shortened(config) or config.hardware.tile_mlp is True:
         return ()
-    asked = run.model.shape.layers - run.hardware.checkpoint_skip_layers
-    why = _find_reason_to_leave_whole(run, network, kernels, stack)
+    asked = config.model.shape.layers - config.hardware.checkpoint_skip_layers
+    why = _find_reason_to_leave_whole(config, network, kernels, stack)
     whole = asked if why else asked - leave_out_last_product(network, kernels, is_kept)
     if not whole:
         return ()
@@ -239,33 +242,33 @@ def shorten_recomputation(
 
 
 def _find_reason_to_leave_whole(
-    run: RunConfig, network: Any, kernels: Any, stack: Backend
+    config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> str | None:
     """Why no layer may leave its last product out, None where they may."""
     if (unknown := find_unknown_part(kernels)) is not None:
         return unknown
-    if (marked := sum(map(is_kept, network.modules()))) != run.hardware.checkpoint_skip_layers:
+    if (marked := sum(map(is_kept, network.modules()))) != config.hardware.checkpoint_skip_layers:
         return (
-            f"Unsloth marks {marked} layers as kept and {run.hardware.checkpoint_skip_layers} are"
+            f"Unsloth marks {marked} layers as kept and {config.hardware.checkpoint_skip_layers} are"
             " to be"
         )
     mlps = list_fused_mlps(network, kernels, is_kept)
     if not mlps:
         return None
     return find_difference_once(
-        "mlp_recompute", make_shortening_patch(kernels), _make_recipe(run, mlps[0], stack)
+        "mlp_recompute", make_shortening_patch(kernels), _make_recipe(config, mlps[0], stack)
     )
 
 
 def offload_kept_activations(
-    run: RunConfig, network: Any, pieces: HostBuffers, stack: Backend
+    config: RunConfig, network: Any, pieces: HostBuffers, stack: Backend
 ) -> None:
     """Raises: HostMemoryError where gradients would not be the same."""
-    kept = list_kept_layers(network, run.hardware.checkpoint_skip_layers)
-    recipe = _make_recipe(run, kept[0].mlp, stack)
+    kept = list_kept_layers(network, config.hardware.checkpoint_skip_layers)
+    recipe = _make_recipe(config, kept[0].mlp, stack)
     wrong = find_difference_once(
         "activation_offloading",
-        make_offloading_patch(pinned=run.hardware.device is Device.cuda),
+        make_offloading_patch(pinned=config.hardware.device is Device.cuda),
         recipe,
     )
     if wrong is not None:
@@ -278,32 +281,34 @@ def offload_kept_activations(
 
 
 def find_reason_to_keep_scratch(
-    run: RunConfig, network: Any, kernels: Any, stack: Backend
+    config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> str | None:
     """Why what an evaluation leaves on the card is not to be handed back, None where it may."""
-    if run.hardware.device is not Device.cuda or run.model.quantisation is Quantisation.none:
+    if config.hardware.device is not Device.cuda or config.model.quantisation is Quantisation.none:
         return None  # nothing is dequantised on a card
     if not isinstance(private_names.SCRATCH.of(kernels), dict):
         return private_names.SCRATCH.absence()
-    recipe = _make_recipe(run, list_decoder_layers(network)[0].mlp, stack)
+    recipe = _make_recipe(config, list_decoder_layers(network)[0].mlp, stack)
     return find_difference_once("unsloth_scratch", make_scratch_patch(kernels, recipe), recipe)
 
 
-def _make_recipe(run: RunConfig, mlp: Any, stack: Backend) -> LayerRecipe:
+def _make_recipe(config: RunConfig, mlp: Any, stack: Backend) -> LayerRecipe:
     import torch
 
-    device = torch.device("cuda", 0) if run.hardware.device is Device.cuda else torch.device("cpu")
-    return LayerRecipe(stack, device, _choose_dtype(run.hardware), mlp)
+    device = (
+        torch.device("cuda", 0) if config.hardware.device is Device.cuda else torch.device("cpu")
+    )
+    return LayerRecipe(stack, device, _choose_dtype(config.hardware), mlp)
 
 
-def _reserve_host_memory(run: RunConfig) -> HostBuffers | None:
+def _reserve_host_memory(config: RunConfig) -> HostBuffers | None:
     """Pinned memory for the activations of kept layers, if these wait on the host."""
-    kept = run.hardware.checkpoint_skip_layers
-    if run.hardware.offload_activations is not True or not kept:
+    kept = config.hardware.checkpoint_skip_layers
+    if config.hardware.offload_activations is not True or not kept:
         return None
     return HostBuffers(
         waiting_bytes(
-            run, Levers(run.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)
+            config, Levers(config.training.micro_batch, 1, kept_layers=kept, kept_on_host=True)
         ),
         pinned=True,
     )

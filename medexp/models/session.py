@@ -38,41 +38,41 @@ class Session:
     tokenizer: Any
 
 
-def open_session(run: RunConfig, found: Weights, console: Console) -> Session:
+def open_session(config: RunConfig, found: Weights, console: Console) -> Session:
     """Import the stack, convert the embedded model where that was never done here, and load the
     tokenizer of `found`.
     """
-    for each in untested(list_patched_libraries(run)):
+    for each in untested(list_patched_libraries(config)):
         console.info(each, NOTE)
     with console.status("loading the training stack"):
-        meter = guard.cap_allocator(run.hardware)
-        modules = stack.load_backend(run.hardware, machine.cache_dir())
+        meter = guard.cap_allocator(config.hardware)
+        modules = stack.load_backend(config.hardware, machine.cache_dir())
     if found.gguf is not None:
         with console.status("converting the embedded model, once"):
-            found = weights.convert_gguf(found, run.model, modules)
+            found = weights.convert_gguf(found, config.model, modules)
     return Session(meter, modules, found, load_tokenizer(found, modules))
 
 
-def load_model_under_ceiling(run: RunConfig, base: Session, console: Console) -> AdapterModel:
-    """The model of `run` with the adapter it starts from, under the ceiling."""
+def load_model_under_ceiling(config: RunConfig, base: Session, console: Console) -> AdapterModel:
+    """The model of `config` with the adapter it starts from, under the ceiling."""
     with (
-        console.status(f"loading {run.model.name} and the adapter"),
+        console.status(f"loading {config.model.name} and the adapter"),
         memory_phase(Phase.always, "loading the model", base.meter),
     ):
-        return model.load_model(run, base.weights, base.tokenizer, base.modules)
+        return model.load_model(config, base.weights, base.tokenizer, base.modules)
 
 
-def list_patched_libraries(run: RunConfig) -> list[str]:
-    """The libraries whose insides `run` relies on."""
-    with_unsloth = ["unsloth", "unsloth_zoo"] if run.hardware.engine is Engine.unsloth else []
-    quantised = ["bitsandbytes"] if run.model.quantisation is not Quantisation.none else []
+def list_patched_libraries(config: RunConfig) -> list[str]:
+    """The libraries whose insides `config` relies on."""
+    with_unsloth = ["unsloth", "unsloth_zoo"] if config.hardware.engine is Engine.unsloth else []
+    quantised = ["bitsandbytes"] if config.model.quantisation is not Quantisation.none else []
     return [*with_unsloth, *quantised, "transformers", "mlflow"]
 
 
 def prepare_finished_run(
-    run: RunConfig, subject: FinishedRun, console: Console
+    config: RunConfig, subject: FinishedRun, console: Console
 ) -> tuple[RunConfig, Weights]:
-    """Return `run` set to begin with the adapter of `subject` and to the fastest plan that fits,
+    """Return `config` set to begin with the adapter of `subject` and to the fastest plan that fits,
     and the base of `subject`.
 
     The base is seen to be the one that its adapter was trained on, or another version of it, which
@@ -81,14 +81,14 @@ def prepare_finished_run(
     Raises: RunError if the run kept no adapter; ModelError if adapter and base do not belong
         together; VramPlanError.
     """
-    if planner.is_planned(run):
-        run = planner.apply_plan(run, planner.choose_plan(run)[0])
+    if planner.is_planned(config):
+        config = planner.apply_plan(config, planner.choose_plan(config)[0])
     if subject.adapter is None:
         raise RunError(
             f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
             " run=FOLDER of its adapter"
         )
-    found = weights.find_weights(run.model)
-    if note := artifact.check_adapter(subject.adapter, run.lora, run.model, found, "run"):
+    found = weights.find_weights(config.model)
+    if note := artifact.check_adapter(subject.adapter, config.lora, config.model, found, "run"):
         console.info(note, NOTE)
-    return change_values(run, {"lora.start_from": str(subject.adapter)}), found
+    return change_values(config, {"lora.start_from": str(subject.adapter)}), found

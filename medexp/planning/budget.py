@@ -46,19 +46,19 @@ POSITIONS, POSITIONS_AT_FIRST = 131_072, 32_768
 WORKSPACE_BYTES = int(32.2 * MIB)
 
 
-def compute_budget(run: RunConfig, levers: Levers) -> Budget:
-    """What `run` takes with `levers`; micro-batch and accumulation of `run` itself are not looked
+def compute_budget(config: RunConfig, levers: Levers) -> Budget:
+    """What `config` takes with `levers`; micro-batch and accumulation of `config` itself are not looked
     at.
     """
-    return Budgets(run).of(levers)
+    return Budgets(config).of(levers)
 
 
 class Budgets:
-    """What `run` takes with any levers. A search looks at thousands: each part is worked out once
-    for all that it does not depend on, so `run` must stay as it is meanwhile."""
+    """What `config` takes with any levers. A search looks at thousands: each part is worked out once
+    for all that it does not depend on, so `config` must stay as it is meanwhile."""
 
-    def __init__(self, run: RunConfig):
-        self.run = run
+    def __init__(self, config: RunConfig):
+        self.config = config
         self._parts: dict[tuple[object, ...], TermGroup] = {}
         self._links: dict[tuple[object, ...], int] = {}
 
@@ -87,8 +87,8 @@ class Budgets:
     ) -> TermGroup:
         key = (terms, *depends_on)
         if (known := self._parts.get(key)) is None:
-            found = terms(self.run, levers)
-            if self.run.hardware.device is Device.cpu:
+            found = terms(self.config, levers)
+            if self.config.hardware.device is Device.cpu:
                 found = [term._replace(place=Place.host) for term in found]
             known = self._parts[key] = TermGroup(found)
         return known
@@ -102,22 +102,22 @@ class Budgets:
             levers.paged,
         )
         if (known := self._links.get(key)) is None:
-            known = self._links[key] = _link_bytes(self.run, levers)
+            known = self._links[key] = _link_bytes(self.config, levers)
         return known
 
 
-def layer_bytes(run: RunConfig) -> tuple[int, int]:
+def layer_bytes(config: RunConfig) -> tuple[int, int]:
     """Bytes of one frozen decoder layer: what a streamed layer leaves on the host, and the scales
     that stay on the card.
 
     Source: bitsandbytes' NF4 with double quantisation, a byte for two weights, a byte for 64, four
         bytes for 16,384.
     """
-    shape = run.model.shape
+    shape = config.model.shape
     sizes = tuple(list_linear_sizes(shape).values())
-    width = 0 if run.model.quantisation is Quantisation.nf4 else WIDTHS[run.hardware.dtype]
+    width = 0 if config.model.quantisation is Quantisation.nf4 else WIDTHS[config.hardware.dtype]
     return _layer_bytes(
-        sizes, shape.family is Family.qwen2, width, run.hardware.device is Device.cpu
+        sizes, shape.family is Family.qwen2, width, config.hardware.device is Device.cpu
     )
 
 
@@ -144,18 +144,21 @@ def _exactly_bytes(num_bytes: int) -> int:
     return num_bytes
 
 
-def _casts_to_float32(run: RunConfig) -> bool:
+def _casts_to_float32(config: RunConfig) -> bool:
     """Preparing NF4 weights for training, PEFT casts embedding, head and norms to float32; Unsloth
     leaves them in 16 bits.
     """
-    return run.hardware.engine is Engine.transformers and run.model.quantisation is Quantisation.nf4
+    return (
+        config.hardware.engine is Engine.transformers
+        and config.model.quantisation is Quantisation.nf4
+    )
 
 
-def _list_weight_terms(run: RunConfig, levers: Levers) -> list[Term]:
-    shape, streamed = run.model.shape, levers.streamed_layers
-    layer, scales = layer_bytes(run)
-    kept = WIDTHS[run.hardware.dtype]
-    width = 4 if _casts_to_float32(run) else kept
+def _list_weight_terms(config: RunConfig, levers: Levers) -> list[Term]:
+    shape, streamed = config.model.shape, levers.streamed_layers
+    layer, scales = layer_bytes(config)
+    kept = WIDTHS[config.hardware.dtype]
+    width = 4 if _casts_to_float32(config) else kept
     table = width * shape.vocab * shape.hidden
     norms = (width - kept) * 2 * shape.layers * shape.hidden + width * shape.hidden
     exact = "declared shape, exact"
@@ -176,7 +179,7 @@ def _list_weight_terms(run: RunConfig, levers: Levers) -> list[Term]:
         Term("final and float32 norms", norms, Place.gpu, Phase.always, exact),
         Term(
             "workspace and tables",
-            0 if run.hardware.device is Device.cpu else WORKSPACE_BYTES,
+            0 if config.hardware.device is Device.cpu else WORKSPACE_BYTES,
             Place.gpu,
             Phase.always,
             "measured after loading",
@@ -184,47 +187,50 @@ def _list_weight_terms(run: RunConfig, levers: Levers) -> list[Term]:
     ]
 
 
-def _list_dequantised_terms(run: RunConfig, levers: Levers) -> list[Term]:
+def _list_dequantised_terms(config: RunConfig, levers: Levers) -> list[Term]:
     """Where Unsloth dequantises the weight of a product that is not compiled, the largest one's
     size. It stays there until it is handed back after an evaluation
     (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
-    if run.hardware.engine is not Engine.unsloth or run.model.quantisation is not Quantisation.nf4:
+    if (
+        config.hardware.engine is not Engine.unsloth
+        or config.model.quantisation is not Quantisation.nf4
+    ):
         return []
-    in_training = not (levers.compiled and unfused.is_fused(run))
+    in_training = not (levers.compiled and unfused.is_fused(config))
     phases = (
         [Phase.always]
         if in_training
-        else [Phase.evaluation, *([Phase.answering] if run.evaluation.answers else [])]
+        else [Phase.evaluation, *([Phase.answering] if config.evaluation.answers else [])]
     )
-    scratch = dequantised_bytes(run.model.shape)
+    scratch = dequantised_bytes(config.model.shape)
     return [
         Term("dequantised weight", scratch, Place.gpu, phase, "largest projection in 16 bits")
         for phase in phases
     ]
 
 
-def _optimizer_bytes(run: RunConfig) -> int:
-    parameters = count_lora_parameters(run)
+def _optimizer_bytes(config: RunConfig) -> int:
+    parameters = count_lora_parameters(config)
     return (
         8 * parameters
-        if run.training.optimizer is Optimizer.adamw_torch
+        if config.training.optimizer is Optimizer.adamw_torch
         else 2 * parameters + 8 * parameters // 256
     )
 
 
-def _is_paged(run: RunConfig, levers: Levers) -> bool:
-    return levers.paged or run.training.optimizer is Optimizer.paged_adamw_8bit
+def _is_paged(config: RunConfig, levers: Levers) -> bool:
+    return levers.paged or config.training.optimizer is Optimizer.paged_adamw_8bit
 
 
-def _list_adapter_terms(run: RunConfig, levers: Levers) -> list[Term]:
-    parameters = count_lora_parameters(run)
-    state_place = Place.host if _is_paged(run, levers) else Place.gpu
+def _list_adapter_terms(config: RunConfig, levers: Levers) -> list[Term]:
+    parameters = count_lora_parameters(config)
+    state_place = Place.host if _is_paged(config, levers) else Place.gpu
     return [
         Term("LoRA parameters", 4 * parameters, Place.gpu, Phase.always, "float32, exact"),
         Term("LoRA gradients", 4 * parameters, Place.gpu, Phase.training, "float32, exact"),
         Term(
             "optimizer state",
-            _optimizer_bytes(run),
+            _optimizer_bytes(config),
             state_place,
             Phase.always,
             "two moments, exact",
@@ -232,19 +238,19 @@ def _list_adapter_terms(run: RunConfig, levers: Levers) -> list[Term]:
     ]
 
 
-def _list_evaluation_terms(run: RunConfig, _: Levers) -> list[Term]:
-    shape, evaluation = run.model.shape, run.evaluation
+def _list_evaluation_terms(config: RunConfig, _: Levers) -> list[Term]:
+    shape, evaluation = config.model.shape, config.evaluation
     tokens = evaluation.batch_size * evaluation.max_seq_tokens
     # back in 16 bits for every forward pass
-    head = 2 * shape.vocab * shape.hidden if _casts_to_float32(run) else 0
+    head = 2 * shape.vocab * shape.hidden if _casts_to_float32(config) else 0
     logits = 10 * EVALUATION_CHUNK_TOKENS * shape.vocab
     forward = 2 * tokens * (EVALUATION_PER_HIDDEN * shape.hidden + EVALUATION_PER_FFN * shape.ffn)
     measuring = head + int(EVALUATION_FACTOR * max(logits, forward)) + EVALUATION_SLACK
-    if run.lora.dora:
+    if config.lora.dora:
         measuring = max(
             measuring,
             head
-            + int(unfused.FORWARD_FACTOR * unfused.forward_bytes(run, tokens))
+            + int(unfused.FORWARD_FACTOR * unfused.forward_bytes(config, tokens))
             + unfused.FORWARD_SLACK,
         )
     return [
@@ -255,32 +261,34 @@ def _list_evaluation_terms(run: RunConfig, _: Levers) -> list[Term]:
             Phase.evaluation,
             "measured, benchmarks/vram",
         ),
-        *(_list_answering_terms(run) if evaluation.answers else []),
+        *(_list_answering_terms(config) if evaluation.answers else []),
     ]
 
 
-def fits_answering_plan(run: RunConfig, questions: int, longest: int) -> bool:
+def fits_answering_plan(config: RunConfig, questions: int, longest: int) -> bool:
     """Do so many questions, the longest of `longest` tokens, take no more memory to answer than was
     planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens` allows?"""
-    evaluation = run.evaluation
+    evaluation = config.evaluation
     needed, planned = (
-        _answering_bytes(run, questions, longest),
-        _answering_bytes(run, evaluation.batch_size, evaluation.max_seq_tokens),
+        _answering_bytes(config, questions, longest),
+        _answering_bytes(config, evaluation.batch_size, evaluation.max_seq_tokens),
     )
     return sum(needed) <= sum(planned)
 
 
-def _list_answering_terms(run: RunConfig) -> list[Term]:
+def _list_answering_terms(config: RunConfig) -> list[Term]:
     """Prompts as long as `evaluation.max_seq_tokens` allows. Unsloth copies the prompt's cache into
     one that grows by blocks, and makes its rotary table once for every position a Llama or Qwen can
     have.
 
     Source: unsloth.models.llama; 11 measured points (benchmarks/vram), between 0 and 12 % too high.
     """
-    cache, forward = _answering_bytes(run, run.evaluation.batch_size, run.evaluation.max_seq_tokens)
+    cache, forward = _answering_bytes(
+        config, config.evaluation.batch_size, config.evaluation.max_seq_tokens
+    )
     rotary = (
-        4 * (POSITIONS - POSITIONS_AT_FIRST) * run.model.shape.head_dim
-        if run.hardware.engine is Engine.unsloth
+        4 * (POSITIONS - POSITIONS_AT_FIRST) * config.model.shape.head_dim
+        if config.hardware.engine is Engine.unsloth
         else 0
     )
     return [
@@ -308,35 +316,39 @@ def _list_answering_terms(run: RunConfig) -> list[Term]:
     ]
 
 
-def _answering_bytes(run: RunConfig, questions: int, longest: int) -> tuple[int, int]:
+def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[int, int]:
     """Keys and values, and the forward pass, of `questions` answered together, the longest of
     `longest` tokens.
     """
-    shape, new_tokens, tokens = run.model.shape, run.evaluation.max_new_tokens, questions * longest
-    is_unsloth = run.hardware.engine is Engine.unsloth
+    shape, new_tokens, tokens = (
+        config.model.shape,
+        config.evaluation.max_new_tokens,
+        questions * longest,
+    )
+    is_unsloth = config.hardware.engine is Engine.unsloth
     room = -(-new_tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS if is_unsloth else new_tokens
     a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim
     cache = a_token * (tokens * (2 if is_unsloth else 1) + questions * room)
     forward = 2 * tokens * 3 * (shape.hidden + shape.ffn)
     return (
         cache,
-        (unfused.forward_bytes(run, tokens) if run.lora.dora else forward) + ANSWERING_SLACK,
+        (unfused.forward_bytes(config, tokens) if config.lora.dora else forward) + ANSWERING_SLACK,
     )
 
 
-def _link_bytes(run: RunConfig, levers: Levers) -> int:
+def _link_bytes(config: RunConfig, levers: Levers) -> int:
     """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch,
     hidden states and the activations of kept layers out and back, a paged optimizer's state in and
     out."""
-    tokens = levers.micro_batch * run.training.max_seq_tokens
-    hidden = 2 * hidden_state_bytes(run.model.shape, tokens) if is_offloaded(run) else 0
-    paged = 2 * _optimizer_bytes(run) if _is_paged(run, levers) else 0
-    streamed = streamed_link_bytes(run, levers.streamed_layers)
-    return levers.accumulation * (streamed + hidden + 2 * waiting_bytes(run, levers)) + paged
+    tokens = levers.micro_batch * config.training.max_seq_tokens
+    hidden = 2 * hidden_state_bytes(config.model.shape, tokens) if is_offloaded(config) else 0
+    paged = 2 * _optimizer_bytes(config) if _is_paged(config, levers) else 0
+    streamed = streamed_link_bytes(config, levers.streamed_layers)
+    return levers.accumulation * (streamed + hidden + 2 * waiting_bytes(config, levers)) + paged
 
 
-def streamed_link_bytes(run: RunConfig, streamed_layers: int) -> int:
+def streamed_link_bytes(config: RunConfig, streamed_layers: int) -> int:
     """Bytes of streamed layers over the host link in one micro-batch, there for each pass; the last
     one is there already.
     """
-    return max(0, 2 * streamed_layers - 2) * layer_bytes(run)[0]
+    return max(0, 2 * streamed_layers - 2) * layer_bytes(config)[0]

@@ -16,13 +16,13 @@ from medexp.planning.unfused_memory import can_stream, is_fused
 
 def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
     """All levers of the run of `budgets` worth looking at."""
-    run = budgets.run
-    effective = run.training.cases_a_step
+    config = budgets.config
+    effective = config.training.cases_a_step
     choices = product(
-        _list_micro_batches(run),
-        _list_embedding_places(run),
-        _list_variants(run, last_resorts),
-        _list_streamed_counts(run),
+        _list_micro_batches(config),
+        _list_embedding_places(config),
+        _list_variants(config, last_resorts),
+        _list_streamed_counts(config),
     )
     for size, on_host, (compiled, tiled, paged), streamed in choices:
         plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
@@ -33,20 +33,20 @@ def least_memory(budgets: Budgets) -> Iterator[Levers]:
     """The levers that take least memory of those the config leaves open: as few cases at a time as
     may be, all that can be streamed streamed, nothing kept that was not asked for, and that on the
     host if it may be."""
-    run = budgets.run
-    size, asked = _list_micro_batches(run)[0], run.hardware.checkpoint_skip_layers
+    config = budgets.config
+    size, asked = _list_micro_batches(config)[0], config.hardware.checkpoint_skip_layers
     streamed = min(
-        max(_list_streamed_counts(run)),
-        run.model.shape.layers - (asked if isinstance(asked, int) else 0),
+        max(_list_streamed_counts(config)),
+        config.model.shape.layers - (asked if isinstance(asked, int) else 0),
     )
-    for compiled, tiled, paged in _list_variants(run, last_resorts=True):
+    for compiled, tiled, paged in _list_variants(config, last_resorts=True):
         yield from _add_kept_layers(
             budgets,
             Levers(
                 size,
-                run.training.cases_a_step // size,
+                config.training.cases_a_step // size,
                 streamed,
-                max(_list_embedding_places(run)),
+                max(_list_embedding_places(config)),
                 0,
                 compiled,
                 tiled,
@@ -55,34 +55,34 @@ def least_memory(budgets: Budgets) -> Iterator[Levers]:
         )
 
 
-def is_by_hand(run: RunConfig) -> bool:
+def is_by_hand(config: RunConfig) -> bool:
     """Do micro-batch and accumulation stay as the config has them? On a CPU they always do."""
-    return run.training.plan is Planning.manual or run.hardware.device is Device.cpu
+    return config.training.plan is Planning.manual or config.hardware.device is Device.cpu
 
 
-def _list_micro_batches(run: RunConfig) -> list[int]:
+def _list_micro_batches(config: RunConfig) -> list[int]:
     """Micro-batches that divide the effective batch, the smallest first."""
-    effective = run.training.cases_a_step
+    effective = config.training.cases_a_step
     return (
-        [run.training.micro_batch]
-        if is_by_hand(run)
+        [config.training.micro_batch]
+        if is_by_hand(config)
         else [size for size in range(1, effective + 1) if effective % size == 0]
     )
 
 
-def _list_variants(run: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
+def _list_variants(config: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
     """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go
     with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
-    unsloth, fused = run.hardware.engine is Engine.unsloth, is_fused(run)
+    unsloth, fused = config.hardware.engine is Engine.unsloth, is_fused(config)
     compiled = _list_settings(
-        run.hardware.compile_layers,
+        config.hardware.compile_layers,
         [unsloth] if not fused else [True, False] if unsloth else [False],
     )
     tiled = _list_settings(
-        run.hardware.tile_mlp, [False, True] if unsloth and fused and last_resorts else [False]
+        config.hardware.tile_mlp, [False, True] if unsloth and fused and last_resorts else [False]
     )
-    can_page = run.training.optimizer is Optimizer.adamw_8bit and last_resorts
-    paged = _list_settings(run.hardware.page_optimizer, [False, True] if can_page else [False])
+    can_page = config.training.optimizer is Optimizer.adamw_8bit and last_resorts
+    paged = _list_settings(config.hardware.page_optimizer, [False, True] if can_page else [False])
     return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
 
 
@@ -90,22 +90,22 @@ def _list_settings(lever: object, choices: list[bool]) -> list[bool]:
     return [lever] if isinstance(lever, bool) else choices
 
 
-def _list_streamed_counts(run: RunConfig) -> range | list[int]:
+def _list_streamed_counts(config: RunConfig) -> range | list[int]:
     """How many layers may be streamed: Unsloth leaves at least one on the card."""
-    asked = run.hardware.offload_layers
+    asked = config.hardware.offload_layers
     if isinstance(asked, int):
         return [asked]
-    return range(run.model.shape.layers) if can_stream(run) else [0]
+    return range(config.model.shape.layers) if can_stream(config) else [0]
 
 
-def _list_embedding_places(run: RunConfig) -> list[bool]:
-    can = run.hardware.engine is Engine.unsloth and not run.model.shape.tied_embeddings
-    return _list_settings(run.hardware.offload_embedding, [False, True] if can else [False])
+def _list_embedding_places(config: RunConfig) -> list[bool]:
+    can = config.hardware.engine is Engine.unsloth and not config.model.shape.tied_embeddings
+    return _list_settings(config.hardware.offload_embedding, [False, True] if can else [False])
 
 
 def _add_kept_layers(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
     """`plain`, with what it keeps on the card or on the host."""
-    asked = budgets.run.hardware.offload_activations
+    asked = budgets.config.hardware.offload_activations
     if asked is not True:
         yield from (replace(plain, kept_layers=kept) for kept in _list_kept_counts(budgets, plain))
     if asked is not False:
@@ -119,44 +119,44 @@ def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
     """As many of those that are not streamed as the host holds, or a part of them where the link is
     slow.
     """
-    run = budgets.run
-    hardware, most = run.hardware, run.model.shape.layers - plain.streamed_layers
+    config = budgets.config
+    hardware, most = config.hardware, config.model.shape.layers - plain.streamed_layers
     asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
-    if not (must or _saves_to_host(run, plain)):
+    if not (must or _saves_to_host(config, plain)):
         return []
     if isinstance(asked, int):
         return [asked] if asked <= most and (asked or must) else []
     if asked == "max":
         return [most]
-    if hardware.host_ram_gib is None or is_by_hand(run):
+    if hardware.host_ram_gib is None or is_by_hand(config):
         return [0] if must else []
     two = replace(plain, kept_on_host=True, kept_layers=2)  # one of them waits
-    room = host_room_bytes(run, two) - budgets.of(plain).host_bytes
-    most = min(most, 1 + max(0, room) // waiting_bytes(run, two))
+    room = host_room_bytes(config, two) - budgets.of(plain).host_bytes
+    most = min(most, 1 + max(0, room) // waiting_bytes(config, two))
     return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
 
 
-def _saves_to_host(run: RunConfig, plain: Levers) -> bool:
+def _saves_to_host(config: RunConfig, plain: Levers) -> bool:
     """Only compiled layers that Unsloth checkpoints and fuses were measured."""
-    return is_offloaded(run) and plain.compiled and is_fused(run)
+    return is_offloaded(config) and plain.compiled and is_fused(config)
 
 
 def _list_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
     """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
-    run = budgets.run
-    asked = run.hardware.checkpoint_skip_layers
-    most = run.model.shape.layers - plain.streamed_layers
+    config = budgets.config
+    asked = config.hardware.checkpoint_skip_layers
+    most = config.model.shape.layers - plain.streamed_layers
     if isinstance(asked, int):
         return [asked] if asked <= most else []
     if asked == "max":
         return [most]
     if (
-        not (plain.compiled and is_fused(run))
-        or run.hardware.vram_ceiling_gib is None
-        or is_by_hand(run)
+        not (plain.compiled and is_fused(config))
+        or config.hardware.vram_ceiling_gib is None
+        or is_by_hand(config)
     ):
         return [0]
-    ceiling = card_room_bytes(run.hardware.vram_ceiling_gib)
+    ceiling = card_room_bytes(config.hardware.vram_ceiling_gib)
     none, one, two = (budgets.of(replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
     room = 0 if one > ceiling else 1 + (ceiling - one) // max(1, two - one)
     return [0, min(most, room)] if room and none <= ceiling and most else [0]

@@ -29,50 +29,50 @@ LONGEST, WIDEST = 131_072, 1024  # tokens, rank: what is looked at
 Fitting = dict[str, int | str]  # values by key, each of which makes a run fit
 
 
-def resize_run(run: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
-    """`run` at another LoRA rank or sequence length; None leaves it."""
-    lora = run.lora if rank is None else replace(run.lora, r=rank)
-    training = run.training if seq is None else replace(run.training, max_seq_tokens=seq)
-    return replace(run, lora=lora, training=training)
+def resize_run(config: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
+    """`config` at another LoRA rank or sequence length; None leaves it."""
+    lora = config.lora if rank is None else replace(config.lora, r=rank)
+    training = config.training if seq is None else replace(config.training, max_seq_tokens=seq)
+    return replace(config, lora=lora, training=training)
 
 
-def find_longest_that_fits(run: RunConfig) -> int | None:
+def find_longest_that_fits(config: RunConfig) -> int | None:
     """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not
     even 64 does.
     """
-    most = _find_largest(lambda count: resize_run(run, seq=64 * count), LONGEST // 64)
+    most = _find_largest(lambda count: resize_run(config, seq=64 * count), LONGEST // 64)
     return 64 * most if most else None
 
 
-def find_largest_rank_that_fits(run: RunConfig) -> int | None:
+def find_largest_rank_that_fits(config: RunConfig) -> int | None:
     """The largest `lora.r` for which some plan fits; None if not even 1 does."""
-    return _find_largest(lambda rank: resize_run(run, rank=rank), WIDEST) or None
+    return _find_largest(lambda rank: resize_run(config, rank=rank), WIDEST) or None
 
 
-def suggest_what_fits(run: RunConfig) -> Fitting:
-    """What would make `run`, which does not fit, fit by itself: fewer questions at a time where
+def suggest_what_fits(config: RunConfig) -> Fitting:
+    """What would make `config`, which does not fit, fit by itself: fewer questions at a time where
     measuring or answering takes most; the longest sequence at this rank, the largest rank at this
     length; levers set by hand that could be left to the planner."""
     sizes = {
-        "training.max_seq_tokens": find_longest_that_fits(run),
-        "lora.r": find_largest_rank_that_fits(run),
+        "training.max_seq_tokens": find_longest_that_fits(config),
+        "lora.r": find_largest_rank_that_fits(config),
     }
     return (
-        _suggest_for_evaluation(run)
+        _suggest_for_evaluation(config)
         | {key: value for key, value in sizes.items() if value is not None}
-        | dict(_suggest_levers(run))
+        | dict(_suggest_levers(config))
     )
 
 
-def make_refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
+def make_refusal(config: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
     """The error of a run for which none of `plans` fits: what is short, and what would fit."""
-    nearest = suggest_what_fits(run)
-    ways = [f"{key}={value}" for key, value in nearest.items()] or [*_suggest_open_levers(run)]
+    nearest = suggest_what_fits(config)
+    ways = [f"{key}={value}" for key, value in nearest.items()] or [*_suggest_open_levers(config)]
     hint = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
     least = min(plans, key=lambda plan: plan.budget.peak_bytes)
-    ceiling = run.hardware.vram_ceiling_gib
+    ceiling = config.hardware.vram_ceiling_gib
     if ceiling is None or least.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling):
-        return VramPlanError(f"{_describe_host_shortage(run, plans)}. {hint}", nearest)
+        return VramPlanError(f"{_describe_host_shortage(config, plans)}. {hint}", nearest)
     term = least.budget.largest()
     return VramPlanError(
         f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and"
@@ -82,55 +82,56 @@ def make_refusal(run: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
     )
 
 
-def _suggest_for_evaluation(run: RunConfig) -> Fitting:
+def _suggest_for_evaluation(config: RunConfig) -> Fitting:
     """A smaller batch of held-out cases, or shorter ones; nothing where a training step takes most."""
-    least = min(_find_least_memory(run), key=lambda plan: plan.budget.peak_bytes)
+    least = min(_find_least_memory(config), key=lambda plan: plan.budget.peak_bytes)
     if least.budget.bytes_in(Phase.training) == least.budget.peak_bytes:
         return {}
     size = _find_largest(
-        lambda count: _shrink_evaluation(run, batch_size=count), run.evaluation.batch_size - 1
+        lambda count: _shrink_evaluation(config, batch_size=count), config.evaluation.batch_size - 1
     )
     if size:
         return {"evaluation.batch_size": size}
     steps = _find_largest(
-        lambda count: _shrink_evaluation(run, max_seq_tokens=64 * count),
-        (run.evaluation.max_seq_tokens - 1) // 64,
+        lambda count: _shrink_evaluation(config, max_seq_tokens=64 * count),
+        (config.evaluation.max_seq_tokens - 1) // 64,
     )
     return {"evaluation.max_seq_tokens": 64 * steps} if steps else {}
 
 
-def _shrink_evaluation(run: RunConfig, **values: Any) -> RunConfig:
-    return replace(run, evaluation=replace(run.evaluation, **values))
+def _shrink_evaluation(config: RunConfig, **values: Any) -> RunConfig:
+    return replace(config, evaluation=replace(config.evaluation, **values))
 
 
-def _suggest_levers(run: RunConfig) -> Iterator[tuple[str, str]]:
+def _suggest_levers(config: RunConfig) -> Iterator[tuple[str, str]]:
     """What was set by hand and stands in the way alone; on a CPU nothing is left to the planner."""
-    if run.lora.dora and _fits(replace(run, lora=replace(run.lora, dora=False))):
+    if config.lora.dora and _fits(replace(config, lora=replace(config.lora, dora=False))):
         yield "lora.dora", "false"
-    if run.hardware.device is Device.cpu:
+    if config.hardware.device is Device.cpu:
         return
     for name in LEVER_NAMES:
-        if getattr(run.hardware, name) != "auto" and _fits(_leave_open(run, [name])):
+        if getattr(config.hardware, name) != "auto" and _fits(_leave_open(config, [name])):
             yield f"hardware.{name}", "auto"
-    if run.training.plan is Planning.manual and _fits(
-        replace(run, training=replace(run.training, plan=Planning.fastest))
+    if config.training.plan is Planning.manual and _fits(
+        replace(config, training=replace(config.training, plan=Planning.fastest))
     ):
         yield "training.plan", "fastest"
 
 
-def _suggest_open_levers(run: RunConfig) -> Iterator[str]:
+def _suggest_open_levers(config: RunConfig) -> Iterator[str]:
     """All levers at once, where no single one helps."""
-    if run.hardware.device is Device.cuda and _fits(
+    if config.hardware.device is Device.cuda and _fits(
         replace(
-            _leave_open(run, LEVER_NAMES), training=replace(run.training, plan=Planning.fastest)
+            _leave_open(config, LEVER_NAMES),
+            training=replace(config.training, plan=Planning.fastest),
         )
     ):
         yield "training.plan=fastest with the levers on auto"
 
 
-def _leave_open(run: RunConfig, names: Sequence[str]) -> RunConfig:
+def _leave_open(config: RunConfig, names: Sequence[str]) -> RunConfig:
     changes: dict[str, Any] = dict.fromkeys(names, "auto")
-    return replace(run, hardware=replace(run.hardware, **changes))
+    return replace(config, hardware=replace(config.hardware, **changes))
 
 
 def _find_largest(trial: Callable[[int], RunConfig], most: int) -> int:
@@ -147,48 +148,50 @@ def _find_largest(trial: Callable[[int], RunConfig], most: int) -> int:
     return low
 
 
-def _fits(run: RunConfig) -> bool:
+def _fits(config: RunConfig) -> bool:
     return any(
-        fits(run, plan) or fits(run, _stream_fewer_layers(run, plan))
-        for plan in _find_least_memory(run)
+        fits(config, plan) or fits(config, _stream_fewer_layers(config, plan))
+        for plan in _find_least_memory(config)
     )
 
 
-def _find_least_memory(run: RunConfig) -> Iterator[Plan]:
-    predictions = Predictions(run)
+def _find_least_memory(config: RunConfig) -> Iterator[Plan]:
+    predictions = Predictions(config)
     return map(predictions.of, least_memory(predictions.budgets))
 
 
-def _stream_fewer_layers(run: RunConfig, plan: Plan) -> Plan:
+def _stream_fewer_layers(config: RunConfig, plan: Plan) -> Plan:
     """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be
     what is short.
     """
-    if run.hardware.vram_ceiling_gib is None or isinstance(run.hardware.offload_layers, int):
+    if config.hardware.vram_ceiling_gib is None or isinstance(config.hardware.offload_layers, int):
         return plan
-    room = card_room_bytes(run.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
-    back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(run)[0])
+    room = card_room_bytes(config.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
+    back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(config)[0])
     return (
-        predict_plan(run, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back))
+        predict_plan(
+            config, replace(plan.levers, streamed_layers=plan.levers.streamed_layers - back)
+        )
         if back
         else plan
     )
 
 
-def _describe_host_shortage(run: RunConfig, plans: Sequence[Plan]) -> str:
+def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
     """The card could, the host cannot: by how much, for the plan under the ceiling that needs least
     of it.
     """
-    ceiling = run.hardware.vram_ceiling_gib or float("inf")
+    ceiling = config.hardware.vram_ceiling_gib or float("inf")
     under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
     least = min(under, key=lambda plan: plan.budget.host_bytes)
-    ram, levers = run.hardware.host_ram_gib or 0, least.levers
+    ram, levers = config.hardware.host_ram_gib or 0, least.levers
     needs, room = (
         f"{least.budget.host_bytes / GIB:.1f} GiB",
-        f"{host_room_bytes(run, levers) / GIB:.1f} GiB",
+        f"{host_room_bytes(config, levers) / GIB:.1f} GiB",
     )
     has = f"{room} may be used: hardware.host_ram_gib is {ram:g} and"
-    beside = f"{host_beside_bytes(run) / GIB:.0f} GiB are for the process"
-    if run.hardware.device is Device.cpu:
+    beside = f"{host_beside_bytes(config) / GIB:.0f} GiB are for the process"
+    if config.hardware.device is Device.cpu:
         return f"the run needs {needs} of memory and {has} {beside}"
     waits = (
         f", the activations of {spell_layers(levers.kept_layers)}" if levers.kept_on_host else ""

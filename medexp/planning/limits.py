@@ -18,14 +18,14 @@ HOST_BESIDE_BYTES = 3 * GIB
 BESIDE_ON_CPU_BYTES = GIB
 
 
-def fits(run: RunConfig, plan: Plan) -> bool:
+def fits(config: RunConfig, plan: Plan) -> bool:
     """Is the peak within `hardware.vram_ceiling_gib`, and what lies on the host within
     `hardware.host_ram_gib`, where set?
     """
-    ceiling = run.hardware.vram_ceiling_gib
+    ceiling = config.hardware.vram_ceiling_gib
     return (
         ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)
-    ) and host_excess_bytes(run, plan) <= 0
+    ) and host_excess_bytes(config, plan) <= 0
 
 
 def card_room_bytes(ceiling_gib: float) -> int:
@@ -33,24 +33,24 @@ def card_room_bytes(ceiling_gib: float) -> int:
     return int(bytes_of_gib(ceiling_gib) / SAFETY)
 
 
-def host_beside_bytes(run: RunConfig) -> int:
+def host_beside_bytes(config: RunConfig) -> int:
     """Bytes of host memory for what is no tensor."""
-    return BESIDE_ON_CPU_BYTES if run.hardware.device is Device.cpu else HOST_BESIDE_BYTES
+    return BESIDE_ON_CPU_BYTES if config.hardware.device is Device.cpu else HOST_BESIDE_BYTES
 
 
-def host_room_bytes(run: RunConfig, levers: Levers) -> int:
+def host_room_bytes(config: RunConfig, levers: Levers) -> int:
     """Bytes of host memory that a plan with `levers` may take, where hardware.host_ram_gib is set."""
-    ram_bytes = bytes_of_gib(run.hardware.host_ram_gib or 0)
-    room = ram_bytes - host_beside_bytes(run)
+    ram_bytes = bytes_of_gib(config.hardware.host_ram_gib or 0)
+    room = ram_bytes - host_beside_bytes(config)
     return min(room, int(PINNED_SHARE * ram_bytes)) if levers.kept_on_host else room
 
 
-def host_excess_bytes(run: RunConfig, plan: Plan) -> int:
+def host_excess_bytes(config: RunConfig, plan: Plan) -> int:
     """By how many bytes `plan` takes more of the host than it may; 0 or less where it does not, or
     no limit is known.
     """
     return (
         0
-        if run.hardware.host_ram_gib is None
-        else plan.budget.host_bytes - host_room_bytes(run, plan.levers)
+        if config.hardware.host_ram_gib is None
+        else plan.budget.host_bytes - host_room_bytes(config, plan.levers)
     )

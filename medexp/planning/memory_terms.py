@@ -175,15 +175,15 @@ def count_layer_parameters(shape: ModelShape) -> int:
     return sum(inputs * outputs for inputs, outputs in list_linear_sizes(shape).values())
 
 
-def count_lora_parameters(run: RunConfig) -> int:
+def count_lora_parameters(config: RunConfig) -> int:
     """Trained parameters: r x (in + out) a projection, and a magnitude an output with DoRA."""
     sizes = [
         size
-        for name, size in list_linear_sizes(run.model.shape).items()
-        if name in run.lora.target_modules
+        for name, size in list_linear_sizes(config.model.shape).items()
+        if name in config.lora.target_modules
     ]
-    magnitudes = sum(outputs for _, outputs in sizes) if run.lora.dora else 0
-    return run.model.shape.layers * (run.lora.r * sum(map(sum, sizes)) + magnitudes)
+    magnitudes = sum(outputs for _, outputs in sizes) if config.lora.dora else 0
+    return config.model.shape.layers * (config.lora.r * sum(map(sum, sizes)) + magnitudes)
 
 
 def round_to_allocation(num_bytes: int) -> int:

@@ -35,35 +35,35 @@ class Cell:
     plan: Plan | None
 
 
-def choose_plan(run: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
+def choose_plan(config: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
     """The plan that `training.plan` asks for, and up to four runners-up.
 
     Raises: VramPlanError naming the largest term and what would fit, if nothing does.
     """
-    plans, fitting = search_plans(run, partial(fits, run))
+    plans, fitting = search_plans(config, partial(fits, config))
     if not fitting:
-        raise make_refusal(run, plans)
-    chosen = pick_preferred(run, fitting)
+        raise make_refusal(config, plans)
+    chosen = pick_preferred(config, fitting)
     return chosen, tuple(_pick_distinct([chosen, *fitting]))[1:5]
 
 
-def search_plans(run: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
-    """The plans of `run`, best first, and those of them that `may` be taken; with last resorts
+def search_plans(config: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
+    """The plans of `config`, best first, and those of them that `may` be taken; with last resorts
     where no compiled layers fit.
     """
-    plans = rank_plans(run)
+    plans = rank_plans(config)
     fitting = [*filter(may, plans)]
     if not any(plan.levers.compiled for plan in fitting):
-        plans = rank_plans(run, last_resorts=True)
+        plans = rank_plans(config, last_resorts=True)
         fitting = [*filter(may, plans)]
     return plans, fitting
 
 
-def pick_preferred(run: RunConfig, fitting: list[Plan]) -> Plan:
+def pick_preferred(config: RunConfig, fitting: list[Plan]) -> Plan:
     """The one that takes least with `training.plan=frugal`, else the simplest of those whose
     predicted times are too close to tell apart. `fitting` are plans that may be taken, best first.
     """
-    if run.training.plan is Planning.frugal:
+    if config.training.plan is Planning.frugal:
         return fitting[0]
     close = [plan for plan in fitting if plan.step_s <= fitting[0].step_s * TOO_CLOSE_TO_TELL]
     return min(close, key=_preference_key)
@@ -83,10 +83,10 @@ def _preference_key(plan: Plan) -> tuple[bool, bool, int, float, int]:
     )
 
 
-def rank_plans(run: RunConfig, last_resorts: bool = False) -> list[Plan]:
+def rank_plans(config: RunConfig, last_resorts: bool = False) -> list[Plan]:
     """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
-    is_frugal = run.training.plan is Planning.frugal
-    predictions = Predictions(run)
+    is_frugal = config.training.plan is Planning.frugal
+    predictions = Predictions(config)
     plans = [
         predictions.of(levers)
         for levers in list_candidates(predictions.budgets, last_resorts or is_frugal)
@@ -150,9 +150,9 @@ def apply_plan(config: RunConfig, plan: Plan) -> RunConfig:
     return change_values(config, values)
 
 
-def find_cell(run: RunConfig, rank: int, seq: int) -> Cell:
-    """The best plan of `run` at another rank and length."""
-    there = resize_run(run, rank, seq)
+def find_cell(config: RunConfig, rank: int, seq: int) -> Cell:
+    """The best plan of `config` at another rank and length."""
+    there = resize_run(config, rank, seq)
     _, fitting = search_plans(there, partial(fits, there))
     return Cell(rank, seq, pick_preferred(there, fitting) if fitting else None)
 
@@ -170,9 +170,9 @@ def _pick_distinct(plans: list[Plan]) -> Iterator[Plan]:
             yield plan
 
 
-def is_planned(run: RunConfig) -> bool:
+def is_planned(config: RunConfig) -> bool:
     """Is there a card, and so something to plan?"""
-    return run.hardware.device is Device.cuda
+    return config.hardware.device is Device.cuda
 
 
 def sort_terms(plan: Plan) -> list[Term]:

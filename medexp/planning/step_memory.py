@@ -73,42 +73,46 @@ PLAIN_DORA_SHARE = 0.25  # of DoRA's product that is there at the peak: three po
 CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB
 
 
-def list_step_terms(run: RunConfig, levers: Levers) -> list[Term]:
-    """The terms of a training step of `run` with `levers`, gradients and optimizer left out."""
-    tokens = levers.micro_batch * run.training.max_seq_tokens
+def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
+    """The terms of a training step of `config` with `levers`, gradients and optimizer left out."""
+    tokens = levers.micro_batch * config.training.max_seq_tokens
     return (
-        _list_unsloth_terms(run, levers, tokens)
-        if run.hardware.engine is Engine.unsloth
-        else _list_plain_terms(run, tokens)
+        _list_unsloth_terms(config, levers, tokens)
+        if config.hardware.engine is Engine.unsloth
+        else _list_plain_terms(config, tokens)
     )
 
 
-def is_offloaded(run: RunConfig) -> bool:
+def is_offloaded(config: RunConfig) -> bool:
     """Do hidden states wait for the backward pass in host memory?"""
     return (
-        run.hardware.engine is Engine.unsloth
-        and run.training.gradient_checkpointing is Checkpointing.unsloth
+        config.hardware.engine is Engine.unsloth
+        and config.training.gradient_checkpointing is Checkpointing.unsloth
     )
 
 
-def is_shortened(run: RunConfig) -> bool:
+def is_shortened(config: RunConfig) -> bool:
     """Whether recomputed layers leave out the last product of their MLP; an MLP in tiles does not.
 
     Source: medexp.models.patches.mlp_recompute."""
-    is_plain = is_fused(run) and run.lora.dropout == 0 and set(MLP) <= set(run.lora.target_modules)
-    return is_offloaded(run) and is_plain and not run.hardware.recompute_last_product
+    is_plain = (
+        is_fused(config)
+        and config.lora.dropout == 0
+        and set(MLP) <= set(config.lora.target_modules)
+    )
+    return is_offloaded(config) and is_plain and not config.hardware.recompute_last_product
 
 
-def _list_unsloth_terms(run: RunConfig, levers: Levers, tokens: int) -> list[Term]:
+def _list_unsloth_terms(config: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     training = Phase.training
     recompute, fitted = (
-        _compiled_bytes(run, tokens) if levers.compiled else _eager_bytes(run, levers, tokens)
+        _compiled_bytes(config, tokens) if levers.compiled else _eager_bytes(config, levers, tokens)
     )
-    staging = _staging_bytes(run, tokens) if is_offloaded(run) else 0
-    loss = _loss_bytes(run)
+    staging = _staging_bytes(config, tokens) if is_offloaded(config) else 0
+    loss = _loss_bytes(config)
     slack = max(0, max(fitted, SMALLEST_STEP + loss) - recompute - loss - staging)
     return [
-        _make_hidden_state_term(run, tokens),
+        _make_hidden_state_term(config, tokens),
         Term(
             "staging of hidden states", staging, Place.gpu, training, "Unsloth's two buffers, exact"
         ),
@@ -121,14 +125,14 @@ def _list_unsloth_terms(run: RunConfig, levers: Levers, tokens: int) -> list[Ter
         ),
         Term(
             "layers kept un-recomputed",
-            _kept_bytes(run, levers, tokens),
+            _kept_bytes(config, levers, tokens),
             Place.gpu,
             training,
             "fitted, benchmarks/vram",
         ),
         Term(
             "activations of kept layers",
-            waiting_bytes(run, levers),
+            waiting_bytes(config, levers),
             Place.host,
             training,
             "what a layer saves, in 8 MiB pieces",
@@ -138,10 +142,10 @@ def _list_unsloth_terms(run: RunConfig, levers: Levers, tokens: int) -> list[Ter
     ]
 
 
-def _make_hidden_state_term(run: RunConfig, tokens: int) -> Term:
+def _make_hidden_state_term(config: RunConfig, tokens: int) -> Term:
     """A layer's input each: exact on the card, in blocks of a power of two on the host."""
-    layers, whole = run.model.shape.layers, hidden_state_bytes(run.model.shape, tokens)
-    if not is_offloaded(run):
+    layers, whole = config.model.shape.layers, hidden_state_bytes(config.model.shape, tokens)
+    if not is_offloaded(config):
         return Term(
             "hidden states kept for backward",
             whole,
@@ -159,19 +163,19 @@ def _make_hidden_state_term(run: RunConfig, tokens: int) -> Term:
     )
 
 
-def _compiled_bytes(run: RunConfig, tokens: int) -> tuple[int, int]:
+def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
     """What tensors take beside staging and loss, and what the allocator reserves for all of it."""
-    if not is_fused(run):
-        return compiled_step_bytes(run, tokens)
-    shape = run.model.shape
+    if not is_fused(config):
+        return compiled_step_bytes(config, tokens)
+    shape = config.model.shape
     weight = dequantised_bytes(shape)
-    if is_in_mlp(run):
+    if is_in_mlp(config):
         again = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn)
         backward = (
             2 * tokens * (BACKWARD_PER_HIDDEN * shape.hidden + BACKWARD_PER_FFN * shape.ffn)
             + weight
         )
-        layer, is_whole = max(again, backward), not is_shortened(run)
+        layer, is_whole = max(again, backward), not is_shortened(config)
     else:
         layer = (
             2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + ATTENTION_ALONE_PER_FFN * shape.ffn)
@@ -182,22 +186,22 @@ def _compiled_bytes(run: RunConfig, tokens: int) -> tuple[int, int]:
     slack = max(
         2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight
     )
-    return int(layer) - _staging_bytes(run, tokens), int(
-        max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(run)
+    return int(layer) - _staging_bytes(config, tokens), int(
+        max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(config)
     )
 
 
-def _staging_bytes(run: RunConfig, tokens: int) -> int:
+def _staging_bytes(config: RunConfig, tokens: int) -> int:
     """Two buffers of hidden states in 16 bits."""
-    return 4 * tokens * run.model.shape.hidden
+    return 4 * tokens * config.model.shape.hidden
 
 
-def _loss_bytes(run: RunConfig) -> int:
-    return LOSS_LEAVES + LOSS_LEAVES_PER_WIDTH * run.model.shape.hidden
+def _loss_bytes(config: RunConfig) -> int:
+    return LOSS_LEAVES + LOSS_LEAVES_PER_WIDTH * config.model.shape.hidden
 
 
-def _eager_bytes(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
-    shape = run.model.shape
+def _eager_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
+    shape = config.model.shape
     per_hidden, per_ffn = (
         (TILED_PER_HIDDEN, TILED_PER_FFN) if levers.tiled_mlp else (EAGER_PER_HIDDEN, EAGER_PER_FFN)
     )
@@ -208,7 +212,7 @@ def _eager_bytes(run: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]
     fixed = EAGER_PER_WEIGHT * dequantised_bytes(shape) + EAGER_FIXED
     fitted = int(2 * (per_hidden * tokens * shape.hidden + per_ffn * tile * shape.ffn) + fixed)
     return slope, (
-        fitted if is_fused(run) else int(EAGER_FACTOR * fitted) + product_bytes(run, tokens)
+        fitted if is_fused(config) else int(EAGER_FACTOR * fitted) + product_bytes(config, tokens)
     )
 
 
@@ -222,26 +226,26 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
     return min(tokens, hidden)
 
 
-def _kept_bytes(run: RunConfig, levers: Levers, tokens: int) -> int:
+def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
-        return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(run, tokens))) + WAITING_FIXED
+        return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(config, tokens))) + WAITING_FIXED
     each = (
-        2 * tokens * (5 * run.model.shape.hidden + 2 * run.model.shape.ffn)
-        if is_fused(run)
-        else compiled_step_bytes(run, tokens)[0]
+        2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn)
+        if is_fused(config)
+        else compiled_step_bytes(config, tokens)[0]
     )
     return int(KEPT_EACH * levers.kept_layers * each)
 
 
-def _count_saved_numbers(run: RunConfig, tokens: int) -> list[int]:
+def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
     """How many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five as
     wide as the model, keys before and after rotation, queries and attention's output and keys and
     values padded by a block, two as wide as the MLP.
 
     Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
     """
-    shape = run.model.shape
-    limit = run.training.max_seq_tokens
+    shape = config.model.shape
+    limit = config.training.max_seq_tokens
     padded = count_attended_tokens(tokens // limit, limit)
     query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return (
@@ -260,21 +264,23 @@ def count_attended_tokens(cases: int, longest: int) -> int:
     return cases * (longest + PADDED_TOKENS)
 
 
-def waiting_bytes(run: RunConfig, levers: Levers) -> int:
+def waiting_bytes(config: RunConfig, levers: Levers) -> int:
     """Pinned host memory for what the waiting layers save."""
-    tokens = levers.micro_batch * run.training.max_seq_tokens
-    pieces = sum(-(-2 * numbers // WAITING_PIECE) for numbers in _count_saved_numbers(run, tokens))
+    tokens = levers.micro_batch * config.training.max_seq_tokens
+    pieces = sum(
+        -(-2 * numbers // WAITING_PIECE) for numbers in _count_saved_numbers(config, tokens)
+    )
     return levers.waiting_layers * pieces * WAITING_PIECE
 
 
-def _list_plain_terms(run: RunConfig, tokens: int) -> list[Term]:
+def _list_plain_terms(config: RunConfig, tokens: int) -> list[Term]:
     if (
-        run.hardware.device is Device.cpu
-        or run.training.gradient_checkpointing is Checkpointing.off
+        config.hardware.device is Device.cpu
+        or config.training.gradient_checkpointing is Checkpointing.off
     ):
-        return _list_unchunked_terms(run, tokens)
-    shape, training = run.model.shape, Phase.training
-    hidden_states, gradients = hidden_state_bytes(shape, tokens), 4 * count_lora_parameters(run)
+        return _list_unchunked_terms(config, tokens)
+    shape, training = config.model.shape, Phase.training
+    hidden_states, gradients = hidden_state_bytes(shape, tokens), 4 * count_lora_parameters(config)
     loss_fixed = int(2 * LOSS_PER_HEAD * shape.vocab * shape.hidden) + LOSS_FIXED - gradients
     layer_fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED
     in_loss = (int(2 * tokens * LOSS_PER_HIDDEN * shape.hidden), max(0, loss_fixed))
@@ -283,7 +289,7 @@ def _list_plain_terms(run: RunConfig, tokens: int) -> list[Term]:
         layer_fixed,
     )
     activations, fixed = max(in_loss, in_layer, key=sum)
-    fixed += int(PLAIN_DORA_SHARE * product_bytes(run, 0))
+    fixed += int(PLAIN_DORA_SHARE * product_bytes(config, 0))
     return [
         Term(
             "hidden states kept for backward",
@@ -303,13 +309,13 @@ def _list_plain_terms(run: RunConfig, tokens: int) -> list[Term]:
     ]
 
 
-def _list_unchunked_terms(run: RunConfig, tokens: int) -> list[Term]:
+def _list_unchunked_terms(config: RunConfig, tokens: int) -> list[Term]:
     """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is
     taken to need as much.
     """
-    shape, training, width = run.model.shape, Phase.training, WIDTHS[run.hardware.dtype]
-    is_off = run.training.gradient_checkpointing is Checkpointing.off
-    saved = EAGER_FACTOR if run.lora.dora else 1
+    shape, training, width = config.model.shape, Phase.training, WIDTHS[config.hardware.dtype]
+    is_off = config.training.gradient_checkpointing is Checkpointing.off
+    saved = EAGER_FACTOR if config.lora.dora else 1
     a_layer = int(saved * width * tokens * CPU_PER_LAYER * (shape.hidden + shape.ffn))
     hidden_states = 0 if is_off else width * shape.layers * tokens * shape.hidden
     measured = "fitted on a CPU, benchmarks/vram"

@@ -68,27 +68,27 @@ class MicroBatch:
         return max(self.fixed_s + tokens * self.token_s, self.least_s)
 
 
-def estimate_micro_batch(run: RunConfig, levers: Levers) -> MicroBatch:
-    """What a micro-batch of `run` takes on the card.
+def estimate_micro_batch(config: RunConfig, levers: Levers) -> MicroBatch:
+    """What a micro-batch of `config` takes on the card.
 
     Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a
     kept layer and where nothing is recomputed of it), 4 in the head.
     """
-    shape = run.model.shape
-    tflops, memory, _ = _effective_rates(run)
+    shape = config.model.shape
+    tflops, memory, _ = _effective_rates(config)
     recomputed = 1 - levers.kept_layers / shape.layers
     # the MLP once more, 2 FLOP a weight
     again = 6 * shape.layers * shape.hidden * shape.ffn if levers.tiled_mlp else 0
-    flops = _flops_per_token(shape, run.training.max_seq_tokens, recomputed) + again
+    flops = _flops_per_token(shape, config.training.max_seq_tokens, recomputed) + again
     left_out = (
         recomputed * shape.layers * shape.hidden * shape.ffn
-        if is_shortened(run) and not levers.tiled_mlp
+        if is_shortened(config) and not levers.tiled_mlp
         else 0
     )
     products_s = BESIDE_WIDE_PRODUCTS * (flops - 2 * left_out) / (tflops * 1e12)
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
-    is_quantised = run.model.quantisation is Quantisation.nf4
+    is_quantised = config.model.quantisation is Quantisation.nf4
     dequantised = (2 + recomputed) * shape.layers * count_layer_parameters(shape) - left_out
     dequantised_s = is_quantised * dequantised * DEQUANTISED_BYTES / (memory * 1e9)
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
@@ -99,11 +99,11 @@ def estimate_micro_batch(run: RunConfig, levers: Levers) -> MicroBatch:
     )
 
 
-def estimate_short_micro_batch(run: RunConfig) -> MicroBatch:
-    """What a micro-batch of `run` (levers set) takes when it is shorter than planned; streamed
+def estimate_short_micro_batch(config: RunConfig) -> MicroBatch:
+    """What a micro-batch of `config` (levers set) takes when it is shorter than planned; streamed
     layers cross the link in full.
     """
-    hardware = run.hardware
+    hardware = config.hardware
     streamed, kept = (
         each if isinstance(each, int) else 0
         for each in (hardware.offload_layers, hardware.checkpoint_skip_layers)
@@ -116,33 +116,33 @@ def estimate_short_micro_batch(run: RunConfig) -> MicroBatch:
         compiled=hardware.compile_layers is True,
         tiled_mlp=hardware.tile_mlp is True,
     )
-    whole = estimate_micro_batch(run, levers)
-    streamed_s = streamed_link_bytes(run, streamed) / (_effective_rates(run)[2] * 1e9)
+    whole = estimate_micro_batch(config, levers)
+    streamed_s = streamed_link_bytes(config, streamed) / (_effective_rates(config)[2] * 1e9)
     return replace(whole, least_s=max(whole.least_s, streamed_s))
 
 
-def predict_plan(run: RunConfig, levers: Levers) -> Plan:
-    """The bytes and the time of `run` with `levers`, every case as long as the limit."""
-    return Predictions(run).of(levers)
+def predict_plan(config: RunConfig, levers: Levers) -> Plan:
+    """The bytes and the time of `config` with `levers`, every case as long as the limit."""
+    return Predictions(config).of(levers)
 
 
 class Predictions:
-    """Bytes and times of `run` with any levers; as for its `budgets`, the run must stay as it is."""
+    """Bytes and times of `config` with any levers; as for its `budgets`, the run must stay as it is."""
 
-    def __init__(self, run: RunConfig):
-        self.budgets = Budgets(run)
-        self._run, self._link_a_s = run, _effective_rates(run)[2] * 1e9
+    def __init__(self, config: RunConfig):
+        self.budgets = Budgets(config)
+        self._config, self._link_a_s = config, _effective_rates(config)[2] * 1e9
         self._micro_batches: dict[tuple[int, bool, bool], MicroBatch] = {}
 
     def of(self, levers: Levers) -> Plan:
         """As `predict_plan`."""
-        run, link_a_s = self._run, self._link_a_s
+        config, link_a_s = self._config, self._link_a_s
         needed = self.budgets.of(levers)
-        tokens = levers.micro_batch * run.training.max_seq_tokens
+        tokens = levers.micro_batch * config.training.max_seq_tokens
         on_card_s = levers.accumulation * self._micro_batch(levers).seconds(tokens)
         linked_s = needed.link_bytes / link_a_s
         looked_up_s = (
-            levers.accumulation * tokens * 2 * run.model.shape.hidden / link_a_s
+            levers.accumulation * tokens * 2 * config.model.shape.hidden / link_a_s
             if levers.embedding_on_host
             else 0.0
         )
@@ -156,19 +156,19 @@ class Predictions:
             needed,
             step_s,
             levers.accumulation * tokens / step_s,
-            is_timed=run.hardware.matmul_tflops is not None,
+            is_timed=config.hardware.matmul_tflops is not None,
         )
 
     def _micro_batch(self, levers: Levers) -> MicroBatch:
         key = (levers.kept_layers, levers.compiled, levers.tiled_mlp)
         if (known := self._micro_batches.get(key)) is None:
-            known = self._micro_batches[key] = estimate_micro_batch(self._run, levers)
+            known = self._micro_batches[key] = estimate_micro_batch(self._config, levers)
         return known
 
 
-def _effective_rates(run: RunConfig) -> tuple[float, float, float]:
+def _effective_rates(config: RunConfig) -> tuple[float, float, float]:
     """TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
-    hardware = run.hardware
+    hardware = config.hardware
     known = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
     tflops, memory, link = (
         rate or default for rate, default in zip(known, DEFAULT_CARD, strict=True)

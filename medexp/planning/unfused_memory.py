@@ -27,66 +27,73 @@ FORWARD_PER_WEIGHT, FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 8.7, 11, 10
 FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB  # what the allocator reserves on top
 
 
-def is_fused(run: RunConfig) -> bool:
+def is_fused(config: RunConfig) -> bool:
     """Do the adapter's products run in Unsloth's own kernels?"""
-    return not run.lora.dora and run.lora.bias is Bias.none
+    return not config.lora.dora and config.lora.bias is Bias.none
 
 
-def can_stream(run: RunConfig) -> bool:
+def can_stream(config: RunConfig) -> bool:
     """Can layers wait on the host? Not with DoRA, whose magnitudes are made of weights on the card
     (a CUDA error in PEFT), nor where biases of a streamed layer would be trained."""
-    trains_its_biases = run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
-    return run.hardware.engine is Engine.unsloth and not run.lora.dora and not trains_its_biases
+    trains_its_biases = (
+        config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
+    )
+    return (
+        config.hardware.engine is Engine.unsloth and not config.lora.dora and not trains_its_biases
+    )
 
 
-def compiled_step_bytes(run: RunConfig, tokens: int) -> tuple[int, int]:
+def compiled_step_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
     """Bytes of a step of `tokens` in compiled layers: what grows with the tokens, and all that is
     reserved.
     """
-    shape = run.model.shape
-    if not run.lora.dora:
+    shape = config.model.shape
+    if not config.lora.dora:
         slope = int(2 * tokens * (BIAS_PER_HIDDEN * shape.hidden + BIAS_PER_FFN * shape.ffn))
         return slope, slope + BIAS_FIXED
-    per_ffn = DORA_PER_FFN if is_in_mlp(run) else DORA_PER_FFN_BESIDE
+    per_ffn = DORA_PER_FFN if is_in_mlp(config) else DORA_PER_FFN_BESIDE
     slope = int(2 * tokens * (DORA_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn))
-    return slope, slope + int(DORA_PER_WEIGHT * _find_largest_weight(run)) + DORA_FIXED
+    return slope, slope + int(DORA_PER_WEIGHT * _find_largest_weight(config)) + DORA_FIXED
 
 
-def product_bytes(run: RunConfig, tokens: int) -> int:
+def product_bytes(config: RunConfig, tokens: int) -> int:
     """Bytes of DoRA's largest product, made for a pass over `tokens` in layers that are not
     compiled; 0 without DoRA.
     """
-    if not run.lora.dora:
+    if not config.lora.dora:
         return 0
     takes = (
         each * (IDENTITY * each + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
-        for each, outputs in _list_trained_sizes(run)
+        for each, outputs in _list_trained_sizes(config)
     )
     return max(takes) + PRODUCT_FIXED
 
 
-def forward_bytes(run: RunConfig, tokens: int) -> int:
+def forward_bytes(config: RunConfig, tokens: int) -> int:
     """Bytes allocated in a pass of DoRA over `tokens` without gradients."""
-    shape, per_ffn = run.model.shape, FORWARD_PER_FFN if is_in_mlp(run) else FORWARD_PER_FFN_BESIDE
+    shape, per_ffn = (
+        config.model.shape,
+        FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE,
+    )
     activations = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn)
     return max(
-        product_bytes(run, tokens),
-        int(FORWARD_PER_WEIGHT * _find_largest_weight(run)) + activations,
+        product_bytes(config, tokens),
+        int(FORWARD_PER_WEIGHT * _find_largest_weight(config)) + activations,
     )
 
 
-def _list_trained_sizes(run: RunConfig) -> list[tuple[int, int]]:
+def _list_trained_sizes(config: RunConfig) -> list[tuple[int, int]]:
     return [
         size
-        for name, size in list_linear_sizes(run.model.shape).items()
-        if name in run.lora.target_modules
+        for name, size in list_linear_sizes(config.model.shape).items()
+        if name in config.lora.target_modules
     ]
 
 
-def _find_largest_weight(run: RunConfig) -> int:
-    return max(inputs * outputs for inputs, outputs in _list_trained_sizes(run))
+def _find_largest_weight(config: RunConfig) -> int:
+    return max(inputs * outputs for inputs, outputs in _list_trained_sizes(config))
 
 
-def is_in_mlp(run: RunConfig) -> bool:
+def is_in_mlp(config: RunConfig) -> bool:
     """Has any projection of the MLP an adapter?"""
-    return bool(set(MLP) & set(run.lora.target_modules))
+    return bool(set(MLP) & set(config.lora.target_modules))

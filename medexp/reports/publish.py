@@ -22,19 +22,19 @@ def publish_evaluation(
     """Write record, metrics, tables and report.html to the run in MLflow; record and page also into
     `folder`. Returns the page.
     """
-    tracker.json(record.as_json(), RECORD)
-    tracker.metrics(step, found.metrics())
+    tracker.log_json(record.as_json(), RECORD)
+    tracker.log_metrics(step, found.metrics())
     if record.judged is not None:
         asked = [*record.judged.base, *record.judged.tuned]
         cost = {
             "tokens": sum(each.tokens for each in asked),
             "dollars": sum(each.dollars for each in asked),
         }
-        tracker.metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
+        tracker.log_metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
     if record.cases:
-        tracker.table(per_case_table(record, found), PER_CASE)
+        tracker.log_table(per_case_table(record, found), PER_CASE)
     rendered = run_report.render_report(record, found, about)
-    tracker.text(rendered, REPORT)
+    tracker.log_text(rendered, REPORT)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / REPORT
     file.write_text(rendered, encoding="utf-8")
@@ -68,6 +68,6 @@ def per_case_table(record: Record, found: Scorecard) -> Mapping[str, Sequence[ob
 def read_loss_curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
     """The loss curves of a training run, for `run_report.ReportHeader`."""
     return {
-        "training_loss": tracker.history("train/loss"),
-        "held_out_loss": tracker.history("eval/loss"),
+        "training_loss": tracker.read_history("train/loss"),
+        "held_out_loss": tracker.read_history("eval/loss"),
     }

@@ -63,8 +63,8 @@ class TrialExecutor:
         return True
 
     def _read_earlier_outcome(self, trial: Any, repeat: int) -> TrialOutcome | None:
-        """Return the outcome of this repeat in a trial that `trial` continues, None where it was cut
-        short.
+        """Return the outcome of this repeat in a trial that `trial` continues, None where it was
+        cut short.
         """
         if self._options.repeats == 1:
             return None
@@ -125,7 +125,8 @@ class TrialExecutor:
         return f"{trial.number}-{repeat + 1}" if has_repeats else str(trial.number)
 
     def _make_trial_spec(self, trial: Any, subdir: str) -> TrialSpec:
-        # medexp's own launcher can be interrupted, and starts its trials as children of this process.
+        # medexp's own launcher can be interrupted, and starts its trials as children of this
+        # process.
         is_child = hasattr(self._launcher, "interrupt")
         tags = {
             "mlflow.parentRunId": self.parent_run_id,

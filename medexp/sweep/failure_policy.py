@@ -19,7 +19,8 @@ class FailurePolicy:
     def check_outcome(self, outcome: TrialOutcome) -> None:
         """Check whether the sweep may go on after `outcome`, which the study has been told.
 
-        Raises: ConfigError where every trial so far was refused as bad input; SweepFailed where more
+        Raises: ConfigError where every trial so far was refused as bad input; SweepFailed where
+        more
             failed than hydra.sweeper.max_failure_rate allows.
         """
         if not outcome.ending.is_failure:

@@ -126,8 +126,8 @@ class TrialScheduler:
             self.study.heartbeat([trial_id_of(trial) for trial in self.in_flight.values()])
 
     def request_stop(self, number: int = signal.SIGINT) -> None:
-        """Stop after Ctrl-C or SIGTERM: the first lets running trials keep what they have, the second
-        ends them.
+        """Stop after Ctrl-C or SIGTERM: the first lets running trials keep what they have, the
+        second ends them.
         """
         self.stop_requests += 1
         self.stopped_by = signal.Signals(number)

@@ -105,7 +105,7 @@ def _draw_charts(
     try:
         with console.status("drawing the charts"):
             charts.draw_charts(study, base_config, folder)
-            parent.folder(folder, CHARTS)
+            parent.log_folder(folder, CHARTS)
     except Exception as error:
         if disk_space.out_of_room(error) is not None:
             raise
@@ -249,7 +249,8 @@ def _run_workers(scheduler: TrialScheduler, table: LiveTable, options: SweepOpti
 
 
 def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
-    """Write best.yaml of the best trial, of a Pareto front of the one with the best first objective.
+    """Write best.yaml of the best trial, of a Pareto front of the one with the best first
+    objective.
 
     Returns its path, None before there is a best trial.
     """

@@ -106,7 +106,7 @@ class _Results(io.FileIO):
 class _Unread(_Results):
     """A file that drops what is written once its reader has gone, too."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
         """Write `data`, or drop it."""
         try:
             return super().write(data)

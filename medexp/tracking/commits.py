@@ -52,10 +52,10 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
             OmegaConf.update(entries[place], "revision", commit, force_add=True)
 
 
-def describe_commits(run: RunConfig, tags: Mapping[str, str]) -> str | None:
-    """Which of the commits in `tags` the checked `run` takes; None where it takes none."""
+def describe_commits(config: RunConfig, tags: Mapping[str, str]) -> str | None:
+    """Which of the commits in `tags` the checked `config` takes; None where it takes none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
-    read: list[Model | MixtureSource] = [run.model, *dataset_sources.sources(run.dataset)]
+    read: list[Model | MixtureSource] = [config.model, *dataset_sources.sources(config.dataset)]
     pinned = [each for each in read if each.path is None and each.revision in recorded]
     taken = [f"{each.hub_id} at {each.revision}" for each in pinned]
     return f"as that run had them from the Hub: {', '.join(taken)}" if taken else None

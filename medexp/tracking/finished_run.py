@@ -24,7 +24,7 @@ from medexp.tracking.artifact_names import (
     RECORD,
     STARTED_FROM,
 )
-from medexp.tracking.store_upkeep import MOVED_FROM, lies_in
+from medexp.tracking.store_upkeep import MOVED_FROM, folder_of_uri
 
 _OVERRIDE = re.compile(r"^\+{0,2}([\w/.]+)=")
 
@@ -163,4 +163,6 @@ def _relocate_files(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -
     or copied."""
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
     project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
-    return found_again(stored, lies_in(moved_from).parents[1] if moved_from else None, project)
+    return found_again(
+        stored, folder_of_uri(moved_from).parents[1] if moved_from else None, project
+    )

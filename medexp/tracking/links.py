@@ -36,7 +36,7 @@ def list_links(tracking: Tracking, address: str) -> Sequence[Link]:
     found = [
         _link_view(
             client,
-            views.all_runs(_pick_peak_metric(runs)),
+            views.make_all_runs_view(_pick_peak_metric(runs)),
             f"experiment {experiment.name}",
             address,
             number,
@@ -66,7 +66,9 @@ def _link_comparison(client: Any, study: Any, trials: Sequence[Any], address: st
     if len(trials) < 2:
         return []
     name, number = study.data.tags["medexp.study"], study.info.experiment_id
-    view = views.sweep(name, [run.data.params for run in trials], _pick_peak_metric(trials))
+    view = views.make_sweep_view(
+        name, [run.data.params for run in trials], _pick_peak_metric(trials)
+    )
     shown = trials[:COMPARED]
     runs, experiments = (
         quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number])

@@ -14,7 +14,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from medexp.system.process_identity import is_dead
-from medexp.tracking.store import existing_run
+from medexp.tracking.store import get_existing_run
 from medexp.tracking.store_lock import suppress_away
 
 PROCESS = "medexp.process"  # the tag that says which process a run belongs to while it is RUNNING
@@ -64,7 +64,7 @@ def mark_runs_killed(client: Any, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     with suppress_away():  # the next command does it
         for run_id in run_ids:
-            run = existing_run(client, run_id)
+            run = get_existing_run(client, run_id)
             if run is not None and run.info.status == "RUNNING":
                 why = (
                     "the process ended without reporting an error (killed, or the machine stopped)"

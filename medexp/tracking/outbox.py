@@ -15,9 +15,9 @@ from typing import Any
 from medexp.errors import first_line
 from medexp.system.files import write_json_atomic
 from medexp.tracking.run_writer import FILES, RunWriter
-from medexp.tracking.store import existing_run
+from medexp.tracking.store import get_existing_run
 from medexp.tracking.store_lock import is_away, is_locked
-from medexp.tracking.store_upkeep import STORE, lies_in
+from medexp.tracking.store_upkeep import STORE, folder_of_uri
 
 SAYS_AFTER_S = 20.0
 _PAUSE_S = 0.2
@@ -128,9 +128,9 @@ def write_left(client: Any, root: Path) -> None:
     for file in sorted((root / "unwritten").glob("*.json")):
         with suppress(Exception):  # they were written in another version, or are to wait still
             kept = json.loads(file.read_text(encoding="utf-8"))
-            run = existing_run(client, kept["run_id"])
+            run = get_existing_run(client, kept["run_id"])
             if run is not None:
-                artifacts = lies_in(run.info.artifact_uri)
+                artifacts = folder_of_uri(run.info.artifact_uri)
                 writer = RunWriter(client, run.info.run_id, run.info.experiment_id, artifacts)
                 for kind, values in kept["entries"]:
                     writer.write(kind, values)

@@ -14,8 +14,8 @@ from medexp.config.schema import Tracking
 from medexp.errors import RunError, listing, nearest
 from medexp.tracking import open_runs
 from medexp.tracking.run_writer import RunWriter
-from medexp.tracking.store import existing_run, existing_store, open_store
-from medexp.tracking.store_upkeep import lies_in
+from medexp.tracking.store import get_existing_run, open_existing_store, open_store
+from medexp.tracking.store_upkeep import folder_of_uri
 from medexp.tracking.tracker import Tracker
 
 LAST = "last"  # in the place of a run's id
@@ -45,12 +45,12 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
 
     Raises: RunError if there is no such run.
     """
-    client = existing_store(tracking)
+    client = open_existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
     run = (
         _find_last(client, experiments, artifacts[0])
         if run_id == LAST
-        else existing_run(client, run_id)
+        else get_existing_run(client, run_id)
     )
     if run is None:
         newest = client.search_runs(experiments, max_results=3)
@@ -60,7 +60,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
             f" {known}. See them with make ui"
         )
     run_id = run.info.run_id
-    folder = lies_in(run.info.artifact_uri)  # MLflow's own download would copy them
+    folder = folder_of_uri(run.info.artifact_uri)  # MLflow's own download would copy them
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     digests = {
@@ -92,7 +92,7 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
 
     Raises: RunError if there is no such study, naming those there are.
     """
-    client = existing_store(tracking)
+    client = open_existing_store(tracking)
     experiments = [each.experiment_id for each in client.search_experiments()]
     named = (
         client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000)
@@ -130,7 +130,9 @@ def _find_last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
     )
     runs = [run for run in runs if "medexp.model" in run.data.tags]  # a sweep has a run of its own
     # trials of a sweep keep none
-    with_adapter = (run for run in runs if (lies_in(run.info.artifact_uri) / adapter).is_dir())
+    with_adapter = (
+        run for run in runs if (folder_of_uri(run.info.artifact_uri) / adapter).is_dir()
+    )
     return next(with_adapter, next(iter(runs), None))
 
 
@@ -139,12 +141,14 @@ def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None
 
     Raises: RunError if there is no such run.
     """
-    client = existing_store(tracking)
-    run = existing_run(client, run_id)
+    client = open_existing_store(tracking)
+    run = get_existing_run(client, run_id)
     if run is None:
         raise RunError(f"run={run_id} is not in {tracking.root}; make ui lists the runs there")
-    if not (lies_in(run.info.artifact_uri) / name).exists():
-        writer = RunWriter(client, run_id, run.info.experiment_id, lies_in(run.info.artifact_uri))
+    if not (folder_of_uri(run.info.artifact_uri) / name).exists():
+        writer = RunWriter(
+            client, run_id, run.info.experiment_id, folder_of_uri(run.info.artifact_uri)
+        )
         writer.folder({"folder": str(folder), "name": name})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError, listing
 from medexp.tracking.artifact_names import ADAPTER, REPORT
-from medexp.tracking.store import existing_store, is_missing
+from medexp.tracking.store import is_missing, open_existing_store
 from medexp.tracking.views import TRAINING_PAGES
 
 URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+|latest))")
@@ -55,7 +55,7 @@ def register_adapter(tracking: Tracking, run_id: str, name: str, alias: str) -> 
     run, it has not finished, or it kept no adapter.
     """
     check_names(name, alias)
-    client = existing_store(tracking)
+    client = open_existing_store(tracking)
     run = _get_finished_run(client, run_id, tracking.root)
     version = _find_version(client, name, run_id)
     is_new = version is None
@@ -96,7 +96,7 @@ def find_run_of_model(tracking: Tracking, uri: str) -> str:
         raise RunError(
             f"run={uri} is not a registered model: models:/NAME@ALIAS or models:/NAME/VERSION is"
         )
-    client = existing_store(tracking)
+    client = open_existing_store(tracking)
     versions = _list_versions(client, asked["name"])
     found = _pick_version(client, versions, asked)
     if found is None:

@@ -22,20 +22,20 @@ _UNTELLING = ("training.save_steps", "training.resume", "lora.start_from", "expe
 LONGEST = 80
 
 
-def make_run_name(run: RunConfig, overrides: Sequence[str] = ()) -> str:
-    """Rank, learning rate and length of `run`, then whatever else of its recipe the command line
+def make_run_name(config: RunConfig, overrides: Sequence[str] = ()) -> str:
+    """Rank, learning rate and length of `config`, then whatever else of its recipe the command line
     has named.
     """
-    values = (run.lora.r, run.training.learning_rate, run.training.max_seq_tokens)
+    values = (config.lora.r, config.training.learning_rate, config.training.max_seq_tokens)
     named = [abbreviate_params({key: value}) for key, value in zip(_ALWAYS, values, strict=True)]
-    return _clipped(" ".join([*named, *_others(overrides)]))
+    return _clip(" ".join([*named, *_list_other_overrides(overrides)]))
 
 
 def abbreviate_params(params: Mapping[str, object]) -> str:
     """`params` (dotted key -> value) in a few words: `{"lora.r": 8, "training.learning_rate":
     2e-4}` is `r8 lr2e-4`.
     """
-    return " ".join(_word(key, value) for key, value in params.items())
+    return " ".join(_abbreviate(key, value) for key, value in params.items())
 
 
 def format_rate(value: float) -> str:
@@ -44,7 +44,7 @@ def format_rate(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _word(key: str, value: object) -> str:
+def _abbreviate(key: str, value: object) -> str:
     last = key.rpartition(".")[2]
     if key == "training.learning_rate":
         return f"lr{format_rate(float(str(value)))}"
@@ -52,15 +52,17 @@ def _word(key: str, value: object) -> str:
     return f"{_SHORT[key]}{shown}" if key in _SHORT else f"{last}={shown}"
 
 
-def _others(overrides: Sequence[str]) -> list[str]:
+def _list_other_overrides(overrides: Sequence[str]) -> list[str]:
     found = []
     for each in overrides:
         told = _TELLING.fullmatch(each)
         if told is None or told["key"] in (*_ALWAYS, *_UNTELLING) or each in _UNTELLING:
             continue
-        found.append(_word(told["key"], told["value"]) if "." in told["key"] else told["value"])
+        found.append(
+            _abbreviate(told["key"], told["value"]) if "." in told["key"] else told["value"]
+        )
     return found
 
 
-def _clipped(text: str) -> str:
+def _clip(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.system.files import atomic_directory
-from medexp.tracking.store_upkeep import lies_in
+from medexp.tracking.store_upkeep import folder_of_uri
 
 FILES = ("text", "folder")  # kinds that need no database
 _TABLES = "mlflow.loggedArtifacts"
@@ -85,7 +85,7 @@ class RunWriter:
         said = {"params": values["params"], "tags": values["tags"], "model_type": "LoRA adapter"}
         create = self._client.create_logged_model
         made = self._model() or create(self._experiment_id, name, self.run_id, **said)
-        _linked(folder, lies_in(made.artifact_location))
+        _link_files(folder, folder_of_uri(made.artifact_location))
         self._client.finalize_logged_model(made.model_id, "READY")
         outputs = self._client.get_run(self.run_id).outputs.model_outputs
         if made.model_id not in {each.model_id for each in outputs}:
@@ -125,7 +125,7 @@ class RunWriter:
         self._client.set_terminated(self.run_id, values["status"], values["at_ms"])
 
 
-def _linked(folder: Path, to: Path) -> None:
+def _link_files(folder: Path, to: Path) -> None:
     """The files of `folder` under `to`: the same ones where the file system can, else copies."""
 
     def link(file: str, other: str) -> None:

@@ -19,13 +19,13 @@ from medexp.config.schema import Tracking
 from medexp.errors import MachineError
 from medexp.system.ports import refuse_taken_port
 from medexp.tracking.store import refuse_empty, store_uri
-from medexp.tracking.store_upkeep import prepare
+from medexp.tracking.store_upkeep import prepare_store
 
 READY_WITHIN_S = 120.0
 
 
 @contextmanager
-def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
+def serve_mlflow(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
     """The address of an MLflow server over the store of `tracking`, ready to answer; it and its
     workers end with the block.
 
@@ -34,13 +34,13 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
     """
     root = Path(tracking.root or ".")
     refuse_empty(root)
-    prepare(root)
+    prepare_store(root)
     refuse_taken_port(port)
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
         server = subprocess.Popen(
-            _command(root, port),
-            env=_environment(),
+            _make_command(root, port),
+            env=_make_environment(),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -49,10 +49,10 @@ def serving(tracking: Tracking, port: int, log: Path) -> Iterator[str]:
             _wait_until_ready(server, address, log)
             yield address
         finally:
-            _end(server)
+            _end_server(server)
 
 
-def _command(root: Path, port: int) -> list[str]:
+def _make_command(root: Path, port: int) -> list[str]:
     hosts = f"127.0.0.1:{port},localhost:{port}"
     store = [
         "--backend-store-uri",
@@ -64,7 +64,7 @@ def _command(root: Path, port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", *store, *where]
 
 
-def _environment() -> dict[str, str]:
+def _make_environment() -> dict[str, str]:
     """This process's, with nothing on PATH: the server needs no program but Python, and MLflow's
     assistant, which has no switch, takes without asking whichever coding agent is there (Claude
     Code, Codex), and sends its makers what a person types and what it looks up in the runs. Ollama
@@ -91,7 +91,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: Path) 
     )
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _end_server(server: subprocess.Popen[bytes]) -> None:
     """Its workers are children of their own: the whole group is ended."""
     for number, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
         with suppress(ProcessLookupError):

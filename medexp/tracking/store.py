@@ -16,7 +16,7 @@ from medexp.errors import OutputError, RunError, first_line
 from medexp.system.console import Console
 from medexp.system.imports import gc_paused_for_import
 from medexp.tracking.store_lock import WAITS_S, wait_while_locked
-from medexp.tracking.store_upkeep import STORE, prepare, uri_of
+from medexp.tracking.store_upkeep import STORE, prepare_store, sqlite_uri
 
 
 def open_store(tracking: Tracking) -> Any:
@@ -28,7 +28,7 @@ def open_store(tracking: Tracking) -> Any:
 
     assert tracking.root is not None
     root = Path(tracking.root)
-    prepare(root)  # before MLflow is imported: a refusal is quick
+    prepare_store(root)  # before MLflow is imported: a refusal is quick
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with gc_paused_for_import():
         from mlflow import MlflowClient
@@ -64,7 +64,7 @@ def open_store(tracking: Tracking) -> Any:
             ) from error
 
 
-def existing_store(tracking: Tracking) -> Any:
+def open_existing_store(tracking: Tracking) -> Any:
     """MLflow's client over the store of `tracking`.
 
     Raises: RunError where there is none: a mistyped folder is not made.
@@ -84,7 +84,7 @@ def refuse_empty(root: Path) -> None:
 
 def store_uri(root: Path) -> str:
     """The tracking URI of the store under `root`."""
-    return uri_of(root / STORE)
+    return sqlite_uri(root / STORE)
 
 
 def _has_store(root: Path) -> bool:
@@ -103,14 +103,14 @@ def _make_store(root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{STORE}.lock"):
             if not _has_store(root):
-                _fill(root / f".{STORE}.new").replace(root / STORE)
+                _create_tables(root / f".{STORE}.new").replace(root / STORE)
     except OSError as error:
         raise OutputError(
             f"tracking.root={root} cannot be made ({error.strerror}); set tracking.root=FOLDER"
         ) from error
 
 
-def _fill(file: Path) -> Path:
+def _create_tables(file: Path) -> Path:
     """`file` with MLflow's tables and its default experiment, and nothing that an earlier process
     left there.
     """
@@ -118,11 +118,11 @@ def _fill(file: Path) -> Path:
 
     for left in (file, file.with_name(f"{file.name}-journal")):
         left.unlink(missing_ok=True)
-    SqlAlchemyStore(uri_of(file), (file.parent / "artifacts").as_uri()).engine.dispose()
+    SqlAlchemyStore(sqlite_uri(file), (file.parent / "artifacts").as_uri()).engine.dispose()
     return file
 
 
-def existing_run(client: Any, run_id: str | None) -> Any:
+def get_existing_run(client: Any, run_id: str | None) -> Any:
     """Run `run_id` of the store; None where there is none, or a user has deleted it."""
     from mlflow.exceptions import MlflowException
 

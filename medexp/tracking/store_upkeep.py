@@ -40,7 +40,7 @@ _REVISION = re.compile(r"^revision\b[^=]*=\s*[\"'](\w+)", re.MULTILINE)
 _BEFORE = re.compile(r"^down_revision\b[^=]*=(.*)", re.MULTILINE)
 
 
-def prepare(root: Path) -> None:
+def prepare_store(root: Path) -> None:
     """See to it that MLflow can open the store under `root`, where there is one, and finds its
     artifacts beside it.
 
@@ -50,10 +50,10 @@ def prepare(root: Path) -> None:
     file = root / STORE
     wait_while_locked(file, Console().info)
     try:
-        if not file.is_file() or not file.stat().st_size or _schema_of(file) is None:
+        if not file.is_file() or not file.stat().st_size or _read_schema(file) is None:
             return  # not made yet, or no store of MLflow's: it is to say so itself
         _upgrade(root)
-        _bring_here(root)
+        _rebase_artifacts(root)
     except (sqlite3.OperationalError, OSError) as error:
         raise OutputError(
             f"{file} cannot be used ({error}); free what holds it, or set tracking.root=FOLDER"
@@ -62,12 +62,12 @@ def prepare(root: Path) -> None:
         return  # no database: MLflow is to say what it is
 
 
-def _connected(file: Path) -> "closing[sqlite3.Connection]":
+def _connect(file: Path) -> "closing[sqlite3.Connection]":
     return closing(sqlite3.connect(file, timeout=WAITS_S, isolation_level=None))
 
 
 @cache
-def _schemas() -> tuple[frozenset[str], str] | None:
+def _list_schemas() -> tuple[frozenset[str], str] | None:
     """Every schema that this MLflow can upgrade from, and the one that it reads; None where its
     migrations are not where MLflow 3.17 has them, and it has to say itself what does not fit.
 
@@ -83,8 +83,8 @@ def _schemas() -> tuple[frozenset[str], str] | None:
     return (frozenset(known), newest.pop()) if len(newest) == 1 else None
 
 
-def _schema_of(file: Path) -> str | None:
-    with _connected(file) as store:
+def _read_schema(file: Path) -> str | None:
+    with _connect(file) as store:
         try:
             row = store.execute("SELECT version_num FROM alembic_version").fetchone()
         except sqlite3.OperationalError as error:
@@ -101,19 +101,19 @@ def _upgrade(root: Path) -> None:
     with FileLock(root / f".{STORE}.lock"):
         if _is_current(file):  # another process has been here
             return
-        kept = _free_name(file, f"mlflow-{_schema_of(file)}")
+        kept = _find_free_name(file, f"mlflow-{_read_schema(file)}")
         half_done = file.with_name(f".{STORE}.new")
         for left in (half_done, half_done.with_name(f"{half_done.name}-journal")):
             left.unlink(missing_ok=True)
-        _copy(file, kept)
-        _copy(file, half_done)
+        _copy_database(file, kept)
+        _copy_database(file, half_done)
         _migrate(half_done, kept)
         half_done.replace(file)
     said = f"was of an older MLflow and has been upgraded; as it was, it is kept as {kept.name}"
     print(f"medexp: {file} {said}", file=sys.stderr)
 
 
-def _free_name(beside: Path, stem: str) -> Path:
+def _find_free_name(beside: Path, stem: str) -> Path:
     names = (f"{stem}.db" if number == 1 else f"{stem}-{number}.db" for number in count(1))
     return next(free for name in names if not (free := beside.with_name(name)).exists())
 
@@ -123,7 +123,7 @@ def _is_current(file: Path) -> bool:
 
     Raises: OutputError if only a newer one can read it.
     """
-    schemas, found = _schemas(), _schema_of(file)
+    schemas, found = _list_schemas(), _read_schema(file)
     if schemas is None or found is None:
         return True
     known, newest = schemas
@@ -137,9 +137,9 @@ def _is_current(file: Path) -> bool:
     return found == newest
 
 
-def _copy(file: Path, to: Path) -> None:
+def _copy_database(file: Path, to: Path) -> None:
     """A copy of database `file` as of one moment, whoever writes to it."""
-    with _connected(file) as source, _connected(to) as copy:
+    with _connect(file) as source, _connect(to) as copy:
         source.backup(copy)
 
 
@@ -148,7 +148,7 @@ def _migrate(file: Path, kept: Path) -> None:
     with gc_paused_for_import():
         from mlflow.store.db import utils
 
-    engine = utils.create_sqlalchemy_engine_with_retry(uri_of(file))
+    engine = utils.create_sqlalchemy_engine_with_retry(sqlite_uri(file))
     try:
         utils._upgrade_db(engine)
     except Exception as error:
@@ -162,16 +162,16 @@ def _migrate(file: Path, kept: Path) -> None:
         engine.dispose()
 
 
-def _bring_here(root: Path) -> None:
+def _rebase_artifacts(root: Path) -> None:
     """Have every address that leads to where the artifacts of this store were lead to where they
     are."""
     here = (root / "artifacts").as_uri()
-    with _connected(root / STORE) as store:
-        if not _elsewhere(store, here):
+    with _connect(root / STORE) as store:
+        if not _list_former_addresses(store, here):
             return
         store.execute("BEGIN IMMEDIATE")  # of two processes the second finds nothing left to do
         try:
-            for before in _elsewhere(store, here):
+            for before in _list_former_addresses(store, here):
                 _rewrite(store, before, here)
             store.execute("COMMIT")
         except BaseException:
@@ -179,7 +179,7 @@ def _bring_here(root: Path) -> None:
             raise
 
 
-def _elsewhere(store: sqlite3.Connection, here: str) -> list[str]:
+def _list_former_addresses(store: sqlite3.Connection, here: str) -> list[str]:
     """The addresses that this store's own artifacts had before.
 
     They are those of its experiments that are not `here`, and that the store was made with, that
@@ -197,11 +197,11 @@ def _elsewhere(store: sqlite3.Connection, here: str) -> list[str]:
 
 
 def _is_of_this_store(store: sqlite3.Connection, base: str, here: str) -> bool:
-    if (lies_in(base).parent / STORE).is_file():
+    if (folder_of_uri(base).parent / STORE).is_file():
         return True
     runs = (each for (each,) in store.execute("SELECT artifact_uri FROM runs") if each)
     theirs = (each.removeprefix(base) for each in runs if each.startswith(f"{base}/"))
-    return any(lies_in(here + each).exists() for each in theirs)
+    return any(folder_of_uri(here + each).exists() for each in theirs)
 
 
 def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
@@ -213,7 +213,11 @@ def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
             if address is None or not f"{address}/".startswith(f"{before}/"):
                 continue
             now = here + address[len(before) :]
-            if table != "experiments" and lies_in(address).exists() and not lies_in(now).exists():
+            if (
+                table != "experiments"
+                and folder_of_uri(address).exists()
+                and not folder_of_uri(now).exists()
+            ):
                 continue
             store.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (now, row))
             if table == "runs":  # its config names files of the project that lay beside the store
@@ -230,12 +234,12 @@ def _present(store: sqlite3.Connection) -> Iterator[tuple[str, str]]:
             yield table, column
 
 
-def lies_in(uri: str) -> Path:
+def folder_of_uri(uri: str) -> Path:
     """The folder that `uri` names: every store of medexp's is on this machine."""
     return Path(url2pathname(urlparse(uri).path))
 
 
-def uri_of(file: Path) -> str:
+def sqlite_uri(file: Path) -> str:
     """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted
     where the path has % or ?.
 

@@ -20,9 +20,9 @@ from medexp.system.process_identity import as_tag
 from medexp.tracking.open_runs import PROCESS, mark_dead_runs_killed, mark_open
 from medexp.tracking.outbox import Outbox, write_left
 from medexp.tracking.run_writer import RunWriter
-from medexp.tracking.store import existing_run, open_store
+from medexp.tracking.store import get_existing_run, open_store
 from medexp.tracking.store_lock import WAITS_S, is_away, suppress_away, wait_while_locked
-from medexp.tracking.store_upkeep import STORE, lies_in
+from medexp.tracking.store_upkeep import STORE, folder_of_uri
 
 STOPPED_WAITS_S = 5.0  # for the store, where somebody waits for the end
 
@@ -55,7 +55,7 @@ class Tracker:
         """The path of the run's page below the address of MLflow's server."""
         return f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` at `step`."""
         self.latest |= values
         for name, value in values.items():
@@ -66,7 +66,7 @@ class Tracker:
             self.on_first_metrics = None
             begin()
 
-    def history(self, name: str) -> list[tuple[int, float]]:
+    def read_history(self, name: str) -> list[tuple[int, float]]:
         """Return the last value of metric `name` at every step, by step; where the store is away,
         of the steps of this process."""
         logged = self._logged.get(name, {})
@@ -76,27 +76,27 @@ class Tracker:
                 logged = {each.step: each.value for each in history}
         return sorted(logged.items())
 
-    def timed(self, name: str) -> list[tuple[float, float]]:
+    def read_timed(self, name: str) -> list[tuple[float, float]]:
         """Every value of metric `name` with the second it was logged in, by time."""
         return sorted(
             (each.timestamp / 1000, each.value)
             for each in self._client.get_metric_history(self.run_id, name)
         )
 
-    def params(self, values: Mapping[str, Value]) -> None:
+    def log_params(self, values: Mapping[str, Value]) -> None:
         """Log parameters; those that a continued run has already stay."""
         self._put("params", {name: with_tilde(str(value)) for name, value in values.items()})
 
-    def tags(self, values: Mapping[str, object]) -> None:
+    def set_tags(self, values: Mapping[str, object]) -> None:
         """Set tags, leaving out what is None."""
         said = {name: with_tilde(str(value)) for name, value in values.items() if value is not None}
         self._put("tags", said)
 
-    def note(self, markdown: str) -> None:
+    def set_description(self, markdown: str) -> None:
         """Say `markdown` in the place of the run's description."""
-        self.tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
+        self.set_tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
 
-    def model(
+    def log_model(
         self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]
     ) -> None:
         """List the adapter kept as artifact `folder` among the experiment's models, as one that
@@ -110,34 +110,34 @@ class Tracker:
         }
         self._put("model", {"name": name, "folder": str(folder), **said})
 
-    def text(self, text: str, file: str) -> None:
+    def log_text(self, text: str, file: str) -> None:
         """Keep `text` as artifact `file`."""
         self._put("text", {"file": file, "text": text})
 
-    def json(self, value: object, file: str) -> None:
+    def log_json(self, value: object, file: str) -> None:
         """Keep `value` as artifact `file`."""
-        self.text(json.dumps(value, indent=2, default=str), file)
+        self.log_text(json.dumps(value, indent=2, default=str), file)
 
-    def folder(self, folder: Path, name: str) -> Path:
+    def log_folder(self, folder: Path, name: str) -> Path:
         """Keep a copy of `folder` as artifact `name`; returns where it lies."""
         self._put("folder", {"folder": str(folder.absolute()), "name": name})
         assert self._outbox is not None
         return self._outbox.artifacts / name
 
-    def table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
+    def log_table(self, columns: Mapping[str, Sequence[object]], file: str) -> None:
         """Keep a table that the MLflow page shows beside other runs' tables of the same name; a
         table there is replaced.
 
         MLflow's own log_table would append to it.
         """
         rows = zip(*columns.values(), strict=True)
-        self.json(
+        self.log_json(
             {"columns": [*columns], "data": [[_as_json(cell) for cell in row] for row in rows]},
             file,
         )
         self._put("table", file)
 
-    def data(self, inputs: Sequence[DataInput]) -> None:
+    def log_inputs(self, inputs: Sequence[DataInput]) -> None:
         """Say which data the run has seen."""
         self._put("data", [asdict(each) for each in inputs])
 
@@ -145,7 +145,7 @@ class Tracker:
         """Say how the run ended, once the store has all that was logged; what it has not taken
         after `patience_s` is kept in a file."""
         assert self._outbox is not None
-        self.tags({"medexp.ended_by": why and why[:4000], "medexp.reason": reason})
+        self.set_tags({"medexp.ended_by": why and why[:4000], "medexp.reason": reason})
         self._put("status", {"status": status, "at_ms": int(time.time() * 1000)})
         self._outbox.close(patience_s)
 
@@ -174,16 +174,16 @@ def open_run(
     wait_while_locked(root / STORE, say, to_read=False)
     write_left(client, root)
     mark_dead_runs_killed(client, root)
-    run = _opened(client, tracking, run_id, name)
+    run = _open_or_create(client, tracking, run_id, name)
     found = run.info.run_id, run.info.experiment_id
-    writer = RunWriter(client, *found, lies_in(run.info.artifact_uri))
+    writer = RunWriter(client, *found, folder_of_uri(run.info.artifact_uri))
     tracker = Tracker(client, *found, Outbox(writer, root, say))
     continued = tracker.run_id == run_id
     monitors: list[Any] = []
     # MLflow's comparison draws the metric that was logged first: let it be one of the run's own
     if tracking.system_metrics:
         tracker.on_first_metrics = lambda: monitors.append(
-            _system_metrics(client, tracker.run_id, resume=continued)
+            _start_system_metrics(client, tracker.run_id, resume=continued)
         )
     still_open = ExitStack()
     still_open.enter_context(mark_open(root, tracker.run_id))
@@ -206,9 +206,9 @@ def open_run(
             monitor.finish()
 
 
-def _opened(client: Any, tracking: Tracking, run_id: str | None, name: str) -> Any:
+def _open_or_create(client: Any, tracking: Tracking, run_id: str | None, name: str) -> Any:
     try:
-        return _reopened(client, run_id) or _created(client, tracking, name)
+        return _reopen(client, run_id) or _create_run(client, tracking, name)
     except Exception as error:
         if not is_away(error):
             raise
@@ -218,14 +218,14 @@ def _opened(client: Any, tracking: Tracking, run_id: str | None, name: str) -> A
         ) from error
 
 
-def _created(client: Any, tracking: Tracking, name: str) -> Any:
+def _create_run(client: Any, tracking: Tracking, name: str) -> Any:
     # With the run itself: a process killed right after this line leaves a run that others can tell
     # is dead.
     tags = {**tracking.tags, PROCESS: as_tag()}
-    return client.create_run(_experiment(client, tracking), run_name=name, tags=tags)
+    return client.create_run(_find_or_create_experiment(client, tracking), run_name=name, tags=tags)
 
 
-def _experiment(client: Any, tracking: Tracking) -> str:
+def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
     """The id of the experiment of `tracking`, made by the first of all processes that want it."""
     from mlflow.exceptions import MlflowException
 
@@ -245,9 +245,9 @@ def _experiment(client: Any, tracking: Tracking) -> str:
     return str(found.experiment_id)
 
 
-def _reopened(client: Any, run_id: str | None) -> Any:
+def _reopen(client: Any, run_id: str | None) -> Any:
     """Run `run_id` as if it had never ended; None where there is none, or a user has deleted it."""
-    run = existing_run(client, run_id)
+    run = get_existing_run(client, run_id)
     if run is None:
         return None
     for tag in ("medexp.ended_by", "medexp.reason"):
@@ -258,7 +258,7 @@ def _reopened(client: Any, run_id: str | None) -> Any:
     return run
 
 
-def _system_metrics(client: Any, run_id: str, resume: bool) -> Any:
+def _start_system_metrics(client: Any, run_id: str, resume: bool) -> Any:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(run_id, resume_logging=resume, tracking_uri=client.tracking_uri)

@@ -51,17 +51,19 @@ class View:
         return f"{address}/#/experiments/{experiment_id}/runs?{mode}viewStateShareKey={self.key}&{TRAINING_PAGES}"
 
 
-def all_runs(peak: str) -> View:
+def make_all_runs_view(peak: str) -> View:
     """Every run with what it was made with and what came of it; `peak` is the metric of its peak
     memory.
     """
-    return View("medexp: runs", {"searchFilter": "", **_columns(ALWAYS, (LOSS, STRUCTURE, peak))})
+    return View(
+        "medexp: runs", {"searchFilter": "", **_make_columns(ALWAYS, (LOSS, STRUCTURE, peak))}
+    )
 
 
-def sweep(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
+def make_sweep_view(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
     """The finished trials of `study` in parallel coordinates: what varied among the parameters of
     `trials`, then structure, peak memory and held-out loss; below it the loss over that memory."""
-    varied = dimensions(trials)
+    varied = list_dimensions(trials)
     # the sweep's own run is not a trial
     finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"
     metrics = (STRUCTURE, peak, LOSS)  # lines are coloured by the last
@@ -73,23 +75,29 @@ def sweep(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
             # the best first; by date MLflow would hide the trials under the sweep's own run
             "orderByKey": f"metrics.`{LOSS}`",
             "orderByAsc": True,
-            **_columns(varied, metrics),
+            **_make_columns(varied, metrics),
             "runsHiddenMode": "SHOW_ALL",
             "compareRunSections": [
-                {"uuid": _SECTION, "name": f"{study}: trials compared", "columns": 1} | _shown()
+                {"uuid": _SECTION, "name": f"{study}: trials compared", "columns": 1}
+                | _make_visibility()
             ],
             "compareRunCharts": [
-                _chart(
+                _make_chart(
                     "PARALLEL", selectedParams=varied, selectedMetrics=metrics, showAllRuns=True
                 ),
-                _chart("SCATTER", xaxis=_axis(peak), yaxis=_axis(LOSS), runsCountToCompare=100),
+                _make_chart(
+                    "SCATTER",
+                    xaxis=_make_axis(peak),
+                    yaxis=_make_axis(LOSS),
+                    runsCountToCompare=100,
+                ),
             ],
             "isAccordionReordered": True,
         },
     )
 
 
-def dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
+def list_dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
     """Rank, learning rate and length, then every other parameter of a recipe that differs among
     `trials`.
     """
@@ -99,7 +107,7 @@ def dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
     return [*ALWAYS, *(key for key in keys if len({each.get(key) for each in trials}) > 1)]
 
 
-def _columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]:
+def _make_columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]:
     """What the table shows, in this order, and how wide, in pixels."""
     figures = [*(f"params.`{key}`" for key in params), *(f"metrics.`{key}`" for key in metrics)]
     own = ["attributes.`Models`", "attributes.`Dataset`"]
@@ -111,11 +119,11 @@ def _columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]
     }
 
 
-def _shown() -> dict[str, object]:
+def _make_visibility() -> dict[str, object]:
     return {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
 
 
-def _chart(kind: str, **settings: object) -> dict[str, object]:
+def _make_chart(kind: str, **settings: object) -> dict[str, object]:
     own = {
         "uuid": f"{_SECTION}-{kind.lower()}",
         "type": kind,
@@ -126,5 +134,5 @@ def _chart(kind: str, **settings: object) -> dict[str, object]:
     return own | settings
 
 
-def _axis(metric: str) -> dict[str, str]:
+def _make_axis(metric: str) -> dict[str, str]:
     return {"key": metric, "type": "METRIC"}

@@ -35,7 +35,7 @@ class StepRecorder:
         memory = self._read_memory()
         if context.meter.on_card:
             self._spill.check_step(metrics["speed/step_s"], self._planned_step_s(step))
-        context.tracker.metrics(step, metrics | memory)
+        context.tracker.log_metrics(step, metrics | memory)
         if context.trial:
             context.trial.report_progress(step, steps)
         if step % context.config.evaluation.every_steps == 0 and step < steps:
@@ -44,7 +44,7 @@ class StepRecorder:
     def _evaluate(self, step: int) -> None:
         context = self._context
         loss = mean_finite_loss(context.measure_losses(), step)
-        context.tracker.metrics(step, {"eval/loss": loss})
+        context.tracker.log_metrics(step, {"eval/loss": loss})
         context.console.info(f"  step {step}/{context.prepared.steps}  held-out loss {loss:.4f}")
         if context.trial:
             context.trial.report(step, loss)

@@ -65,7 +65,7 @@ class TrainContext(Evaluator):
     trial: TrialReporter | None = None
 
     @property
-    def make_run_name(self) -> str:
+    def run_name(self) -> str:
         """The name of the run in MLflow."""
         return choose_run_name(self.config, self.invocation, self.trial)
 

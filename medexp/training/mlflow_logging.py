@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from medexp.config.flatten import flatten, telling
+from medexp.config.flatten import comparable_params, flatten
 from medexp.config.invocation import AnyInvocation
 from medexp.config.resolve import SHIPPED
 from medexp.config.schema import RunConfig
@@ -58,11 +58,11 @@ def log_start(
     """Log what the run is made of: parameters, tags, data, the whole config and the machine."""
     # The levers come with `log_plan`: a run may be planned anew until a step was seen to fit.
     planned_later = planner.LEVER_KEYS if planner.is_planned(config) else ()
-    params = telling(config, invocation.overrides)
-    tracker.params({name: value for name, value in params.items() if name not in planned_later})
+    params = comparable_params(config, invocation.overrides)
+    tracker.log_params({name: value for name, value in params.items() if name not in planned_later})
     question = mlflow_description.extract_question(invocation.experiment_yaml)
-    tracker.note(mlflow_description.describe_started_run(config, question))
-    tracker.tags(
+    tracker.set_description(mlflow_description.describe_started_run(config, question))
+    tracker.set_tags(
         {
             "medexp.model": config.model.name,
             "medexp.model_revision": weights.commit,
@@ -79,11 +79,11 @@ def log_start(
         }
     )
     _log_data(tracker, config, cases, split, prepared)
-    tracker.text(invocation.composed_yaml, COMPOSED_CONFIG)
+    tracker.log_text(invocation.composed_yaml, COMPOSED_CONFIG)
     if config.lora.start_from is not None and config.tracking.log_adapter:
-        tracker.folder(Path(config.lora.start_from), STARTED_FROM)
-    tracker.text(with_tilde("\n".join(invocation.overrides) + "\n"), OVERRIDES)
-    tracker.json({"packages": environment(), "machine": asdict(machine.read())}, ENVIRONMENT)
+        tracker.log_folder(Path(config.lora.start_from), STARTED_FROM)
+    tracker.log_text(with_tilde("\n".join(invocation.overrides) + "\n"), OVERRIDES)
+    tracker.log_json({"packages": environment(), "machine": asdict(machine.read())}, ENVIRONMENT)
 
 
 def _log_data(
@@ -96,13 +96,13 @@ def _log_data(
     held_out = DataInput(
         name, "held-out", compute_digest(split.held_out), origin, audit.held_out.kept
     )
-    tracker.data([train, held_out])
+    tracker.log_inputs([train, held_out])
 
 
 def log_audit(tracker: Tracker, config: RunConfig, inspection: Inspection) -> None:
     """Log what the audit says about the cases, as data and as a page."""
-    tracker.json(inspection.as_dict(), AUDIT)
-    tracker.text(audit_report.render_audit_page(config, inspection), AUDIT_PAGE)
+    tracker.log_json(inspection.as_dict(), AUDIT)
+    tracker.log_text(audit_report.render_audit_page(config, inspection), AUDIT_PAGE)
 
 
 def log_plan(
@@ -114,14 +114,14 @@ def log_plan(
 ) -> None:
     """Log the levers that were seen to fit, and what each phase was planned and measured to take."""
     leaves = flatten(config)
-    tracker.params({param: leaves[name] for name, param in planner.LEVER_PARAMS.items()})
+    tracker.log_params({param: leaves[name] for name, param in planner.LEVER_PARAMS.items()})
     # A continued run was seen to fit before; its figures are logged already.
     if not preflight.phases:
         return
     console.info(f"measured: {'; '.join(phase.sentence() for phase in preflight.phases)}", DONE)
-    tracker.metrics(0, preflight.metrics())
+    tracker.log_metrics(0, preflight.metrics())
     plans = preflight.as_dict() | {"runners_up": [*map(planner.plan_as_dict, runners_up)]}
-    tracker.json(plans, PLAN)
+    tracker.log_json(plans, PLAN)
 
 
 def summarise_run(
@@ -159,14 +159,14 @@ def log_end(
     base_texts = [case.base.text for case in record.cases]
     tuned_texts = [case.tuned.text for case in record.cases]
     answers = summary.build_answer_columns(context.prepared.asked, base_texts, tuned_texts)
-    tracker.table(answers, ANSWERS)
-    tracker.metrics(outcome.steps, summary.run_metrics(outcome))
+    tracker.log_table(answers, ANSWERS)
+    tracker.log_metrics(outcome.steps, summary.run_metrics(outcome))
     if config.tracking.log_adapter:
         _log_adapter(context, result.adapter)
     if host_peak_bytes := machine.peak_bytes():
-        tracker.metrics(outcome.steps, {"host/peak_gib": gib(host_peak_bytes)})
+        tracker.log_metrics(outcome.steps, {"host/peak_gib": gib(host_peak_bytes)})
     question = mlflow_description.extract_question(context.invocation.experiment_yaml)
-    tracker.note(
+    tracker.set_description(
         mlflow_description.describe_finished_run(
             config, question, outcome, scorecard, tracker.page, tracker.run_id
         )
@@ -187,11 +187,11 @@ def log_end(
 def _log_adapter(context: TrainContext, adapter: Path) -> None:
     """Log the adapter as an artifact of the run, and as a model of its experiment."""
     config = context.config
-    stored = context.tracker.folder(adapter, ADAPTER)
+    stored = context.tracker.log_folder(adapter, ADAPTER)
     tags = {
         "medexp.model": config.model.name,
         "medexp.dataset": config.dataset.name,
         "medexp.run": context.run_name,
     }
     name = f"{config.model.name}-r{config.lora.r}"
-    context.tracker.model(name, stored, telling(config, ()), tags)
+    context.tracker.log_model(name, stored, comparable_params(config, ()), tags)

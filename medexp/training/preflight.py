@@ -5,10 +5,10 @@ Where it does not fit, the next-safer plan is tried, with the weights that are l
 micro-batches alone can help. Refuses to know what is kept of it: the door logs the phases.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from medexp.config.changes import change_values
 from medexp.config.schema import BatchBy, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
@@ -201,14 +201,15 @@ def _run_longest_step(
         sorted(prepared.held_out.encoded, key=_count_tokens), config.evaluation.batch_size
     )
     rows = find_largest_micro_batch(config, prepared.rows)
-    once = copy.copy(config)
     twice = min(2, config.training.accumulation)
-    once.training = replace(
-        config.training,
-        micro_batch=len(rows),
-        accumulation=twice,
-        batch_by=BatchBy.cases,
-        warmup_steps=0,
+    once = change_values(
+        config,
+        {
+            "training.micro_batch": len(rows),
+            "training.accumulation": twice,
+            "training.batch_by": BatchBy.cases,
+            "training.warmup_steps": 0,
+        },
     )
     work: dict[Phase, Callable[[], object]] = {
         Phase.evaluation: lambda: measure_case_losses(

@@ -41,7 +41,7 @@ from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER
 from medexp.tracking.rerun import OriginalRun
 from medexp.tracking.run_name import make_run_name
-from medexp.tracking.store_upkeep import prepare
+from medexp.tracking.store_upkeep import prepare_store
 from medexp.tracking.tracker import Tracker
 from medexp.training import leftovers, trainer
 from medexp.training.callbacks import StepRecorder, TrainingProgress, mean_finite_loss
@@ -86,7 +86,7 @@ def train(
     """
     request = _Request(config, invocation, console, trial, restored, time.perf_counter())
     # A store that cannot be opened is refused before anything is computed for it.
-    prepare(Path(config.tracking.root or "."))
+    prepare_store(Path(config.tracking.root or "."))
     config, plan, runners_up = _apply_best_plan(config)
     base = _find_base(config, console)
     cases = data_loading.load_cases(config.dataset, config.prompt)
@@ -206,7 +206,7 @@ def _open_mlflow_run(request: _Request, config: RunConfig, work: ResumableRun) -
         work.explain_full_disk(invocation.output_dir),
     ):
         work.remember_mlflow_run(tracker.run_id)
-        tracker.tags({**trial_tags, **restored_tags})
+        tracker.set_tags({**trial_tags, **restored_tags})
         yield tracker
 
 
@@ -277,12 +277,12 @@ def _train_between_evaluations(context: TrainContext) -> TrainResult:
     checkpoint = context.work.last_checkpoint()
     answers_before = context.generate_answers(base=True)
     losses_before = context.measure_base_losses()
-    tracker.metrics(0, {"eval/loss": mean_loss(losses_before)})
+    tracker.log_metrics(0, {"eval/loss": mean_loss(losses_before)})
     fitted = _fit(context, checkpoint)
     with context.console.status("measuring the tuned model's held-out loss"):
         losses_after = context.measure_losses()
     loss_after = mean_finite_loss(losses_after, fitted.last_step)
-    tracker.metrics(fitted.last_step, {"eval/loss": loss_after})
+    tracker.log_metrics(fitted.last_step, {"eval/loss": loss_after})
     answers_after = context.generate_answers(base=False)
     losses = losses_before, losses_after
     record = context.build_record((answers_before, answers_after), losses)

@@ -1,4 +1,4 @@
-"""A finished run of the tiny model, trained once, and the door of asking over it."""
+"""A finished run of the tiny model, trained once, and what answers for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ import pytest
 from helpers.commands import Doors, invoke, write_tiny_model
 from omegaconf import OmegaConf
 
-from medexp.chat import responder
-from medexp.chat.responder import Responder
+from medexp.chat.responder import Responder, load_responder, make_question_encoder
 from medexp.config.schema import RunConfig
 from medexp.evaluation.generation import Sampling
 from medexp.models.session import open_session, prepare_finished_run
@@ -81,14 +80,14 @@ def trained(
 
 @pytest.fixture(scope="session")
 def responder(trained: Trained) -> Responder:
-    """The tuned model of the finished run, loaded as the door does."""
+    """The tuned model of the finished run, loaded as the command does."""
     subject = finished.find_run(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
     )
     console = Console()
     config, found = prepare_finished_run(trained.run, subject, console)
     base = open_session(config, found, console)
-    asked = responder.make_question_encoder(config, base, GREEDY)
-    return responder.load_responder(
-        subject.name, trained.result.run_id, config, base, asked, console
+    encoder = make_question_encoder(config, base, GREEDY)
+    return load_responder(
+        subject.name, trained.result.run_id, config, base, encoder, console
     )

@@ -21,16 +21,16 @@ TEXT = (
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def grown(text: str, whole: bool = False, expects_reasoning: bool = True) -> Reply:
+def grown(text: str, is_complete: bool = False, expects_reasoning: bool = True) -> Reply:
     return Reply(
         "Why?",
         False,
         text,
         len(text),
         1.0,
-        expects_reasoning=reasons,
-        is_complete=whole,
-        ended_by_model=whole,
+        expects_reasoning=expects_reasoning,
+        is_complete=is_complete,
+        ended_by_model=is_complete,
     )
 
 
@@ -40,8 +40,8 @@ def on_a_terminal(text: str, with_reasoning: bool = True, expects_reasoning: boo
     console = Console(file=stream, force_terminal=True, width=60, height=12, legacy_windows=False)
     with LiveRenderer(console, with_reasoning) as renderer:
         for end in range(1, len(text)):
-            renderer.update(grown(text[:end], expects_reasoning=reasons))
-        renderer.finish(grown(text, is_complete=True, expects_reasoning=reasons), 400)
+            renderer.update(grown(text[:end], expects_reasoning=expects_reasoning))
+        renderer.finish(grown(text, is_complete=True, expects_reasoning=expects_reasoning), 400)
     return stream.getvalue()
 
 

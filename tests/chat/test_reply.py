@@ -33,8 +33,8 @@ PIECES = ["</think>", "\n", "## Symptoms", "Red Flags", "- a", "word ", "</th", 
 
 
 def reply(text: str, **changes: object) -> Reply:
-    given = {"reasons": True, "whole": True, "ended": True} | changes
-    return Reply("Why red?", False, text, 7, 1.25, **given)  # type: ignore[arg-type]
+    fields = {"expects_reasoning": True, "is_complete": True, "ended_by_model": True} | changes
+    return Reply("Why red?", False, text, 7, 1.25, **fields)  # type: ignore[arg-type]
 
 
 def test_the_parts_of_a_whole_answer() -> None:

@@ -1,17 +1,18 @@
 import copy
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from enum import Enum
 
 import pytest
 
 from medexp.config.changes import change_values
+from medexp.config.fields import config_fields
 from medexp.config.flatten import (
+    comparable_params,
     fingerprint,
     flatten,
     former_fingerprint,
     is_of_experiment,
     is_of_identity,
-    telling,
 )
 from medexp.config.schema import Resume, RunConfig
 from medexp.planning import planner
@@ -25,12 +26,12 @@ def run(resolved):
 
 def leaves_of(group: object, prefix: str = ""):
     """Every (owner, field name, dotted name) below `group`."""
-    for each in fields(group):  # type: ignore[arg-type]
-        value = getattr(group, each.name)
+    for key in config_fields(group):
+        value = getattr(group, key.name)
         if is_dataclass(value):
-            yield from leaves_of(value, f"{prefix}{each.name}.")
+            yield from leaves_of(value, f"{prefix}{key.name}.")
         else:
-            yield group, each.name, prefix + each.name
+            yield group, key.name, prefix + key.name
 
 
 def another(value: object) -> object:
@@ -152,7 +153,7 @@ def test_a_run_that_must_not_resume_is_still_the_same_run(run):
 
 def test_the_most_telling_come_first_and_nulls_are_left_out(run):
     may_change = ["training.save_steps=7", "training.resume=never", "evaluation.reuse_base=false"]
-    told = telling(
+    told = comparable_params(
         run,
         ["training.max_grad_norm=0.5", "+tracking.tags.study=pilot", "experiment=x", *may_change],
     )
@@ -164,6 +165,6 @@ def test_the_most_telling_come_first_and_nulls_are_left_out(run):
 
 
 def test_the_parts_of_a_mixture_are_told(resolved):
-    told = telling(resolved("hardware=cpu", "dataset=medical_o1_structured"), [])
+    told = comparable_params(resolved("hardware=cpu", "dataset=medical_o1_structured"), [])
     assert told["dataset.mixture.0.weight"] == 0.9
     assert told["dataset.mixture.1.name"] == "clinical_cases"

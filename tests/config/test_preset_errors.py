@@ -5,7 +5,7 @@ import sys
 import hydra
 import pytest
 
-from medexp.cli import app
+from medexp.cli.composition import explain_error
 from medexp.config.command_options import TrainConfig
 from medexp.config.registration import conf_dir, register
 
@@ -184,7 +184,7 @@ def explained(tmp_path, monkeypatch, file, data, *words):
         pytest.raises(Exception) as refused,  # noqa: PT011
     ):
         hydra.compose("train", list(words))
-    return app._explained(refused.value, TrainConfig)
+    return explain_error(refused.value, words, TrainConfig)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -14,7 +14,7 @@ from medexp.evaluation.scorecard import (
     Scorecard,
     ScoredAnswer,
     _add_verdicts,
-    _line,
+    _compare_answers,
 )
 
 PRIMARY = ("must_say_coverage", "diagnosis_likelihood")
@@ -37,7 +37,7 @@ def make_card(
 ) -> Scorecard:
     bases = {"base": before} | ({"base_best": base_best} if base_best else {})
     groups = [str(place) for place in range(len(before))]
-    lines = [_line(measure, bases, after, groups) for measure in BY_KEY.values()]
+    lines = [_compare_answers(measure, bases, after, groups) for measure in BY_KEY.values()]
     questions = tuple(f"question {place}" for place in range(len(before)))
     return Scorecard(
         _add_verdicts(lines, primary),

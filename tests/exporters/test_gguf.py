@@ -108,7 +108,9 @@ def test_the_tokenizer_is_the_one_of_training(
     assert value["tokenizer.ggml.add_bos_token"] is True
     assert value["tokenizer.chat_template"] == "{{ bos_token }}"
     down = next(each for each in read.tensors if each.name == "blk.1.ffn_down.weight")
-    wanted = made.merged().tensor("model.layers.1.mlp.down_proj.weight").bfloat16().float().numpy()
+    wanted = (
+        made.merged().load_tensor("model.layers.1.mlp.down_proj.weight").bfloat16().float().numpy()
+    )
     assert (gguf.quants.dequantize(down.data, down.tensor_type) == wanted).all()
 
 

@@ -42,7 +42,7 @@ def test_weights_are_those_of_merge_and_unload(
     assert set(ours.names) == set(peft)
     for name in ours.names:
         torch.testing.assert_close(
-            ours.tensor(name),
+            ours.load_tensor(name),
             peft[name],
             rtol=1e-5,
             atol=1e-6,

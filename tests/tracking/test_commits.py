@@ -47,11 +47,11 @@ class Kept:
             tags={},
         )
         with open_run(where, None, "first") as run:
-            run.text(
+            run.log_text(
                 OmegaConf.to_yaml(anchored(self.compose(*words), self.project), resolve=True),
                 COMPOSED_CONFIG,
             )
-            run.tags({f"medexp.{name}": value for name, value in tags.items()})
+            run.set_tags({f"medexp.{name}": value for name, value in tags.items()})
         self.run_id = run.run_id
 
     def again(self, *words: str) -> tuple[RunConfig, str | None]:

@@ -144,9 +144,9 @@ def test_an_artifact_that_cannot_be_written_costs_no_run(doors: Doors, impatient
     said: list[str] = []
     tracking: Tracking = doors.run().tracking
     with open_run(tracking, None, "a run", said.append) as opened:
-        opened.text("in the way", "charts")
-        opened.text("a chart", "charts/history.svg")
-        opened.metrics(1, {"train/loss": 1.0})
+        opened.log_text("in the way", "charts")
+        opened.log_text("a chart", "charts/history.svg")
+        opened.log_metrics(1, {"train/loss": 1.0})
     (run,) = doors.runs()
     assert (run.info.status, run.data.metrics["train/loss"]) == ("FINISHED", 1.0)
     assert "1 entry of run" in said[-1]

@@ -28,8 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text("{}")
     with open_run(tracking(project), None, "first") as run:
-        run.text("the first", "answers.txt")
-        run.model("tiny", run.folder(adapter, "adapter"), {}, {})
+        run.log_text("the first", "answers.txt")
+        run.log_model("tiny", run.log_folder(adapter, "adapter"), {}, {})
     register_adapter(tracking(project), run.run_id, "clinical", "champion")
     return project
 
@@ -72,7 +72,7 @@ def run_called(project: Path, name: str) -> queries.StoredRun:
 
 def write_run(project: Path, name: str) -> Path:
     with open_run(tracking(project), None, name) as run:
-        run.text(name, "answers.txt")
+        run.log_text(name, "answers.txt")
     return run_called(project, name).artifacts["answers.txt"]
 
 
@@ -133,7 +133,7 @@ def test_two_processes_at_once_leave_one_right_store(project: Path, tmp_path: Pa
     shutil.move(project, tmp_path / "now")
     at_once = multiprocessing.get_context("fork")
     started = [
-        at_once.Process(target=store_upkeep.prepare, args=(tmp_path / "now" / "mlruns",))
+        at_once.Process(target=store_upkeep.prepare_store, args=(tmp_path / "now" / "mlruns",))
         for _ in range(4)
     ]
     for each in started:
@@ -157,7 +157,7 @@ def test_what_is_no_store_of_mlflow_is_left_to_it(tmp_path: Path, content: bytes
     else:
         file.write_bytes(content)
     before = file.read_bytes()
-    store_upkeep.prepare(tmp_path)
+    store_upkeep.prepare_store(tmp_path)
     assert file.read_bytes() == before
 
 
@@ -202,7 +202,7 @@ def test_a_store_of_an_older_mlflow_is_upgraded_and_kept(
     assert (run.info.run_name, run.data.params) == ("first", {"lora.r": "8"})
     assert store_upkeep._is_current(file)
     kept = file.with_name(f"mlflow-{OLDER}.db")
-    assert store_upkeep._schema_of(kept) == OLDER
+    assert store_upkeep._read_schema(kept) == OLDER
     assert (
         f"was of an older MLflow and has been upgraded; as it was, it is kept as {kept.name}"
         in capsys.readouterr().err

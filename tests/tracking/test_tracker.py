@@ -95,7 +95,7 @@ ODD = ["50%25 done?", "x#y 100% &=é"]
 def test_the_store_lies_under_its_root_whatever_that_is_called(tmp_path: Path, name: str) -> None:
     root = tmp_path / name / "runs"
     with open_run(store(root), None, "a run") as tracker:
-        tracker.text("kept", "note.txt")
+        tracker.log_text("kept", "note.txt")
     assert [each.name for each in tmp_path.iterdir()] == [name]
     assert {STORE, "artifacts"} <= {each.name for each in root.iterdir()}
     assert named_runs(root) == ["a run"]
@@ -112,19 +112,19 @@ def test_what_a_continued_run_says_again_is_there_once(tmp_path: Path) -> None:
     run_id = None
     for turn in range(2):
         with open_run(store(tmp_path / "runs"), run_id, "a run") as tracker:
-            tracker.params({"lora.r": 4, "vram.offload_layers": turn})
-            tracker.table(
+            tracker.log_params({"lora.r": 4, "vram.offload_layers": turn})
+            tracker.log_table(
                 {"question": ["why?"], "score": [float("nan")], "turn": [turn]},
                 "answers/before_after.json",
             )
-            kept = tracker.folder(adapter, "adapter")
+            kept = tracker.log_folder(adapter, "adapter")
             if turn == 0:  # died after the model was begun, before the run was told
                 tracker._client.create_logged_model(
                     tracker.experiment_id, "small-r4", tracker.run_id
                 )
             else:
-                tracker.model("small-r4", kept, {"lora.r": 4}, {})
-                tracker.model("small-r4", kept, {"lora.r": 4}, {})
+                tracker.log_model("small-r4", kept, {"lora.r": 4}, {})
+                tracker.log_model("small-r4", kept, {"lora.r": 4}, {})
         run_id = tracker.run_id
     client = open_store(store(tmp_path / "runs"))
     run = client.get_run(run_id)

@@ -2,7 +2,13 @@
 
 import json
 
-from medexp.tracking.views import LOSS, STRUCTURE, all_runs, dimensions, sweep
+from medexp.tracking.views import (
+    LOSS,
+    STRUCTURE,
+    list_dimensions,
+    make_all_runs_view,
+    make_sweep_view,
+)
 
 TRIALS = [
     {
@@ -23,9 +29,13 @@ TRIALS = [
 
 
 def test_rank_rate_and_length_come_first_and_what_else_varied_follows() -> None:
-    assert dimensions(TRIALS) == ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
+    assert list_dimensions(TRIALS) == [
+        "lora.r",
+        "training.learning_rate",
+        "training.max_seq_tokens",
+    ]
     varied = [TRIALS[0] | {"lora.dropout": "0"}, TRIALS[1] | {"lora.dropout": "0.1"}]
-    assert dimensions(varied) == [
+    assert list_dimensions(varied) == [
         "lora.r",
         "training.learning_rate",
         "training.max_seq_tokens",
@@ -34,7 +44,7 @@ def test_rank_rate_and_length_come_first_and_what_else_varied_follows() -> None:
 
 
 def test_a_sweep_shows_its_finished_trials_in_parallel_coordinates() -> None:
-    state = sweep("it's", TRIALS, "vram/peak_gib").state
+    state = make_sweep_view("it's", TRIALS, "vram/peak_gib").state
     assert (
         state["searchFilter"]
         == 'tags."medexp.study" = "it\'s" AND tags."medexp.trial" != \'\' AND attributes.status ='
@@ -53,10 +63,10 @@ def test_a_sweep_shows_its_finished_trials_in_parallel_coordinates() -> None:
 
 
 def test_a_view_keeps_its_place_and_fits_into_a_tag() -> None:
-    view = sweep("rank_lr_seq-cpu", TRIALS, "vram/peak_gib")
+    view = make_sweep_view("rank_lr_seq-cpu", TRIALS, "vram/peak_gib")
     key, value = view.tag(7)
     assert key == "mlflow.sharedViewState.medexp-8a8fb3be0386"  # links to it are kept elsewhere
-    assert view.key == sweep("rank_lr_seq-cpu", [], "host/peak_gib").key
+    assert view.key == make_sweep_view("rank_lr_seq-cpu", [], "host/peak_gib").key
     assert len(value) < 20_000  # MLflow's limit for an experiment's tag
     kept = json.loads(value)
     assert (kept["name"], kept["createdAt"]) == ("medexp: sweep rank_lr_seq-cpu", 7)
@@ -64,7 +74,7 @@ def test_a_view_keeps_its_place_and_fits_into_a_tag() -> None:
 
 
 def test_a_link_opens_the_view() -> None:
-    view = all_runs("vram/peak_gib")
+    view = make_all_runs_view("vram/peak_gib")
     words = f"viewStateShareKey={view.key}&workflowType=machine_learning"
     assert (
         view.url("http://127.0.0.1:1", "3", charts=False)

@@ -54,7 +54,7 @@ def open_parent_run(
             parent_run = tracking.open_run(parent_config, run_id, study.name, say)
             tracker = exit_stack.enter_context(parent_run)
             study.optuna.set_user_attr(PARENT_RUN, tracker.run_id)
-        tracker.tags(
+        tracker.set_tags(
             {
                 "medexp.study": study.name,
                 "medexp.storage": storage.hide_password(study.url),
@@ -79,33 +79,35 @@ def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) ->
     trials = study.trials()
     step = study.count_done()
     endings = count_endings(study)
-    parent.metrics(step, {f"trials/{name}": float(count) for name, count in endings.items()})
+    parent.log_metrics(step, {f"trials/{name}": float(count) for name, count in endings.items()})
     if seed_statistics := compute_seed_statistics(study):
         seed_mean, seed_deviation = seed_statistics
-        parent.metrics(step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation})
+        parent.log_metrics(
+            step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation}
+        )
     best_trials = study.best_trials()
     if len(best_trials) == 1 and best_trials[0].values:
         _log_best_trial(parent, study, best_trials[0], step)
     refused = [trial for trial in trials if ending_of(trial) is Ending.infeasible]
     if refused:
-        parent.json(_make_refused_columns(study, refused), INFEASIBLE_PROPOSALS)
-    parent.json([trial_as_dict(trial) for trial in trials], TRIALS)
+        parent.log_json(_make_refused_columns(study, refused), INFEASIBLE_PROPOSALS)
+    parent.log_json([trial_as_dict(trial) for trial in trials], TRIALS)
     folder = str(short(best_file.parent)) if best_file is not None else ""
-    parent.note(_make_description(study, parent.page, folder))
+    parent.set_description(_make_description(study, parent.page, folder))
     if best_file is not None:
-        parent.text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
+        parent.log_text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
 
 
 def _log_best_trial(parent: Tracker, study: StudyHistory, trial: Any, step: int) -> None:
     values = zip(study.options.objectives, trial.values, strict=True)
-    parent.metrics(step, {f"best/{name}": value for name, value in values})
+    parent.log_metrics(step, {f"best/{name}": value for name, value in values})
     numbers = {
         f"best/{key}": float(value)
         for key, value in trial.params.items()
         if isinstance(value, int | float)
     }
-    parent.metrics(step, numbers)
-    parent.tags(
+    parent.log_metrics(step, numbers)
+    parent.set_tags(
         {
             "best.trial": trial.number,
             "best.run_id": trial.user_attrs.get(RUN),
@@ -149,8 +151,8 @@ def select_best_trial(study: StudyHistory) -> Any:
 def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.ModelVersion | None:
     """Register the best trial's adapter in MLflow as models:/STUDY@best.
 
-    Where trials do not log their adapter, this one's is logged first. Returns None where the adapter
-    or its run is gone.
+    Where trials do not log their adapter, this one's is logged first. Returns None where the
+    adapter or its run is gone.
     """
     best_trial = select_best_trial(study)
     run_id = best_trial.user_attrs.get(RUN) if best_trial is not None else None

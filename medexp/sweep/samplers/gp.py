@@ -2,8 +2,8 @@
 
 Optuna's own sampler reads only completed trials. A proposal that cannot fit then leaves no trace,
 and the same point is proposed again and again. Here the processes of the constraints learn from
-refused proposals, the process of the objective learns from pruned and failed trials, and no point is
-proposed twice.
+refused proposals, the process of the objective learns from pruned and failed trials, and no point
+is proposed twice.
 
 Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
@@ -75,9 +75,9 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
     ) -> Any:
         """Return a process and a threshold for each constraint.
 
-        A process learns from the trials with a value and from the refused ones that say how far they
-        are from the constraint. Optuna calls this with the former alone: `constraint_vals` has the
-        shape (trials, constraints), `normalized_params` (trials, parameters).
+        A process learns from the trials with a value and from the refused ones that say how far
+        they are from the constraint. Optuna calls this with the former alone: `constraint_vals` has
+        the shape (trials, constraints), `normalized_params` (trials, parameters).
         """
         processes, thresholds = [], []
         for column, name in enumerate(self._constraint_names):
@@ -86,7 +86,8 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
             points = np.concatenate(
                 [normalized_params, internal_search_space.get_normalized_params(refused)]
             )
-            # Optuna starts from the parameters that it fitted last, which here are of another process.
+            # Optuna starts from the parameters that it fitted last, which here are of another
+            # process.
             self._constraints_gprs_cache_list = None
             process, threshold = super()._get_constraints_acqf_args(
                 np.concatenate([constraint_vals[:, column], violations])[:, None],

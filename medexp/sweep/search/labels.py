@@ -11,8 +11,8 @@ from medexp.sweep.search.search_space import Choice, Dimension, IntRange, Search
 
 
 def default_study_name(space: SearchSpace, choices: Mapping[str, Any], config: RunConfig) -> str:
-    """Return the name of a study that was given none: its sweep preset, or what varies, and then the
-    hardware that it is sized for.
+    """Return the name of a study that was given none: its sweep preset, or what varies, and then
+    the hardware that it is sized for.
     """
     preset = choices.get("sweep")
     if preset in (None, "null"):

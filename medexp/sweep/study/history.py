@@ -1,8 +1,9 @@
-"""What is known of a study's trials: how many ended in which way, which is best, which are left over.
+"""What is known of a study's trials: how many ended in which way, which is best, which are left
+over.
 
-Every trial ends in one of `trial_files.Ending`. Optuna knows it as COMPLETE where it has a value; as
-PRUNED where it was pruned and, with its violation as a constraint, where it could not fit or ran out
-of memory; as FAIL elsewhere. Samplers learn from pruned trials and forget failed ones.
+Every trial ends in one of `trial_files.Ending`. Optuna knows it as COMPLETE where it has a value;
+as PRUNED where it was pruned and, with its violation as a constraint, where it could not fit or ran
+out of memory; as FAIL elsewhere. Samplers learn from pruned trials and forget failed ones.
 """
 
 import math

@@ -75,8 +75,8 @@ class WorkerPool:
         self._is_killed = False
 
     def run(self, command: Sequence[str], folder: Path, timeout_s: float | None) -> TrialOutcome:
-        """Run `command` with `folder` for its log; returns the outcome that it leaves there, or what
-        its exit status means.
+        """Run `command` with `folder` for its log; returns the outcome that it leaves there, or
+        what its exit status means.
         """
         environment = self._free_environments.get()
         started_at = time.perf_counter()
