@@ -21,6 +21,7 @@ from medexp.config import dataset_sources
 from medexp.config.changes import change_values
 from medexp.config.command_options import TrainConfig
 from medexp.config.fields import config_fields
+from medexp.config.former_values import fill_former_values
 from medexp.config.levers import MEMORY_LEVERS
 from medexp.config.model_shape import shape_in
 from medexp.config.schema import (
@@ -33,6 +34,7 @@ from medexp.config.schema import (
     Dtype,
     Engine,
     Family,
+    MeasuredCases,
     ModelShape,
     Optimizer,
     Overlong,
@@ -53,6 +55,9 @@ _OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in
 _MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
 # the cases inside this package, wherever it is installed
 SHIPPED = Path(__file__).resolve().parent.parent / "data"
+# Who answers: the base asked with the training prompt, the base asked its best way, the adapter.
+ARMS = ("base", "base_best", "tuned")
+SHIPPED_CASES = "clinical_cases"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -70,7 +75,8 @@ def resolve(
     `needs_card` a run for a card that this machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    config = _build_config(with_shape(cfg, launch_dir), choices)
+    config = _build_config(fill_former_values(with_shape(cfg, launch_dir)), choices)
+    config = _measure_on_shipped(config)
     dataset, source_problems = dataset_sources.expand_sources(config.dataset)
     if source_problems:
         raise ConfigError(source_problems)
@@ -120,6 +126,19 @@ def _build_config(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return RunConfig(**groups)
+
+
+def _measure_on_shipped(config: RunConfig) -> RunConfig:
+    """Return `config` with the shipped cases' test part to be measured on, where that is asked for
+    and no other part is named.
+    """
+    dataset = config.dataset
+    if config.evaluation.cases is not MeasuredCases.shipped or dataset.held_out_from is not None:
+        return config
+    # What is trained on the shipped cases is measured on their own test part, which is the same.
+    if dataset.name == SHIPPED_CASES:
+        return config
+    return replace(config, dataset=replace(dataset, held_out_from=SHIPPED_CASES))
 
 
 def _no_value(key: str, group: str, option: str | None) -> str:
@@ -469,12 +488,32 @@ def _cases(run: RunConfig) -> Iterator[str]:
             f"dataset.held_out={dataset.held_out} leaves nothing to train on with"
             f" dataset.max_cases={dataset.max_cases}"
         )
+    elif (
+        dataset.max_cases is not None and dataset.held_out + dataset.validation >= dataset.max_cases
+    ):
+        yield (
+            f"dataset.held_out={dataset.held_out} and dataset.validation={dataset.validation} leave"
+            f" nothing to train on with dataset.max_cases={dataset.max_cases}"
+        )
     if run.evaluation.answers > dataset.held_out:
         yield (
             f"evaluation.answers={run.evaluation.answers} is more than"
             f" dataset.held_out={dataset.held_out}: only held-out questions are answered; lower the"
             " first or raise the second"
         )
+    training = run.training
+    needs_validation = {
+        "training.keep_best=true": training.keep_best,
+        f"training.early_stopping_patience={training.early_stopping_patience}": (
+            training.early_stopping_patience is not None
+        ),
+    }
+    for setting, is_set in needs_validation.items():
+        if is_set and not dataset.validation:
+            yield (
+                f"{setting} chooses by the loss on validation cases and dataset.validation=0 holds"
+                " none out; set dataset.validation=16, or leave it out"
+            )
 
 
 def _parts(dataset: Dataset) -> Iterator[str]:
@@ -498,6 +537,25 @@ def _parts(dataset: Dataset) -> Iterator[str]:
                 f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with"
                 " both weights added"
             )
+
+
+def _arms(run: RunConfig) -> Iterator[str]:
+    evaluation = run.evaluation
+    for arm in evaluation.arms:
+        if arm not in ARMS:
+            yield f"evaluation.arms has {arm}; allowed are {listing(ARMS)}{nearest(arm, ARMS)}"
+    for arm in ("base", "tuned"):
+        if arm not in evaluation.arms:
+            yield (
+                f"evaluation.arms={listing(evaluation.arms)} lacks {arm}: what fine-tuning changed"
+                " is measured between base and tuned; evaluation.arms=[base,base_best,tuned] adds"
+                " the base asked its best way"
+            )
+    if evaluation.draws > 1 and not evaluation.temperature:
+        yield (
+            f"evaluation.draws={evaluation.draws} with evaluation.temperature=0 gives the same"
+            " answer again; set evaluation.temperature=0.7, or evaluation.draws=1"
+        )
 
 
 def _benchmarks(run: RunConfig) -> Iterator[str]:
@@ -538,5 +596,5 @@ def _weights(run: RunConfig) -> Iterator[str]:
 
 
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
-    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _benchmarks, _judge, _weights,
+    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _arms, _benchmarks, _judge, _weights,
 )  # fmt: skip
