@@ -2,7 +2,7 @@
 
 # the embedded model on the shipped cases, on a CPU
 python -m medexp.train
-# the seed's recipe on a 6 GB card
+# the default recipe on a 6 GB card
 python -m medexp.train hardware=rtx4050_6gb
 python -m medexp.train dataset=local dataset.path=my_cases.csv training.max_steps=100
 """

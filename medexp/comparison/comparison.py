@@ -189,12 +189,7 @@ class AnswerPair:
     @property
     def figures(self) -> tuple[str, str]:
         """What counts for and against both answers, in words."""
-        return _describe_score(self.before), _describe_score(self.after)
-
-
-def _describe_score(answer: ScoredAnswer) -> str:
-    structure, unsupported = answer.values["structure"], len(answer.claims)
-    return f"{structure:.2f} for its sections, {unsupported} unsupported"
+        return self.before.describe(), self.after.describe()
 
 
 def find_answers(run: ComparedRun, place: int | None) -> AnswerPair | None:

@@ -48,7 +48,7 @@ def expand_sources(dataset: Dataset) -> tuple[Dataset, list[str]]:
     return dataset, problems
 
 
-def trained(dataset: Dataset) -> list[MixtureSource]:
+def list_trained_sources(dataset: Dataset) -> list[MixtureSource]:
     """The sources that are trained on, with their weights: the parts of a mixture, else the dataset
     itself.
     """
@@ -57,9 +57,9 @@ def trained(dataset: Dataset) -> list[MixtureSource]:
     return [MixtureSource(**_source_of(dataset), weight=1.0)]
 
 
-def sources(dataset: Dataset) -> list[MixtureSource]:
+def list_sources(dataset: Dataset) -> list[MixtureSource]:
     """Everything that is read: what is trained on, then, with weight 0, what is only measured on."""
-    read = trained(dataset)
+    read = list_trained_sources(dataset)
     measured = measured_place(read, dataset.held_out_from)
     return (
         read
@@ -116,7 +116,7 @@ def _measured(dataset: Dataset) -> MixtureSource:
     """
     named = [
         each
-        for each in trained(dataset)
+        for each in list_trained_sources(dataset)
         if isinstance(each, MixtureSource) and each.name == dataset.held_out_from
     ]
     if named:

@@ -25,8 +25,8 @@ from medexp.errors import DataError
 def split_mixture(
     read: Sequence[Sequence[Case]], dataset: Dataset, reading: ReadingReport = AS_EXPECTED
 ) -> Split:
-    """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order
-    of `dataset_sources.sources`); `reading`, what else was met there, goes with them.
+    """Training and held-out cases of `dataset`, whose list_sources hold the cases `read` (in the order
+    of `dataset_sources.list_sources`); `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
     `max_cases` the different training cases are shared out by weight too, at least one a part.
@@ -34,7 +34,8 @@ def split_mixture(
     """
     if not dataset.mixture and dataset.held_out_from is None:
         return replace(split_cases(read[0], dataset), reading=reading)
-    sources, trained = dataset_sources.sources(dataset), dataset_sources.trained(dataset)
+    sources = dataset_sources.list_sources(dataset)
+    trained = dataset_sources.list_trained_sources(dataset)
     wanted = _share_out_held_out(dataset, dataset.held_out, len(sources))
     wanted_validation = _share_out_held_out(dataset, dataset.validation, len(sources))
     divided = [
@@ -84,7 +85,7 @@ def _count_cases(cases: Sequence[Sequence[Case]]) -> int:
 
 def _share_out_held_out(dataset: Dataset, count: int, num_sources: int) -> list[int]:
     """Return how many of `count` cases are held out from every source."""
-    trained = dataset_sources.trained(dataset)
+    trained = dataset_sources.list_trained_sources(dataset)
     if dataset.held_out_from is None:
         return share_out(count, [part.weight for part in trained]) if count else [0] * num_sources
     place = dataset_sources.measured_place(trained, dataset.held_out_from)
@@ -116,7 +117,7 @@ def _refuse_small(
 
 
 def _remove_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
-    """The pools without questions of an earlier pool."""
+    """Return the pools without questions of an earlier pool."""
     seen: set[str] = set()
     unique: list[list[Case]] = []
     for pool in pools:
@@ -131,7 +132,7 @@ def _limit_pools(
     dataset: Dataset,
     num_held_out: int,
 ) -> list[list[Case]]:
-    """What `max_cases` leaves of each pool: its quota, at least one case.
+    """Return what `max_cases` leaves of each pool: its quota, at least one case.
 
     Raises: DataError if a pool is empty.
     """

@@ -117,7 +117,7 @@ def _grade(
     )
     with model.evaluation_mode(), model.adapter_disabled() if is_base else nullcontext():
         try:
-            with hub.asking():
+            with hub.translate_hub_errors():
                 results = harness.simple_evaluate(
                     model=wrapped,
                     tasks=[name for names in tasks.values() for name in names],
@@ -137,7 +137,7 @@ def _grade(
         benchmark: tuple(
             bool(sample["acc"])
             for name in names
-            for sample in sorted(samples[name], key=lambda sample: int(sample["doc_id"]))
+            for sample in sorted(samples[name], key=lambda sample: sample["doc_id"])
         )
         for benchmark, names in tasks.items()
     }

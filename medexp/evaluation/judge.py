@@ -17,42 +17,38 @@ from medexp.evaluation.measures.words import answer_part
 from medexp.evaluation.record import AnsweredCase, Judgement, Judgements
 
 LOWEST, HIGHEST = 1, 5
-PATIENCE_S = 5  # to find out that nobody listens; MLflow's own retries take three minutes
+# How long to wait for the endpoint at first; MLflow's own retries take three minutes.
+PATIENCE_S = 5
 
 
 def judge_cases(
     judge: Judge, cases: tuple[AnsweredCase, ...], advance: Callable[[int], None]
 ) -> Judgements:
-    """Judgements of both answers to every case, as far as the endpoint gave any; `advance` is told
-    how many more there are.
+    """Return judgements of both answers to every case, as far as the endpoint gave any; `advance`
+    is told how many more there are.
     """
     assert judge.url is not None
     if why := _explain_unreachable(judge.url):
         return Judgements((), (), why)
     ask = _make_judge(judge)
-    found: list[tuple[Judgement, Judgement]] = []
+    pairs: list[tuple[Judgement, Judgement]] = []
     try:
         for case in cases:
-            found.append(
-                (
-                    _judge_answer(ask, case, case.base.text),
-                    _judge_answer(ask, case, case.tuned.text),
-                )
-            )
+            base = _judge_answer(ask, case, case.base.text)
+            pairs.append((base, _judge_answer(ask, case, case.tuned.text)))
             advance(1)
-    except Exception as error:  # whatever a server may say, or MLflow about it
-        why = f"the judge at {judge.url} failed after {len(found)} cases: {first_line(error)[:300]}"
-    return Judgements(tuple(base for base, _ in found), tuple(tuned for _, tuned in found), why)
+    # A server may answer anything, and MLflow raises what it likes: the run goes on without.
+    except Exception as error:
+        why = f"the judge at {judge.url} failed after {len(pairs)} cases: {first_line(error)[:300]}"
+    return Judgements(tuple(base for base, _ in pairs), tuple(tuned for _, tuned in pairs), why)
 
 
 def _explain_unreachable(url: str) -> str:
-    """Why nothing can be had from `url`, or nothing."""
-    place = urlsplit(url)
+    """Return why nothing can be had from `url`; "" where it answers."""
+    address = urlsplit(url)
+    port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        socket.create_connection(
-            (place.hostname or "", place.port or (443 if place.scheme == "https" else 80)),
-            PATIENCE_S,
-        ).close()
+        socket.create_connection((address.hostname or "", port), PATIENCE_S).close()
     except OSError as error:
         return f"the judge at {url} does not answer ({error.strerror or error})"
     return ""
@@ -62,7 +58,7 @@ def _make_judge(judge: Judge) -> Any:
     from mlflow.genai.judges import make_judge
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    # MLflow wants one, a server of one's own does not
+    # MLflow wants a key, a server of one's own does not.
     os.environ.setdefault("OPENAI_API_KEY", "none")
     return make_judge(
         name="clinical_agreement",
@@ -82,14 +78,12 @@ def _judge_answer(ask: Any, case: AnsweredCase, text: str) -> Judgement:
         outputs=answer_part(text),
         expectations={"reference": case.reference},
     )
-    about = feedback.metadata or {}
-    value = feedback.value
+    metadata, value = feedback.metadata or {}, feedback.value
+    counts = (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS)
     is_mark = isinstance(value, int) and LOWEST <= value <= HIGHEST
     return Judgement(
-        float(value) if is_mark else None,
-        str(feedback.rationale or ""),
-        sum(
-            int(about.get(name) or 0) for name in (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS)
-        ),
-        float(about.get(Key.JUDGE_COST) or 0),
+        mark=float(value) if is_mark else None,
+        rationale=str(feedback.rationale or ""),
+        tokens=sum(int(metadata.get(name) or 0) for name in counts),
+        dollars=float(metadata.get(Key.JUDGE_COST) or 0),
     )

@@ -16,7 +16,7 @@ from medexp.evaluation.scorecard import (
     Scorecard,
 )
 from medexp.evaluation.verdicts import IMPROVED, WORSE, Role
-from medexp.system.units import figure
+from medexp.system.units import format_figure
 
 
 class Tone(Enum):
@@ -122,7 +122,7 @@ def _is_alarm(result: MeasureResult) -> bool:
 
 
 def _change(result: MeasureResult) -> str:
-    return f"{figure(result.before)} -> {figure(result.after)}"
+    return f"{format_figure(result.before)} -> {format_figure(result.after)}"
 
 
 def _reach(result: MeasureResult, comparisons: int) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation has seen, as it is kept with a run: questions, references, both answers, and
+"""What an evaluation has seen, as it is stored with a run: questions, references, both answers, and
 the loss of every held-out case.
 
 Everything that is scored is scored from this alone, so that stored answers give the same figures
@@ -31,7 +31,8 @@ class Answer:
 @dataclass(frozen=True)
 class CaseLoss:
     """The summed negative log-likelihood of a case's labelled tokens, in nats, and how many they
-    are; of them those of the answer."""
+    are; and the same of those of them that are the answer's.
+    """
 
     nats: float
     tokens: int
@@ -55,7 +56,7 @@ class CaseLoss:
 
 
 def mean_loss(losses: Sequence[CaseLoss]) -> float:
-    """Nats a token over all cases, every token counting the same."""
+    """Return the nats a token over all cases, every token counting the same."""
     return sum(loss.nats for loss in losses) / sum(loss.tokens for loss in losses)
 
 
@@ -82,14 +83,14 @@ class AnsweredCase:
 
     @property
     def digest(self) -> str:
-        """What tells this case from others, as `data.records.Case.digest`."""
+        """What tells this case from others, as `data.cases.Case.digest`."""
         return Case(self.question, "", self.reference).digest
 
 
 @dataclass(frozen=True)
 class BenchmarkGrades:
-    """The questions of a benchmark, in order: was each answered right by the base, and by the tuned
-    model?
+    """The questions of a benchmark, in order: whether the base answered each right, and whether the
+    tuned model did.
     """
 
     base: tuple[bool, ...]
@@ -149,41 +150,40 @@ class Record:
         return [groups.get(case.digest, case.digest) for case in self.cases]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values; floats keep every digit."""
+        """Return all of it as plain values; floats keep every digit."""
         return {"version": VERSION, **asdict(self)}
 
     @staticmethod
     def from_json(text: str, place: str) -> "Record":
-        """The record in `text`, which lies at `place`.
+        """Return the record in `text`, which lies at `place`.
 
         Raises: DataError if it is none, or of another version.
         """
         try:
-            found = json.loads(text)
-            if found.pop("version") != VERSION:
+            stored = json.loads(text)
+            if stored.pop("version") != VERSION:
                 raise DataError(
                     f"{place} was written by another version of medexp; evaluate the run again"
                     " without evaluate.rescore"
                 )
-            cases = tuple(_parse_case(case) for case in found["cases"])
+            cases = tuple(_parse_case(case) for case in stored["cases"])
             losses = {
-                name: tuple(CaseLoss(**each) for each in found[name])
+                name: tuple(CaseLoss(**loss) for loss in stored[name])
                 for name in ("base_losses", "tuned_losses")
             }
-            graded = {
-                name: BenchmarkGrades(*(tuple(each[side]) for side in ("base", "tuned")))
-                for name, each in found["benchmarks"].items()
+            benchmarks = {
+                name: BenchmarkGrades(tuple(grades["base"]), tuple(grades["tuned"]))
+                for name, grades in stored["benchmarks"].items()
             }
-            held_out = tuple(found["held_out"]) if "held_out" in found else ()
             return Record(
-                found["reasons"],
+                stored["reasons"],
                 cases,
                 **losses,
-                benchmarks=graded,
-                judged=_parse_judgements(found["judged"]),
-                held_out=held_out,
-                groups=tuple(found.get("groups", ())),
-                primary=tuple(found.get("primary", ())),
+                benchmarks=benchmarks,
+                judged=_parse_judgements(stored["judged"]),
+                held_out=tuple(stored.get("held_out", ())),
+                groups=tuple(stored.get("groups", ())),
+                primary=tuple(stored.get("primary", ())),
             )
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
@@ -192,22 +192,23 @@ class Record:
             ) from error
 
 
-def _parse_case(found: Mapping[str, Any]) -> AnsweredCase:
-    answers = {arm: Answer(**found[arm]) for arm in ("base", "tuned")}
-    best = found.get("base_best")
+def _parse_case(stored: Mapping[str, Any]) -> AnsweredCase:
+    answers = {arm: Answer(**stored[arm]) for arm in ("base", "tuned")}
+    best = stored.get("base_best")
     draws = {
         arm: tuple(Answer(**answer) for answer in further)
-        for arm, further in found.get("draws", {}).items()
+        for arm, further in stored.get("draws", {}).items()
     }
     more = {"base_best": Answer(**best) if best is not None else None, "draws": draws}
-    return AnsweredCase(**{**found, **answers, **more})
+    return AnsweredCase(**{**stored, **answers, **more})
 
 
-def _parse_judgements(found: Any) -> Judgements | None:
-    if found is None:
+def _parse_judgements(stored: Any) -> Judgements | None:
+    if stored is None:
         return None
-    base, tuned = (tuple(Judgement(**each) for each in found[side]) for side in ("base", "tuned"))
-    return Judgements(base, tuned, found["failure"])
+    base = tuple(Judgement(**judgement) for judgement in stored["base"])
+    tuned = tuple(Judgement(**judgement) for judgement in stored["tuned"])
+    return Judgements(base, tuned, stored["failure"])
 
 
 def build_record(

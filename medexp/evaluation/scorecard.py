@@ -167,6 +167,12 @@ class ScoredAnswer:
     contradictions: tuple[Contradiction, ...]
     harms: tuple[HarmfulPassage, ...] = ()
 
+    def describe(self) -> str:
+        """Return what counts for and against the answer, in words."""
+        structure, unsupported = self.values["structure"], len(self.claims)
+        harms = f", {len(self.harms)} harmful" if self.harms else ""
+        return f"{structure:.2f} for its sections, {unsupported} unsupported{harms}"
+
 
 @dataclass(frozen=True)
 class MeasureResult:

@@ -2,8 +2,8 @@
 through the package `gguf`.
 
 It covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. A
-tokenizer whose pre-tokenizer is not known here is refused, because llama.cpp would tokenize a prompt
-differently from training.
+tokenizer whose pre-tokenizer is not known here is refused, because llama.cpp would tokenize a
+prompt differently from training.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from medexp.exporters import tokenizer_files
 from medexp.exporters.merge import MergedWeights
 
 SUPPORTED_TYPES = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
-_Q8_0_BLOCK = (
-    32  # numbers of a row that share a scale in q8_0; a row that is not a multiple stays f16
-)
+# Numbers of a row that share a scale in q8_0. A row that is no multiple of it stays f16.
+_Q8_0_BLOCK = 32
 
-# A text that tells splitting rules apart, and the SHA-256 of its tokens for the rules of the
-# tokenizers in conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
+# A text that tells pre-tokenizers apart, and by the SHA-256 of its token ids the names that
+# llama.cpp has for those of conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT),
+# get_vocab_base_pre.
 _PROBE = (
     "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis"
     " concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3"
@@ -70,21 +70,21 @@ def find_pre_tokenizer(tokenizer_folder: Path) -> str:
             return name
     raise ModelError(
         f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no"
-        f" GGUF can be written for it (known are {listing(_PRE_TOKENIZERS.values())}); export to=merged and"
-        " convert that with llama.cpp's convert_hf_to_gguf.py"
+        f" GGUF can be written for it (known are {listing(_PRE_TOKENIZERS.values())}); export"
+        " to=merged and convert that with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
-def estimate_file_bytes(merged: MergedWeights, kind: GgufType) -> int:
+def estimate_file_bytes(merged: MergedWeights, gguf_type: GgufType) -> int:
     """Return how many bytes the tensors take in the file."""
-    return sum(_choose_storage(merged.shape_of(name), kind)[1] for name in merged.names)
+    return sum(_choose_storage(merged.shape_of(name), gguf_type)[1] for name in merged.names)
 
 
 def write_gguf(
     merged: MergedWeights,
     tokenizer_folder: Path,
-    about: GgufMetadata,
-    kind: GgufType,
+    metadata: GgufMetadata,
+    gguf_type: GgufType,
     file: Path,
     advance: Callable[[int], None],
 ) -> None:
@@ -96,46 +96,49 @@ def write_gguf(
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(file, about.shape.family.value)
+    writer = gguf.GGUFWriter(file, metadata.shape.family.value)
     try:
-        _add_hyperparameters(writer, merged.base.config, about, kind)
-        _add_tokenizer(writer, tokenizer_folder, about.shape.vocab)
-        extra = _compute_rope_factors(merged.base.config, about.shape)
-        if extra:
+        _add_hyperparameters(writer, merged.base.config, metadata, gguf_type)
+        _add_tokenizer(writer, tokenizer_folder, metadata.shape.vocab)
+        rope_factors = _compute_rope_factors(merged.base.config, metadata.shape)
+        if rope_factors:
             writer.add_tensor_info(
-                "rope_freqs.weight", (len(extra),), np.dtype(np.float32), 4 * len(extra)
+                "rope_freqs.weight",
+                (len(rope_factors),),
+                np.dtype(np.float32),
+                4 * len(rope_factors),
             )
-        names = _map_tensor_names(merged, about.shape)
-        for name, there in names.items():
-            stored, size = _choose_storage(merged.shape_of(name), kind)
+        gguf_names = _map_tensor_names(merged, metadata.shape)
+        for name, gguf_name in gguf_names.items():
+            ggml_type, num_bytes = _choose_storage(merged.shape_of(name), gguf_type)
             writer.add_tensor_info(
-                there,
-                _storage_shape(merged.shape_of(name), stored),
-                _numpy_type(stored),
-                size,
-                raw_dtype=stored,
+                gguf_name,
+                _storage_shape(merged.shape_of(name), ggml_type),
+                _numpy_type(ggml_type),
+                num_bytes,
+                raw_dtype=ggml_type,
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        if extra:
-            writer.write_tensor_data(np.array(extra, dtype=np.float32))
-        for name in names:
-            writer.write_tensor_data(_encode_tensor(merged, name, about.shape, kind))
+        if rope_factors:
+            writer.write_tensor_data(np.array(rope_factors, dtype=np.float32))
+        for name in gguf_names:
+            writer.write_tensor_data(_encode_tensor(merged, name, metadata.shape, gguf_type))
             advance(1)
     finally:
         writer.close()
 
 
 def _add_hyperparameters(
-    writer: Any, config: Mapping[str, Any], about: GgufMetadata, kind: GgufType
+    writer: Any, config: Mapping[str, Any], metadata: GgufMetadata, gguf_type: GgufType
 ) -> None:
     import gguf
 
-    shape, rope = about.shape, _read_rope_parameters(config)
+    shape, rope = metadata.shape, _read_rope_parameters(config)
     writer.add_type("model")
-    writer.add_name(about.name)
-    writer.add_license(about.licence)
+    writer.add_name(metadata.name)
+    writer.add_license(metadata.licence)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_block_count(shape.layers)
     writer.add_embedding_length(shape.hidden)
@@ -148,12 +151,12 @@ def _add_hyperparameters(
     writer.add_rope_freq_base(float(rope["rope_theta"]))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(shape.vocab)
-    writer.add_file_type(getattr(gguf.LlamaFileType, f"MOSTLY_{kind.name.upper()}"))
+    writer.add_file_type(getattr(gguf.LlamaFileType, f"MOSTLY_{gguf_type.name.upper()}"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
 def _read_rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the rotary embedding as Transformers 5 names them.
+    """Return the parameters of the rotary embedding as Transformers 5 gguf_names them.
 
     Earlier versions keep theta apart from the scaling and call rope_type `type`.
 
@@ -217,8 +220,8 @@ def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
 def _build_vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
     """Return the tokens by id, and their types.
 
-    Control tokens are never read from plain text; user-defined ones are. An id without a token, where
-    the embedding is larger than the vocabulary, is unused.
+    Control tokens are never read from plain text; user-defined ones are. An id without a token,
+    where the embedding is larger than the vocabulary, is unused.
     """
     import gguf
 
@@ -265,14 +268,16 @@ def _map_tensor_names(merged: MergedWeights, shape: ModelShape) -> dict[str, str
     return gguf_names
 
 
-def _choose_storage(shape: Sequence[int], kind: GgufType) -> tuple[Any, int]:
+def _choose_storage(shape: Sequence[int], gguf_type: GgufType) -> tuple[Any, int]:
     """Return the GGML type of a tensor of `shape`, and its bytes. Norms and biases stay float32.
 
     What llama.cpp's quantizer is to quantise is written as f16 first.
     """
     import gguf
 
-    ggml_type = gguf.GGMLQuantizationType[kind.name.upper() if kind in SUPPORTED_TYPES else "F16"]
+    ggml_type = gguf.GGMLQuantizationType[
+        gguf_type.name.upper() if gguf_type in SUPPORTED_TYPES else "F16"
+    ]
     if len(shape) == 1:
         ggml_type = gguf.GGMLQuantizationType.F32
     elif ggml_type is gguf.GGMLQuantizationType.Q8_0 and shape[-1] % _Q8_0_BLOCK:
@@ -281,22 +286,24 @@ def _choose_storage(shape: Sequence[int], kind: GgufType) -> tuple[Any, int]:
     return ggml_type, math.prod(shape) // block_elements * block_bytes
 
 
-def _storage_shape(shape: Sequence[int], stored: Any) -> Sequence[int]:
+def _storage_shape(shape: Sequence[int], ggml_type: Any) -> Sequence[int]:
     """Return the shape of what is written: of bytes, where numpy has no type for the format."""
     import gguf
 
     return (
-        shape if _numpy_type(stored).itemsize > 1 else gguf.quant_shape_to_byte_shape(shape, stored)
+        shape
+        if _numpy_type(ggml_type).itemsize > 1
+        else gguf.quant_shape_to_byte_shape(shape, ggml_type)
     )
 
 
-def _numpy_type(stored: Any) -> Any:
+def _numpy_type(ggml_type: Any) -> Any:
     import numpy as np
 
-    return np.dtype({"F32": np.float32, "F16": np.float16}.get(stored.name, np.uint8))
+    return np.dtype({"F32": np.float32, "F16": np.float16}.get(ggml_type.name, np.uint8))
 
 
-def _encode_tensor(merged: MergedWeights, name: str, shape: ModelShape, kind: GgufType) -> Any:
+def _encode_tensor(merged: MergedWeights, name: str, shape: ModelShape, gguf_type: GgufType) -> Any:
     import gguf
 
     values = merged.load_tensor(name).float().numpy()
@@ -304,7 +311,7 @@ def _encode_tensor(merged: MergedWeights, name: str, shape: ModelShape, kind: Gg
         values = _permute_rows(values, shape.heads)
     elif shape.family is Family.llama and name.endswith((".k_proj.weight", ".k_proj.bias")):
         values = _permute_rows(values, shape.kv_heads)
-    return gguf.quants.quantize(values, _choose_storage(merged.shape_of(name), kind)[0])
+    return gguf.quants.quantize(values, _choose_storage(merged.shape_of(name), gguf_type)[0])
 
 
 def _permute_rows(values: Any, heads: int) -> Any:

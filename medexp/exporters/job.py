@@ -1,4 +1,4 @@
-"""An export under way: what was asked of which run, and the files that it comes to."""
+"""An export: which run goes where in which form, and the files that it consists of."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -28,15 +28,13 @@ from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.exporters.gguf import SUPPORTED_TYPES
 from medexp.exporters.merge import MergedWeights
 from medexp.exporters.serve_script import ServeSettings
-from medexp.models import adapter_files as artifact
-from medexp.models import backend as stack
-from medexp.models import base_identity, weights
+from medexp.models import adapter_files, backend, base_identity, weights
 from medexp.models.base_identity import BaseIdentity
 from medexp.reports.console_tables import make_harm_rows
 from medexp.reports.page_template import format_before, format_interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Console
-from medexp.system.units import figure
+from medexp.system.units import format_figure
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG, ADAPTER_WEIGHTS, RECORD
 from medexp.tracking.finished_run import FinishedRun
 
@@ -45,7 +43,7 @@ GGUF_TARGETS = (ExportTo.gguf, ExportTo.ollama)
 
 @dataclass(frozen=True)
 class ExportJob:
-    """An export under way: what was asked, of which run, and where it goes."""
+    """An export: the run, in which form it is exported, and to which folder."""
 
     config: RunConfig
     options: ExportOptions
@@ -56,110 +54,105 @@ class ExportJob:
 
     @property
     def name(self) -> str:
-        """What the export is called: its model, and that it is tuned."""
+        """The name of the export: export.name, or the model's name with -tuned."""
         return self.options.name or f"{self.config.model.name}-tuned"
 
     @property
     def run_id(self) -> str | None:
-        """Its run in MLflow, where it was not given as a folder."""
+        """The id of the run in MLflow, None where the run was given as a folder."""
         return self.subject.kept.run_id if self.subject.kept is not None else None
 
     @cached_property
     def base(self) -> BaseIdentity:
-        """What the adapter says its base is, under the name that others know it by."""
-        return artifact.hide_path(
-            artifact.read_base_identity(self.adapter, self.config.model), self.config.model
+        """The adapter's base, under a name that is known on other machines."""
+        return adapter_files.hide_path(
+            adapter_files.read_base_identity(self.adapter, self.config.model), self.config.model
         )
 
     @property
     def serve_settings(self) -> ServeSettings:
-        """How it is served: room for the longest text it was trained on and a whole answer after
-        it.
-        """
+        """How it is served: the context has room for the longest training text and an answer."""
         context = self.config.training.max_seq_tokens + self.config.evaluation.max_new_tokens
         return ServeSettings(self.name, context, self.options.dtype.value)
 
     @property
     def needs_base_weights(self) -> bool:
-        """Are the weights of the base needed? With to=vllm only where vLLM cannot serve the adapter
-        over its base.
-        """
+        """Are the base's weights needed? With to=vllm only where vLLM cannot serve the adapter."""
         if self.options.to is ExportTo.vllm:
             return self.vllm_obstacle is not None
         return self.options.to is not ExportTo.adapter
 
     @property
     def vllm_obstacle(self) -> str | None:
-        """Why vLLM cannot serve the adapter over its base."""
+        """Why vLLM cannot serve the adapter over its base, None where it can."""
         return serve_script.find_vllm_obstacle(
             self.config.lora.r, self.config.lora.dora, self.config.lora.bias is not Bias.none
         )
 
     @cached_property
     def merged(self) -> MergedWeights:
-        """Base and adapter, opened but not read."""
-        found = weights.find_weights(self.config.model)
-        if note := artifact.check_adapter(
-            self.adapter, self.config.lora, self.config.model, found, "run"
+        """Base and adapter, opened but not read yet."""
+        config = self.config
+        base_weights = weights.find_weights(config.model)
+        if note := adapter_files.check_adapter(
+            self.adapter, config.lora, config.model, base_weights, "run"
         ):
             self.console.info(note, NOTE)
-        if found.gguf is not None:
+        if base_weights.gguf is not None:
             with self.console.status("converting the embedded model, once"):
-                found = weights.convert_gguf(
-                    found, self.config.model, stack.load_transformers(self.config.hardware)
+                base_weights = weights.convert_gguf(
+                    base_weights, config.model, backend.load_transformers(config.hardware)
                 )
-        place = (
-            Path(found.location)
-            if Path(found.location).is_absolute()
-            else hub.download(found.location, found.commit)
-        )
-        return MergedWeights(BaseCheckpoint(place, stack.load_bitsandbytes), self.adapter)
+        folder = Path(base_weights.location)
+        if not folder.is_absolute():
+            folder = hub.download(base_weights.location, base_weights.commit)
+        return MergedWeights(BaseCheckpoint(folder, backend.load_bitsandbytes), self.adapter)
 
 
-def write_export(job: ExportJob, place: Path) -> None:
-    """Everything that the export consists of, into `place`."""
-    to, prompt = job.options.to, job.config.prompt
-    tokenizer_files.copy_tokenizer(job.adapter, place, chat_template.render_jinja_template(prompt))
+def write_export(job: ExportJob, folder: Path) -> None:
+    """Write everything that the export consists of into `folder`."""
+    to = job.options.to
+    jinja_template = chat_template.render_jinja_template(job.config.prompt)
+    tokenizer_files.copy_tokenizer(job.adapter, folder, jinja_template)
     if to in GGUF_TARGETS:
-        files = _write_gguf(job, place)
+        files = _write_gguf(job, folder)
     elif job.needs_base_weights:
-        files = _write_merged(job, place)
+        files = _write_merged(job, folder)
     else:
-        files = _write_adapter(job, place)
-    (place / "README.md").write_text(
-        model_card.render_card(job.config, _collect_card_facts(job, files)), encoding="utf-8"
-    )
+        files = _write_adapter(job, folder)
+    card = model_card.render_card(job.config, _collect_card_facts(job, files))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     output_folder.write_manifest(
-        place, {"export": to.value, "run": job.run_id, "model": job.config.model.name}
+        folder, {"export": to.value, "run": job.run_id, "model": job.config.model.name}
     )
 
 
-def _write_adapter(job: ExportJob, place: Path) -> dict[str, str]:
-    shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, place / ADAPTER_WEIGHTS)
-    artifact.write_adapter_config(
-        artifact.read_adapter_config(job.adapter) | {"base_model_name_or_path": job.base.name},
-        place,
-    )
-    base_identity.write_identity(job.base, place)
+# Each of the three writers below returns its files' names by their kind, with the main one first.
+
+
+def _write_adapter(job: ExportJob, folder: Path) -> dict[str, str]:
+    shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    adapter_config = adapter_files.read_adapter_config(job.adapter)
+    adapter_config |= {"base_model_name_or_path": job.base.name}
+    adapter_files.write_adapter_config(adapter_config, folder)
+    base_identity.write_identity(job.base, folder)
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
-        # an older medexp kept places as they are
-        made = movable(OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG)))
-        (place / ADAPTER_RUN_CONFIG).write_text(
-            OmegaConf.to_yaml(OmegaConf.create(made)), encoding="utf-8"
-        )
+        # An older medexp stored absolute paths of its machine, which must not go into an export.
+        stored = OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG))
+        text = OmegaConf.to_yaml(OmegaConf.create(movable(stored)))
+        (folder / ADAPTER_RUN_CONFIG).write_text(text, encoding="utf-8")
     if job.vllm_obstacle is None:
         is_nf4 = job.config.model.quantisation is Quantisation.nf4
-        served = replace(job.serve_settings, dtype=job.config.hardware.dtype.value)
-        words = serve_script.make_vllm_adapter_command(
-            served, job.base.name, job.base.hub_id is None, job.config.lora.r, is_nf4
+        settings = replace(job.serve_settings, dtype=job.config.hardware.dtype.value)
+        command = serve_script.make_vllm_adapter_command(
+            settings, job.base.name, job.base.hub_id is None, job.config.lora.r, is_nf4
         )
-        (place / "serve.sh").write_text(
-            serve_script.render_script(served, words, is_merged=False), encoding="utf-8"
-        )
+        script = serve_script.render_script(settings, command, is_merged=False)
+        (folder / "serve.sh").write_text(script, encoding="utf-8")
     return {"adapter": ADAPTER_WEIGHTS}
 
 
-def _write_merged(job: ExportJob, place: Path) -> dict[str, str]:
+def _write_merged(job: ExportJob, folder: Path) -> dict[str, str]:
     if job.options.to is ExportTo.vllm:
         job.console.info(
             f"vLLM serves no adapter with {job.vllm_obstacle} over its base; the weights are"
@@ -169,54 +162,44 @@ def _write_merged(job: ExportJob, place: Path) -> dict[str, str]:
     with job.console.progress(
         f"merging into {job.options.dtype.value}", len(job.merged.names)
     ) as advance:
-        merge.write_merged(job.merged, place, job.options.dtype, advance)
-    merge.write_generation_config(job.merged.base, place)
-    (place / "serve.sh").write_text(
-        serve_script.render_script(
-            job.serve_settings,
-            serve_script.make_vllm_merged_command(job.serve_settings),
-            is_merged=True,
-        ),
-        encoding="utf-8",
-    )
+        merge.write_merged(job.merged, folder, job.options.dtype, advance)
+    merge.write_generation_config(job.merged.base, folder)
+    command = serve_script.make_vllm_merged_command(job.serve_settings)
+    script = serve_script.render_script(job.serve_settings, command, is_merged=True)
+    (folder / "serve.sh").write_text(script, encoding="utf-8")
     return {"merged": "model.safetensors"}
 
 
-def _write_gguf(job: ExportJob, place: Path) -> dict[str, str]:
-    kind = job.options.quantisation
-    file = place / f"{job.name}-{kind.value}.gguf"
-    about = gguf_file.GgufMetadata(job.name, job.config.model.licence, job.config.model.shape)
-    names = job.merged.names
-    whole = file if kind in SUPPORTED_TYPES else place / "to-quantise.gguf"
-    with job.console.progress(
-        f"writing a GGUF in {kind.value if whole is file else 'f16'}", len(names)
-    ) as advance:
-        gguf_file.write_gguf(job.merged, place, about, kind, whole, advance)
-    if whole is not file:
-        with job.console.progress(f"quantising to {kind.value}", len(names)) as advance:
-            quantizer.quantize(
-                quantizer.find_quantizer(kind, job.options.llama_cpp), whole, file, kind, advance
-            )
-        whole.unlink()
-    for path in [
-        *place.glob("tokenizer*"),
-        *(
-            place / name
-            for name in ("chat_template.jinja", "special_tokens_map.json")
-        ),
-    ]:
-        path.unlink(missing_ok=True)  # the GGUF holds them
+def _write_gguf(job: ExportJob, folder: Path) -> dict[str, str]:
+    gguf_type = job.options.quantisation
+    file = folder / f"{job.name}-{gguf_type.value}.gguf"
+    metadata = gguf_file.GgufMetadata(job.name, job.config.model.licence, job.config.model.shape)
+    tensors = len(job.merged.names)
+    if gguf_type in SUPPORTED_TYPES:
+        with job.console.progress(f"writing a GGUF in {gguf_type.value}", tensors) as advance:
+            gguf_file.write_gguf(job.merged, folder, metadata, gguf_type, file, advance)
+    else:
+        f16_file = folder / "to-quantise.gguf"
+        with job.console.progress("writing a GGUF in f16", tensors) as advance:
+            gguf_file.write_gguf(job.merged, folder, metadata, gguf_type, f16_file, advance)
+        command = quantizer.find_quantizer(gguf_type, job.options.llama_cpp)
+        with job.console.progress(f"quantising to {gguf_type.value}", tensors) as advance:
+            quantizer.quantize(command, f16_file, file, gguf_type, advance)
+        f16_file.unlink()
+    # The GGUF holds the tokenizer and the chat template.
+    in_gguf = ("chat_template.jinja", "special_tokens_map.json")
+    for path in [*folder.glob("tokenizer*"), *(folder / name for name in in_gguf)]:
+        path.unlink(missing_ok=True)
     if job.options.to is ExportTo.gguf:
         return {"gguf": file.name}
-    (place / "Modelfile").write_text(_render_modelfile(job, file.name), encoding="utf-8")
+    (folder / "Modelfile").write_text(_render_modelfile(job, file.name), encoding="utf-8")
     return {"gguf": file.name, "Modelfile": "Modelfile"}
 
 
 def _render_modelfile(job: ExportJob, gguf_name: str) -> str:
     eos = tokenizer_files.read_special_token(job.adapter, "eos_token") or ""
-    context = min(
-        job.serve_settings.max_tokens, int(job.merged.base.config["max_position_embeddings"])
-    )
+    model_context = int(job.merged.base.config["max_position_embeddings"])
+    context = min(job.serve_settings.max_tokens, model_context)
     parameters = chat_template.make_ollama_parameters(
         [eos], context, job.config.evaluation.max_new_tokens
     )
@@ -234,20 +217,18 @@ def _render_modelfile(job: ExportJob, gguf_name: str) -> str:
 
 
 def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.CardFacts:
-    run, kind = job.config, next(iter(files))
-    whole = f"{run.model.hub_id or run.model.name} with the adapter merged in"
-    what = {
-        "adapter": (
-            f"A {'DoRA' if run.lora.dora else 'LoRA'} adapter for"
-            f" {run.model.hub_id or run.model.name}"
-        ),
-        "merged": f"{whole}, in {job.options.dtype.value}",
-        "gguf": f"{whole}, as a GGUF in {job.options.quantisation.value}",
-    }[kind]
+    kind = next(iter(files))
+    base = job.config.model.hub_id or job.config.model.name
+    merged = f"{base} with the adapter merged in"
+    descriptions = {
+        "adapter": f"A {'DoRA' if job.config.lora.dora else 'LoRA'} adapter for {base}",
+        "merged": f"{merged}, in {job.options.dtype.value}",
+        "gguf": f"{merged}, as a GGUF in {job.options.quantisation.value}",
+    }
     scores = _score_stored_answers(job.subject)
     return model_card.CardFacts(
         kind=kind,
-        what=what,
+        description=descriptions[kind],
         name=job.name,
         run_id=job.run_id,
         measures=_make_measure_rows(job.subject, scores),
@@ -281,28 +262,22 @@ def _make_measure_rows(
         return [
             (
                 result.measure.title,
-                f"{format_before(result)} -> {figure(result.after)}",
+                f"{format_before(result)} -> {format_figure(result.after)}",
                 result.verdict,
                 format_interval(result),
             )
             for result in scores.results
             if result.comparison is not None
         ]
-    had = subject.kept.metrics if subject.kept is not None else {}
-    if not {"result/loss_before", "result/loss_paired_low"} <= set(had):
+    metrics = subject.kept.metrics if subject.kept is not None else {}
+    if not {"result/loss_before", "result/loss_paired_low"} <= set(metrics):
         return []
     keys = ("paired_change", "paired_low", "paired_high", "sign_test_p")
-    change, low, high, p_value = (had[f"result/loss_{name}"] for name in keys)
-    figures = _format_change(had["result/loss_before"], had["result/loss_after"])
-    return [
-        (
-            "held-out loss, all",
-            figures,
-            "",
-            f"{change:+.3g} [{low:+.3g}, {high:+.3g}], p {p_value:.2g}",
-        )
-    ]
+    change, low, high, p_value = (metrics[f"result/loss_{key}"] for key in keys)
+    losses = _format_change(metrics["result/loss_before"], metrics["result/loss_after"])
+    interval = f"{change:+.3g} [{low:+.3g}, {high:+.3g}], p {p_value:.2g}"
+    return [("held-out loss, all", losses, "", interval)]
 
 
 def _format_change(before: float | None, after: float | None) -> str:
-    return f"{figure(before)} -> {figure(after)}"
+    return f"{format_figure(before)} -> {format_figure(after)}"

@@ -1,5 +1,5 @@
-"""The tokenizer that a run trained with, as it goes into an export: its files, and the run's prompt
-as its chat template.
+"""The tokenizer of a run as it goes into an export: its files, and the run's prompt as its chat
+template.
 """
 
 import json
@@ -20,9 +20,7 @@ _MACHINE_KEYS = ("chat_template", "is_local", "local_files_only", "name_or_path"
 
 
 def copy_tokenizer(adapter: Path, folder: Path, chat_template: str) -> None:
-    """Copy the tokenizer beside `adapter` to `folder`, with `chat_template` in the place of its
-    own.
-    """
+    """Copy the tokenizer beside `adapter` to `folder`; `chat_template` replaces its own."""
     for name in _FILES:
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, folder / name)
@@ -30,7 +28,7 @@ def copy_tokenizer(adapter: Path, folder: Path, chat_template: str) -> None:
         name: value for name, value in _read_config(adapter).items() if name not in _MACHINE_KEYS
     }
     if config.get("tokenizer_class") == "TokenizersBackend":
-        # the name that Transformers 4 knows too
+        # Transformers 5 writes a name of its own here, which Transformers 4 does not know.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / _CONFIG).write_text(
         json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -39,14 +37,12 @@ def copy_tokenizer(adapter: Path, folder: Path, chat_template: str) -> None:
 
 
 def read_special_token(folder: Path, name: str) -> str | None:
-    """The text of a special token (bos_token, eos_token, pad_token) of the tokenizer in `folder`;
-    None where it has none.
-    """
+    """Return the text of a special token (bos_token, eos_token, pad_token), None without one."""
     value = _read_config(folder).get(name)
     text: str | None = value["content"] if isinstance(value, dict) else value
     return text
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    return found
+    config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    return config

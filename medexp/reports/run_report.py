@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from medexp.evaluation.leading_lines import list_harmful_cases, make_leading_lines
-from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Scorecard, ScoredAnswer, accuracies
+from medexp.evaluation.record import AnsweredCase, Record
+from medexp.evaluation.scorecard import Scorecard, accuracies
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
 from medexp.reports.run_charts import draw_length_histogram, draw_loss_curve
@@ -15,7 +15,8 @@ from medexp.reports.run_charts import draw_length_histogram, draw_loss_curve
 @dataclass(frozen=True)
 class ReportHeader:
     """What the page says of the run beside its measures: a title, rows of facts, curves of (step,
-    loss), bytes of VRAM (0: no card)."""
+    loss), bytes of VRAM (0: no card).
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]
@@ -40,54 +41,48 @@ class CaseRow:
     base_best: list[Block] = field(default_factory=list)
 
 
-def render_report(record: Record, card: Scorecard, about: ReportHeader) -> str:
-    """The page as HTML."""
-    answers = [[each.base for each in record.cases], [each.tuned for each in record.cases]]
-    lengths = [[(each.tokens, each.ended) for each in side] for side in answers]
+def render_report(record: Record, scorecard: Scorecard, header: ReportHeader) -> str:
+    """Return the page as HTML."""
+    base_lengths = [(case.base.tokens, case.base.ended) for case in record.cases]
+    tuned_lengths = [(case.tuned.tokens, case.tuned.ended) for case in record.cases]
+    loss_curve, lengths, vram = "", "", []
+    if header.training_loss:
+        loss_curve = draw_loss_curve(header.training_loss, header.held_out_loss)
+    if record.cases:
+        lengths = draw_length_histogram(base_lengths, tuned_lengths)
+    if header.ceiling_bytes:
+        vram = [("planned", header.planned_bytes), ("measured", header.measured_bytes)]
     return fill_template(
         "report.html",
-        about=about,
-        card=card,
-        leading=make_leading_lines(card),
-        harmful=list_harmful_cases(card),
-        cases=_case_rows(record, card),
-        loss_curve=(
-            draw_loss_curve(about.training_loss, about.held_out_loss) if about.training_loss else ""
-        ),
-        lengths=draw_length_histogram(*lengths) if record.cases else "",
+        header=header,
+        scorecard=scorecard,
+        leading=make_leading_lines(scorecard),
+        harmful=list_harmful_cases(scorecard),
+        cases=_case_rows(record, scorecard),
+        loss_curve=loss_curve,
+        lengths=lengths,
         accuracies=accuracies(record),
-        vram=(
-            [("planned", about.planned_bytes), ("measured", about.measured_bytes)]
-            if about.ceiling_bytes
-            else []
-        ),
+        vram=vram,
     )
 
 
-def _case_rows(record: Record, card: Scorecard) -> list[CaseRow]:
-    rows = []
-    for place, case in enumerate(record.cases):
-        before, after = card.before[place], card.after[place]
-        has_best = case.base_best is not None and len(card.base_best) > place
-        rows.append(
-            CaseRow(
-                case.question,
-                split_into_blocks(case.reference),
-                split_into_blocks(case.base.text, before),
-                split_into_blocks(case.tuned.text, after),
-                (_count_words(before), _count_words(after)),
-                (
-                    split_into_blocks(case.base_best.text, card.base_best[place])
-                    if has_best and case.base_best is not None
-                    else []
-                ),
-            )
+def _case_rows(record: Record, scorecard: Scorecard) -> list[CaseRow]:
+    return [
+        CaseRow(
+            case.question,
+            reference=split_into_blocks(case.reference),
+            base=split_into_blocks(case.base.text, before),
+            tuned=split_into_blocks(case.tuned.text, after),
+            counts=(before.describe(), after.describe()),
+            base_best=_split_base_best(case, scorecard, place),
         )
-    return rows
+        for place, (case, before, after) in enumerate(
+            zip(record.cases, scorecard.before, scorecard.after, strict=True)
+        )
+    ]
 
 
-def _count_words(scored: ScoredAnswer) -> str:
-    """Return what counts for and against an answer, in words."""
-    harms = f", {len(scored.harms)} harmful" if scored.harms else ""
-    structure, unsupported = scored.values["structure"], len(scored.claims)
-    return f"{structure:.2f} for its sections, {unsupported} unsupported{harms}"
+def _split_base_best(case: AnsweredCase, scorecard: Scorecard, place: int) -> list[Block]:
+    if case.base_best is None or not scorecard.base_best:
+        return []
+    return split_into_blocks(case.base_best.text, scorecard.base_best[place])

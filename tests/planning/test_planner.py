@@ -29,7 +29,7 @@ MODELS = [
 
 @pytest.fixture(scope="module")
 def on_laptop(resolved) -> RunConfig:
-    """The seed's recipe on the laptop: composed once, changed by replacing."""
+    """The default recipe on the laptop: composed once, changed by replacing."""
     return resolved(CARD)
 
 
