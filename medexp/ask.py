@@ -40,7 +40,7 @@ from medexp.models.session import open_session, prepare_finished_run
 from medexp.models.weights import Weights
 from medexp.system.console import Console
 from medexp.system.ports import listen_on_port
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 
@@ -49,7 +49,7 @@ def _recompose(
 ) -> tuple[DictConfig, FinishedRun]:
     """Return the config of the run that is asked, and that run, once there is something to ask."""
     _refuse_options(options)
-    return finished.recompose_from_options(cfg, options, overrides)
+    return finished_run.recompose_from_options(cfg, options, overrides)
 
 
 def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:

@@ -20,8 +20,7 @@ from medexp.data.encoding import Vocabulary
 from medexp.errors import BadInput
 from medexp.evaluation.measures import lexicon as shipped_lexicon
 from medexp.evaluation.measures.clinical_terms import Lexicon
-from medexp.models import backend as stack
-from medexp.models import weights
+from medexp.models import backend, weights
 from medexp.system import machine
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
@@ -119,6 +118,8 @@ def dataset() -> Callable[..., Dataset]:
             "held_out_from": None,
             "group_by": None,
             "held_out": 1,
+            "validation": 0,
+            "stratify_by": [],
             "max_cases": None,
             "split_seed": 3407,
         }
@@ -163,7 +164,7 @@ def embedded_tokenizer(resolved: Callable[..., RunConfig], no_card: Machine) -> 
     found = weights.find_weights(run.model)
     if found.gguf is not None:
         found = weights.convert_gguf(
-            found, run.model, stack.load_backend(run.hardware, machine.cache_dir())
+            found, run.model, backend.load_backend(run.hardware, machine.cache_dir())
         )
     from transformers import AutoTokenizer
 

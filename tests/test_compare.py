@@ -21,7 +21,7 @@ from medexp.config.command_options import CompareOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
-from medexp.models import adapter_files as artifact
+from medexp.models import adapter_files
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.training.context import TrainResult
@@ -434,7 +434,7 @@ def test_the_page_must_be_a_file(kept: Kept) -> None:
 
 
 def test_an_adapter_without_safetensors_is_not_counted(tmp_path: Path) -> None:
-    assert artifact.count_parameters(tmp_path) is None
+    assert adapter_files.count_parameters(tmp_path) is None
 
 
 def test_the_page_can_be_opened_at_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

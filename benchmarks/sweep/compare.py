@@ -52,7 +52,7 @@ def space_of(surrogate: Surrogate) -> SearchSpace:
     )
 
 
-def asked(sampler: str, seed: int, trials: int) -> object:
+def make_options(sampler: str, seed: int, trials: int) -> object:
     """medexp's settings with this sampler."""
     words = [
         f"hydra/sweeper/sampler={sampler}",
@@ -86,7 +86,7 @@ def paid(
         "s",
         f"{folder}/{sampler}-{seed}-{plans}.journal",
         space_of(surrogate),
-        asked(sampler, seed, trials),
+        make_options(sampler, seed, trials),
     )
     losses: list[float] = []
     refused, target = 0, surrogate.target()

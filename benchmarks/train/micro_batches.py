@@ -37,7 +37,7 @@ def main() -> None:
         " |\n|---|---|---|---|---|---|"
     )
     for hardware in ("rtx4050_6gb", "h200_141gb"):
-        run = composed(hardware, sys.argv[1:])
+        run = compose_config(hardware, sys.argv[1:])
         for size in (1, 2, 4):
             sizes = {"training.micro_batch": size, "training.accumulation": CASES // size}
             for batch_by in BatchBy:
@@ -45,7 +45,7 @@ def main() -> None:
                 print(row(changed, steps))
 
 
-def composed(hardware: str, overrides: list[str]) -> RunConfig:
+def compose_config(hardware: str, overrides: list[str]) -> RunConfig:
     """The run of this preset with the levers of its plan."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

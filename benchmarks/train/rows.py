@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import resolve
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import prepare
 from medexp.data.split import split_cases
@@ -32,7 +32,9 @@ def main() -> None:
         run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     ready = prepare(
-        run, split_cases(source.load_cases(run.dataset).cases, run.dataset), make_vocabulary(tokenizer)
+        run,
+        split_cases(data_loading.load_cases(run.dataset).cases, run.dataset),
+        make_vocabulary(tokenizer, run.prompt),
     )
     args.out.write_text(
         json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows])

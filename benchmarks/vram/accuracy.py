@@ -24,7 +24,7 @@ NOTHING_SAVED += ["offload_activations=false", "tile_mlp=false"]
 NO_ANSWERS = "evaluation.answers=0"  # none were asked for in front of a measured step
 
 
-def predicted_bytes(point: dict) -> int:
+def predict_peak_bytes(point: dict) -> int:
     """The planned reserved peak of a training step of `point`."""
     shape = [
         f"training.max_seq_tokens={point['seq']}",
@@ -32,7 +32,7 @@ def predicted_bytes(point: dict) -> int:
     ]
     overrides = [
         "hardware=h200_141gb",
-        *(f"hardware.{each}" for each in NOTHING_SAVED),
+        *(f"hardware.{variant}" for variant in NOTHING_SAVED),
         *shape,
         NO_ANSWERS,
         *point["overrides"],
@@ -66,10 +66,8 @@ def main() -> None:
             " error % |"
         )
         print("|---|---|---|---|---|---|---|")
-        for point in sorted(
-            points, key=lambda each: (each["name"], each["micro_batch"] * each["seq"])
-        ):
-            measured, predicted = point["train_reserved_bytes"], predicted_bytes(point)
+        for point in sorted(points, key=lambda row: (row["name"], row["micro_batch"] * row["seq"])):
+            measured, predicted = point["train_reserved_bytes"], predict_peak_bytes(point)
             errors.append(100 * (predicted / measured - 1))
             what = f"| {point['name']} | {point['micro_batch']} | {point['seq']} | {point['r']} "
             print(f"{what}| {measured / GIB:.3f} | {predicted / GIB:.3f} | {errors[-1]:+.2f} |")

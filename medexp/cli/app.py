@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medexp.cli.composition import CommandSpec, Recompose, build_call, explain_error
 from medexp.config import hydra_errors
-from medexp.config.command_line import readable
+from medexp.config.command_line import make_readable
 from medexp.config.invocation import Invocation
 from medexp.config.registration import SCHEMAS, conf_dir, register
 from medexp.config.schema import RunConfig
@@ -113,7 +113,7 @@ class _Call:
         try:
             _read_env(Path.cwd() / ".env")
             register()
-            sys.argv[1:] = readable(sys.argv[1:], schema)
+            sys.argv[1:] = make_readable(sys.argv[1:], schema)
             decorate = hydra.main(
                 version_base="1.3",
                 config_path=str(conf_dir()),
@@ -196,7 +196,7 @@ def _describe_unusable_file(error: Exception) -> str | None:
 
     The last resort: who knows what the file is for has said nothing better.
     """
-    if (hindrance := disk_space.hindrance(error, [Path.cwd()])) is not None:
+    if (hindrance := disk_space.explain_write_error(error, [Path.cwd()])) is not None:
         place = hindrance.what
     elif isinstance(error, OSError) and error.filename and error.errno in _NO_PLACE:
         place = f"{error.filename} cannot be used ({error.strerror})"

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medexp.cli.output_dir import make_unique_folder
 from medexp.config import hydra_errors
-from medexp.config.command_line import readable
+from medexp.config.command_line import make_readable
 from medexp.config.invocation import Invocation
 from medexp.config.preset_errors import explain_preset
 from medexp.config.registration import SCHEMAS, conf_dir, register
@@ -137,7 +137,7 @@ def compose_call(
     register()
     schema = SCHEMAS[command.config_name]
     try:
-        words = readable(list(overrides), schema)
+        words = make_readable(list(overrides), schema)
         with initialize_config_dir(str(conf_dir()), "medexp", version_base="1.3"):
             cfg = compose(command.config_name, words, return_hydra_config=True)
             runtime = cfg.hydra.runtime

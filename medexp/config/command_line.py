@@ -182,13 +182,13 @@ class CommandLine:
                 replace(
                     asked,
                     value=(
-                        f"[{quoted(value.text) if isinstance(value, QuotedString) else asked.value}]"
+                        f"[{quote(value.text) if isinstance(value, QuotedString) else asked.value}]"
                     ),
                 )
             )
         # 1e5 and 007 are text there, as a commit's hash is
         if str in kinds and isinstance(value, int | float):
-            return str(replace(asked, value=quoted(asked.value.strip())))
+            return str(replace(asked, value=quote(asked.value.strip())))
         return str(asked)
 
     def _quoted(self, asked: Word, kinds: tuple[Any, ...], place: int) -> str:
@@ -204,7 +204,7 @@ class CommandLine:
         if _is_list(kinds) and not begins_as_parts:
             candidates = [f"[{each}]" for each in candidates]
         if str in kinds or not begins_as_parts:
-            candidates.append(quoted(asked.value.strip()))
+            candidates.append(quote(asked.value.strip()))
         for each in candidates:
             if _parses(str(replace(asked, value=each))):
                 return str(replace(asked, value=each))
@@ -221,7 +221,7 @@ class CommandLine:
         ):
             return str(_bracketed(asked))
         if is_plain and str in kinds:
-            return str(replace(asked, value=quoted(asked.value.strip())))
+            return str(replace(asked, value=quote(asked.value.strip())))
         meant = ""
         if float in kinds and _DECIMAL.fullmatch(asked.value):
             meant = f"a decimal point is a point: {asked.key}={asked.value.replace(',', '.')}; "
@@ -282,7 +282,7 @@ class CommandLine:
         return ConfigError(
             f"{asked} cannot be read: a list is written {shlex.quote(f'{asked.key}=[A,B]')}, a"
             f" dictionary {shlex.quote(f'{asked.key}={{A: 1, B: 2}}')}, text"
-            f" {shlex.quote(f'{asked.key}={quoted(asked.value)}')}"
+            f" {shlex.quote(f'{asked.key}={quote(asked.value)}')}"
         )
 
     def _kind(self, key: str) -> Any:
@@ -298,7 +298,7 @@ class CommandLine:
         return next((each for each in named if get_origin(self.keys.get(each)) is dict), None)
 
 
-def readable(words: Sequence[str], schema: type) -> list[str]:
+def make_readable(words: Sequence[str], schema: type) -> list[str]:
     """`words` of a command whose config is a `schema`, as Hydra's parser and grammar read them.
 
     Raises: ConfigError with a sentence for each that cannot be read.
@@ -306,7 +306,7 @@ def readable(words: Sequence[str], schema: type) -> list[str]:
     return CommandLine(words, schema).readable()
 
 
-def quoted(value: str) -> str:
+def quote(value: str) -> str:
     """`value` in quotes that Hydra and OmegaConf read back letter by letter.
 
     A quote takes a backslash for Hydra, after doubling those before it (and at the end, where our
@@ -381,7 +381,7 @@ def _with_parts_quoted(value: str) -> str:
 
     def end_part() -> None:
         text = part.strip()
-        written.append(text if not text or _parses(f"x={text}") else quoted(text))
+        written.append(text if not text or _parses(f"x={text}") else quote(text))
 
     for piece in _PIECE.findall(value):
         opens = (piece in ("[", "{") and not part.strip()) or (

@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from medexp.config.former_values import fill_former_values
 from medexp.config.schema import Dataset, MixtureSource, Source
 from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 
@@ -47,7 +48,7 @@ def expand_sources(dataset: Dataset) -> tuple[Dataset, list[str]]:
     return dataset, problems
 
 
-def trained(dataset: Dataset) -> list[MixtureSource]:
+def list_trained_sources(dataset: Dataset) -> list[MixtureSource]:
     """The sources that are trained on, with their weights: the parts of a mixture, else the dataset
     itself.
     """
@@ -56,9 +57,9 @@ def trained(dataset: Dataset) -> list[MixtureSource]:
     return [MixtureSource(**_source_of(dataset), weight=1.0)]
 
 
-def sources(dataset: Dataset) -> list[MixtureSource]:
+def list_sources(dataset: Dataset) -> list[MixtureSource]:
     """Everything that is read: what is trained on, then, with weight 0, what is only measured on."""
-    read = trained(dataset)
+    read = list_trained_sources(dataset)
     measured = measured_place(read, dataset.held_out_from)
     return (
         read
@@ -115,7 +116,7 @@ def _measured(dataset: Dataset) -> MixtureSource:
     """
     named = [
         each
-        for each in trained(dataset)
+        for each in list_trained_sources(dataset)
         if isinstance(each, MixtureSource) and each.name == dataset.held_out_from
     ]
     if named:
@@ -138,7 +139,8 @@ def _option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
     composed = compose(config_name=f"dataset/{name}").dataset
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Dataset), composed, dict(changes))
-        option = OmegaConf.to_object(merged)
+        filled = fill_former_values(OmegaConf.create({"dataset": merged}))
+        option = OmegaConf.to_object(filled.dataset)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}={name}: {first_line(error)}") from error
     except BadInput as error:

@@ -63,7 +63,7 @@ def _nearest(here: machine.Machine) -> dict[str, object]:
     measured = here.gpus[0].calibration if here.gpus else None
     figures = asdict(measured) if measured else {}
     figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
-    return {"defaults": [machine.nearest_preset(here), "_self_"], "hardware": figures}
+    return {"defaults": [machine.find_nearest_preset(here), "_self_"], "hardware": figures}
 
 
 def choose_sweep_lengths(device: object, seq: int) -> str:

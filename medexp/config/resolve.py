@@ -8,8 +8,7 @@ and text only: what the machine has is handed in.
 import copy
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,39 +20,33 @@ from medexp.config import dataset_sources
 from medexp.config.changes import change_values
 from medexp.config.command_options import TrainConfig
 from medexp.config.fields import config_fields
-from medexp.config.levers import MEMORY_LEVERS
+from medexp.config.former_values import fill_former_values
 from medexp.config.model_shape import shape_in
 from medexp.config.schema import (
     GROUP_NAMES,
-    Benchmark,
-    Bias,
-    Checkpointing,
-    Dataset,
     Device,
     Dtype,
     Engine,
-    Family,
+    MeasuredCases,
     ModelShape,
-    Optimizer,
-    Overlong,
-    Quantisation,
     RunConfig,
 )
+from medexp.config.validation import RULES, check_machine
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.system.home import expand_home, with_tilde
 from medexp.system.machine import Machine
-from medexp.system.units import bytes_of_gib, gib
+from medexp.system.units import gib
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# what a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml
+# What a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml.
 CONTEXT_AND_DESKTOP_GIB = 0.75
-# of a proposal, too
-_OF_TRAIN = {each.name for each in fields(TrainConfig)} - {each.name for each in fields(RunConfig)}
+# What a sweep's proposal may hold beside the groups of a run.
+_OF_TRAIN = {key.name for key in fields(TrainConfig)} - {key.name for key in fields(RunConfig)}
 # What a machine has more or less of. Its number format is no part: that changes what comes out.
 _MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
-# the cases inside this package, wherever it is installed
+# The cases inside this package, wherever it is installed.
 SHIPPED = Path(__file__).resolve().parent.parent / "data"
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# The option of the dataset group that they are.
+SHIPPED_CASES = "clinical_cases"
 
 
 def resolve(
@@ -63,14 +56,15 @@ def resolve(
     choices: Mapping[str, str],
     needs_card: bool = True,
 ) -> RunConfig:
-    """The run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off
+    """Return the run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off
     `machine`.
 
     `choices` (group -> chosen option) is only used to say where a value is set. Without
     `needs_card` a run for a card that this machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    config = _build_config(with_shape(cfg, launch_dir), choices)
+    config = _build_config(fill_former_values(with_shape(cfg, launch_dir)), choices)
+    config = _measure_on_shipped(config)
     dataset, source_problems = dataset_sources.expand_sources(config.dataset)
     if source_problems:
         raise ConfigError(source_problems)
@@ -79,7 +73,7 @@ def resolve(
     problems = [problem for rule in RULES for problem in rule(config)]
     if problems:
         raise ConfigError(problems)
-    machine_problems = list(_machine_holds(config, machine)) if needs_card else []
+    machine_problems = list(check_machine(config, machine)) if needs_card else []
     if machine_problems:
         raise MachineError(machine_problems)
     return config
@@ -120,6 +114,19 @@ def _build_config(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return RunConfig(**groups)
+
+
+def _measure_on_shipped(config: RunConfig) -> RunConfig:
+    """Return `config` with the shipped cases' test part to be measured on, where that is asked for
+    and no other part is named.
+    """
+    dataset = config.dataset
+    if config.evaluation.cases is not MeasuredCases.shipped or dataset.held_out_from is not None:
+        return config
+    # What is trained on the shipped cases is measured on their own test part, which is the same.
+    if dataset.name == SHIPPED_CASES:
+        return config
+    return replace(config, dataset=replace(dataset, held_out_from=SHIPPED_CASES))
 
 
 def _no_value(key: str, group: str, option: str | None) -> str:
@@ -287,256 +294,3 @@ def _fastest_dtype(device: Device, machine: Machine) -> Dtype:
         all(card.has_bfloat16 for card in machine.gpus[:1]) if on_card else machine.has_bfloat16
     )
     return Dtype.bfloat16 if has_bfloat16 else Dtype.float16 if on_card else Dtype.float32
-
-
-def _machine_holds(run: RunConfig, machine: Machine) -> Iterator[str]:
-    hardware = run.hardware
-    if hardware.device is Device.cpu:
-        return
-    if not machine.gpus:
-        yield (
-            f"hardware={hardware.name} needs a CUDA card and this machine has none that the driver"
-            " shows; use hardware=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES"
-        )
-        return
-    card = machine.gpus[0]
-    if hardware.vram_ceiling_gib and bytes_of_gib(hardware.vram_ceiling_gib) > card.total_bytes:
-        yield (
-            f"hardware.vram_ceiling_gib={hardware.vram_ceiling_gib:g} is more than {card.name} has "
-            f"({gib(card.total_bytes):.2f} GiB); lower it or use hardware=auto"
-        )
-    if hardware.dtype.value == "bfloat16" and not card.has_bfloat16:
-        yield f"hardware.dtype=bfloat16 is not supported by {card.name}; set hardware.dtype=float16"
-
-
-def _steps(run: RunConfig) -> Iterator[str]:
-    training = run.training
-    if (training.max_steps is None) == (training.epochs is None):
-        yield (
-            f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
-            "exactly one of them must be set and the other null"
-        )
-
-
-def _engine(run: RunConfig) -> Iterator[str]:
-    hardware = run.hardware
-    if hardware.engine is Engine.unsloth and hardware.device is Device.cpu:
-        yield (
-            "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
-        )
-    for lever in MEMORY_LEVERS:
-        value = getattr(hardware, lever.name)
-        is_used = lever.needs_unsloth and value not in (0, False, "auto")
-        if hardware.engine is Engine.transformers and is_used:
-            nothing = 0 if lever.counts_layers else "false"
-            yield (
-                f"{lever.key}={value} is a lever of hardware.engine=unsloth; with"
-                f" {hardware.engine.value} set it to {nothing}"
-            )
-    if (
-        hardware.engine is Engine.transformers
-        and run.model.quantisation is Quantisation.nf4
-        and run.lora.bias.value == "all"
-    ):
-        yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"
-    if (
-        hardware.engine is Engine.unsloth
-        and run.training.gradient_checkpointing is Checkpointing.off
-    ):
-        yield (
-            "training.gradient_checkpointing=off is for hardware.engine=transformers; with unsloth"
-            " every layer is kept by hardware.checkpoint_skip_layers=max (or as many as fit: auto);"
-            " set gradient_checkpointing=unsloth"
-        )
-    if hardware.device is Device.cuda and hardware.dtype is Dtype.float32:
-        yield (
-            "hardware.dtype=float32 is not for a card: plans and kernels are for 16 bits; set"
-            " hardware.dtype=bfloat16 or float16"
-        )
-
-
-def _levers(run: RunConfig) -> Iterator[str]:
-    layers = run.model.shape.layers
-    for lever in (lever for lever in MEMORY_LEVERS if lever.counts_layers):
-        value = getattr(run.hardware, lever.name)
-        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= layers
-        if not is_count and value not in lever.words:
-            yield (
-                f"{lever.key}={value} is not allowed: {run.model.name} has {layers} layers, "
-                f"so a number from 0 to {layers}, or {listing(lever.words)}"
-            )
-    streamed, kept = run.hardware.offload_layers, run.hardware.checkpoint_skip_layers
-    if (
-        isinstance(streamed, int)
-        and isinstance(kept, int)
-        and streamed + kept > layers >= max(streamed, kept)
-    ):
-        yield (
-            f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are"
-            f" more than the {layers} layers of {run.model.name}: a streamed layer cannot be kept;"
-            " lower one of them"
-        )
-    trains_streamed_biases = (
-        run.model.shape.family is Family.qwen2 and run.lora.bias is not Bias.none
-    )
-    if (run.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
-        what, least = (
-            ("dora=true", "dora=false")
-            if run.lora.dora
-            else (f"bias={run.lora.bias.value}", "bias=none")
-        )
-        yield (
-            f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the"
-            f" weights on the card; set offload_layers to 0 or auto, or lora.{least}"
-        )
-    for lever in (lever for lever in MEMORY_LEVERS if not lever.counts_layers):
-        value = getattr(run.hardware, lever.name)
-        if not (isinstance(value, bool) or value in lever.words):
-            allowed = ", ".join(("true", "false", *lever.words))
-            yield f"{lever.key}={value} is not allowed; allowed are {allowed}"
-    if run.hardware.offload_embedding is True and run.model.shape.tied_embeddings:
-        yield (
-            f"hardware.offload_embedding=true saves nothing: {run.model.name} ties its embedding to"
-            " lm_head, which the card needs; set it to auto or false"
-        )
-    if run.hardware.tile_mlp is True and run.hardware.compile_layers is True:
-        yield (
-            "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set"
-            " compile_layers to auto or false"
-        )
-    if run.hardware.page_optimizer is True and run.training.optimizer is Optimizer.adamw_torch:
-        yield (
-            "hardware.page_optimizer=true pages an 8-bit optimizer; set"
-            " training.optimizer=adamw_8bit or page_optimizer=auto"
-        )
-
-
-def _optimizer(run: RunConfig) -> Iterator[str]:
-    if run.hardware.device is Device.cpu and run.training.optimizer is not Optimizer.adamw_torch:
-        yield (
-            f"training.optimizer={run.training.optimizer.value} runs on CUDA only; "
-            "with hardware=cpu set training.optimizer=adamw_torch"
-        )
-
-
-def _target_modules(run: RunConfig) -> Iterator[str]:
-    if not run.lora.target_modules:
-        yield f"lora.target_modules is empty; allowed are {listing(PROJECTIONS)}"
-    for name in run.lora.target_modules:
-        if name not in PROJECTIONS:
-            yield (
-                f"lora.target_modules has {name}; allowed are"
-                f" {listing(PROJECTIONS)}{nearest(name, PROJECTIONS)}"
-            )
-
-
-def _prompt(run: RunConfig) -> Iterator[str]:
-    prompt = run.prompt
-    found = {
-        "question": PLACEHOLDER.findall(prompt.question),
-        "completion": PLACEHOLDER.findall(prompt.completion),
-    }
-    if found["question"] != ["question"]:
-        yield "prompt.question must hold {question} exactly once and no other placeholder"
-    if found["completion"] not in (["answer"], ["reasoning", "answer"]):
-        yield (
-            "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons,"
-            " and no other placeholder"
-        )
-    if run.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in found["completion"]:
-        yield (
-            "dataset.overlong=trim_reasoning needs a prompt with reasoning and"
-            f" prompt={prompt.name} has none; use drop or error"
-        )
-
-
-def _cases(run: RunConfig) -> Iterator[str]:
-    dataset = run.dataset
-    if dataset.name == "mixture" and not dataset.mixture:
-        yield (
-            "dataset=mixture has no parts: set 'dataset.mixture=[{use: OPTION, weight: NUMBER},"
-            " ...]'"
-        )
-    elif dataset.mixture:
-        yield from _parts(dataset)
-    elif dataset.path is None and dataset.hub_id is None:
-        yield (
-            f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV or"
-            " Parquet) or dataset.hub_id"
-        )
-    if dataset.max_cases is not None and dataset.held_out >= dataset.max_cases:
-        yield (
-            f"dataset.held_out={dataset.held_out} leaves nothing to train on with"
-            f" dataset.max_cases={dataset.max_cases}"
-        )
-    if run.evaluation.answers > dataset.held_out:
-        yield (
-            f"evaluation.answers={run.evaluation.answers} is more than"
-            f" dataset.held_out={dataset.held_out}: only held-out questions are answered; lower the"
-            " first or raise the second"
-        )
-
-
-def _parts(dataset: Dataset) -> Iterator[str]:
-    if dataset.path is not None or dataset.hub_id is not None:
-        yield (
-            f"dataset={dataset.name} has a file of its own ({dataset.path or dataset.hub_id}) and"
-            " dataset.mixture too; use dataset=mixture, and set the file of a part in its entry"
-            " (dataset.mixture.0.path=FILE)"
-        )
-    for place, part in enumerate(dataset.mixture):
-        if part.path is None and part.hub_id is None:
-            yield (
-                f"dataset.mixture[{place}] ({part.name}) has no file: give its entry a path (JSON,"
-                " JSONL, CSV, TSV or Parquet)"
-            )
-        if any(
-            replace(part, weight=1.0) == replace(earlier, weight=1.0)
-            for earlier in dataset.mixture[:place]
-        ):
-            yield (
-                f"dataset.mixture[{place}] ({part.name}) stands there twice; give it one entry with"
-                " both weights added"
-            )
-
-
-def _benchmarks(run: RunConfig) -> Iterator[str]:
-    known = [each.value for each in Benchmark]
-    for name in run.evaluation.benchmarks:
-        if name not in known:
-            yield (
-                f"evaluation.benchmarks has {name}; allowed are"
-                f" {listing(known)}{nearest(name, known)}"
-            )
-
-
-def _judge(run: RunConfig) -> Iterator[str]:
-    judge = run.evaluation.judge
-    if judge.model is None:
-        return
-    if judge.url is None or not judge.url.startswith(("http://", "https://")):
-        yield (
-            f"evaluation.judge.url={judge.url} is no endpoint; give the whole address, as in"
-            " http://127.0.0.1:8000/v1/chat/completions"
-        )
-    if judge.instructions is None or "{{ outputs }}" not in judge.instructions:
-        yield (
-            "evaluation.judge.instructions must hold {{ outputs }}, and may hold {{ inputs }} and"
-            " {{ expectations }}"
-        )
-
-
-def _weights(run: RunConfig) -> Iterator[str]:
-    model = run.model
-    if model.path is None and model.package is None and model.hub_id is None:
-        yield f"model={model.name} has no weights: set model.path=FOLDER or model.hub_id=OWNER/NAME"
-    if model.shape.heads % model.shape.kv_heads:
-        yield (
-            f"model.shape.heads={model.shape.heads} is not a multiple of"
-            f" model.shape.kv_heads={model.shape.kv_heads}"
-        )
-
-
-RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
-    _steps, _engine, _levers, _optimizer, _target_modules, _prompt, _cases, _benchmarks, _judge, _weights,
-)  # fmt: skip

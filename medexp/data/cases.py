@@ -57,7 +57,7 @@ AS_EXPECTED = ReadingReport()
 
 
 def parse_case(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
-    """The case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
+    """Return the case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
 
     Where no column has its reasoning and the answer begins with a chain of thought in <think>
     marks, it is told apart there.
@@ -89,7 +89,7 @@ def missing_column_error(name: str, record: Mapping[str, Any], place: str) -> Da
 
 
 def is_blank(value: object) -> bool:
-    """Is there nothing in a cell: null, NaN, or white space alone?"""
+    """Return whether a cell holds nothing: null, NaN, or white space alone."""
     return (
         value is None
         or (isinstance(value, float) and isnan(value))
@@ -98,9 +98,8 @@ def is_blank(value: object) -> bool:
 
 
 def _parse_reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: str) -> str:
-    """The value of the reasoning column, without marks around it; "" where there is none and the
-    answer has marks of its own.
-    """
+    """Return the value of the reasoning column, without marks around it; "" where there is none and
+    the answer has marks of its own."""
     if columns.reasoning is None or (
         holds_marks(answer) and is_blank(record.get(columns.reasoning))
     ):
@@ -132,9 +131,8 @@ def _parse_text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 
 def _format_extra(name: str, value: object, place: str) -> str:
-    """A value of another column as text; a list as its items between semicolons, as `synonyms` are
-    written.
-    """
+    """Return a value of another column as text; a list as its items between semicolons, as
+    `synonyms` are written."""
     try:
         text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     except RecursionError as error:
@@ -152,9 +150,8 @@ def _refuse_non_text(text: str, name: str, place: str) -> None:
 
 
 def compute_digest(cases: Iterable[Case]) -> str:
-    """A short SHA-256 over `cases` in order, other columns included: equal exactly when the cases
-    are.
-    """
+    """Return a short SHA-256 over `cases` in order, other columns included: equal exactly when the
+    cases are."""
     sha = hashlib.sha256()
     for case in cases:
         whole = [case.question, case.reasoning, case.answer, dict(case.extra)]

@@ -11,6 +11,7 @@ from medexp.config.command_options import ExportOptions, ExportTo
 from medexp.config.resolve import movable
 from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
+from medexp.evaluation.leading_lines import make_leading_lines
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Record
 from medexp.exporters import (
@@ -27,14 +28,13 @@ from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.exporters.gguf import SUPPORTED_TYPES
 from medexp.exporters.merge import MergedWeights
 from medexp.exporters.serve_script import ServeSettings
-from medexp.models import adapter_files as artifact
-from medexp.models import backend as stack
-from medexp.models import base_identity, weights
+from medexp.models import adapter_files, backend, base_identity, weights
 from medexp.models.base_identity import BaseIdentity
-from medexp.reports.page_template import format_interval
+from medexp.reports.console_tables import make_harm_rows
+from medexp.reports.page_template import format_before, format_interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Console
-from medexp.system.units import figure
+from medexp.system.units import format_figure
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG, ADAPTER_WEIGHTS, RECORD
 from medexp.tracking.finished_run import FinishedRun
 
@@ -64,9 +64,9 @@ class ExportJob:
 
     @cached_property
     def base(self) -> BaseIdentity:
-        """The adapter's base, under a name that is known elsewhere and not a path of this machine."""
-        return artifact.hide_path(
-            artifact.read_base_identity(self.adapter, self.config.model), self.config.model
+        """The adapter's base, under a name that is known on other machines."""
+        return adapter_files.hide_path(
+            adapter_files.read_base_identity(self.adapter, self.config.model), self.config.model
         )
 
     @property
@@ -94,19 +94,19 @@ class ExportJob:
         """Base and adapter, opened but not read yet."""
         config = self.config
         base_weights = weights.find_weights(config.model)
-        if note := artifact.check_adapter(
+        if note := adapter_files.check_adapter(
             self.adapter, config.lora, config.model, base_weights, "run"
         ):
             self.console.info(note, NOTE)
         if base_weights.gguf is not None:
             with self.console.status("converting the embedded model, once"):
                 base_weights = weights.convert_gguf(
-                    base_weights, config.model, stack.load_transformers(config.hardware)
+                    base_weights, config.model, backend.load_transformers(config.hardware)
                 )
         folder = Path(base_weights.location)
         if not folder.is_absolute():
             folder = hub.download(base_weights.location, base_weights.commit)
-        return MergedWeights(BaseCheckpoint(folder, stack.load_bitsandbytes), self.adapter)
+        return MergedWeights(BaseCheckpoint(folder, backend.load_bitsandbytes), self.adapter)
 
 
 def write_export(job: ExportJob, folder: Path) -> None:
@@ -132,9 +132,9 @@ def write_export(job: ExportJob, folder: Path) -> None:
 
 def _write_adapter(job: ExportJob, folder: Path) -> dict[str, str]:
     shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    adapter_config = artifact.read_adapter_config(job.adapter)
+    adapter_config = adapter_files.read_adapter_config(job.adapter)
     adapter_config |= {"base_model_name_or_path": job.base.name}
-    artifact.write_adapter_config(adapter_config, folder)
+    adapter_files.write_adapter_config(adapter_config, folder)
     base_identity.write_identity(job.base, folder)
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # An older medexp stored absolute paths of its machine, which must not go into an export.
@@ -225,12 +225,15 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
         "merged": f"{merged}, in {job.options.dtype.value}",
         "gguf": f"{merged}, as a GGUF in {job.options.quantisation.value}",
     }
+    scores = _score_stored_answers(job.subject)
     return model_card.CardFacts(
         kind=kind,
         description=descriptions[kind],
         name=job.name,
         run_id=job.run_id,
-        measures=_make_measure_rows(job.subject),
+        measures=_make_measure_rows(job.subject, scores),
+        leading=[(line.name, line.text) for line in make_leading_lines(scores)] if scores else [],
+        harms=make_harm_rows(scores) if scores else [],
         usage=model_card.render_usage(
             job.name,
             files,
@@ -240,28 +243,31 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
     )
 
 
-def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
-    """Return rows of the scorecard of the answers that are stored with the run.
+def _score_stored_answers(subject: FinishedRun) -> scorecard.Scorecard | None:
+    """Return the scorecard of the answers stored with the run, None where there are none."""
+    if subject.record is None:
+        return None
+    place = f"{RECORD} of run {subject.asked}"
+    record = Record.from_json(subject.record.read_text(encoding="utf-8"), place)
+    return scorecard.build_scorecard(record, lexicon.load())
 
-    An older run has no stored answers. Its row is the held-out loss, which MLflow has.
+
+def _make_measure_rows(
+    subject: FinishedRun, scores: scorecard.Scorecard | None
+) -> list[tuple[str, ...]]:
+    """Return a row for every measure of `scores`; of a run without stored answers the held-out
+    loss that MLflow has.
     """
-    if subject.record is not None:
-        record = Record.from_json(
-            subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
-        )
-        results = [
-            result
-            for result in scorecard.build_scorecard(record, lexicon.load()).results
-            if result.comparison is not None
-        ]
+    if scores is not None:
         return [
             (
                 result.measure.title,
-                _format_change(result.before, result.after),
+                f"{format_before(result)} -> {format_figure(result.after)}",
                 result.verdict,
                 format_interval(result),
             )
-            for result in results
+            for result in scores.results
+            if result.comparison is not None
         ]
     metrics = subject.kept.metrics if subject.kept is not None else {}
     if not {"result/loss_before", "result/loss_paired_low"} <= set(metrics):
@@ -274,4 +280,4 @@ def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
 
 
 def _format_change(before: float | None, after: float | None) -> str:
-    return f"{figure(before)} -> {figure(after)}"
+    return f"{format_figure(before)} -> {format_figure(after)}"

@@ -116,7 +116,7 @@ def _check_base(
             if then.config == here.config
             else f"the adapter was trained on these weights with another config.json ({then})"
         )
-    names = {_last_part(each) for each in (here.name, weights.location)}
+    names = {_last_part(name) for name in (here.name, weights.location)}
     if None in (then.weights, here.weights) and _last_part(then.name) in names:
         return (
             f"the adapter was trained on {name}; whether these are the same weights"
@@ -186,7 +186,7 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
 
 
 def count_parameters(folder: Path) -> int | None:
-    """How many parameters the adapter in `folder` has; None where it has no safetensors."""
+    """Return how many parameters the adapter in `folder` has; None where it has no safetensors."""
     return (
         sum(map(math.prod, read_tensor_shapes(folder).values()))
         if (folder / ADAPTER_WEIGHTS).is_file()
@@ -195,7 +195,8 @@ def count_parameters(folder: Path) -> int | None:
 
 
 def read_tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of every tensor of the adapter in `folder`, read from the head of its file alone."""
+    """Return the shape of every tensor of the adapter in `folder`, read from the head of its file
+    alone."""
     from safetensors import safe_open
 
     with safe_open(folder / ADAPTER_WEIGHTS, framework="np") as opened:
@@ -203,7 +204,7 @@ def read_tensor_shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """What PEFT keeps of the adapter in `folder` beside its weights.
+    """Return what PEFT keeps of the adapter in `folder` beside its weights.
 
     Raises: ModelError if the weights are not there, as after a copy that was cut off.
     """

@@ -33,7 +33,7 @@ class Weights:
 
 
 def find_weights(model: Model, tokenizer_only: bool = False) -> Weights:
-    """The weights of `model`: its path, else its package, else the Hub; checked against the
+    """Return the weights of `model`: its path, else its package, else the Hub; checked against the
     declared shape. With `tokenizer_only` nothing else is downloaded.
 
     Raises: ModelError if they are missing, unreachable, or of another shape.
@@ -51,8 +51,8 @@ def find_weights(model: Model, tokenizer_only: bool = False) -> Weights:
 
 
 def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
-    """The embedded GGUF as a Transformers folder in bfloat16, written whole or not at all. Takes
-    15-25 s, once.
+    """Write the embedded GGUF as a Transformers folder in bfloat16, whole or not at all, and return
+    where it lies. Takes 15-25 s, once.
 
     Source: the file is Q4_1; dequantising it loses nothing that is still in it.
     """
@@ -106,7 +106,7 @@ def _find_embedded(model: Model) -> Weights:
 def _download_from_hub(model: Model, tokenizer_only: bool) -> Weights:
     assert model.hub_id is not None
     try:
-        commit = hub.commit_of("model", model.hub_id, model.revision)
+        commit = hub.find_commit("model", model.hub_id, model.revision)
         config = json.loads(hub.fetch(model.hub_id, "config.json", commit).read_text())
         check_shape(model, config)
         if not tokenizer_only:

@@ -74,7 +74,8 @@ CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB
 
 
 def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
-    """The terms of a training step of `config` with `levers`, gradients and optimizer left out."""
+    """Return the terms of a training step of `config` with `levers`, gradients and optimizer left
+    out."""
     tokens = levers.micro_batch * config.training.max_seq_tokens
     return (
         _list_unsloth_terms(config, levers, tokens)
@@ -84,7 +85,7 @@ def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
 
 
 def is_offloaded(config: RunConfig) -> bool:
-    """Do hidden states wait for the backward pass in host memory?"""
+    """Return whether hidden states wait for the backward pass in host memory."""
     return (
         config.hardware.engine is Engine.unsloth
         and config.training.gradient_checkpointing is Checkpointing.unsloth
@@ -92,7 +93,8 @@ def is_offloaded(config: RunConfig) -> bool:
 
 
 def is_shortened(config: RunConfig) -> bool:
-    """Whether recomputed layers leave out the last product of their MLP; an MLP in tiles does not.
+    """Return whether recomputed layers leave out the last product of their MLP; an MLP in tiles
+    does not.
 
     Source: medexp.models.patches.mlp_recompute."""
     is_plain = (
@@ -143,7 +145,7 @@ def _list_unsloth_terms(config: RunConfig, levers: Levers, tokens: int) -> list[
 
 
 def _make_hidden_state_term(config: RunConfig, tokens: int) -> Term:
-    """A layer's input each: exact on the card, in blocks of a power of two on the host."""
+    """Return a layer's input each: exact on the card, in blocks of a power of two on the host."""
     layers, whole = config.model.shape.layers, hidden_state_bytes(config.model.shape, tokens)
     if not is_offloaded(config):
         return Term(
@@ -164,7 +166,8 @@ def _make_hidden_state_term(config: RunConfig, tokens: int) -> Term:
 
 
 def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
-    """What tensors take beside staging and loss, and what the allocator reserves for all of it."""
+    """Return what tensors take beside staging and loss, and what the allocator reserves for all of
+    it."""
     if not is_fused(config):
         return compiled_step_bytes(config, tokens)
     shape = config.model.shape
@@ -192,7 +195,7 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
 
 
 def _staging_bytes(config: RunConfig, tokens: int) -> int:
-    """Two buffers of hidden states in 16 bits."""
+    """Return the bytes of two buffers of hidden states in 16 bits."""
     return 4 * tokens * config.model.shape.hidden
 
 
@@ -217,8 +220,8 @@ def _eager_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int, i
 
 
 def count_largest_tile(hidden: int, tokens: int) -> int:
-    """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time, and the
-    rest is a tile of its own.
+    """Return the tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time,
+    and the rest is a tile of its own.
 
     Source: unsloth_zoo.tiled_mlp ("arctic"), where a comment says that the rest is added to the
         last, and the code does not.
@@ -229,18 +232,18 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
 def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(config, tokens))) + WAITING_FIXED
-    each = (
+    layer_bytes = (
         2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn)
         if is_fused(config)
         else compiled_step_bytes(config, tokens)[0]
     )
-    return int(KEPT_EACH * levers.kept_layers * each)
+    return int(KEPT_EACH * levers.kept_layers * layer_bytes)
 
 
 def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
-    """How many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five as
-    wide as the model, keys before and after rotation, queries and attention's output and keys and
-    values padded by a block, two as wide as the MLP.
+    """Return how many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five
+    as wide as the model, keys before and after rotation, queries and attention's output and keys
+    and values padded by a block, two as wide as the MLP.
 
     Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
     """
@@ -258,14 +261,13 @@ def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
 
 
 def count_attended_tokens(cases: int, longest: int) -> int:
-    """The tokens of a batch as attention takes them, every case padded to the longest and by a
-    block: many short cases are more.
-    """
+    """Return the tokens of a batch as attention takes them, every case padded to the longest and by
+    a block: many short cases are more."""
     return cases * (longest + PADDED_TOKENS)
 
 
 def waiting_bytes(config: RunConfig, levers: Levers) -> int:
-    """Pinned host memory for what the waiting layers save."""
+    """Return the pinned host memory for what the waiting layers save."""
     tokens = levers.micro_batch * config.training.max_seq_tokens
     pieces = sum(
         -(-2 * numbers // WAITING_PIECE) for numbers in _count_saved_numbers(config, tokens)
@@ -310,9 +312,8 @@ def _list_plain_terms(config: RunConfig, tokens: int) -> list[Term]:
 
 
 def _list_unchunked_terms(config: RunConfig, tokens: int) -> list[Term]:
-    """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is
-    taken to need as much.
-    """
+    """Return a step on a CPU, or on a card without gradient checkpointing, which was not measured
+    and is taken to need as much."""
     shape, training, width = config.model.shape, Phase.training, WIDTHS[config.hardware.dtype]
     is_off = config.training.gradient_checkpointing is Checkpointing.off
     saved = EAGER_FACTOR if config.lora.dora else 1

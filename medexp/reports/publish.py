@@ -9,7 +9,7 @@ from pathlib import Path
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.reports.run_report import ReportHeader, render_report
-from medexp.tracking.artifact_names import RECORD, REPORT
+from medexp.tracking.artifact_names import PER_CASE, RECORD, REPORT
 from medexp.tracking.tracker import Tracker
 
 
@@ -25,16 +25,16 @@ def publish_evaluation(
     `folder`. Return the page's path there.
     """
     stored_record, page = record.as_json(), render_report(record, scorecard, header)
-    tracker.json(stored_record, RECORD)
-    tracker.metrics(step, scorecard.metrics())
+    tracker.log_json(stored_record, RECORD)
+    tracker.log_metrics(step, scorecard.metrics())
     if record.judged is not None:
         judgements = [*record.judged.base, *record.judged.tuned]
         tokens = float(sum(judgement.tokens for judgement in judgements))
         dollars = float(sum(judgement.dollars for judgement in judgements))
-        tracker.metrics(step, {"judge/tokens": tokens, "judge/dollars": dollars})
+        tracker.log_metrics(step, {"judge/tokens": tokens, "judge/dollars": dollars})
     if record.cases:
-        tracker.table(per_case_table(record, scorecard), "evaluation/per_case.json")
-    tracker.text(page, REPORT)
+        tracker.log_table(per_case_table(record, scorecard), PER_CASE)
+    tracker.log_text(page, REPORT)
     folder.mkdir(parents=True, exist_ok=True)
     page_file, record_file = folder / REPORT, folder / RECORD
     page_file.write_text(page, encoding="utf-8")

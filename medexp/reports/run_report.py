@@ -2,9 +2,10 @@
 Nothing in it is loaded from elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from medexp.evaluation.record import Record
+from medexp.evaluation.leading_lines import list_harmful_cases, make_leading_lines
+from medexp.evaluation.record import AnsweredCase, Record
 from medexp.evaluation.scorecard import Scorecard, accuracies
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
@@ -14,7 +15,8 @@ from medexp.reports.run_charts import draw_length_histogram, draw_loss_curve
 @dataclass(frozen=True)
 class ReportHeader:
     """What the page says of the run beside its measures: a title, rows of facts, curves of (step,
-    loss), bytes of VRAM (0: no card)."""
+    loss), bytes of VRAM (0: no card).
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]
@@ -27,51 +29,60 @@ class ReportHeader:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """A case on the page: the question, the reference and both answers in blocks."""
+    """A case on the page: the question, the reference and the answers in blocks; `base_best` is
+    empty where the base was not asked its best way.
+    """
 
     question: str
     reference: list[Block]
     base: list[Block]
     tuned: list[Block]
     counts: tuple[str, str]
+    base_best: list[Block] = field(default_factory=list)
 
 
-def render_report(record: Record, card: Scorecard, about: ReportHeader) -> str:
-    """The page as HTML."""
-    answers = [[each.base for each in record.cases], [each.tuned for each in record.cases]]
-    lengths = [[(each.tokens, each.ended) for each in side] for side in answers]
+def render_report(record: Record, scorecard: Scorecard, header: ReportHeader) -> str:
+    """Return the page as HTML."""
+    base_lengths = [(case.base.tokens, case.base.ended) for case in record.cases]
+    tuned_lengths = [(case.tuned.tokens, case.tuned.ended) for case in record.cases]
+    loss_curve, lengths, vram = "", "", []
+    if header.training_loss:
+        loss_curve = draw_loss_curve(header.training_loss, header.held_out_loss)
+    if record.cases:
+        lengths = draw_length_histogram(base_lengths, tuned_lengths)
+    if header.ceiling_bytes:
+        vram = [("planned", header.planned_bytes), ("measured", header.measured_bytes)]
     return fill_template(
         "report.html",
-        about=about,
-        card=card,
-        cases=_case_rows(record, card),
-        loss_curve=(
-            draw_loss_curve(about.training_loss, about.held_out_loss) if about.training_loss else ""
-        ),
-        lengths=draw_length_histogram(*lengths) if record.cases else "",
+        header=header,
+        scorecard=scorecard,
+        leading=make_leading_lines(scorecard),
+        harmful=list_harmful_cases(scorecard),
+        cases=_case_rows(record, scorecard),
+        loss_curve=loss_curve,
+        lengths=lengths,
         accuracies=accuracies(record),
-        vram=(
-            [("planned", about.planned_bytes), ("measured", about.measured_bytes)]
-            if about.ceiling_bytes
-            else []
-        ),
+        vram=vram,
     )
 
 
-def _case_rows(record: Record, card: Scorecard) -> list[CaseRow]:
-    found = []
-    for case, before, after in zip(record.cases, card.before, card.after, strict=True):
-        counts = [
-            f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported"
-            for each in (before, after)
-        ]
-        found.append(
-            CaseRow(
-                case.question,
-                split_into_blocks(case.reference),
-                split_into_blocks(case.base.text, before),
-                split_into_blocks(case.tuned.text, after),
-                (counts[0], counts[1]),
-            )
+def _case_rows(record: Record, scorecard: Scorecard) -> list[CaseRow]:
+    return [
+        CaseRow(
+            case.question,
+            reference=split_into_blocks(case.reference),
+            base=split_into_blocks(case.base.text, before),
+            tuned=split_into_blocks(case.tuned.text, after),
+            counts=(before.describe(), after.describe()),
+            base_best=_split_base_best(case, scorecard, place),
         )
-    return found
+        for place, (case, before, after) in enumerate(
+            zip(record.cases, scorecard.before, scorecard.after, strict=True)
+        )
+    ]
+
+
+def _split_base_best(case: AnsweredCase, scorecard: Scorecard, place: int) -> list[Block]:
+    if case.base_best is None or not scorecard.base_best:
+        return []
+    return split_into_blocks(case.base_best.text, scorecard.base_best[place])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medexp.data.cases import Case
 from medexp.evaluation.paired_stats import PairedComparison
-from medexp.system.units import GIB, duration
+from medexp.system.units import GIB, format_duration
 
 NOT_FOR_CLINICAL_USE = (
     "Not for clinical use: these answers are a model's, written to study fine-tuning, and can be"
@@ -17,9 +17,12 @@ NOT_FOR_CLINICAL_USE = (
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The figures of a finished run. Losses in nats a token, over all tokens; `last_loss` is the
-    training loss of the last step; `loss` compares held-out cases by their tokens, `structure` the
-    answers one by one (None where none were asked for)."""
+    """The figures of a finished run.
+
+    Losses are in nats a token, over all tokens; `last_loss` is the training loss of the last step;
+    `loss` compares held-out cases by their tokens, `structure` the answers one by one (None where
+    none were asked for).
+    """
 
     loss_before: float
     loss_after: float
@@ -37,7 +40,7 @@ class RunSummary:
 
 
 def run_metrics(outcome: RunSummary) -> dict[str, float]:
-    """The figures that are kept with the run beside those of its steps."""
+    """Return the figures that are logged with the run beside those of its steps."""
     values = {
         "result/loss_before": outcome.loss_before,
         "result/loss_after": outcome.loss_after,
@@ -59,13 +62,11 @@ def run_metrics(outcome: RunSummary) -> dict[str, float]:
 
 
 def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
-    """Rows of the summary table."""
+    """Return the rows of the summary table."""
     rows = [
         (
             "held-out loss",
-            _describe_change(
-                outcome.loss_before, outcome.loss_after, outcome.loss, more_is_better=False
-            ),
+            _describe_change(outcome.loss_before, outcome.loss_after, outcome.loss),
         ),
         ("training loss, last step", f"{outcome.last_loss:.4f}"),
         ("steps", f"{outcome.steps}, {outcome.trainable:,} parameters trained"),
@@ -76,7 +77,7 @@ def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> li
             1,
             (
                 "four sections",
-                _describe_change(structure.before, structure.after, structure, more_is_better=True),
+                _describe_change(structure.before, structure.after, structure),
             ),
         )
     if outcome.steps_s:
@@ -96,7 +97,7 @@ def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> li
         )
     return [
         *rows,
-        ("whole run", duration(outcome.elapsed_s)),
+        ("whole run", format_duration(outcome.elapsed_s)),
         ("adapter", adapter),
         ("MLflow run", mlflow_run),
     ]
@@ -107,28 +108,24 @@ def _comparison_metrics(name: str, comparison: PairedComparison) -> dict[str, fl
         f"result/{name}_paired_change": comparison.change,
         f"result/{name}_paired_low": comparison.low,
         f"result/{name}_paired_high": comparison.high,
+        # The name is that of the test of before 2026-11-29; the p is that of the sign flips.
         f"result/{name}_sign_test_p": comparison.p_value,
     }
 
 
-def _describe_change(
-    before: float, after: float, comparison: PairedComparison | None, more_is_better: bool
-) -> str:
-    """before -> after, verdict, the change with its 95 % interval, cases, sign test."""
+def _describe_change(before: float, after: float, comparison: PairedComparison | None) -> str:
+    """Return before -> after, the change with its 95 % interval, cases, groups and p."""
     figures = f"{before:.4f} -> {after:.4f}"
     if comparison is None:
         return figures
     interval = f"{comparison.change:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
-    return (
-        f"{figures}: {comparison.verdict(more_is_better)} ({interval}, {comparison.pairs} cases, p"
-        f" {comparison.p_value:.2g})"
-    )
+    return f"{figures} ({interval}, {comparison.sample()}, p {comparison.p_value:.2g})"
 
 
 def build_answer_columns(
     cases: Sequence[Case], before: Sequence[str], after: Sequence[str]
 ) -> Mapping[str, Sequence[str]]:
-    """The answered questions as columns: question, reference, base answer, tuned answer."""
+    """Return the answered questions as columns: question, reference, base answer, tuned answer."""
     return {
         "question": [case.question for case in cases],
         "reference": [case.answer for case in cases],
@@ -138,7 +135,9 @@ def build_answer_columns(
 
 
 def clip_text(text: str, longest: int) -> str:
-    """`text` with at most `longest` characters, cut at a word (in it, if it is longer than that)."""
+    """Return `text` with at most `longest` characters, cut at a word (in it, if it is longer than
+    that).
+    """
     if len(text) <= longest:
         return text
     words = text[:longest].rsplit(maxsplit=1)

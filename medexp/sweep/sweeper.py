@@ -32,9 +32,9 @@ from medexp.sweep.study.history import ELAPSED
 from medexp.sweep.study.study import Study, open_study
 from medexp.system import disk_space
 from medexp.system.console import NOTE, Console
-from medexp.system.private_names import untested
+from medexp.system.private_names import list_untested_libraries
 from medexp.system.stopping import is_same_again
-from medexp.system.units import duration
+from medexp.system.units import format_duration
 from medexp.tracking.artifact_names import CHARTS
 from medexp.tracking.tracker import Tracker
 
@@ -73,7 +73,7 @@ def sweep(
     executor = TrialExecutor(study, spec, _make_launcher(spec, task))
     scheduler = TrialScheduler(study, spec, base_config, executor, console)
     console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
-    for warning in untested(("hydra-core", "optuna")):
+    for warning in list_untested_libraries(("hydra-core", "optuna")):
         console.info(warning, NOTE)
     parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.info)
     with parent_run as parent:
@@ -107,7 +107,7 @@ def _draw_charts(
             charts.draw_charts(study, base_config, folder)
             parent.log_folder(folder, CHARTS)
     except Exception as error:
-        if disk_space.out_of_room(error) is not None:
+        if disk_space.find_disk_full_error(error) is not None:
             raise
         console.info(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
@@ -271,7 +271,7 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
     header = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
         f"Result: trial {trial.number} of {study.count_done()}"
-        f" ({labels.format_params(trial.params)}): {figures}; {duration(elapsed_s)} of training in"
+        f" ({labels.format_params(trial.params)}): {figures}; {format_duration(elapsed_s)} of training in"
         " all.\n"
         f"  python -m medexp.train --config-dir {folder} experiment=best"
     )
@@ -283,7 +283,9 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
 
 
 class _SignalHandlers:
-    """While open, Ctrl-C and SIGTERM call `on_signal` with their number and do not end the process."""
+    """While open, Ctrl-C and SIGTERM call `on_signal` with their number instead of ending the
+    process.
+    """
 
     def __init__(self, on_signal: Callable[[int], None]):
         self._on_signal = on_signal
@@ -302,6 +304,6 @@ class _SignalHandlers:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        # A terminal and a parent process may both send the same Ctrl-C.
+        # Linux sends SIGTERM once for every thread of a parent that dies.
         if not is_same_again(number):
             self._on_signal(number)

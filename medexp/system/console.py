@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medexp.system.disk_space import NO_ROOM
-from medexp.system.units import duration
+from medexp.system.units import format_duration
 from medexp.system.visible import visible
 
 DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
@@ -50,14 +50,14 @@ _LOST_RESULTS = (
 def prepare_streams() -> None:
     """Have standard output and error replace what their encoding lacks, and drop what is said on
     standard error once its reader has gone."""
-    codecs.register_error("medexp.nearest", _nearest)
+    codecs.register_error("medexp.nearest", _replace_unencodable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="medexp.nearest")
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = _replace_raw(sys.stdout, _Results)
+        sys.stdout = _replace_raw(sys.stdout, _ResultStream)
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = _replace_raw(sys.stderr, _Unread)
+        sys.stderr = _replace_raw(sys.stderr, _LogStream)
 
 
 def _replace_raw(stream: io.TextIOWrapper, raw_class: type[io.FileIO]) -> io.TextIOWrapper:
@@ -70,7 +70,7 @@ def _replace_raw(stream: io.TextIOWrapper, raw_class: type[io.FileIO]) -> io.Tex
     )
 
 
-def _nearest(error: UnicodeError) -> tuple[str, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     """What stands for the characters that an encoding lacks, in ASCII: letters without their marks,
     else a question mark.
     """
@@ -83,7 +83,7 @@ def _nearest(error: UnicodeError) -> tuple[str, int]:
     return "".join(kept), error.end
 
 
-class _Results(io.FileIO):
+class _ResultStream(io.FileIO):
     """A file that drops what is written while its disk is full, and knows that it did.
 
     Raising would end a run that is finished but for its printing, and Python tries again at its
@@ -103,7 +103,7 @@ class _Results(io.FileIO):
             return len(data)
 
 
-class _Unread(_Results):
+class _LogStream(_ResultStream):
     """A file that drops what is written once its reader has gone, too."""
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
@@ -150,7 +150,7 @@ def _flush_results() -> bool:
     """Flush standard output; return whether all of it has come to its file."""
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return not (isinstance(raw, _Results) and raw.is_incomplete)
+    return not (isinstance(raw, _ResultStream) and raw.is_incomplete)
 
 
 def _is_unread(stream: TextIO) -> bool:
@@ -164,13 +164,13 @@ class Console:
     """Both consoles of a command."""
 
     def __init__(self) -> None:
-        self.results, self.log = _console(sys.stdout), _console(sys.stderr)
+        self.results, self.log = _make_console(sys.stdout), _make_console(sys.stderr)
 
     def info(self, text: str, mark: str = "", title: str = "") -> None:
         """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it
         stays one in a log file.
         """
-        _print(self.log, Text.assemble(_marked(mark), (title, "bold"), text))
+        _print(self.log, Text.assemble(_format_mark(mark), (title, "bold"), text))
 
     @contextmanager
     def status(self, label: str) -> Iterator[None]:
@@ -198,7 +198,10 @@ class Console:
         _print(
             self.log,
             Text.assemble(
-                _marked(DONE), label, " ", (duration(time.perf_counter() - began), "dim")
+                _format_mark(DONE),
+                label,
+                " ",
+                (format_duration(time.perf_counter() - began), "dim"),
             ),
         )
 
@@ -206,7 +209,7 @@ class Console:
         """One line of the outcome, on standard output, after DONE, NOTE or WRONG, or in rich's
         `style`; it stays one in a pipe.
         """
-        _print(self.results, Text.assemble(_marked(mark), (text, style)))
+        _print(self.results, Text.assemble(_format_mark(mark), (text, style)))
 
     def raw(self, text: str) -> None:
         """`text` on standard output, for programs."""
@@ -253,7 +256,7 @@ class SafeConsole(RichConsole):
         _discard(self.file.fileno())
 
 
-def _console(stream: TextIO) -> RichConsole:
+def _make_console(stream: TextIO) -> RichConsole:
     """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take
     80.
     """
@@ -261,7 +264,7 @@ def _console(stream: TextIO) -> RichConsole:
     return SafeConsole(file=stream, highlight=False, width=None if narrow else 120)
 
 
-def _marked(mark: str) -> Text:
+def _format_mark(mark: str) -> Text:
     return Text.assemble((mark, _COLOURS[mark]), " ") if mark else Text()
 
 

@@ -40,13 +40,13 @@ class StoredRun:
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> StoredRun:
-    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the
-    newest that training has finished, one with the first of `artifacts` before all others.
+    """Return run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is
+    the newest that training has finished, one with the first of `artifacts` before all others.
 
     Raises: RunError if there is no such run.
     """
     client = open_existing_store(tracking)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     run = (
         _find_last(client, experiments, artifacts[0])
         if run_id == LAST
@@ -54,7 +54,7 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
     )
     if run is None:
         newest = client.search_runs(experiments, max_results=3)
-        known = listing(f"{each.info.run_id} ({each.info.run_name})" for each in newest)
+        known = listing(f"{run.info.run_id} ({run.info.run_name})" for run in newest)
         raise RunError(
             f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are"
             f" {known}. See them with make ui"
@@ -64,7 +64,9 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     digests = {
-        tag.value: each.dataset.digest for each in run.inputs.dataset_inputs for tag in each.tags
+        tag.value: data_input.dataset.digest
+        for data_input in run.inputs.dataset_inputs
+        for tag in data_input.tags
     }
     params, tags = dict(run.data.params), dict(run.data.tags)
     name, held, trained_on = (
@@ -87,13 +89,13 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
 
 
 def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
-    """The ids of the finished trials of the newest study called `name`, best first, and the metric
-    that says which is best.
+    """Return the ids of the finished trials of the newest study called `name`, best first, and the
+    metric that says which is best.
 
     Raises: RunError if there is no such study, naming those there are.
     """
     client = open_existing_store(tracking)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     named = (
         client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000)
         if "'" not in name
@@ -123,7 +125,8 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
 
 
 def _find_last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
-    """The newest run that training finished and that kept its adapter; where none did, the newest."""
+    """Return the newest run that training finished and that kept its adapter; where none did, the
+    newest."""
     trained = "tags.mlflow.source.name = 'medexp.train' and attributes.status = 'FINISHED'"
     runs = client.search_runs(
         experiments, trained, order_by=["attributes.end_time DESC"], max_results=200

@@ -20,7 +20,7 @@ from medexp.tracking.store_upkeep import STORE, prepare_store, sqlite_uri
 
 
 def open_store(tracking: Tracking) -> Any:
-    """MLflow's client over the store of `tracking`, made where there is none.
+    """Return MLflow's client over the store of `tracking`, made where there is none.
 
     Raises: OutputError where it cannot be made, or what lies there cannot be opened.
     """
@@ -65,7 +65,7 @@ def open_store(tracking: Tracking) -> Any:
 
 
 def open_existing_store(tracking: Tracking) -> Any:
-    """MLflow's client over the store of `tracking`.
+    """Return MLflow's client over the store of `tracking`, which must be there.
 
     Raises: RunError where there is none: a mistyped folder is not made.
     """
@@ -83,7 +83,7 @@ def refuse_empty(root: Path) -> None:
 
 
 def store_uri(root: Path) -> str:
-    """The tracking URI of the store under `root`."""
+    """Return the tracking URI of the store under `root`."""
     return sqlite_uri(root / STORE)
 
 
@@ -111,9 +111,8 @@ def _make_store(root: Path) -> None:
 
 
 def _create_tables(file: Path) -> Path:
-    """`file` with MLflow's tables and its default experiment, and nothing that an earlier process
-    left there.
-    """
+    """Return `file` with MLflow's tables and its default experiment, and nothing that an earlier
+    process left there."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     for left in (file, file.with_name(f"{file.name}-journal")):
@@ -123,7 +122,7 @@ def _create_tables(file: Path) -> Path:
 
 
 def get_existing_run(client: Any, run_id: str | None) -> Any:
-    """Run `run_id` of the store; None where there is none, or a user has deleted it."""
+    """Return run `run_id` of the store; None where there is none, or a user has deleted it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -136,5 +135,6 @@ def get_existing_run(client: Any, run_id: str | None) -> Any:
 
 
 def is_missing(error: Any) -> bool:
-    """Does this MlflowException say that something is not there, and not that the store failed?"""
+    """Return whether this MlflowException says that something is not there, and not that the store
+    failed."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")

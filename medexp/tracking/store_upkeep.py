@@ -68,8 +68,8 @@ def _connect(file: Path) -> "closing[sqlite3.Connection]":
 
 @cache
 def _list_schemas() -> tuple[frozenset[str], str] | None:
-    """Every schema that this MLflow can upgrade from, and the one that it reads; None where its
-    migrations are not where MLflow 3.17 has them, and it has to say itself what does not fit.
+    """Return every schema that this MLflow can upgrade from, and the one that it reads; None where
+    its migrations are not where MLflow 3.17 has them, and it has to say itself what does not fit.
 
     Read without importing MLflow: a refusal must be quick.
     """
@@ -119,7 +119,7 @@ def _find_free_name(beside: Path, stem: str) -> Path:
 
 
 def _is_current(file: Path) -> bool:
-    """Is the store in `file` one that this MLflow reads as it is?
+    """Return whether the store in `file` is one that this MLflow reads as it is.
 
     Raises: OutputError if only a newer one can read it.
     """
@@ -180,7 +180,7 @@ def _rebase_artifacts(root: Path) -> None:
 
 
 def _list_former_addresses(store: sqlite3.Connection, here: str) -> list[str]:
-    """The addresses that this store's own artifacts had before.
+    """Return the addresses that this store's own artifacts had before.
 
     They are those of its experiments that are not `here`, and that the store was made with, that
     another copy of it has, or whose runs lie `here`. An experiment that a user has made for another
@@ -199,9 +199,9 @@ def _list_former_addresses(store: sqlite3.Connection, here: str) -> list[str]:
 def _is_of_this_store(store: sqlite3.Connection, base: str, here: str) -> bool:
     if (folder_of_uri(base).parent / STORE).is_file():
         return True
-    runs = (each for (each,) in store.execute("SELECT artifact_uri FROM runs") if each)
-    theirs = (each.removeprefix(base) for each in runs if each.startswith(f"{base}/"))
-    return any(folder_of_uri(here + each).exists() for each in theirs)
+    runs = (address for (address,) in store.execute("SELECT artifact_uri FROM runs") if address)
+    theirs = (address.removeprefix(base) for address in runs if address.startswith(f"{base}/"))
+    return any(folder_of_uri(here + address).exists() for address in theirs)
 
 
 def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
@@ -235,13 +235,13 @@ def _present(store: sqlite3.Connection) -> Iterator[tuple[str, str]]:
 
 
 def folder_of_uri(uri: str) -> Path:
-    """The folder that `uri` names: every store of medexp's is on this machine."""
+    """Return the folder that `uri` names: every store of medexp's is on this machine."""
     return Path(url2pathname(urlparse(uri).path))
 
 
 def sqlite_uri(file: Path) -> str:
-    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted
-    where the path has % or ?.
+    """Return the URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it,
+    quoted where the path has % or ?.
 
     The quoted form names its driver: MLflow would make the quoted folder, too.
 

@@ -73,14 +73,14 @@ class Tracker:
         if self._outbox is None or self._outbox.is_empty():
             with suppress_away():
                 history = self._client.get_metric_history(self.run_id, name)
-                logged = {each.step: each.value for each in history}
+                logged = {metric.step: metric.value for metric in history}
         return sorted(logged.items())
 
     def read_timed(self, name: str) -> list[tuple[float, float]]:
-        """Every value of metric `name` with the second it was logged in, by time."""
+        """Return every value of metric `name` with the second it was logged in, by time."""
         return sorted(
-            (each.timestamp / 1000, each.value)
-            for each in self._client.get_metric_history(self.run_id, name)
+            (metric.timestamp / 1000, metric.value)
+            for metric in self._client.get_metric_history(self.run_id, name)
         )
 
     def log_params(self, values: Mapping[str, Value]) -> None:
@@ -139,7 +139,7 @@ class Tracker:
 
     def log_inputs(self, inputs: Sequence[DataInput]) -> None:
         """Say which data the run has seen."""
-        self._put("data", [asdict(each) for each in inputs])
+        self._put("data", [asdict(data_input) for data_input in inputs])
 
     def end(self, status: str, why: str | None, reason: str | None, patience_s: float) -> None:
         """Say how the run ended, once the store has all that was logged; what it has not taken
@@ -226,7 +226,8 @@ def _create_run(client: Any, tracking: Tracking, name: str) -> Any:
 
 
 def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
-    """The id of the experiment of `tracking`, made by the first of all processes that want it."""
+    """Return the id of the experiment of `tracking`, made by the first of all processes that want
+    it."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(tracking.experiment)
@@ -246,7 +247,8 @@ def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
 
 
 def _reopen(client: Any, run_id: str | None) -> Any:
-    """Run `run_id` as if it had never ended; None where there is none, or a user has deleted it."""
+    """Reopen run `run_id` as if it had never ended; None where there is none, or a user has deleted
+    it."""
     run = get_existing_run(client, run_id)
     if run is None:
         return None
@@ -267,5 +269,5 @@ def _start_system_metrics(client: Any, run_id: str, resume: bool) -> Any:
 
 
 def _as_json(cell: object) -> object:
-    """Pages read no NaN."""
+    """Return `cell` as pages read it: they read no NaN."""
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell

@@ -11,7 +11,7 @@ from medexp.evaluation.record import CaseLoss, mean_loss
 from medexp.models import memory_guard
 from medexp.system import machine
 from medexp.system.console import Console, make_progress_bar
-from medexp.system.units import GIB, duration, gib
+from medexp.system.units import GIB, format_duration, gib
 from medexp.training import trainer
 from medexp.training.context import TrainContext
 
@@ -138,6 +138,6 @@ class TrainingProgress:
         if done == 0 or step == self._last_step:
             return ""
         return (
-            f"  {duration((time.perf_counter() - self._began) / done * (self._last_step - step))}"
+            f"  {format_duration((time.perf_counter() - self._began) / done * (self._last_step - step))}"
             " to go"
         )

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from medexp.config.resolve import PROJECTIONS, RULES, SHIPPED, anchored, kept_yaml
+from medexp.config.resolve import SHIPPED, anchored, kept_yaml
 from medexp.config.schema import Dtype, Engine
+from medexp.config.validation import PROJECTIONS, RULES
 from medexp.errors import ConfigError, MachineError
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
@@ -15,14 +16,14 @@ CARD = "hardware=rtx4090_24gb"
 
 # What is asked; what the one sentence against it must say: the key, what is allowed or what to do.
 BROKEN = {
-    "_steps": [
+    "_check_steps": [
         (
             ["training.epochs=1"],
             ["training.max_steps=60", "training.epochs=1.0", "exactly one of them must be set and the other null"],
         ),
         (["training.max_steps=null"], ["training.max_steps=None", "training.epochs=None", "exactly one"]),
     ],
-    "_engine": [
+    "_check_engine": [
         (
             [CARD, "training.gradient_checkpointing=off"],
             ["training.gradient_checkpointing=off is for hardware.engine=transformers", "hardware.checkpoint_skip_layers=max"],
@@ -46,7 +47,7 @@ BROKEN = {
             ["lora.bias=all cannot be trained on NF4 weights", "set lora.bias=none"],
         ),
     ],
-    "_levers": [
+    "_check_levers": [
         (
             [CARD, "hardware.offload_layers=49"],
             ["hardware.offload_layers=49", "deepseek_r1_distill_qwen_14b has 48 layers", "a number from 0 to 48, or auto"],
@@ -76,21 +77,21 @@ BROKEN = {
             ["hardware.offload_embedding=true saves nothing: llama_3_2_3b ties its embedding", "auto or false"],
         ),
     ],
-    "_optimizer": [
+    "_check_optimizer": [
         (
             [f"training.optimizer={name}"],
             [f"training.optimizer={name} runs on CUDA only", "with hardware=cpu set training.optimizer=adamw_torch"],
         )
         for name in ("adamw_8bit", "paged_adamw_8bit")
     ],
-    "_target_modules": [
+    "_check_target_modules": [
         (["lora.target_modules=[]"], ["lora.target_modules is empty", f"allowed are {ALL_PROJECTIONS}"]),
         (
             ["lora.target_modules=[q_proj,qproj]"],
             ["lora.target_modules has qproj", f"allowed are {ALL_PROJECTIONS}", "did you mean q_proj?"],
         ),
     ],
-    "_prompt": [
+    "_check_prompt": [
         (["prompt.question=Answer."], ["prompt.question must hold {question} exactly once"]),
         (["prompt.question='{question} {question}'"], ["prompt.question must hold {question} exactly once"]),
         (["prompt.question='{question} {age}'"], ["prompt.question", "no other placeholder"]),
@@ -103,18 +104,26 @@ BROKEN = {
             ["dataset.overlong=trim_reasoning needs a prompt with reasoning", "prompt=direct has none", "use drop or error"],
         ),
     ],
-    "_cases": [
+    "_check_cases": [
         (["dataset=local"], ["dataset=local has no file", "set dataset.path=FILE (JSON, JSONL, CSV, TSV or Parquet)", "dataset.hub_id"]),
         (["dataset.max_cases=16"], ["dataset.held_out=16 leaves nothing to train on", "dataset.max_cases=16"]),
         (["evaluation.answers=17"], ["evaluation.answers=17 is more than dataset.held_out=16", "lower the first or raise the"]),
+        (["dataset.max_cases=24", "dataset.validation=8"], ["dataset.validation=8 leave nothing to train on"]),
+        (["training.keep_best=true"], ["training.keep_best=true chooses by the loss on validation cases", "set dataset.validation=16"]),
+        (["training.early_stopping_patience=2"], ["training.early_stopping_patience=2 chooses by", "dataset.validation=0"]),
     ],
-    "_benchmarks": [
+    "_check_arms": [
+        (["evaluation.arms=[base,base_bst,tuned]"], ["evaluation.arms has base_bst", "did you mean base_best?"]),
+        (["evaluation.arms=[base,base_best]"], ["lacks tuned", "evaluation.arms=[base,base_best,tuned]"]),
+        (["evaluation.draws=3"], ["evaluation.draws=3 with evaluation.temperature=0", "set evaluation.temperature=0.7"]),
+    ],
+    "_check_benchmarks": [
         (
             ["evaluation.benchmarks=[medqa,medmqa]"],
             ["evaluation.benchmarks has medmqa", "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medmcqa?"],
         ),
     ],
-    "_judge": [
+    "_check_judge": [
         (
             ["evaluation/judge=endpoint", "evaluation.judge.model=m", "evaluation.judge.url=localhost"],
             ["evaluation.judge.url=localhost is no endpoint", "http://127.0.0.1:8000/v1/chat/completions"],
@@ -124,7 +133,7 @@ BROKEN = {
             ["evaluation.judge.instructions must hold {{ outputs }}"],
         ),
     ],
-    "_weights": [
+    "_check_weights": [
         (
             ["model.package=null", "model.hub_id=null"],
             ["model=smollm2_135m has no weights", "set model.path=FOLDER or model.hub_id=OWNER/NAME"],
@@ -141,7 +150,7 @@ def test_every_rule_has_a_test():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        pytest.param(*case, id=f"{rule[1:]}: {' '.join(case[0])}")
+        pytest.param(*case, id=f"{rule.removeprefix('_check_')}: {' '.join(case[0])}")
         for rule, cases in BROKEN.items()
         for case in cases
     ],

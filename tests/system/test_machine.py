@@ -11,7 +11,7 @@ from helpers.commands import command as run_command
 from medexp.config.registration import _nearest
 from medexp.config.schema import Dtype
 from medexp.system import machine
-from medexp.system.machine import PRESETS_BY_VRAM, Calibration, Gpu, Machine, nearest_preset
+from medexp.system.machine import PRESETS_BY_VRAM, Calibration, Gpu, Machine, find_nearest_preset
 from medexp.system.units import GIB
 
 
@@ -43,7 +43,7 @@ def with_cards(*gib_and_bfloat16: tuple[float, bool]) -> Machine:
     ],
 )
 def test_the_nearest_preset(cards, preset):
-    assert nearest_preset(with_cards(*cards)) == preset
+    assert find_nearest_preset(with_cards(*cards)) == preset
 
 
 @pytest.mark.parametrize(
@@ -115,18 +115,18 @@ FIGURES = Calibration(
 def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDEXP_CACHE", str(tmp_path))
     card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, has_bfloat16=True)
-    file = machine.keep(card, FIGURES)
-    assert machine._calibration(card.name) == FIGURES
-    assert machine._calibration("another") is None
+    file = machine.save_calibration(card, FIGURES)
+    assert machine._read_calibration(card.name) == FIGURES
+    assert machine._read_calibration("another") is None
     for spoilt in (
         '{"free_bytes": null}',
         json.dumps(asdict(FIGURES) | {"free_bytes": "5"}),
         json.dumps(asdict(FIGURES) | {"free_bytes": 0}),
     ):
         file.write_text(spoilt)
-        assert machine._calibration(card.name) is None
+        assert machine._read_calibration(card.name) is None
     file.write_text('{"of": "another version"}')
-    assert machine._calibration(card.name) is None
+    assert machine._read_calibration(card.name) is None
 
 
 def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():

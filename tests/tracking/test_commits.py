@@ -15,7 +15,7 @@ from medexp.config.registration import conf_dir, register
 from medexp.config.resolve import anchored, resolve
 from medexp.config.schema import RunConfig, Tracking
 from medexp.system.machine import Machine
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 from medexp.tracking.artifact_names import COMPOSED_CONFIG
 from medexp.tracking.rerun import OriginalRun
 from medexp.tracking.tracker import open_run
@@ -56,8 +56,8 @@ class Kept:
 
     def again(self, *words: str) -> tuple[RunConfig, str | None]:
         """What a command with these overrides makes of it, and what it says of commits."""
-        subject = finished.find_run(self.run_id, str(self.project / "mlruns"), self.project)
-        cfg = finished.recompose_from_run(self.compose(*words), subject, words)
+        subject = finished_run.find_run(self.run_id, str(self.project / "mlruns"), self.project)
+        cfg = finished_run.recompose_from_run(self.compose(*words), subject, words)
         run = resolve(cfg, self.on, self.project, {})
         return run, OriginalRun(subject).commits(run)
 

@@ -25,8 +25,7 @@ from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec
 from medexp.sweep.workers.trial import TrialContext
 from medexp.system.console import Console
 from medexp.system.ports import find_free_port
-from medexp.tracking import registry
-from medexp.tracking import run_name as naming
+from medexp.tracking import registry, run_name
 from medexp.training.run import train
 
 pytestmark = pytest.mark.browser
@@ -105,7 +104,7 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
         "medexp.study": study.name,
         "medexp.trial": str(trial.number),
     }
-    name = f"{trial.number}: {naming.abbreviate_params(trial.params)}"
+    name = f"{trial.number}: {run_name.abbreviate_params(trial.params)}"
     trial_spec = TrialSpec(
         study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags
     )

@@ -88,7 +88,7 @@ class HostBuffers:
         ]
 
     def take(self, num_bytes: int) -> list[tuple[Any, Any]]:
-        """Enough pieces for `num_bytes`, each with the event to wait for."""
+        """Return enough pieces for `num_bytes`, each with the event to wait for."""
         return [
             self._free.pop() if self._free else (self._new(), None)
             for _ in range(-(-num_bytes // PIECE_BYTES))
@@ -115,9 +115,7 @@ class OffloadedActivations:
     `resident` are the addresses of memory that stays where it is: weights and adapters.
     """
 
-    def __init__(
-        self, device: Any, resident: frozenset[int], pieces: HostBuffers
-    ) -> None:
+    def __init__(self, device: Any, resident: frozenset[int], pieces: HostBuffers) -> None:
         import torch
 
         self._torch, self._device, self._settled, self._pieces = (
@@ -243,15 +241,16 @@ def _release_sent(visit: _Visit) -> None:
 
 
 def list_resident_addresses(network: Any) -> frozenset[int]:
-    """The addresses of all that `network` holds for good: parameters, buffers, the scales of
-    quantised weights.
-    """
+    """Return the addresses of all that `network` holds for good: parameters, buffers, the scales of
+    quantised weights."""
     held: list[Any] = [*network.parameters(), *network.buffers()]
     for weight in list(held):
         state = getattr(weight, "quant_state", None)
-        for each in filter(None, (state, getattr(state, "state2", None))):
-            held += [value for value in vars(each).values() if hasattr(value, "untyped_storage")]
-    return frozenset(each.untyped_storage().data_ptr() for each in held)
+        for state_part in filter(None, (state, getattr(state, "state2", None))):
+            held += [
+                value for value in vars(state_part).values() if hasattr(value, "untyped_storage")
+            ]
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in held)
 
 
 def offload_activations(

@@ -29,8 +29,8 @@ def test_what_does_not_fit_says_by_how_many_bytes_and_which_term(proposal, resol
     overrides = [*CARD, "training.max_seq_tokens=65536"]
     made = proposal(*overrides)
     least = min(
-        each.budget.peak_bytes
-        for each in planner.rank_plans(resolved(*overrides), last_resorts=True)
+        plan.budget.peak_bytes
+        for plan in planner.rank_plans(resolved(*overrides), last_resorts=True)
     )
     assert not made.fits
     assert made.violations[VRAM] == pytest.approx(least * limits.SAFETY - bytes_of_gib(5.25), abs=2)
