@@ -31,10 +31,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medexp.evaluation.measures.corruptions import corrupt_item
-
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.claims import check_claims, gather_evidence, split_statements
+from medexp.evaluation.measures.corruptions import corrupt_item
 from medexp.evaluation.measures.sections import SECTIONS, sections
 from medexp.evaluation.verifier import Item, judge_prompt
 

@@ -125,6 +125,15 @@ class Benchmark(Enum):
     medxpertqa = "medxpertqa"
 
 
+class MeasuredCases(Enum):
+    """Whose held-out cases are measured: the dataset's own, or the test part of the shipped ones,
+    whatever is trained on.
+    """
+
+    dataset = "dataset"
+    shipped = "shipped"
+
+
 class Checkpointing(Enum):
     """Gradient checkpointing: hidden states to the host (`unsloth`), kept on the device
     (`standard`), or none (`off`).
@@ -256,6 +265,8 @@ class Dataset(Source):
     mixture: list[Any] = MISSING
     held_out_from: Any = MISSING
     held_out: int = number(1)
+    validation: int = number(0)
+    stratify_by: list[str] = MISSING
     max_cases: int | None = number(2)
     split_seed: int = number(0)
     overlong: Overlong = MISSING
@@ -296,6 +307,8 @@ class Training(Group):
     seed: int = number(0)
     save_steps: int = number(1)
     resume: Resume = MISSING
+    keep_best: bool = MISSING
+    early_stopping_patience: int | None = number(1)
 
     @property
     def cases_a_step(self) -> int:
@@ -326,8 +339,9 @@ class Judge(Group):
 
 @dataclass
 class Evaluation(Group):
-    """Held-out loss at one fixed length, how many held-out questions are answered before and after,
-    and what else is measured.
+    """Held-out loss at one fixed length, how many held-out questions are answered at most, by whom
+    (`arms`), how often each (`draws`), which measures may give a verdict (`primary`), and what else
+    is measured.
     """
 
     answers: int = number(0)
@@ -335,6 +349,11 @@ class Evaluation(Group):
     batch_size: int = number(1)
     max_seq_tokens: int = number(16)
     every_steps: int = number(1)
+    primary: list[str] = MISSING
+    cases: MeasuredCases = MISSING
+    arms: list[str] = MISSING
+    draws: int = number(1, 100)
+    temperature: float = number(0, 5)
     reuse_base: bool = MISSING
     embedding: bool = MISSING
     benchmarks: list[str] = MISSING

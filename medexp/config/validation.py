@@ -27,6 +27,8 @@ from medexp.errors import listing, nearest
 from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
+# Who answers: the base asked with the training prompt, the base asked its best way, the adapter.
+ARMS = ("base", "base_best", "tuned")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # A word in braces in a prompt.
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -217,12 +219,32 @@ def _check_cases(config: RunConfig) -> Iterator[str]:
             f"dataset.held_out={dataset.held_out} leaves nothing to train on with"
             f" dataset.max_cases={dataset.max_cases}"
         )
+    elif (
+        dataset.max_cases is not None and dataset.held_out + dataset.validation >= dataset.max_cases
+    ):
+        yield (
+            f"dataset.held_out={dataset.held_out} and dataset.validation={dataset.validation} leave"
+            f" nothing to train on with dataset.max_cases={dataset.max_cases}"
+        )
     if config.evaluation.answers > dataset.held_out:
         yield (
             f"evaluation.answers={config.evaluation.answers} is more than"
             f" dataset.held_out={dataset.held_out}: only held-out questions are answered; lower the"
             " first or raise the second"
         )
+    training = config.training
+    needs_validation = {
+        "training.keep_best=true": training.keep_best,
+        f"training.early_stopping_patience={training.early_stopping_patience}": (
+            training.early_stopping_patience is not None
+        ),
+    }
+    for setting, is_set in needs_validation.items():
+        if is_set and not dataset.validation:
+            yield (
+                f"{setting} chooses by the loss on validation cases and dataset.validation=0 holds"
+                " none out; set dataset.validation=16, or leave it out"
+            )
 
 
 def _check_mixture(dataset: Dataset) -> Iterator[str]:
@@ -246,6 +268,25 @@ def _check_mixture(dataset: Dataset) -> Iterator[str]:
                 f"dataset.mixture[{place}] ({source.name}) stands there twice; give it one entry with"
                 " both weights added"
             )
+
+
+def _check_arms(config: RunConfig) -> Iterator[str]:
+    evaluation = config.evaluation
+    for arm in evaluation.arms:
+        if arm not in ARMS:
+            yield f"evaluation.arms has {arm}; allowed are {listing(ARMS)}{nearest(arm, ARMS)}"
+    for arm in ("base", "tuned"):
+        if arm not in evaluation.arms:
+            yield (
+                f"evaluation.arms={listing(evaluation.arms)} lacks {arm}: what fine-tuning changed"
+                " is measured between base and tuned; evaluation.arms=[base,base_best,tuned] adds"
+                " the base asked its best way"
+            )
+    if evaluation.draws > 1 and not evaluation.temperature:
+        yield (
+            f"evaluation.draws={evaluation.draws} with evaluation.temperature=0 gives the same"
+            " answer again; set evaluation.temperature=0.7, or evaluation.draws=1"
+        )
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
@@ -294,6 +335,7 @@ RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
     _check_target_modules,
     _check_prompt,
     _check_cases,
+    _check_arms,
     _check_benchmarks,
     _check_judge,
     _check_weights,

@@ -5,28 +5,35 @@ One way from answers to figures: the record is written to MLflow, and everything
 written there is computed from that record.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from medexp.config import dataset_sources
 from medexp.config.schema import Evaluation, RunConfig
 from medexp.data import answer_offsets
+from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
+from medexp.data.split import name_groups
+from medexp.errors import ConfigError, listing, nearest
 from medexp.evaluation import embedding, generation, judge, scorecard
 from medexp.evaluation.baseline_cache import BaselineCache
 from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import Scorecard
+from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, Scorecard
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning import budget, planner
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import DONE, NOTE, Console
+
+# More primary measures than these, and Holm's correction leaves none of them a chance.
+MOST_PRIMARY = 4
 
 
 @dataclass
@@ -109,6 +116,8 @@ class Evaluator:
             answers,
             losses,
             self.prepared.held_out.cases,
+            name_held_out_groups(self.config, self.prepared.held_out.cases),
+            self.config.evaluation.primary,
         )
         return add_judgements(record, self.config.evaluation, self.console)
 
@@ -125,6 +134,34 @@ class Evaluator:
         return answer_offsets.find_answer_starts(
             prompt, held_out.cases, held_out.encoded, make_vocabulary(self.model.tokenizer, prompt)
         )
+
+
+def name_held_out_groups(config: RunConfig, cases: Sequence[Case]) -> list[str]:
+    """Return the group of every held-out case, by the column that its source is grouped by."""
+    columns = [source.group_by for source in dataset_sources.list_sources(config.dataset)]
+    return name_groups(cases, [column for column in columns if column])
+
+
+def check_primary(evaluation: Evaluation) -> None:
+    """Refuse a primary measure that is none, before anything heavy loads.
+
+    Raises: ConfigError.
+    """
+    known = [*BY_KEY, "judge", *(f"benchmark_{name}" for name in BENCHMARKS)]
+    problems = [
+        f"evaluation.primary has {name}, which is no measure{nearest(name, known)}; there are"
+        f" {listing(known)}"
+        for name in evaluation.primary
+        if name not in known
+    ]
+    if len(evaluation.primary) > MOST_PRIMARY:
+        problems.append(
+            f"evaluation.primary names {len(evaluation.primary)} measures and may name"
+            f" {MOST_PRIMARY}: each is paid for with what the others could have found; name those"
+            " that the run is made for"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def score_record(record: Record, evaluation: Evaluation, stack: Backend | None) -> Scorecard:

@@ -4,10 +4,10 @@ from collections import Counter
 from difflib import SequenceMatcher
 
 import pytest
-from medexp.evaluation.measures.corruptions import KINDS, SWAPS, corrupt_item, corrupt_reference
 
 from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
+from medexp.evaluation.measures.corruptions import KINDS, SWAPS, corrupt_item, corrupt_reference
 
 SHIPPED = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
 EVERY = [
