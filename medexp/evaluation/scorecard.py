@@ -23,7 +23,7 @@ from medexp.evaluation.measures.reference_recall import (
     lines,
     names_condition,
 )
-from medexp.evaluation.measures.safety import must_not_say, must_say_coverage
+from medexp.evaluation.measures.safety import Harm, alternatives, must_not_say, must_say_coverage
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
