@@ -13,7 +13,7 @@ import torch
 from helpers.commands import Doors, change_one_weight, command, invoke
 from omegaconf import OmegaConf
 
-from medexp.cli import app as frame
+from medexp.cli.composition import extract_options
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
@@ -57,7 +57,7 @@ class Finished:
             *more,
         ]
         cfg = self._compose(*words, root="evaluate")
-        options = frame._own_options(cfg, "evaluate")
+        options = extract_options(cfg, "evaluate")
         assert isinstance(options, EvaluateOptions)
         cfg, subject = recompose_from_options(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})

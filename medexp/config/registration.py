@@ -65,7 +65,8 @@ def _build_nearest_hardware(here: machine.Machine) -> dict[str, object]:
     """
     measured = here.gpus[0].calibration if here.gpus else None
     figures = asdict(measured) if measured else {}
-    figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
+    # `config.resolve` takes it into the ceiling.
+    figures.pop("free_bytes", None)
     return {"defaults": [machine.find_nearest_preset(here), "_self_"], "hardware": figures}
 
 

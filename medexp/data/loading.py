@@ -33,7 +33,7 @@ class Cases:
     """All cases of a dataset in file order, where they came from, at which commit (Hub only),
     and a digest of their texts.
 
-    `by_source` holds them source by source, as `config.parts.list_sources` lists them; `reading` says
+    `by_source` holds them source by source, as `config.dataset_sources.list_sources` lists them; `reading` says
     what else stood there."""
 
     cases: tuple[Case, ...]
