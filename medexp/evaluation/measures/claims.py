@@ -116,6 +116,7 @@ _SENTENCE = re.compile(r"(?<=[.!?。])\s+")
 _PART = re.compile(r";\s+")
 _DRUG = "drug"
 NO_CONTENT = "no content"
+_DISMISSES = "dismisses what the evidence acts on"
 # The verdict of a statement is that of its worst part.
 _GRAVITY = {SUPPORTED: 0, NOT_IN_EVIDENCE: 1, FABRICATED: 2, CONTRADICTED: 3}
 
@@ -140,6 +141,11 @@ class CheckedClaim:
     verdict: str
     why: str = ""
     covered: float = 0.0
+
+    @property
+    def is_dismissal(self) -> bool:
+        """Does it say that nothing needs doing, where the evidence acts?"""
+        return self.why.startswith(_DISMISSES)
 
     @property
     def is_error(self) -> bool:
@@ -318,8 +324,14 @@ def check_statement(
 
 def count_claims(checked: Sequence[CheckedClaim]) -> ClaimCounts:
     """Return how many of `checked` have which verdict."""
-    counts = [sum(each.verdict == verdict for each in checked) for verdict in VERDICTS]
-    return ClaimCounts(*counts, any(each.why.startswith("dismisses") for each in checked))
+    counts = {verdict: sum(each.verdict == verdict for each in checked) for verdict in VERDICTS}
+    return ClaimCounts(
+        supported=counts[SUPPORTED],
+        contradicted=counts[CONTRADICTED],
+        fabricated=counts[FABRICATED],
+        not_in_evidence=counts[NOT_IN_EVIDENCE],
+        is_dismissing=any(each.is_dismissal for each in checked),
+    )
 
 
 def recall_statement(statement: str, answer: ClaimEvidence, needed: float = NEEDED) -> bool:
@@ -448,7 +460,7 @@ def _why_contradicted(
 ) -> str:
     dismissal = DISMISSAL.search(statement.text)
     if dismissal and evidence.acts and dismissal[0].casefold() not in evidence.text.casefold():
-        return f"dismisses what the evidence acts on: {dismissal[0]}"
+        return f"{_DISMISSES}: {dismissal[0]}"
     content = said.content
     if not content:
         return ""

@@ -115,9 +115,7 @@ class OffloadedActivations:
     `resident` are the addresses of memory that stays where it is: weights and adapters.
     """
 
-    def __init__(
-        self, device: Any, resident: frozenset[int], pieces: HostBuffers
-    ) -> None:
+    def __init__(self, device: Any, resident: frozenset[int], pieces: HostBuffers) -> None:
         import torch
 
         self._torch, self._device, self._settled, self._pieces = (
