@@ -95,23 +95,25 @@ def _compose_training(overrides: Sequence[str], needs_card: bool) -> tuple[RunCo
 class LoadedRun:
     """A finished run: an MLflow run, the folder of an adapter, or the last one."""
 
-    def __init__(self, name: str, overrides: Sequence[str] = ()):
-        self.name, self.overrides = name, tuple(overrides)
-        self._responder: Responder | None = None
+    def __init__(self, name: str, tracking_root: str | None = None):
+        self.name, self.tracking_root = name, tracking_root
+        self._responder: tuple[tuple[str, ...], Responder] | None = None
 
     def __repr__(self) -> str:
+        """Return how the run was named."""
         return f"LoadedRun({self.name!r})"
 
-    def ask(self, question: str, base: bool = False) -> Reply:
+    def ask(self, question: str, *overrides: str, base: bool = False) -> Reply:
         """Return the reply of the tuned model, or of its base, to `question`.
 
-        The first question loads the model, which stays until this object goes. How answers are
-        drawn is set by `load_run(run, "ask.temperature=0.6", ...)`.
+        The first question loads the model, which stays until this object goes, or until other
+        overrides are given (`"ask.temperature=0.6"`).
         Raises: ConfigError where the question is too long; VramCeilingError.
         """
-        if self._responder is None:
-            self._responder = self._open_responder()
-        return self._responder.reply(question, lambda _: False, base=base)
+        if self._responder is None or self._responder[0] != overrides:
+            self._responder = None  # two models may not fit the card
+            self._responder = overrides, self._open_responder(overrides)
+        return self._responder[1].reply(question, lambda _: False, base=base)
 
     def evaluate(self, *overrides: str) -> Scorecard:
         """Measure the run again, or more of it, as `python -m medexp.evaluate`; return the scorecard.
@@ -135,12 +137,12 @@ class LoadedRun:
         invocation = replace(invocation, output_dir=make_output_dir())
         return export(config, invocation.options, invocation.subject, invocation, Console())
 
-    def _open_responder(self) -> Responder:
+    def _open_responder(self, overrides: Sequence[str]) -> Responder:
         from medexp.ask import open_responder
         from medexp.models.session import prepare_finished_run
 
         console = Console()
-        config, invocation = self._compose("ask", AskOptions, ())
+        config, invocation = self._compose("ask", AskOptions, overrides)
         config, weights = prepare_finished_run(config, invocation.subject, console)
         return open_responder(config, invocation.options, invocation.subject, weights, (), console)
 
@@ -154,18 +156,21 @@ class LoadedRun:
         from medexp.tracking import finished_run
 
         spec = CommandSpec(command, options_class, needs_card, finished_run.recompose_from_options)
-        return compose_call(spec, [f"run='{self.name}'", *self.overrides, *overrides])
+        root = [f"tracking.root='{self.tracking_root}'"] if self.tracking_root else []
+        return compose_call(spec, [f"run='{self.name}'", *root, *overrides])
 
 
-def load_run(run: str = "last", *overrides: str) -> LoadedRun:
+def load_run(run: str = "last", tracking_root: str | None = None) -> LoadedRun:
     """Return a finished run: its MLflow id, the folder of its adapter, `models:/NAME@ALIAS`, or last.
 
-    `overrides` win over the run's own config, as on the command line.
+    `find_tracking_root` is the folder of MLflow's store, mlruns here where it is None.
     Raises: RunError where there is no such run.
     """
-    loaded = LoadedRun(run, overrides)
-    loaded._compose("evaluate", EvaluateOptions, (), needs_card=False)
-    return loaded
+    from medexp.config import resolve
+    from medexp.tracking import finished_run
+
+    finished_run.find_run(run, resolve.find_tracking_root(tracking_root, Path.cwd()), Path.cwd())
+    return LoadedRun(run, tracking_root)
 
 
 def compare_runs(runs: Sequence[str], *overrides: str) -> RunComparison:

@@ -32,7 +32,7 @@ from medexp.chat.responder import QuestionEncoder, Responder
 from medexp.cli.app import run_command
 from medexp.config.command_options import AskFormat, AskOptions, Reasoning
 from medexp.config.invocation import Invocation
-from medexp.config.prompt_presets import presets
+from medexp.config.prompt_presets import load_prompt_presets
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, RunInterrupted
 from medexp.evaluation.generation import Sampling
@@ -40,7 +40,7 @@ from medexp.models.session import open_session, prepare_finished_run
 from medexp.models.weights import Weights
 from medexp.system.console import Console
 from medexp.system.ports import listen_on_port
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 
@@ -49,7 +49,7 @@ def _recompose(
 ) -> tuple[DictConfig, FinishedRun]:
     """Return the config of the run that is asked, and that run, once there is something to ask."""
     _refuse_options(options)
-    return finished.recompose_from_options(cfg, options, overrides)
+    return finished_run.recompose_from_options(cfg, options, overrides)
 
 
 def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:
@@ -64,7 +64,7 @@ def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: C
         with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(
                 open_responder(config, options, subject, found, (), console),
-                presets(),
+                load_prompt_presets(),
                 socket,
                 options.open,
                 console,

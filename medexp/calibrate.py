@@ -16,7 +16,7 @@ from medexp.cli.app import run_command
 from medexp.config.invocation import Invocation
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
-from medexp.models import gpu_rates as rates
+from medexp.models import gpu_rates
 from medexp.models.gpu_rates import ProductRate
 from medexp.system import machine
 from medexp.system.console import Console
@@ -39,23 +39,23 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
         )
     shape = config.model.shape
     with console.status("starting CUDA"):
-        free_bytes = rates.read_free_bytes()
-    with console.progress("matrix products", len(rates.TOKENS)) as advance:
+        free_bytes = gpu_rates.read_free_bytes()
+    with console.progress("matrix products", len(gpu_rates.TOKENS)) as advance:
         measured: list[ProductRate] = []
-        for each in rates.measure_products(shape, config.hardware.dtype):
+        for each in gpu_rates.measure_products(shape, config.hardware.dtype):
             if measured and measured[-1].tokens != each.tokens:
                 advance(1)
             measured.append(each)
         advance(1)
     with console.status("copies"):
         pinned, pageable = (
-            rates.measure_link_gb_per_s(pinned=True),
-            rates.measure_link_gb_per_s(pinned=False),
+            gpu_rates.measure_link_gb_per_s(pinned=True),
+            gpu_rates.measure_link_gb_per_s(pinned=False),
         )
-        on_card = rates.measure_memory_gb_per_s()
-    free_bytes = min(free_bytes, rates.read_free_bytes())
+        on_card = gpu_rates.measure_memory_gb_per_s()
+    free_bytes = min(free_bytes, gpu_rates.read_free_bytes())
     found = Calibration(
-        round(rates.compute_layer_tflops(shape, measured, PLANNED_TOKENS), 1),
+        round(gpu_rates.compute_layer_tflops(shape, measured, PLANNED_TOKENS), 1),
         round(on_card),
         round(pinned, 1),
         free_bytes,
@@ -78,7 +78,7 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
             " calibrate again"
         )
     console.result(
-        f"Kept in {machine.keep(card, found)}; hardware=auto uses it. For another"
+        f"Kept in {machine.save_calibration(card, found)}; hardware=auto uses it. For another"
         f" preset:\n{overrides(found)}"
     )
     return found

@@ -29,7 +29,7 @@ from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
 from medexp.system.console import Console
 from medexp.system.home import expand_home
-from medexp.system.units import duration
+from medexp.system.units import format_duration
 
 
 def compare(run: RunConfig, options: CompareOptions, console: Console) -> RunComparison:
@@ -57,7 +57,9 @@ def compare(run: RunConfig, options: CompareOptions, console: Console) -> RunCom
         console.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
     else:
         print_comparison(console, found, options.answers)
-        console.result(f"All of it on one page: {file} ({duration(time.perf_counter() - began)})")
+        console.result(
+            f"All of it on one page: {file} ({format_duration(time.perf_counter() - began)})"
+        )
     if options.open:
         webbrowser.open(file.as_uri())
     return found

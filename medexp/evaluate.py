@@ -21,7 +21,7 @@ from medexp.config.command_options import EvaluateOptions
 from medexp.config.flatten import comparable_params, fingerprint, former_fingerprint
 from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.cases import compute_digest
 from medexp.data.split import Split
@@ -33,7 +33,7 @@ from medexp.evaluation.benchmark_questions import ChoiceQuestion, parse_question
 from medexp.evaluation.evaluator import Evaluator
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
-from medexp.models import backend as stack
+from medexp.models import backend
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.planning.memory_terms import Phase
@@ -44,9 +44,8 @@ from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short, with_tilde
-from medexp.system.units import bytes_of_gib, duration
-from medexp.tracking import finished_run as finished
-from medexp.tracking import queries as kept_runs
+from medexp.system.units import bytes_of_gib, format_duration
+from medexp.tracking import finished_run, queries
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import COMPOSED_CONFIG, RECORD
 from medexp.tracking.finished_run import FinishedRun
@@ -75,7 +74,7 @@ def evaluate(
     print_scorecard(console, f"What changed: {subject.name}", record, found)
     console.result(
         f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
-        f" {duration(time.perf_counter() - began)}"
+        f" {format_duration(time.perf_counter() - began)}"
     )
     return found
 
@@ -99,7 +98,7 @@ def _keep(
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
     the middle of this.
     """
-    kept_runs.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
+    queries.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     earlier = work.mlflow_run_id if work else None
     with tracking.open_run(config.tracking, earlier, f"evaluate {subject.name}") as tracker:
         if work is not None:
@@ -119,7 +118,7 @@ def _measured(
     """Load base and adapter, ask, score, and keep."""
     config, found = prepare_finished_run(config, subject, console)
     questions = _questions(config.evaluation)
-    cases = source.load_cases(config.dataset, config.prompt)
+    cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
     names = [f"evaluate-{of(config, cases.digest)}" for of in (fingerprint, former_fingerprint)]
     with acquire(
@@ -131,7 +130,7 @@ def _measured(
             title=subject.name,
         )
         base = open_session(config, found, console)
-        ready = CachedTokenizer(base.tokenizer, config.prompt).prepared(config, sides)
+        ready = CachedTokenizer(base.tokenizer, config.prompt).prepare_cases(config, sides)
         tuned = load_model_under_ceiling(config, base, console)
         job = Evaluator(
             config,
@@ -193,7 +192,7 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     return {
         benchmark: parse_questions(
             benchmark,
-            source.read_records(file, f"evaluation.benchmark_files.{benchmark.value}"),
+            data_loading.read_records(file, f"evaluation.benchmark_files.{benchmark.value}"),
             file.name,
         )
         for benchmark, file in files.items()
@@ -213,7 +212,7 @@ def _rescored(
         subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
     )
     modules = (
-        stack.load_backend(config.hardware, machine.cache_dir())
+        backend.load_backend(config.hardware, machine.cache_dir())
         if config.evaluation.embedding
         else None
     )
@@ -274,7 +273,7 @@ def _run(config: RunConfig, invocation: Invocation[EvaluateOptions, FinishedRun]
 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "evaluate", EvaluateOptions, recompose=finished.recompose_from_options)
+    run_command(_run, "evaluate", EvaluateOptions, recompose=finished_run.recompose_from_options)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,12 @@ from medexp.exporters import merge, output_folder, quantizer
 from medexp.exporters.gguf import SUPPORTED_TYPES
 from medexp.exporters.job import GGUF_TARGETS, ExportJob, write_export
 from medexp.exporters.output_folder import MANIFEST_NAME
-from medexp.models import adapter_files as artifact
-from medexp.models import lora_math, weights
+from medexp.models import adapter_files, lora_math, weights
 from medexp.system import hub
 from medexp.system.console import Console
 from medexp.system.home import expand_home
-from medexp.system.units import MIB, duration
-from medexp.tracking import finished_run as finished
-from medexp.tracking import registry
+from medexp.system.units import MIB, format_duration
+from medexp.tracking import finished_run, registry
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG
 from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.registry import ModelVersion
@@ -150,13 +148,13 @@ def _checked(
 
 
 def _check_adapter(config: RunConfig, adapter: Path) -> None:
-    if found := lora_math.find_unsupported_settings(artifact.read_adapter_config(adapter)):
+    if found := lora_math.find_unsupported_settings(adapter_files.read_adapter_config(adapter)):
         raise ModelError(
             f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge"
         )
     wrong = list(
         lora_math.find_misfits(
-            artifact.read_tensor_shapes(adapter), config.lora.r, config.model.shape
+            adapter_files.read_tensor_shapes(adapter), config.lora.r, config.model.shape
         )
     )
     if wrong:
@@ -184,7 +182,7 @@ def _print(job: ExportJob, elapsed_s: float) -> None:
     shown = (
         job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
     )
-    job.console.result(f"{shown}, {duration(elapsed_s)}")
+    job.console.result(f"{shown}, {format_duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
         job.console.result(
             f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}"
@@ -237,7 +235,11 @@ def _run(config: RunConfig, invocation: Invocation[ExportOptions, FinishedRun]) 
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
     run_command(
-        _run, "export", ExportOptions, needs_card=False, recompose=finished.recompose_from_options
+        _run,
+        "export",
+        ExportOptions,
+        needs_card=False,
+        recompose=finished_run.recompose_from_options,
     )
 
 

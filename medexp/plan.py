@@ -18,14 +18,14 @@ from rich.progress import track
 from medexp.cli.app import run_command
 from medexp.config.command_options import Format, PlanOptions
 from medexp.config.invocation import Invocation
-from medexp.config.model_shape import check_shape, config_in
-from medexp.config.schema import Device, RunConfig
+from medexp.config.model_shape import check_shape, read_model_config
+from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, VramPlanError
 from medexp.planning import feasibility, planner
 from medexp.planning.step_time import Plan
 from medexp.reports import frontier_chart
+from medexp.reports.plan_tables import print_plan, print_runners_up
 from medexp.system.console import Console
-from medexp.system.units import GIB, duration
 
 FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
 FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
@@ -43,20 +43,20 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
             " hardware.vram_ceiling_gib"
         )
     if config.model.path is not None:
-        check_shape(config.model, config_in(Path(config.model.path)))
-    cells = _frontier(config, console) if options.frontier else []
+        check_shape(config.model, read_model_config(Path(config.model.path)))
+    cells = _compute_frontier(config, console) if options.frontier else []
     try:
         chosen, runners_up = planner.choose_plan(config)
     except VramPlanError as error:
         if options.format is Format.json:
-            _show_json(
+            _print_json(
                 {"fits": False, "why": str(error), "would_fit": error.would_fit},
                 config,
                 cells,
                 console,
             )
         elif cells:
-            _show_frontier(config, cells, console)
+            _print_frontier(config, cells, console)
         raise
     if options.format is Format.json:
         found = {
@@ -64,25 +64,25 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
             "chosen": planner.plan_as_dict(chosen),
             "runners_up": [planner.plan_as_dict(each) for each in runners_up],
         }
-        _show_json(found, config, cells, console)
+        _print_json(found, config, cells, console)
         return chosen
-    _show_terms(config, chosen, console)
-    _show_runners_up(runners_up, console)
+    print_plan(config, chosen, console)
+    print_runners_up(runners_up, console)
     if cells:
-        _show_frontier(config, cells, console)
+        _print_frontier(config, cells, console)
     return chosen
 
 
-def _show_json(
+def _print_json(
     found: dict[str, object], config: RunConfig, cells: list[planner.Cell], console: Console
 ) -> None:
-    frontier = {"frontier": [_as_dict(cell) for cell in cells]} if cells else {}
+    frontier = {"frontier": [_cell_as_dict(cell) for cell in cells]} if cells else {}
     console.raw(
         json.dumps(found | {"ceiling_gib": config.hardware.vram_ceiling_gib} | frontier, indent=2)
     )
 
 
-def _as_dict(cell: planner.Cell) -> dict[str, object]:
+def _cell_as_dict(cell: planner.Cell) -> dict[str, object]:
     """A place of the frontier as plain values; `plan` is null where nothing fits."""
     plan = planner.plan_as_dict(cell.plan) if cell.plan else None
     return {
@@ -92,58 +92,7 @@ def _as_dict(cell: planner.Cell) -> dict[str, object]:
     }
 
 
-def _show_terms(config: RunConfig, chosen: Plan, console: Console) -> None:
-    rows = [
-        (term.name, f"{term.num_bytes / GIB:.3f}", term.place.value, term.phase.value, term.source)
-        for term in planner.sort_terms(chosen)
-    ]
-    title = (
-        f"{config.model.name}, r={config.lora.r}, {config.training.max_seq_tokens} tokens,"
-        f" hardware={config.hardware.name}"
-    )
-    console.table(title, ("what", "GiB", "where", "when", "known from"), rows)
-    console.table("", ("", ""), _summary(config, chosen))
-
-
-def _summary(config: RunConfig, chosen: Plan) -> list[tuple[str, str]]:
-    levers, budget = chosen.levers, chosen.budget
-    ceiling = None if config.hardware.device is Device.cpu else config.hardware.vram_ceiling_gib
-    rows = [("plan", planner.describe_plan(chosen, ceiling))]
-    if ceiling:
-        rows.append(("ceiling", f"{ceiling:g} GiB, {ceiling - budget.peak_bytes / GIB:.2f} left"))
-    if budget.peak_bytes:
-        rows.append(
-            ("peak on the card", f"{budget.peak_bytes / GIB:.2f} GiB, {budget.peak_bytes:,} bytes")
-        )
-        rows.append(("over the host link", f"{budget.link_bytes / GIB:.1f} GiB a step"))
-    rows.append(("host memory", f"{budget.host_bytes / GIB:.2f} GiB"))
-    if chosen.is_timed:
-        cases = levers.micro_batch * levers.accumulation
-        rows.append(
-            (
-                "predicted",
-                f"{chosen.step_s:.1f} s a step of {cases} cases, {_whole_run(config, chosen)}",
-            )
-        )
-    return rows
-
-
-def _whole_run(config: RunConfig, chosen: Plan) -> str:
-    steps = config.training.max_steps
-    return (
-        f"{duration(steps * chosen.step_s)} for {steps} steps"
-        if steps
-        else "the run as long as its cases make it"
-    )
-
-
-def _show_runners_up(runners_up: tuple[Plan, ...], console: Console) -> None:
-    if runners_up:
-        rows = [(planner.describe_plan(each, None),) for each in runners_up]
-        console.table("Runners-up", ("",), rows)
-
-
-def _frontier(config: RunConfig, console: Console) -> list[planner.Cell]:
+def _compute_frontier(config: RunConfig, console: Console) -> list[planner.Cell]:
     """What fits over rank x sequence length."""
     places = [(rank, seq) for rank in FRONTIER_RANKS for seq in FRONTIER_LENGTHS]
     bar = track(
@@ -152,9 +101,9 @@ def _frontier(config: RunConfig, console: Console) -> list[planner.Cell]:
     return [planner.find_cell(config, rank, seq) for rank, seq in bar]
 
 
-def _show_frontier(config: RunConfig, cells: list[planner.Cell], console: Console) -> None:
+def _print_frontier(config: RunConfig, cells: list[planner.Cell], console: Console) -> None:
     """`cells` drawn, and in words the longest sequence at each rank."""
-    rows = [(str(rank), *_longest(config, rank)) for rank in FRONTIER_RANKS]
+    rows = [(str(rank), *_find_longest(config, rank)) for rank in FRONTIER_RANKS]
     console.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
     title = f"{config.model.name}, hardware={config.hardware.name}, {config.hardware.vram_ceiling_gib:g} GiB"
     files = frontier_chart.draw_frontier(
@@ -163,7 +112,7 @@ def _show_frontier(config: RunConfig, cells: list[planner.Cell], console: Consol
     console.result(f"Drawn: {files[0]} and {files[1]}")
 
 
-def _longest(config: RunConfig, rank: int) -> tuple[str, str]:
+def _find_longest(config: RunConfig, rank: int) -> tuple[str, str]:
     longest = feasibility.find_longest_that_fits(feasibility.resize_run(config, rank=rank))
     best = planner.find_cell(config, rank, longest).plan if longest is not None else None
     if best is None:

@@ -18,8 +18,8 @@ from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
 from medexp.system.console import NOTE, Console
 from medexp.system.ports import choose_usual_port
-from medexp.system.private_names import VIEWS, untested
-from medexp.tracking import server as pages
+from medexp.system.private_names import VIEWS, list_untested_libraries
+from medexp.tracking import server
 from medexp.tracking.links import list_links
 from medexp.training import leftovers
 
@@ -33,8 +33,8 @@ def ui(config: RunConfig, options: UiOptions, console: Console) -> None:
     log = Path(tempfile.mkdtemp(prefix="medexp-ui-")) / "server.log"
     with suppress(KeyboardInterrupt), ExitStack() as serving:
         with console.status("starting MLflow's server (some 15 s)"):
-            address = serving.enter_context(pages.serve_mlflow(config.tracking, port, log))
-        for sentence in untested(("mlflow",)):
+            address = serving.enter_context(server.serve_mlflow(config.tracking, port, log))
+        for sentence in list_untested_libraries(("mlflow",)):
             console.info(f"{sentence}: {VIEWS.without}", NOTE)
         found = list_links(config.tracking, address)
         for each in found:

@@ -83,11 +83,11 @@ def test_a_run_is_trained_asked_measured_exported_and_compared(
     first = results[0]
     assert first.adapter.parent.parent.parent == doors.root / "outputs"
 
-    run = medexp.load_run(first.run_id, "ask.max_new_tokens=4", "tracking.root=mlruns")
-    reply = run.ask("A child has a barking cough. What now?")
-    assert reply.whole
+    run = medexp.load_run(first.run_id)
+    reply = run.ask("A child has a barking cough. What now?", "ask.max_new_tokens=4")
+    assert reply.is_complete
     assert reply.tokens <= 4
-    assert run.ask(reply.question, base=True).base
+    assert run.ask(reply.question, "ask.max_new_tokens=4", base=True).base
 
     scorecard = run.evaluate("evaluate.rescore=true")
     assert scorecard.metrics()["eval/loss_answer/after"] == first.metrics["eval/loss_answer/after"]

@@ -13,7 +13,7 @@ import pytest
 from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
-from medexp.cli import app as frame
+from medexp.cli.composition import extract_options
 from medexp.compare import compare, list_run_names
 from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
@@ -21,7 +21,7 @@ from medexp.config.command_options import CompareOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, DataError, OutputError, RunError
-from medexp.models import adapter_files as artifact
+from medexp.models import adapter_files
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.training.context import TrainResult
@@ -50,7 +50,7 @@ class Kept:
             *words,
         ]
         cfg = self.compose(*quick, root="compare")
-        options = frame._own_options(cfg, "compare")
+        options = extract_options(cfg, "compare")
         assert isinstance(options, CompareOptions)
         return resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False), options
 
@@ -434,7 +434,7 @@ def test_the_page_must_be_a_file(kept: Kept) -> None:
 
 
 def test_an_adapter_without_safetensors_is_not_counted(tmp_path: Path) -> None:
-    assert artifact.count_parameters(tmp_path) is None
+    assert adapter_files.count_parameters(tmp_path) is None
 
 
 def test_the_page_can_be_opened_at_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

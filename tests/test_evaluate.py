@@ -13,7 +13,7 @@ import torch
 from helpers.commands import Doors, change_one_weight, command, invoke
 from omegaconf import OmegaConf
 
-from medexp.cli import app as frame
+from medexp.cli.composition import extract_options
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
@@ -22,9 +22,8 @@ from medexp.evaluate import evaluate
 from medexp.evaluation import generation
 from medexp.evaluation.benchmark_questions import parse_questions
 from medexp.evaluation.scorecard import Scorecard
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import weights
+from medexp.models import backend, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
@@ -58,7 +57,7 @@ class Finished:
             *more,
         ]
         cfg = self._compose(*words, root="evaluate")
-        options = frame._own_options(cfg, "evaluate")
+        options = extract_options(cfg, "evaluate")
         assert isinstance(options, EvaluateOptions)
         cfg, subject = recompose_from_options(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
@@ -310,9 +309,9 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
         (finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text()
     )
     run = finished.doors.run(exact, f"lora.start_from={finished.result.adapter}")
-    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    modules = backend.load_backend(run.hardware, machine.cache_dir())
     where = weights.find_weights(run.model)
-    tuned = model.load_model(run, where, load_tokenizer(where, modules), modules)
+    tuned = model_loading.load_model(run, where, load_tokenizer(where, modules), modules)
     asked = parse_questions(
         Benchmark.medmcqa, [json.loads(line) for line in file.read_text().splitlines()], "file"
     )

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.torture.fuzz import Ended, as_typed
-from benchmarks.torture.kills import Found
+from benchmarks.torture.fuzz import LineResult, as_typed
+from benchmarks.torture.kills import AttackResult
 from benchmarks.torture.lines import Line, draw
 from benchmarks.torture.rig import differences, half_files, steady
 
@@ -34,7 +34,7 @@ KeyError: 'x'
     ],
 )
 def test_what_the_fuzzer_calls_a_fault(status: int, output: str, fault: str | None) -> None:
-    assert Ended(status, output, 0.1).fault == fault
+    assert LineResult(status, output, 0.1).fault == fault
 
 
 def test_a_seed_and_a_number_draw_the_same_line_again() -> None:
@@ -80,7 +80,7 @@ def test_a_step_that_is_missing_or_has_two_values_is_a_difference() -> None:
 
 
 def test_a_fault_is_kept_once() -> None:
-    found = Found(0)
+    found = AttackResult(0)
     for _ in range(2):
         found.claim(False, "no")
     found.claim(True, "yes")

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import hydra
 
-from medexp.cli import app as command
-from medexp.config.registration import conf_dir, register
+from medexp.cli.composition import extract_options
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.cases import Case
 from medexp.data.encoding import encode_prompt, make_vocabulary
@@ -35,7 +35,7 @@ from medexp.models.session import load_model_under_ceiling, open_session, prepar
 from medexp.models.weights import Weights
 from medexp.system import machine
 from medexp.system.console import Console
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 
 FOLLOW_UPS = (
     "What would change if she were pregnant?",
@@ -51,17 +51,17 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=260)
     options, overrides = parser.parse_known_args()
-    run, found = _composed(overrides)
+    run, found = _compose(overrides)
     console = Console()
     tuned = load_model_under_ceiling(run, open_session(run, found, console), console)
-    cases = mixture.split_mixture(source.load_cases(run.dataset).by_source, run.dataset).held_out[
-        : options.cases
-    ]
+    cases = mixture.split_mixture(
+        data_loading.load_cases(run.dataset).by_source, run.dataset
+    ).held_out[: options.cases]
     further = [FOLLOW_UPS[place % len(FOLLOW_UPS)] for place in range(len(cases))]
-    vocabulary_ = make_vocabulary(tuned.tokenizer)
+    vocabulary = make_vocabulary(tuned.tokenizer, run.prompt)
 
     def ids(question: str) -> list[int]:
-        return encode_prompt(render_question(run.prompt, question), vocabulary_)
+        return encode_prompt(render_question(run.prompt, question), vocabulary)
 
     def answered(label: str, prompts: list[list[int]]) -> list[Answer]:
         found = _answers(tuned, prompts, options.new_tokens)
@@ -74,23 +74,23 @@ def main() -> None:
         "joined",
         [ids(f"{case.question}\n\n{more}") for case, more in zip(cases, further, strict=True)],
     )
-    said = [[*vocabulary_.encode(answer.text), vocabulary_.eos_id] for answer in first]
+    said = [[*vocabulary.encode(answer.text), vocabulary.eos_id] for answer in first]
     transcripts = [
-        [*ids(case.question), *reply, *vocabulary_.encode(render_question(run.prompt, more))]
+        [*ids(case.question), *reply, *vocabulary.encode(render_question(run.prompt, more))]
         for case, reply, more in zip(cases, said, further, strict=True)
     ]
     answered("a transcript", transcripts)
 
 
-def _composed(overrides: list[str]) -> tuple[RunConfig, Weights]:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+def _compose(overrides: list[str]) -> tuple[RunConfig, Weights]:
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
-        command._own_options(cfg, "ask")
-        subject = finished.find_run_from_config(cfg, asked)
+        extract_options(cfg, "ask")
+        subject = finished_run.find_run_from_config(cfg, asked)
         run = resolve(
-            finished.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}
+            finished_run.recompose_from_run(cfg, subject, overrides), machine.read(), Path.cwd(), {}
         )
     return prepare_finished_run(run, subject, Console())
 
@@ -116,7 +116,8 @@ def _print(
     score = sum(structure(answer.text).score for answer in found) / count
     taken = (
         sum(
-            _taken_up(case.question, answer.text) for case, answer in zip(cases, found, strict=True)
+            _share_of_long_words(case.question, answer.text)
+            for case, answer in zip(cases, found, strict=True)
         )
         / count
     )
@@ -132,7 +133,7 @@ def _print(
     )
 
 
-def _taken_up(question: str, answer: str) -> float:
+def _share_of_long_words(question: str, answer: str) -> float:
     long = {word for word in split_words(question) if len(word) > 5}
     return len(long & set(split_words(answer_part(answer)))) / len(long)
 

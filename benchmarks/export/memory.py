@@ -53,10 +53,10 @@ def by_medexp(base: Path, adapter: Path, out: Path) -> None:
     from medexp.config.command_options import MergedDtype
     from medexp.exporters import merge
     from medexp.exporters.base_checkpoint import BaseCheckpoint
-    from medexp.models import backend as stack
+    from medexp.models import backend
 
     merge.write_merged(
-        merge.MergedWeights(BaseCheckpoint(base, stack.load_bitsandbytes), adapter),
+        merge.MergedWeights(BaseCheckpoint(base, backend.load_bitsandbytes), adapter),
         out,
         MergedDtype.bfloat16,
         lambda _: None,
@@ -73,7 +73,7 @@ def by_peft(base: Path, adapter: Path, out: Path) -> None:
     PeftModel.from_pretrained(network, adapter).merge_and_unload().save_pretrained(out)
 
 
-def measured(side: str, base: Path, adapter: Path, out: Path) -> dict[str, float]:
+def measure_side(side: str, base: Path, adapter: Path, out: Path) -> dict[str, float]:
     """Seconds and peak GiB of one side in a fresh process."""
     out.mkdir(parents=True, exist_ok=True)
     words = [
@@ -148,7 +148,7 @@ def main() -> None:
         f" {1.5 * largest + 2e9 / 2**30:.2f} GiB"
     )
     for side in ("medexp", "peft"):
-        print(side, measured(side, base, adapter, given.folder / side), flush=True)
+        print(side, measure_side(side, base, adapter, given.folder / side), flush=True)
     print(equal(given.folder / "medexp", given.folder / "peft"))
 
 

@@ -50,24 +50,27 @@ def questions(run: Any, tokenizer: Any) -> tuple[list[str], list[list[int]]]:
 
     rows = read_records(Path(run.dataset.path).expanduser(), "the cases")
     texts = [render_question(run.prompt, row[run.dataset.columns.question]) for row in rows]
-    return texts, [encode_prompt(text, make_vocabulary(tokenizer)) for text in texts]
+    vocabulary = make_vocabulary(tokenizer, run.prompt)
+    return texts, [encode_prompt(text, vocabulary) for text in texts]
 
 
-def answered(network: Any, ids: list[list[int]], tokens: int) -> tuple[list[list[int]], list[Any]]:
+def answer_greedily(
+    network: Any, ids: list[list[int]], tokens: int
+) -> tuple[list[list[int]], list[Any]]:
     """Greedy answers, and the logits of every position of the prompts."""
     import torch
 
     network.eval()
     answers, logits = [], []
     with torch.no_grad():
-        for each in ids:
-            asked = torch.tensor([each])
+        for token_id in ids:
+            asked = torch.tensor([token_id])
             mask = torch.ones_like(asked)
             logits.append(network(asked).logits[0].float().numpy())
             made = network.generate(
                 asked, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=2
             )
-            said = made[0, len(each) :].tolist()
+            said = made[0, len(token_id) :].tolist()
             answers.append(said[: said.index(2)] if 2 in said else said)
     return answers, logits
 
@@ -80,7 +83,7 @@ def row(
 
     same = sum(ours == theirs for ours, theirs in zip(found[0], wanted[0], strict=True))
     far = [np.abs(ours - theirs) for ours, theirs in zip(found[1], wanted[1], strict=True)]
-    mean, largest = np.mean([each.mean() for each in far]), max(each.max() for each in far)
+    mean, largest = np.mean([trial.mean() for trial in far]), max(trial.max() for trial in far)
     print(
         f"{name}: {same} of {len(wanted[0])} answers the same tokens; logits {mean:.4f} apart on"
         f" average, {largest:.3f} at most",
@@ -120,9 +123,9 @@ def main() -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from medexp.config.registration import register
+    from medexp.config.registration import register_with_hydra
 
-    register()  # the resolver that names the shipped cases
+    register_with_hydra()  # the resolver that names the shipped cases
     run = OmegaConf.load(given.adapter / "run.yaml")
     texts, ids = questions(run, AutoTokenizer.from_pretrained(given.adapter))
     named = json.loads((given.adapter / "adapter_config.json").read_text())[
@@ -131,24 +134,24 @@ def main() -> None:
     base = partial(AutoModelForCausalLM.from_pretrained, given.base or named)
     few = ids[: given.cases]
     exact = PeftModel.from_pretrained(base(dtype=torch.float32), given.adapter)
-    wanted = answered(exact, few, given.tokens)
-    largest = max(abs(each).max() for each in wanted[1])
+    wanted = answer_greedily(exact, few, given.tokens)
+    largest = max(abs(item).max() for item in wanted[1])
     print(
         f"reference: {sum(map(len, wanted[0]))} tokens in {given.cases} answers, largest logit"
         f" {largest:.1f}",
         flush=True,
     )
     half = PeftModel.from_pretrained(base(dtype=torch.bfloat16), given.adapter)
-    by_adapter = answered(half, few, given.tokens)
-    by_peft = answered(half.merge_and_unload(), few, given.tokens)
+    by_adapter = answer_greedily(half, few, given.tokens)
+    by_peft = answer_greedily(half.merge_and_unload(), few, given.tokens)
     row("PEFT's own merge in bf16, beside the reference", by_peft, wanted)
     row("the adapter apart in bf16, beside the reference", by_adapter, wanted)
     for folder in given.merged:
-        merged = answered(
+        merged = answer_greedily(
             AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), few, given.tokens
         )
         row(f"{folder}, as stored, beside PEFT's merge in bf16", merged, by_peft)
-        in_full = answered(
+        in_full = answer_greedily(
             AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), few, given.tokens
         )
         row(f"{folder}, computed in float32, beside the reference", in_full, wanted)

@@ -29,7 +29,7 @@ QUESTIONS = (
 NEW_TOKENS = 300
 
 
-def served(url: str, messages: list[dict]) -> list[int]:
+def ask_server(url: str, messages: list[dict]) -> list[int]:
     """The tokens that the server at `url` answers `messages` with."""
     models = json.load(urllib.request.urlopen(f"{url}/v1/models"))["data"]
     body = {
@@ -69,7 +69,7 @@ def main() -> None:
         made = model.generate(
             asked, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=end, pad_token_id=end
         )
-        here, there = made[0, asked.shape[1] :].tolist(), served(args.url, messages)
+        here, there = made[0, asked.shape[1] :].tolist(), ask_server(args.url, messages)
         same = next(
             (at for at, (a, b) in enumerate(zip(here, there, strict=False)) if a != b),
             min(len(here), len(there)),

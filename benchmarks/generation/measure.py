@@ -26,18 +26,16 @@ import hydra
 import torch
 
 from medexp.config.changes import change_values
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.prompts import render_question
 from medexp.data.split import split_cases
 from medexp.evaluation import generation
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import memory_guard as guard
-from medexp.models import weights
+from medexp.models import backend, memory_guard, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import budget, planner
@@ -54,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options, overrides = parser.parse_known_args()
-    run = _composed(overrides)
+    run = _compose(overrides)
     run = change_values(
         run,
         {
@@ -67,14 +65,14 @@ def main() -> None:
         plan = planner.choose_plan(run)[0]
         run = planner.apply_plan(run, plan)
         print(planner.describe_plan(plan, run.hardware.vram_ceiling_gib), flush=True)
-    meter = guard.cap_allocator(run.hardware)
-    tuned = _loaded(run)
-    held_out = split_cases(source.load_cases(run.dataset).cases, run.dataset).held_out[
+    meter = memory_guard.cap_allocator(run.hardware)
+    tuned = _load(run)
+    held_out = split_cases(data_loading.load_cases(run.dataset).cases, run.dataset).held_out[
         : options.answers
     ]
+    vocabulary = make_vocabulary(tuned.tokenizer, run.prompt)
     prompts = [
-        encode_prompt(render_question(run.prompt, case.question), make_vocabulary(tuned.tokenizer))
-        for case in held_out
+        encode_prompt(render_question(run.prompt, case.question), vocabulary) for case in held_out
     ]
     _tokens_per_s(tuned, prompts[:1], 8, generation.limit_batch_size(1))  # the first call is slower
     speeds: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batches}
@@ -93,7 +91,7 @@ def main() -> None:
                 flush=True,
             )
     medians = {
-        size: [statistics.median(each) for each in zip(*found, strict=True)]
+        size: [statistics.median(column) for column in zip(*found, strict=True)]
         for size, found in speeds.items()
     }
     for size, (speed, of_cpu) in medians.items():
@@ -120,19 +118,19 @@ def main() -> None:
         options.out.write_text(json.dumps(result | {"torch": torch.__version__}, indent=1) + "\n")
 
 
-def _composed(overrides: list[str]) -> RunConfig:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+def _compose(overrides: list[str]) -> RunConfig:
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", overrides)
     return resolve(cfg, machine.read(), Path.cwd(), {})
 
 
-def _loaded(run: RunConfig) -> AdapterModel:
-    modules = stack.load_backend(run.hardware, machine.cache_dir())
+def _load(run: RunConfig) -> AdapterModel:
+    modules = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     if found.gguf is not None:
         found = weights.convert_gguf(found, run.model, modules)
-    return model.load_model(run, found, load_tokenizer(found, modules), modules)
+    return model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 def _tokens_per_s(

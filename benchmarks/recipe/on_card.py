@@ -74,7 +74,7 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     recipes = {name: RECIPES[name] for name in options.only or RECIPES}
     if KNOWN in recipes:
-        recipes[KNOWN] = _known_cases(options, work)
+        recipes[KNOWN] = _find_known_cases(options, work)
     tasks = [(name, seed) for seed in options.seeds for name in recipes]
     began = time.monotonic()
     # The first run asks the base; the others find its answers in the store.
@@ -187,7 +187,7 @@ def _metrics_of(work: Path, name: str, seed: int) -> dict[str, float]:
     return {}
 
 
-def _known_cases(options: argparse.Namespace, work: Path) -> list[str]:
+def _find_known_cases(options: argparse.Namespace, work: Path) -> list[str]:
     """Write the half of the shipped cases whose answers the base finds likeliest, by nats a token
     after the question, and return the overrides that train on them.
 

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from surrogate import Surrogate
 
 from medexp.config.changes import change_values
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility, planner
 from medexp.sweep.search.options import check_options
@@ -38,10 +38,10 @@ LENGTHS = 16  # at so many lengths peaks are planned; between them they are inte
 SHARES = (0.9, 0.95, 0.99)
 
 
-def composed(words: list[str]) -> object:
+def compose_config(words: list[str]) -> object:
     """The composed config of medexp.train with these words."""
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         return hydra.compose("train", words, return_hydra_config=True)
 
 
@@ -49,7 +49,7 @@ class Peaks:
     """GiB of the thriftiest plan over rank and length, from the planner."""
 
     def __init__(self, surrogate: Surrogate, ranks: list[int]):
-        cfg = hydra_free(composed([*CARD, "training.plan=frugal"]))
+        cfg = hydra_free(compose_config([*CARD, "training.plan=frugal"]))
         run = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
         # what does not fit is asked for, too: the surrogate says that it does not
         run = change_values(run, {"hardware.vram_ceiling_gib": None})
@@ -114,8 +114,8 @@ class Ground:
 
     def _scaled(self, point: tuple[float, float]) -> tuple[float, float]:
         across, up = (
-            (each - low) / (high - low)
-            for each, low, high in zip(point, self._least, self._most, strict=True)
+            (value - low) / (high - low)
+            for value, low, high in zip(point, self._least, self._most, strict=True)
         )
         return across, up
 
@@ -133,7 +133,7 @@ def run(
         f"sweep.n_trials={trials}",
     ]
     seeded = [] if sampler == "grid" else [f"hydra.sweeper.sampler.seed={seed}"]
-    options = OmegaConf.to_container(composed([*words, *seeded]).hydra.sweeper, resolve=True)
+    options = OmegaConf.to_container(compose_config([*words, *seeded]).hydra.sweeper, resolve=True)
     asked = check_options({key: value for key, value in options.items() if not key.startswith("_")})
     study = open_study(
         "s", f"{folder}/{sampler}-{seed}-{plans}.journal", space_of(ground.surrogate), asked
@@ -184,11 +184,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     surrogate = Surrogate(args.recording, args.bend)
-    ceiling = composed(CARD).hardware.vram_ceiling_gib
+    ceiling = compose_config(CARD).hardware.vram_ceiling_gib
     ground = Ground(surrogate, Peaks(surrogate, surrogate.axes[0]), ceiling)
     samplers = ("gp", "tpe", "nsgaii", "random")
-    contestants = {f"{each}, planned": (each, True) for each in samplers} | {
-        f"{each}, no plan": (each, False) for each in samplers
+    contestants = {f"{sampler}, planned": (sampler, True) for sampler in samplers} | {
+        f"{sampler}, no plan": (sampler, False) for sampler in samplers
     }
     rows = {}
     for name, (sampler, plans) in contestants.items():

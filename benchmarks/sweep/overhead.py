@@ -12,8 +12,7 @@ import statistics
 from pathlib import Path
 
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ending_of
-from medexp.sweep.study.study import folder_of
+from medexp.sweep.study.history import FOLDER, ending_of
 from medexp.sweep.study.trial_files import read_json_object
 
 
@@ -29,19 +28,25 @@ def main() -> None:
     study = optuna.load_study(
         study_name=folder.name, storage=storage.connect(storage.default_url(folder))
     )
-    rows, last_end = [], None
+    rows: list[tuple[float, float]] = []
+    last_end = None
     for trial in study.get_trials():
-        kept, process = folder_of(trial), None
-        if kept is not None:
-            process = read_json_object(kept / "process.json")
-        if kept is None or process is None or not (ending := ending_of(trial)) or not ending.counts:
+        ending = ending_of(trial)
+        recorded = trial.user_attrs.get(FOLDER)
+        if recorded is None or ending is None or not ending.counts:
             continue
-        left_at, end = (kept / "outcome.json").stat().st_mtime, trial.datetime_complete.timestamp()
+        # The sweep's folder may have been moved since.
+        trial_folder = folder / Path(recorded).name
+        process = read_json_object(trial_folder / "process.json")
+        if process is None:
+            continue
+        outcome_at = (trial_folder / "outcome.json").stat().st_mtime
+        end = trial.datetime_complete.timestamp()
         before = process["began"] - (last_end or trial.datetime_start.timestamp())
-        rows.append((before, end - left_at))
+        rows.append((before, end - outcome_at))
         print(
-            f"trial {trial.number}: {before:.2f} s before, {end - left_at:.2f} s after,"
-            f" {left_at - process['began']:.1f} s itself"
+            f"trial {trial.number}: {before:.2f} s before, {end - outcome_at:.2f} s after,"
+            f" {outcome_at - process['began']:.1f} s itself"
         )
         last_end = end
     before, after = (statistics.median(column) for column in zip(*rows, strict=True))

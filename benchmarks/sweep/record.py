@@ -20,12 +20,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ending_of
-from medexp.sweep.study.study import folder_of
+from medexp.sweep.study.history import FOLDER, ending_of
 from medexp.sweep.study.trial_files import Ending, read_outcome
 from medexp.system import machine
 
@@ -34,8 +33,8 @@ CARD = ["hardware=rtx4050_6gb"]
 
 def longest(ranks: list[int]) -> dict[int, int | None]:
     """By rank, the longest sequence that the planner lets under the ceiling of CARD."""
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", CARD), machine.read(), Path.cwd(), {}, needs_card=False)
     return {
         rank: feasibility.find_longest_that_fits(feasibility.resize_run(run, rank=rank))
@@ -64,12 +63,12 @@ def main() -> None:
         study_name=args.study.name,
         storage=storage.connect(storage.default_url(args.study.absolute())),
     )
-    done = [each for each in study.get_trials() if ending_of(each) is Ending.done]
-    outcomes = [read_outcome(folder) for each in done if (folder := folder_of(each))]
+    done = [trial for trial in study.get_trials() if ending_of(trial) is Ending.done]
+    outcomes = [read_outcome(args.study / Path(trial.user_attrs[FOLDER]).name) for trial in done]
     keys = {"r": "lora.r", "lr": "training.learning_rate", "seq": "training.max_seq_tokens"}
     points = [
-        {name: each.params[key] for name, key in keys.items()} | {"loss": each.value}
-        for each in done
+        {name: trial.params[key] for name, key in keys.items()} | {"loss": trial.value}
+        for trial in done
     ]
     told = ("model.name", "training.", "dataset.held")
     recording = {

@@ -34,7 +34,7 @@ class Surrogate:
             (point["r"], point["lr"], point["seq"]): point["loss"] for point in recorded["points"]
         }
         self._longest = sorted((int(rank), seq) for rank, seq in recorded["longest"].items())
-        missing = [each for each in product(*self.axes) if each not in self._loss]
+        missing = [point for point in product(*self.axes) if point not in self._loss]
         if missing:
             raise ValueError(
                 f"{file} lacks {len(missing)} points of its grid, the first r, lr, seq ="
@@ -72,8 +72,8 @@ class Surrogate:
 
     def longest(self, r):
         """The longest sequence that fits at this rank, in tokens."""
-        below = max((each for each in self._longest if each[0] <= r), default=self._longest[0])
-        above = min((each for each in self._longest if each[0] >= r), default=self._longest[-1])
+        below = max((rank for rank in self._longest if rank[0] <= r), default=self._longest[0])
+        above = min((rank for rank in self._longest if rank[0] >= r), default=self._longest[-1])
         if above[0] == below[0]:
             return below[1]
         return below[1] + (r - below[0]) / (above[0] - below[0]) * (above[1] - below[1])

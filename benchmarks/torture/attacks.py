@@ -18,10 +18,10 @@ from pathlib import Path
 
 from benchmarks.torture.kills import (
     MERGED,
-    Found,
+    AttackResult,
     _contents,
     _is_unbroken,
-    finished_rig,
+    make_finished_rig,
     sweep_words,
     trials,
 )
@@ -39,11 +39,11 @@ class CannotBeTried(Exception):
 # The disk.
 
 
-def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def disk(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> AttackResult:
     """Fill the disk at a random moment: a small tmpfs where one can be mounted, else files may not
     grow over a random size. Of two rigs one has what it prints on the full disk, too.
     """
-    rng, found = random.Random(f"{seed}-disk-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-disk-{number}"), AttackResult(number)
     found.tried = 1
     place = scratch / f"disk-{number}"
     place.mkdir()
@@ -129,11 +129,13 @@ def _after(command: Command, seconds: float) -> None:
 # Permission.
 
 
-def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def permission(
+    scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int
+) -> AttackResult:
     """Take the right to write in the folder away at a random moment. Root may write all the same:
     it runs the command as nobody.
     """
-    rng, found = random.Random(f"{seed}-permission-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-permission-{number}"), AttackResult(number)
     found.tried = 1
     rig = Rig(scratch / f"permission-{number}", parts)
     words, as_nobody, home = rig.words(*TRAIN), [], {"HOME": str(rig.root)}
@@ -141,8 +143,8 @@ def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, se
         if shutil.which("setpriv") is None:
             raise CannotBeTried("root may write anywhere, and there is no setpriv")
         as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        for each in (rig.root, *rig.root.rglob("*")):
-            os.chown(each, NOBODY, NOBODY)
+        for path in (rig.root, *rig.root.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
     command = rig.start("train", *words, before=as_nobody, environment=home)
     _after(command, rng.uniform(0, unbroken.took_s))
     before = _may_write(rig.root, {})
@@ -162,29 +164,29 @@ def permission(scratch: Path, parts: Parts, unbroken: Reference, number: int, se
 
 def _may_write(root: Path, before: dict[Path, int]) -> dict[Path, int]:
     """Take the right to write away; returns how it was."""
-    for each in (*root.rglob("*"), root):
+    for path in (*root.rglob("*"), root):
         with suppress(FileNotFoundError):  # a file of the run's that came and went
-            before[each] = stat.S_IMODE(each.stat().st_mode)
-            each.chmod(before[each] & ~0o222)
+            before[path] = stat.S_IMODE(path.stat().st_mode)
+            path.chmod(before[path] & ~0o222)
     return before
 
 
 def _give_back(before: dict[Path, int]) -> None:
-    for each, mode in before.items():
+    for path, mode in before.items():
         with suppress(FileNotFoundError):
-            each.chmod(mode)
+            path.chmod(mode)
 
 
 # A locked store, and the clock.
 
 
-def locked(
+def attack_with_lock(
     scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, seconds: float
-) -> Found:
+) -> AttackResult:
     """Hold mlflow.db locked for `seconds` from a random moment on, as a backup does: the run waits
     and ends as ever.
     """
-    rng, found = random.Random(f"{seed}-locked-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-locked-{number}"), AttackResult(number)
     found.tried = 1
     rig = Rig(scratch / f"locked-{number}", parts)
     command = rig.start("train", *rig.words(*TRAIN))
@@ -199,11 +201,11 @@ def locked(
     return found
 
 
-def clock(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def clock(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> AttackResult:
     """Set the clock back by a day at a random moment, kill the run later, and go on while the clock
     is still behind.
     """
-    rng, found = random.Random(f"{seed}-clock-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-clock-{number}"), AttackResult(number)
     found.tried = 1
     rig = Rig(scratch / f"clock-{number}", parts)
     words = rig.words(*TRAIN)
@@ -222,9 +224,9 @@ def clock(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: i
 # Two of everything.
 
 
-def twins(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> Found:
+def twins(scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int) -> AttackResult:
     """The same command twice at once: train, sweep, evaluate, export, in turn."""
-    rng, found = random.Random(f"{seed}-twins-{number}"), Found(number)
+    rng, found = random.Random(f"{seed}-twins-{number}"), AttackResult(number)
     found.tried = 1
     kind = (_two_trainings, _two_sweeps, _two_evaluations, _two_exports)[number % 4]
     kind(scratch, parts, unbroken, number, rng.uniform(0, 3) * (rng.random() < 0.5), found)
@@ -235,11 +237,16 @@ def _both(rig: Rig, apart_s: float, module: str, *words: str) -> list[Command]:
     first = rig.start(module, *words)
     time.sleep(apart_s)
     second = rig.start(module, *words)
-    return [each for each in (first, second) if each.wait() is not None]
+    return [figures for figures in (first, second) if figures.wait() is not None]
 
 
 def _two_trainings(
-    scratch: Path, parts: Parts, unbroken: Reference, number: int, apart_s: float, found: Found
+    scratch: Path,
+    parts: Parts,
+    unbroken: Reference,
+    number: int,
+    apart_s: float,
+    found: AttackResult,
 ) -> None:
     rig = Rig(scratch / f"twins-{number}", parts)
     for command in _both(rig, apart_s, "train", *rig.words(*TRAIN)):
@@ -256,18 +263,18 @@ def _two_trainings(
             len([key for key in figures if key[0] == "train/loss"]) == STEPS,
             "one of two trainings lacks steps in MLflow",
         )
-        for each in list(differences(figures, unbroken.figures))[:3]:
-            found.claim(False, f"one of two: {each}")
+        for difference in list(differences(figures, unbroken.figures))[:3]:
+            found.claim(False, f"one of two: {difference}")
 
 
 def _two_sweeps(
-    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
     rig = Rig(scratch / f"twins-{number}", parts)
     commands = _both(rig, apart_s, "train", *sweep_words(rig))
     for command in commands:
         found.ended_well(command)
-    endings = [each.user_attrs.get("ending") for each in trials(rig)]
+    endings = [trial.user_attrs.get("ending") for trial in trials(rig)]
     found.claim(endings.count("done") == 2, f"two sweeps of one study: {endings}", commands[0])
     found.claim(
         set(rig.statuses()) <= {"FINISHED"},
@@ -277,9 +284,9 @@ def _two_sweeps(
 
 
 def _two_evaluations(
-    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
-    rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
+    rig, run_id = make_finished_rig(scratch, parts, f"twins-{number}")
     for command in _both(
         rig, apart_s, "evaluate", f"run={run_id}", "tracking.root=mlruns", "evaluation.answers=2"
     ):
@@ -296,14 +303,14 @@ def _two_evaluations(
 
 
 def _two_exports(
-    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: Found
+    scratch: Path, parts: Parts, _: Reference, number: int, apart_s: float, found: AttackResult
 ) -> None:
-    rig, run_id = finished_rig(scratch, parts, f"twins-{number}")
+    rig, run_id = make_finished_rig(scratch, parts, f"twins-{number}")
     commands = _both(rig, apart_s, "export", f"run={run_id}", "tracking.root=mlruns", *MERGED)
     for command in commands:
         found.ended_well(command, REFUSED)
     found.claim(
-        any(each.process.returncode == 0 for each in commands),
+        any(command.process.returncode == 0 for command in commands),
         "neither of two exports ends with 0",
         commands[0],
     )

@@ -29,7 +29,7 @@ LIMIT_S = 120  # after this it hangs
 
 
 @dataclass(frozen=True)
-class Ended:
+class LineResult:
     """How a command ended: its exit status (negative: a signal), and what it printed on both
     streams.
     """
@@ -52,7 +52,9 @@ class Ended:
                 re.MULTILINE,
             )
             own = (
-                [each for each in places if each[0].startswith("medexp/")] or places or [("?", "?")]
+                [place for place in places if place[0].startswith("medexp/")]
+                or places
+                or [("?", "?")]
             )
             return f"{raised[0] if raised else '?'} in {own[-1][0]}:{own[-1][1]}"
         if self.status in ALLOWED:
@@ -111,11 +113,11 @@ def _child(line: Line, folder: Path, out: Path) -> NoReturn:
         sys.modules.pop(f"medexp.{line.program}", None)
         runpy.run_module(f"medexp.{line.program}", run_name="__main__", alter_sys=False)
         status = 0
-    except SystemExit as ended:
-        if ended.code is None or isinstance(ended.code, int):
-            status = ended.code or 0
+    except SystemExit as find_end:
+        if find_end.code is None or isinstance(find_end.code, int):
+            status = find_end.code or 0
         else:
-            print(ended.code, file=sys.stderr)
+            print(find_end.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -141,7 +143,7 @@ def run(
     lines: Sequence[Line],
     jobs: int,
     scratch: Path,
-    done: Callable[[int, Ended], None],
+    done: Callable[[int, LineResult], None],
     until: float = float("inf"),
 ) -> None:
     """Run every line, `jobs` at a time, each in a folder of its own that is gone afterwards; `done`
@@ -171,7 +173,9 @@ def run(
             else ""
         )
         shutil.rmtree(place, ignore_errors=True)
-        done(number, Ended(os.waitstatus_to_exitcode(status), output, time.monotonic() - began))
+        done(
+            number, LineResult(os.waitstatus_to_exitcode(status), output, time.monotonic() - began)
+        )
 
 
 def _lay_out(line: Line, folder: Path) -> None:
@@ -182,21 +186,21 @@ def _lay_out(line: Line, folder: Path) -> None:
         file.write_bytes(content)
 
 
-def ended(line: Line, scratch: Path) -> Ended:
+def find_end(line: Line, scratch: Path) -> LineResult:
     """How this one line ends."""
-    found: list[Ended] = []
+    found: list[LineResult] = []
     run([line], 1, scratch, lambda _, how: found.append(how))
     return found[0]
 
 
-def minimised(line: Line, fault: str, scratch: Path, tries: int = 150) -> Line:
+def minimise(line: Line, fault: str, scratch: Path, tries: int = 150) -> Line:
     """A smaller line that ends in the same fault: fewer words, shorter values, smaller files."""
     left = tries
 
     def still(candidate: Line) -> bool:
         nonlocal left
         left -= 1
-        return left >= 0 and ended(candidate, scratch).fault == fault
+        return left >= 0 and find_end(candidate, scratch).fault == fault
 
     for smaller in (_fewer_words, _without_files, _shorter_files, _shorter_words):
         again = True
@@ -250,7 +254,7 @@ def _shorter_words(line: Line) -> Iterator[Line]:
 def as_typed(line: Line) -> str:
     """The line as a shell reads it, with the files that it needs made first."""
     made = [
-        f"mkdir -p {shlex.quote(str(Path(name).parent))}; printf %b {_shell(_escaped(content))} >"
+        f"mkdir -p {shlex.quote(str(Path(name).parent))}; printf %b {_shell(_escape(content))} >"
         f" {name}"
         for name, content in line.files.items()
     ]
@@ -263,7 +267,7 @@ def as_typed(line: Line) -> str:
     )
 
 
-def _escaped(content: bytes) -> str:
+def _escape(content: bytes) -> str:
     return "".join(
         chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\0{byte:03o}" for byte in content
     )
@@ -305,7 +309,7 @@ class Findings:
         """How many of them ended in a fault."""
         return sum(map(len, self.places.values()))
 
-    def take(self, place: int, how: Ended) -> None:
+    def take(self, place: int, how: LineResult) -> None:
         """Count a line that ended."""
         self.exit_codes[how.status] = self.exit_codes.get(how.status, 0) + 1
         self.slowest_s = max(self.slowest_s, how.took_s)
@@ -336,7 +340,7 @@ def fuzz(
     warm_up()
     kinds = (".json", ".jsonl", ".csv", ".parquet")
     files = (
-        sorted(each for each in corpus.iterdir() if each.suffix.lower() in kinds) if corpus else []
+        sorted(path for path in corpus.iterdir() if path.suffix.lower() in kinds) if corpus else []
     )
     numbers = list(only) or list(range(count))
     lines = [draw(seed, number, files) for number in numbers]
@@ -348,8 +352,8 @@ def fuzz(
             {
                 "fault": fault,
                 "times": len(places),
-                "numbers": [numbers[each] for each in places][:20],
-                "command": as_typed(minimised(lines[places[0]], fault, scratch)),
+                "numbers": [numbers[place] for place in places][:20],
+                "command": as_typed(minimise(lines[places[0]], fault, scratch)),
                 "last_line": found.said[fault],
             }
             for fault, places in found.places.items()
@@ -371,7 +375,7 @@ def main() -> None:
     for number in numbers:
         line = draw(seed, number)
         with tempfile.TemporaryDirectory() as made:
-            how = ended(line, Path(made))
+            how = find_end(line, Path(made))
         print(as_typed(line), how.status, how.output[-3000:], sep="\n")
 
 

@@ -31,7 +31,7 @@ OTHER = "training.seed=7"  # makes it another run
 MERGED = ("to=merged", "export.folder=merged", "overwrite=true")
 
 
-class Found:
+class AttackResult:
     """What a rig has to tell: how many kills there were, and what was not true after one of them."""
 
     def __init__(self, number: int):
@@ -89,11 +89,11 @@ def reference(scratch: Path, parts: Parts) -> Reference:
         differ = [place for place in made[0][0] if made[0][0][place] != made[1][0].get(place)]
         raise RuntimeError(f"two unbroken runs differ: {differ[:5]}")
     return Reference(
-        made[0][0], made[0][1], min(each[2] for each in made), min(each[3] for each in made)
+        made[0][0], made[0][1], min(item[2] for item in made), min(item[3] for item in made)
     )
 
 
-def _killed(
+def _kill_after(
     rig: Rig,
     rng: random.Random,
     module: str,
@@ -123,17 +123,17 @@ def _killed(
 
 def of_training(
     scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, kills: int
-) -> Found:
+) -> AttackResult:
     """Kill a training run `kills` times and let it end; now and then another run comes in between."""
     rng, rig, found = (
         random.Random(f"{seed}-train-{number}"),
         Rig(scratch / f"train-{number}", parts),
-        Found(number),
+        AttackResult(number),
     )
     words = rig.words(*TRAIN)
     unfinished = rig.root / "mlruns" / "unfinished"
     for _ in range(kills):
-        command = _killed(
+        command = _kill_after(
             rig,
             rng,
             "train",
@@ -151,8 +151,8 @@ def of_training(
             f"exit code {command.process.returncode}: {command.last_line}",
             command,
         )
-        for each in rig.half_files():
-            found.claim(False, f"half-written after a kill: {each}", command)
+        for path in rig.half_files():
+            found.claim(False, f"half-written after a kill: {path}", command)
     if rng.random() < 0.4:
         other = rig.run("train", *rig.words("debug=fast", OTHER, "evaluation.answers=0"))
         found.ended_well(other)
@@ -167,7 +167,7 @@ def of_training(
     return found
 
 
-def _is_unbroken(rig: Rig, found: Found, unbroken: Reference, command: Command) -> None:
+def _is_unbroken(rig: Rig, found: AttackResult, unbroken: Reference, command: Command) -> None:
     """The run that was continued: figures, adapter, statuses and files of the unbroken one."""
     runs = [
         run
@@ -176,8 +176,8 @@ def _is_unbroken(rig: Rig, found: Found, unbroken: Reference, command: Command) 
     ]
     found.claim(bool(runs), "no run in MLflow has every step", command)
     for run in runs[-1:]:
-        for each in list(differences(rig.figures(run["id"]), unbroken.figures))[:3]:
-            found.claim(False, each, command)
+        for difference in list(differences(rig.figures(run["id"]), unbroken.figures))[:3]:
+            found.claim(False, difference, command)
     found.claim(
         adapter_of(rig) == unbroken.adapter,
         "the adapter has other bytes than that of the unbroken run",
@@ -194,8 +194,8 @@ def _is_unbroken(rig: Rig, found: Found, unbroken: Reference, command: Command) 
         command,
     )
     found.claim(not rig.left_over(), f"left in unfinished: {rig.left_over()}", command)
-    for each in rig.half_files():
-        found.claim(False, f"half-written at the end: {each}", command)
+    for path in rig.half_files():
+        found.claim(False, f"half-written at the end: {path}", command)
 
 
 # A sweep.
@@ -216,7 +216,7 @@ def sweep_reference(scratch: Path, parts: Parts) -> tuple[dict[str, float], floa
             f"the unbroken sweep ends with {command.process.returncode}: {command.output[-2000:]}"
         )
     return {
-        str(each.params): each.values[0] for each in trials(rig) if each.values
+        str(trial.params): trial.values[0] for trial in trials(rig) if trial.values
     }, time.monotonic() - began
 
 
@@ -244,12 +244,12 @@ def of_a_sweep(
     number: int,
     seed: int,
     kills: int,
-) -> Found:
+) -> AttackResult:
     """Kill the sweeper, its trial or both, `kills` times, and let the sweep end."""
     rng, rig, found = (
         random.Random(f"{seed}-sweep-{number}"),
         Rig(scratch / f"sweep-{number}", parts),
-        Found(number),
+        AttackResult(number),
     )
     values, took_s = unbroken
     for _ in range(kills):
@@ -269,41 +269,43 @@ def of_a_sweep(
             found.ended_well(command)
             break
         command.process.wait()
-        for each in rig.half_files():
-            found.claim(False, f"half-written after a kill of {victim}: {each}", command)
+        for path in rig.half_files():
+            found.claim(False, f"half-written after a kill of {victim}: {path}", command)
     command = rig.run("train", *sweep_words(rig))
     if found.ended_well(command):
         _counts_every_trial(rig, found, values, command)
     return found
 
 
-def _counts_every_trial(rig: Rig, found: Found, values: dict[str, float], command: Command) -> None:
+def _counts_every_trial(
+    rig: Rig, found: AttackResult, values: dict[str, float], command: Command
+) -> None:
     """A sweep that was continued: every trial counts, with the value of the unbroken sweep, in the
     study and in MLflow.
     """
     ended = trials(rig)
-    states = [each.state.name for each in ended]
-    endings = [each.user_attrs.get("ending") for each in ended]
+    states = [ending.state.name for ending in ended]
+    endings = [ending.user_attrs.get("ending") for ending in ended]
     found.claim(not {"RUNNING", "WAITING"} & set(states), f"trials left {states}", command)
-    counted = [each for each in endings if each in ("done", "crashed")]
+    counted = [ending for ending in endings if ending in ("done", "crashed")]
     found.claim(len(counted) == 2, f"{len(counted)} of 2 trials count: {endings}", command)
-    for each in ended:
-        if each.user_attrs.get("ending") == "done":
+    for ending in ended:
+        if ending.user_attrs.get("ending") == "done":
             found.claim(
-                each.values[0] == values.get(str(each.params)),
-                f"trial {each.params} has {each.values}, unbroken {values}",
+                ending.values[0] == values.get(str(ending.params)),
+                f"trial {ending.params} has {ending.values}, unbroken {values}",
                 command,
             )
     runs = {run["id"]: run for run in rig.runs()}
     parents = [run["status"] for run in runs.values() if run["name"] == "s"]
     found.claim(parents == ["FINISHED"], f"the sweep's own runs in MLflow are {parents}", command)
-    for each in ended:
-        if (run := runs.get(each.user_attrs.get("mlflow_run_id", ""))) and each.user_attrs.get(
+    for ending in ended:
+        if (run := runs.get(ending.user_attrs.get("mlflow_run_id", ""))) and ending.user_attrs.get(
             "ending"
         ) == "done":
             found.claim(
                 run["status"] == "FINISHED",
-                f"trial {each.number} is done and {run['status']} in MLflow",
+                f"trial {ending.number} is done and {run['status']} in MLflow",
                 command,
             )
     found.claim(
@@ -311,8 +313,8 @@ def _counts_every_trial(rig: Rig, found: Found, values: dict[str, float], comman
         f"statuses after the next command: {rig.statuses()}",
         command,
     )
-    for each in rig.half_files():
-        found.claim(False, f"half-written at the end: {each}", command)
+    for path in rig.half_files():
+        found.claim(False, f"half-written at the end: {path}", command)
 
 
 def _trial_processes(rig: Rig) -> Iterator[int]:
@@ -325,7 +327,7 @@ def _trial_processes(rig: Rig) -> Iterator[int]:
             continue
         if (
             cwd == rig.root
-            and any(each.startswith(b"hydra.run.dir=") or b"medexp.train" in each for each in words)
+            and any(word.startswith(b"hydra.run.dir=") or b"medexp.train" in word for word in words)
             and b"-m" not in words[3:]
         ):
             yield int(folder.name)
@@ -343,7 +345,7 @@ def _kill(pid: int) -> None:
 # Evaluate and export, of a run that is finished.
 
 
-def finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
+def make_finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
     """A rig with a finished run, and that run's id."""
     rig = Rig(scratch / name, parts)
     command = rig.run("train", *rig.words(*TRAIN, "training.max_steps=2"))
@@ -355,10 +357,10 @@ def finished_rig(scratch: Path, parts: Parts, name: str) -> tuple[Rig, str]:
     return rig, rig.runs()[0]["id"]
 
 
-def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> Found:
+def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> AttackResult:
     """Kill an evaluation `kills` times; then its figures are those of one that nobody killed."""
-    rng, found = random.Random(f"{seed}-evaluate-{number}"), Found(number)
-    rig, run_id = finished_rig(scratch, parts, f"evaluate-{number}")
+    rng, found = random.Random(f"{seed}-evaluate-{number}"), AttackResult(number)
+    rig, run_id = make_finished_rig(scratch, parts, f"evaluate-{number}")
     words = [
         f"run={run_id}",
         "tracking.root=mlruns",
@@ -373,7 +375,7 @@ def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int)
     wanted = steady(rig.figures(rig.runs()[-1]["id"]))
     unfinished = rig.root / "mlruns" / "unfinished"
     for _ in range(kills):
-        command = _killed(
+        command = _kill_after(
             rig,
             rng,
             "evaluate",
@@ -388,29 +390,29 @@ def of_evaluate(scratch: Path, parts: Parts, number: int, seed: int, kills: int)
             f"exit code {command.process.returncode}: {command.last_line}",
             command,
         )
-        for each in rig.half_files():
-            found.claim(False, f"half-written after a kill: {each}", command)
+        for path in rig.half_files():
+            found.claim(False, f"half-written after a kill: {path}", command)
     command = rig.run("evaluate", *words)
     if found.ended_well(command):
-        for each in list(differences(rig.figures(rig.runs()[-1]["id"]), wanted))[:3]:
-            found.claim(False, each, command)
+        for run in list(differences(rig.figures(rig.runs()[-1]["id"]), wanted))[:3]:
+            found.claim(False, run, command)
         found.claim(
             "RUNNING" not in rig.statuses(),
             f"statuses after the next command: {rig.statuses()}",
             command,
         )
         found.claim(not rig.left_over(), f"left in unfinished: {rig.left_over()}", command)
-        for each in rig.half_files():
-            found.claim(False, f"half-written at the end: {each}", command)
+        for path in rig.half_files():
+            found.claim(False, f"half-written at the end: {path}", command)
     return found
 
 
-def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> Found:
+def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -> AttackResult:
     """Kill an export `kills` times: its folder is not there, or holds what an export that nobody
     killed holds.
     """
-    rng, found = random.Random(f"{seed}-export-{number}"), Found(number)
-    rig, run_id = finished_rig(scratch, parts, f"export-{number}")
+    rng, found = random.Random(f"{seed}-export-{number}"), AttackResult(number)
+    rig, run_id = make_finished_rig(scratch, parts, f"export-{number}")
     words = [f"run={run_id}", "tracking.root=mlruns", *MERGED]
     began = time.monotonic()
     plain = rig.run("export", *words, environment={"TORTURE_COUNT": str(rig.root / "operations")})
@@ -423,7 +425,7 @@ def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -
     )
     wanted = _contents(folder)
     for _ in range(kills):
-        command = _killed(
+        command = _kill_after(
             rig, rng, "export", words, took_s, operations, lambda: any(rig.root.glob(".merged-*"))
         )
         found.tried += 1
@@ -438,7 +440,7 @@ def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -
             command,
         )
         # moved there for an instant
-        aside = [each for each in rig.root.glob(".merged-*") if _contents(each) == wanted]
+        aside = [path for path in rig.root.glob(".merged-*") if _contents(path) == wanted]
         found.claim(
             folder.exists() or bool(aside),
             "the export that was there before is lost after a kill",
@@ -454,7 +456,7 @@ def of_export(scratch: Path, parts: Parts, number: int, seed: int, kills: int) -
             f"statuses after the next command: {rig.statuses()}",
             command,
         )
-    hidden = sorted(each.name for each in rig.root.glob(".merged-*"))
+    hidden = sorted(path.name for path in rig.root.glob(".merged-*"))
     found.claim(not hidden, f"{len(hidden)} half exports left beside it", command)
     return found
 

@@ -15,8 +15,8 @@ from types import UnionType
 from typing import Any, get_args
 
 from medexp.config.command_options import AuditConfig, PlanConfig, TrainConfig
-from medexp.config.hydra_errors import keys_of
-from medexp.config.registration import SCHEMAS, conf_dir
+from medexp.config.hydra_errors import list_keys
+from medexp.config.registration import SCHEMAS, find_conf_dir
 from medexp.config.schema import RunConfig
 
 PROGRAMS: dict[str, type[RunConfig]] = {
@@ -148,14 +148,14 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
                 "TMPDIR",
             )
         )
-        line.environment[name] = rng.choice([each for each in WORDS if "\0" not in each])
+        line.environment[name] = rng.choice([word for word in WORDS if "\0" not in word])
     rng.shuffle(line.words)
     return line
 
 
 @cache
 def _keys(program: str) -> Mapping[str, Any]:
-    return dict(keys_of(PROGRAMS[program]))
+    return dict(list_keys(PROGRAMS[program]))
 
 
 def _word(rng: random.Random, program: str) -> str:
@@ -164,10 +164,10 @@ def _word(rng: random.Random, program: str) -> str:
     kinds = {
         _set: 47,
         _refers: 5,
-        _mixed: 3,
+        _draw_mixture: 3,
         _misspelt: 10,
         _of_a_group: 18,
-        _anything: 7,
+        _draw_word: 7,
         _of_hydra: 5,
         _flag: 5,
     }
@@ -182,7 +182,7 @@ def _refers(rng: random.Random, key: str, keys: Mapping[str, Any]) -> str:
     return f"{key}=${{{rng.choice(list(keys))}}}"
 
 
-def _mixed(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+def _draw_mixture(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     return f"{rng.choice(('dataset.mixture', '+dataset.mixture', 'dataset.held_out_from'))}={rng.choice(ENTRIES)}"
 
 
@@ -191,12 +191,12 @@ def _misspelt(rng: random.Random, key: str, _: Mapping[str, Any]) -> str:
         rng.choice(("+", "++", "~", "")),
         rng.choice(("", "=", "=1", "=null", ".x=1", "@x=1", ":x=1")),
     )
-    return f"{before}{_mangled(rng, key)}{after}"
+    return f"{before}{_mangle_key(rng, key)}{after}"
 
 
 def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
-    group = rng.choice(sorted(each.name for each in conf_dir().iterdir() if each.is_dir()))
-    options = sorted(each.stem for each in (conf_dir() / group).glob("*.yaml")) or ["x"]
+    group = rng.choice(sorted(path.name for path in find_conf_dir().iterdir() if path.is_dir()))
+    options = sorted(path.stem for path in (find_conf_dir() / group).glob("*.yaml")) or ["x"]
     if rng.random() < 0.3:
         return rng.choice(
             (f"{group}=", f"+{group}=x", f"{group}@x=y", f"~{group}", f"{group}@x={options[0]}")
@@ -204,7 +204,7 @@ def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     return _chosen(rng, group, options)
 
 
-def _anything(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
+def _draw_word(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
     return rng.choice(WORDS)
 
 
@@ -239,11 +239,11 @@ def _chosen(rng: random.Random, group: str, options: list[str]) -> str:
 def _value(rng: random.Random, kind: Any) -> str:
     """A value for a key of this type: one that may be right, or one that cannot be."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    one = rng.choice([each for each in kinds if each is not type(None)] or [str])
+    one = rng.choice([kind for kind in kinds if kind is not type(None)] or [str])
     if rng.random() < 0.45:
         return _any(rng)
     if isinstance(one, type) and issubclass(one, Enum):
-        return rng.choice([*(each.name for each in one), *(each.name.upper() for each in one)])
+        return rng.choice([*(item.name for item in one), *(item.name.upper() for item in one)])
     if one in (int, float):
         return (
             rng.choice(NUMBERS)
@@ -264,7 +264,7 @@ def _any(rng: random.Random) -> str:
     return rng.choice(NUMBERS if rng.random() < 0.4 else WORDS)
 
 
-def _mangled(rng: random.Random, key: str) -> str:
+def _mangle_key(rng: random.Random, key: str) -> str:
     """A key with a letter too many, too few, or in the wrong place."""
     place = rng.randrange(len(key))
     return rng.choice(
@@ -314,7 +314,7 @@ def _layouts(rng: random.Random, records: list[dict[str, Any]]) -> tuple[str, by
             .replace(f'"{LONG}"', "1" * 5001)
         )
 
-    asked = [(each.get("Question"), each.get("Response")) for each in records]
+    asked = [(record.get("Question"), record.get("Response")) for record in records]
     chats = [
         {"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": two}]}
         for one, two in asked
@@ -353,11 +353,11 @@ def _csv(rng: random.Random, records: list[dict[str, Any]]) -> str:
         escapechar="\\",
     )
     writer.writeheader()
-    writer.writerows([{name: str(value) for name, value in each.items()} for each in records])
+    writer.writerows([{name: str(value) for name, value in record.items()} for record in records])
     return out.getvalue() + rng.choice(("", "", ",,\n" * 40, "\n\n", '"', "a,b,c,d,e\n"))
 
 
-def _mutated(rng: random.Random, content: bytes) -> bytes:
+def _mutate_bytes(rng: random.Random, content: bytes) -> bytes:
     """Bytes changed, cut out, doubled, cut off."""
     found = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5))):
@@ -390,7 +390,7 @@ def _cases(rng: random.Random, line: Line, corpus: Sequence[Path]) -> Iterator[s
             _spoil(rng, rng.choice(records))
         name, content = _layouts(rng, records)
     if rng.random() < 0.6:
-        content = _mutated(rng, content)
+        content = _mutate_bytes(rng, content)
     line.files[f"cases/{name}"] = content
     yield "dataset=local"
     yield f"dataset.path=cases/{name}"

@@ -69,7 +69,7 @@ class Command:
     def last_line(self) -> str:
         """The last error that it printed, else the last line."""
         lines = self.output.strip().splitlines() or ["nothing"]
-        errors = [each for each in lines if re.match(r"[\w.]+(Error|Exception)\b", each)]
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
         return (errors or lines)[-1][:300]
 
     @property
@@ -165,7 +165,7 @@ class Rig:
 
     def statuses(self) -> list[str]:
         """The status of every run."""
-        return [each["status"] for each in self.runs()]
+        return [run["status"] for run in self.runs()]
 
     def half_files(self) -> list[str]:
         """Files and folders under their final names that are not whole. Checkpoints are left out:
@@ -175,7 +175,7 @@ class Rig:
     def left_over(self) -> list[str]:
         """Workspaces of runs that are not finished."""
         return [
-            each.name for each in (self.root / "mlruns" / "unfinished").glob("*") if each.is_dir()
+            path.name for path in (self.root / "mlruns" / "unfinished").glob("*") if path.is_dir()
         ]
 
 
@@ -190,13 +190,13 @@ def half_files(root: Path) -> list[str]:
 
 def _why_half(root: Path, file: Path) -> str | None:
     inside = file.relative_to(root).parts
-    if any(each.startswith(".") or each.startswith("checkpoint-") for each in inside):
+    if any(path.startswith(".") or path.startswith("checkpoint-") for path in inside):
         return None
     if file.is_dir():
         lacks = [
-            each
-            for each in ("adapter_model.safetensors", "adapter_config.json")
-            if not (file / each).is_file()
+            name
+            for name in ("adapter_model.safetensors", "adapter_config.json")
+            if not (file / name).is_file()
         ]
         return f"lacks {lacks[0]}" if file.name == "adapter" and lacks else None
     try:
@@ -212,8 +212,8 @@ def _json(file: Path) -> None:
 def _jsonl(file: Path) -> str | None:
     """A log: its last line may be cut off where a process died."""
     lines = file.read_text(encoding="utf-8").split("\n")
-    for each in filter(None, lines[:-1]):
-        json.loads(each)
+    for line in filter(None, lines[:-1]):
+        json.loads(line)
     return None
 
 
@@ -235,7 +235,7 @@ def _safetensors(file: Path) -> str | None:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         head = json.loads(opened.read(length))
-    ends = [each["data_offsets"][1] for name, each in head.items() if name != "__metadata__"]
+    ends = [value["data_offsets"][1] for name, value in head.items() if name != "__metadata__"]
     return None if ends and 8 + length + max(ends) == file.stat().st_size else "is cut off"
 
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.torture import attacks, kills, setup
 from benchmarks.torture.attacks import CannotBeTried
 from benchmarks.torture.fuzz import fuzz
-from benchmarks.torture.kills import A_RIG, Found
+from benchmarks.torture.kills import A_RIG, AttackResult
 from benchmarks.torture.rig import REPOSITORY, Parts
 
 ATTACKS = (
@@ -52,22 +52,22 @@ OF_A_RUN = {
     "clock": attacks.clock,
     "twins": attacks.twins,
 }
-Task = tuple[str, int, Callable[[], Found]]
+Task = tuple[str, int, Callable[[], AttackResult]]
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Attack, show the table, keep the results; 1 where something did not hold."""
-    asked = _asked(words)
-    rows = [_fuzzed(asked)] if "fuzz" in asked.only else []
+    asked = _parse_arguments(words)
+    rows = [_run_fuzz(asked)] if "fuzz" in asked.only else []
     if rigs := [name for name in asked.only if name != "fuzz"]:
-        rows += _rigged(asked, rigs)
+        rows += _run_rigs(asked, rigs)
     _show(rows)
     if asked.out:
         _keep(asked, rows)
     return int(any(row["held"] < row["tried"] or row["findings"] for row in rows))
 
 
-def _asked(words: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.torture",
         description=__doc__,
@@ -143,7 +143,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def _fuzzed(asked: argparse.Namespace) -> dict[str, Any]:
+def _run_fuzz(asked: argparse.Namespace) -> dict[str, Any]:
     began, told = time.monotonic(), [0.0]
 
     def tell(done: int, of: int, news: str) -> None:
@@ -163,7 +163,7 @@ def _fuzzed(asked: argparse.Namespace) -> dict[str, Any]:
     return row | {"took_s": round(time.monotonic() - began, 1)}
 
 
-def _rigged(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
+def _run_rigs(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
     scratch = (
         Path(tempfile.mkdtemp(prefix="torture-"))
         if asked.scratch is None
@@ -176,8 +176,10 @@ def _rigged(asked: argparse.Namespace, names: Sequence[str]) -> list[dict[str, A
     parts = setup.parts_in(scratch, asked.embedded)
     with ThreadPoolExecutor(asked.jobs) as pool:
         tasks = _tasks(asked, names, scratch, parts, pool)
-        found = _done(asked, pool, tasks, scratch, began)
-    return [_row(asked, name, [each for other, each in found if other == name]) for name in names]
+        found = _run_tasks(asked, pool, tasks, scratch, began)
+    return [
+        _row(asked, name, [result for other, result in found if other == name]) for name in names
+    ]
 
 
 def _tasks(
@@ -227,7 +229,7 @@ def _tasks(
                     (
                         number,
                         partial(
-                            attacks.locked,
+                            attacks.attack_with_lock,
                             scratch,
                             parts,
                             unbroken,
@@ -259,16 +261,16 @@ def _rigs(kills_in_all: int, a_rig: int = A_RIG) -> list[tuple[int, int]]:
     ]
 
 
-def _done(
+def _run_tasks(
     asked: argparse.Namespace,
     pool: ThreadPoolExecutor,
     tasks: Sequence[Task],
     scratch: Path,
     began: float,
-) -> list[tuple[str, Found]]:
+) -> list[tuple[str, AttackResult]]:
     attacking, found = time.monotonic(), []
 
-    def attempt(name: str, number: int, call: Callable[[], Found]) -> Found | None:
+    def attempt(name: str, number: int, call: Callable[[], AttackResult]) -> AttackResult | None:
         if time.monotonic() - began > asked.stop_after:
             return None
         try:
@@ -277,7 +279,7 @@ def _done(
             print(f"{name} {number} cannot be tried: {error}", file=sys.stderr)
             return None
         except Exception as error:  # the others go on
-            broken = Found(number)
+            broken = AttackResult(number)
             broken.tried, broken.faults = 1, [f"{type(error).__name__}: {error}"[:2000]]
             return broken
 
@@ -297,18 +299,22 @@ def _done(
     return found
 
 
-def _row(asked: argparse.Namespace, name: str, found: Sequence[Found]) -> dict[str, Any]:
+def _row(asked: argparse.Namespace, name: str, found: Sequence[AttackResult]) -> dict[str, Any]:
     again = f"python -m benchmarks.torture --only {name} --seed {asked.seed} --number"
     findings = [
-        {"fault": fault, "command": (each.commands or [""])[-1], "again": f"{again} {each.number}"}
-        for each in found
-        for fault in each.faults
+        {
+            "fault": fault,
+            "command": (result.commands or [""])[-1],
+            "again": f"{again} {result.number}",
+        }
+        for result in found
+        for fault in result.faults
     ]
-    held = sum(each.tried for each in found if not each.faults)
-    codes = Counter(code for each in found for code in each.exit_codes)
+    held = sum(result.tried for result in found if not result.faults)
+    codes = Counter(code for result in found for code in result.exit_codes)
     return {
         "attack": name,
-        "tried": sum(each.tried for each in found),
+        "tried": sum(result.tried for result in found),
         "held": held,
         "exit_codes": dict(codes),
         "findings": findings,
@@ -330,12 +336,12 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         print(f"{row['attack']:12}{row['tried']:>8}{row['held']:>8}   {len(row['findings'])}")
     for row in rows:
-        for each in row["findings"]:
-            print(f"\n{row['attack']}: {each['fault']}\n    {each['command']}")
+        for finding in row["findings"]:
+            print(f"\n{row['attack']}: {finding['fault']}\n    {finding['command']}")
             print(
-                f"    {each['again']}"
-                if "again" in each
-                else f"    {each['last_line']}\n    lines {each['numbers']}, {each['times']} in all"
+                f"    {finding['again']}"
+                if "again" in finding
+                else f"    {finding['last_line']}\n    lines {finding['numbers']}, {finding['times']} in all"
             )
 
 

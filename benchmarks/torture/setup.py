@@ -15,7 +15,8 @@ def parts_in(scratch: Path, embedded: bool) -> Parts:
     from helpers.commands import QUICK, write_tiny_model
 
     return Parts(
-        _embedded(QUICK) if embedded else _tiny(scratch, QUICK, write_tiny_model), _store(scratch)
+        _without_model(QUICK) if embedded else _tiny(scratch, QUICK, write_tiny_model),
+        _store(scratch),
     )
 
 
@@ -28,8 +29,8 @@ def _store(scratch: Path) -> Path:
     return file
 
 
-def _embedded(quick: list[str]) -> tuple[str, ...]:
-    return tuple(each for each in quick if not each.startswith("model."))
+def _without_model(quick: list[str]) -> tuple[str, ...]:
+    return tuple(override for override in quick if not override.startswith("model."))
 
 
 def _tiny(scratch: Path, quick: list[str], write_tiny_model) -> tuple[str, ...]:

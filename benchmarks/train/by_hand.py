@@ -67,7 +67,7 @@ VARIANTS = (
 )
 
 
-def loaded(model_path: str, variant: Variant):
+def load_variant(model_path: str, variant: Variant):
     """The model with a fresh adapter, its levers as `variant` has them, and its tokenizer."""
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
@@ -134,7 +134,7 @@ def train(model_path: str, variant: Variant, folder: Path) -> dict:
         torch.cuda.set_per_process_memory_fraction(
             CAP_BYTES / torch.cuda.get_device_properties(0).total_memory
         )
-    model, tokenizer = loaded(model_path, variant)
+    model, tokenizer = load_variant(model_path, variant)
 
     from datasets import Dataset
     from transformers import TrainerCallback, default_data_collator
@@ -193,16 +193,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="letters of variants; all if not given")
     parser.add_argument("--worker")
     args = parser.parse_args()
-    chosen = [each for each in VARIANTS if not args.only or each.name[0] in args.only]
+    chosen = [variant for variant in VARIANTS if not args.only or variant.name[0] in args.only]
     if args.worker:
-        variant = next(each for each in VARIANTS if each.name[0] == args.worker)
+        variant = next(variant for variant in VARIANTS if variant.name[0] == args.worker)
         print("RESULT", json.dumps(train(args.model, variant, args.out / args.worker)), flush=True)
         return
     results = []
-    for variant, process, log in [(each, *started(each, args)) for each in chosen]:
+    for variant, process, log in [(item, *start_variant(item, args)) for item in chosen]:
         folder = args.out / variant.name[0]
         while process.poll() is None and not all(
-            (args.out / each.name[0] / "ready").exists() for each in chosen
+            (args.out / item.name[0] / "ready").exists() for item in chosen
         ):
             time.sleep(0.5)
         (folder / "go").touch()
@@ -223,7 +223,7 @@ def main() -> None:
         (args.out / "results.json").write_text(json.dumps(results, indent=1))
 
 
-def started(variant: Variant, args: argparse.Namespace) -> tuple[subprocess.Popen, Path]:
+def start_variant(variant: Variant, args: argparse.Namespace) -> tuple[subprocess.Popen, Path]:
     """The process of `variant`, and where it logs."""
     letter = variant.name[0]
     folder = args.out / letter

@@ -80,18 +80,18 @@ def saves_in_another_order(function: Any) -> Any:
     return Other
 
 
-def composed(model: str, overrides: list[str]) -> Any:
+def compose_config(model: str, overrides: list[str]) -> Any:
     """The run that `overrides` describe, with its plan applied."""
     from hydra import compose, initialize_config_dir
 
-    from medexp.config.registration import conf_dir, register
+    from medexp.config.registration import find_conf_dir, register_with_hydra
     from medexp.config.resolve import resolve
     from medexp.planning import planner
     from medexp.system import machine
 
-    register()
+    register_with_hydra()
     words = ["hardware=rtx4050_6gb", f"model.path={model}", *ALL_THREE, *overrides]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
     run = planner.apply_plan(run, planner.choose_plan(run)[0])
     # The model is loaded several times in one process.
@@ -99,7 +99,7 @@ def composed(model: str, overrides: list[str]) -> Any:
 
 
 @contextmanager
-def planted(owner: Any, name: str, value: Any):
+def plant_fault(owner: Any, name: str, value: Any):
     """`owner` has `value` under `name`, and nothing is known yet of the patches."""
     from medexp.models.patches import gradient_check
 
@@ -113,7 +113,7 @@ def planted(owner: Any, name: str, value: Any):
         gradient_check._found.clear()
 
 
-def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict[str, Any]:
+def check_patches(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict[str, Any]:
     """What loading the model says, and for each patch what was seen and how long it took."""
     import torch
 
@@ -138,17 +138,17 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
         say(f"  {name}: {found or 'gradients are the same'}, {seen[name]['seconds']} s")
         return found
 
-    from medexp.models import loading
+    from medexp.models import loading as model_loading
 
     seconds: list[float] = []
-    gradient_check.find_difference, loading.difference_once = timed, named
+    gradient_check.find_difference, model_loading.find_difference_once = timed, named
     began = time.perf_counter()
     try:
         tuned = load()
         layers = list_decoder_layers(tuned.network)
         without = stack.unsloth.kernels.fast_lora.apply_lora_mlp_swiglu
         shortened = sum(
-            getattr(each.mlp.forward, "__func__", None) is not without for each in layers
+            getattr(layer.mlp.forward, "__func__", None) is not without for layer in layers
         )
         outcome = {
             "notes": tuned.notes,
@@ -163,7 +163,7 @@ def tried(stack: Any, load: Callable[[], Any], say: Callable[..., None]) -> dict
             "why": getattr(error, "why", None),
         }
     finally:
-        gradient_check.find_difference, loading.difference_once = difference, once
+        gradient_check.find_difference, model_loading.find_difference_once = difference, once
     gc.collect()
     torch.cuda.empty_cache()
     outcome |= {"load_s": round(time.perf_counter() - began, 1), "patches": seen}
@@ -188,9 +188,10 @@ def main() -> int:
     def say(*words: object) -> None:
         print(*words, file=sys.stderr, flush=True)
 
-    run = composed(args.model, args.overrides)
+    run = compose_config(args.model, args.overrides)
     began = time.perf_counter()
-    from medexp.models import backend, loading
+    from medexp.models import backend
+    from medexp.models import loading as model_loading
     from medexp.models.patches import activation_offloading, gradient_check
     from medexp.models.weights import Weights
 
@@ -203,17 +204,17 @@ def main() -> int:
     tokenizer = load_tokenizer(found, stack)
 
     def load() -> Any:
-        return loading.load_model(run, found, tokenizer, stack)
+        return model_loading.load_model(run, found, tokenizer, stack)
 
     say("as installed")
-    results = {"as installed": tried(stack, load, say)}
+    results = {"as installed": check_patches(stack, load, say)}
     say("as installed, once more in this process (nothing is tried again)")
-    results["again"] = tried(stack, load, say)
+    results["again"] = check_patches(stack, load, say)
 
     kernels = stack.unsloth.kernels.fast_lora
     say("planted: the fused MLP saves its tensors in another order")
-    with planted(kernels, "LoRA_MLP", saves_in_another_order(kernels.LoRA_MLP)):
-        results["another order"] = tried(stack, load, say)
+    with plant_fault(kernels, "LoRA_MLP", saves_in_another_order(kernels.LoRA_MLP)):
+        results["another order"] = check_patches(stack, load, say)
     copy = activation_offloading._copy
 
     def loses_half(to: Any, source: Any) -> None:
@@ -221,23 +222,23 @@ def main() -> int:
         to[: len(to) // 2].zero_()
 
     say("planted: a copy to or from the host loses half")
-    with planted(activation_offloading, "_copy", loses_half):
-        results["half a copy"] = tried(stack, load, say)
-    hand_back = gradient_check.hand_back
+    with plant_fault(activation_offloading, "_copy", loses_half):
+        results["half a copy"] = check_patches(stack, load, say)
+    release_scratch = gradient_check.release_scratch
 
     def spoils(network: Any, kernels: Any) -> int:
         for weight in network.parameters():
             if (state := getattr(weight, "quant_state", None)) is not None:
                 state.absmax.zero_()
-        return hand_back(network, kernels)
+        return release_scratch(network, kernels)
 
     say("planted: what hands scratch memory back changes the scales of the weights")
-    with planted(gradient_check, "hand_back", spoils):
-        results["other scales"] = tried(stack, load, say)
+    with plant_fault(gradient_check, "release_scratch", spoils):
+        results["other scales"] = check_patches(stack, load, say)
 
     verdicts = {
         "no patch changes a gradient": all(
-            each["wrong"] is None for each in results["as installed"]["patches"].values()
+            patch["wrong"] is None for patch in results["as installed"]["patches"].values()
         ),
         "all three were tried": len(results["as installed"]["patches"]) == 3,
         "recomputed layers are shortened": results["as installed"].get("MLPs patched", 0) > 0,
@@ -247,7 +248,7 @@ def main() -> int:
         ),
         "other scales are found and left off": results["other scales"].get("hands back") is False,
         "tried in under 5 s": (
-            sum(each["seconds"] for each in results["as installed"]["patches"].values()) < 5
+            sum(patch["seconds"] for patch in results["as installed"]["patches"].values()) < 5
         ),
     }
     for name, holds in verdicts.items():

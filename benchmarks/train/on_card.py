@@ -141,7 +141,7 @@ def bare_words(params: dict) -> list[str]:
 
 
 @functools.cache
-def calibrated(log: Path) -> list[str]:
+def calibrate(log: Path) -> list[str]:
     """This card's figures as overrides, measured once; a card that stands in for a smaller one is
     planned by its own speed.
     """
@@ -158,7 +158,7 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
     """One run of medexp, its figures read back from MLflow."""
     from mlflow import MlflowClient
 
-    root, card = work / log_file(args, name).stem, calibrated(args.out / "calibrate.log")
+    root, card = work / log_file(args, name).stem, calibrate(args.out / "calibrate.log")
     command = [
         sys.executable,
         "-m",
@@ -174,7 +174,9 @@ def medexp(args: argparse.Namespace, work: Path, name: str, words: list[str]) ->
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     kept = client.search_runs([client.get_experiment_by_name("medexp").experiment_id])[0]
     entries = {key: client.get_metric_history(kept.info.run_id, key) for key in kept.data.metrics}
-    history = {key: [entry.value for entry in each] for key, each in entries.items()}
+    history = {
+        key: [entry.value for entry in history_entries] for key, history_entries in entries.items()
+    }
     logged_s = [entry.timestamp / 1000 for entry in entries["speed/step_s"]]
     tokens = [
         speed * seconds
@@ -253,18 +255,18 @@ def table(results: dict[str, dict]) -> str:
         ),
         "|---|---|---|---|---|---|---|",
     ]
-    for name, each in results.items():
-        if not each["ok"]:
-            lines.append(f"| {name} | failed: {each['error'][-120:]!r} | | | | | |")
+    for name, result in results.items():
+        if not result["ok"]:
+            lines.append(f"| {name} | failed: {result['error'][-120:]!r} | | | | | |")
             continue
-        ratio = f"{each['tokens_per_s'] / base:.3f}" if base else ""
+        ratio = f"{result['tokens_per_s'] / base:.3f}" if base else ""
         difference = (
-            max(abs(a - b) for a, b in zip(each["loss"], raw["loss"], strict=False))
+            max(abs(a - b) for a, b in zip(result["loss"], raw["loss"], strict=False))
             if raw.get("loss")
             else float("nan")
         )
-        memory = f"{each['peak_reserved_gib']:.2f} | {each.get('planned_gib', 0):.2f}"
-        speeds = f"{each['tokens_per_s']:,.0f} | {each['loop_tokens_per_s']:,.0f}"
+        memory = f"{result['peak_reserved_gib']:.2f} | {result.get('planned_gib', 0):.2f}"
+        speeds = f"{result['tokens_per_s']:,.0f} | {result['loop_tokens_per_s']:,.0f}"
         lines.append(f"| {name} | {speeds} | {ratio} | {memory} | {difference:.4f} |")
     return "\n".join(lines)
 

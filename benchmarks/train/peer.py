@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def loaded(args: argparse.Namespace):
+def load_model(args: argparse.Namespace):
     """The model with a fresh adapter, its levers as the command line has them, and its tokenizer."""
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
@@ -106,7 +106,7 @@ def loop_speed(tokens: list[float], logged_s: list[float], warm: int) -> float:
 
 def train(args: argparse.Namespace, result: dict) -> None:
     """Load, train, and put losses, seconds a step and tokens/s into `result`."""
-    model, tokenizer = loaded(args)
+    model, tokenizer = load_model(args)
 
     from datasets import Dataset
     from transformers import default_data_collator

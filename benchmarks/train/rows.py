@@ -11,9 +11,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import prepare
 from medexp.data.split import split_cases
@@ -27,12 +27,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     ready = prepare(
-        run, split_cases(source.load_cases(run.dataset).cases, run.dataset), make_vocabulary(tokenizer)
+        run,
+        split_cases(data_loading.load_cases(run.dataset).cases, run.dataset),
+        make_vocabulary(tokenizer, run.prompt),
     )
     args.out.write_text(
         json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import Engine
 from medexp.planning.budget import compute_budget
@@ -24,7 +24,7 @@ NOTHING_SAVED += ["offload_activations=false", "tile_mlp=false"]
 NO_ANSWERS = "evaluation.answers=0"  # none were asked for in front of a measured step
 
 
-def predicted_bytes(point: dict) -> int:
+def predict_peak_bytes(point: dict) -> int:
     """The planned reserved peak of a training step of `point`."""
     shape = [
         f"training.max_seq_tokens={point['seq']}",
@@ -32,12 +32,12 @@ def predicted_bytes(point: dict) -> int:
     ]
     overrides = [
         "hardware=h200_141gb",
-        *(f"hardware.{each}" for each in NOTHING_SAVED),
+        *(f"hardware.{variant}" for variant in NOTHING_SAVED),
         *shape,
         NO_ANSWERS,
         *point["overrides"],
     ]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), A_LARGE_CARD, Path.cwd(), {})
     hardware = run.hardware
     saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
@@ -57,7 +57,7 @@ def main() -> None:
     )
     parser.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
-    register()
+    register_with_hydra()
     for file in args.files:
         points = json.loads(file.read_text())
         errors = []
@@ -66,10 +66,8 @@ def main() -> None:
             " error % |"
         )
         print("|---|---|---|---|---|---|---|")
-        for point in sorted(
-            points, key=lambda each: (each["name"], each["micro_batch"] * each["seq"])
-        ):
-            measured, predicted = point["train_reserved_bytes"], predicted_bytes(point)
+        for point in sorted(points, key=lambda row: (row["name"], row["micro_batch"] * row["seq"])):
+            measured, predicted = point["train_reserved_bytes"], predict_peak_bytes(point)
             errors.append(100 * (predicted / measured - 1))
             what = f"| {point['name']} | {point['micro_batch']} | {point['seq']} | {point['r']} "
             print(f"{what}| {measured / GIB:.3f} | {predicted / GIB:.3f} | {errors[-1]:+.2f} |")

@@ -23,7 +23,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SHAPE = [
     "model=llama_3_2_3b",
-    *(f"model.shape.{each}" for each in ("layers=16", "hidden=2048", "heads=32", "head_dim=64")),
+    *(
+        f"model.shape.{override}"
+        for override in ("layers=16", "hidden=2048", "heads=32", "head_dim=64")
+    ),
 ]
 CEILING_GIB = 2.25
 BLIND = (
@@ -79,22 +82,22 @@ def command(args: argparse.Namespace, code: str, name: str, *more: str) -> list[
     ]
 
 
-def started(words: list[str], log: Path) -> subprocess.Popen:
+def start_command(words: list[str], log: Path) -> subprocess.Popen:
     """The command, writing to `log`."""
     return subprocess.Popen(words, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
 
-def killed_then_continued(args: argparse.Namespace) -> subprocess.Popen:
+def kill_then_continue(args: argparse.Namespace) -> subprocess.Popen:
     """Kill the run once a checkpoint is there, then start the same command again."""
     words = command(args, PLAIN, "killed", "training.save_steps=1", "training.max_steps=6")
-    first = started(words, args.out / "killed_first.log")
+    first = start_command(words, args.out / "killed_first.log")
     while first.poll() is None and not list(
         (args.out / "killed").glob("unfinished/*/checkpoints/checkpoint-2/trainer_state.json")
     ):
         time.sleep(0.2)
     first.kill()
     first.wait()
-    return started(words, args.out / "killed.log")
+    return start_command(words, args.out / "killed.log")
 
 
 def main() -> None:
@@ -131,17 +134,19 @@ def main() -> None:
         "hardware.page_optimizer=false",
     ]
     running = {
-        "replanned": started(
+        "replanned": start_command(
             command(args, BLIND, "replanned", "hardware.checkpoint_skip_layers=0"),
             args.out / "replanned.log",
         ),
-        "by_hand": started(command(args, BLIND, "by_hand", *by_hand), args.out / "by_hand.log"),
-        "answers": started(
+        "by_hand": start_command(
+            command(args, BLIND, "by_hand", *by_hand), args.out / "by_hand.log"
+        ),
+        "answers": start_command(
             command(args, PLAIN, "answers", "evaluation.answers=2", "evaluation.max_new_tokens=32"),
             args.out / "answers.log",
         ),
     }
-    running["killed"] = killed_then_continued(args)
+    running["killed"] = kill_then_continue(args)
     found = {}
     for name, process in running.items():
         status = process.wait()

@@ -34,18 +34,17 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     import torch
     from hydra import compose, initialize_config_dir
 
-    from medexp.config.registration import conf_dir, register
+    from medexp.config.registration import find_conf_dir, register_with_hydra
     from medexp.config.resolve import resolve
     from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
-    from medexp.models import backend as stack
-    from medexp.models import loading as model
-    from medexp.models import memory_guard as guard
+    from medexp.models import backend, memory_guard
+    from medexp.models import loading as model_loading
     from medexp.models.weights import Weights
     from medexp.system import machine
     from medexp.training import trainer
 
-    register()
+    register_with_hydra()
     longest = max(seq for _, seq in entry["points"])
     nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
     nothing_saved += [
@@ -61,18 +60,18 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     ]
     overrides = [
         "hardware=rtx4090_24gb",
-        *(f"hardware.{each}" for each in nothing_saved),
+        *(f"hardware.{variant}" for variant in nothing_saved),
         *recipe,
         *entry["overrides"],
     ]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
     # Processes share the card.
     run = change_values(run, {"hardware.vram_ceiling_gib": None})
-    guard.cap_allocator(run.hardware)
-    modules = stack.load_backend(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
+    memory_guard.cap_allocator(run.hardware)
+    modules = backend.load_backend(run.hardware, Path(f"/tmp/compiled-{entry['name']}"))
     found = Weights(str(checkpoints / entry["shape"]), None)
-    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
+    tuned = model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
     torch.cuda.synchronize()
     results = []
     for micro_batch, seq in entry["points"]:
@@ -172,10 +171,10 @@ def main() -> None:
     results, answered, log = gather(args, len(grid))
     for name, found in (("measured", results), ("answers", answered)):
         (args.out / f"{name}.json").write_text(
-            "[\n" + ",\n".join(json.dumps(each) for each in found) + "\n]\n"
+            "[\n" + ",\n".join(json.dumps(measurement) for measurement in found) + "\n]\n"
         )
     (args.out / "measure.log").write_text(log)
-    print(f"{sum('error' not in each for each in results)} of {len(results)} points measured")
+    print(f"{sum('error' not in result for result in results)} of {len(results)} points measured")
 
 
 def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict], str]:
@@ -225,7 +224,7 @@ def gather(args: argparse.Namespace, count: int) -> tuple[list[dict], list[dict]
             found = [json.loads(line) for kind, line in lines if kind == "RESULT"]
             results += found
             answered += [json.loads(line) for kind, line in lines if kind == "ANSWERS"]
-            bad = process.returncode or any("error" in each for each in found)
+            bad = process.returncode or any("error" in line for line in found)
             log += (
                 f"== worker {index}: exit {process.returncode}, {len(found)} points, at"
                 f" {time.perf_counter() - began:.0f} s\n"

@@ -35,11 +35,11 @@ POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
 
 def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
     """The run of a point, of the embedded model."""
-    from medexp.config.registration import conf_dir, register
+    from medexp.config.registration import find_conf_dir, register_with_hydra
     from medexp.config.resolve import resolve
     from medexp.system import machine
 
-    register()
+    register_with_hydra()
     words = [
         f"training.micro_batch={micro_batch}",
         f"training.max_seq_tokens={seq}",
@@ -52,7 +52,7 @@ def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
         "training.max_steps=2",
     ]
     words += ["training.warmup_steps=0", f"evaluation.max_seq_tokens={seq}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         return resolve(compose("train", words), machine.read(), Path.cwd(), {})
 
 
@@ -62,16 +62,15 @@ def measure(point: tuple[int, int, int, str]) -> dict:
 
     from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
-    from medexp.models import backend as stack
-    from medexp.models import loading as model
-    from medexp.models import weights
+    from medexp.models import backend, weights
+    from medexp.models import loading as model_loading
     from medexp.training import trainer
 
     run = run_of(*point)
-    modules = stack.load_backend(run.hardware, Path("/tmp/compiled-cpu"))
+    modules = backend.load_backend(run.hardware, Path("/tmp/compiled-cpu"))
     before = resident("VmRSS")
     found = weights.find_weights(run.model)
-    tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)
+    tuned = model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
     gc.collect()
     loaded = resident("VmRSS")
     rows = [
@@ -103,16 +102,16 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def predicted(point: tuple[int, int, int, str]) -> int:
+def predict_host_bytes(point: tuple[int, int, int, str]) -> int:
     """The planned host memory of `point`."""
     from medexp.planning.budget import compute_budget
     from medexp.planning.memory_terms import Levers, Phase, Place
 
     terms = compute_budget(run_of(*point), Levers(point[0], 1, compiled=False)).terms
     return sum(
-        each.num_bytes
-        for each in terms
-        if each.place is Place.host and each.phase in (Phase.always, Phase.training)
+        term.num_bytes
+        for term in terms
+        if term.place is Place.host and term.phase in (Phase.always, Phase.training)
     )
 
 
@@ -133,9 +132,14 @@ def main() -> None:
         if args.read
         else [worker(place) for place in range(len(POINTS))]
     )
-    for each in found:
-        point = each["micro_batch"], each["seq"], each["r"], each["checkpointing"]
-        planned, measured = predicted(point), each["training_bytes"]
+    for measurement in found:
+        point = (
+            measurement["micro_batch"],
+            measurement["seq"],
+            measurement["r"],
+            measurement["checkpointing"],
+        )
+        planned, measured = predict_host_bytes(point), measurement["training_bytes"]
         print(
             f"{point}: measured {measured / GIB:.3f} GiB, planned {planned / GIB:.3f},"
             f" {100 * (planned / measured - 1):+.1f} %"

@@ -25,7 +25,7 @@ def _quote_word(word: str) -> str:
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if is_quoted or value in ("", "null"):
         return word
-    return f"{_KEY}{command_line.quoted(value)}"
+    return f"{_KEY}{command_line.quote(value)}"
 
 
 def decode_input(piped: bytes) -> str:

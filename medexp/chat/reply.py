@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from medexp.data.prompts import THINK_END
 from medexp.evaluation.measures.sections import heading_alone, section_at, sections
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
-from medexp.system.units import duration
+from medexp.system.units import format_duration
 
 REASONING, ANSWER = "Reasoning:\n", "\n\nAnswer:\n"
 
@@ -168,11 +168,11 @@ def describe_end(reply: Reply, max_new_tokens: int) -> str:
         if reply.is_reasoning_closed or not reply.expects_reasoning
         else "; its reasoning never ended"
     )
-    return f"{reply.tokens} tokens in {duration(reply.seconds)}, {how}{unclosed}"
+    return f"{reply.tokens} tokens in {format_duration(reply.seconds)}, {how}{unclosed}"
 
 
 def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]:
-    """Return `reply` as JSON values; "sections" maps each of the four that is there to its items."""
+    """Return `reply` as JSON values; "sections" maps those of the four that it has to their items."""
     items: dict[str, list[str]] = {}
     for section in sections(reply.text):
         items.setdefault(section.name, []).extend(section.items)

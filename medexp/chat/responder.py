@@ -19,7 +19,7 @@ from medexp.errors import ConfigError
 from medexp.evaluation import generation
 from medexp.evaluation.generation import Sampling
 from medexp.evaluation.record import Answer
-from medexp.models import loading
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import Meter, memory_phase
 from medexp.models.session import Session, load_model_under_ceiling
@@ -137,7 +137,7 @@ class Responder:
                 )
         except BaseException:
             # An error in the middle of a token must not be in the way of the next question.
-            loading.recover_from_failed_step(self.model)
+            model_loading.recover_from_failed_step(self.model)
             raise
         return replace(
             _update_reply(empty, answer, started_at),

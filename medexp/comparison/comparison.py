@@ -17,7 +17,7 @@ from medexp.comparison.contrasts import (
     count_shared_cases,
     list_answered_questions,
 )
-from medexp.config.flatten import differing
+from medexp.config.flatten import find_differing_settings
 from medexp.evaluation.paired_stats import PairedComparison
 from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
 
@@ -156,7 +156,7 @@ class RunComparison:
         digests = [run.trained_on for run in configured]
         differences: dict[str, list[str | None]] = {}
         if len(configured) > 1:
-            differences |= differing([run.settings for run in configured])
+            differences |= find_differing_settings([run.settings for run in configured])
         if len({*digests} - {None}) > 1:
             differences[TRAINING_DATA] = digests
         return differences
@@ -178,12 +178,7 @@ class AnswerPair:
     @property
     def figures(self) -> tuple[str, str]:
         """What counts for and against both answers, in words."""
-        return _describe_score(self.before), _describe_score(self.after)
-
-
-def _describe_score(answer: ScoredAnswer) -> str:
-    structure, unsupported = answer.values["structure"], len(answer.claims)
-    return f"{structure:.2f} for its sections, {unsupported} unsupported"
+        return self.before.describe(), self.after.describe()
 
 
 def find_answers(run: ComparedRun, place: int | None) -> AnswerPair | None:

@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medexp.comparison.comparison import ComparedRun, Cost, RunComparison, integrate_energy_wh
 from medexp.comparison.contrasts import EvaluatedRun
-from medexp.config.flatten import settings
-from medexp.config.resolve import movable
+from medexp.config.flatten import list_settings
+from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Lora, Model, ModelShape, RunConfig, Tracking
 from medexp.errors import BadInput, RunError
 from medexp.evaluation import scorecard
@@ -24,8 +24,7 @@ from medexp.models import adapter_files
 from medexp.planning.memory_terms import count_lora_parameters
 from medexp.planning.planner import LEVER_PARAMS
 from medexp.system.units import bytes_of_gib
-from medexp.tracking import finished_run as finished
-from medexp.tracking import queries as kept_runs
+from medexp.tracking import finished_run, queries
 from medexp.tracking.artifact_names import ADAPTER, RECORD
 from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.queries import StoredRun
@@ -47,7 +46,7 @@ def load_runs(names: Sequence[str], tracking: Tracking, launch_dir: Path) -> Run
     Raises: RunError for one that is not there, or two that are the same; DataError for a stored
         evaluation that cannot be read.
     """
-    runs = [finished.find_run(name, tracking.root or "", launch_dir) for name in names]
+    runs = [finished_run.find_run(name, tracking.root or "", launch_dir) for name in names]
     _refuse_repeated(runs)
     more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
     title = f"Compared: {', '.join(run.name for run in runs[:NAMED])}{more}"
@@ -72,14 +71,14 @@ def load_study_trials(name: str, tracking: Tracking, launch_dir: Path) -> RunCom
 
     Raises: RunError if there is no such study, or if fewer than two trials have finished.
     """
-    ids, objective = kept_runs.find_study(tracking, name)
+    ids, objective = queries.find_study(tracking, name)
     if len(ids) < FEWEST:
         raise RunError(
             f"study={name} has {len(ids)} finished trials with {objective} and {FEWEST} are needed;"
             " let the sweep go on"
         )
     which = f"the best {MOST} of {len(ids)}" if len(ids) > MOST else f"all {len(ids)}"
-    runs = [finished.find_run(run_id, tracking.root or "", launch_dir) for run_id in ids[:MOST]]
+    runs = [finished_run.find_run(run_id, tracking.root or "", launch_dir) for run_id in ids[:MOST]]
     title = f"Study {name}: {which} finished trials by {objective}, best first"
     return replace(_load_comparison(title, runs, tracking), caution=CAUTION)
 
@@ -117,10 +116,10 @@ def _read_settings(run: FinishedRun) -> dict[str, str]:
     """
     if run.composed is None:
         return {}
-    groups = movable(OmegaConf.to_container(OmegaConf.load(run.composed)))
+    groups = make_movable(OmegaConf.to_container(OmegaConf.load(run.composed)))
     if not isinstance(groups, dict):
         return {}
-    composed_of = settings({str(name): group for name, group in groups.items()})
+    composed_of = list_settings({str(name): group for name, group in groups.items()})
     params = run.kept.params if run.kept is not None else {}
     # MLflow has Python's words where a config has YAML's.
     yaml_words = {"None": "null", "True": "true", "False": "false"}
@@ -162,7 +161,7 @@ def _find_training_run(run: FinishedRun, tracking: Tracking) -> StoredRun | None
     """Return the run that trained: of an evaluation the one it measured."""
     kept = run.kept
     if kept is not None and "medexp.evaluates" in kept.tags and "mlflow.parentRunId" in kept.tags:
-        return kept_runs.find_run(tracking, kept.tags["mlflow.parentRunId"], (ADAPTER,))
+        return queries.find_run(tracking, kept.tags["mlflow.parentRunId"], (ADAPTER,))
     return kept
 
 

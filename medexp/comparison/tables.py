@@ -11,7 +11,7 @@ from medexp.comparison.comparison import (
 )
 from medexp.evaluation.paired_stats import min_pairs_needed
 from medexp.evaluation.scorecard import Measure
-from medexp.system.units import GIB, duration, figure
+from medexp.system.units import GIB, format_duration, format_figure
 
 SHARED = {
     "model.name": "{} fine-tuned",
@@ -31,15 +31,15 @@ _BEYOND_ADAPTER = {
     "evaluation.max_new_tokens": ("evaluation.max_new_tokens",),
 }
 _COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "loss_before": ("held-out loss, before", figure),
-    "loss_after": ("held-out loss, after", figure),
+    "loss_before": ("held-out loss, before", format_figure),
+    "loss_after": ("held-out loss, after", format_figure),
     "planned_bytes": ("GiB of VRAM planned", lambda num_bytes: f"{num_bytes / GIB:.2f}"),
     "measured_bytes": ("GiB of VRAM measured", lambda num_bytes: f"{num_bytes / GIB:.2f}"),
     "ceiling_bytes": ("GiB of VRAM allowed", lambda num_bytes: f"{num_bytes / GIB:.2f}"),
     "steps": ("steps", lambda count: f"{count:,}"),
     "trained": ("parameters trained", lambda count: f"{count:,}"),
     "tokens_per_s": ("tokens/s", lambda speed: f"{speed:,.0f}"),
-    "elapsed_s": ("whole run", duration),
+    "elapsed_s": ("whole run", format_duration),
     "energy_wh": ("GPU energy, Wh", lambda energy: f"{energy:,.1f}"),
 }
 # Measures that are shown whatever came of them, by how their keys begin.
@@ -224,7 +224,7 @@ def build_change_rows(
         for run in comparison.runs:
             result = find_measure_result(run, measure.key)
             if result is not None and result.comparison is not None:
-                values = f"{figure(result.before)} -> {figure(result.after)}"
+                values = f"{format_figure(result.before)} -> {format_figure(result.after)}"
                 change = result.comparison.figures()
                 rows.append((title, run.label, values, result.verdict, change))
                 title = ""
@@ -245,7 +245,7 @@ def build_contrast_rows(
             if contrast is None or contrast.comparison is None:
                 continue
             change = contrast.comparison
-            means = f"{figure(change.before)} | {figure(change.after)}"
+            means = f"{format_figure(change.before)} | {format_figure(change.after)}"
             p_values = f"{change.p_value:.2g} | {contrast.adjusted_p:.2g}"
             shown = (contrast.verdict, change.interval(), p_values, str(change.pairs))
             rows.append((title, other.run.label, means, *shown))

@@ -20,8 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 
-from medexp.config.hydra_errors import keys_of, kinds_of, unknown
-from medexp.config.other_names import in_our_words
+from medexp.config.hydra_errors import explain_unknown_key, list_keys, list_types
+from medexp.config.other_names import translate_name
 from medexp.errors import ConfigError, nearest
 from medexp.system.home import expand_home
 
@@ -60,7 +60,7 @@ class CommandLine:
     """
 
     def __init__(self, words: Sequence[str], schema: type):
-        self.keys, self._schema = dict(keys_of(schema)), schema
+        self.keys, self._schema = dict(list_keys(schema)), schema
         self._has_sweeps, self._is_sweep = "sweep" in self.keys, False
         self.options, self.overrides = self._parted(words)
 
@@ -109,7 +109,7 @@ class CommandLine:
             meant = f"write {shlex.quote(override)}"
         else:
             meant = (
-                in_our_words(name, value or None, self.keys)
+                translate_name(name, value or None, self.keys)
                 or f"--help lists them{self._guess(name)}"
             )
         return f"{option} is no option; settings are written key=value, without dashes: {meant}"
@@ -139,7 +139,7 @@ class CommandLine:
         elif self._dictionary(asked.key):
             return f"++{self._as_hydra_reads(replace(asked, sign=''), place)}"
         elif asked.key not in self.keys and (
-            meant := in_our_words(asked.key, asked.value, self.keys)
+            meant := translate_name(asked.key, asked.value, self.keys)
         ):
             before = self.overrides[place - 1] if place else ""
             cut = (
@@ -159,7 +159,7 @@ class CommandLine:
         """`asked` as it is where Hydra reads it as meant, else with quotes or brackets that can
         only mean the same.
         """
-        kinds = kinds_of(self._kind(asked.key))
+        kinds = list_types(self._kind(asked.key))
         found = _parsed(str(asked))
         if found is None:
             return self._quoted(asked, kinds, place)
@@ -182,13 +182,13 @@ class CommandLine:
                 replace(
                     asked,
                     value=(
-                        f"[{quoted(value.text) if isinstance(value, QuotedString) else asked.value}]"
+                        f"[{quote(value.text) if isinstance(value, QuotedString) else asked.value}]"
                     ),
                 )
             )
         # 1e5 and 007 are text there, as a commit's hash is
         if str in kinds and isinstance(value, int | float):
-            return str(replace(asked, value=quoted(asked.value.strip())))
+            return str(replace(asked, value=quote(asked.value.strip())))
         return str(asked)
 
     def _quoted(self, asked: Word, kinds: tuple[Any, ...], place: int) -> str:
@@ -204,7 +204,7 @@ class CommandLine:
         if _is_list(kinds) and not begins_as_parts:
             candidates = [f"[{each}]" for each in candidates]
         if str in kinds or not begins_as_parts:
-            candidates.append(quoted(asked.value.strip()))
+            candidates.append(quote(asked.value.strip()))
         for each in candidates:
             if _parses(str(replace(asked, value=each))):
                 return str(replace(asked, value=each))
@@ -221,7 +221,7 @@ class CommandLine:
         ):
             return str(_bracketed(asked))
         if is_plain and str in kinds:
-            return str(replace(asked, value=quoted(asked.value.strip())))
+            return str(replace(asked, value=quote(asked.value.strip())))
         meant = ""
         if float in kinds and _DECIMAL.fullmatch(asked.value):
             meant = f"a decimal point is a point: {asked.key}={asked.value.replace(',', '.')}; "
@@ -252,7 +252,7 @@ class CommandLine:
         if before and "=" in before[-1]:
             parts = [word, *takewhile(lambda each: "=" not in each, after)]
             key, _, value = before[-1].partition("=")
-            if _is_list(kinds_of(self._kind(key))) and not value.startswith("["):
+            if _is_list(list_types(self._kind(key))) and not value.startswith("["):
                 whole = shlex.quote(
                     f"{key}=[{','.join(each.strip(',') for each in [value, *parts])}]"
                 )
@@ -262,7 +262,9 @@ class CommandLine:
                 f"{word!r} is no key=value; if it belongs to what is before it, write {whole}"
             )
         if "=" in word:
-            return ConfigError(unknown(word.partition("=")[0].strip() or word, self._schema))
+            return ConfigError(
+                explain_unknown_key(word.partition("=")[0].strip() or word, self._schema)
+            )
         return ConfigError(
             f"{word!r} is no key=value{self._guess(word)}; --help lists what can be set"
         )
@@ -282,7 +284,7 @@ class CommandLine:
         return ConfigError(
             f"{asked} cannot be read: a list is written {shlex.quote(f'{asked.key}=[A,B]')}, a"
             f" dictionary {shlex.quote(f'{asked.key}={{A: 1, B: 2}}')}, text"
-            f" {shlex.quote(f'{asked.key}={quoted(asked.value)}')}"
+            f" {shlex.quote(f'{asked.key}={quote(asked.value)}')}"
         )
 
     def _kind(self, key: str) -> Any:
@@ -298,7 +300,7 @@ class CommandLine:
         return next((each for each in named if get_origin(self.keys.get(each)) is dict), None)
 
 
-def readable(words: Sequence[str], schema: type) -> list[str]:
+def make_readable(words: Sequence[str], schema: type) -> list[str]:
     """`words` of a command whose config is a `schema`, as Hydra's parser and grammar read them.
 
     Raises: ConfigError with a sentence for each that cannot be read.
@@ -306,7 +308,7 @@ def readable(words: Sequence[str], schema: type) -> list[str]:
     return CommandLine(words, schema).readable()
 
 
-def quoted(value: str) -> str:
+def quote(value: str) -> str:
     """`value` in quotes that Hydra and OmegaConf read back letter by letter.
 
     A quote takes a backslash for Hydra, after doubling those before it (and at the end, where our
@@ -381,7 +383,7 @@ def _with_parts_quoted(value: str) -> str:
 
     def end_part() -> None:
         text = part.strip()
-        written.append(text if not text or _parses(f"x={text}") else quoted(text))
+        written.append(text if not text or _parses(f"x={text}") else quote(text))
 
     for piece in _PIECE.findall(value):
         opens = (piece in ("[", "{") and not part.strip()) or (

@@ -1,5 +1,5 @@
-"""What a door takes beside a run: its own options, and the root config that holds both. A run knows
-none of them.
+"""What a command takes beside a run: its own options, and the root config that holds both. A run
+knows none of them.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Format(Enum):
 
 
 @dataclass
-class OfARun(Group):
-    """Options of a door that goes on from a finished run: which."""
+class FinishedRunOptions(Group):
+    """Options of a command that goes on from a finished run: which run."""
 
     run: str | None = MISSING
 
@@ -50,7 +50,7 @@ class SweepOptions(Group):
 
 
 @dataclass
-class TrainOptions(OfARun):
+class TrainOptions(FinishedRunOptions):
     """The finished run that `python -m medexp.train experiment=from_run` makes again; `from_run` is
     what that experiment sets.
     """
@@ -145,7 +145,7 @@ class CompareConfig(RunConfig):
 
 
 @dataclass
-class EvaluateOptions(OfARun):
+class EvaluateOptions(FinishedRunOptions):
     """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the
     answers stored with it.
     """
@@ -178,7 +178,7 @@ class Reasoning(Enum):
 
 
 @dataclass
-class AskOptions(OfARun):
+class AskOptions(FinishedRunOptions):
     """Which finished run `python -m medexp.ask` asks what, how its answers are drawn
     (`max_new_tokens` null: as many as the run was evaluated with), and how they are shown."""
 
@@ -243,7 +243,7 @@ class GgufType(Enum):
 
 
 @dataclass
-class ExportOptions(OfARun):
+class ExportOptions(FinishedRunOptions):
     """Which finished run is exported, as what, to where; and whether it goes to the Hub."""
 
     inside: ClassVar[str] = "export."

@@ -15,11 +15,12 @@ _ANSWER = "{answer}"
 def find_answer_starts(
     prompt: Prompt, cases: Sequence[Case], encoded: Sequence[EncodedCase], vocabulary: Vocabulary
 ) -> list[int]:
-    """For each case the position in `input_ids` where its answer begins; a token that holds the end
-    of the reasoning and the beginning of the answer counts as answer. EOS belongs to the answer."""
+    """Return for each case the position in `input_ids` where its answer begins; a token that holds
+    the end of the reasoning and the beginning of the answer counts as answer. EOS belongs to the
+    answer."""
     return [
-        _find_answer_start(prompt, case, each, vocabulary)
-        for case, each in zip(cases, encoded, strict=True)
+        _find_answer_start(prompt, case, encoded_case, vocabulary)
+        for case, encoded_case in zip(cases, encoded, strict=True)
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 
 def batch_in_order(num_cases: int, micro_batch: int) -> list[list[int]]:
-    """`micro_batch` cases each, in the order given."""
+    """Return batches of `micro_batch` cases, in the order given."""
     return [
         list(range(start, min(start + micro_batch, num_cases)))
         for start in range(0, num_cases, micro_batch)
@@ -19,9 +19,9 @@ def batch_in_order(num_cases: int, micro_batch: int) -> list[list[int]]:
 def batch_for_least_time(
     lengths: Sequence[int], may: Callable[[int, int], bool], seconds: Callable[[int], float]
 ) -> list[list[int]]:
-    """Indices of `lengths` (tokens a case) in micro-batches, those of the longest cases first, that
-    together take the least time: `may(cases, longest)` says how many cases may go together,
-    `seconds(tokens)` how long they take, padding counted.
+    """Return indices of `lengths` (tokens a case) in micro-batches, those of the longest cases
+    first, that together take the least time: `may(cases, longest)` says how many cases may go
+    together, `seconds(tokens)` how long they take, padding counted.
 
     Cases are sorted by length and cut, exactly: no cut of the sorted cases is faster. One case
     alone always may.
@@ -46,9 +46,9 @@ def batch_for_least_time(
 
 
 def batch_into_fewest(lengths: Sequence[int], may: Callable[[int, int], bool]) -> list[list[int]]:
-    """Indices of `lengths` (tokens each) in as few groups as may be, those of the longest first:
-    `may(count, longest)` says what may go together, and what it says of many and long ones it says
-    of fewer and shorter ones. One alone always may."""
+    """Return indices of `lengths` (tokens of each case) in as few groups as may be, those of the
+    longest first: `may(count, longest)` says what may go together, and what it says of many and
+    long ones it says of fewer and shorter ones. One alone always may."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if groups and may(len(groups[-1]) + 1, lengths[groups[-1][0]]):

@@ -25,7 +25,8 @@ class SideCounts:
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """A part of the training cases: how many it has, and how many draws of the whole run it gives."""
+    """A part of the training cases: how many it has, and how many draws of the whole run it
+    gives."""
 
     name: str
     weight: float
@@ -58,11 +59,11 @@ class CaseCounts:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     def sentence(self) -> str:
-        """The counts as one line for the screen."""
+        """Return the counts as one line for the screen."""
         parts = [
             f"{self.records} records",
             f"{self.train.kept} to train on",
@@ -85,7 +86,8 @@ class CaseCounts:
         return "; ".join([said, *self.notes])
 
     def _mixture(self) -> str:
-        """Each part's draws and how often its cases come round, where there are several parts."""
+        """Return how many draws each part gives and how often its cases come round; nothing for one
+        part."""
         if len(self.parts) < 2:
             return ""
         draws = sum(part.drawn for part in self.parts)
@@ -99,7 +101,8 @@ class CaseCounts:
 def count_cases(
     split: Split, train: EncodedCases, held_out: EncodedCases, parts: Sequence[SourceCounts] = ()
 ) -> CaseCounts:
-    """The audit of a split and its two encoded sides (neither may be empty), drawn from in `parts`."""
+    """Return the counts of a split and of its two encoded sides (neither may be empty), drawn from
+    in `parts`."""
     reading = split.reading
     return CaseCounts(
         records=split.records + reading.faulty,
@@ -118,8 +121,8 @@ def count_cases(
 
 
 def _count_side(side: EncodedCases) -> SideCounts:
-    lengths: Sequence[int] = sorted(len(each.input_ids) for each in side.encoded)
-    label_tokens = sum(label != IGNORED for each in side.encoded for label in each.labels)
+    lengths: Sequence[int] = sorted(len(encoded.input_ids) for encoded in side.encoded)
+    label_tokens = sum(label != IGNORED for encoded in side.encoded for label in encoded.labels)
     return SideCounts(
         len(lengths),
         side.dropped,

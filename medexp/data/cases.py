@@ -30,7 +30,8 @@ class Case:
 
     @property
     def key(self) -> str:
-        """The question without case and white space: two cases with one key are the same question."""
+        """The question without case and white space: two cases with one key are the same
+        question."""
         return " ".join(self.question.casefold().split())
 
     @property
@@ -44,8 +45,8 @@ class Case:
 @dataclass(frozen=True)
 class ReadingReport:
     """What was met before rows were cases: `faulty` rows left out, `blank` ones, answers whose
-    reasoning was `split_reasoning` at its marks, and `notes` on files that are not what their ending
-    says."""
+    reasoning was split off at its marks, and `notes` on files that are not what their
+    ending says."""
 
     faulty: int = 0
     blank: int = 0
@@ -57,16 +58,14 @@ AS_EXPECTED = ReadingReport()
 
 
 def parse_case(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
-    """The case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
+    """Return the case in `record`, whose `place` ("row 7 of cases.json") is named in errors.
 
     Where no column has its reasoning and the answer begins with a chain of thought in <think>
     marks, it is told apart there.
     Raises: DataError if a column is missing, or a value is empty or not text.
     """
-    question, answer = (
-        _parse_text(record, columns.question, place),
-        _parse_text(record, columns.answer, place),
-    )
+    question = _parse_text(record, columns.question, place)
+    answer = _parse_text(record, columns.answer, place)
     reasoning = _parse_reasoning(record, columns, answer, place)
     if not reasoning and holds_marks(answer):
         reasoning, answer = _split_reasoning(answer, columns.answer, place)
@@ -89,7 +88,7 @@ def missing_column_error(name: str, record: Mapping[str, Any], place: str) -> Da
 
 
 def is_blank(value: object) -> bool:
-    """Is there nothing in a cell: null, NaN, or white space alone?"""
+    """Return whether a cell holds nothing: null, NaN, or white space alone."""
     return (
         value is None
         or (isinstance(value, float) and isnan(value))
@@ -98,9 +97,8 @@ def is_blank(value: object) -> bool:
 
 
 def _parse_reasoning(record: Mapping[str, Any], columns: Columns, answer: str, place: str) -> str:
-    """The value of the reasoning column, without marks around it; "" where there is none and the
-    answer has marks of its own.
-    """
+    """Return the value of the reasoning column, without marks around it; "" where there is none and
+    the answer has marks of its own."""
     if columns.reasoning is None or (
         holds_marks(answer) and is_blank(record.get(columns.reasoning))
     ):
@@ -132,9 +130,8 @@ def _parse_text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 
 def _format_extra(name: str, value: object, place: str) -> str:
-    """A value of another column as text; a list as its items between semicolons, as `synonyms` are
-    written.
-    """
+    """Return a value of another column as text; a list as its items between semicolons, as
+    `synonyms` are written."""
     try:
         text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     except RecursionError as error:
@@ -152,9 +149,8 @@ def _refuse_non_text(text: str, name: str, place: str) -> None:
 
 
 def compute_digest(cases: Iterable[Case]) -> str:
-    """A short SHA-256 over `cases` in order, other columns included: equal exactly when the cases
-    are.
-    """
+    """Return a short SHA-256 over `cases` in order, other columns included: equal exactly when the
+    cases are."""
     sha = hashlib.sha256()
     for case in cases:
         whole = [case.question, case.reasoning, case.answer, dict(case.extra)]

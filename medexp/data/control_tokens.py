@@ -13,7 +13,8 @@ from typing import Any
 
 from medexp.config.schema import Prompt
 
-Encodings = Sequence[Any]  # of the tokenizers library: ids, offsets
+# Of the tokenizers library: ids, offsets.
+Encodings = Sequence[Any]
 
 
 class TextEncoder:
@@ -37,7 +38,7 @@ class TextEncoder:
         self._plain_in = compile_marks(self.plain)
 
     def encode(self, texts: Sequence[str]) -> Encodings:
-        """The encoding of each of `texts`, nothing added."""
+        """Return the encoding of each of `texts`, nothing added."""
         marked = [self._plain_in.search(text) is not None for text in texts]
         if not any(marked):
             return list(self._backend.encode_batch(texts, add_special_tokens=False))
@@ -80,9 +81,8 @@ def remove_added_tokens(backend: Any, marks: Collection[str]) -> Any:
 
 
 def _is_control_token(content: str) -> bool:
-    """Is this added token a control token? Some tokenizers add letters and runs of spaces, too, and
-    those are plain vocabulary.
-    """
+    """Return whether this added token is a control token. Some tokenizers add letters and runs of
+    spaces, too, and those are plain vocabulary."""
     return len(content) > 1 and bool(content.strip(" \t\r\n\u2581"))
 
 

@@ -13,11 +13,13 @@ from medexp.data.prompts import render_case
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import DataError
 
-IGNORED = -100  # the label that every Hugging Face loss skips
+# The label that every Hugging Face loss skips.
+IGNORED = -100
 # After a full stop and the space behind it, after a Chinese or Japanese one with its closing
 # quotes, and where a line ends.
 _SENTENCE_END = re.compile(r"""[.!?](?=\s)|[。！？；][”’」』）"']*|(?<=\S)(?=[^\S\n]*\n)""")
-NAMED = 10  # refused cases that are named one by one
+# Refused cases that are named one by one.
+NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Vocabulary:
     control_ids: frozenset[int] = frozenset()
 
     def holds_stray_control(self, ids: Sequence[int], without_case: Sequence[int]) -> bool:
-        """Do `ids` hold more control tokens than the same words `without_case`?"""
+        """Return whether `ids` hold more control tokens than the same words `without_case`."""
         return self._count(ids) != self._count(without_case)
 
     def _count(self, ids: Sequence[int]) -> int:
@@ -68,9 +70,8 @@ class EncodedCases:
 
 
 def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> EncodedCase:
-    """The tokens of `case`. Prompt and completion are tokenised apart, so that the inference prompt
-    is an exact prefix.
-    """
+    """Return the tokens of `case`. Prompt and completion are tokenised apart, so that the inference
+    prompt is an exact prefix."""
     text = render_case(prompt, case)
     start = encode_prompt(text.prompt, vocabulary)
     completion = [*vocabulary.encode(text.completion), vocabulary.eos_id]
@@ -79,7 +80,8 @@ def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: Los
 
 
 def encode_prompt(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
-    """The tokens a model is asked with: one BOS (where the tokenizer has one) and `prompt_text`."""
+    """Return the tokens that ask a model: one BOS (where the tokenizer has one) and
+    `prompt_text`."""
     bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
     return bos + vocabulary.encode(prompt_text)
 
@@ -92,7 +94,7 @@ def encode_cases(
     overlong: Overlong,
     loss_on: LossOn,
 ) -> EncodedCases:
-    """Every case of at most `max_tokens` tokens, longer ones treated as `overlong` says.
+    """Return every case of at most `max_tokens` tokens, longer ones treated as `overlong` says.
 
     Raises: DataError on the first over-long case with `overlong=error`, and on cases that hold a
         mark of the prompt, all at once.
@@ -180,14 +182,14 @@ def _refuse_control_tokens(found: Sequence[tuple[Case, str]]) -> None:
 def _trim_reasoning(
     prompt: Prompt, case: Case, vocabulary: Vocabulary, max_tokens: int
 ) -> Case | None:
-    """`case` with the longest run of opening sentences of its reasoning that fits, at least one;
-    None if not even that fits.
-    """
+    """Return `case` with the longest run of opening sentences of its reasoning that fits, at least
+    one; None if not even that fits."""
     shorter = [
         replace(case, reasoning=case.reasoning[: end.end()])
         for end in _SENTENCE_END.finditer(case.reasoning)
     ]
-    low, high = 0, len(shorter)  # `low` sentences fit, more than `high` do not
+    # `low` sentences fit, more than `high` do not.
+    low, high = 0, len(shorter)
     while low < high:
         middle = (low + high + 1) // 2
         if (
@@ -201,9 +203,8 @@ def _trim_reasoning(
 
 
 def make_vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
-    """The part of `tokenizer` that encoding in the words of `prompt` needs; no special tokens are
-    added to a text.
-    """
+    """Return the part of `tokenizer` that encoding in the words of `prompt` needs; no special
+    tokens are added to a text."""
     encoder = TextEncoder(tokenizer, prompt)
 
     def encode(text: str) -> list[int]:

@@ -28,7 +28,8 @@ _CHATS = {
         "a chat of from and value, as ShareGPT has it",
     ),
 }
-_DIRECT = " prompt=direct dataset.overlong=drop"  # for answers without a chain of thought
+# For answers without a chain of thought.
+_DIRECT = " prompt=direct dataset.overlong=drop"
 
 
 def suggest_layout(
@@ -40,11 +41,11 @@ def suggest_layout(
 
 
 def _chat(records: Sequence[Record], columns: Columns, name: str, file: Path | None) -> str | None:
-    key = next((each for each in _TURNS if each in records[0]), None)
+    key = next((column for column in _TURNS if column in records[0]), None)
     turns = records[0][key] if key is not None else None
     if file is None or not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
         return None
-    speaker = next((each for each in _CHATS if each in turns[0]), None)
+    speaker = next((field for field in _CHATS if field in turns[0]), None)
     if speaker is None:
         return None
     text, asking, answering, what = _CHATS[speaker]
@@ -70,8 +71,8 @@ def _alpaca(
     if not {"instruction", "output"} <= set(records[0]):
         return None
     reasons = THINK_END in str(records[0]["output"])
-    with_input = sum(not is_blank(each.get("input")) for each in records)
-    is_one = len({str(each.get("instruction")) for each in records}) == 1
+    with_input = sum(not is_blank(record.get("input")) for record in records)
+    is_one = len({str(record.get("instruction")) for record in records}) == 1
     what = f"{name} is in the Alpaca layout (instruction, input, output)"
     if with_input == 0 or (with_input == len(records) and is_one):
         question = "input" if with_input else "instruction"
@@ -117,7 +118,7 @@ def guess_column_overrides(record: Record) -> str | None:
     """
     known = {str(name).strip().casefold(): str(name) for name in record}
     found = {
-        part: next((known[each] for each in names if each in known), None)
+        part: next((known[name] for name in names if name in known), None)
         for part, names in _NAMES.items()
     }
     if found["question"] is None or found["answer"] is None:

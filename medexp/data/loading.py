@@ -24,15 +24,16 @@ from medexp.data.think_marks import THINK_END, holds_marks
 from medexp.errors import DataError
 from medexp.system import hub
 
-_ASKED_FOR = "asks for it"  # how the fault of a row without reasoning ends
+# How the fault of a row without reasoning ends.
+_ASKED_FOR = "asks for it"
 
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a
-    digest of their texts.
+    """All cases of a dataset in file order, where they came from, at which commit (Hub only),
+    and a digest of their texts.
 
-    `by_source` holds them source by source, as `config.parts.sources` lists them; `reading` says
+    `by_source` holds them source by source, as `config.dataset_sources.list_sources` lists them; `reading` says
     what else stood there."""
 
     cases: tuple[Case, ...]
@@ -44,26 +45,29 @@ class Cases:
 
 
 def load_cases(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
-    """The cases of every source of `dataset`: from its `path` where that is set, else from the Hub.
-    With `prompt`, a row that this cannot be trained with is as faulty as one that is no case.
+    """Return the cases of every source of `dataset`: from its `path` where that is set, else from
+    the Hub. With `prompt`, a row that this cannot be trained with is as faulty as one that is no
+    case.
 
     Raises: DataError naming the file and, where some are broken, the first rows or lines.
     """
-    loaded = [_load_source(source, dataset, prompt) for source in dataset_sources.sources(dataset)]
+    loaded = [
+        _load_source(source, dataset, prompt) for source in dataset_sources.list_sources(dataset)
+    ]
     if len(loaded) == 1:
         return loaded[0]
-    commits = [each.commit for each in loaded if each.commit]
+    commits = [source.commit for source in loaded if source.commit]
     return Cases(
-        cases=tuple(case for each in loaded for case in each.cases),
-        origin=" + ".join(each.origin for each in loaded),
+        cases=tuple(case for source in loaded for case in source.cases),
+        origin=" + ".join(source.origin for source in loaded),
         commit=" + ".join(commits) or None,
-        digest=compute_digest(case for each in loaded for case in each.cases),
-        by_source=tuple(each.cases for each in loaded),
+        digest=compute_digest(case for source in loaded for case in source.cases),
+        by_source=tuple(source.cases for source in loaded),
         reading=ReadingReport(
-            faulty=sum(each.reading.faulty for each in loaded),
-            blank=sum(each.reading.blank for each in loaded),
-            told_apart=sum(each.reading.told_apart for each in loaded),
-            notes=tuple(note for each in loaded for note in each.reading.notes),
+            faulty=sum(source.reading.faulty for source in loaded),
+            blank=sum(source.reading.blank for source in loaded),
+            told_apart=sum(source.reading.told_apart for source in loaded),
+            notes=tuple(note for source in loaded for note in source.reading.notes),
         ),
     )
 
@@ -118,9 +122,9 @@ def _refuse_layout(
     has_marks = any(THINK_END in str(record.get(columns.answer)) for record in records)
     wanted = (columns.question, None if has_marks else columns.reasoning, columns.answer)
     missing = [
-        each
-        for each in wanted
-        if each is not None and not any(each in record for record in records)
+        column
+        for column in wanted
+        if column is not None and not any(column in record for record in records)
     ]
     if not rows or not missing:
         return
@@ -134,7 +138,7 @@ def _refuse_layout(
 def _parse_cases(
     table: Table, source: MixtureSource, name: str, prompt: Prompt | None
 ) -> Iterator[tuple[Record, Case]]:
-    """Each row and its case; a row that is none is added to the faults of `table`."""
+    """Yield each row and its case; a row that is none is added to the faults of `table`."""
     # where no record has the column, the split says so
     is_grouped = any(source.group_by in record for _, record in table.rows)
     for number, record in table.rows:
@@ -187,7 +191,8 @@ def _faulty_rows_error(table: Table, total: int, name: str) -> DataError:
 
 
 def read_records(path: Path, key: str = "dataset.path") -> list[Record]:
-    """The records of `path`, by its ending and content; `key` is where it was set, for errors.
+    """Return the records of `path`, by its ending and content; `key` is where it was set, for
+    errors.
 
     Raises: DataError if it is missing, of an unknown kind, or broken (with the lines, where the
         format has lines).
@@ -203,7 +208,7 @@ def read_records(path: Path, key: str = "dataset.path") -> list[Record]:
 def _fetch_from_hub(dataset: Source) -> tuple[str, str | None, list[Record]]:
     assert dataset.hub_id is not None
     try:
-        commit = hub.commit_of("dataset", dataset.hub_id, dataset.revision)
+        commit = hub.find_commit("dataset", dataset.hub_id, dataset.revision)
         table = hub.load_table(dataset.hub_id, dataset.config, commit)
     except hub.HubError as error:
         raise DataError(

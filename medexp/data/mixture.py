@@ -18,8 +18,8 @@ from medexp.errors import DataError
 def split_mixture(
     read: Sequence[Sequence[Case]], dataset: Dataset, reading: ReadingReport = AS_EXPECTED
 ) -> Split:
-    """Training and held-out cases of `dataset`, whose sources hold the cases `read` (in the order
-    of `dataset_sources.sources`); `reading`, what else was met there, goes with them.
+    """Training and held-out cases of `dataset`, whose list_sources hold the cases `read` (in the
+    order of `dataset_sources.list_sources`); `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
     `max_cases` the different training cases are shared out by weight too, at least one a part.
@@ -27,7 +27,8 @@ def split_mixture(
     """
     if not dataset.mixture and dataset.held_out_from is None:
         return replace(split_cases(read[0], dataset), reading=reading)
-    sources, trained = dataset_sources.sources(dataset), dataset_sources.trained(dataset)
+    sources = dataset_sources.list_sources(dataset)
+    trained = dataset_sources.list_trained_sources(dataset)
     wanted = _count_held_out(dataset, len(sources))
     both = [
         divide_cases(cases, source.group_by, count, dataset.split_seed)
@@ -61,10 +62,10 @@ def _count_cases(cases: Sequence[Sequence[Case]]) -> int:
 
 
 def _count_held_out(dataset: Dataset, num_sources: int) -> list[int]:
-    trained = dataset_sources.trained(dataset)
+    trained = dataset_sources.list_trained_sources(dataset)
     if dataset.held_out_from is None:
         return share_out(dataset.held_out, [part.weight for part in trained])
-    place = dataset_sources.measured_place(trained, dataset.held_out_from)
+    place = dataset_sources.find_measured_place(trained, dataset.held_out_from)
     measured = num_sources - 1 if place is None else place
     return [dataset.held_out if source == measured else 0 for source in range(num_sources)]
 
@@ -85,7 +86,7 @@ def _refuse_small(
 
 
 def _remove_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:
-    """The pools without questions of an earlier pool."""
+    """Return the pools without questions of an earlier pool."""
     seen: set[str] = set()
     unique: list[list[Case]] = []
     for pool in pools:
@@ -100,7 +101,7 @@ def _limit_pools(
     dataset: Dataset,
     num_held_out: int,
 ) -> list[list[Case]]:
-    """What `max_cases` leaves of each pool: its quota, at least one case.
+    """Return what `max_cases` leaves of each pool: its quota, at least one case.
 
     Raises: DataError if a pool is empty.
     """

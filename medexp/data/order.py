@@ -13,14 +13,16 @@ GROUPED_BATCHES = 16
 
 
 def count_steps(epochs: float, num_cases: int, cases_per_step: int) -> int:
-    """Optimizer steps that see `num_cases` cases `epochs` times, the last step possibly beyond."""
+    """Return how many optimizer steps see `num_cases` cases `epochs` times, the last step possibly
+    beyond."""
     return max(1, ceil(epochs * num_cases / cases_per_step))
 
 
 def make_training_order(
     num_cases: int, num_drawn: int, seed: int, lengths: Sequence[int] | None = None, batch: int = 1
 ) -> list[int]:
-    """`num_drawn` indices into `num_cases` cases: whole shuffled passes, the last one cut short.
+    """Return `num_drawn` indices into `num_cases` cases: whole shuffled passes, the last one cut
+    short.
 
     With `lengths` (tokens a case), each run of GROUPED_BATCHES batches of `batch` cases is sorted
     by length and its batches shuffled, so that a batch holds cases of like length.
@@ -42,7 +44,8 @@ def make_mixed_order(
     lengths: Sequence[int] | None = None,
     batch: int = 1,
 ) -> list[int]:
-    """`num_drawn` indices into the cases of all parts, one part after another (`sizes` cases each).
+    """Return `num_drawn` indices into the cases of all parts, one part after another (`sizes` cases
+    each).
 
     Parts take turns so that after any number of draws none is a whole case ahead of or behind its
     share of `weights`; each part is gone through in shuffled passes of its own, as in
@@ -58,7 +61,7 @@ def make_mixed_order(
 
 
 def count_epoch_draws(sizes: Sequence[int], weights: Sequence[float]) -> int:
-    """Draws until every case of every part was seen: the other parts go round again meanwhile.
+    """Return how many draws see every case of every part: the other parts go round again meanwhile.
 
     Source: "all_exhausted" of datasets.interleave_datasets.
     """
@@ -68,9 +71,9 @@ def count_epoch_draws(sizes: Sequence[int], weights: Sequence[float]) -> int:
 
 
 def share_out(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` shared out by `weights` in whole numbers, largest remainders first."""
+    """Return `total` shared out by `weights` in whole numbers, largest remainders first."""
     exact = [total * share for share in _normalise_weights(weights)]
-    whole = [floor(each) for each in exact]
+    whole = [floor(share) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda part: whole[part] - exact[part])
     for part in by_remainder[: total - sum(whole)]:
         whole[part] += 1
@@ -78,14 +81,14 @@ def share_out(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _normalise_weights(weights: Sequence[float]) -> list[Fraction]:
-    """The weights as written (0.1 is a tenth), made to add up to 1."""
+    """Return the weights as written (0.1 is a tenth), made to add up to 1."""
     exact = [Fraction(str(weight)) for weight in weights]
-    return [each / sum(exact) for each in exact]
+    return [weight / sum(exact) for weight in exact]
 
 
 def _take_turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
-    """Whose turn it is: of the parts whose next turn may have come, the one that must have it
-    soonest.
+    """Return whose turn each draw is: of the parts whose next turn may have come, the one that must
+    have it soonest.
 
     Source: the j-th turn of a part with share w lies between draws floor((j - 1) / w) and ceil(j /
     w); earliest deadline first then keeps every part within one turn of its share (Baruah et al.
@@ -94,7 +97,10 @@ def _take_turns(weights: Sequence[float], num_drawn: int) -> Iterator[int]:
     shares, taken = _normalise_weights(weights), [0] * len(weights)
     for draw in range(num_drawn):
         waiting = [part for part, share in enumerate(shares) if floor(taken[part] / share) <= draw]
-        part = min(waiting, key=lambda each: (ceil((taken[each] + 1) / shares[each]), each))
+        part = min(
+            waiting,
+            key=lambda candidate: (ceil((taken[candidate] + 1) / shares[candidate]), candidate),
+        )
         taken[part] += 1
         yield part
 

@@ -56,11 +56,14 @@ def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared
         "evaluation.max_seq_tokens",
         evaluation.max_seq_tokens,
     )
-    sizes, weights = [len(each.encoded) for each in by_share], [share.weight for share in shares]
+    sizes = [len(encoding.encoded) for encoding in by_share]
+    weights = [share.weight for share in shares]
     steps = training.max_steps or count_steps(
         training.epochs or 1, count_epoch_draws(sizes, weights), training.cases_a_step
     )
-    lengths = [len(each.input_ids) for each in train.encoded] if training.group_by_length else None
+    lengths = (
+        [len(encoded.input_ids) for encoded in train.encoded] if training.group_by_length else None
+    )
     order = make_mixed_order(
         sizes, weights, steps * training.cases_a_step, training.seed, lengths, training.micro_batch
     )
@@ -98,18 +101,18 @@ def _encode_shares(
 
 def _join_encodings(encodings: Sequence[EncodedCases]) -> EncodedCases:
     return EncodedCases(
-        cases=tuple(case for each in encodings for case in each.cases),
-        encoded=tuple(encoded for each in encodings for encoded in each.encoded),
-        dropped=sum(each.dropped for each in encodings),
-        trimmed=sum(each.trimmed for each in encodings),
-        plain=sum(each.plain for each in encodings),
+        cases=tuple(case for encoding in encodings for case in encoding.cases),
+        encoded=tuple(encoded for encoding in encodings for encoded in encoding.encoded),
+        dropped=sum(encoding.dropped for encoding in encodings),
+        trimmed=sum(encoding.trimmed for encoding in encodings),
+        plain=sum(encoding.plain for encoding in encodings),
     )
 
 
 def _count_draws(
     shares: Sequence[Share], sizes: Sequence[int], order: Sequence[int], steps: int
 ) -> list[SourceCounts]:
-    """What each part gives to the run.
+    """Return what each part gives to the run.
 
     Raises: DataError if a part gives nothing.
     """
@@ -127,9 +130,8 @@ def _count_draws(
 
 
 def pick_evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
-    """`count` of `cases` (all, if there are fewer) at even distances: neighbours may share a
-    condition.
-    """
+    """Return `count` of `cases` (all, if there are fewer) at even distances: neighbours may share a
+    condition."""
     count = min(count, len(cases))
     return [cases[index * len(cases) // count] for index in range(count)]
 

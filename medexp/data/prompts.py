@@ -25,35 +25,32 @@ class RenderedCase:
 
 
 def render_question(prompt: Prompt, question: str) -> str:
-    """The text that asks `question`: exactly how the training text of a case with this question
-    begins.
-    """
+    """Return the text that asks `question`: exactly how the training text of a case with this
+    question begins."""
     return _fill(prompt.question, {"question": question})
 
 
 def render_case(prompt: Prompt, case: Case) -> RenderedCase:
-    """`case` in the words of `prompt`. Placeholders are replaced in one pass, so braces inside a
-    case stay as they are.
-    """
+    """Return `case` in the words of `prompt`. Placeholders are replaced in one pass, so braces
+    inside a case stay as they are."""
     completion = _fill(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
     return RenderedCase(render_question(prompt, case.question), completion)
 
 
 def trains_reasoning(prompt: Prompt) -> bool:
-    """Is a chain of thought trained with `prompt`?"""
+    """Return whether a chain of thought is trained with `prompt`."""
     return "{reasoning}" in prompt.completion
 
 
 def closes_reasoning(prompt: Prompt) -> bool:
-    """Does that chain of thought end with THINK_END? With markers of its own it cannot be told from
-    the answer, and all that a model says counts as the answer."""
+    """Return whether that chain of thought ends with THINK_END. With markers of its own it cannot
+    be told from the answer, and all that a model says counts as the answer."""
     return trains_reasoning(prompt) and THINK_END in prompt.completion
 
 
 def locate_values(template: str, values: dict[str, str]) -> dict[str, tuple[int, int]]:
-    """Where each value stands in the filled `template`: its first character and the one after its
-    last.
-    """
+    """Return where each value stands in the filled `template`: its first character and the one
+    after its last."""
     found, moved = {}, 0
     for match in _PLACEHOLDER.finditer(template):
         value = values.get(match[1], match[0])

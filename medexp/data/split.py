@@ -41,7 +41,7 @@ class Split:
 
 
 def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
-    """`cases` without repeated questions, shuffled by `dataset.split_seed`; whole groups
+    """Return `cases` without repeated questions, shuffled by `dataset.split_seed`; whole groups
     (`dataset.group_by`) go to the held-out side until it has `dataset.held_out` cases, the rest (up
     to `dataset.max_cases` together) are for training.
 
@@ -67,9 +67,9 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
 def divide_cases(
     cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int
 ) -> tuple[list[Case], list[Case]]:
-    """(for training, held out): every different question of `cases` on one of two sides, shuffled,
-    groups kept whole. With few cases there may be none for training, or fewer held out than
-    `num_held_out`.
+    """Return the cases to train on and those held out: every different question of `cases` on one
+    of two sides, shuffled, groups kept whole. With few cases there may be none for training, or
+    fewer held out than `num_held_out`.
 
     Raises: DataError if the column to group by is missing.
     """
@@ -83,7 +83,7 @@ def divide_cases(
 
 
 def too_few_cases_error(name: str, unique: int, num_held_out: int) -> DataError:
-    """The error of a source whose `unique` questions leave none to train on."""
+    """Return the error of a source whose `unique` questions leave none to train on."""
     return DataError(
         f"dataset={name} has {unique} different questions and dataset.held_out={num_held_out} "
         "leaves none to train on; lower dataset.held_out or add cases"

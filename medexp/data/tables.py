@@ -24,9 +24,12 @@ Row = tuple[int, Record]
 # characters; csv's own limit is 131,072, and larger than this no C long may be on Windows
 LONGEST_CELL = 2**31 - 1
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-LOOKED_AT = 100  # rows that must agree with a separator
-NAMED = 10  # faulty rows that are named one by one
-_SEP_LINE = re.compile(r"sep=(.)\r?\n")  # Excel's own first line
+# Rows that must agree with a separator.
+LOOKED_AT = 100
+# Faulty rows that are named one by one.
+NAMED = 10
+# Excel's own first line.
+_SEP_LINE = re.compile(r"sep=(.)\r?\n")
 _LONG_INTEGER = re.compile(r"\d{4301,}")
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -78,7 +81,8 @@ def read_table(path: Path, key: str) -> Table:
     if path.suffix.lower() not in readers:
         remedy = "; save the sheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
         raise DataError(
-            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}{remedy}"
+            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are"
+            f" {listing(readers)}{remedy}"
         )
     table = readers[path.suffix.lower()](path)
     filled = [row for row in table.rows if not all(map(is_blank, row[1].values()))]
@@ -104,7 +108,7 @@ def faulty_rows_error(
 
 
 def _decode_file(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
-    """The text of `path` and a note where it is not UTF-8.
+    """Return the text of `path` and a note where it is not UTF-8.
 
     Raises: DataError if no encoding that is tried fits.
     """
@@ -124,9 +128,8 @@ def _decode_file(path: Path, or_western: bool = False) -> tuple[str, list[str]]:
 
 
 def _detect_encoding(raw: bytes) -> str:
-    """What the byte order mark says; without one, UTF-16 where every other byte of the beginning is
-    0, else UTF-8.
-    """
+    """Return the encoding that the byte order mark names; without one, UTF-16 where every other
+    byte of the beginning is 0, else UTF-8."""
     for mark, encoding in _BOMS:
         if raw.startswith(mark):
             return encoding
@@ -137,7 +140,7 @@ def _detect_encoding(raw: bytes) -> str:
 
 
 def _decode_western(raw: bytes) -> str | None:
-    """`raw` as Windows-1252 where that reads as a western language."""
+    """Return `raw` as Windows-1252 where that reads as a western language."""
     try:
         text = raw.decode("cp1252")
     except UnicodeDecodeError:
@@ -146,7 +149,7 @@ def _decode_western(raw: bytes) -> str | None:
 
 
 def _parse_json(text: str) -> Any:
-    """What the JSON `text` holds.
+    """Return what the JSON `text` holds.
 
     Raises: json.JSONDecodeError, also for what is valid and still cannot be read.
     """
@@ -164,7 +167,8 @@ def _parse_json(text: str) -> Any:
 
 
 def _read_json(path: Path) -> Table:
-    """One array of objects, or one object on each line: what it holds tells, not the ending."""
+    """Read one array of objects, or one object on each line: what the file holds tells, not its
+    ending."""
     text, notes = _decode_file(path)
     is_named_lines = path.suffix.lower() == ".jsonl"
     if is_named_lines and not text.lstrip().startswith("["):
@@ -188,7 +192,7 @@ def _read_json(path: Path) -> Table:
 
 
 def _has_object_per_line(text: str) -> bool:
-    """Is the first line an object of its own?"""
+    """Return whether the first line is an object of its own."""
     try:
         return isinstance(_parse_json(text.lstrip().partition("\n")[0]), dict)
     except json.JSONDecodeError:
@@ -261,14 +265,19 @@ def _split_cells(text: str, separator: str) -> Any:
 
 
 def _detect_separator(text: str) -> str:
-    """What parts the cells of `text`: of the separators that part its header, the one that makes
-    most of it and that the first rows agree with; a comma where none does."""
+    """Return what parts the cells of `text`: of the separators that part its header, the one that
+    makes most of it and that the first rows agree with; a comma where none does."""
     header = text.lstrip().partition("\n")[0]
-    parts = {each: _parse_header(header, each) for each in SEPARATORS if each in header}
+    parts = {
+        separator: _parse_header(header, separator)
+        for separator in SEPARATORS
+        if separator in header
+    }
     likely = sorted(
-        (each for each, count in parts.items() if count > 1), key=lambda each: -parts[each]
+        (separator for separator, count in parts.items() if count > 1),
+        key=lambda separator: -parts[separator],
     )
-    return next((each for each in likely if _fits_header(text, each)), ",")
+    return next((separator for separator in likely if _fits_header(text, separator)), ",")
 
 
 def _parse_header(header: str, separator: str) -> int:
@@ -279,7 +288,7 @@ def _parse_header(header: str, separator: str) -> int:
 
 
 def _fits_header(text: str, separator: str) -> bool:
-    """Has no row among the first more cells than the header?"""
+    """Return whether none of the first rows has more cells than the header."""
     try:
         filled = [cells for cells in islice(_split_cells(text, separator), LOOKED_AT) if cells]
     except csv.Error:

@@ -20,5 +20,5 @@ def split_reasoning(text: str) -> tuple[str, str] | None:
 
 
 def holds_marks(text: str) -> bool:
-    """Does `text` hold either mark?"""
+    """Return whether `text` holds either mark."""
     return THINK_START in text or THINK_END in text

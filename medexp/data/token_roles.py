@@ -26,7 +26,8 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A text as tokens: their ids, and the number of characters of the text up to the end of each."""
+    """A text as tokens: their ids, and the number of characters of the text up to the end
+    of each."""
 
     ids: Sequence[int]
     ends: Sequence[int]
@@ -43,7 +44,8 @@ class TokenSpan:
 
 
 def list_texts(prompt: Prompt, cases: Iterable[Case]) -> Iterator[str]:
-    """Every text that is tokenised for `cases`: prompt, completion, prompt, completion, ..."""
+    """Return every text that is tokenised for `cases`: prompt, completion, prompt,
+    completion, ..."""
     for case in cases:
         rendered = render_case(prompt, case)
         yield rendered.prompt
@@ -53,9 +55,8 @@ def list_texts(prompt: Prompt, cases: Iterable[Case]) -> Iterator[str]:
 def split_into_spans(
     prompt: Prompt, case: Case, encoded: EncodedCase, spelled: Mapping[str, TokenizedText]
 ) -> list[TokenSpan]:
-    """The training text of `case`, piece by piece, with the labels that `encoded` has; BOS counts
-    as instructions.
-    """
+    """Return the training text of `case`, piece by piece, with the labels that `encoded` has; BOS
+    counts as instructions."""
     rendered = render_case(prompt, case)
     start, completion = spelled[rendered.prompt], spelled[rendered.completion]
     bos = encoded.prompt_tokens - len(start.ids)
@@ -77,9 +78,8 @@ def split_into_spans(
 def _cut_text(
     text: str, spelled: TokenizedText, where: Mapping[str, tuple[int, int]], between: Role
 ) -> Iterator[tuple[Role, str, int]]:
-    """`text` as (role, text, tokens): the places in `where`, and what stands before, between and
-    after them.
-    """
+    """Return `text` as (role, text, tokens): the places in `where`, and what stands before, between
+    and after them."""
     at = 0
     for name, (first, last) in sorted(where.items(), key=lambda item: item[1]):
         yield between, text[at:first], _count_tokens_ending(spelled, at, first)
@@ -89,5 +89,5 @@ def _cut_text(
 
 
 def _count_tokens_ending(spelled: TokenizedText, first: int, last: int) -> int:
-    """How many tokens end within text[first:last]."""
+    """Return how many tokens end within text[first:last]."""
     return bisect_right(spelled.ends, last) - bisect_right(spelled.ends, first)

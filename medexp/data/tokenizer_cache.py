@@ -1,14 +1,11 @@
-"""Texts as tokens, many at a time: what a tokenizer says about each text is asked once and kept,
-for training and for the audit.
-"""
+"""Texts as tokens, many at a time: every text is tokenized once, for training and for the audit."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from medexp.config.schema import Prompt, RunConfig
-from medexp.data.audit.inspection import Inspection, inspect
 from medexp.data.control_tokens import TextEncoder
 from medexp.data.encoding import Vocabulary, make_vocabulary
 from medexp.data.preparation import Prepared, prepare
@@ -16,12 +13,13 @@ from medexp.data.split import Split
 from medexp.data.token_roles import TokenizedText, list_texts
 from medexp.errors import ModelError
 
-BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
+# So many texts take a few tenths of a second, so that progress can be shown.
+BATCH = 256
 
 
 class CachedTokenizer:
-    """A tokenizer that remembers, for texts in the words of `prompt`. `known` holds every text it
-    was given to spell.
+    """A tokenizer for texts written by `prompt`, which tokenizes a text once; `known` holds all
+    that it was given.
     """
 
     def __init__(self, tokenizer: Any, prompt: Prompt):
@@ -34,9 +32,11 @@ class CachedTokenizer:
         self._plain = make_vocabulary(tokenizer, prompt)
         self.known: dict[str, TokenizedText] = {}
 
-    def spell(self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None) -> None:
-        """Make `texts` known; `advance` is told how many more are done, those known before
-        included.
+    def tokenize(
+        self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Tokenize those of `texts` that are not known yet; `advance` is told how many more are
+        done, those known before included.
         """
         wanted = list(dict.fromkeys(texts))
         missing = [text for text in wanted if text not in self.known]
@@ -51,36 +51,24 @@ class CachedTokenizer:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tokenizer's vocabulary, quick on the texts that are known."""
+        """The tokenizer's vocabulary, fast on the texts that are known."""
         return replace(self._plain, encode=self._encode)
 
-    def prepared(
+    def prepare_cases(
         self, config: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None
     ) -> Prepared:
-        """`sides` ready for training; `advance` counts the texts that `count` announces."""
-        self.spell(_list_texts(config, sides), advance)
+        """Return `sides` ready for training; `advance` counts the texts that `count_texts`
+        announces."""
+        self.tokenize(_list_texts(config, sides), advance)
         return prepare(config, sides, self.vocabulary)
 
-    def count(self, config: RunConfig, sides: Split) -> int:
-        """How many different texts `sides` are."""
+    def count_texts(self, config: RunConfig, sides: Split) -> int:
+        """Return of how many different texts `sides` consist."""
         return len(set(_list_texts(config, sides)))
 
-    def inspected(
-        self,
-        config: RunConfig,
-        ready: Prepared,
-        benchmarks: Mapping[str, Sequence[tuple[str, str]]],
-    ) -> Inspection:
-        """The audit of cases that are prepared; `benchmarks` holds (question, text) pairs by name."""
-        self.spell(list_texts(config.prompt, ready.train.cases))
-        limit = config.training.max_seq_tokens
-        return inspect(
-            config.prompt, ready.audit, limit, ready.train, ready.held_out, self.known, benchmarks
-        )
-
     def _encode(self, text: str) -> list[int]:
-        spelled = self.known.get(text)
-        return list(spelled.ids) if spelled is not None else self._plain.encode(text)
+        tokenized = self.known.get(text)
+        return list(tokenized.ids) if tokenized is not None else self._plain.encode(text)
 
 
 def _list_texts(config: RunConfig, sides: Split) -> Iterator[str]:

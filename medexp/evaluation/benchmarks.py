@@ -117,7 +117,7 @@ def _grade(
     )
     with model.evaluation_mode(), model.adapter_disabled() if is_base else nullcontext():
         try:
-            with hub.asking():
+            with hub.translate_hub_errors():
                 results = harness.simple_evaluate(
                     model=wrapped,
                     tasks=[name for names in tasks.values() for name in names],

@@ -31,19 +31,16 @@ def judge_cases(
     if why := _explain_unreachable(judge.url):
         return Judgements((), (), why)
     ask = _make_judge(judge)
-    found: list[tuple[Judgement, Judgement]] = []
+    pairs: list[tuple[Judgement, Judgement]] = []
     try:
         for case in cases:
-            found.append(
-                (
-                    _judge_answer(ask, case, case.base.text),
-                    _judge_answer(ask, case, case.tuned.text),
-                )
-            )
+            base = _judge_answer(ask, case, case.base.text)
+            pairs.append((base, _judge_answer(ask, case, case.tuned.text)))
             advance(1)
-    except Exception as error:  # whatever a server may say, or MLflow about it
-        why = f"the judge at {judge.url} failed after {len(found)} cases: {first_line(error)[:300]}"
-    return Judgements(tuple(base for base, _ in found), tuple(tuned for _, tuned in found), why)
+    # A server may answer anything, and MLflow raises what it likes: the run goes on without.
+    except Exception as error:
+        why = f"the judge at {judge.url} failed after {len(pairs)} cases: {first_line(error)[:300]}"
+    return Judgements(tuple(base for base, _ in pairs), tuple(tuned for _, tuned in pairs), why)
 
 
 def _explain_unreachable(url: str) -> str:

@@ -124,6 +124,11 @@ class ScoredAnswer:
     claims: tuple[Claim, ...]
     contradictions: tuple[Contradiction, ...]
 
+    def describe(self) -> str:
+        """Return what counts for and against the answer, in words."""
+        structure, unsupported = self.values["structure"], len(self.claims)
+        return f"{structure:.2f} for its sections, {unsupported} unsupported"
+
 
 @dataclass(frozen=True)
 class MeasureResult:

@@ -1,5 +1,5 @@
-"""A base model's safetensors files, read a tensor at a time: no file is in memory as a whole, and no
-network is built.
+"""A base model's safetensors files, read a tensor at a time: no file is in memory as a whole, and
+no network is built.
 
 NF4 weights are dequantised by bitsandbytes itself, on the CPU, one matrix after the other. Other
 quantisations are refused.

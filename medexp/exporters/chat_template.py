@@ -1,8 +1,8 @@
 """The run's own prompt in the template languages of the servers: Jinja for Transformers, vLLM and
 llama.cpp, Go templates for Ollama.
 
-Both render a user's message as `data.prompts.render_question` renders a question, byte for byte, so a
-served model sees what it was trained on. The Jinja template writes the BOS token, because chat
+Both render a user's message as `data.prompts.render_question` renders a question, byte for byte, so
+a served model sees what it was trained on. The Jinja template writes the BOS token, because chat
 endpoints add none. The Go template leaves it to the GGUF's add_bos_token. Earlier turns of a
 conversation are rendered as training texts are: prompt, answer, EOS.
 """
@@ -33,8 +33,8 @@ def render_jinja_template(prompt: Prompt) -> str:
     return (
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user'"
         f" %}}{user}{{% elif message['role'] == 'assistant' %}}{{{{ message['content'] + eos_token"
-        f" }}}}{{% else %}}{{{{ raise_exception({_quote_for_jinja(_NO_SYSTEM)}) }}}}{{% endif %}}{{%"
-        " endfor %}"
+        f" }}}}{{% else %}}{{{{ raise_exception({_quote_for_jinja(_NO_SYSTEM)}) }}}}{{% endif %}}"
+        "{% endfor %}"
     )
 
 
@@ -92,8 +92,8 @@ def _format_parameter(value: object) -> str:
 def make_ollama_parameters(
     stops: Sequence[str], num_ctx: int, num_predict: int
 ) -> list[tuple[str, object]]:
-    """Return the parameters of greedy answers of at most `num_predict` tokens, as the run's own were
-    measured.
+    """Return the parameters of greedy answers of at most `num_predict` tokens, as the run's own
+    were measured.
     """
     fixed: Mapping[str, object] = {
         "num_ctx": num_ctx,

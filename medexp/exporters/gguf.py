@@ -2,8 +2,8 @@
 through the package `gguf`.
 
 It covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. A
-tokenizer whose pre-tokenizer is not known here is refused, because llama.cpp would tokenize a prompt
-differently from training.
+tokenizer whose pre-tokenizer is not known here is refused, because llama.cpp would tokenize a
+prompt differently from training.
 """
 
 import hashlib
@@ -24,13 +24,14 @@ SUPPORTED_TYPES = (GgufType.f16, GgufType.bf16, GgufType.q8_0)
 # Numbers of a row that share a scale in q8_0. A row that is no multiple of it stays f16.
 _Q8_0_BLOCK = 32
 
-# A text that tells pre-tokenizers apart, and by the SHA-256 of its token ids the names that llama.cpp
-# has for those of conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT), get_vocab_base_pre.
+# A text that tells pre-tokenizers apart, and by the SHA-256 of its token ids the names that
+# llama.cpp has for those of conf/model. Source: llama.cpp's convert_hf_to_gguf.py (MIT),
+# get_vocab_base_pre.
 _PROBE = (
     "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis"
     " concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3"
     " កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български"
-    " ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's gguf_name, 'RE you sure? 'M not sure"
+    " ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure"
     " I'll make it, 'D you like some tea? We'Ve a'lL"
 )
 _PRE_TOKENIZERS = {
@@ -69,8 +70,8 @@ def find_pre_tokenizer(tokenizer_folder: Path) -> str:
             return name
     raise ModelError(
         f"the tokenizer in {tokenizer_folder} splits text by a rule that is not known here, so no"
-        f" GGUF can be written for it (known are {listing(_PRE_TOKENIZERS.values())}); export to=merged and"
-        " convert that with llama.cpp's convert_hf_to_gguf.py"
+        f" GGUF can be written for it (known are {listing(_PRE_TOKENIZERS.values())}); export"
+        " to=merged and convert that with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
@@ -219,8 +220,8 @@ def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
 def _build_vocabulary(tokenizer: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
     """Return the tokens by id, and their types.
 
-    Control tokens are never read from plain text; user-defined ones are. An id without a token, where
-    the embedding is larger than the vocabulary, is unused.
+    Control tokens are never read from plain text; user-defined ones are. An id without a token,
+    where the embedding is larger than the vocabulary, is unused.
     """
     import gguf
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from medexp.config.command_options import ExportOptions, ExportTo
-from medexp.config.resolve import movable
+from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
 from medexp.evaluation.measures import lexicon
@@ -27,14 +27,12 @@ from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.exporters.gguf import SUPPORTED_TYPES
 from medexp.exporters.merge import MergedWeights
 from medexp.exporters.serve_script import ServeSettings
-from medexp.models import adapter_files as artifact
-from medexp.models import backend as stack
-from medexp.models import base_identity, weights
+from medexp.models import adapter_files, backend, base_identity, weights
 from medexp.models.base_identity import BaseIdentity
 from medexp.reports.page_template import format_interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Console
-from medexp.system.units import figure
+from medexp.system.units import format_figure
 from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG, ADAPTER_WEIGHTS, RECORD
 from medexp.tracking.finished_run import FinishedRun
 
@@ -64,9 +62,9 @@ class ExportJob:
 
     @cached_property
     def base(self) -> BaseIdentity:
-        """The adapter's base, under a name that is known elsewhere and not a path of this machine."""
-        return artifact.hide_path(
-            artifact.read_base_identity(self.adapter, self.config.model), self.config.model
+        """The adapter's base, under a name that is known on other machines."""
+        return adapter_files.hide_path(
+            adapter_files.read_base_identity(self.adapter, self.config.model), self.config.model
         )
 
     @property
@@ -94,19 +92,19 @@ class ExportJob:
         """Base and adapter, opened but not read yet."""
         config = self.config
         base_weights = weights.find_weights(config.model)
-        if note := artifact.check_adapter(
+        if note := adapter_files.check_adapter(
             self.adapter, config.lora, config.model, base_weights, "run"
         ):
             self.console.info(note, NOTE)
         if base_weights.gguf is not None:
             with self.console.status("converting the embedded model, once"):
                 base_weights = weights.convert_gguf(
-                    base_weights, config.model, stack.load_transformers(config.hardware)
+                    base_weights, config.model, backend.load_transformers(config.hardware)
                 )
         folder = Path(base_weights.location)
         if not folder.is_absolute():
             folder = hub.download(base_weights.location, base_weights.commit)
-        return MergedWeights(BaseCheckpoint(folder, stack.load_bitsandbytes), self.adapter)
+        return MergedWeights(BaseCheckpoint(folder, backend.load_bitsandbytes), self.adapter)
 
 
 def write_export(job: ExportJob, folder: Path) -> None:
@@ -132,14 +130,14 @@ def write_export(job: ExportJob, folder: Path) -> None:
 
 def _write_adapter(job: ExportJob, folder: Path) -> dict[str, str]:
     shutil.copyfile(job.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    adapter_config = artifact.read_adapter_config(job.adapter)
+    adapter_config = adapter_files.read_adapter_config(job.adapter)
     adapter_config |= {"base_model_name_or_path": job.base.name}
-    artifact.write_adapter_config(adapter_config, folder)
+    adapter_files.write_adapter_config(adapter_config, folder)
     base_identity.write_identity(job.base, folder)
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # An older medexp stored absolute paths of its machine, which must not go into an export.
         stored = OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG))
-        text = OmegaConf.to_yaml(OmegaConf.create(movable(stored)))
+        text = OmegaConf.to_yaml(OmegaConf.create(make_movable(stored)))
         (folder / ADAPTER_RUN_CONFIG).write_text(text, encoding="utf-8")
     if job.vllm_obstacle is None:
         is_nf4 = job.config.model.quantisation is Quantisation.nf4
@@ -274,4 +272,4 @@ def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
 
 
 def _format_change(before: float | None, after: float | None) -> str:
-    return f"{figure(before)} -> {figure(after)}"
+    return f"{format_figure(before)} -> {format_figure(after)}"

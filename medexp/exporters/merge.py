@@ -1,5 +1,5 @@
-"""Base and adapter merged a tensor at a time, and written as a Transformers checkpoint in files of a
-GiB.
+"""Base and adapter merged a tensor at a time, and written as a Transformers checkpoint in files of
+a GiB.
 
 Each matrix is merged in float32 and rounded once, as PEFT's merge_and_unload does on the same base.
 An NF4 base is dequantised. Those are the weights that the adapter was trained against, so neither a
@@ -14,8 +14,7 @@ from typing import Any
 from medexp.config.command_options import MergedDtype
 from medexp.errors import ModelError
 from medexp.exporters.base_checkpoint import BaseCheckpoint
-from medexp.models import adapter_files as artifact
-from medexp.models import lora_math
+from medexp.models import adapter_files, lora_math
 from medexp.system.units import GIB
 from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
@@ -28,11 +27,11 @@ class MergedWeights:
 
     def __init__(self, base: BaseCheckpoint, folder: Path):
         self.base = base
-        self.scale = lora_math.compute_scale(artifact.read_adapter_config(folder))
+        self.scale = lora_math.compute_scale(adapter_files.read_adapter_config(folder))
         self._file = folder / ADAPTER_WEIGHTS
         # For a tensor and a part of LoRA (lora_A, ...): the key in the adapter's file.
         self._changes: dict[str, dict[str, str]] = {}
-        for key in artifact.read_tensor_shapes(folder):
+        for key in adapter_files.read_tensor_shapes(folder):
             name, part = lora_math.parse_tensor_key(key)
             self._changes.setdefault(name, {})[part] = key
         if unknown := sorted(set(self._changes) - set(base.tensors)):

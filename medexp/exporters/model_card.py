@@ -1,4 +1,4 @@
-"""The model card (README.md) of an export, filled from its run: Markdown under YAML that the Hub
+"""The model card (README.md) of an export, filled from its run: Markdown below YAML that the Hub
 reads. Text only.
 """
 
@@ -11,7 +11,8 @@ from medexp.config import dataset_sources
 from medexp.config.schema import Lora, RunConfig
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
-_LICENCES = {  # our words: the Hub's identifier
+# The Hub's identifier for each licence that conf/model names.
+_LICENCES = {
     "Apache-2.0": "apache-2.0",
     "MIT": "mit",
     "Llama 3.1 Community License": "llama3.1",
@@ -23,8 +24,10 @@ _LIBRARY = {"adapter": "peft", "finetune": "transformers", "quantized": "gguf"}
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says: the `kind` of export (adapter, merged, gguf) and in words, its run, the
-    measures as rows of a table.
+    """What a card says of its export.
+
+    `kind` is adapter, merged or gguf, and `description` says it in words. `measures` are rows of a
+    table: measure, change, verdict, interval.
     """
 
     kind: str
@@ -35,91 +38,88 @@ class CardFacts:
     usage: str
 
 
-def render_card(run: RunConfig, facts: CardFacts) -> str:
-    """README.md."""
-    licences = [(name, licence) for name, _, licence in _list_sources(run)]
+def render_card(config: RunConfig, facts: CardFacts) -> str:
+    """Return the text of README.md."""
+    front_matter = OmegaConf.to_yaml(OmegaConf.create(make_metadata(config, facts)))
+    notice = NOT_FOR_CLINICAL_USE.partition(": ")[2].capitalize()
+    origin = f" in MLflow run `{facts.run_id}`" if facts.run_id else ""
+    sources = list(_list_sources(config))
+    sources_table = _render_table(("cases", "from", "licence"), sources)
+    limits = "\n".join(f"- {limit}" for limit in _list_limits(config, facts))
+    licences = [("base model", config.model.licence), *((name, text) for name, _, text in sources)]
     sections = [
-        f"---\n{OmegaConf.to_yaml(OmegaConf.create(make_metadata(run, facts)))}---",
+        f"---\n{front_matter}---",
         f"# {facts.name}",
-        f"> **Not for clinical use.** {NOT_FOR_CLINICAL_USE.partition(': ')[2].capitalize()}",
-        f"{facts.description}. Made by medexp"
-        + (f" in MLflow run `{facts.run_id}`." if facts.run_id else "."),
-        "## How to use it\n\n" + facts.usage,
-        "## Prompt\n\n" + _render_prompt(run),
-        "## What changed\n\n" + _render_measures(facts.measures),
-        "## Data\n\n"
-        + _render_table(("cases", "from", "licence"), list(_list_sources(run)))
-        + "\n\n"
-        + _describe_split(run),
-        "## Training\n\n" + _render_table(("", ""), list(_list_settings(run))),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _list_limits(run, facts)),
-        "## Licences\n\n"
-        + _render_table(("", "licence"), [("base model", run.model.licence), *licences]),
+        f"> **Not for clinical use.** {notice}",
+        f"{facts.description}. Made by medexp{origin}.",
+        f"## How to use it\n\n{facts.usage}",
+        f"## Prompt\n\n{_render_prompt(config)}",
+        f"## What changed\n\n{_render_measures(facts.measures)}",
+        f"## Data\n\n{sources_table}\n\n{_describe_split(config)}",
+        f"## Training\n\n{_render_table(('', ''), list(_list_settings(config)))}",
+        f"## Limits\n\n{limits}",
+        f"## Licences\n\n{_render_table(('', 'licence'), licences)}",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def make_metadata(run: RunConfig, facts: CardFacts) -> dict[str, object]:
-    """The front matter, in the Hub's words."""
+def make_metadata(config: RunConfig, facts: CardFacts) -> dict[str, object]:
+    """Return the front matter, with the keys that the Hub reads."""
     relation = _RELATION[facts.kind]
-    found: dict[str, object] = {
+    metadata: dict[str, object] = {
         "language": ["en"],
-        **_make_licence_fields(run.model.licence),
+        **_make_licence_fields(config.model.licence),
         "library_name": _LIBRARY[relation],
     }
-    if run.model.hub_id is not None:
-        found |= {"base_model": run.model.hub_id, "base_model_relation": relation}
-    if data := [
+    if config.model.hub_id is not None:
+        metadata |= {"base_model": config.model.hub_id, "base_model_relation": relation}
+    if dataset_ids := [
         source.hub_id
-        for source in dataset_sources.sources(run.dataset)
+        for source in dataset_sources.list_sources(config.dataset)
         if source.hub_id is not None and source.path is None
     ]:
-        found["datasets"] = data
-    tags = [
-        "medexp",
-        "medical",
-        "not-for-clinical-use",
-        *(["lora"] if relation == "adapter" else []),
-    ]
-    return found | {"pipeline_tag": "text-generation", "tags": tags}
+        metadata["datasets"] = dataset_ids
+    tags = ["medexp", "medical", "not-for-clinical-use"]
+    if relation == "adapter":
+        tags.append("lora")
+    return metadata | {"pipeline_tag": "text-generation", "tags": tags}
 
 
-def _make_licence_fields(words: str) -> dict[str, object]:
-    """Licence of the base: an identifier of the Hub's where it is one, else `other` under a name of
-    its own.
-    """
-    known = _LICENCES.get(words)
-    return (
-        {"license": known} if known else {"license": "other", "license_name": "see-licences-below"}
-    )
+def _make_licence_fields(licence: str) -> dict[str, object]:
+    """Return the licence of the base as the Hub's identifier, or `other` where it has none."""
+    identifier = _LICENCES.get(licence)
+    if identifier is None:
+        return {"license": "other", "license_name": "see-licences-below"}
+    return {"license": identifier}
 
 
-def _list_sources(run: RunConfig) -> Iterator[tuple[str, str, str]]:
-    shares = {part.name: f", weight {part.weight:g}" for part in run.dataset.mixture}
-    for source in dataset_sources.sources(run.dataset):
-        place = (
-            f"{source.hub_id}{f' @ {source.revision}' if source.revision else ''}"
-            if source.path is None
-            else "a local file"
-        )
-        if source.path is not None and source.name == "clinical_cases":
-            place = "shipped with medexp"
-        yield source.name, place + shares.get(source.name, ""), source.licence
+def _list_sources(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """Yield the name, the origin and the licence of each source of cases."""
+    weights = {source.name: f", weight {source.weight:g}" for source in config.dataset.mixture}
+    for source in dataset_sources.list_sources(config.dataset):
+        if source.path is None:
+            origin = f"{source.hub_id}{f' @ {source.revision}' if source.revision else ''}"
+        elif source.name == "clinical_cases":
+            origin = "shipped with medexp"
+        else:
+            # The path is this machine's and says nothing elsewhere.
+            origin = "a local file"
+        yield source.name, origin + weights.get(source.name, ""), source.licence
 
 
-def _render_prompt(run: RunConfig) -> str:
+def _render_prompt(config: RunConfig) -> str:
     about = (
         "It was trained on this text around a question, BOS before it, and on no other;"
         " `{question}` is the user's text."
     )
     after = "It continues with this, and EOS:"
     return "\n\n".join(
-        [about, _fence_text(run.prompt.question), after, _fence_text(run.prompt.completion)]
+        [about, _fence_text(config.prompt.question), after, _fence_text(config.prompt.completion)]
     )
 
 
-def _describe_split(run: RunConfig) -> str:
-    data = run.dataset
+def _describe_split(config: RunConfig) -> str:
+    data = config.dataset
     group = f", no {data.group_by} on both sides" if data.group_by else ""
     return (
         f"{data.held_out} cases were held out (split seed {data.split_seed}{group}); every measure"
@@ -127,37 +127,24 @@ def _describe_split(run: RunConfig) -> str:
     )
 
 
-def _list_settings(run: RunConfig) -> Iterator[tuple[str, str]]:
-    lora, training = run.lora, run.training
+def _list_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
+    lora, training = config.lora, config.training
     yield "adapter", _describe_adapter(lora)
-    length = (
-        f"{training.max_steps} steps"
-        if training.max_steps is not None
-        else f"{training.epochs:g} epochs"
-    )
-    yield (
-        "length",
-        f"{length} of {training.cases_a_step} cases, at most {training.max_seq_tokens} tokens each",
-    )
+    has_steps = training.max_steps is not None
+    length = f"{training.max_steps} steps" if has_steps else f"{training.epochs:g} epochs"
+    cases = f"{training.cases_a_step} cases, at most {training.max_seq_tokens} tokens each"
+    yield "length", f"{length} of {cases}"
+    optimizer = f"{training.optimizer.value}, learning rate {training.learning_rate:g}"
     schedule = f"{training.schedule.value} with {training.warmup_steps} warm-up steps"
-    yield (
-        "optimizer",
-        f"{training.optimizer.value}, learning rate {training.learning_rate:g}, {schedule}",
-    )
+    yield "optimizer", f"{optimizer}, {schedule}"
     yield "loss on", training.loss_on.value
     yield "seed", str(training.seed)
-    yield (
-        "base weights",
-        {"none": "as stored", "nf4": "NF4, dequantised layer by layer"}[
-            run.model.quantisation.value
-        ],
-    )
-    ceiling = (
-        f", at most {run.hardware.vram_ceiling_gib:g} GiB of VRAM"
-        if run.hardware.vram_ceiling_gib
-        else ""
-    )
-    yield "hardware", f"{run.hardware.name}, {run.hardware.dtype.value}{ceiling}"
+    base_weights = {"none": "as stored", "nf4": "NF4, dequantised layer by layer"}
+    yield "base weights", base_weights[config.model.quantisation.value]
+    hardware = config.hardware
+    ceiling_gib = hardware.vram_ceiling_gib
+    ceiling = f", at most {ceiling_gib:g} GiB of VRAM" if ceiling_gib else ""
+    yield "hardware", f"{hardware.name}, {hardware.dtype.value}{ceiling}"
 
 
 def _describe_adapter(lora: Lora) -> str:
@@ -169,20 +156,20 @@ def _describe_adapter(lora: Lora) -> str:
     )
 
 
-def _list_limits(run: RunConfig, facts: CardFacts) -> Iterator[str]:
+def _list_limits(config: RunConfig, facts: CardFacts) -> Iterator[str]:
     yield "No clinician has validated its answers. It must not inform the care of a real person."
     yield (
         "It answers one question at a time: neither conversations nor system messages were"
         " trained on."
     )
     yield (
-        f"Cases in training were at most {run.training.max_seq_tokens} tokens long, question,"
+        f"Cases in training were at most {config.training.max_seq_tokens} tokens long, question,"
         " reasoning and answer together."
     )
-    if run.model.package is not None:
-        base = f"the 4-bit weights of the Python package {run.model.package}, dequantised"
-        yield f"Its base is {base}; other copies of {run.model.hub_id} differ."
-    if facts.kind != "adapter" and run.model.quantisation.value == "nf4":
+    if config.model.package is not None:
+        base = f"the 4-bit weights of the Python package {config.model.package}, dequantised"
+        yield f"Its base is {base}; other copies of {config.model.hub_id} differ."
+    if facts.kind != "adapter" and config.model.quantisation.value == "nf4":
         yield (
             "The base was dequantised from NF4, as in training: these are not the 16-bit original's"
             " weights plus an adapter."
@@ -214,8 +201,9 @@ def _fence_text(text: str) -> str:
 
 
 def render_usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = False) -> str:
-    """How the export is used, as Markdown; `serves` where a serve.sh lies beside it, `is_local`
-    where the base is not the Hub's.
+    """Return how the export is used, as Markdown.
+
+    `serves` where a serve.sh lies beside it, `is_local` where the base is not the Hub's.
     """
     if "Modelfile" in files:
         return (
@@ -242,7 +230,8 @@ def render_usage(name: str, files: Mapping[str, str], serves: bool, is_local: bo
 {imports}
 
 model, tokenizer = {loader}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-ids = tokenizer.apply_chat_template([{{"role": "user", "content": "QUESTION"}}], return_tensors="pt", return_dict=True)
+ids = tokenizer.apply_chat_template([{{"role": "user", "content": "QUESTION"}}], \
+return_tensors="pt", return_dict=True)
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=512)[0]))
 ```{server}"""
 
@@ -257,6 +246,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base, tokenizer = AutoModelForCausalLM.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained(".")
 model = PeftModel.from_pretrained(base, ".")
-ids = tokenizer.apply_chat_template([{{"role": "user", "content": "QUESTION"}}], return_tensors="pt", return_dict=True)
+ids = tokenizer.apply_chat_template([{{"role": "user", "content": "QUESTION"}}], \
+return_tensors="pt", return_dict=True)
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=512)[0]))
 ```{server}"""

@@ -1,5 +1,5 @@
-"""The folder that an export goes to: refused before anything is written, filled beside itself, and
-there whole or not at all.
+"""The folder that an export goes to: checked before anything is written, and then written as a
+whole or not at all.
 """
 
 import json
@@ -14,13 +14,12 @@ from medexp.system import disk_space
 from medexp.system.files import atomic_directory
 from medexp.system.units import GIB, MIB
 
-MANIFEST_NAME = (
-    "export.json"  # what an export says of itself; no folder without it is ever replaced
-)
+# What an export says of itself. A folder without this file is never replaced.
+MANIFEST_NAME = "export.json"
 
 
 def check_folder(folder: Path, overwrite: bool, needed_bytes: int) -> None:
-    """Can an export of `needed_bytes` be written to `folder`?
+    """Check that an export of `needed_bytes` can be written to `folder`.
 
     Raises: OutputError if it holds something (with `overwrite`: something that is not an export),
         or the disk is too small.
@@ -46,24 +45,25 @@ def check_folder(folder: Path, overwrite: bool, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if needed_bytes > free:
         raise OutputError(
-            f"the export needs {format_size(needed_bytes)} on the disk of {parent} and {format_size(free)} are"
-            " free; make room, or set export.folder=FOLDER on another disk"
+            f"the export needs {format_size(needed_bytes)} on the disk of {parent} and"
+            f" {format_size(free)} are free; make room, or set export.folder=FOLDER on another disk"
         )
 
 
 @contextmanager
 def open_output_folder(folder: Path) -> Iterator[Path]:
-    """Where to write an export that comes to lie in `folder`, whole or not at all.
+    """Yield a folder to write an export to, which becomes `folder` at the end; after an error it is
+    removed.
 
     Raises: OutputError where the disk fills up meanwhile, or nothing may be written there.
     """
     try:
-        with atomic_directory(folder) as half_done:
-            yield half_done
+        with atomic_directory(folder) as unfinished:
+            yield unfinished
     except MedexpError:
         raise
     except Exception as error:
-        hindrance = disk_space.hindrance(error, [folder.parent])
+        hindrance = disk_space.explain_write_error(error, [folder.parent])
         if hindrance is None:
             raise
         raise OutputError(
@@ -84,15 +84,15 @@ def write_manifest(folder: Path, facts: dict[str, object]) -> None:
 
 
 def list_files(folder: Path) -> list[tuple[str, str]]:
-    """Every file in `folder` with its size, for a table."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return every file in `folder` with its size, as rows of a table."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return [
-        (each.relative_to(folder).as_posix(), format_size(each.stat().st_size)) for each in found
+        (path.relative_to(folder).as_posix(), format_size(path.stat().st_size)) for path in paths
     ]
 
 
 def format_size(num_bytes: int) -> str:
-    """`num_bytes` for people."""
+    """Return `num_bytes` as people read it."""
     if num_bytes >= GIB:
         return f"{num_bytes / GIB:.2f} GiB"
     return f"{num_bytes / MIB:.1f} MiB" if num_bytes >= MIB else f"{num_bytes / 1024:.1f} KiB"

@@ -1,7 +1,7 @@
-"""llama.cpp's quantiser, for what the package `gguf` cannot write: from llama-cpp-python, or a
-build of llama.cpp.
+"""llama.cpp's quantizer, for the types that the package `gguf` cannot write: from llama-cpp-python
+or a build of llama.cpp.
 
-Runs as a process of its own, so that Ctrl-C ends it, and its messages stay off the screen.
+It runs as a process of its own, so that Ctrl-C ends it and its messages stay off the screen.
 """
 
 import importlib.util
@@ -27,69 +27,71 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), settin
 _PROGRESS = re.compile(r"\[\s*(\d+)/\s*\d+\]")
 
 
-def find_quantizer(kind: GgufType, given: str | None) -> tuple[str, ...]:
-    """The command that quantises: `given` (export.llama_cpp), else the package llama-cpp-python,
-    else a program on PATH.
+def find_quantizer(gguf_type: GgufType, llama_cpp: str | None) -> tuple[str, ...]:
+    """Return the command that quantises.
+
+    It is that of `llama_cpp` (export.llama_cpp), else of the package llama-cpp-python, else a
+    program on PATH.
 
     Raises: MachineError saying what is missing and how to get it.
     """
-    if given is not None:
-        return (_find_in_folder(expand_home(given)),)
+    if llama_cpp is not None:
+        return (_find_in_folder(expand_home(llama_cpp)),)
     if importlib.util.find_spec("llama_cpp") is not None:
         return (sys.executable, "-c", _IN_PACKAGE)
-    found = shutil.which(_PROGRAM)
-    if found is not None:
-        return (found,)
+    program = shutil.which(_PROGRAM)
+    if program is not None:
+        return (program,)
     raise MachineError(
-        f"export.quantisation={kind.value} needs llama.cpp's quantiser, which is not here: pip"
+        f"export.quantisation={gguf_type.value} needs llama.cpp's quantiser, which is not here: pip"
         " install 'medexp[llama-cpp]' (built from source with a C++ compiler, some minutes), or"
         " set export.llama_cpp=FOLDER where llama.cpp was built. f16, bf16 and q8_0 need neither"
     )
 
 
-def _find_in_folder(place: Path) -> str:
-    tried = (
-        [place]
-        if place.is_file()
-        else [place / inside / _PROGRAM for inside in ("", "bin", "build/bin")]
-    )
-    found = next((candidate for candidate in tried if candidate.is_file()), None)
-    if found is None:
+def _find_in_folder(path: Path) -> str:
+    """Return the quantizer's program in a build of llama.cpp, or `path` where that is a program."""
+    if path.is_file():
+        return str(path.resolve())
+    candidates = [path / folder / _PROGRAM for folder in ("", "bin", "build/bin")]
+    program = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if program is None:
         raise MachineError(
-            f"export.llama_cpp={place} holds no {_PROGRAM} (looked in it, bin and build/bin); build"
+            f"export.llama_cpp={path} holds no {_PROGRAM} (looked in it, bin and build/bin); build"
             f" llama.cpp there (cmake -B build && cmake --build build --target {_PROGRAM}), or give"
             " the program itself"
         )
-    return str(found.resolve())
+    return str(program.resolve())
 
 
 def quantize(
     command: tuple[str, ...],
     source: Path,
     target: Path,
-    kind: GgufType,
+    gguf_type: GgufType,
     advance: Callable[[int], None],
 ) -> None:
-    """Write `target` from the GGUF `source`; `advance` is told of every tensor.
+    """Write `target` from the GGUF `source`; `advance` is called with the number of new tensors.
 
-    Raises: MachineError with the quantiser's last words if it fails.
+    Raises: MachineError with the quantizer's last lines if it fails.
     """
-    words, done = [], 0
-    whole = [*command, str(source), str(target), kind.name.upper()]
+    lines: list[str] = []
+    tensors_done = 0
+    arguments = [*command, str(source), str(target), gguf_type.name.upper()]
     with subprocess.Popen(
-        whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         try:
             for line in process.stdout or ():
-                words.append(line.strip())
-                if place := _PROGRESS.search(line):
-                    advance(int(place[1]) - done)
-                    done = int(place[1])
+                lines.append(line.strip())
+                if progress := _PROGRESS.search(line):
+                    advance(int(progress[1]) - tensors_done)
+                    tensors_done = int(progress[1])
         except BaseException:
             process.kill()
             raise
     if process.returncode != 0:
         raise MachineError(
             f"llama.cpp's quantiser ended with {process.returncode}:"
-            f" {' '.join(filter(None, words[-3:]))}"
+            f" {' '.join(filter(None, lines[-3:]))}"
         )

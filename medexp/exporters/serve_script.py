@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# what --max-lora-rank takes. Source: vLLM's LoRAConfig
+# What --max-lora-rank takes. Source: vLLM's LoRAConfig.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-_NOT_PLAIN = re.compile(r"[^\w./ -]")  # inside double quotes of a shell
+# Characters that are not safe inside double quotes of a shell.
+_NOT_PLAIN = re.compile(r"[^\w./ -]")
 _HERE = '"$here"'
 
 
@@ -24,7 +25,7 @@ class ServeSettings:
 
 
 def find_vllm_obstacle(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
-    """Why vLLM cannot serve this adapter over its base; None where it can."""
+    """Return why vLLM cannot serve this adapter over its base, None where it can."""
     if uses_dora:
         return "lora.dora=true"
     if trains_bias:
@@ -33,80 +34,72 @@ def find_vllm_obstacle(rank: int, uses_dora: bool, trains_bias: bool) -> str | N
 
 
 def make_vllm_adapter_command(
-    served: ServeSettings, base: str, is_local: bool, rank: int, is_nf4: bool
+    settings: ServeSettings, base: str, is_local: bool, rank: int, is_nf4: bool
 ) -> list[str]:
-    """The words of vLLM's command for the base with the adapter that lies beside the script. A base
-    that is not the Hub's is the folder in the variable BASE: where it lies is another place on
-    every machine."""
+    """Return vLLM's command for the base with the adapter that lies beside the script.
+
+    A base that is not the Hub's is the folder in the variable BASE, because every machine has it in
+    another place.
+    """
     max_rank = next(max_rank for max_rank in VLLM_RANKS if max_rank >= rank)
-    place = (
+    local_base = (
         f'"${{BASE:?is the folder of the base model, {_NOT_PLAIN.sub("_", base)}: BASE=FOLDER sh'
         ' serve.sh}"'
     )
-    words = [
-        "vllm",
-        "serve",
-        place if is_local else shlex.quote(base),
-        "--enable-lora",
-        "--max-lora-rank",
-        str(max_rank),
-    ]
-    words += ["--lora-modules", f"{shlex.quote(served.name)}={_HERE}", "--tokenizer", _HERE]
-    return words + (["--quantization", "bitsandbytes"] if is_nf4 else []) + _server_options(served)
+    command = ["vllm", "serve", local_base if is_local else shlex.quote(base)]
+    command += ["--enable-lora", "--max-lora-rank", str(max_rank)]
+    command += ["--lora-modules", f"{shlex.quote(settings.name)}={_HERE}", "--tokenizer", _HERE]
+    if is_nf4:
+        command += ["--quantization", "bitsandbytes"]
+    return command + _server_options(settings)
 
 
-def make_vllm_merged_command(served: ServeSettings) -> list[str]:
-    """The words of vLLM's command for the merged weights beside the script."""
-    return [
-        "vllm",
-        "serve",
-        _HERE,
-        "--served-model-name",
-        shlex.quote(served.name),
-        *_server_options(served),
-    ]
+def make_vllm_merged_command(settings: ServeSettings) -> list[str]:
+    """Return vLLM's command for the merged weights beside the script."""
+    name = shlex.quote(settings.name)
+    return ["vllm", "serve", _HERE, "--served-model-name", name, *_server_options(settings)]
 
 
-def _server_options(served: ServeSettings) -> list[str]:
-    model = ["--dtype", served.dtype, "--max-model-len", str(served.max_tokens)]
-    return [
-        *model,
-        "--chat-template",
-        f"{_HERE}/chat_template.jinja",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "8000",
-    ]
+def _server_options(settings: ServeSettings) -> list[str]:
+    options = ["--dtype", settings.dtype, "--max-model-len", str(settings.max_tokens)]
+    options += ["--chat-template", f"{_HERE}/chat_template.jinja"]
+    return [*options, "--host", "127.0.0.1", "--port", "8000"]
 
 
-def render_script(served: ServeSettings, vllm: Sequence[str], is_merged: bool) -> str:
-    """serve.sh: vLLM, or Transformers' own server with `sh serve.sh transformers`, which takes no
-    adapter without its base and knows a model by its folder alone. A first request stands in its
-    head. Source: both run, benchmarks/export.
+def render_script(settings: ServeSettings, vllm_command: Sequence[str], is_merged: bool) -> str:
+    """Return serve.sh, which runs vLLM, or with `sh serve.sh transformers` Transformers' own
+    server.
+
+    Transformers' server takes no adapter without its base, and knows a model by its folder alone.
+    The script begins with a comment that holds a first request.
+
+    Source: both servers were run, benchmarks/export.
     """
-    request = json.dumps(
-        {
-            "model": served.name,
-            "temperature": 0,
-            "messages": [{"role": "user", "content": "QUESTION"}],
-        }
+    messages = [{"role": "user", "content": "QUESTION"}]
+    request = json.dumps({"model": settings.name, "temperature": 0, "messages": messages})
+    transformers_command = (
+        _TRANSFORMERS.format(dtype=settings.dtype) if is_merged else _NOT_TRANSFORMERS
     )
-    plain = _TRANSFORMERS.format(dtype=served.dtype) if is_merged else _NOT_TRANSFORMERS
     return f"""#!/bin/sh
-# Serves {served.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja puts the run's prompt around it.
-#   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{request}'
-# sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: Transformers' own server, for merged weights
+# Serves {settings.name} on 127.0.0.1:8000. A user message is the question: chat_template.jinja \
+puts the run's prompt around it.
+#   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \
+-d '{request}'
+# sh serve.sh: vLLM (pip install vllm); sh serve.sh transformers: Transformers' own server, for \
+merged weights
 export VLLM_NO_USAGE_STATS=1 HF_HUB_DISABLE_TELEMETRY=1  # neither reports that it was used
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 if [ "$1" = transformers ]; then
-  {plain}
+  {transformers_command}
 fi
-exec {" ".join(vllm)}
+exec {" ".join(vllm_command)}
 """
 
 
-_TRANSFORMERS = """echo "transformers[serving] is needed; the server knows the model by its folder: \\"model\\": \\"$here\\""
+_TRANSFORMERS = """\
+echo "transformers[serving] is needed; the server knows the model by its folder: \
+\\"model\\": \\"$here\\""
   exec transformers serve "$here" --dtype {dtype} --host 127.0.0.1 --port 8000"""
-_NOT_TRANSFORMERS = """echo "Transformers' server takes no adapter without its base: export the run with to=merged" >&2
+_NOT_TRANSFORMERS = """\
+echo "Transformers' server takes no adapter without its base: export the run with to=merged" >&2
   exit 2"""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medexp.config.flatten import shown
+from medexp.config.flatten import format_value
 from medexp.config.schema import Lora, Model
 from medexp.errors import ModelError, listing
 from medexp.models import base_identity
@@ -116,16 +116,17 @@ def _check_base(
             if then.config == here.config
             else f"the adapter was trained on these weights with another config.json ({then})"
         )
-    names = {_last_part(each) for each in (here.name, weights.location)}
+    names = {_last_part(name) for name in (here.name, weights.location)}
     if None in (then.weights, here.weights) and _last_part(then.name) in names:
         return (
             f"the adapter was trained on {name}; whether these are the same weights"
             f" ({weights.location}) it does not say"
         )
+    is_unknown = None in (then.weights, here.weights)
+    reason = "is not known to be the same" if is_unknown else "holds other weights"
     raise ModelError(
         f"the adapter in {folder} was trained on {then}, and this run's base is {weights.location},"
-        " which"
-        f" {'is not known to be the same' if None in (then.weights, here.weights) else 'holds other weights'};"
+        f" which {reason};"
         f" choose that model (model.path=FOLDER where it lies now), or another {key}"
     )
 
@@ -143,7 +144,8 @@ def read_base_identity(folder: Path, model: Model) -> BaseIdentity:
     if (Path(name) / "config.json").is_file():
         return base_identity.add_digests(BaseIdentity(name), Path(name))
     embedded, _, version = Path(name).name.rpartition("-")
-    if model.package is not None and embedded == model.name:  # as medexp's cache calls it
+    # As medexp's cache calls it.
+    if model.package is not None and embedded == model.name:
         return BaseIdentity(name, package=model.package, version=version)
     return BaseIdentity(name)
 
@@ -170,7 +172,7 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
     }
     theirs = {name: config.get(name, older) for name, (_, older) in _AS_TRAINED.items()}
     if other := [
-        f"{_AS_TRAINED[name][0]}={shown(theirs[name])}"
+        f"{_AS_TRAINED[name][0]}={format_value(theirs[name])}"
         for name in ours
         if theirs[name] != ours[name]
     ]:
@@ -186,7 +188,7 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
 
 
 def count_parameters(folder: Path) -> int | None:
-    """How many parameters the adapter in `folder` has; None where it has no safetensors."""
+    """Return how many parameters the adapter in `folder` has; None where it has no safetensors."""
     return (
         sum(map(math.prod, read_tensor_shapes(folder).values()))
         if (folder / ADAPTER_WEIGHTS).is_file()
@@ -195,7 +197,8 @@ def count_parameters(folder: Path) -> int | None:
 
 
 def read_tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of every tensor of the adapter in `folder`, read from the head of its file alone."""
+    """Return the shape of every tensor of the adapter in `folder`, read from the head of its file
+    alone."""
     from safetensors import safe_open
 
     with safe_open(folder / ADAPTER_WEIGHTS, framework="np") as opened:
@@ -203,7 +206,7 @@ def read_tensor_shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """What PEFT keeps of the adapter in `folder` beside its weights.
+    """Return what PEFT keeps of the adapter in `folder` beside its weights.
 
     Raises: ModelError if the weights are not there, as after a copy that was cut off.
     """

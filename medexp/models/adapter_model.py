@@ -55,11 +55,12 @@ class AdapterModel:
 
     @contextmanager
     def restoring_weights(self) -> Iterator[None]:
-        """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
+        """What is trained inside is forgotten: the adapter comes back from a copy in host
+        memory."""
         import torch
 
-        trained = [each for each in self.network.parameters() if each.requires_grad]
-        kept = [each.detach().cpu().clone() for each in trained]
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        kept = [parameter.detach().cpu().clone() for parameter in trained]
         try:
             yield
         finally:

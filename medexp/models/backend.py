@@ -2,7 +2,7 @@
 in the order they need.
 
 Unsloth patches the others for the whole process and must come first; a process therefore has one
-engine. Importing takes 10-35 s, so it is done once, by a door, when everything that can be refused
+engine. Importing takes 10-35 s, so it is done once, by a command, when everything that can be refused
 without it has been refused.
 """
 
@@ -60,9 +60,8 @@ def load_backend(hardware: Hardware, cache_dir: Path) -> Backend:
 
 
 def load_transformers(hardware: Hardware) -> Backend:
-    """Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be trained
-    with it.
-    """
+    """Import Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be
+    trained with it."""
     with capture_library_output(), gc_paused_for_import():
         transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
@@ -70,7 +69,7 @@ def load_transformers(hardware: Hardware) -> Backend:
 
 
 def load_bitsandbytes() -> Any:
-    """bitsandbytes alone, to dequantise weights on the CPU."""
+    """Import bitsandbytes alone, to dequantise weights on the CPU."""
     with capture_library_output():
         return importlib.import_module("bitsandbytes")
 
@@ -99,15 +98,15 @@ _UNSLOTH_SETTINGS = {
 
 
 def find_unread_settings(unsloth: Path) -> tuple[str, ...]:
-    """What the Unsloth in this folder does not do as it is told: a sentence for each of medexp's
-    settings that is no longer read in the file where it was."""
+    """Return a sentence for each of medexp's settings that the Unsloth in this folder no longer
+    reads in the file where it did."""
     roots = {"unsloth": unsloth, "unsloth_zoo": unsloth.parent / "unsloth_zoo"}
 
     def reads(setting: private_names.Setting) -> bool:
         file = roots[setting.library] / setting.file
         return file.exists() and setting.name in file.read_text(encoding="utf-8", errors="replace")
 
-    return tuple(each.absence() for each in private_names.SETTINGS if not reads(each))
+    return tuple(setting.absence() for setting in private_names.SETTINGS if not reads(setting))
 
 
 def _import_unsloth(hardware: Hardware, cache_dir: Path) -> Any:

@@ -90,7 +90,7 @@ def find_checkpoint_folder(weights: Weights) -> Path | None:
     if Path(weights.location).is_absolute():
         return Path(weights.location) if weights.gguf is None else None
     try:
-        return hub.downloaded(weights.location, weights.commit)
+        return hub.find_downloaded(weights.location, weights.commit)
     except hub.HubError:
         return None
 
@@ -111,7 +111,7 @@ def read_identity(folder: Path) -> BaseIdentity | None:
     file = folder / BASE_IDENTITY
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        known = {each.name for each in fields(BaseIdentity)}
+        known = {field.name for field in fields(BaseIdentity)}
         return BaseIdentity(**{name: value for name, value in found.items() if name in known})
     except FileNotFoundError:
         return None
@@ -158,7 +158,7 @@ def compute_weights_digest(folder: Path) -> str | None:
 
 
 def _list_weight_files(folder: Path) -> list[Path]:
-    """The files that Transformers would load the weights from."""
+    """Return the files that Transformers would load the weights from."""
     if (index := folder / _INDEX).is_file():
         return [
             folder / name
@@ -172,9 +172,8 @@ def _list_weight_files(folder: Path) -> list[Path]:
 
 
 def _digest_tensors(file: BinaryIO) -> dict[str, str]:
-    """A digest of every tensor of a safetensors file: eight bytes with the length of its head, the
-    head in JSON, the tensors.
-    """
+    """Return a digest of every tensor of a safetensors file: eight bytes with the length of its
+    head, the head in JSON, the tensors."""
     (length,) = struct.unpack("<Q", file.read(8))
     head: dict[str, Any] = json.loads(file.read(length))
     found = {}
@@ -192,7 +191,7 @@ def _digest_tensors(file: BinaryIO) -> dict[str, str]:
 
 
 def _digest_blocks(file: BinaryIO, start: int, size: int) -> str:
-    """A digest of `size` bytes from `start`: of the first, the middle and the last block."""
+    """Return a digest of `size` bytes from `start`: of the first, the middle and the last block."""
     digest = hashlib.sha256(str(size).encode())
     for offset in sorted({0, max(0, size // 2 - _BLOCK_BYTES // 2), max(0, size - _BLOCK_BYTES)}):
         file.seek(start + offset)

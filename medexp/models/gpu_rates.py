@@ -15,7 +15,8 @@ from typing import Any
 from medexp.config.schema import Dtype, ModelShape
 from medexp.planning.memory_terms import list_linear_sizes
 
-TOKENS = (512, 2048, 4096, 8192)  # micro-batch x sequence of the products
+# micro-batch x sequence of the products.
+TOKENS = (512, 2048, 4096, 8192)
 COPIED_BYTES = 256 * 2**20
 RUNS = 7
 
@@ -36,9 +37,8 @@ class ProductRate:
 
 
 def measure_products(shape: ModelShape, dtype: Dtype) -> Iterator[ProductRate]:
-    """The rates of a decoder layer's products, as they are measured: every distinct size at every
-    number of tokens.
-    """
+    """Return the rates of a decoder layer's products, as they are measured: every distinct size at
+    every number of tokens."""
     import torch
 
     precision = getattr(torch, dtype.value)
@@ -53,8 +53,8 @@ def measure_products(shape: ModelShape, dtype: Dtype) -> Iterator[ProductRate]:
 
 
 def compute_layer_tflops(shape: ModelShape, measured: list[ProductRate], tokens: int) -> float:
-    """The rate over all projections of a layer at `tokens`."""
-    rates = {(each.inputs, each.outputs): each for each in measured if each.tokens == tokens}
+    """Return the rate over all projections of a layer at `tokens`."""
+    rates = {(rate.inputs, rate.outputs): rate for rate in measured if rate.tokens == tokens}
     sizes = list(list_linear_sizes(shape).values())
     return (
         sum(2 * tokens * a * b for a, b in sizes)
@@ -64,7 +64,7 @@ def compute_layer_tflops(shape: ModelShape, measured: list[ProductRate], tokens:
 
 
 def measure_memory_gb_per_s() -> float:
-    """Bytes read and written a second by a copy on the card."""
+    """Return the bytes read and written a second by a copy on the card."""
     import torch
 
     source = torch.empty(4 * COPIED_BYTES, dtype=torch.uint8, device="cuda")
@@ -73,9 +73,8 @@ def measure_memory_gb_per_s() -> float:
 
 
 def measure_link_gb_per_s(pinned: bool) -> float:
-    """Bytes a second from host memory to the card; streamed layers lie in pinned memory as far as
-    the system allows.
-    """
+    """Return the bytes a second from host memory to the card; streamed layers lie in pinned memory
+    as far as the system allows."""
     import torch
 
     source = torch.empty(COPIED_BYTES, dtype=torch.uint8, pin_memory=pinned)
@@ -84,9 +83,8 @@ def measure_link_gb_per_s(pinned: bool) -> float:
 
 
 def read_free_bytes() -> int:
-    """What is free on the card now that its context and kernels are there, with the cache handed
-    back.
-    """
+    """Return what is free on the card now that its context and kernels are there, with the cache
+    handed back."""
     import torch
 
     torch.cuda.empty_cache()

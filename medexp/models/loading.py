@@ -43,7 +43,7 @@ from medexp.system import private_names
 
 
 def load_model(config: RunConfig, weights: Weights, tokenizer: Any, stack: Backend) -> AdapterModel:
-    """The model of `config` with its adapter, ready to train.
+    """Load the model of `config` with its adapter, ready to train.
 
     Raises: ModelError if the weights cannot be read, or are not of the declared shape.
     """
@@ -58,10 +58,8 @@ def load_model(config: RunConfig, weights: Weights, tokenizer: Any, stack: Backe
         network, notes, scratch = load_with(config, weights, stack)
     check_shape(config.model, network.config.to_dict())
     for peft_config in network.peft_config.values():
-        peft_config.base_model_name_or_path, peft_config.revision = (
-            weights.location,
-            revision_of(weights),
-        )
+        peft_config.base_model_name_or_path = weights.location
+        peft_config.revision = revision_of(weights)
     biases = _copy_trained_biases(network)
     if config.lora.start_from is not None:
         _load_adapter_weights(Path(config.lora.start_from), network, stack)
@@ -81,15 +79,14 @@ def load_model(config: RunConfig, weights: Weights, tokenizer: Any, stack: Backe
 
 
 def _copy_trained_biases(network: Any) -> dict[str, Any]:
-    """A copy in host memory of the base's biases that train with the adapter (lora.bias), while
-    they are as the base has them.
-    """
+    """Return a copy in host memory of the base's biases that train with the adapter (lora.bias),
+    while they are as the base has them."""
     trained = (
-        (name, each)
-        for name, each in network.named_parameters()
-        if each.requires_grad and name.endswith(".bias")
+        (name, parameter)
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and name.endswith(".bias")
     )
-    return {name: each.detach().to("cpu", copy=True) for name, each in trained}
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained}
 
 
 def _choose_dtype(hardware: Hardware) -> Any:
@@ -111,7 +108,7 @@ def _make_quantisation_config(model: Model, hardware: Hardware, stack: Backend) 
 
 
 def _make_lora_options(lora: Lora) -> dict[str, Any]:
-    """The adapter in PEFT's words, which Unsloth's are too."""
+    """Return the adapter's settings under PEFT's names, which are Unsloth's too."""
     return {
         "r": lora.r,
         "lora_alpha": lora.alpha,
@@ -126,7 +123,7 @@ def _make_lora_options(lora: Lora) -> dict[str, Any]:
 def _load_with_peft(
     config: RunConfig, weights: Weights, stack: Backend
 ) -> tuple[Any, tuple[str, ...], None]:
-    """The network, what the user should be told of it, and no scratch memory."""
+    """Return the network, what the user should be told of it, and no scratch memory."""
     base = stack.transformers.AutoModelForCausalLM.from_pretrained(
         weights.location,
         revision=revision_of(weights),
@@ -171,11 +168,11 @@ def keep_cpu_weights_unpacked(base: Any) -> None:
 def _load_with_unsloth(
     config: RunConfig, weights: Weights, stack: Backend
 ) -> tuple[Any, tuple[str, ...], Any]:
-    """The network, what the user should be told of it, and the module whose scratch memory may be
-    handed back.
-    """
+    """Return the network, what the user should be told of it, and the module whose scratch memory
+    may be handed back."""
     hardware, training = config.hardware, config.training
-    pieces = _reserve_host_memory(config)  # before anything is loaded: it may not be had
+    # Before anything is loaded: it may not be had.
+    pieces = _reserve_host_memory(config)
     # read at every call of a layer
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
@@ -223,8 +220,8 @@ def _load_with_unsloth(
 def shorten_recomputation(
     config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> tuple[str, ...]:
-    """Let recomputed layers leave out their last product, if `config` is to; says where that cannot be
-    had. An MLP in tiles computes it, and its plan counts on that."""
+    """Let recomputed layers leave out their last product, if `config` is to; says where that
+    cannot be had. An MLP in tiles computes it, and its plan counts on that."""
     if not is_shortened(config) or config.hardware.tile_mlp is True:
         return ()
     asked = config.model.shape.layers - config.hardware.checkpoint_skip_layers
@@ -244,13 +241,13 @@ def shorten_recomputation(
 def _find_reason_to_leave_whole(
     config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> str | None:
-    """Why no layer may leave its last product out, None where they may."""
+    """Return why no layer may leave its last product out, None where they may."""
     if (unknown := find_unknown_part(kernels)) is not None:
         return unknown
     if (marked := sum(map(is_kept, network.modules()))) != config.hardware.checkpoint_skip_layers:
         return (
-            f"Unsloth marks {marked} layers as kept and {config.hardware.checkpoint_skip_layers} are"
-            " to be"
+            f"Unsloth marks {marked} layers as kept and"
+            f" {config.hardware.checkpoint_skip_layers} are to be"
         )
     mlps = list_fused_mlps(network, kernels, is_kept)
     if not mlps:
@@ -283,9 +280,11 @@ def offload_kept_activations(
 def find_reason_to_keep_scratch(
     config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> str | None:
-    """Why what an evaluation leaves on the card is not to be handed back, None where it may."""
+    """Return why what an evaluation leaves on the card is not to be released, None where it
+    may be."""
     if config.hardware.device is not Device.cuda or config.model.quantisation is Quantisation.none:
-        return None  # nothing is dequantised on a card
+        # Nothing is dequantised on a card.
+        return None
     if not isinstance(private_names.SCRATCH.of(kernels), dict):
         return private_names.SCRATCH.absence()
     recipe = _make_recipe(config, list_decoder_layers(network)[0].mlp, stack)
@@ -302,7 +301,7 @@ def _make_recipe(config: RunConfig, mlp: Any, stack: Backend) -> LayerRecipe:
 
 
 def _reserve_host_memory(config: RunConfig) -> HostBuffers | None:
-    """Pinned memory for the activations of kept layers, if these wait on the host."""
+    """Return the pinned memory for the activations of kept layers, if these wait on the host."""
     kept = config.hardware.checkpoint_skip_layers
     if config.hardware.offload_activations is not True or not kept:
         return None
@@ -315,7 +314,7 @@ def _reserve_host_memory(config: RunConfig) -> HostBuffers | None:
 
 
 def list_kept_layers(network: Any, asked: int) -> list[Any]:
-    """The decoder layers that Unsloth does not recompute, in their order.
+    """Return the decoder layers that Unsloth does not recompute, in their order.
 
     Raises: HostMemoryError if it marks another number than were `asked` for.
     """
@@ -331,12 +330,12 @@ def list_kept_layers(network: Any, asked: int) -> list[Any]:
 
 
 def is_kept(layer: Any) -> bool:
-    """Is `layer` one that Unsloth does not recompute?"""
+    """Return whether `layer` is one that Unsloth does not recompute."""
     return layer.__dict__.get(private_names.KEPT_MARK.last) is True
 
 
 def find_streamer(network: Any) -> Any:
-    """What streams the layers of `network` from the host.
+    """Return what streams the layers of `network` from the host.
 
     Raises: ModelError if Unsloth has none there: a step that ends in the middle could not be
         recovered from.
@@ -353,7 +352,8 @@ def recover_from_failed_step(tuned: AdapterModel) -> None:
     """
     import torch
 
-    swapper = private_names.STREAMER.of(tuned.network)  # none where no layer is streamed
+    # None where no layer is streamed.
+    swapper = private_names.STREAMER.of(tuned.network)
     if swapper is not None:
         swapper.reset()
     gc.collect()

@@ -13,10 +13,8 @@ from typing import Any
 
 from medexp.config.schema import ModelShape
 
-_PREFIX, _PART = (
-    "base_model.model.",
-    re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$"),
-)
+_PREFIX = "base_model.model."
+_PART = re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$")
 _BASE_LAYER = ".base_layer."
 _KNOWN = (  # settings of PEFT that are read here, or leave W' as it is above
     "r", "lora_alpha", "use_rslora", "use_dora", "bias", "lora_dropout", "target_modules", "exclude_modules",
@@ -30,16 +28,15 @@ _KNOWN_VALUES: Mapping[str, tuple[object, ...]] = {
 
 
 def compute_scale(config: Mapping[str, Any]) -> float:
-    """What B A is multiplied with."""
+    """Return the factor that B A is multiplied with."""
     rank: int = config["r"]
     alpha: float = config["lora_alpha"]
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def find_unsupported_settings(config: Mapping[str, Any]) -> list[str]:
-    """Settings of an adapter that change W' in ways that are not written here, or are not known: an
-    older or a newer PEFT's.
-    """
+    """Return the settings of an adapter that change W' in ways that are not written here, or are
+    not known: an older or a newer PEFT's."""
     asked = {name: value for name, value in config.items() if value and name not in _KNOWN}
     return [
         f"{name}={value}"
@@ -49,9 +46,8 @@ def find_unsupported_settings(config: Mapping[str, Any]) -> list[str]:
 
 
 def parse_tensor_key(key: str) -> tuple[str, str]:
-    """The tensor of the base that `key` of an adapter changes, and how: lora_A, lora_B,
-    lora_magnitude_vector or replaced.
-    """
+    """Return the tensor of the base that `key` of an adapter changes, and how: lora_A, lora_B,
+    lora_magnitude_vector or replaced."""
     name = key.removeprefix(_PREFIX)
     part = _PART.search(name)
     if part is not None:
@@ -62,9 +58,8 @@ def parse_tensor_key(key: str) -> tuple[str, str]:
 def find_misfits(
     shapes: Mapping[str, Sequence[int]], rank: int, shape: ModelShape
 ) -> Iterator[str]:
-    """What in an adapter's tensors (`shapes` by key) is not of `rank` and `shape`, one sentence
-    each.
-    """
+    """Return what in an adapter's tensors (`shapes` by key) is not of `rank` and `shape`, one
+    sentence each."""
     for key, found in shapes.items():
         name, part = parse_tensor_key(key)
         match = re.fullmatch(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.(weight|bias)", name)
@@ -81,7 +76,7 @@ def find_misfits(
 
 
 def _sides(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """Rows (out) and columns (in) of every projection."""
+    """Return rows (out) and columns (in) of every projection."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return {
         "q_proj": (queries, shape.hidden),

@@ -19,7 +19,8 @@ from medexp.system.units import bytes_of_gib, gib
 
 # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
 CRAWLS = 4.0
-JUDGED_STEPS = 5  # a laptop that slept or was unplugged has one or two slow ones among them
+# A laptop that slept or was unplugged has one or two slow ones among them.
+JUDGED_STEPS = 5
 
 
 class Meter:
@@ -31,12 +32,12 @@ class Meter:
         self.ceiling_bytes = bytes_of_gib(hardware.vram_ceiling_gib or 0) if self.on_card else 0
 
     def reserved_bytes(self) -> int:
-        """What the allocator holds now."""
+        """Return what the allocator holds now."""
         reserved: int = _cuda().memory_reserved() if self.on_card else 0
         return reserved
 
     def peak_bytes(self) -> int:
-        """The most the allocator has held since the process began."""
+        """Return the most the allocator has held since the process began."""
         return max(self._largest, self.phase_peak_bytes())
 
     def restart(self) -> None:
@@ -50,28 +51,27 @@ class Meter:
             _cuda().reset_peak_memory_stats()
 
     def phase_peak_bytes(self) -> int:
-        """The most the allocator has held since `restart`."""
+        """Return the most the allocator has held since `restart`."""
         peak: int = _cuda().max_memory_reserved() if self.on_card else 0
         return peak
 
     def spilled_bytes(self) -> int:
-        """What the allocator holds beyond everything in use on the card: it then lies in host
-        memory, as Windows and WSL allow.
-        """
+        """Return what the allocator holds beyond everything in use on the card: it then lies in
+        host memory, as Windows and WSL allow."""
         if not self.on_card:
             return 0
         free, total = map(int, _cuda().mem_get_info())
         return max(0, self.reserved_bytes() - (total - free))
 
     def peak_allocated_bytes(self) -> int:
-        """The most that tensors have taken since `restart`."""
+        """Return the most that tensors have taken since `restart`."""
         allocated: int = _cuda().max_memory_allocated() if self.on_card else 0
         return allocated
 
     def retries(self) -> int:
-        """How often the allocator had to hand back what it cached to find room under the ceiling.
-        The card stands still meanwhile: a run in which this grows with its steps is slower than its
-        plan."""
+        """Return how often the allocator had to hand back what it cached to find room under the
+        ceiling. The card stands still meanwhile: a run in which this grows with its steps is slower
+        than its plan."""
         retries: int = _cuda().memory_stats().get("num_alloc_retries", 0) if self.on_card else 0
         return retries
 
@@ -122,7 +122,7 @@ class SpillGuard:
     def __init__(self, meter: Meter, system: str):
         self._meter = meter
         # WSL's kernel names its maker.
-        self._may_spill = any(each in system.lower() for each in ("windows", "microsoft"))
+        self._may_spill = any(name in system.lower() for name in ("windows", "microsoft"))
         self._is_first = True
         self._recent: deque[tuple[float, float]] = deque(maxlen=JUDGED_STEPS)
 

@@ -8,11 +8,8 @@ from typing import Any
 from medexp.config.changes import change_values
 from medexp.config.schema import Engine, Quantisation, RunConfig
 from medexp.errors import RunError
-from medexp.models import adapter_files as artifact
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import memory_guard as guard
-from medexp.models import weights
+from medexp.models import adapter_files, backend, memory_guard, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
@@ -22,7 +19,7 @@ from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
 from medexp.system import machine
 from medexp.system.console import NOTE, Console
-from medexp.system.private_names import untested
+from medexp.system.private_names import list_untested_libraries
 from medexp.tracking.finished_run import FinishedRun
 
 
@@ -42,11 +39,11 @@ def open_session(config: RunConfig, found: Weights, console: Console) -> Session
     """Import the stack, convert the embedded model where that was never done here, and load the
     tokenizer of `found`.
     """
-    for each in untested(list_patched_libraries(config)):
-        console.info(each, NOTE)
+    for note in list_untested_libraries(list_patched_libraries(config)):
+        console.info(note, NOTE)
     with console.status("loading the training stack"):
-        meter = guard.cap_allocator(config.hardware)
-        modules = stack.load_backend(config.hardware, machine.cache_dir())
+        meter = memory_guard.cap_allocator(config.hardware)
+        modules = backend.load_backend(config.hardware, machine.cache_dir())
     if found.gguf is not None:
         with console.status("converting the embedded model, once"):
             found = weights.convert_gguf(found, config.model, modules)
@@ -54,16 +51,16 @@ def open_session(config: RunConfig, found: Weights, console: Console) -> Session
 
 
 def load_model_under_ceiling(config: RunConfig, base: Session, console: Console) -> AdapterModel:
-    """The model of `config` with the adapter it starts from, under the ceiling."""
+    """Load the model of `config` with the adapter it starts from, under the memory ceiling."""
     with (
         console.status(f"loading {config.model.name} and the adapter"),
         memory_phase(Phase.always, "loading the model", base.meter),
     ):
-        return model.load_model(config, base.weights, base.tokenizer, base.modules)
+        return model_loading.load_model(config, base.weights, base.tokenizer, base.modules)
 
 
 def list_patched_libraries(config: RunConfig) -> list[str]:
-    """The libraries whose insides `config` relies on."""
+    """Return the libraries on whose private parts `config` relies."""
     with_unsloth = ["unsloth", "unsloth_zoo"] if config.hardware.engine is Engine.unsloth else []
     quantised = ["bitsandbytes"] if config.model.quantisation is not Quantisation.none else []
     return [*with_unsloth, *quantised, "transformers", "mlflow"]
@@ -89,6 +86,8 @@ def prepare_finished_run(
             " run=FOLDER of its adapter"
         )
     found = weights.find_weights(config.model)
-    if note := artifact.check_adapter(subject.adapter, config.lora, config.model, found, "run"):
+    if note := adapter_files.check_adapter(
+        subject.adapter, config.lora, config.model, found, "run"
+    ):
         console.info(note, NOTE)
     return change_values(config, {"lora.start_from": str(subject.adapter)}), found

@@ -11,8 +11,8 @@ from medexp.models.weights import Weights
 
 
 def load_tokenizer(weights: Weights, stack: Backend) -> Any:
-    """The tokenizer beside the weights, with a padding token (its EOS where it has none; padding is
-    masked by length).
+    """Load the tokenizer beside the weights, with a padding token (its EOS where it has none;
+    padding is masked by length).
 
     Raises: ModelError if it cannot be read, or has no end of sequence.
     """
@@ -49,7 +49,7 @@ def refuse_unreadable(what: str, weights: Weights, *kinds: type[Exception]) -> I
 
 
 def read_context_tokens(weights: Weights, stack: Backend) -> int:
-    """How many tokens, prompt and answer together, the model in `weights` was made for."""
+    """Return how many tokens, prompt and answer together, the model in `weights` was made for."""
     config = stack.transformers.AutoConfig.from_pretrained(
         weights.location, revision=revision_of(weights)
     )

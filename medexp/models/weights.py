@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from medexp.config.model_shape import check_shape, config_in
+from medexp.config.model_shape import check_shape, read_model_config
 from medexp.config.schema import Model
 from medexp.errors import ModelError
 from medexp.models.backend import Backend
@@ -33,26 +33,26 @@ class Weights:
 
 
 def find_weights(model: Model, tokenizer_only: bool = False) -> Weights:
-    """The weights of `model`: its path, else its package, else the Hub; checked against the
+    """Return the weights of `model`: its path, else its package, else the Hub; checked against the
     declared shape. With `tokenizer_only` nothing else is downloaded.
 
     Raises: ModelError if they are missing, unreachable, or of another shape.
     """
     if model.path is not None:
         weights = Weights(model.path, None)
-        check_shape(model, config_in(Path(model.path)))
+        check_shape(model, read_model_config(Path(model.path)))
     elif model.package is not None:
         weights = _find_embedded(model)
         if weights.gguf is None:
-            check_shape(model, config_in(Path(weights.location)))
+            check_shape(model, read_model_config(Path(weights.location)))
     else:
         weights = _download_from_hub(model, tokenizer_only)
     return weights
 
 
 def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
-    """The embedded GGUF as a Transformers folder in bfloat16, written whole or not at all. Takes
-    15-25 s, once.
+    """Write the embedded GGUF as a Transformers folder in bfloat16, whole or not at all, and return
+    where it lies. Takes 15-25 s, once.
 
     Source: the file is Q4_1; dequantising it loses nothing that is still in it.
     """
@@ -64,9 +64,11 @@ def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
         "gguf_file": weights.gguf.name,
     }
     tokenizer = stack.transformers.AutoTokenizer.from_pretrained(**source)
-    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # GGUF loading makes it the BOS token
+    # GGUF loading makes it the BOS token.
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     plain = stack.transformers.GgufConfig(dequantize=True)
-    with redirect_stderr(io.StringIO()):  # its progress bar has no switch
+    # Its progress bar has no switch.
+    with redirect_stderr(io.StringIO()):
         language_model = stack.transformers.AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.bfloat16, quantization_config=plain
         )
@@ -79,7 +81,8 @@ def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
         tokenizer.save_pretrained(half_done)
         half_done.rename(folder)
     except OSError:
-        if not folder.exists():  # else another process was faster
+        # It exists where another process was faster.
+        if not folder.exists():
             raise
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
@@ -106,7 +109,7 @@ def _find_embedded(model: Model) -> Weights:
 def _download_from_hub(model: Model, tokenizer_only: bool) -> Weights:
     assert model.hub_id is not None
     try:
-        commit = hub.commit_of("model", model.hub_id, model.revision)
+        commit = hub.find_commit("model", model.hub_id, model.revision)
         config = json.loads(hub.fetch(model.hub_id, "config.json", commit).read_text())
         check_shape(model, config)
         if not tokenizer_only:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 from medexp.config.schema import Device, Engine, Family, Optimizer, Quantisation, RunConfig
-from medexp.planning import unfused_memory as unfused
+from medexp.planning import unfused_memory
 from medexp.planning.memory_terms import (
     ALLOCATION_UNIT,
     WIDTHS,
@@ -28,18 +28,18 @@ from medexp.planning.memory_terms import (
 from medexp.planning.step_memory import is_offloaded, list_step_terms, waiting_bytes
 from medexp.system.units import MIB
 
-NF4_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a scale, scales a nested scale
+# bitsandbytes: weights a scale, scales a nested scale.
+NF4_BLOCK, NESTED_BLOCK = 64, 256
 # Unsloth keeps three layers of a streamed stack on the card: one in use, two on their way
 PREFETCHED_SLOTS = 3
-EVALUATION_CHUNK_TOKENS = 256  # as in medexp.evaluation.losses
+# As in medexp.evaluation.losses.
+EVALUATION_CHUNK_TOKENS = 256
 # Held-out loss without gradients: tensors take 7 hidden + 3 ffn a token (to 1 MiB, two shapes), and
 # this is the allocator's on top.
-EVALUATION_PER_HIDDEN, EVALUATION_PER_FFN, EVALUATION_FACTOR, EVALUATION_SLACK = (
-    7,
-    3,
-    1.15,
-    220 * MIB,
-)
+EVALUATION_PER_HIDDEN = 7
+EVALUATION_PER_FFN = 3
+EVALUATION_FACTOR = 1.15
+EVALUATION_SLACK = 220 * MIB
 CACHE_BLOCK_TOKENS, ANSWERING_SLACK = 512, 100 * MIB
 POSITIONS, POSITIONS_AT_FIRST = 131_072, 32_768
 # cuBLAS' workspace (32 MiB on Hopper, 8 MiB elsewhere) and rotary tables, measured after loading
@@ -47,15 +47,14 @@ WORKSPACE_BYTES = int(32.2 * MIB)
 
 
 def compute_budget(config: RunConfig, levers: Levers) -> Budget:
-    """What `config` takes with `levers`; micro-batch and accumulation of `config` itself are not looked
-    at.
-    """
+    """Return what `config` takes with `levers`; micro-batch and accumulation of `config` itself are
+    not looked at."""
     return Budgets(config).of(levers)
 
 
 class Budgets:
-    """What `config` takes with any levers. A search looks at thousands: each part is worked out once
-    for all that it does not depend on, so `config` must stay as it is meanwhile."""
+    """What `config` takes with any levers. A search looks at thousands: each part is worked out
+    once for all that it does not depend on, so `config` must stay as it is meanwhile."""
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -63,7 +62,7 @@ class Budgets:
         self._links: dict[tuple[object, ...], int] = {}
 
     def of(self, levers: Levers) -> Budget:
-        """As `compute_budget`."""
+        """Return `compute_budget` of the run with `levers`."""
         step = (
             levers.micro_batch,
             levers.kept_layers,
@@ -107,8 +106,8 @@ class Budgets:
 
 
 def layer_bytes(config: RunConfig) -> tuple[int, int]:
-    """Bytes of one frozen decoder layer: what a streamed layer leaves on the host, and the scales
-    that stay on the card.
+    """Return the bytes of one frozen decoder layer: what a streamed layer leaves on the host, and
+    the scales that stay on the card.
 
     Source: bitsandbytes' NF4 with double quantisation, a byte for two weights, a byte for 64, four
         bytes for 16,384.
@@ -125,7 +124,8 @@ def layer_bytes(config: RunConfig) -> tuple[int, int]:
 def _layer_bytes(
     projections: tuple[tuple[int, int], ...], has_biases: bool, width: int, on_cpu: bool
 ) -> tuple[int, int]:
-    """As `layer_bytes`; `width` bytes a weight, 0 for NF4, where norms and biases have 2."""
+    """Return `layer_bytes` of these sizes; `width` bytes a weight, 0 for NF4, where norms and
+    biases have 2."""
     held = _exactly_bytes if on_cpu else round_to_allocation
     (hidden, query), (_, kv), *_ = projections
     sizes = [inputs * outputs for inputs, outputs in projections]
@@ -145,9 +145,8 @@ def _exactly_bytes(num_bytes: int) -> int:
 
 
 def _casts_to_float32(config: RunConfig) -> bool:
-    """Preparing NF4 weights for training, PEFT casts embedding, head and norms to float32; Unsloth
-    leaves them in 16 bits.
-    """
+    """Return whether PEFT, preparing NF4 weights for training, casts embedding, head and norms to
+    float32; Unsloth leaves them in 16 bits."""
     return (
         config.hardware.engine is Engine.transformers
         and config.model.quantisation is Quantisation.nf4
@@ -188,15 +187,15 @@ def _list_weight_terms(config: RunConfig, levers: Levers) -> list[Term]:
 
 
 def _list_dequantised_terms(config: RunConfig, levers: Levers) -> list[Term]:
-    """Where Unsloth dequantises the weight of a product that is not compiled, the largest one's
-    size. It stays there until it is handed back after an evaluation
-    (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
+    """Return the term of the memory in which Unsloth dequantises the weight of a product that is
+    not compiled, of the largest one's size. It stays there until it is handed back after an
+    evaluation (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
     if (
         config.hardware.engine is not Engine.unsloth
         or config.model.quantisation is not Quantisation.nf4
     ):
         return []
-    in_training = not (levers.compiled and unfused.is_fused(config))
+    in_training = not (levers.compiled and unfused_memory.is_fused(config))
     phases = (
         [Phase.always]
         if in_training
@@ -250,8 +249,8 @@ def _list_evaluation_terms(config: RunConfig, _: Levers) -> list[Term]:
         measuring = max(
             measuring,
             head
-            + int(unfused.FORWARD_FACTOR * unfused.forward_bytes(config, tokens))
-            + unfused.FORWARD_SLACK,
+            + int(unfused_memory.FORWARD_FACTOR * unfused_memory.forward_bytes(config, tokens))
+            + unfused_memory.FORWARD_SLACK,
         )
     return [
         Term(
@@ -266,13 +265,12 @@ def _list_evaluation_terms(config: RunConfig, _: Levers) -> list[Term]:
 
 
 def fits_answering_plan(config: RunConfig, questions: int, longest: int) -> bool:
-    """Do so many questions, the longest of `longest` tokens, take no more memory to answer than was
-    planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens` allows?"""
+    """Return whether so many questions, the longest of `longest` tokens, take no more memory to
+    answer than was planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens`
+    allows."""
     evaluation = config.evaluation
-    needed, planned = (
-        _answering_bytes(config, questions, longest),
-        _answering_bytes(config, evaluation.batch_size, evaluation.max_seq_tokens),
-    )
+    needed = _answering_bytes(config, questions, longest)
+    planned = _answering_bytes(config, evaluation.batch_size, evaluation.max_seq_tokens)
     return sum(needed) <= sum(planned)
 
 
@@ -317,14 +315,11 @@ def _list_answering_terms(config: RunConfig) -> list[Term]:
 
 
 def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[int, int]:
-    """Keys and values, and the forward pass, of `questions` answered together, the longest of
-    `longest` tokens.
-    """
-    shape, new_tokens, tokens = (
-        config.model.shape,
-        config.evaluation.max_new_tokens,
-        questions * longest,
-    )
+    """Return the bytes of keys and values, and the forward pass, of `questions` answered together,
+    the longest of `longest` tokens."""
+    shape = config.model.shape
+    new_tokens = config.evaluation.max_new_tokens
+    tokens = questions * longest
     is_unsloth = config.hardware.engine is Engine.unsloth
     room = -(-new_tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS if is_unsloth else new_tokens
     a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim
@@ -332,14 +327,15 @@ def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[i
     forward = 2 * tokens * 3 * (shape.hidden + shape.ffn)
     return (
         cache,
-        (unfused.forward_bytes(config, tokens) if config.lora.dora else forward) + ANSWERING_SLACK,
+        (unfused_memory.forward_bytes(config, tokens) if config.lora.dora else forward)
+        + ANSWERING_SLACK,
     )
 
 
 def _link_bytes(config: RunConfig, levers: Levers) -> int:
-    """Bytes over the host link in one optimizer step: streamed layers there twice a micro-batch,
-    hidden states and the activations of kept layers out and back, a paged optimizer's state in and
-    out."""
+    """Return the bytes over the host link in one optimizer step: streamed layers there twice a
+    micro-batch, hidden states and the activations of kept layers out and back, a paged optimizer's
+    state in and out."""
     tokens = levers.micro_batch * config.training.max_seq_tokens
     hidden = 2 * hidden_state_bytes(config.model.shape, tokens) if is_offloaded(config) else 0
     paged = 2 * _optimizer_bytes(config) if _is_paged(config, levers) else 0
@@ -348,7 +344,6 @@ def _link_bytes(config: RunConfig, levers: Levers) -> int:
 
 
 def streamed_link_bytes(config: RunConfig, streamed_layers: int) -> int:
-    """Bytes of streamed layers over the host link in one micro-batch, there for each pass; the last
-    one is there already.
-    """
+    """Return the bytes of streamed layers over the host link in one micro-batch, there for each
+    pass; the last one is there already."""
     return max(0, 2 * streamed_layers - 2) * layer_bytes(config)[0]

@@ -15,7 +15,7 @@ from medexp.planning.unfused_memory import can_stream, is_fused
 
 
 def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
-    """All levers of the run of `budgets` worth looking at."""
+    """Yield all levers worth looking at of the run of `budgets`."""
     config = budgets.config
     effective = config.training.cases_a_step
     choices = product(
@@ -30,9 +30,9 @@ def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
 
 
 def least_memory(budgets: Budgets) -> Iterator[Levers]:
-    """The levers that take least memory of those the config leaves open: as few cases at a time as
-    may be, all that can be streamed streamed, nothing kept that was not asked for, and that on the
-    host if it may be."""
+    """Return the levers that take least memory of those the config leaves open: as few cases at a
+    time as may be, all that can be streamed streamed, nothing kept that was not asked for, and that
+    on the host if it may be."""
     config = budgets.config
     size, asked = _list_micro_batches(config)[0], config.hardware.checkpoint_skip_layers
     streamed = min(
@@ -56,12 +56,13 @@ def least_memory(budgets: Budgets) -> Iterator[Levers]:
 
 
 def is_by_hand(config: RunConfig) -> bool:
-    """Do micro-batch and accumulation stay as the config has them? On a CPU they always do."""
+    """Return whether micro-batch and accumulation stay as the config has them. On a CPU they always
+    do."""
     return config.training.plan is Planning.manual or config.hardware.device is Device.cpu
 
 
 def _list_micro_batches(config: RunConfig) -> list[int]:
-    """Micro-batches that divide the effective batch, the smallest first."""
+    """Return micro-batches that divide the effective batch, the smallest first."""
     effective = config.training.cases_a_step
     return (
         [config.training.micro_batch]
@@ -71,8 +72,8 @@ def _list_micro_batches(config: RunConfig) -> list[int]:
 
 
 def _list_variants(config: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
-    """(compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does not go
-    with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
+    """Return (compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does
+    not go with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
     unsloth, fused = config.hardware.engine is Engine.unsloth, is_fused(config)
     compiled = _list_settings(
         config.hardware.compile_layers,
@@ -83,7 +84,9 @@ def _list_variants(config: RunConfig, last_resorts: bool) -> list[tuple[bool, bo
     )
     can_page = config.training.optimizer is Optimizer.adamw_8bit and last_resorts
     paged = _list_settings(config.hardware.page_optimizer, [False, True] if can_page else [False])
-    return [each for each in product(compiled, tiled, paged) if not (each[0] and each[1])]
+    return [
+        variant for variant in product(compiled, tiled, paged) if not (variant[0] and variant[1])
+    ]
 
 
 def _list_settings(lever: object, choices: list[bool]) -> list[bool]:
@@ -91,7 +94,7 @@ def _list_settings(lever: object, choices: list[bool]) -> list[bool]:
 
 
 def _list_streamed_counts(config: RunConfig) -> range | list[int]:
-    """How many layers may be streamed: Unsloth leaves at least one on the card."""
+    """Return how many layers may be streamed: Unsloth leaves at least one on the card."""
     asked = config.hardware.offload_layers
     if isinstance(asked, int):
         return [asked]
@@ -104,7 +107,7 @@ def _list_embedding_places(config: RunConfig) -> list[bool]:
 
 
 def _add_kept_layers(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
-    """`plain`, with what it keeps on the card or on the host."""
+    """Return `plain`, with what it keeps on the card or on the host."""
     asked = budgets.config.hardware.offload_activations
     if asked is not True:
         yield from (replace(plain, kept_layers=kept) for kept in _list_kept_counts(budgets, plain))
@@ -116,9 +119,8 @@ def _add_kept_layers(budgets: Budgets, plain: Levers) -> Iterator[Levers]:
 
 
 def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
-    """As many of those that are not streamed as the host holds, or a part of them where the link is
-    slow.
-    """
+    """Return as many of the layers that are not streamed as the host holds, or a part of them where
+    the link is slow."""
     config = budgets.config
     hardware, most = config.hardware, config.model.shape.layers - plain.streamed_layers
     asked, must = hardware.checkpoint_skip_layers, hardware.offload_activations is True
@@ -130,19 +132,22 @@ def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
         return [most]
     if hardware.host_ram_gib is None or is_by_hand(config):
         return [0] if must else []
-    two = replace(plain, kept_on_host=True, kept_layers=2)  # one of them waits
+    # One of them waits.
+    two = replace(plain, kept_on_host=True, kept_layers=2)
     room = host_room_bytes(config, two) - budgets.of(plain).host_bytes
     most = min(most, 1 + max(0, room) // waiting_bytes(config, two))
     return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])
 
 
 def _saves_to_host(config: RunConfig, plain: Levers) -> bool:
-    """Only compiled layers that Unsloth checkpoints and fuses were measured."""
+    """Return whether kept layers may leave what they save on the host: only compiled layers that
+    Unsloth checkpoints and fuses were measured."""
     return is_offloaded(config) and plain.compiled and is_fused(config)
 
 
 def _list_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
-    """None, or as many layers as the ceiling leaves room for; streamed layers cannot be kept."""
+    """Return how many layers to keep: none, or as many as the ceiling leaves room for; streamed
+    layers cannot be kept."""
     config = budgets.config
     asked = config.hardware.checkpoint_skip_layers
     most = config.model.shape.layers - plain.streamed_layers

@@ -25,34 +25,35 @@ from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan, Predictions, predict_plan
 from medexp.system.units import GIB, bytes_of_gib
 
-LONGEST, WIDEST = 131_072, 1024  # tokens, rank: what is looked at
-Fitting = dict[str, int | str]  # values by key, each of which makes a run fit
+# Tokens, rank: what is looked at.
+LONGEST, WIDEST = 131_072, 1024
+# Values by key, each of which makes a run fit.
+Fitting = dict[str, int | str]
 
 
 def resize_run(config: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
-    """`config` at another LoRA rank or sequence length; None leaves it."""
+    """Return `config` at another LoRA rank or sequence length; None leaves it."""
     lora = config.lora if rank is None else replace(config.lora, r=rank)
     training = config.training if seq is None else replace(config.training, max_seq_tokens=seq)
     return replace(config, lora=lora, training=training)
 
 
 def find_longest_that_fits(config: RunConfig) -> int | None:
-    """The longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None if not
-    even 64 does.
-    """
+    """Return the longest `training.max_seq_tokens`, in steps of 64, for which some plan fits; None
+    if not even 64 does."""
     most = _find_largest(lambda count: resize_run(config, seq=64 * count), LONGEST // 64)
     return 64 * most if most else None
 
 
 def find_largest_rank_that_fits(config: RunConfig) -> int | None:
-    """The largest `lora.r` for which some plan fits; None if not even 1 does."""
+    """Return the largest `lora.r` for which some plan fits; None if not even 1 does."""
     return _find_largest(lambda rank: resize_run(config, rank=rank), WIDEST) or None
 
 
 def suggest_what_fits(config: RunConfig) -> Fitting:
-    """What would make `config`, which does not fit, fit by itself: fewer questions at a time where
-    measuring or answering takes most; the longest sequence at this rank, the largest rank at this
-    length; levers set by hand that could be left to the planner."""
+    """Return what would make `config`, which does not fit, fit by itself: fewer questions at a time
+    where measuring or answering takes most; the longest sequence at this rank, the largest rank at
+    this length; levers set by hand that could be left to the planner."""
     sizes = {
         "training.max_seq_tokens": find_longest_that_fits(config),
         "lora.r": find_largest_rank_that_fits(config),
@@ -65,7 +66,8 @@ def suggest_what_fits(config: RunConfig) -> Fitting:
 
 
 def make_refusal(config: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
-    """The error of a run for which none of `plans` fits: what is short, and what would fit."""
+    """Return the error of a run for which none of `plans` fits: what is short, and what
+    would fit."""
     nearest = suggest_what_fits(config)
     ways = [f"{key}={value}" for key, value in nearest.items()] or [*_suggest_open_levers(config)]
     hint = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
@@ -83,7 +85,8 @@ def make_refusal(config: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
 
 
 def _suggest_for_evaluation(config: RunConfig) -> Fitting:
-    """A smaller batch of held-out cases, or shorter ones; nothing where a training step takes most."""
+    """Return a smaller batch of held-out cases, or shorter ones; nothing where a training step
+    takes most."""
     least = min(_find_least_memory(config), key=lambda plan: plan.budget.peak_bytes)
     if least.budget.bytes_in(Phase.training) == least.budget.peak_bytes:
         return {}
@@ -104,7 +107,8 @@ def _shrink_evaluation(config: RunConfig, **values: Any) -> RunConfig:
 
 
 def _suggest_levers(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """What was set by hand and stands in the way alone; on a CPU nothing is left to the planner."""
+    """Yield each setting made by hand that alone stands in the way; on a CPU nothing is left to the
+    planner."""
     if config.lora.dora and _fits(replace(config, lora=replace(config.lora, dora=False))):
         yield "lora.dora", "false"
     if config.hardware.device is Device.cpu:
@@ -119,7 +123,7 @@ def _suggest_levers(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _suggest_open_levers(config: RunConfig) -> Iterator[str]:
-    """All levers at once, where no single one helps."""
+    """Yield the advice to leave all levers open, where no single one helps."""
     if config.hardware.device is Device.cuda and _fits(
         replace(
             _leave_open(config, LEVER_NAMES),
@@ -135,9 +139,8 @@ def _leave_open(config: RunConfig, names: Sequence[str]) -> RunConfig:
 
 
 def _find_largest(trial: Callable[[int], RunConfig], most: int) -> int:
-    """The largest number up to `most` whose trial fits, 0 if none does; what fits at a number fits
-    at every smaller one.
-    """
+    """Return the largest number up to `most` whose trial fits, 0 if none does; what fits at a
+    number fits at every smaller one."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -161,9 +164,8 @@ def _find_least_memory(config: RunConfig) -> Iterator[Plan]:
 
 
 def _stream_fewer_layers(config: RunConfig, plan: Plan) -> Plan:
-    """`plan` with as many layers back on the card as the ceiling leaves room for: the host may be
-    what is short.
-    """
+    """Return `plan` with as many layers back on the card as the ceiling leaves room for: the host
+    may be what is short."""
     if config.hardware.vram_ceiling_gib is None or isinstance(config.hardware.offload_layers, int):
         return plan
     room = card_room_bytes(config.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
@@ -178,17 +180,14 @@ def _stream_fewer_layers(config: RunConfig, plan: Plan) -> Plan:
 
 
 def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
-    """The card could, the host cannot: by how much, for the plan under the ceiling that needs least
-    of it.
-    """
+    """Return by how much the host is short where the card is not, for the plan under the ceiling
+    that needs least of the host."""
     ceiling = config.hardware.vram_ceiling_gib or float("inf")
     under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
     least = min(under, key=lambda plan: plan.budget.host_bytes)
     ram, levers = config.hardware.host_ram_gib or 0, least.levers
-    needs, room = (
-        f"{least.budget.host_bytes / GIB:.1f} GiB",
-        f"{host_room_bytes(config, levers) / GIB:.1f} GiB",
-    )
+    needs = f"{least.budget.host_bytes / GIB:.1f} GiB"
+    room = f"{host_room_bytes(config, levers) / GIB:.1f} GiB"
     has = f"{room} may be used: hardware.host_ram_gib is {ram:g} and"
     beside = f"{host_beside_bytes(config) / GIB:.0f} GiB are for the process"
     if config.hardware.device is Device.cpu:
@@ -198,11 +197,11 @@ def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
     )
     why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else beside
     return (
-        f"what is left off the card needs {needs} of host memory ({spell_layers(levers.streamed_layers)}"
-        f" streamed{waits}) and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
+        f"what is left off the card needs {needs} of host memory"
+        f" ({spell_layers(levers.streamed_layers)} streamed{waits}) and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
     )
 
 
 def spell_layers(count: int) -> str:
-    """So many layers, in words."""
+    """Return so many layers in words."""
     return f"{count} layer{'' if count == 1 else 's'}"

@@ -19,9 +19,8 @@ BESIDE_ON_CPU_BYTES = GIB
 
 
 def fits(config: RunConfig, plan: Plan) -> bool:
-    """Is the peak within `hardware.vram_ceiling_gib`, and what lies on the host within
-    `hardware.host_ram_gib`, where set?
-    """
+    """Return whether the peak is within `hardware.vram_ceiling_gib`, and what lies on the host
+    within `hardware.host_ram_gib`, where set."""
     ceiling = config.hardware.vram_ceiling_gib
     return (
         ceiling is None or plan.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling)
@@ -29,26 +28,26 @@ def fits(config: RunConfig, plan: Plan) -> bool:
 
 
 def card_room_bytes(ceiling_gib: float) -> int:
-    """Bytes that a plan may take under a ceiling, its possible error left out."""
+    """Return the bytes that a plan may take under a ceiling, its possible error left out."""
     return int(bytes_of_gib(ceiling_gib) / SAFETY)
 
 
 def host_beside_bytes(config: RunConfig) -> int:
-    """Bytes of host memory for what is no tensor."""
+    """Return the bytes of host memory that the process takes beside its tensors."""
     return BESIDE_ON_CPU_BYTES if config.hardware.device is Device.cpu else HOST_BESIDE_BYTES
 
 
 def host_room_bytes(config: RunConfig, levers: Levers) -> int:
-    """Bytes of host memory that a plan with `levers` may take, where hardware.host_ram_gib is set."""
+    """Return the bytes of host memory that a plan with `levers` may take, where
+    hardware.host_ram_gib is set."""
     ram_bytes = bytes_of_gib(config.hardware.host_ram_gib or 0)
     room = ram_bytes - host_beside_bytes(config)
     return min(room, int(PINNED_SHARE * ram_bytes)) if levers.kept_on_host else room
 
 
 def host_excess_bytes(config: RunConfig, plan: Plan) -> int:
-    """By how many bytes `plan` takes more of the host than it may; 0 or less where it does not, or
-    no limit is known.
-    """
+    """Return by how many bytes `plan` takes more of the host than it may; 0 or less where it does
+    not, or no limit is known."""
     return (
         0
         if config.hardware.host_ram_gib is None

@@ -13,7 +13,8 @@ from medexp.config.schema import Dtype, ModelShape, RunConfig
 
 # bytes a number; float32 runs on a CPU alone
 WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}
-ALLOCATION_UNIT = 512  # torch's caching allocator rounds every tensor up to this
+# torch's caching allocator rounds every tensor up to this.
+ALLOCATION_UNIT = 512
 
 
 class Place(Enum):
@@ -21,7 +22,8 @@ class Place(Enum):
 
     gpu = "GPU"
     host = "host"
-    __hash__ = object.__hash__  # Enum's own is a tenth of a search for a plan
+    # Enum's own is a tenth of a search for a plan.
+    __hash__ = object.__hash__
 
 
 class Phase(Enum):
@@ -58,7 +60,8 @@ class Levers:
 
     @property
     def waiting_layers(self) -> int:
-        """Kept layers whose activations wait on the host: all but the last, whose are needed first."""
+        """Kept layers whose activations wait on the host: all but the last, whose are
+        needed first."""
         return max(0, self.kept_layers - 1) if self.kept_on_host else 0
 
 
@@ -101,12 +104,12 @@ class Budget:
         return tuple(term for part in self.parts for term in part.terms)
 
     def gpu_bytes(self, phase: Phase) -> int:
-        """Bytes on the card that are held in `phase` only."""
+        """Return the bytes on the card that are held in `phase` only."""
         index = _INDEX[phase]
         return sum([part.on_card[index] for part in self.parts])
 
     def bytes_in(self, phase: Phase) -> int:
-        """Everything on the card in `phase`: what is always there, and what comes on top."""
+        """Return everything on the card in `phase`: what is always there, and what comes on top."""
         always = self.gpu_bytes(Phase.always)
         return always if phase is Phase.always else always + self.gpu_bytes(phase)
 
@@ -123,7 +126,7 @@ class Budget:
         return _compute_peak([part.on_host for part in self.parts])
 
     def largest(self) -> Term:
-        """The term that takes most of the card."""
+        """Return the term that takes most of the card."""
         return max(
             (term for term in self.terms if term.place is Place.gpu),
             key=lambda term: term.num_bytes,
@@ -134,22 +137,21 @@ _INDEX = {phase: index for index, phase in enumerate(Phase)}
 
 
 def _compute_peak(held: Iterable[tuple[int, ...]]) -> int:
-    """What is always held, and the most that a phase adds; `held` are the bytes of each part, by
-    phase.
-    """
+    """Return what is always held, and the most that a phase adds; `held` are the bytes of each
+    part, by phase."""
     always, *others = map(sum, zip(*held, strict=True))
     return always + max(others)
 
 
 def dequantised_bytes(shape: ModelShape) -> int:
-    """The largest projection of a layer in 16 bits: what Unsloth makes of a quantised weight for a
-    product.
-    """
+    """Return the bytes of the largest projection of a layer in 16 bits: what Unsloth makes of a
+    quantised weight for a product."""
     return 2 * shape.ffn * shape.hidden
 
 
 def list_linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """(in, out) of every projection of a decoder layer, the query's first, then the key's."""
+    """Return (in, out) of every projection of a decoder layer, the query's first, then the
+    key's."""
     return _list_linear_sizes(
         shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
     )
@@ -171,12 +173,13 @@ def _list_linear_sizes(hidden: int, query: int, kv: int, ffn: int) -> Mapping[st
 
 
 def count_layer_parameters(shape: ModelShape) -> int:
-    """Weights of the projections of one decoder layer."""
+    """Return how many weights the projections of one decoder layer have."""
     return sum(inputs * outputs for inputs, outputs in list_linear_sizes(shape).values())
 
 
 def count_lora_parameters(config: RunConfig) -> int:
-    """Trained parameters: r x (in + out) a projection, and a magnitude an output with DoRA."""
+    """Return the number of trained parameters: r x (in + out) a projection, and a magnitude an
+    output with DoRA."""
     sizes = [
         size
         for name, size in list_linear_sizes(config.model.shape).items()
@@ -187,12 +190,11 @@ def count_lora_parameters(config: RunConfig) -> int:
 
 
 def round_to_allocation(num_bytes: int) -> int:
-    """What the allocator takes for a tensor of `num_bytes`."""
+    """Return the bytes that the allocator takes for a tensor of `num_bytes`."""
     return -(-num_bytes // ALLOCATION_UNIT) * ALLOCATION_UNIT
 
 
 def hidden_state_bytes(shape: ModelShape, tokens: int) -> int:
-    """The input of every decoder layer for `tokens`, in 16 bits: what checkpointing keeps for the
-    backward pass.
-    """
+    """Return the bytes of the input of every decoder layer for `tokens`, in 16 bits: what
+    checkpointing keeps for the backward pass."""
     return shape.layers * 2 * tokens * shape.hidden

@@ -22,8 +22,10 @@ from medexp.planning.memory_terms import Levers, Phase, Place, Term
 from medexp.planning.step_time import Plan, Predictions
 from medexp.system.units import GIB
 
-TOO_CLOSE_TO_TELL = 1.05  # what predicted times may be off against each other
-SAFER = 1.03  # a plan after one that did not fit must be smaller by this
+# What predicted times may be off against each other.
+TOO_CLOSE_TO_TELL = 1.05
+# A plan after one that did not fit must be smaller by this.
+SAFER = 1.03
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Cell:
 
 
 def choose_plan(config: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
-    """The plan that `training.plan` asks for, and up to four runners-up.
+    """Return the plan that `training.plan` asks for, and up to four runners-up.
 
     Raises: VramPlanError naming the largest term and what would fit, if nothing does.
     """
@@ -48,9 +50,8 @@ def choose_plan(config: RunConfig) -> tuple[Plan, tuple[Plan, ...]]:
 
 
 def search_plans(config: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[Plan], list[Plan]]:
-    """The plans of `config`, best first, and those of them that `may` be taken; with last resorts
-    where no compiled layers fit.
-    """
+    """Return the plans of `config`, best first, and those of them that `may` be taken; with last
+    resorts where no compiled layers fit."""
     plans = rank_plans(config)
     fitting = [*filter(may, plans)]
     if not any(plan.levers.compiled for plan in fitting):
@@ -60,7 +61,7 @@ def search_plans(config: RunConfig, may: Callable[[Plan], bool]) -> tuple[list[P
 
 
 def pick_preferred(config: RunConfig, fitting: list[Plan]) -> Plan:
-    """The one that takes least with `training.plan=frugal`, else the simplest of those whose
+    """Return the one that takes least with `training.plan=frugal`, else the simplest of those whose
     predicted times are too close to tell apart. `fitting` are plans that may be taken, best first.
     """
     if config.training.plan is Planning.frugal:
@@ -70,9 +71,9 @@ def pick_preferred(config: RunConfig, fitting: list[Plan]) -> Plan:
 
 
 def _preference_key(plan: Plan) -> tuple[bool, bool, int, float, int]:
-    """An optimizer is paged, and activations are moved, only where that clearly brings something.
-    Then the larger micro-batch: whatever the cost model leaves out (launches, gaps, a slow host) is
-    paid a micro-batch."""
+    """Return what plans too close to tell apart are ordered by. An optimizer is paged, and
+    activations are moved, only where that clearly brings something. Then the larger micro-batch:
+    whatever the cost model leaves out (launches, gaps, a slow host) is paid a micro-batch."""
     levers = plan.levers
     return (
         levers.paged,
@@ -84,7 +85,8 @@ def _preference_key(plan: Plan) -> tuple[bool, bool, int, float, int]:
 
 
 def rank_plans(config: RunConfig, last_resorts: bool = False) -> list[Plan]:
-    """Every plan worth looking at, best first: by time, or by bytes with `training.plan=frugal`."""
+    """Return every plan worth looking at, best first: by time, or by bytes with
+    `training.plan=frugal`."""
     is_frugal = config.training.plan is Planning.frugal
     predictions = Predictions(config)
     plans = [
@@ -97,8 +99,8 @@ def rank_plans(config: RunConfig, last_resorts: bool = False) -> list[Plan]:
 
 
 def next_safer_plan(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None:
-    """The best plan of `asked` (its levers as the config has them) that takes clearly less in
-    `phase` than `failed` did.
+    """Return the best plan of `asked` (its levers as the config has them) that takes clearly less
+    in `phase` than `failed` did.
 
     One that needs no other weights on the card comes first; None if nothing takes less. The
     prediction of `failed` was too low by an unknown factor: what is `SAFER` times smaller is likely
@@ -117,7 +119,7 @@ def next_safer_plan(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None
 
 
 def needs_reload(before: Plan, after: Plan) -> bool:
-    """Do the two differ in more than micro-batch, accumulation and paging?"""
+    """Return whether the two differ in more than micro-batch, accumulation and paging."""
 
     def weights(plan: Plan) -> Levers:
         return replace(plan.levers, micro_batch=1, accumulation=1, paged=False)
@@ -151,16 +153,15 @@ def apply_plan(config: RunConfig, plan: Plan) -> RunConfig:
 
 
 def find_cell(config: RunConfig, rank: int, seq: int) -> Cell:
-    """The best plan of `config` at another rank and length."""
+    """Return the best plan of `config` at another rank and length."""
     there = resize_run(config, rank, seq)
     _, fitting = search_plans(there, partial(fits, there))
     return Cell(rank, seq, pick_preferred(there, fitting) if fitting else None)
 
 
 def _pick_distinct(plans: list[Plan]) -> Iterator[Plan]:
-    """The best plan of every micro-batch and number of layers kept on the card, or on the host:
-    neighbours say nothing new.
-    """
+    """Return the best plan of every micro-batch and number of layers kept on the card, or on the
+    host: neighbours say nothing new."""
     seen = set()
     for plan in plans:
         levers = plan.levers
@@ -171,14 +172,13 @@ def _pick_distinct(plans: list[Plan]) -> Iterator[Plan]:
 
 
 def is_planned(config: RunConfig) -> bool:
-    """Is there a card, and so something to plan?"""
+    """Return whether there is a card, and so something to plan."""
     return config.hardware.device is Device.cuda
 
 
 def sort_terms(plan: Plan) -> list[Term]:
-    """Every term of the plan, the card's first, what is always there before what comes and goes,
-    largest first.
-    """
+    """Return every term of the plan, the card's first, what is always there before what comes and
+    goes, largest first."""
     return sorted(
         plan.budget.terms,
         key=lambda term: (
@@ -190,7 +190,7 @@ def sort_terms(plan: Plan) -> list[Term]:
 
 
 def describe_plan(plan: Plan, ceiling_gib: float | None) -> str:
-    """The plan in one line: batch, levers, bytes against the ceiling, predicted speed."""
+    """Return the plan in one line: batch, levers, bytes against the ceiling, predicted speed."""
     levers = plan.levers
     is_eager = not levers.compiled and levers.streamed_layers > 0
     parts = [f"{levers.micro_batch} x {levers.accumulation} cases a step"]
@@ -214,7 +214,7 @@ def describe_plan(plan: Plan, ceiling_gib: float | None) -> str:
 
 
 def plan_as_dict(plan: Plan) -> dict[str, object]:
-    """The plan as plain values with stable keys; bytes are ints."""
+    """Return the plan as plain values with stable keys; bytes are ints."""
     levers = plan.levers
     return {
         "peak_bytes": plan.budget.peak_bytes,
@@ -225,12 +225,12 @@ def plan_as_dict(plan: Plan) -> dict[str, object]:
         "levers": asdict(levers),
         "terms": [
             {
-                "name": each.name,
-                "bytes": each.num_bytes,
-                "place": each.place.value,
-                "phase": each.phase.value,
-                "source": each.source,
+                "name": term.name,
+                "bytes": term.num_bytes,
+                "place": term.place.value,
+                "phase": term.phase.value,
+                "source": term.source,
             }
-            for each in sort_terms(plan)
+            for term in sort_terms(plan)
         ],
     }

@@ -40,7 +40,8 @@ LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096
 # on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
 # last product on twelve of ..._whole.json called o_...
 SLACK, SLACK_WITH_LAST_PRODUCT = (2.91, 0.453, 26 * MIB), (3.7, 0.946, 0)
-LEAST_SLACK = 1.1  # dequantised weights: steps of 256 and 512 tokens, 7B to 32B shapes
+# Dequantised weights: steps of 256 and 512 tokens, 7B to 32B shapes.
+LEAST_SLACK = 1.1
 # What a step takes at least beside the loss: of compiled layers, 1B to 8B shapes at 256 to 1,024
 # tokens; of others a 1B at 512.
 SMALLEST_COMPILED_STEP, SMALLEST_STEP = 320 * MIB, 293 * MIB
@@ -55,10 +56,10 @@ KEPT_EACH = 1.24
 # ... or waits on the host, and only one layer's more than without is on the card: four points of
 # the 8B shape; five of 1B and 3B.
 WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
-WAITING_PIECE, PADDED_TOKENS = (
-    8 * MIB,
-    128,
-)  # medexp.models.patches.activation_offloading moves pieces of this size; attention is padded by a block
+# The size of the pieces that medexp.models.patches.activation_offloading moves.
+WAITING_PIECE = 8 * MIB
+# Attention pads a case by a block of so many tokens.
+PADDED_TOKENS = 128
 # How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden
 # states come on top.
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
@@ -67,14 +68,16 @@ EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
 # head's weights are copied to 16 bits for the loss.
 LOSS_PER_HEAD, LOSS_PER_HIDDEN, LOSS_FIXED = 1.506, 32.87, 384 * MIB
 PLAIN_PER_HIDDEN, PLAIN_PER_FFN, PLAIN_PER_WEIGHT, PLAIN_FIXED = 57.87, 6.82, 1.913, 16 * MIB
-PLAIN_DORA_SHARE = 0.25  # of DoRA's product that is there at the peak: three points, +0.3 to +4.8 %
+# Of DoRA's product that is there at the peak: three points, +0.3 to +4.8 %.
+PLAIN_DORA_SHARE = 0.25
 # The same without a card: ten points of the embedded model (benchmarks/vram/on_cpu.py). Logits are
 # whole there, in 32 bits, and so is their gradient; what malloc keeps differs from point to point.
 CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB
 
 
 def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
-    """The terms of a training step of `config` with `levers`, gradients and optimizer left out."""
+    """Return the terms of a training step of `config` with `levers`, gradients and optimizer left
+    out."""
     tokens = levers.micro_batch * config.training.max_seq_tokens
     return (
         _list_unsloth_terms(config, levers, tokens)
@@ -84,7 +87,7 @@ def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
 
 
 def is_offloaded(config: RunConfig) -> bool:
-    """Do hidden states wait for the backward pass in host memory?"""
+    """Return whether hidden states wait for the backward pass in host memory."""
     return (
         config.hardware.engine is Engine.unsloth
         and config.training.gradient_checkpointing is Checkpointing.unsloth
@@ -92,7 +95,8 @@ def is_offloaded(config: RunConfig) -> bool:
 
 
 def is_shortened(config: RunConfig) -> bool:
-    """Whether recomputed layers leave out the last product of their MLP; an MLP in tiles does not.
+    """Return whether recomputed layers leave out the last product of their MLP; an MLP in tiles
+    does not.
 
     Source: medexp.models.patches.mlp_recompute."""
     is_plain = (
@@ -143,7 +147,7 @@ def _list_unsloth_terms(config: RunConfig, levers: Levers, tokens: int) -> list[
 
 
 def _make_hidden_state_term(config: RunConfig, tokens: int) -> Term:
-    """A layer's input each: exact on the card, in blocks of a power of two on the host."""
+    """Return a layer's input each: exact on the card, in blocks of a power of two on the host."""
     layers, whole = config.model.shape.layers, hidden_state_bytes(config.model.shape, tokens)
     if not is_offloaded(config):
         return Term(
@@ -164,7 +168,8 @@ def _make_hidden_state_term(config: RunConfig, tokens: int) -> Term:
 
 
 def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
-    """What tensors take beside staging and loss, and what the allocator reserves for all of it."""
+    """Return what tensors take beside staging and loss, and what the allocator reserves for all of
+    it."""
     if not is_fused(config):
         return compiled_step_bytes(config, tokens)
     shape = config.model.shape
@@ -192,7 +197,7 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
 
 
 def _staging_bytes(config: RunConfig, tokens: int) -> int:
-    """Two buffers of hidden states in 16 bits."""
+    """Return the bytes of two buffers of hidden states in 16 bits."""
     return 4 * tokens * config.model.shape.hidden
 
 
@@ -217,8 +222,8 @@ def _eager_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int, i
 
 
 def count_largest_tile(hidden: int, tokens: int) -> int:
-    """Tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time, and the
-    rest is a tile of its own.
+    """Return the tokens in the largest tile of a tiled MLP: Unsloth cuts `hidden` tokens at a time,
+    and the rest is a tile of its own.
 
     Source: unsloth_zoo.tiled_mlp ("arctic"), where a comment says that the rest is added to the
         last, and the code does not.
@@ -229,18 +234,18 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
 def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(config, tokens))) + WAITING_FIXED
-    each = (
+    layer_bytes = (
         2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn)
         if is_fused(config)
         else compiled_step_bytes(config, tokens)[0]
     )
-    return int(KEPT_EACH * levers.kept_layers * each)
+    return int(KEPT_EACH * levers.kept_layers * layer_bytes)
 
 
 def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
-    """How many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five as
-    wide as the model, keys before and after rotation, queries and attention's output and keys and
-    values padded by a block, two as wide as the MLP.
+    """Return how many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five
+    as wide as the model, keys before and after rotation, queries and attention's output and keys
+    and values padded by a block, two as wide as the MLP.
 
     Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
     """
@@ -258,14 +263,13 @@ def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
 
 
 def count_attended_tokens(cases: int, longest: int) -> int:
-    """The tokens of a batch as attention takes them, every case padded to the longest and by a
-    block: many short cases are more.
-    """
+    """Return the tokens of a batch as attention takes them, every case padded to the longest and by
+    a block: many short cases are more."""
     return cases * (longest + PADDED_TOKENS)
 
 
 def waiting_bytes(config: RunConfig, levers: Levers) -> int:
-    """Pinned host memory for what the waiting layers save."""
+    """Return the pinned host memory for what the waiting layers save."""
     tokens = levers.micro_batch * config.training.max_seq_tokens
     pieces = sum(
         -(-2 * numbers // WAITING_PIECE) for numbers in _count_saved_numbers(config, tokens)
@@ -310,9 +314,8 @@ def _list_plain_terms(config: RunConfig, tokens: int) -> list[Term]:
 
 
 def _list_unchunked_terms(config: RunConfig, tokens: int) -> list[Term]:
-    """A step on a CPU, or on a card without gradient checkpointing, which was not measured and is
-    taken to need as much.
-    """
+    """Return a step on a CPU, or on a card without gradient checkpointing, which was not measured
+    and is taken to need as much."""
     shape, training, width = config.model.shape, Phase.training, WIDTHS[config.hardware.dtype]
     is_off = config.training.gradient_checkpointing is Checkpointing.off
     saved = EAGER_FACTOR if config.lora.dora else 1

@@ -18,7 +18,8 @@ from medexp.planning.step_memory import is_shortened
 # than a wide one), and bytes moved a token and layer, in 16-bit passes over hidden + ffn.
 BESIDE_WIDE_PRODUCTS = 1.25
 PASSES_BESIDE_PRODUCTS = 35
-DEQUANTISED_BYTES = 2.6  # a parameter and pass: half a byte read, two written, scales
+# A parameter and pass: half a byte read, two written, scales.
+DEQUANTISED_BYTES = 2.6
 # Python and the driver need this long to launch a layer's kernels (forward, recompute, backward),
 # whatever the card: on the H200 a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387
 # s for 32 layers).
@@ -64,12 +65,12 @@ class MicroBatch:
     least_s: float
 
     def seconds(self, tokens: int) -> float:
-        """With `tokens` in it, padding counted."""
+        """Return the seconds of a micro-batch of `tokens`, padding counted."""
         return max(self.fixed_s + tokens * self.token_s, self.least_s)
 
 
 def estimate_micro_batch(config: RunConfig, levers: Levers) -> MicroBatch:
-    """What a micro-batch of `config` takes on the card.
+    """Return what a micro-batch of `config` takes on the card.
 
     Source: 6 FLOP a decoder parameter and token (forward, recompute, gradient of the input; 4 in a
     kept layer and where nothing is recomputed of it), 4 in the head.
@@ -100,13 +101,12 @@ def estimate_micro_batch(config: RunConfig, levers: Levers) -> MicroBatch:
 
 
 def estimate_short_micro_batch(config: RunConfig) -> MicroBatch:
-    """What a micro-batch of `config` (levers set) takes when it is shorter than planned; streamed
-    layers cross the link in full.
-    """
+    """Return what a micro-batch of `config` (levers set) takes when it is shorter than planned;
+    streamed layers cross the link in full."""
     hardware = config.hardware
     streamed, kept = (
-        each if isinstance(each, int) else 0
-        for each in (hardware.offload_layers, hardware.checkpoint_skip_layers)
+        count if isinstance(count, int) else 0
+        for count in (hardware.offload_layers, hardware.checkpoint_skip_layers)
     )
     levers = Levers(
         1,
@@ -122,12 +122,13 @@ def estimate_short_micro_batch(config: RunConfig) -> MicroBatch:
 
 
 def predict_plan(config: RunConfig, levers: Levers) -> Plan:
-    """The bytes and the time of `config` with `levers`, every case as long as the limit."""
+    """Return the bytes and the time of `config` with `levers`, every case as long as the limit."""
     return Predictions(config).of(levers)
 
 
 class Predictions:
-    """Bytes and times of `config` with any levers; as for its `budgets`, the run must stay as it is."""
+    """Bytes and times of `config` with any levers; as for its `budgets`, the run must stay
+    as it is."""
 
     def __init__(self, config: RunConfig):
         self.budgets = Budgets(config)
@@ -135,7 +136,7 @@ class Predictions:
         self._micro_batches: dict[tuple[int, bool, bool], MicroBatch] = {}
 
     def of(self, levers: Levers) -> Plan:
-        """As `predict_plan`."""
+        """Return `predict_plan` of the run with `levers`."""
         config, link_a_s = self._config, self._link_a_s
         needed = self.budgets.of(levers)
         tokens = levers.micro_batch * config.training.max_seq_tokens
@@ -167,7 +168,7 @@ class Predictions:
 
 
 def _effective_rates(config: RunConfig) -> tuple[float, float, float]:
-    """TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
+    """Return TFLOP/s of products, GB/s of the card's memory, GB/s of its link to the host."""
     hardware = config.hardware
     known = hardware.matmul_tflops, hardware.memory_gb_per_s, hardware.host_link_gb_per_s
     tflops, memory, link = (

@@ -24,17 +24,19 @@ EAGER_FACTOR = 2.5
 # activations; to 4 % on 12 points.
 IDENTITY, PRODUCT, PRODUCT_PER_INPUT, PRODUCT_FIXED = 4, 8, 9, 24 * MIB
 FORWARD_PER_WEIGHT, FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 8.7, 11, 10
-FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB  # what the allocator reserves on top
+# What the allocator reserves on top.
+FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB
 
 
 def is_fused(config: RunConfig) -> bool:
-    """Do the adapter's products run in Unsloth's own kernels?"""
+    """Return whether the adapter's products run in Unsloth's own kernels."""
     return not config.lora.dora and config.lora.bias is Bias.none
 
 
 def can_stream(config: RunConfig) -> bool:
-    """Can layers wait on the host? Not with DoRA, whose magnitudes are made of weights on the card
-    (a CUDA error in PEFT), nor where biases of a streamed layer would be trained."""
+    """Return whether layers can wait on the host: not with DoRA, whose magnitudes are made of
+    weights on the card (a CUDA error in PEFT), nor where biases of a streamed layer would be
+    trained."""
     trains_its_biases = (
         config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
     )
@@ -44,9 +46,8 @@ def can_stream(config: RunConfig) -> bool:
 
 
 def compiled_step_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
-    """Bytes of a step of `tokens` in compiled layers: what grows with the tokens, and all that is
-    reserved.
-    """
+    """Return the bytes of a step of `tokens` in compiled layers: what grows with the tokens, and
+    all that is reserved."""
     shape = config.model.shape
     if not config.lora.dora:
         slope = int(2 * tokens * (BIAS_PER_HIDDEN * shape.hidden + BIAS_PER_FFN * shape.ffn))
@@ -57,24 +58,21 @@ def compiled_step_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
 
 
 def product_bytes(config: RunConfig, tokens: int) -> int:
-    """Bytes of DoRA's largest product, made for a pass over `tokens` in layers that are not
-    compiled; 0 without DoRA.
-    """
+    """Return the bytes of DoRA's largest product, made for a pass over `tokens` in layers that are
+    not compiled; 0 without DoRA."""
     if not config.lora.dora:
         return 0
     takes = (
-        each * (IDENTITY * each + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
-        for each, outputs in _list_trained_sizes(config)
+        inputs * (IDENTITY * inputs + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
+        for inputs, outputs in _list_trained_sizes(config)
     )
     return max(takes) + PRODUCT_FIXED
 
 
 def forward_bytes(config: RunConfig, tokens: int) -> int:
-    """Bytes allocated in a pass of DoRA over `tokens` without gradients."""
-    shape, per_ffn = (
-        config.model.shape,
-        FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE,
-    )
+    """Return the bytes allocated in a pass of DoRA over `tokens` without gradients."""
+    shape = config.model.shape
+    per_ffn = FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE
     activations = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn)
     return max(
         product_bytes(config, tokens),
@@ -95,5 +93,5 @@ def _find_largest_weight(config: RunConfig) -> int:
 
 
 def is_in_mlp(config: RunConfig) -> bool:
-    """Has any projection of the MLP an adapter?"""
+    """Return whether any projection of the MLP has an adapter."""
     return bool(set(MLP) & set(config.lora.target_modules))

@@ -29,37 +29,38 @@ class Block:
 
 
 def split_into_blocks(text: str, scored: ScoredAnswer | None = None) -> list[Block]:
-    """`text` block by block, in order and complete; what `scored` found is marked."""
+    """Return `text` block by block, in order and complete; what counts against it in `scored` is
+    marked.
+    """
     marks = _find_marks(scored) if scored is not None else []
-    found, start, section = [], 0, ""
+    blocks, start, section = [], 0, ""
     at = len(text) - len(answer_part(text))
     if at:
-        found.append(Block("reasoning", _cut_into_pieces(text, 0, at, marks)))
+        blocks.append(Block("reasoning", _cut_into_pieces(text, 0, at, marks)))
         start = at
     for line in text[at:].splitlines(keepends=True):
         heading = section_at(line)
         if heading is not None and at > start:
-            found.append(Block(section, _cut_into_pieces(text, start, at, marks)))
+            blocks.append(Block(section, _cut_into_pieces(text, start, at, marks)))
             start = at
         section = heading or section
         at += len(line)
-    return (
-        [*found, Block(section, _cut_into_pieces(text, start, len(text), marks))]
-        if start < len(text)
-        else found
-    )
+    if start < len(text):
+        blocks.append(Block(section, _cut_into_pieces(text, start, len(text), marks)))
+    return blocks
 
 
 def _find_marks(scored: ScoredAnswer) -> list[tuple[int, int, str]]:
-    claims = [(each.start, each.end, f"unsupported {each.kind}") for each in scored.claims]
-    against = [
-        (each.start, each.end, f"contradicts the {each.about}") for each in scored.contradictions
+    """Return (start, end, why) of every place that counts against the answer; none overlap."""
+    marks = [
+        (found.start, found.end, f"contradicts the {found.about}")
+        for found in scored.contradictions
     ]
-    kept = list(against)  # a contradiction says more than that the same words are unsupported
-    for mark in claims:
-        if not any(mark[0] < end and start < mark[1] for start, end, _ in kept):
-            kept.append(mark)
-    return sorted(kept)
+    # A contradiction says more than that the same words are unsupported.
+    for claim in scored.claims:
+        if not any(claim.start < end and start < claim.end for start, end, _ in marks):
+            marks.append((claim.start, claim.end, f"unsupported {claim.kind}"))
+    return sorted(marks)
 
 
 def _cut_into_pieces(

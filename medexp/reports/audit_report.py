@@ -19,44 +19,51 @@ COLOURS = {  # of a role where it is learnt; what is not learnt is grey
     Role.eos: "#f7b267",
 }
 _FIGURE = re.compile(r"([\d.,]+( %)?)?")
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;
+color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
 td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}
 td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-.wide{overflow-x:auto;background:linear-gradient(to left,#fff 30%,transparent) right/2.5em 100% no-repeat local,
+.wide{overflow-x:auto;
+background:linear-gradient(to left,#fff 30%,transparent) right/2.5em 100% no-repeat local,
 linear-gradient(to left,#aaa,transparent) right/.8em 100% no-repeat scroll}
-.ok{color:#1b7a2f}.bad{color:#a3231f;font-weight:600}.charts{display:flex;flex-wrap:wrap;gap:1.5em}
-.case{white-space:pre-wrap;border:1px solid #ccc;border-radius:6px;padding:1em;margin:1em 0;font:13px/1.55 ui-monospace,monospace}
+.ok{color:#1b7a2f}.bad{color:#a3231f;font-weight:600}
+.charts{display:flex;flex-wrap:wrap;gap:1.5em}
+.case{white-space:pre-wrap;border:1px solid #ccc;border-radius:6px;padding:1em;margin:1em 0;
+font:13px/1.55 ui-monospace,monospace}
 .case span{border-radius:3px}.off{color:#888}.key span{display:inline-block;
 padding:.1em .5em;margin:0 .6em .3em 0;border-radius:3px}
 .case{overflow-wrap:anywhere}
-svg{background:#fafafa;max-width:100%;height:auto}@media(max-width:760px){body{margin:1em auto}}.small{color:#666;font-size:.9em}"""
+svg{background:#fafafa;max-width:100%;height:auto}@media(max-width:760px){body{margin:1em auto}}
+.small{color:#666;font-size:.9em}"""
 
 
-def render_audit_page(run: RunConfig, seen: Inspection) -> str:
-    """The page about `seen`, the cases of `run`."""
-    title = f"Cases of {run.dataset.name} for {run.model.name}, prompt {run.prompt.name}"
+def render_audit_page(config: RunConfig, inspection: Inspection) -> str:
+    """Return the page about `inspection`, the cases of `config`."""
+    title = f"Cases of {config.dataset.name} for {config.model.name}, prompt {config.prompt.name}"
     body = [
-        f"<h1>{escape(title)}</h1><p>{escape(seen.audit.sentence())}</p>",
-        _render_findings(seen),
+        f"<h1>{escape(title)}</h1><p>{escape(inspection.audit.sentence())}</p>",
+        _render_findings(inspection),
         "<h2>What became of the records</h2>"
-        + _render_table(("records", "training", "held out", "why"), list(_funnel_rows(seen))),
+        + _render_table(("records", "training", "held out", "why"), list(_funnel_rows(inspection))),
         "<h2>Tokens per case (training)</h2>",
-        f"<p class='small'>The model's own tokenizer; the limit is {seen.max_tokens:,} tokens.</p>",
+        "<p class='small'>The model's own tokenizer; the limit is"
+        f" {inspection.max_tokens:,} tokens.</p>",
         "<div class='charts'>"
-        + "".join(_draw_histogram(name, each) for name, each in seen.lengths.items())
+        + "".join(_draw_histogram(name, lengths) for name, lengths in inspection.lengths.items())
         + "</div>",
-        "<h2>What the loss is taken on</h2>" + _render_shares(seen),
-        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _render_key(seen),
-        *map(_render_case, seen.previews),
-        *_render_repeats("Training questions that nearly repeat another one", seen.repeats),
+        "<h2>What the loss is taken on</h2>" + _render_shares(inspection),
+        "<h2>Three cases: the shortest, the middle, the longest</h2>" + _render_key(inspection),
+        *map(_render_case, inspection.previews),
+        *_render_repeats("Training questions that nearly repeat another one", inspection.repeats),
         *_render_repeats(
-            "Training questions that nearly repeat a held-out one", seen.near_held_out
+            "Training questions that nearly repeat a held-out one", inspection.near_held_out
         ),
-        *_render_leaks(seen.leaks),
+        *_render_leaks(inspection.leaks),
         "<h2>Reasoning and language</h2>"
         + _render_table(
-            ("finding", "training cases"), [*_reasoning_rows(seen), *_language_rows(seen)]
+            ("finding", "training cases"),
+            [*_reasoning_rows(inspection), *_language_rows(inspection)],
         ),
     ]
     view = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -64,19 +71,21 @@ def render_audit_page(run: RunConfig, seen: Inspection) -> str:
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>"
 
 
-def _render_findings(seen: Inspection) -> str:
-    if not seen.broken:
+def _render_findings(inspection: Inspection) -> str:
+    if not inspection.broken:
         return (
             "<p class='ok'>All checks passed. Looked for overlap with:"
-            f" {escape(', '.join(seen.measured))}.</p>"
+            f" {escape(', '.join(inspection.measured))}.</p>"
         )
     return (
-        "<ul>" + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in seen.broken) + "</ul>"
+        "<ul>"
+        + "".join(f"<li class='bad'>{escape(rule)}</li>" for rule in inspection.broken)
+        + "</ul>"
     )
 
 
-def _funnel_rows(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
-    whole, train, held_out = seen.audit, seen.audit.train, seen.audit.held_out
+def _funnel_rows(inspection: Inspection) -> Iterator[tuple[str, str, str, str]]:
+    whole, train, held_out = inspection.audit, inspection.audit.train, inspection.audit.held_out
     yield f"{whole.records:,} read", "", "", ""
     for note in whole.notes:
         yield "", "", "", note
@@ -85,61 +94,33 @@ def _funnel_rows(seen: Inspection) -> Iterator[tuple[str, str, str, str]]:
     if whole.faulty:
         yield f"{whole.faulty:,} left out", "", "", "cannot be read as cases (dataset.faulty=drop)"
     if whole.told_apart:
-        yield (
-            f"{whole.told_apart:,} told apart",
-            "",
-            "",
-            "the answer began with its reasoning, in <think> marks",
-        )
+        why = "the answer began with its reasoning, in <think> marks"
+        yield f"{whole.told_apart:,} told apart", "", "", why
     if whole.plain_control:
-        yield (
-            f"{whole.plain_control:,} with marks",
-            "",
-            "",
-            "spell a control token of the tokenizer, which is encoded as plain text",
-        )
+        why = "spell a control token of the tokenizer, which is encoded as plain text"
+        yield f"{whole.plain_control:,} with marks", "", "", why
     if whole.duplicate_questions:
-        yield (
-            f"{whole.duplicate_questions:,} removed",
-            "",
-            "",
-            "the same question, whatever its case and spaces, stands there before",
-        )
+        why = "the same question, whatever its case and spaces, stands there before"
+        yield f"{whole.duplicate_questions:,} removed", "", "", why
     if whole.withheld:
-        yield (
-            f"{whole.withheld:,} withheld",
-            f"{whole.withheld:,}",
-            "",
-            "the question or its group is held out from another part",
-        )
-    limit = f"longer than the limit ({seen.max_tokens:,} tokens in training), "
-    dropped, trimmed = (
-        train.dropped_overlong + held_out.dropped_overlong,
-        train.trimmed_reasoning + held_out.trimmed_reasoning,
-    )
-    if dropped:
-        yield (
-            f"{dropped:,} dropped",
-            f"{train.dropped_overlong:,}",
-            f"{held_out.dropped_overlong:,}",
-            limit + "whole or even trimmed",
-        )
+        why = "the question or its group is held out from another part"
+        yield f"{whole.withheld:,} withheld", f"{whole.withheld:,}", "", why
+    limit = f"longer than the limit ({inspection.max_tokens:,} tokens in training), "
+    if dropped := train.dropped_overlong + held_out.dropped_overlong:
+        sides = f"{train.dropped_overlong:,}", f"{held_out.dropped_overlong:,}"
+        yield f"{dropped:,} dropped", *sides, f"{limit}whole or even trimmed"
     yield f"{train.kept + held_out.kept:,} kept", f"{train.kept:,}", f"{held_out.kept:,}", ""
-    if trimmed:
-        what = limit + "so the reasoning ends at an earlier sentence; answer and EOS are whole"
-        yield (
-            f"{trimmed:,} of them trimmed",
-            f"{train.trimmed_reasoning:,}",
-            f"{held_out.trimmed_reasoning:,}",
-            what,
-        )
+    if trimmed := train.trimmed_reasoning + held_out.trimmed_reasoning:
+        sides = f"{train.trimmed_reasoning:,}", f"{held_out.trimmed_reasoning:,}"
+        why = f"{limit}so the reasoning ends at an earlier sentence; answer and EOS are whole"
+        yield f"{trimmed:,} of them trimmed", *sides, why
     for part in whole.parts if len(whole.parts) > 1 else ():
         draws = f"{part.drawn:,} draws, each case {part.drawn / part.kept:.1f} times"
         yield f"part {part.name}", f"{part.kept:,}", "", f"weight {part.weight:g}: {draws}"
 
 
 def _draw_histogram(name: str, lengths: Lengths) -> str:
-    """Bars as SVG, each with its range and count as a tooltip."""
+    """Return bars as SVG, each with its range and count as a tooltip."""
     tallest, count, width, height = max(lengths.bins), len(lengths.bins), 320, 120
     step = width / count
     bars = "".join(
@@ -164,24 +145,27 @@ def _draw_histogram(name: str, lengths: Lengths) -> str:
     )
 
 
-def _render_shares(seen: Inspection) -> str:
-    total = sum(seen.label_tokens.values())
+def _render_shares(inspection: Inspection) -> str:
+    total = sum(inspection.label_tokens.values())
     bars = "".join(
         f"<div title='{escape(name)}'"
-        f" style='width:{100 * count / total:.2f}%;background:{COLOURS[Role(name)]};height:1.6em'></div>"
-        for name, count in seen.label_tokens.items()
+        f" style='width:{100 * count / total:.2f}%;background:{COLOURS[Role(name)]};"
+        "height:1.6em'></div>"
+        for name, count in inspection.label_tokens.items()
     )
     rows = [
         (name, f"{count:,}", f"{100 * count / total:.1f} %")
-        for name, count in seen.label_tokens.items()
+        for name, count in inspection.label_tokens.items()
     ]
     return f"<div style='display:flex;margin-bottom:.8em'>{bars}</div>" + _render_table(
         ("labels that are", "tokens", "share"), rows
     )
 
 
-def _render_key(seen: Inspection) -> str:
-    learnt = {role: colour for role, colour in COLOURS.items() if role.value in seen.label_tokens}
+def _render_key(inspection: Inspection) -> str:
+    learnt = {
+        role: colour for role, colour in COLOURS.items() if role.value in inspection.label_tokens
+    }
     names = "".join(
         f"<span style='background:{colour}'>{role.value}</span>" for role, colour in learnt.items()
     )
@@ -202,54 +186,60 @@ def _render_span(piece: TokenSpan) -> str:
     return f"<span{look} title='{piece.role.value}, {piece.tokens} tokens'>{escape(text)}</span>"
 
 
-def _render_repeats(title: str, found: Sequence[Repeat]) -> Iterator[str]:
-    if found:
+def _render_repeats(title: str, repeats: Sequence[Repeat]) -> Iterator[str]:
+    if repeats:
         rows = [
-            (each.question, each.repeats, f"{each.similarity:.2f}") for each in found[:EXAMPLES]
+            (repeat.question, repeat.repeats, f"{repeat.similarity:.2f}")
+            for repeat in repeats[:EXAMPLES]
         ]
-        yield f"<h2>{escape(title)}: {_count_shown(found)}</h2>" + _render_table(
+        yield f"<h2>{escape(title)}: {_count_shown(repeats)}</h2>" + _render_table(
             ("question", "repeats", "similarity"), rows
         )
 
 
-def _count_shown(found: Sequence[object]) -> str:
-    return f"{len(found)}, here the first {EXAMPLES}" if len(found) > EXAMPLES else str(len(found))
+def _count_shown(findings: Sequence[object]) -> str:
+    return (
+        f"{len(findings)}, here the first {EXAMPLES}"
+        if len(findings) > EXAMPLES
+        else str(len(findings))
+    )
 
 
-def _render_leaks(found: Sequence[Leak]) -> Iterator[str]:
-    if found:
+def _render_leaks(leaks: Sequence[Leak]) -> Iterator[str]:
+    if leaks:
         rows = [
-            (each.question, each.measured, "whole question" if each.same_question else each.shared)
-            for each in found[:EXAMPLES]
+            (leak.question, leak.measured, "whole question" if leak.same_question else leak.shared)
+            for leak in leaks[:EXAMPLES]
         ]
-        yield f"<h2>Training cases that share text with what is measured on: {_count_shown(found)}</h2>"
+        title = "Training cases that share text with what is measured on"
+        yield f"<h2>{title}: {_count_shown(leaks)}</h2>"
         yield _render_table(("question", "measured on", "shared"), rows)
 
 
-def _reasoning_rows(seen: Inspection) -> Iterator[tuple[str, str]]:
-    faults = seen.reasoning
+def _reasoning_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    faults = inspection.reasoning
     yield "no reasoning", str(len(faults.empty))
     yield "another case's reasoning", str(len(faults.of_another_case))
     yield "reasoning that is the answer", str(len(faults.same_as_answer))
     yield "repetitive reasoning", str(len(faults.in_circles))
     yield (
         "a word for a missing value as answer or reasoning, held-out cases too",
-        str(len(seen.missing_values)),
+        str(len(inspection.missing_values)),
     )
 
 
-def _language_rows(seen: Inspection) -> Iterator[tuple[str, str]]:
-    for language, count in seen.languages[:6]:
+def _language_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    for language, count in inspection.languages[:6]:
         yield f"language {language}", str(count)
 
 
 def _render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table in a box that scrolls; a column of figures alone is set to the right."""
+    """Return a table in a box that scrolls; a column of figures alone is set to the right."""
     figures = [
         any(row[place] for row in rows) and all(_FIGURE.fullmatch(row[place]) for row in rows)
         for place in range(len(columns))
     ]
-    looks = [" class='n'" if each else "" for each in figures]
+    looks = [" class='n'" if is_figure else "" for is_figure in figures]
     head = "".join(
         f"<th{look}>{escape(column)}</th>" for look, column in zip(looks, columns, strict=True)
     )

@@ -1,6 +1,4 @@
-"""Charts: what fits over rank x sequence length as PNG and HTML table; a run's loss and the lengths
-of its answers as SVG text.
-"""
+"""What fits over rank x sequence length, as a PNG and as an HTML page with every plan."""
 
 import html
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ _INK, _DARKEST = "#0a1c2c", 0.7
 
 
 def draw_frontier(cells: Sequence[Cell], title: str, folder: Path) -> tuple[Path, Path]:
-    """Write frontier.png and frontier.html into `folder`; returns both paths.
+    """Write frontier.png and frontier.html into `folder`, and return both paths.
 
     Raises: OSError if the folder cannot be written.
     """
@@ -73,7 +71,7 @@ def _cell_text(cell: Cell) -> str:
 
 
 def _shade_cell(cell: Cell, fastest: float) -> str:
-    """The colour of a cell: the faster, the darker; one for all where speeds are not known."""
+    """Return the colour of a cell: the faster, the darker; one for all where no speed is known."""
     if cell.plan is None:
         return _DOES_NOT
     strength = _DARKEST * (cell.plan.tokens_per_s / fastest if cell.plan.is_timed else 1.0)
@@ -106,15 +104,15 @@ def _render_page(cells: Sequence[Cell], title: str) -> str:
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport'"
         " content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{_describe_cells(cells)} – means that no plan fits. Choose a cell"
-        " for its plan, below.</p>"
+        f"<h1>{html.escape(title)}</h1><p>{_describe_cells(cells)} – means that no plan fits."
+        " Choose a cell for its plan, below.</p>"
         f"<div class='wide' tabindex='0'><table><tr><th>rank</th>{head}</tr>{rows}</table></div>"
         f"<h2>Plans</h2><ul>{plans}</ul></html>"
     )
 
 
 def _describe_cells(cells: Sequence[Cell]) -> str:
-    """What the cells say, in words."""
+    """Return what the cells say, in words."""
     places = "over LoRA rank (rows) and sequence length (columns, tokens)"
     if _is_timed(cells):
         return f"Predicted tokens/s of the best plan that fits, {places}: the darker, the faster."
@@ -122,13 +120,15 @@ def _describe_cells(cells: Sequence[Cell]) -> str:
 
 
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:0"
-    " auto;max-width:72em;padding:1.2em}h1{font-size:1.4em}h2{font-size:1.1em}table{border-spacing:3px}td,th{padding:.5em"
-    " .8em;text-align:right;white-space:nowrap}th[scope=row],th:first-child{position:sticky;left:0;background:white}td"
-    " a{color:inherit;display:block;margin:-.5em -.8em;padding:.5em"
-    f" .8em}}li:target{{background:#fff3c4}}td{{color:{_INK}}}td.not{{background:{_DOES_NOT}}}.wide{{overflow-x:auto;background:linear-gradient(to"
-    " left,white 30%,transparent) right/2.5em 100% no-repeat local,linear-gradient(to"
-    " left,#999,transparent) right/.8em 100% no-repeat scroll}"
+    "body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72em;padding:1.2em}"
+    "h1{font-size:1.4em}h2{font-size:1.1em}table{border-spacing:3px}"
+    "td,th{padding:.5em .8em;text-align:right;white-space:nowrap}"
+    "th[scope=row],th:first-child{position:sticky;left:0;background:white}"
+    "td a{color:inherit;display:block;margin:-.5em -.8em;padding:.5em .8em}"
+    f"li:target{{background:#fff3c4}}td{{color:{_INK}}}td.not{{background:{_DOES_NOT}}}"
+    ".wide{overflow-x:auto;background:linear-gradient(to left,white 30%,"
+    "transparent) right/2.5em 100% no-repeat local,linear-gradient(to left,#999,"
+    "transparent) right/.8em 100% no-repeat scroll}"
 )
 
 
@@ -139,7 +139,8 @@ def _render_cell(cell: Cell, fastest: float) -> str:
         f"background:{_shade_cell(cell, fastest)}",
         html.escape(describe_plan(cell.plan, None), quote=True),
     )
-    return f"<td style='{look}' title='{plan}'><a href='#{_cell_anchor(cell)}'>{_cell_text(cell)}</a></td>"
+    link = f"<a href='#{_cell_anchor(cell)}'>{_cell_text(cell)}</a>"
+    return f"<td style='{look}' title='{plan}'>{link}</td>"
 
 
 def _render_plan(cell: Cell) -> str:

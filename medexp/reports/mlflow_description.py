@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from medexp.config.schema import RunConfig
 from medexp.evaluation.scorecard import MeasureResult, Scorecard
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE, RunSummary
-from medexp.system.units import GIB, duration, figure
+from medexp.system.units import GIB, format_duration, format_figure
 from medexp.tracking.artifact_names import (
     AUDIT_PAGE,
     BEST_PRESET,
@@ -31,49 +31,54 @@ _SHOWN = (
 
 
 def extract_question(yaml: str) -> str:
-    """The question in the head of an experiment's YAML: what follows `# Question:` up to `# Result`
-    or the end of the comment.
+    """Return the question in the head of an experiment's YAML: what follows `# Question:` up to
+    `# Result` or the end of the comment.
     """
-    found: list[str] = []
+    lines: list[str] = []
     for line in yaml.splitlines():
         text = line.removeprefix("#").strip()
-        if found and (not line.startswith("#") or text.startswith(("Result", "python "))):
+        if lines and (not line.startswith("#") or text.startswith(("Result", "python "))):
             break
-        if found or text.startswith("Question:"):
-            found.append(text.removeprefix("Question:").strip())
-    return " ".join(found)
+        if lines or text.startswith("Question:"):
+            lines.append(text.removeprefix("Question:").strip())
+    return " ".join(lines)
 
 
-def describe_started_run(run: RunConfig, asked: str) -> str:
-    """The description of a run that is under way."""
+def describe_started_run(config: RunConfig, question: str) -> str:
+    """Return the description of a run that is under way."""
     return _join_paragraphs(
-        _format_question(asked),
-        f"{_describe_setup(run)}. Under way, or ended before its figures were complete.",
+        _format_question(question),
+        f"{_describe_setup(config)}. Under way, or ended before its figures were complete.",
     )
 
 
 def describe_finished_run(
-    run: RunConfig, asked: str, outcome: RunSummary, card: Scorecard, page: str, run_id: str
+    config: RunConfig,
+    question: str,
+    outcome: RunSummary,
+    scorecard: Scorecard,
+    page: str,
+    run_id: str,
 ) -> str:
-    """The description of a finished run; `page` is the path of its page in MLflow
+    """Return the description of a finished run; `page` is the path of its page in MLflow
     (`#/experiments/1/runs/...`).
     """
     return _join_paragraphs(
-        _format_opening(card, page),
-        _format_question(asked),
-        _list_measures(card),
+        _format_opening(scorecard, page),
+        _format_question(question),
+        _list_measures(scorecard),
         "Kept with it: "
         + _format_links(page, (AUDIT_PAGE, "the cases"), (COMPOSED_CONFIG, "the whole config")),
-        f"{_describe_setup(run)}: {_describe_effort(outcome)}.",
+        f"{_describe_setup(config)}: {_describe_effort(outcome)}.",
         _list_commands(run_id),
         f"*{NOT_FOR_CLINICAL_USE}*",
     )
 
 
-def describe_evaluation(card: Scorecard, page: str) -> str:
-    """The description of an evaluation of a finished run, which is the run above it."""
+def describe_evaluation(scorecard: Scorecard, page: str) -> str:
+    """Return the description of an evaluation of a finished run, which is the run above it."""
     return _join_paragraphs(
-        _format_opening(card, page), _list_measures(card), f"*{NOT_FOR_CLINICAL_USE}*"
+        _format_opening(scorecard, page), _list_measures(scorecard), f"*{NOT_FOR_CLINICAL_USE}*"
     )
 
 
@@ -85,23 +90,25 @@ def describe_study(
     page: str,
     folder: str,
 ) -> str:
-    """The description of a sweep's own run; `best` is its best point in words, "" before there is
-    one, `folder` where it lies.
+    """Return the description of a sweep's own run; `best` is its best point in words, "" before
+    there is one, `folder` where it lies.
     """
     tally = ", ".join(f"{number} {ending}" for ending, number in counts.items())
-    asked = f"**Question:** which {', '.join(f'`{each}`' for each in dimensions)} is best?"
+    question = f"**Question:** which {', '.join(f'`{name}`' for name in dimensions)} is best?"
     trials = (
         f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui`"
         " links to their comparison."
     )
     if not best:
-        return _join_paragraphs(asked, trials)
-    said = ", ".join(f"{key} **{value:.6g}**" for key, value in figures.items())
+        return _join_paragraphs(question, trials)
+    values = ", ".join(f"{key} **{value:.6g}**" for key, value in figures.items())
     links = _format_links(
         page, (f"{CHARTS}/{SWEEP_PAGE}", "charts"), (TRIALS, "trials"), (BEST_PRESET, BEST_PRESET)
     )
-    again = f"    python -m medexp.train --config-dir {folder} experiment=best"
-    return _join_paragraphs(f"Best so far: **{best}**, {said}. {links}", asked, trials, again)
+    command = f"    python -m medexp.train --config-dir {folder} experiment=best"
+    return _join_paragraphs(
+        f"Best so far: **{best}**, {values}. {links}", question, trials, command
+    )
 
 
 def _join_paragraphs(*parts: str) -> str:
@@ -114,88 +121,85 @@ def _format_links(page: str, *artifacts: tuple[str, str]) -> str:
     )
 
 
-def _format_question(asked: str) -> str:
-    return f"**Question:** {asked}" if asked else ""
+def _format_question(question: str) -> str:
+    return f"**Question:** {question}" if question else ""
 
 
-def _describe_setup(run: RunConfig) -> str:
+def _describe_setup(config: RunConfig) -> str:
     ceiling = (
-        f", ceiling {run.hardware.vram_ceiling_gib:g} GiB" if run.hardware.vram_ceiling_gib else ""
+        f", ceiling {config.hardware.vram_ceiling_gib:g} GiB"
+        if config.hardware.vram_ceiling_gib
+        else ""
     )
     return (
-        f"`{run.model.name}` on `{run.dataset.name}`, prompt `{run.prompt.name}`, hardware"
-        f" `{run.hardware.name}`{ceiling}"
+        f"`{config.model.name}` on `{config.dataset.name}`, prompt `{config.prompt.name}`, hardware"
+        f" `{config.hardware.name}`{ceiling}"
     )
 
 
-def _format_opening(card: Scorecard, page: str) -> str:
-    """One line, all that can be clicked before MLflow unfolds a description."""
+def _format_opening(scorecard: Scorecard, page: str) -> str:
+    """Return one line: it is all that can be clicked before MLflow unfolds a description."""
     return " ".join(
         filter(
             None,
             [
-                _format_verdict(card),
+                _format_verdict(scorecard),
                 _format_links(page, (REPORT, "Before and after, side by side")),
             ],
         )
     )
 
 
-def _format_verdict(card: Scorecard) -> str:
-    """The two figures everything turns on, as a sentence."""
-    said = [
-        f"{title} **{figure(line.before)} → {figure(line.after)}** ({line.verdict})"
+def _format_verdict(scorecard: Scorecard) -> str:
+    """Return the two figures that matter most, as a sentence."""
+    parts = [
+        f"{title} **{format_figure(line.before)} → {format_figure(line.after)}** ({line.verdict})"
         for key, title in (("loss_completion", "held-out loss"), ("structure", "four sections"))
-        if (line := card.find_result(key)).comparison is not None
+        if (line := scorecard.find_result(key)).comparison is not None
     ]
-    sentence = "; ".join(said)
+    sentence = "; ".join(parts)
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 
 
-def _list_measures(card: Scorecard) -> str:
-    """A list: MLflow draws a Markdown table without any space between its cells."""
+def _list_measures(scorecard: Scorecard) -> str:
+    """Return a list, because MLflow draws a Markdown table without space between its cells."""
     return "\n".join(
         _format_measure(line)
         for key in _SHOWN
-        if (line := card.find_result(key)).comparison is not None
+        if (line := scorecard.find_result(key)).comparison is not None
     )
 
 
-def _format_measure(line: MeasureResult) -> str:
-    compared = line.comparison
-    assert compared is not None
-    change = (
-        f"{compared.change:+.3g} [{compared.low:+.3g}, {compared.high:+.3g}], {compared.pairs}"
-        " cases"
-    )
-    return (
-        f"- {line.measure.title}: {figure(line.before)} → {figure(line.after)}, {line.verdict}"
-        f" ({change})"
-    )
+def _format_measure(result: MeasureResult) -> str:
+    comparison = result.comparison
+    assert comparison is not None
+    values = f"{format_figure(result.before)} → {format_figure(result.after)}"
+    change = f"{comparison.interval()}, {comparison.pairs} cases"
+    return f"- {result.measure.title}: {values}, {result.verdict} ({change})"
 
 
 def _describe_effort(outcome: RunSummary) -> str:
-    said = [
+    parts = [
         f"{outcome.steps} steps",
         f"{outcome.trainable:,} parameters trained",
-        duration(outcome.elapsed_s),
+        format_duration(outcome.elapsed_s),
     ]
     if outcome.steps_s:
-        said.append(f"{outcome.tokens / outcome.steps_s:,.0f} tokens/s")
+        parts.append(f"{outcome.tokens / outcome.steps_s:,.0f} tokens/s")
     if outcome.ceiling_bytes:
-        said.append(
+        parts.append(
             f"peak {outcome.peak_bytes / GIB:.2f} GiB of VRAM, {outcome.planned_bytes / GIB:.2f}"
             " planned"
         )
-    return ", ".join(said)
+    return ", ".join(parts)
 
 
 def _list_commands(run_id: str) -> str:
-    """An indented block: what a person does next with this run."""
-    doors = (
+    """Return an indented block: what a person does next with this run."""
+    commands = (
         'ask run={} question="..."',
         "evaluate run={}",
         "export run={} to=merged",
         "train experiment=from_run run={}",
     )
-    return "\n".join(f"    python -m medexp.{each.format(run_id)}" for each in doors)
+    return "\n".join(f"    python -m medexp.{command.format(run_id)}" for command in commands)

@@ -1,4 +1,4 @@
-"""TODO: say what this module holds."""
+"""HTML pages filled from `templates/`: what every page knows, and how text and figures look."""
 
 import re
 from pathlib import Path
@@ -6,28 +6,23 @@ from typing import Any
 
 from medexp.evaluation.measures.sections import heading_alone
 from medexp.evaluation.scorecard import MeasureResult
-from medexp.reports.annotations import Block
+from medexp.reports.annotations import Block, MarkedText
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
-from medexp.system.units import GIB, figure
+from medexp.system.units import GIB, format_figure
 
+TEMPLATES = Path(__file__).with_name("templates")
+# The Markdown that answers hold.
 _HEADING = re.compile(r"\s*#{1,6}\s+(.+)")
-
-
 _ITEM = re.compile(r"^(\s*)[-*]\s+")
-
-
 _STRONG = re.compile(r"\*\*(\S(?:.*?\S)?)\*\*")
-
-
+# The marks around a heading that stands alone.
 _EDGES = re.compile(r"^\W+|\W+$")
 
 
-TEMPLATES = Path(__file__).with_name("templates")
-
-
 def fill_template(name: str, **values: object) -> str:
-    """The template `name` filled with `values` and with what every page knows: the size of a GiB,
-    the warning, how figures are written."""
+    """Return the template `name` filled with `values` and with what every page knows: the size of a
+    GiB, the warning, how figures are written.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -37,40 +32,43 @@ def fill_template(name: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "interval": format_interval, "rendered": render_block}
+    environment.filters |= {
+        "figure": format_figure,
+        "interval": format_interval,
+        "rendered": render_block,
+    }
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
     return str(environment.get_template(name).render(**values))
 
 
 def render_block(block: Block) -> Any:
-    """The words of `block` as HTML, its Markdown drawn; without the mark that ends reasoning, which
-    its colour says. "" where there are none."""
+    """Return the words of `block` as HTML, its Markdown drawn; "" where there are none.
+
+    The mark that ends reasoning is left out: its colour says so.
+    """
     from markupsafe import Markup, escape
 
-    marked = "".join(
-        (
-            f'<u title="{escape(each.against)}">{escape(each.text)}</u>'
-            if each.against
-            else str(escape(each.text))
-        )
-        for each in block.pieces
-    )
-    shown = (
-        marked.rstrip().removesuffix(str(escape("</think>")))
-        if block.section == "reasoning"
-        else marked
-    )
-    return Markup("\n".join(map(_render_line, shown.strip("\n").splitlines())).strip())
+    html = "".join(map(_render_piece, block.pieces))
+    if block.section == "reasoning":
+        html = html.rstrip().removesuffix(str(escape("</think>")))
+    return Markup("\n".join(map(_render_line, html.strip("\n").splitlines())).strip())
+
+
+def _render_piece(piece: MarkedText) -> str:
+    from markupsafe import escape
+
+    text = str(escape(piece.text))
+    return f'<u title="{escape(piece.against)}">{text}</u>' if piece.against else text
 
 
 def _render_line(line: str) -> str:
     if heading_alone(line) is not None:
         return f'<span class="heading">{_EDGES.sub("", line)}</span>'
-    if (found := _HEADING.fullmatch(line)) is not None:
-        return f'<span class="heading">{found[1]}</span>'
+    if (heading := _HEADING.fullmatch(line)) is not None:
+        return f'<span class="heading">{heading[1]}</span>'
     return _STRONG.sub(r"<strong>\1</strong>", _ITEM.sub(r"\1• ", line))
 
 
-def format_interval(line: MeasureResult) -> str:
-    """The paired change of a line with its 95 % interval and p."""
-    return line.missing if line.comparison is None else line.comparison.figures()
+def format_interval(result: MeasureResult) -> str:
+    """Return the paired change with its 95 % interval and p, or why there is none."""
+    return result.missing if result.comparison is None else result.comparison.figures()

@@ -1,4 +1,6 @@
-"""TODO: say what this module holds."""
+"""An evaluation written to its MLflow run: the record, metrics, tables and report.html. All but the
+record is computed from the record.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +8,7 @@ from pathlib import Path
 
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard
-from medexp.reports import run_report
+from medexp.reports.run_report import ReportHeader, render_report
 from medexp.tracking.artifact_names import PER_CASE, RECORD, REPORT
 from medexp.tracking.tracker import Tracker
 
@@ -14,59 +16,59 @@ from medexp.tracking.tracker import Tracker
 def publish_evaluation(
     tracker: Tracker,
     record: Record,
-    found: Scorecard,
-    about: run_report.ReportHeader,
+    scorecard: Scorecard,
+    header: ReportHeader,
     step: int,
     folder: Path,
 ) -> Path:
     """Write record, metrics, tables and report.html to the run in MLflow; record and page also into
-    `folder`. Returns the page.
+    `folder`. Return the page's path there.
     """
-    tracker.log_json(record.as_json(), RECORD)
-    tracker.log_metrics(step, found.metrics())
+    stored_record, page = record.as_json(), render_report(record, scorecard, header)
+    tracker.log_json(stored_record, RECORD)
+    tracker.log_metrics(step, scorecard.metrics())
     if record.judged is not None:
-        asked = [*record.judged.base, *record.judged.tuned]
-        cost = {
-            "tokens": sum(each.tokens for each in asked),
-            "dollars": sum(each.dollars for each in asked),
-        }
-        tracker.log_metrics(step, {f"judge/{name}": float(value) for name, value in cost.items()})
+        judgements = [*record.judged.base, *record.judged.tuned]
+        tokens = float(sum(judgement.tokens for judgement in judgements))
+        dollars = float(sum(judgement.dollars for judgement in judgements))
+        tracker.log_metrics(step, {"judge/tokens": tokens, "judge/dollars": dollars})
     if record.cases:
-        tracker.log_table(per_case_table(record, found), PER_CASE)
-    rendered = run_report.render_report(record, found, about)
-    tracker.log_text(rendered, REPORT)
+        tracker.log_table(per_case_table(record, scorecard), PER_CASE)
+    tracker.log_text(page, REPORT)
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / REPORT
-    file.write_text(rendered, encoding="utf-8")
-    beside = folder / RECORD  # where it lies beside the adapter in MLflow, too
-    beside.parent.mkdir(exist_ok=True)
-    beside.write_text(json.dumps(record.as_json()), encoding="utf-8")
-    return file
+    page_file, record_file = folder / REPORT, folder / RECORD
+    page_file.write_text(page, encoding="utf-8")
+    # The record lies beside the adapter in MLflow, too.
+    record_file.parent.mkdir(exist_ok=True)
+    record_file.write_text(json.dumps(stored_record), encoding="utf-8")
+    return page_file
 
 
-def per_case_table(record: Record, found: Scorecard) -> Mapping[str, Sequence[object]]:
-    """A row for every answered case: its question, and every measure before and after."""
+def per_case_table(record: Record, scorecard: Scorecard) -> Mapping[str, Sequence[object]]:
+    """Return a row for every answered case, as columns: its question, and every measure before and
+    after.
+    """
     table: dict[str, list[object]] = {"question": [case.question for case in record.cases]}
-    for line in found.results:
-        if line.comparison is not None and not line.measure.key.startswith("loss_"):
-            table[f"{line.measure.key}_before"] = [
-                each.values.get(line.measure.key) for each in found.before
-            ]
-            table[f"{line.measure.key}_after"] = [
-                each.values.get(line.measure.key) for each in found.after
-            ]
-    for side, scored in (("before", found.before), ("after", found.after)):
+    sides = (("before", scorecard.before), ("after", scorecard.after))
+    for result in scorecard.results:
+        key = result.measure.key
+        if result.comparison is not None and not key.startswith("loss_"):
+            for side, answers in sides:
+                table[f"{key}_{side}"] = [answer.values.get(key) for answer in answers]
+    for side, answers in sides:
         table[f"unsupported_{side}"] = [
-            "; ".join(f"{claim.kind}: {claim.text}" for claim in each.claims) for each in scored
+            "; ".join(f"{claim.kind}: {claim.text}" for claim in answer.claims)
+            for answer in answers
         ]
         table[f"contradicting_{side}"] = [
-            "; ".join(f"{one.about}: {one.text}" for one in each.contradictions) for each in scored
+            "; ".join(f"{found.about}: {found.text}" for found in answer.contradictions)
+            for answer in answers
         ]
     return table
 
 
 def read_loss_curves(tracker: Tracker) -> dict[str, list[tuple[int, float]]]:
-    """The loss curves of a training run, for `run_report.ReportHeader`."""
+    """Return the loss curves of a training run, for `run_report.ReportHeader`."""
     return {
         "training_loss": tracker.read_history("train/loss"),
         "held_out_loss": tracker.read_history("eval/loss"),

@@ -1,22 +1,18 @@
-"""TODO: say what this module holds."""
+"""The charts of a run's page, as SVG text: its losses, and the lengths of its answers."""
 
 import io
 from collections.abc import Sequence
 from typing import Any
 
 _BEFORE = "#8f99a8"
-
-
 _AFTER = "#2a78b5"
-
-
 _LIMIT = "#c23030"
 
 
 def draw_loss_curve(
     training: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]]
 ) -> str:
-    """Training and held-out loss over steps, as an SVG element."""
+    """Return training and held-out loss over steps, as an SVG element."""
     figure, axes = _make_small_figure()
     axes.plot(*zip(*training, strict=True), color=_BEFORE, linewidth=1.2, label="training")
     if held_out:
@@ -31,8 +27,9 @@ def draw_loss_curve(
 def draw_length_histogram(
     before: Sequence[tuple[int, bool]], after: Sequence[tuple[int, bool]]
 ) -> str:
-    """How long the answers are, before and after, as an SVG element: (tokens, did it end by itself)
-    of each. Those that the limit cut off stand apart, beyond the line that marks it."""
+    """Return how long the answers are, as an SVG element: (tokens, whether it ended by itself) of
+    each, before and after. Those that the limit cut off stand apart, beyond the line that marks it.
+    """
     figure, axes = _make_small_figure()
     sides = (before, after)
     limit = max((tokens for side in sides for tokens, ended in side if not ended), default=0)
@@ -51,8 +48,8 @@ def draw_length_histogram(
 
 
 def _draw_cut_off(axes: Any, limit: int, longest: int, counts: Sequence[int]) -> None:
-    """The line of the limit, and beyond it, where no scale is, how many answers it cut off before
-    and after.
+    """Draw the line of the limit, and beyond it, where no scale is, how many answers it cut off
+    before and after.
     """
     width, places = longest / 20, (longest + longest / 20, longest + longest / 10)
     axes.axvline(limit, color=_LIMIT, linestyle="--", linewidth=1, label=f"limit, {limit} tokens")
@@ -84,7 +81,7 @@ def _to_svg(figure: Any) -> str:
     from matplotlib import rc_context
 
     text = io.StringIO()
-    # text stays text; the same ids for the same chart
+    # Text stays text, and the same chart gets the same ids.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medexp"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

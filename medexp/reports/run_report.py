@@ -14,7 +14,8 @@ from medexp.reports.run_charts import draw_length_histogram, draw_loss_curve
 @dataclass(frozen=True)
 class ReportHeader:
     """What the page says of the run beside its measures: a title, rows of facts, curves of (step,
-    loss), bytes of VRAM (0: no card)."""
+    loss), bytes of VRAM (0: no card).
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]
@@ -36,42 +37,37 @@ class CaseRow:
     counts: tuple[str, str]
 
 
-def render_report(record: Record, card: Scorecard, about: ReportHeader) -> str:
-    """The page as HTML."""
-    answers = [[each.base for each in record.cases], [each.tuned for each in record.cases]]
-    lengths = [[(each.tokens, each.ended) for each in side] for side in answers]
+def render_report(record: Record, scorecard: Scorecard, header: ReportHeader) -> str:
+    """Return the page as HTML."""
+    base_lengths = [(case.base.tokens, case.base.ended) for case in record.cases]
+    tuned_lengths = [(case.tuned.tokens, case.tuned.ended) for case in record.cases]
+    loss_curve, lengths, vram = "", "", []
+    if header.training_loss:
+        loss_curve = draw_loss_curve(header.training_loss, header.held_out_loss)
+    if record.cases:
+        lengths = draw_length_histogram(base_lengths, tuned_lengths)
+    if header.ceiling_bytes:
+        vram = [("planned", header.planned_bytes), ("measured", header.measured_bytes)]
     return fill_template(
         "report.html",
-        about=about,
-        card=card,
-        cases=_case_rows(record, card),
-        loss_curve=(
-            draw_loss_curve(about.training_loss, about.held_out_loss) if about.training_loss else ""
-        ),
-        lengths=draw_length_histogram(*lengths) if record.cases else "",
+        header=header,
+        scorecard=scorecard,
+        cases=_case_rows(record, scorecard),
+        loss_curve=loss_curve,
+        lengths=lengths,
         accuracies=accuracies(record),
-        vram=(
-            [("planned", about.planned_bytes), ("measured", about.measured_bytes)]
-            if about.ceiling_bytes
-            else []
-        ),
+        vram=vram,
     )
 
 
-def _case_rows(record: Record, card: Scorecard) -> list[CaseRow]:
-    found = []
-    for case, before, after in zip(record.cases, card.before, card.after, strict=True):
-        counts = [
-            f"{each.values['structure']:.2f} for its sections, {len(each.claims)} unsupported"
-            for each in (before, after)
-        ]
-        found.append(
-            CaseRow(
-                case.question,
-                split_into_blocks(case.reference),
-                split_into_blocks(case.base.text, before),
-                split_into_blocks(case.tuned.text, after),
-                (counts[0], counts[1]),
-            )
+def _case_rows(record: Record, scorecard: Scorecard) -> list[CaseRow]:
+    return [
+        CaseRow(
+            case.question,
+            reference=split_into_blocks(case.reference),
+            base=split_into_blocks(case.base.text, before),
+            tuned=split_into_blocks(case.tuned.text, after),
+            counts=(before.describe(), after.describe()),
         )
-    return found
+        for case, before, after in zip(record.cases, scorecard.before, scorecard.after, strict=True)
+    ]

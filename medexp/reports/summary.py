@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medexp.data.cases import Case
 from medexp.evaluation.paired_stats import PairedComparison
-from medexp.system.units import GIB, duration
+from medexp.system.units import GIB, format_duration
 
 NOT_FOR_CLINICAL_USE = (
     "Not for clinical use: these answers are a model's, written to study fine-tuning, and can be"
@@ -17,9 +17,12 @@ NOT_FOR_CLINICAL_USE = (
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The figures of a finished run. Losses in nats a token, over all tokens; `last_loss` is the
-    training loss of the last step; `loss` compares held-out cases by their tokens, `structure` the
-    answers one by one (None where none were asked for)."""
+    """The figures of a finished run.
+
+    Losses are in nats a token, over all tokens; `last_loss` is the training loss of the last step;
+    `loss` compares held-out cases by their tokens, `structure` the answers one by one (None where
+    none were asked for).
+    """
 
     loss_before: float
     loss_after: float
@@ -37,7 +40,7 @@ class RunSummary:
 
 
 def run_metrics(outcome: RunSummary) -> dict[str, float]:
-    """The figures that are kept with the run beside those of its steps."""
+    """Return the figures that are logged with the run beside those of its steps."""
     values = {
         "result/loss_before": outcome.loss_before,
         "result/loss_after": outcome.loss_after,
@@ -59,7 +62,7 @@ def run_metrics(outcome: RunSummary) -> dict[str, float]:
 
 
 def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> list[tuple[str, str]]:
-    """Rows of the summary table."""
+    """Return the rows of the summary table."""
     rows = [
         (
             "held-out loss",
@@ -96,7 +99,7 @@ def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> li
         )
     return [
         *rows,
-        ("whole run", duration(outcome.elapsed_s)),
+        ("whole run", format_duration(outcome.elapsed_s)),
         ("adapter", adapter),
         ("MLflow run", mlflow_run),
     ]
@@ -114,7 +117,7 @@ def _comparison_metrics(name: str, comparison: PairedComparison) -> dict[str, fl
 def _describe_change(
     before: float, after: float, comparison: PairedComparison | None, more_is_better: bool
 ) -> str:
-    """before -> after, verdict, the change with its 95 % interval, cases, sign test."""
+    """Return before -> after, verdict, the change with its 95 % interval, cases, sign test."""
     figures = f"{before:.4f} -> {after:.4f}"
     if comparison is None:
         return figures
@@ -128,7 +131,7 @@ def _describe_change(
 def build_answer_columns(
     cases: Sequence[Case], before: Sequence[str], after: Sequence[str]
 ) -> Mapping[str, Sequence[str]]:
-    """The answered questions as columns: question, reference, base answer, tuned answer."""
+    """Return the answered questions as columns: question, reference, base answer, tuned answer."""
     return {
         "question": [case.question for case in cases],
         "reference": [case.answer for case in cases],
@@ -138,7 +141,9 @@ def build_answer_columns(
 
 
 def clip_text(text: str, longest: int) -> str:
-    """`text` with at most `longest` characters, cut at a word (in it, if it is longer than that)."""
+    """Return `text` with at most `longest` characters, cut at a word (in it, if it is longer than
+    that).
+    """
     if len(text) <= longest:
         return text
     words = text[:longest].rsplit(maxsplit=1)

@@ -47,7 +47,7 @@ class TrialExecutor:
         return average_outcomes(outcomes)
 
     def read_outcome_of_orphan(self, folder: Path) -> TrialOutcome | None:
-        """Return the outcome in `folder` of a trial whose sweeper is gone, None where it has none."""
+        """Return the outcome in the `folder` of a trial whose sweeper is gone, None without one."""
         outcome = read_outcome(folder)
         return outcome and mark_diverged(outcome, self._options)
 

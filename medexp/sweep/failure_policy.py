@@ -20,8 +20,7 @@ class FailurePolicy:
         """Check whether the sweep may go on after `outcome`, which the study has been told.
 
         Raises: ConfigError where every trial so far was refused as bad input; SweepFailed where
-        more
-            failed than hydra.sweeper.max_failure_rate allows.
+            more failed than hydra.sweeper.max_failure_rate allows.
         """
         if not outcome.ending.is_failure:
             return

@@ -95,7 +95,7 @@ class TrialScheduler:
                 self._retry(trial, Ending.died, "its sweeper and it ended without a word")
 
     def _wait_for_process_end(self, number: int, folder: Path | None) -> None:
-        """Wait for the process of an orphan: the same sweep must not train the trial twice at once."""
+        """Wait for the process of an orphan, because a trial must not be trained twice at once."""
         process = read_json_object(folder / "process.json") if folder else None
         if process:
             message = f"trial {number} of an earlier command is still ending"
@@ -188,7 +188,7 @@ class TrialScheduler:
         )
 
     def _check_other_sweepers(self) -> None:
-        """Say which trials of other sweepers this one waits for, and take up those that were left."""
+        """Say which trials of other sweepers this one waits for, and take up those left behind."""
         self.recover_orphans()
         for trial in self.study.trials():
             if trial.state.name == "RUNNING":
@@ -210,7 +210,7 @@ class TrialScheduler:
         trial = self.study.ask()
         params = self._spec.suggest_params(trial)
         # Each of several trials at once has its share of the machine.
-        machine_share = machine.shared(machine.read(), self._options.n_jobs)
+        machine_share = machine.share_machine(machine.read(), self._options.n_jobs)
         proposal = make_proposal(
             self.study.space.overrides(params),
             self._spec.compose,
@@ -263,7 +263,7 @@ class TrialScheduler:
         """
         folders = [self._spec.folder, Path(self._base_config.tracking.root or ".")]
         try:
-            disk_space.refuse_full(folders, MIN_FREE_BYTES)
+            disk_space.refuse_full_disk(folders, MIN_FREE_BYTES)
         except OutputError as error:
             self._retry(trial, Ending.stopped, str(error))
             raise

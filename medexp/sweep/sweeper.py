@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten
-from medexp.config.resolve import anchored, with_shape
+from medexp.config.resolve import fill_shape, make_paths_absolute
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
 from medexp.sweep.executor import TrialExecutor
@@ -32,14 +32,14 @@ from medexp.sweep.study.history import ELAPSED
 from medexp.sweep.study.study import Study, open_study
 from medexp.system import disk_space
 from medexp.system.console import NOTE, Console
-from medexp.system.private_names import untested
+from medexp.system.private_names import list_untested_libraries
 from medexp.system.stopping import is_same_again
-from medexp.system.units import duration
+from medexp.system.units import format_duration
 from medexp.tracking.artifact_names import CHARTS
 from medexp.tracking.tracker import Tracker
 
 # Optuna's user attributes of a study. Studies that were begun earlier hold these names.
-_FIXED_PART = "asked"  # as `flatten.identity` has it
+_FIXED_PART = "asked"  # as `flatten.extract_identity` has it
 _FORMER_FIXED_PART = "base"
 
 _OBJECTIVE = "hydra.sweeper.objective"
@@ -73,7 +73,7 @@ def sweep(
     executor = TrialExecutor(study, spec, _make_launcher(spec, task))
     scheduler = TrialScheduler(study, spec, base_config, executor, console)
     console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
-    for warning in untested(("hydra-core", "optuna")):
+    for warning in list_untested_libraries(("hydra-core", "optuna")):
         console.info(warning, NOTE)
     parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.info)
     with parent_run as parent:
@@ -107,7 +107,7 @@ def _draw_charts(
             charts.draw_charts(study, base_config, folder)
             parent.log_folder(folder, CHARTS)
     except Exception as error:
-        if disk_space.out_of_room(error) is not None:
+        if disk_space.find_disk_full_error(error) is not None:
             raise
         console.info(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
@@ -140,7 +140,7 @@ def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
     """
     current = {
         name: value
-        for name, value in flatten.identity(base_config).items()
+        for name, value in flatten.extract_identity(base_config).items()
         if name not in study.space.dimensions
     }
     current[_OBJECTIVE] = list(study.options.objectives)
@@ -271,19 +271,21 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
     header = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
         f"Result: trial {trial.number} of {study.count_done()}"
-        f" ({labels.format_params(trial.params)}): {figures}; {duration(elapsed_s)} of training in"
+        f" ({labels.format_params(trial.params)}): {figures}; {format_duration(elapsed_s)} of training in"
         " all.\n"
         f"  python -m medexp.train --config-dir {folder} experiment=best"
     )
-    cfg = with_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
+    cfg = fill_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
     # A preset is read from another folder than the sweep was started in.
-    cfg = anchored(cfg, spec.launch_dir)
+    cfg = make_paths_absolute(cfg, spec.launch_dir)
     preset = best_preset.format_preset(cfg, spec.compose_defaults, header)
     return best_preset.write_preset(preset, spec.folder)
 
 
 class _SignalHandlers:
-    """While open, Ctrl-C and SIGTERM call `on_signal` with their number and do not end the process."""
+    """While open, Ctrl-C and SIGTERM call `on_signal` with their number instead of ending the
+    process.
+    """
 
     def __init__(self, on_signal: Callable[[int], None]):
         self._on_signal = on_signal
@@ -302,6 +304,6 @@ class _SignalHandlers:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        # A terminal and a parent process may both send the same Ctrl-C.
+        # Linux sends SIGTERM once for every thread of a parent that dies.
         if not is_same_again(number):
             self._on_signal(number)

@@ -1,5 +1,9 @@
-"""What keeps a file from being written: recognised, here alone, in what the system, torch,
-safetensors, tokenizers and sqlite say of it, each in its own words."""
+"""Why a file cannot be written: a full disk, a file that may not become so large, a folder that may
+not be written to.
+
+Recognised here alone, in what the system, torch, safetensors, tokenizers and sqlite say of it, each
+in its own words.
+"""
 
 import errno
 import tempfile
@@ -23,35 +27,37 @@ FORBIDDEN = (
     "Permission denied", "os error 13", "Operation not permitted", "os error 1)", "Read-only file system", "os error 30",
     "attempt to write a readonly database",
 )  # fmt: skip
-# Torch says no more, whatever hindered it.
+# Torch says no more, whatever kept it from writing.
 UNSAID = "unexpected pos ", "PytorchStreamWriter failed writing file", "file write failed"
 NO_ROOM = errno.ENOSPC, errno.EDQUOT
 NOT_ALLOWED = errno.EACCES, errno.EPERM, errno.EROFS
-FULL_BELOW = 64 * MIB  # a disk with more room than this is not called full, whatever an error says
+# A disk with more room than this is not called full, whatever an error says.
+FULL_BELOW = 64 * MIB
 
 
-class Hindrance(NamedTuple):
-    """What keeps files from being written, and how that ends."""
+class WriteHindrance(NamedTuple):
+    """Why files cannot be written, and until when the same command waits for that to change."""
 
     what: str
     until: str
 
 
-def out_of_room(error: BaseException) -> BaseException | None:
+def is_disk_full(error: OSError) -> bool:
+    """Return whether `error` is the system's word for a full disk or a quota that is used up."""
+    return error.errno in NO_ROOM
+
+
+def find_disk_full_error(error: BaseException) -> BaseException | None:
     """Return `error`, or the first of those that led to it, that says there is no room to write;
     None where none does.
     """
-    return next(
-        (
-            each
-            for each in _chain(error)
-            if _says(each, FULL, NO_ROOM) or _says(each, TOO_LARGE, (errno.EFBIG,))
-        ),
-        None,
-    )
+    for cause in _walk_chain(error):
+        if _mentions(cause, FULL, NO_ROOM) or _mentions(cause, TOO_LARGE, (errno.EFBIG,)):
+            return cause
+    return None
 
 
-def hindrance(error: BaseException, places: Sequence[Path]) -> Hindrance | None:
+def explain_write_error(error: BaseException, places: Sequence[Path]) -> WriteHindrance | None:
     """Return why something could not be written, where `error` or one that led to it says so, else
     None.
 
@@ -59,38 +65,42 @@ def hindrance(error: BaseException, places: Sequence[Path]) -> Hindrance | None:
     temporary files.
     """
     folders = [*places, Path(tempfile.gettempdir())]
-    if (found := out_of_room(error)) is not None:
-        return _too_large() if _says(found, TOO_LARGE, (errno.EFBIG,)) else _no_room(found, folders)
-    for each in _causes(error):
-        if _says(each, FORBIDDEN, NOT_ALLOWED):
-            return _not_allowed(each, folders)
-        if _says(each, UNSAID, ()):
-            return _unsaid(each, folders)
+    if (found := find_disk_full_error(error)) is not None:
+        return (
+            _explain_too_large()
+            if _mentions(found, TOO_LARGE, (errno.EFBIG,))
+            else _explain_full_disk(found, folders)
+        )
+    for cause in _walk_causes(error):
+        if _mentions(cause, FORBIDDEN, NOT_ALLOWED):
+            return _explain_forbidden(cause, folders)
+        if _mentions(cause, UNSAID, ()):
+            return _explain_unsaid(cause, folders)
     return None
 
 
-def refuse_full(folders: Sequence[Path], enough_bytes: int) -> None:
-    """Is there room to go on?
+def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
+    """Check that every folder has `enough_bytes` left.
 
     Raises: OutputError naming the folder that is full.
     """
     for folder in folders:
         if folder.exists() and (free := disk_usage(folder).free) < enough_bytes:
             raise OutputError(
-                f"{_is_full(folder, free)}; free some space, the same command continues"
+                f"{_describe_full_disk(folder, free)}; free some space, the same command continues"
             )
 
 
-def _too_large() -> Hindrance:
+def _explain_too_large() -> WriteHindrance:
     what = "a file may not become as large as this needs (ulimit -f shows the limit, in KiB)"
-    return Hindrance(what, "it may")
+    return WriteHindrance(what, "it may")
 
 
-def _no_room(error: BaseException, folders: Sequence[Path]) -> Hindrance:
-    named = _named(error)
-    fullest, free = _fullest([named] if named else folders)
+def _explain_full_disk(error: BaseException, folders: Sequence[Path]) -> WriteHindrance:
+    named = _extract_file(error)
+    fullest, free = _find_fullest([named] if named else folders)
     if free < FULL_BELOW:
-        return Hindrance(_is_full(fullest, free), "there is room")
+        return WriteHindrance(_describe_full_disk(fullest, free), "there is room")
     reason = _first_line(error)
     where = (
         f"{named} cannot be written ({reason})"
@@ -101,40 +111,41 @@ def _no_room(error: BaseException, folders: Sequence[Path]) -> Hindrance:
         f"the disk of {fullest} has {free // MIB:,} MiB left: too little for what was to be"
         " written, or a quota is used up"
     )
-    return Hindrance(f"{where}; {left}", "there is room")
+    return WriteHindrance(f"{where}; {left}", "there is room")
 
 
-def _not_allowed(error: BaseException, folders: Sequence[Path]) -> Hindrance:
-    named = _named(error)
-    refused = None if named else next(filter(None, map(_refusal, folders)), None)
+def _explain_forbidden(error: BaseException, folders: Sequence[Path]) -> WriteHindrance:
+    named = _extract_file(error)
+    refused = None if named else next(filter(None, map(_find_refusal, folders)), None)
     what = (
         f"{named} cannot be used ({_first_line(error)})"
         if named
         else refused or f"a file cannot be used ({_first_line(error)})"
     )
-    return Hindrance(what, "it can be written")
+    return WriteHindrance(what, "it can be written")
 
 
-def _unsaid(error: BaseException, folders: Sequence[Path]) -> Hindrance:
-    """A full disk and a folder that cannot be written look the same to whoever reads torch's words
-    alone: look.
+def _explain_unsaid(error: BaseException, folders: Sequence[Path]) -> WriteHindrance:
+    """Return why a file of torch's could not be written, by looking at `folders`.
+
+    Its words are the same for a full disk and for a folder that may not be written to.
     """
-    if refused := next(filter(None, map(_refusal, folders)), None):
-        return Hindrance(refused, "it can be written")
-    fullest, free = _fullest(folders)
+    if refused := next(filter(None, map(_find_refusal, folders)), None):
+        return WriteHindrance(refused, "it can be written")
+    fullest, free = _find_fullest(folders)
     if free < FULL_BELOW:
-        return Hindrance(_is_full(fullest, free), "there is room")
+        return WriteHindrance(_describe_full_disk(fullest, free), "there is room")
     left = f"the disk of {fullest} has {free // MIB:,} MiB left"
-    return Hindrance(
+    return WriteHindrance(
         f"a file could not be written, and torch does not say why ({_first_line(error)}); {left}",
         "that is mended",
     )
 
 
-def _refusal(folder: Path) -> str | None:
-    """What the system says against a new file in `folder`; None where it says nothing."""
+def _find_refusal(folder: Path) -> str | None:
+    """Return what the system says against a new file in `folder`; None where it says nothing."""
     try:
-        with tempfile.TemporaryFile(dir=_existing(folder)):
+        with tempfile.TemporaryFile(dir=_find_existing_folder(folder)):
             return None
     except OSError as error:
         return (
@@ -142,17 +153,17 @@ def _refusal(folder: Path) -> str | None:
         )
 
 
-def _is_full(folder: Path, free: int) -> str:
+def _describe_full_disk(folder: Path, free: int) -> str:
     return f"the disk of {folder} is full ({free // MIB:,} MiB left)"
 
 
-def _fullest(folders: Sequence[Path]) -> tuple[Path, int]:
-    free = {folder: disk_usage(folder).free for folder in map(_existing, folders)}
+def _find_fullest(folders: Sequence[Path]) -> tuple[Path, int]:
+    free = {folder: disk_usage(folder).free for folder in map(_find_existing_folder, folders)}
     fullest = min(free, key=lambda folder: free[folder])
     return fullest, free[fullest]
 
 
-def _named(error: BaseException) -> Path | None:
+def _extract_file(error: BaseException) -> Path | None:
     return (
         Path(error.filename)
         if isinstance(error, OSError) and isinstance(error.filename, str)
@@ -165,33 +176,34 @@ def _first_line(error: BaseException) -> str:
     return text.partition("\n")[0]
 
 
-def _says(error: BaseException, words: Sequence[str], numbers: Sequence[int]) -> bool:
-    return (isinstance(error, OSError) and error.errno in numbers) or any(
-        each in str(error) for each in words
-    )
+def _mentions(error: BaseException, words: Sequence[str], numbers: Sequence[int]) -> bool:
+    has_number = isinstance(error, OSError) and error.errno in numbers
+    return has_number or any(phrase in str(error) for phrase in words)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and everything that it followed on."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
+def _walk_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, and every error that it was raised after."""
+    visited: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in visited:
+        visited.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and what it says that it came from: something forbidden may have been seen to
-    before, and is then no reason.
+def _walk_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, and the errors that it was raised from.
+
+    Not those that were only handled before: something forbidden may have been seen to there, and is
+    then no reason.
     """
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__
 
 
-def _existing(place: Path) -> Path:
+def _find_existing_folder(place: Path) -> Path:
     return next(
         folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir()
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from medexp.system.stopping import held
+from medexp.system.stopping import delay_signals
 
 try:
     import fcntl
@@ -60,22 +60,24 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     everything was written; on any other ending it is gone, and what was there stands where it
     stood. What a process that was killed has left there goes, too."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half_done = _hidden_beside(folder)
+    half_done = _make_hidden_path(folder)
     try:
-        with ExitStack() as held:
-            with _held(folder.parent, waits=True):  # two that begin or end at once take their turns
+        with ExitStack() as delay_signals:
+            with _hold_lock(
+                folder.parent, waits=True
+            ):  # two that begin or end at once take their turns
                 half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
-                held.enter_context(_held(half_done))
+                delay_signals.enter_context(_hold_lock(half_done))
             yield half_done
-            with _held(folder.parent, waits=True):
+            with _hold_lock(folder.parent, waits=True):
                 _replace(folder, half_done)
-                _remove_left(folder)
+                _remove_leftovers(folder)
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
 
 
 @contextmanager
-def _held(folder: Path, waits: bool = False) -> Iterator[bool]:
+def _hold_lock(folder: Path, waits: bool = False) -> Iterator[bool]:
     """Hold `folder` while this process lives; False where another does (with `waits` it is waited
     for), or where folders cannot be locked, as on Windows."""
     if fcntl is None:
@@ -93,16 +95,16 @@ def _held(folder: Path, waits: bool = False) -> Iterator[bool]:
         os.close(opened)
 
 
-def _remove_left(folder: Path) -> None:
+def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left beside `folder`, which is whole now: no process holds it."""
     hidden = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{32}}")
     for each in [each for each in folder.parent.iterdir() if hidden.fullmatch(each.name)]:
-        with suppress(OSError), _held(each) as is_left:
+        with suppress(OSError), _hold_lock(each) as is_left:
             if is_left:
                 shutil.rmtree(each, ignore_errors=True)
 
 
-def _hidden_beside(folder: Path) -> Path:
+def _make_hidden_path(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
 
 
@@ -113,8 +115,8 @@ def _replace(folder: Path, whole: Path) -> None:
     if not folder.exists():
         whole.rename(folder)
         return
-    aside = _hidden_beside(folder)
-    with held():
+    aside = _make_hidden_path(folder)
+    with delay_signals():
         folder.rename(aside)
         try:
             whole.rename(folder)

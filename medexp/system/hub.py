@@ -1,4 +1,4 @@
-"""The one door to the Hugging Face Hub: which commit a name stands for, and fetching small files
+"""The one way to the Hugging Face Hub: which commit a name stands for, and fetching small files
 and tables.
 
 Asks the Hub once, with a short timeout, before anything downloads: its own client retries an
@@ -24,7 +24,7 @@ class HubError(Exception):
 
 
 @contextmanager
-def asking(*refusals: type[Exception]) -> Iterator[None]:
+def translate_hub_errors(*refusals: type[Exception]) -> Iterator[None]:
     """What the Hub's clients say of the Hub, of the way to it, and of `refusals` becomes one line.
     Everything else is a defect or this machine's, and stays what it is.
 
@@ -33,7 +33,7 @@ def asking(*refusals: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (full := disk_space.out_of_room(error)) is not None:
+        if (full := disk_space.find_disk_full_error(error)) is not None:
             from huggingface_hub import constants
 
             place = f"the Hub's cache in {constants.HF_HOME} cannot be written"
@@ -62,7 +62,7 @@ def _is_of_the_hub(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is None
 
 
-def commit_of(kind: str, repo: str, revision: str | None) -> str:
+def find_commit(kind: str, repo: str, revision: str | None) -> str:
     """The commit that `revision` (default: the main branch) of `repo` is at, in the local cache
     where the Hub does not answer.
 
@@ -74,9 +74,9 @@ def commit_of(kind: str, repo: str, revision: str | None) -> str:
     from huggingface_hub.errors import GatedRepoError
 
     if constants.HF_HUB_OFFLINE:
-        return _cached(kind, repo, revision, "HF_HUB_OFFLINE is set")
+        return _find_cached_commit(kind, repo, revision, "HF_HUB_OFFLINE is set")
     try:
-        with asking():
+        with translate_hub_errors():
             info = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10)
     except HubError as error:
         if isinstance(error.__cause__, GatedRepoError):
@@ -85,13 +85,13 @@ def commit_of(kind: str, repo: str, revision: str | None) -> str:
             ) from error
         if not isinstance(error.__cause__, httpx.TransportError):
             raise
-        found = _cached(kind, repo, revision, f"no connection ({error})")
+        found = _find_cached_commit(kind, repo, revision, f"no connection ({error})")
         _go_offline()
         return found
     return str(info.sha)
 
 
-def _cached(kind: str, repo: str, revision: str | None, why: str) -> str:
+def _find_cached_commit(kind: str, repo: str, revision: str | None, why: str) -> str:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -120,7 +120,7 @@ def fetch(repo: str, name: str, revision: str | None) -> Path:
     """The local path of file `name` of model `repo`. Raises: HubError."""
     from huggingface_hub import hf_hub_download
 
-    with asking(RuntimeError):  # as its Xet client says everything
+    with translate_hub_errors(RuntimeError):  # as its Xet client says everything
         return Path(hf_hub_download(repo, name, revision=revision))
 
 
@@ -130,17 +130,17 @@ def download(repo: str, revision: str | None) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    with asking(RuntimeError):
+    with translate_hub_errors(RuntimeError):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=_OF_A_MODEL))
 
 
-def downloaded(repo: str, revision: str | None) -> Path:
+def find_downloaded(repo: str, revision: str | None) -> Path:
     """Return the folder of model `repo` in the local cache, without asking the Hub. Raises:
     HubError if it is not there.
     """
     from huggingface_hub import snapshot_download
 
-    with asking(RuntimeError):
+    with translate_hub_errors(RuntimeError):
         return Path(
             snapshot_download(
                 repo, revision=revision, allow_patterns=_OF_A_MODEL, local_files_only=True
@@ -160,7 +160,7 @@ def push(
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
-    with asking(RuntimeError, ValueError):  # ValueError: what storage refused
+    with translate_hub_errors(RuntimeError, ValueError):  # ValueError: what storage refused
         api.create_repo(repo, repo_type="model", private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo,
@@ -178,5 +178,5 @@ def load_table(repo: str, config: str | None, revision: str | None) -> list[dict
 
     datasets.disable_progress_bars()
     # ValueError: no such config, no such split
-    with asking(RuntimeError, ValueError, datasets.exceptions.DatasetsError):
+    with translate_hub_errors(RuntimeError, ValueError, datasets.exceptions.DatasetsError):
         return list(datasets.load_dataset(repo, config, revision=revision, split="train").to_list())

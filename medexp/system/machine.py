@@ -70,7 +70,7 @@ def cache_dir() -> Path:
     return expand_home(os.environ.get("MEDEXP_CACHE") or "~/.cache/medexp").resolve()
 
 
-def keep(gpu: Gpu, calibration: Calibration) -> Path:
+def save_calibration(gpu: Gpu, calibration: Calibration) -> Path:
     """Write down the calibration of `gpu`, for every later run on cards of its name; the file."""
     file = _calibration_file(gpu.name)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _calibration_file(name: str) -> Path:
     )
 
 
-def _calibration(name: str) -> Calibration | None:
+def _read_calibration(name: str) -> Calibration | None:
     try:
         found = Calibration(**json.loads(_calibration_file(name).read_text()))
         return found if all(value > 0 for value in vars(found).values()) else None
@@ -94,7 +94,7 @@ def _calibration(name: str) -> Calibration | None:
         return None
 
 
-def _driver() -> ctypes.CDLL | None:
+def _read_driver() -> ctypes.CDLL | None:
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(name)
@@ -103,7 +103,7 @@ def _driver() -> ctypes.CDLL | None:
     return driver if driver.cuInit(0) == 0 else None
 
 
-def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
+def _read_gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     device, total, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(128)
     major = ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(device), index)
@@ -111,16 +111,18 @@ def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
     driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # 75: compute capability, major
     called = name.value.decode()
-    return Gpu(called, total.value, has_bfloat16=major.value >= 8, calibration=_calibration(called))
+    return Gpu(
+        called, total.value, has_bfloat16=major.value >= 8, calibration=_read_calibration(called)
+    )
 
 
 @cache
 def read() -> Machine:
     """This machine; a card hidden by CUDA_VISIBLE_DEVICES does not count, as for torch."""
-    driver, count = _driver(), ctypes.c_int()
+    driver, count = _read_driver(), ctypes.c_int()
     if driver is not None:
         driver.cuDeviceGetCount(ctypes.byref(count))
-    gpus = tuple(_gpu(driver, index) for index in range(count.value)) if driver else ()
+    gpus = tuple(_read_gpu(driver, index) for index in range(count.value)) if driver else ()
     available = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -129,12 +131,12 @@ def read() -> Machine:
         platform.platform(),
         gpus,
         psutil.virtual_memory().total,
-        multiplies_bfloat16(_processor()),
+        multiplies_bfloat16(_read_processor()),
     )
-    return shared(here, int(os.environ.get(RAM_SHARED_BY, "1")))
+    return share_machine(here, int(os.environ.get(RAM_SHARED_BY, "1")))
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     """What the system says of the first processor; "" where it says nothing."""
     try:
         return Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
@@ -149,14 +151,14 @@ def multiplies_bfloat16(processor: str) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor.split())
 
 
-def shared(machine: Machine, count: int) -> Machine:
+def share_machine(machine: Machine, count: int) -> Machine:
     """`machine` as one of `count` processes may use it that run side by side, a card each: its part
     of the memory.
     """
     return replace(machine, ram_bytes=machine.ram_bytes // count)
 
 
-def peak_bytes() -> int:
+def measure_peak_bytes() -> int:
     """The most host memory that this process has held at once; 0 where the system does not say."""
     if sys.platform == "win32":
         return 0
@@ -166,7 +168,7 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in KiB
 
 
-def nearest_preset(machine: Machine) -> str:
+def find_nearest_preset(machine: Machine) -> str:
     """The largest hardware preset whose card is no larger than the first card here, and computes in
     a format that it has (t4_16gb is the one in float16); `cpu` without a card."""
     if not machine.gpus:

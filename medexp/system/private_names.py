@@ -7,7 +7,7 @@ versions it was run with, and what happens without it.
 
 A name that is there may still mean something else in another version: what computes gradients is
 tried besides (medexp.models.patches.gradient_check), and a version that was not run is said at the
-start of a run (`untested`).
+start of a run (`list_untested_libraries`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,7 +30,7 @@ class Versions:
 
     def has(self, version: str) -> bool:
         """Was `version` run, or one between two that were?"""
-        low, given, high = map(_digits, (self.first, version, self.last))
+        low, given, high = map(_parse_digits, (self.first, version, self.last))
         return low <= given and given[: len(high)] <= high
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class PrivateName:
 
     def absence(self) -> str:
         """A sentence for where it is missing."""
-        have = f"{self.library} {installed(self.library) or '(not installed)'}"
+        have = f"{self.library} {find_installed_version(self.library) or '(not installed)'}"
         return (
             f"{have} has no {self.name}, which {self.library} {TESTED[self.library]} had:"
             f" {self.without}"
@@ -96,7 +96,7 @@ class Setting:
 
     def absence(self) -> str:
         """A sentence for where it is not read there any more."""
-        have = f"{self.library} {installed(self.library) or '(not installed)'}"
+        have = f"{self.library} {find_installed_version(self.library) or '(not installed)'}"
         return (
             f"{have} does not read {self.name} in {self.file} as {TESTED[self.library]} did:"
             f" {self.without}"
@@ -222,11 +222,11 @@ VIEWS = PrivateName(
 
 def is_untested(library: str) -> bool:
     """Is `library` installed in a version that medexp was never run with?"""
-    version = installed(library)
+    version = find_installed_version(library)
     return version is not None and not TESTED[library].has(version)
 
 
-def untested(libraries: Iterable[str]) -> Iterator[str]:
+def list_untested_libraries(libraries: Iterable[str]) -> Iterator[str]:
     """A sentence for each of `libraries` that is installed in a version medexp was never run with:
     what of it is untested.
     """
@@ -240,13 +240,13 @@ def untested(libraries: Iterable[str]) -> Iterator[str]:
             else "it is untested there"
         )
         yield (
-            f"{library} {installed(library)} is installed; medexp was run with {TESTED[library]},"
+            f"{library} {find_installed_version(library)} is installed; medexp was run with {TESTED[library]},"
             f" and {inside}"
         )
 
 
 @cache
-def installed(library: str) -> str | None:
+def find_installed_version(library: str) -> str | None:
     """The version of `library` that is installed, None where it is not."""
     try:
         return metadata.version(library)
@@ -254,7 +254,7 @@ def installed(library: str) -> str | None:
         return None
 
 
-def _digits(version: str) -> tuple[int, ...]:
+def _parse_digits(version: str) -> tuple[int, ...]:
     """The numbers that `version` begins with: 5.0.0rc1 is (5, 0, 0)."""
     found: list[int] = []
     for part in version.split("."):

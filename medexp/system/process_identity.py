@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def owner() -> dict[str, object]:
+def describe_this_process() -> dict[str, object]:
     """This process, as others can tell whether it still lives."""
     return owner_of(os.getpid())
 
@@ -24,7 +24,7 @@ def owner_of(pid: int) -> dict[str, object]:
 
 
 def is_alive(process: Mapping[str, Any]) -> bool:
-    """Is the process `owner()` described still there (on this machine)?"""
+    """Is the process `describe_this_process()` described still there (on this machine)?"""
     import psutil
 
     try:
@@ -39,7 +39,7 @@ def is_alive(process: Mapping[str, Any]) -> bool:
 
 def as_tag() -> str:
     """This process in one line, with a digest in the place of the machine's name."""
-    me = owner()
+    me = describe_this_process()
     return json.dumps(me | {"host": _digest(str(me["host"]))})
 
 

@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 
-def environment() -> dict[str, str]:
+def describe_environment() -> dict[str, str]:
     """The version of every installed package, by name."""
     # each look parses the file anew
     read_once = (each.metadata for each in metadata.distributions())
@@ -13,7 +13,7 @@ def environment() -> dict[str, str]:
     return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 
 
-def git_commit(folder: Path) -> str | None:
+def find_git_commit(folder: Path) -> str | None:
     """The commit checked out around `folder`, with "+" when files differ from it; None outside a
     checkout.
     """

@@ -29,7 +29,7 @@ class Terminated(SystemExit):
         return "stopped by SIGTERM"
 
 
-class Asked:
+class StopRequest:
     """Has somebody asked for the end? `by` is the number of the signal that did."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Asked:
 def end_on_sigterm() -> None:
     """From here on SIGTERM raises Terminated in the main thread."""
     if _in_main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, _raise_terminated)
 
 
 def hear_ctrl_c() -> None:
@@ -58,9 +58,9 @@ def is_same_again(number: int) -> bool:
 
 
 @contextmanager
-def noted(what_is_finished: str) -> Iterator[Asked]:
+def catch_first_signal(what_is_finished: str) -> Iterator[StopRequest]:
     """Note the first signal of a kind, and say `what_is_finished`; the second ends it at once."""
-    asked = Asked()
+    asked = StopRequest()
     kinds: set[int] = set()
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -75,16 +75,16 @@ def noted(what_is_finished: str) -> Iterator[Asked]:
             os.write(2, f"\n{name(number)}: {what_is_finished} (once more ends it now)\n".encode())
 
     _heard_at.clear()
-    with _heard_by(note):
+    with _handle_signals(note):
         yield asked
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def delay_signals() -> Iterator[None]:
     """Hear a signal that comes meanwhile afterwards: for moments that must not be broken off."""
     came: list[int] = []
     try:
-        with _heard_by(lambda number, _: came.append(number)):
+        with _handle_signals(lambda number, _: came.append(number)):
             yield
     finally:
         for number in came:
@@ -97,7 +97,7 @@ def name(number: int) -> str:
 
 
 @contextmanager
-def _heard_by(handler: "signal._HANDLER") -> Iterator[None]:
+def _handle_signals(handler: "signal._HANDLER") -> Iterator[None]:
     if not _in_main_thread():  # Python lets no other thread hear
         yield
         return
@@ -109,7 +109,7 @@ def _heard_by(handler: "signal._HANDLER") -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def _terminated(number: int, _frame: FrameType | None) -> None:
+def _raise_terminated(number: int, _frame: FrameType | None) -> None:
     if not is_same_again(number):
         _end(number)
 

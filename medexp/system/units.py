@@ -15,7 +15,7 @@ def bytes_of_gib(value: float) -> int:
     return int(value * GIB)
 
 
-def duration(elapsed_s: float) -> str:
+def format_duration(elapsed_s: float) -> str:
     """`elapsed_s` seconds as people say it: 0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
     if elapsed_s < 9.95:
         return f"{elapsed_s:.1f} s"
@@ -27,6 +27,6 @@ def duration(elapsed_s: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def figure(value: float | None) -> str:
+def format_figure(value: float | None) -> str:
     """`value` in a table: four significant digits, a dash where there is none."""
     return "–" if value is None else f"{value:.4g}"

@@ -9,7 +9,8 @@ from medexp.config import dataset_sources
 from medexp.config.schema import Dataset, MixtureSource, Model, RunConfig
 
 MODEL, DATASET = "medexp.model_revision", "medexp.dataset_revision"
-BETWEEN = " + "  # commits of a mixture's sources, in their order
+# Commits of a mixture's sources, in their order.
+BETWEEN = " + "
 _MODEL_KEYS = ("model", "model.hub_id", "model.path", "model.revision")
 _DATASET_KEYS = (
     "dataset",
@@ -41,7 +42,9 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
     if problems:
         return
     from_hub = [
-        place for place, each in enumerate(dataset_sources.sources(as_object)) if each.path is None
+        place
+        for place, source in enumerate(dataset_sources.list_sources(as_object))
+        if source.path is None
     ]
     if len(from_hub) != len(commits):
         return
@@ -53,9 +56,13 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
 
 
 def describe_commits(config: RunConfig, tags: Mapping[str, str]) -> str | None:
-    """Which of the commits in `tags` the checked `config` takes; None where it takes none."""
+    """Return which of the commits in `tags` the checked `config` takes; None where it takes
+    none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
-    read: list[Model | MixtureSource] = [config.model, *dataset_sources.sources(config.dataset)]
-    pinned = [each for each in read if each.path is None and each.revision in recorded]
-    taken = [f"{each.hub_id} at {each.revision}" for each in pinned]
+    read: list[Model | MixtureSource] = [
+        config.model,
+        *dataset_sources.list_sources(config.dataset),
+    ]
+    pinned = [source for source in read if source.path is None and source.revision in recorded]
+    taken = [f"{source.hub_id} at {source.revision}" for source in pinned]
     return f"as that run had them from the Hub: {', '.join(taken)}" if taken else None

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config.command_options import OfARun
-from medexp.config.resolve import found_again, tracking_root
+from medexp.config.command_options import FinishedRunOptions
+from medexp.config.resolve import find_tracking_root, relocate_paths
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
 from medexp.system.home import expand_home
-from medexp.tracking import commits, registry
-from medexp.tracking import queries as kept_runs
+from medexp.tracking import commits, queries, registry
 from medexp.tracking.artifact_names import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -38,7 +37,7 @@ class FinishedRun:
     adapter: Path | None
     composed: Path | None
     record: Path | None
-    kept: kept_runs.StoredRun | None
+    kept: queries.StoredRun | None
     started_from: Path | None = None
 
     @property
@@ -48,8 +47,8 @@ class FinishedRun:
 
 
 def find_run(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
-    """The run that `asked` names: a folder with an adapter, an id in the MLflow store under `root`,
-    "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
+    """Return the run that `asked` names: a folder with an adapter, an id in the MLflow store under
+    `root`, "last" (the newest there), or a version in its model registry (models:/NAME@ALIAS,
     models:/NAME/VERSION).
 
     Raises: ConfigError if none is asked for; RunError if it is not there.
@@ -86,7 +85,7 @@ def find_run(asked: str | None, root: str, launch_dir: Path) -> FinishedRun:
 
 
 def _find_stored(run_id: str, root: str, asked: str) -> FinishedRun:
-    kept = kept_runs.find_run(
+    kept = queries.find_run(
         _make_tracking(root), run_id, (ADAPTER, COMPOSED_CONFIG, RECORD, STARTED_FROM)
     )
     has = kept.artifacts.get
@@ -106,15 +105,16 @@ def _make_tracking(root: str) -> Tracking:
 
 
 def find_run_from_config(cfg: DictConfig, asked: str | None) -> FinishedRun:
-    """`find_run`, in the store that `cfg` names and from where the command was started."""
-    return find_run(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+    """Return the run that `asked` names in the store of `cfg`, as seen from where the command was
+    started."""
+    return find_run(asked, find_tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
 def recompose_from_options(
-    cfg: DictConfig, options: OfARun, overrides: Sequence[str]
+    cfg: DictConfig, options: FinishedRunOptions, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun]:
-    """`cfg` with the groups of the run that `options` name in the place of its own, save what
-    `overrides` name; and that run, so that the whole command is about one: another may finish
+    """Return `cfg` with the groups of the run that `options` name in the place of its own, save
+    what `overrides` name; and that run, so that the whole command is about one: another may finish
     meanwhile, and be the last."""
     subject = find_run_from_config(cfg, options.run)
     return recompose_from_run(cfg, subject, overrides), subject
@@ -123,15 +123,15 @@ def recompose_from_options(
 def recompose_from_run(
     cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]
 ) -> DictConfig:
-    """`cfg` with the groups of `subject` in the place of its own, save `tracking` and what
+    """Return `cfg` with the groups of `subject` in the place of its own, save `tracking` and what
     `overrides` name.
 
     Raises: RunError if the run has not kept its config.
     """
     if subject.composed is None:
         raise RunError(
-            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in an"
-            " adapter folder); it was not made by medexp, or its files were moved away without the"
+            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in"
+            " an adapter folder); it was not made by medexp, or its files were moved away without the"
             " store"
         )
     stored = OmegaConf.load(subject.composed)
@@ -159,10 +159,10 @@ def recompose_from_run(
 
 
 def _relocate_files(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
-    """`stored` with the files of its project where they lie now, should the project have been moved
-    or copied."""
+    """Return `stored` with the files of its project where they lie now, should the project have
+    been moved or copied."""
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
-    project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
-    return found_again(
+    project = Path(find_tracking_root(cfg.tracking.root, Path.cwd())).parent
+    return relocate_paths(
         stored, folder_of_uri(moved_from).parents[1] if moved_from else None, project
     )

@@ -13,7 +13,8 @@ from medexp.tracking import views
 from medexp.tracking.store import open_store
 from medexp.tracking.views import TRAINING_PAGES
 
-COMPARED = 12  # runs that MLflow's comparison still shows well
+# Runs that MLflow's comparison still shows well.
+COMPARED = 12
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Link:
 
 
 def list_links(tracking: Tracking, address: str) -> Sequence[Link]:
-    """The experiment, the newest sweep's comparison, and the last run, where there are such; their
-    views are kept with the experiment."""
+    """Return the experiment, the newest sweep's comparison, and the last run, where there are such;
+    their views are kept with the experiment."""
     client = open_store(tracking)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None:
@@ -62,7 +63,8 @@ def list_links(tracking: Tracking, address: str) -> Sequence[Link]:
 
 
 def _link_comparison(client: Any, study: Any, trials: Sequence[Any], address: str) -> list[Link]:
-    """The trials in the charts of their experiment, and in MLflow's page for comparing runs."""
+    """Return the trials in the charts of their experiment, and in MLflow's page for
+    comparing runs."""
     if len(trials) < 2:
         return []
     name, number = study.data.tags["medexp.study"], study.info.experiment_id
@@ -71,7 +73,7 @@ def _link_comparison(client: Any, study: Any, trials: Sequence[Any], address: st
     )
     shown = trials[:COMPARED]
     runs, experiments = (
-        quote(json.dumps(each)) for each in ([run.info.run_id for run in shown], [number])
+        quote(json.dumps(ids)) for ids in ([run.info.run_id for run in shown], [number])
     )
     side_by_side = (
         f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_PAGES}"
@@ -92,9 +94,8 @@ def _link_comparison(client: Any, study: Any, trials: Sequence[Any], address: st
 def _link_view(
     client: Any, view: views.View, title: str, address: str, experiment_id: str, charts: bool
 ) -> Link:
-    """The page in this view; without it where the version of MLflow is one whose views were not
-    tried.
-    """
+    """Return the page in this view; without it where the version of MLflow is one whose views were
+    not tried."""
     if is_untested(VIEWS.library):
         return Link(title, f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}")
     client.set_experiment_tag(experiment_id, *view.tag(int(time.time() * 1000)))
@@ -102,7 +103,7 @@ def _link_view(
 
 
 def _pick_peak_metric(runs: Sequence[Any]) -> str:
-    """The metric of peak memory that the newest of `runs` to have one has."""
+    """Return the metric of peak memory that the newest of `runs` to have one has."""
     return next(
         (peak for run in runs for peak in views.PEAKS if peak in run.data.metrics), views.PEAKS[0]
     )

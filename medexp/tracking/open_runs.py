@@ -17,7 +17,8 @@ from medexp.system.process_identity import is_dead
 from medexp.tracking.store import get_existing_run
 from medexp.tracking.store_lock import suppress_away
 
-PROCESS = "medexp.process"  # the tag that says which process a run belongs to while it is RUNNING
+# The tag that says which process a run belongs to while it is RUNNING.
+PROCESS = "medexp.process"
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def mark_dead_runs_killed(client: Any, root: Path) -> None:
                 alive.add(run_id)
         dead = {*let_go, *_find_dead_runs(client)}
         mark_runs_killed(client, [run_id for run_id in sorted(dead) if run_id not in alive])
-        for lock in (each for locks in let_go.values() for each in locks):
+        for lock in (lock_of_run for locks in let_go.values() for lock_of_run in locks):
             _remove(lock)
 
 
@@ -54,7 +55,7 @@ def _find_dead_runs(client: Any) -> list[str]:
     """Return the runs that are RUNNING although the process that made them is gone."""
     running: list[Any] = []
     with suppress_away():
-        experiments = [each.experiment_id for each in client.search_experiments()]
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         where = "attributes.status = 'RUNNING'"
         running += client.search_runs(experiments, where, max_results=5000) if experiments else []
     return [run.info.run_id for run in running if is_dead(run.data.tags.get(PROCESS, ""))]
@@ -62,7 +63,8 @@ def _find_dead_runs(client: Any) -> list[str]:
 
 def mark_runs_killed(client: Any, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
-    with suppress_away():  # the next command does it
+    # The next command does it.
+    with suppress_away():
         for run_id in run_ids:
             run = get_existing_run(client, run_id)
             if run is not None and run.info.status == "RUNNING":
@@ -79,12 +81,13 @@ def _folder(root: Path) -> Path:
 
 
 def _hold_alone(root: Path) -> FileLock:
-    """Nobody else looks at the locks, or makes one, meanwhile."""
+    """Return the lock under which nobody else looks at the locks of runs, or makes one."""
     _folder(root).mkdir(parents=True, exist_ok=True)
     return FileLock(_folder(root) / ".lock")
 
 
 def _remove(lock: FileLock) -> None:
-    with suppress(OSError):  # Windows keeps an open file
+    # Windows keeps an open file.
+    with suppress(OSError):
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()

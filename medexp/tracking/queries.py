@@ -18,7 +18,8 @@ from medexp.tracking.store import get_existing_run, open_existing_store, open_st
 from medexp.tracking.store_upkeep import folder_of_uri
 from medexp.tracking.tracker import Tracker
 
-LAST = "last"  # in the place of a run's id
+# In the place of a run's id.
+LAST = "last"
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class StoredRun:
 
 
 def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> StoredRun:
-    """Run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is the
-    newest that training has finished, one with the first of `artifacts` before all others.
+    """Return run `run_id` with those of its `artifacts` (files or folders) that it has. "last" is
+    the newest that training has finished, one with the first of `artifacts` before all others.
 
     Raises: RunError if there is no such run.
     """
     client = open_existing_store(tracking)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     run = (
         _find_last(client, experiments, artifacts[0])
         if run_id == LAST
@@ -54,24 +55,25 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
     )
     if run is None:
         newest = client.search_runs(experiments, max_results=3)
-        known = listing(f"{each.info.run_id} ({each.info.run_name})" for each in newest)
+        known = listing(f"{run.info.run_id} ({run.info.run_name})" for run in newest)
         raise RunError(
             f"run={run_id} is neither a folder nor a run in {tracking.root}; the newest there are"
             f" {known}. See them with make ui"
         )
     run_id = run.info.run_id
-    folder = folder_of_uri(run.info.artifact_uri)  # MLflow's own download would copy them
+    # MLflow's own download would copy them.
+    folder = folder_of_uri(run.info.artifact_uri)
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     digests = {
-        tag.value: each.dataset.digest for each in run.inputs.dataset_inputs for tag in each.tags
+        tag.value: data_input.dataset.digest
+        for data_input in run.inputs.dataset_inputs
+        for tag in data_input.tags
     }
     params, tags = dict(run.data.params), dict(run.data.tags)
-    name, held, trained_on = (
-        run.info.run_name or run_id,
-        digests.get("held-out"),
-        digests.get("training"),
-    )
+    name = run.info.run_name or run_id
+    held = digests.get("held-out")
+    trained_on = digests.get("training")
     return StoredRun(
         run_id,
         name,
@@ -87,13 +89,13 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
 
 
 def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
-    """The ids of the finished trials of the newest study called `name`, best first, and the metric
-    that says which is best.
+    """Return the ids of the finished trials of the newest study called `name`, best first, and the
+    metric that says which is best.
 
     Raises: RunError if there is no such study, naming those there are.
     """
     client = open_existing_store(tracking)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     named = (
         client.search_runs(experiments, f"tags.`medexp.study` = '{name}'", max_results=5000)
         if "'" not in name
@@ -123,12 +125,14 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
 
 
 def _find_last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
-    """The newest run that training finished and that kept its adapter; where none did, the newest."""
+    """Return the newest run that training finished and that kept its adapter; where none did, the
+    newest."""
     trained = "tags.mlflow.source.name = 'medexp.train' and attributes.status = 'FINISHED'"
     runs = client.search_runs(
         experiments, trained, order_by=["attributes.end_time DESC"], max_results=200
     )
-    runs = [run for run in runs if "medexp.model" in run.data.tags]  # a sweep has a run of its own
+    # A sweep has a run of its own.
+    runs = [run for run in runs if "medexp.model" in run.data.tags]
     # trials of a sweep keep none
     with_adapter = (
         run for run in runs if (folder_of_uri(run.info.artifact_uri) / adapter).is_dir()

@@ -17,10 +17,8 @@ from medexp.tracking.store import is_missing, open_existing_store
 from medexp.tracking.views import TRAINING_PAGES
 
 URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+|latest))")
-_NAME, _ALIAS = (
-    re.compile(r"[^/:@]*[^/:@\s.][^/:@]*"),
-    re.compile(r"(?!latest$)(?![vV]\d+$)[\w-]+", re.IGNORECASE),
-)
+_NAME = re.compile(r"[^/:@]*[^/:@\s.][^/:@]*")
+_ALIAS = re.compile(r"(?!latest$)(?![vV]\d+$)[\w-]+", re.IGNORECASE)
 _COPIED = (
     "medexp.model",
     "medexp.model_revision",
@@ -48,8 +46,8 @@ class ModelVersion:
 
 
 def register_adapter(tracking: Tracking, run_id: str, name: str, alias: str) -> ModelVersion:
-    """The adapter of run `run_id` as a version of registered model `name`, with `alias` moved to
-    it; the version it already is, where it was registered before.
+    """Register the adapter of run `run_id` as a version of model `name`, with `alias` moved to it,
+    and return that version: the one it already is, where it was registered before.
 
     Raises: ConfigError for a name or alias that MLflow cannot hold; RunError if there is no such
     run, it has not finished, or it kept no adapter.
@@ -86,8 +84,8 @@ def check_names(name: str, alias: str) -> None:
 
 
 def find_run_of_model(tracking: Tracking, uri: str) -> str:
-    """The id of the run whose adapter `uri` names: models:/NAME@ALIAS, models:/NAME/VERSION or
-    models:/NAME/latest.
+    """Return the id of the run whose adapter `uri` names: models:/NAME@ALIAS, models:/NAME/VERSION
+    or models:/NAME/latest.
 
     Raises: RunError for another form, or where no such version is registered; says which there are.
     """
@@ -120,22 +118,21 @@ def _pick_version(client: Any, versions: list[Any], asked: re.Match[str]) -> Any
         )
     else:
         wanted = (
-            str(max((int(each.version) for each in versions), default=0))
+            str(max((int(version.version) for version in versions), default=0))
             if asked["version"] == "latest"
             else asked["version"]
         )
-    return next((each for each in versions if str(each.version) == str(wanted)), None)
+    return next((version for version in versions if str(version.version) == str(wanted)), None)
 
 
 def _describe_known(client: Any, name: str, versions: list[Any]) -> str:
-    """What could have been meant, for a message."""
+    """Return what could have been meant, for a message."""
     if not versions:
-        return f"there are {listing(each.name for each in client.search_registered_models())}"
+        return f"there are {listing(model.name for model in client.search_registered_models())}"
     aliases = client.get_registered_model(name).aliases
-    return (
-        f"{name} has versions {listing(sorted((str(each.version) for each in versions), key=int))}"
-        " and aliases "
-        + listing(f"{alias} (version {version})" for alias, version in sorted(aliases.items()))
+    numbers = sorted((str(version.version) for version in versions), key=int)
+    return f"{name} has versions {listing(numbers)} and aliases " + listing(
+        f"{alias} (version {version})" for alias, version in sorted(aliases.items())
     )
 
 
@@ -145,7 +142,9 @@ def _list_versions(client: Any, name: str) -> list[Any]:
 
 
 def _find_version(client: Any, name: str, run_id: str) -> Any:
-    return next((each for each in _list_versions(client, name) if each.run_id == run_id), None)
+    return next(
+        (version for version in _list_versions(client, name) if version.run_id == run_id), None
+    )
 
 
 def _get_finished_run(client: Any, run_id: str, root: str | None) -> Any:
@@ -159,7 +158,7 @@ def _get_finished_run(client: Any, run_id: str, root: str | None) -> Any:
         raise RunError(f"run={run_id} is not in {root}; make ui lists the runs there") from None
     if run.info.status != "FINISHED":
         raise RunError(f"run={run_id} is {run.info.status}, and only a FINISHED run is registered")
-    if ADAPTER not in {each.path for each in client.list_artifacts(run_id)}:
+    if ADAPTER not in {artifact.path for artifact in client.list_artifacts(run_id)}:
         raise RunError(
             f"run={run_id} kept no adapter in MLflow (tracking.log_adapter=false), so there is"
             " nothing to register"
@@ -186,7 +185,7 @@ def _create_version(client: Any, run: Any, name: str) -> Any:
         tags=_make_tags(run),
         description=_make_description(run),
         model_id=(
-            next((each.model_id for each in run.outputs.model_outputs), None)
+            next((output.model_id for output in run.outputs.model_outputs), None)
             if run.outputs
             else None
         ),
@@ -201,7 +200,7 @@ def _make_tags(run: Any) -> Mapping[str, str]:
 
 
 def _make_description(run: Any) -> str:
-    """Markdown: links to the run and its report, then what the run says about itself."""
+    """Return Markdown: links to the run and its report, then what the run says about itself."""
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     links = (
         f"[Run {run.info.run_name}]({page}?{TRAINING_PAGES}), [its"

@@ -9,22 +9,22 @@ from omegaconf import DictConfig
 from medexp.config.command_options import TrainOptions
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError
-from medexp.tracking import commits
-from medexp.tracking import finished_run as finished
+from medexp.tracking import commits, finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 LOSS = "result/loss_after"
-_WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and those are the run's
+# They set values of other groups, and those are the run's.
+_WITHOUT_A_PLACE = ("debug", "sweep")
 
 
 def recompose_for_rerun(
     cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> tuple[DictConfig, FinishedRun | None]:
-    """`cfg`, with experiment=from_run the config of the run that `options` name, save what
+    """Return `cfg`, with experiment=from_run the config of the run that `options` name, save what
     `overrides` name; and that run.
 
     Raises: ConfigError for one without the other; RunError or ConfigError as
-        `finished.recompose_from_options` does.
+        `finished_run.recompose_from_options` does.
     """
     if not options.from_run:
         if options.run is not None:
@@ -39,17 +39,18 @@ def recompose_for_rerun(
             "experiment=from_run makes a finished run again: give run=ID, an MLflow run id (make ui"
             " lists them), or last"
         )
-    for each in overrides:
-        if (group := each.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
+    for override in overrides:
+        if (group := override.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
             raise ConfigError(
-                f"{each} has no effect with experiment=from_run: leave {group}= out and name the"
-                " values themselves"
+                f"{override} has no effect with experiment=from_run: leave {group}= out and name"
+                " the values themselves"
             )
-    made, subject = finished.recompose_from_options(cfg, options, overrides)
+    made, subject = finished_run.recompose_from_options(cfg, options, overrides)
     if subject.started_from is not None and not any(
-        each.lstrip("+").startswith("lora.start_from=") for each in overrides
+        override.lstrip("+").startswith("lora.start_from=") for override in overrides
     ):
-        made.lora.start_from = str(subject.started_from)  # the folder it was read from may be gone
+        # The folder it was read from may be gone.
+        made.lora.start_from = str(subject.started_from)
     return made, subject
 
 
@@ -69,13 +70,14 @@ class OriginalRun:
         }
 
     def commits(self, run: RunConfig) -> str | None:
-        """Which Hub commits `run` takes because the first one did; None where there are none."""
+        """Return which Hub commits `run` takes because the first one did; None where there are
+        none."""
         kept = self.subject.kept
         return commits.describe_commits(run, kept.tags) if kept is not None else None
 
     def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
-        """Is `loss`, on held-out cases of digest `held_out` after training on those of
-        `trained_on`, what the first run had come to?"""
+        """Return whether `loss`, on held-out cases of digest `held_out` after training on those of
+        `trained_on`, is what the first run had come to, as a sentence."""
         kept = self.subject.kept
         before = kept.metrics.get(LOSS) if kept is not None else None
         if kept is None or before is None:

@@ -23,23 +23,21 @@ LONGEST = 80
 
 
 def make_run_name(config: RunConfig, overrides: Sequence[str] = ()) -> str:
-    """Rank, learning rate and length of `config`, then whatever else of its recipe the command line
-    has named.
-    """
+    """Return rank, learning rate and length of `config`, then whatever else of its recipe the
+    command line has named."""
     values = (config.lora.r, config.training.learning_rate, config.training.max_seq_tokens)
     named = [abbreviate_params({key: value}) for key, value in zip(_ALWAYS, values, strict=True)]
     return _clip(" ".join([*named, *_list_other_overrides(overrides)]))
 
 
 def abbreviate_params(params: Mapping[str, object]) -> str:
-    """`params` (dotted key -> value) in a few words: `{"lora.r": 8, "training.learning_rate":
-    2e-4}` is `r8 lr2e-4`.
-    """
+    """Return `params` (dotted key -> value) in a few words: `{"lora.r": 8,
+    "training.learning_rate": 2e-4}` is `r8 lr2e-4`."""
     return " ".join(_abbreviate(key, value) for key, value in params.items())
 
 
 def format_rate(value: float) -> str:
-    """A learning rate as it is written by hand: 0.0002 is 2e-4."""
+    """Return a learning rate as it is written by hand: 0.0002 is 2e-4."""
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
@@ -54,9 +52,9 @@ def _abbreviate(key: str, value: object) -> str:
 
 def _list_other_overrides(overrides: Sequence[str]) -> list[str]:
     found = []
-    for each in overrides:
-        told = _TELLING.fullmatch(each)
-        if told is None or told["key"] in (*_ALWAYS, *_UNTELLING) or each in _UNTELLING:
+    for override in overrides:
+        told = _TELLING.fullmatch(override)
+        if told is None or told["key"] in (*_ALWAYS, *_UNTELLING) or override in _UNTELLING:
             continue
         found.append(
             _abbreviate(told["key"], told["value"]) if "." in told["key"] else told["value"]

@@ -16,7 +16,8 @@ from typing import Any
 from medexp.system.files import atomic_directory
 from medexp.tracking.store_upkeep import folder_of_uri
 
-FILES = ("text", "folder")  # kinds that need no database
+# Kinds that need no database.
+FILES = ("text", "folder")
 _TABLES = "mlflow.loggedArtifacts"
 
 
@@ -35,7 +36,7 @@ class RunWriter:
         """Log metrics: name, value, time in milliseconds, step."""
         from mlflow.entities import Metric
 
-        self._client.log_batch(self.run_id, metrics=[Metric(*each) for each in values])
+        self._client.log_batch(self.run_id, metrics=[Metric(*value) for value in values])
 
     def params(self, values: Mapping[str, str]) -> None:
         """Log parameters. Those that a continued run has already stay: MLflow lets none change, and
@@ -43,10 +44,11 @@ class RunWriter:
         from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
-        changed = {key: each for key, each in values.items() if known.get(key, each) != each}
+        changed = {key: value for key, value in values.items() if known.get(key, value) != value}
         self.tags(changed)
         entries = [Param(name, value) for name, value in values.items() if name not in known]
-        for start in range(0, len(entries), 100):  # the server's limit for one batch
+        # The server's limit for one batch.
+        for start in range(0, len(entries), 100):
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -73,8 +75,11 @@ class RunWriter:
             return Dataset(of["name"], of["digest"], "local", source, None, rows)
 
         context = "mlflow.data.context"
-        tags = [[InputTag(context, each["context"])] for each in inputs]
-        said = [DatasetInput(dataset(each), of) for each, of in zip(inputs, tags, strict=True)]
+        tags = [[InputTag(context, data_input["context"])] for data_input in inputs]
+        said = [
+            DatasetInput(dataset(data_input), of)
+            for data_input, of in zip(inputs, tags, strict=True)
+        ]
         self._client.log_inputs(self.run_id, said)
 
     def model(self, values: Mapping[str, Any]) -> None:
@@ -88,11 +93,11 @@ class RunWriter:
         _link_files(folder, folder_of_uri(made.artifact_location))
         self._client.finalize_logged_model(made.model_id, "READY")
         outputs = self._client.get_run(self.run_id).outputs.model_outputs
-        if made.model_id not in {each.model_id for each in outputs}:
+        if made.model_id not in {output.model_id for output in outputs}:
             self._client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
 
     def _model(self) -> Any:
-        """The model that this run has made, or was making when its process died."""
+        """Return the model that this run has made, or was making when its process died."""
         mine = f"source_run_id = '{self.run_id}'"
         found = self._client.search_logged_models([self._experiment_id], mine, max_results=1)
         return next(iter(found), None)
@@ -115,10 +120,11 @@ class RunWriter:
         target = self.artifacts / values["name"]
         with atomic_directory(target) as half_done:
             for whence in filter(Path.is_dir, (target, Path(values["folder"]))):
-                for file in (each for each in whence.rglob("*") if each.is_file()):
+                for file in (path for path in whence.rglob("*") if path.is_file()):
                     to = half_done / file.relative_to(whence)
                     to.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(file, to)  # without its mode, which not every disk can hold
+                    # Without its mode, which not every disk can hold.
+                    shutil.copyfile(file, to)
 
     def status(self, values: Mapping[str, Any]) -> None:
         """Say how and when the run ended."""

@@ -65,11 +65,11 @@ def _make_command(root: Path, port: int) -> list[str]:
 
 
 def _make_environment() -> dict[str, str]:
-    """This process's, with nothing on PATH: the server needs no program but Python, and MLflow's
-    assistant, which has no switch, takes without asking whichever coding agent is there (Claude
-    Code, Codex), and sends its makers what a person types and what it looks up in the runs. Ollama
-    on this machine, and a provider whose key was entered there, are left to it. Source:
-    mlflow/assistant/providers."""
+    """Return this process's environment with nothing on PATH: the server needs no program but
+    Python, and MLflow's assistant, which has no switch, takes without asking whichever coding agent
+    is there (Claude Code, Codex), and sends its makers what a person types and what it looks up in
+    the runs. Ollama on this machine, and a provider whose key was entered there, are left to it.
+    Source: mlflow/assistant/providers."""
     return os.environ | {
         "PATH": "",
         "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",

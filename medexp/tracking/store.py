@@ -20,7 +20,7 @@ from medexp.tracking.store_upkeep import STORE, prepare_store, sqlite_uri
 
 
 def open_store(tracking: Tracking) -> Any:
-    """MLflow's client over the store of `tracking`, made where there is none.
+    """Return MLflow's client over the store of `tracking`, made where there is none.
 
     Raises: OutputError where it cannot be made, or what lies there cannot be opened.
     """
@@ -28,15 +28,18 @@ def open_store(tracking: Tracking) -> Any:
 
     assert tracking.root is not None
     root = Path(tracking.root)
-    prepare_store(root)  # before MLflow is imported: a refusal is quick
+    # Before MLflow is imported: a refusal is quick.
+    prepare_store(root)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with gc_paused_for_import():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-    for name in ("mlflow", "alembic"):  # after the import, which sets its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
+    # After the import, which sets its own.
+    for name in ("mlflow", "alembic"):
+        # What fails is raised, too.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     uri = store_uri(root)
     if not _has_store(root):
@@ -65,7 +68,7 @@ def open_store(tracking: Tracking) -> Any:
 
 
 def open_existing_store(tracking: Tracking) -> Any:
-    """MLflow's client over the store of `tracking`.
+    """Return MLflow's client over the store of `tracking`, which must be there.
 
     Raises: RunError where there is none: a mistyped folder is not made.
     """
@@ -83,13 +86,14 @@ def refuse_empty(root: Path) -> None:
 
 
 def store_uri(root: Path) -> str:
-    """The tracking URI of the store under `root`."""
+    """Return the tracking URI of the store under `root`."""
     return sqlite_uri(root / STORE)
 
 
 def _has_store(root: Path) -> bool:
     file = root / STORE
-    return file.is_file() and file.stat().st_size > 0  # sqlite makes an empty file before it writes
+    # Sqlite makes an empty file before it writes.
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _make_store(root: Path) -> None:
@@ -111,9 +115,8 @@ def _make_store(root: Path) -> None:
 
 
 def _create_tables(file: Path) -> Path:
-    """`file` with MLflow's tables and its default experiment, and nothing that an earlier process
-    left there.
-    """
+    """Return `file` with MLflow's tables and its default experiment, and nothing that an earlier
+    process left there."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     for left in (file, file.with_name(f"{file.name}-journal")):
@@ -123,7 +126,7 @@ def _create_tables(file: Path) -> Path:
 
 
 def get_existing_run(client: Any, run_id: str | None) -> Any:
-    """Run `run_id` of the store; None where there is none, or a user has deleted it."""
+    """Return run `run_id` of the store; None where there is none, or a user has deleted it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -136,5 +139,6 @@ def get_existing_run(client: Any, run_id: str | None) -> Any:
 
 
 def is_missing(error: Any) -> bool:
-    """Does this MlflowException say that something is not there, and not that the store failed?"""
+    """Return whether this MlflowException says that something is not there, and not that the store
+    failed."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")

@@ -56,7 +56,7 @@ def is_away(error: BaseException) -> bool:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
-    if disk_space.out_of_room(error) is not None:
+    if disk_space.find_disk_full_error(error) is not None:
         return False
     if isinstance(error, MlflowException):
         return bool(error.error_code == "TEMPORARILY_UNAVAILABLE")

@@ -26,7 +26,8 @@ from medexp.system.console import Console
 from medexp.system.imports import gc_paused_for_import
 from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 
-STORE = "mlflow.db"  # below tracking.root
+# Below tracking.root.
+STORE = "mlflow.db"
 # A run's tag: where the artifacts of its store were when it was made.
 MOVED_FROM = "medexp.moved_from"
 _ADDRESSES = (
@@ -51,7 +52,8 @@ def prepare_store(root: Path) -> None:
     wait_while_locked(file, Console().info)
     try:
         if not file.is_file() or not file.stat().st_size or _read_schema(file) is None:
-            return  # not made yet, or no store of MLflow's: it is to say so itself
+            # Not made yet, or no store of MLflow's: it is to say so itself.
+            return
         _upgrade(root)
         _rebase_artifacts(root)
     except (sqlite3.OperationalError, OSError) as error:
@@ -59,7 +61,8 @@ def prepare_store(root: Path) -> None:
             f"{file} cannot be used ({error}); free what holds it, or set tracking.root=FOLDER"
         ) from error
     except sqlite3.DatabaseError:
-        return  # no database: MLflow is to say what it is
+        # No database: MLflow is to say what it is.
+        return
 
 
 def _connect(file: Path) -> "closing[sqlite3.Connection]":
@@ -68,8 +71,8 @@ def _connect(file: Path) -> "closing[sqlite3.Connection]":
 
 @cache
 def _list_schemas() -> tuple[frozenset[str], str] | None:
-    """Every schema that this MLflow can upgrade from, and the one that it reads; None where its
-    migrations are not where MLflow 3.17 has them, and it has to say itself what does not fit.
+    """Return every schema that this MLflow can upgrade from, and the one that it reads; None where
+    its migrations are not where MLflow 3.17 has them, and it has to say itself what does not fit.
 
     Read without importing MLflow: a refusal must be quick.
     """
@@ -99,7 +102,8 @@ def _upgrade(root: Path) -> None:
     if _is_current(file):
         return
     with FileLock(root / f".{STORE}.lock"):
-        if _is_current(file):  # another process has been here
+        # Another process has been here.
+        if _is_current(file):
             return
         kept = _find_free_name(file, f"mlflow-{_read_schema(file)}")
         half_done = file.with_name(f".{STORE}.new")
@@ -119,7 +123,7 @@ def _find_free_name(beside: Path, stem: str) -> Path:
 
 
 def _is_current(file: Path) -> bool:
-    """Is the store in `file` one that this MLflow reads as it is?
+    """Return whether the store in `file` is one that this MLflow reads as it is.
 
     Raises: OutputError if only a newer one can read it.
     """
@@ -169,7 +173,8 @@ def _rebase_artifacts(root: Path) -> None:
     with _connect(root / STORE) as store:
         if not _list_former_addresses(store, here):
             return
-        store.execute("BEGIN IMMEDIATE")  # of two processes the second finds nothing left to do
+        # Of two processes the second finds nothing left to do.
+        store.execute("BEGIN IMMEDIATE")
         try:
             for before in _list_former_addresses(store, here):
                 _rewrite(store, before, here)
@@ -180,7 +185,7 @@ def _rebase_artifacts(root: Path) -> None:
 
 
 def _list_former_addresses(store: sqlite3.Connection, here: str) -> list[str]:
-    """The addresses that this store's own artifacts had before.
+    """Return the addresses that this store's own artifacts had before.
 
     They are those of its experiments that are not `here`, and that the store was made with, that
     another copy of it has, or whose runs lie `here`. An experiment that a user has made for another
@@ -199,9 +204,9 @@ def _list_former_addresses(store: sqlite3.Connection, here: str) -> list[str]:
 def _is_of_this_store(store: sqlite3.Connection, base: str, here: str) -> bool:
     if (folder_of_uri(base).parent / STORE).is_file():
         return True
-    runs = (each for (each,) in store.execute("SELECT artifact_uri FROM runs") if each)
-    theirs = (each.removeprefix(base) for each in runs if each.startswith(f"{base}/"))
-    return any(folder_of_uri(here + each).exists() for each in theirs)
+    runs = (address for (address,) in store.execute("SELECT artifact_uri FROM runs") if address)
+    theirs = (address.removeprefix(base) for address in runs if address.startswith(f"{base}/"))
+    return any(folder_of_uri(here + address).exists() for address in theirs)
 
 
 def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
@@ -220,7 +225,8 @@ def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
             ):
                 continue
             store.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (now, row))
-            if table == "runs":  # its config names files of the project that lay beside the store
+            # Its config names files of the project that lay beside the store.
+            if table == "runs":
                 store.execute(
                     "INSERT OR IGNORE INTO tags (key, value, run_uuid) SELECT ?, ?, run_uuid FROM"
                     " runs WHERE rowid = ?",
@@ -235,13 +241,13 @@ def _present(store: sqlite3.Connection) -> Iterator[tuple[str, str]]:
 
 
 def folder_of_uri(uri: str) -> Path:
-    """The folder that `uri` names: every store of medexp's is on this machine."""
+    """Return the folder that `uri` names: every store of medexp's is on this machine."""
     return Path(url2pathname(urlparse(uri).path))
 
 
 def sqlite_uri(file: Path) -> str:
-    """The URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it, quoted
-    where the path has % or ?.
+    """Return the URI that SQLAlchemy reads as sqlite in `file`: as it is wherever that does it,
+    quoted where the path has % or ?.
 
     The quoted form names its driver: MLflow would make the quoted folder, too.
 

@@ -24,7 +24,8 @@ from medexp.tracking.store import get_existing_run, open_store
 from medexp.tracking.store_lock import WAITS_S, is_away, suppress_away, wait_while_locked
 from medexp.tracking.store_upkeep import STORE, folder_of_uri
 
-STOPPED_WAITS_S = 5.0  # for the store, where somebody waits for the end
+# For the store, where somebody waits for the end.
+STOPPED_WAITS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Tracker:
         self._client, self._outbox = client, outbox
         self.run_id = run_id
         self.experiment_id = experiment_id
-        self.latest: dict[str, float] = {}  # the last value of every metric logged by this process
+        # The last value of every metric logged by this process.
+        self.latest: dict[str, float] = {}
         self._logged: dict[str, dict[int, float]] = {}
         self.on_first_metrics: Callable[[], None] | None = None
 
@@ -73,14 +75,14 @@ class Tracker:
         if self._outbox is None or self._outbox.is_empty():
             with suppress_away():
                 history = self._client.get_metric_history(self.run_id, name)
-                logged = {each.step: each.value for each in history}
+                logged = {metric.step: metric.value for metric in history}
         return sorted(logged.items())
 
     def read_timed(self, name: str) -> list[tuple[float, float]]:
-        """Every value of metric `name` with the second it was logged in, by time."""
+        """Return every value of metric `name` with the second it was logged in, by time."""
         return sorted(
-            (each.timestamp / 1000, each.value)
-            for each in self._client.get_metric_history(self.run_id, name)
+            (metric.timestamp / 1000, metric.value)
+            for metric in self._client.get_metric_history(self.run_id, name)
         )
 
     def log_params(self, values: Mapping[str, Value]) -> None:
@@ -94,7 +96,8 @@ class Tracker:
 
     def set_description(self, markdown: str) -> None:
         """Say `markdown` in the place of the run's description."""
-        self.set_tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
+        # MLflow's limit for a tag.
+        self.set_tags({"mlflow.note.content": markdown[:8000]})
 
     def log_model(
         self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]
@@ -139,7 +142,7 @@ class Tracker:
 
     def log_inputs(self, inputs: Sequence[DataInput]) -> None:
         """Say which data the run has seen."""
-        self._put("data", [asdict(each) for each in inputs])
+        self._put("data", [asdict(data_input) for data_input in inputs])
 
     def end(self, status: str, why: str | None, reason: str | None, patience_s: float) -> None:
         """Say how the run ended, once the store has all that was logged; what it has not taken
@@ -191,7 +194,8 @@ def open_run(
         yield tracker
         tracker.end("FINISHED", None, None, WAITS_S)
     except (RunInterrupted, TrialPruned, KeyboardInterrupt, SystemExit) as error:
-        with suppress(Exception):  # on a full disk: what ended the run is the news
+        # On a full disk: what ended the run is the news.
+        with suppress(Exception):
             why, reason = str(error), getattr(error, "reason", RunInterrupted.reason)
             tracker.end("KILLED", why or type(error).__name__, reason, STOPPED_WAITS_S)
         raise
@@ -226,7 +230,8 @@ def _create_run(client: Any, tracking: Tracking, name: str) -> Any:
 
 
 def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
-    """The id of the experiment of `tracking`, made by the first of all processes that want it."""
+    """Return the id of the experiment of `tracking`, made by the first of all processes that want
+    it."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(tracking.experiment)
@@ -246,7 +251,8 @@ def _find_or_create_experiment(client: Any, tracking: Tracking) -> str:
 
 
 def _reopen(client: Any, run_id: str | None) -> Any:
-    """Run `run_id` as if it had never ended; None where there is none, or a user has deleted it."""
+    """Reopen run `run_id` as if it had never ended; None where there is none, or a user has deleted
+    it."""
     run = get_existing_run(client, run_id)
     if run is None:
         return None
@@ -267,5 +273,5 @@ def _start_system_metrics(client: Any, run_id: str, resume: bool) -> Any:
 
 
 def _as_json(cell: object) -> object:
-    """Pages read no NaN."""
+    """Return `cell` as pages read it: they read no NaN."""
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell

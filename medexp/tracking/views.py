@@ -35,7 +35,7 @@ class View:
         return "medexp-" + hashlib.sha256(self.name.encode()).hexdigest()[:12]
 
     def tag(self, now_ms: int) -> tuple[str, str]:
-        """The experiment's tag that holds it."""
+        """Return the experiment's tag that holds it."""
         return _TAG + self.key, json.dumps(
             {
                 "name": self.name,
@@ -46,27 +46,29 @@ class View:
         )
 
     def url(self, address: str, experiment_id: str, charts: bool) -> str:
-        """The page that shows it."""
+        """Return the page that shows it."""
         mode = "compareRunsMode=CHART&" if charts else ""
-        return f"{address}/#/experiments/{experiment_id}/runs?{mode}viewStateShareKey={self.key}&{TRAINING_PAGES}"
+        query = f"{mode}viewStateShareKey={self.key}&{TRAINING_PAGES}"
+        return f"{address}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def make_all_runs_view(peak: str) -> View:
-    """Every run with what it was made with and what came of it; `peak` is the metric of its peak
-    memory.
-    """
+    """Return the view of every run with its settings and its results; `peak` is the metric of its
+    peak memory."""
     return View(
         "medexp: runs", {"searchFilter": "", **_make_columns(ALWAYS, (LOSS, STRUCTURE, peak))}
     )
 
 
 def make_sweep_view(study: str, trials: Sequence[Mapping[str, str]], peak: str) -> View:
-    """The finished trials of `study` in parallel coordinates: what varied among the parameters of
-    `trials`, then structure, peak memory and held-out loss; below it the loss over that memory."""
+    """Return the finished trials of `study` in parallel coordinates: what varied among the
+    parameters of `trials`, then structure, peak memory and held-out loss; below it the loss over
+    that memory."""
     varied = list_dimensions(trials)
     # the sweep's own run is not a trial
     finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"
-    metrics = (STRUCTURE, peak, LOSS)  # lines are coloured by the last
+    # Lines are coloured by the last.
+    metrics = (STRUCTURE, peak, LOSS)
     mark = '"' if "'" in study else "'"
     return View(
         f"medexp: sweep {study}",
@@ -98,17 +100,16 @@ def make_sweep_view(study: str, trials: Sequence[Mapping[str, str]], peak: str) 
 
 
 def list_dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
-    """Rank, learning rate and length, then every other parameter of a recipe that differs among
-    `trials`.
-    """
+    """Return rank, learning rate and length, then every other parameter of a recipe that differs
+    among `trials`."""
     keys = sorted(
-        {key for each in trials for key in each if not key.startswith(_OF_THE_PLAN)} - set(ALWAYS)
+        {key for trial in trials for key in trial if not key.startswith(_OF_THE_PLAN)} - set(ALWAYS)
     )
-    return [*ALWAYS, *(key for key in keys if len({each.get(key) for each in trials}) > 1)]
+    return [*ALWAYS, *(key for key in keys if len({trial.get(key) for trial in trials}) > 1)]
 
 
 def _make_columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]:
-    """What the table shows, in this order, and how wide, in pixels."""
+    """Return what the table shows, in this order, and how wide, in pixels."""
     figures = [*(f"params.`{key}`" for key in params), *(f"metrics.`{key}`" for key in metrics)]
     own = ["attributes.`Models`", "attributes.`Dataset`"]
     widths = dict.fromkeys(figures, 140) | dict.fromkeys(own, 180) | {CREATED: 120}

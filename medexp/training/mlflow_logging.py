@@ -27,7 +27,7 @@ from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
 from medexp.system.console import DONE, Console
 from medexp.system.home import with_tilde
-from medexp.system.provenance import environment, git_commit
+from medexp.system.provenance import describe_environment, find_git_commit
 from medexp.system.units import gib
 from medexp.tracking.artifact_names import (
     ADAPTER,
@@ -74,7 +74,7 @@ def log_start(
             "medexp.rows_left_out": prepared.audit.faulty or None,
             "medexp.prompt": config.prompt.name,
             "medexp.seed": config.training.seed,
-            "medexp.git_commit": git_commit(Path(__file__).parent),
+            "medexp.git_commit": find_git_commit(Path(__file__).parent),
             "mlflow.source.name": "medexp.train",
         }
     )
@@ -83,7 +83,9 @@ def log_start(
     if config.lora.start_from is not None and config.tracking.log_adapter:
         tracker.log_folder(Path(config.lora.start_from), STARTED_FROM)
     tracker.log_text(with_tilde("\n".join(invocation.overrides) + "\n"), OVERRIDES)
-    tracker.log_json({"packages": environment(), "machine": asdict(machine.read())}, ENVIRONMENT)
+    tracker.log_json(
+        {"packages": describe_environment(), "machine": asdict(machine.read())}, ENVIRONMENT
+    )
 
 
 def _log_data(
@@ -112,7 +114,9 @@ def log_plan(
     runners_up: Sequence[Plan],
     console: Console,
 ) -> None:
-    """Log the levers that were seen to fit, and what each phase was planned and measured to take."""
+    """Log the levers that were seen to fit, and what each phase was planned and measured to
+    take.
+    """
     leaves = flatten(config)
     tracker.log_params({param: leaves[name] for name, param in planner.LEVER_PARAMS.items()})
     # A continued run was seen to fit before; its figures are logged already.
@@ -163,7 +167,7 @@ def log_end(
     tracker.log_metrics(outcome.steps, summary.run_metrics(outcome))
     if config.tracking.log_adapter:
         _log_adapter(context, result.adapter)
-    if host_peak_bytes := machine.peak_bytes():
+    if host_peak_bytes := machine.measure_peak_bytes():
         tracker.log_metrics(outcome.steps, {"host/peak_gib": gib(host_peak_bytes)})
     question = mlflow_description.extract_question(context.invocation.experiment_yaml)
     tracker.set_description(

@@ -1,8 +1,8 @@
 """A planned run is seen to fit before it is trained: the longest real batch goes through a step,
-for real, and is forgotten again.
+for real, and the adapter is put back as it was.
 
 Where it does not fit, the next-safer plan is tried, with the weights that are loaded as long as
-micro-batches alone can help. Refuses to know what is kept of it: the door logs the phases.
+micro-batches alone can help. What is measured here, the caller logs.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,11 +25,13 @@ from medexp.system.units import gib
 from medexp.training import trainer
 from medexp.training.resume import ResumableRun
 
+# What is going on in each phase, in words. Answers are not tried: they come with the longest
+# questions first, and are kept as they come.
 DOING = {
     Phase.always: "loading the model",
     Phase.evaluation: "measuring the held-out loss of the longest batch",
     Phase.training: "taking a training step on the longest batch",
-}  # answers come with the longest questions first, and are kept as they come: they are not rehearsed
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class PhaseBytes:
     measured: int
 
     def sentence(self) -> str:
-        """Both in GiB."""
+        """Return both in GiB, in words."""
         return f"{self.phase.value} {gib(self.measured):.2f} GiB, {gib(self.planned):.2f} planned"
 
 
@@ -58,18 +60,16 @@ class PreflightResult:
     tried: tuple[Plan, ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        """Planned and measured bytes of every phase."""
-        named = {each.phase.name: each for each in self.phases}
-        planned = {
-            f"vram/probe/{name}/planned_bytes": float(each.planned) for name, each in named.items()
-        }
-        return planned | {
-            f"vram/probe/{name}/measured_bytes": float(each.measured)
-            for name, each in named.items()
-        }
+        """Return planned and measured bytes of every phase."""
+        metrics = {}
+        for phase_bytes in self.phases:
+            name = f"vram/probe/{phase_bytes.phase.name}"
+            metrics[f"{name}/planned_bytes"] = float(phase_bytes.planned)
+            metrics[f"{name}/measured_bytes"] = float(phase_bytes.measured)
+        return metrics
 
     def as_dict(self) -> dict[str, object]:
-        """The plans as plain values."""
+        """Return the plans as plain values."""
         return {
             "chosen": planner.plan_as_dict(self.plan),
             "did_not_fit": [*map(planner.plan_as_dict, self.tried)],
@@ -86,25 +86,24 @@ def run_preflight(
     work: ResumableRun,
     say: Callable[[str], None],
 ) -> PreflightResult:
-    """The model of `config`, with the first plan that a real step fits: `plan`, else up to
-    `hardware.replan` safer ones of `requested` (`config` before a plan was applied); where activations
-    cannot wait in host memory as was planned, one whose activations stay on the card. The config of
-    the result has its levers. A run that was settled before only loads; one that ran out of memory
-    later on begins with the next-safer plan.
+    """Return the model of `config` with the first plan that a real step fits: `plan`, else up to
+    `hardware.replan` safer ones of `requested`, which is `config` before a plan was applied.
+
+    The config of the result has that plan's levers. Where activations cannot wait in host memory as
+    was planned, the next plan leaves them on the card. A run that was seen to fit before is only
+    loaded; one that ran out of memory later on begins with the next-safer plan.
 
     Raises: HostMemoryError if activations were asked to the host by hand; VramCeilingError with
-    planned and measured bytes when no plan fits, or none is left.
+        planned and measured bytes when no plan fits, or none is left.
     """
-    if (kept := find_fitting_plan(requested, plan, work)) is not None:
-        config = planner.apply_plan(config, kept)
+    if (fitting := find_fitting_plan(requested, plan, work)) is not None:
+        config = planner.apply_plan(config, fitting)
         with memory_phase(Phase.always, DOING[Phase.always], meter):
-            return PreflightResult(load(config), config, kept)
-    if (safer := _plan_after_running_out(requested, work)) is not None:
-        say(
-            "the last attempt ran out of memory with this plan; next:"
-            f" {planner.describe_plan(safer, None)}"
-        )
-        plan = safer
+            return PreflightResult(load(config), config, fitting)
+    if (after_running_out := _plan_after_running_out(requested, work)) is not None:
+        described = planner.describe_plan(after_running_out, None)
+        say(f"the last attempt ran out of memory with this plan; next: {described}")
+        plan = after_running_out
         config = planner.apply_plan(config, plan)
     tried: list[Plan] = []
     model: AdapterModel | None = None
@@ -121,17 +120,14 @@ def run_preflight(
             requested = _keep_activations_on_card(requested)
             safer, why = planner.choose_plan(requested)[0], error.why
         except VramCeilingError as error:
-            found = (
-                planner.next_safer_plan(requested, plan, _phase_of(error.phase))
-                if len(tried) < config.hardware.replan
-                else None
-            )
-            if found is None:
+            phase, is_last = _phase_of(error.phase), len(tried) >= config.hardware.replan
+            next_plan = None if is_last else planner.next_safer_plan(requested, plan, phase)
+            if next_plan is None:
                 raise _explain_nothing_fits(error, [*tried, plan], meter) from error
-            safer, why = found, f"{error.doing} did not fit"
+            safer, why = next_plan, f"{error.doing} did not fit"
         say(f"{why}; next: {planner.describe_plan(safer, None)}")
         tried.append(plan)
-        # outside the handler, whose traceback holds what the step had allocated
+        # Outside the handler, because its traceback holds what the step had allocated.
         if model is not None:
             model_loading.recover_from_failed_step(model)
         model = None if planner.needs_reload(plan, safer) else model
@@ -142,24 +138,25 @@ def run_preflight(
 
 def find_fitting_plan(requested: RunConfig, plan: Plan, work: ResumableRun) -> Plan | None:
     """Return the plan that the run of `work` was seen to fit with, where this machine has the
-    memory for it; None where `plan`, made for this machine, is to be tried in its place."""
-    if (levers := work.fitting_levers()) is None:
+    memory for it; None where `plan`, made for this machine, is to be tried in its place.
+    """
+    if (levers := work.load_fitting_levers()) is None:
         return None
-    kept = predict_plan(requested, levers)
-    # Grouped by length, cases come in another order with another micro-batch: what is half trained
-    # goes on as it began, and the memory guard has the last word.
+    fitting = predict_plan(requested, levers)
+    # Grouped by length, cases come in another order with another micro-batch. What is half trained
+    # then goes on as it began; should it not fit any more, the memory guard ends it.
     is_same_size = levers.micro_batch == plan.levers.micro_batch
     has_one_order = is_same_size or not requested.training.group_by_length
-    return None if has_one_order and not limits.fits(requested, kept) else kept
+    return None if has_one_order and not limits.fits(requested, fitting) else fitting
 
 
 def _plan_after_running_out(requested: RunConfig, work: ResumableRun) -> Plan | None:
-    """The next-safer plan than the one that seemed to fit and did not; None where nothing ran out,
-    or nothing is safer.
+    """Return the next-safer plan than the one that seemed to fit and did not; None where nothing
+    ran out of memory, nothing is safer, or cases would come in another order.
     """
-    if (found := work.levers_out_of_memory()) is None:
+    if (ran_out := work.load_levers_out_of_memory()) is None:
         return None
-    levers, phase = found
+    levers, phase = ran_out
     safer = planner.next_safer_plan(requested, predict_plan(requested, levers), _phase_of(phase))
     is_another_order = (
         requested.training.group_by_length
@@ -174,7 +171,7 @@ def _keep_activations_on_card(requested: RunConfig) -> RunConfig:
 
 
 def _phase_of(value: str | None) -> Phase:
-    """The phase of this value; where none was kept, the one that most runs spend their time in."""
+    """Return the phase of this value; where none is known, the one that runs are mostly in."""
     return Phase.training if value is None else Phase(value)
 
 
@@ -194,8 +191,8 @@ def _explain_nothing_fits(
 def _run_longest_step(
     config: RunConfig, plan: Plan, model: AdapterModel, prepared: Prepared, meter: Meter
 ) -> tuple[PhaseBytes, ...]:
-    """Held-out loss of the longest batch, then an optimizer step on the longest micro-batch; the
-    adapter is as it was.
+    """Measure the held-out loss of the longest batch, take an optimizer step on the longest
+    micro-batch, and put the adapter back; return what each phase took.
     """
     held_out = find_longest_batch(
         sorted(prepared.held_out.encoded, key=_count_tokens), config.evaluation.batch_size
@@ -217,44 +214,45 @@ def _run_longest_step(
         ),
         Phase.training: lambda: trainer.fit(model, list(rows) * twice, once, None, None, []),
     }
-    found = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
+    phases = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
     with model.restoring_weights():
-        for phase, do in work.items():
+        for phase, run_phase in work.items():
             meter.restart()
             with memory_phase(phase, DOING[phase], meter):
-                do()
-            found.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
+                run_phase()
+            phases.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
     meter.restart()
-    return tuple(found)
+    return tuple(phases)
 
 
 def find_longest_batch(rows: Sequence[EncodedCase], size: int) -> Sequence[EncodedCase]:
-    """Of `rows` taken `size` at a time, those that are longest when padded to each other."""
-    return max(
-        (rows[start : start + size] for start in range(0, len(rows), size)),
-        key=_count_padded_tokens,
-    )
+    """Return those of `rows`, taken `size` at a time, that are longest when padded to each
+    other.
+    """
+    batches = (rows[start : start + size] for start in range(0, len(rows), size))
+    return max(batches, key=_count_padded_tokens)
 
 
 def find_largest_micro_batch(
     config: RunConfig, rows: Sequence[EncodedCase]
 ) -> Sequence[EncodedCase]:
-    """Of all micro-batches that `rows` are trained on in, one with the most tokens, padding
+    """Return, of all micro-batches that `rows` are trained in, one with the most tokens, padding
     counted, attention's too.
     """
     steps = (
         trainer.rows_of_step(config, rows, step)
         for step in range(1, len(rows) // config.training.cases_a_step + 1)
     )
-    together = (
+    micro_batches = (
         [step[case] for case in cases]
         for step in steps
         for cases in trainer.split_into_micro_batches(config, [*map(_count_tokens, step)])
     )
-    return max(
-        together,
-        key=lambda batch: count_attended_tokens(len(batch), max(map(_count_tokens, batch))),
-    )
+    return max(micro_batches, key=_count_attended_tokens)
+
+
+def _count_attended_tokens(batch: Sequence[EncodedCase]) -> int:
+    return count_attended_tokens(len(batch), max(map(_count_tokens, batch)))
 
 
 def _count_padded_tokens(batch: Sequence[EncodedCase]) -> int:

@@ -1,9 +1,9 @@
 """The folder of a run that is not finished yet: its checkpoints, the answers made so far, and the
 MLflow run it belongs to.
 
-Named by the run's fingerprint, so the same command finds it again after any ending. Held by a lock
-that the operating system lets go when the process dies, whatever it died of; gone once the run has
-finished.
+It is named by the run's fingerprint, so that the same command finds it again after any ending. A
+process holds it by a lock that the operating system releases when the process dies, whatever it
+died of. The folder is removed once the run has finished.
 """
 
 import json
@@ -26,12 +26,15 @@ from medexp.system import disk_space
 from medexp.system.files import write_json_atomic
 from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
-RUN = "run.json"  # which MLflow run a workspace belongs to
-Found = TypeVar("Found")
+# The files of a folder: its MLflow run, the levers that fit, and those that did not after all.
+RUN = "run.json"
+LEVERS = "levers.json"
+OUT_OF_MEMORY = "ran_out.json"
+Read = TypeVar("Read")
 
 
 class ResumableRun:
-    """One unfinished run. `is_new` is False when an earlier process left it."""
+    """An unfinished run, held by this process; `is_new` is False when an earlier one left it."""
 
     def __init__(self, folder: Path, lock: FileLock):
         self.folder = folder
@@ -40,58 +43,57 @@ class ResumableRun:
 
     @property
     def mlflow_run_id(self) -> str | None:
-        """The MLflow run this work belongs to, once there is one."""
-        found = _read_json(self.folder / RUN, dict)
-        return str(found["mlflow_run_id"]) if found and "mlflow_run_id" in found else None
+        """The MLflow run that this belongs to, once there is one."""
+        return _read_json(self.folder / RUN, lambda stored: str(stored["mlflow_run_id"]))
 
     def remember_mlflow_run(self, mlflow_run_id: str) -> None:
-        """Remember the MLflow run, written whole or not at all."""
+        """Write down the MLflow run, whole or not at all."""
         write_json_atomic(self.folder / RUN, {"mlflow_run_id": mlflow_run_id})
 
-    def fitting_levers(self) -> Levers | None:
-        """The levers that this run was seen to fit with, once it was."""
-        return _read_json(self.folder / "levers.json", lambda found: Levers(**found))
+    def load_fitting_levers(self) -> Levers | None:
+        """Return the levers that this run was seen to fit with; None before that."""
+        return _read_json(self.folder / LEVERS, lambda stored: Levers(**stored))
 
     def remember_fitting_levers(self, levers: Levers) -> None:
-        """Remember the levers, written whole or not at all."""
-        write_json_atomic(self.folder / "levers.json", asdict(levers))
+        """Write down the levers, whole or not at all."""
+        write_json_atomic(self.folder / LEVERS, asdict(levers))
 
-    def levers_out_of_memory(self) -> tuple[Levers, str | None] | None:
-        """The levers with which an earlier process ran out of memory after they had seemed to fit,
-        and in which phase (its value; None in a file of an older medexp)."""
+    def load_levers_out_of_memory(self) -> tuple[Levers, str | None] | None:
+        """Return the levers with which an earlier process ran out of memory after they had seemed
+        to fit, and in which phase (its value; None in a file of an older medexp).
+        """
         return _read_json(
-            self.folder / "ran_out.json",
-            lambda found: (Levers(**found["levers"]), found.get("phase")),
+            self.folder / OUT_OF_MEMORY,
+            lambda stored: (Levers(**stored["levers"]), stored.get("phase")),
         )
 
     def mark_out_of_memory(self, phase: str | None) -> None:
-        """The levers did not fit after all, in the phase of this value: the next process is to take
-        others.
+        """Write down that the levers did not fit after all, in the phase of this value, so that the
+        next process takes others.
         """
-        if (levers := self.fitting_levers()) is not None:
-            write_json_atomic(
-                self.folder / "ran_out.json", {"levers": asdict(levers), "phase": phase}
-            )
-            (self.folder / "levers.json").unlink()
+        if (levers := self.load_fitting_levers()) is not None:
+            did_not_fit = {"levers": asdict(levers), "phase": phase}
+            write_json_atomic(self.folder / OUT_OF_MEMORY, did_not_fit)
+            (self.folder / LEVERS).unlink()
 
     @property
     def checkpoints(self) -> Path:
-        """Where the trainer writes."""
+        """The folder that the trainer writes to."""
         return self.folder / "checkpoints"
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole, if any."""
-        found = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
-        return next((folder for folder in found if _is_complete_checkpoint(folder)), None)
+    def find_last_checkpoint(self) -> Path | None:
+        """Return the newest complete checkpoint, or None."""
+        newest_first = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
+        return next(filter(_is_complete_checkpoint, newest_first), None)
 
     def answers_file(self, whose: str) -> Path:
-        """The file that keeps the answers of "base" or "tuned" as they come."""
+        """Return the file that the answers of "base" or "tuned" are kept in as they come."""
         return self.folder / f"answers_{whose}.jsonl"
 
     @contextmanager
     def explain_full_disk(self, *also: Path) -> Iterator[None]:
-        """Where nothing can be written, here or in `also`: what was half written goes, so that
-        MLflow can say how it ended.
+        """Explain where nothing can be written, here or in `also`; incomplete checkpoints are
+        removed, so that MLflow has room to say how the run ended.
 
         Raises: OutputError saying what hinders, and from where the same command continues.
         """
@@ -100,27 +102,24 @@ class ResumableRun:
         except MedexpError:
             raise
         except Exception as error:
-            hindrance = disk_space.hindrance(error, [self.folder, *also])
+            hindrance = disk_space.explain_write_error(error, [self.folder, *also])
             if hindrance is None:
                 raise
             for folder in self.checkpoints.glob("checkpoint-*"):
                 if not _is_complete_checkpoint(folder):
                     shutil.rmtree(folder, ignore_errors=True)
-            last = self.last_checkpoint()
-            where = (
-                f"from {last.name}, which is kept,"
-                if last
-                else "this run, which has no checkpoint yet,"
-            )
+            where = "this run, which has no checkpoint yet,"
+            if last := self.find_last_checkpoint():
+                where = f"from {last.name}, which is kept,"
             what, until = hindrance
             raise OutputError(f"{what}; the same command continues {where} once {until}") from error
 
     def release(self) -> None:
-        """Let the next process have it."""
+        """Release the lock, so that another process can go on."""
         self._lock.release()
 
     def finish(self) -> None:
-        """The run is complete: nothing here is needed any more."""
+        """Remove the folder: the run is complete."""
         # The run's id goes last: one killed in between must not leave checkpoints that the same
         # command would continue in another MLflow run, which would then lack every step before
         # them.
@@ -130,7 +129,7 @@ class ResumableRun:
 
 
 def unfinished_runs_dir(tracking: Tracking) -> Path:
-    """Where the workspaces of a store's runs lie."""
+    """Return the folder that holds the unfinished runs of a store."""
     return Path(tracking.root or ".") / "unfinished"
 
 
@@ -141,41 +140,37 @@ def acquire(
     resume: Resume,
     former: str | None = None,
 ) -> Iterator[ResumableRun]:
-    """The workspace of the run with this fingerprint under `root`, held while it is used: the one
-    an earlier process left (with `resume=auto`; an older medexp called it `former`), else a new
-    one.
+    """Hold the run with this fingerprint under `root`: the one an earlier process left (with
+    `resume=auto`; an older medexp called it `former`), else a new one.
 
     Raises: OutputError if it cannot be written, or the disk is full.
     """
-    workspace = _acquire(root, fingerprint, resume, former)
+    run = _acquire(root, fingerprint, resume, former)
     try:
-        with workspace.explain_full_disk():
-            yield workspace
+        with run.explain_full_disk():
+            yield run
     except TrialPruned:
-        workspace.finish()  # nobody will continue it
+        # A pruned trial is not continued.
+        run.finish()
         raise
     except VramCeilingError as error:
-        workspace.mark_out_of_memory(error.phase)
+        run.mark_out_of_memory(error.phase)
         raise
     finally:
-        workspace.release()
+        run.release()
 
 
 def _acquire(root: Path, fingerprint: str, resume: Resume, former: str | None) -> ResumableRun:
-    """One that was left is taken before a new one is made: the same command may have run twice at
-    once, and one of them died.
+    """Return the first run that no process holds, one that was left before a new one: the same
+    command may have run twice at once, and one of them died.
     """
-    left = [
-        folder
-        for name in (fingerprint, former)
-        if name
-        for folder in _list_earlier_dirs(root, name)
-    ]
-    for folder in left if resume is Resume.auto else ():
+    names = [name for name in (fingerprint, former) if name] if resume is Resume.auto else []
+    for folder in (folder for name in names for folder in _list_earlier_dirs(root, name)):
         lock = _try_lock(folder)
         if lock is not None and folder.exists():
             return ResumableRun(folder, lock)
-        if lock is not None:  # it was finished meanwhile
+        # It was finished between the look and the lock.
+        if lock is not None:
             _release_and_remove(lock)
     for number in count(1):
         folder = root / (fingerprint if number == 1 else f"{fingerprint}-{number}")
@@ -187,38 +182,32 @@ def _acquire(root: Path, fingerprint: str, resume: Resume, former: str | None) -
 
 
 def _list_earlier_dirs(root: Path, fingerprint: str) -> list[Path]:
-    """The folders of runs with this fingerprint, the first one first."""
-    numbered = re.compile(rf"{re.escape(fingerprint)}(?:-(\d+))?")
-    matches = (
-        (numbered.fullmatch(each.name), each)
-        for each in root.glob(f"{fingerprint}*")
-        if each.is_dir()
-    )
-    return [
-        folder
-        for _, folder in sorted((int(match[1] or 1), folder) for match, folder in matches if match)
+    """Return the folders of runs with this fingerprint, the first one first."""
+    numbered_name = re.compile(rf"{re.escape(fingerprint)}(?:-(\d+))?")
+    numbered = [
+        (int(match[1] or 1), folder)
+        for folder in root.glob(f"{fingerprint}*")
+        if folder.is_dir() and (match := numbered_name.fullmatch(folder.name))
     ]
+    return [folder for _, folder in sorted(numbered)]
 
 
 def list_dead_mlflow_runs(tracking: Tracking) -> list[str]:
-    """The MLflow runs of every workspace whose process is gone."""
-    return [
-        each.mlflow_run_id
-        for each in iterate_abandoned_runs(unfinished_runs_dir(tracking))
-        if each.mlflow_run_id
-    ]
+    """Return the MLflow runs of every run whose process is gone."""
+    abandoned = iterate_abandoned_runs(unfinished_runs_dir(tracking))
+    return [run.mlflow_run_id for run in abandoned if run.mlflow_run_id]
 
 
 def iterate_abandoned_runs(root: Path) -> Iterator[ResumableRun]:
-    """Every workspace whose process is gone, each held while it is looked at."""
-    for folder in sorted(each for each in root.glob("*") if each.is_dir()):
+    """Yield every run whose process is gone, held while it is looked at."""
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         lock = _try_lock(folder)
         if lock is not None:
-            workspace = ResumableRun(folder, lock)
+            run = ResumableRun(folder, lock)
             try:
-                yield workspace
+                yield run
             finally:
-                workspace.release()
+                run.release()
 
 
 def _try_lock(folder: Path) -> FileLock | None:
@@ -238,16 +227,19 @@ def _try_lock(folder: Path) -> FileLock | None:
 
 def _release_and_remove(lock: FileLock) -> None:
     """Release a lock whose folder is gone, and its file with it."""
-    # Windows keeps an open file; elsewhere it goes before another process can hold it
+    # Removed before it is released, so that no other process holds a lock whose file is gone.
+    # Windows does not remove an open file: there it stays.
     with suppress(PermissionError):
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 
-def _read_json(file: Path, of: Callable[[Any], Found]) -> Found | None:
-    """What is in JSON `file`; None where it is not there or cannot be read, as after a power cut."""
+def _read_json(file: Path, parse: Callable[[Any], Read]) -> Read | None:
+    """Return what `parse` makes of JSON `file`; None where it is not there or not readable, as
+    after a power cut.
+    """
     try:
-        return of(json.loads(file.read_text(encoding="utf-8")))
+        return parse(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -258,41 +250,43 @@ def _step_of(folder: Path) -> int:
 
 
 def _is_complete_checkpoint(folder: Path) -> bool:
-    """Its state file comes last when a process writes, and may come first when a machine stops:
-    every other file is looked at.
+    """Return whether every file of a checkpoint is complete.
+
+    Its state file is written last, but when a machine stops it may be the first on the disk.
     """
     state = _read_json(folder / "trainer_state.json", dict)
     if not state or state.get("global_step") != _step_of(folder):
         return False
-    pickled = [*folder.glob("*.pt"), *folder.glob("*.pth")]
-    there = {each.name for each in pickled}
+    pickles = [*folder.glob("*.pt"), *folder.glob("*.pth")]
     return (
-        {"optimizer.pt", "scheduler.pt"} <= there
-        and all(map(_is_complete_zip, pickled))
+        {"optimizer.pt", "scheduler.pt"} <= {file.name for file in pickles}
+        and all(map(_is_complete_zip, pickles))
         and _is_complete_safetensors(folder / ADAPTER_WEIGHTS)
     )
 
 
 def _is_complete_zip(file: Path) -> bool:
-    """Has what torch saved in `file` its end? It is a zip, and the list of its parts comes last."""
+    """Return whether what torch saved in `file` has its end: it is a zip, and the list of its parts
+    comes last.
+    """
     try:
-        with zipfile.ZipFile(file) as opened:
-            return bool(opened.namelist())
+        with zipfile.ZipFile(file) as archive:
+            return bool(archive.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
 
 
 def _is_complete_safetensors(file: Path) -> bool:
-    """Is the safetensors `file` as long as its head says? Eight bytes give the head's length, and
-    it every tensor's place.
+    """Return whether the safetensors `file` is as long as its header says: eight bytes give the
+    header's length, and the header every tensor's place.
     """
     try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            head = json.loads(opened.read(length)) if length < file.stat().st_size else {}
-        ends = [
-            tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"
-        ]
-        return bool(ends) and 8 + length + max(ends) == file.stat().st_size
+        num_bytes = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if length < num_bytes else {}
+        header.pop("__metadata__", None)
+        ends = [tensor["data_offsets"][1] for tensor in header.values()]
+        return bool(ends) and 8 + length + max(ends) == num_bytes
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False

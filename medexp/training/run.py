@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medexp.config.flatten import fingerprint, former_fingerprint, word
+from medexp.config.flatten import fingerprint, format_override, former_fingerprint
 from medexp.config.invocation import AnyInvocation
-from medexp.config.remarks import on_schedule
-from medexp.config.resolve import tracking_root
+from medexp.config.remarks import remark_on_schedule
+from medexp.config.resolve import find_tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.data import loading as data_loading
 from medexp.data import mixture
-from medexp.data.audit.inspection import Inspection
+from medexp.data.audit.inspection import Inspection, inspect_prepared
 from medexp.data.cases import compute_digest
 from medexp.data.preparation import Prepared
 from medexp.data.split import Split
@@ -36,7 +36,7 @@ from medexp.reports import summary
 from medexp.reports.console_tables import print_scorecard
 from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short
-from medexp.tracking import queries as kept_runs
+from medexp.tracking import queries
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER
 from medexp.tracking.rerun import OriginalRun
@@ -105,7 +105,7 @@ def train(
                 log_plan(tracker, config, preflight, runners_up, console)
                 # Batches follow the micro-batch, and the plan that fits may have another.
                 if config.training.group_by_length:
-                    prepared = tokenizer.prepared(config, split)
+                    prepared = tokenizer.prepare_cases(config, split)
             context = _build_context(
                 request, config, work, tracker, session, prepared, model, preflight
             )
@@ -170,7 +170,7 @@ def _announce(
 
 
 def _headline(config: RunConfig, work: ResumableRun) -> str:
-    checkpoint, continued = work.last_checkpoint(), ""
+    checkpoint, continued = work.find_last_checkpoint(), ""
     if not work.is_new:
         continued = f", continued from {checkpoint.name if checkpoint else 'the start'}"
     return (
@@ -183,11 +183,11 @@ def _prepare_cases(
     config: RunConfig, split: Split, tokenizer: CachedTokenizer, console: Console
 ) -> tuple[Prepared, Inspection]:
     """Return the cases as rows of tokens, and what the audit says about them."""
-    prepared = tokenizer.prepared(config, split)
+    prepared = tokenizer.prepare_cases(config, split)
     console.info(f"cases: {prepared.audit.sentence()}", DONE)
     with console.status("auditing the cases"):
-        inspection = tokenizer.inspected(config, prepared, {})
-    for remark in (*inspection.broken, *on_schedule(config, prepared.steps)):
+        inspection = inspect_prepared(tokenizer, config, prepared, {})
+    for remark in (*inspection.broken, *remark_on_schedule(config, prepared.steps)):
         console.info(remark, NOTE)
     return prepared, inspection
 
@@ -196,7 +196,7 @@ def _prepare_cases(
 def _open_mlflow_run(request: _Request, config: RunConfig, work: ResumableRun) -> Iterator[Tracker]:
     """Open the MLflow run, new or the one that `work` was begun in; a full disk is explained."""
     invocation, trial = request.invocation, request.trial
-    kept_runs.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
+    queries.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     name = choose_run_name(config, invocation, trial)
     say = partial(request.console.info, mark=NOTE)
     trial_tags = trial.tags if trial else {}
@@ -274,7 +274,7 @@ def _build_context(
 def _train_between_evaluations(context: TrainContext) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
     config, tracker, invocation = context.config, context.tracker, context.invocation
-    checkpoint = context.work.last_checkpoint()
+    checkpoint = context.work.find_last_checkpoint()
     answers_before = context.generate_answers(base=True)
     losses_before = context.measure_base_losses()
     tracker.log_metrics(0, {"eval/loss": mean_loss(losses_before)})
@@ -339,11 +339,11 @@ def _print_result(
 def _name_run_for_commands(tracked_in: Tracking, result: TrainResult) -> str:
     """Return the words by which every other command, started in this folder, finds the run."""
     if not tracked_in.log_adapter:
-        return word("run", str(short(result.adapter)))
-    if tracked_in.root == tracking_root(None, Path.cwd()):
+        return format_override("run", str(short(result.adapter)))
+    if tracked_in.root == find_tracking_root(None, Path.cwd()):
         return f"run={result.run_id}"
     root = str(short(Path(tracked_in.root or "")))
-    return f"run={result.run_id} {word('tracking.root', root)}"
+    return f"run={result.run_id} {format_override('tracking.root', root)}"
 
 
 def _print_remarks(request: _Request, split: Split, result: TrainResult) -> None:

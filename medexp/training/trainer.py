@@ -2,8 +2,7 @@
 already decided.
 
 Adds to it: checkpoints that continue with the very next case, a stop that finishes the step and
-keeps it, and an end when the loss is no longer a number. Refuses to know what its watchers do with
-what it tells them.
+keeps it, and an end when the loss is no longer finite.
 """
 
 import math
@@ -25,22 +24,26 @@ from medexp.planning.step_memory import count_attended_tokens
 from medexp.planning.step_time import estimate_short_micro_batch
 from medexp.system import private_names, stopping
 from medexp.system.files import flush
-from medexp.system.stopping import Asked
+from medexp.system.stopping import StopRequest
 
-MICRO_BATCHES, TOKENS = "micro_batches", "tokens"
+# What a batch holds beside the columns that a model takes.
+MICRO_BATCHES = "micro_batches"
+TOKENS = "tokens"
 
 
 class StepCallback(Protocol):
-    """Told after every optimizer step; `metrics` holds train/loss, train/grad_norm,
-    train/learning_rate, speed/tokens_per_s and speed/step_s."""
+    """Is called after every optimizer step."""
 
-    def on_step_end(self, step: int, metrics: dict[str, float]) -> None: ...
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
+        """Do what is to be done after `step`; `metrics` holds train/loss, train/grad_norm,
+        train/learning_rate, speed/tokens_per_s and speed/step_s.
+        """
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training came to: the last step, its loss; tokens without padding and seconds in steps
-    of this process.
+    """The last step of a training and its loss; tokens without padding and seconds in steps of
+    this process.
     """
 
     last_step: int
@@ -50,101 +53,108 @@ class FitResult:
 
 
 def fit(
-    tuned: AdapterModel,
+    model: AdapterModel,
     rows: Sequence[EncodedCase],
-    run: RunConfig,
+    config: RunConfig,
     checkpoints: Path | None,
     resume_from: Path | None,
-    watchers: Sequence[StepCallback],
+    callbacks: Sequence[StepCallback],
 ) -> FitResult:
     """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a
-    checkpoint) where there is one; nothing is written without `checkpoints`. A step's rows go
-    through the model in the micro-batches of `micro_batches`.
+    checkpoint) where there is one.
+
+    A step's rows go through the model as `split_into_micro_batches` says. Nothing is written
+    without `checkpoints`.
 
     Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step;
-    TrainingDiverged when the loss is not finite; MedexpError when a step was not trained on its own
-    rows.
+        TrainingDiverged when the loss is not finite; MedexpError when a step was not trained on its
+        own rows.
     """
-    steps = len(rows) // run.training.cases_a_step
-    bridge = _bridge(
-        tuned,
-        watchers,
-        lambda step: sum(len(row.input_ids) for row in rows_of_step(run, rows, step)),
-    )
+
+    def count_tokens(step: int) -> int:
+        return sum(len(row.input_ids) for row in rows_of_step(config, rows, step))
+
+    steps = len(rows) // config.training.cases_a_step
+    bridge = _make_bridge(model, callbacks, count_tokens)
     with capture_library_output():
-        trainer = _trainer_class(tuned, bridge.trained_on)(
-            model=tuned.network,
-            args=_arguments(run, tuned, steps, checkpoints),
-            train_dataset=_dataset(tuned, rows),
-            data_collator=_step_collator(run, tuned.tokenizer.pad_token_id),
-            processing_class=tuned.tokenizer,
+        trainer = _make_trainer_class(model, bridge.add_tokens)(
+            model=model.network,
+            args=_arguments(config, model, steps, checkpoints),
+            train_dataset=_make_dataset(model, rows),
+            data_collator=_make_collator(config, model.tokenizer.pad_token_id),
+            processing_class=model.tokenizer,
             callbacks=[bridge],
         )
-    for printer in (
-        tuned.stack.transformers.PrinterCallback,
-        tuned.stack.transformers.ProgressCallback,
-    ):
+    transformers = model.stack.transformers
+    for printer in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(printer)
-    tuned.stack.transformers.set_seed(run.training.seed)
+    transformers.set_seed(config.training.seed)
     what = "the step under way is finished and kept" if checkpoints else "a step is being tried"
-    with capture_library_output(), stopping.noted(what) as asked:
+    with capture_library_output(), stopping.catch_first_signal(what) as asked:
         bridge.asked = asked
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    if asked.by is not None:  # also in the last step: what comes after it may take long
-        done = f" after step {trainer.state.global_step} of {steps}"
-        kept = f"{done}; the checkpoint is kept, the same command continues it"
-        again = kept if checkpoints else "; the same command begins again"
-        raise RunInterrupted(f"stopped by {signal.Signals(asked.by).name}{again}", asked.by)
+    # A stop in the last step counts, too: what comes after training may take long.
+    if asked.by is not None:
+        what_next = "; the same command begins again"
+        if checkpoints:
+            what_next = (
+                f" after step {trainer.state.global_step} of {steps}; the checkpoint is kept, the"
+                " same command continues it"
+            )
+        raise RunInterrupted(f"stopped by {signal.Signals(asked.by).name}{what_next}", asked.by)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
-def rows_of_step(run: RunConfig, rows: Sequence[EncodedCase], step: int) -> Sequence[EncodedCase]:
-    """Those of `rows` that optimizer step `step` is taken on; steps count from 1."""
-    size = run.training.cases_a_step
+def rows_of_step(
+    config: RunConfig, rows: Sequence[EncodedCase], step: int
+) -> Sequence[EncodedCase]:
+    """Return those of `rows` that optimizer step `step` is taken on; steps count from 1."""
+    size = config.training.cases_a_step
     return rows[(step - 1) * size : step * size]
 
 
-def split_into_micro_batches(run: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
-    """Which of a step's cases, `lengths` tokens each, go through the model together, as
+def split_into_micro_batches(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
+    """Return which of a step's cases, `lengths` tokens each, go through the model together, as
     `training.batch_by` says.
     """
-    training = run.training
+    training = config.training
     if training.batch_by is BatchBy.cases:
         return batch_in_order(len(lengths), training.micro_batch)
-
     planned = count_attended_tokens(training.micro_batch, training.max_seq_tokens)
     return batch_for_least_time(
         lengths,
         lambda cases, longest: count_attended_tokens(cases, longest) <= planned,
-        estimate_short_micro_batch(run).seconds,
+        estimate_short_micro_batch(config).seconds,
     )
 
 
-def predict_step_s(run: RunConfig, lengths: Sequence[int]) -> float:
-    """What a step with cases of these lengths should take on the card, by the planner's cost model;
-    the plan's own figure is for cases as long as the limit."""
-    one = estimate_short_micro_batch(run)
+def predict_step_s(config: RunConfig, lengths: Sequence[int]) -> float:
+    """Return what a step with cases of these lengths should take on the card, by the planner's cost
+    model; the plan's own figure is for cases as long as the limit.
+    """
+    micro_batch = estimate_short_micro_batch(config)
     return sum(
-        one.seconds(len(cases) * max(lengths[case] for case in cases))
-        for cases in split_into_micro_batches(run, lengths)
+        micro_batch.seconds(len(cases) * max(lengths[case] for case in cases))
+        for cases in split_into_micro_batches(config, lengths)
     )
 
 
-def _trainer_class(tuned: AdapterModel, trained_on: Callable[[int], None]) -> Any:
-    """TRL's trainer, for batches that hold a whole step: it goes through their micro-batches one
-    after another, and tells `trained_on` how many tokens they had."""
+def _make_trainer_class(model: AdapterModel, add_tokens: Callable[[int], None]) -> Any:
+    """Return TRL's trainer, for batches that hold a whole step: it goes through their micro-batches
+    one after another, and tells `add_tokens` how many tokens they had.
+    """
 
-    class Stepping(tuned.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
+    class StepTrainer(model.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(
             self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
         ) -> Any:
-            loss, together = 0.0, inputs[MICRO_BATCHES]
-            # divides means, where a loss is not a sum over tokens
-            self.current_gradient_accumulation_steps = len(together)
-            for micro_batch in together:
+            loss, micro_batches = 0.0, inputs[MICRO_BATCHES]
+            # The Trainer divides by it where a loss is a mean, not a sum over tokens.
+            self.current_gradient_accumulation_steps = len(micro_batches)
+            for micro_batch in micro_batches:
                 loss = loss + super().training_step(model, micro_batch, num_items_in_batch)
-            trained_on(inputs[TOKENS])
+            add_tokens(inputs[TOKENS])
             return loss
 
         # A checkpoint lasts as long as the run, and TRL's card of it cannot be made where the
@@ -153,27 +163,28 @@ def _trainer_class(tuned: AdapterModel, trained_on: Callable[[int], None]) -> An
         def create_model_card(self, *_: Any, **__: Any) -> None:
             return None
 
-    return Stepping
+    return StepTrainer
 
 
-def _arguments(run: RunConfig, tuned: AdapterModel, steps: int, checkpoints: Path | None) -> Any:
-    training, on_cpu = run.training, run.hardware.device is Device.cpu
+def _arguments(config: RunConfig, model: AdapterModel, steps: int, checkpoints: Path | None) -> Any:
+    training, on_cpu = config.training, config.hardware.device is Device.cpu
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
-        # cut into micro-batches by the trainer class
+        # A batch is a whole step, which the trainer class cuts into micro-batches.
         "per_device_train_batch_size": training.cases_a_step,
-        "gradient_accumulation_steps": 1,  # Unsloth's own default is 2
+        # Unsloth's own default is 2.
+        "gradient_accumulation_steps": 1,
         "max_steps": steps,
         "learning_rate": training.learning_rate,
         "warmup_steps": training.warmup_steps,
         "lr_scheduler_type": training.schedule.value,
-        "optim": _optimizer(run),
+        "optim": _choose_optimizer(config),
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "seed": training.seed,
         "use_cpu": on_cpu,
-        "bf16": run.hardware.dtype.value == "bfloat16",
-        "fp16": run.hardware.dtype.value == "float16",
+        "bf16": config.hardware.dtype.value == "bfloat16",
+        "fp16": config.hardware.dtype.value == "float16",
         "max_length": training.max_seq_tokens,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "train_sampling_strategy": "sequential",
@@ -189,12 +200,14 @@ def _arguments(run: RunConfig, tuned: AdapterModel, steps: int, checkpoints: Pat
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
     }
-    if tuned.stack.engine is Engine.transformers:  # Unsloth has set up its own
+    if model.stack.engine is Engine.transformers:
         options["gradient_checkpointing"] = training.gradient_checkpointing is not Checkpointing.off
         options["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     else:
-        options["loss_type"] = "nll"  # its own fused loss; TRL's chunked one would take its place
-    arguments = tuned.stack.trl.SFTConfig(**options)
+        # Unsloth has set up its own checkpointing. It has a fused loss, too, whose place TRL's
+        # chunked one would take.
+        options["loss_type"] = "nll"
+    arguments = model.stack.trl.SFTConfig(**options)
     # A plan is for one card; with two in sight the Trainer would double the batch.
     setattr(arguments, private_names.CARDS_USED.last, min(1, arguments.n_gpu))
     if arguments.n_gpu > 1:
@@ -204,23 +217,25 @@ def _arguments(run: RunConfig, tuned: AdapterModel, steps: int, checkpoints: Pat
     return arguments
 
 
-def _optimizer(run: RunConfig) -> str:
-    paged = run.hardware.page_optimizer is True
-    return (Optimizer.paged_adamw_8bit if paged else run.training.optimizer).value
+def _choose_optimizer(config: RunConfig) -> str:
+    is_paged = config.hardware.page_optimizer is True
+    return (Optimizer.paged_adamw_8bit if is_paged else config.training.optimizer).value
 
 
-def _dataset(tuned: AdapterModel, rows: Sequence[EncodedCase]) -> Any:
-    return tuned.stack.datasets.Dataset.from_dict(
+def _make_dataset(model: AdapterModel, rows: Sequence[EncodedCase]) -> Any:
+    return model.stack.datasets.Dataset.from_dict(
         {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
     )
 
 
-def _step_collator(
-    run: RunConfig, pad_id: int
+def _make_collator(
+    config: RunConfig, pad_id: int
 ) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
-    """A collator: a step's rows padded on the right and masked by their length (the padding token
-    may be EOS), as the micro-batches they are trained in; their tokens without padding; and all of
-    it whole, by which the Trainer counts what a loss is divided by. It is cut and counted before it
+    """Return a function that makes a step's rows into a batch, padded on the right and masked by
+    their length (the padding token may be EOS).
+
+    The batch holds the whole step, by which the Trainer counts what a loss is divided by, the
+    micro-batches it is trained in, and its tokens without padding. It is cut and counted before it
     is on a card: to look cases up there, or to count, waits for all that the card was given to do.
     """
     import torch
@@ -229,42 +244,43 @@ def _step_collator(
         lengths = [len(row["input_ids"]) for row in rows]
         longest = max(lengths)
 
-        def padded(lists: list[list[int]], value: int) -> Any:
-            return torch.tensor([each + [value] * (longest - len(each)) for each in lists])
+        def pad(values: list[list[int]], filler: int) -> Any:
+            return torch.tensor([row + [filler] * (longest - len(row)) for row in values])
 
-        whole = {
-            "input_ids": padded([row["input_ids"] for row in rows], pad_id),
-            "labels": padded([row["labels"] for row in rows], IGNORED),
-            "attention_mask": padded([[1] * length for length in lengths], 0),
+        step = {
+            "input_ids": pad([row["input_ids"] for row in rows], pad_id),
+            "labels": pad([row["labels"] for row in rows], IGNORED),
+            "attention_mask": pad([[1] * length for length in lengths], 0),
         }
 
-        def together(cases: list[int]) -> dict[str, Any]:
+        def cut(cases: list[int]) -> dict[str, Any]:
             width = max(lengths[case] for case in cases)
-            return {name: each[cases, :width] for name, each in whole.items()}
+            return {name: tensor[cases, :width] for name, tensor in step.items()}
 
-        return whole | {
-            MICRO_BATCHES: [*map(together, split_into_micro_batches(run, lengths))],
-            TOKENS: sum(lengths),
-        }
+        micro_batches = [cut(cases) for cases in split_into_micro_batches(config, lengths)]
+        return step | {MICRO_BATCHES: micro_batches, TOKENS: sum(lengths)}
 
     return collate
 
 
-def _bridge(
-    tuned: AdapterModel, watchers: Sequence[StepCallback], tokens_of: Callable[[int], int]
+def _make_bridge(
+    model: AdapterModel, callbacks: Sequence[StepCallback], count_tokens: Callable[[int], int]
 ) -> Any:
-    """A Trainer callback that times steps, tells `watchers`, and stops after a step when it was
-    asked to. It holds the tokens of a step against `tokens_of`: Unsloth patches the trainer and its
-    defaults, and has once taken two steps' rows for one."""
-    synchronize = _synchronizer(tuned)
+    """Return a Trainer callback that times steps, calls `callbacks`, and stops after a step when it
+    was asked to.
 
-    class Bridge(tuned.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+    It holds the tokens of a step against `count_tokens`: Unsloth patches the trainer and its
+    defaults, and has once taken two steps' rows for one.
+    """
+    synchronize = _choose_synchronize(model)
+
+    class Bridge(model.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            self.asked = Asked()
+            self.asked = StopRequest()
             self.tokens = self.step_tokens = 0
             self.steps_s = self.step_s = self.began = 0.0
 
-        def trained_on(self, tokens: int) -> None:
+        def add_tokens(self, tokens: int) -> None:
             self.step_tokens += tokens
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -278,17 +294,16 @@ def _bridge(
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            for place in [
-                *(each for each in checkpoint.rglob("*") if each.is_file()),
-                checkpoint,
-                checkpoint.parent,
-            ]:
-                flush(place)  # a power cut leaves the last two whole
+            files = [path for path in checkpoint.rglob("*") if path.is_file()]
+            # After a power cut the last two checkpoints are then whole.
+            for path in (*files, checkpoint, checkpoint.parent):
+                flush(path)
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
         ) -> None:
-            if "loss" not in logs:  # the summary at the end of training
+            # At the end of training a summary without a loss is logged.
+            if "loss" not in logs:
                 return
             if not math.isfinite(logs["loss"]):
                 raise TrainingDiverged(
@@ -297,12 +312,12 @@ def _bridge(
                     " of this step"
                 )
             self.tokens += self.step_tokens
-            if self.step_tokens != (given := tokens_of(state.global_step)):
+            if self.step_tokens != (expected := count_tokens(state.global_step)):
                 raise MedexpError(
                     f"step {state.global_step} was trained on {self.step_tokens:,} tokens and its"
-                    f" cases have {given:,}: this version of the training stack batches differently"
-                    " from what medexp expects; install the versions of pyproject.toml, and"
-                    " report it"
+                    f" cases have {expected:,}: this version of the training stack batches"
+                    " differently from what medexp expects; install the versions of"
+                    " pyproject.toml, and report it"
                 )
             metrics = {
                 "train/loss": logs["loss"],
@@ -311,9 +326,9 @@ def _bridge(
                 "speed/tokens_per_s": self.step_tokens / self.step_s,
                 "speed/step_s": self.step_s,
             }
-            for watcher in watchers:
-                watcher.on_step_end(state.global_step, metrics)
-            # What a watcher measured meanwhile belongs to this step: no other is begun.
+            for callback in callbacks:
+                callback.on_step_end(state.global_step, metrics)
+            # What a callback measured meanwhile belongs to this step: no other is begun.
             if self.asked.by is not None:
                 control.should_save = args.save_strategy != "no"
                 control.should_training_stop = True
@@ -321,7 +336,7 @@ def _bridge(
     return Bridge()
 
 
-def _synchronizer(tuned: AdapterModel) -> Callable[[], None]:
+def _choose_synchronize(model: AdapterModel) -> Callable[[], None]:
     import torch
 
-    return torch.cuda.synchronize if tuned.device.type == "cuda" else lambda: None
+    return torch.cuda.synchronize if model.device.type == "cuda" else lambda: None

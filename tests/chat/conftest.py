@@ -14,7 +14,7 @@ from medexp.config.schema import RunConfig
 from medexp.evaluation.generation import Sampling
 from medexp.models.session import open_session, prepare_finished_run
 from medexp.system.console import Console
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 from medexp.training.context import TrainResult
 from medexp.training.run import train
 
@@ -81,13 +81,11 @@ def trained(
 @pytest.fixture(scope="session")
 def responder(trained: Trained) -> Responder:
     """The tuned model of the finished run, loaded as the command does."""
-    subject = finished.find_run(
+    subject = finished_run.find_run(
         trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
     )
     console = Console()
     config, found = prepare_finished_run(trained.run, subject, console)
     base = open_session(config, found, console)
     encoder = make_question_encoder(config, base, GREEDY)
-    return load_responder(
-        subject.name, trained.result.run_id, config, base, encoder, console
-    )
+    return load_responder(subject.name, trained.result.run_id, config, base, encoder, console)

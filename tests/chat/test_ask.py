@@ -56,7 +56,7 @@ def test_a_piped_vignette_is_answered_in_plain_text_as_it_is_stored(
 def test_json_is_an_object_a_question_and_nothing_else(trained, tmp_path: Path) -> None:
     case = json.loads((trained.artifacts / "evaluation/record.json").read_text())["cases"][1]
     lines = "\n".join(
-        json.dumps({"question": each}) for each in (case["question"], "Why?\nAnd now?")
+        json.dumps({"question": question}) for question in (case["question"], "Why?\nAnd now?")
     )
     status, output, log = asked(
         [*trained.words, "ask.format=json", "ask.max_new_tokens=16"], tmp_path, piped=lines

@@ -39,7 +39,7 @@ def reply(text: str, **changes: object) -> Reply:
 
 def test_the_parts_of_a_whole_answer() -> None:
     found = split_sections(reply(TEXT))
-    assert [(each.is_reasoning, each.heading) for each in found] == [
+    assert [(section.is_reasoning, section.heading) for section in found] == [
         (True, ""), (True, ""), (False, "Symptoms"), (False, "Causes"), (False, "Precautions"), (False, "Red Flags"),
     ]  # fmt: skip
     assert found[2].markdown == "## Symptoms\n\n- Red, gritty eyes\n- No pain"

@@ -36,7 +36,7 @@ def test_greedy_answers_are_those_that_the_run_has_stored(trained, responder: Re
 def test_every_token_is_heard_and_the_last_reply_is_the_whole(responder: Responder) -> None:
     heard: list[Reply] = []
     whole = responder.reply("Why?", lambda reply: heard.append(reply) or False)
-    assert [each.tokens for each in heard] == list(range(1, whole.tokens + 1))
+    assert [reply.tokens for reply in heard] == list(range(1, whole.tokens + 1))
     assert heard[-1].text == whole.text
     assert not heard[-1].is_complete
 

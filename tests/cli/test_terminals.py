@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import Doors, command
 
-from medexp.system.console import _nearest
+from medexp.system.console import _replace_unencodable
 
 ROOT = Path(__file__).parents[2]
 PLAN = ["-m", "medexp.plan", "hardware=rtx4050_6gb"]
@@ -144,5 +144,5 @@ def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(
 def test_what_an_encoding_lacks_is_replaced_by_the_nearest(
     text: str, encoding: str, shown: str
 ) -> None:
-    codecs.register_error("medexp.test", _nearest)
+    codecs.register_error("medexp.test", _replace_unencodable)
     assert text.encode(encoding, "medexp.test").decode(encoding) == shown

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from medexp.config.command_line import quoted, readable
+from medexp.config.command_line import make_readable, quote
 from medexp.config.command_options import CompareConfig, PlanConfig, TrainConfig
 from medexp.errors import ConfigError
 
@@ -97,12 +97,12 @@ def parse(word):
 
 
 def composed(compose, *words):
-    return compose(*readable(words, TrainConfig))
+    return compose(*make_readable(words, TrainConfig))
 
 
 def test_text_needs_no_quotes(compose):
     for first, second in zip(TEXTS, reversed(TEXTS), strict=True):
-        read = readable([f"dataset.path={first}", f"tracking.run_name={second}"], TrainConfig)
+        read = make_readable([f"dataset.path={first}", f"tracking.run_name={second}"], TrainConfig)
         assert [parse(word).value() for word in read] == [first, second]
     cfg = composed(compose, "dataset.path=Smith, J/Fälle (1).csv", "tracking.run_name=1e5")
     assert (cfg.dataset.path, cfg.tracking.run_name) == ("Smith, J/Fälle (1).csv", "1e5")
@@ -119,18 +119,18 @@ def test_what_can_only_mean_one_thing_is_read(compose, word, key, value):
 )
 def test_what_cannot_be_read_is_said_with_what_to_type(compose, words, sentence, told):
     with pytest.raises(ConfigError) as refused:
-        readable(words, TrainConfig)
+        make_readable(words, TrainConfig)
     is_sweep, word = told.startswith("-m "), told.removeprefix("-m ")
     assert refused.value.problems == (
         sentence.format(("-m " if is_sweep else "") + shlex.quote(word)),
     )
-    read = readable([*["-m"] * (is_sweep or "-m " in sentence), word], TrainConfig)
+    read = make_readable([*["-m"] * (is_sweep or "-m " in sentence), word], TrainConfig)
     assert read[-1] == word or compose(read[-1]) is not None
 
 
 def test_options_may_stand_anywhere():
     words = ["lora.r=4", "-m", "lora.alpha=8", "--config-dir", "x", "seed/a=1", "--cfg=job"]
-    read = readable(["a.b=1", *words], TrainConfig)
+    read = make_readable(["a.b=1", *words], TrainConfig)
     assert read == [
         "-m",
         "--config-dir",
@@ -141,7 +141,7 @@ def test_options_may_stand_anywhere():
         "lora.alpha=8",
         "seed/a=1",
     ]
-    assert readable(read, TrainConfig) == read
+    assert make_readable(read, TrainConfig) == read
 
 
 @pytest.mark.parametrize(
@@ -167,26 +167,26 @@ def test_options_may_stand_anywhere():
 )
 def test_other_words_that_are_none(words, said):
     with pytest.raises(ConfigError) as refused:
-        readable(words, TrainConfig)
+        make_readable(words, TrainConfig)
     (problem,) = refused.value.problems
     assert problem.startswith(said)
 
 
 def test_every_wrong_word_is_said_at_once():
     with pytest.raises(ConfigError) as refused:
-        readable(["lora.r=4,8", "lora_alpha=3", "batch_size=2"], TrainConfig)
+        make_readable(["lora.r=4,8", "lora_alpha=3", "batch_size=2"], TrainConfig)
     assert len(refused.value.problems) == 3
 
 
 def test_a_home_is_found_where_hydra_would_make_a_folder_called_tilde():
-    assert readable(["hydra.run.dir=~/x", "--config-dir=~/y"], TrainConfig) == [
+    assert make_readable(["hydra.run.dir=~/x", "--config-dir=~/y"], TrainConfig) == [
         f"--config-dir={HOME}/y",
         f"hydra.run.dir={HOME}/x",
     ]
 
 
 def test_the_home_of_nobody_is_a_name(resolved):
-    words = readable(
+    words = make_readable(
         ["hydra.run.dir=~nobody9/x", "dataset=local", "dataset.path=~nobody9/x"], TrainConfig
     )
     assert words[0] == "hydra.run.dir='~nobody9/x'"
@@ -194,12 +194,12 @@ def test_the_home_of_nobody_is_a_name(resolved):
 
 
 def test_runs_to_compare_need_no_brackets():
-    assert readable(["run=last,abc"], CompareConfig) == ["run=[last,abc]"]
+    assert make_readable(["run=last,abc"], CompareConfig) == ["run=[last,abc]"]
 
 
 def test_a_command_without_sweeps_offers_none():
     with pytest.raises(ConfigError) as refused:
-        readable(["lora.r=4,8"], PlanConfig)
+        make_readable(["lora.r=4,8"], PlanConfig)
     assert refused.value.problems == ("lora.r=4,8: lora.r takes one value; give one",)
 
 
@@ -210,12 +210,12 @@ def test_a_sweep_is_left_to_hydra():
         "lora.r=choice(8,16)",
         "lora=all_linear,attention_only",
     ]
-    assert readable(words, TrainConfig) == words
-    assert readable(["-m", "dataset.path=~/a.csv,Fälle.csv"], TrainConfig) == [
+    assert make_readable(words, TrainConfig) == words
+    assert make_readable(["-m", "dataset.path=~/a.csv,Fälle.csv"], TrainConfig) == [
         "-m",
         "dataset.path='~/a.csv','Fälle.csv'",
     ]
-    assert readable(["-m", "dataset.path=choice(~/a.csv,b.csv)"], TrainConfig) == [
+    assert make_readable(["-m", "dataset.path=choice(~/a.csv,b.csv)"], TrainConfig) == [
         "-m",
         "dataset.path=choice('~/a.csv',b.csv)",
     ]
@@ -226,7 +226,7 @@ CHARACTERS = st.characters(exclude_categories=["Cs"])
 
 @given(st.text(CHARACTERS))
 def test_quoted_text_is_read_letter_by_letter(text):
-    assert OmegaConf.create({"x": parse(f"x={quoted(text)}").value()}).x == text
+    assert OmegaConf.create({"x": parse(f"x={quote(text)}").value()}).x == text
 
 
 WORDS = st.one_of(
@@ -243,12 +243,12 @@ WORDS = st.one_of(
 def test_whatever_is_typed_is_refused_in_a_sentence_or_read_by_hydra(words, is_sweep):
     words = ["-m"] * is_sweep + words
     try:
-        read = readable(words, TrainConfig)
+        read = make_readable(words, TrainConfig)
     except ConfigError:
         return
     for word in read[is_sweep:]:
         parse(word)
-    assert readable(read, TrainConfig) == read
+    assert make_readable(read, TrainConfig) == read
 
 
 @given(st.text(CHARACTERS, min_size=1))
@@ -257,5 +257,5 @@ def test_a_path_of_any_letters_is_that_path(text):
     text = text.strip()
     if not text or text.lower() == "null" or re.search(r"['\"\\$]", text):
         return
-    (word,) = readable([f"dataset.path={text}"], TrainConfig)
+    (word,) = make_readable([f"dataset.path={text}"], TrainConfig)
     assert str(parse(word).value()) == text

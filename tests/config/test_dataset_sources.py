@@ -21,7 +21,7 @@ REASONING, SECTIONS = "{use: medical_o1, weight: 0.9}", "{use: clinical_cases, w
 
 def test_parts_are_options_with_what_their_entries_set(resolved):
     run = resolved(MIXED, of("{use: medical_o1, weight: 9, path: o1.json, config: zh}", SECTIONS))
-    first, second = dataset_sources.trained(run.dataset)
+    first, second = dataset_sources.list_trained_sources(run.dataset)
     assert (first.name, first.weight, first.path, first.config) == (
         "medical_o1",
         9.0,
@@ -34,26 +34,29 @@ def test_parts_are_options_with_what_their_entries_set(resolved):
 
 def test_the_structured_preset_is_nine_to_one_and_measured_on_the_shipped_cases(resolved):
     dataset = resolved("dataset=medical_o1_structured", "dataset.mixture.0.path=o1.json").dataset
-    assert [(part.name, part.weight) for part in dataset_sources.trained(dataset)] == [
+    assert [(part.name, part.weight) for part in dataset_sources.list_trained_sources(dataset)] == [
         ("medical_o1", 0.9),
         ("clinical_cases", 0.1),
     ]
     assert dataset.mixture[0].path == "/launched/here/o1.json"
-    assert dataset_sources.sources(dataset) == dataset_sources.trained(dataset)
+    assert dataset_sources.list_sources(dataset) == dataset_sources.list_trained_sources(dataset)
     assert (
-        dataset_sources.measured_place(dataset_sources.trained(dataset), dataset.held_out_from) == 1
+        dataset_sources.find_measured_place(
+            dataset_sources.list_trained_sources(dataset), dataset.held_out_from
+        )
+        == 1
     )
 
 
 def test_a_plain_dataset_is_its_own_only_source(resolved):
     dataset = resolved("dataset=clinical_cases").dataset
-    (source,) = dataset_sources.sources(dataset)
+    (source,) = dataset_sources.list_sources(dataset)
     assert (source.name, source.weight, source.path) == ("clinical_cases", 1.0, dataset.path)
 
 
 def test_what_is_measured_on_only_is_read_with_weight_0(resolved):
     dataset = resolved("dataset=medical_o1", "dataset.held_out_from=clinical_cases").dataset
-    assert [(part.name, part.weight) for part in dataset_sources.sources(dataset)] == [
+    assert [(part.name, part.weight) for part in dataset_sources.list_sources(dataset)] == [
         ("medical_o1", 1.0),
         ("clinical_cases", 0.0),
     ]
@@ -61,7 +64,7 @@ def test_what_is_measured_on_only_is_read_with_weight_0(resolved):
 
 def test_measuring_on_itself_reads_it_once(resolved):
     dataset = resolved("dataset=clinical_cases", "dataset.held_out_from=clinical_cases").dataset
-    assert len(dataset_sources.sources(dataset)) == 1
+    assert len(dataset_sources.list_sources(dataset)) == 1
 
 
 def test_parts_are_parameters_and_tell_two_runs_apart(resolved):

@@ -7,13 +7,13 @@ import re
 import pytest
 
 from medexp.config import other_names
-from medexp.config.command_line import readable
+from medexp.config.command_line import make_readable
 from medexp.config.command_options import TrainConfig
-from medexp.config.hydra_errors import keys_of
-from medexp.config.other_names import in_our_words
+from medexp.config.hydra_errors import list_keys
+from medexp.config.other_names import translate_name
 from medexp.errors import ConfigError
 
-KEYS = dict(keys_of(TrainConfig))
+KEYS = dict(list_keys(TrainConfig))
 EVERY = sorted(
     {*other_names._KEYS, *other_names._BY_VALUE, *other_names._ALSO, *other_names._INSTEAD}
 )
@@ -82,7 +82,7 @@ TYPED = [
 @pytest.mark.parametrize(("word", "meant"), TYPED, ids=[word for word, _ in TYPED])
 def test_a_name_of_another_library_is_answered_with_ours(word, meant):
     with pytest.raises(ConfigError) as refused:
-        readable([word], TrainConfig)
+        make_readable([word], TrainConfig)
     assert refused.value.problems == (f"{word.partition('=')[0]} does not exist; {meant}",)
 
 
@@ -92,9 +92,9 @@ def test_every_name_has_a_sentence_whose_keys_exist(compose):
         text
         for name in EVERY
         for value in (None, "1", "true", "x")
-        if (text := in_our_words(name, value, KEYS))
+        if (text := translate_name(name, value, KEYS))
     }
-    assert all(in_our_words(name, None, KEYS) for name in EVERY)
+    assert all(translate_name(name, None, KEYS) for name in EVERY)
     named = {key for text in said for key in re.findall(r"\b(?:[a-z]+\.)+[a-z_]+\b", text)}
     assert named - {"medexp.ask", "medexp.export"} <= set(hydra_too)
 
@@ -106,10 +106,10 @@ def test_what_is_told_can_be_typed(compose):
     words = {word.rstrip(";,") for text in told for word in re.findall(r"[a-z_.]+=[\w./-]+", text)}
     words -= {"model=OPTION", "model.path=FOLDER", "training.warmup_steps=NUMBER"}
     assert len(words) > 30
-    compose(*readable(sorted(words), TrainConfig))  # raises what a user would read
+    compose(*make_readable(sorted(words), TrainConfig))  # raises what a user would read
 
 
 def test_keys_of_our_own_are_not_renamed():
-    assert readable(
+    assert make_readable(
         [f"{key}=1" for key in ("lora.r", "training.seed", "dataset.revision")], TrainConfig
     )

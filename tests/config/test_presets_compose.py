@@ -4,15 +4,15 @@ from pathlib import Path
 import hydra
 import pytest
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.schema import Device, Overlong
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.split import split_cases
 from medexp.system import machine
-from medexp.system.machine import PRESETS_BY_VRAM, Gpu, Machine, nearest_preset
+from medexp.system.machine import PRESETS_BY_VRAM, Gpu, Machine, find_nearest_preset
 from medexp.system.units import GIB
 
-CONF = conf_dir()
+CONF = find_conf_dir()
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
 GROUPS = [
     folder
@@ -87,7 +87,7 @@ def test_every_root_composes(compose, root):
 
 
 def test_hydra_s_own_groups_are_ours():
-    register()
+    register_with_hydra()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         ours = hydra.compose("train", return_hydra_config=True).hydra
     assert ours.help.app_name == "medexp"
@@ -159,7 +159,7 @@ def test_a_debug_preset_wins_over_the_hardware(resolved):
 
 def test_debug_overfit_trains_on_two_cases(resolved):
     run = resolved("debug=overfit")
-    sides = split_cases(source.load_cases(run.dataset).cases, run.dataset)
+    sides = split_cases(data_loading.load_cases(run.dataset).cases, run.dataset)
     assert (len(sides.train), len(sides.held_out)) == (2, 2)
 
 
@@ -184,7 +184,7 @@ def test_every_preset_is_the_nearest_one_of_its_own_card(resolved):
         hardware = resolved(f"hardware={name}").hardware
         assert needed_gib <= hardware.card_vram_gib
         card = Gpu(name, int(hardware.card_vram_gib * GIB), hardware.dtype.value == "bfloat16")
-        assert nearest_preset(Machine(8, "by hand", (card,))) == name
+        assert find_nearest_preset(Machine(8, "by hand", (card,))) == name
 
 
 def test_the_shipped_cases_are_found_from_anywhere(resolved, tmp_path, monkeypatch):

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from medexp.config.resolve import PROJECTIONS, RULES, SHIPPED, anchored, kept_yaml
+from medexp.config.resolve import SHIPPED, build_kept_yaml, make_paths_absolute
 from medexp.config.schema import Dtype, Engine
+from medexp.config.validation import PROJECTIONS, RULES
 from medexp.errors import ConfigError, MachineError
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
@@ -15,14 +16,14 @@ CARD = "hardware=rtx4090_24gb"
 
 # What is asked; what the one sentence against it must say: the key, what is allowed or what to do.
 BROKEN = {
-    "_steps": [
+    "_check_steps": [
         (
             ["training.epochs=1"],
             ["training.max_steps=60", "training.epochs=1.0", "exactly one of them must be set and the other null"],
         ),
         (["training.max_steps=null"], ["training.max_steps=None", "training.epochs=None", "exactly one"]),
     ],
-    "_engine": [
+    "_check_engine": [
         (
             [CARD, "training.gradient_checkpointing=off"],
             ["training.gradient_checkpointing=off is for hardware.engine=transformers", "hardware.checkpoint_skip_layers=max"],
@@ -46,7 +47,7 @@ BROKEN = {
             ["lora.bias=all cannot be trained on NF4 weights", "set lora.bias=none"],
         ),
     ],
-    "_levers": [
+    "_check_levers": [
         (
             [CARD, "hardware.offload_layers=49"],
             ["hardware.offload_layers=49", "deepseek_r1_distill_qwen_14b has 48 layers", "a number from 0 to 48, or auto"],
@@ -76,21 +77,21 @@ BROKEN = {
             ["hardware.offload_embedding=true saves nothing: llama_3_2_3b ties its embedding", "auto or false"],
         ),
     ],
-    "_optimizer": [
+    "_check_optimizer": [
         (
             [f"training.optimizer={name}"],
             [f"training.optimizer={name} runs on CUDA only", "with hardware=cpu set training.optimizer=adamw_torch"],
         )
         for name in ("adamw_8bit", "paged_adamw_8bit")
     ],
-    "_target_modules": [
+    "_check_target_modules": [
         (["lora.target_modules=[]"], ["lora.target_modules is empty", f"allowed are {ALL_PROJECTIONS}"]),
         (
             ["lora.target_modules=[q_proj,qproj]"],
             ["lora.target_modules has qproj", f"allowed are {ALL_PROJECTIONS}", "did you mean q_proj?"],
         ),
     ],
-    "_prompt": [
+    "_check_prompt": [
         (["prompt.question=Answer."], ["prompt.question must hold {question} exactly once"]),
         (["prompt.question='{question} {question}'"], ["prompt.question must hold {question} exactly once"]),
         (["prompt.question='{question} {age}'"], ["prompt.question", "no other placeholder"]),
@@ -103,18 +104,18 @@ BROKEN = {
             ["dataset.overlong=trim_reasoning needs a prompt with reasoning", "prompt=direct has none", "use drop or error"],
         ),
     ],
-    "_cases": [
+    "_check_cases": [
         (["dataset=local"], ["dataset=local has no file", "set dataset.path=FILE (JSON, JSONL, CSV, TSV or Parquet)", "dataset.hub_id"]),
         (["dataset.max_cases=16"], ["dataset.held_out=16 leaves nothing to train on", "dataset.max_cases=16"]),
         (["evaluation.answers=17"], ["evaluation.answers=17 is more than dataset.held_out=16", "lower the first or raise the"]),
     ],
-    "_benchmarks": [
+    "_check_benchmarks": [
         (
             ["evaluation.benchmarks=[medqa,medmqa]"],
             ["evaluation.benchmarks has medmqa", "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medmcqa?"],
         ),
     ],
-    "_judge": [
+    "_check_judge": [
         (
             ["evaluation/judge=endpoint", "evaluation.judge.model=m", "evaluation.judge.url=localhost"],
             ["evaluation.judge.url=localhost is no endpoint", "http://127.0.0.1:8000/v1/chat/completions"],
@@ -124,7 +125,7 @@ BROKEN = {
             ["evaluation.judge.instructions must hold {{ outputs }}"],
         ),
     ],
-    "_weights": [
+    "_check_weights": [
         (
             ["model.package=null", "model.hub_id=null"],
             ["model=smollm2_135m has no weights", "set model.path=FOLDER or model.hub_id=OWNER/NAME"],
@@ -141,7 +142,7 @@ def test_every_rule_has_a_test():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        pytest.param(*case, id=f"{rule[1:]}: {' '.join(case[0])}")
+        pytest.param(*case, id=f"{rule.removeprefix('_check_')}: {' '.join(case[0])}")
         for rule, cases in BROKEN.items()
         for case in cases
     ],
@@ -385,7 +386,7 @@ def test_what_is_kept_of_a_config_has_absolute_paths(compose):
         "lora.start_from=out/adapter",
     ]
     cfg = compose(*words, "evaluation.benchmark_files.medqa=m.jsonl")
-    made = anchored(cfg, Path("/launched"))
+    made = make_paths_absolute(cfg, Path("/launched"))
     assert (made.lora.start_from, made.dataset.mixture[0].path) == (
         "/launched/out/adapter",
         "/launched/a.csv",
@@ -396,7 +397,7 @@ def test_what_is_kept_of_a_config_has_absolute_paths(compose):
 
 def test_paths_that_are_absolute_or_shipped_stay(compose):
     cfg = compose("model.path=/weights")
-    made = anchored(cfg, Path("/launched"))
+    made = make_paths_absolute(cfg, Path("/launched"))
     assert (made.model.path, made.dataset.path) == ("/weights", cfg.dataset.path)
 
 
@@ -410,23 +411,23 @@ def test_what_is_kept_of_a_config_names_no_user_and_is_read_back_to_the_same(
         "lora.start_from=out",
     ]
     cfg = compose(*words, "model.path=/weights", "evaluation.benchmark_files.medqa=../m.jsonl")
-    text = kept_yaml(cfg, tmp_path / "dr.ann" / "project")
+    text = build_kept_yaml(cfg, tmp_path / "dr.ann" / "project")
     assert "dr.ann" not in text
     kept = OmegaConf.create(text)
     assert (kept.lora.start_from, kept.dataset.mixture[0].path) == ("~/project/out", "~/a.csv")
     assert (kept.model.path, kept.evaluation.benchmark_files.medqa) == ("/weights", "~/m.jsonl")
-    again = anchored(OmegaConf.merge(cfg, kept), tmp_path / "elsewhere")
+    again = make_paths_absolute(OmegaConf.merge(cfg, kept), tmp_path / "elsewhere")
     assert again.lora.start_from == str(tmp_path / "dr.ann/project/out")
 
 
 def test_the_shipped_cases_are_kept_by_name(compose):
-    text = kept_yaml(compose(), Path("/launched"))
+    text = build_kept_yaml(compose(), Path("/launched"))
     assert "path: ${medexp.shipped:clinical_cases.jsonl}" in text
     assert OmegaConf.create(text).dataset.path == str(SHIPPED / "clinical_cases.jsonl")
 
 
 def test_the_shape_that_was_read_from_the_weights_is_kept(compose, tiny_model):
     kept = OmegaConf.create(
-        kept_yaml(compose("model=local", f"model.path={tiny_model}"), Path("/launched"))
+        build_kept_yaml(compose("model=local", f"model.path={tiny_model}"), Path("/launched"))
     )
     assert (kept.model.shape.layers, kept.model.shape.family) == (2, "llama")

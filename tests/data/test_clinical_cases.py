@@ -5,13 +5,13 @@ from itertools import combinations
 
 import pytest
 
-from medexp.config.registration import conf_dir
-from medexp.data import loading as source
+from medexp.config.registration import find_conf_dir
+from medexp.data import loading as data_loading
 from medexp.data.split import split_cases
 
 KEYS = ["Question", "Complex_CoT", "Response", "condition", "specialty", "urgency"]
 SECTIONS = ["## Symptoms", "## Causes", "## Precautions", "## Red Flags"]
-FILE = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+FILE = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_no_two_records_share_more_than_half_of_their_words_in_a_row(records):
 @pytest.mark.parametrize("seed", [3407, 0, 1])
 def test_a_condition_stands_on_one_side_of_the_split_only(resolved, records, seed):
     dataset = resolved("dataset=clinical_cases", f"dataset.split_seed={seed}").dataset
-    sides = split_cases(source.load_cases(dataset).cases, dataset)
+    sides = split_cases(data_loading.load_cases(dataset).cases, dataset)
     trained, held_out = (
         {case.extra["condition"] for case in side} for side in (sides.train, sides.held_out)
     )

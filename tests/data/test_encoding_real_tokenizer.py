@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medexp.config.schema import LossOn, Overlong
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.cases import Case
 from medexp.data.encoding import IGNORED, encode_case, encode_cases, encode_prompt, make_vocabulary
 from medexp.data.prompts import render_case, render_question
@@ -59,7 +59,7 @@ def test_the_inference_prompt_is_an_exact_prefix_and_the_rest_is_learnt(
 
 
 def test_every_shipped_case_fits_the_cpu_preset_s_length(run, real):
-    cases = source.load_cases(run.dataset).cases
+    cases = data_loading.load_cases(run.dataset).cases
     encoded = encode_cases(
         run.prompt, cases, real, run.training.max_seq_tokens, Overlong.error, LossOn.completion
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medexp.config.schema import Columns
-from medexp.data import loading
+from medexp.data import loading as data_loading
 from medexp.errors import DataError
 
 SYSTEM, ASKED, MORE = "You are careful.", "Ankle twisted, what now?", "And on apixaban?"
@@ -35,7 +35,7 @@ CHATS = {
 
 def refusal(dataset, path: Path) -> str:
     with pytest.raises(DataError) as refused:
-        loading.load_cases(dataset(path=str(path)))
+        data_loading.load_cases(dataset(path=str(path)))
     (said,) = refused.value.problems
     return said
 
@@ -65,7 +65,7 @@ def test_the_three_lines_make_cases_of_a_chat(dataset, tmp_path, name):
     said = refusal(dataset, path)
     assert said.startswith(f"{name} is a chat of ")
     assert "prompt=direct" not in said
-    made = loading.load_cases(
+    made = data_loading.load_cases(
         dataset(path=str(converted(said, tmp_path)), columns=columns_in(said))
     )
     (case,) = made.cases
@@ -93,7 +93,7 @@ def test_an_alpaca_file_is_read_with_the_columns_that_are_named(
     path.write_text(json.dumps(records))
     said = refusal(dataset, path)
     assert "prompt=direct dataset.overlong=drop" in said
-    cases = loading.load_cases(dataset(path=str(path), columns=columns_in(said))).cases
+    cases = data_loading.load_cases(dataset(path=str(path), columns=columns_in(said))).cases
     assert (len(cases), cases[0].question, cases[0].answer) == (2, question, "a")
 
 
@@ -108,7 +108,7 @@ def test_alpaca_instructions_that_differ_are_joined_with_their_inputs(dataset, t
         )
     )
     said = refusal(dataset, path)
-    cases = loading.load_cases(
+    cases = data_loading.load_cases(
         dataset(path=str(converted(said, tmp_path)), columns=columns_in(said))
     ).cases
     assert [case.question for case in cases] == ["Why?\n\nq", "How?"]

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from medexp.config.schema import Columns, Faulty, Prompt
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.cases import Case, compute_digest
 from medexp.errors import DataError
 from medexp.system import hub
@@ -63,7 +63,7 @@ def refusal(dataset):
 
     def said(path, prompt=None, **changes) -> str:
         with pytest.raises(DataError) as refused:
-            source.load_cases(dataset(path=str(path), **changes), prompt)
+            data_loading.load_cases(dataset(path=str(path), **changes), prompt)
         return refused.value.problems[0]
 
     return said
@@ -73,7 +73,7 @@ def refusal(dataset):
 def test_every_kind_of_file_holds_the_same_cases(dataset, tmp_path, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending.lower()](path, RECORDS)
-    loaded = source.load_cases(dataset(path=str(path)))
+    loaded = data_loading.load_cases(dataset(path=str(path)))
     assert loaded.cases == CASES
     assert (loaded.origin, loaded.commit, loaded.digest) == (str(path), None, compute_digest(CASES))
 
@@ -83,7 +83,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(dataset, tmp_path, end
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, RECORDS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert source.load_cases(dataset(path=str(path))).cases == CASES
+    assert data_loading.load_cases(dataset(path=str(path))).cases == CASES
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
@@ -92,7 +92,7 @@ def test_windows_line_ends_are_line_ends(dataset, tmp_path, ending):
     plain = [RECORDS[1], RECORDS[1] | {"Question": "another"}]
     WRITERS[ending](path, plain)
     path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-    assert [case.answer for case in source.load_cases(dataset(path=str(path))).cases] == [
+    assert [case.answer for case in data_loading.load_cases(dataset(path=str(path))).cases] == [
         "喝水 🫖"
     ] * 2
 
@@ -100,13 +100,13 @@ def test_windows_line_ends_are_line_ends(dataset, tmp_path, ending):
 def test_blank_lines_of_jsonl_are_skipped(dataset, tmp_path):
     lines = [json.dumps(record) for record in RECORDS]
     (tmp_path / "cases.jsonl").write_text(f"\n{lines[0]}\n\n  \t\n{lines[1]}\n\n\n")
-    assert source.load_cases(dataset(path=str(tmp_path / "cases.jsonl"))).cases == CASES
+    assert data_loading.load_cases(dataset(path=str(tmp_path / "cases.jsonl"))).cases == CASES
 
 
 def test_a_line_separator_inside_a_text_ends_no_line(dataset, tmp_path):
     record = dict.fromkeys(RECORDS[0], "one\u2028two\u2029three\x85four")
     write_jsonl(tmp_path / "cases.jsonl", [record])
-    (case,) = source.load_cases(dataset(path=str(tmp_path / "cases.jsonl"))).cases
+    (case,) = data_loading.load_cases(dataset(path=str(tmp_path / "cases.jsonl"))).cases
     assert case.answer == "one\u2028two\u2029three\x85four"
 
 
@@ -159,7 +159,7 @@ def test_a_csv_row_with_an_unquoted_comma_is_not_cut(refusal, tmp_path):
 
 def test_empty_cells_after_the_last_column_are_nothing(dataset, tmp_path):
     (tmp_path / "cases.csv").write_text("Question,Complex_CoT,Response\nq,r,a,,\n")
-    assert source.load_cases(dataset(path=str(tmp_path / "cases.csv"))).cases == (
+    assert data_loading.load_cases(dataset(path=str(tmp_path / "cases.csv"))).cases == (
         Case("q", "r", "a"),
     )
 
@@ -197,20 +197,20 @@ def test_another_separator_is_read_and_said(dataset, tmp_path, separator, name):
     (tmp_path / "cases.csv").write_text(
         "\n".join(rows).replace(" | ", "~").replace("|", separator).replace("~", f" {separator} ")
     )
-    loaded = source.load_cases(dataset(path=str(tmp_path / "cases.csv")))
+    loaded = data_loading.load_cases(dataset(path=str(tmp_path / "cases.csv")))
     assert loaded.cases == (Case("q, now", "r", "38,6"), Case(f'a "b" {separator} c', "r", "a"))
     assert loaded.reading.notes == (f"cases.csv has cells parted by {name}",)
 
 
 def test_tab_separated_values_are_read(dataset, tmp_path):
     (tmp_path / "cases.tsv").write_text("Question\tComplex_CoT\tResponse\nq, now\tr\t38,6\n")
-    loaded = source.load_cases(dataset(path=str(tmp_path / "cases.tsv")))
+    loaded = data_loading.load_cases(dataset(path=str(tmp_path / "cases.tsv")))
     assert loaded.cases == (Case("q, now", "r", "38,6"),)
 
 
 def test_a_long_cell_is_read(dataset, tmp_path):
     write_csv(tmp_path / "cases.csv", [RECORDS[0] | {"Complex_CoT": "long " * 50_000}])
-    (case,) = source.load_cases(dataset(path=str(tmp_path / "cases.csv"))).cases
+    (case,) = data_loading.load_cases(dataset(path=str(tmp_path / "cases.csv"))).cases
     assert len(case.reasoning) == 249_999
 
 
@@ -230,7 +230,7 @@ def test_a_record_without_a_group_is_named(dataset, refusal, tmp_path, blank, en
         " make one group of all such records; fill it, or set dataset.group_by=null to split"
         " case by case"
     )
-    assert len(source.load_cases(dataset(path=str(path))).cases) == 2
+    assert len(data_loading.load_cases(dataset(path=str(path))).cases) == 2
 
 
 def test_a_number_that_is_none_groups_nothing(refusal, tmp_path):
@@ -331,11 +331,11 @@ def test_half_a_character_in_json_names_the_row(refusal, tmp_path):
 
 
 def test_a_dataset_of_the_hub_is_its_rows_at_a_commit(dataset, monkeypatch):
-    monkeypatch.setattr(hub, "commit_of", lambda *_: "c0ffee")
+    monkeypatch.setattr(hub, "find_commit", lambda *_: "c0ffee")
     monkeypatch.setattr(
         hub, "load_table", lambda *asked: RECORDS if asked == ("me/cases", "en", "c0ffee") else []
     )
-    loaded = source.load_cases(dataset(hub_id="me/cases", config="en"))
+    loaded = data_loading.load_cases(dataset(hub_id="me/cases", config="en"))
     assert (loaded.cases, loaded.origin, loaded.commit) == (
         CASES,
         "hf://datasets/me/cases/en",
@@ -347,9 +347,9 @@ def test_a_hub_that_does_not_answer_says_what_to_do(dataset, monkeypatch):
     def unreachable(*_):
         raise hub.HubError("no connection")
 
-    monkeypatch.setattr(hub, "commit_of", unreachable)
+    monkeypatch.setattr(hub, "find_commit", unreachable)
     with pytest.raises(DataError) as refused:
-        source.load_cases(dataset(hub_id="me/cases", config="en"))
+        data_loading.load_cases(dataset(hub_id="me/cases", config="en"))
     said = str(refused.value)
     assert said.startswith(
         "dataset me/cases (en, revision main) could not be downloaded from the Hub: no connection."
@@ -366,7 +366,7 @@ def test_all_faulty_rows_are_counted_and_the_first_ten_named(dataset, tmp_path):
     ]
     write_csv(path, rows)
     with pytest.raises(DataError) as refused:
-        source.load_cases(dataset(path=str(path)))
+        data_loading.load_cases(dataset(path=str(path)))
     *named, last = refused.value.problems
     assert named == [
         f"row {number} of cases.csv: 'Response' is empty" for number in range(3, 23, 2)
@@ -376,7 +376,7 @@ def test_all_faulty_rows_are_counted_and_the_first_ten_named(dataset, tmp_path):
         == "12 of 24 rows of cases.csv cannot be used; the first 10 are named above: fix or remove"
         " them, or set dataset.faulty=drop to leave them out"
     )
-    loaded = source.load_cases(dataset(path=str(path), faulty=Faulty.drop))
+    loaded = data_loading.load_cases(dataset(path=str(path), faulty=Faulty.drop))
     assert [case.question for case in loaded.cases] == [f"q{number}" for number in range(0, 24, 2)]
     assert loaded.reading.faulty == 12
 
@@ -390,10 +390,10 @@ def test_faults_of_every_kind_are_named_in_their_order_and_may_be_dropped(
     path.write_text(f"{whole}\n{{nonsense}}\n{json.dumps(RECORDS[0] | {'Response': 5})}\n[]\n")
     if ending == ".csv":
         path.write_text("Question,Complex_CoT,Response\nq,r,a\nq,r,a,too many\nq,r\nq,r, \n")
-    loaded = source.load_cases(dataset(path=str(path), faulty=Faulty.drop))
+    loaded = data_loading.load_cases(dataset(path=str(path), faulty=Faulty.drop))
     assert (len(loaded.cases), loaded.reading.faulty) == (1, 3)
     with pytest.raises(DataError) as refused:
-        source.load_cases(dataset(path=str(path)))
+        data_loading.load_cases(dataset(path=str(path)))
     first = 3 if ending == ".csv" else 2
     assert [
         int(re.search(r"(?:row|line) (\d+)", each)[1]) for each in refused.value.problems[:3]
@@ -403,14 +403,14 @@ def test_faults_of_every_kind_are_named_in_their_order_and_may_be_dropped(
 def test_a_file_of_which_nothing_is_left_is_refused_even_when_dropping(dataset, tmp_path):
     write_csv(tmp_path / "cases.csv", [RECORDS[0] | {"Response": ""}])
     with pytest.raises(DataError, match=r"1 of 1 rows of cases\.csv cannot be used"):
-        source.load_cases(dataset(path=str(tmp_path / "cases.csv"), faulty=Faulty.drop))
+        data_loading.load_cases(dataset(path=str(tmp_path / "cases.csv"), faulty=Faulty.drop))
 
 
 @pytest.mark.parametrize("ending", WRITERS)
 def test_rows_in_which_nothing_stands_are_passed_over_and_counted(dataset, tmp_path, ending):
     blank = dict.fromkeys(RECORDS[0], None if ending == ".parquet" else " ")
     WRITERS[ending](tmp_path / f"cases{ending}", [*RECORDS, blank, blank, blank])
-    loaded = source.load_cases(dataset(path=str(tmp_path / f"cases{ending}")))
+    loaded = data_loading.load_cases(dataset(path=str(tmp_path / f"cases{ending}")))
     assert (loaded.cases, loaded.reading.blank, loaded.reading.faulty) == (CASES, 3, 0)
 
 
@@ -418,7 +418,7 @@ def test_rows_in_which_nothing_stands_are_passed_over_and_counted(dataset, tmp_p
 def test_json_is_read_by_what_it_holds(dataset, tmp_path, ending):
     path, other = tmp_path / f"cases{ending}", {".json": ".jsonl", ".jsonl": ".json"}[ending]
     WRITERS[other](path, RECORDS)
-    loaded = source.load_cases(dataset(path=str(path)))
+    loaded = data_loading.load_cases(dataset(path=str(path)))
     assert loaded.cases == CASES
     assert loaded.reading.notes == (
         f"cases{ending} holds {'JSON Lines' if ending == '.json' else 'one JSON array'}",
@@ -431,7 +431,7 @@ def test_unicode_is_read_in_every_encoding(dataset, tmp_path, encoding, ending):
     path = tmp_path / f"cases{ending}"
     WRITERS[ending](path, RECORDS)
     path.write_bytes(path.read_bytes().decode().encode(encoding))
-    loaded = source.load_cases(dataset(path=str(path)))
+    loaded = data_loading.load_cases(dataset(path=str(path)))
     assert loaded.cases == CASES
     assert [encoding[:6].upper() in note for note in loaded.reading.notes] == (
         [] if encoding == "utf-8-sig" else [True]
@@ -444,7 +444,7 @@ def test_what_a_european_excel_writes_is_read(dataset, tmp_path):
         " d'été, señor…\r\n;;\r\n"
     )
     (tmp_path / "cases.csv").write_bytes(text.encode("cp1252"))
-    loaded = source.load_cases(dataset(path=str(tmp_path / "cases.csv")))
+    loaded = data_loading.load_cases(dataset(path=str(tmp_path / "cases.csv")))
     assert loaded.cases == (
         Case("Größe 1,80 m; 39,5 °C", "Näher: „heiß“ – 5 €", "Café d'été, señor…"),
     )
@@ -477,7 +477,7 @@ def test_commas_in_a_header_of_semicolons_part_nothing(dataset, tmp_path):
     (tmp_path / "cases.csv").write_text(
         "Question;Complex_CoT;Response;age, sex\nq, a;r;a, b, c;1\n"
     )
-    (case,) = source.load_cases(dataset(path=str(tmp_path / "cases.csv"))).cases
+    (case,) = data_loading.load_cases(dataset(path=str(tmp_path / "cases.csv"))).cases
     assert (case.question, case.answer, case.extra) == ("q, a", "a, b, c", {"age, sex": "1"})
 
 
@@ -523,7 +523,9 @@ def test_hostile_lines_are_faulty_rows(dataset, tmp_path):
         '{"Question": "\0"}',
     ]
     (tmp_path / "cases.jsonl").write_text("\n".join(lines))
-    loaded = source.load_cases(dataset(path=str(tmp_path / "cases.jsonl"), faulty=Faulty.drop))
+    loaded = data_loading.load_cases(
+        dataset(path=str(tmp_path / "cases.jsonl"), faulty=Faulty.drop)
+    )
     assert (loaded.cases, loaded.reading.faulty) == (CASES[:1], 3)
 
 
@@ -541,7 +543,7 @@ def test_answers_with_marks_are_read_with_either_prompt(dataset, tmp_path):
     )
     columns = Columns("Question", None, "Response")
     for prompt in (REASONING, PLAIN):
-        loaded = source.load_cases(
+        loaded = data_loading.load_cases(
             dataset(path=str(tmp_path / "cases.csv"), columns=columns), prompt
         )
         assert loaded.cases == (Case("q", "r", "a"), Case("p", "s", "b"))
@@ -560,7 +562,7 @@ def test_a_prompt_that_reasons_needs_reasoning_in_every_row(dataset, refusal, tm
         " answer of cases.csv holds one between <think> and </think>; use prompt=direct"
         " dataset.overlong=drop"
     )
-    assert len(source.load_cases(dataset(path=str(path), columns=columns), PLAIN).cases) == 2
+    assert len(data_loading.load_cases(dataset(path=str(path), columns=columns), PLAIN).cases) == 2
     write_csv(
         path,
         [{"Question": "q", "Response": "a"}, {"Question": "q", "Response": "<think>r</think>a"}],
@@ -578,7 +580,9 @@ def test_a_mark_that_would_end_the_reasoning_early_is_a_faulty_row(dataset, refu
     assert refusal(tmp_path / "cases.json", REASONING).startswith(
         "row 2 of cases.json: the reasoning holds a <think> mark"
     )
-    assert len(source.load_cases(dataset(path=str(tmp_path / "cases.json")), PLAIN).cases) == 2
+    assert (
+        len(data_loading.load_cases(dataset(path=str(tmp_path / "cases.json")), PLAIN).cases) == 2
+    )
 
 
 def test_columns_of_other_names_are_proposed(refusal, tmp_path):

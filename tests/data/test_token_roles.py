@@ -74,7 +74,7 @@ def test_with_the_real_tokenizer_roles_add_up_to_the_row(
 ):
     case = Case(question, reasoning, answer)
     encoded = encode_case(resolved_prompt, case, speller.vocabulary, LossOn.completion)
-    speller.spell(list_texts(resolved_prompt, [case]))
+    speller.tokenize(list_texts(resolved_prompt, [case]))
     # known texts are spelled alike
     assert encode_case(resolved_prompt, case, speller.vocabulary, LossOn.completion) == encoded
     cut = split_into_spans(resolved_prompt, case, encoded, speller.known)
@@ -89,7 +89,7 @@ def resolved_prompt(resolved) -> Prompt:
 def test_the_leading_space_of_a_word_counts_with_the_word(speller):
     prompt = Prompt("p", "{question}", "So: {reasoning} then {answer}.")
     case = Case("Why?", "because it hurts", "rest")
-    speller.spell(list_texts(prompt, [case]))
+    speller.tokenize(list_texts(prompt, [case]))
     cut = split_into_spans(
         prompt,
         case,

@@ -12,15 +12,14 @@ import pytest
 from helpers.commands import Doors, change_one_weight
 
 from medexp.config.schema import RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import prepare
 from medexp.data.split import split_cases
 from medexp.evaluation import baseline_cache as known_base
 from medexp.evaluation import evaluator, generation
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.models import backend as stack
-from medexp.models import weights
+from medexp.models import backend, weights
 from medexp.models.tokenizer import load_tokenizer
 from medexp.models.weights import Weights
 from medexp.system import machine
@@ -75,7 +74,7 @@ def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list
 def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path]:
     ready = prepare(
         run,
-        split_cases(source.load_cases(run.dataset).cases, run.dataset),
+        split_cases(data_loading.load_cases(run.dataset).cases, run.dataset),
         make_vocabulary(tokenizer, run.prompt),
     )
     known = known_base.open_baseline_cache(run, found, ready)
@@ -88,7 +87,7 @@ def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
     """places(*overrides): where the base's answers and losses lie."""
     run = doors.run()
     found = weights.find_weights(run.model)
-    tokenizer = load_tokenizer(found, stack.load_backend(run.hardware, machine.cache_dir()))
+    tokenizer = load_tokenizer(found, backend.load_backend(run.hardware, machine.cache_dir()))
     return lambda *overrides: files_of(
         doors.run(*overrides), weights.find_weights(run.model), tokenizer
     )

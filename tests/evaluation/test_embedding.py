@@ -8,7 +8,7 @@ import pytest
 
 from medexp.evaluation import embedding
 from medexp.evaluation.embedding import Embedder
-from medexp.models import backend as stack
+from medexp.models import backend
 from medexp.system import machine
 
 
@@ -19,7 +19,7 @@ def embedder(resolved) -> Embedder:
     except metadata.PackageNotFoundError:
         pytest.skip(f"{embedding.PACKAGE} is not installed")
     run = resolved("hardware=cpu")
-    return embedding.load_embedder(stack.load_backend(run.hardware, machine.cache_dir()))
+    return embedding.load_embedder(backend.load_backend(run.hardware, machine.cache_dir()))
 
 
 def test_a_paraphrase_is_near_and_another_topic_is_not(embedder: Embedder) -> None:

@@ -9,9 +9,8 @@ from helpers.commands import Doors
 
 from medexp.evaluation.generation import Answer, generate_answers, limit_batch_size, read_answers
 from medexp.evaluation.generation import _append_answer as keep
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import weights
+from medexp.models import backend, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine
@@ -22,9 +21,9 @@ PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
 @pytest.fixture
 def tuned(doors: Doors) -> AdapterModel:
     run = doors.run("hardware.dtype=float32")
-    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    modules = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
-    return model.load_model(run, found, load_tokenizer(found, modules), modules)
+    return model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 def made(

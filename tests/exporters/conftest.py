@@ -11,7 +11,7 @@ import pytest
 
 from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.exporters.merge import MergedWeights
-from medexp.models import backend as stack
+from medexp.models import backend
 
 SIDES = {
     "hidden_size": 64,
@@ -33,7 +33,7 @@ class Pair:
 
     def merged(self) -> MergedWeights:
         """What the export makes of them."""
-        return MergedWeights(BaseCheckpoint(self.base, stack.load_bitsandbytes), self.adapter)
+        return MergedWeights(BaseCheckpoint(self.base, backend.load_bitsandbytes), self.adapter)
 
     def by_peft(self) -> dict[str, Any]:
         """What merge_and_unload makes of them."""

@@ -5,6 +5,7 @@ or a refusal.
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_the_tokenizer_is_the_one_of_training(
     # llama.cpp's own converter says False here; training texts had one
     assert value["tokenizer.ggml.add_bos_token"] is True
     assert value["tokenizer.chat_template"] == "{{ bos_token }}"
-    down = next(each for each in read.tensors if each.name == "blk.1.ffn_down.weight")
+    down = next(name for name in read.tensors if name.name == "blk.1.ffn_down.weight")
     wanted = (
         made.merged().load_tensor("model.layers.1.mlp.down_proj.weight").bfloat16().float().numpy()
     )
@@ -141,8 +142,7 @@ def test_llama_3_s_rotary_scaling_is_the_one_of_transformers() -> None:
     )
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     plain = 1.0 / 500000.0 ** (torch.arange(0, 128, 2) / 128)
-    shape = _about("llama").shape
-    shape.head_dim = 128
+    shape = replace(_about("llama").shape, head_dim=128)
     for spelled in (
         {"rope_parameters": rope},
         {"rope_theta": 500000.0, "rope_scaling": {**rope, "rope_theta": 500000.0}},

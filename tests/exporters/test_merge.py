@@ -67,9 +67,9 @@ def test_a_base_in_nf4_is_merged_as_it_was_trained_on(
     merge.write_merged(made.merged(), tmp_path, MergedDtype.bfloat16, _ignored)
     ours = load_file(tmp_path / "model.safetensors")
     layers = {
-        name: each
-        for name, each in made.network.get_base_model().named_modules()
-        if hasattr(each, "lora_A")
+        name: module
+        for name, module in made.network.get_base_model().named_modules()
+        if hasattr(module, "lora_A")
     }
     assert len(layers) == 14
     for name, layer in layers.items():
@@ -90,7 +90,9 @@ def test_files_are_cut_at_their_size_and_load_as_one(
     merge.write_merged(made.merged(), tmp_path, MergedDtype.float16, told.append)
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) > 2
-    assert all(sum(each.nbytes for each in load_file(file).values()) <= 60_000 for file in files)
+    assert all(
+        sum(tensor.nbytes for tensor in load_file(file).values()) <= 60_000 for file in files
+    )
     assert sum(told) == len(made.merged().names)
     from transformers import AutoModelForCausalLM
 

@@ -36,7 +36,7 @@ def test_an_export_is_replaced_when_asked(tmp_path: Path) -> None:
     output_folder.check_folder(place, True, 1)
     _export(place, "second")
     assert (place / "weights").read_text() == "second"
-    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_is_stopped_leaves_nothing_and_an_earlier_export_stays(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert (place / "weights").read_text() == "first"
-    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_disk_that_fills_up_meanwhile_is_one_sentence(tmp_path: Path) -> None:

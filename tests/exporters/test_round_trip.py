@@ -13,7 +13,7 @@ from medexp.exporters import merge, tokenizer_files
 from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.exporters.gguf import GgufMetadata
 from medexp.exporters.merge import MergedWeights
-from medexp.models import backend as stack
+from medexp.models import backend
 
 SHAPE = ModelShape(
     family=Family.llama,
@@ -63,7 +63,7 @@ def test_merged_weights_and_gguf_give_the_tokens_of_base_and_adapter(
             torch.nn.init.normal_(parameter, std=0.05)
     apart.save_pretrained(tmp_path / "adapter")
     embedded_tokenizer.save_pretrained(tmp_path / "adapter")
-    merged = MergedWeights(BaseCheckpoint(base, stack.load_bitsandbytes), tmp_path / "adapter")
+    merged = MergedWeights(BaseCheckpoint(base, backend.load_bitsandbytes), tmp_path / "adapter")
     ids = torch.tensor(
         [
             [

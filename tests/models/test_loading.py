@@ -13,9 +13,8 @@ from helpers.commands import Doors
 from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import ModelError
 from medexp.evaluation.losses import measure_mean_loss
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import weights
+from medexp.models import backend, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.system import machine, private_names
@@ -55,9 +54,9 @@ def biased(tmp_path: Path, embedded_tokenizer: Any, doors_in: Callable[..., Door
 
 def loaded(doors: Doors, *overrides: str) -> AdapterModel:
     run = doors.run(*overrides)
-    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    modules = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
-    return model.load_model(run, found, load_tokenizer(found, modules), modules)
+    return model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,7 @@ def test_an_adapter_of_other_tensors_is_refused(doors: Doors) -> None:
 
 def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> None:
     run = doors.run()
-    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    modules = backend.load_backend(run.hardware, machine.cache_dir())
     tokenizer = modules.transformers.AutoTokenizer.from_pretrained(doors.model)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
@@ -236,16 +235,16 @@ def test_a_switch_of_another_name_is_refused() -> None:
     with pytest.raises(
         ModelError, match=r"bitsandbytes .* has no .*; install bitsandbytes==0\.50\.2"
     ):
-        model.keep_cpu_weights_unpacked(torch.nn.Linear(2, 2))
+        model_loading.keep_cpu_weights_unpacked(torch.nn.Linear(2, 2))
 
 
 def test_streaming_by_another_name_is_refused() -> None:
     network = torch.nn.Linear(2, 2)
     with pytest.raises(ModelError, match="layers cannot be streamed"):
-        model.find_streamer(network)
+        model_loading.find_streamer(network)
     swapper = SimpleNamespace()
     setattr(network, private_names.STREAMER.last, swapper)
     with pytest.raises(ModelError, match="layers cannot be streamed"):
-        model.find_streamer(network)
+        model_loading.find_streamer(network)
     swapper.reset = lambda: None
-    assert model.find_streamer(network) is swapper
+    assert model_loading.find_streamer(network) is swapper

@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from medexp.errors import MachineError, VramCeilingError
-from medexp.models import memory_guard as guard
+from medexp.models import memory_guard
 from medexp.system.units import bytes_of_gib
 
 
@@ -14,11 +14,11 @@ def test_a_busy_card_is_refused_by_how_much():
     with pytest.raises(
         MachineError, match=r"is 5\.25 and only 5\.00 GiB are free on the card, 0\.25 too few"
     ):
-        guard.refuse_if_busy(bytes_of_gib(5), bytes_of_gib(5.25))
+        memory_guard.refuse_if_busy(bytes_of_gib(5), bytes_of_gib(5.25))
 
 
 def test_a_free_card_is_not():
-    guard.refuse_if_busy(bytes_of_gib(5.25), bytes_of_gib(5.25))
+    memory_guard.refuse_if_busy(bytes_of_gib(5.25), bytes_of_gib(5.25))
 
 
 class Driver:
@@ -36,8 +36,8 @@ def metered(resolved, monkeypatch):
     """metered(reserved, free, total in GiB): a meter of a 6 GB card whose driver says so."""
 
     def made(*gibs):
-        monkeypatch.setattr(guard, "_cuda", lambda: Driver(*map(bytes_of_gib, gibs)))
-        return guard.Meter(resolved("hardware=rtx4050_6gb").hardware)
+        monkeypatch.setattr(memory_guard, "_cuda", lambda: Driver(*map(bytes_of_gib, gibs)))
+        return memory_guard.Meter(resolved("hardware=rtx4050_6gb").hardware)
 
     return made
 
@@ -51,12 +51,12 @@ def test_more_reserved_than_the_card_has_in_use_lies_elsewhere(metered):
     with pytest.raises(
         VramCeilingError, match=r"\(0\.70 GiB of it lie in host memory\).*does not fit in 5\.25 GiB"
     ):
-        guard.SpillGuard(meter, LINUX).check_step(40.0, None)
+        memory_guard.SpillGuard(meter, LINUX).check_step(40.0, None)
 
 
 def take(meter, system, *steps_s, planned_s=40.0):
     """The steps of one process."""
-    spill = guard.SpillGuard(meter, system)
+    spill = memory_guard.SpillGuard(meter, system)
     for each in steps_s:
         spill.check_step(each, planned_s)
 
@@ -83,7 +83,7 @@ def test_a_process_s_first_step_and_a_slow_one_among_others_are_no_spill(metered
 
 
 def test_a_cpu_has_no_meter(resolved, no_card):
-    meter = guard.cap_allocator(resolved(on=no_card).hardware)
+    meter = memory_guard.cap_allocator(resolved(on=no_card).hardware)
     assert (meter.on_card, meter.ceiling_bytes, meter.reserved_bytes(), meter.peak_bytes()) == (
         False,
         0,
@@ -105,7 +105,7 @@ def test_what_hangs_in_a_cycle_is_gone_before_a_new_peak_begins(metered, monkeyp
     done_with.itself, left, seen = done_with, weakref.ref(done_with), []
     meter, driver = metered(5.2, 0.3, 6), Driver(0, 0, 0)
     driver.empty_cache = lambda: seen.append(left() is None)
-    monkeypatch.setattr(guard, "_cuda", lambda: driver)
+    monkeypatch.setattr(memory_guard, "_cuda", lambda: driver)
     gc.disable()
     try:
         del done_with

@@ -52,7 +52,7 @@ def test_the_next_process_is_told_the_phase(meter: Meter, tmp_path: Path) -> Non
     with pytest.raises(VramCeilingError), left, answering:
         raise torch.OutOfMemoryError
     with acquire(tmp_path, "abc", Resume.auto) as work:
-        assert work.levers_out_of_memory() == (Levers(4, 1), Phase.answering.value)
+        assert work.load_levers_out_of_memory() == (Levers(4, 1), Phase.answering.value)
 
 
 def test_what_an_older_medexp_wrote_is_read(tmp_path: Path) -> None:
@@ -62,4 +62,4 @@ def test_what_an_older_medexp_wrote_is_read(tmp_path: Path) -> None:
         (work.folder / "ran_out.json").write_text(
             json.dumps({"levers": levers, "doing": "answering 4 held-out questions"})
         )
-        assert work.levers_out_of_memory() == (Levers(4, 1), None)
+        assert work.load_levers_out_of_memory() == (Levers(4, 1), None)

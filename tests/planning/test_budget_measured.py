@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from medexp.data.encoding import EncodedCase
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import weights
+from medexp.models import backend, weights
+from medexp.models import loading as model_loading
 from medexp.planning.budget import compute_budget
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.system import machine
@@ -29,8 +28,10 @@ def loaded(resolved, no_card, embedded_tokenizer):
             *overrides,
             on=no_card,
         )
-        modules = stack.load_backend(run.hardware, machine.cache_dir())
-        tuned = model.load_model(run, weights.find_weights(run.model), embedded_tokenizer, modules)
+        modules = backend.load_backend(run.hardware, machine.cache_dir())
+        tuned = model_loading.load_model(
+            run, weights.find_weights(run.model), embedded_tokenizer, modules
+        )
         terms = compute_budget(run, Levers(1, 1)).terms
         return (
             run,

@@ -13,7 +13,7 @@ from medexp.evaluation.record import Answer, AnsweredCase, BenchmarkGrades, Case
 from medexp.evaluation.scorecard import build_scorecard
 from medexp.reports.run_charts import draw_length_histogram
 from medexp.reports.run_report import ReportHeader, render_report
-from medexp.system.units import GIB, figure
+from medexp.system.units import GIB, format_figure
 
 LOSSES = tuple(CaseLoss(30.0 + number, 10, 9.0, 4) for number in range(6))
 LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))
@@ -128,4 +128,4 @@ def test_curves_are_drawn_where_there_are_any() -> None:
     ("value", "shown"), [(None, "–"), (0.0, "0"), (3.14159, "3.142"), (120.34, "120.3")]
 )
 def test_figures_have_four_digits(value: float | None, shown: str) -> None:
-    assert figure(value) == shown
+    assert format_figure(value) == shown

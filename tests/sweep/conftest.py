@@ -23,7 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.sweep import sweeper
 from medexp.sweep.reporting import charts, results
 from medexp.sweep.search.options import SweepOptions, check_options
@@ -54,8 +54,8 @@ def asked() -> Callable[..., SweepOptions]:
     """
 
     def made(*overrides: str) -> SweepOptions:
-        register()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        register_with_hydra()
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
         options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
         assert isinstance(options, dict)
@@ -83,8 +83,8 @@ def opened(tmp_path: Path, asked: Callable[..., SweepOptions]) -> Iterator[Calla
         return studies[-1]
 
     yield made
-    for each in studies:
-        each.close()
+    for study in studies:
+        study.close()
 
 
 class Sweeps:
@@ -143,7 +143,7 @@ class Sweeps:
 
     def endings(self, url: str | None = None) -> list[str]:
         """How each trial ended, by number."""
-        return [each.user_attrs.get("ending", each.state.name) for each in self.trials(url)]
+        return [trial.user_attrs.get("ending", trial.state.name) for trial in self.trials(url)]
 
     def pid(self, trial: int) -> int:
         """The process of a trial."""
@@ -255,16 +255,16 @@ class Stubs:
         monkeypatch.setattr(
             results,
             "open_parent_run",
-            lambda *_: nullcontext(SimpleNamespace(run_id="parent", folder=lambda *_: None)),
+            lambda *_: nullcontext(SimpleNamespace(run_id="parent", log_folder=lambda *_: None)),
         )
         monkeypatch.setattr(results, "log_results", lambda *_: None)
         monkeypatch.setattr(results, "register_best", lambda *_: None)
         monkeypatch.setattr(charts, "draw_charts", lambda *_: [])
-        monkeypatch.setattr(Console, "info", lambda _, text, **__: self.said.append(text))
+        monkeypatch.setattr(Console, "info", lambda _, text, *__, **___: self.said.append(text))
 
     def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[Any]:  # noqa: ARG002
         """What a launcher does: here, the outcome is left at once."""
-        given = dict(each.lstrip("+").split("=", 1) for each in job_overrides[0])
+        given = dict(override.lstrip("+").split("=", 1) for override in job_overrides[0])
         params = {key: yaml.safe_load(value) for key, value in given.items()}
         self.started.append(params)
         outcome = self.ends(params)
@@ -273,8 +273,8 @@ class Stubs:
 
     def run(self, *words: str) -> Study:
         """A sweep to its end; the study as it then is."""
-        register()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        register_with_hydra()
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             given = [
                 "hydra.sweeper.study_name=s",
@@ -299,7 +299,7 @@ class Stubs:
 
     def points(self, key: str = "lora.r") -> list[Any]:
         """The values that were started, in order."""
-        return [each[key] for each in self.started]
+        return [params[key] for params in self.started]
 
 
 @pytest.fixture

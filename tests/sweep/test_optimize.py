@@ -18,13 +18,13 @@ from medexp.sweep.study.history import ending_of
 from medexp.sweep.study.storage import default_url
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_trial_spec
 from medexp.sweep.workers.trial import TrialContext
-from medexp.system.process_identity import owner
+from medexp.system.process_identity import describe_this_process
 
 LOSS = "result/loss_after"
 
 
 def endings(study) -> list[str]:
-    return [ending_of(each).value for each in study.trials()]
+    return [ending_of(trial).value for trial in study.trials()]
 
 
 def loss(value: float) -> TrialOutcome:
@@ -35,9 +35,9 @@ def test_a_real_interval_of_one_point_is_tried_once(stubs):
     stubs.run("training.learning_rate=interval(1e-3,1e-3)", "sweep.n_trials=2")
     assert len(stubs.started) == 1
     assert [
-        each
-        for each in stubs.said
-        if "every point was tried, so the sweep ends with 1 of 2 trials" in each
+        message
+        for message in stubs.said
+        if "every point was tried, so the sweep ends with 1 of 2 trials" in message
     ]
 
 
@@ -50,8 +50,8 @@ def test_a_sampler_that_proposes_nothing_new_ends_the_sweep(stubs, monkeypatch):
     assert sorted(stubs.points("training.max_seq_tokens")) == [480, 640]
     assert endings(study).count("copied") >= 6
     assert any(
-        "nothing new is proposed: the last 6 points had all been tried before" in each
-        for each in stubs.said
+        "nothing new is proposed: the last 6 points had all been tried before" in message
+        for message in stubs.said
     )
 
 
@@ -65,7 +65,7 @@ def test_what_would_end_so_again_is_not_tried_again(stubs, opened, ending):
         "hydra.sweeper.max_failure_rate=1",
     )
     assert sorted(stubs.points()) == [4, 8, 16, 32]
-    assert {each.state.name for each in study.trials() if ending_of(each) is Ending.copied} <= {
+    assert {trial.state.name for trial in study.trials() if ending_of(trial) is Ending.copied} <= {
         "FAIL",
         "PRUNED",
     }
@@ -76,7 +76,7 @@ def test_an_objective_that_is_no_number_is_a_divergence_and_the_sweep_goes_on(st
     stubs.ends = lambda params: loss(wrong if params["lora.r"] == 8 else 1.0)
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2", "hydra/sweeper/sampler=grid")
     assert sorted(endings(study)) == ["diverged", "done"]
-    (failed,) = [each for each in study.trials() if ending_of(each) is Ending.diverged]
+    (failed,) = [trial for trial in study.trials() if ending_of(trial) is Ending.diverged]
     assert failed.user_attrs["why"] == f"{LOSS} is {wrong}"
 
 
@@ -88,7 +88,7 @@ def test_a_trial_wedged_by_an_objective_that_is_no_number_is_taken_up(stubs):
     folder.mkdir()
     loss(math.nan).write(folder)
     left.set_user_attr("folder", str(folder))
-    left.set_user_attr("sweeper", owner() | {"began": 1.0})
+    left.set_user_attr("sweeper", describe_this_process() | {"began": 1.0})
     study.close()
     assert endings(stubs.run(*words)) == ["done", "diverged"]
 
@@ -118,7 +118,7 @@ def test_a_grid_goes_on_where_it_was_and_loses_no_point(stubs):
 
 def test_a_prefix_of_an_override_is_no_part_of_its_name(stubs):
     study = stubs.run("++lora.r=choice(4,8)", "sweep.n_trials=2")
-    assert {key for each in study.trials() for key in each.params} == {"lora.r"}
+    assert {key for trial in study.trials() for key in trial.params} == {"lora.r"}
     assert sorted(stubs.points()) == [4, 8]
 
 
@@ -164,7 +164,7 @@ def test_a_metric_that_turns_out_not_to_be_logged_leaves_a_study_that_can_be_use
     assert len(stubs.started) == 1
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=2")
     assert endings(study).count("done") == 2
-    assert all(each.state.is_finished() for each in study.trials())
+    assert all(trial.state.is_finished() for trial in study.trials())
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.objective=\['eval/loss'\]"):
         stubs.run("lora.r=choice(4,8)", "sweep.n_trials=4", "hydra.sweeper.objective=eval/loss")
 
@@ -176,7 +176,7 @@ def test_a_constraint_that_is_logged_is_kept(stubs):
     study = stubs.run(
         "lora.r=choice(4,8)", "sweep.n_trials=2", "hydra.sweeper.constraints={host/peak_gib:5}"
     )
-    assert [each.params["lora.r"] for each in study.best_trials()] == [4]
+    assert [trial.params["lora.r"] for trial in study.best_trials()] == [4]
 
 
 def test_a_sweep_that_failed_fails_again(stubs):
@@ -233,7 +233,9 @@ def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_agai
     study = stubs.run(*words[:1], "sweep.n_trials=1", *words[2:])
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(
-            history_module, "owner", lambda: {"host": "elsewhere", "pid": 7, "began": 1.0}
+            history_module,
+            "describe_this_process",
+            lambda: {"host": "elsewhere", "pid": 7, "began": 1.0},
         )
         study._this_sweeper = history_module.owner()
         study.ask()  # and dies before its first beat
@@ -242,9 +244,9 @@ def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_agai
     again = stubs.run(*words)
     assert again.count_done() == 2
     assert [
-        each
-        for each in stubs.said
-        if "waiting for trial 1, which process 7 on elsewhere has begun" in each
+        message
+        for message in stubs.said
+        if "waiting for trial 1, which process 7 on elsewhere has begun" in message
     ]
 
 
@@ -282,7 +284,7 @@ def test_a_study_goes_on_where_it_was_moved_to(stubs, tmp_path, monkeypatch):
     left = study.ask()
     folder = stubs.root / "multirun" / "s" / str(left.number)
     folder.mkdir()
-    left.set_user_attr("sweeper", owner() | {"began": 1.0})  # its process is gone
+    left.set_user_attr("sweeper", describe_this_process() | {"began": 1.0})  # its process is gone
     left.set_user_attr("folder", str(folder))
     loss(0.5).write(folder)
     study.close()
@@ -293,8 +295,8 @@ def test_a_study_goes_on_where_it_was_moved_to(stubs, tmp_path, monkeypatch):
     study = stubs.run(*words, "sweep.n_trials=3")
     assert endings(study).count("done") == 3
     assert study.trials()[left.number].value == 0.5
-    assert {each.name for each in (tmp_path / "old" / "multirun" / "s").iterdir()} < {
-        each.name for each in (tmp_path / "new" / "multirun" / "s").iterdir()
+    assert {path.name for path in (tmp_path / "old" / "multirun" / "s").iterdir()} < {
+        path.name for path in (tmp_path / "new" / "multirun" / "s").iterdir()
     }
 
 
@@ -325,7 +327,7 @@ def test_repeats_that_are_finished_count_when_a_trial_is_continued(stubs):
 
     stubs.ends = ends
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1", "hydra.sweeper.repeats=3")
-    first, second, third = seeds[0], *sorted({each for each in seeds if each is not None})
+    first, second, third = seeds[0], *sorted({seed for seed in seeds if seed is not None})
     assert seeds == [first, second, second, third, third]
     assert endings(study) == ["stopped", "stopped", "done"]
     last = study.trials()[-1]
@@ -343,7 +345,7 @@ def test_repeats_that_were_all_finished_start_nothing(stubs):
         folder.mkdir()
         loss(0.5).write(folder)
     left.set_user_attr("folder", str(stubs.root / "multirun/s/1-2"))
-    left.set_user_attr("sweeper", owner() | {"began": 1.0})
+    left.set_user_attr("sweeper", describe_this_process() | {"began": 1.0})
     study.close()
     started = len(stubs.started)
     study = stubs.run(*words, "sweep.n_trials=2")
@@ -362,4 +364,4 @@ def test_a_continued_trial_hands_on_what_it_reported_to_the_pruner(stubs):
 
     stubs.ends = ends
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")
-    assert [each.intermediate_values for each in study.trials()] == [{2: 0.5}, {2: 0.5, 4: 0.5}]
+    assert [trial.intermediate_values for trial in study.trials()] == [{2: 0.5}, {2: 0.5, 4: 0.5}]

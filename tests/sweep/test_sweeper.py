@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import command
 
 from medexp.sweep.search import metric_names as known_metrics
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 
 
 def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
@@ -25,19 +25,19 @@ def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
     assert status == 0, output
     trials = sweeps.trials()
     started = {folder.name for folder in sweeps.folder.glob("[0-9]*")}
-    done = [each for each in trials if each.user_attrs["ending"] == "done"]
-    refused = [each for each in trials if each.user_attrs["ending"] == "infeasible"]
+    done = [trial for trial in trials if trial.user_attrs["ending"] == "done"]
+    refused = [trial for trial in trials if trial.user_attrs["ending"] == "infeasible"]
     # every point that fits, once
-    assert {each.params["training.max_seq_tokens"] for each in done} == {580, 640}
-    assert {str(each.number) for each in done} == started
+    assert {trial.params["training.max_seq_tokens"] for trial in done} == {580, 640}
+    assert {str(trial.number) for trial in done} == started
     assert all(
-        each.params["training.max_seq_tokens"] == 40000 and each.constraints["vram_bytes"] > 0
-        for each in refused
+        trial.params["training.max_seq_tokens"] == 40000 and trial.constraints["vram_bytes"] > 0
+        for trial in refused
     )
     assert refused
     assert f"{len(refused)} proposals could not fit" in output
     _in_mlflow(sweeps, done)
-    best = min(done, key=lambda each: each.value)
+    best = min(done, key=lambda trial: trial.value)
     again, printed = command(
         "-m", "medexp.train", "--config-dir", str(sweeps.folder), "experiment=best", f"tracking.root={sweeps.root / 'mlruns'}",
         "tracking.system_metrics=false", cwd=sweeps.root,
@@ -60,11 +60,11 @@ def _in_mlflow(sweeps, done) -> None:
     (parent,) = [run for run in runs if run.info.run_name == "s"]
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.info.run_id for run in nested} == {
-        each.user_attrs["mlflow_run_id"] for each in done
+        trial.user_attrs["mlflow_run_id"] for trial in done
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.info.run_name for run in nested} == {
-        f"{each.number}: seq{each.params['training.max_seq_tokens']}" for each in done
+        f"{trial.number}: seq{trial.params['training.max_seq_tokens']}" for trial in done
     }
     assert [
         name
@@ -72,19 +72,21 @@ def _in_mlflow(sweeps, done) -> None:
         for name in run.data.metrics
         if known_metrics.find_metric_problem(name)
     ] == []
-    assert parent.data.metrics["best/result/loss_after"] == min(each.value for each in done)
+    assert parent.data.metrics["best/result/loss_after"] == min(trial.value for trial in done)
     assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first
     kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
     assert json.loads((kept / "infeasible_proposals.json").read_text())["over_by_gib"][0] > 0
     assert (kept / "charts/history.png").stat().st_size > 5000
     assert "plotly" in (kept / "charts/sweep.html").read_text().lower()
     assert (kept / "best.yaml").read_text() == (sweeps.folder / "best.yaml").read_text()
-    best = min(done, key=lambda each: each.value)
+    best = min(done, key=lambda run: run.value)
     assert (
         f"Best so far: **seq{best.params['training.max_seq_tokens']}**"
         in parent.data.tags["mlflow.note.content"]
     )
-    registered = finished.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
+    registered = finished_run.find_run(
+        "models:/s@best", str(sweeps.root / "mlruns"), sweeps.root
+    ).kept
     assert registered is not None
     assert registered.run_id == best.user_attrs["mlflow_run_id"]
 
@@ -116,18 +118,18 @@ def test_no_ending_loses_anything(sweeps):
     assert (
         "stopped with 0 of 1 trials done; everything is kept, the same command continues" in output
     )
-    assert {each.info.status for each in sweeps.doors.runs()} == {"KILLED"}
+    assert {run.info.status for run in sweeps.doors.runs()} == {"KILLED"}
 
     status, output = sweeps.run(*words)
     assert status == 0, output
     assert sweeps.endings() == ["stopped", "died", "stopped", "done"]
-    assert len({each.params["lora.r"] for each in sweeps.trials()}) == 1
-    assert [each.user_attrs.get("continues") for each in sweeps.trials()] == [None, 0, 1, 2]
+    assert len({trial.params["lora.r"] for trial in sweeps.trials()}) == 1
+    assert [trial.user_attrs.get("continues") for trial in sweeps.trials()] == [None, 0, 1, 2]
     assert all(
         "continued from checkpoint-" in (sweeps.folder / f"{number}/trial.log").read_text()
         for number in (1, 2, 3)
     )
-    run, parent = sorted(sweeps.doors.runs(), key=lambda each: each.info.run_name == "s")
+    run, parent = sorted(sweeps.doors.runs(), key=lambda run: run.info.run_name == "s")
     assert set(sweeps.doors.history(run.info.run_id, "train/loss")) == set(range(1, 25))
     assert {run.info.status, parent.info.status} == {"FINISHED"}
 
@@ -198,7 +200,7 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
         ]
         assert ("lora.rank_stabilised" in trial.params) == (trial.params["lora.r"] == 8)
     assert (sweeps.folder / "charts/pareto_front.png").stat().st_size > 5000
-    best = finished.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
+    best = finished_run.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root)
     assert best.adapter is not None  # although the preset has trials keep none in MLflow
     assert (best.adapter / "adapter_model.safetensors").is_file()
 
@@ -218,7 +220,7 @@ def test_a_trial_that_dies_fails_alone_and_a_hopeless_one_is_pruned(sweeps):
     assert process.returncode == 0, output
     assert sweeps.endings() == ["crashed", "pruned"]
     assert "killed by SIGKILL" in sweeps.trials()[0].user_attrs["why"]
-    (run,) = [each for each in sweeps.doors.runs() if each.info.run_name != "s"]
+    (run,) = [run for run in sweeps.doors.runs() if run.info.run_name != "s"]
     assert (run.info.status, run.data.tags["medexp.reason"]) == ("KILLED", "pruned")
     assert not list((sweeps.root / "mlruns/unfinished").glob("*/checkpoints"))
 
@@ -255,7 +257,7 @@ def test_two_sweepers_share_a_study_and_one_goes_on_when_the_other_is_killed(swe
     assert endings[0] == "died"
     assert set(endings) <= {"done", "died", "surplus"}
     trials = sweeps.trials(postgresql)
-    (again,) = [each for each in trials if each.user_attrs.get("continues") == 0]
+    (again,) = [trial for trial in trials if trial.user_attrs.get("continues") == 0]
     assert (again.params, again.user_attrs["ending"]) == (trials[0].params, "done")
 
 

@@ -36,7 +36,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("revision", "commit"), [(None, COMMIT), ("main", COMMIT), ("v1", OLDER), (OLDER, OLDER)]
 )
 def test_offline_the_commit_is_the_one_in_the_cache(revision: str | None, commit: str) -> None:
-    assert hub.commit_of("model", "me/model", revision) == commit
+    assert hub.find_commit("model", "me/model", revision) == commit
 
 
 @pytest.mark.usefixtures("_cache")
@@ -48,7 +48,7 @@ def test_what_is_not_in_the_cache_is_said(kind: str, repo: str, revision: str | 
     with pytest.raises(
         hub.HubError, match="HF_HUB_OFFLINE is set, and it is not in the local cache"
     ):
-        hub.commit_of(kind, repo, revision)
+        hub.find_commit(kind, repo, revision)
 
 
 REFUSALS = {
@@ -125,4 +125,4 @@ def test_a_config_that_a_dataset_does_not_have_is_one_line(monkeypatch: pytest.M
 def test_a_name_that_is_not_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(hub.HubError, match="Repo id must"):
-        hub.commit_of("model", "a/b/c", None)
+        hub.find_commit("model", "a/b/c", None)

@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 import pytest
 from helpers.commands import command as run_command
 
-from medexp.config.registration import _nearest
+from medexp.config.registration import _build_nearest_hardware
 from medexp.config.schema import Dtype
 from medexp.system import machine
-from medexp.system.machine import PRESETS_BY_VRAM, Calibration, Gpu, Machine, nearest_preset
+from medexp.system.machine import PRESETS_BY_VRAM, Calibration, Gpu, Machine, find_nearest_preset
 from medexp.system.units import GIB
 
 
@@ -43,7 +43,7 @@ def with_cards(*gib_and_bfloat16: tuple[float, bool]) -> Machine:
     ],
 )
 def test_the_nearest_preset(cards, preset):
-    assert nearest_preset(with_cards(*cards)) == preset
+    assert find_nearest_preset(with_cards(*cards)) == preset
 
 
 @pytest.mark.parametrize(
@@ -115,23 +115,23 @@ FIGURES = Calibration(
 def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDEXP_CACHE", str(tmp_path))
     card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, has_bfloat16=True)
-    file = machine.keep(card, FIGURES)
-    assert machine._calibration(card.name) == FIGURES
-    assert machine._calibration("another") is None
+    file = machine.save_calibration(card, FIGURES)
+    assert machine._read_calibration(card.name) == FIGURES
+    assert machine._read_calibration("another") is None
     for spoilt in (
         '{"free_bytes": null}',
         json.dumps(asdict(FIGURES) | {"free_bytes": "5"}),
         json.dumps(asdict(FIGURES) | {"free_bytes": 0}),
     ):
         file.write_text(spoilt)
-        assert machine._calibration(card.name) is None
+        assert machine._read_calibration(card.name) is None
     file.write_text('{"of": "another version"}')
-    assert machine._calibration(card.name) is None
+    assert machine._read_calibration(card.name) is None
 
 
 def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():
     card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, True, FIGURES)
-    node = _nearest(Machine(8, "by hand", (card,)))
+    node = _build_nearest_hardware(Machine(8, "by hand", (card,)))
     assert node["defaults"] == ["rtx4050_6gb", "_self_"]
     assert node["hardware"] == {
         "matmul_tflops": 24.5,
@@ -146,7 +146,7 @@ def test_auto_computes_in_a_format_that_the_card_has(resolved, monkeypatch):
     )
     monkeypatch.setattr(machine, "read", lambda: here)
     assert resolved("hardware=auto", on=here).hardware.dtype is Dtype.float16
-    assert _nearest(here)["defaults"] == ["rtx4050_6gb", "_self_"]
+    assert _build_nearest_hardware(here)["defaults"] == ["rtx4050_6gb", "_self_"]
 
 
 def test_auto_counts_on_the_memory_that_this_machine_has(resolved, monkeypatch):

@@ -11,7 +11,13 @@ import pytest
 from medexp.errors import MachineError
 from medexp.models import backend
 from medexp.system import private_names
-from medexp.system.private_names import SETTINGS, TESTED, PrivateName, Versions, untested
+from medexp.system.private_names import (
+    SETTINGS,
+    TESTED,
+    PrivateName,
+    Versions,
+    list_untested_libraries,
+)
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 NAME = PrivateName("optuna", "study.Study._inner", "nothing works")
@@ -41,7 +47,7 @@ def test_the_tenth_is_after_the_ninth():
 
 @pytest.mark.parametrize("library", TESTED)
 def test_what_is_installed_here_was_run(library):
-    assert not [*untested([library])]
+    assert not [*list_untested_libraries([library])]
 
 
 def test_the_package_asks_for_versions_that_were_run():
@@ -62,8 +68,8 @@ def test_the_package_asks_for_versions_that_were_run():
 
 def test_another_version_is_said_with_what_of_it_is_untested(monkeypatch):
     versions = {"optuna": "5.1.0", "mlflow": "3.17.2"}
-    monkeypatch.setattr(private_names, "installed", versions.get)
-    (said,) = untested(["optuna", "mlflow", "unsloth"])
+    monkeypatch.setattr(private_names, "find_installed_version", versions.get)
+    (said,) = list_untested_libraries(["optuna", "mlflow", "unsloth"])
     assert said.startswith(
         "optuna 5.1.0 is installed; medexp was run with 5.0, and what medexp uses of its inside is"
         " untested"

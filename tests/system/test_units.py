@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.system.units import GIB, MIB, bytes_of_gib, duration, gib
+from medexp.system.units import GIB, MIB, bytes_of_gib, format_duration, gib
 
 
 def test_a_gib_is_1024_mib():
@@ -38,4 +38,4 @@ def test_bytes_survive_being_shown_as_gib(num_bytes):
     ],
 )
 def test_a_duration_reads_as_people_say_it(elapsed_s, said):
-    assert duration(elapsed_s) == said
+    assert format_duration(elapsed_s) == said

@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 
 from medexp.config.schema import Faulty
 from medexp.errors import RunError
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 
 def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> None:
     root = doors.root / "mlruns"
     with pytest.raises(RunError, match="run=last is neither a folder nor a run in"):
-        finished.find_run("last", str(root), doors.root)
+        finished_run.find_run("last", str(root), doors.root)
     doors.train("lora.r=2")
     newest = doors.train("lora.r=4")
     client = doors.client()
@@ -25,7 +25,7 @@ def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> 
         client.get_run(newest.run_id).info.experiment_id,
         tags={"mlflow.source.name": "medexp.train"},
     )
-    found = finished.find_run("last", str(root), doors.root)
+    found = finished_run.find_run("last", str(root), doors.root)
     assert found.kept is not None
     assert found.kept.run_id == newest.run_id != unfinished.info.run_id
     assert found.adapter is not None
@@ -39,14 +39,14 @@ def test_a_mistyped_store_is_said_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"mlrunz holds no runs yet; run python -m medexp\.train first"
     ):
-        finished.find_run("last", str(nowhere), tmp_path)
+        finished_run.find_run("last", str(nowhere), tmp_path)
     assert not nowhere.exists()
 
 
 def test_the_last_run_is_one_that_can_be_asked(doors: Doors) -> None:
     kept = doors.train("lora.r=2")
     doors.train("lora.r=4", "tracking.log_adapter=false")
-    found = finished.find_run("last", str(doors.root / "mlruns"), doors.root)
+    found = finished_run.find_run("last", str(doors.root / "mlruns"), doors.root)
     assert found.kept is not None
     assert found.kept.run_id == kept.run_id
 
@@ -60,5 +60,5 @@ def test_a_config_that_was_kept_before_a_key_existed_is_put_back(
     assert len(kept) == len(lines) - 1
     (tmp_path / "composed.yaml").write_text("\n".join(kept))
     subject = FinishedRun("old", None, tmp_path / "composed.yaml", None, None)
-    made = finished.recompose_from_run(compose(), subject, [])
+    made = finished_run.recompose_from_run(compose(), subject, [])
     assert (made.dataset.held_out, made.dataset.faulty) == (7, Faulty.error)

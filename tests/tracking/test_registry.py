@@ -8,8 +8,7 @@ from helpers.commands import Doors
 
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
-from medexp.tracking import finished_run as finished
-from medexp.tracking import registry
+from medexp.tracking import finished_run, registry
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_every_door_finds_it(
     registry.register_adapter(store, kept(), "clinical", "other")
     run = kept()
     registry.register_adapter(store, run, "clinical", "champion")
-    found = finished.find_run(asked, str(doors.root / "mlruns"), doors.root)
+    found = finished_run.find_run(asked, str(doors.root / "mlruns"), doors.root)
     assert found.kept is not None
     assert (found.kept.run_id, found.asked) == (run, asked)
     assert found.adapter is not None
@@ -102,7 +101,7 @@ def test_what_is_not_registered_is_said(
 ) -> None:
     registry.register_adapter(store, kept(), "clinical", "champion")
     with pytest.raises(RunError) as refused:
-        finished.find_run(asked, str(doors.root / "mlruns"), doors.root)
+        finished_run.find_run(asked, str(doors.root / "mlruns"), doors.root)
     assert said in str(refused.value)
 
 
@@ -111,7 +110,7 @@ def test_a_version_that_somebody_else_made_is_said(doors: Doors, store: Tracking
     client.create_registered_model("theirs")
     client.create_model_version("theirs", (doors.root / "x").as_uri())
     with pytest.raises(RunError, match="run=models:/theirs/1 was not registered by medexp"):
-        finished.find_run("models:/theirs/1", str(doors.root / "mlruns"), doors.root)
+        finished_run.find_run("models:/theirs/1", str(doors.root / "mlruns"), doors.root)
 
 
 @pytest.mark.parametrize(

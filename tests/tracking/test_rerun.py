@@ -9,13 +9,13 @@ import pytest
 from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
-from medexp.cli import app as frame
+from medexp.cli.composition import extract_options
 from medexp.config.command_options import TrainOptions
-from medexp.config.resolve import anchored, resolve
+from medexp.config.resolve import make_paths_absolute, resolve
 from medexp.errors import ConfigError
 from medexp.system import machine
 from medexp.system.console import Console
-from medexp.tracking import finished_run as finished
+from medexp.tracking import finished_run
 from medexp.tracking.rerun import OriginalRun, recompose_for_rerun
 from medexp.training.context import TrainResult
 from medexp.training.run import train
@@ -38,11 +38,11 @@ class Trains:
     def train(self, *words: str) -> TrainResult:
         """What the door does."""
         cfg = self._compose(*words)
-        options = frame._own_options(cfg, "train")
+        options = extract_options(cfg, "train")
         assert isinstance(options, TrainOptions)
         cfg, subject = recompose_for_rerun(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
-        yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
+        yaml = OmegaConf.to_yaml(make_paths_absolute(cfg, self.doors.root), resolve=True)
         invocation = invoke(self.doors.root / "out", words, yaml, options)
         return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
 
@@ -110,7 +110,7 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
     trains: Trains, first: TrainResult
 ) -> None:
     adapter = trains.doors.root / "first_adapter"
-    kept = finished.find_run(
+    kept = finished_run.find_run(
         first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
     ).adapter
     assert kept is not None
@@ -125,7 +125,9 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
 
 
 def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> None:
-    subject = finished.find_run(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
+    subject = finished_run.find_run(
+        first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
+    )
     assert subject.kept is not None
     assert "held-out cases are not those of run" in OriginalRun(subject).sentence(
         3.0, "another digest", ""
@@ -142,7 +144,9 @@ def test_training_data_that_was_changed_is_named(
 ) -> None:
     other = trains.again(first.run_id, "dataset.max_cases=6")
     said = " ".join(capsys.readouterr().out.split())
-    subject = finished.find_run(first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root)
+    subject = finished_run.find_run(
+        first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
+    )
     assert subject.kept is not None
     assert f"of run {first.run_id}: the training data is another (digest" in said
     assert f"there {subject.kept.trained_on})" in said
@@ -200,8 +204,8 @@ def test_from_run_refuses_a_run_that_kept_no_config(
         f"tracking.root={doors.root / 'mlruns'}",
     ]
     cfg = compose(*words)
-    options = frame._own_options(cfg, "train")
-    with pytest.raises(finished.RunError, match="has no config beside it"):
+    options = extract_options(cfg, "train")
+    with pytest.raises(finished_run.RunError, match="has no config beside it"):
         recompose_for_rerun(cfg, options, words)
     with pytest.raises(ConfigError, match="give run=ID"):
         recompose_for_rerun(cfg, TrainOptions(run=None, from_run=True), words)

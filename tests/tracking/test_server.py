@@ -15,7 +15,7 @@ from helpers import browser
 from helpers.commands import Doors, invoke
 from omegaconf import OmegaConf
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.sweep.reporting import results
 from medexp.sweep.search.options import check_options
 from medexp.sweep.search.search_space import Choice, SearchSpace
@@ -25,8 +25,7 @@ from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec
 from medexp.sweep.workers.trial import TrialContext
 from medexp.system.console import Console
 from medexp.system.ports import find_free_port
-from medexp.tracking import registry
-from medexp.tracking import run_name as naming
+from medexp.tracking import registry, run_name
 from medexp.training.run import train
 
 pytestmark = pytest.mark.browser
@@ -73,8 +72,8 @@ def doors(
 
 def _sweep(doors: Doors) -> None:
     """A study as medexp.sweep keeps it, every trial a part of it."""
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose(
             "train", ["sweep.n_trials=2", "hydra/sweeper/sampler=grid"], return_hydra_config=True
         )
@@ -105,7 +104,7 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
         "medexp.study": study.name,
         "medexp.trial": str(trial.number),
     }
-    name = f"{trial.number}: {naming.abbreviate_params(trial.params)}"
+    name = f"{trial.number}: {run_name.abbreviate_params(trial.params)}"
     trial_spec = TrialSpec(
         study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags
     )

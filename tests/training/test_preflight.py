@@ -13,14 +13,13 @@ from helpers.commands import Doors
 
 from medexp.config.changes import change_values
 from medexp.config.schema import Device, Resume, RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split_cases
 from medexp.errors import HostMemoryError, RunInterrupted, VramCeilingError
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import weights
+from medexp.models import backend, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import Meter
 from medexp.models.tokenizer import load_tokenizer
@@ -56,13 +55,13 @@ class RefusingCard:
         self.run = doors.run(*BATCHES, *more)
         # Only planned for: bytes then count as the card's.
         self.asked = change_values(self.run, {"hardware.device": Device.cuda})
-        self.modules = stack.load_backend(self.run.hardware, machine.cache_dir())
+        self.modules = backend.load_backend(self.run.hardware, machine.cache_dir())
         self.found = weights.find_weights(self.run.model)
         self.tokenizer = load_tokenizer(self.found, self.modules)
         self.folder, self.refusals, self.said = folder, refusals, []
 
     def load(self, config: RunConfig) -> AdapterModel:
-        tuned = model.load_model(config, self.found, self.tokenizer, self.modules)
+        tuned = model_loading.load_model(config, self.found, self.tokenizer, self.modules)
         tuned.network.register_forward_pre_hook(self.refuse)
         return tuned
 
@@ -74,7 +73,7 @@ class RefusingCard:
     def ready(self) -> Prepared:
         return prepare(
             self.run,
-            split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset),
+            split_cases(data_loading.load_cases(self.run.dataset).cases, self.run.dataset),
             make_vocabulary(self.tokenizer, self.run.prompt),
         )
 
@@ -103,10 +102,12 @@ def card(doors: Doors, tmp_path: Path) -> Callable[..., RefusingCard]:
 
 def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., RefusingCard]) -> None:
     tried = card()
-    fresh = [each.clone() for each in tried.load(tried.run).network.parameters() if each.requires_grad]
+    fresh = [
+        each.clone() for each in tried.load(tried.run).network.parameters() if each.requires_grad
+    ]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
-        assert work.fitting_levers() == Levers(4, 1, compiled=False)
+        assert work.load_fitting_levers() == Levers(4, 1, compiled=False)
     after = [each for each in result.model.network.parameters() if each.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(fresh, after, strict=True))
     assert all(each.grad is None for each in after)
@@ -135,12 +136,12 @@ def test_a_stop_in_the_probes_step_is_heard(
             os.kill(os.getpid(), number)
 
     loaded.network.register_forward_pre_hook(stop)
-    tried.load = lambda: loaded  # type: ignore[method-assign]
+    tried.load = lambda _: loaded  # type: ignore[method-assign]
     with acquire(tried.folder, "probe", Resume.auto) as work:
         with pytest.raises(RunInterrupted, match="the same command begins again") as stopped:
             tried.run_preflight(work)
         assert stopped.value.exit_code == 128 + number
-        assert work.fitting_levers() is None
+        assert work.load_fitting_levers() is None
     assert not list(tmp_path.glob("medexp-writes-nothing/*"))
 
 
@@ -150,7 +151,7 @@ def test_a_plan_that_does_not_fit_gives_way_to_a_safer_one(
     tried = card(refusals=1)
     with acquire(tried.folder, "probe", Resume.auto) as work:
         result = tried.run_preflight(work)
-        assert work.fitting_levers() == result.plan.levers
+        assert work.load_fitting_levers() == result.plan.levers
     assert [plan.levers.micro_batch for plan in result.tried] == [4]
     assert result.plan.levers.micro_batch < 4
     assert tried.run.training.micro_batch * tried.run.training.accumulation == 4
@@ -193,7 +194,7 @@ def test_when_nothing_fits_planned_and_measured_stand_side_by_side(
             ),
         ) as refused:
             tried.run_preflight(work)
-        assert work.fitting_levers() is None
+        assert work.load_fitting_levers() is None
     assert refused.value.exit_code == 3
     assert 9 - tried.refusals <= tried.run.hardware.replan + 1
 
@@ -219,7 +220,7 @@ def test_a_run_that_ran_out_later_continues_with_a_safer_plan(
         first.run_out()
     with acquire(second.folder, "probe", Resume.auto) as work:
         result = second.run_preflight(work)
-        assert work.fitting_levers() == result.plan.levers
+        assert work.load_fitting_levers() == result.plan.levers
     assert result.plan.levers.micro_batch < 4
     assert second.run.training.micro_batch == result.plan.levers.micro_batch
     assert "ran out of memory with this plan; next: " in second.said[0]

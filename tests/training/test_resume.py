@@ -70,7 +70,7 @@ def test_a_first_run_gets_a_new_workspace(tmp_path):
         assert workspace.folder.is_dir()
         assert workspace.is_new
         assert workspace.mlflow_run_id is None
-        assert workspace.last_checkpoint() is None
+        assert workspace.find_last_checkpoint() is None
 
 
 def test_the_same_fingerprint_finds_what_was_left(tmp_path):
@@ -183,7 +183,7 @@ def test_the_last_checkpoint_is_the_one_of_the_highest_step(tmp_path):
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         for step in (9, 100, 20):
             write_checkpoint(workspace.checkpoints, step, whole(step))
-        assert workspace.last_checkpoint() == workspace.checkpoints / "checkpoint-100"
+        assert workspace.find_last_checkpoint() == workspace.checkpoints / "checkpoint-100"
 
 
 @pytest.mark.parametrize("state", [None, "", '{"global_step": 2', "\0" * 40, whole(10), "{}"])
@@ -191,14 +191,14 @@ def test_an_incomplete_checkpoint_is_skipped(tmp_path, state):
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         write_checkpoint(workspace.checkpoints, 10, whole(10))
         write_checkpoint(workspace.checkpoints, 20, state)
-        assert workspace.last_checkpoint() == workspace.checkpoints / "checkpoint-10"
+        assert workspace.find_last_checkpoint() == workspace.checkpoints / "checkpoint-10"
 
 
 def test_a_folder_that_is_no_checkpoint_is_skipped(tmp_path):
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         (workspace.checkpoints / "checkpoint-best").mkdir(parents=True)
         (workspace.checkpoints / "checkpoint-best" / "trainer_state.json").write_text(whole(20))
-        assert workspace.last_checkpoint() is None
+        assert workspace.find_last_checkpoint() is None
 
 
 def test_base_and_tuned_answers_are_kept_apart(tmp_path):
@@ -232,16 +232,16 @@ def test_a_checkpoint_with_a_torn_file_is_skipped(tmp_path, name, how):
         older, newer = (
             write_checkpoint(workspace.checkpoints, step, whole(step)) for step in (10, 20)
         )
-        assert workspace.last_checkpoint() == newer
+        assert workspace.find_last_checkpoint() == newer
         (newer / name).write_bytes(TORN[how]((newer / name).read_bytes()))
-        assert workspace.last_checkpoint() == older
+        assert workspace.find_last_checkpoint() == older
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", ADAPTER_WEIGHTS])
 def test_a_checkpoint_without_a_file_is_skipped(tmp_path, name):
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         (write_checkpoint(workspace.checkpoints, 10, whole(10)) / name).unlink()
-        assert workspace.last_checkpoint() is None
+        assert workspace.find_last_checkpoint() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"other": 1}', "\0" * 20])
@@ -253,8 +253,8 @@ def test_a_file_that_cannot_be_read_counts_as_absent(tmp_path, text):
     with acquire(tmp_path, "abc", Resume.auto) as workspace:
         assert (
             workspace.mlflow_run_id,
-            workspace.fitting_levers(),
-            workspace.levers_out_of_memory(),
+            workspace.load_fitting_levers(),
+            workspace.load_levers_out_of_memory(),
         ) == (
             None,
             None,
@@ -324,5 +324,5 @@ def test_a_kill_while_a_finished_run_is_cleared_leaves_no_checkpoint_without_its
         if died == 0:
             break
         with acquire(root, "abc", Resume.auto) as workspace:
-            assert workspace.mlflow_run_id == "left-run" or workspace.last_checkpoint() is None
+            assert workspace.mlflow_run_id == "left-run" or workspace.find_last_checkpoint() is None
     assert removal > 6

@@ -40,18 +40,18 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
     """interrupted(step, do): the next training in this process does that while the step is logged."""
 
     def arrange(at_step: int, do: Callable[[], None]) -> None:
-        real = trainer._bridge
+        real = trainer._make_bridge
 
         class Interrupter:
             def on_step_end(self, step, _metrics):
                 if step == at_step:
                     do()
 
-        def bridge(tuned, watchers, tokens_of):
-            monkeypatch.setattr(trainer, "_bridge", real)
-            return real(tuned, [*watchers, Interrupter()], tokens_of)
+        def bridge(model, callbacks, count_tokens):
+            monkeypatch.setattr(trainer, "_make_bridge", real)
+            return real(model, [*callbacks, Interrupter()], count_tokens)
 
-        monkeypatch.setattr(trainer, "_bridge", bridge)
+        monkeypatch.setattr(trainer, "_make_bridge", bridge)
 
     return arrange
 

@@ -8,14 +8,13 @@ from helpers.commands import Doors
 
 from medexp.config.changes import change_values
 from medexp.config.schema import Device, RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared, prepare
 from medexp.data.split import split_cases
 from medexp.errors import MedexpError
-from medexp.models import backend as stack
-from medexp.models import loading as model
-from medexp.models import weights
+from medexp.models import backend, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
@@ -40,13 +39,13 @@ class Steps:
     def __init__(self, doors: Doors, *overrides: str):
         self.run = doors.run(*STEPS, *overrides)
         modules, found = (
-            stack.load_backend(self.run.hardware, machine.cache_dir()),
+            backend.load_backend(self.run.hardware, machine.cache_dir()),
             weights.find_weights(self.run.model),
         )
-        self.tuned: AdapterModel = model.load_model(
+        self.tuned: AdapterModel = model_loading.load_model(
             self.run, found, load_tokenizer(found, modules), modules
         )
-        sides = split_cases(source.load_cases(self.run.dataset).cases, self.run.dataset)
+        sides = split_cases(data_loading.load_cases(self.run.dataset).cases, self.run.dataset)
         self.ready: Prepared = prepare(
             self.run, sides, make_vocabulary(self.tuned.tokenizer, self.run.prompt)
         )
@@ -133,7 +132,7 @@ def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(
         "no",
         False,
     )
-    whole = trainer._step_collator(made.run, 0)(
+    whole = trainer._make_collator(made.run, 0)(
         [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}]
     )
     together = whole[trainer.MICRO_BATCHES]

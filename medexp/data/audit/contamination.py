@@ -17,8 +17,10 @@ from medexp.data.words import split_words
 
 # words; Brown et al. 2020, arXiv:2005.14165, and lm-eval's decontamination use the same
 WINDOW = 13
-FREQUENT = 10  # training cases
-MOST = 0.5  # of the runs of words of a measured text
+# Training cases.
+FREQUENT = 10
+# Of the runs of words of a measured text.
+MOST = 0.5
 
 Gram = tuple[str, ...]
 
@@ -58,7 +60,7 @@ class MeasuredTexts:
                 self._grams.setdefault(gram, (name, place))
 
     def shared(self, case: Case) -> "SharedText":
-        """What `case` shares with what is measured."""
+        """Return what `case` shares with what is measured."""
         question = split_words(case.question)
         parts = (question, split_words(case.reasoning), split_words(case.answer))
         # In the order of the text, each run once; the same text measured twice is the one that was
@@ -72,12 +74,11 @@ class MeasuredTexts:
     def overlap(
         self, place: int, shared: "SharedText", frequent: Collection[Gram]
     ) -> Contamination | None:
-        """The first thing of `shared`, by case number `place`, that tells something; the whole
-        question is looked at first.
-        """
+        """Return the first thing of `shared`, by case number `place`, that tells something; the
+        whole question is looked at first."""
         if shared.question is not None:
             return Contamination(place, *shared.question, shared.asked, same_question=True)
-        gram = next((each for each in shared.runs if each not in frequent), None) or self._much(
+        gram = next((run for run in shared.runs if run not in frequent), None) or self._much(
             shared.runs
         )
         return (
@@ -87,7 +88,7 @@ class MeasuredTexts:
         )
 
     def _much(self, runs: Sequence[Gram]) -> Gram | None:
-        """The first of `runs` that belongs to a measured text of which they are MOST."""
+        """Return the first of `runs` that belongs to a measured text of which they are MOST."""
         counts = Counter(self._grams[gram] for gram in runs)
         return next(
             (
@@ -111,26 +112,26 @@ class SharedText:
 
 
 def find_contamination(cases: Sequence[Case], measured: MeasuredTexts) -> list[Contamination]:
-    """The training cases that share something with what is measured, one entry each."""
+    """Return the training cases that share something with what is measured, one entry each."""
     shared = [measured.shared(case) for case in cases]
-    counts = Counter(gram for each in shared for gram in each.runs)
+    counts = Counter(gram for text in shared for gram in text.runs)
     frequent = {gram for gram, count in counts.items() if count > FREQUENT}
     return [
         found
-        for place, each in enumerate(shared)
-        if (found := measured.overlap(place, each, frequent))
+        for place, text in enumerate(shared)
+        if (found := measured.overlap(place, text, frequent))
     ]
 
 
 def list_word_runs(words: Sequence[str]) -> Iterator[Gram]:
-    """Every run of WINDOW words."""
+    """Return every run of WINDOW words."""
     for start in range(len(words) - WINDOW + 1):
         yield tuple(words[start : start + WINDOW])
 
 
 def extract_benchmark_texts(records: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
-    """(question, question with its context) of every benchmark record that has a question: MedQA,
-    MedMCQA and PubMedQA name theirs alike."""
+    """Yield (question, question with its context) of every benchmark record that has a question:
+    MedQA, MedMCQA and PubMedQA name theirs alike."""
     for record in records:
         question = record.get("question")
         if isinstance(question, str) and question.strip():

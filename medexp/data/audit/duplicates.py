@@ -29,9 +29,8 @@ class NearPair:
 
 
 def find_near_duplicates(texts: Sequence[str], seed: int = 0) -> list[NearPair]:
-    """For every text that nearly repeats an earlier one, the most similar of those that themselves
-    repeat none.
-    """
+    """Return for every text that nearly repeats an earlier one the most similar of those that
+    themselves repeat none."""
     originals, found = _Index(seed), []
     for place, text in enumerate(texts):
         if (best := originals.nearest(place, text)) is not None:
@@ -42,9 +41,8 @@ def find_near_duplicates(texts: Sequence[str], seed: int = 0) -> list[NearPair]:
 
 
 def find_near_copies(texts: Sequence[str], others: Sequence[str], seed: int = 0) -> list[NearPair]:
-    """For every one of `texts` that nearly repeats one of `others`, the most similar of those; `of`
-    counts in `others`.
-    """
+    """Return for every one of `texts` that nearly repeats one of `others` the most similar of
+    those; `of` counts in `others`."""
     index = _Index(seed)
     for place, text in enumerate(others):
         index.add(place, text)
@@ -71,7 +69,8 @@ class _Index:
         self._lsh.insert(place, self._sketch(self._kept[place]))
 
     def nearest(self, case: int, text: str) -> NearPair | None:
-        """The kept text most similar to `text`, the earliest of equals; None where none is near."""
+        """Return the kept text most similar to `text`, the earliest of equals; None where none is
+        near."""
         shingles = _make_shingles(text)
         near = (
             (jaccard_similarity(shingles, self._kept[other]), -other)
@@ -89,7 +88,7 @@ class _Index:
 
 
 def jaccard_similarity(first: frozenset[str], second: frozenset[str]) -> float:
-    """Jaccard: what both share of what either has."""
+    """Return the Jaccard index of two sets: the share that both have of what either has."""
     return len(first & second) / len(first | second) if first or second else 1.0
 
 

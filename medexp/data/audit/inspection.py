@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from medexp.config.schema import Prompt
+from medexp.config.schema import Prompt, RunConfig
 from medexp.data.audit.contamination import Contamination, MeasuredTexts, find_contamination
 from medexp.data.audit.duplicates import find_near_copies, find_near_duplicates
 from medexp.data.audit.language import count_languages
@@ -28,8 +28,10 @@ from medexp.data.audit.reasoning_checks import ReasoningFaults, find_reasoning_f
 from medexp.data.case_counts import CaseCounts
 from medexp.data.cases import Case
 from medexp.data.encoding import EncodedCases
+from medexp.data.preparation import Prepared
 from medexp.data.prompts import trains_reasoning
-from medexp.data.token_roles import Role, TokenizedText, TokenSpan, split_into_spans
+from medexp.data.token_roles import Role, TokenizedText, TokenSpan, list_texts, split_into_spans
+from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import listing
 
 MAX_DROPPED, MAX_TRIMMED, MAX_NEAR, MAX_FAULTY, MAX_FOREIGN = 0.05, 0.25, 0.02, 0.01, 0.02
@@ -97,10 +99,10 @@ class Inspection:
         return tuple(_find_broken_rules(self))
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON: counts whole, at most EXAMPLES examples of each finding."""
+        """Return plain values for JSON: counts whole, at most EXAMPLES examples of each finding."""
         return self.audit.as_dict() | {
             "max_tokens": self.max_tokens,
-            "lengths": {name: asdict(each) for name, each in self.lengths.items()},
+            "lengths": {name: asdict(lengths) for name, lengths in self.lengths.items()},
             "label_tokens": dict(self.label_tokens),
             "near_duplicates": _shorten_examples(self.repeats),
             "near_held_out": _shorten_examples(self.near_held_out),
@@ -109,10 +111,31 @@ class Inspection:
             "languages": dict(self.languages),
             "missing_values": {
                 "count": len(self.missing_values),
-                "places": [each.place for each in self.missing_values[:EXAMPLES]],
+                "places": [case.place for case in self.missing_values[:EXAMPLES]],
             },
             "broken_rules": list(self.broken),
         }
+
+
+def inspect_prepared(
+    tokenizer: CachedTokenizer,
+    config: RunConfig,
+    prepared: Prepared,
+    benchmarks: Mapping[str, Sequence[tuple[str, str]]],
+) -> Inspection:
+    """Return the audit of cases that `tokenizer` has prepared; `benchmarks` holds (question, text)
+    pairs by name.
+    """
+    tokenizer.tokenize(list_texts(config.prompt, prepared.train.cases))
+    return inspect(
+        config.prompt,
+        prepared.audit,
+        config.training.max_seq_tokens,
+        prepared.train,
+        prepared.held_out,
+        tokenizer.known,
+        benchmarks,
+    )
 
 
 def inspect(
@@ -124,9 +147,8 @@ def inspect(
     spelled: Mapping[str, TokenizedText],
     benchmarks: Mapping[str, Sequence[tuple[str, str]]],
 ) -> Inspection:
-    """The audit of `train`; `spelled` holds the texts of its cases, `benchmarks` (question, text)
-    pairs by name.
-    """
+    """Return the audit of `train`; `spelled` holds the texts of its cases, `benchmarks` (question,
+    text) pairs by name."""
     cut = [
         split_into_spans(prompt, case, encoded, spelled)
         for case, encoded in zip(train.cases, train.encoded, strict=True)
@@ -138,7 +160,7 @@ def inspect(
         max_tokens=max_tokens,
         lengths=dict(_measure_lengths(cut)),
         label_tokens=_count_label_tokens(cut),
-        without_eos=sum(not each[-1].learnt for each in cut),
+        without_eos=sum(not spans[-1].learnt for spans in cut),
         repeats=repeats,
         near_held_out=near_held_out,
         leaks=_find_leaks(train.cases, held_out.cases, benchmarks),
@@ -158,14 +180,14 @@ def _measure_lengths(cut: Sequence[Sequence[TokenSpan]]) -> Iterator[tuple[str, 
         yield (
             role.value,
             summarize_lengths(
-                [sum(piece.tokens for piece in each if piece.role is role) for each in cut]
+                [sum(piece.tokens for piece in spans if piece.role is role) for spans in cut]
             ),
         )
-    yield "whole", summarize_lengths([sum(piece.tokens for piece in each) for each in cut])
+    yield "whole", summarize_lengths([sum(piece.tokens for piece in spans) for spans in cut])
 
 
 def summarize_lengths(tokens: Sequence[int]) -> Lengths:
-    """The summary of `tokens` (one number a case, at least one)."""
+    """Return the summary of `tokens` (one number a case, at least one)."""
     ordered = sorted(tokens)
     width = next(
         size
@@ -174,8 +196,8 @@ def summarize_lengths(tokens: Sequence[int]) -> Lengths:
         if (size := base * 10**step) * BINS > ordered[-1]
     )
     bins = [0] * (ordered[-1] // width + 1)
-    for each in tokens:
-        bins[each // width] += 1
+    for count in tokens:
+        bins[count // width] += 1
     return Lengths(
         median(ordered),
         ordered[min(len(ordered) - 1, len(ordered) * 95 // 100)],
@@ -187,8 +209,8 @@ def summarize_lengths(tokens: Sequence[int]) -> Lengths:
 
 def _count_label_tokens(cut: Sequence[Sequence[TokenSpan]]) -> dict[str, int]:
     totals = {role.value: 0 for role in Role}
-    for each in cut:
-        for piece in each:
+    for spans in cut:
+        for piece in spans:
             totals[piece.role.value] += piece.tokens if piece.learnt else 0
     return {name: count for name, count in totals.items() if count}
 
@@ -196,7 +218,8 @@ def _count_label_tokens(cut: Sequence[Sequence[TokenSpan]]) -> dict[str, int]:
 def _find_near_questions(
     train: Sequence[Case], held_out: Sequence[Case]
 ) -> tuple[list[Repeat], list[Repeat]]:
-    """(within the training cases, between them and the held-out cases)."""
+    """Return the near repeats within the training cases, and those between them and the held-out
+    cases."""
     questions, measured = [case.question for case in train], [case.question for case in held_out]
     within = [
         Repeat(questions[pair.case], questions[pair.of], pair.similarity)
@@ -222,7 +245,9 @@ def _find_leaks(
     )
     for name, texts in benchmarks.items():
         measured.add(name, [question for question, _ in texts], [text for _, text in texts])
-    return [_make_leak(train, each) for each in find_contamination(train, measured)]
+    return [
+        _make_leak(train, contamination) for contamination in find_contamination(train, measured)
+    ]
 
 
 def _make_leak(train: Sequence[Case], overlap: Contamination) -> Leak:
@@ -231,7 +256,7 @@ def _make_leak(train: Sequence[Case], overlap: Contamination) -> Leak:
 
 
 def _shorten_examples(found: Sequence[Repeat] | Sequence[Leak]) -> dict[str, object]:
-    return {"count": len(found), "examples": [asdict(each) for each in found[:EXAMPLES]]}
+    return {"count": len(found), "examples": [asdict(example) for example in found[:EXAMPLES]]}
 
 
 def _find_broken_rules(seen: Inspection) -> Iterator[str]:
@@ -247,9 +272,9 @@ def _find_broken_rules(seen: Inspection) -> Iterator[str]:
     if missing := seen.missing_values:
         first = listing(
             [
-                f"{each.answer if is_missing_value(each.answer) else each.reasoning} in"
-                f" {each.place}"
-                for each in missing[:3]
+                f"{case.answer if is_missing_value(case.answer) else case.reasoning} in"
+                f" {case.place}"
+                for case in missing[:3]
             ]
         )
         yield (

@@ -5,11 +5,12 @@ guess: look at the counts.
 from collections import Counter
 from collections.abc import Sequence
 
-LETTERS = 600  # enough to be sure, and quick
+# Enough to be sure, and quick.
+LETTERS = 600
 
 
 def detect_language(text: str) -> str:
-    """The ISO 639-1 code of `text`'s language.
+    """Return the ISO 639-1 code of `text`'s language.
 
     Source: py3langid, after Lui & Baldwin 2012.
     """
@@ -20,5 +21,5 @@ def detect_language(text: str) -> str:
 
 
 def count_languages(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """Every language with its number of texts, the most frequent first."""
+    """Return every language with its number of texts, the most frequent first."""
     return Counter(map(detect_language, texts)).most_common()

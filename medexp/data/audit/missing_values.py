@@ -22,5 +22,5 @@ def find_missing_values(cases: Sequence[Case]) -> Iterator[Case]:
 
 
 def is_missing_value(text: str) -> bool:
-    """Is `text` a word for a missing value?"""
+    """Return whether `text` is a word for a missing value."""
     return text.casefold() in WORDS

@@ -24,7 +24,7 @@ class ReasoningFaults:
 
 
 def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
-    """What is wrong with the reasoning of each of `cases`."""
+    """Return which of `cases` have which fault in their reasoning."""
     empty, another, same, circles = [], [], [], []
     seen: set[tuple[str, ...]] = set()
     for place, case in enumerate(cases):
@@ -43,9 +43,10 @@ def find_reasoning_faults(cases: Sequence[Case]) -> ReasoningFaults:
 
 
 def goes_in_circles(text: str) -> bool:
-    """Do CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier one?"""
+    """Return whether CIRCLES or more of the sentences of `text` (at least FEWEST) repeat an earlier
+    one."""
     sentences = [
-        each for part in _SENTENCE_END.split(text) if (each := " ".join(split_words(part)))
+        sentence for part in _SENTENCE_END.split(text) if (sentence := " ".join(split_words(part)))
     ]
     return len(sentences) >= FEWEST and len(sentences) - len(set(sentences)) >= CIRCLES * len(
         sentences

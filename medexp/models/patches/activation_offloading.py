@@ -20,7 +20,8 @@ from typing import Any
 from medexp.errors import HostMemoryError
 from medexp.system.units import MIB
 
-LEAST_BYTES = MIB  # what is smaller stays where it is
+# What is smaller stays where it is.
+LEAST_BYTES = MIB
 # host memory is pinned, and copied, in pieces: others (streamed weights) get their turn between two
 PIECE_BYTES = 8 * MIB
 
@@ -88,7 +89,7 @@ class HostBuffers:
         ]
 
     def take(self, num_bytes: int) -> list[tuple[Any, Any]]:
-        """Enough pieces for `num_bytes`, each with the event to wait for."""
+        """Return enough pieces for `num_bytes`, each with the event to wait for."""
         return [
             self._free.pop() if self._free else (self._new(), None)
             for _ in range(-(-num_bytes // PIECE_BYTES))
@@ -118,12 +119,10 @@ class OffloadedActivations:
     def __init__(self, device: Any, resident: frozenset[int], pieces: HostBuffers) -> None:
         import torch
 
-        self._torch, self._device, self._settled, self._pieces = (
-            torch,
-            device,
-            resident,
-            pieces,
-        )
+        self._torch = torch
+        self._device = device
+        self._settled = resident
+        self._pieces = pieces
         self._streams = (
             (torch.cuda.Stream(device), torch.cuda.Stream(device))
             if device.type == "cuda"
@@ -140,7 +139,8 @@ class OffloadedActivations:
         if before is not None:
             _release_sent(before)
         visit = _Visit(before, is_last, self._computing())
-        self._latest = weakref.ref(visit)  # a graph that is dropped takes its visits along
+        # A graph that is dropped takes its visits along.
+        self._latest = weakref.ref(visit)
 
         def pack(tensor: Any) -> Any:
             return self._pack(visit, tensor)
@@ -215,7 +215,8 @@ class OffloadedActivations:
 
     @contextmanager
     def _beside(self, which: int) -> Iterator[Any]:
-        """Copies inside wait for what has been computed so far, and for nothing that comes later."""
+        """Copies inside wait for what has been computed so far, and for nothing that comes
+        later."""
         if self._streams is None:
             yield None
             return
@@ -241,15 +242,16 @@ def _release_sent(visit: _Visit) -> None:
 
 
 def list_resident_addresses(network: Any) -> frozenset[int]:
-    """The addresses of all that `network` holds for good: parameters, buffers, the scales of
-    quantised weights.
-    """
+    """Return the addresses of all that `network` holds for good: parameters, buffers, the scales of
+    quantised weights."""
     held: list[Any] = [*network.parameters(), *network.buffers()]
     for weight in list(held):
         state = getattr(weight, "quant_state", None)
-        for each in filter(None, (state, getattr(state, "state2", None))):
-            held += [value for value in vars(each).values() if hasattr(value, "untyped_storage")]
-    return frozenset(each.untyped_storage().data_ptr() for each in held)
+        for state_part in filter(None, (state, getattr(state, "state2", None))):
+            held += [
+                value for value in vars(state_part).values() if hasattr(value, "untyped_storage")
+            ]
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in held)
 
 
 def offload_activations(

@@ -20,7 +20,8 @@ from medexp.models.patches.unsloth_scratch import release_scratch
 
 # what an MLP saves is large enough to leave for the host: 1 MiB
 HIDDEN, FFN, TOKENS, LAYERS, RANK = 256, 512, 1088, 4, 8
-KEPT = (1, 3)  # as in a run, layers that are recomputed lie between those that are not
+# As in a run, layers that are recomputed lie between those that are not.
+KEPT = (1, 3)
 PROJECTIONS = {"gate_proj": (HIDDEN, FFN), "up_proj": (HIDDEN, FFN), "down_proj": (FFN, HIDDEN)}
 
 # changes layers; the second are those of them that are not recomputed
@@ -49,11 +50,12 @@ class LayerRecipe:
 
 
 def make_shortening_patch(kernels: Any) -> Patch:
-    """Recomputed layers leave out their last product; `kernels` is unsloth.kernels.fast_lora."""
+    """Return the patch by which recomputed layers leave out their last product; `kernels` is
+    unsloth.kernels.fast_lora."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
         count = leave_out_last_product(
-            layers, kernels, lambda layer: any(layer is each for each in kept)
+            layers, kernels, lambda layer: any(layer is kept_layer for kept_layer in kept)
         )
         assert count == len(layers) - len(kept), f"{count} small layers took it"
 
@@ -61,7 +63,7 @@ def make_shortening_patch(kernels: Any) -> Patch:
 
 
 def make_offloading_patch(pinned: bool) -> Patch:
-    """What kept layers save waits on the host."""
+    """Return the patch by which what kept layers save waits on the host."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
         offload_activations(layers, kept, HostBuffers(0, pinned))
@@ -70,9 +72,8 @@ def make_offloading_patch(pinned: bool) -> Patch:
 
 
 def make_scratch_patch(kernels: Any, recipe: "LayerRecipe") -> Patch:
-    """What an evaluation leaves on the card is let go of before the step; `kernels` is
-    unsloth.kernels.utils.
-    """
+    """Return the patch that releases before the step what an evaluation leaves on the card;
+    `kernels` is unsloth.kernels.utils."""
 
     def patch(layers: Any, _: Sequence[Any]) -> None:
         import torch
@@ -91,7 +92,8 @@ _found: dict[tuple[object, ...], str | None] = {}
 
 
 def find_difference_once(name: str, patch: Patch, recipe: LayerRecipe) -> str | None:
-    """`find_difference` of the patch of this name, tried once a process for layers of a kind."""
+    """Return `find_difference` of the patch of this name, computed once a process for layers of a
+    kind."""
     key = (name, *recipe.key)
     if key not in _found:
         _found[key] = find_difference(patch, recipe)
@@ -99,8 +101,8 @@ def find_difference_once(name: str, patch: Patch, recipe: LayerRecipe) -> str | 
 
 
 def find_difference(patch: Patch, recipe: LayerRecipe) -> str | None:
-    """What `patch` changes in gradients that it should not, in words; None where they are the same
-    within rounding.
+    """Return what `patch` changes in gradients that it should not, in words; None where they are
+    the same within rounding.
 
     The random numbers of this process are not touched.
     """
@@ -126,9 +128,8 @@ def find_difference(patch: Patch, recipe: LayerRecipe) -> str | None:
 
 
 def _compute_gradients(recipe: LayerRecipe, patch: Patch) -> dict[str, Any]:
-    """The gradients of small layers, and of what goes into them, after `patch`; always of the same
-    layers and input.
-    """
+    """Return the gradients of small layers, and of what goes into them, after `patch`; always of
+    the same layers and input."""
     import torch
 
     torch.manual_seed(0)
@@ -143,7 +144,11 @@ def _compute_gradients(recipe: LayerRecipe, patch: Patch) -> dict[str, Any]:
             else _recompute(_run_forward(layer, recipe), out)
         )
     out.float().square().mean().backward()
-    trained = {name: each.grad for name, each in layers.named_parameters() if each.requires_grad}
+    trained = {
+        name: parameter.grad
+        for name, parameter in layers.named_parameters()
+        if parameter.requires_grad
+    }
     return {"the input": hidden.grad} | trained
 
 
@@ -155,7 +160,7 @@ def _is_close(found: Any, expected: Any, rounding: float) -> bool:
 
 
 def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:
-    """`layer` in the precision of training."""
+    """Return the forward pass of `layer` in the precision of training."""
     import torch
 
     def forward(hidden: Any) -> Any:
@@ -168,9 +173,8 @@ def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:
 
 
 def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
-    """What gradient checkpointing does, to the end of the layer, without the buffers and counters
-    of Unsloth's own.
-    """
+    """Compute what gradient checkpointing does, to the end of the layer, without the buffers and
+    counters of Unsloth's own."""
     import torch
 
     class Recomputed(torch.autograd.Function):  # type: ignore[misc]
@@ -193,7 +197,8 @@ def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
 
 
 def _make_layers(recipe: LayerRecipe) -> Any:
-    """Small layers with random weights and an adapter whose gradients are none of them zero."""
+    """Return small layers with random weights and an adapter whose gradients are none of
+    them zero."""
     import torch
 
     class Layer(torch.nn.Module):  # type: ignore[misc]
@@ -207,7 +212,8 @@ def _make_layers(recipe: LayerRecipe) -> Any:
     layers = torch.nn.ModuleList([Layer(_make_bare_mlp(recipe)) for _ in range(LAYERS)])
     adapted = [name for name in PROJECTIONS if _has_adapter(getattr(recipe.mlp, name))]
     if adapted:
-        layers.is_loaded_in_4bit = _is_quantised(recipe.mlp.gate_proj)  # PEFT asks for it
+        # PEFT asks for it.
+        layers.is_loaded_in_4bit = _is_quantised(recipe.mlp.gate_proj)
         config = recipe.stack.peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=adapted)
         recipe.stack.peft.inject_adapter_in_model(config, layers)
     for layer in layers:
@@ -241,7 +247,7 @@ def _make_bare_mlp(recipe: LayerRecipe) -> Any:
 
 
 def _make_projection(like: Any, inputs: int, outputs: int, recipe: LayerRecipe) -> Any:
-    """A frozen product with random weights, quantised where that of the run is."""
+    """Return a frozen product with random weights, quantised where that of the run is."""
     import torch
 
     has_bias, weight = like.bias is not None, like.weight
@@ -258,7 +264,7 @@ def _make_projection(like: Any, inputs: int, outputs: int, recipe: LayerRecipe) 
 
 
 def _base(projection: Any) -> Any:
-    """What a product is without its adapter."""
+    """Return what a product is without its adapter."""
     return getattr(projection, "base_layer", projection)
 
 
@@ -273,7 +279,7 @@ def _is_quantised(projection: Any) -> bool:
 def _kind(projection: Any) -> tuple[object, ...]:
     base = _base(projection)
     adapters = (
-        [str(each.weight.dtype) for each in projection.lora_A.values()]
+        [str(matrix.weight.dtype) for matrix in projection.lora_A.values()]
         if _has_adapter(projection)
         else []
     )

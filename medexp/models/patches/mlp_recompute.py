@@ -67,7 +67,7 @@ def leave_out_last_product(network: Any, kernels: Any, is_kept: Callable[[Any], 
 
 
 def list_fused_mlps(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) -> list[Any]:
-    """The MLPs of `network` that are recomputed and could leave it out."""
+    """Return the MLPs of `network` that are recomputed and could leave it out."""
     if find_unknown_part(kernels):
         return []
     fused = kernels.apply_lora_mlp_swiglu
@@ -79,10 +79,10 @@ def list_fused_mlps(network: Any, kernels: Any, is_kept: Callable[[Any], bool]) 
 
 
 def find_unknown_part(kernels: Any) -> str | None:
-    """What of `kernels` is not as medexp knows it, in words; None where all is."""
-    for each in _PARTS:
-        if each.of(kernels) is None:
-            return each.absence()
+    """Return what of `kernels` is not as medexp knows it, in words; None where all is."""
+    for part in _PARTS:
+        if part.of(kernels) is None:
+            return part.absence()
     if tuple(inspect.signature(private_names.LORA_MLP.of(kernels).forward).parameters) != INPUTS:
         return (
             f"{private_names.LORA_MLP.name} takes other inputs than it did in unsloth"
@@ -92,7 +92,7 @@ def find_unknown_part(kernels: Any) -> str | None:
 
 
 def list_decoder_layers(network: Any) -> list[Any]:
-    """The layers of `network` that have an attention and an MLP, in their order."""
+    """Return the layers of `network` that have an attention and an MLP, in their order."""
     return [
         module
         for module in network.modules()
@@ -101,22 +101,19 @@ def list_decoder_layers(network: Any) -> list[Any]:
 
 
 def _function(mlp: Any) -> Any:
-    """What get_peft_model put in the place of this MLP's forward pass, if anything."""
+    """Return what get_peft_model put in the place of this MLP's forward pass, if anything."""
     return getattr(mlp.__dict__.get("forward"), "__func__", None)
 
 
 def _make_short_forward(kernels: Any) -> Callable[..., Any]:
-    """The forward pass of an MLP in a recomputed layer. Its first pass is without gradients, and
-    whole.
-    """
+    """Return the forward pass of an MLP in a recomputed layer. Its first pass is without gradients,
+    and whole."""
     import torch
 
     whole, unread = kernels.apply_lora_mlp_swiglu, _make_unread_mlp(kernels)
-    parameters, activation, backward = (
-        kernels.get_lora_parameters,
-        kernels.swiglu_fg_kernel,
-        kernels.swiglu_DWf_DW_dfg_kernel,
-    )
+    parameters = kernels.get_lora_parameters
+    activation = kernels.swiglu_fg_kernel
+    backward = kernels.swiglu_DWf_DW_dfg_kernel
 
     def forward(self: Any, hidden: Any, inplace: bool = True) -> Any:
         if not torch.is_grad_enabled():
@@ -134,7 +131,7 @@ def _make_short_forward(kernels: Any) -> Callable[..., Any]:
 
 
 def _make_unread_mlp(kernels: Any) -> Any:
-    """LoRA_MLP, with an output that is not computed."""
+    """Return LoRA_MLP, with an output that is not computed."""
     import torch
 
     class Unread(kernels.LoRA_MLP):  # type: ignore[misc]
@@ -152,12 +149,10 @@ def _make_unread_mlp(kernels: Any) -> Any:
             ctx.save_for_backward(
                 gateA, gateB, upA, upB, downA, downB, X, gate, up, None, None, None
             )
-            ctx.inplace, ctx.dropout_p, ctx.biases, ctx.global_buffer = (
-                inplace,
-                (0.0,) * 3,
-                (False,) * 3,
-                True,
-            )
+            ctx.inplace = inplace
+            ctx.dropout_p = (0.0,) * 3
+            ctx.biases = (False,) * 3
+            ctx.global_buffer = True
             return torch.full_like(X, math.nan)
 
     return Unread

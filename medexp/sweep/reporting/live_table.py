@@ -16,7 +16,7 @@ from medexp.sweep.search.labels import format_params
 from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, WHY, StudyHistory, ending_of
 from medexp.sweep.study.trial_files import Ending, read_json_object
 from medexp.system.console import Console
-from medexp.system.units import GIB, duration
+from medexp.system.units import GIB, format_duration
 
 COLUMNS = ("trial", "parameters", "GiB planned", "measured", "objective", "state", "time")
 MAX_ROWS = 20
@@ -107,7 +107,9 @@ class LiveTable:
             row = make_row(trial)
             if not trial.state.is_finished() and trial.number in self._started_at:
                 running_s = time.monotonic() - self._started_at[trial.number]
-                row = row._replace(state=self._read_progress(trial), elapsed=duration(running_s))
+                row = row._replace(
+                    state=self._read_progress(trial), elapsed=format_duration(running_s)
+                )
             table.add_row(*map(Text, row))
         refused = sum(ending_of(trial) is Ending.infeasible for trial in trials)
         if refused:
@@ -131,7 +133,7 @@ class LiveTable:
         if not elapsed_s or remaining <= 0:
             return ""
         mean_s = sum(elapsed_s) / len(elapsed_s)
-        return f", {duration(mean_s * remaining / self._study.options.n_jobs)} to go"
+        return f", {format_duration(mean_s * remaining / self._study.options.n_jobs)} to go"
 
 
 def make_row(trial: Any) -> TrialRow:
@@ -149,7 +151,7 @@ def make_row(trial: Any) -> TrialRow:
         measured_gib=_format_gib(attrs.get(MEASURED)),
         objective=values or _format_last_report(trial),
         state=state,
-        elapsed=duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
+        elapsed=format_duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
     )
 
 

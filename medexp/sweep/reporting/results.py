@@ -23,8 +23,7 @@ from medexp.system import disk_space
 from medexp.system.console import Console
 from medexp.system.home import short
 from medexp.system.units import GIB, gib
-from medexp.tracking import queries as kept_runs
-from medexp.tracking import registry
+from medexp.tracking import queries, registry
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER, BEST_PRESET, INFEASIBLE_PROPOSALS, TRIALS
 from medexp.tracking.run_name import abbreviate_params
@@ -65,7 +64,7 @@ def open_parent_run(
         )
         yield tracker
         # A trial that was killed alone has left its run open, and no later trial has ended it.
-        kept_runs.mark_runs_killed(tracking_config, ())
+        queries.mark_runs_killed(tracking_config, ())
 
 
 def count_endings(study: StudyHistory) -> dict[str, int]:
@@ -164,7 +163,7 @@ def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Mo
     # not depend on the registry.
     with suppress(RunError), suppress_away():
         if folder is not None and (folder / ADAPTER).is_dir():
-            kept_runs.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
+            queries.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
         return registry.register_adapter(tracking_config, run_id, model_name, BEST_ALIAS)
     return None
 
@@ -245,12 +244,8 @@ def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tu
     sign = 1 if study.options.directions[0] == "minimize" else -1
     second_best = min(others, key=lambda trial: sign * trial.value)
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
-    rows = [
-        (
-            "it beat",
-            f"{count}; the next best, {_name_trial(second_best)}, had {_format_values(second_best)}",
-        )
-    ]
+    next_best = f"{_name_trial(second_best)}, had {_format_values(second_best)}"
+    rows = [("it beat", f"{count}; the next best, {next_best}")]
     if first in best_trials:
         rows.append(("the first", "is the best: nothing that was tried beat it"))
     elif first is not second_best:
@@ -291,7 +286,7 @@ def explain_error(error: BaseException, folder: Path, study: StudyHistory) -> Ba
     """Return `error` as one sentence where the disk or the storage is its cause, else unchanged."""
     if isinstance(error, MedexpError):
         return error
-    if (hindrance := disk_space.hindrance(error, [folder])) is not None:
+    if (hindrance := disk_space.explain_write_error(error, [folder])) is not None:
         return OutputError(f"{hindrance.what}; the same command continues once {hindrance.until}")
     # By the name of the class's module: SQLAlchemy has many error classes and no common one here.
     is_from_storage = any(

@@ -48,7 +48,7 @@ def find_unused_name(name: str, root: Path, taken: Container[str] = ()) -> str:
 
 
 def find_configured_point(config: RunConfig, space: SearchSpace) -> dict[str, Value] | None:
-    """Return the point of `space` that `config` has without the sweep, None where it lies outside."""
+    """Return the point of `space` that `config` itself has, None where it lies outside."""
     configured = flatten(config)
     values = {key: configured.get(key) for key in space.dimensions}
     if all(

@@ -28,7 +28,7 @@ def find_metric_problem(name: str) -> str:
 
 
 def _is_benchmark_metric(name: str) -> bool:
-    """Is it eval/BENCHMARK/FIGURE? Benchmarks have names of their own and the figures of a measure."""
+    """Is it eval/BENCHMARK/FIGURE? A benchmark has a name of its own and a measure's figures."""
     parts = name.split("/")
     return (
         len(parts) == 3

@@ -1,4 +1,6 @@
-"""What a trial would take, known before it starts: composed, checked and planned in milliseconds."""
+"""What a trial would take, known before it starts: it is composed, checked and planned in
+milliseconds.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -20,7 +20,7 @@ from medexp.sweep.search.search_space import SearchSpace
 from medexp.sweep.study import storage
 from medexp.sweep.study.trial_files import TRIED, Ending
 from medexp.system import private_names
-from medexp.system.process_identity import is_alive, owner
+from medexp.system.process_identity import describe_this_process, is_alive
 
 # Optuna's user attributes of a trial. Studies that were begun earlier hold these names.
 ENDING = "ending"
@@ -50,7 +50,7 @@ class StudyHistory:
         # None for a study that is only read: each trial then says itself where its folder is.
         self.folder: Path | None = None
         self.is_sampler_exhausted = False
-        self._this_sweeper = owner()
+        self._this_sweeper = describe_this_process()
 
     @property
     def name(self) -> str:
@@ -141,7 +141,7 @@ class StudyHistory:
         return len(points) >= self.space.size
 
     def is_in_space(self, params: Mapping[str, Any]) -> bool:
-        """Do `params` lie in the space of this command? An earlier command's may have been another."""
+        """Do `params` lie in the space of this command? Earlier commands may have had others."""
         return all(
             key in params and contains_value(dimension, params[key])
             for key, dimension in self.space.dimensions.items()

@@ -43,7 +43,7 @@ MAX_WHY_CHARACTERS = 500
 
 
 class Study(StudyHistory):
-    """The study `name` at `url`; several processes may hold it at once."""
+    """The study `name` at `url`, which several processes may use at once."""
 
     def __init__(self, optuna_study: Any, url: str, space: SearchSpace, options: SweepOptions):
         super().__init__(optuna_study, url, space, options)
@@ -166,7 +166,7 @@ class Study(StudyHistory):
         return True
 
     def tell_twin(self, trial: Any, twin: Any) -> None:
-        """Tell `trial` how its `twin` ended; where that still runs, that `trial` is one too many."""
+        """Tell `trial` how its `twin` ended, or that it is one too many where that still runs."""
         ending = ending_of(twin)
         same_point = f"the same point as trial {twin.number}"
         if ending is None:

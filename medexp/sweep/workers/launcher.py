@@ -38,7 +38,7 @@ class JobFailed(MedexpError):
 
 
 class JobLauncher:
-    """Runs the jobs of one sweep, `n_jobs` at a time, each for at most `timeout_s`."""
+    """Runs the jobs of one sweep, `n_jobs` at a time and none for longer than `timeout_s`."""
 
     def __init__(
         self, hydra_context: Any, config: DictConfig, n_jobs: int, timeout_s: float | None

@@ -7,7 +7,7 @@ import json
 import pytest
 from helpers.vignettes import QUESTION, REFERENCE
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.evaluation.measures.claims import (
     CONTRADICTED,
     FABRICATED,
@@ -25,7 +25,7 @@ from medexp.evaluation.measures.claims import (
 
 CASES = [
     json.loads(line)
-    for line in (conf_dir().parent / "medexp/data/clinical_cases.jsonl")
+    for line in (find_conf_dir().parent / "medexp/data/clinical_cases.jsonl")
     .read_text(encoding="utf-8")
     .splitlines()
 ]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.evaluation.measures.fabrications import (
     find_excessive_doses,
     find_invented_drugs,
@@ -64,7 +64,7 @@ def test_every_limit_has_a_source_and_a_bound():
 
 
 def test_no_shipped_case_holds_an_invented_drug_or_an_excessive_dose(lexicon):
-    file = conf_dir().parent / "medexp/data/clinical_cases.jsonl"
+    file = find_conf_dir().parent / "medexp/data/clinical_cases.jsonl"
     for line in file.read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         for text in (case["Question"], case["Complex_CoT"], case["Response"]):

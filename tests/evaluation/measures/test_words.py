@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.evaluation.measures.words import (
     answer_part,
     end_reasoning,
@@ -102,7 +102,7 @@ def test_any_text_has_a_language_or_none(text):
 
 
 def test_every_shipped_text_is_english():
-    file = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+    file = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert {
         language(record[name])

@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from medexp.errors import HostMemoryError
-from medexp.models.patches import activation_offloading as offloading
+from medexp.models.patches import activation_offloading
 
 WIDTH, TOKENS, LAYERS, KEPT = 64, 32, 6, (1, 3, 5)
 
@@ -35,8 +35,8 @@ class Layer(torch.nn.Module):
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is large enough to leave, and takes several pieces."""
-    monkeypatch.setattr(offloading, "LEAST_BYTES", 1024)
-    monkeypatch.setattr(offloading, "PIECE_BYTES", 3000)
+    monkeypatch.setattr(activation_offloading, "LEAST_BYTES", 1024)
+    monkeypatch.setattr(activation_offloading, "PIECE_BYTES", 3000)
 
 
 def network(make: Callable[[], torch.nn.Module] = Layer) -> torch.nn.ModuleList:
@@ -66,9 +66,9 @@ def kept(layers: torch.nn.ModuleList) -> list[torch.nn.Module]:
 
 def waiting_on_host(
     layers: torch.nn.ModuleList, num_bytes: int = 0
-) -> offloading.OffloadedActivations:
-    return offloading.offload_activations(
-        layers, kept(layers), offloading.HostBuffers(num_bytes, pinned=False)
+) -> activation_offloading.OffloadedActivations:
+    return activation_offloading.offload_activations(
+        layers, kept(layers), activation_offloading.HostBuffers(num_bytes, pinned=False)
     )
 
 
@@ -145,7 +145,9 @@ class LateStream:
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.OffloadedActivations], None]:
+def late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[activation_offloading.OffloadedActivations], None]:
     """late(waiting): its copies are made at the last moment that its events allow, as over a busy
     link.
     """
@@ -161,8 +163,8 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.OffloadedActiv
         yield
         LateStream.current = None
 
-    def apply(waiting: offloading.OffloadedActivations) -> None:
-        monkeypatch.setattr(offloading, "_copy", copy)
+    def apply(waiting: activation_offloading.OffloadedActivations) -> None:
+        monkeypatch.setattr(activation_offloading, "_copy", copy)
         monkeypatch.setattr(torch.cuda, "stream", within)
         monkeypatch.setattr(waiting, "_streams", (LateStream(), LateStream()))
         monkeypatch.setattr(waiting, "_computing", lambda: computing)
@@ -171,7 +173,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[offloading.OffloadedActiv
 
 
 def test_the_latest_copies_that_the_events_allow_are_early_enough(
-    late: Callable[[offloading.OffloadedActivations], None],
+    late: Callable[[activation_offloading.OffloadedActivations], None],
 ) -> None:
     expected = gradients(network())
     layers = network()
@@ -180,17 +182,18 @@ def test_the_latest_copies_that_the_events_allow_are_early_enough(
 
 
 def test_a_wait_that_is_forgotten_would_be_noticed(
-    late: Callable[[offloading.OffloadedActivations], None], monkeypatch: pytest.MonkeyPatch
+    late: Callable[[activation_offloading.OffloadedActivations], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layers = network()
     late(waiting_on_host(layers))
-    monkeypatch.setattr(offloading._Visit, "wait", lambda _: None)
+    monkeypatch.setattr(activation_offloading._Visit, "wait", lambda _: None)
     with pytest.raises(AssertionError, match="belongs to others by now"):
         gradients(layers)
 
 
 def test_a_graph_that_is_dropped_waits_for_its_copies(
-    late: Callable[[offloading.OffloadedActivations], None],
+    late: Callable[[activation_offloading.OffloadedActivations], None],
 ) -> None:
     layers = network()
     waiting = waiting_on_host(layers)
@@ -208,7 +211,7 @@ def test_a_graph_that_is_dropped_waits_for_its_copies(
 
 def test_host_memory_can_be_had_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = network()
-    waiting = waiting_on_host(layers, 100 * offloading.PIECE_BYTES)
+    waiting = waiting_on_host(layers, 100 * activation_offloading.PIECE_BYTES)
     monkeypatch.setattr(waiting._pieces, "_new", lambda: pytest.fail("the reserve was enough"))
     gradients(layers)
     assert len(waiting._pieces._free) == 100
@@ -241,7 +244,7 @@ def test_two_kept_layers_are_on_the_card_at_most() -> None:
 
     seen: list[int] = []
 
-    def counted(visit: offloading._Visit) -> None:
+    def counted(visit: activation_offloading._Visit) -> None:
         fetch(visit)
         seen.append(on_card())
 
@@ -272,7 +275,7 @@ def test_weights_stay_and_so_do_the_scales_of_quantised_ones() -> None:
     weight.quant_state = SimpleNamespace(
         absmax=torch.ones(4), state2=SimpleNamespace(absmax=torch.ones(2))
     )
-    stay = offloading.list_resident_addresses(layers)
+    stay = activation_offloading.list_resident_addresses(layers)
     held = [weight, weight.quant_state.absmax, weight.quant_state.state2.absmax]
     assert {each.untyped_storage().data_ptr() for each in held} <= stay
 
@@ -280,8 +283,8 @@ def test_weights_stay_and_so_do_the_scales_of_quantised_ones() -> None:
 def test_an_embedding_that_lies_elsewhere_does_not_say_where_the_layers_are() -> None:
     layers = network()
     whole = torch.nn.ModuleList([torch.nn.Embedding(2, 2, device="meta"), *layers])
-    waiting = offloading.offload_activations(
-        whole, kept(layers), offloading.HostBuffers(0, pinned=False)
+    waiting = activation_offloading.offload_activations(
+        whole, kept(layers), activation_offloading.HostBuffers(0, pinned=False)
     )
     gradients(layers, batches=1)
     assert waiting._pieces._free
@@ -296,4 +299,4 @@ def test_no_more_pinned_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
         HostMemoryError,
         match=r"cannot pin more host memory.*hardware\.offload_activations.*set it to false",
     ):
-        offloading.HostBuffers(1, pinned=True)
+        activation_offloading.HostBuffers(1, pinned=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from medexp.config.changes import change_values
 from medexp.config.schema import Device, Dtype, RunConfig
-from medexp.models import loading as model
+from medexp.models import loading as model_loading
 from medexp.models.patches import gradient_check
 from medexp.models.patches.mlp_recompute import INPUTS, leave_out_last_product
 from medexp.system import private_names
@@ -101,7 +101,7 @@ def test_an_mlp_in_tiles_is_planned_whole_and_nothing_is_said(resolved, kernels)
     for layer in layers:
         del layer.mlp.forward
     assert (
-        model.shorten_recomputation(
+        model_loading.shorten_recomputation(
             planned(resolved, "hardware.tile_mlp=true"), layers, kernels, STACK
         )
         == ()
@@ -123,7 +123,7 @@ def test_what_a_plan_counts_on_and_the_model_does_not_do_is_said(
     layers = layers_with(kernels)
     for layer in layers[fused:]:
         del layer.mlp.forward
-    notes = model.shorten_recomputation(run, layers, kernels, STACK)
+    notes = model_loading.shorten_recomputation(run, layers, kernels, STACK)
     assert [note.partition(",")[0] for note in notes] == [
         "1 of 2 recomputed layers compute their last product"
     ] * said
@@ -136,7 +136,7 @@ def note(
     run = planned(resolved, *words)
     run = change_values(run, {"hardware.checkpoint_skip_layers": kept})
     before = [layer.mlp.forward for layer in layers]
-    (said,) = model.shorten_recomputation(run, layers, kernels, STACK)
+    (said,) = model_loading.shorten_recomputation(run, layers, kernels, STACK)
     assert [layer.mlp.forward for layer in layers] == before
     return said
 
@@ -166,8 +166,8 @@ def test_it_is_tried_once_a_process(resolved, kernels, monkeypatch):
         gradient_check, "find_difference", lambda *given: tried.append(given) or difference(*given)
     )
     run = planned(resolved)
-    assert model.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()
-    assert model.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()
+    assert model_loading.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()
+    assert model_loading.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()
     assert len(tried) == 1
 
 
@@ -191,4 +191,4 @@ def test_kept_layers_that_are_not_marked_are_said(resolved, kernels):
 def test_an_mlp_in_tiles_computes_it_as_planned(resolved, kernels):
     run = planned(resolved)
     run = change_values(run, {"hardware.tile_mlp": True})
-    assert model.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()
+    assert model_loading.shorten_recomputation(run, layers_with(kernels), kernels, STACK) == ()

@@ -47,7 +47,7 @@ def drawn(
 def lines(page: str) -> list[tuple[int, ...]]:
     """The colours of the trials in parallel coordinates, by number."""
     found = re.findall(r'"line":\{"color":"rgb\((\d+), (\d+), (\d+)\)"', page)
-    return [tuple(map(int, each)) for each in found]
+    return [tuple(map(int, color)) for color in found]
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.schema import Tracking
 from medexp.sweep.reporting import best_preset, results
 from medexp.sweep.reporting import live_table as board
@@ -22,8 +22,8 @@ def composed():
     """composed(*overrides): what Hydra composes, its own node included."""
 
     def made(*overrides, folder=None):
-        register()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        register_with_hydra()
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             path = [f"hydra.searchpath=[file://{folder}]"] if folder else []
             return hydra.compose("train", [*overrides, *path], return_hydra_config=True)
 
@@ -68,7 +68,7 @@ def test_the_preset_composes_to_the_very_run(composed, resolved, tmp_path, large
     again = composed("experiment=best", folder=tmp_path)
     wanted = composed(*overrides)
     groups = ("model", "lora", "dataset", "prompt", "training", "evaluation", "hardware")
-    assert {each: again[each] for each in groups} == {each: wanted[each] for each in groups}
+    assert {group: again[group] for group in groups} == {group: wanted[group] for group in groups}
 
 
 def test_the_preset_holds_what_differs_and_nothing_else(composed):
@@ -182,7 +182,7 @@ def test_a_row_says_what_a_trial_came_to(opened):
         {"measured_bytes": 2**30},
     )
     study.tell(second, TrialOutcome(Ending.crashed, "killed by SIGKILL"), {})
-    assert [board.make_row(each) for each in study.trials()] == [
+    assert [board.make_row(trial) for trial in study.trials()] == [
         ("0", "r=4, learning_rate=0.000123", "", "1.00", "3.1416", "done", "1 min 01 s"),
         ("1", "r=4, learning_rate=0.000123", "", "", "", "crashed: killed by SIGKILL", ""),
     ]

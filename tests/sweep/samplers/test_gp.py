@@ -47,7 +47,7 @@ def test_it_learns_where_the_ceiling_is(opened):
         else:
             done(study, trial, -length(trial) / 1000, {VRAM: over})
     assert refusals < 20
-    assert max(length(each) for each in study.best_trials()) > 2900
+    assert max(length(trial) for trial in study.best_trials()) > 2900
 
 
 @pytest.mark.parametrize("limits", [{HOST: 5.0}, {CONFIG: 1.0}, {VRAM: 3e9}])
@@ -149,14 +149,15 @@ def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
             trial, TrialOutcome(ending, "why"), {VRAM: 1.0} if ending is Ending.infeasible else {}
         )
     found = _pair_with_values(study.trials(), study.optuna.directions)
-    assert [(each.number, values) for each, values in found] == [
+    assert [(trial.number, values) for trial, values in found] == [
         (0, [4.0]),
         (1, [4.5]),
         (2, [5.75]),
         (3, [4.5]),
     ]
     assert all(
-        each.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) for each, _ in found
+        trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        for trial, _ in found
     )
 
 

@@ -98,9 +98,9 @@ def test_sweepers_that_make_one_new_study_at_once_all_have_it(tmp_path):
     ]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen(words, text=True, **pipes) for _ in range(3)]
-    for each in processes:
-        assert each.stdout.readline() == "ready\n"
-    for each in processes:
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    assert [each.communicate()[1] for each in processes] == [""] * 3
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate()[1] for process in processes] == [""] * 3

@@ -12,7 +12,7 @@ import pytest
 
 from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
@@ -24,8 +24,8 @@ from medexp.system import process_identity as alive
 from medexp.system.units import GIB
 
 LOSS = "result/loss_after"
-SAMPLERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
-PRUNERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
+SAMPLERS = sorted(file.stem for file in (find_conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
+PRUNERS = sorted(file.stem for file in (find_conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
 FINITE = SearchSpace({"lora.r": Choice((4, 8)), "training.max_seq_tokens": IntRange(128, 384, 128)})
 
 
@@ -68,7 +68,7 @@ def test_the_best_is_feasible(opened):
     study = opened()
     told(study, loss=1.0, violations={VRAM: 5.0})
     best = told(study, loss=2.0, violations={VRAM: -5.0})
-    assert [each.number for each in study.best_trials()] == [best.number]
+    assert [trial.number for trial in study.best_trials()] == [best.number]
 
 
 def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
@@ -136,7 +136,7 @@ def test_the_best_of_two_objectives_is_a_front(opened):
     study = opened("hydra.sweeper.objective=[a,b]", "hydra.sweeper.direction=[minimize,maximize]")
     for a, b in [(1, 1), (2, 2), (3, 1), (1, 0.5)]:
         study.tell(study.ask(), TrialOutcome(Ending.done, "", {"a": a, "b": b}), {})
-    assert sorted(each.number for each in study.best_trials()) == [0, 1]
+    assert sorted(trial.number for trial in study.best_trials()) == [0, 1]
 
 
 def test_an_objective_that_is_not_logged_is_refused_with_what_is(opened):
@@ -157,8 +157,8 @@ def test_a_study_goes_on_where_it_was_with_other_draws(opened):
     again = opened()
     assert again.count_done() == 3
     later = [told(again).params for _ in range(3)]
-    assert [each.number for each in again.trials()] == list(range(6))
-    assert not any(each in drawn for each in later)
+    assert [trial.number for trial in again.trials()] == list(range(6))
+    assert not any(trial in drawn for trial in later)
 
 
 def test_the_same_seed_draws_the_same(opened, tmp_path):
@@ -205,8 +205,8 @@ def test_a_sampler_inside_another_goes_on_with_other_draws_too(opened):
         "hydra.sweeper.sampler.fixed_params={lora.r:16}",
     ]
     drawn = [told(opened(*words)).params for _ in range(3)]
-    assert {each["lora.r"] for each in drawn} == {16}
-    assert len({each["training.learning_rate"] for each in drawn}) == 3
+    assert {values["lora.r"] for values in drawn} == {16}
+    assert len({values["training.learning_rate"] for values in drawn}) == 3
 
 
 @pytest.mark.parametrize("now", [Choice((4, 8, 32)), IntRange(4, 16)])
@@ -300,7 +300,7 @@ def test_a_running_trial_is_left_over_once_its_process_is_gone(opened):
     assert study.list_orphans() == []
     # its number belongs to another now
     mine.set_user_attr("sweeper", study.trials()[0].user_attrs["sweeper"] | {"began": 1.0})
-    assert [each.number for each in study.list_orphans()] == [0]
+    assert [trial.number for trial in study.list_orphans()] == [0]
 
 
 def test_a_running_trial_of_another_machine_is_left_over_when_it_is_silent(opened, monkeypatch):
@@ -312,13 +312,13 @@ def test_a_running_trial_of_another_machine_is_left_over_when_it_is_silent(opene
     import time
 
     time.sleep(5.5)
-    assert [each.number for each in study.list_orphans()] == [0]
+    assert [trial.number for trial in study.list_orphans()] == [0]
 
 
 def test_the_last_one_asked_for_at_once_is_one_too_many(opened):
     study = opened("sweep.n_trials=2")
     first, second, third = study.ask(), study.ask(), study.ask()
-    assert [study.is_surplus(each) for each in (first, second, third)] == [False, False, True]
+    assert [study.is_surplus(trial) for trial in (first, second, third)] == [False, False, True]
     study.tell(first, TrialOutcome(Ending.infeasible, "too long"), {VRAM: 1.0})
     assert not study.is_surplus(third)
 
@@ -374,11 +374,11 @@ def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened,
         context.Process(target=_sweep, args=(shared_url, started, str(tmp_path), together))
         for _ in range(2)
     ]
-    for each in workers:
-        each.start()
-    for each in workers:
-        each.join(240)
-        assert each.exitcode == 0
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join(240)
+        assert thread.exitcode == 0
     study = opened("sweep.n_trials=12", space=space, url=shared_url)
     assert study.count_done() == study.count_ended(Ending.done) == 12
     assert study.count_pending() == 0
@@ -386,9 +386,9 @@ def test_several_sweepers_lose_no_trial_and_start_none_twice(shared_url, opened,
     begun = [started.get() for _ in range(12)]
     assert started.empty()
     done = [
-        (each.number, each.params["lora.r"])
-        for each in study.trials()
-        if ending_of(each) is Ending.done
+        (trial.number, trial.params["lora.r"])
+        for trial in study.trials()
+        if ending_of(trial) is Ending.done
     ]
     assert sorted(begun) == done
     assert len({rank for _, rank in done}) == 12  # no point twice
@@ -398,7 +398,9 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
     opened, monkeypatch
 ):
     one = opened("hydra/sweeper/sampler=random")
-    monkeypatch.setattr(history_module, "owner", lambda: alive.owner() | {"host": "elsewhere"})
+    monkeypatch.setattr(
+        history_module, "owner", lambda: alive.describe_this_process() | {"host": "elsewhere"}
+    )
     other = opened("hydra/sweeper/sampler=random")
     first, second = one.ask(), other.ask()
     assert first.params != second.params
@@ -412,8 +414,8 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
 
 def test_the_default_point_is_not_queued_twice(opened):
     study = opened()
-    for each in (study, opened()):
-        each.enqueue({"lora.r": 16, "training.learning_rate": 1e-4})
+    for handle in (study, opened()):
+        handle.enqueue({"lora.r": 16, "training.learning_rate": 1e-4})
     assert study.count_waiting() == 1
 
 

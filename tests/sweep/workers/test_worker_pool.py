@@ -150,22 +150,22 @@ def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_pat
     outcomes: list[TrialOutcome] = []
     threads = [
         threading.Thread(
-            target=lambda each=each: outcomes.append(both.run(python(heard), tmp_path / each, None))
+            target=lambda name=name: outcomes.append(both.run(python(heard), tmp_path / name, None))
         )
-        for each in "ab"
+        for name in "ab"
     ]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     while not all(
-        (tmp_path / each / "trial.log").exists()
-        and "up\n" in (tmp_path / each / "trial.log").read_text()
-        for each in "ab"
+        (tmp_path / name / "trial.log").exists()
+        and "up\n" in (tmp_path / name / "trial.log").read_text()
+        for name in "ab"
     ):
         time.sleep(0.05)
     both.interrupt()
-    for each in threads:
-        each.join(10)
-    assert [each.ending for each in outcomes] == [Ending.stopped, Ending.stopped]
+    for thread in threads:
+        thread.join(10)
+    assert [outcome.ending for outcome in outcomes] == [Ending.stopped, Ending.stopped]
 
 
 def test_each_process_has_a_card_of_its_own_and_no_two_the_same(tmp_path, monkeypatch):
@@ -176,14 +176,14 @@ def test_each_process_has_a_card_of_its_own_and_no_two_the_same(tmp_path, monkey
         " time.sleep(1)"
     )
     threads = [
-        threading.Thread(target=pool.run, args=(python(code), tmp_path / str(each), None))
-        for each in range(4)
+        threading.Thread(target=pool.run, args=(python(code), tmp_path / str(index), None))
+        for index in range(4)
     ]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    cards = [(tmp_path / str(each) / "trial.log").read_text().split()[-1] for each in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cards = [(tmp_path / str(index) / "trial.log").read_text().split()[-1] for index in range(4)]
     assert sorted(cards) == ["0", "0", "1", "1"]
 
 
@@ -202,8 +202,8 @@ def test_cards_are_those_this_process_may_see(monkeypatch, visible, n_jobs, card
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [
-        each["CUDA_VISIBLE_DEVICES"]
-        for each in make_worker_environments(n_jobs, TWO_CARDS, on_card=True)
+        environment["CUDA_VISIBLE_DEVICES"]
+        for environment in make_worker_environments(n_jobs, TWO_CARDS, on_card=True)
     ] == cards
 
 
@@ -231,7 +231,8 @@ def test_cores_are_shared_out():
         {}
     ]  # as a run of its own, to the same bits
     assert [
-        each["OMP_NUM_THREADS"] for each in make_worker_environments(3, CPU, on_card=False)
+        environment["OMP_NUM_THREADS"]
+        for environment in make_worker_environments(3, CPU, on_card=False)
     ] == ["2", "2", "2"]
 
 

@@ -1,0 +1,300 @@
+"""The rules between the groups of a configuration.
+
+Each yields one sentence a problem: what was given, what is allowed, and what to set. `resolve`
+collects them all. Arithmetic and text only: what the machine has is handed in.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from medexp.config.levers import MEMORY_LEVERS
+from medexp.config.schema import (
+    Benchmark,
+    Bias,
+    Checkpointing,
+    Dataset,
+    Device,
+    Dtype,
+    Engine,
+    Family,
+    Optimizer,
+    Overlong,
+    Quantisation,
+    RunConfig,
+)
+from medexp.errors import listing, nearest
+from medexp.system.machine import Machine
+from medexp.system.units import bytes_of_gib, gib
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# A word in braces in a prompt.
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def check_machine(config: RunConfig, machine: Machine) -> Iterator[str]:
+    """Yield what `machine` lacks for `config`; no rule of `RULES`, as a plan needs no card."""
+    hardware = config.hardware
+    if hardware.device is Device.cpu:
+        return
+    if not machine.gpus:
+        yield (
+            f"hardware={hardware.name} needs a CUDA card and this machine has none that the driver"
+            " shows; use hardware=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
+        return
+    card = machine.gpus[0]
+    if hardware.vram_ceiling_gib and bytes_of_gib(hardware.vram_ceiling_gib) > card.total_bytes:
+        yield (
+            f"hardware.vram_ceiling_gib={hardware.vram_ceiling_gib:g} is more than {card.name} has "
+            f"({gib(card.total_bytes):.2f} GiB); lower it or use hardware=auto"
+        )
+    if hardware.dtype.value == "bfloat16" and not card.has_bfloat16:
+        yield f"hardware.dtype=bfloat16 is not supported by {card.name}; set hardware.dtype=float16"
+
+
+def _check_steps(config: RunConfig) -> Iterator[str]:
+    training = config.training
+    if (training.max_steps is None) == (training.epochs is None):
+        yield (
+            f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
+            "exactly one of them must be set and the other null"
+        )
+
+
+def _check_engine(config: RunConfig) -> Iterator[str]:
+    hardware = config.hardware
+    if hardware.engine is Engine.unsloth and hardware.device is Device.cpu:
+        yield (
+            "hardware.engine=unsloth needs a CUDA card; with hardware=cpu use hardware.engine=auto"
+        )
+    for lever in MEMORY_LEVERS:
+        value = getattr(hardware, lever.name)
+        is_used = lever.needs_unsloth and value not in (0, False, "auto")
+        if hardware.engine is Engine.transformers and is_used:
+            nothing = 0 if lever.counts_layers else "false"
+            yield (
+                f"{lever.key}={value} is a lever of hardware.engine=unsloth; with"
+                f" {hardware.engine.value} set it to {nothing}"
+            )
+    if (
+        hardware.engine is Engine.transformers
+        and config.model.quantisation is Quantisation.nf4
+        and config.lora.bias.value == "all"
+    ):
+        yield "lora.bias=all cannot be trained on NF4 weights; set lora.bias=none"
+    if (
+        hardware.engine is Engine.unsloth
+        and config.training.gradient_checkpointing is Checkpointing.off
+    ):
+        yield (
+            "training.gradient_checkpointing=off is for hardware.engine=transformers; with unsloth"
+            " every layer is kept by hardware.checkpoint_skip_layers=max (or as many as fit: auto);"
+            " set gradient_checkpointing=unsloth"
+        )
+    if hardware.device is Device.cuda and hardware.dtype is Dtype.float32:
+        yield (
+            "hardware.dtype=float32 is not for a card: plans and kernels are for 16 bits; set"
+            " hardware.dtype=bfloat16 or float16"
+        )
+
+
+def _check_levers(config: RunConfig) -> Iterator[str]:
+    layers = config.model.shape.layers
+    for lever in (lever for lever in MEMORY_LEVERS if lever.counts_layers):
+        value = getattr(config.hardware, lever.name)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= layers
+        if not is_count and value not in lever.words:
+            yield (
+                f"{lever.key}={value} is not allowed: {config.model.name} has {layers} layers, "
+                f"so a number from 0 to {layers}, or {listing(lever.words)}"
+            )
+    streamed, kept = config.hardware.offload_layers, config.hardware.checkpoint_skip_layers
+    if (
+        isinstance(streamed, int)
+        and isinstance(kept, int)
+        and streamed + kept > layers >= max(streamed, kept)
+    ):
+        yield (
+            f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are"
+            f" more than the {layers} layers of {config.model.name}: a streamed layer cannot be kept;"
+            " lower one of them"
+        )
+    trains_streamed_biases = (
+        config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
+    )
+    if (config.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
+        what, least = (
+            ("dora=true", "dora=false")
+            if config.lora.dora
+            else (f"bias={config.lora.bias.value}", "bias=none")
+        )
+        yield (
+            f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the"
+            f" weights on the card; set offload_layers to 0 or auto, or lora.{least}"
+        )
+    for lever in (lever for lever in MEMORY_LEVERS if not lever.counts_layers):
+        value = getattr(config.hardware, lever.name)
+        if not (isinstance(value, bool) or value in lever.words):
+            allowed = ", ".join(("true", "false", *lever.words))
+            yield f"{lever.key}={value} is not allowed; allowed are {allowed}"
+    if config.hardware.offload_embedding is True and config.model.shape.tied_embeddings:
+        yield (
+            f"hardware.offload_embedding=true saves nothing: {config.model.name} ties its embedding to"
+            " lm_head, which the card needs; set it to auto or false"
+        )
+    if config.hardware.tile_mlp is True and config.hardware.compile_layers is True:
+        yield (
+            "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set"
+            " compile_layers to auto or false"
+        )
+    if (
+        config.hardware.page_optimizer is True
+        and config.training.optimizer is Optimizer.adamw_torch
+    ):
+        yield (
+            "hardware.page_optimizer=true pages an 8-bit optimizer; set"
+            " training.optimizer=adamw_8bit or page_optimizer=auto"
+        )
+
+
+def _check_optimizer(config: RunConfig) -> Iterator[str]:
+    if (
+        config.hardware.device is Device.cpu
+        and config.training.optimizer is not Optimizer.adamw_torch
+    ):
+        yield (
+            f"training.optimizer={config.training.optimizer.value} runs on CUDA only; "
+            "with hardware=cpu set training.optimizer=adamw_torch"
+        )
+
+
+def _check_target_modules(config: RunConfig) -> Iterator[str]:
+    if not config.lora.target_modules:
+        yield f"lora.target_modules is empty; allowed are {listing(PROJECTIONS)}"
+    for name in config.lora.target_modules:
+        if name not in PROJECTIONS:
+            yield (
+                f"lora.target_modules has {name}; allowed are"
+                f" {listing(PROJECTIONS)}{nearest(name, PROJECTIONS)}"
+            )
+
+
+def _check_prompt(config: RunConfig) -> Iterator[str]:
+    prompt = config.prompt
+    in_question = PLACEHOLDER.findall(prompt.question)
+    in_completion = PLACEHOLDER.findall(prompt.completion)
+    if in_question != ["question"]:
+        yield "prompt.question must hold {question} exactly once and no other placeholder"
+    if in_completion not in (["answer"], ["reasoning", "answer"]):
+        yield (
+            "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons,"
+            " and no other placeholder"
+        )
+    if config.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in in_completion:
+        yield (
+            "dataset.overlong=trim_reasoning needs a prompt with reasoning and"
+            f" prompt={prompt.name} has none; use drop or error"
+        )
+
+
+def _check_cases(config: RunConfig) -> Iterator[str]:
+    dataset = config.dataset
+    if dataset.name == "mixture" and not dataset.mixture:
+        yield (
+            "dataset=mixture has no parts: set 'dataset.mixture=[{use: OPTION, weight: NUMBER},"
+            " ...]'"
+        )
+    elif dataset.mixture:
+        yield from _check_mixture(dataset)
+    elif dataset.path is None and dataset.hub_id is None:
+        yield (
+            f"dataset={dataset.name} has no file: set dataset.path=FILE (JSON, JSONL, CSV, TSV or"
+            " Parquet) or dataset.hub_id"
+        )
+    if dataset.max_cases is not None and dataset.held_out >= dataset.max_cases:
+        yield (
+            f"dataset.held_out={dataset.held_out} leaves nothing to train on with"
+            f" dataset.max_cases={dataset.max_cases}"
+        )
+    if config.evaluation.answers > dataset.held_out:
+        yield (
+            f"evaluation.answers={config.evaluation.answers} is more than"
+            f" dataset.held_out={dataset.held_out}: only held-out questions are answered; lower the"
+            " first or raise the second"
+        )
+
+
+def _check_mixture(dataset: Dataset) -> Iterator[str]:
+    if dataset.path is not None or dataset.hub_id is not None:
+        yield (
+            f"dataset={dataset.name} has a file of its own ({dataset.path or dataset.hub_id}) and"
+            " dataset.mixture too; use dataset=mixture, and set the file of a part in its entry"
+            " (dataset.mixture.0.path=FILE)"
+        )
+    for place, source in enumerate(dataset.mixture):
+        if source.path is None and source.hub_id is None:
+            yield (
+                f"dataset.mixture[{place}] ({source.name}) has no file: give its entry a path (JSON,"
+                " JSONL, CSV, TSV or Parquet)"
+            )
+        if any(
+            replace(source, weight=1.0) == replace(earlier, weight=1.0)
+            for earlier in dataset.mixture[:place]
+        ):
+            yield (
+                f"dataset.mixture[{place}] ({source.name}) stands there twice; give it one entry with"
+                " both weights added"
+            )
+
+
+def _check_benchmarks(config: RunConfig) -> Iterator[str]:
+    known = [benchmark.value for benchmark in Benchmark]
+    for name in config.evaluation.benchmarks:
+        if name not in known:
+            yield (
+                f"evaluation.benchmarks has {name}; allowed are"
+                f" {listing(known)}{nearest(name, known)}"
+            )
+
+
+def _check_judge(config: RunConfig) -> Iterator[str]:
+    judge = config.evaluation.judge
+    if judge.model is None:
+        return
+    if judge.url is None or not judge.url.startswith(("http://", "https://")):
+        yield (
+            f"evaluation.judge.url={judge.url} is no endpoint; give the whole address, as in"
+            " http://127.0.0.1:8000/v1/chat/completions"
+        )
+    if judge.instructions is None or "{{ outputs }}" not in judge.instructions:
+        yield (
+            "evaluation.judge.instructions must hold {{ outputs }}, and may hold {{ inputs }} and"
+            " {{ expectations }}"
+        )
+
+
+def _check_weights(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if model.path is None and model.package is None and model.hub_id is None:
+        yield f"model={model.name} has no weights: set model.path=FOLDER or model.hub_id=OWNER/NAME"
+    if model.shape.heads % model.shape.kv_heads:
+        yield (
+            f"model.shape.heads={model.shape.heads} is not a multiple of"
+            f" model.shape.kv_heads={model.shape.kv_heads}"
+        )
+
+
+# Each takes a whole run and yields a sentence a problem.
+RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
+    _check_steps,
+    _check_engine,
+    _check_levers,
+    _check_optimizer,
+    _check_target_modules,
+    _check_prompt,
+    _check_cases,
+    _check_benchmarks,
+    _check_judge,
+    _check_weights,
+)

@@ -1,0 +1,106 @@
+"""An audit of the cases on the console: cases in the colours of their parts, lengths, findings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from medexp.data.audit.inspection import Inspection
+from medexp.data.token_roles import Role, TokenSpan
+from medexp.system.console import DONE, WRONG, Console
+from medexp.system.visible import visible
+
+# Of the sixteen colours that every terminal has.
+_ROLE_STYLES = {
+    Role.instructions: "black on magenta",
+    Role.question: "white on blue",
+    Role.reasoning: "black on cyan",
+    Role.answer: "black on green",
+    Role.marks: "black on yellow",
+    Role.eos: "bold white on red",
+}
+# As many of a span are printed.
+PREVIEW_CHARACTERS = 130
+
+
+def print_inspection(inspection: Inspection, files: tuple[Path, Path], console: Console) -> None:
+    """Print previews, token lengths, findings and broken rules, and where `files` were written."""
+    console.results.print(_build_legend())
+    for spans in inspection.previews:
+        console.results.print(_render_preview(spans))
+    rows = [
+        (
+            part,
+            f"{lengths.median:g}",
+            f"{lengths.p95:,}",
+            f"{lengths.longest:,}",
+            _draw_bars(lengths.bins),
+        )
+        for part, lengths in inspection.lengths.items()
+    ]
+    title = f"Tokens per training case, limit {inspection.max_tokens:,}"
+    console.table(title, ("part", "median", "p95", "longest", "from 0 to the longest"), rows)
+    console.table("", ("", ""), _build_summary_rows(inspection))
+    for rule in inspection.broken:
+        console.result(rule, WRONG)
+    if not inspection.broken:
+        console.result("all checks passed", DONE)
+    console.result(f"Written: {files[0]} and {files[1]}")
+
+
+def _build_summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    total = sum(inspection.label_tokens.values())
+    shares = ", ".join(
+        f"{name} {100 * count / total:.1f} %" for name, count in inspection.label_tokens.items()
+    )
+    repeats, near_held_out = len(inspection.repeats), len(inspection.near_held_out)
+    overlap = (
+        f"{len(inspection.leaks)} training cases share a question or 13 words with:"
+        f" {', '.join(inspection.measured)}"
+    )
+    faults = inspection.reasoning
+    reasoning = (
+        f"{len(faults.empty)} empty, {len(faults.of_another_case)} of another case,"
+        f" {len(faults.same_as_answer)} the same as the answer, {len(faults.in_circles)}"
+        " repetitive"
+    )
+    languages = ", ".join(f"{name} {count}" for name, count in inspection.languages[:6])
+    return [
+        ("cases", inspection.audit.sentence()),
+        ("in the loss", f"{total:,} tokens, each case once: {shares}"),
+        ("near duplicates", f"{repeats} in training, {near_held_out} of a held-out question"),
+        ("overlap", overlap),
+        ("reasoning", reasoning),
+        ("missing values", f"{len(inspection.missing_values)} as answer or reasoning"),
+        ("language", languages),
+    ]
+
+
+def _draw_bars(bins: tuple[int, ...]) -> str:
+    """Return a histogram of `bins` (cases each) in a line of text."""
+    tallest = max(bins)
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * cases // tallest)] for cases in bins)
+
+
+def _build_legend() -> Text:
+    """Return what the colours mean."""
+    text = Text("In the loss: ")
+    for role, look in _ROLE_STYLES.items():
+        text.append(f" {role.value} ", look).append(" ")
+    return text.append("grey: read, not in the loss", "bright_black").append("\n")
+
+
+def _render_preview(spans: Sequence[TokenSpan]) -> Text:
+    """Return a case in the colours of `_ROLE_STYLES`, on few lines; long spans are cut in their
+    middle, what is not learnt is grey.
+    """
+    text = Text()
+    for span in spans:
+        words = "⟨EOS⟩" if span.role is Role.eos else visible(_cut_middle(span.text))
+        text.append(words, _ROLE_STYLES[span.role] if span.learnt else "bright_black")
+    return text.append("\n")
+
+
+def _cut_middle(text: str) -> str:
+    text, half = text.replace("\n", "⏎"), PREVIEW_CHARACTERS // 2
+    return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:half]} … {text[-half:]}"
