@@ -117,6 +117,7 @@ _SENTENCE = re.compile(r"(?<=[.!?。])\s+")
 _PART = re.compile(r";\s+")
 _DRUG = "drug"
 NO_CONTENT = "no content"
+_DISMISSES = "dismisses what the evidence acts on"
 # The verdict of a statement is that of its worst part.
 _GRAVITY = {SUPPORTED: 0, NOT_IN_EVIDENCE: 1, FABRICATED: 2, CONTRADICTED: 3}
 
@@ -141,6 +142,11 @@ class CheckedClaim:
     verdict: str
     why: str = ""
     covered: float = 0.0
+
+    @property
+    def is_dismissal(self) -> bool:
+        """Does it say that nothing needs doing, where the evidence acts?"""
+        return self.why.startswith(_DISMISSES)
 
     @property
     def is_error(self) -> bool:
@@ -325,7 +331,7 @@ def count_claims(checked: Sequence[CheckedClaim]) -> ClaimCounts:
         contradicted=counts[CONTRADICTED],
         fabricated=counts[FABRICATED],
         not_in_evidence=counts[NOT_IN_EVIDENCE],
-        is_dismissing=any(claim.why.startswith("dismisses") for claim in checked),
+        is_dismissing=any(claim.is_dismissal for claim in checked),
     )
 
 
@@ -455,7 +461,7 @@ def _why_contradicted(
 ) -> str:
     dismissal = DISMISSAL.search(statement.text)
     if dismissal and evidence.acts and dismissal[0].casefold() not in evidence.text.casefold():
-        return f"dismisses what the evidence acts on: {dismissal[0]}"
+        return f"{_DISMISSES}: {dismissal[0]}"
     content = said.content
     if not content:
         return ""
