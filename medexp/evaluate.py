@@ -64,6 +64,7 @@ def evaluate(
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
         continues it.
     """
+    evaluator.check_primary(config.evaluation)
     began = time.perf_counter()
     if options.rescore:
         record, found = _rescored(config, subject, console)
