@@ -16,12 +16,14 @@ from medexp.config.former_values import FORMER_VALUES
 from medexp.config.schema import GROUP_NAMES, RunConfig
 
 Value = str | int | float | bool | None | list[object]
-# What `dataset.faulty` leaves out, the digest of the cases tells.
+# What `dataset.faulty` leaves out, the digest of the cases tells. Likelihoods are measured beside
+# everything else and change none of it, so what was begun without them goes on with them.
 _NOT_THE_EXPERIMENT = (
     "tracking.",
     "training.resume",
     "training.save_steps",
     "evaluation.reuse_base",
+    "evaluation.likelihoods",
     "dataset.faulty",
 )
 # Of a card, measured or published: nothing but predictions is made of them.

@@ -17,6 +17,10 @@ FORMER_VALUES: dict[str, object] = {
     "evaluation.arms": ["base", "tuned"],
     "evaluation.draws": 1,
     "evaluation.temperature": 0.0,
+    "evaluation.likelihoods": False,
+    "evaluation.benchmark_files.medbullets": None,
+    "evaluation.benchmark_files.medxpertqa": None,
+    "evaluation.benchmark_reasoning": False,
 }
 
 

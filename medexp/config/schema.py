@@ -325,6 +325,8 @@ class BenchmarkFiles(Group):
     medmcqa: str | None = MISSING
     pubmedqa: str | None = MISSING
     mmlu_medical: str | None = MISSING
+    medbullets: str | None = MISSING
+    medxpertqa: str | None = MISSING
 
 
 @dataclass
@@ -354,11 +356,13 @@ class Evaluation(Group):
     arms: list[str] = MISSING
     draws: int = number(1, 100)
     temperature: float = number(0, 5)
+    likelihoods: bool = MISSING
     reuse_base: bool = MISSING
     embedding: bool = MISSING
     benchmarks: list[str] = MISSING
     benchmark_files: BenchmarkFiles = MISSING
     benchmark_limit: int | None = number(1)
+    benchmark_reasoning: bool = MISSING
     judge: Judge = MISSING
 
 

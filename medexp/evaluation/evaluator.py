@@ -5,13 +5,13 @@ One way from answers to figures: the record is written to MLflow, and everything
 written there is computed from that record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from medexp.config import dataset_sources
-from medexp.config.schema import Evaluation, RunConfig
+from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import answer_offsets
 from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
@@ -21,10 +21,16 @@ from medexp.data.split import name_groups
 from medexp.errors import ConfigError, listing, nearest
 from medexp.evaluation import embedding, generation, judge, scorecard
 from medexp.evaluation.baseline_cache import BaselineCache
+from medexp.evaluation.benchmark_questions import ChoiceQuestion
+from medexp.evaluation.benchmark_reasoning import answer_questions
+from medexp.evaluation.diagnosis import score_diagnoses
+from medexp.evaluation.knowledge import score_knowledge
+from medexp.evaluation.likelihood import fits_tokens
 from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, Scorecard
+from medexp.evaluation.measures.forced_choice import Likelihoods
+from medexp.evaluation.record import Answer, BenchmarkGrades, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, REASONED, Scorecard
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
@@ -119,7 +125,83 @@ class Evaluator:
             name_held_out_groups(self.config, self.prepared.held_out.cases),
             self.config.evaluation.primary,
         )
+        record = replace(record, likelihoods=self.measure_likelihoods())
         return add_judgements(record, self.config.evaluation, self.console)
+
+    def answer_benchmarks(
+        self, questions: Mapping[Benchmark, Sequence[ChoiceQuestion]]
+    ) -> dict[str, BenchmarkGrades]:
+        """Return for each benchmark which of `questions` base and tuned model answered right in the
+        run's own prompt; answers that are in their file are not made again.
+        """
+        limit, graded = self.config.evaluation.benchmark_limit, {}
+        for benchmark, asked in questions.items():
+            base = self._answer_benchmark(benchmark, asked[:limit], base=True)
+            tuned = self._answer_benchmark(benchmark, asked[:limit], base=False)
+            graded[f"{benchmark.value}{REASONED}"] = BenchmarkGrades(base, tuned)
+        return graded
+
+    def _answer_benchmark(
+        self, benchmark: Benchmark, questions: Sequence[ChoiceQuestion], base: bool
+    ) -> tuple[bool, ...]:
+        side, prompt = "base" if base else "tuned", self.config.prompt
+        title = BENCHMARKS[benchmark.value]
+        label = f"answering {len(questions)} questions of {title} with the {side} model"
+        with (
+            memory_phase(Phase.answering, label, self.meter),
+            self.console.progress(label, len(questions)) as advance,
+        ):
+            grades = answer_questions(
+                self.model,
+                prompt,
+                questions,
+                make_vocabulary(self.model.tokenizer, prompt),
+                self.config.evaluation.max_new_tokens,
+                self._batch_rule(),
+                self.answers_file(f"{benchmark.value}-{side}"),
+                base,
+                advance,
+            )
+        if grades.without_option:
+            self.console.info(
+                f"{grades.without_option} of {len(questions)} answers of the {side} model to"
+                f" {title} name no option and count as wrong; a larger"
+                " evaluation.max_new_tokens lets it end",
+                NOTE,
+            )
+        return grades.right
+
+    def measure_likelihoods(self) -> dict[str, Likelihoods]:
+        """Return what "base" and "tuned" find likely of every held-out case; nothing with
+        `evaluation.likelihoods=false`.
+        """
+        if not self.config.evaluation.likelihoods or not self.prepared.held_out.cases:
+            return {}
+        stored = self.baseline.load_likelihoods() if self.baseline else None
+        if stored is None:
+            with self.model.adapter_disabled():
+                stored = self._measure_side("base")
+            if self.baseline:
+                self.baseline.store_likelihoods(stored)
+        return {"base": stored, "tuned": self._measure_side("tuned")}
+
+    def _measure_side(self, side: str) -> Likelihoods:
+        config, cases = self.config, self.prepared.held_out.cases
+        evaluation, prompt = config.evaluation, config.prompt
+        vocabulary = make_vocabulary(self.model.tokenizer, prompt)
+        fits = fits_tokens(evaluation.batch_size, evaluation.max_seq_tokens)
+        # A plan counts on whole rows without a cache; on a CPU a shared prefix saves most of them.
+        how = (vocabulary, fits, not planner.is_planned(config))
+        label = f"weighing diagnoses and facts of {len(cases)} cases, {side}"
+        with (
+            memory_phase(Phase.evaluation, label, self.meter),
+            self.console.progress(label, 2 * len(cases)) as advance,
+        ):
+            seed = config.dataset.split_seed
+            diagnoses = score_diagnoses(self.model, prompt, cases, *how, seed, advance)
+            advance(len(cases) - len(diagnoses))
+            knowledge = score_knowledge(self.model, prompt, cases, *how, advance)
+        return Likelihoods(tuple(diagnoses), tuple(knowledge))
 
     def _batch_rule(self) -> Callable[[int, int], bool]:
         """Return whether so many questions, of so many tokens at most, go together."""

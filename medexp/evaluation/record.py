@@ -12,6 +12,7 @@ from typing import Any
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
+from medexp.evaluation.measures.forced_choice import Likelihoods
 
 VERSION = 1
 
@@ -128,7 +129,9 @@ class Record:
 
     `groups` names the group of every held-out case (condition, patient), and `primary` the measures
     that may give a verdict, as the config named them before the run; both are empty in older
-    records, where a case is its own group and the primary measures are the default ones."""
+    records, where a case is its own group and the primary measures are the default ones.
+    `likelihoods` holds what the base and the tuned model find likely (by "base" and "tuned"), where
+    that was measured."""
 
     reasons: bool
     cases: tuple[AnsweredCase, ...]
@@ -139,6 +142,7 @@ class Record:
     held_out: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()
+    likelihoods: Mapping[str, Likelihoods] = field(default_factory=dict)
 
     def group_of_digest(self) -> dict[str, str]:
         """Return the group of every held-out case by its digest; of an older record, of none."""
@@ -184,6 +188,10 @@ class Record:
                 held_out=tuple(stored.get("held_out", ())),
                 groups=tuple(stored.get("groups", ())),
                 primary=tuple(stored.get("primary", ())),
+                likelihoods={
+                    side: Likelihoods.from_json(scores)
+                    for side, scores in stored.get("likelihoods", {}).items()
+                },
             )
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(

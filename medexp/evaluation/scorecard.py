@@ -16,6 +16,7 @@ from medexp.data.cases import parse_items
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
+from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
 from medexp.evaluation.measures.reference_recall import (
     embedded_recall,
     items,
@@ -25,6 +26,7 @@ from medexp.evaluation.measures.reference_recall import (
 )
 from medexp.evaluation.measures.safety import Harm, alternatives, must_not_say, must_say_coverage
 from medexp.evaluation.measures.sections import structure
+from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
 from medexp.evaluation.measures.words import answer_part, end_reasoning, language
@@ -70,10 +72,22 @@ MEASURES = (
         "the cases have no column `condition`, or likelihoods were not asked for",
     ),
     Measure(
+        "diagnosis_margin",
+        "diagnosis, margin in nats",
+        1,
+        "the cases have no column `condition`, or likelihoods were not asked for",
+    ),
+    Measure(
         "knowledge_likelihood",
         "true item over corrupted",
         1,
         "the references have no items to corrupt, or likelihoods were not asked for",
+    ),
+    Measure(
+        "diagnosis_stated",
+        "right diagnosis stated",
+        1,
+        "the cases have no column `condition`, or are not English",
     ),
     Measure("must_say_coverage", "must be said", 1, "the cases have no column `must_say`"),
     Measure("must_not_say", "harmful advice", -1, "the cases have no column `must_not_say`"),
@@ -140,12 +154,17 @@ MEASURES = (
 DEFAULT_PRIMARY = ("diagnosis_likelihood", "must_say_coverage", "knowledge_likelihood")
 HARM_MEASURES = ("must_not_say", "contradicted_claims", "fabricated")
 FORM_MEASURES = ("structure", "ended", "same_language")
+# Follows a benchmark's name where its questions were answered with a chain of thought.
+REASONED = "_reasoned"
 BENCHMARKS = {
-    "medqa": "MedQA",
-    "medmcqa": "MedMCQA",
+    "medqa": "MedQA (medical-o1 descends from it)",
+    "medmcqa": "MedMCQA (medical-o1 descends from it)",
     "pubmedqa": "PubMedQA",
     "mmlu_medical": "MMLU, medical",
+    "medbullets": "Medbullets (outside the family of medical-o1)",
+    "medxpertqa": "MedXpertQA (outside the family of medical-o1)",
 }
+BENCHMARKS |= {f"{name}{REASONED}": f"{title}, reasoned" for name, title in BENCHMARKS.items()}
 BY_KEY = {measure.key: measure for measure in MEASURES}
 # The losses among the measures, by the part of a case that they are taken on.
 LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
@@ -279,8 +298,11 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     bases = {arm: scored for arm, scored in arms.items() if arm != "tuned"}
     groups = record.answered_groups()
     losses = {key: _compare_losses(key, record) for key in LOSS_PARTS}
+    without_answers = losses | {
+        key: _compare_likelihoods(key, record) for key in LIKELIHOOD_MEASURES
+    }
     results = [
-        losses.get(measure.key) or _compare_answers(measure, bases, arms["tuned"], groups)
+        without_answers.get(measure.key) or _compare_answers(measure, bases, arms["tuned"], groups)
         for measure in MEASURES
     ]
     results += [*_compare_marks(record), *_compare_benchmarks(record)]
@@ -366,7 +388,7 @@ def score_answer(
         "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }
-    content = _score_content(case, text, lexicon, cosines) if is_english else {}
+    content = _score_content(case, text, reasons, lexicon, cosines) if is_english else {}
     forbidden = parse_items(case.extra.get("must_not_say", "")) if is_english else []
     harms = tuple(_name_harm(harm) for harm in must_not_say(text, forbidden))
     content |= {"must_not_say": float(len(harms))} if forbidden else {}
@@ -389,7 +411,7 @@ def _find_against(
 
 
 def _score_content(
-    case: AnsweredCase, text: str, lexicon: Lexicon, cosines: Cosines | None
+    case: AnsweredCase, text: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
 ) -> dict[str, float | None]:
     """Return how much of the reference the answer has."""
     values: dict[str, float | None] = {}
@@ -397,6 +419,9 @@ def _score_content(
         values["condition_named"] = float(names_condition(text, names, lexicon))
     required = parse_items(case.extra.get("must_say", ""))
     values["must_say_coverage"] = must_say_coverage(text, required)
+        condition, *synonyms = names
+        stated = grade_stated_diagnosis(text, condition, reasons, synonyms)
+        values["diagnosis_stated"] = float(stated.is_right)
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
@@ -469,6 +494,23 @@ def _compare_losses(key: str, record: Record) -> MeasureResult:
         groups=record.groups if len(record.groups) == len(after) else None,
     )
     return MeasureResult(measure, mean_loss(before), mean_loss(after), comparison)
+
+
+def _compare_likelihoods(key: str, record: Record) -> MeasureResult:
+    """Return likelihood measure `key` compared over the held-out cases that have it."""
+    measure = BY_KEY[key]
+    before, after = (
+        record.likelihoods.get(side, Likelihoods()).values(key) for side in ("base", "tuned")
+    )
+    cases = [case for case in before if case in after]
+    if not cases:
+        return MeasureResult(measure, missing=measure.missing)
+    groups = record.group_of_digest()
+    return _compare_values(
+        measure,
+        [(before[case], after[case]) for case in cases],
+        [groups.get(case, case) for case in cases],
+    )
 
 
 def _compare_marks(record: Record) -> list[MeasureResult]:

@@ -11,6 +11,13 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
+from medexp.evaluation.measures.forced_choice import (
+    LIKELIHOOD_MEASURES,
+    DiagnosisScores,
+    ItemScores,
+    KnowledgeScores,
+    Likelihoods,
+)
 from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, build_record
 from medexp.evaluation.scorecard import MEASURES, build_scorecard, score_answer
 
@@ -285,3 +292,39 @@ def test_without_the_columns_coverage_and_harm_are_not_measured(lexicon):
     found = build_scorecard(recorded(), lexicon)
     for key, column in (("must_say_coverage", "must_say"), ("must_not_say", "must_not_say")):
         assert found.find_result(key).missing.startswith(f"the cases have no column `{column}`")
+
+
+def test_likelihoods_are_compared_over_all_held_out_cases_by_group(lexicon):
+    def side(right: float) -> Likelihoods:
+        diagnoses = tuple(
+            DiagnosisScores(digest, "", ("gout", "malaria"), (right * place, 0.5), ((1,),))
+            for place, digest in enumerate(held_out)
+        )
+        pair = ItemScores("dose", 1.0, 1, 1.0 + right, 1)
+        return Likelihoods(diagnoses, (KnowledgeScores(held_out[0], "", (pair,)),))
+
+    held_out = tuple(f"case {place}" for place in range(4))
+    record = Record(
+        False,
+        (),
+        (),
+        (),
+        held_out=held_out,
+        groups=("a", "a", "b", "b"),
+        likelihoods={"base": side(-1), "tuned": side(1)},
+    )
+    card = build_scorecard(record, lexicon)
+    diagnosis = card.find_result("diagnosis_likelihood")
+    assert (diagnosis.before, diagnosis.after) == (0, 0.75)
+    assert diagnosis.comparison.groups == 2
+    assert card.find_result("diagnosis_margin").after == pytest.approx(1.0)
+    knowledge = card.find_result("knowledge_likelihood")
+    assert (knowledge.before, knowledge.after, knowledge.comparison.pairs) == (0, 1, 1)
+    assert Record.from_json(json.dumps(record.as_json()), "here") == record
+    assert card.metrics()["eval/diagnosis_likelihood/after"] == 0.75
+
+
+def test_without_likelihoods_their_measures_say_why(lexicon):
+    card = build_scorecard(Record(False, (), (), ()), lexicon)
+    for key in LIKELIHOOD_MEASURES:
+        assert "likelihoods were not asked for" in card.find_result(key).missing
