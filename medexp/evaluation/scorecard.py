@@ -417,11 +417,11 @@ def _score_content(
     values: dict[str, float | None] = {}
     if names := _condition_names(case.extra):
         values["condition_named"] = float(names_condition(text, names, lexicon))
-    required = parse_items(case.extra.get("must_say", ""))
-    values["must_say_coverage"] = must_say_coverage(text, required)
         condition, *synonyms = names
         stated = grade_stated_diagnosis(text, condition, reasons, synonyms)
         values["diagnosis_stated"] = float(stated.is_right)
+    required = parse_items(case.extra.get("must_say", ""))
+    values["must_say_coverage"] = must_say_coverage(text, required)
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)

@@ -9,6 +9,8 @@ from medexp.evaluation.measures.sections import section_at
 from medexp.evaluation.measures.words import answer_part
 from medexp.evaluation.scorecard import HarmfulPassage, ScoredAnswer
 
+HARM = "would harm"
+
 
 @dataclass(frozen=True)
 class MarkedText:
@@ -16,6 +18,11 @@ class MarkedText:
 
     text: str
     against: str = ""
+
+    @property
+    def is_harmful(self) -> bool:
+        """Return whether they advise what would harm the patient."""
+        return self.against.startswith(HARM)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def _mark_harms(harms: Sequence[HarmfulPassage]) -> Iterator[tuple[int, int, str
     for harm in harms:
         advised.setdefault((harm.start, harm.end), []).append(harm.rule)
     for (start, end), names in advised.items():
-        yield start, end, f"would harm: {', '.join(names)}"
+        yield start, end, f"{HARM}: {', '.join(names)}"
 
 
 def _cut_into_pieces(

@@ -8,18 +8,20 @@ The rules, in full:
 - An alternative is said when one sentence of the answer has all its content words, by their stems,
   in one spelling. A name in capitals alone (DVT) is looked for in capitals. A sentence that a
   question mark ends says nothing. What stands before the last `</think>` does not count.
-- Polarity decides (`clinical_terms.is_negated`, with PAUSES and FUTILE for the words of advice).
-  "Aspirin" is said by "chew aspirin" and not by "do not give aspirin". "Withhold nitrates" is said
-  by "avoid GTN or nitrates", and not by "give nitrates" or by "do not withhold nitrates".
+- Polarity decides (`clinical_terms.is_negated`; PAUSES and FUTILE add the words of advice, and a
+  part of a sentence that begins with a denial is denied to its end, lists included). "Aspirin" is
+  said by "chew aspirin" and not by "do not give aspirin". "Withhold nitrates" is said by "avoid
+  nitrates", not by "give nitrates" or "do not withhold nitrates"; under Causes only in words of
+  advice.
 - Words that only order something (ORDERS) need not be there: "give nitrates" is said by
   "nitrates for the pain".
-- Harm must be advised, not mentioned. All words must stand in one clause, at most MAX_SPAN words
-  apart, and the clause must be advice: under Precautions, in a text without sections, or with a
-  verb of advice. A clause that warns (WARNS), tells what was (TELLS), or makes a condition of it
-  (CONDITION) advises nothing. Staying at home, waiting and going back may depend on more
-  (LATER), such as "home when she is stable".
-- Advice to withhold is harm only where nothing restricts it: "avoid high-flow oxygen" is no advice
-  to withhold oxygen.
+- Harm must be advised, not mentioned. The words must stand in one clause, in the statement's order,
+  at most MAX_SPAN words apart, and none of them forbidden by what stands before. The clause must be
+  advice: under Precautions, in a text without sections, or with a verb of advice (ADVISES). A clause
+  that warns (WARNS), tells what was (TELLS) or makes an exception (CONDITION) advises nothing.
+- Going home, waiting and going back may depend on more (LATER): "home when she is stable".
+- Advice to withhold is harm only where nothing restricts it: "avoid high-flow oxygen", "no insulin
+  bolus" and "no heparin until the scan" withhold neither oxygen nor insulin nor heparin.
 
 An empty answer says nothing, and saying a thing twice is saying it once. What is put in words that
 no alternative has is missed, on both sides; for harm, a miss was preferred to a false alarm.
