@@ -5,10 +5,9 @@ Text only; a page colours them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medexp.evaluation.measures.safety import Harm, alternatives
 from medexp.evaluation.measures.sections import section_at
 from medexp.evaluation.measures.words import answer_part
-from medexp.evaluation.scorecard import ScoredAnswer
+from medexp.evaluation.scorecard import HarmfulPassage, ScoredAnswer
 
 HARM = "would harm"
 
@@ -76,11 +75,11 @@ def _find_marks(scored: ScoredAnswer) -> list[tuple[int, int, str]]:
     return sorted(marks)
 
 
-def _mark_harms(harms: Sequence[Harm]) -> Iterator[tuple[int, int, str]]:
+def _mark_harms(harms: Sequence[HarmfulPassage]) -> Iterator[tuple[int, int, str]]:
     """Yield a mark for each sentence that harms; it names all that the sentence advises."""
     advised: dict[tuple[int, int], list[str]] = {}
     for harm in harms:
-        advised.setdefault((harm.start, harm.end), []).append(alternatives(harm.statement)[0])
+        advised.setdefault((harm.start, harm.end), []).append(harm.rule)
     for (start, end), names in advised.items():
         yield start, end, f"{HARM}: {', '.join(names)}"
 

@@ -3,6 +3,7 @@ is said.
 """
 
 import json
+from dataclasses import replace
 from math import exp
 
 import pytest
@@ -10,6 +11,13 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
+from medexp.evaluation.measures.forced_choice import (
+    LIKELIHOOD_MEASURES,
+    DiagnosisScores,
+    ItemScores,
+    KnowledgeScores,
+    Likelihoods,
+)
 from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, build_record
 from medexp.evaluation.scorecard import MEASURES, build_scorecard, score_answer
 
@@ -58,9 +66,7 @@ def test_another_version_is_refused():
 
 
 def test_structured_answers_are_told_from_generic_ones(lexicon):
-    found = build_scorecard(recorded(), lexicon)
-    improved = {line.measure.key for line in found.results if line.verdict == "improved"}
-    assert improved >= {
+    keys = {
         "loss_completion",
         "loss_reasoning",
         "loss_answer",
@@ -69,8 +75,13 @@ def test_structured_answers_are_told_from_generic_ones(lexicon):
         "red_flag_recall",
         "ended",
     }
-    assert found.find_result("items_per_section").verdict == "changed"
-    assert found.find_result("contradictions").verdict == "no detectable change"
+    # Primary for this test, one by one: Holm's correction would ask for more than six cases.
+    for key in keys:
+        found = build_scorecard(replace(recorded(), primary=(key,)), lexicon)
+        assert found.find_result(key).verdict == "improved"
+    found = build_scorecard(recorded(), lexicon)
+    assert {found.find_result(key).verdict for key in keys} == {"higher", "lower"}
+    assert found.find_result("contradictions").verdict == "same"
     assert found.find_result("structure").after == 1
 
 
@@ -97,7 +108,7 @@ def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(
     assert values["delta"] == pytest.approx(values["after"] - values["before"])
     # one case has most of the tokens: it decides
     assert values["low"] < 0 < values["delta"] < values["high"]
-    assert found.find_result("loss_completion").verdict == "no detectable change"
+    assert not found.find_result("loss_completion").comparison.is_detected
 
 
 def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
@@ -118,6 +129,23 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
     assert "empty" in found.find_result("unsupported_per_100_words").missing
 
 
+def test_reasoning_that_was_cut_off_is_no_answer(lexicon):
+    """The text that never comes to `</think>` is the reference itself: it earns nothing."""
+    scored = build_scorecard(recorded(after=REFERENCE), lexicon).after[0]
+    for key in ("structure", "condition_named", "red_flag_recall", "precaution_recall", "words"):
+        assert scored.values[key] == 0
+    assert scored.values["unsupported_per_100_words"] is None
+    assert scored.values["same_language"] is None
+    assert scored.values["think_closed"] == 0
+    assert scored.claims == scored.contradictions == ()
+    assert scored.values["items_per_section"] == 0
+
+
+def test_an_answer_of_a_prompt_without_reasoning_needs_no_mark(lexicon):
+    scored = build_scorecard(recorded(after=REFERENCE, reasons=False), lexicon).after[0]
+    assert scored.values["structure"] == scored.values["condition_named"] == 1
+
+
 def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
     question = "患者，男，五十二岁，发热咳嗽三天，伴胸痛，应如何处理？"
     answer = (
@@ -125,7 +153,8 @@ def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
         "- 可能为细菌性肺炎引起感染\n## 注意事项\n"
         "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
     )
-    found = build_scorecard(recorded(after=answer, question=question), lexicon)
+    generic = f"Think.</think>{GENERIC}"
+    found = build_scorecard(recorded(generic, answer, question), lexicon)
     assert found.find_result("structure").after == 1
     assert found.find_result("same_language").after == 1
     for key in (
@@ -164,7 +193,56 @@ def test_no_answers_at_all_is_said(lexicon):
         lexicon,
     )
     assert found.find_result("structure").missing == "no held-out question was answered"
-    assert found.find_result("loss_answer").verdict == "too few cases"
+    assert found.find_result("loss_answer").verdict == "same"
+
+
+def test_cases_of_a_group_count_as_one_in_answers_and_losses(lexicon):
+    record = recorded()
+    digests = tuple(case.digest for case in record.cases)
+    grouped = replace(record, held_out=digests, groups=("a", "a", "b", "b", "c", "c"))
+    again = Record.from_json(json.dumps(grouped.as_json()), "here")
+    card = build_scorecard(again, lexicon)
+    for key in ("structure", "loss_answer"):
+        comparison = card.find_result(key).comparison
+        assert (comparison.pairs, comparison.groups, comparison.p_value) == (6, 3, 2 / 8)
+
+
+def test_draws_of_a_question_are_averaged_and_their_harms_add_up(lexicon):
+    record = recorded()
+    further = (Answer(0, "", 0, False), Answer(0, f"So.</think>{REFERENCE}", 9, True))
+    cases = tuple(
+        replace(case, draws={"base": further[:1], "tuned": further}) for case in record.cases
+    )
+    again = Record.from_json(json.dumps(replace(record, cases=cases).as_json()), "here")
+    assert again.cases == cases
+    assert len(again.cases[0].answers("tuned")) == 3
+    assert build_scorecard(again, lexicon).after[0].values["structure"] == pytest.approx(2 / 3)
+
+
+def test_the_base_asked_its_best_way_is_kept_and_shown(lexicon):
+    record = recorded()
+    best = Answer(0, REFERENCE, 9, True)
+    cases = tuple(replace(case, base_best=best) for case in record.cases)
+    again = Record.from_json(json.dumps(replace(record, cases=cases).as_json()), "here")
+    assert again.cases == cases
+    card = build_scorecard(again, lexicon)
+    assert (card.find_result("structure").before, card.find_result("structure").verdict) == (
+        1,
+        "same",
+    )
+    values = card.metrics()
+    assert values["eval/structure/base"] < values["eval/structure/base_best"] == 1
+    assert values["eval/structure/delta"] == 0
+
+
+def test_a_record_of_before_arms_and_groups_is_read(lexicon):
+    values = recorded().as_json()
+    del values["groups"], values["primary"]
+    for case in values["cases"]:
+        del case["base_best"], case["draws"]
+    old = Record.from_json(json.dumps(values), "here")
+    assert old == recorded()
+    assert build_scorecard(old, lexicon).base_best == ()
 
 
 def test_recall_by_meaning_is_there_with_cosines(lexicon):
@@ -214,3 +292,39 @@ def test_without_the_columns_coverage_and_harm_are_not_measured(lexicon):
     found = build_scorecard(recorded(), lexicon)
     for key, column in (("must_say_coverage", "must_say"), ("must_not_say", "must_not_say")):
         assert found.find_result(key).missing.startswith(f"the cases have no column `{column}`")
+
+
+def test_likelihoods_are_compared_over_all_held_out_cases_by_group(lexicon):
+    def side(right: float) -> Likelihoods:
+        diagnoses = tuple(
+            DiagnosisScores(digest, "", ("gout", "malaria"), (right * place, 0.5), ((1,),))
+            for place, digest in enumerate(held_out)
+        )
+        pair = ItemScores("dose", 1.0, 1, 1.0 + right, 1)
+        return Likelihoods(diagnoses, (KnowledgeScores(held_out[0], "", (pair,)),))
+
+    held_out = tuple(f"case {place}" for place in range(4))
+    record = Record(
+        False,
+        (),
+        (),
+        (),
+        held_out=held_out,
+        groups=("a", "a", "b", "b"),
+        likelihoods={"base": side(-1), "tuned": side(1)},
+    )
+    card = build_scorecard(record, lexicon)
+    diagnosis = card.find_result("diagnosis_likelihood")
+    assert (diagnosis.before, diagnosis.after) == (0, 0.75)
+    assert diagnosis.comparison.groups == 2
+    assert card.find_result("diagnosis_margin").after == pytest.approx(1.0)
+    knowledge = card.find_result("knowledge_likelihood")
+    assert (knowledge.before, knowledge.after, knowledge.comparison.pairs) == (0, 1, 1)
+    assert Record.from_json(json.dumps(record.as_json()), "here") == record
+    assert card.metrics()["eval/diagnosis_likelihood/after"] == 0.75
+
+
+def test_without_likelihoods_their_measures_say_why(lexicon):
+    card = build_scorecard(Record(False, (), (), ()), lexicon)
+    for key in LIKELIHOOD_MEASURES:
+        assert "likelihoods were not asked for" in card.find_result(key).missing
