@@ -200,7 +200,7 @@ def test_the_order_of_a_harmful_sequence_matters():
 def test_words_far_from_one_another_are_no_advice():
     statement = ["spray tongue"]
     assert must_not_say("Use the spray under the tongue", statement)
-    between = "and the plain mask and the old pump and the small white box and "
+    between = "and the plain jar and the old pump and the small white box and "
     assert not must_not_say(f"Use the spray {between} look at the tongue", statement)
 
 
