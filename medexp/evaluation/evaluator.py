@@ -104,6 +104,21 @@ class Evaluator:
                 self._answer_starts,
             )
 
+    @property
+    def has_own_validation(self) -> bool:
+        """Whether validation cases are there, and are not the ones that are measured at the end."""
+        validation = self.prepared.validation
+        return bool(validation.cases) and validation.cases != self.prepared.held_out.cases
+
+    def measure_validation_losses(self) -> list[CaseLoss]:
+        """Return the loss of every validation case, without any of every held-out one."""
+        if not self.has_own_validation:
+            return self.measure_losses()
+        with memory_phase(Phase.evaluation, "measuring the validation loss", self.meter):
+            return measure_case_losses(
+                self.model, self.prepared.validation.encoded, self.config.evaluation.batch_size
+            )
+
     def build_record(
         self,
         answers: tuple[list[Answer], list[Answer]],
