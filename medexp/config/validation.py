@@ -297,6 +297,19 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                 f"evaluation.benchmarks has {name}; allowed are"
                 f" {listing(known)}{nearest(name, known)}"
             )
+    files = vars(config.evaluation.benchmark_files)
+    for benchmark in (Benchmark.medbullets, Benchmark.medxpertqa):
+        if benchmark.value in config.evaluation.benchmarks and not files[benchmark.value]:
+            yield (
+                f"evaluation.benchmarks has {benchmark.value}, which is read from a file alone; set"
+                f" evaluation.benchmark_files.{benchmark.value}=FILE"
+            )
+    if config.evaluation.benchmark_reasoning and not any(files.values()):
+        yield (
+            "evaluation.benchmark_reasoning=true asks the questions of evaluation.benchmark_files"
+            " and none is set; set evaluation.benchmark_files.medqa=FILE or another of"
+            f" {listing(known)}"
+        )
 
 
 def _check_judge(config: RunConfig) -> Iterator[str]:

@@ -9,14 +9,17 @@ only changes rounding (where layers lie) does not count.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from medexp.config.schema import Device, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
+from medexp.evaluation.generation import Sampling
+from medexp.evaluation.measures.forced_choice import Likelihoods
 from medexp.evaluation.record import CaseLoss
 from medexp.models.base_identity import compute_config_digest, compute_weights_digest
 from medexp.models.weights import Weights
@@ -26,17 +29,21 @@ from medexp.system.files import write_json_atomic
 # Raised when answers or losses are made in another way: version 1 had the trained biases of
 # lora.bias in the base.
 VERSION = 2
+# Raised when rivals are drawn, or corruptions made, in another way.
+LIKELIHOOD_VERSION = 1
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 
 @dataclass(frozen=True)
 class BaselineCache:
-    """The files of one base: `answers` is JSONL and grows as they come, losses are written
-    whole.
+    """The files of one base: those of answers are JSONL and grow as they come, losses and
+    likelihoods are written whole. `answers_file(prompts, sampling)` says where the answers to
+    prompts (token ids) are kept, greedy ones without `sampling`.
     """
 
-    answers: Path
+    answers_file: Callable[..., Path]
     _losses: Path
+    _likelihoods: Path
 
     def load_losses(self) -> list[CaseLoss] | None:
         """Return the base's held-out losses; None where they were not measured, or not readable."""
@@ -50,6 +57,17 @@ class BaselineCache:
         """Write the base's held-out losses, for the next run to find."""
         write_json_atomic(self._losses, [asdict(loss) for loss in losses])
 
+    def load_likelihoods(self) -> Likelihoods | None:
+        """Return what the base finds likely; None where that was not measured, or not readable."""
+        try:
+            return Likelihoods.from_json(json.loads(self._likelihoods.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def store_likelihoods(self, likelihoods: Likelihoods) -> None:
+        """Write what the base finds likely, for the next run to find."""
+        write_json_atomic(self._likelihoods, asdict(likelihoods))
+
 
 def open_baseline_cache(
     config: RunConfig, weights: Weights, prepared: Prepared
@@ -62,10 +80,28 @@ def open_baseline_cache(
     folder = Path(config.tracking.root or ".") / "base"
     folder.mkdir(parents=True, exist_ok=True)
     base = _describe_base(config, weights)
-    answers = _digest(base, ([*prepared.prompts], config.evaluation.max_new_tokens))
     cases = _case_tokens(prepared.held_out.encoded)
     losses = _digest(base, config.prompt.completion, cases)
-    return BaselineCache(folder / f"answers-{answers}.jsonl", folder / f"losses-{losses}.json")
+    asked = [[case.digest, dict(case.extra)] for case in prepared.held_out.cases]
+    seed = config.dataset.split_seed
+    likelihoods = _digest(base, config.prompt.question, losses, asked, seed, LIKELIHOOD_VERSION)
+    return BaselineCache(
+        partial(_answers_file, folder, base, config.evaluation.max_new_tokens),
+        folder / f"losses-{losses}.json",
+        folder / f"likelihoods-{likelihoods}.json",
+    )
+
+
+def _answers_file(
+    folder: Path,
+    base: Sequence[object],
+    max_new_tokens: int,
+    prompts: Sequence[list[int]],
+    sampling: Sampling | None = None,
+) -> Path:
+    """Return the file of the base's answers to `prompts`; greedy ones lie where they always did."""
+    drawn = [asdict(sampling)] if sampling is not None else []
+    return folder / f"answers-{_digest(base, ([*prompts], max_new_tokens, *drawn))}.jsonl"
 
 
 def _describe_base(config: RunConfig, weights: Weights) -> list[object]:

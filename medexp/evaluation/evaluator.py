@@ -5,13 +5,13 @@ One way from answers to figures: the record is written to MLflow, and everything
 written there is computed from that record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from medexp.config import dataset_sources
-from medexp.config.schema import Evaluation, RunConfig
+from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import answer_offsets
 from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
@@ -20,11 +20,18 @@ from medexp.data.prompts import closes_reasoning
 from medexp.data.split import name_groups
 from medexp.errors import ConfigError, listing, nearest
 from medexp.evaluation import embedding, generation, judge, scorecard
+from medexp.evaluation.base_prompt import BestPrompts, make_best_prompts
 from medexp.evaluation.baseline_cache import BaselineCache
+from medexp.evaluation.benchmark_questions import ChoiceQuestion
+from medexp.evaluation.benchmark_reasoning import answer_questions
+from medexp.evaluation.diagnosis import score_diagnoses
+from medexp.evaluation.knowledge import score_knowledge
+from medexp.evaluation.likelihood import fits_tokens
 from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, Scorecard
+from medexp.evaluation.measures.forced_choice import Likelihoods
+from medexp.evaluation.record import Answer, BenchmarkGrades, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, REASONED, Scorecard
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
@@ -34,13 +41,21 @@ from medexp.system.console import DONE, NOTE, Console
 
 # More primary measures than these, and Holm's correction leaves none of them a chance.
 MOST_PRIMARY = 4
+# Draws are made as R1's authors make theirs, from a seed that every run shares.
+DRAW_TOP_P, DRAW_SEED = 0.95, 3407
+_ARM_NAMES = {
+    "base": "base model",
+    "base_best": "base model asked its best way",
+    "tuned": "tuned model",
+}
 
 
 @dataclass
 class Evaluator:
     """A model under measurement, and the held-out cases it is measured on.
 
-    `answers_file` says in which file the answers of "base" or "tuned" are kept as they come.
+    `answers_file` says in which file the answers of an arm ("base", "base_best", "tuned") are kept
+    as they come.
     """
 
     config: RunConfig
@@ -51,32 +66,67 @@ class Evaluator:
     meter: Meter
     baseline: BaselineCache | None
 
-    def generate_answers(self, base: bool) -> list[Answer]:
-        """Return the answers of the base, or with the adapter; those in the file are not made
-        again.
+    def generate_base_answers(self) -> dict[str, list[list[Answer]]]:
+        """Return the answers of the base, by the ways it is asked and by the draws of each."""
+        ways = [arm for arm in self.config.evaluation.arms if arm != "tuned"]
+        return {arm: self.generate_answers(arm) for arm in ways}
+
+    def generate_answers(self, arm: str) -> list[list[Answer]]:
+        """Return the answers of `arm` (base, base_best or tuned), a list a draw; those in their
+        files are not made again.
         """
-        whose, count = "base" if base else "tuned", len(self.prepared.prompts)
-        file = self.baseline.answers if base and self.baseline else self.answers_file(whose)
+        evaluation = self.config.evaluation
+        if not evaluation.temperature:
+            return [self._generate_draw(arm, "", None)]
+        draws = []
+        for draw in range(evaluation.draws):
+            seed = DRAW_SEED + 1000 * draw
+            sampling = generation.Sampling(
+                evaluation.max_new_tokens, evaluation.temperature, DRAW_TOP_P, seed
+            )
+            of_several = f", draw {draw + 1} of {evaluation.draws}" if evaluation.draws > 1 else ""
+            draws.append(self._generate_draw(arm, of_several, sampling))
+        return draws
+
+    def _generate_draw(
+        self, arm: str, of_several: str, sampling: generation.Sampling | None
+    ) -> list[Answer]:
+        is_base = arm != "tuned"
+        prompts = self.best_prompts.prompts if arm == "base_best" else self.prepared.prompts
+        count, whose = len(prompts), _ARM_NAMES[arm]
+        name = arm if sampling is None else f"{arm}-{sampling.temperature:g}-{sampling.seed}"
+        file = self.answers_file(name)
+        if is_base and self.baseline:
+            file = self.baseline.answers_file(prompts, sampling)
         answered = generation.read_answers(file)
         if len(answered) == count:
             if count:
-                self.console.info(f"the {whose} model's {count} answers were made before", DONE)
+                self.console.info(
+                    f"the {whose}'s {count} answers{of_several} were made before", DONE
+                )
             return [answered[case] for case in range(count)]
         questions = f"{count} held-out question{'s' if count > 1 else ''}"
-        label = f"answering {questions} with the {whose} model"
+        label = f"answering {questions} with the {whose}{of_several}"
         with (
             memory_phase(Phase.answering, label, self.meter),
             self.console.progress(label, count) as advance,
         ):
             return generation.generate_answers(
                 self.model,
-                self.prepared.prompts,
+                prompts,
                 self.config.evaluation.max_new_tokens,
                 self._batch_rule(),
                 answers_file=file,
-                base=base,
+                base=is_base,
                 advance=advance,
+                sampling=sampling,
             )
+
+    @cached_property
+    def best_prompts(self) -> BestPrompts:
+        """The questions as the base is asked them its best way."""
+        questions = [case.question for case in self.prepared.asked]
+        return make_best_prompts(self.model.tokenizer, questions)
 
     def measure_base_losses(self) -> list[CaseLoss]:
         """Return the base's loss of every held-out case, measured where no earlier run has done
@@ -121,20 +171,106 @@ class Evaluator:
 
     def build_record(
         self,
-        answers: tuple[list[Answer], list[Answer]],
+        answers: Mapping[str, Sequence[Sequence[Answer]]],
         losses: tuple[list[CaseLoss], list[CaseLoss]],
     ) -> Record:
-        """Return all that was measured, (before, after), judged where a judge is asked for."""
+        """Return all that was measured, judged where a judge is asked for.
+
+        `answers` holds the draws of every arm; losses are (before, after).
+        """
+        best = answers.get("base_best")
         record = build_record(
             closes_reasoning(self.config.prompt),
             self.prepared.asked,
-            answers,
+            (answers["base"][0], answers["tuned"][0]),
             losses,
             self.prepared.held_out.cases,
             name_held_out_groups(self.config, self.prepared.held_out.cases),
             self.config.evaluation.primary,
+            base_best=best[0] if best else None,
+            further={arm: draws[1:] for arm, draws in answers.items()},
+        )
+        record = replace(
+            record,
+            likelihoods=self.measure_likelihoods(),
+            base_best_reasons=bool(best) and self.best_prompts.reasons,
         )
         return add_judgements(record, self.config.evaluation, self.console)
+
+    def answer_benchmarks(
+        self, questions: Mapping[Benchmark, Sequence[ChoiceQuestion]]
+    ) -> dict[str, BenchmarkGrades]:
+        """Return for each benchmark which of `questions` base and tuned model answered right in the
+        run's own prompt; answers that are in their file are not made again.
+        """
+        limit, graded = self.config.evaluation.benchmark_limit, {}
+        for benchmark, asked in questions.items():
+            base = self._answer_benchmark(benchmark, asked[:limit], base=True)
+            tuned = self._answer_benchmark(benchmark, asked[:limit], base=False)
+            graded[f"{benchmark.value}{REASONED}"] = BenchmarkGrades(base, tuned)
+        return graded
+
+    def _answer_benchmark(
+        self, benchmark: Benchmark, questions: Sequence[ChoiceQuestion], base: bool
+    ) -> tuple[bool, ...]:
+        side, prompt = "base" if base else "tuned", self.config.prompt
+        title = BENCHMARKS[benchmark.value]
+        label = f"answering {len(questions)} questions of {title} with the {side} model"
+        with (
+            memory_phase(Phase.answering, label, self.meter),
+            self.console.progress(label, len(questions)) as advance,
+        ):
+            grades = answer_questions(
+                self.model,
+                prompt,
+                questions,
+                make_vocabulary(self.model.tokenizer, prompt),
+                self.config.evaluation.max_new_tokens,
+                self._batch_rule(),
+                self.answers_file(f"{benchmark.value}-{side}"),
+                base,
+                advance,
+            )
+        if grades.without_option:
+            self.console.info(
+                f"{grades.without_option} of {len(questions)} answers of the {side} model to"
+                f" {title} name no option and count as wrong; a larger"
+                " evaluation.max_new_tokens lets it end",
+                NOTE,
+            )
+        return grades.right
+
+    def measure_likelihoods(self) -> dict[str, Likelihoods]:
+        """Return what "base" and "tuned" find likely of every held-out case; nothing with
+        `evaluation.likelihoods=false`.
+        """
+        if not self.config.evaluation.likelihoods or not self.prepared.held_out.cases:
+            return {}
+        stored = self.baseline.load_likelihoods() if self.baseline else None
+        if stored is None:
+            with self.model.adapter_disabled():
+                stored = self._measure_side("base")
+            if self.baseline:
+                self.baseline.store_likelihoods(stored)
+        return {"base": stored, "tuned": self._measure_side("tuned")}
+
+    def _measure_side(self, side: str) -> Likelihoods:
+        config, cases = self.config, self.prepared.held_out.cases
+        evaluation, prompt = config.evaluation, config.prompt
+        vocabulary = make_vocabulary(self.model.tokenizer, prompt)
+        fits = fits_tokens(evaluation.batch_size, evaluation.max_seq_tokens)
+        # A plan counts on whole rows without a cache; on a CPU a shared prefix saves most of them.
+        how = (vocabulary, fits, not planner.is_planned(config))
+        label = f"weighing diagnoses and facts of {len(cases)} cases, {side}"
+        with (
+            memory_phase(Phase.evaluation, label, self.meter),
+            self.console.progress(label, 2 * len(cases)) as advance,
+        ):
+            seed = config.dataset.split_seed
+            diagnoses = score_diagnoses(self.model, prompt, cases, *how, seed, advance)
+            advance(len(cases) - len(diagnoses))
+            knowledge = score_knowledge(self.model, prompt, cases, *how, advance)
+        return Likelihoods(tuple(diagnoses), tuple(knowledge))
 
     def _batch_rule(self) -> Callable[[int, int], bool]:
         """Return whether so many questions, of so many tokens at most, go together."""

@@ -7,15 +7,16 @@ None for that case, the comparison is over the cases that have it on both sides,
 the card says why.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp
 from statistics import fmean
 
+from medexp.data.cases import parse_items
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
+from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
 from medexp.evaluation.measures.reference_recall import (
     embedded_recall,
     items,
@@ -23,10 +24,12 @@ from medexp.evaluation.measures.reference_recall import (
     lines,
     names_condition,
 )
+from medexp.evaluation.measures.safety import Harm, alternatives, must_not_say, must_say_coverage
 from medexp.evaluation.measures.sections import structure
+from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
-from medexp.evaluation.measures.words import answer_part, language
+from medexp.evaluation.measures.words import answer_part, end_reasoning, language
 from medexp.evaluation.paired_stats import (
     PairedComparison,
     Proportion,
@@ -69,13 +72,35 @@ MEASURES = (
         "the cases have no column `condition`, or likelihoods were not asked for",
     ),
     Measure(
+        "diagnosis_margin",
+        "diagnosis, margin in nats",
+        1,
+        "the cases have no column `condition`, or likelihoods were not asked for",
+    ),
+    Measure(
         "knowledge_likelihood",
         "true item over corrupted",
         1,
         "the references have no items to corrupt, or likelihoods were not asked for",
     ),
-    Measure("must_say_coverage", "must be said", 1, "the cases have no column `must_say`"),
-    Measure("must_not_say", "harmful advice", -1, "the cases have no column `must_not_say`"),
+    Measure(
+        "diagnosis_stated",
+        "right diagnosis stated",
+        1,
+        "the cases have no column `condition`, or are not English",
+    ),
+    Measure(
+        "must_say_coverage",
+        "must-say coverage",
+        1,
+        "the cases have no column `must_say`, or are not English",
+    ),
+    Measure(
+        "must_not_say",
+        "harmful advice",
+        -1,
+        "the cases have no column `must_not_say`, or are not English",
+    ),
     Measure("contradicted_claims", "contradicted claims", -1, "no claims were checked"),
     Measure("fabricated", "fabricated claims", -1, "no claims were checked"),
     Measure("structure", "four sections (0 to 1)", 1),
@@ -126,13 +151,20 @@ MEASURES = (
 # What may give a verdict where the config names nothing else (`evaluation.primary`).
 DEFAULT_PRIMARY = ("diagnosis_likelihood", "must_say_coverage", "knowledge_likelihood")
 HARM_MEASURES = ("must_not_say", "contradicted_claims", "fabricated")
+# One newly harmful case is enough here: the case itself names what must not be said.
+HARMS_BY_CASE = ("must_not_say",)
 FORM_MEASURES = ("structure", "ended", "same_language")
+# Follows a benchmark's name where its questions were answered with a chain of thought.
+REASONED = "_reasoned"
 BENCHMARKS = {
-    "medqa": "MedQA",
-    "medmcqa": "MedMCQA",
+    "medqa": "MedQA (medical-o1 descends from it)",
+    "medmcqa": "MedMCQA (medical-o1 descends from it)",
     "pubmedqa": "PubMedQA",
     "mmlu_medical": "MMLU, medical",
+    "medbullets": "Medbullets (outside the family of medical-o1)",
+    "medxpertqa": "MedXpertQA (outside the family of medical-o1)",
 }
+BENCHMARKS |= {f"{name}{REASONED}": f"{title}, reasoned" for name, title in BENCHMARKS.items()}
 BY_KEY = {measure.key: measure for measure in MEASURES}
 # The losses among the measures, by the part of a case that they are taken on.
 LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
@@ -144,13 +176,15 @@ LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
 
 @dataclass(frozen=True)
 class HarmfulPassage:
-    """A sentence of an answer that could harm, the `rule` that it breaks, and the key of the harm
-    measure that counted it.
+    """A sentence of an answer that could harm, at [start, end) of it, the `rule` that it breaks, and
+    the key of the harm measure that counted it.
     """
 
     key: str
     rule: str
     text: str
+    start: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -256,16 +290,23 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     """Return the scorecard of `record`; `cosines` (items x lines) adds what is recalled by
     meaning.
     """
+    reasons = {"base_best": record.base_best_reasons}
     arms = {
-        arm: tuple(_score_arm(case, arm, record.reasons, lexicon, cosines) for case in record.cases)
+        arm: tuple(
+            _score_arm(case, arm, reasons.get(arm, record.reasons), lexicon, cosines)
+            for case in record.cases
+        )
         for arm in ("base", "base_best", "tuned")
         if all(case.answers(arm) for case in record.cases)
     }
     bases = {arm: scored for arm, scored in arms.items() if arm != "tuned"}
     groups = record.answered_groups()
     losses = {key: _compare_losses(key, record) for key in LOSS_PARTS}
+    without_answers = losses | {
+        key: _compare_likelihoods(key, record) for key in LIKELIHOOD_MEASURES
+    }
     results = [
-        losses.get(measure.key) or _compare_answers(measure, bases, arms["tuned"], groups)
+        without_answers.get(measure.key) or _compare_answers(measure, bases, arms["tuned"], groups)
         for measure in MEASURES
     ]
     results += [*_compare_marks(record), *_compare_benchmarks(record)]
@@ -291,6 +332,7 @@ def _add_verdicts(
             result.comparison,
             result.harm_before,
             result.harm_after,
+            result.measure.key in HARMS_BY_CASE,
         )
         for result in results
         if result.comparison is not None
@@ -328,8 +370,12 @@ def score_answer(
     lexicon: Lexicon,
     cosines: Cosines | None = None,
 ) -> ScoredAnswer:
-    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning."""
-    text, built = answer.text, structure(answer.text)
+    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning.
+
+    Reasoning that was cut off is no answer: such an answer is scored as an empty one.
+    """
+    text = end_reasoning(answer.text) if reasons else answer.text
+    built = structure(text)
     # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
     languages = {language(case.question), language(case.reference)}
     is_english = languages <= {"en", None}
@@ -342,13 +388,22 @@ def score_answer(
         "unsupported_per_100_words": 100 * len(claims) / count if count and is_english else None,
         "contradictions": float(len(against)) if is_english else None,
         "ended": float(answer.ended),
-        "think_closed": float(is_closed(text)) if reasons else None,
-        "repetition": repetition(text),
+        "think_closed": float(is_closed(answer.text)) if reasons else None,
+        "repetition": repetition(answer.text),
         "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }
-    content = _score_content(case, text, lexicon, cosines) if is_english else {}
-    return ScoredAnswer(values | content, claims, against)
+    content = _score_content(case, text, reasons, lexicon, cosines) if is_english else {}
+    forbidden = parse_items(case.extra.get("must_not_say", "")) if is_english else []
+    harms = tuple(_name_harm(harm) for harm in must_not_say(text, forbidden))
+    content |= {"must_not_say": float(len(harms))} if forbidden else {}
+    return ScoredAnswer(values | content, claims, against, harms)
+
+
+def _name_harm(harm: Harm) -> HarmfulPassage:
+    """Return `harm` with the first wording of its statement as the rule that it breaks."""
+    rule = alternatives(harm.statement)[0]
+    return HarmfulPassage("must_not_say", rule, harm.text, harm.start, harm.end)
 
 
 def _find_against(
@@ -361,12 +416,17 @@ def _find_against(
 
 
 def _score_content(
-    case: AnsweredCase, text: str, lexicon: Lexicon, cosines: Cosines | None
+    case: AnsweredCase, text: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
 ) -> dict[str, float | None]:
     """Return how much of the reference the answer has."""
     values: dict[str, float | None] = {}
     if names := _condition_names(case.extra):
         values["condition_named"] = float(names_condition(text, names, lexicon))
+        condition, *synonyms = names
+        stated = grade_stated_diagnosis(text, condition, reasons, synonyms)
+        values["diagnosis_stated"] = float(stated.is_right)
+    required = parse_items(case.extra.get("must_say", ""))
+    values["must_say_coverage"] = must_say_coverage(text, required)
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
@@ -378,17 +438,8 @@ def _score_content(
 
 def _condition_names(extra: Mapping[str, str]) -> list[str]:
     """Return the names of a case's condition, synonyms too; none where it has no condition."""
-    names, synonyms = (_split_cell(extra.get(name, "")) for name in ("condition", "synonyms"))
+    names, synonyms = (parse_items(extra.get(name, "")) for name in ("condition", "synonyms"))
     return [*names, *synonyms] if extra.get("condition") else []
-
-
-def _split_cell(cell: str) -> list[str]:
-    """Return the names in a cell: between semicolons, or a JSON array of them."""
-    try:
-        items = json.loads(cell) if cell.lstrip().startswith("[") else cell.split(";")
-    except (ValueError, RecursionError):
-        items = cell.split(";")
-    return [name for item in items if (name := str(item).strip())]
 
 
 def _compare_answers(
@@ -398,10 +449,16 @@ def _compare_answers(
     groups: Sequence[str],
 ) -> MeasureResult:
     """Return the result of `measure`, over the cases that have it in every arm."""
-    key, arms = measure.key, list(bases)
+    key = measure.key
+    # A way of asking that has no such measure at all (a chain of thought) is no base for it.
+    arms = [
+        arm
+        for arm, answers in bases.items()
+        if arm == "base" or any(answer.values.get(key) is not None for answer in answers)
+    ]
     rows = [
         ([answer.values.get(key) for answer in (*sides, late)], group)
-        for *sides, late, group in zip(*bases.values(), after, groups, strict=True)
+        for *sides, late, group in zip(*(bases[arm] for arm in arms), after, groups, strict=True)
     ]
     taken = [(values, group) for values, group in rows if None not in values]
     if not taken:
@@ -448,6 +505,23 @@ def _compare_losses(key: str, record: Record) -> MeasureResult:
         groups=record.groups if len(record.groups) == len(after) else None,
     )
     return MeasureResult(measure, mean_loss(before), mean_loss(after), comparison)
+
+
+def _compare_likelihoods(key: str, record: Record) -> MeasureResult:
+    """Return likelihood measure `key` compared over the held-out cases that have it."""
+    measure = BY_KEY[key]
+    before, after = (
+        record.likelihoods.get(side, Likelihoods()).values(key) for side in ("base", "tuned")
+    )
+    cases = [case for case in before if case in after]
+    if not cases:
+        return MeasureResult(measure, missing=measure.missing)
+    groups = record.group_of_digest()
+    return _compare_values(
+        measure,
+        [(before[case], after[case]) for case in cases],
+        [groups.get(case, case) for case in cases],
+    )
 
 
 def _compare_marks(record: Record) -> list[MeasureResult]:

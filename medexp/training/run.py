@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medexp.config.flatten import fingerprint, former_fingerprint, word
+from medexp.config.flatten import fingerprint, format_override, former_fingerprint
 from medexp.config.invocation import AnyInvocation
-from medexp.config.remarks import on_schedule
-from medexp.config.resolve import tracking_root
+from medexp.config.remarks import remark_on_schedule
+from medexp.config.resolve import find_tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.data import loading as data_loading
 from medexp.data import mixture
@@ -198,7 +198,7 @@ def _prepare_cases(
     console.info(f"cases: {prepared.audit.sentence()}", DONE)
     with console.status("auditing the cases"):
         inspection = inspect_prepared(tokenizer, config, prepared, {})
-    for remark in (*inspection.broken, *on_schedule(config, prepared.steps)):
+    for remark in (*inspection.broken, *remark_on_schedule(config, prepared.steps)):
         console.info(remark, NOTE)
     return prepared, inspection
 
@@ -292,7 +292,7 @@ def _train_between_evaluations(context: TrainContext) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
     config, tracker, invocation = context.config, context.tracker, context.invocation
     checkpoint = context.work.find_last_checkpoint()
-    answers_before = context.generate_answers(base=True)
+    answers = context.generate_base_answers()
     losses_before = context.measure_base_losses()
     tracker.log_metrics(0, {"eval/loss": _measure_base_validation(context, losses_before)})
     fitted = _fit(context, checkpoint)
@@ -302,9 +302,9 @@ def _train_between_evaluations(context: TrainContext) -> TrainResult:
     loss_after = mean_finite_loss(losses_after, fitted.last_step)
     if not context.has_own_validation:
         tracker.log_metrics(fitted.last_step, {"eval/loss": loss_after})
-    answers_after = context.generate_answers(base=False)
+    answers["tuned"] = context.generate_answers("tuned")
     losses = losses_before, losses_after
-    record = context.build_record((answers_before, answers_after), losses)
+    record = context.build_record(answers, losses)
     scorecard = evaluator.score_record(record, config.evaluation, context.model.stack)
     with context.console.status("saving the adapter"):
         adapter = adapter_files.save_adapter(
@@ -389,11 +389,11 @@ def _print_result(
 def _name_run_for_commands(tracked_in: Tracking, result: TrainResult) -> str:
     """Return the words by which every other command, started in this folder, finds the run."""
     if not tracked_in.log_adapter:
-        return word("run", str(short(result.adapter)))
-    if tracked_in.root == tracking_root(None, Path.cwd()):
+        return format_override("run", str(short(result.adapter)))
+    if tracked_in.root == find_tracking_root(None, Path.cwd()):
         return f"run={result.run_id}"
     root = str(short(Path(tracked_in.root or "")))
-    return f"run={result.run_id} {word('tracking.root', root)}"
+    return f"run={result.run_id} {format_override('tracking.root', root)}"
 
 
 def _print_remarks(request: _Request, split: Split, result: TrainResult) -> None:

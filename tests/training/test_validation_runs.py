@@ -123,3 +123,32 @@ def test_groups_and_primary_measures_are_in_the_record(doors: Doors) -> None:
     assert len(record["groups"]) == len(record["held_out"]) == 4
     assert len(set(record["groups"])) == 2
     assert all(group.startswith("condition=") for group in record["groups"])
+
+
+def test_three_arms_and_several_draws_are_answered_kept_and_made_once(doors: Doors) -> None:
+    more = [
+        "evaluation.arms=[base,base_best,tuned]",
+        "evaluation.draws=2",
+        "evaluation.temperature=0.7",
+    ]
+    doors.train(*more, name="first")
+    record = stored_record(doors.root / "first")
+    (case, _) = record["cases"]
+    # So small a model says the same to both prompts: every arm draws from the same seeds.
+    assert case["base_best"]["tokens"] == 16
+    assert {arm: len(draws) for arm, draws in case["draws"].items()} == {
+        "base": 1,
+        "base_best": 1,
+        "tuned": 1,
+    }
+    assert case["draws"]["tuned"][0]["text"] != case["tuned"]["text"]
+    # The base's answers, asked both ways and drawn twice, are not made again for another adapter.
+    files = {file: file.stat().st_mtime_ns for file in (doors.root / "mlruns/base").iterdir()}
+    assert len([file for file in files if file.name.startswith("answers")]) == 4
+    doors.train(*more, "lora.r=4", name="second")
+    assert {
+        file: file.stat().st_mtime_ns for file in (doors.root / "mlruns/base").iterdir()
+    } == files
+    again = stored_record(doors.root / "second")
+    assert again["cases"][0]["base_best"] == case["base_best"]
+    assert "base, asked its best way" in (doors.root / "second" / "report.html").read_text()
