@@ -163,13 +163,13 @@ class LoadedRun:
 def load_run(run: str = "last", tracking_root: str | None = None) -> LoadedRun:
     """Return a finished run: its MLflow id, the folder of its adapter, `models:/NAME@ALIAS`, or last.
 
-    `tracking_root` is the folder of MLflow's store, mlruns here where it is None.
+    `find_tracking_root` is the folder of MLflow's store, mlruns here where it is None.
     Raises: RunError where there is no such run.
     """
     from medexp.config import resolve
     from medexp.tracking import finished_run
 
-    finished_run.find_run(run, resolve.tracking_root(tracking_root, Path.cwd()), Path.cwd())
+    finished_run.find_run(run, resolve.find_tracking_root(tracking_root, Path.cwd()), Path.cwd())
     return LoadedRun(run, tracking_root)
 
 

@@ -32,7 +32,7 @@ from medexp.chat.responder import QuestionEncoder, Responder
 from medexp.cli.app import run_command
 from medexp.config.command_options import AskFormat, AskOptions, Reasoning
 from medexp.config.invocation import Invocation
-from medexp.config.prompt_presets import presets
+from medexp.config.prompt_presets import load_prompt_presets
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, RunInterrupted
 from medexp.evaluation.generation import Sampling
@@ -64,7 +64,7 @@ def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: C
         with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(
                 open_responder(config, options, subject, found, (), console),
-                presets(),
+                load_prompt_presets(),
                 socket,
                 options.open,
                 console,

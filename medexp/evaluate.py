@@ -23,7 +23,7 @@ from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as data_loading
 from medexp.data import mixture
-from medexp.data.cases import compute_digest
+from medexp.data.cases import MEASURED_COLUMNS, compute_digest
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import RunError
@@ -64,6 +64,7 @@ def evaluate(
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
         continues it.
     """
+    evaluator.check_primary(config.evaluation)
     began = time.perf_counter()
     if options.rescore:
         record, found = _rescored(config, subject, console)
@@ -185,6 +186,8 @@ def _point_out_other_cases(subject: FinishedRun, sides: Split, console: Console)
     if subject.kept is not None and subject.kept.held_out not in (
         None,
         compute_digest(sides.held_out),
+        # Runs from before the shipped cases had these columns.
+        compute_digest(sides.held_out, MEASURED_COLUMNS),
     ):
         console.info(
             "these held-out cases are not those of the run: some of them may have been trained on",

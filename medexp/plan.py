@@ -18,7 +18,7 @@ from rich.progress import track
 from medexp.cli.app import run_command
 from medexp.config.command_options import Format, PlanOptions
 from medexp.config.invocation import Invocation
-from medexp.config.model_shape import check_shape, config_in
+from medexp.config.model_shape import check_shape, read_model_config
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, VramPlanError
 from medexp.planning import feasibility, planner
@@ -43,7 +43,7 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
             " hardware.vram_ceiling_gib"
         )
     if config.model.path is not None:
-        check_shape(config.model, config_in(Path(config.model.path)))
+        check_shape(config.model, read_model_config(Path(config.model.path)))
     cells = _compute_frontier(config, console) if options.frontier else []
     try:
         chosen, runners_up = planner.choose_plan(config)

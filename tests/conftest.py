@@ -13,7 +13,7 @@ from helpers.commands import Doors, write_tiny_model
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import Columns, Dataset, Faulty, Overlong, Prompt, RunConfig
 from medexp.data.encoding import Vocabulary
@@ -50,8 +50,8 @@ def large_card() -> Machine:
 
 
 def _composed(*overrides: str, root: str = "train") -> DictConfig:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         return hydra.compose(root, list(overrides), return_hydra_config=True)
 
 
@@ -73,9 +73,9 @@ def resolved(large_card: Machine) -> Callable[..., RunConfig]:
     """resolved(*overrides, on=large_card, launch_dir=...): the checked run."""
 
     def run(*overrides: str, on: Machine = large_card, launch_dir: Path = LAUNCH_DIR) -> RunConfig:
-        register()
+        register_with_hydra()
         # the parts of a mixture are composed too
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
             choices = dict(cfg.hydra.runtime.choices)
             with open_dict(cfg):

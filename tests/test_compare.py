@@ -13,7 +13,7 @@ import pytest
 from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
-from medexp.cli import app as frame
+from medexp.cli.composition import extract_options
 from medexp.compare import compare, list_run_names
 from medexp.comparison import loading as runs
 from medexp.comparison.comparison import RunComparison
@@ -50,7 +50,7 @@ class Kept:
             *words,
         ]
         cfg = self.compose(*quick, root="compare")
-        options = frame._own_options(cfg, "compare")
+        options = extract_options(cfg, "compare")
         assert isinstance(options, CompareOptions)
         return resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False), options
 

@@ -21,7 +21,7 @@ from helpers.hub_stub import Hub
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from medexp.cli import app as frame
+from medexp.cli.composition import extract_options
 from medexp.config.command_options import ExportOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
@@ -68,7 +68,7 @@ class Finished:
             *more,
         ]
         cfg = self._compose(*words, root="export")
-        options = frame._own_options(cfg, "export")
+        options = extract_options(cfg, "export")
         assert isinstance(options, ExportOptions)
         cfg, subject = recompose_from_options(cfg, options, words)
         meanwhile()

@@ -22,7 +22,7 @@ from pathlib import Path
 import hydra
 from omegaconf import open_dict
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as source
@@ -169,7 +169,7 @@ def _composed(overrides: Sequence[str]) -> RunConfig:
     register()
     if not any(each.startswith("hardware=") for each in overrides):
         overrides = ["hardware=cpu", *overrides]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
         choices = dict(cfg.hydra.runtime.choices)
         with open_dict(cfg):

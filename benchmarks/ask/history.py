@@ -17,7 +17,7 @@ from pathlib import Path
 import hydra
 
 from medexp.cli.composition import extract_options
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as data_loading
@@ -83,8 +83,8 @@ def main() -> None:
 
 
 def _compose(overrides: list[str]) -> tuple[RunConfig, Weights]:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("ask", overrides)
         asked = cfg.run
         extract_options(cfg, "ask")

@@ -123,9 +123,9 @@ def main() -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from medexp.config.registration import register
+    from medexp.config.registration import register_with_hydra
 
-    register()  # the resolver that names the shipped cases
+    register_with_hydra()  # the resolver that names the shipped cases
     run = OmegaConf.load(given.adapter / "run.yaml")
     texts, ids = questions(run, AutoTokenizer.from_pretrained(given.adapter))
     named = json.loads((given.adapter / "adapter_config.json").read_text())[

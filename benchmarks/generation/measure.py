@@ -26,7 +26,7 @@ import hydra
 import torch
 
 from medexp.config.changes import change_values
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.data import loading as data_loading
@@ -119,8 +119,8 @@ def main() -> None:
 
 
 def _compose(overrides: list[str]) -> RunConfig:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", overrides)
     return resolve(cfg, machine.read(), Path.cwd(), {})
 

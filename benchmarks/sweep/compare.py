@@ -26,7 +26,7 @@ import hydra
 from omegaconf import OmegaConf
 from surrogate import Surrogate
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.sweep.search.options import check_options
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import FloatRange, IntRange, SearchSpace
@@ -59,8 +59,8 @@ def make_options(sampler: str, seed: int, trials: int) -> object:
         f"hydra.sweeper.sampler.seed={seed}",
         f"sweep.n_trials={trials}",
     ]
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", words, return_hydra_config=True)
     options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
     return check_options({key: value for key, value in options.items() if not key.startswith("_")})

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from surrogate import Surrogate
 
 from medexp.config.changes import change_values
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility, planner
 from medexp.sweep.search.options import check_options
@@ -40,8 +40,8 @@ SHARES = (0.9, 0.95, 0.99)
 
 def compose_config(words: list[str]) -> object:
     """The composed config of medexp.train with these words."""
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         return hydra.compose("train", words, return_hydra_config=True)
 
 

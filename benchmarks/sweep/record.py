@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.planning import feasibility
 from medexp.sweep.study import storage
@@ -33,8 +33,8 @@ CARD = ["hardware=rtx4050_6gb"]
 
 def longest(ranks: list[int]) -> dict[int, int | None]:
     """By rank, the longest sequence that the planner lets under the ceiling of CARD."""
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", CARD), machine.read(), Path.cwd(), {}, needs_card=False)
     return {
         rank: feasibility.find_longest_that_fits(feasibility.resize_run(run, rank=rank))

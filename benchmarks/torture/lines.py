@@ -15,8 +15,8 @@ from types import UnionType
 from typing import Any, get_args
 
 from medexp.config.command_options import AuditConfig, PlanConfig, TrainConfig
-from medexp.config.hydra_errors import keys_of
-from medexp.config.registration import SCHEMAS, conf_dir
+from medexp.config.hydra_errors import list_keys
+from medexp.config.registration import SCHEMAS, find_conf_dir
 from medexp.config.schema import RunConfig
 
 PROGRAMS: dict[str, type[RunConfig]] = {
@@ -155,7 +155,7 @@ def draw(seed: int, number: int, corpus: Sequence[Path] = ()) -> Line:
 
 @cache
 def _keys(program: str) -> Mapping[str, Any]:
-    return dict(keys_of(PROGRAMS[program]))
+    return dict(list_keys(PROGRAMS[program]))
 
 
 def _word(rng: random.Random, program: str) -> str:
@@ -195,8 +195,8 @@ def _misspelt(rng: random.Random, key: str, _: Mapping[str, Any]) -> str:
 
 
 def _of_a_group(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
-    group = rng.choice(sorted(path.name for path in conf_dir().iterdir() if path.is_dir()))
-    options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) or ["x"]
+    group = rng.choice(sorted(path.name for path in find_conf_dir().iterdir() if path.is_dir()))
+    options = sorted(path.stem for path in (find_conf_dir() / group).glob("*.yaml")) or ["x"]
     if rng.random() < 0.3:
         return rng.choice(
             (f"{group}=", f"+{group}=x", f"{group}@x=y", f"~{group}", f"{group}@x={options[0]}")

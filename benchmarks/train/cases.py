@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.prompts import render_case
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         prompt = Prompt(**compose("train", [f"prompt={args.prompt}"]).prompt)
     chance = random.Random(0)
     lengths = json.loads(args.lengths.read_text())["tokens"] if args.lengths else [args.tokens]

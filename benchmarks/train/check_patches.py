@@ -84,14 +84,14 @@ def compose_config(model: str, overrides: list[str]) -> Any:
     """The run that `overrides` describe, with its plan applied."""
     from hydra import compose, initialize_config_dir
 
-    from medexp.config.registration import conf_dir, register
+    from medexp.config.registration import find_conf_dir, register_with_hydra
     from medexp.config.resolve import resolve
     from medexp.planning import planner
     from medexp.system import machine
 
-    register()
+    register_with_hydra()
     words = ["hardware=rtx4050_6gb", f"model.path={model}", *ALL_THREE, *overrides]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
     run = planner.apply_plan(run, planner.choose_plan(run)[0])
     # The model is loaded several times in one process.

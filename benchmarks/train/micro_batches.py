@@ -16,7 +16,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from medexp.config.changes import change_values
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import BatchBy, RunConfig
 from medexp.planning import planner
@@ -47,8 +47,8 @@ def main() -> None:
 
 def compose_config(hardware: str, overrides: list[str]) -> RunConfig:
     """The run of this preset with the levers of its plan."""
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = compose(
             "train", [f"hardware={hardware}", "model=deepseek_r1_distill_llama_8b", *overrides]
         )

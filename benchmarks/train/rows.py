@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.data import loading as data_loading
 from medexp.data.encoding import make_vocabulary
@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     ready = prepare(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import Engine
 from medexp.planning.budget import compute_budget
@@ -37,7 +37,7 @@ def predict_peak_bytes(point: dict) -> int:
         NO_ANSWERS,
         *point["overrides"],
     ]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), A_LARGE_CARD, Path.cwd(), {})
     hardware = run.hardware
     saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers
@@ -57,7 +57,7 @@ def main() -> None:
     )
     parser.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
-    register()
+    register_with_hydra()
     for file in args.files:
         points = json.loads(file.read_text())
         errors = []

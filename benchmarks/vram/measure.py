@@ -34,7 +34,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     import torch
     from hydra import compose, initialize_config_dir
 
-    from medexp.config.registration import conf_dir, register
+    from medexp.config.registration import find_conf_dir, register_with_hydra
     from medexp.config.resolve import resolve
     from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
@@ -44,7 +44,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     from medexp.system import machine
     from medexp.training import trainer
 
-    register()
+    register_with_hydra()
     longest = max(seq for _, seq in entry["points"])
     nothing_saved = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
     nothing_saved += [
@@ -64,7 +64,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
         *recipe,
         *entry["overrides"],
     ]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", overrides), machine.read(), Path.cwd(), {})
     # Processes share the card.
     run = change_values(run, {"hardware.vram_ceiling_gib": None})

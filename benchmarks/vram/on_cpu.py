@@ -35,11 +35,11 @@ POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
 
 def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
     """The run of a point, of the embedded model."""
-    from medexp.config.registration import conf_dir, register
+    from medexp.config.registration import find_conf_dir, register_with_hydra
     from medexp.config.resolve import resolve
     from medexp.system import machine
 
-    register()
+    register_with_hydra()
     words = [
         f"training.micro_batch={micro_batch}",
         f"training.max_seq_tokens={seq}",
@@ -52,7 +52,7 @@ def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
         "training.max_steps=2",
     ]
     words += ["training.warmup_steps=0", f"evaluation.max_seq_tokens={seq}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         return resolve(compose("train", words), machine.read(), Path.cwd(), {})
 
 

@@ -24,7 +24,7 @@ from medexp.cli.composition import CommandSpec, Recompose, build_call, explain_e
 from medexp.config import hydra_errors
 from medexp.config.command_line import make_readable
 from medexp.config.invocation import Invocation
-from medexp.config.registration import SCHEMAS, conf_dir, register
+from medexp.config.registration import SCHEMAS, find_conf_dir, register_with_hydra
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, first_line
 from medexp.system import console, disk_space, stopping
@@ -112,11 +112,11 @@ class _Call:
 
         try:
             _read_env(Path.cwd() / ".env")
-            register()
+            register_with_hydra()
             sys.argv[1:] = make_readable(sys.argv[1:], schema)
             decorate = hydra.main(
                 version_base="1.3",
-                config_path=str(conf_dir()),
+                config_path=str(find_conf_dir()),
                 config_name=self.command.config_name,
             )
             decorate(task)()
@@ -139,7 +139,7 @@ class _Call:
                 )
                 sentence = sentence or _describe_held_store(error)
             if sentence is None and not (has_begun or wants_traceback):
-                sentence = hydra_errors.before_the_run(error)
+                sentence = hydra_errors.explain_before_run(error)
             if sentence is None:
                 raise
             _refuse(BadInput(sentence))

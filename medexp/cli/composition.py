@@ -20,8 +20,8 @@ from medexp.config import hydra_errors
 from medexp.config.command_line import make_readable
 from medexp.config.invocation import Invocation
 from medexp.config.preset_errors import explain_preset
-from medexp.config.registration import SCHEMAS, conf_dir, register
-from medexp.config.resolve import kept_yaml, resolve
+from medexp.config.registration import SCHEMAS, find_conf_dir, register_with_hydra
+from medexp.config.resolve import build_kept_yaml, resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, first_line
 from medexp.system import machine
@@ -52,8 +52,10 @@ def explain_error(error: Exception, words: Sequence[str], schema: type) -> str |
     """
     config_dirs = [after for word, after in pairwise(words) if word in ("--config-dir", "-cd")]
     config_dirs += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
-    folders = [conf_dir(), *(Path.cwd() / folder for folder in [*config_dirs, "conf"])]
-    return explain_preset(error, folders, words, schema) or hydra_errors.explain(error, schema)
+    folders = [find_conf_dir(), *(Path.cwd() / folder for folder in [*config_dirs, "conf"])]
+    return explain_preset(error, folders, words, schema) or hydra_errors.explain_hydra_error(
+        error, schema
+    )
 
 
 def extract_options(cfg: DictConfig, config_name: str) -> object:
@@ -118,7 +120,7 @@ def build_call(
         output_dir=output_dir,
         # Read only now: an override that refers to nothing was refused by its key before.
         overrides=tuple(overrides),
-        composed_yaml=kept_yaml(cfg, cwd),
+        composed_yaml=build_kept_yaml(cfg, cwd),
         experiment_yaml=read_experiment_yaml(runtime),
         options=options,
         subject=subject,
@@ -134,11 +136,11 @@ def compose_call(
     No output folder is made: who writes to one takes `make_output_dir`.
     Raises: ConfigError for what Hydra does not take, and what `build_call` raises.
     """
-    register()
+    register_with_hydra()
     schema = SCHEMAS[command.config_name]
     try:
         words = make_readable(list(overrides), schema)
-        with initialize_config_dir(str(conf_dir()), "medexp", version_base="1.3"):
+        with initialize_config_dir(str(find_conf_dir()), "medexp", version_base="1.3"):
             cfg = compose(command.config_name, words, return_hydra_config=True)
             runtime = cfg.hydra.runtime
             with open_dict(cfg):

@@ -17,7 +17,7 @@ from medexp.comparison.contrasts import (
     count_shared_cases,
     list_answered_questions,
 )
-from medexp.config.flatten import differing
+from medexp.config.flatten import find_differing_settings
 from medexp.evaluation.paired_stats import PairedComparison
 from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
 from medexp.evaluation.verdicts import Role
@@ -167,7 +167,7 @@ class RunComparison:
         digests = [run.trained_on for run in configured]
         differences: dict[str, list[str | None]] = {}
         if len(configured) > 1:
-            differences |= differing([run.settings for run in configured])
+            differences |= find_differing_settings([run.settings for run in configured])
         if len({*digests} - {None}) > 1:
             differences[TRAINING_DATA] = digests
         return differences

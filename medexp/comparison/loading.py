@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medexp.comparison.comparison import ComparedRun, Cost, RunComparison, integrate_energy_wh
 from medexp.comparison.contrasts import EvaluatedRun
-from medexp.config.flatten import settings
-from medexp.config.resolve import movable
+from medexp.config.flatten import list_settings
+from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Lora, Model, ModelShape, RunConfig, Tracking
 from medexp.errors import BadInput, RunError
 from medexp.evaluation import scorecard
@@ -116,10 +116,10 @@ def _read_settings(run: FinishedRun) -> dict[str, str]:
     """
     if run.composed is None:
         return {}
-    groups = movable(OmegaConf.to_container(OmegaConf.load(run.composed)))
+    groups = make_movable(OmegaConf.to_container(OmegaConf.load(run.composed)))
     if not isinstance(groups, dict):
         return {}
-    composed_of = settings({str(name): group for name, group in groups.items()})
+    composed_of = list_settings({str(name): group for name, group in groups.items()})
     params = run.kept.params if run.kept is not None else {}
     # MLflow has Python's words where a config has YAML's.
     yaml_words = {"None": "null", "True": "true", "False": "false"}

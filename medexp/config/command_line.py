@@ -20,8 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 
-from medexp.config.hydra_errors import keys_of, kinds_of, unknown
-from medexp.config.other_names import in_our_words
+from medexp.config.hydra_errors import explain_unknown_key, list_keys, list_types
+from medexp.config.other_names import translate_name
 from medexp.errors import ConfigError, nearest
 from medexp.system.home import expand_home
 
@@ -60,7 +60,7 @@ class CommandLine:
     """
 
     def __init__(self, words: Sequence[str], schema: type):
-        self.keys, self._schema = dict(keys_of(schema)), schema
+        self.keys, self._schema = dict(list_keys(schema)), schema
         self._has_sweeps, self._is_sweep = "sweep" in self.keys, False
         self.options, self.overrides = self._parted(words)
 
@@ -109,7 +109,7 @@ class CommandLine:
             meant = f"write {shlex.quote(override)}"
         else:
             meant = (
-                in_our_words(name, value or None, self.keys)
+                translate_name(name, value or None, self.keys)
                 or f"--help lists them{self._guess(name)}"
             )
         return f"{option} is no option; settings are written key=value, without dashes: {meant}"
@@ -139,7 +139,7 @@ class CommandLine:
         elif self._dictionary(asked.key):
             return f"++{self._as_hydra_reads(replace(asked, sign=''), place)}"
         elif asked.key not in self.keys and (
-            meant := in_our_words(asked.key, asked.value, self.keys)
+            meant := translate_name(asked.key, asked.value, self.keys)
         ):
             before = self.overrides[place - 1] if place else ""
             cut = (
@@ -159,7 +159,7 @@ class CommandLine:
         """`asked` as it is where Hydra reads it as meant, else with quotes or brackets that can
         only mean the same.
         """
-        kinds = kinds_of(self._kind(asked.key))
+        kinds = list_types(self._kind(asked.key))
         found = _parsed(str(asked))
         if found is None:
             return self._quoted(asked, kinds, place)
@@ -252,7 +252,7 @@ class CommandLine:
         if before and "=" in before[-1]:
             parts = [word, *takewhile(lambda each: "=" not in each, after)]
             key, _, value = before[-1].partition("=")
-            if _is_list(kinds_of(self._kind(key))) and not value.startswith("["):
+            if _is_list(list_types(self._kind(key))) and not value.startswith("["):
                 whole = shlex.quote(
                     f"{key}=[{','.join(each.strip(',') for each in [value, *parts])}]"
                 )
@@ -262,7 +262,9 @@ class CommandLine:
                 f"{word!r} is no key=value; if it belongs to what is before it, write {whole}"
             )
         if "=" in word:
-            return ConfigError(unknown(word.partition("=")[0].strip() or word, self._schema))
+            return ConfigError(
+                explain_unknown_key(word.partition("=")[0].strip() or word, self._schema)
+            )
         return ConfigError(
             f"{word!r} is no key=value{self._guess(word)}; --help lists what can be set"
         )

@@ -1,5 +1,5 @@
-"""What a door takes beside a run: its own options, and the root config that holds both. A run knows
-none of them.
+"""What a command takes beside a run: its own options, and the root config that holds both. A run
+knows none of them.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Format(Enum):
 
 @dataclass
 class FinishedRunOptions(Group):
-    """Options of a door that goes on from a finished run: which."""
+    """Options of a command that goes on from a finished run: which run."""
 
     run: str | None = MISSING
 

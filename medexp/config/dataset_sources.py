@@ -30,20 +30,20 @@ def expand_sources(dataset: Dataset) -> tuple[Dataset, list[str]]:
     mixture: list[Any] = []
     for place, entry in enumerate(dataset.mixture):
         try:
-            mixture.append(_part(entry, f"dataset.mixture[{place}]"))
+            mixture.append(_compose_source(entry, f"dataset.mixture[{place}]"))
         except ConfigError as error:
             mixture.append(entry)
             problems += error.problems
     dataset = replace(dataset, mixture=mixture)
     if isinstance(dataset.held_out_from, str):
         try:
-            dataset = replace(dataset, held_out_from=_measured(dataset))
+            dataset = replace(dataset, held_out_from=_compose_measured_source(dataset))
         except ConfigError as error:
             problems += error.problems
     elif dataset.held_out_from is not None:
         problems.append(
             f"dataset.held_out_from={dataset.held_out_from} is not the name of a dataset option;"
-            f" there are {listing(_options())}"
+            f" there are {listing(_list_options())}"
         )
     return dataset, problems
 
@@ -54,13 +54,13 @@ def list_trained_sources(dataset: Dataset) -> list[MixtureSource]:
     """
     if dataset.mixture:
         return list(dataset.mixture)
-    return [MixtureSource(**_source_of(dataset), weight=1.0)]
+    return [MixtureSource(**_extract_source_fields(dataset), weight=1.0)]
 
 
 def list_sources(dataset: Dataset) -> list[MixtureSource]:
     """Everything that is read: what is trained on, then, with weight 0, what is only measured on."""
     read = list_trained_sources(dataset)
-    measured = measured_place(read, dataset.held_out_from)
+    measured = find_measured_place(read, dataset.held_out_from)
     return (
         read
         if measured is not None or dataset.held_out_from is None
@@ -68,7 +68,7 @@ def list_sources(dataset: Dataset) -> list[MixtureSource]:
     )
 
 
-def measured_place(
+def find_measured_place(
     parts: Sequence[MixtureSource], held_out_from: MixtureSource | None
 ) -> int | None:
     """Where among `parts` the one stands whose held-out cases are measured; None where it is not
@@ -82,7 +82,7 @@ def measured_place(
     )
 
 
-def _part(entry: Any, where: str) -> MixtureSource:
+def _compose_source(entry: Any, where: str) -> MixtureSource:
     if not isinstance(entry, Mapping) or not {"use", "weight"} <= set(entry):
         raise ConfigError(f"{where}={entry} is not a part; write {{use: OPTION, weight: NUMBER}}")
     allowed = ("use", "weight", *SETTABLE)
@@ -106,11 +106,12 @@ def _part(entry: Any, where: str) -> MixtureSource:
         raise ConfigError(unknown)
     changes = {key: value for key, value in entry.items() if key in SETTABLE}
     return MixtureSource(
-        **_source_of(_option(str(entry["use"]), f"{where}.use", changes)), weight=float(weight)
+        **_extract_source_fields(_compose_option(str(entry["use"]), f"{where}.use", changes)),
+        weight=float(weight),
     )
 
 
-def _measured(dataset: Dataset) -> MixtureSource:
+def _compose_measured_source(dataset: Dataset) -> MixtureSource:
     """The part of that name where the mixture has one (with what its entry sets), else the option
     as it stands.
     """
@@ -122,16 +123,19 @@ def _measured(dataset: Dataset) -> MixtureSource:
     if named:
         return replace(named[0], weight=0.0)
     return MixtureSource(
-        **_source_of(_option(dataset.held_out_from, "dataset.held_out_from", {})), weight=0.0
+        **_extract_source_fields(
+            _compose_option(dataset.held_out_from, "dataset.held_out_from", {})
+        ),
+        weight=0.0,
     )
 
 
-def _option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
+def _compose_option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
     """Option `name` of the dataset group with `changes`, as an object.
 
     Raises: ConfigError if there is none, if a change does not fit, or if it is a mixture itself.
     """
-    options = _options()
+    options = _list_options()
     if name not in options:
         raise ConfigError(
             f"{where}={name} does not exist; there are {listing(options)}{nearest(name, options)}"
@@ -151,7 +155,7 @@ def _option(name: str, where: str, changes: Mapping[str, Any]) -> Dataset:
     return option
 
 
-def _options() -> list[str]:
+def _list_options() -> list[str]:
     mixtures = ("mixture",)  # made of the others
     return [
         each
@@ -160,5 +164,5 @@ def _options() -> list[str]:
     ]
 
 
-def _source_of(source: Source) -> dict[str, Any]:
+def _extract_source_fields(source: Source) -> dict[str, Any]:
     return {each.name: getattr(source, each.name) for each in fields(Source)}

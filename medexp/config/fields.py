@@ -53,7 +53,7 @@ def describe_range(limits: dict[str, float | None]) -> str:
     return " and ".join(part for part in (floor, ceiling) if part)
 
 
-def _shown(value: float) -> str:
+def _format_number(value: float) -> str:
     """The number as it was given; one that no 64 bits hold only by its size."""
     return (
         str(value)
@@ -62,7 +62,7 @@ def _shown(value: float) -> str:
     )
 
 
-def _outside(value: float, limits: dict[str, float | None]) -> bool:
+def _is_outside(value: float, limits: dict[str, float | None]) -> bool:
     low, high, above = limits["low"], limits["high"], limits["above"]
     inside = (
         (low is None or value >= low)
@@ -83,12 +83,12 @@ class Group(SetOnce):
 
     def __post_init__(self) -> None:
         problems = [
-            f"{self.inside}{each.name}={_shown(value)} is out of range: allowed is"
+            f"{self.inside}{each.name}={_format_number(value)} is out of range: allowed is"
             f" {describe_range(dict(each.metadata))}"
             for each in fields(self)
             if "low" in each.metadata
             and isinstance(value := getattr(self, each.name), int | float)
-            and _outside(value, dict(each.metadata))
+            and _is_outside(value, dict(each.metadata))
         ]
         # OmegaConf does not check what ${another.key} puts in the place of a list or a mapping.
         problems += [

@@ -63,7 +63,7 @@ def comparable_params(run: RunConfig, overrides: Sequence[str]) -> dict[str, Val
 
     The whole config is kept beside them as config/composed.yaml.
     """
-    leaves = {name: value for name, value in _experiment(run).items() if value is not None}
+    leaves = {name: value for name, value in _extract_experiment(run).items() if value is not None}
     named = [each.lstrip("+").partition("=")[0] for each in overrides]
     first = [*_TELLING[:6], *named, *_TELLING]
     order = [*first, *filter(_tells_of_a_part, leaves)]
@@ -74,7 +74,7 @@ def _tells_of_a_part(name: str) -> bool:
     return name.startswith("dataset.mixture.") and name.endswith(_TELLING_OF_A_PART)
 
 
-def identity(run: RunConfig) -> dict[str, Value]:
+def extract_identity(run: RunConfig) -> dict[str, Value]:
     """What two runs share when they are the same command, wherever they are started.
 
     Every leaf of the experiment as it was asked for, whatever memory the machine has and whatever
@@ -84,7 +84,7 @@ def identity(run: RunConfig) -> dict[str, Value]:
     project, package = Path(run.tracking.root or ".").parent, Path(__file__).parents[1]
     homes, leaves = {str(project): ".", str(package): "medexp"}, filled | run.asked
     return {
-        name: _moved(value, homes)
+        name: _relocate(value, homes)
         for name, value in leaves.items()
         if not _is_at_former_value(name, value)
     }
@@ -95,7 +95,7 @@ def _is_at_former_value(name: str, value: Value) -> bool:
     return name in FORMER_VALUES and value == FORMER_VALUES[name]
 
 
-def _moved(value: Value, homes: Mapping[str, str]) -> Value:
+def _relocate(value: Value, homes: Mapping[str, str]) -> Value:
     """`value` with the innermost of the folders `homes` that it lies in called by its name."""
     inside = [home for home in homes if isinstance(value, str) and value.startswith(home + os.sep)]
     if not isinstance(value, str) or not inside:
@@ -110,13 +110,13 @@ def fingerprint(run: RunConfig, data_digest: str) -> str:
     Where results are kept, how often checkpoints are written, and what the machine has does not
     count; everything else that was asked for does.
     """
-    return _digest(identity(run), data_digest)
+    return _digest(extract_identity(run), data_digest)
 
 
 def former_fingerprint(run: RunConfig, data_digest: str) -> str:
     """The fingerprint of before 2026-11-29, which held the machine's memory, the plan and absolute
     paths: what was left unfinished then is found by it."""
-    leaves = _experiment(run).items()
+    leaves = _extract_experiment(run).items()
     return _digest(
         {name: value for name, value in leaves if not _is_at_former_value(name, value)}, data_digest
     )
@@ -127,11 +127,11 @@ def _digest(leaves: Mapping[str, Value], data_digest: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _experiment(run: RunConfig) -> dict[str, Value]:
+def _extract_experiment(run: RunConfig) -> dict[str, Value]:
     return {name: value for name, value in flatten(run).items() if is_of_experiment(name)}
 
 
-def settings(groups: Mapping[str, object]) -> dict[str, str]:
+def list_settings(groups: Mapping[str, object]) -> dict[str, str]:
     """Every leaf of composed `groups` that makes the experiment, under its dotted name, written as
     on the command line.
     """
@@ -139,13 +139,13 @@ def settings(groups: Mapping[str, object]) -> dict[str, str]:
         "",
         {name: group for name, group in groups.items() if name in GROUP_NAMES},
     )
-    return {name: shown(value) for name, value in leaves if is_of_experiment(name)}
+    return {name: format_value(value) for name, value in leaves if is_of_experiment(name)}
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """`value` as it is written on the command line: null, true, [a, b]."""
     if isinstance(value, list):
-        return f"[{', '.join(map(shown, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     return (
         {None: "null", True: "true", False: "false"}[value]
         if value is None or isinstance(value, bool)
@@ -153,7 +153,7 @@ def shown(value: object) -> str:
     )
 
 
-def word(name: str, value: str) -> str:
+def format_override(name: str, value: str) -> str:
     """Return `name=value` as a shell has to be given it, so that Hydra reads text `value` letter by
     letter.
     """
@@ -165,7 +165,7 @@ def word(name: str, value: str) -> str:
     return shlex.quote(f"{name}='{escaped}'")
 
 
-def differing(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
+def find_differing_settings(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
     """The settings in which `runs` are not all alike, with the value in every run (None where it
     has none), in their order.
     """

@@ -21,7 +21,7 @@ from omegaconf.errors import (
 )
 
 from medexp.config.fields import config_fields
-from medexp.config.other_names import in_our_words
+from medexp.config.other_names import translate_name
 from medexp.errors import closest, first_line, listing, nearest, suggestion
 
 _OWN = {
@@ -31,23 +31,25 @@ _OWN = {
 _AS_IN = {list: "[A,B]", dict: "{A: B}"}
 
 
-def keys_of(schema: type) -> Iterator[tuple[str, Any]]:
+def list_keys(schema: type) -> Iterator[tuple[str, Any]]:
     """Every dotted key of a schema dataclass with its type, groups included."""
     for name, kind in get_type_hints(schema).items():
         if name in {key.name for key in config_fields(schema)}:
             yield name, kind
             if is_dataclass(kind) and isinstance(kind, type):
-                yield from ((f"{name}.{inner}", inner_kind) for inner, inner_kind in keys_of(kind))
+                yield from (
+                    (f"{name}.{inner}", inner_kind) for inner, inner_kind in list_keys(kind)
+                )
 
 
-def explain(error: Exception, schema: type) -> str | None:
+def explain_hydra_error(error: Exception, schema: type) -> str | None:
     """`error` in one sentence, None if it is not about what the user wrote."""
     if (
         isinstance(error, MissingConfigException)
         and error.options is not None
         and error.missing_cfg_file
     ):
-        return _no_option(str(error.missing_cfg_file), error.options)
+        return _explain_missing_option(str(error.missing_cfg_file), error.options)
     if str(error).startswith("Only one of --run, --multirun"):
         return "-m, --cfg, --info and --shell-completion do not go together; give one of them"
     if again := re.match(r"Multiple values for ([\w/]+)\.", str(error)):
@@ -63,13 +65,13 @@ def explain(error: Exception, schema: type) -> str | None:
             " it has spaces or commas"
         )
     return (
-        _about_a_key(error, schema)
+        _explain_key(error, schema)
         if isinstance(error, HydraException | OmegaConfBaseException)
         else None
     )
 
 
-def _no_option(file: str, options: Sequence[str]) -> str:
+def _explain_missing_option(file: str, options: Sequence[str]) -> str:
     """That a group has no such option, and for weights and cases of one's own where these are
     named.
     """
@@ -83,7 +85,7 @@ def _no_option(file: str, options: Sequence[str]) -> str:
     )
 
 
-def before_the_run(error: Exception) -> str | None:
+def explain_before_run(error: Exception) -> str | None:
     """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own
     settings or a file of the config are wrong. None if medexp had begun, as a sweep has before its
     trials."""
@@ -99,7 +101,7 @@ def before_the_run(error: Exception) -> str | None:
     )
 
 
-def _about_a_key(error: Exception, schema: type) -> str:
+def _explain_key(error: Exception, schema: type) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if (
         isinstance(cause, OmegaConfBaseException)
@@ -111,20 +113,20 @@ def _about_a_key(error: Exception, schema: type) -> str:
             f" {cause.full_key}=VALUE"
         )
     if isinstance(cause, ValidationError):
-        return wrong_type(cause, schema)
+        return explain_wrong_type(cause, schema)
     if asked := re.search(r"Could not (?:override|append to config)[^']*'([^'=]+)", str(error)):
-        return unknown(asked[1], schema)
+        return explain_unknown_key(asked[1], schema)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return unknown(cause.full_key, schema)
+        return explain_unknown_key(cause.full_key, schema)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {first_line(cause)}"
     return first_line(error)
 
 
-def unknown(key: str, schema: type) -> str:
+def explain_unknown_key(key: str, schema: type) -> str:
     """That `key` does not exist, what there is, and what was probably meant."""
-    known = dict(keys_of(schema))
-    if (meant := in_our_words(key, None, known)) is not None:
+    known = dict(list_keys(schema))
+    if (meant := translate_name(key, None, known)) is not None:
         return f"{key} does not exist; {meant}"
     if (guess := closest(key, known)) is None:
         inner = {name.rpartition(".")[2]: name for name in known}
@@ -140,10 +142,10 @@ def unknown(key: str, schema: type) -> str:
     return f"{key} does not exist; {where} has {listing(inside)}{suggestion(guess)}"
 
 
-def wrong_type(cause: ValidationError, schema: type) -> str:
+def explain_wrong_type(cause: ValidationError, schema: type) -> str:
     """Which key has a value of another type than it takes, and what it takes."""
     key = cause.full_key or "a value"
-    kinds = kinds_of(dict(keys_of(schema)).get(key))
+    kinds = list_types(dict(list_keys(schema)).get(key))
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     if enums:
         allowed = [member.name for kind in enums for member in kind]
@@ -167,7 +169,7 @@ def wrong_type(cause: ValidationError, schema: type) -> str:
     )
 
 
-def kinds_of(kind: Any) -> tuple[Any, ...]:
+def list_types(kind: Any) -> tuple[Any, ...]:
     """The types that a value may have whose annotation is `kind`."""
     return get_args(kind) if isinstance(kind, UnionType) else (() if kind is None else (kind,))
 

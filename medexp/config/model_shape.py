@@ -34,7 +34,7 @@ def check_shape(model: Model, config: dict[str, Any]) -> None:
     ]
     if config.get("model_type") not in (None, shape.family.value):
         differences.append(f"family is {config['model_type']} there and {shape.family.value} here")
-    method = _quantised_by(config)
+    method = _find_quantiser(config)
     if method and model.quantisation is Quantisation.none:
         differences.append("they are quantised there and model.quantisation=none here")
     elif method and method != Quantisation.nf4.value:
@@ -46,7 +46,7 @@ def check_shape(model: Model, config: dict[str, Any]) -> None:
         )
 
 
-def _quantised_by(config: dict[str, Any]) -> str:
+def _find_quantiser(config: dict[str, Any]) -> str:
     """nf4 for bitsandbytes' four bits, else what the checkpoint calls its method; "" where it is
     not quantised.
     """
@@ -58,7 +58,7 @@ def _quantised_by(config: dict[str, Any]) -> str:
     )
 
 
-def config_in(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path) -> dict[str, Any]:
     """config.json of the Transformers checkpoint in `folder`.
 
     Raises: ModelError if it is not there, or is not one.
@@ -84,13 +84,13 @@ def config_in(folder: Path) -> dict[str, Any]:
     return config
 
 
-def shape_in(folder: Path) -> dict[str, object]:
+def read_shape(folder: Path) -> dict[str, object]:
     """The shape of the checkpoint in `folder`, as the values of `model.shape`.
 
     Raises: ModelError if its config.json is not there, lacks a part, or is of a family that plans
         are not made for.
     """
-    config = config_in(folder)
+    config = read_model_config(folder)
     family, known = config.get("model_type"), [each.value for each in Family]
     if family not in known:
         raise ModelError(

@@ -275,7 +275,7 @@ _PLANNED = ("training.micro_batch", "training.accumulation")
 _KEYS = {name: key for key, names in _SAME.items() for name in names.split()}
 
 
-def in_our_words(name: str, value: str | None, keys: Mapping[str, Any]) -> str | None:
+def translate_name(name: str, value: str | None, keys: Mapping[str, Any]) -> str | None:
     """What is written here for the last part of `name`, with `value` where it is one that the key
     takes (`keys` has the types).
 

@@ -20,7 +20,7 @@ from omegaconf.errors import (
 )
 
 from medexp.config.fields import config_fields
-from medexp.config.hydra_errors import keys_of, unknown, wrong_type
+from medexp.config.hydra_errors import explain_unknown_key, explain_wrong_type, list_keys
 from medexp.errors import first_line, listing, nearest
 
 GLOBAL = "# @package _global_"
@@ -240,9 +240,9 @@ def _in_settings(cause: BaseException, preset: Preset, schema: type) -> str:
                 f"{where}keys are nested in a file: {outer}: in one line, {inner}: indented in the"
                 " next"
             )
-        return where + unknown(key, schema)
+        return where + explain_unknown_key(key, schema)
     if isinstance(cause, ValidationError):
-        return where + wrong_type(cause, schema) + _as_text(cause)
+        return where + explain_wrong_type(cause, schema) + _as_text(cause)
     return where + first_line(cause)
 
 
@@ -260,7 +260,7 @@ def _misplaced(preset: Preset, schema: type) -> str | None:
     groups = {key.name for key in config_fields(schema)} | {"hydra"}
     of_group = {
         key.rpartition(".")[2]
-        for key, _ in keys_of(schema)
+        for key, _ in list_keys(schema)
         if key.rpartition(".")[0] == preset.group
     }
     if preset.package == "_global_" and not groups & {*preset.top} and of_group & {*preset.top}:

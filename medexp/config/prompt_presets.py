@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 from medexp.config.schema import Prompt
 
 
-def presets() -> dict[str, Prompt]:
-    """Every option of conf/prompt by name, as an object; needs Hydra as a door has it. One without
+def load_prompt_presets() -> dict[str, Prompt]:
+    """Every option of conf/prompt by name, as an object; needs Hydra as a command has it. One without
     {question} is left out.
     """
     found = {}

@@ -36,14 +36,14 @@ SCHEMAS: dict[str, type[RunConfig]] = {
 }
 
 
-def conf_dir() -> Path:
+def find_conf_dir() -> Path:
     """The folder of the shipped YAML: conf/ of a checkout, or the copy inside an installed package."""
     package = Path(__file__).resolve().parent.parent
     checkout = package.parent / "conf"
     return checkout if (checkout / "train.yaml").is_file() else package / "conf"
 
 
-def register() -> None:
+def register_with_hydra() -> None:
     """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
@@ -52,17 +52,21 @@ def register() -> None:
     )
     OmegaConf.register_new_resolver("medexp.lengths", choose_sweep_lengths, replace=True)
     ConfigStore.instance().store(
-        group="hardware", name="nearest", node=_nearest(machine.read()), package="_global_"
+        group="hardware",
+        name="nearest",
+        node=_build_nearest_hardware(machine.read()),
+        package="_global_",
     )
 
 
-def _nearest(here: machine.Machine) -> dict[str, object]:
+def _build_nearest_hardware(here: machine.Machine) -> dict[str, object]:
     """The preset nearest to this machine, with what was measured on its card in place of published
     figures.
     """
     measured = here.gpus[0].calibration if here.gpus else None
     figures = asdict(measured) if measured else {}
-    figures.pop("free_bytes", None)  # config.rules takes it into the ceiling
+    # `config.resolve` takes it into the ceiling.
+    figures.pop("free_bytes", None)
     return {"defaults": [machine.find_nearest_preset(here), "_self_"], "hardware": figures}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from medexp.config.schema import RunConfig, Schedule
 
 
-def on_schedule(run: RunConfig, steps: int) -> Iterator[str]:
+def remark_on_schedule(run: RunConfig, steps: int) -> Iterator[str]:
     """What a run of `steps` makes of its warm-up and of the losses measured on the way, where that
     is not what the keys promise.
     """

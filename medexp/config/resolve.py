@@ -21,7 +21,7 @@ from medexp.config.changes import change_values
 from medexp.config.command_options import TrainConfig
 from medexp.config.fields import config_fields
 from medexp.config.former_values import fill_former_values
-from medexp.config.model_shape import shape_in
+from medexp.config.model_shape import read_shape
 from medexp.config.schema import (
     GROUP_NAMES,
     Device,
@@ -63,7 +63,7 @@ def resolve(
     `needs_card` a run for a card that this machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    config = _build_config(fill_former_values(with_shape(cfg, launch_dir)), choices)
+    config = _build_config(fill_former_values(fill_shape(cfg, launch_dir)), choices)
     config = _measure_on_shipped(config)
     dataset, source_problems = dataset_sources.expand_sources(config.dataset)
     if source_problems:
@@ -79,7 +79,7 @@ def resolve(
     return config
 
 
-def with_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+def fill_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
     """Return `cfg` with the shape of a model that declares none, from the checkpoint at
     `model.path`.
 
@@ -92,20 +92,20 @@ def with_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
                 " checkpoint, or model.shape"
             )
         cfg = copy.deepcopy(cfg)
-        found = shape_in(Path(_absolute(cfg.model.path, launch_dir)))
+        found = read_shape(Path(_make_absolute_path(cfg.model.path, launch_dir)))
         cfg.model.shape = OmegaConf.merge(OmegaConf.structured(ModelShape), found)
     return cfg
 
 
 def _build_config(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     groups: dict[str, Any] = {}
-    problems = list(_unknown_keys(cfg, RunConfig, ""))
+    problems = list(_find_unknown_keys(cfg, RunConfig, ""))
     for group in GROUP_NAMES:
         option = choices.get(group)
         try:
             groups[group] = OmegaConf.to_object(cfg[group])
         except MissingMandatoryValue as error:
-            problems.append(_no_value(str(error.full_key or group), group, option))
+            problems.append(_explain_missing_value(str(error.full_key or group), group, option))
         except BadInput as error:
             home = f"in conf/{group}/{option}.yaml or " if option else ""
             problems += [
@@ -129,7 +129,7 @@ def _measure_on_shipped(config: RunConfig) -> RunConfig:
     return replace(config, dataset=replace(dataset, held_out_from=SHIPPED_CASES))
 
 
-def _no_value(key: str, group: str, option: str | None) -> str:
+def _explain_missing_value(key: str, group: str, option: str | None) -> str:
     if option is None or key == group:
         return f"{key} has no value: choose {group}=OPTION or set it"
     return (
@@ -139,7 +139,7 @@ def _no_value(key: str, group: str, option: str | None) -> str:
     )
 
 
-def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
+def _find_unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
     """Keys that a "+" on the command line has forced in."""
     known: dict[str, Any] = {key.name: key.type for key in config_fields(schema)}
     for name in map(str, cfg):
@@ -152,10 +152,10 @@ def _unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
                 inside = listing(key.name for key in config_fields(known[name]))
                 yield f"{prefix}{name}={cfg[name]} is not allowed: it is a group and has {inside}"
                 continue
-            yield from _unknown_keys(cfg[name], known[name], f"{prefix}{name}.")
+            yield from _find_unknown_keys(cfg[name], known[name], f"{prefix}{name}.")
 
 
-def _absolute(path: str, launch_dir: Path) -> str:
+def _make_absolute_path(path: str, launch_dir: Path) -> str:
     return str((launch_dir / expand_home(path)).resolve())
 
 
@@ -163,7 +163,7 @@ def _make_absolute(config: RunConfig, launch_dir: Path) -> RunConfig:
     """Return `config` with every path absolute, those that are relative against `launch_dir`."""
 
     def absolute(path: str | None) -> str | None:
-        return None if path is None else _absolute(path, launch_dir)
+        return None if path is None else _make_absolute_path(path, launch_dir)
 
     dataset, measured = config.dataset, config.dataset.held_out_from
     values = {
@@ -174,7 +174,7 @@ def _make_absolute(config: RunConfig, launch_dir: Path) -> RunConfig:
             replace(source, path=absolute(source.path)) for source in dataset.mixture
         ],
         "dataset.held_out_from": measured and replace(measured, path=absolute(measured.path)),
-        "tracking.root": tracking_root(config.tracking.root, launch_dir),
+        "tracking.root": find_tracking_root(config.tracking.root, launch_dir),
     }
     files = vars(config.evaluation.benchmark_files)
     return change_values(
@@ -187,21 +187,21 @@ def _make_absolute(config: RunConfig, launch_dir: Path) -> RunConfig:
 _PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_from.path")
 
 
-def anchored(cfg: DictConfig, launch_dir: Path) -> DictConfig:
+def make_paths_absolute(cfg: DictConfig, launch_dir: Path) -> DictConfig:
     """`cfg` with the paths of its model, adapter and cases absolute: what is kept of it means the
     same wherever it is read.
     """
     made = copy.deepcopy(cfg)
-    for node, name in _paths(made):
-        node[name] = _absolute(node[name], launch_dir)
+    for node, name in _walk_paths(made):
+        node[name] = _make_absolute_path(node[name], launch_dir)
     return made
 
 
-def found_again(cfg: DictConfig, before: Path | None, now: Path) -> DictConfig:
-    """`cfg`, as `anchored` once made it, with what lay below folder `before` where it lies below
+def relocate_paths(cfg: DictConfig, before: Path | None, now: Path) -> DictConfig:
+    """`cfg`, as `make_paths_absolute` once made it, with what lay below folder `before` where it lies below
     `now`, and with medexp's own files, where those are gone, as this medexp has them."""
     made = copy.deepcopy(cfg)
-    for node, name in _paths(made):
+    for node, name in _walk_paths(made):
         path = expand_home(node[name])
         is_of_project = before is not None and path.is_relative_to(before)
         is_own = path.parts[-3:-1] == ("medexp", "data") and not path.exists()
@@ -211,7 +211,7 @@ def found_again(cfg: DictConfig, before: Path | None, now: Path) -> DictConfig:
     return made
 
 
-def _paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
+def _walk_paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
     """Every place in `cfg` that names a file or folder to read: the node and the key in it."""
     entries = [each for each in cfg.dataset.mixture if OmegaConf.is_dict(each)]
     files = [(cfg.evaluation.benchmark_files, str(name)) for name in cfg.evaluation.benchmark_files]
@@ -223,7 +223,7 @@ def _paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
             yield node, name
 
 
-def kept_yaml(cfg: DictConfig, launch_dir: Path) -> str:
+def build_kept_yaml(cfg: DictConfig, launch_dir: Path) -> str:
     """Return `cfg` as it is kept with a run, to be read in any folder: complete, so that it needs
     no model to be told what it was, and without the user's name, so that it can be handed on.
 
@@ -231,26 +231,26 @@ def kept_yaml(cfg: DictConfig, launch_dir: Path) -> str:
     places have to stay: without them the run could not be made again.
     """
     complete = OmegaConf.to_container(
-        anchored(with_shape(cfg, launch_dir), launch_dir), resolve=True
+        make_paths_absolute(fill_shape(cfg, launch_dir), launch_dir), resolve=True
     )
-    return OmegaConf.to_yaml(OmegaConf.create(movable(complete)))
+    return OmegaConf.to_yaml(OmegaConf.create(make_movable(complete)))
 
 
-def movable(value: Any) -> Any:
+def make_movable(value: Any) -> Any:
     """Return composed `value` with every path that differs from user to user as it is read for all
     of them.
     """
     if isinstance(value, Mapping):
-        return {name: movable(inner) for name, inner in value.items()}
+        return {name: make_movable(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [movable(inner) for inner in value]
+        return [make_movable(inner) for inner in value]
     if isinstance(value, str) and Path(value).is_absolute():
         is_shipped = Path(value).parent == SHIPPED
         return f"${{medexp.shipped:{Path(value).name}}}" if is_shipped else with_tilde(value)
     return value
 
 
-def tracking_root(root: str | None, launch_dir: Path) -> str:
+def find_tracking_root(root: str | None, launch_dir: Path) -> str:
     """Where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns under
     MEDEXP_HOME or `launch_dir`.
     """

@@ -2,8 +2,8 @@
 
 One dataclass a group: `conf/lora/` <-> `Lora` <-> `run.lora`. Values live in YAML alone: no field
 has a default here, so a value has one home. Unknown keys and wrong types fail while Hydra composes;
-a field's own range is checked when `config.rules` turns the composed config into these objects.
-Refuses to know about other groups: rules between them are in `config.rules`.
+a field's own range is checked when `config.resolve` turns the composed config into these objects.
+Refuses to know about other groups: rules between them are in `config.validation`.
 """
 
 from dataclasses import dataclass, field
@@ -194,7 +194,7 @@ class Lora(Group):
 class Hardware(Group):
     """The card, the one ceiling, and what is traded for memory under it.
 
-    The levers from `offload_layers` on are a number, true/false or a word (`config.rules` checks
+    The levers from `offload_layers` on are a number, true/false or a word (`config.validation` checks
     which): OmegaConf cannot merge a union over a missing value.
     """
 
@@ -247,7 +247,7 @@ class Source(Group):
 
 @dataclass
 class MixtureSource(Source):
-    """One source of a mixture, and its share of the training cases; `config.parts` makes it from an
+    """One source of a mixture, and its share of the training cases; `config.dataset_sources` makes it from an
     entry of `dataset.mixture`.
     """
 
@@ -259,7 +259,7 @@ class Dataset(Source):
     """A source or a mixture of them, how it is split, and whose held-out cases are measured.
 
     As composed, an entry of `mixture` is {use: OPTION, weight: NUMBER} and `held_out_from` the name
-    of an option; `config.parts` puts a `MixtureSource` in the place of each.
+    of an option; `config.dataset_sources` puts a `MixtureSource` in the place of each.
     """
 
     mixture: list[Any] = MISSING
@@ -383,7 +383,7 @@ class RunConfig(SetOnce):
     """A whole run, as `python -m medexp.train` composes it.
 
     `asked` is what was asked for, by dotted name, where the machine or a plan has put another value
-    in its place: a run is known by it (`flatten.identity`). It is no key of the config.
+    in its place: a run is known by it (`flatten.extract_identity`). It is no key of the config.
     """
 
     model: Model = MISSING

@@ -25,7 +25,8 @@ class SideCounts:
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """A part of the training cases: how many it has, and how many draws of the whole run it gives."""
+    """A part of the training cases: how many it has, and how many draws of the whole run it
+    gives."""
 
     name: str
     weight: float

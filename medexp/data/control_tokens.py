@@ -13,7 +13,8 @@ from typing import Any
 
 from medexp.config.schema import Prompt
 
-Encodings = Sequence[Any]  # of the tokenizers library: ids, offsets
+# Of the tokenizers library: ids, offsets.
+Encodings = Sequence[Any]
 
 
 class TextEncoder:

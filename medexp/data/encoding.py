@@ -13,11 +13,13 @@ from medexp.data.prompts import render_case
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import DataError
 
-IGNORED = -100  # the label that every Hugging Face loss skips
+# The label that every Hugging Face loss skips.
+IGNORED = -100
 # After a full stop and the space behind it, after a Chinese or Japanese one with its closing
 # quotes, and where a line ends.
 _SENTENCE_END = re.compile(r"""[.!?](?=\s)|[。！？；][”’」』）"']*|(?<=\S)(?=[^\S\n]*\n)""")
-NAMED = 10  # refused cases that are named one by one
+# Refused cases that are named one by one.
+NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: Los
 
 
 def encode_prompt(prompt_text: str, vocabulary: Vocabulary) -> list[int]:
-    """Return the tokens that ask a model: one BOS (where the tokenizer has one) and `prompt_text`."""
+    """Return the tokens that ask a model: one BOS (where the tokenizer has one) and
+    `prompt_text`."""
     bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
     return bos + vocabulary.encode(prompt_text)
 
@@ -185,7 +188,8 @@ def _trim_reasoning(
         replace(case, reasoning=case.reasoning[: end.end()])
         for end in _SENTENCE_END.finditer(case.reasoning)
     ]
-    low, high = 0, len(shorter)  # `low` sentences fit, more than `high` do not
+    # `low` sentences fit, more than `high` do not.
+    low, high = 0, len(shorter)
     while low < high:
         middle = (low + high + 1) // 2
         if (

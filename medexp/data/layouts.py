@@ -28,7 +28,8 @@ _CHATS = {
         "a chat of from and value, as ShareGPT has it",
     ),
 }
-_DIRECT = " prompt=direct dataset.overlong=drop"  # for answers without a chain of thought
+# For answers without a chain of thought.
+_DIRECT = " prompt=direct dataset.overlong=drop"
 
 
 def suggest_layout(

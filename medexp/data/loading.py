@@ -24,15 +24,16 @@ from medexp.data.think_marks import THINK_END, holds_marks
 from medexp.errors import DataError
 from medexp.system import hub
 
-_ASKED_FOR = "asks for it"  # how the fault of a row without reasoning ends
+# How the fault of a row without reasoning ends.
+_ASKED_FOR = "asks for it"
 
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of a dataset in file order, where they came from, at which commit (Hub only), and a
-    digest of their texts.
+    """All cases of a dataset in file order, where they came from, at which commit (Hub only),
+    and a digest of their texts.
 
-    `by_source` holds them source by source, as `config.parts.list_sources` lists them; `reading` says
+    `by_source` holds them source by source, as `config.dataset_sources.list_sources` lists them; `reading` says
     what else stood there."""
 
     cases: tuple[Case, ...]

@@ -25,8 +25,8 @@ from medexp.errors import DataError
 def split_mixture(
     read: Sequence[Sequence[Case]], dataset: Dataset, reading: ReadingReport = AS_EXPECTED
 ) -> Split:
-    """Training and held-out cases of `dataset`, whose list_sources hold the cases `read` (in the order
-    of `dataset_sources.list_sources`); `reading`, what else was met there, goes with them.
+    """Training and held-out cases of `dataset`, whose list_sources hold the cases `read` (in the
+    order of `dataset_sources.list_sources`); `reading`, what else was met there, goes with them.
 
     Held out are `dataset.held_out` cases of `held_out_from`, else of every part by its weight; with
     `max_cases` the different training cases are shared out by weight too, at least one a part.
@@ -88,7 +88,7 @@ def _share_out_held_out(dataset: Dataset, count: int, num_sources: int) -> list[
     trained = dataset_sources.list_trained_sources(dataset)
     if dataset.held_out_from is None:
         return share_out(count, [part.weight for part in trained]) if count else [0] * num_sources
-    place = dataset_sources.measured_place(trained, dataset.held_out_from)
+    place = dataset_sources.find_measured_place(trained, dataset.held_out_from)
     measured = num_sources - 1 if place is None else place
     return [count if source == measured else 0 for source in range(num_sources)]
 

@@ -56,10 +56,8 @@ def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared
         "evaluation.max_seq_tokens",
         evaluation.max_seq_tokens,
     )
-    sizes, weights = (
-        [len(encoding.encoded) for encoding in by_share],
-        [share.weight for share in shares],
-    )
+    sizes = [len(encoding.encoded) for encoding in by_share]
+    weights = [share.weight for share in shares]
     steps = training.max_steps or count_steps(
         training.epochs or 1, count_epoch_draws(sizes, weights), training.cases_a_step
     )

@@ -24,9 +24,12 @@ Row = tuple[int, Record]
 # characters; csv's own limit is 131,072, and larger than this no C long may be on Windows
 LONGEST_CELL = 2**31 - 1
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-LOOKED_AT = 100  # rows that must agree with a separator
-NAMED = 10  # faulty rows that are named one by one
-_SEP_LINE = re.compile(r"sep=(.)\r?\n")  # Excel's own first line
+# Rows that must agree with a separator.
+LOOKED_AT = 100
+# Faulty rows that are named one by one.
+NAMED = 10
+# Excel's own first line.
+_SEP_LINE = re.compile(r"sep=(.)\r?\n")
 _LONG_INTEGER = re.compile(r"\d{4301,}")
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -78,7 +81,8 @@ def read_table(path: Path, key: str) -> Table:
     if path.suffix.lower() not in readers:
         remedy = "; save the sheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
         raise DataError(
-            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are {listing(readers)}{remedy}"
+            f"{key}={path} ends in {path.suffix or 'nothing'}; allowed are"
+            f" {listing(readers)}{remedy}"
         )
     table = readers[path.suffix.lower()](path)
     filled = [row for row in table.rows if not all(map(is_blank, row[1].values()))]

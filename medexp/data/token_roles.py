@@ -26,7 +26,8 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A text as tokens: their ids, and the number of characters of the text up to the end of each."""
+    """A text as tokens: their ids, and the number of characters of the text up to the end
+    of each."""
 
     ids: Sequence[int]
     ends: Sequence[int]
@@ -43,7 +44,8 @@ class TokenSpan:
 
 
 def list_texts(prompt: Prompt, cases: Iterable[Case]) -> Iterator[str]:
-    """Return every text that is tokenised for `cases`: prompt, completion, prompt, completion, ..."""
+    """Return every text that is tokenised for `cases`: prompt, completion, prompt,
+    completion, ..."""
     for case in cases:
         rendered = render_case(prompt, case)
         yield rendered.prompt

@@ -13,12 +13,13 @@ from medexp.data.split import Split
 from medexp.data.token_roles import TokenizedText, list_texts
 from medexp.errors import ModelError
 
-BATCH = 256  # texts: a few tenths of a second, so that progress can be shown
+# So many texts take a few tenths of a second, so that progress can be shown.
+BATCH = 256
 
 
 class CachedTokenizer:
-    """A tokenizer for texts written by `prompt`, which tokenizes a text once; `known` holds all that
-    it was given.
+    """A tokenizer for texts written by `prompt`, which tokenizes a text once; `known` holds all
+    that it was given.
     """
 
     def __init__(self, tokenizer: Any, prompt: Prompt):
@@ -34,8 +35,8 @@ class CachedTokenizer:
     def tokenize(
         self, texts: Iterable[str], advance: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Tokenize those of `texts` that are not known yet; `advance` is told how many more are done, those known before
-        included.
+        """Tokenize those of `texts` that are not known yet; `advance` is told how many more are
+        done, those known before included.
         """
         wanted = list(dict.fromkeys(texts))
         missing = [text for text in wanted if text not in self.known]
@@ -56,7 +57,8 @@ class CachedTokenizer:
     def prepare_cases(
         self, config: RunConfig, sides: Split, advance: Callable[[int], None] = lambda _: None
     ) -> Prepared:
-        """Return `sides` ready for training; `advance` counts the texts that `count_texts` announces."""
+        """Return `sides` ready for training; `advance` counts the texts that `count_texts`
+        announces."""
         self.tokenize(_list_texts(config, sides), advance)
         return prepare(config, sides, self.vocabulary)
 

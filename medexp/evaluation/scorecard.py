@@ -7,12 +7,12 @@ None for that case, the comparison is over the cases that have it on both sides,
 the card says why.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp
 from statistics import fmean
 
+from medexp.data.cases import parse_items
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
@@ -24,11 +24,12 @@ from medexp.evaluation.measures.reference_recall import (
     lines,
     names_condition,
 )
+from medexp.evaluation.measures.safety import Harm, alternatives, must_not_say, must_say_coverage
 from medexp.evaluation.measures.sections import structure
 from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
-from medexp.evaluation.measures.words import answer_part, language
+from medexp.evaluation.measures.words import answer_part, end_reasoning, language
 from medexp.evaluation.paired_stats import (
     PairedComparison,
     Proportion,
@@ -101,6 +102,18 @@ MEASURES = (
         "the cases have no column `condition`, or are not English",
     ),
     Measure(
+        "must_say_coverage",
+        "must-say coverage",
+        1,
+        "the cases have no column `must_say`, or are not English",
+    ),
+    Measure(
+        "must_not_say",
+        "harmful advice",
+        -1,
+        "the cases have no column `must_not_say`, or are not English",
+    ),
+    Measure(
         "red_flag_recall",
         "red flags recalled",
         1,
@@ -163,13 +176,15 @@ LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
 
 @dataclass(frozen=True)
 class HarmfulPassage:
-    """A sentence of an answer that could harm, the `rule` that it breaks, and the key of the harm
-    measure that counted it.
+    """A sentence of an answer that could harm, at [start, end) of it, the `rule` that it breaks, and
+    the key of the harm measure that counted it.
     """
 
     key: str
     rule: str
     text: str
+    start: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -350,8 +365,12 @@ def score_answer(
     lexicon: Lexicon,
     cosines: Cosines | None = None,
 ) -> ScoredAnswer:
-    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning."""
-    text, built = answer.text, structure(answer.text)
+    """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning.
+
+    Reasoning that was cut off is no answer: such an answer is scored as an empty one.
+    """
+    text = end_reasoning(answer.text) if reasons else answer.text
+    built = structure(text)
     # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
     languages = {language(case.question), language(case.reference)}
     is_english = languages <= {"en", None}
@@ -364,13 +383,22 @@ def score_answer(
         "unsupported_per_100_words": 100 * len(claims) / count if count and is_english else None,
         "contradictions": float(len(against)) if is_english else None,
         "ended": float(answer.ended),
-        "think_closed": float(is_closed(text)) if reasons else None,
-        "repetition": repetition(text),
+        "think_closed": float(is_closed(answer.text)) if reasons else None,
+        "repetition": repetition(answer.text),
         "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }
     content = _score_content(case, text, reasons, lexicon, cosines) if is_english else {}
-    return ScoredAnswer(values | content, claims, against)
+    forbidden = parse_items(case.extra.get("must_not_say", "")) if is_english else []
+    harms = tuple(_name_harm(harm) for harm in must_not_say(text, forbidden))
+    content |= {"must_not_say": float(len(harms))} if forbidden else {}
+    return ScoredAnswer(values | content, claims, against, harms)
+
+
+def _name_harm(harm: Harm) -> HarmfulPassage:
+    """Return `harm` with the first wording of its statement as the rule that it breaks."""
+    rule = alternatives(harm.statement)[0]
+    return HarmfulPassage("must_not_say", rule, harm.text, harm.start, harm.end)
 
 
 def _find_against(
@@ -392,6 +420,8 @@ def _score_content(
         condition, *synonyms = names
         stated = grade_stated_diagnosis(text, condition, reasons, synonyms)
         values["diagnosis_stated"] = float(stated.is_right)
+    required = parse_items(case.extra.get("must_say", ""))
+    values["must_say_coverage"] = must_say_coverage(text, required)
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
@@ -403,17 +433,8 @@ def _score_content(
 
 def _condition_names(extra: Mapping[str, str]) -> list[str]:
     """Return the names of a case's condition, synonyms too; none where it has no condition."""
-    names, synonyms = (_split_cell(extra.get(name, "")) for name in ("condition", "synonyms"))
+    names, synonyms = (parse_items(extra.get(name, "")) for name in ("condition", "synonyms"))
     return [*names, *synonyms] if extra.get("condition") else []
-
-
-def _split_cell(cell: str) -> list[str]:
-    """Return the names in a cell: between semicolons, or a JSON array of them."""
-    try:
-        items = json.loads(cell) if cell.lstrip().startswith("[") else cell.split(";")
-    except (ValueError, RecursionError):
-        items = cell.split(";")
-    return [name for item in items if (name := str(item).strip())]
 
 
 def _compare_answers(

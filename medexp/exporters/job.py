@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from medexp.config.command_options import ExportOptions, ExportTo
-from medexp.config.resolve import movable
+from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
 from medexp.evaluation.leading_lines import make_leading_lines
@@ -139,7 +139,7 @@ def _write_adapter(job: ExportJob, folder: Path) -> dict[str, str]:
     if (job.adapter / ADAPTER_RUN_CONFIG).is_file():
         # An older medexp stored absolute paths of its machine, which must not go into an export.
         stored = OmegaConf.to_container(OmegaConf.load(job.adapter / ADAPTER_RUN_CONFIG))
-        text = OmegaConf.to_yaml(OmegaConf.create(movable(stored)))
+        text = OmegaConf.to_yaml(OmegaConf.create(make_movable(stored)))
         (folder / ADAPTER_RUN_CONFIG).write_text(text, encoding="utf-8")
     if job.vllm_obstacle is None:
         is_nf4 = job.config.model.quantisation is Quantisation.nf4

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medexp.config.flatten import shown
+from medexp.config.flatten import format_value
 from medexp.config.schema import Lora, Model
 from medexp.errors import ModelError, listing
 from medexp.models import base_identity
@@ -122,10 +122,11 @@ def _check_base(
             f"the adapter was trained on {name}; whether these are the same weights"
             f" ({weights.location}) it does not say"
         )
+    is_unknown = None in (then.weights, here.weights)
+    reason = "is not known to be the same" if is_unknown else "holds other weights"
     raise ModelError(
         f"the adapter in {folder} was trained on {then}, and this run's base is {weights.location},"
-        " which"
-        f" {'is not known to be the same' if None in (then.weights, here.weights) else 'holds other weights'};"
+        f" which {reason};"
         f" choose that model (model.path=FOLDER where it lies now), or another {key}"
     )
 
@@ -143,7 +144,8 @@ def read_base_identity(folder: Path, model: Model) -> BaseIdentity:
     if (Path(name) / "config.json").is_file():
         return base_identity.add_digests(BaseIdentity(name), Path(name))
     embedded, _, version = Path(name).name.rpartition("-")
-    if model.package is not None and embedded == model.name:  # as medexp's cache calls it
+    # As medexp's cache calls it.
+    if model.package is not None and embedded == model.name:
         return BaseIdentity(name, package=model.package, version=version)
     return BaseIdentity(name)
 
@@ -170,7 +172,7 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
     }
     theirs = {name: config.get(name, older) for name, (_, older) in _AS_TRAINED.items()}
     if other := [
-        f"{_AS_TRAINED[name][0]}={shown(theirs[name])}"
+        f"{_AS_TRAINED[name][0]}={format_value(theirs[name])}"
         for name in ours
         if theirs[name] != ours[name]
     ]:

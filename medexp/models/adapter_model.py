@@ -55,7 +55,8 @@ class AdapterModel:
 
     @contextmanager
     def restoring_weights(self) -> Iterator[None]:
-        """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
+        """What is trained inside is forgotten: the adapter comes back from a copy in host
+        memory."""
         import torch
 
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]

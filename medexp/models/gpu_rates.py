@@ -15,7 +15,8 @@ from typing import Any
 from medexp.config.schema import Dtype, ModelShape
 from medexp.planning.memory_terms import list_linear_sizes
 
-TOKENS = (512, 2048, 4096, 8192)  # micro-batch x sequence of the products
+# micro-batch x sequence of the products.
+TOKENS = (512, 2048, 4096, 8192)
 COPIED_BYTES = 256 * 2**20
 RUNS = 7
 

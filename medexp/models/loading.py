@@ -58,10 +58,8 @@ def load_model(config: RunConfig, weights: Weights, tokenizer: Any, stack: Backe
         network, notes, scratch = load_with(config, weights, stack)
     check_shape(config.model, network.config.to_dict())
     for peft_config in network.peft_config.values():
-        peft_config.base_model_name_or_path, peft_config.revision = (
-            weights.location,
-            revision_of(weights),
-        )
+        peft_config.base_model_name_or_path = weights.location
+        peft_config.revision = revision_of(weights)
     biases = _copy_trained_biases(network)
     if config.lora.start_from is not None:
         _load_adapter_weights(Path(config.lora.start_from), network, stack)
@@ -173,7 +171,8 @@ def _load_with_unsloth(
     """Return the network, what the user should be told of it, and the module whose scratch memory
     may be handed back."""
     hardware, training = config.hardware, config.training
-    pieces = _reserve_host_memory(config)  # before anything is loaded: it may not be had
+    # Before anything is loaded: it may not be had.
+    pieces = _reserve_host_memory(config)
     # read at every call of a layer
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "1" if hardware.compile_layers else "0"
     network, _ = stack.unsloth.FastLanguageModel.from_pretrained(
@@ -221,8 +220,8 @@ def _load_with_unsloth(
 def shorten_recomputation(
     config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> tuple[str, ...]:
-    """Let recomputed layers leave out their last product, if `config` is to; says where that cannot be
-    had. An MLP in tiles computes it, and its plan counts on that."""
+    """Let recomputed layers leave out their last product, if `config` is to; says where that
+    cannot be had. An MLP in tiles computes it, and its plan counts on that."""
     if not is_shortened(config) or config.hardware.tile_mlp is True:
         return ()
     asked = config.model.shape.layers - config.hardware.checkpoint_skip_layers
@@ -247,8 +246,8 @@ def _find_reason_to_leave_whole(
         return unknown
     if (marked := sum(map(is_kept, network.modules()))) != config.hardware.checkpoint_skip_layers:
         return (
-            f"Unsloth marks {marked} layers as kept and {config.hardware.checkpoint_skip_layers} are"
-            " to be"
+            f"Unsloth marks {marked} layers as kept and"
+            f" {config.hardware.checkpoint_skip_layers} are to be"
         )
     mlps = list_fused_mlps(network, kernels, is_kept)
     if not mlps:
@@ -281,9 +280,11 @@ def offload_kept_activations(
 def find_reason_to_keep_scratch(
     config: RunConfig, network: Any, kernels: Any, stack: Backend
 ) -> str | None:
-    """Return why what an evaluation leaves on the card is not to be released, None where it may be."""
+    """Return why what an evaluation leaves on the card is not to be released, None where it
+    may be."""
     if config.hardware.device is not Device.cuda or config.model.quantisation is Quantisation.none:
-        return None  # nothing is dequantised on a card
+        # Nothing is dequantised on a card.
+        return None
     if not isinstance(private_names.SCRATCH.of(kernels), dict):
         return private_names.SCRATCH.absence()
     recipe = _make_recipe(config, list_decoder_layers(network)[0].mlp, stack)
@@ -351,7 +352,8 @@ def recover_from_failed_step(tuned: AdapterModel) -> None:
     """
     import torch
 
-    swapper = private_names.STREAMER.of(tuned.network)  # none where no layer is streamed
+    # None where no layer is streamed.
+    swapper = private_names.STREAMER.of(tuned.network)
     if swapper is not None:
         swapper.reset()
     gc.collect()

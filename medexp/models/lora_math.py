@@ -13,10 +13,8 @@ from typing import Any
 
 from medexp.config.schema import ModelShape
 
-_PREFIX, _PART = (
-    "base_model.model.",
-    re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$"),
-)
+_PREFIX = "base_model.model."
+_PART = re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$")
 _BASE_LAYER = ".base_layer."
 _KNOWN = (  # settings of PEFT that are read here, or leave W' as it is above
     "r", "lora_alpha", "use_rslora", "use_dora", "bias", "lora_dropout", "target_modules", "exclude_modules",

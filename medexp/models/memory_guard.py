@@ -19,7 +19,8 @@ from medexp.system.units import bytes_of_gib, gib
 
 # times the planned step: what a spill costs is more, what an unmeasured card may be off is less
 CRAWLS = 4.0
-JUDGED_STEPS = 5  # a laptop that slept or was unplugged has one or two slow ones among them
+# A laptop that slept or was unplugged has one or two slow ones among them.
+JUDGED_STEPS = 5
 
 
 class Meter:

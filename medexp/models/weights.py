@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from medexp.config.model_shape import check_shape, config_in
+from medexp.config.model_shape import check_shape, read_model_config
 from medexp.config.schema import Model
 from medexp.errors import ModelError
 from medexp.models.backend import Backend
@@ -40,11 +40,11 @@ def find_weights(model: Model, tokenizer_only: bool = False) -> Weights:
     """
     if model.path is not None:
         weights = Weights(model.path, None)
-        check_shape(model, config_in(Path(model.path)))
+        check_shape(model, read_model_config(Path(model.path)))
     elif model.package is not None:
         weights = _find_embedded(model)
         if weights.gguf is None:
-            check_shape(model, config_in(Path(weights.location)))
+            check_shape(model, read_model_config(Path(weights.location)))
     else:
         weights = _download_from_hub(model, tokenizer_only)
     return weights
@@ -64,9 +64,11 @@ def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
         "gguf_file": weights.gguf.name,
     }
     tokenizer = stack.transformers.AutoTokenizer.from_pretrained(**source)
-    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # GGUF loading makes it the BOS token
+    # GGUF loading makes it the BOS token.
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     plain = stack.transformers.GgufConfig(dequantize=True)
-    with redirect_stderr(io.StringIO()):  # its progress bar has no switch
+    # Its progress bar has no switch.
+    with redirect_stderr(io.StringIO()):
         language_model = stack.transformers.AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.bfloat16, quantization_config=plain
         )
@@ -79,7 +81,8 @@ def convert_gguf(weights: Weights, model: Model, stack: Backend) -> Weights:
         tokenizer.save_pretrained(half_done)
         half_done.rename(folder)
     except OSError:
-        if not folder.exists():  # else another process was faster
+        # It exists where another process was faster.
+        if not folder.exists():
             raise
     finally:
         shutil.rmtree(half_done, ignore_errors=True)

@@ -28,18 +28,18 @@ from medexp.planning.memory_terms import (
 from medexp.planning.step_memory import is_offloaded, list_step_terms, waiting_bytes
 from medexp.system.units import MIB
 
-NF4_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a scale, scales a nested scale
+# bitsandbytes: weights a scale, scales a nested scale.
+NF4_BLOCK, NESTED_BLOCK = 64, 256
 # Unsloth keeps three layers of a streamed stack on the card: one in use, two on their way
 PREFETCHED_SLOTS = 3
-EVALUATION_CHUNK_TOKENS = 256  # as in medexp.evaluation.losses
+# As in medexp.evaluation.losses.
+EVALUATION_CHUNK_TOKENS = 256
 # Held-out loss without gradients: tensors take 7 hidden + 3 ffn a token (to 1 MiB, two shapes), and
 # this is the allocator's on top.
-EVALUATION_PER_HIDDEN, EVALUATION_PER_FFN, EVALUATION_FACTOR, EVALUATION_SLACK = (
-    7,
-    3,
-    1.15,
-    220 * MIB,
-)
+EVALUATION_PER_HIDDEN = 7
+EVALUATION_PER_FFN = 3
+EVALUATION_FACTOR = 1.15
+EVALUATION_SLACK = 220 * MIB
 CACHE_BLOCK_TOKENS, ANSWERING_SLACK = 512, 100 * MIB
 POSITIONS, POSITIONS_AT_FIRST = 131_072, 32_768
 # cuBLAS' workspace (32 MiB on Hopper, 8 MiB elsewhere) and rotary tables, measured after loading
@@ -53,8 +53,8 @@ def compute_budget(config: RunConfig, levers: Levers) -> Budget:
 
 
 class Budgets:
-    """What `config` takes with any levers. A search looks at thousands: each part is worked out once
-    for all that it does not depend on, so `config` must stay as it is meanwhile."""
+    """What `config` takes with any levers. A search looks at thousands: each part is worked out
+    once for all that it does not depend on, so `config` must stay as it is meanwhile."""
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -187,9 +187,9 @@ def _list_weight_terms(config: RunConfig, levers: Levers) -> list[Term]:
 
 
 def _list_dequantised_terms(config: RunConfig, levers: Levers) -> list[Term]:
-    """Return where Unsloth dequantises the weight of a product that is not compiled, the largest
-    one's size. It stays there until it is handed back after an evaluation
-    (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
+    """Return the term of the memory in which Unsloth dequantises the weight of a product that is
+    not compiled, of the largest one's size. It stays there until it is handed back after an
+    evaluation (medexp.models.patches.unsloth_scratch); in training compiled layers never use it."""
     if (
         config.hardware.engine is not Engine.unsloth
         or config.model.quantisation is not Quantisation.nf4
@@ -269,10 +269,8 @@ def fits_answering_plan(config: RunConfig, questions: int, longest: int) -> bool
     answer than was planned: `evaluation.batch_size` of them, as long as `evaluation.max_seq_tokens`
     allows."""
     evaluation = config.evaluation
-    needed, planned = (
-        _answering_bytes(config, questions, longest),
-        _answering_bytes(config, evaluation.batch_size, evaluation.max_seq_tokens),
-    )
+    needed = _answering_bytes(config, questions, longest)
+    planned = _answering_bytes(config, evaluation.batch_size, evaluation.max_seq_tokens)
     return sum(needed) <= sum(planned)
 
 
@@ -319,11 +317,9 @@ def _list_answering_terms(config: RunConfig) -> list[Term]:
 def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[int, int]:
     """Return the bytes of keys and values, and the forward pass, of `questions` answered together,
     the longest of `longest` tokens."""
-    shape, new_tokens, tokens = (
-        config.model.shape,
-        config.evaluation.max_new_tokens,
-        questions * longest,
-    )
+    shape = config.model.shape
+    new_tokens = config.evaluation.max_new_tokens
+    tokens = questions * longest
     is_unsloth = config.hardware.engine is Engine.unsloth
     room = -(-new_tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS if is_unsloth else new_tokens
     a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim

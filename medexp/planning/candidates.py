@@ -132,7 +132,8 @@ def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
         return [most]
     if hardware.host_ram_gib is None or is_by_hand(config):
         return [0] if must else []
-    two = replace(plain, kept_on_host=True, kept_layers=2)  # one of them waits
+    # One of them waits.
+    two = replace(plain, kept_on_host=True, kept_layers=2)
     room = host_room_bytes(config, two) - budgets.of(plain).host_bytes
     most = min(most, 1 + max(0, room) // waiting_bytes(config, two))
     return sorted({most, 2 * most // 3, most // 3} - {0, 1}) or ([0] if must else [])

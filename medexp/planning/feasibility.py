@@ -25,8 +25,10 @@ from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan, Predictions, predict_plan
 from medexp.system.units import GIB, bytes_of_gib
 
-LONGEST, WIDEST = 131_072, 1024  # tokens, rank: what is looked at
-Fitting = dict[str, int | str]  # values by key, each of which makes a run fit
+# Tokens, rank: what is looked at.
+LONGEST, WIDEST = 131_072, 1024
+# Values by key, each of which makes a run fit.
+Fitting = dict[str, int | str]
 
 
 def resize_run(config: RunConfig, rank: int | None = None, seq: int | None = None) -> RunConfig:
@@ -64,7 +66,8 @@ def suggest_what_fits(config: RunConfig) -> Fitting:
 
 
 def make_refusal(config: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
-    """Return the error of a run for which none of `plans` fits: what is short, and what would fit."""
+    """Return the error of a run for which none of `plans` fits: what is short, and what
+    would fit."""
     nearest = suggest_what_fits(config)
     ways = [f"{key}={value}" for key, value in nearest.items()] or [*_suggest_open_levers(config)]
     hint = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
@@ -183,10 +186,8 @@ def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
     under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
     least = min(under, key=lambda plan: plan.budget.host_bytes)
     ram, levers = config.hardware.host_ram_gib or 0, least.levers
-    needs, room = (
-        f"{least.budget.host_bytes / GIB:.1f} GiB",
-        f"{host_room_bytes(config, levers) / GIB:.1f} GiB",
-    )
+    needs = f"{least.budget.host_bytes / GIB:.1f} GiB"
+    room = f"{host_room_bytes(config, levers) / GIB:.1f} GiB"
     has = f"{room} may be used: hardware.host_ram_gib is {ram:g} and"
     beside = f"{host_beside_bytes(config) / GIB:.0f} GiB are for the process"
     if config.hardware.device is Device.cpu:
@@ -196,8 +197,8 @@ def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
     )
     why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else beside
     return (
-        f"what is left off the card needs {needs} of host memory ({spell_layers(levers.streamed_layers)}"
-        f" streamed{waits}) and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
+        f"what is left off the card needs {needs} of host memory"
+        f" ({spell_layers(levers.streamed_layers)} streamed{waits}) and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
     )
 
 

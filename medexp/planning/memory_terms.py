@@ -13,7 +13,8 @@ from medexp.config.schema import Dtype, ModelShape, RunConfig
 
 # bytes a number; float32 runs on a CPU alone
 WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}
-ALLOCATION_UNIT = 512  # torch's caching allocator rounds every tensor up to this
+# torch's caching allocator rounds every tensor up to this.
+ALLOCATION_UNIT = 512
 
 
 class Place(Enum):
@@ -21,7 +22,8 @@ class Place(Enum):
 
     gpu = "GPU"
     host = "host"
-    __hash__ = object.__hash__  # Enum's own is a tenth of a search for a plan
+    # Enum's own is a tenth of a search for a plan.
+    __hash__ = object.__hash__
 
 
 class Phase(Enum):
@@ -58,7 +60,8 @@ class Levers:
 
     @property
     def waiting_layers(self) -> int:
-        """Kept layers whose activations wait on the host: all but the last, whose are needed first."""
+        """Kept layers whose activations wait on the host: all but the last, whose are
+        needed first."""
         return max(0, self.kept_layers - 1) if self.kept_on_host else 0
 
 
@@ -147,7 +150,8 @@ def dequantised_bytes(shape: ModelShape) -> int:
 
 
 def list_linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """Return (in, out) of every projection of a decoder layer, the query's first, then the key's."""
+    """Return (in, out) of every projection of a decoder layer, the query's first, then the
+    key's."""
     return _list_linear_sizes(
         shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
     )

@@ -22,8 +22,10 @@ from medexp.planning.memory_terms import Levers, Phase, Place, Term
 from medexp.planning.step_time import Plan, Predictions
 from medexp.system.units import GIB
 
-TOO_CLOSE_TO_TELL = 1.05  # what predicted times may be off against each other
-SAFER = 1.03  # a plan after one that did not fit must be smaller by this
+# What predicted times may be off against each other.
+TOO_CLOSE_TO_TELL = 1.05
+# A plan after one that did not fit must be smaller by this.
+SAFER = 1.03
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096
 # on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
 # last product on twelve of ..._whole.json called o_...
 SLACK, SLACK_WITH_LAST_PRODUCT = (2.91, 0.453, 26 * MIB), (3.7, 0.946, 0)
-LEAST_SLACK = 1.1  # dequantised weights: steps of 256 and 512 tokens, 7B to 32B shapes
+# Dequantised weights: steps of 256 and 512 tokens, 7B to 32B shapes.
+LEAST_SLACK = 1.1
 # What a step takes at least beside the loss: of compiled layers, 1B to 8B shapes at 256 to 1,024
 # tokens; of others a 1B at 512.
 SMALLEST_COMPILED_STEP, SMALLEST_STEP = 320 * MIB, 293 * MIB
@@ -55,10 +56,10 @@ KEPT_EACH = 1.24
 # ... or waits on the host, and only one layer's more than without is on the card: four points of
 # the 8B shape; five of 1B and 3B.
 WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
-WAITING_PIECE, PADDED_TOKENS = (
-    8 * MIB,
-    128,
-)  # medexp.models.patches.activation_offloading moves pieces of this size; attention is padded by a block
+# The size of the pieces that medexp.models.patches.activation_offloading moves.
+WAITING_PIECE = 8 * MIB
+# Attention pads a case by a block of so many tokens.
+PADDED_TOKENS = 128
 # How much of it tensors take, from the slope of allocated bytes over N; staging buffers of hidden
 # states come on top.
 EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
@@ -67,7 +68,8 @@ EAGER_SLOPE_HIDDEN, EAGER_SLOPE_FFN = 10.0, 3.0
 # head's weights are copied to 16 bits for the loss.
 LOSS_PER_HEAD, LOSS_PER_HIDDEN, LOSS_FIXED = 1.506, 32.87, 384 * MIB
 PLAIN_PER_HIDDEN, PLAIN_PER_FFN, PLAIN_PER_WEIGHT, PLAIN_FIXED = 57.87, 6.82, 1.913, 16 * MIB
-PLAIN_DORA_SHARE = 0.25  # of DoRA's product that is there at the peak: three points, +0.3 to +4.8 %
+# Of DoRA's product that is there at the peak: three points, +0.3 to +4.8 %.
+PLAIN_DORA_SHARE = 0.25
 # The same without a card: ten points of the embedded model (benchmarks/vram/on_cpu.py). Logits are
 # whole there, in 32 bits, and so is their gradient; what malloc keeps differs from point to point.
 CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB

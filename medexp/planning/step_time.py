@@ -18,7 +18,8 @@ from medexp.planning.step_memory import is_shortened
 # than a wide one), and bytes moved a token and layer, in 16-bit passes over hidden + ffn.
 BESIDE_WIDE_PRODUCTS = 1.25
 PASSES_BESIDE_PRODUCTS = 35
-DEQUANTISED_BYTES = 2.6  # a parameter and pass: half a byte read, two written, scales
+# A parameter and pass: half a byte read, two written, scales.
+DEQUANTISED_BYTES = 2.6
 # Python and the driver need this long to launch a layer's kernels (forward, recompute, backward),
 # whatever the card: on the H200 a micro-batch of 2,048 tokens takes as long as one of 4,096 (0.387
 # s for 32 layers).
@@ -126,7 +127,8 @@ def predict_plan(config: RunConfig, levers: Levers) -> Plan:
 
 
 class Predictions:
-    """Bytes and times of `config` with any levers; as for its `budgets`, the run must stay as it is."""
+    """Bytes and times of `config` with any levers; as for its `budgets`, the run must stay
+    as it is."""
 
     def __init__(self, config: RunConfig):
         self.budgets = Budgets(config)

@@ -24,7 +24,8 @@ EAGER_FACTOR = 2.5
 # activations; to 4 % on 12 points.
 IDENTITY, PRODUCT, PRODUCT_PER_INPUT, PRODUCT_FIXED = 4, 8, 9, 24 * MIB
 FORWARD_PER_WEIGHT, FORWARD_PER_HIDDEN, FORWARD_PER_FFN = 8.7, 11, 10
-FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB  # what the allocator reserves on top
+# What the allocator reserves on top.
+FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB
 
 
 def is_fused(config: RunConfig) -> bool:
@@ -70,10 +71,8 @@ def product_bytes(config: RunConfig, tokens: int) -> int:
 
 def forward_bytes(config: RunConfig, tokens: int) -> int:
     """Return the bytes allocated in a pass of DoRA over `tokens` without gradients."""
-    shape, per_ffn = (
-        config.model.shape,
-        FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE,
-    )
+    shape = config.model.shape
+    per_ffn = FORWARD_PER_FFN if is_in_mlp(config) else FORWARD_PER_FFN_BESIDE
     activations = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn)
     return max(
         product_bytes(config, tokens),

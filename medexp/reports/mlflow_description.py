@@ -163,14 +163,12 @@ def _list_measures(scorecard: Scorecard) -> str:
     )
 
 
-def _format_measure(line: MeasureResult) -> str:
-    compared = line.comparison
-    assert compared is not None
-    change = f"{compared.interval()}, {compared.sample()}"
-    return (
-        f"- {line.measure.title}: {format_figure(line.before)} → {format_figure(line.after)}, {line.verdict}"
-        f" ({change})"
-    )
+def _format_measure(result: MeasureResult) -> str:
+    comparison = result.comparison
+    assert comparison is not None
+    values = f"{format_figure(result.before)} → {format_figure(result.after)}"
+    change = f"{comparison.interval()}, {comparison.sample()}"
+    return f"- {result.measure.title}: {values}, {result.verdict} ({change})"
 
 
 def _describe_effort(outcome: RunSummary) -> str:

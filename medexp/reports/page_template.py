@@ -59,7 +59,8 @@ def _render_piece(piece: MarkedText) -> str:
     from markupsafe import escape
 
     text = str(escape(piece.text))
-    return f'<u title="{escape(piece.against)}">{text}</u>' if piece.against else text
+    look = ' class="harm"' if piece.is_harmful else ""
+    return f'<u{look} title="{escape(piece.against)}">{text}</u>' if piece.against else text
 
 
 def _render_line(line: str) -> str:

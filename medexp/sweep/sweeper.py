@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten
-from medexp.config.resolve import anchored, with_shape
+from medexp.config.resolve import fill_shape, make_paths_absolute
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
 from medexp.sweep.executor import TrialExecutor
@@ -39,7 +39,7 @@ from medexp.tracking.artifact_names import CHARTS
 from medexp.tracking.tracker import Tracker
 
 # Optuna's user attributes of a study. Studies that were begun earlier hold these names.
-_FIXED_PART = "asked"  # as `flatten.identity` has it
+_FIXED_PART = "asked"  # as `flatten.extract_identity` has it
 _FORMER_FIXED_PART = "base"
 
 _OBJECTIVE = "hydra.sweeper.objective"
@@ -140,7 +140,7 @@ def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
     """
     current = {
         name: value
-        for name, value in flatten.identity(base_config).items()
+        for name, value in flatten.extract_identity(base_config).items()
         if name not in study.space.dimensions
     }
     current[_OBJECTIVE] = list(study.options.objectives)
@@ -268,16 +268,16 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
             " the first of them)"
         )
     folder = shlex.quote(str(spec.folder))
+    duration = format_duration(elapsed_s)
     header = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
         f"Result: trial {trial.number} of {study.count_done()}"
-        f" ({labels.format_params(trial.params)}): {figures}; {format_duration(elapsed_s)} of training in"
-        " all.\n"
+        f" ({labels.format_params(trial.params)}): {figures}; {duration} of training in all.\n"
         f"  python -m medexp.train --config-dir {folder} experiment=best"
     )
-    cfg = with_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
+    cfg = fill_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
     # A preset is read from another folder than the sweep was started in.
-    cfg = anchored(cfg, spec.launch_dir)
+    cfg = make_paths_absolute(cfg, spec.launch_dir)
     preset = best_preset.format_preset(cfg, spec.compose_defaults, header)
     return best_preset.write_preset(preset, spec.folder)
 

@@ -1,5 +1,5 @@
-"""What a person sees: stages with their time, progress with an ETA, tables. Plain lines where it is
-not a terminal.
+"""What a person sees: the status of a stage with its time, progress with an ETA, tables. Plain
+lines where it is not a terminal.
 
 Progress goes to standard error, results to standard output, so that a pipe gets the results alone.
 Text is shown as it is: square brackets in it are never markup, and what would steer a terminal is
@@ -26,14 +26,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from medexp.system.disk_space import NO_ROOM
+from medexp.system import disk_space
 from medexp.system.units import format_duration
 from medexp.system.visible import visible
 
-DONE, NOTE, WRONG = "✓", "!", "✗"  # marks before a line
+# Marks before a line.
+DONE, NOTE, WRONG = "✓", "!", "✗"
 _COLOURS = {DONE: "green", NOTE: "yellow", WRONG: "red"}
-
-
 # What the nearest ASCII of a character is, where Unicode's own decomposition does not say.
 _IN_ASCII = str.maketrans(
     {DONE: "+", WRONG: "x", "·": ".", "×": "x", "−": "-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "„": '"',
@@ -71,16 +70,18 @@ def _replace_raw(stream: io.TextIOWrapper, raw_class: type[io.FileIO]) -> io.Tex
 
 
 def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
-    """What stands for the characters that an encoding lacks, in ASCII: letters without their marks,
-    else a question mark.
+    """Return ASCII for the characters that an encoding lacks: letters without their marks, else a
+    question mark; and where to go on.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     plain = unicodedata.normalize(
         "NFKD", error.object[error.start : error.end].translate(_IN_ASCII)
     ).translate(_IN_ASCII)
-    kept = (each if each.isascii() else "?" for each in plain if not unicodedata.combining(each))
-    return "".join(kept), error.end
+    ascii_letters = (
+        letter if letter.isascii() else "?" for letter in plain if not unicodedata.combining(letter)
+    )
+    return "".join(ascii_letters), error.end
 
 
 class _ResultStream(io.FileIO):
@@ -97,14 +98,14 @@ class _ResultStream(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if not disk_space.is_disk_full(error):
                 raise
             self.is_incomplete = True
             return len(data)
 
 
 class _LogStream(_ResultStream):
-    """A file that drops what is written once its reader has gone, too."""
+    """A file that also drops what is written once its reader has gone."""
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
         """Write `data`, or drop it."""
@@ -116,7 +117,7 @@ class _LogStream(_ResultStream):
 
 
 def _discard(descriptor: int) -> None:
-    """Have whatever is written to `descriptor` from now on go nowhere."""
+    """Send whatever is written to `descriptor` from now on nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
@@ -124,8 +125,8 @@ def _discard(descriptor: int) -> None:
 
 @contextmanager
 def quiet_when_unread() -> Iterator[None]:
-    """Where the reader of standard output has gone, as head does, the program ends at once,
-    quietly, as if by SIGPIPE.
+    """End the program quietly, as if by SIGPIPE, where the reader of standard output has gone, as
+    head does.
     """
     try:
         try:
@@ -133,7 +134,8 @@ def quiet_when_unread() -> Iterator[None]:
         except BaseException as ending:
             is_complete = _flush_results()
             if is_complete or not isinstance(ending, SystemExit) or ending.code:
-                raise  # what went wrong is told by whoever takes it
+                # What went wrong is told by whoever catches it.
+                raise
         else:
             is_complete = _flush_results()
         if not is_complete:
@@ -154,27 +156,30 @@ def _flush_results() -> bool:
 
 
 def _is_unread(stream: TextIO) -> bool:
-    """Is it a pipe that nobody reads? A broken pipe may also be that of a connection."""
+    """Return whether `stream` is a pipe without a reader.
+
+    A BrokenPipeError alone does not say so: it may be that of a connection.
+    """
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class Console:
-    """Both consoles of a command."""
+    """Both consoles of a command: `results` on standard output, `log` on standard error."""
 
     def __init__(self) -> None:
         self.results, self.log = _make_console(sys.stdout), _make_console(sys.stderr)
 
     def info(self, text: str, mark: str = "", title: str = "") -> None:
-        """One line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold; it
-        stays one in a log file.
+        """Print one line about what is going on, after DONE, NOTE or WRONG, or a `title` in bold;
+        it stays one line in a log file.
         """
         _print(self.log, Text.assemble(_format_mark(mark), (title, "bold"), text))
 
     @contextmanager
     def status(self, label: str) -> Iterator[None]:
-        """Shows that `label` is under way, and when it is done, how long it took."""
+        """Show that `label` is under way, and when it is done, how long it took."""
         began = time.perf_counter()
         if self.log.is_terminal:
             with self.log.status(
@@ -183,18 +188,18 @@ class Console:
                 yield
         else:
             yield
-        self._took(label, began)
+        self._print_time(label, began)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar over `total` things; call what it yields with how many more are done."""
+        """Show a bar over `total` things; call what it yields with how many more are done."""
         began = time.perf_counter()
         with make_progress_bar(self.log, MofNCompleteColumn()) as progress:
             task = progress.add_task(label, total=total)
             yield lambda done: progress.update(task, advance=done)
-        self._took(label, began)
+        self._print_time(label, began)
 
-    def _took(self, label: str, began: float) -> None:
+    def _print_time(self, label: str, began: float) -> None:
         _print(
             self.log,
             Text.assemble(
@@ -206,21 +211,23 @@ class Console:
         )
 
     def result(self, text: str, mark: str = "", style: str = "") -> None:
-        """One line of the outcome, on standard output, after DONE, NOTE or WRONG, or in rich's
-        `style`; it stays one in a pipe.
+        """Print one line of the outcome on standard output, after DONE, NOTE or WRONG, or in rich's
+        `style`; it stays one line in a pipe.
         """
         _print(self.results, Text.assemble(_format_mark(mark), (text, style)))
 
     def raw(self, text: str) -> None:
-        """`text` on standard output, for programs."""
+        """Write `text` to standard output as it is, for programs."""
         self.results.file.write(visible(text) + "\n")
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False
     ) -> None:
-        """A table on standard output; `prose` gives every column the same width. Words of up to 40
-        letters that stand alone (ids, figures) are kept whole as long as other columns can give
-        way."""
+        """Print a table on standard output; `prose` gives every column the same width.
+
+        Words of up to 40 letters that stand alone (ids, figures) are not broken as long as other
+        columns can give way.
+        """
         table = Table(
             title=Text(title), title_justify="left", title_style="bold", show_header=any(columns)
         )
@@ -240,8 +247,8 @@ class Console:
 
 
 class SafeConsole(RichConsole):
-    """A console whose own escape sequences are the only ones that it sends: text, Markdown and
-    tables by others have none.
+    """A rich console that sends no escape sequences but its own: those in text, Markdown and tables
+    are made visible.
     """
 
     def render(
@@ -252,16 +259,16 @@ class SafeConsole(RichConsole):
             yield Segment(text if control else visible(text), style, control)
 
     def on_broken_pipe(self) -> None:
-        """Go on where rich would end the program: what a command keeps is kept whoever reads along."""
+        """Go on where rich would end the program: a command keeps its results without a reader."""
         _discard(self.file.fileno())
 
 
 def _make_console(stream: TextIO) -> RichConsole:
-    """As wide as the terminal, or as COLUMNS says; 120 in a pipe or a file, where rich would take
-    80.
+    """Return a console as wide as the terminal, or as COLUMNS says; 120 columns in a pipe or a
+    file, where rich would take 80.
     """
-    narrow = stream.isatty() or "COLUMNS" in os.environ
-    return SafeConsole(file=stream, highlight=False, width=None if narrow else 120)
+    has_width = stream.isatty() or "COLUMNS" in os.environ
+    return SafeConsole(file=stream, highlight=False, width=None if has_width else 120)
 
 
 def _format_mark(mark: str) -> Text:
@@ -273,7 +280,13 @@ def _print(console: RichConsole, text: Text) -> None:
 
 
 def make_progress_bar(console: RichConsole, *columns: MofNCompleteColumn | TextColumn) -> Progress:
+    """Return a bar with a description, `columns` and an ETA; it shows nothing but on a terminal."""
     return Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), *columns, TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,5 +1,9 @@
-"""What keeps a file from being written: recognised, here alone, in what the system, torch,
-safetensors, tokenizers and sqlite say of it, each in its own words."""
+"""Why a file cannot be written: a full disk, a file that may not become so large, a folder that may
+not be written to.
+
+Recognised here alone, in what the system, torch, safetensors, tokenizers and sqlite say of it, each
+in its own words.
+"""
 
 import errno
 import tempfile
@@ -23,32 +27,34 @@ FORBIDDEN = (
     "Permission denied", "os error 13", "Operation not permitted", "os error 1)", "Read-only file system", "os error 30",
     "attempt to write a readonly database",
 )  # fmt: skip
-# Torch says no more, whatever hindered it.
+# Torch says no more, whatever kept it from writing.
 UNSAID = "unexpected pos ", "PytorchStreamWriter failed writing file", "file write failed"
 NO_ROOM = errno.ENOSPC, errno.EDQUOT
 NOT_ALLOWED = errno.EACCES, errno.EPERM, errno.EROFS
-FULL_BELOW = 64 * MIB  # a disk with more room than this is not called full, whatever an error says
+# A disk with more room than this is not called full, whatever an error says.
+FULL_BELOW = 64 * MIB
 
 
 class WriteHindrance(NamedTuple):
-    """What keeps files from being written, and how that ends."""
+    """Why files cannot be written, and until when the same command waits for that to change."""
 
     what: str
     until: str
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether `error` is the system's word for a full disk or a quota that is used up."""
+    return error.errno in NO_ROOM
 
 
 def find_disk_full_error(error: BaseException) -> BaseException | None:
     """Return `error`, or the first of those that led to it, that says there is no room to write;
     None where none does.
     """
-    return next(
-        (
-            each
-            for each in _walk_chain(error)
-            if _mentions(each, FULL, NO_ROOM) or _mentions(each, TOO_LARGE, (errno.EFBIG,))
-        ),
-        None,
-    )
+    for cause in _walk_chain(error):
+        if _mentions(cause, FULL, NO_ROOM) or _mentions(cause, TOO_LARGE, (errno.EFBIG,)):
+            return cause
+    return None
 
 
 def explain_write_error(error: BaseException, places: Sequence[Path]) -> WriteHindrance | None:
@@ -65,16 +71,16 @@ def explain_write_error(error: BaseException, places: Sequence[Path]) -> WriteHi
             if _mentions(found, TOO_LARGE, (errno.EFBIG,))
             else _explain_full_disk(found, folders)
         )
-    for each in _walk_causes(error):
-        if _mentions(each, FORBIDDEN, NOT_ALLOWED):
-            return _explain_forbidden(each, folders)
-        if _mentions(each, UNSAID, ()):
-            return _explain_unsaid(each, folders)
+    for cause in _walk_causes(error):
+        if _mentions(cause, FORBIDDEN, NOT_ALLOWED):
+            return _explain_forbidden(cause, folders)
+        if _mentions(cause, UNSAID, ()):
+            return _explain_unsaid(cause, folders)
     return None
 
 
 def refuse_full_disk(folders: Sequence[Path], enough_bytes: int) -> None:
-    """Is there room to go on?
+    """Check that every folder has `enough_bytes` left.
 
     Raises: OutputError naming the folder that is full.
     """
@@ -120,8 +126,9 @@ def _explain_forbidden(error: BaseException, folders: Sequence[Path]) -> WriteHi
 
 
 def _explain_unsaid(error: BaseException, folders: Sequence[Path]) -> WriteHindrance:
-    """A full disk and a folder that cannot be written look the same to whoever reads torch's words
-    alone: look.
+    """Return why a file of torch's could not be written, by looking at `folders`.
+
+    Its words are the same for a full disk and for a folder that may not be written to.
     """
     if refused := next(filter(None, map(_find_refusal, folders)), None):
         return WriteHindrance(refused, "it can be written")
@@ -136,7 +143,7 @@ def _explain_unsaid(error: BaseException, folders: Sequence[Path]) -> WriteHindr
 
 
 def _find_refusal(folder: Path) -> str | None:
-    """What the system says against a new file in `folder`; None where it says nothing."""
+    """Return what the system says against a new file in `folder`; None where it says nothing."""
     try:
         with tempfile.TemporaryFile(dir=_find_existing_folder(folder)):
             return None
@@ -170,29 +177,30 @@ def _first_line(error: BaseException) -> str:
 
 
 def _mentions(error: BaseException, words: Sequence[str], numbers: Sequence[int]) -> bool:
-    return (isinstance(error, OSError) and error.errno in numbers) or any(
-        each in str(error) for each in words
-    )
+    has_number = isinstance(error, OSError) and error.errno in numbers
+    return has_number or any(phrase in str(error) for phrase in words)
 
 
 def _walk_chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and everything that it followed on."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
+    """Yield `error`, and every error that it was raised after."""
+    visited: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in visited:
+        visited.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _walk_causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and what it says that it came from: something forbidden may have been seen to
-    before, and is then no reason.
+    """Yield `error`, and the errors that it was raised from.
+
+    Not those that were only handled before: something forbidden may have been seen to there, and is
+    then no reason.
     """
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__
 
 
 def _find_existing_folder(place: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The one door to the Hugging Face Hub: which commit a name stands for, and fetching small files
+"""The one way to the Hugging Face Hub: which commit a name stands for, and fetching small files
 and tables.
 
 Asks the Hub once, with a short timeout, before anything downloads: its own client retries an

@@ -9,7 +9,8 @@ from medexp.config import dataset_sources
 from medexp.config.schema import Dataset, MixtureSource, Model, RunConfig
 
 MODEL, DATASET = "medexp.model_revision", "medexp.dataset_revision"
-BETWEEN = " + "  # commits of a mixture's sources, in their order
+# Commits of a mixture's sources, in their order.
+BETWEEN = " + "
 _MODEL_KEYS = ("model", "model.hub_id", "model.path", "model.revision")
 _DATASET_KEYS = (
     "dataset",
@@ -55,7 +56,8 @@ def _pin_cases(dataset: DictConfig, commits: Sequence[str]) -> None:
 
 
 def describe_commits(config: RunConfig, tags: Mapping[str, str]) -> str | None:
-    """Return which of the commits in `tags` the checked `config` takes; None where it takes none."""
+    """Return which of the commits in `tags` the checked `config` takes; None where it takes
+    none."""
     recorded = {tags.get(MODEL), *tags.get(DATASET, "").split(BETWEEN)} - {None, ""}
     read: list[Model | MixtureSource] = [
         config.model,

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medexp.config.command_options import FinishedRunOptions
 from medexp.config.former_values import restore_former_values
-from medexp.config.resolve import found_again, tracking_root
+from medexp.config.resolve import find_tracking_root, relocate_paths
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
 from medexp.system.home import expand_home
@@ -108,7 +108,7 @@ def _make_tracking(root: str) -> Tracking:
 def find_run_from_config(cfg: DictConfig, asked: str | None) -> FinishedRun:
     """Return the run that `asked` names in the store of `cfg`, as seen from where the command was
     started."""
-    return find_run(asked, tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
+    return find_run(asked, find_tracking_root(cfg.tracking.root, Path.cwd()), Path.cwd())
 
 
 def recompose_from_options(
@@ -131,8 +131,8 @@ def recompose_from_run(
     """
     if subject.composed is None:
         raise RunError(
-            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in an"
-            " adapter folder); it was not made by medexp, or its files were moved away without the"
+            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in"
+            " an adapter folder); it was not made by medexp, or its files were moved away without the"
             " store"
         )
     stored = OmegaConf.load(subject.composed)
@@ -164,7 +164,7 @@ def _relocate_files(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -
     """Return `stored` with the files of its project where they lie now, should the project have
     been moved or copied."""
     moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
-    project = Path(tracking_root(cfg.tracking.root, Path.cwd())).parent
-    return found_again(
+    project = Path(find_tracking_root(cfg.tracking.root, Path.cwd())).parent
+    return relocate_paths(
         stored, folder_of_uri(moved_from).parents[1] if moved_from else None, project
     )

@@ -13,7 +13,8 @@ from medexp.tracking import views
 from medexp.tracking.store import open_store
 from medexp.tracking.views import TRAINING_PAGES
 
-COMPARED = 12  # runs that MLflow's comparison still shows well
+# Runs that MLflow's comparison still shows well.
+COMPARED = 12
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def list_links(tracking: Tracking, address: str) -> Sequence[Link]:
 
 
 def _link_comparison(client: Any, study: Any, trials: Sequence[Any], address: str) -> list[Link]:
-    """Return the trials in the charts of their experiment, and in MLflow's page for comparing runs."""
+    """Return the trials in the charts of their experiment, and in MLflow's page for
+    comparing runs."""
     if len(trials) < 2:
         return []
     name, number = study.data.tags["medexp.study"], study.info.experiment_id

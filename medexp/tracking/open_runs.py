@@ -17,7 +17,8 @@ from medexp.system.process_identity import is_dead
 from medexp.tracking.store import get_existing_run
 from medexp.tracking.store_lock import suppress_away
 
-PROCESS = "medexp.process"  # the tag that says which process a run belongs to while it is RUNNING
+# The tag that says which process a run belongs to while it is RUNNING.
+PROCESS = "medexp.process"
 
 
 @contextmanager
@@ -62,7 +63,8 @@ def _find_dead_runs(client: Any) -> list[str]:
 
 def mark_runs_killed(client: Any, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
-    with suppress_away():  # the next command does it
+    # The next command does it.
+    with suppress_away():
         for run_id in run_ids:
             run = get_existing_run(client, run_id)
             if run is not None and run.info.status == "RUNNING":
@@ -85,6 +87,7 @@ def _hold_alone(root: Path) -> FileLock:
 
 
 def _remove(lock: FileLock) -> None:
-    with suppress(OSError):  # Windows keeps an open file
+    # Windows keeps an open file.
+    with suppress(OSError):
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()

@@ -21,7 +21,8 @@ from medexp.tracking.store_upkeep import STORE, folder_of_uri
 
 SAYS_AFTER_S = 20.0
 _PAUSE_S = 0.2
-_REST = 3.0  # times as long as a write took in vain, until the next: training is not to wait for it
+# Times as long as a write took in vain, until the next: training is not to wait for it.
+_REST = 3.0
 _LOCKED = "another program has locked it"
 
 
@@ -63,7 +64,8 @@ class Outbox:
         return not self._waiting
 
     def close(self, patience_s: float) -> None:
-        """Write what waits, for `patience_s` at most; keep what is left then in a file, and say so."""
+        """Write what waits, for `patience_s` at most; keep what is left then in a file, and
+        say so."""
         if self.drain(patience_s):
             return
         file = self._root / "unwritten" / f"{self._writer.run_id}.json"
@@ -126,7 +128,8 @@ class Outbox:
 def write_left(client: Any, root: Path) -> None:
     """Write what earlier runs could not write to the store under `root`."""
     for file in sorted((root / "unwritten").glob("*.json")):
-        with suppress(Exception):  # they were written in another version, or are to wait still
+        # They were written in another version, or are to wait still.
+        with suppress(Exception):
             kept = json.loads(file.read_text(encoding="utf-8"))
             run = get_existing_run(client, kept["run_id"])
             if run is not None:

@@ -18,7 +18,8 @@ from medexp.tracking.store import get_existing_run, open_existing_store, open_st
 from medexp.tracking.store_upkeep import folder_of_uri
 from medexp.tracking.tracker import Tracker
 
-LAST = "last"  # in the place of a run's id
+# In the place of a run's id.
+LAST = "last"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
             f" {known}. See them with make ui"
         )
     run_id = run.info.run_id
-    folder = folder_of_uri(run.info.artifact_uri)  # MLflow's own download would copy them
+    # MLflow's own download would copy them.
+    folder = folder_of_uri(run.info.artifact_uri)
     found = {name: folder / name for name in artifacts if (folder / name).exists()}
     tracker = Tracker(client, run_id, run.info.experiment_id)
     digests = {
@@ -69,11 +71,9 @@ def find_run(tracking: Tracking, run_id: str, artifacts: Sequence[str]) -> Store
         for tag in data_input.tags
     }
     params, tags = dict(run.data.params), dict(run.data.tags)
-    name, held, trained_on = (
-        run.info.run_name or run_id,
-        digests.get("held-out"),
-        digests.get("training"),
-    )
+    name = run.info.run_name or run_id
+    held = digests.get("held-out")
+    trained_on = digests.get("training")
     return StoredRun(
         run_id,
         name,
@@ -131,7 +131,8 @@ def _find_last(client: Any, experiments: Sequence[str], adapter: str) -> Any:
     runs = client.search_runs(
         experiments, trained, order_by=["attributes.end_time DESC"], max_results=200
     )
-    runs = [run for run in runs if "medexp.model" in run.data.tags]  # a sweep has a run of its own
+    # A sweep has a run of its own.
+    runs = [run for run in runs if "medexp.model" in run.data.tags]
     # trials of a sweep keep none
     with_adapter = (
         run for run in runs if (folder_of_uri(run.info.artifact_uri) / adapter).is_dir()

@@ -17,10 +17,8 @@ from medexp.tracking.store import is_missing, open_existing_store
 from medexp.tracking.views import TRAINING_PAGES
 
 URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+|latest))")
-_NAME, _ALIAS = (
-    re.compile(r"[^/:@]*[^/:@\s.][^/:@]*"),
-    re.compile(r"(?!latest$)(?![vV]\d+$)[\w-]+", re.IGNORECASE),
-)
+_NAME = re.compile(r"[^/:@]*[^/:@\s.][^/:@]*")
+_ALIAS = re.compile(r"(?!latest$)(?![vV]\d+$)[\w-]+", re.IGNORECASE)
 _COPIED = (
     "medexp.model",
     "medexp.model_revision",
@@ -132,10 +130,9 @@ def _describe_known(client: Any, name: str, versions: list[Any]) -> str:
     if not versions:
         return f"there are {listing(model.name for model in client.search_registered_models())}"
     aliases = client.get_registered_model(name).aliases
-    return (
-        f"{name} has versions {listing(sorted((str(version.version) for version in versions), key=int))}"
-        " and aliases "
-        + listing(f"{alias} (version {version})" for alias, version in sorted(aliases.items()))
+    numbers = sorted((str(version.version) for version in versions), key=int)
+    return f"{name} has versions {listing(numbers)} and aliases " + listing(
+        f"{alias} (version {version})" for alias, version in sorted(aliases.items())
     )
 
 

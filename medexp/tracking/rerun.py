@@ -13,7 +13,8 @@ from medexp.tracking import commits, finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 LOSS = "result/loss_after"
-_WITHOUT_A_PLACE = ("debug", "sweep")  # they set values of other groups, and those are the run's
+# They set values of other groups, and those are the run's.
+_WITHOUT_A_PLACE = ("debug", "sweep")
 
 
 def recompose_for_rerun(
@@ -41,14 +42,15 @@ def recompose_for_rerun(
     for override in overrides:
         if (group := override.lstrip("+").partition("=")[0]) in _WITHOUT_A_PLACE:
             raise ConfigError(
-                f"{override} has no effect with experiment=from_run: leave {group}= out and name the"
-                " values themselves"
+                f"{override} has no effect with experiment=from_run: leave {group}= out and name"
+                " the values themselves"
             )
     made, subject = finished_run.recompose_from_options(cfg, options, overrides)
     if subject.started_from is not None and not any(
         override.lstrip("+").startswith("lora.start_from=") for override in overrides
     ):
-        made.lora.start_from = str(subject.started_from)  # the folder it was read from may be gone
+        # The folder it was read from may be gone.
+        made.lora.start_from = str(subject.started_from)
     return made, subject
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from medexp.system.files import atomic_directory
 from medexp.tracking.store_upkeep import folder_of_uri
 
-FILES = ("text", "folder")  # kinds that need no database
+# Kinds that need no database.
+FILES = ("text", "folder")
 _TABLES = "mlflow.loggedArtifacts"
 
 
@@ -46,7 +47,8 @@ class RunWriter:
         changed = {key: value for key, value in values.items() if known.get(key, value) != value}
         self.tags(changed)
         entries = [Param(name, value) for name, value in values.items() if name not in known]
-        for start in range(0, len(entries), 100):  # the server's limit for one batch
+        # The server's limit for one batch.
+        for start in range(0, len(entries), 100):
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -121,7 +123,8 @@ class RunWriter:
                 for file in (path for path in whence.rglob("*") if path.is_file()):
                     to = half_done / file.relative_to(whence)
                     to.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(file, to)  # without its mode, which not every disk can hold
+                    # Without its mode, which not every disk can hold.
+                    shutil.copyfile(file, to)
 
     def status(self, values: Mapping[str, Any]) -> None:
         """Say how and when the run ended."""

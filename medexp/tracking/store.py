@@ -28,15 +28,18 @@ def open_store(tracking: Tracking) -> Any:
 
     assert tracking.root is not None
     root = Path(tracking.root)
-    prepare_store(root)  # before MLflow is imported: a refusal is quick
+    # Before MLflow is imported: a refusal is quick.
+    prepare_store(root)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with gc_paused_for_import():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-    for name in ("mlflow", "alembic"):  # after the import, which sets its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
+    # After the import, which sets its own.
+    for name in ("mlflow", "alembic"):
+        # What fails is raised, too.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     uri = store_uri(root)
     if not _has_store(root):
@@ -89,7 +92,8 @@ def store_uri(root: Path) -> str:
 
 def _has_store(root: Path) -> bool:
     file = root / STORE
-    return file.is_file() and file.stat().st_size > 0  # sqlite makes an empty file before it writes
+    # Sqlite makes an empty file before it writes.
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _make_store(root: Path) -> None:

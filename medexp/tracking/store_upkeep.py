@@ -26,7 +26,8 @@ from medexp.system.console import Console
 from medexp.system.imports import gc_paused_for_import
 from medexp.tracking.store_lock import WAITS_S, wait_while_locked
 
-STORE = "mlflow.db"  # below tracking.root
+# Below tracking.root.
+STORE = "mlflow.db"
 # A run's tag: where the artifacts of its store were when it was made.
 MOVED_FROM = "medexp.moved_from"
 _ADDRESSES = (
@@ -51,7 +52,8 @@ def prepare_store(root: Path) -> None:
     wait_while_locked(file, Console().info)
     try:
         if not file.is_file() or not file.stat().st_size or _read_schema(file) is None:
-            return  # not made yet, or no store of MLflow's: it is to say so itself
+            # Not made yet, or no store of MLflow's: it is to say so itself.
+            return
         _upgrade(root)
         _rebase_artifacts(root)
     except (sqlite3.OperationalError, OSError) as error:
@@ -59,7 +61,8 @@ def prepare_store(root: Path) -> None:
             f"{file} cannot be used ({error}); free what holds it, or set tracking.root=FOLDER"
         ) from error
     except sqlite3.DatabaseError:
-        return  # no database: MLflow is to say what it is
+        # No database: MLflow is to say what it is.
+        return
 
 
 def _connect(file: Path) -> "closing[sqlite3.Connection]":
@@ -99,7 +102,8 @@ def _upgrade(root: Path) -> None:
     if _is_current(file):
         return
     with FileLock(root / f".{STORE}.lock"):
-        if _is_current(file):  # another process has been here
+        # Another process has been here.
+        if _is_current(file):
             return
         kept = _find_free_name(file, f"mlflow-{_read_schema(file)}")
         half_done = file.with_name(f".{STORE}.new")
@@ -169,7 +173,8 @@ def _rebase_artifacts(root: Path) -> None:
     with _connect(root / STORE) as store:
         if not _list_former_addresses(store, here):
             return
-        store.execute("BEGIN IMMEDIATE")  # of two processes the second finds nothing left to do
+        # Of two processes the second finds nothing left to do.
+        store.execute("BEGIN IMMEDIATE")
         try:
             for before in _list_former_addresses(store, here):
                 _rewrite(store, before, here)
@@ -220,7 +225,8 @@ def _rewrite(store: sqlite3.Connection, before: str, here: str) -> None:
             ):
                 continue
             store.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (now, row))
-            if table == "runs":  # its config names files of the project that lay beside the store
+            # Its config names files of the project that lay beside the store.
+            if table == "runs":
                 store.execute(
                     "INSERT OR IGNORE INTO tags (key, value, run_uuid) SELECT ?, ?, run_uuid FROM"
                     " runs WHERE rowid = ?",

@@ -24,7 +24,8 @@ from medexp.tracking.store import get_existing_run, open_store
 from medexp.tracking.store_lock import WAITS_S, is_away, suppress_away, wait_while_locked
 from medexp.tracking.store_upkeep import STORE, folder_of_uri
 
-STOPPED_WAITS_S = 5.0  # for the store, where somebody waits for the end
+# For the store, where somebody waits for the end.
+STOPPED_WAITS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Tracker:
         self._client, self._outbox = client, outbox
         self.run_id = run_id
         self.experiment_id = experiment_id
-        self.latest: dict[str, float] = {}  # the last value of every metric logged by this process
+        # The last value of every metric logged by this process.
+        self.latest: dict[str, float] = {}
         self._logged: dict[str, dict[int, float]] = {}
         self.on_first_metrics: Callable[[], None] | None = None
 
@@ -94,7 +96,8 @@ class Tracker:
 
     def set_description(self, markdown: str) -> None:
         """Say `markdown` in the place of the run's description."""
-        self.set_tags({"mlflow.note.content": markdown[:8000]})  # MLflow's limit for a tag
+        # MLflow's limit for a tag.
+        self.set_tags({"mlflow.note.content": markdown[:8000]})
 
     def log_model(
         self, name: str, folder: Path, params: Mapping[str, Value], tags: Mapping[str, object]
@@ -191,7 +194,8 @@ def open_run(
         yield tracker
         tracker.end("FINISHED", None, None, WAITS_S)
     except (RunInterrupted, TrialPruned, KeyboardInterrupt, SystemExit) as error:
-        with suppress(Exception):  # on a full disk: what ended the run is the news
+        # On a full disk: what ended the run is the news.
+        with suppress(Exception):
             why, reason = str(error), getattr(error, "reason", RunInterrupted.reason)
             tracker.end("KILLED", why or type(error).__name__, reason, STOPPED_WAITS_S)
         raise

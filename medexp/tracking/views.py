@@ -48,7 +48,8 @@ class View:
     def url(self, address: str, experiment_id: str, charts: bool) -> str:
         """Return the page that shows it."""
         mode = "compareRunsMode=CHART&" if charts else ""
-        return f"{address}/#/experiments/{experiment_id}/runs?{mode}viewStateShareKey={self.key}&{TRAINING_PAGES}"
+        query = f"{mode}viewStateShareKey={self.key}&{TRAINING_PAGES}"
+        return f"{address}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def make_all_runs_view(peak: str) -> View:
@@ -66,7 +67,8 @@ def make_sweep_view(study: str, trials: Sequence[Mapping[str, str]], peak: str) 
     varied = list_dimensions(trials)
     # the sweep's own run is not a trial
     finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"
-    metrics = (STRUCTURE, peak, LOSS)  # lines are coloured by the last
+    # Lines are coloured by the last.
+    metrics = (STRUCTURE, peak, LOSS)
     mark = '"' if "'" in study else "'"
     return View(
         f"medexp: sweep {study}",

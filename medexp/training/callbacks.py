@@ -85,8 +85,8 @@ def mean_finite_loss(losses: Sequence[CaseLoss], step: int) -> float:
 
 
 class TrainingProgress:
-    """A watcher: a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every
-    tenth of the way.
+    """Shows a bar with step, loss, tokens/s, VRAM and ETA on a terminal, else a line every tenth of
+    the way.
     """
 
     def __init__(
@@ -119,13 +119,12 @@ class TrainingProgress:
             f"loss {metrics['train/loss']:.3f}  {metrics['speed/tokens_per_s']:,.0f}"
             f" tokens/s{self._vram()}"
         )
-        # its time is compilation and warming up: the rest is estimated without it
+        # The first step's time is compilation and warming up: the rest is estimated without it.
         if self._first_step is None:
             self._first_step, self._began = step, time.perf_counter()
         self._progress.update(self._task, completed=step, now=now)
-        if not self._console.log.is_terminal and (
-            step % self._every == 0 or step in (1, self._last_step)
-        ):
+        is_line_due = step % self._every == 0 or step in (1, self._last_step)
+        if is_line_due and not self._console.log.is_terminal:
             self._console.info(f"  step {step}/{self._last_step}  {now}{self._eta(step)}")
 
     def _vram(self) -> str:
@@ -137,7 +136,5 @@ class TrainingProgress:
         done = step - (self._first_step or step)
         if done == 0 or step == self._last_step:
             return ""
-        return (
-            f"  {format_duration((time.perf_counter() - self._began) / done * (self._last_step - step))}"
-            " to go"
-        )
+        step_s = (time.perf_counter() - self._began) / done
+        return f"  {format_duration(step_s * (self._last_step - step))} to go"

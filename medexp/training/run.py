@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medexp.config.flatten import fingerprint, former_fingerprint, word
+from medexp.config.flatten import fingerprint, format_override, former_fingerprint
 from medexp.config.invocation import AnyInvocation
-from medexp.config.remarks import on_schedule
-from medexp.config.resolve import tracking_root
+from medexp.config.remarks import remark_on_schedule
+from medexp.config.resolve import find_tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.data import loading as data_loading
 from medexp.data import mixture
@@ -85,6 +85,7 @@ def train(
         continues it.
     """
     request = _Request(config, invocation, console, trial, restored, time.perf_counter())
+    evaluator.check_primary(config.evaluation)
     # A store that cannot be opened is refused before anything is computed for it.
     prepare_store(Path(config.tracking.root or "."))
     config, plan, runners_up = _apply_best_plan(config)
@@ -187,7 +188,7 @@ def _prepare_cases(
     console.info(f"cases: {prepared.audit.sentence()}", DONE)
     with console.status("auditing the cases"):
         inspection = inspect_prepared(tokenizer, config, prepared, {})
-    for remark in (*inspection.broken, *on_schedule(config, prepared.steps)):
+    for remark in (*inspection.broken, *remark_on_schedule(config, prepared.steps)):
         console.info(remark, NOTE)
     return prepared, inspection
 
@@ -339,11 +340,11 @@ def _print_result(
 def _name_run_for_commands(tracked_in: Tracking, result: TrainResult) -> str:
     """Return the words by which every other command, started in this folder, finds the run."""
     if not tracked_in.log_adapter:
-        return word("run", str(short(result.adapter)))
-    if tracked_in.root == tracking_root(None, Path.cwd()):
+        return format_override("run", str(short(result.adapter)))
+    if tracked_in.root == find_tracking_root(None, Path.cwd()):
         return f"run={result.run_id}"
     root = str(short(Path(tracked_in.root or "")))
-    return f"run={result.run_id} {word('tracking.root', root)}"
+    return f"run={result.run_id} {format_override('tracking.root', root)}"
 
 
 def _print_remarks(request: _Request, split: Split, result: TrainResult) -> None:

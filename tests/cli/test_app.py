@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import command, quickest_start
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 
 TRAIN = ["-m", "medexp.train"]
 NOBODY_THERE = "http://127.0.0.1:9"  # the discard port: a connection is refused at once
@@ -328,7 +328,7 @@ def test_a_folder_named_by_the_time_belongs_to_one_command_and_a_named_one_is_ta
 
 
 def test_every_folder_that_is_named_by_the_time_is_claimed() -> None:
-    for file in conf_dir().glob("*.yaml"):
+    for file in find_conf_dir().glob("*.yaml"):
         text = file.read_text()
         assert ("dir: outputs/${now:" in text) == (
             "_target_: medexp.cli.output_dir.UniqueOutputDir" in text

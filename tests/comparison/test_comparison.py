@@ -32,7 +32,7 @@ from medexp.comparison.tables import (
     reading_notes,
     unchanged_measures,
 )
-from medexp.config.flatten import differing, settings, shown
+from medexp.config.flatten import find_differing_settings, format_value, list_settings
 from medexp.system.units import GIB
 
 ALIKE = {
@@ -406,7 +406,7 @@ def test_what_a_model_says_is_shown_and_never_run() -> None:
     )
 )
 def test_settings_differ_exactly_where_the_runs_do(runs: list[dict[str, str]]) -> None:
-    found = differing(runs)
+    found = find_differing_settings(runs)
     for name in {name for each in runs for name in each}:
         values = [each.get(name) for each in runs]
         assert (name in found) == (len(set(values)) > 1)
@@ -427,11 +427,11 @@ def test_settings_are_written_as_on_the_command_line() -> None:
         "sweep": {"n_trials": 3},
         "training": {"resume": "auto", "learning_rate": 0.0005},
     }
-    assert settings(groups) == {
+    assert list_settings(groups) == {
         "lora.r": "8", "lora.dropout": "0.0", "lora.target_modules": "[q_proj, v_proj]", "lora.start_from": "null",
         "lora.dora": "true", "dataset.mixture.0.use": "medical_o1", "training.learning_rate": "0.0005",
     }  # fmt: skip
-    assert shown([None, False, 1]) == "[null, false, 1]"
+    assert format_value([None, False, 1]) == "[null, false, 1]"
 
 
 def test_a_fraction_has_the_digits_that_tell_it_from_the_others():

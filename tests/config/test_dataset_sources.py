@@ -41,7 +41,7 @@ def test_the_structured_preset_is_nine_to_one_and_measured_on_the_shipped_cases(
     assert dataset.mixture[0].path == "/launched/here/o1.json"
     assert dataset_sources.list_sources(dataset) == dataset_sources.list_trained_sources(dataset)
     assert (
-        dataset_sources.measured_place(
+        dataset_sources.find_measured_place(
             dataset_sources.list_trained_sources(dataset), dataset.held_out_from
         )
         == 1

@@ -1,6 +1,6 @@
 import pytest
 
-from medexp.config.hydra_errors import explain, keys_of
+from medexp.config.hydra_errors import explain_hydra_error, list_keys
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 
@@ -82,7 +82,7 @@ TYPED = [
 def test_a_mistyped_override_is_one_sentence(compose, override, sentence):
     with pytest.raises(Exception) as refused:  # noqa: PT011 - Hydra has a dozen kinds
         compose(override)
-    assert explain(refused.value, RunConfig) == sentence
+    assert explain_hydra_error(refused.value, RunConfig) == sentence
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,18 @@ def test_a_reference_to_nothing_is_one_sentence(compose, large_card, tmp_path, o
     cfg = compose(override)
     with pytest.raises(Exception) as refused:  # noqa: PT011
         resolve(cfg, large_card, tmp_path, {})
-    assert explain(refused.value, RunConfig) == sentence
+    assert explain_hydra_error(refused.value, RunConfig) == sentence
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("a defect"), KeyError("x"), OSError("disk"), RuntimeError()]
 )
 def test_a_defect_is_not_explained_away(error):
-    assert explain(error, RunConfig) is None
+    assert explain_hydra_error(error, RunConfig) is None
 
 
 def test_keys_have_dotted_names_and_types():
-    keys = dict(keys_of(RunConfig))
+    keys = dict(list_keys(RunConfig))
     assert keys["lora.r"] is int
     assert keys["model.shape.layers"] is int
     assert keys["dataset.columns.reasoning"] == str | None

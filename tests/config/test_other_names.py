@@ -9,11 +9,11 @@ import pytest
 from medexp.config import other_names
 from medexp.config.command_line import make_readable
 from medexp.config.command_options import TrainConfig
-from medexp.config.hydra_errors import keys_of
-from medexp.config.other_names import in_our_words
+from medexp.config.hydra_errors import list_keys
+from medexp.config.other_names import translate_name
 from medexp.errors import ConfigError
 
-KEYS = dict(keys_of(TrainConfig))
+KEYS = dict(list_keys(TrainConfig))
 EVERY = sorted(
     {*other_names._KEYS, *other_names._BY_VALUE, *other_names._ALSO, *other_names._INSTEAD}
 )
@@ -92,9 +92,9 @@ def test_every_name_has_a_sentence_whose_keys_exist(compose):
         text
         for name in EVERY
         for value in (None, "1", "true", "x")
-        if (text := in_our_words(name, value, KEYS))
+        if (text := translate_name(name, value, KEYS))
     }
-    assert all(in_our_words(name, None, KEYS) for name in EVERY)
+    assert all(translate_name(name, None, KEYS) for name in EVERY)
     named = {key for text in said for key in re.findall(r"\b(?:[a-z]+\.)+[a-z_]+\b", text)}
     assert named - {"medexp.ask", "medexp.export"} <= set(hydra_too)
 

@@ -7,7 +7,7 @@ import pytest
 
 from medexp.cli.composition import explain_error
 from medexp.config.command_options import TrainConfig
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 
 LORA, HEAD = "defaults: [all_linear, _self_]\n", "# @package _global_\n"
 PACKAGE = (
@@ -178,9 +178,9 @@ def explained(tmp_path, monkeypatch, file, data, *words):
     (tmp_path / "conf" / file).write_bytes(data if isinstance(data, bytes) else data.encode())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", *words])
-    register()
+    register_with_hydra()
     with (
-        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"),
         pytest.raises(Exception) as refused,  # noqa: PT011
     ):
         hydra.compose("train", list(words))

@@ -4,7 +4,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.schema import Device, Overlong
 from medexp.data import loading as data_loading
 from medexp.data.split import split_cases
@@ -12,7 +12,7 @@ from medexp.system import machine
 from medexp.system.machine import PRESETS_BY_VRAM, Gpu, Machine, find_nearest_preset
 from medexp.system.units import GIB
 
-CONF = conf_dir()
+CONF = find_conf_dir()
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
 GROUPS = [
     folder
@@ -87,7 +87,7 @@ def test_every_root_composes(compose, root):
 
 
 def test_hydra_s_own_groups_are_ours():
-    register()
+    register_with_hydra()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         ours = hydra.compose("train", return_hydra_config=True).hydra
     assert ours.help.app_name == "medexp"

@@ -5,16 +5,16 @@ from pathlib import Path
 import hydra
 import pytest
 
-from medexp.config.prompt_presets import presets
-from medexp.config.registration import conf_dir, register
+from medexp.config.prompt_presets import load_prompt_presets
+from medexp.config.registration import find_conf_dir, register_with_hydra
 
 SHIPPED = {"clinical", "clinical_sections", "direct", "r1_reasoning"}
 
 
 def found() -> dict[str, str]:
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return {name: prompt.question for name, prompt in presets().items()}
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
+        return {name: prompt.question for name, prompt in load_prompt_presets().items()}
 
 
 def test_every_shipped_preset_is_there_with_its_question() -> None:

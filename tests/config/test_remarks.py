@@ -2,7 +2,7 @@ import itertools
 import re
 
 from medexp.config.changes import change_values
-from medexp.config.remarks import on_schedule
+from medexp.config.remarks import remark_on_schedule
 
 WARMUP = (
     "training.warmup_steps=5 is not less than the 4 steps of this run: the learning rate never"
@@ -15,24 +15,27 @@ EVERY = (
 
 
 def test_a_short_run_is_told_what_its_presets_do_to_it(resolved):
-    assert [*on_schedule(resolved("hardware=cpu", "training.max_steps=4"), 4)] == [WARMUP, EVERY]
+    assert [*remark_on_schedule(resolved("hardware=cpu", "training.max_steps=4"), 4)] == [
+        WARMUP,
+        EVERY,
+    ]
 
 
 def test_a_remark_that_is_followed_is_not_made_again(resolved):
     run = resolved("hardware=cpu")
     for steps, warmup in itertools.product(range(1, 25), (0, 1, 5, 20)):
         run = change_values(run, {"training.warmup_steps": warmup, "evaluation.every_steps": 20})
-        said = [*on_schedule(run, steps)]
+        said = [*remark_on_schedule(run, steps)]
         assert any("warmup" in each for each in said) is (warmup >= steps)
         assert any("every_steps" in each for each in said) is (20 > steps > 1)
         for group, key, value in re.findall(r"set (\w+)\.(\w+)=(\d+)", " ".join(said)):
             run = change_values(run, {f"{group}.{key}": int(value)})
-        assert not [*on_schedule(run, steps)], steps
+        assert not [*remark_on_schedule(run, steps)], steps
 
 
 def test_a_constant_rate_has_no_warm_up(resolved):
     run = resolved("hardware=cpu", "training.schedule=constant", "evaluation.every_steps=1")
-    assert not [*on_schedule(run, 4)]
+    assert not [*remark_on_schedule(run, 4)]
 
 
 def test_the_rate_of_a_warm_up_as_long_as_the_run_stays_below_what_was_asked():

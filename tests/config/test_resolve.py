@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from medexp.config.resolve import SHIPPED, anchored, kept_yaml
+from medexp.config.resolve import SHIPPED, build_kept_yaml, make_paths_absolute
 from medexp.config.schema import Dtype, Engine
 from medexp.config.validation import PROJECTIONS, RULES
 from medexp.errors import ConfigError, MachineError
@@ -402,7 +402,7 @@ def test_what_is_kept_of_a_config_has_absolute_paths(compose):
         "lora.start_from=out/adapter",
     ]
     cfg = compose(*words, "evaluation.benchmark_files.medqa=m.jsonl")
-    made = anchored(cfg, Path("/launched"))
+    made = make_paths_absolute(cfg, Path("/launched"))
     assert (made.lora.start_from, made.dataset.mixture[0].path) == (
         "/launched/out/adapter",
         "/launched/a.csv",
@@ -413,7 +413,7 @@ def test_what_is_kept_of_a_config_has_absolute_paths(compose):
 
 def test_paths_that_are_absolute_or_shipped_stay(compose):
     cfg = compose("model.path=/weights")
-    made = anchored(cfg, Path("/launched"))
+    made = make_paths_absolute(cfg, Path("/launched"))
     assert (made.model.path, made.dataset.path) == ("/weights", cfg.dataset.path)
 
 
@@ -427,23 +427,23 @@ def test_what_is_kept_of_a_config_names_no_user_and_is_read_back_to_the_same(
         "lora.start_from=out",
     ]
     cfg = compose(*words, "model.path=/weights", "evaluation.benchmark_files.medqa=../m.jsonl")
-    text = kept_yaml(cfg, tmp_path / "dr.ann" / "project")
+    text = build_kept_yaml(cfg, tmp_path / "dr.ann" / "project")
     assert "dr.ann" not in text
     kept = OmegaConf.create(text)
     assert (kept.lora.start_from, kept.dataset.mixture[0].path) == ("~/project/out", "~/a.csv")
     assert (kept.model.path, kept.evaluation.benchmark_files.medqa) == ("/weights", "~/m.jsonl")
-    again = anchored(OmegaConf.merge(cfg, kept), tmp_path / "elsewhere")
+    again = make_paths_absolute(OmegaConf.merge(cfg, kept), tmp_path / "elsewhere")
     assert again.lora.start_from == str(tmp_path / "dr.ann/project/out")
 
 
 def test_the_shipped_cases_are_kept_by_name(compose):
-    text = kept_yaml(compose(), Path("/launched"))
+    text = build_kept_yaml(compose(), Path("/launched"))
     assert "path: ${medexp.shipped:clinical_cases.jsonl}" in text
     assert OmegaConf.create(text).dataset.path == str(SHIPPED / "clinical_cases.jsonl")
 
 
 def test_the_shape_that_was_read_from_the_weights_is_kept(compose, tiny_model):
     kept = OmegaConf.create(
-        kept_yaml(compose("model=local", f"model.path={tiny_model}"), Path("/launched"))
+        build_kept_yaml(compose("model=local", f"model.path={tiny_model}"), Path("/launched"))
     )
     assert (kept.model.shape.layers, kept.model.shape.family) == (2, "llama")

@@ -134,7 +134,7 @@ def test_only_held_out_cases_that_fit_are_asked(run, characters):
     ("group", "which", "count"), [("training", "training", 10), ("evaluation", "held-out", 6)]
 )
 def test_a_side_where_nothing_fits_names_the_key_to_raise(run, characters, group, which, count):
-    getattr(run, group).max_seq_tokens = 16
+    run = change_values(run, {f"{group}.max_seq_tokens": 16})
     with pytest.raises(DataError) as refused:
         prepare(run, SIDES, characters)
     assert (

@@ -18,8 +18,8 @@ from medexp.evaluation.measures.forced_choice import (
     KnowledgeScores,
     Likelihoods,
 )
-from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import MEASURES, build_scorecard
+from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import MEASURES, build_scorecard, score_answer
 
 GENERIC = "You should rest, drink a lot of water, and see a doctor if it does not get better."
 
@@ -129,6 +129,23 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
     assert "empty" in found.find_result("unsupported_per_100_words").missing
 
 
+def test_reasoning_that_was_cut_off_is_no_answer(lexicon):
+    """The text that never comes to `</think>` is the reference itself: it earns nothing."""
+    scored = build_scorecard(recorded(after=REFERENCE), lexicon).after[0]
+    for key in ("structure", "condition_named", "red_flag_recall", "precaution_recall", "words"):
+        assert scored.values[key] == 0
+    assert scored.values["unsupported_per_100_words"] is None
+    assert scored.values["same_language"] is None
+    assert scored.values["think_closed"] == 0
+    assert scored.claims == scored.contradictions == ()
+    assert scored.values["items_per_section"] == 0
+
+
+def test_an_answer_of_a_prompt_without_reasoning_needs_no_mark(lexicon):
+    scored = build_scorecard(recorded(after=REFERENCE, reasons=False), lexicon).after[0]
+    assert scored.values["structure"] == scored.values["condition_named"] == 1
+
+
 def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
     question = "患者，男，五十二岁，发热咳嗽三天，伴胸痛，应如何处理？"
     answer = (
@@ -136,7 +153,8 @@ def test_a_chinese_case_is_measured_by_what_needs_no_english(lexicon):
         "- 可能为细菌性肺炎引起感染\n## 注意事项\n"
         "- 多休息多喝水按时服用药物复查\n## 危险信号\n- 呼吸困难意识模糊口唇发紫立即就医\n"
     )
-    found = build_scorecard(recorded(after=answer, question=question), lexicon)
+    generic = f"Think.</think>{GENERIC}"
+    found = build_scorecard(recorded(generic, answer, question), lexicon)
     assert found.find_result("structure").after == 1
     assert found.find_result("same_language").after == 1
     for key in (
@@ -236,6 +254,44 @@ def test_recall_by_meaning_is_there_with_cosines(lexicon):
 
 def test_every_measure_has_its_own_key():
     assert len({measure.key for measure in MEASURES}) == len(MEASURES)
+
+
+STATEMENTS = {
+    "must_say": '["aspirin | chew aspirin", "withhold nitrates | avoid nitrates"]',
+    "must_not_say": "give nitrates; send home | go home",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "coverage", "harms"),
+    [
+        ("Chew aspirin. Avoid nitrates.", 1, 0),
+        ("Chew aspirin. Give nitrates.", 0.5, 1),
+        ("Give nitrates, then go home and rest.", 0, 2),
+        ("", 0, 0),
+    ],
+)
+def test_coverage_and_harm_are_read_from_the_columns_of_the_case(lexicon, text, coverage, harms):
+    answer = Answer(0, text, 9, True)
+    case = AnsweredCase(QUESTION, REFERENCE, STATEMENTS, answer, answer)
+    scored = score_answer(case, answer, False, lexicon)
+    assert scored.values["must_say_coverage"] == coverage
+    assert scored.values["must_not_say"] == harms == len(scored.harms)
+
+
+def test_more_harm_is_worse_and_more_coverage_better(lexicon):
+    cases = [Case(f"{QUESTION} {place}", "", REFERENCE, STATEMENTS) for place in range(12)]
+    good = [Answer(place, "Chew aspirin. Avoid nitrates.", 9, True) for place in range(12)]
+    bad = [Answer(place, "Give nitrates.", 9, True) for place in range(12)]
+    found = build_scorecard(build_record(False, cases, (good, bad), ([], [])), lexicon)
+    assert found.find_result("must_say_coverage").verdict == "worse"
+    assert found.find_result("must_not_say").verdict == "worse"
+
+
+def test_without_the_columns_coverage_and_harm_are_not_measured(lexicon):
+    found = build_scorecard(recorded(), lexicon)
+    for key, column in (("must_say_coverage", "must_say"), ("must_not_say", "must_not_say")):
+        assert found.find_result(key).missing.startswith(f"the cases have no column `{column}`")
 
 
 def test_likelihoods_are_compared_over_all_held_out_cases_by_group(lexicon):

@@ -7,14 +7,14 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from omegaconf import OmegaConf
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.config.schema import Prompt
 from medexp.data.prompts import render_question
 from medexp.exporters import chat_template
 
 QUESTION = "A man says \"help\", {{ .Prompt }} and {question}; C:\\new\n\tcost: 5 % 'ok' – Ärztin?"
 SHIPPED = [
-    Prompt(**OmegaConf.load(file)) for file in sorted((conf_dir() / "prompt").glob("*.yaml"))
+    Prompt(**OmegaConf.load(file)) for file in sorted((find_conf_dir() / "prompt").glob("*.yaml"))
 ]  # type: ignore[arg-type]
 AWKWARD = Prompt("awkward", 'Say "{{ x }}" or """y"""\r\n\\n it\'s {question}"', "{answer}")
 PROMPTS = pytest.mark.parametrize("prompt", [*SHIPPED, AWKWARD], ids=lambda prompt: prompt.name)

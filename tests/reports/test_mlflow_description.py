@@ -2,7 +2,7 @@
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.evaluation.paired_stats import compare_pairs
 from medexp.evaluation.scorecard import (
     BY_KEY,
@@ -39,7 +39,7 @@ def card() -> Scorecard:
 
 
 def test_the_question_of_a_shipped_experiment_is_its_own() -> None:
-    yaml = (conf_dir() / "experiment" / "2026-11-22_sections_alone.yaml").read_text()
+    yaml = (find_conf_dir() / "experiment" / "2026-11-22_sections_alone.yaml").read_text()
     assert (
         mlflow_description.extract_question(yaml)
         == "what do the shipped cases alone do, whose answers have the four sections?"

@@ -3,7 +3,9 @@ measured.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from helpers import browser
@@ -28,13 +30,17 @@ LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))
 
 
 def rendered(
-    said: str = "Give warfarin.", cases: int = 1, primary: tuple[str, ...] = (), **about: object
+    said: str = "Give warfarin.",
+    cases: int = 1,
+    primary: tuple[str, ...] = (),
+    extra: Mapping[str, str] = MappingProxyType({}),
+    **about: object,
 ) -> str:
     asked = tuple(
         AnsweredCase(
             QUESTION,
             REFERENCE,
-            {},
+            extra,
             Answer(at, "", 0, False),
             Answer(at, f"So.</think>{said}", 5, True),
         )
@@ -63,6 +69,20 @@ def test_what_a_model_says_is_shown_and_never_run() -> None:
 
 def test_unsupported_terms_are_underlined_with_the_reason() -> None:
     assert '<u title="unsupported drug">warfarin</u>' in rendered()
+
+
+@pytest.mark.parametrize(
+    ("advice", "statement"),
+    [
+        ("If the redness persists, a corneal transplant may be offered", "corneal transplant"),
+        ("Withhold oxygen and bronchodilators", "withhold bronchodilators"),
+    ],
+)
+def test_harmful_advice_is_red_with_what_would_harm(advice: str, statement: str) -> None:
+    said = f"## Precautions\n- Wash your hands\n- {advice}\n"
+    page = rendered(said, extra={"must_not_say": f"{statement} | something else"})
+    assert f'<u class="harm" title="would harm: {statement}">{advice}</u>' in page
+    assert page.count('<u class="harm" title="would harm') == 1
 
 
 def test_sections_have_their_colours_and_an_empty_answer_says_so() -> None:

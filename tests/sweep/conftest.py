@@ -23,7 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.sweep import sweeper
 from medexp.sweep.reporting import charts, results
 from medexp.sweep.search.options import SweepOptions, check_options
@@ -54,8 +54,8 @@ def asked() -> Callable[..., SweepOptions]:
     """
 
     def made(*overrides: str) -> SweepOptions:
-        register()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        register_with_hydra()
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
         options = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
         assert isinstance(options, dict)
@@ -273,8 +273,8 @@ class Stubs:
 
     def run(self, *words: str) -> Study:
         """A sweep to its end; the study as it then is."""
-        register()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        register_with_hydra()
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             given = [
                 "hydra.sweeper.study_name=s",

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 from helpers.commands import command as run_command
 
-from medexp.config.registration import _nearest
+from medexp.config.registration import _build_nearest_hardware
 from medexp.config.schema import Dtype
 from medexp.system import machine
 from medexp.system.machine import PRESETS_BY_VRAM, Calibration, Gpu, Machine, find_nearest_preset
@@ -131,7 +131,7 @@ def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
 
 def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():
     card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, True, FIGURES)
-    node = _nearest(Machine(8, "by hand", (card,)))
+    node = _build_nearest_hardware(Machine(8, "by hand", (card,)))
     assert node["defaults"] == ["rtx4050_6gb", "_self_"]
     assert node["hardware"] == {
         "matmul_tflops": 24.5,
@@ -146,7 +146,7 @@ def test_auto_computes_in_a_format_that_the_card_has(resolved, monkeypatch):
     )
     monkeypatch.setattr(machine, "read", lambda: here)
     assert resolved("hardware=auto", on=here).hardware.dtype is Dtype.float16
-    assert _nearest(here)["defaults"] == ["rtx4050_6gb", "_self_"]
+    assert _build_nearest_hardware(here)["defaults"] == ["rtx4050_6gb", "_self_"]
 
 
 def test_auto_counts_on_the_memory_that_this_machine_has(resolved, monkeypatch):

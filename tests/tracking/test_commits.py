@@ -11,8 +11,8 @@ import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config.registration import conf_dir, register
-from medexp.config.resolve import anchored, resolve
+from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.resolve import make_paths_absolute, resolve
 from medexp.config.schema import RunConfig, Tracking
 from medexp.system.machine import Machine
 from medexp.tracking import finished_run
@@ -29,7 +29,7 @@ class Kept:
 
     def __init__(self, project: Path, on: Machine):
         self.project, self.on = project, on
-        register()
+        register_with_hydra()
         self.run_id = ""
 
     def compose(self, *words: str) -> DictConfig:
@@ -48,7 +48,9 @@ class Kept:
         )
         with open_run(where, None, "first") as run:
             run.log_text(
-                OmegaConf.to_yaml(anchored(self.compose(*words), self.project), resolve=True),
+                OmegaConf.to_yaml(
+                    make_paths_absolute(self.compose(*words), self.project), resolve=True
+                ),
                 COMPOSED_CONFIG,
             )
             run.set_tags({f"medexp.{name}": value for name, value in tags.items()})
@@ -67,7 +69,7 @@ def kept(tmp_path: Path, empty_store: Path, no_card: Machine) -> Iterator[Kept]:
     project = tmp_path / "project"
     (project / "mlruns").mkdir(parents=True)
     shutil.copy(empty_store, project / "mlruns" / "mlflow.db")
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         yield Kept(project, replace(no_card, ram_bytes=2**40))
 
 

@@ -9,9 +9,9 @@ import pytest
 from helpers.commands import Doors, command, invoke
 from omegaconf import OmegaConf
 
-from medexp.cli import app as frame
+from medexp.cli.composition import extract_options
 from medexp.config.command_options import TrainOptions
-from medexp.config.resolve import anchored, resolve
+from medexp.config.resolve import make_paths_absolute, resolve
 from medexp.errors import ConfigError
 from medexp.system import machine
 from medexp.system.console import Console
@@ -38,12 +38,12 @@ class Trains:
     def train(self, *words: str) -> TrainResult:
         """What the door does."""
         cfg = self._compose(*words)
-        options = frame._own_options(cfg, "train")
+        options = extract_options(cfg, "train")
         assert isinstance(options, TrainOptions)
         cfg, subject = recompose_for_rerun(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
-        yaml = OmegaConf.to_yaml(anchored(cfg, self.doors.root), resolve=True)
-        invocation = invoke(self.doors.root / "out", words, yaml, options)
+        yaml = OmegaConf.to_yaml(make_paths_absolute(cfg, self.doors.root), resolve=True)
+        invocation = invoke(self.doors.root / "out", words, yaml)
         return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
 
     def tags(self, result: TrainResult) -> dict[str, str]:
@@ -204,7 +204,7 @@ def test_from_run_refuses_a_run_that_kept_no_config(
         f"tracking.root={doors.root / 'mlruns'}",
     ]
     cfg = compose(*words)
-    options = frame._own_options(cfg, "train")
+    options = extract_options(cfg, "train")
     with pytest.raises(finished_run.RunError, match="has no config beside it"):
         recompose_for_rerun(cfg, options, words)
     with pytest.raises(ConfigError, match="give run=ID"):

@@ -15,7 +15,7 @@ from helpers import browser
 from helpers.commands import Doors, invoke
 from omegaconf import OmegaConf
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.sweep.reporting import results
 from medexp.sweep.search.options import check_options
 from medexp.sweep.search.search_space import Choice, SearchSpace
@@ -72,8 +72,8 @@ def doors(
 
 def _sweep(doors: Doors) -> None:
     """A study as medexp.sweep keeps it, every trial a part of it."""
-    register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose(
             "train", ["sweep.n_trials=2", "hydra/sweeper/sampler=grid"], return_hydra_config=True
         )

@@ -17,8 +17,10 @@ from medexp.data.words import split_words
 
 # words; Brown et al. 2020, arXiv:2005.14165, and lm-eval's decontamination use the same
 WINDOW = 13
-FREQUENT = 10  # training cases
-MOST = 0.5  # of the runs of words of a measured text
+# Training cases.
+FREQUENT = 10
+# Of the runs of words of a measured text.
+MOST = 0.5
 
 Gram = tuple[str, ...]
 

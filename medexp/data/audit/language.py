@@ -5,7 +5,8 @@ guess: look at the counts.
 from collections import Counter
 from collections.abc import Sequence
 
-LETTERS = 600  # enough to be sure, and quick
+# Enough to be sure, and quick.
+LETTERS = 600
 
 
 def detect_language(text: str) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from snowballstemmer import stemmer
 
-from medexp.data.prompts import THINK_END
+from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.data.words import HAN, split_words
 
 POSSESSIVE = re.compile(r"[’'`]s?\b")
@@ -38,8 +38,19 @@ MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 
 
 def answer_part(text: str) -> str:
-    """What follows the last `</think>`; the whole text where there is none."""
-    return text.rpartition(THINK_END)[2]
+    """What follows the last `</think>`; the whole text where there is none, unless it begins a
+    chain of thought (`<think>`) that never ends: then there is no answer.
+    """
+    _, mark, after = text.rpartition(THINK_END)
+    begins_only = not mark and text.lstrip().startswith(THINK_START)
+    return "" if begins_only else after
+
+
+def end_reasoning(text: str) -> str:
+    """Return `text`, the continuation of a prompt that ends with `<think>`, with its reasoning
+    ended: where it was cut off before `</think>` that is put at its end, and the answer is empty.
+    """
+    return text if THINK_END in text else f"{text}{THINK_END}"
 
 
 def stems(text: str) -> frozenset[str]:

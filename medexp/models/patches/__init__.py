@@ -1,1 +1,2 @@
-"""Replacements of library functions that spend less memory or time; each gives the same gradients."""
+"""Replacements of library functions that spend less memory or time; each gives the same
+gradients."""

@@ -20,7 +20,8 @@ from typing import Any
 from medexp.errors import HostMemoryError
 from medexp.system.units import MIB
 
-LEAST_BYTES = MIB  # what is smaller stays where it is
+# What is smaller stays where it is.
+LEAST_BYTES = MIB
 # host memory is pinned, and copied, in pieces: others (streamed weights) get their turn between two
 PIECE_BYTES = 8 * MIB
 
@@ -118,12 +119,10 @@ class OffloadedActivations:
     def __init__(self, device: Any, resident: frozenset[int], pieces: HostBuffers) -> None:
         import torch
 
-        self._torch, self._device, self._settled, self._pieces = (
-            torch,
-            device,
-            resident,
-            pieces,
-        )
+        self._torch = torch
+        self._device = device
+        self._settled = resident
+        self._pieces = pieces
         self._streams = (
             (torch.cuda.Stream(device), torch.cuda.Stream(device))
             if device.type == "cuda"
@@ -140,7 +139,8 @@ class OffloadedActivations:
         if before is not None:
             _release_sent(before)
         visit = _Visit(before, is_last, self._computing())
-        self._latest = weakref.ref(visit)  # a graph that is dropped takes its visits along
+        # A graph that is dropped takes its visits along.
+        self._latest = weakref.ref(visit)
 
         def pack(tensor: Any) -> Any:
             return self._pack(visit, tensor)
@@ -215,7 +215,8 @@ class OffloadedActivations:
 
     @contextmanager
     def _beside(self, which: int) -> Iterator[Any]:
-        """Copies inside wait for what has been computed so far, and for nothing that comes later."""
+        """Copies inside wait for what has been computed so far, and for nothing that comes
+        later."""
         if self._streams is None:
             yield None
             return

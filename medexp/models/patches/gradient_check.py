@@ -20,7 +20,8 @@ from medexp.models.patches.unsloth_scratch import release_scratch
 
 # what an MLP saves is large enough to leave for the host: 1 MiB
 HIDDEN, FFN, TOKENS, LAYERS, RANK = 256, 512, 1088, 4, 8
-KEPT = (1, 3)  # as in a run, layers that are recomputed lie between those that are not
+# As in a run, layers that are recomputed lie between those that are not.
+KEPT = (1, 3)
 PROJECTIONS = {"gate_proj": (HIDDEN, FFN), "up_proj": (HIDDEN, FFN), "down_proj": (FFN, HIDDEN)}
 
 # changes layers; the second are those of them that are not recomputed
@@ -196,7 +197,8 @@ def _recompute(forward: Callable[[Any], Any], hidden: Any) -> Any:
 
 
 def _make_layers(recipe: LayerRecipe) -> Any:
-    """Return small layers with random weights and an adapter whose gradients are none of them zero."""
+    """Return small layers with random weights and an adapter whose gradients are none of
+    them zero."""
     import torch
 
     class Layer(torch.nn.Module):  # type: ignore[misc]
@@ -210,7 +212,8 @@ def _make_layers(recipe: LayerRecipe) -> Any:
     layers = torch.nn.ModuleList([Layer(_make_bare_mlp(recipe)) for _ in range(LAYERS)])
     adapted = [name for name in PROJECTIONS if _has_adapter(getattr(recipe.mlp, name))]
     if adapted:
-        layers.is_loaded_in_4bit = _is_quantised(recipe.mlp.gate_proj)  # PEFT asks for it
+        # PEFT asks for it.
+        layers.is_loaded_in_4bit = _is_quantised(recipe.mlp.gate_proj)
         config = recipe.stack.peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=adapted)
         recipe.stack.peft.inject_adapter_in_model(config, layers)
     for layer in layers:

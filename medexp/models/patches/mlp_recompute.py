@@ -111,11 +111,9 @@ def _make_short_forward(kernels: Any) -> Callable[..., Any]:
     import torch
 
     whole, unread = kernels.apply_lora_mlp_swiglu, _make_unread_mlp(kernels)
-    parameters, activation, backward = (
-        kernels.get_lora_parameters,
-        kernels.swiglu_fg_kernel,
-        kernels.swiglu_DWf_DW_dfg_kernel,
-    )
+    parameters = kernels.get_lora_parameters
+    activation = kernels.swiglu_fg_kernel
+    backward = kernels.swiglu_DWf_DW_dfg_kernel
 
     def forward(self: Any, hidden: Any, inplace: bool = True) -> Any:
         if not torch.is_grad_enabled():
@@ -151,12 +149,10 @@ def _make_unread_mlp(kernels: Any) -> Any:
             ctx.save_for_backward(
                 gateA, gateB, upA, upB, downA, downB, X, gate, up, None, None, None
             )
-            ctx.inplace, ctx.dropout_p, ctx.biases, ctx.global_buffer = (
-                inplace,
-                (0.0,) * 3,
-                (False,) * 3,
-                True,
-            )
+            ctx.inplace = inplace
+            ctx.dropout_p = (0.0,) * 3
+            ctx.biases = (False,) * 3
+            ctx.global_buffer = True
             return torch.full_like(X, math.nan)
 
     return Unread

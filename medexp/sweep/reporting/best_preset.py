@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config.resolve import movable
+from medexp.config.resolve import make_movable
 from medexp.system.home import with_tilde
 from medexp.tracking.artifact_names import BEST_PRESET
 
@@ -25,7 +25,7 @@ def format_preset(
     hardware = cfg.hydra.runtime.choices["hardware"]
     wanted = _to_plain_values(cfg)
     defaults = _to_plain_values(compose_defaults(hardware))
-    changed = OmegaConf.create(movable(_select_changed(wanted, defaults)))
+    changed = OmegaConf.create(make_movable(_select_changed(wanted, defaults)))
     values = OmegaConf.to_yaml(changed) if len(changed) else ""
     comment = "".join(f"# {with_tilde(line)}\n" for line in header.splitlines())
     defaults_list = OmegaConf.create({"defaults": [{"override /hardware": hardware}]})

@@ -1,6 +1,6 @@
 """Names of conditions, their synonyms, and what is broader."""
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.conditions import (
     are_related,
@@ -12,7 +12,7 @@ from medexp.evaluation.measures.conditions import (
 
 
 def test_every_shipped_condition_has_synonyms_and_a_broader_name():
-    shipped = read_records(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
+    shipped = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
     names = {row["condition"] for row in shipped}
     assert names == set(shipped_conditions())
     assert all(synonyms_of(name) and broader_than(name) for name in names)

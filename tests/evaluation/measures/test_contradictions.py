@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.evaluation.measures.contradictions import age_years, contradictions, sex
 
 MAN, WOMAN, CHILD = (
@@ -92,7 +92,7 @@ def test_the_sex_is_told_where_all_words_agree(text, told):
 
 
 def test_no_shipped_reference_contradicts_its_question(lexicon):
-    file = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+    file = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [
         r["condition"] for r in records if contradictions(r["Response"], r["Question"], lexicon)

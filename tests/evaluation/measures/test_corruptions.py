@@ -5,11 +5,11 @@ from difflib import SequenceMatcher
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.corruptions import KINDS, SWAPS, corrupt_item, corrupt_reference
 
-SHIPPED = read_records(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
+SHIPPED = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
 EVERY = [
     each
     for row in SHIPPED

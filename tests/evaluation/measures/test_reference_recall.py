@@ -3,7 +3,7 @@
 import pytest
 from helpers.vignettes import REFERENCE
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.reference_recall import (
     condition_synonyms,
@@ -45,7 +45,7 @@ def test_every_synonym_names_its_condition_and_a_denied_one_does_not(condition, 
 
 
 def test_every_shipped_condition_has_synonyms():
-    shipped = read_records(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
+    shipped = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
     assert {record["condition"] for record in shipped} == set(condition_synonyms())
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.sections import (
     SECTIONS,
@@ -151,7 +151,7 @@ def test_reasoning_does_not_count():
 
 
 def test_every_shipped_reference_is_1():
-    records = read_records(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
+    records = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
     low = [record["condition"] for record in records if structure(record["Response"]).score < 1]
     assert low == []
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.conditions import (
     are_related,
@@ -12,7 +12,7 @@ from medexp.evaluation.measures.conditions import (
 )
 from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
 
-SHIPPED = read_records(conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
+SHIPPED = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
 
 
 @pytest.mark.parametrize(

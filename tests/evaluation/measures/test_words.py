@@ -6,15 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config.registration import conf_dir
-from medexp.evaluation.measures.words import answer_part, language, stems, term_key
+from medexp.config.registration import find_conf_dir
+from medexp.evaluation.measures.words import (
+    answer_part,
+    end_reasoning,
+    language,
+    stems,
+    term_key,
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [("a</think>b", "b"), ("no end", "no end"), ("x</think>y</think> z", " z")]
+    ("text", "part"),
+    [
+        ("a</think>b", "b"),
+        ("no end", "no end"),
+        ("x</think>y</think> z", " z"),
+        ("<think> cut off", ""),
+        ("It says <think> here.", "It says <think> here."),
+    ],
 )
 def test_the_answer_follows_the_last_end_of_thinking(text, part):
     assert answer_part(text) == part
+
+
+def test_reasoning_that_was_cut_off_leaves_no_answer():
+    assert answer_part(end_reasoning("She may have")) == ""
+    assert end_reasoning("a</think>b") == "a</think>b"
 
 
 def test_stems_join_forms_and_spellings_and_leave_function_words_out():
@@ -84,7 +102,7 @@ def test_any_text_has_a_language_or_none(text):
 
 
 def test_every_shipped_text_is_english():
-    file = conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
+    file = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert {
         language(record[name])

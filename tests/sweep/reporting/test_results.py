@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.schema import Tracking
 from medexp.sweep.reporting import best_preset, results
 from medexp.sweep.reporting import live_table as board
@@ -22,8 +22,8 @@ def composed():
     """composed(*overrides): what Hydra composes, its own node included."""
 
     def made(*overrides, folder=None):
-        register()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        register_with_hydra()
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             path = [f"hydra.searchpath=[file://{folder}]"] if folder else []
             return hydra.compose("train", [*overrides, *path], return_hydra_config=True)
 

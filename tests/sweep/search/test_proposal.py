@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medexp.config.registration import conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.planning import feasibility, limits, planner
 from medexp.sweep.search.proposal import CONFIG, VRAM, make_proposal, plan_proposal
 from medexp.system.units import GIB, bytes_of_gib
@@ -67,8 +67,8 @@ def test_a_point_that_breaks_a_rule_is_a_violation_not_an_error(compose, no_card
     import hydra
 
     def whole(overrides):
-        register()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        register_with_hydra()
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
             return hydra.compose("train", list(overrides), return_hydra_config=True)
 
     made = make_proposal(

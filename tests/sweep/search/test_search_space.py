@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from medexp.config.registration import choose_sweep_lengths, conf_dir, register
+from medexp.config.registration import choose_sweep_lengths, find_conf_dir, register_with_hydra
 from medexp.errors import ConfigError
 from medexp.sweep.search.search_space import (
     Choice,
@@ -22,8 +22,8 @@ def loader():
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
-from medexp.config.registration import conf_dir
+from medexp.config.registration import find_conf_dir
 from medexp.errors import ConfigError
 from medexp.sweep import sweeper
 from medexp.sweep.search.proposal import VRAM
@@ -24,8 +24,8 @@ from medexp.system import process_identity as alive
 from medexp.system.units import GIB
 
 LOSS = "result/loss_after"
-SAMPLERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
-PRUNERS = sorted(file.stem for file in (conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
+SAMPLERS = sorted(file.stem for file in (find_conf_dir() / "hydra/sweeper/sampler").glob("*.yaml"))
+PRUNERS = sorted(file.stem for file in (find_conf_dir() / "hydra/sweeper/pruner").glob("*.yaml"))
 FINITE = SearchSpace({"lora.r": Choice((4, 8)), "training.max_seq_tokens": IntRange(128, 384, 128)})
 
 

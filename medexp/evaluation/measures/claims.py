@@ -1,0 +1,543 @@
+"""Which statements of an answer does its evidence support, contradict, or leave open? By rules over
+the texts.
+
+The rules, in full:
+- An item is a statement: a line, a bullet or a sentence of the answer part, headings left out. One
+  that stood there before, word by word, counts once. Its parts between semicolons are checked apart;
+  one wrong part makes the statement wrong, and it is supported when all of them are.
+- Evidence is the question, the reference (without its chain of thought) and a fact sheet, line by
+  line and sentence by sentence.
+- Content words are stems without FRAME, the words in which anything is reported ("the patient was
+  diagnosed with"). A statement is SUPPORTED when it stands in the evidence word by word, or when at
+  least `needed` of its content words and all its numbers are in the evidence. A name of the lexicon
+  is there when the evidence has the same concept, or a narrower one.
+- It is CONTRADICTED when an evidence line (no question) with at least ALIGNED of its content words
+  - denies what it affirms or affirms what it denies (`clinical_terms.is_negated`), a name of the
+    lexicon or FLIPPED of the shared words. Under Red Flags
+    and Precautions a finding that the patient does not have yet is no contradiction;
+  - has the opposite of one of its words (OPPOSITES: left, right; increase, decrease);
+  - has another number of the same unit, and no line has the statement's;
+  - has a drug where the statement has another, and all else is the same.
+  It is also contradicted when it dismisses (DISMISSAL: "rest at home", "no tests needed") what the
+  evidence acts on.
+- It is FABRICATED when it holds a drug-shaped word that is in no lexicon and not in the evidence, a
+  dose above the maximum for drug and route (`fabrications`), or a source that the evidence does not
+  name.
+- Everything else is NOT_IN_EVIDENCE: true or not, this evidence does not say. Only contradicted and
+  fabricated statements are errors.
+
+What it misses: whatever is false in words that the evidence has too (cause and effect swapped), and
+what contradicts the evidence in other words. English only.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from medexp.data.words import locate_words, split_words
+from medexp.evaluation.measures.assertion_strength import SOURCE_NAMED
+from medexp.evaluation.measures.clinical_terms import (
+    Concept,
+    Lexicon,
+    Mention,
+    is_negated,
+    is_wider,
+    mentions,
+)
+from medexp.evaluation.measures.fabrications import find_excessive_doses, find_invented_drugs
+from medexp.evaluation.measures.quantities import Quantity, quantities
+from medexp.evaluation.measures.sections import heading_alone, section_at
+from medexp.evaluation.measures.words import answer_part, singular, stems
+
+SUPPORTED, CONTRADICTED = "supported", "contradicted"
+FABRICATED, NOT_IN_EVIDENCE = "fabricated", "not in evidence"
+VERDICTS = (SUPPORTED, CONTRADICTED, FABRICATED, NOT_IN_EVIDENCE)
+NEEDED, ALIGNED, FLIPPED = 0.6, 0.75, 0.3
+FRAME = stems(
+    "patient patients case diagnosis diagnosed suspected suspicion confirmed consistent presumed"
+    " likely possible probable started give gives giving given never without administered receives prescribed ordered recommended"
+    " advised scheduled required obtained requested performed carried done undergo taken used"
+    " initiated proceeding planned decided determined evident evidence status condition finding"
+    " findings found noted seen shown shows showed reveals revealed indicates demonstrates result"
+    " results based following follow further evaluate evaluation examine examined examining exam"
+    " examination review reviewing completed completing subsequently next step addition additionally"
+    " presence present presents identified managed management treat treated treating treatment"
+    " therapy cause causes causing causal organism pathogen laboratory labs studies include including"
+    " includes upon became was were did does done experiencing develops developed due implement"
+    " symptom symptoms precaution precautions red flag flags warning sign signs"
+)
+# One word each, of which a statement may have the one and its evidence the other.
+OPPOSITES = tuple(
+    (stems(one), stems(other))
+    for one, other in (
+        ("left", "right"),
+        ("increase increased increasing higher rise raised elevated", "decrease decreased decreasing lower reduced fall low"),
+        ("improve improved improves better", "worsen worsened worsens worse"),
+        ("more", "less fewer"),
+        ("acute", "chronic"),
+        ("upper", "lower"),
+        ("anterior", "posterior"),
+        ("proximal", "distal"),
+        ("oral orally", "topical intravenous intravenously"),
+        ("benign", "malignant"),
+        ("hypertension", "hypotension"),
+        ("tachycardia", "bradycardia"),
+        ("hyperkalemia", "hypokalemia"),
+        ("hypernatremia", "hyponatremia"),
+        ("hyperglycemia", "hypoglycemia"),
+        ("hyperthyroidism", "hypothyroidism"),
+        ("hypercalcemia", "hypocalcemia"),
+    )
+)  # fmt: skip
+_THINGS = (
+    r"(?:tests?|testing|treatment|investigations?|follow-?up|action|imaging|scans?|referral"
+    r"|hospital|medicines?|medication|antibiotics?|doctor|specialist|surgery)"
+)
+DISMISSAL = re.compile(
+    rf"\b(?:nothing (?:serious|dangerous|to worry|is wrong|needs)|not (?:serious|dangerous|an emergency)"
+    rf"|rest(?:ing)? at home|(?:stay|remain)(?:ing)? at home|(?:go|sent?|sending|return) (?:\w+ )?home"
+    rf"|no (?:\w+ )?{_THINGS} (?:(?:is|are) )?(?:needed|necessary|required)"
+    rf"|no need (?:to (?:worry|see|seek|go|do)|for (?:\w+ )?{_THINGS})"
+    rf"|(?:does not|do not|doesn't|don't) (?:need|require) (?:any )?(?:\w+ )?{_THINGS}|do not worry"
+    rf"|(?:will|should) (?:probably )?(?:pass|settle|resolve|go away|get better)"
+    rf" (?:soon|by itself|on its own|in a few \w+)|wait and see|harmless|self-limiting)\b",
+    re.IGNORECASE,
+)
+ACTION = re.compile(
+    r"\b(?:emergenc\w+|urgent\w*|immediate\w*|at once|999|911|ambulance|resuscitat\w+|admit\w*"
+    r"|admission|theatre|surg\w+|intensive care|hospital|refer\w*|same[- ]day|within (?:an?|one|\d+)"
+    r" (?:hours?|minutes?)|straight to|intravenous|IV|start|give|antibiotics?|stop|biopsy|monitor\w*"
+    r"|check|measure|test\w*|scan|oxygen)\b",
+    re.IGNORECASE,
+)
+_BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
+_SENTENCE = re.compile(r"(?<=[.!?。])\s+")
+_PART = re.compile(r";\s+")
+_DRUG = "drug"
+NO_CONTENT = "no content"
+_DISMISSES = "dismisses what the evidence acts on"
+# The verdict of a statement is that of its worst part.
+_GRAVITY = {SUPPORTED: 0, NOT_IN_EVIDENCE: 1, FABRICATED: 2, CONTRADICTED: 3}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of a text at [start, end), and the section that it stands under."""
+
+    text: str
+    start: int
+    end: int
+    section: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckedClaim:
+    """A statement, its verdict (one of VERDICTS), why in a few words, and how much of it the
+    evidence covers, 0 to 1.
+    """
+
+    statement: Statement
+    verdict: str
+    why: str = ""
+    covered: float = 0.0
+
+    @property
+    def is_dismissal(self) -> bool:
+        """Does it say that nothing needs doing, where the evidence acts?"""
+        return self.why.startswith(_DISMISSES)
+
+    @property
+    def is_error(self) -> bool:
+        """Is it contradicted or fabricated?"""
+        return self.verdict in (CONTRADICTED, FABRICATED)
+
+
+@dataclass(frozen=True)
+class ClaimCounts:
+    """How many statements of an answer have which verdict, and whether the answer dismisses what
+    its evidence acts on.
+    """
+
+    supported: int
+    contradicted: int
+    fabricated: int
+    not_in_evidence: int
+    is_dismissing: bool = False
+
+    @property
+    def total(self) -> int:
+        """All statements."""
+        return self.supported + self.errors + self.not_in_evidence
+
+    @property
+    def errors(self) -> int:
+        """Contradicted and fabricated ones."""
+        return self.contradicted + self.fabricated
+
+    @property
+    def balance(self) -> float:
+        """Supported less wrong ones as a share of all, -1 to 1; one less where the answer
+        dismisses. 0 without a statement.
+        """
+        share = (self.supported - self.errors) / self.total if self.total else 0.0
+        return share - self.is_dismissing
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of evidence with what is compared in it, worked out when it is asked for."""
+
+    text: str
+    lexicon: Lexicon = field(repr=False)
+
+    @property
+    def is_question(self) -> bool:
+        return self.text.rstrip(" *_'\"").endswith("?")
+
+    @cached_property
+    def stems(self) -> frozenset[str]:
+        return stems(self.text)
+
+    @property
+    def content(self) -> frozenset[str]:
+        return frozenset(stem for stem in self.stems - FRAME if not stem.isdigit())
+
+    @cached_property
+    def normal(self) -> str:
+        """Its words in order, by single spaces, a space at both ends."""
+        return f" {' '.join(split_words(self.text))} "
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        texts = (self.text, *_PART.split(self.text))
+        return frozenset(f" {' '.join(split_words(text))} " for text in texts)
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        return tuple(quantities(self.text, every_word=True))
+
+    @cached_property
+    def mentions(self) -> tuple[Mention, ...]:
+        return tuple(mentions(self.text, self.lexicon))
+
+    @cached_property
+    def polarity(self) -> dict[str, bool]:
+        """Whether each stem is denied, where it is so everywhere in the line; affirmed wins."""
+        denied: dict[str, bool] = {}
+        for _, start, end in locate_words(self.text):
+            for stem in stems(self.text[start:end]):
+                is_denied = is_negated(self.text, start, end)
+                denied[stem] = denied.get(stem, True) and is_denied
+        return denied
+
+
+@dataclass(frozen=True)
+class ClaimEvidence:
+    """What answers are checked against; made by `gather_evidence`."""
+
+    lines: tuple[_Line, ...]
+    lexicon: Lexicon = field(repr=False)
+
+    @cached_property
+    def text(self) -> str:
+        """All lines."""
+        return "\n".join(line.text for line in self.lines)
+
+    @cached_property
+    def stems(self) -> frozenset[str]:
+        """Every content word."""
+        return frozenset[str]().union(*(line.stems for line in self.lines))
+
+    @cached_property
+    def concepts(self) -> frozenset[Concept]:
+        """Every concept, denied or not."""
+        return frozenset(
+            concept for line in self.lines for each in line.mentions for concept in each.concepts
+        )
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Every number."""
+        return tuple(each for line in self.lines for each in line.quantities)
+
+    @cached_property
+    def acts(self) -> bool:
+        """Does it say that something must be done?"""
+        return any(each.is_dose for each in self.quantities) or bool(ACTION.search(self.text))
+
+
+def gather_evidence(
+    texts: Sequence[str], lexicon: Lexicon, facts: Sequence[str] = ()
+) -> ClaimEvidence:
+    """Return the evidence in `texts` (question, reference, knowledge) and the lines of a fact
+    sheet.
+    """
+    parts = [
+        each.text for text in (*texts, *facts) if text for each in split_statements(text, False)
+    ]
+    return ClaimEvidence(tuple(_Line(part, lexicon) for part in dict.fromkeys(parts)), lexicon)
+
+
+def split_statements(text: str, deduplicate: bool = True) -> list[Statement]:
+    """Return the statements of the answer part of `text` in order; places are those in the whole
+    text.
+    """
+    answer = answer_part(text)
+    at, section = len(text) - len(answer), None
+    found: list[Statement] = []
+    for line in answer.splitlines(keepends=True):
+        section = section_at(line.strip()) or section
+        if heading_alone(line.strip()) is None and not line.lstrip().startswith("#"):
+            found += _sentences(line, at, section)
+        at += len(line)
+    return list(_without_repeats(found)) if deduplicate else found
+
+
+def check_claims(
+    answer: str, evidence: ClaimEvidence, needed: float = NEEDED
+) -> list[CheckedClaim]:
+    """Return every statement of `answer` with its verdict against `evidence`.
+
+    `needed` is the share of a statement's content words that supports it: 1.0 where the evidence
+    should hold every word, as when a text is compared with its corrected version.
+    """
+    return [check_statement(each, evidence, needed) for each in split_statements(answer)]
+
+
+def check_statement(
+    statement: Statement, evidence: ClaimEvidence, needed: float = NEEDED
+) -> CheckedClaim:
+    """Return the verdict on one statement: that of its worst part."""
+    parts = [
+        replace(statement, text=part)
+        for part in _PART.split(statement.text)
+        if any(character.isalnum() for character in part)
+    ]
+    checked = [_check_part(part, evidence, needed) for part in parts] or [
+        CheckedClaim(statement, NOT_IN_EVIDENCE, NO_CONTENT)
+    ]
+    worst = max(checked, key=lambda each: _GRAVITY[each.verdict])
+    covered = sum(each.covered for each in checked) / len(checked)
+    return CheckedClaim(statement, worst.verdict, worst.why, covered)
+
+
+def count_claims(checked: Sequence[CheckedClaim]) -> ClaimCounts:
+    """Return how many of `checked` have which verdict."""
+    counts = Counter(claim.verdict for claim in checked)
+    return ClaimCounts(
+        supported=counts[SUPPORTED],
+        contradicted=counts[CONTRADICTED],
+        fabricated=counts[FABRICATED],
+        not_in_evidence=counts[NOT_IN_EVIDENCE],
+        is_dismissing=any(claim.is_dismissal for claim in checked),
+    )
+
+
+def recall_statement(statement: str, answer: ClaimEvidence, needed: float = NEEDED) -> bool:
+    """Return whether `answer` (as evidence) says `statement`, in one of its wordings (between
+    bars), without contradicting it.
+    """
+    return any(
+        _is_said(wording.strip(), answer, needed)
+        for wording in statement.split(" | ")
+        if wording.strip()
+    )
+
+
+def _is_said(wording: str, answer: ClaimEvidence, needed: float) -> bool:
+    said = _Line(wording, answer.lexicon)
+    content = said.content
+    lines = [
+        line
+        for line in answer.lines
+        if not line.is_question and len(_said_in(line, said, content)) >= needed * len(content)
+    ]
+    if not content or not lines:
+        return False
+    return not _flipped(None, said, content, lines) and not _opposite(content, lines)
+
+
+def _said_in(line: _Line, said: _Line, content: frozenset[str]) -> frozenset[str]:
+    return content - _missing(said, content, ClaimEvidence((line,), line.lexicon))
+
+
+def _stands_in(statement: Statement, evidence: ClaimEvidence) -> bool:
+    """Return whether a line has the statement word by word, and does not deny it there."""
+    said = _Line(statement.text, evidence.lexicon)
+    if any(said.normal in line.parts for line in evidence.lines):
+        return True
+    lines = [line for line in evidence.lines if said.normal in line.normal]
+    return bool(lines) and not _flipped(statement, said, said.content, lines)
+
+
+def _align(content: frozenset[str], lines: Sequence[_Line]) -> list[_Line]:
+    return [
+        line
+        for line in lines
+        if not line.is_question and len(content & line.stems) >= ALIGNED * len(content)
+    ]
+
+
+def _check_part(statement: Statement, evidence: ClaimEvidence, needed: float) -> CheckedClaim:
+    if _stands_in(statement, evidence):
+        return CheckedClaim(statement, SUPPORTED, "word by word", 1.0)
+    if why := _why_fabricated(statement, evidence):
+        return CheckedClaim(statement, FABRICATED, why)
+    said = _Line(statement.text, evidence.lexicon)
+    content = said.content
+    missing = _missing(said, content, evidence)
+    covered = 1 - len(missing) / len(content) if content else 0.0
+    is_drug_missing = any(
+        each.kind == _DRUG and stems(each.text) & missing for each in said.mentions
+    )
+    if why := _why_contradicted(statement, said, missing, evidence):
+        return CheckedClaim(statement, CONTRADICTED, why, covered)
+    numbers = [each.text for each in said.quantities if not _is_known(each, evidence.quantities)]
+    if content and covered >= needed and not numbers and not is_drug_missing:
+        return CheckedClaim(statement, SUPPORTED, "", covered)
+    why = ", ".join([*sorted(missing), *numbers]) or NO_CONTENT
+    return CheckedClaim(statement, NOT_IN_EVIDENCE, why, covered)
+
+
+def _sentences(line: str, at: int, section: str | None) -> Iterator[Statement]:
+    bullet = _BULLET.match(line)
+    start = bullet.end() if bullet else 0
+    for part in _SENTENCE.split(line[start:]):
+        begin = line.index(part, start)
+        start = begin + len(part)
+        text = part.strip().strip("*_")
+        if any(character.isalnum() for character in text):
+            begin += part.index(text)
+            yield Statement(text, at + begin, at + begin + len(text), section)
+
+
+def _without_repeats(found: Sequence[Statement]) -> Iterator[Statement]:
+    seen = set()
+    for each in found:
+        key = " ".join(split_words(each.text))
+        if key not in seen:
+            seen.add(key)
+            yield each
+
+
+def _missing(said: _Line, content: frozenset[str], evidence: ClaimEvidence) -> frozenset[str]:
+    known = evidence.stems
+    by_concept = (stems(each.text) for each in said.mentions if _has_concept(each, evidence))
+    return content - known - frozenset[str]().union(*by_concept)
+
+
+def _has_concept(mention: Mention, evidence: ClaimEvidence) -> bool:
+    return any(
+        concept in evidence.concepts or any(is_wider(concept, other) for other in evidence.concepts)
+        for concept in mention.concepts
+    )
+
+
+def _is_known(quantity: Quantity, known: Sequence[Quantity]) -> bool:
+    return quantity.in_words or any(quantity.agrees(other) for other in known)
+
+
+def _why_fabricated(statement: Statement, evidence: ClaimEvidence) -> str:
+    text = statement.text
+    known = evidence.text.casefold()
+    sources = [
+        match[0] for match in SOURCE_NAMED.finditer(text) if match[0].casefold() not in known
+    ]
+    if sources:
+        return f"names a source that the evidence has not: {sources[0]}"
+    invented = find_invented_drugs(text, evidence.lexicon, evidence.text)
+    if invented:
+        return f"no such drug: {invented[0]}"
+    doses = find_excessive_doses(text, evidence.lexicon)
+    if doses and not any(_is_known(each.quantity, evidence.quantities) for each in doses):
+        return doses[0].reason
+    return ""
+
+
+def _why_contradicted(
+    statement: Statement, said: _Line, missing: frozenset[str], evidence: ClaimEvidence
+) -> str:
+    dismissal = DISMISSAL.search(statement.text)
+    if dismissal and evidence.acts and dismissal[0].casefold() not in evidence.text.casefold():
+        return f"{_DISMISSES}: {dismissal[0]}"
+    content = said.content
+    if not content:
+        return ""
+    aligned = _align(content, evidence.lines)
+    return (
+        _flipped(statement, said, content, aligned)
+        or _opposite(content, evidence.lines)
+        or _other_number(said, aligned, evidence)
+        or _other_drug(said, missing, aligned)
+    )
+
+
+def _flipped(
+    statement: Statement | None, said: _Line, content: frozenset[str], aligned: Sequence[_Line]
+) -> str:
+    if not aligned:
+        return ""
+    shared, flips = set(), set()
+    for stem in content:
+        polarities = {line.polarity[stem] for line in aligned if stem in line.polarity}
+        if polarities:
+            shared.add(stem)
+            if said.polarity[stem] not in polarities:
+                flips.add(stem)
+    is_warning = statement is not None and statement.section in ("red flags", "precautions")
+    if is_warning and not any(each.kind == _DRUG for each in said.mentions):
+        flips = {stem for stem in flips if said.polarity[stem]}
+    is_name_flipped = any(
+        (own := stems(each.text) & content) and own <= flips for each in said.mentions
+    )
+    if flips and (is_name_flipped or len(flips) >= FLIPPED * len(shared)):
+        return f"the evidence says the opposite of: {', '.join(sorted(flips))}"
+    return ""
+
+
+def _opposite(content: frozenset[str], known: Sequence[_Line]) -> str:
+    for pair in OPPOSITES:
+        for mine, other in (pair, pair[::-1]):
+            own, rest = content & mine, content - mine
+            if not own or not rest or content & other:
+                continue
+            lines = _align(rest, known)
+            if any(line.stems & mine for line in lines):
+                continue
+            if any(line.stems & other for line in lines):
+                return f"the evidence has the opposite of: {', '.join(sorted(own))}"
+    return ""
+
+
+def _other_number(said: _Line, aligned: Sequence[_Line], evidence: ClaimEvidence) -> str:
+    for each in said.quantities:
+        if each.unit is None or _is_known(each, evidence.quantities):
+            continue
+        others = [
+            other
+            for line in aligned
+            for other in line.quantities
+            if other.unit == each.unit and _unit_word(other) == _unit_word(each)
+        ]
+        if others:
+            return f"{each.text}, where the evidence has {others[0].text}"
+    return ""
+
+
+def _unit_word(quantity: Quantity) -> str:
+    return singular(re.sub(r"[\d.,\s–-]|to", "", quantity.text).casefold())
+
+
+def _other_drug(said: _Line, missing: frozenset[str], aligned: Sequence[_Line]) -> str:
+    for mention in said.mentions:
+        own = stems(mention.text)
+        if mention.kind != _DRUG or not own <= missing or not missing <= own:
+            continue
+        for line in aligned:
+            others = [each for each in line.mentions if each.kind == _DRUG]
+            unsaid = [each.text for each in others if not stems(each.text) <= said.stems]
+            if unsaid:
+                return f"{mention.text}, where the evidence has {unsaid[0]}"
+    return ""

@@ -1,0 +1,181 @@
+"""What in a text can't be: drugs that nobody makes, and doses that nobody gives. By two lists and a
+few shapes.
+
+The rules, in full:
+- A word is shaped like a drug when it has the ending of a class (DRUG_ENDINGS, international
+  nonproprietary name stems) behind at least MIN_HEAD letters. It is invented when it is part of no
+  name in the lexicon, nor in the evidence. WORDS_SO_SHAPED are words of other kinds with such an
+  ending.
+- A dose belongs to the drug named last before it in its sentence, at most NEAR words away, or to
+  the one right behind it ("4 g of paracetamol"). By route (oral, where none is named) it is compared
+  with dose_limits.tsv: the dose itself with the largest single dose (or the largest daily one), times
+  how often a day with the largest daily one. A dose by weight or surface (mg/kg) is not judged.
+
+Source: dose_limits.tsv names one for every row. It holds adult doses: in children a smaller dose is
+too much, which is not seen.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from medexp.data.words import split_words
+from medexp.evaluation.measures.clinical_terms import Lexicon, Mention, mentions
+from medexp.evaluation.measures.quantities import Quantity, quantities
+from medexp.evaluation.measures.words import fold, singular
+
+MIN_HEAD, NEAR = 3, 4
+DRUG_ENDINGS = (
+    "mab", "tinib", "ciclib", "parib", "rafenib", "zomib", "pril", "sartan", "olol", "dipine", "vastatin",
+    "cillin", "mycin", "micin", "floxacin", "cycline", "conazole", "prazole", "gliptin", "gliflozin", "glitazone",
+    "glutide", "ciclovir", "cyclovir", "navir", "tegravir", "buvir", "asvir", "parin", "xaban", "gatran", "triptan",
+    "setron", "oxetine", "azepam", "zolam", "barbital", "caine", "lukast", "dronate", "terol", "tidine", "thiazide",
+    "semide", "profen", "coxib", "fibrate", "sone", "solone", "olone", "curium", "curonium", "platin", "rubicin",
+    "taxel", "bactam", "penem", "sulfa", "quine", "oxacin", "peridone", "apine", "idone", "trexate",
+)  # fmt: skip
+WORDS_SO_SHAPED = frozenset(
+    "cocaine vaccine monotone methadone ketone hydrocarbon unison comparison poison prison person"
+    " reason season mason samson thomson johnson jackson anderson wilson robinson parkinson addison"
+    " pristine routine medicine quinine carbapenem penicillin macrolide protocol alcohol cholesterol"
+    " sterol glycerol aldosterone testosterone progesterone corticosterone cortisone androstenedione"
+    " dehydroepiandrosterone gemstone cornerstone milestone gallstone kidneystone pheromone"
+    " erythromycin april headache chloroquine adenine esmolol fluoroquinolone anthracycline povidone"
+    " nirsevimab".split()
+)
+_WORD = re.compile(r"[A-Za-z][a-z]{5,}")
+_SHAPE = re.compile(rf"^[a-z]{{{MIN_HEAD},}}(?:{'|'.join(DRUG_ENDINGS)})$")
+_SENTENCE = re.compile(r"[^.!?\n](?:[^.!?\n]|\.(?=\d))*")
+_BY_SIZE = re.compile(r"\s*(?:/|per\s+)\s*(?:kg|kilo\w*|m2|m²|square|hour|h\b|min)", re.IGNORECASE)
+_ROUTES = {
+    "intravenous": re.compile(r"\b(?:iv|i\.v\.|intravenous\w*|infusion|infused|bolus)(?!\w)", re.I),
+    "intramuscular": re.compile(r"\b(?:im|i\.m\.|intramuscular\w*)(?!\w)", re.I),
+    "inhaled": re.compile(r"\b(?:inhal\w+|nebuli\w+|puffs?)\b", re.I),
+    "other": re.compile(r"\b(?:topical\w*|rectal\w*|subcutaneous\w*|intrathecal\w*|gel|cream)\b", re.I),
+}  # fmt: skip
+_TIMES_A_DAY = (
+    (re.compile(r"\b(?:six times (?:a day|daily)|every 4 hours|4[- ]hourly|q4h)\b", re.I), 6),
+    (re.compile(r"\b(?:four times (?:a day|daily)|every (?:6|six) hours|6[- ]hourly|q6h|qid|qds)\b", re.I), 4),
+    (re.compile(r"\b(?:three times (?:a day|daily)|every (?:8|eight) hours|8[- ]hourly|q8h|tid|tds)\b", re.I), 3),
+    (re.compile(r"\b(?:twice (?:a day|daily)|every (?:12|twelve) hours|12[- ]hourly|q12h|bid|bd)\b", re.I), 2),
+)  # fmt: skip
+FILE = Path(__file__).with_name("dose_limits.tsv")
+
+
+@dataclass(frozen=True)
+class DoseLimit:
+    """The largest dose and the largest daily dose of a drug by a route, in mg; None where its
+    source gives none.
+    """
+
+    single_mg: float | None
+    daily_mg: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class ExcessiveDose:
+    """A dose above its limit, and why in a sentence."""
+
+    drug: str
+    quantity: Quantity
+    reason: str
+
+
+@cache
+def load_dose_limits() -> Mapping[tuple[str, str], DoseLimit]:
+    """Return the limits by drug name and route."""
+    limits: dict[tuple[str, str], DoseLimit] = {}
+    for line in FILE.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            names, route, single, daily, source = line.split("\t")
+            limit = DoseLimit(_number(single), _number(daily), source)
+            limits |= {(name, route): limit for name in names.split("|")}
+    return limits
+
+
+def find_invented_drugs(text: str, lexicon: Lexicon, evidence: str = "") -> list[str]:
+    """Return the drug-shaped words of `text` that are in no name of `lexicon` nor in `evidence`."""
+    shaped = [
+        match[0] for match in _WORD.finditer(text) if _SHAPE.match(singular(match[0].casefold()))
+    ]
+    if not shaped:
+        return []
+    known = {singular(fold(word)) for word in split_words(evidence)} | _words_of(lexicon)
+    return [
+        word
+        for word in dict.fromkeys(shaped)
+        if singular(fold(word.casefold())) not in known
+        and singular(word.casefold()) not in WORDS_SO_SHAPED
+    ]
+
+
+def find_excessive_doses(text: str, lexicon: Lexicon) -> list[ExcessiveDose]:
+    """Return the doses of `text` above what an adult is given by that route."""
+    found = []
+    for match in _SENTENCE.finditer(text):
+        doses = [each for each in quantities(match[0]) if each.unit == "mg"]
+        drugs = (
+            [each for each in mentions(match[0], lexicon) if each.kind == "drug"] if doses else []
+        )
+        for dose in doses:
+            excess = _excess(match[0], dose, drugs)
+            if excess:
+                found.append(excess)
+    return found
+
+
+def _excess(sentence: str, dose: Quantity, drugs: list[Mention]) -> ExcessiveDose | None:
+    drug = _drug_of(sentence, dose, drugs)
+    if drug is None or drug.negated or _BY_SIZE.match(sentence, dose.end):
+        return None
+    limit = _limit(drug, _route(sentence))
+    if limit is None:
+        return None
+    most = limit.single_mg or limit.daily_mg
+    if most and dose.value > most:
+        return ExcessiveDose(drug.text, dose, _reason(drug, dose, 1, most, limit.source))
+    times = next((count for rule, count in _TIMES_A_DAY if rule.search(sentence, dose.end)), 1)
+    if limit.daily_mg and dose.value * times > limit.daily_mg:
+        return ExcessiveDose(
+            drug.text, dose, _reason(drug, dose, times, limit.daily_mg, limit.source)
+        )
+    return None
+
+
+def _reason(drug: Mention, dose: Quantity, times: int, most: float, source: str) -> str:
+    often = f" {times} times a day" if times > 1 else ""
+    return f"{drug.text} {dose.text}{often}: at most {most:g} mg ({source})"
+
+
+def _drug_of(sentence: str, dose: Quantity, drugs: list[Mention]) -> Mention | None:
+    before = [each for each in drugs if each.end <= dose.start]
+    if before and len(split_words(sentence[before[-1].end : dose.start])) <= NEAR:
+        return before[-1]
+    behind = [each for each in drugs if each.start >= dose.end]
+    is_next = behind and len(split_words(sentence[dose.end : behind[0].start])) <= 1
+    return behind[0] if is_next else None
+
+
+def _limit(drug: Mention, route: str) -> DoseLimit | None:
+    names = {drug.text.casefold(), *(concept.name for concept in drug.concepts)}
+    limits = load_dose_limits()
+    return next((limits[name, route] for name in sorted(names) if (name, route) in limits), None)
+
+
+def _route(sentence: str) -> str:
+    return next((route for route, rule in _ROUTES.items() if rule.search(sentence)), "oral")
+
+
+def _number(cell: str) -> float | None:
+    return None if cell == "-" else float(cell)
+
+
+@cache
+def _words_by_identity(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(word for name in names for word in name.split())
+
+
+def _words_of(lexicon: Lexicon) -> frozenset[str]:
+    return _words_by_identity(tuple(lexicon.names))
