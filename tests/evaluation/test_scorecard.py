@@ -118,6 +118,28 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
     assert "empty" in found.find_result("unsupported_per_100_words").missing
 
 
+def test_red_flags_and_precautions_are_each_recalled_from_their_own_section(lexicon):
+    advice = "Paracetamol 1 g up to four times daily; clarithromycin 500 mg if bacterial"
+    warning = "Drooling or stridor: airway obstruction"
+    for line, precautions, red_flags in ((advice, 0.5, 0), (warning, 0, 0.5)):
+        answer = f"So.</think>- {line}"
+        values = build_scorecard(recorded(after=answer), lexicon).after[0].values
+        assert (values["precaution_recall"], values["red_flag_recall"]) == (precautions, red_flags)
+
+
+def test_every_measure_has_the_direction_that_is_better():
+    """A copy by hand: a flipped sign turns a verdict round, and nothing else would show it."""
+    better, worse, neither = (
+        {each.key for each in MEASURES if each.better == sign} for sign in (1, -1, 0)
+    )
+    assert {"structure", "condition_named", "red_flag_recall", "precaution_recall"} <= better
+    assert {"ended", "think_closed", "same_language"} <= better
+    assert worse >= {"loss_completion", "loss_reasoning", "loss_answer", "contradictions"}
+    assert "repetition" in worse
+    assert neither >= {"items_per_section", "words"}
+    assert len(better) + len(worse) + len(neither) == len(MEASURES)
+
+
 def test_reasoning_that_was_cut_off_is_no_answer(lexicon):
     """The text that never comes to `</think>` is the reference itself: it earns nothing."""
     scored = build_scorecard(recorded(after=REFERENCE), lexicon).after[0]
